@@ -1,0 +1,35 @@
+"""Settings say *where*: servers, folders, secrets. Read once, from `ALCHEMIST_` variables of the environment.
+
+What a stage does is never here: that is its config model.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where this installation keeps its things."""
+
+    model_config = SettingsConfigDict(env_prefix="ALCHEMIST_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".alchemist"), description="Folder of the embedded database, artifacts, logs and benchmarks")
+    database_url: SecretStr | None = Field(
+        None, description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded one under home is started"
+    )
+    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; unset: AWS")
+    lease_ttl_s: float = Field(30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires")
+    nightly_dataset: str | None = Field(None, description="Dataset of the nightly schedule; unset: every training dataset")
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of raters, subsets, models and reports; every artifact is found by its hash."""
+        return self.home.resolve() / "artifacts"
+
+
+@cache
+def load_settings() -> Settings:
+    """Read the environment once a process."""
+    return Settings()
