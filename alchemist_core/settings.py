@@ -15,13 +15,19 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ALCHEMIST_", frozen=True, extra="ignore")
 
-    home: Path = Field(Path(".alchemist"), description="Folder of the embedded database, artifacts, logs and benchmarks")
+    home: Path = Field(
+        Path(".alchemist"), description="Folder of the embedded database, artifacts, logs and benchmarks"
+    )
     database_url: SecretStr | None = Field(
         None, description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded one under home is started"
     )
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; unset: AWS")
-    lease_ttl_s: float = Field(30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires")
-    nightly_dataset: str | None = Field(None, description="Dataset of the nightly schedule; unset: every training dataset")
+    lease_ttl_s: float = Field(
+        30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
+    )
+    nightly_dataset: str | None = Field(
+        None, description="Dataset of the nightly schedule; unset: every training dataset"
+    )
 
     @property
     def artifacts(self) -> Path:

@@ -1,0 +1,44 @@
+"""The declarative root of all tables, and the column types that they share."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+
+from sqlalchemy import BigInteger, DateTime, Identity, Integer, LargeBinary, MetaData, String, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+SCHEMA = "alchemist"
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Table(DeclarativeBase):
+    """Root of the tables in schema `alchemist`."""
+
+    metadata = MetaData(schema=SCHEMA, naming_convention=NAMING)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        bytes: LargeBinary,
+        str: String,
+    }
+
+
+Key = Annotated[int, mapped_column(Integer, Identity(always=True), primary_key=True)]
+BigKey = Annotated[int, mapped_column(BigInteger, Identity(always=True), primary_key=True)]
+Created = Annotated[datetime, mapped_column(server_default=func.now())]
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware of its zone.
+
+    >>> utc_now().utcoffset().total_seconds()
+    0.0
+    """
+    return datetime.now(UTC)

@@ -1,0 +1,155 @@
+"""What came in: datasets, shards, pairs, where their bytes lie, and what had to be set aside."""
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Computed, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.dialects.postgresql import REAL
+from sqlalchemy.orm import Mapped, mapped_column
+
+from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
+
+
+class Dataset(Table):
+    """A source of shards; only role `train` is ever selectable."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (CheckConstraint("role IN ('train', 'validation', 'evaluation')", name="role"),)
+
+    dataset_id: Mapped[Key]
+    name: Mapped[str] = mapped_column(unique=True)
+    root_uri: Mapped[str]
+    role: Mapped[str]
+    created_at: Mapped[Created]
+
+
+class Shard(Table):
+    """One tar. `n_samples` counts the locations found in it, good and bad."""
+
+    __tablename__ = "shards"
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "uri"),
+        CheckConstraint("state IN ('registered', 'verified', 'retired', 'rejected')", name="state"),
+        CheckConstraint("octet_length(sha256) = 32", name="sha256_bytes"),
+        CheckConstraint("size_bytes >= 0 AND n_samples >= 0", name="counts"),
+        CheckConstraint("(state = 'rejected') = (rejected_reason IS NOT NULL)", name="rejected_has_reason"),
+        Index(None, "dataset_id", "crawl_date"),
+    )
+
+    shard_id: Mapped[BigKey]
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("alchemist.datasets.dataset_id"))
+    uri: Mapped[str]
+    sha256: Mapped[bytes]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    n_samples: Mapped[int] = mapped_column(server_default="0")
+    crawl_date: Mapped[date]
+    state: Mapped[str] = mapped_column(server_default="registered")
+    rejected_reason: Mapped[str | None]
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[Created]
+    verified_at: Mapped[datetime | None]
+
+
+class Sample(Table):
+    """One distinct image-text pair, whatever the number of places where its bytes lie."""
+
+    __tablename__ = "samples"
+    __table_args__ = (
+        CheckConstraint(
+            "octet_length(image_hash) = 32 AND octet_length(caption_hash) = 32 AND octet_length(pair_hash) = 32",
+            name="hash_bytes",
+        ),
+        CheckConstraint("width > 0 AND height > 0", name="size"),
+    )
+
+    sample_id: Mapped[BigKey]
+    image_hash: Mapped[bytes] = mapped_column(index=True)
+    caption_hash: Mapped[bytes]
+    pair_hash: Mapped[bytes] = mapped_column(unique=True)
+    # The first 64 bits of pair_hash, signed, big-endian: what the selection's mixing function reads, in Python and in SQL.
+    pair_hash64: Mapped[int] = mapped_column(
+        BigInteger,
+        Computed("('x' || encode(substring(pair_hash FROM 1 FOR 8), 'hex'))::bit(64)::bigint", persisted=True),
+    )
+    caption: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+    format: Mapped[str]
+    perceptual_hash: Mapped[int | None] = mapped_column(BigInteger)
+    source_url: Mapped[str | None]
+    licence: Mapped[str | None]
+    # "metadata" is a reserved attribute of the declarative root.
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default="{}")
+    created_at: Mapped[Created]
+
+
+class SampleLocation(Table):
+    """Where a pair's bytes lie: the ordinal-th record of a shard, with the byte range of each member."""
+
+    __tablename__ = "sample_locations"
+    __table_args__ = (
+        UniqueConstraint("shard_id", "key"),
+        Index(None, "sample_id"),
+        CheckConstraint(
+            "cardinality(member_exts) = cardinality(member_offsets) AND cardinality(member_exts) = cardinality(member_sizes)",
+            name="members",
+        ),
+    )
+
+    shard_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"))
+    key: Mapped[str]
+    member_exts: Mapped[list[str]] = mapped_column(ARRAY(String))
+    member_offsets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    member_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+
+
+class QuarantinedSample(Table):
+    """One bad location: set aside at ingest (no rater), or by one rater's scoring."""
+
+    __tablename__ = "quarantined_samples"
+    __table_args__ = (
+        UniqueConstraint("shard_id", "ordinal", "rater_id", postgresql_nulls_not_distinct=True),
+        CheckConstraint("stage IN ('ingest', 'score')", name="stage"),
+        CheckConstraint("(stage = 'score') = (rater_id IS NOT NULL)", name="rater_of_score"),
+    )
+
+    quarantine_id: Mapped[BigKey]
+    shard_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.shards.shard_id"))
+    ordinal: Mapped[int]
+    key: Mapped[str]
+    reason: Mapped[str]
+    detail: Mapped[str]
+    stage: Mapped[str]
+    is_transient: Mapped[bool] = mapped_column(server_default="false")
+    rater_id: Mapped[int | None] = mapped_column(ForeignKey("alchemist.raters.rater_id"))
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[Created]
+
+
+class HeuristicScore(Table):
+    """Scores of one pair that need no rater, and those that its crawl brought along."""
+
+    __tablename__ = "heuristic_scores"
+
+    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True)
+    aesthetic: Mapped[float | None] = mapped_column(REAL)
+    clarity: Mapped[float | None] = mapped_column(REAL)
+    frequency: Mapped[float | None] = mapped_column(REAL)
+    edge_density: Mapped[float | None] = mapped_column(REAL)
+    imported: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+
+
+class Takedown(Table):
+    """An image that must go: every caption, location and later re-crawl of it."""
+
+    __tablename__ = "takedowns"
+    __table_args__ = (CheckConstraint("octet_length(image_hash) = 32", name="hash_bytes"),)
+
+    takedown_id: Mapped[Key]
+    image_hash: Mapped[bytes] = mapped_column(unique=True)
+    reason: Mapped[str]
+    requested_by: Mapped[str]
+    requested_at: Mapped[Created]
+    bytes_removed_at: Mapped[datetime | None]
