@@ -1,0 +1,1 @@
+"""Tar shards and where they lie: index, read, decode, write. Knows no database and no stage."""
