@@ -1,0 +1,59 @@
+"""Noise of the selection: a pure function of (use, seed, pair), the same in Python and in SQL, on every machine.
+
+Knows nothing of ranks or strategies. Works on the stored 64-bit prefix of a pair's hash, because hashing the text of 30
+million keys anew costs 11 s. `README.md` beside this file holds the same function as SQL. Letters: N pairs of a dataset.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Domain(IntEnum):
+    """One tag for every use of the hash, so that no two uses are ever correlated."""
+
+    SELECT = 1
+    RANDOM_CONTROL = 2
+    PLANTED_CONTROL = 3
+    SHUFFLE = 4
+
+
+def mix64(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hash each pair to 64 well-mixed bits under one domain and seed.
+
+    finalise(finalise(finalise(domain) ^ seed) ^ pair_hash64), all modulo 2^64; a negative hash is its two's complement.
+
+    >>> int(mix64(Domain.SELECT, 7, np.array([-1]))[0])
+    17287262966485572663
+    """
+    state = _finalise(_finalise(np.array([domain], np.uint64)) ^ np.uint64(seed))
+    return _finalise(np.ascontiguousarray(pair_hash64_N, np.int64).view(np.uint64) ^ state)
+
+
+def uniform_noise(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Draw u = ((h >> 12) + ½)·2⁻⁵² for each pair: never 0, never 1.
+
+    (h >> 11) with 53 bits could round to 1, and its Gumbel noise would be infinite.
+    """
+    top_N = (mix64(domain, seed, pair_hash64_N) >> np.uint64(12)).astype(np.float64)
+    return (top_N + 0.5) * 2.0**-52
+
+
+def gumbel_noise(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Draw standard Gumbel noise −log(−log u) for each pair.
+
+    numpy's log differs between processors by one unit in the last place: compare members, never these values.
+    """
+    noise_N = uniform_noise(domain, seed, pair_hash64_N)
+    np.log(noise_N, out=noise_N)
+    np.negative(noise_N, out=noise_N)
+    np.log(noise_N, out=noise_N)
+    return np.negative(noise_N, out=noise_N)
+
+
+def _finalise(z_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix 64 bits. Source: Steele, Lea, Flood 2014 (SplitMix64), with Stafford's 13th set of constants."""
+    z_N = (z_N ^ (z_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z_N = (z_N ^ (z_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z_N ^ (z_N >> np.uint64(31))

@@ -1,0 +1,100 @@
+"""From scores to ranks: a frozen scale of (score, rank) knots, 0 = highest score.
+
+Knows nothing of a pair's identity, of strategies or of the store. Letters: N pairs of a dataset, M knots of a scale.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.errors import DataError
+
+MAX_KNOTS = 65_536
+# Further than this from the cut, the pool has moved against its scale and `--rescale` is due.
+MAX_CUT_DRIFT = 0.02
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankScale:
+    """A frozen reference distribution: scores strictly ascending, ranks strictly descending.
+
+    A rank is what `percent_rank() OVER (ORDER BY score DESC)` gives over the reference: the share of the other pairs that
+    have a higher score. It is exact at a knot, interpolated between knots, and clamped to 0 and 1 outside.
+    """
+
+    knot_scores: NDArray[np.float64]
+    knot_ranks: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        scores_M, ranks_M = self.knot_scores, self.knot_ranks
+        if scores_M.shape != ranks_M.shape or not 1 <= scores_M.size <= MAX_KNOTS:
+            raise DataError(
+                f"A rank scale has {scores_M.size} scores and {ranks_M.size} ranks; it needs 1 to {MAX_KNOTS} of each."
+            )
+        if not (np.isfinite(scores_M).all() and (np.diff(scores_M) > 0).all()):
+            raise DataError("The scores of a rank scale must be finite and strictly ascending.")
+        if not ((np.diff(ranks_M) < 0).all() and ranks_M[0] <= 1 and ranks_M[-1] >= 0):
+            raise DataError("The ranks of a rank scale must descend strictly within 1 and 0.")
+
+    def rank(self, score_N: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return each score's rank, by the four float64 operations that SQL's `rank_of` does too.
+
+        >>> RankScale(np.array([1.0, 3.0]), np.array([1.0, 0.0])).rank(np.array([0.0, 1.5, 3.0])).tolist()
+        [1.0, 0.75, 0.0]
+        """
+        rank_N = np.empty(len(score_N), np.float64)
+        for start in range(0, len(score_N), _CHUNK):
+            rank_N[start : start + _CHUNK] = self._rank_chunk(score_N[start : start + _CHUNK].astype(np.float64))
+        return rank_N
+
+    def _rank_chunk(self, score_N: NDArray[np.float64]) -> NDArray[np.float64]:
+        scores, ranks = self.knot_scores, self.knot_ranks
+        if not np.isfinite(score_N).all():
+            raise DataError("A score is NaN or infinite, so it has no rank: quarantine its pair.")
+        i = np.searchsorted(scores, score_N, side="right") - 1
+        if scores.size > 1:
+            low = np.clip(i, 0, scores.size - 2)
+            share = (score_N - scores[low]) / (scores[low + 1] - scores[low])
+            rank_N = ranks[low] + (ranks[low + 1] - ranks[low]) * share
+        else:
+            rank_N = np.zeros_like(score_N)
+        rank_N[score_N == scores[-1]] = ranks[-1]
+        rank_N[score_N > scores[-1]] = 0.0
+        rank_N[i < 0] = 1.0
+        return rank_N
+
+
+def fit_rank_scale(score_N: NDArray[np.floating], *, max_knots: int = MAX_KNOTS) -> RankScale:
+    """Freeze a reference distribution: a knot for every distinct score, or evenly spaced ones where there are more.
+
+    >>> fit_rank_scale(np.array([5.0, 1.0, 3.0])).knot_ranks.tolist()
+    [1.0, 0.5, 0.0]
+
+    Raises:
+        DataError: No scores, or one of them is not finite.
+    """
+    if len(score_N) == 0:
+        raise DataError("There is no score to fit a rank scale to: score at least one shard first.")
+    sorted_N = np.sort(score_N.astype(np.float64))
+    if not np.isfinite(sorted_N).all():
+        raise DataError("A score is NaN or infinite: quarantine its pair before a rank scale is fitted.")
+    # A tie stands at its last pair: whatever comes after that scores higher.
+    is_last_N = np.append(sorted_N[1:] != sorted_N[:-1], True)
+    position_M = np.flatnonzero(is_last_N)
+    if position_M.size > max_knots:
+        spread_M = np.floor(np.linspace(0, len(sorted_N) - 1, max_knots))
+        position_M = np.unique(position_M[np.searchsorted(position_M, spread_M)])
+    n_higher_M = len(sorted_N) - 1 - position_M
+    return RankScale(sorted_N[position_M], n_higher_M / max(len(sorted_N) - 1, 1))
+
+
+def share_above_cut(rank_N: NDArray[np.float64], drop_top_ratio: float) -> float:
+    """Return the share of a pool that the head cut drops; on the scale's own reference it is the cut itself."""
+    return float(np.count_nonzero(rank_N < drop_top_ratio) / max(len(rank_N), 1))
+
+
+def needs_rescale(rank_N: NDArray[np.float64], drop_top_ratio: float) -> bool:
+    """Tell whether the pool has moved so far against its scale that the head cut no longer cuts what it says."""
+    return abs(share_above_cut(rank_N, drop_top_ratio) - drop_top_ratio) > MAX_CUT_DRIFT

@@ -1,0 +1,84 @@
+"""The law of the draw: weighted sampling without replacement, one after the other in proportion to p(rank)."""
+
+from collections import Counter
+
+import numpy as np
+
+from alchemist_core.selection import draw
+from alchemist_core.selection.curves import inclusion_rate, selection_curve
+from alchemist_core.selection.draw import draw_members
+from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample, TopK
+from tests.oracles.oracle_selection import oracle_eq11_density, oracle_subset_law
+
+# The 0.999 quantile of chi-squared with 19 degrees of freedom: 20 subsets, less their sum.
+CHI2_19_AT_P001 = 43.82
+RANKS = [0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+STRATEGY = ShiftGsample(0.25, 0.55, 0.25)
+
+
+def chi_squared(n_draws):
+    rank_N, hash_N = np.array(RANKS), np.array([11, 22, 33, 44, 55, 66]) * 2**40
+    counts = Counter(
+        tuple(draw_members(rank_N, hash_N, k=3, strategy=STRATEGY, seed=seed).tolist()) for seed in range(n_draws)
+    )
+    law = oracle_subset_law([oracle_eq11_density(rank, 0.25, 0.55, 0.25) for rank in RANKS], 3)
+    assert len(law) == 20
+    return sum((counts[subset] - n_draws * chance) ** 2 / (n_draws * chance) for subset, chance in law.items())
+
+
+def test_100000_draws_of_3_from_6_follow_all_20_subset_probabilities():
+    assert chi_squared(100_000) < CHI2_19_AT_P001
+
+
+def test_noise_of_the_wrong_sign_does_not_follow_them(monkeypatch):
+    right = draw.gumbel_noise
+    monkeypatch.setattr(draw, "gumbel_noise", lambda *use: -right(*use))
+    assert chi_squared(10_000) > CHI2_19_AT_P001
+
+
+def test_of_a_million_pairs_each_rank_keeps_1_minus_exp_of_minus_t_p():
+    n, k = 1_000_000, 200_000
+    rank_N = (np.arange(n) + 0.5) / n
+    hash_N = np.random.default_rng(5).integers(-(2**63), 2**63, n)
+    member_K = draw_members(rank_N, hash_N, k=k, strategy=ShiftGsample(), seed=0)
+    kept_R = np.bincount((rank_N[member_K] * 20).astype(int), minlength=20) / (n / 20)
+
+    weight_N = np.exp(ShiftGsample().log_density(rank_N))
+    chance_N = 1 - np.exp(-inclusion_rate(weight_N, np.ones(n, np.int64), k) * weight_N)
+    expected_R = chance_N.reshape(20, -1).mean(axis=1)
+    error_R = np.sqrt((chance_N * (1 - chance_N)).reshape(20, -1).sum(axis=1)) / (n / 20)
+    assert (np.abs(kept_R - expected_R) <= 4 * error_R).all()
+    assert (kept_R[:5] == 0).all()
+
+
+def test_a_curve_shows_what_was_kept_beside_what_was_wanted():
+    rank_N = (np.arange(100_000) + 0.5) / 100_000
+    hash_N = np.random.default_rng(6).integers(-(2**63), 2**63, 100_000)
+    member_K = draw_members(rank_N, hash_N, k=20_000, strategy=ShiftGsample(), seed=0)
+    curve = selection_curve(rank_N, member_K, strategy=ShiftGsample())
+    assert curve.n_pool.tolist() == [2_500] * 40
+    assert curve.n_kept.sum() == 20_000
+    assert np.abs(curve.kept_share - curve.expected).max() < 4 * np.sqrt(0.25 / 2_500)
+    assert np.isclose((curve.target * curve.n_pool).sum(), 20_000)
+    assert np.isclose((curve.expected * curve.n_pool).sum(), 20_000)
+
+
+def test_a_large_retention_saturates_and_says_so():
+    rank_N, hash_N = (np.arange(10_000) + 0.5) / 10_000, np.arange(10_000)
+    large_K = draw_members(rank_N, hash_N, k=7_000, strategy=ShiftGsample(), seed=0)
+    curve = selection_curve(rank_N, large_K, strategy=ShiftGsample())
+    assert curve.is_saturated
+    assert curve.target.max() > 1 >= curve.expected.max()
+    small_K = draw_members(rank_N, hash_N, k=200, strategy=Gsample(), seed=0)
+    assert not selection_curve(rank_N, small_K, strategy=Gsample()).is_saturated
+
+
+def test_where_nothing_is_drawn_the_curve_is_the_selection_itself():
+    rank_N = np.random.default_rng(1).uniform(size=1_200)
+    member_K = draw_members(rank_N, np.arange(1_200), k=240, strategy=TopK(), seed=0)
+    curve = selection_curve(rank_N, member_K, strategy=TopK())
+    assert np.abs(curve.kept_share - curve.target).max() < 0.05
+    random_K = draw_members(rank_N, np.arange(1_200), k=240, strategy=Random(), seed=0)
+    flat = selection_curve(rank_N, random_K, strategy=Random())
+    assert np.allclose(flat.expected, 0.2)
+    assert not flat.is_saturated

@@ -1,0 +1,99 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.config import SelectionPolicy, strategy_spec
+from alchemist_core.selection.strategies import (
+    Block,
+    Gsample,
+    Random,
+    ShiftGsample,
+    TopK,
+    mixed_pairing_warning,
+)
+from tests.oracles.oracle_selection import oracle_eq11_density
+
+
+@given(
+    drop_top_ratio=st.floats(0, 0.9),
+    mean_rank=st.floats(0, 1),
+    std_rank=st.floats(0.05, 2),
+    ranks=st.lists(st.floats(0, 1), min_size=1, max_size=20),
+)
+def test_shift_gsample_is_eq_11_up_to_a_constant(drop_top_ratio, mean_rank, std_rank, ranks):
+    strategy = ShiftGsample(drop_top_ratio, mean_rank, std_rank)
+    constant = math.log(std_rank * math.sqrt(2 * math.pi))
+    for rank, log_density in zip(ranks, strategy.log_density(np.array(ranks)), strict=True):
+        density = oracle_eq11_density(rank, drop_top_ratio, mean_rank, std_rank)
+        assert log_density == pytest.approx(math.log(density) + constant if density else -math.inf, abs=1e-9)
+
+
+def test_gsample_is_shift_gsample_without_a_head_cut():
+    rank_N = np.linspace(0, 1, 101)
+    assert (Gsample().log_density(rank_N) == ShiftGsample(0.0, 0.5, 1 / 6).log_density(rank_N)).all()
+
+
+def test_the_rank_at_the_cut_itself_is_kept():
+    assert np.isfinite(ShiftGsample(drop_top_ratio=0.25).log_density(np.array([0.25]))).all()
+
+
+def test_auto_takes_the_region_of_the_rating_rule():
+    assert SelectionPolicy().resolve("alignment") == TopK()
+    assert SelectionPolicy().resolve("loss") == ShiftGsample(0.25, 0.625, 0.125)
+
+
+def test_a_parameter_overrides_the_default_of_its_strategy_alone():
+    policy = SelectionPolicy(strategy="shift_gsample", drop_top_ratio=0.1)
+    assert policy.resolve("alignment") == ShiftGsample(0.1, 0.625, 0.125)
+    assert SelectionPolicy(strategy="gsample", mean_rank=0.3).resolve("loss") == Gsample(0.3, 1 / 6)
+    assert SelectionPolicy(strategy="block", start_rank=0.6).resolve("loss") == Block(0.6)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "top_k", "random", "gsample"])
+def test_a_parameter_that_would_be_ignored_is_refused(strategy):
+    with pytest.raises(ConfigError, match="drop_top_ratio"):
+        SelectionPolicy(strategy=strategy, drop_top_ratio=0.3).resolve("alignment")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"retention": 0.0},
+        {"retention": 1.01},
+        {"drop_top_ratio": 1.0},
+        {"std_rank": 0.0},
+        {"mean_rank": -0.1},
+        {"seed": -1},
+        {"strategy": "best"},
+        {"retension": 0.2},
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(values):
+    with pytest.raises(ValidationError):
+        SelectionPolicy(**values)
+
+
+def test_a_mixed_pairing_is_warned_of_with_the_measured_loss():
+    assert "3.41" in mixed_pairing_warning(ShiftGsample(), "alignment")
+    assert "4.77" in mixed_pairing_warning(TopK(), "loss")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rule"), [(TopK(), "alignment"), (ShiftGsample(), "loss"), (Random(), "loss"), (Random(), "alignment")]
+)
+def test_a_matched_pairing_is_not_warned_of(strategy, rule):
+    assert mixed_pairing_warning(strategy, rule) is None
+
+
+def test_a_spec_says_every_parameter():
+    assert strategy_spec(ShiftGsample()) == {
+        "strategy": "shift_gsample",
+        "drop_top_ratio": 0.25,
+        "mean_rank": 0.625,
+        "std_rank": 0.125,
+    }
