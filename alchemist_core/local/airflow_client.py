@@ -1,0 +1,217 @@
+"""A small client of Airflow's REST API: start a DAG, follow it, and say which task failed and why.
+
+Knows the protocol and nothing of our DAGs. A server that restarts while we follow a run is waited for.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.errors import AlchemistError
+from alchemist_core.local.airflow_environment import task_log_path
+
+PATIENCE_S = 60.0
+POLL_S = 1.0
+REQUEST_TIMEOUT_S = 20.0
+N_LOG_LINES = 30
+PAGE = 100
+
+
+class AirflowError(AlchemistError):
+    """Report a server that does not answer, a refused request or a failed task."""
+
+    exit_code = 8
+
+
+class _RefusedError(AirflowError):
+    """A request that the server answered with an error."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(slots=True)
+class AirflowClient:
+    """One user's session with one Airflow; `home` tells where its task logs lie."""
+
+    url: str
+    username: str
+    password: str = field(repr=False)
+    home: Path
+    _token: str | None = field(default=None, repr=False)
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, *, partition_key: str | None = None) -> str:
+        """Start a run and return its id; a DAG that is not parsed yet is waited for.
+
+        Raises:
+            AirflowError: the server refuses the parameters, or does not know the DAG.
+        """
+        body = {"logical_date": None, "conf": conf or {}, "partition_key": partition_key}
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+            except _RefusedError as error:
+                if error.status != HTTPStatus.NOT_FOUND or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
+
+    def wait(self, dag_id: str, run_id: str, *, timeout_s: float, report: Callable[[str], None]) -> None:
+        """Follow a run to its success, and report each task's change of state as one line.
+
+        Raises:
+            AirflowError: the run failed or took longer; the text names the task, its log's end and the log's place.
+        """
+        seen: dict[str, str] = {}
+        deadline = time.monotonic() + timeout_s
+        while True:
+            # The run first: when it is over, the tasks read after it are final.
+            state = self.call("GET", _run_path(dag_id, run_id))["state"]
+            tasks = self._tasks(dag_id, run_id)
+            for task in tasks:
+                name, now = _label(task), str(task["state"] or "waiting")
+                if seen.get(name, "waiting") != now:
+                    report(f"{dag_id}.{name}: {now}{_duration(task)}")
+                seen[name] = now
+            if state == "success":
+                return
+            if state == "failed":
+                raise AirflowError(self._explain(dag_id, run_id, tasks))
+            if time.monotonic() > deadline:
+                msg = f"{dag_id} run {run_id} is still {state} after {timeout_s:.0f} s; look at {self.url}/dags/{dag_id}/runs/{run_id}"
+                raise AirflowError(msg)
+            time.sleep(POLL_S)
+
+    def ensure_pool(self, name: str, *, n_slots: int, description: str) -> None:
+        """Make a pool, or give it this size."""
+        pool = {"name": name, "slots": n_slots, "description": description, "include_deferred": True}
+        try:
+            self.call("POST", "/api/v2/pools", pool)
+        except _RefusedError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            self.call("PATCH", f"/api/v2/pools/{name}", pool)
+
+    def health(self) -> dict[str, str]:
+        """Return the state of each component as its last heartbeat tells; empty when the server does not answer."""
+        try:
+            answer = self._send("GET", "/api/v2/monitor/health", None, None)
+            return {name: str(part["status"]) for name, part in answer.items()}
+        except (OSError, ValueError, AirflowError):
+            return {}
+
+    def import_errors(self) -> list[str]:
+        """Return what Airflow says of DAG files that it cannot import."""
+        found = self.call("GET", "/api/v2/importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send one request and return its JSON; an absent server is waited for up to a minute.
+
+        Raises:
+            AirflowError: the server stays absent, or answers with an error.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                if self._token is None:
+                    self._token = self._login()
+                return self._send(method, path, body, self._token)
+            except _RefusedError as error:
+                if error.status != HTTPStatus.UNAUTHORIZED or self._token is None:
+                    raise
+                self._token = None
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    msg = f"Airflow at {self.url} does not answer ({error}): look at `alchemist status` and `alchemist logs api-server`"
+                    raise AirflowError(msg) from None
+                time.sleep(POLL_S)
+
+    def _login(self) -> str:
+        answer = self._send("POST", "/auth/token", {"username": self.username, "password": self.password}, None)
+        return str(answer["access_token"])
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, token: str | None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310  our own http address
+        try:
+            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310  as above
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                # Its database restarts: as good as absent.
+                raise OSError(text) from None
+            raise _RefusedError(
+                error.code, f"Airflow refuses {method} {path} ({error.code}): {_detail(text)}"
+            ) from None
+
+    def _tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            query = f"?limit={PAGE}&offset={len(found)}"
+            page = self.call("GET", f"{_run_path(dag_id, run_id)}/taskInstances{query}")
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
+
+    def _explain(self, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> str:
+        failed = [task for task in tasks if task["state"] == "failed"]
+        if not failed:
+            return f"{dag_id} run {run_id} failed; look at {self.url}/dags/{dag_id}/runs/{run_id}"
+        task = failed[0]
+        path = task_log_path(
+            self.home,
+            dag_id=dag_id,
+            run_id=run_id,
+            task_id=task["task_id"],
+            map_index=task["map_index"],
+            try_number=task["try_number"],
+        )
+        names = ", ".join(_label(task) for task in failed)
+        return f"{dag_id}: {names} failed after {task['try_number']} tries. Full log: {path}. Its end:\n{_tail(path)}"
+
+
+def _run_path(dag_id: str, run_id: str) -> str:
+    return f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
+
+
+def _label(task: dict[str, Any]) -> str:
+    return f"{task['task_id']}[{task['map_index']}]" if task["map_index"] >= 0 else str(task["task_id"])
+
+
+def _duration(task: dict[str, Any]) -> str:
+    return f" ({task['duration']:.1f} s)" if task["state"] in ("success", "failed") and task["duration"] else ""
+
+
+def _detail(text: str) -> str:
+    try:
+        return str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return text[:500]
+
+
+def _tail(path: Path) -> str:
+    """Return the last lines of a task's log, which is one JSON object a line."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        return f"(unreadable: {error})"
+    return "\n".join(f"  {_event(line)}" for line in lines[-N_LOG_LINES:])
+
+
+def _event(line: str) -> str:
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return line

@@ -1,0 +1,139 @@
+"""The environment of the local Airflow: every option as a variable, no file for a person to edit.
+
+Knows options, secrets and ports. Does not know processes, and never imports Airflow.
+"""
+
+import base64
+import json
+import os
+import secrets
+import socket
+import sys
+from pathlib import Path
+
+PREFERRED_PORT = 8080
+# Below the range from which the kernel takes the ports of outgoing connections.
+FALLBACK_PORTS = range(20_000, 32_000)
+USERNAME = "admin"
+STACK_VARIABLE = "ALCHEMIST_STACK"
+DAGS_FOLDER = Path(__file__).resolve().parents[2] / "dags"
+
+
+def airflow_home(home: Path) -> Path:
+    """Return the folder of Airflow's secrets and task logs."""
+    return home / "airflow"
+
+
+def task_log_path(home: Path, *, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> Path:
+    """Return where Airflow keeps the log of one try of one task."""
+    task = airflow_home(home) / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+    mapped = task / f"map_index={map_index}" if map_index >= 0 else task
+    return mapped / f"attempt={try_number}.log"
+
+
+def load_secrets(home: Path) -> dict[str, str]:
+    """Return this home's keys and password: random, made once, readable by their owner only."""
+    path = airflow_home(home) / "secrets.json"
+    if not path.exists():
+        keys = {name: secrets.token_urlsafe(64) for name in ("api_secret", "jwt_secret", "password", "stack")}
+        _write_private(path, {**keys, "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()})
+    found: dict[str, str] = json.loads(path.read_text())
+    passwords = passwords_path(home)
+    if not passwords.exists():
+        _write_private(passwords, {USERNAME: found["password"]})
+    return found
+
+
+def passwords_path(home: Path) -> Path:
+    """Return the file that holds the login's password, in the form that Airflow reads."""
+    return airflow_home(home) / "passwords.json"
+
+
+def choose_port(remembered: int | None) -> int:
+    """Return a free loopback port: the remembered one, the well-known one, else one below the ephemeral range."""
+    candidates: list[int] = [*([remembered] if remembered else []), PREFERRED_PORT, *FALLBACK_PORTS]
+    return next(port for port in candidates if _is_free(port))
+
+
+def build_environment(home: Path, *, port: int, metadata_url: str, store_url: str) -> dict[str, str]:
+    """Return the environment of Airflow's processes, which the commands of its tasks inherit.
+
+    Args:
+        home: absolute folder of this installation.
+        port: loopback port of the page and the API.
+        metadata_url: libpq URL of Airflow's own database.
+        store_url: URL of the platform's store, as the tasks shall see it.
+    """
+    # Another installation's variables must not leak into this one.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    keys = load_secrets(home)
+    ours = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
+        "ALCHEMIST_HOME": str(home),
+        "ALCHEMIST_DATABASE_URL": store_url,
+        STACK_VARIABLE: keys["stack"],
+        # A job's lines reach its log as they are printed.
+        "PYTHONUNBUFFERED": "1",
+        "AIRFLOW_HOME": str(airflow_home(home)),
+    }
+    options = _options(home, f"http://127.0.0.1:{port}", keys)
+    options["DATABASE__SQL_ALCHEMY_CONN"] = metadata_url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    options["API__PORT"] = str(port)
+    return {**inherited, **ours, **{f"AIRFLOW__{name}": value for name, value in options.items()}}
+
+
+def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
+    return {
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__DAGS_FOLDER": str(DAGS_FOLDER),
+        "CORE__PLUGINS_FOLDER": str(airflow_home(home) / "plugins"),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__PARALLELISM": str(max(4, os.cpu_count() or 1)),
+        "CORE__FERNET_KEY": keys["fernet_key"],
+        "CORE__EXECUTION_API_SERVER_URL": f"{base_url}/execution/",
+        "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords_path(home)),
+        # Retries and owner of every task: a job whose worker died is found again by the retried command.
+        "CORE__DEFAULT_TASK_RETRIES": "2",
+        "CORE__DEFAULT_TASK_RETRY_DELAY": "5",
+        "OPERATORS__DEFAULT_OWNER": "alchemist",
+        # Only multi-team setups ask asynchronously, which would take a second driver.
+        "DATABASE__SQL_ALCHEMY_CONN_ASYNC": "",
+        "API__HOST": "127.0.0.1",
+        "API__BASE_URL": base_url,
+        "API__SECRET_KEY": keys["api_secret"],
+        "API__WORKERS": "1",
+        "API_AUTH__JWT_SECRET": keys["jwt_secret"],
+        "LOGGING__COLORED_CONSOLE_LOG": "False",
+        # Short periods: a laptop has one scheduler, and a dead one is noticed in seconds.
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+        "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
+        "SCHEDULER__JOB_HEARTBEAT_SEC": "2",
+        "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "12",
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
+    }
+
+
+def _write_private(path: Path, content: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a connection of yesterday's server that lingers is no reason to move.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

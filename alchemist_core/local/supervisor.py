@@ -1,0 +1,158 @@
+"""The supervisor of the local stack: keeps Postgres and Airflow's processes alive until it is told to stop.
+
+A program of its own (`python -m alchemist_core.local.supervisor HOME`), started by `stack`. A killed child is started again,
+at once the first time and later and later if it keeps dying. What a dead scheduler leaves of its session (workers, task
+runners) is killed before the next one starts; jobs have sessions of their own and live on: the retried task finds them by
+their lease. Does not know what the processes do.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from alchemist_core.errors import AlchemistError
+from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, load_secrets
+from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
+from alchemist_core.local.processes import end, find_marked, find_session, identify, send
+from alchemist_core.local.stack_state import ChildState, StackState, hold_lock, read_state, supervisor_lock, write_state
+from alchemist_core.settings import load_settings
+from alchemist_core.telemetry import say
+
+AIRFLOW = Path(sys.executable).parent / "airflow"
+# Nothing serves log files over the network: every process is on this machine and reads them from the folder.
+COMMANDS = {
+    "api-server": ("api-server", "--host", "127.0.0.1"),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+POLL_S = 0.5
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 30.0
+STEADY_AFTER_S = 60.0
+GRACE_S = 8.0
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process: what runs now, and when a dead one may start again."""
+
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    due_at: float = 0.0
+    delay_s: float = FIRST_DELAY_S
+    n_restarts: int = -1
+
+    def start(self, environment: dict[str, str], log_path: Path) -> None:
+        """Start the process in a session of its own, with its log appended to a file."""
+        with log_path.open("ab") as log:
+            command = [str(AIRFLOW), *COMMANDS[self.name]]
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]  # options are plain
+        self.started_at = time.monotonic()
+        self.n_restarts += 1
+
+    def has_ended(self) -> bool:
+        """Tell whether a started process is gone; sets when the next one is due."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        say(f"{self.name} (pid {self.process.pid}) ended with {self.process.returncode}")
+        send(find_session(self.process.pid), signal.SIGKILL)
+        was_steady = time.monotonic() - self.started_at > STEADY_AFTER_S
+        self.delay_s = FIRST_DELAY_S if was_steady else min(2 * self.delay_s, LONGEST_DELAY_S)
+        self.due_at, self.process = time.monotonic() + self.delay_s, None
+        return True
+
+    def state(self) -> ChildState | None:
+        """Return what stack.json says of the process; nothing while it does not run."""
+        found = identify(self.process.pid) if self.process else None
+        return ChildState(found.pid, found.birth, self.n_restarts) if found else None
+
+
+class Supervisor:
+    """Guards one home's processes: `step` heals what died, `stop` ends them all."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self._home, self._port = home, port
+        self._children = [Child(name) for name in COMMANDS]
+        self._postgres: EmbeddedPostgres | None = None
+        self._logs = home / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+
+    def step(self) -> None:
+        """Start what is not running, Postgres first, and write down what changed."""
+        ended = [child for child in self._children if child.has_ended()]
+        changed = bool(ended)
+        if self._postgres is None or not is_running(self._home):
+            self._revive_postgres()
+        for child in self._children:
+            if child.process is None and time.monotonic() >= child.due_at:
+                child.start(self._environment(), self._logs / f"{child.name}.log")
+                changed = True
+        if changed:
+            self._write()
+
+    def stop(self) -> None:
+        """End all children and the jobs of their tasks; Postgres stays for whoever stops us."""
+        ours = [found for child in self._children if child.process and (found := identify(child.process.pid))]
+        end(ours, grace_s=GRACE_S)
+        # Workers wait for their tasks: they go without a word, so that the next start takes those tasks up again.
+        for process in ours:
+            send(find_session(process.pid), signal.SIGKILL)
+        end(find_marked(f"{STACK_VARIABLE}={load_secrets(self._home)['stack']}"), grace_s=GRACE_S)
+        write_state(self._home, StackState(port=self._port))
+
+    def _revive_postgres(self) -> None:
+        before, self._postgres = self._postgres, start_postgres(self._home)
+        if before is None:
+            return
+        say("Postgres had ended; it runs again")
+        if before.port != self._postgres.port:
+            # Everybody holds the old address.
+            end(
+                [found for child in self._children if child.process and (found := identify(child.process.pid))],
+                grace_s=GRACE_S,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        assert self._postgres is not None, "Postgres is revived before any child starts"
+        given = load_settings().database_url
+        store_url = given.get_secret_value() if given else self._postgres.url()
+        return build_environment(
+            self._home, port=self._port, metadata_url=self._postgres.url("airflow"), store_url=store_url
+        )
+
+    def _write(self) -> None:
+        me = identify(threading.main_thread().native_id or 0)
+        children = {child.name: state for child in self._children if (state := child.state())}
+        write_state(self._home, StackState(port=self._port, supervisor_pid=me.pid if me else None, children=children))
+
+
+def main() -> None:
+    """Supervise the home given as the only argument until SIGTERM."""
+    home = Path(sys.argv[1])
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with hold_lock(supervisor_lock(home), should_wait=True):
+        port = read_state(home).port
+        assert port is not None, "`alchemist up` chooses the port before it starts the supervisor"
+        supervisor = Supervisor(home, port)
+        while not stopping.is_set():
+            try:
+                supervisor.step()
+            except (AlchemistError, OSError) as error:
+                # A full disk or a port in use may pass; giving up would not heal.
+                say(f"cannot heal yet: {error}")
+                stopping.wait(LONGEST_DELAY_S / 10)
+            stopping.wait(POLL_S)
+        supervisor.stop()
+
+
+if __name__ == "__main__":
+    main()
