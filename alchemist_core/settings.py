@@ -22,10 +22,11 @@ class Settings(BaseSettings):
         None, description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded one under home is started"
     )
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; unset: AWS")
+    dags: Path | None = Field(None, description="Folder of the DAG files; unset: dags/ of the clone")
     lease_ttl_s: float = Field(
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
     )
-    nightly_dataset: str | None = Field(
+    score_slots: int = Field(1, ge=1, le=256, description="Worker slots of a scoring night: one per GPU, 1 on a CPU")
         None, description="Dataset of the nightly schedule; unset: every training dataset"
     )
 

@@ -11,12 +11,19 @@ import socket
 import sys
 from pathlib import Path
 
+from alchemist_core.settings import load_settings
+
 PREFERRED_PORT = 8080
 # Below the range from which the kernel takes the ports of outgoing connections.
 FALLBACK_PORTS = range(20_000, 32_000)
 USERNAME = "admin"
 STACK_VARIABLE = "ALCHEMIST_STACK"
-DAGS_FOLDER = Path(__file__).resolve().parents[2] / "dags"
+
+
+def dags_folder() -> Path:
+    """Return the folder of the DAG files: the given one, else the clone's."""
+    given = load_settings().dags
+    return given.resolve() if given else Path(__file__).resolve().parents[2] / "dags"
 
 
 def airflow_home(home: Path) -> Path:
@@ -85,7 +92,7 @@ def build_environment(home: Path, *, port: int, metadata_url: str, store_url: st
 def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
     return {
         "CORE__EXECUTOR": "LocalExecutor",
-        "CORE__DAGS_FOLDER": str(DAGS_FOLDER),
+        "CORE__DAGS_FOLDER": str(dags_folder()),
         "CORE__PLUGINS_FOLDER": str(airflow_home(home) / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",

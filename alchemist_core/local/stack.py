@@ -15,12 +15,12 @@ from pathlib import Path
 from alchemist_core.errors import ConfigError, MissingDependencyError
 from alchemist_core.local.airflow_client import AirflowClient, AirflowError
 from alchemist_core.local.airflow_environment import (
-    DAGS_FOLDER,
     STACK_VARIABLE,
     USERNAME,
     airflow_home,
     build_environment,
     choose_port,
+    dags_folder,
     load_secrets,
     passwords_path,
 )
@@ -150,8 +150,8 @@ def _check_installed() -> None:
     if not AIRFLOW.exists():
         msg = f"Airflow is not installed beside {sys.executable}: pip install 'alchemist-platform[airflow]', or `make setup`"
         raise MissingDependencyError(msg)
-    if not DAGS_FOLDER.is_dir():
-        msg = f"the folder {DAGS_FOLDER} is missing: run from a clone of the repository (pip install --editable)"
+    if not dags_folder().is_dir():
+        msg = f"the folder {dags_folder()} is missing: set ALCHEMIST_DAGS, or install from a clone (pip install --editable)"
         raise MissingDependencyError(msg)
 
 
