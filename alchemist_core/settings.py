@@ -27,8 +27,6 @@ class Settings(BaseSettings):
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
     )
     score_slots: int = Field(1, ge=1, le=256, description="Worker slots of a scoring night: one per GPU, 1 on a CPU")
-        None, description="Dataset of the nightly schedule; unset: every training dataset"
-    )
 
     @property
     def artifacts(self) -> Path:
