@@ -1,0 +1,46 @@
+-- Make and drop the partitions of `scores` (by rater) and `subset_samples` (by subset).
+--
+-- SECURITY DEFINER: stages may insert but not create, so the owner's rights are lent here, for two tables and one integer each.
+-- LIKE + CHECK + ATTACH, because CREATE TABLE … PARTITION OF waits for every open reader and queues the rest behind it. The
+-- CHECK spares ATTACH its scan; ATTACH adopts the primary key that LIKE made.
+
+CREATE OR REPLACE FUNCTION alchemist.partition_key(parent text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN CASE parent WHEN 'scores' THEN 'rater_id' WHEN 'subset_samples' THEN 'subset_id' END;
+
+CREATE OR REPLACE FUNCTION alchemist.add_partition(parent text, id integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key text := alchemist.partition_key(parent);
+    child text := parent || '_' || id;
+BEGIN
+    IF key IS NULL OR id IS NULL OR id < 1 THEN
+        RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples, ids start at 1', id, parent;
+    END IF;
+    -- Two sessions that add the same partition: the second waits here and finds it.
+    PERFORM pg_advisory_xact_lock(hashtext('alchemist.partition'), hashtext(child));
+    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TABLE alchemist.%I (LIKE alchemist.%I INCLUDING ALL)', child, parent);
+    EXECUTE format('ALTER TABLE alchemist.%I ADD CONSTRAINT partition_bound CHECK (%I = %s)', child, key, id);
+    EXECUTE format('ALTER TABLE alchemist.%I ATTACH PARTITION alchemist.%I FOR VALUES IN (%s)', parent, child, id);
+    EXECUTE format('ALTER TABLE alchemist.%I DROP CONSTRAINT partition_bound', child);
+END $$;
+
+CREATE OR REPLACE FUNCTION alchemist.drop_partition(parent text, id integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    child text := parent || '_' || id;
+BEGIN
+    IF alchemist.partition_key(parent) IS NULL OR id IS NULL THEN
+        RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples', id, parent;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('alchemist.partition'), hashtext(child));
+    IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN
+        EXECUTE format('ALTER TABLE alchemist.%I DETACH PARTITION alchemist.%I', parent, child);
+        EXECUTE format('DROP TABLE alchemist.%I', child);
+    END IF;
+END $$;
+
+REVOKE ALL ON FUNCTION alchemist.add_partition(text, integer), alchemist.drop_partition(text, integer) FROM PUBLIC;

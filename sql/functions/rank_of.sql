@@ -1,0 +1,24 @@
+-- The rank of a score on a scale of knots, 0 = highest: the same four float64 operations as selection/ranks.py, in the same
+-- order. Exact at a knot, interpolated between knots, 1 below the first knot and 0 above the last.
+
+-- Inlined into its query, so the arrays are never copied; width_bucket is a binary search: knot_scores[i] <= score < knot_scores[i + 1].
+CREATE OR REPLACE FUNCTION alchemist.rank_on_knots(score float8, knot_scores float8[], knot_ranks float8[]) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT CASE
+    WHEN score < knot_scores[1] THEN 1.0::float8
+    WHEN score > knot_scores[cardinality(knot_scores)] THEN 0.0::float8
+    WHEN score = knot_scores[cardinality(knot_scores)] THEN knot_ranks[cardinality(knot_scores)]
+    ELSE
+        knot_ranks[width_bucket(score, knot_scores)]
+        + (knot_ranks[width_bucket(score, knot_scores) + 1] - knot_ranks[width_bucket(score, knot_scores)])
+        * (
+            (score - knot_scores[width_bucket(score, knot_scores)])
+            / (knot_scores[width_bucket(score, knot_scores) + 1] - knot_scores[width_bucket(score, knot_scores)])
+        )
+END
+$$;
+
+CREATE OR REPLACE FUNCTION alchemist.rank_of(score float8, rank_scale_id integer) RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = alchemist, pg_temp AS $$
+SELECT alchemist.rank_on_knots($1, knot_scores, knot_ranks) FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = $2
+$$;

@@ -1,0 +1,54 @@
+"""How Alembic runs the migrations: one at a time in the cluster's whole database, each in its own transaction, each with timeouts."""
+
+import re
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.tables import SCHEMA, Table
+
+PARTITION = re.compile(r"^(scores|subset_samples)_\d+$")
+
+
+def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    if kind == "schema":
+        return name == SCHEMA
+    return not (kind == "table" and PARTITION.match(name or ""))
+
+
+def run(connection: Connection) -> None:
+    # Waits its turn before any timeout counts: a second process finds the work done.
+    connection.execute(text("SELECT pg_advisory_lock(hashtext('alchemist.migrations'))"))
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    connection.execute(text("SET lock_timeout = '4s'"))
+    connection.execute(text("SET statement_timeout = '5s'"))
+    connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        version_table_schema=SCHEMA,
+        include_schemas=True,
+        include_name=is_ours,
+        transaction_per_migration=True,
+        compare_type=True,
+        compare_server_default=True,
+    )
+    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(hashtext('alchemist.migrations'))"))
+        connection.execute(text("RESET lock_timeout"))
+        connection.execute(text("RESET statement_timeout"))
+        connection.commit()
+
+
+given = context.config.attributes.get("connection")
+if isinstance(given, Connection):
+    run(given)
+else:
+    engine = given if given is not None else make_engine(context.config.get_main_option("sqlalchemy.url"))
+    with engine.connect() as own:
+        run(own)

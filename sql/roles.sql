@@ -1,0 +1,44 @@
+-- Who may do what. Run by migrate() as the owner after every change of this folder; harmless to repeat.
+--   owner             the user who migrates: owns everything, alone may create, alter and drop
+--   alchemist_writer  stages: rows, never structure; partitions only by add_partition and drop_partition
+--   alchemist_reader  Grafana, analysts: SELECT only, with timeouts
+-- Both can log in once an administrator gives them a password: ALTER ROLE alchemist_reader PASSWORD '…'.
+-- Where the owner may not create roles (a managed server), an administrator creates the two; until then nothing is granted.
+
+DO $$
+DECLARE
+    may_create boolean := (SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user);
+BEGIN
+    IF may_create AND to_regrole('alchemist_writer') IS NULL THEN
+        CREATE ROLE alchemist_writer LOGIN;
+    END IF;
+    IF may_create AND to_regrole('alchemist_reader') IS NULL THEN
+        CREATE ROLE alchemist_reader LOGIN;
+        ALTER ROLE alchemist_reader SET default_transaction_read_only = on;
+        ALTER ROLE alchemist_reader SET statement_timeout = '60s';
+        ALTER ROLE alchemist_reader SET idle_in_transaction_session_timeout = '60s';
+    END IF;
+-- Roles are the whole server's: two databases that are migrated at once may both try.
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END $$;
+
+DO $$
+BEGIN
+    IF to_regrole('alchemist_writer') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA alchemist TO alchemist_writer;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA alchemist TO alchemist_writer;
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA alchemist TO alchemist_writer;
+        GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA alchemist TO alchemist_writer;
+        REVOKE UPDATE, DELETE ON alchemist.audit_events FROM alchemist_writer;
+        REVOKE INSERT, UPDATE, DELETE ON alchemist.alembic_version FROM alchemist_writer;
+        -- Partitions made later, which COPY may name directly.
+        ALTER DEFAULT PRIVILEGES IN SCHEMA alchemist GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO alchemist_writer;
+    END IF;
+    IF to_regrole('alchemist_reader') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA alchemist TO alchemist_reader;
+        GRANT SELECT ON ALL TABLES IN SCHEMA alchemist TO alchemist_reader;
+        GRANT EXECUTE ON FUNCTION alchemist.rank_of(float8, integer) TO alchemist_reader;
+        GRANT EXECUTE ON FUNCTION alchemist.rank_on_knots(float8, float8[], float8[]) TO alchemist_reader;
+        ALTER DEFAULT PRIVILEGES IN SCHEMA alchemist GRANT SELECT ON TABLES TO alchemist_reader;
+    END IF;
+END $$;

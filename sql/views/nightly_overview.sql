@@ -1,0 +1,81 @@
+-- Purpose: is last night done, and what did it bring?
+-- One row is: a training dataset and a crawl date that has shards, a night or a data check; counts are of live shards
+--   (retired ones left out), scores those of the production rater. Done means: n_locations = n_scored + n_quarantined.
+-- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
+CREATE VIEW alchemist.nightly_overview AS
+WITH production AS (
+    SELECT rater_id FROM alchemist.raters WHERE state = 'production'
+),
+
+dated AS (
+    SELECT dataset_id, crawl_date FROM alchemist.shards
+    UNION
+    SELECT dataset_id, crawl_date FROM alchemist.nights
+    UNION
+    SELECT datasets.dataset_id, check_results.crawl_date
+    FROM alchemist.check_results
+    INNER JOIN alchemist.datasets ON check_results.dataset_name = datasets.name
+    WHERE check_results.crawl_date IS NOT NULL
+),
+
+set_aside AS (
+    SELECT shard_id, count(DISTINCT ordinal) AS n_quarantined
+    FROM alchemist.quarantined_samples
+    WHERE rater_id IS NULL OR rater_id = (SELECT production.rater_id FROM production)
+    GROUP BY shard_id
+),
+
+counted AS (
+    SELECT
+        shards.dataset_id,
+        shards.crawl_date,
+        count(*) AS n_shards,
+        count(*) FILTER (WHERE shards.state = 'rejected') AS n_rejected_shards,
+        count(shard_scores.shard_id) AS n_scored_shards,
+        sum(shards.n_samples) AS n_locations,
+        sum(set_aside.n_quarantined) AS n_quarantined,
+        sum(shard_scores.n_scored) AS n_scored,
+        sum(shard_scores.n_reused) AS n_reused
+    FROM alchemist.shards
+    LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
+    LEFT JOIN alchemist.shard_scores
+        ON shards.shard_id = shard_scores.shard_id
+        AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
+    WHERE shards.state <> 'retired'
+    GROUP BY shards.dataset_id, shards.crawl_date
+),
+
+-- A held revision outweighs an open one, and that a decided one; then the newest counts.
+decided AS (
+    SELECT DISTINCT ON (dataset_id, crawl_date) dataset_id, crawl_date, state, reason
+    FROM alchemist.nights
+    WHERE rater_id = (SELECT production.rater_id FROM production)
+    ORDER BY dataset_id, crawl_date, state = 'held' DESC, state = 'scored' DESC, revision DESC
+)
+
+SELECT
+    datasets.name AS dataset,
+    dated.crawl_date,
+    coalesce(counted.n_shards, 0) AS n_shards,
+    coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards,
+    coalesce(counted.n_locations, 0) AS n_locations,
+    coalesce(counted.n_quarantined, 0)::bigint AS n_quarantined,
+    coalesce(counted.n_scored, 0) AS n_scored,
+    coalesce(counted.n_reused, 0) AS n_reused,
+    decided.state AS night_state,
+    CASE
+        WHEN counted.n_shards IS NULL THEN 'empty'
+        WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
+        WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
+        WHEN counted.n_scored_shards < counted.n_shards - counted.n_rejected_shards
+            THEN 'partly scored: ' || counted.n_scored_shards || ' of '
+                || (counted.n_shards - counted.n_rejected_shards) || ' shards'
+        WHEN decided.state = 'held' THEN 'held: ' || decided.reason
+        WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
+        ELSE 'scored'
+    END AS status
+FROM dated
+INNER JOIN alchemist.datasets ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train'
+LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date
+LEFT JOIN decided ON dated.dataset_id = decided.dataset_id AND dated.crawl_date = decided.crawl_date
+ORDER BY datasets.name, dated.crawl_date;

@@ -1,0 +1,34 @@
+-- Purpose: what became of a pair: every rater's word on it, and the subsets that it is in. Ask with WHERE sample_id = … or pair_hash = ….
+-- One row is: a pair under one rater; rank by that rater's newest scale, scored_at its first ledger row, subsets as 'name vN'.
+-- Relies on: pk_scores, ix_sample_locations_sample_id, pk_shard_scores, pk_subset_samples (one look a partition).
+CREATE VIEW alchemist.sample_history AS
+SELECT
+    samples.sample_id,
+    samples.pair_hash,
+    samples.caption,
+    raters.name AS rater,
+    raters.state AS rater_state,
+    scores.score,
+    alchemist.rank_of(scores.score, newest.rank_scale_id) AS rank,
+    ledger.scored_at,
+    coalesce(membership.subsets, '{}') AS subsets
+FROM alchemist.samples
+INNER JOIN alchemist.scores ON samples.sample_id = scores.sample_id
+INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
+LEFT JOIN LATERAL (
+    SELECT max(rank_scales.rank_scale_id) AS rank_scale_id
+    FROM alchemist.rank_scales
+    WHERE rank_scales.rater_id = raters.rater_id
+) AS newest ON TRUE
+LEFT JOIN LATERAL (
+    SELECT min(shard_scores.scored_at) AS scored_at
+    FROM alchemist.sample_locations
+    INNER JOIN alchemist.shard_scores ON sample_locations.shard_id = shard_scores.shard_id
+    WHERE sample_locations.sample_id = samples.sample_id AND shard_scores.rater_id = raters.rater_id
+) AS ledger ON TRUE
+LEFT JOIN LATERAL (
+    SELECT array_agg(subsets.name || ' v' || subsets.version ORDER BY subsets.name, subsets.version) AS subsets
+    FROM alchemist.subsets
+    INNER JOIN alchemist.subset_samples ON subsets.subset_id = subset_samples.subset_id
+    WHERE subset_samples.sample_id = samples.sample_id
+) AS membership ON TRUE;

@@ -1,0 +1,53 @@
+-- Purpose: which subset versions there are, and what each was worth.
+-- One row is: a subset version; the held-out losses are means over seeds under the newest contract that its models were
+--   evaluated by, of models trained on it and of models trained on a random subset of the same size; null before that.
+-- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+CREATE VIEW alchemist.subset_overview AS
+WITH measured AS (
+    SELECT
+        models.subset_id,
+        models.arm,
+        models.seed,
+        evaluations.value,
+        evaluations.contract_id,
+        max(evaluations.contract_id) OVER (PARTITION BY models.subset_id) AS newest_contract_id
+    FROM alchemist.models
+    INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
+    WHERE evaluations.metric = 'heldout_loss'
+),
+
+valued AS (
+    SELECT
+        subset_id,
+        avg(value) FILTER (WHERE arm = 'subset') AS subset_heldout_loss,
+        avg(value) FILTER (WHERE arm = 'random') AS random_heldout_loss,
+        count(DISTINCT seed) AS n_seeds
+    FROM measured
+    WHERE contract_id = newest_contract_id
+    GROUP BY subset_id
+)
+
+SELECT
+    subsets.name,
+    subsets.version,
+    rank_snapshots.dataset_names,
+    raters.name AS rater,
+    subsets.strategy,
+    subsets.retention,
+    subsets.seed,
+    subsets.n_samples,
+    subsets.state,
+    valued.subset_heldout_loss,
+    valued.random_heldout_loss,
+    coalesce(valued.n_seeds, 0) AS n_seeds,
+    subsets.created_by,
+    subsets.created_at,
+    subsets.published_at,
+    subsets.materialized_at,
+    subsets.subset_id
+FROM alchemist.subsets
+INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
+INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+LEFT JOIN valued ON subsets.subset_id = valued.subset_id
+ORDER BY subsets.name, subsets.version;
