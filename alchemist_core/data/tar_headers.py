@@ -1,0 +1,217 @@
+"""Walks the headers of a tar and goes on behind damage. Knows nothing of records, keys or images.
+
+`tarfile` stops without a word at the first bad header; here that is reported and the walk finds the next good one.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from alchemist_core.data.faults import Reason
+from alchemist_core.errors import DataError
+
+_BLOCK = tarfile.BLOCKSIZE
+_SCAN_BYTES = 1 << 20
+# Longer names and attributes are an attack, not a name.
+_MAX_EXTENSION_BYTES = 1 << 16
+_MAGIC, _MAGIC_AT = b"ustar", 257
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENSIONS_PASSED_OVER = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)
+_EXTENSIONS = (*_PAX, tarfile.GNUTYPE_LONGNAME, *_EXTENSIONS_PASSED_OVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One member: where its bytes lie, and what is wrong with it if anything is."""
+
+    name: str
+    offset: int
+    size: int
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A stretch that no entry can be read from; whatever lay there is lost."""
+
+    offset: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(slots=True)
+class _Extension:
+    """What pax and GNU headers say about the next entry."""
+
+    path: str | None = None
+    size: int | None = None
+    flaw: str | None = None
+
+
+def walk_tar(file: BinaryIO, size_bytes: int) -> Iterator[Entry | Damage]:
+    """Yield entries and damage in the order of the file; folders are passed over.
+
+    Raises:
+        DataError: The file is no tar from its first block on.
+    """
+    _check_first_block(_read_at(file, 0, _BLOCK))
+    yield from _Walk(file, size_bytes).steps()
+
+
+class _Walk:
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+        self._file = file
+        self._size_bytes = size_bytes
+        self._offset = 0
+        self._extension = _Extension()
+        # Whether the last thing read was the zero block that ends a tar.
+        self._is_closed = False
+
+    def steps(self) -> Iterator[Entry | Damage]:
+        while self._offset + _BLOCK <= self._size_bytes:
+            block = _read_at(self._file, self._offset, _BLOCK)
+            if not block.strip(b"\0"):
+                self._offset = _skip_zeros(self._file, self._offset, self._size_bytes)
+                self._is_closed = True
+            elif (header := _parse_header(block)) is None:
+                yield self._report_damage()
+            elif header.type in _EXTENSIONS:
+                self._extend(header)
+            else:
+                yield from self._read_entry(header)
+        if not self._is_closed:
+            yield Damage(self._size_bytes, Reason.TRUNCATED_TAR, "the tar ends here without an end mark")
+
+    def _report_damage(self) -> Damage:
+        damage = Damage(self._offset, Reason.CORRUPT_HEADER, f"no tar header at byte {self._offset}")
+        self._offset = _find_header(self._file, self._offset + _BLOCK, self._size_bytes)
+        self._is_closed = self._offset >= self._size_bytes
+        self._extension = _Extension()
+        return damage
+
+    def _extend(self, header: tarfile.TarInfo) -> None:
+        start = self._offset + _BLOCK
+        self._is_closed = False
+        self._offset = start + _padded(header.size)
+        if header.type in _EXTENSIONS_PASSED_OVER:
+            return
+        if header.size > _MAX_EXTENSION_BYTES:
+            self._extension.flaw = f"extended header of {header.size} bytes; the limit is {_MAX_EXTENSION_BYTES}"
+            return
+        _apply_extension(self._extension, header.type, _read_at(self._file, start, header.size))
+
+    def _read_entry(self, header: tarfile.TarInfo) -> Iterator[Entry]:
+        start, extension = self._offset + _BLOCK, self._extension
+        self._is_closed, self._extension = False, _Extension()
+        size = header.size if extension.size is None else extension.size
+        has_data = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
+        reason, detail = _find_fault(header, extension)
+        self._offset = start + (_padded(size) if has_data else 0)
+        if has_data and start + size > self._size_bytes:
+            # A header that lies about its size must not swallow the entries behind it.
+            self._offset = _find_header(self._file, start, self._size_bytes)
+            is_cut = self._is_closed = self._offset >= self._size_bytes
+            reason = Reason.TRUNCATED_TAR if is_cut else Reason.CORRUPT_HEADER
+            detail = f"{size} bytes announced, {self._offset - start} are there"
+        if not header.isdir():
+            yield Entry(extension.path or header.name, start, size, reason, detail)
+
+
+def _check_first_block(block: bytes) -> None:
+    if not block:
+        raise DataError("the file is empty, not a tar; upload it again")
+    looks_like_tar = block[_MAGIC_AT:].startswith(_MAGIC) or not block.strip(b"\0") or _parse_header(block)
+    if len(block) < _BLOCK or not looks_like_tar:
+        kind = "gzip" if block.startswith(b"\x1f\x8b") else f"a file that starts with {block[:8]!r}"
+        raise DataError(f"expected an uncompressed tar, found {kind}; unpack it, or remove it from the dataset's root")
+
+
+def _parse_header(block: bytes) -> tarfile.TarInfo | None:
+    try:
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+    return header if header.size >= 0 else None
+
+
+def _find_fault(header: tarfile.TarInfo, extension: _Extension) -> tuple[Reason | None, str]:
+    if extension.flaw:
+        return Reason.CORRUPT_HEADER, extension.flaw
+    if not header.isreg() or header.type == tarfile.GNUTYPE_SPARSE:
+        return Reason.NOT_A_FILE, f"tar entry of type {header.type!r}; only plain files are read"
+    return None, ""
+
+
+def _apply_extension(extension: _Extension, kind: bytes, data: bytes) -> None:
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        extension.path = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return
+    try:
+        records = _parse_pax(data)
+        if b"path" in records:
+            extension.path = records[b"path"].decode("utf-8", "surrogateescape")
+        if b"size" in records:
+            extension.size = _parse_count(records[b"size"])
+        if any(keyword.startswith(b"GNU.sparse") for keyword in records):
+            extension.flaw = "sparse file; only plain files are read"
+    except ValueError as error:
+        extension.flaw = f"unreadable extended header: {error}"
+
+
+def _parse_pax(data: bytes) -> dict[bytes, bytes]:
+    """Parse "LENGTH KEYWORD=VALUE NEWLINE" records."""
+    records: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(data) and data[position]:
+        digits = data[position : position + 20].partition(b" ")[0]
+        length = _parse_count(digits)
+        record = data[position : position + length]
+        keyword, equals, value = record[len(digits) + 1 : -1].partition(b"=")
+        if not equals or not record.endswith(b"\n") or len(record) < length:
+            raise ValueError(f"record {record[:40]!r}")
+        records[keyword] = value
+        position += length
+    return records
+
+
+def _parse_count(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > 20:
+        raise ValueError(f"{digits!r} is no count")
+    return int(digits)
+
+
+def _padded(size: int) -> int:
+    return size + -size % _BLOCK
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _skip_zeros(file: BinaryIO, offset: int, size_bytes: int) -> int:
+    """Return the offset of the next block that is not all zeros, or the end of the file."""
+    file.seek(offset)
+    while offset < size_bytes and (chunk := file.read(_SCAN_BYTES)):
+        kept = chunk.lstrip(b"\0")
+        if kept:
+            n_zeros = len(chunk) - len(kept)
+            return offset + n_zeros - n_zeros % _BLOCK
+        offset += len(chunk)
+    return size_bytes
+
+
+def _find_header(file: BinaryIO, offset: int, size_bytes: int) -> int:
+    """Return the offset of the next good header at or behind a block's start, or the end of the file."""
+    file.seek(offset)
+    while offset < size_bytes and (chunk := file.read(_SCAN_BYTES)):
+        at = chunk.find(_MAGIC)
+        while at >= 0:
+            start = at - _MAGIC_AT
+            if start >= 0 and start % _BLOCK == 0 and _parse_header(chunk[start : start + _BLOCK]):
+                return offset + start
+            at = chunk.find(_MAGIC, at + 1)
+        offset += len(chunk)
+    return size_bytes

@@ -1,0 +1,170 @@
+"""Groups the members of a tar into records, as webdataset does: neighbours of one key. Never reads a member's bytes.
+
+A record's key is its path up to the first dot of the file name; the rest, in lower case, is the member's extension.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from alchemist_core.data.faults import Fault, Reason, is_storable, make_fault
+from alchemist_core.data.tar_headers import Damage, Entry, walk_tar
+
+IMAGE_EXTS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+# Keys are indexed: a B-tree entry of Postgres holds 2,704 bytes.
+MAX_KEY_BYTES = 1024
+_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a record: where its bytes lie in the shard."""
+
+    ext: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The `ordinal`-th record of a shard, good and bad ones counted."""
+
+    ordinal: int
+    key: str
+    members: tuple[Member, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    key: str
+    members: list[Member] = field(default_factory=list)
+    reason: Reason | None = None
+    detail: str = ""
+    # Next to damage: one of its members may be lost without a trace.
+    is_suspect: bool = False
+
+    def accuse(self, reason: Reason, detail: str) -> None:
+        """Keep the first reason found."""
+        if self.reason is None:
+            self.reason, self.detail = reason, detail
+
+    @property
+    def shape(self) -> frozenset[str]:
+        return frozenset("image" if member.ext in IMAGE_EXTS else member.ext for member in self.members)
+
+
+def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
+    """Yield every record of a shard, or the fault that stands in its place.
+
+    Raises:
+        DataError: The file is no tar from its first block on.
+    """
+    seen: set[str] = set()
+    for ordinal, group in enumerate(_clear_suspects(_group_entries(walk_tar(file, size_bytes)))):
+        _check_key(group, seen)
+        seen.add(group.key)
+        if group.reason is not None:
+            yield make_fault(ordinal, group.key, group.reason, group.detail)
+        else:
+            yield Record(ordinal, group.key, tuple(group.members))
+
+
+def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
+    group: _Group | None = None
+    damage: Damage | None = None
+    for step in steps:
+        if isinstance(step, Damage):
+            damage = step
+            continue
+        key, ext, reason, detail = _split_name(step.name)
+        is_next = group is None or key != group.key or reason is Reason.BAD_NAME
+        if damage is not None and group is not None and not is_next:
+            group.accuse(damage.reason, damage.detail)
+        elif is_next:
+            yield from _close(group, damage)
+            group = _Group(key, is_suspect=damage is not None)
+        damage = None
+        assert group is not None
+        _add_member(group, step, ext)
+        if reason is not None:
+            group.accuse(reason, detail)
+    yield from _close(group, damage)
+
+
+def _close(group: _Group | None, damage: Damage | None) -> Iterator[_Group]:
+    if group is not None:
+        group.is_suspect |= damage is not None
+        yield group
+    if damage is not None:
+        yield _Group(f"offset-{damage.offset}", reason=damage.reason, detail=damage.detail)
+
+
+def _add_member(group: _Group, entry: Entry, ext: str) -> None:
+    if any(member.ext == ext for member in group.members):
+        group.accuse(Reason.DUPLICATE_MEMBER, f"two members {ext!r}")
+    if entry.reason is not None:
+        group.accuse(entry.reason, f"{entry.name}: {entry.detail}")
+    group.members.append(Member(ext, entry.offset, entry.size))
+
+
+def _clear_suspects(groups: Iterable[_Group]) -> Iterator[_Group]:
+    """Accuse a suspect that has not the members that its undamaged neighbours have.
+
+    Groups wait, in order, until a first undamaged one shows what a record of this shard looks like.
+    """
+    expected: frozenset[str] | None = None
+    waiting: list[_Group] = []
+    for group in groups:
+        waiting.append(group)
+        if expected is None and group.reason is None and not group.is_suspect:
+            expected = group.shape
+        if expected is not None:
+            yield from _judge(waiting, expected)
+            waiting.clear()
+    yield from _judge(waiting, _commonest_shape(waiting))
+
+
+def _judge(groups: list[_Group], expected: frozenset[str]) -> list[_Group]:
+    for group in groups:
+        if group.is_suspect and group.shape != expected:
+            group.accuse(Reason.CORRUPT_HEADER, "next to damage, and without a member that other records have")
+    return groups
+
+
+def _commonest_shape(groups: list[_Group]) -> frozenset[str]:
+    """Return the largest shape that suspects agree on; one alone proves nothing."""
+    shapes = Counter(group.shape for group in groups if group.reason is None)
+    agreed = [shape for shape, count in shapes.items() if count > 1]
+    return max(agreed, key=len, default=frozenset())
+
+
+def _split_name(name: str) -> tuple[str, str, Reason | None, str]:
+    """Split a member's name into key and extension, with what is wrong with it.
+
+    >>> _split_name("./a/000.cls.TXT")
+    ('a/000', 'cls.txt', None, '')
+    """
+    path = name
+    while path.startswith("./"):
+        path = path[2:]
+    match = _NAME.fullmatch(path)
+    key, ext = (match[1], match[2].lower()) if match else (path, "")
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\\" in path or _DRIVE.match(path):
+        return key, ext, Reason.UNSAFE_PATH, f"{name!r} leads out of its folder"
+    if match is None:
+        return key, ext, Reason.BAD_NAME, f"{name!r} is not KEY.EXTENSION"
+    if not is_storable(path):
+        return key, ext, Reason.UNSTORABLE_TEXT, f"name {name!r} holds NUL or is not UTF-8"
+    return key, ext, None, ""
+
+
+def _check_key(group: _Group, seen: set[str]) -> None:
+    if group.key in seen:
+        group.accuse(Reason.DUPLICATE_KEY, "an earlier record of this shard has the same key")
+    size_bytes = len(group.key.encode("utf-8", "surrogateescape"))
+    if size_bytes > MAX_KEY_BYTES:
+        group.accuse(Reason.KEY_TOO_LONG, f"{size_bytes} bytes; the limit is {MAX_KEY_BYTES}")
