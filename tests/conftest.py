@@ -1,0 +1,130 @@
+"""What every test starts from: an environment of its own and, on request, an empty migrated database of its own.
+
+One Postgres server a test run, shared by xdist's workers: the embedded one in a temporary home, or ALCHEMIST_DATABASE_URL.
+Each `database_url` is a copy of a template that was migrated once.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Connection, Engine, make_url
+
+from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
+from alchemist_core.settings import load_settings
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.migrate import migrate
+
+GIVEN_SERVER, SERVER_HOME = "ALCHEMIST_TEST_SERVER_URL", "ALCHEMIST_TEST_SERVER_HOME"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-alembic's own collector fails under pytest 9: test_schema.py imports its checks instead.
+    config.option.pytest_alembic_tests_path = "not-collected"
+    if hasattr(config, "workerinput"):
+        return  # A worker of xdist inherits the controller's environment.
+    home = Path(tempfile.mkdtemp(prefix="alchemist-tests-"))
+    home.chmod(0o755)  # So that the account which runs the server for root can walk to it.
+    os.environ[SERVER_HOME] = str(home)
+    if given := os.environ.get("ALCHEMIST_DATABASE_URL"):
+        os.environ[GIVEN_SERVER] = given
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or SERVER_HOME not in os.environ:
+        return
+    home = Path(os.environ.pop(SERVER_HOME))
+    if is_running(home):
+        stop_postgres(home)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in [
+        name for name in os.environ if name.startswith("ALCHEMIST_") and not name.startswith("ALCHEMIST_TEST_")
+    ]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path / "alchemist-home"))
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def server_url() -> str:
+    """The URL of a database on the server of this test run, whose user may create databases."""
+    if given := os.environ.get(GIVEN_SERVER):
+        return given
+    server = start_postgres(Path(os.environ[SERVER_HOME]))
+    # A test database need not outlive a power cut.
+    server.run_sql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
+    return server.url()
+
+
+@pytest.fixture(scope="session")
+def make_database(server_url: str) -> Iterator[Callable[..., str]]:
+    """Make databases that live until the end of the run: make_database() is migrated, make_database(template=None) is empty."""
+    engine = make_engine(server_url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        template = _create(connection, None)
+        migrate(_address(server_url, template))
+        names = [template]
+
+        def make(*, template: str | None = template) -> str:
+            names.append(_create(connection, template))
+            return _address(server_url, names[-1])
+
+        yield make
+        for name in reversed(names):
+            drop_database(connection, name)
+    engine.dispose()
+
+
+@pytest.fixture
+def database_url(make_database: Callable[..., str], server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh migrated database, which settings of this test and commands that it starts use; dropped afterwards."""
+    url = make_database()
+    monkeypatch.setenv("ALCHEMIST_DATABASE_URL", url)
+    load_settings.cache_clear()
+    yield url
+    engine = make_engine(server_url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        drop_database(connection, str(make_url(url).database))
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on this test's database."""
+    made = make_engine(database_url)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    """A connection to this test's database, rolled back afterwards."""
+    with engine.connect() as made:
+        yield made
+        made.rollback()
+
+
+def drop_database(connection: Connection, name: str) -> None:
+    connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def _create(connection: Connection, template: str | None) -> str:
+    name = f"alchemist_test_{uuid4().hex[:12]}"
+    source = f'TEMPLATE "{template}"' if template else "TEMPLATE template0"
+    connection.exec_driver_sql(f'CREATE DATABASE "{name}" {source}')
+    return name
+
+
+def _address(server_url: str, database: str) -> str:
+    url = make_url(server_url).set(drivername="postgresql", database=database)
+    return url.render_as_string(hide_password=False)

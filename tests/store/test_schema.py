@@ -1,0 +1,133 @@
+"""The migrations make exactly the tables that the code declares, and the constraints refuse wrong states."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from alembic.config import Config
+from pytest_alembic.tests import (  # noqa: F401  the four checks are collected from here
+    test_model_definitions_match_ddl,
+    test_single_head_revision,
+    test_up_down_consistency,
+    test_upgrade,
+)
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from alchemist_core.errors import StoreError
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.migrate import MIGRATIONS, code_hash, current_revision, head_revision, migrate
+from alchemist_core.store.tables import Table
+
+pytestmark = pytest.mark.db
+
+CONSTRAINTS = """
+SELECT conrelid::regclass::text AS owner, conname AS name, pg_get_constraintdef(oid) AS definition
+FROM pg_constraint WHERE connamespace = 'alchemist'::regnamespace
+UNION ALL
+SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'alchemist'
+UNION ALL
+SELECT columns.table_name, columns.column_name, concat_ws(' ', data_type, udt_name, is_nullable, column_default, identity_generation,
+    generation_expression)
+FROM information_schema.columns INNER JOIN information_schema.tables USING (table_schema, table_name)
+WHERE table_schema = 'alchemist' AND table_type = 'BASE TABLE'
+"""
+
+
+@pytest.fixture
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+@pytest.fixture
+def alembic_engine(make_database: Callable[..., str]) -> Iterator[Engine]:
+    engine = make_engine(make_database(template=None))
+    yield engine
+    engine.dispose()
+
+
+def definitions(engine: Engine) -> set[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return {
+            tuple(row) for row in connection.execute(text(CONSTRAINTS)) if row.owner.split(".")[-1] != "alembic_version"
+        }
+
+
+def test_migrations_make_the_declared_tables_to_the_last_constraint(
+    engine: Engine, make_database: Callable[..., str]
+) -> None:
+    declared = make_engine(make_database(template=None))
+    with declared.begin() as connection:
+        connection.execute(text("CREATE SCHEMA alchemist"))
+        Table.metadata.create_all(connection)
+    assert definitions(engine) == definitions(declared)
+    declared.dispose()
+    assert len(Table.metadata.tables) == 25
+
+
+def test_migrating_again_changes_nothing_and_imports_no_alembic(database_url: str) -> None:
+    assert migrate(database_url) == head_revision() == current_revision(database_url)
+
+
+def test_an_empty_database_has_no_revision(make_database: Callable[..., str]) -> None:
+    assert current_revision(make_database(template=None)) is None
+
+
+def test_a_database_of_newer_code_is_refused(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match="9999.*update the code"):
+        migrate(database_url)
+
+
+def test_a_changed_view_is_applied_again(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DROP VIEW alchemist.lineage"))
+        connection.execute(text("COMMENT ON SCHEMA alchemist IS 'older'"))
+    migrate(database_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.lineage")).scalar_one() == 0
+        comment = connection.execute(text("SELECT obj_description('alchemist'::regnamespace)")).scalar_one()
+    assert comment == code_hash()
+
+
+def test_a_server_that_is_not_there_is_named_with_a_remedy() -> None:
+    with pytest.raises(StoreError, match="alchemist db start"):
+        migrate("postgresql://nobody@127.0.0.1:1/none")
+
+
+def test_every_migration_stays_on_one_screen() -> None:
+    for path in sorted((MIGRATIONS / "versions").glob("*.py")):
+        assert len(path.read_text().splitlines()) <= 100, path
+
+
+@pytest.mark.parametrize("statement", [
+    "UPDATE alchemist.audit_events SET actor = 'nobody'",
+    "DELETE FROM alchemist.audit_events",
+    "TRUNCATE alchemist.audit_events",
+])  # fmt: skip
+def test_audit_events_are_append_only(connection: Connection, statement: str) -> None:
+    connection.execute(
+        text("INSERT INTO alchemist.audit_events (actor, action, subject) VALUES ('ann', 'promote', 'rater 1')")
+    )
+    with pytest.raises(DBAPIError, match="append-only"):
+        connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity"])
+def test_a_score_that_is_not_finite_is_refused(connection: Connection, score: str) -> None:
+    connection.execute(text("SELECT alchemist.add_partition('scores', 1)"))
+    with pytest.raises(IntegrityError, match="ck_scores_finite"):
+        connection.execute(text(f"INSERT INTO alchemist.scores (rater_id, score, sample_id) VALUES (1, '{score}', 1)"))
+
+
+def test_a_second_production_rater_is_refused(connection: Connection) -> None:
+    insert = text("""
+        INSERT INTO alchemist.raters (name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, state)
+        VALUES (:name, 'loss', '{}', :name, 'rater', sha256('x'), 'production')
+    """)
+    connection.execute(insert, {"name": "first"})
+    with pytest.raises(IntegrityError, match="one_production"):
+        connection.execute(insert, {"name": "second"})
