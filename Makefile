@@ -1,0 +1,53 @@
+# Every command of the project; `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-select clean
+
+help: ## Show this list
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Install everything into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "The venv module is missing: apt-get install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV); this takes two to five minutes once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt -e '.[train,airflow,dev]'
+	@touch $@
+
+demo: $(STAMP) ## The whole platform on this machine, ending in a table: subset against random
+	@$(BIN)/alchemist demo
+
+down: ## Stop what demo or `alchemist up` started
+	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist down
+
+test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
+	@$(BIN)/pytest -n 2 --dist loadgroup -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core,beartype.beartype
+
+test-e2e: $(STAMP) ## Airflow's scheduler and the browser (20 minutes)
+	@$(BIN)/pytest -q -m stack --timeout 1200
+
+test-faults: $(STAMP) ## Kills of real processes
+	@$(BIN)/pytest -q -m faults --timeout 1200
+
+lint: $(STAMP) ## Format check, lint, types, SQL
+	@$(BIN)/ruff format --check -q
+	@$(BIN)/ruff check -q
+	@$(BIN)/mypy
+	@$(BIN)/sqlfluff lint -q sql/queries sql/views sql/functions
+
+fmt: $(STAMP) ## Format
+	@$(BIN)/ruff format -q
+	@$(BIN)/ruff check -q --fix
+
+generate: $(STAMP) ## Regenerate what is derived: the DAGs' forms
+	@$(BIN)/python -m alchemist_core.forms > dags/forms.py
+
+clean: down ## Stop the stack and delete its data
+	rm -rf .alchemist

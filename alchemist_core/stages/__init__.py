@@ -1,0 +1,1 @@
+"""One file per stage: `run(config) -> Report`, one screen of prose each."""

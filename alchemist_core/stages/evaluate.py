@@ -1,0 +1,124 @@
+"""Measure trained models under a pinned contract: here the held-out loss on an evaluation dataset, lower is better."""
+
+from typing import Any
+
+from pydantic import Field
+from sqlalchemy import Engine, Row
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report
+from alchemist_core.data.artifacts import require_artifact
+from alchemist_core.data.manifests import members_sha256
+from alchemist_core.errors import ConfigError
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.store import models
+from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
+from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
+
+METRIC = "heldout_loss"
+
+
+class EvaluateConfig(Config):
+    """What to measure, and on what."""
+
+    subset: str = Field(..., description="Name of the subset whose arms are measured")
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
+
+
+class EvaluateReport(Report):
+    """Mean held-out loss of each arm over its seeds, in nats a token."""
+
+    subset: str
+    contract: int
+    n_measured: int
+    n_reused: int
+    heldout_loss: dict[str, float]
+
+
+def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateReport:
+    """Measure every trained arm of a subset that has no value under the contract yet."""
+    return execute("evaluate", config, lambda stage_run: evaluate(config, stage_run), EvaluateReport, slot=slot)
+
+
+def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
+    """Measure what is missing, model by model."""
+    engine = stage_run.engine
+    subset = find_subset(engine, config.subset, version=config.version)
+    rater = rater_of_subset(engine, subset)
+    trained = models.models_to_compare(engine, subset.subset_id, rater.name)
+    if not trained:
+        raise ConfigError(
+            f"No model was trained on {subset.title} yet. Run alchemist train-downstream --subset {subset.name} first."
+        )
+    rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
+    contract_id = models.store_contract(engine, heldout_contract(rater, rows))
+    measured = models.evaluated_models(engine, contract_id, METRIC)
+    missing = [model for model in trained if model.model_id not in measured]
+    if missing:
+        _measure(stage_run, missing, rows, contract_id, side=rater.config["training"]["resolution"])
+    return _report(engine, subset, trained, contract_id, n_measured=len(missing))
+
+
+def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:
+    """Return the named evaluation dataset, or the only one.
+
+    Raises:
+        ConfigError: If there is none, or several and none is named.
+    """
+    if name is not None:
+        return find_dataset(engine, name)
+    found = list_datasets(engine, role="evaluation")
+    if len(found) != 1:
+        names = ", ".join(row.name for row in found) or "none"
+        raise ConfigError(
+            f"Name the evaluation dataset with --evaluation (registered: {names}; register one by alchemist ingest --role evaluation)."
+        )
+    return found[0]
+
+
+def heldout_contract(rater: Row[Any], rows: Any) -> dict[str, Any]:
+    """Return all that two held-out losses must share to be compared: the pairs, and the tokenizer of the rater."""
+    return {
+        "metric": METRIC,
+        "unit": "nats a token",
+        "pairs": members_sha256([bytes(row.pair_hash) for row in rows]),
+        "tokenizer_of": bytes(rater.checkpoint_sha256).hex(),
+    }
+
+
+def _measure(stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, side: int) -> None:
+    from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415
+
+    images, captions, _ = read_images(rows, side, stage_run.report)
+    for done, model in enumerate(missing, 1):
+        loss_N = heldout_losses(
+            require_artifact(model.checkpoint_uri, model.checkpoint_sha256), Pairs(images, captions)
+        )
+        models.store_evaluation(
+            stage_run.engine, model_id=model.model_id, contract_id=contract_id, metric=METRIC,
+            value=float(loss_N.mean()), n=len(loss_N), run_id=stage_run.run_id,
+        )  # fmt: skip
+        stage_run.report(done, len(missing), f"{model.arm} seed {model.seed}: {loss_N.mean():.4f}")
+
+
+def _report(
+    engine: Engine, subset: SubsetRow, trained: list[models.ModelRow], contract_id: int, *, n_measured: int
+) -> EvaluateReport:
+    values: dict[str, list[float]] = {}
+    for row in models.read_evaluations(engine, [model.model_id for model in trained], contract_id):
+        values.setdefault(row.arm, []).append(row.value)
+    means = {arm: round(sum(found) / len(found), 4) for arm, found in values.items()}
+    return EvaluateReport(
+        subset=subset.title,
+        contract=contract_id,
+        n_measured=n_measured,
+        n_reused=len(trained) - n_measured,
+        heldout_loss=means,
+    )
+
+
+COMMANDS = {"": Command(EvaluateConfig, run)}

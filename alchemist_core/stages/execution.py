@@ -1,0 +1,145 @@
+"""How a stage is executed: claim its run key, beat while it works, follow a live run instead of starting a second one."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from alchemist_core.code_version import code_version
+from alchemist_core.config import Config, Report
+from alchemist_core.errors import AlchemistError, LeaseLostError
+from alchemist_core.settings import load_settings
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.leases import is_live, renew_leases
+from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
+from alchemist_core.telemetry import ProgressLine, say
+
+FOLLOW_INTERVAL_S = 1.0
+ENDED = ("succeeded", "failed")
+
+R = TypeVar("R", bound=Report)
+
+
+class StageRun:
+    """A run in progress: its store, its id, and how to tell how far it is."""
+
+    def __init__(self, engine: Engine, claim: RunClaim, line: ProgressLine) -> None:
+        self.engine = engine
+        self.run_id = claim.run_id
+        self.claim = claim
+        self.progress: dict[str, Any] = {}
+        self._line = line
+
+    def report(self, done: int, total: int, note: str = "") -> None:
+        """Show progress here, and by the next heartbeat to followers."""
+        self.progress = {"done": done, "total": total, "note": note}
+        self._line.show(done, total, note)
+
+
+class Heartbeat(threading.Thread):
+    """Renews the run's leases. A run that has lost its lease stops itself: somebody else may be writing."""
+
+    def __init__(self, run: StageRun, ttl_s: float) -> None:
+        super().__init__(daemon=True, name="heartbeat")
+        self._run, self._ttl_s = run, ttl_s
+        self._stopped = threading.Event()
+        self._renewed_at = time.monotonic()
+
+    def run(self) -> None:
+        """Beat three times a lease's length, until stopped."""
+        while not self._stopped.wait(self._ttl_s / 3):
+            try:
+                with self._run.engine.begin() as connection:
+                    tokens = renew_leases(connection, self._run.run_id, ttl_s=self._ttl_s)
+                    beat(connection, self._run.run_id, self._run.progress)
+            except DBAPIError:
+                tokens = None
+            self._judge(tokens)
+
+    def _judge(self, tokens: set[int] | None) -> None:
+        lease = self._run.claim.lease
+        if tokens is not None and lease.fencing_token in tokens:
+            self._renewed_at = time.monotonic()
+        elif (tokens is not None or time.monotonic() - self._renewed_at > self._ttl_s) and not self._stopped.is_set():
+            say(f"Lost the lease on {lease.resource}: this process stops; the lease's new holder goes on.")
+            sys.stderr.flush()
+            # Not an exception: the working thread may sit in a long kernel, and must not write any more.
+            os._exit(LeaseLostError.exit_code)
+
+    def stop(self) -> None:
+        """End the beat and wait for it."""
+        self._stopped.set()
+        self.join()
+
+
+def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_type: type[R], *, slot: int = 0) -> R:
+    """Run a stage's work under its run key, or follow the live run of the same key to its end.
+
+    Raises:
+        AlchemistError: What the work raised, or what the followed run ended with.
+    """
+    engine = open_store()
+    key = RunKey(stage, config.as_json(), config.fingerprint(), slot)
+    ttl_s = load_settings().lease_ttl_s
+    while (claim := claim_run(engine, key, ttl_s=ttl_s, code_version=code_version())) is None:
+        if (ended := _follow(engine, key)) is not None:
+            return _outcome(ended, report_type)
+    with ProgressLine(stage) as line:
+        return _work(StageRun(engine, claim, line), work, ttl_s)
+
+
+def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
+    heartbeat = Heartbeat(run, ttl_s)
+    heartbeat.start()
+    began = time.monotonic()
+    try:
+        report = work(run)
+    except BaseException as error:
+        heartbeat.stop()
+        code = error.exit_code if isinstance(error, AlchemistError) else 1
+        fields = {"error": f"{type(error).__name__}: {error}", "exit_code": code, "progress": run.progress}
+        _finish_quietly(run, fields, work_seconds=time.monotonic() - began)
+        raise
+    heartbeat.stop()
+    fields = {"report": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
+    finish_run(run.engine, run.claim, state="succeeded", work_seconds=time.monotonic() - began, **fields)
+    return report
+
+
+def _finish_quietly(run: StageRun, fields: dict[str, Any], *, work_seconds: float) -> None:
+    # The error that ended the work matters more than one from noting it, for example when the server is down.
+    with suppress(DBAPIError):
+        finish_run(run.engine, run.claim, state="failed", work_seconds=work_seconds, **fields)
+
+
+def _follow(engine: Engine, key: RunKey) -> RunState | None:
+    """Print the live run's progress until it ends (its state) or its lease expires (None: take over)."""
+    run = live_run(engine, key)
+    if run is None:
+        return None
+    say(f"{key.stage} already runs as run {run.run_id} (host {run.host}, pid {run.pid}): following it.")
+    with ProgressLine(f"{key.stage} (followed)") as line:
+        while run.state == "running":
+            if run.progress.get("total"):
+                line.show(run.progress["done"], run.progress["total"], run.progress.get("note", ""))
+            time.sleep(FOLLOW_INTERVAL_S)
+            with engine.connect() as connection:
+                if not is_live(connection, key.resource):
+                    run = read_run(connection, run.run_id)
+                    return run if run.state in ENDED else None
+                run = read_run(connection, run.run_id)
+    return run if run.state in ENDED else None
+
+
+def _outcome(ended: RunState, report_type: type[R]) -> R:
+    if ended.state == "failed" or ended.report is None:
+        error = AlchemistError(f"The followed run {ended.run_id} failed: {ended.error}")
+        error.exit_code = ended.exit_code or 1
+        raise error
+    return report_type.model_validate(ended.report)

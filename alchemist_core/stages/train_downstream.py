@@ -1,0 +1,128 @@
+"""Train a text-to-image model on a subset and on its controls: same model, same initialisation, same epochs."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from sqlalchemy import Row
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Integers, Report, Words, fingerprint
+from alchemist_core.data.artifacts import artifact_path, folder_sha256, require_artifact
+from alchemist_core.data.manifests import members_sha256
+from alchemist_core.errors import DataError
+from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.stages.arms import Arms
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.store import models
+from alchemist_core.store.pairs import read_pair_locations
+from alchemist_core.store.snapshots import reload_eligible
+from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
+
+
+class TrainDownstreamConfig(Config):
+    """Which arms to train."""
+
+    subset: str = Field(..., description="Name of the subset")
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    arms: Words = Field(("subset", "random"), description="Arms, comma between them: subset, random, planted, full")
+    seeds: Integers = Field(
+        (0,), description="Seeds, comma between them; the arms of one seed share their initialisation"
+    )
+    truth: Path | None = Field(
+        None, description="Parquet file of a drawn corpus that says what each pair is worth (arm planted)"
+    )
+    model: DownstreamConfig = Field(default_factory=DownstreamConfig, description="The model and its training")
+
+
+class TrainDownstreamReport(Report):
+    """What was trained."""
+
+    subset: str
+    n_trained: int
+    n_reused: int
+    arms: list[str]
+    seeds: list[int]
+
+
+def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamReport:
+    """Train every arm with every seed that does not exist yet."""
+    work = Comparison(config).train
+    return execute("train_downstream", config, work, TrainDownstreamReport, slot=slot)
+
+
+class Comparison:
+    """The arms of one subset, trained one after another; each is stored when it is finished."""
+
+    def __init__(self, config: TrainDownstreamConfig) -> None:
+        self.config = config
+        self._images: dict[bytes, tuple[Any, str]] = {}
+
+    def train(self, stage_run: StageRun) -> TrainDownstreamReport:
+        """Train what is missing."""
+        config, n_trained = self.config, 0
+        subset = find_subset(stage_run.engine, config.subset, version=config.version)
+        rater = rater_of_subset(stage_run.engine, subset)
+        arms = Arms(subset, reload_eligible(stage_run.engine, subset.snapshot_id), config.truth)
+        for seed in config.seeds:
+            for arm in config.arms:
+                n_trained += self._train_arm(
+                    stage_run, subset, rater, arm=arm, seed=seed, members=arms.members(arm, seed)
+                )
+        n_reused = len(config.seeds) * len(config.arms) - n_trained
+        return TrainDownstreamReport(
+            subset=subset.title,
+            n_trained=n_trained,
+            n_reused=n_reused,
+            arms=list(config.arms),
+            seeds=list(config.seeds),
+        )
+
+    def _train_arm(
+        self, stage_run: StageRun, subset: SubsetRow, rater: Row[Any], *, arm: str, seed: int, members: list[bytes]
+    ) -> int:
+        model_config = self.config.model.model_copy(update={"seed": seed})
+        what = {
+            "model": model_config.model_dump(mode="json"), "arm": arm, "rater": rater.name,
+            "members": members_sha256(members), "subset": None if arm == "full" else subset.spec_hash,
+        }  # fmt: skip
+        identity = fingerprint(what)
+        if models.find_model(stage_run.engine, identity) is not None:
+            return 0
+        from alchemist_core.loops.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
+
+        folder = artifact_path(f"models/{identity}")
+        title = f"{arm} of {subset.name}, seed {seed}"
+        tokenizer_from = require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256)
+        pairs = self._pairs(stage_run, rater, members)
+        result = train_downstream(
+            model_config, pairs, tokenizer_from=tokenizer_from, out=folder,
+            report=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
+        )  # fmt: skip
+        models.store_model(
+            stage_run.engine, identity_hash=identity, arm=arm, subset_id=None if arm == "full" else subset.subset_id,
+            retention=1.0 if arm == "full" else subset.retention, seed=seed, config=what, n_samples=len(members),
+            n_steps=int(result["n_steps"]), members_sha256=what["members"], checkpoint_uri=f"models/{identity}",
+            checkpoint_sha256=folder_sha256(folder), run_id=stage_run.run_id,
+        )  # fmt: skip
+        return 1
+
+    def _pairs(self, stage_run: StageRun, rater: Row[Any], members: list[bytes]) -> Any:
+        import numpy as np  # noqa: PLC0415  only when there is work
+
+        from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  torch only when there is work
+
+        missing = sorted(set(members) - self._images.keys())
+        rows = read_pair_locations(stage_run.engine, missing)
+        images, captions, hashes = read_images(rows, rater.config["training"]["resolution"], stage_run.report)
+        self._images.update((h, (image, caption)) for h, image, caption in zip(hashes, images, captions, strict=True))
+        if gone := [pair_hash for pair_hash in members if pair_hash not in self._images]:
+            raise DataError(
+                f"{len(gone):,} of {len(members):,} members cannot be read, the first is pair {gone[0].hex()[:16]}."
+            )
+        chosen = [self._images[pair_hash] for pair_hash in members]
+        return Pairs(np.stack([image for image, _ in chosen]), [caption for _, caption in chosen])
+
+
+COMMANDS = {"": Command(TrainDownstreamConfig, run)}

@@ -1,0 +1,95 @@
+"""Train a rater by bilevel optimisation: which training pairs help a proxy model on the validation dataset that the user names?"""
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report, fingerprint
+from alchemist_core.data.artifacts import artifact_path, folder_sha256
+from alchemist_core.data.manifests import members_sha256
+from alchemist_core.errors import ConfigError
+from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.store import raters
+from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.registry import find_dataset
+
+TRAIN_ROLES = ("train",)
+VALIDATION_ROLES = ("validation", "evaluation")
+
+
+class TrainRaterConfig(Config):
+    """What the rater learns from."""
+
+    dataset: str = Field(..., description="Training dataset whose pairs are rated")
+    validation: str = Field(..., description="Validation dataset: what the model should become good at")
+    max_pairs: int | None = Field(
+        None, ge=64, description="At most this many pairs of each dataset, first by hash; none: all"
+    )
+    training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="How the rater is trained")
+
+
+class TrainRaterReport(Report):
+    """The rater that was trained, or that existed."""
+
+    rater: str
+    is_new: bool
+    rule: str
+    n_train: int
+    n_validation: int
+    metrics: dict[str, float]
+
+
+def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterReport:
+    """Train a rater version; the same config on the same pairs gives the rater that exists."""
+    return execute("train_rater", config, lambda stage_run: train_rater(config, stage_run), TrainRaterReport, slot=slot)
+
+
+def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterReport:
+    """Read both datasets, train, register the version."""
+    rows = {
+        name: _read_pairs(config, stage_run, name, roles)
+        for name, roles in (("dataset", TRAIN_ROLES), ("validation", VALIDATION_ROLES))
+    }
+    identity = fingerprint(
+        {"config": config.as_json()}
+        | {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
+    )
+    n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"])}
+    if (known := raters.find_trained(stage_run.engine, identity)) is not None:
+        return TrainRaterReport(
+            rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.certificate), **n_pairs
+        )
+    from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  torch is imported only when there is something to train
+    from alchemist_core.loops.rater_training import train_rater as train  # noqa: PLC0415
+
+    side = config.training.resolution
+    pairs = {name: Pairs(*read_images(found, side, stage_run.report)[:2]) for name, found in rows.items()}
+    name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
+    folder = artifact_path(f"raters/{name}")
+    metrics = train(config.training, pairs["dataset"], pairs["validation"], out=folder, report=stage_run.report)
+    raters.register_rater(
+        stage_run.engine, name=name, rule=config.training.rule, config=config.as_json(), identity_hash=identity,
+        checkpoint_uri=f"raters/{name}", checkpoint_sha256=folder_sha256(folder), certificate=metrics, run_id=stage_run.run_id,
+    )  # fmt: skip
+    return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
+
+
+def _read_pairs(config: TrainRaterConfig, stage_run: StageRun, field: str, roles: tuple[str, ...]):
+    dataset = find_dataset(stage_run.engine, getattr(config, field))
+    if dataset.role not in roles:
+        raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")
+    rows = read_training_pairs(stage_run.engine, dataset.dataset_id, max_pairs=config.max_pairs)
+    if len(rows) < config.training.batch_size:
+        raise ConfigError(
+            f"Dataset {dataset.name!r} has {len(rows)} pairs, a batch needs {config.training.batch_size}. "
+            "Ingest more shards, or lower --batch-size."
+        )
+    return rows
+
+
+def _figures(metrics: dict[str, object]) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in metrics.items() if isinstance(value, (int, float))}
+
+
+COMMANDS = {"": Command(TrainRaterConfig, run)}

@@ -1,0 +1,70 @@
+"""COPY rows into a table over psycopg2: the fastest way in, for any iterable of tuples."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+CHUNK_BYTES = 1 << 20
+ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """COPY rows into a table, inside the connection's transaction, without holding them all in memory."""
+    cursor = connection.connection.cursor()
+    names = ", ".join(f'"{column}"' for column in columns)
+    cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN", RowReader(rows))
+
+
+class RowReader:
+    """A file that COPY reads: each row becomes a line when it is asked for."""
+
+    def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
+        self._lines: Iterator[bytes] = (encode_row(row) for row in rows)
+        self._rest = b""
+
+    def read(self, size: int = CHUNK_BYTES) -> bytes:
+        """Return up to size bytes; empty at the end."""
+        parts, length = [self._rest], len(self._rest)
+        while length < size and (line := next(self._lines, None)) is not None:
+            parts.append(line)
+            length += len(line)
+        data = b"".join(parts)
+        self._rest = data[size:]
+        return data[:size]
+
+
+def encode_row(row: Sequence[Any]) -> bytes:
+    r"""Encode one row in COPY's text format.
+
+    >>> encode_row((1, None, "a\tb", b"\x01", [1, 2]))
+    b'1\t\\N\ta\\tb\t\\\\x01\t{1,2}\n'
+    """
+    return ("\t".join(map(encode_value, row)) + "\n").encode()
+
+
+def encode_value(value: Any) -> str:
+    """Encode one value in COPY's text format."""
+    match value:
+        case None:
+            return "\\N"
+        case bool():
+            return "t" if value else "f"
+        case float() | int():
+            return repr(value)
+        case bytes():
+            return "\\\\x" + value.hex()
+        case dict():
+            return json.dumps(value, ensure_ascii=False).translate(ESCAPES)
+        case list() | tuple():
+            return ("{" + ",".join(_array_item(item) for item in value) + "}").translate(ESCAPES)
+        case _:
+            return str(value).translate(ESCAPES)
+
+
+def _array_item(item: Any) -> str:
+    if isinstance(item, (int, float)):
+        return repr(item)
+    quoted = str(item).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"'

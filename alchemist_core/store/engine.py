@@ -1,0 +1,42 @@
+"""How to reach the store: the given server, or the embedded one, started on first use."""
+
+import os
+from functools import cache
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+
+from alchemist_core.settings import Settings, load_settings
+
+
+def database_url(settings: Settings | None = None) -> str:
+    """Return the libpq URL of the store; without `ALCHEMIST_DATABASE_URL` the embedded server is started."""
+    settings = settings or load_settings()
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
+
+    return start_postgres(settings.home).url()
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine over psycopg2 for a libpq or SQLAlchemy URL."""
+    address = make_url(url).set(drivername="postgresql+psycopg2")
+    return create_engine(
+        address,
+        pool_pre_ping=True,
+        connect_args={"application_name": f"alchemist-{os.getpid()}", "options": "-c timezone=UTC"},
+    )
+
+
+def open_store() -> Engine:
+    """Return this process's engine on the migrated store."""
+    return _open(database_url())
+
+
+@cache
+def _open(url: str) -> Engine:
+    from alchemist_core.store.migrate import migrate  # noqa: PLC0415  alembic is imported only where the store is opened
+
+    migrate(url)
+    return make_engine(url)

@@ -1,0 +1,77 @@
+"""Leases with fencing tokens: who may write what now, by the database's clock.
+
+A lease is renewed by its run's heartbeat. An expired one can be claimed by anybody; the claim draws a larger token, and a
+commit that still holds the old token is refused.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from alchemist_core.errors import LeaseLostError
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseClaim:
+    """A resource that this process holds until its lease expires."""
+
+    resource: str
+    fencing_token: int
+
+
+def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: float) -> LeaseClaim | None:
+    """Claim a resource unless a live lease holds it."""
+    statement = text("""
+        INSERT INTO alchemist.leases (resource, fencing_token, run_id, expires_at)
+        VALUES (:resource, nextval('alchemist.fencing_tokens'), :run_id, clock_timestamp() + make_interval(secs => :ttl_s))
+        ON CONFLICT (resource) DO UPDATE SET
+            fencing_token = excluded.fencing_token,
+            run_id = excluded.run_id,
+            acquired_at = clock_timestamp(),
+            expires_at = excluded.expires_at
+        WHERE leases.expires_at <= clock_timestamp()
+        RETURNING fencing_token
+    """)
+    token = connection.execute(statement, {"resource": resource, "run_id": run_id, "ttl_s": ttl_s}).scalar()
+    return None if token is None else LeaseClaim(resource, token)
+
+
+def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[int]:
+    """Extend every live lease of a run and return their tokens; an expired one is lost even if nobody took it."""
+    statement = text("""
+        UPDATE alchemist.leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+        WHERE run_id = :run_id AND expires_at > clock_timestamp()
+        RETURNING fencing_token
+    """)
+    return set(connection.execute(statement, {"run_id": run_id, "ttl_s": ttl_s}).scalars())
+
+
+def require_lease(connection: Connection, claim: LeaseClaim) -> None:
+    """Lock the lease row for this transaction: what follows commits only under a live lease.
+
+    Raises:
+        LeaseLostError: If the lease expired or another process holds it.
+    """
+    statement = text("""
+        SELECT fencing_token FROM alchemist.leases
+        WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
+        FOR UPDATE
+    """)
+    held = connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token}).scalar()
+    if held is None:
+        raise LeaseLostError(
+            f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over; nothing of it was stored. "
+            "Run the command again: it goes on with what is left."
+        )
+
+
+def release_lease(connection: Connection, claim: LeaseClaim) -> None:
+    """Give a resource back; a no-op when the lease was lost."""
+    statement = text("DELETE FROM alchemist.leases WHERE resource = :resource AND fencing_token = :token")
+    connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token})
+
+
+def is_live(connection: Connection, resource: str) -> bool:
+    """Say whether anybody holds the resource now."""
+    statement = text("SELECT true FROM alchemist.leases WHERE resource = :resource AND expires_at > clock_timestamp()")
+    return bool(connection.execute(statement, {"resource": resource}).scalar())

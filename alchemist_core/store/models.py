@@ -1,0 +1,94 @@
+"""Trained models, evaluation contracts and metric values: each stored once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, Row, insert, or_, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from alchemist_core.config import fingerprint
+from alchemist_core.store.tables import Evaluation, EvaluationContract, Model
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A trained model."""
+
+    model_id: int
+    identity_hash: str
+    arm: str
+    subset_id: int | None
+    retention: float
+    seed: int
+    n_samples: int
+    n_steps: int
+    checkpoint_uri: str
+    checkpoint_sha256: bytes
+
+
+COLUMNS = tuple(getattr(Model, name) for name in ModelRow.__slots__)
+
+
+def find_model(engine: Engine, identity_hash: str) -> ModelRow | None:
+    """Return the model of this config, data and seed, if it was trained before."""
+    with engine.connect() as connection:
+        row = connection.execute(select(*COLUMNS).where(Model.identity_hash == identity_hash)).one_or_none()
+    return None if row is None else ModelRow(*row)
+
+
+def store_model(engine: Engine, **fields: Any) -> None:
+    """Store a trained model."""
+    with engine.begin() as connection:
+        connection.execute(insert(Model).values(**fields))
+
+
+def models_to_compare(engine: Engine, subset_id: int, rater_name: str) -> list[ModelRow]:
+    """Return the models of a subset's arms, and those of the full eligible set under the same rater."""
+    is_full = (Model.arm == "full") & (Model.config["rater"].astext == rater_name)
+    statement = select(*COLUMNS).where(or_(Model.subset_id == subset_id, is_full)).order_by(Model.model_id)
+    with engine.connect() as connection:
+        return [ModelRow(*row) for row in connection.execute(statement)]
+
+
+def store_contract(engine: Engine, contract: dict[str, Any]) -> int:
+    """Return the contract's id, stored on first use."""
+    contract_hash = fingerprint(contract)
+    with engine.begin() as connection:
+        statement = upsert(EvaluationContract).values(contract_hash=contract_hash, contract=contract)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["contract_hash"]))
+        find = select(EvaluationContract.contract_id).where(EvaluationContract.contract_hash == contract_hash)
+        return connection.execute(find).scalar_one()
+
+
+def find_contract(engine: Engine, contract: dict[str, Any]) -> int | None:
+    """Return the contract's id, if anything was measured under it."""
+    statement = select(EvaluationContract.contract_id).where(EvaluationContract.contract_hash == fingerprint(contract))
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar()
+
+
+def evaluated_models(engine: Engine, contract_id: int, metric: str) -> set[int]:
+    """Return the models that have this metric under this contract."""
+    statement = select(Evaluation.model_id).where(Evaluation.contract_id == contract_id, Evaluation.metric == metric)
+    with engine.connect() as connection:
+        return set(connection.execute(statement).scalars())
+
+
+def store_evaluation(engine: Engine, **fields: Any) -> None:
+    """Store a metric value; a second one of the same model, contract and metric is refused by the table."""
+    with engine.begin() as connection:
+        connection.execute(insert(Evaluation).values(**fields))
+
+
+def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int) -> Sequence[Row[Any]]:
+    """Return arm, retention, seed, n_samples, n_steps, metric, value and n of models under a contract."""
+    columns = (Model.model_id, Model.arm, Model.retention, Model.seed, Model.n_samples, Model.n_steps)
+    statement = (
+        select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n)
+        .join(Evaluation, Evaluation.model_id == Model.model_id)
+        .where(Model.model_id.in_(model_ids), Evaluation.contract_id == contract_id)
+        .order_by(Model.arm, Model.seed)
+    )
+    with engine.connect() as connection:
+        return connection.execute(statement).all()

@@ -1,0 +1,88 @@
+"""Rater versions: registered once, found by name, promoted in one transaction."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, text, update
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.store.audit import record_event
+from alchemist_core.store.tables import Rater, utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class RaterRow:
+    """A registered rater version."""
+
+    rater_id: int
+    name: str
+    rule: str
+    state: str
+    checkpoint_uri: str
+    checkpoint_sha256: bytes
+    certificate: dict[str, Any]
+    config: dict[str, Any]
+
+
+COLUMNS = tuple(getattr(Rater, name) for name in RaterRow.__slots__)
+
+
+def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
+    """Return a rater by name, or by the words `production` or `newest`; None when there is none in production or at all.
+
+    Raises:
+        ConfigError: If a rater of that name does not exist; the text lists those that do.
+    """
+    statement = select(*COLUMNS)
+    if wanted == "production":
+        statement = statement.where(Rater.state == "production")
+    elif wanted == "newest":
+        statement = statement.order_by(Rater.rater_id.desc()).limit(1)
+    else:
+        statement = statement.where(Rater.name == wanted)
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+        if row is None and wanted not in ("production", "newest"):
+            names = ", ".join(connection.execute(select(Rater.name).order_by(Rater.rater_id)).scalars()) or "none"
+            raise ConfigError(f"There is no rater {wanted!r} (raters: {names}).")
+    return None if row is None else RaterRow(*row)
+
+
+def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
+    """Return the rater of this config and training data, if it was trained before."""
+    with engine.connect() as connection:
+        row = connection.execute(select(*COLUMNS).where(Rater.identity_hash == identity_hash)).one_or_none()
+    return None if row is None else RaterRow(*row)
+
+
+def register_rater(engine: Engine, **fields: Any) -> None:
+    """Store a rater version and make its partition of scores, in one transaction."""
+    with engine.begin() as connection:
+        rater_id = connection.execute(insert(Rater).values(**fields).returning(Rater.rater_id)).scalar_one()
+        connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
+
+
+def promote_rater(engine: Engine, rater: RaterRow, *, actor: str) -> None:
+    """Put a rater into production and retire the one before: every reader switches at the commit."""
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE alchemist.raters IN SHARE ROW EXCLUSIVE MODE"))
+        before = _production_name(connection)
+        if before == rater.name:
+            return
+        now = utc_now()
+        connection.execute(update(Rater).where(Rater.state == "production").values(state="retired", retired_at=now))
+        connection.execute(
+            update(Rater).where(Rater.rater_id == rater.rater_id).values(state="production", promoted_at=now)
+        )
+        record_event(
+            connection,
+            actor,
+            "promote",
+            f"rater {rater.name}",
+            before={"production": before},
+            after={"production": rater.name},
+        )
+
+
+def _production_name(connection: Connection) -> str | None:
+    return connection.execute(select(Rater.name).where(Rater.state == "production")).scalar()

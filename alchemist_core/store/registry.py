@@ -1,0 +1,210 @@
+"""Datasets and shards: what is registered, and the one transaction that registers a shard with all that lies in it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.store.copy_in import copy_rows
+from alchemist_core.store.tables import Dataset, Shard, utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """A registered dataset."""
+
+    dataset_id: int
+    name: str
+    root_uri: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewShard:
+    """A tar that was read: where it lies (relative to the dataset's root) and what it is."""
+
+    dataset_id: int
+    uri: str
+    sha256: bytes
+    size_bytes: int
+    crawl_date: date
+    run_id: int
+
+
+class Member(Protocol):
+    """One file of a record: its extension and byte range."""
+
+    ext: str
+    offset: int
+    size: int
+
+
+def register_dataset(engine: Engine, name: str, *, root_uri: str | None, role: str) -> DatasetRow:
+    """Return the dataset, registered on first use; a given root moves it, a different role is refused."""
+    known = {row.name: row for row in list_datasets(engine)}
+    if name in known:
+        row = known[name]
+        if row.role != role:
+            raise ConfigError(
+                f"Dataset {name!r} is registered with role {row.role!r}, not {role!r}. Choose another name."
+            )
+        if root_uri is not None and root_uri != row.root_uri:
+            with engine.begin() as connection:
+                connection.execute(
+                    update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(root_uri=root_uri)
+                )
+        return DatasetRow(row.dataset_id, name, root_uri or row.root_uri, role)
+    if root_uri is None:
+        raise ConfigError(f"Dataset {name!r} is not registered yet. Name its folder or s3:// address once with --root.")
+    with engine.begin() as connection:
+        statement = insert(Dataset).values(name=name, root_uri=root_uri, role=role).returning(Dataset.dataset_id)
+        return DatasetRow(connection.execute(statement).scalar_one(), name, root_uri, role)
+
+
+def list_datasets(engine: Engine, *, role: str | None = None) -> list[DatasetRow]:
+    """Return the registered datasets by name, of one role or all."""
+    statement = select(Dataset.dataset_id, Dataset.name, Dataset.root_uri, Dataset.role).order_by(Dataset.name)
+    if role is not None:
+        statement = statement.where(Dataset.role == role)
+    with engine.connect() as connection:
+        return [DatasetRow(*row) for row in connection.execute(statement)]
+
+
+def find_dataset(engine: Engine, name: str) -> DatasetRow:
+    """Return one dataset.
+
+    Raises:
+        ConfigError: If it is not registered; the text lists those that are.
+    """
+    known = list_datasets(engine)
+    for row in known:
+        if row.name == name:
+            return row
+    names = ", ".join(row.name for row in known) or "none"
+    raise ConfigError(
+        f"Dataset {name!r} is not registered (registered: {names}). Run alchemist ingest --dataset {name} --root FOLDER."
+    )
+
+
+def known_shards(engine: Engine, dataset_id: int) -> dict[str, tuple[int, str]]:
+    """Return size and state of every registered shard by its address."""
+    statement = select(Shard.uri, Shard.size_bytes, Shard.state).where(Shard.dataset_id == dataset_id)
+    with engine.connect() as connection:
+        return {uri: (size, state) for uri, size, state in connection.execute(statement)}
+
+
+def reject_shard(engine: Engine, shard: NewShard, reason: str) -> None:
+    """Register a shard that cannot be read at all, with the reason."""
+    with engine.begin() as connection:
+        _forget_rejected(connection, shard)
+        _insert_shard(connection, shard, state="rejected", rejected_reason=reason)
+
+
+def register_shard(engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any]) -> tuple[int, int]:
+    """Store a verified shard, its pairs, their locations and its quarantined records in one transaction.
+
+    Args:
+        engine: The store.
+        shard: The tar that was read.
+        pairs: Good records, as `data.pairs` reads them.
+        faults: Bad records, each with its reason.
+
+    Returns:
+        The shard's id, and how many pairs nobody had seen before.
+    """
+    with engine.begin() as connection:
+        _forget_rejected(connection, shard)
+        shard_id = _insert_shard(
+            connection, shard, state="verified", n_samples=len(pairs) + len(faults), verified_at=utc_now()
+        )
+        n_new = _insert_pairs(connection, shard_id, pairs)
+        insert_faults(connection, shard_id, faults, stage="ingest", rater_id=None, run_id=shard.run_id)
+        return shard_id, n_new
+
+
+def _forget_rejected(connection: Connection, shard: NewShard) -> None:
+    # A rejected shard is an upload that failed: a later one under the same address takes its place.
+    same = (Shard.dataset_id == shard.dataset_id, Shard.uri == shard.uri, Shard.state == "rejected")
+    connection.execute(delete(Shard).where(*same))
+
+
+def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int:
+    values = {name: getattr(shard, name) for name in NewShard.__slots__}
+    return connection.execute(insert(Shard).values(values | fields).returning(Shard.shard_id)).scalar_one()
+
+
+PAIR_COLUMNS = (
+    "ordinal", "key", "image_hash", "caption_hash", "pair_hash", "caption", "width", "height", "format", "perceptual_hash",
+    "source_url", "licence", "metadata", "member_exts", "member_offsets", "member_sizes",
+)  # fmt: skip
+
+
+def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -> int:
+    connection.execute(
+        text("""
+        CREATE TEMPORARY TABLE incoming (
+            ordinal integer, key text, image_hash bytea, caption_hash bytea, pair_hash bytea, caption text, width integer,
+            height integer, format text, perceptual_hash bigint, source_url text, licence text, metadata jsonb,
+            member_exts text[], member_offsets bigint[], member_sizes bigint[]
+        ) ON COMMIT DROP
+    """)
+    )
+    copy_rows(connection, "incoming", PAIR_COLUMNS, (_pair_row(pair) for pair in pairs))
+    # In the order of pair_hash, so that two shards that share pairs cannot lock each other out.
+    n_new = connection.execute(
+        text("""
+        INSERT INTO alchemist.samples (
+            image_hash, caption_hash, pair_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
+        )
+        SELECT DISTINCT ON (pair_hash)
+            image_hash, caption_hash, pair_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
+        FROM incoming ORDER BY pair_hash, ordinal
+        ON CONFLICT (pair_hash) DO NOTHING
+    """)
+    ).rowcount
+    statement = text("""
+        INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes)
+        SELECT :shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes
+        FROM incoming INNER JOIN alchemist.samples USING (pair_hash)
+    """)
+    connection.execute(statement, {"shard_id": shard_id})
+    return n_new
+
+
+def _pair_row(pair: Any) -> tuple[Any, ...]:
+    members: tuple[Member, ...] = pair.record.members
+    return (
+        pair.record.ordinal, pair.record.key, pair.image_hash, pair.caption_hash, pair.pair_hash, pair.caption, pair.width,
+        pair.height, pair.format, pair.perceptual_hash, pair.source_url, pair.licence, pair.metadata,
+        [member.ext for member in members], [member.offset for member in members], [member.size for member in members],
+    )  # fmt: skip
+
+
+def insert_faults(
+    connection: Connection, shard_id: int, faults: Iterable[Any], *, stage: str, rater_id: int | None, run_id: int
+) -> None:
+    """Set bad records aside, each with its reason."""
+    columns = ("shard_id", "ordinal", "key", "reason", "detail", "is_transient", "stage", "rater_id", "run_id")
+    rows = ((shard_id, f.ordinal, f.key, f.reason, f.detail, f.is_transient, stage, rater_id, run_id) for f in faults)
+    copy_rows(connection, "alchemist.quarantined_samples", columns, rows)
+
+
+def read_shard(connection: Connection, shard_id: int) -> Row[Any]:
+    """Return one shard with its dataset's root: shard_id, uri, sha256, n_samples, root_uri."""
+    statement = (
+        select(
+            Shard.shard_id,
+            Shard.uri,
+            Shard.sha256,
+            Shard.n_samples,
+            Dataset.root_uri,
+            Dataset.dataset_id,
+            Shard.crawl_date,
+        )
+        .join(Dataset, Dataset.dataset_id == Shard.dataset_id)
+        .where(Shard.shard_id == shard_id)
+    )
+    return connection.execute(statement).one()

@@ -1,0 +1,106 @@
+"""The run ledger: every execution of a stage, its progress, its end. One live run a run key (stage, config hash, slot)."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, text, update
+
+from alchemist_core.store.leases import LeaseClaim, claim_lease, release_lease
+from alchemist_core.store.tables import Lease, Run
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """What is executed: the same key never runs twice at a time."""
+
+    stage: str
+    config: dict[str, Any]
+    config_hash: str
+    slot: int = 0
+
+    @property
+    def resource(self) -> str:
+        """Name the lease of this key."""
+        return f"run:{self.stage}:{self.config_hash}:{self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunClaim:
+    """A run that this process executes."""
+
+    run_id: int
+    lease: LeaseClaim
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a follower sees of another process's run."""
+
+    run_id: int
+    state: str
+    progress: dict[str, Any]
+    report: dict[str, Any] | None
+    error: str | None
+    exit_code: int | None
+    host: str
+    pid: int
+    heartbeat_at: datetime
+
+
+def claim_run(engine: Engine, key: RunKey, *, ttl_s: float, code_version: str) -> RunClaim | None:
+    """Start a run and claim its key in one transaction; None when a live run holds the key."""
+    values = {
+        "stage": key.stage, "slot": key.slot, "config": key.config, "config_hash": key.config_hash,
+        "code_version": code_version, "host": socket.gethostname(), "pid": os.getpid(),
+    }  # fmt: skip
+    with engine.connect() as connection, connection.begin() as transaction:
+        run_id = connection.execute(insert(Run).values(**values).returning(Run.run_id)).scalar_one()
+        lease = claim_lease(connection, key.resource, run_id=run_id, ttl_s=ttl_s)
+        if lease is None:
+            transaction.rollback()
+            return None
+        mark_lost_runs(connection, key)
+        return RunClaim(run_id, lease)
+
+
+def mark_lost_runs(connection: Connection, key: RunKey) -> None:
+    """Mark the runs of this key that ended without saying so: their lease has just been taken over."""
+    statement = text("""
+        UPDATE alchemist.runs SET state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung'
+        WHERE stage = :stage AND config_hash = :config_hash AND slot = :slot AND state = 'running'
+          AND run_id <> (SELECT run_id FROM alchemist.leases WHERE resource = :resource)
+    """)
+    values = {"stage": key.stage, "config_hash": key.config_hash, "slot": key.slot, "resource": key.resource}
+    connection.execute(statement, values)
+
+
+def live_run(engine: Engine, key: RunKey) -> RunState | None:
+    """Return the run that holds the key's lease now, if any."""
+    with engine.connect() as connection:
+        run_id = connection.execute(select(Lease.run_id).where(Lease.resource == key.resource)).scalar()
+        return None if run_id is None else read_run(connection, run_id)
+
+
+def read_run(connection: Connection, run_id: int) -> RunState:
+    """Return the state of one run."""
+    names = ("run_id", "state", "progress", "report", "error", "exit_code", "host", "pid", "heartbeat_at")
+    row = connection.execute(select(*(getattr(Run, name) for name in names)).where(Run.run_id == run_id)).one()
+    return RunState(*row)
+
+
+def beat(connection: Connection, run_id: int, progress: dict[str, Any]) -> None:
+    """Tell followers that the run lives, and how far it is."""
+    values = {"heartbeat_at": text("clock_timestamp()"), "progress": progress}
+    connection.execute(update(Run).where(Run.run_id == run_id).values(values))
+
+
+def finish_run(engine: Engine, claim: RunClaim, *, state: str, **fields: Any) -> None:
+    """End a run (`report`, `error`, `exit_code`, `work_seconds`, `progress`, `device`) and give its key back."""
+    values = {"state": state, "finished_at": text("clock_timestamp()"), **fields}
+    with engine.begin() as connection:
+        connection.execute(update(Run).where(Run.run_id == claim.run_id, Run.state == "running").values(values))
+        connection.execute(text("DELETE FROM alchemist.leases WHERE run_id = :run_id"), {"run_id": claim.run_id})
+        release_lease(connection, claim.lease)

@@ -1,0 +1,41 @@
+"""Put a rater into production: `current_scores` switches in one transaction."""
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report
+from alchemist_core.errors import AlchemistError
+from alchemist_core.store.audit import current_actor
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater, promote_rater
+from alchemist_core.telemetry import say
+
+
+class PromoteConfig(Config):
+    """Which rater."""
+
+    rater: str = Field("newest", description="Rater by name, or newest")
+
+
+class PromoteReport(Report):
+    """The change."""
+
+    rater: str
+    was: str | None
+
+
+def run(config: PromoteConfig) -> PromoteReport:
+    """Promote a rater; the one in production retires."""
+    engine = open_store()
+    rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
+    if rater is None:
+        raise AlchemistError(
+            "There is no rater to promote. Train one: alchemist train-rater --dataset NAME --validation NAME."
+        )
+    if before is None:
+        say("The store had no rater in production: the first one is promoted without approval.")
+    promote_rater(engine, rater, actor=current_actor())
+    return PromoteReport(rater=rater.name, was=before.name if before else None)
+
+
+COMMANDS = {"": Command(PromoteConfig, run)}

@@ -1,0 +1,90 @@
+"""Make checked results visible: a night's scores become selectable, a subset version becomes the published one of its name."""
+
+from datetime import date
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import read_manifest
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.stages.scope import scoring_scope
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.ledger import ScoringScope, count_unscored
+from alchemist_core.store.nights import decide_night, open_nights
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.subsets import find_subset, publish_subset
+from alchemist_core.telemetry import say
+
+
+class PublishNightConfig(Config):
+    """Which nights."""
+
+    dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: every night that waits")
+    rater: str = Field("production", description="Rater by name, or production, or newest")
+
+
+class PublishNightReport(Report):
+    """What became selectable."""
+
+    n_nights: int
+    note: str | None = None
+
+
+class PublishSubsetConfig(Config):
+    """Which subset version."""
+
+    name: str = Field(..., description="Name of the subset")
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+
+
+class PublishSubsetReport(Report):
+    """The version that is published now."""
+
+    subset: str
+    version: int
+    n_samples: int
+    is_new: bool
+
+
+def publish_night(config: PublishNightConfig) -> PublishNightReport:
+    """Make a scored and checked night selectable; an empty night, or one without a rater, has nothing to publish."""
+    engine = open_store()
+    rater = find_rater(engine, config.rater)
+    if rater is None:
+        say("no production rater: nothing scored")
+        return PublishNightReport(n_nights=0, note="no production rater: nothing scored")
+    scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
+    nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
+    for night in nights:
+        n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
+        if n_left:
+            raise CheckFailedError(
+                f"Night {night.crawl_date} is not complete: {n_left} shards have no scores under {rater.name}. Run alchemist score first."
+            )
+        with engine.begin() as connection:
+            if decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
+                record_event(
+                    connection,
+                    current_actor(),
+                    "publish",
+                    f"night {night.crawl_date} r{night.revision}",
+                    after={"state": "selectable"},
+                )
+    return PublishNightReport(n_nights=len(nights), note=None if nights else "no night was waiting")
+
+
+def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
+    """Publish a subset version; the one published before is superseded."""
+    engine = open_store()
+    subset = find_subset(engine, config.name, version=config.version)
+    manifest = read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256)
+    members = list(zip(manifest.pair_hash_K, manifest.rank_K, strict=True))
+    is_new = publish_subset(engine, subset, members, actor=current_actor())
+    return PublishSubsetReport(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)
+
+
+COMMANDS = {"night": Command(PublishNightConfig, publish_night), "subset": Command(PublishSubsetConfig, publish)}
