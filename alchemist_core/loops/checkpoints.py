@@ -1,0 +1,57 @@
+"""Writing a run to disk so that a kill at any moment leaves either the state before or the state after.
+
+While a run lasts, everything lies in `<out>.partial`; the folder takes its own name in one rename at the end. So a
+folder that exists is complete.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def partial_folder(out: Path) -> Path:
+    """Give the folder in which an unfinished run keeps its things."""
+    return out.with_name(out.name + ".partial")
+
+
+def save_state(out: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint of an unfinished run."""
+    folder = partial_folder(out) / "resume"
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / "state.writing"
+    with aside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / "state.pt")
+
+
+def load_state(out: Path) -> dict[str, Any] | None:
+    """Read the checkpoint of an unfinished run, if there is one."""
+    path = partial_folder(out) / "resume" / "state.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def finish(out: Path) -> None:
+    """Drop the checkpoint and give the folder its name; from here on the run is complete."""
+    partial = partial_folder(out)
+    shutil.rmtree(partial / "resume", ignore_errors=True)
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    partial.rename(out)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write readable JSON with a fixed order of keys."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,85 @@
+"""What the training loops are told: sizes, lengths, rates. No torch here: the command line reads these bounds."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alchemist_core.models.config import StarConfig, TokenizerConfig
+from alchemist_core.rating.config import Objective, ObjectiveConfig, RatingRule
+
+
+class RaterTrainingConfig(BaseModel):
+    """How a rater is trained by two proxies; the defaults fit two CPU cores and two minutes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: RatingRule = Field(RatingRule.ALIGNMENT, description="What values a sample: alignment (Eq. 6) or loss (Eq. 9)")
+    objective: Objective = Field(Objective.REGULARISED, description="What the rater descends")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights and of the order of the data")
+    n_warmup_steps: int = Field(400, ge=0, le=10_000_000, description="Uniform steps of the proxy before the rater")
+    n_steps: int = Field(1800, ge=1, le=10_000_000, description="Bilevel steps")
+    batch_size: int = Field(64, ge=2, le=65536, description="Samples of each of the two batches of a step")
+    proxy_learning_rate: float = Field(2e-3, gt=0, le=1, description="AdamW step size of both proxies")
+    rater_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of the rater")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay of all three")
+    penalty: float = Field(1.0, gt=0, le=100, description="Share of the training loss in the proxy's step")
+    has_group_weight: bool = Field(False, description="Whether the group head scales the proxies' training losses")
+    price_ratio: float = Field(0.2, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
+    proxy_width: int = Field(64, ge=8, le=4096, description="Features of a token inside a proxy")
+    proxy_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of a proxy")
+    rater_width: int = Field(64, ge=8, le=4096, description="Features of a token inside the rater")
+    rater_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the rater")
+    n_heads: int = Field(2, ge=1, le=64, description="Attention heads of each")
+    text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
+    resolution: int = Field(16, ge=8, le=1024, description="Side of the image that the tokenizer reads, in pixels")
+    n_codes: int = Field(128, ge=2, le=65536, description="Codes of the tokenizer")
+    check_every_steps: int = Field(100, ge=1, le=1_000_000, description="Steps between looks at the held-out validation")
+    patience: int = Field(4, ge=1, le=1000, description="Looks without a better loss before the run stops")
+    checkpoint_every_steps: int = Field(200, ge=1, le=1_000_000, description="Steps between checkpoints")
+
+    @property
+    def tokenizer(self) -> TokenizerConfig:
+        """What is fitted when no tokenizer is given."""
+        return TokenizerConfig(resolution=self.resolution, n_codes=self.n_codes)
+
+    @property
+    def constants(self) -> ObjectiveConfig:
+        """The objective's constants."""
+        return ObjectiveConfig(price_ratio=self.price_ratio)
+
+    def proxy(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
+        """Size both proxies to what they read."""
+        return _star(tokenizer, text_dim, width=self.proxy_width, depth=self.proxy_depth, n_heads=self.n_heads)
+
+    def rater(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
+        """Size the rater's trunk to what it reads."""
+        return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)
+
+
+class DownstreamConfig(BaseModel):
+    """How a generator is trained on a subset; every arm of a comparison gets the same."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights, shared by all arms, and of the order")
+    n_epochs: int = Field(10, ge=1, le=10_000, description="Passes over the subset")
+    batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
+    n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
+    width: int = Field(64, ge=8, le=4096, description="Features of a token inside the model")
+    depth: int = Field(2, ge=1, le=64, description="Transformer blocks")
+    n_heads: int = Field(2, ge=1, le=64, description="Attention heads")
+    text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
+    checkpoint_every_steps: int = Field(500, ge=1, le=1_000_000, description="Steps between checkpoints")
+
+    def star(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
+        """Size the model to what it reads."""
+        return _star(tokenizer, text_dim, width=self.width, depth=self.depth, n_heads=self.n_heads)
+
+
+def _star(tokenizer: TokenizerConfig, text_dim: int, *, width: int, depth: int, n_heads: int) -> StarConfig:
+    return StarConfig(
+        width=width, depth=depth, n_heads=n_heads, text_dim=text_dim,
+        scales=tokenizer.scales, n_codes=tokenizer.n_codes, token_dim=tokenizer.token_dim,
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Training a generator on the pairs of one arm: same recipe, same first weights and same epochs for every arm.
+
+It takes pairs in memory and leaves a folder; which subset the pairs are, it does not know.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.loops import checkpoints
+from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.loops.pairs import EncodedPairs, Pairs, batch_index, encode_pairs
+from alchemist_core.models.star import Star
+from alchemist_core.models.text import load_text_encoder
+from alchemist_core.models.tokenizer import Tokenizer
+
+Report = Callable[[int, int, str], None]
+
+
+def train_downstream(
+    config: DownstreamConfig, pairs: Pairs, *, tokenizer_from: Path, out: Path, report: Report
+) -> dict[str, Any]:
+    """Train a model, or read what a finished run measured; a killed run goes on from its last checkpoint.
+
+    Args:
+        config: Recipe, the same for every arm.
+        pairs: The arm's pairs.
+        tokenizer_from: Folder of the rater whose tokenizer all arms share.
+        out: Folder to make: model, tokenizer, config and metrics.
+        report: Told the steps done, the steps planned, and a note.
+    """
+    if (out / "metrics.json").exists():
+        return checkpoints.read_json(out / "metrics.json")
+    if not len(pairs):
+        raise DataError("no pairs to train on; select at least 1")
+    run = _Run(config, pairs, tokenizer_from=tokenizer_from, out=out)
+    run.train(report)
+    return run.finish()
+
+
+class _Run:
+    """One training run: its data behind the frozen encoders, model, optimiser, schedule, step."""
+
+    def __init__(self, config: DownstreamConfig, pairs: Pairs, *, tokenizer_from: Path, out: Path) -> None:
+        from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
+
+        self.config, self.out, self.n_pairs = config, out, len(pairs)
+        self.accelerator = Accelerator()
+        encoder = load_text_encoder(config.text_encoder)
+        self.tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors")
+        self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder)
+        self.n_steps = max(1, round(config.n_epochs * len(pairs) / config.batch_size))
+        torch.manual_seed(config.seed)
+        model = Star(config.star(self.tokenizer.config, encoder.dim))
+        optimizer = torch.optim.AdamW(
+            model.parameters(), config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True
+        )
+        n_warmup = min(config.n_warmup_steps, self.n_steps // 10)
+        schedule = get_scheduler("cosine", optimizer, num_warmup_steps=n_warmup, num_training_steps=self.n_steps)
+        self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
+        self.step = 0
+        self.losses: list[float] = []
+        self._resume()
+
+    def train(self, report: Report) -> None:
+        """Step until every epoch is done."""
+        while self.step < self.n_steps:
+            loss = self._descend()
+            self.step += 1
+            self.losses.append(loss)
+            if self.step % self.config.checkpoint_every_steps == 0:
+                checkpoints.save_state(self.out, self._state())
+            report(self.step, self.n_steps, f"loss {loss:.3f}")
+
+    def finish(self) -> dict[str, Any]:
+        """Write the folder and give its metrics."""
+        folder = checkpoints.partial_folder(self.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = {
+            "n_steps": self.n_steps,
+            "n_pairs": self.n_pairs,
+            "final_loss": sum(self.losses[-50:]) / len(self.losses[-50:]),
+            "losses": self.losses,
+        }
+        self.tokenizer.save(folder / "tokenizer.safetensors")
+        save_file(self.accelerator.unwrap_model(self.model).state_dict(), folder / "model.safetensors")
+        checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        checkpoints.write_json(folder / "metrics.json", metrics)
+        checkpoints.finish(self.out)
+        return metrics
+
+    def _descend(self) -> float:
+        index_B = batch_index(
+            self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed
+        )
+        loss = self.model(*self.data.rows(index_B).to(self.accelerator.device)).mean()
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return float(loss.item())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "config": self.config.model_dump_json(),
+            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+
+    def _resume(self) -> None:
+        state = checkpoints.load_state(self.out)
+        if state is None:
+            return
+        if state["config"] != self.config.model_dump_json():
+            raise ConfigError(f"{checkpoints.partial_folder(self.out)} holds a run of another config; remove it")
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.losses = state["step"], state["losses"]

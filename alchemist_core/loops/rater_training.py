@@ -1,0 +1,200 @@
+"""Training a rater: fit or load a tokenizer, encode once, warm the proxy up, then step both levels until enough.
+
+It takes pairs in memory and leaves a folder; it knows neither shards nor the database. One process: the softmax group of
+a step is its whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.ranking import spearman
+from alchemist_core.loops import checkpoints
+from alchemist_core.loops.bilevel import Bilevel
+from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.loops.pairs import Batch, EncodedPairs, Pairs, batch_index, encode_pairs
+from alchemist_core.models.text import TextEncoder, load_text_encoder
+from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
+
+Report = Callable[[int, int, str], None]
+_SAMPLE = 1024
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is, what it measured, and the best rater so far."""
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = float("inf")
+    best_step: int = 0
+    n_worse: int = 0
+    best_rater: dict[str, Any] | None = None
+    is_stopped: bool = False
+
+
+def train_rater(
+    config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path, report: Report
+) -> dict[str, Any]:
+    """Train a rater, or read what a finished run measured; a killed run goes on from its last checkpoint.
+
+    Args:
+        config: Rule, lengths and sizes.
+        train: What is to be rated.
+        validation: What the model is to be good at; a tenth of it is held out to see when to stop.
+        out: Folder to make: rater, proxy, tokenizer, config and metrics.
+        report: Told the steps done, the steps planned, and a note.
+    """
+    if (out / "metrics.json").exists():
+        return checkpoints.read_json(out / "metrics.json")
+    run = _Run(config, train, validation, out=out)
+    run.train(report)
+    return run.finish()
+
+
+class _Run:
+    """One training run: its data behind the frozen encoders, its models, its progress."""
+
+    def __init__(self, config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path) -> None:
+        self.config, self.out = config, out
+        self.accelerator = Accelerator()
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(f"{self.accelerator.num_processes} processes were launched; a rater is trained by 1")
+        encoder = load_text_encoder(config.text_encoder)
+        self.tokenizer = _tokenizer(config, train, out)
+        self.n_held_out = max(1, len(validation) // 10)
+        # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
+        self.data = encode_pairs(_join(validation, train), self.tokenizer, encoder)
+        self.n_validation, self.n_train = len(validation) - self.n_held_out, len(train)
+        sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
+        self.bilevel = Bilevel(config, self.accelerator, sizes)
+        self.progress = Progress()
+        self._resume()
+
+    def train(self, report: Report) -> None:
+        """Step until the end or until the held-out validation loss turns."""
+        config, progress = self.config, self.progress
+        total = config.n_warmup_steps + config.n_steps
+        while progress.step < total and not progress.is_stopped:
+            note = self._warm_up() if progress.step < config.n_warmup_steps else self._step()
+            progress.step += 1
+            if progress.step % config.check_every_steps == 0 and progress.step > config.n_warmup_steps:
+                self._look_at_held_out()
+            if progress.step % config.checkpoint_every_steps == 0:
+                checkpoints.save_state(self.out, self._state())
+            report(progress.step, total, note)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the folder and give its metrics."""
+        if self.progress.is_stopped and self.progress.best_rater is not None:
+            self.bilevel.unwrapped("rater").load_state_dict(self.progress.best_rater)
+        folder = checkpoints.partial_folder(self.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = self._metrics()
+        self.tokenizer.save(folder / "tokenizer.safetensors")
+        for name in ("rater", "proxy"):
+            save_file(self.bilevel.unwrapped(name).state_dict(), folder / f"{name}.safetensors")
+        checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        checkpoints.write_json(folder / "metrics.json", metrics)
+        checkpoints.finish(self.out)
+        return metrics
+
+    def _warm_up(self) -> str:
+        loss = self.bilevel.warmup_step(self._batch(self._train_index(self.progress.step)))
+        if self.progress.step + 1 == self.config.n_warmup_steps:
+            self.bilevel.start_reference()
+        return f"warm-up, loss {loss:.3f}"
+
+    def _step(self) -> str:
+        step, config = self.progress.step, self.config
+        validation_A = batch_index(
+            self.n_validation, step - config.n_warmup_steps, batch_size=config.batch_size, seed=config.seed + 1
+        )
+        both = self._batch(torch.cat([validation_A + self.n_held_out, self._train_index(step)]))
+        measured = self.bilevel.bilevel_step(both, config.batch_size)
+        self.progress.history.append({"step": step, **asdict(measured)})
+        return f"loss {measured.validation_loss:.3f}, spread of c {measured.cost_spread:.3f}"
+
+    def _train_index(self, step: int) -> torch.Tensor:
+        index_B = batch_index(self.n_train, step, batch_size=self.config.batch_size, seed=self.config.seed)
+        return index_B + self.n_held_out + self.n_validation
+
+    def _batch(self, index_B: torch.Tensor) -> Batch:
+        return self.data.rows(index_B).to(self.accelerator.device)
+
+    def _look_at_held_out(self) -> None:
+        progress = self.progress
+        loss = self._proxy_loss(torch.arange(min(self.n_held_out, _SAMPLE))).mean().item()
+        progress.history[-1]["held_out_loss"] = loss
+        if loss < progress.best_loss:
+            rater = self.bilevel.unwrapped("rater").state_dict()
+            progress.best_rater = {name: tensor.detach().clone() for name, tensor in rater.items()}
+            progress.best_loss, progress.best_step, progress.n_worse = loss, progress.step, 0
+        else:
+            progress.n_worse += 1
+            progress.is_stopped = progress.n_worse >= self.config.patience
+
+    @torch.no_grad()
+    def _proxy_loss(self, index_B: torch.Tensor) -> torch.Tensor:
+        loss_B: torch.Tensor = self.bilevel.proxy(*self._batch(index_B))
+        return loss_B
+
+    @torch.no_grad()
+    def _metrics(self) -> dict[str, Any]:
+        """Add the controls of decision 8: is the score more than a ranking by loss?"""
+        start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
+        index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
+        batch = self._batch(index_B)
+        score_B = self.bilevel.rater(batch.tokens.seen_BSD, batch.text).score_B
+        return {
+            "n_steps": self.progress.step,
+            "stopped_early": self.progress.is_stopped,
+            "best_step": self.progress.best_step,
+            "score_mean": score_B.mean().item(),
+            "score_std": score_B.std().item(),
+            "spearman_score_minus_loss": spearman(score_B.numpy(force=True), -self._proxy_loss(index_B).numpy(force=True)),
+            "reference_loss_mean": self.bilevel.reference(*batch).mean().item(),
+            "history": self.progress.history,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "bilevel": self.bilevel.state_dict(),
+            "progress": asdict(self.progress),
+            "torch_rng": torch.get_rng_state(),
+            "config": self.config.model_dump_json(),
+        }
+
+    def _resume(self) -> None:
+        state = checkpoints.load_state(self.out)
+        if state is None:
+            return
+        if state["config"] != self.config.model_dump_json():
+            raise ConfigError(f"{checkpoints.partial_folder(self.out)} holds a run of another config; remove it")
+        self.bilevel.load_state_dict(state["bilevel"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["torch_rng"])
+
+
+def _tokenizer(config: RaterTrainingConfig, train: Pairs, out: Path) -> Tokenizer:
+    """Load the tokenizer of an unfinished run, else fit one and keep it before anything depends on it."""
+    path = checkpoints.partial_folder(out) / "tokenizer.safetensors"
+    if path.exists():
+        return Tokenizer.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer = fit_tokenizer(train.image_NHWC, config.tokenizer, config.seed)
+    tokenizer.save(path.with_suffix(".writing"))
+    path.with_suffix(".writing").replace(path)
+    return tokenizer
+
+
+def _join(validation: Pairs, train: Pairs) -> Pairs:
+    images = np.concatenate([validation.image_NHWC, train.image_NHWC])
+    return Pairs(images, [*validation.captions, *train.captions])

@@ -1,0 +1,1 @@
+"""Models: the scale-wise autoregressive family, its image tokenizer and its text encoders."""

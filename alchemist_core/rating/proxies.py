@@ -1,0 +1,38 @@
+"""What the two proxies descend. The models that make the losses are not known here.
+
+Letters: B samples in a batch · A samples in the validation batch.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def warmup_objective(loss_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Average the training losses uniformly, before any rater has a say.
+
+    Source: Alchemist Eq. 4.
+    """
+    return loss_B.mean()
+
+
+def proxy_objective(
+    validation_loss_A: Float[Tensor, " A"],
+    loss_B: Float[Tensor, " B"],
+    weight_B: Float[Tensor, " B"],
+    *,
+    penalty: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Add the re-weighted training loss to the validation loss: the step of θ.
+
+    Source: Alchemist Eq. 5.
+    """
+    return validation_loss_A.mean() + penalty * reference_objective(loss_B, weight_B)
+
+
+def reference_objective(loss_B: Float[Tensor, " B"], weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Weigh the training loss alone: the step of θ̂, which tracks the model that never sees validation data.
+
+    Source: Alchemist Eq. 5.
+    Departs: the paper prints Eq. 4's uniform loss; its own text and the penalty method's derivation re-weigh it.
+    """
+    return (weight_B.detach() * loss_B).sum()

@@ -1,0 +1,45 @@
+"""From logits to weights: within a batch, and with the group's own weight. What a weight is worth is not known here.
+
+Letters: B samples in a batch.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def batch_weights(score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Weigh the samples of a batch by their scores; the weights sum to 1.
+
+    Source: Alchemist Eq. 7.
+    Departs: the released code squashes by a sigmoid before and takes a second softmax after, which leaves every weight
+    within 5 % of uniform; one softmax of the plain logit is what the equation says.
+
+    >>> batch_weights(torch.zeros(4)).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    return torch.softmax(score_B, 0)
+
+
+def product_weights(weight_B: Float[Tensor, " B"], group_weight: Float[Tensor, ""]) -> Float[Tensor, " B"]:
+    """Scale a batch's weights by what the group head thinks of the whole batch.
+
+    Source: Alchemist Eq. 10.
+    Departs: no further 1/N, because the weights already sum to 1; only the proxies' losses use the product, since the
+    rater's objective would drive it to 0 under Eq. 9.
+
+    >>> product_weights(torch.tensor([0.5, 0.5]), torch.tensor(0.5)).tolist()
+    [0.25, 0.25]
+    """
+    return weight_B * group_weight
+
+
+def effective_sample_size(weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Count the equally weighted samples that would vary as much; B when uniform, 1 when one-hot.
+
+    Source: Kish 1965.
+
+    >>> round(effective_sample_size(torch.tensor([0.25] * 4)).item(), 6)
+    4.0
+    """
+    return weight_B.sum() ** 2 / (weight_B**2).sum()
