@@ -36,6 +36,8 @@ class Reason(StrEnum):
     ANIMATED_IMAGE = "animated_image"
     IMAGE_TOO_LARGE = "image_too_large"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
+    # Its score.
+    SCORE_NOT_FINITE = "score_not_finite"
 
 
 # A cut shard may be an upload under way: the next night may find it whole.

@@ -3,33 +3,51 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+
+from alchemist_core.errors import DataError
 
 _PAD = bytes(tarfile.BLOCKSIZE)
 
 
 def write_tar(path: Path, entries: Iterable[tuple[str, bytes]]) -> bytes:
-    """Write the entries in the order given and return the sha256 of the whole file.
+    """Write the entries in the order given, read the file back, and return its sha256.
 
     Plain USTAR, owner 0, time 0; only a name that USTAR cannot hold gets a pax header. Readers see the old file or the
     whole new one, never a half.
+
+    Raises:
+        DataError: The disk gave back other bytes than were written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    digest = hashlib.sha256()
     try:
-        with aside.open("wb") as file:
-            digest = _write_entries(file, entries)
+        with aside.open("w+b") as file:
+            for block in _blocks(entries):
+                digest.update(block)
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
+            file.seek(0)
+            if hashlib.file_digest(file, "sha256").digest() != digest.digest():
+                raise DataError(f"{path} reads back otherwise than it was written; check the disk, then run again")
         aside.replace(path)
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
     sync_folder(path.parent)
-    return digest
+    return digest.digest()
+
+
+def hash_tar(entries: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return the sha256 of the tar that `write_tar` would write."""
+    digest = hashlib.sha256()
+    for block in _blocks(entries):
+        digest.update(block)
+    return digest.digest()
 
 
 def sync_folder(folder: Path) -> None:
@@ -41,17 +59,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_entries(file: BinaryIO, entries: Iterable[tuple[str, bytes]]) -> bytes:
-    digest, size_bytes = hashlib.sha256(), 0
+def _blocks(entries: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    size_bytes = 0
     for name, data in entries:
         for block in (_header(name, len(data)), data, _PAD[: -len(data) % tarfile.BLOCKSIZE]):
-            digest.update(block)
-            size_bytes += file.write(block)
+            size_bytes += len(block)
+            yield block
     end = 2 * tarfile.BLOCKSIZE
-    end += -(size_bytes + end) % tarfile.RECORDSIZE
-    digest.update(bytes(end))
-    file.write(bytes(end))
-    return digest.digest()
+    yield bytes(end + -(size_bytes + end) % tarfile.RECORDSIZE)
 
 
 def _header(name: str, size_bytes: int) -> bytes:

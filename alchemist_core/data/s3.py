@@ -1,0 +1,162 @@
+"""Objects of an S3-compatible store as files that can be read by range. Knows no shard; boto3 is imported on first use.
+
+One version of an object is read to its end: when it is replaced meanwhile, the read is refused instead of mixing the two.
+"""
+
+import io
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from alchemist_core.errors import DataError
+from alchemist_core.settings import load_settings
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# One request's latency is worth about this many bytes: nearer ranges are fetched together.
+_MAX_GAP_BYTES = 1 << 18
+_MAX_REQUEST_BYTES = 1 << 24
+_BUFFER_BYTES = 1 << 23
+_N_THREADS = 8
+
+ByteRange = tuple[int, int]
+T = TypeVar("T")
+
+
+def list_objects(root_uri: str) -> Iterator[tuple[str, int]]:
+    """Yield address and size of every object under a prefix.
+
+    Raises:
+        DataError: The bucket cannot be listed, or nothing lies under the prefix.
+    """
+    bucket, prefix = _split(root_uri)
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = _ask(root_uri, lambda: [entry for page in pages for entry in page.get("Contents", [])])
+    if not found:
+        raise DataError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
+    base = root_uri.rstrip("/")
+    for entry in found:
+        yield f"{base}/{entry['Key'].removeprefix(prefix)}", int(entry["Size"])
+
+
+def open_object(uri: str) -> io.BufferedReader:
+    """Open an object for reading, seekable, in blocks of 8 MiB.
+
+    Raises:
+        DataError: It is absent or may not be read.
+    """
+    bucket, key = _split(uri)
+    head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return io.BufferedReader(_ObjectReader(uri, int(head["ContentLength"]), head["ETag"]), _BUFFER_BYTES)
+
+
+def read_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+    """Return the bytes of each (offset, size), neighbours fetched together; short where the object ends early."""
+    bucket, key = _split(uri)
+    etag = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))["ETag"]
+    spans = merge_ranges(ranges)
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        blocks = list(pool.map(lambda span: _get(uri, etag, span), spans))
+    starts = [start for start, _ in spans]
+    parts: list[bytes] = []
+    for offset, size in ranges:
+        which = bisect_right(starts, offset) - 1
+        at = offset - starts[which] if size else 0
+        parts.append(blocks[which][at : at + size] if size else b"")
+    return parts
+
+
+def merge_ranges(ranges: Sequence[ByteRange]) -> list[ByteRange]:
+    """Join ranges that lie near each other into requests of at most 16 MiB (one range larger than that stays whole).
+
+    >>> merge_ranges([(2048, 10), (0, 512), (10_000_000, 5)])
+    [(0, 2058), (10000000, 5)]
+    """
+    spans: list[ByteRange] = []
+    for offset, size in sorted(span for span in ranges if span[1]):
+        start, length = spans[-1] if spans else (offset, 0)
+        joined = max(start + length, offset + size) - start
+        is_inside = joined == length
+        is_near = offset <= start + length + _MAX_GAP_BYTES and joined <= _MAX_REQUEST_BYTES
+        if spans and (is_inside or is_near):
+            spans[-1] = (start, joined)
+        else:
+            spans.append((offset, size))
+    return spans
+
+
+class _ObjectReader(io.RawIOBase):
+    def __init__(self, uri: str, size_bytes: int, etag: str) -> None:
+        self._uri, self._size_bytes, self._etag = uri, size_bytes, etag
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        size = min(len(view), self._size_bytes - self._position)
+        if size <= 0:
+            return 0
+        data = _get(self._uri, self._etag, (self._position, size))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _get(uri: str, etag: str, span: ByteRange) -> bytes:
+    bucket, key = _split(uri)
+    offset, size = span
+    wanted = {"Bucket": bucket, "Key": key, "IfMatch": etag, "Range": f"bytes={offset}-{offset + size - 1}"}
+    return _ask(uri, lambda: bytes(_client().get_object(**wanted)["Body"].read()))
+
+
+def _ask(uri: str, request: Callable[[], T]) -> T:
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  boto3 takes a third of a second
+
+    try:
+        return request()
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "?")
+        if code == "InvalidRange":
+            return cast("T", b"")
+        if code in {"PreconditionFailed", "412"}:
+            raise DataError(f"{uri} was replaced while it was read; run the stage again.") from error
+        raise DataError(f"{uri} cannot be read: {code}. Check the address and the credentials.") from error
+    except BotoCoreError as error:
+        raise DataError(
+            f"{uri} cannot be reached: {error}. Check ALCHEMIST_S3_ENDPOINT_URL and the network."
+        ) from error
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise DataError(f"{uri!r} names no bucket; write s3://BUCKET/PREFIX.")
+    return bucket, key
+
+
+def _client() -> Any:
+    return _make_client(load_settings().s3_endpoint_url)
+
+
+@cache
+def _make_client(endpoint_url: str | None) -> Any:
+    import boto3  # noqa: PLC0415  a third of a second, and most roots are folders
+    from botocore.config import Config  # noqa: PLC0415
+
+    retries = {"mode": "standard", "max_attempts": 6}
+    config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=2 * _N_THREADS)
+    return boto3.client("s3", endpoint_url=endpoint_url, config=config)

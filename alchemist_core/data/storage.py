@@ -1,0 +1,112 @@
+"""Where shards lie: folders and `s3://` roots behind the same few functions. Knows no tar and no pair."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from alchemist_core.data import s3
+from alchemist_core.errors import DataError
+
+ByteRange = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """One tar under a root, before anything in it was read."""
+
+    uri: str
+    size_bytes: int
+
+
+def list_shards(root_uri: str) -> list[ShardFile]:
+    """Return every `.tar` under a root, sorted by address; names that start with a dot are writes under way.
+
+    Raises:
+        DataError: The root does not exist or cannot be listed.
+    """
+    found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri)
+    shards = [ShardFile(uri, size) for uri, size in found if uri.endswith(".tar") and not _name(uri).startswith(".")]
+    return sorted(shards, key=lambda shard: shard.uri)
+
+
+def open_shard(uri: str) -> io.BufferedReader:
+    """Open a shard for reading, seekable.
+
+    Raises:
+        DataError: There is none at this address.
+    """
+    return s3.open_object(uri) if is_s3(uri) else _open_file(uri)
+
+
+def read_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+    """Return the bytes of each (offset, size), in the order asked for.
+
+    Raises:
+        DataError: The shard is gone, or ends before one of the ranges.
+    """
+    if is_s3(uri):
+        parts = s3.read_ranges(uri, ranges)
+    else:
+        with _open_file(uri) as file:
+            parts = [_read_at(file, offset, size) for offset, size in ranges]
+    for (offset, size), part in zip(ranges, parts, strict=True):
+        if len(part) != size:
+            raise DataError(
+                f"{uri} ends before byte {offset + size}, where a registered member ends: it is not the shard that was "
+                "ingested. Restore it, or put the new tar under a new name and ingest it."
+            )
+    return parts
+
+
+def sha256_of(uri: str) -> bytes:
+    """Return the sha256 of a whole shard."""
+    with open_shard(uri) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def join_uri(root_uri: str, path: str) -> str:
+    """Return the address of a path under a root; an absolute address stays as it is.
+
+    >>> join_uri("s3://crawls/", "2026-01-01/000000.tar")
+    's3://crawls/2026-01-01/000000.tar'
+    """
+    if path.startswith("/") or "://" in path:
+        return path
+    return f"{root_uri.rstrip('/')}/{path}"
+
+
+def is_s3(uri: str) -> bool:
+    """Tell an object store's address from a folder's."""
+    return uri.startswith("s3://")
+
+
+def _name(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _local_path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def _list_files(root_uri: str) -> Iterator[tuple[str, int]]:
+    root = _local_path(root_uri)
+    if not root.is_dir():
+        raise DataError(f"The root {root_uri} is no folder that can be read here; correct it, or mount it.")
+    for path in root.rglob("*.tar"):
+        if path.is_file():
+            yield join_uri(root_uri, path.relative_to(root).as_posix()), path.stat().st_size
+
+
+def _open_file(uri: str) -> io.BufferedReader:
+    try:
+        return _local_path(uri).open("rb")
+    except OSError as error:
+        raise DataError(f"Shard {uri} cannot be opened ({error.strerror}); restore it, or retire it.") from error
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
