@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from alchemist_core.errors import AlchemistError
-from alchemist_core.local.airflow_environment import task_log_path
+from alchemist_core.local.airflow_environment import USERNAME, load_secrets, task_log_path
 
 PATIENCE_S = 60.0
 POLL_S = 1.0
 REQUEST_TIMEOUT_S = 20.0
+HEALTH_TIMEOUT_S = 5.0
 N_LOG_LINES = 30
 PAGE = 100
 
@@ -47,6 +48,11 @@ class AirflowClient:
     password: str = field(repr=False)
     home: Path
     _token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, home: Path, port: int) -> "AirflowClient":
+        """Return a client of this home's Airflow with its generated login."""
+        return cls(f"http://127.0.0.1:{port}", USERNAME, load_secrets(home)["password"], home)
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, *, partition_key: str | None = None) -> str:
         """Start a run and return its id; a DAG that is not parsed yet is waited for.
@@ -103,7 +109,7 @@ class AirflowClient:
     def health(self) -> dict[str, str]:
         """Return the state of each component as its last heartbeat tells; empty when the server does not answer."""
         try:
-            answer = self._send("GET", "/api/v2/monitor/health", None, None)
+            answer = self._send("GET", "/api/v2/monitor/health", timeout_s=HEALTH_TIMEOUT_S)
             return {name: str(part["status"]) for name, part in answer.items()}
         except (OSError, ValueError, AirflowError):
             return {}
@@ -123,8 +129,8 @@ class AirflowClient:
         while True:
             try:
                 if self._token is None:
-                    self._token = self._login()
-                return self._send(method, path, body, self._token)
+                    self._login()
+                return self._send(method, path, body)
             except _RefusedError as error:
                 if error.status != HTTPStatus.UNAUTHORIZED or self._token is None:
                     raise
@@ -135,16 +141,20 @@ class AirflowClient:
                     raise AirflowError(msg) from None
                 time.sleep(POLL_S)
 
-    def _login(self) -> str:
-        answer = self._send("POST", "/auth/token", {"username": self.username, "password": self.password}, None)
-        return str(answer["access_token"])
+    def _login(self) -> None:
+        answer = self._send("POST", "/auth/token", {"username": self.username, "password": self.password})
+        self._token = str(answer["access_token"])
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None, token: str | None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    def _send(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310  our own http address
         try:
-            with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as answer:  # noqa: S310  as above
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310  as above
                 found: dict[str, Any] = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:

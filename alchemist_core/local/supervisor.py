@@ -1,9 +1,9 @@
 """The supervisor of the local stack: keeps Postgres and Airflow's processes alive until it is told to stop.
 
 A program of its own (`python -m alchemist_core.local.supervisor HOME`), started by `stack`. A killed child is started again,
-at once the first time and later and later if it keeps dying. What a dead scheduler leaves of its session (workers, task
-runners) is killed before the next one starts; jobs have sessions of their own and live on: the retried task finds them by
-their lease. Does not know what the processes do.
+at once the first time and later and later if it keeps dying; one without a heartbeat for a minute is killed first. What a
+dead scheduler leaves of its session (workers, task runners) is killed before the next one starts; jobs have sessions of
+their own and live on: the retried task finds them by their lease. Does not know what the processes do.
 """
 
 import signal
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alchemist_core.errors import AlchemistError
+from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, load_secrets
 from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, send
@@ -35,6 +36,8 @@ FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 STEADY_AFTER_S = 60.0
 GRACE_S = 8.0
+LOOK_EVERY_S = 10.0
+HUNG_AFTER_S = 60.0
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     due_at: float = 0.0
+    last_healthy_at: float = 0.0
     delay_s: float = FIRST_DELAY_S
     n_restarts: int = -1
 
@@ -54,7 +58,7 @@ class Child:
             command = [str(AIRFLOW), *COMMANDS[self.name]]
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]  # options are plain
-        self.started_at = time.monotonic()
+        self.started_at = self.last_healthy_at = time.monotonic()
         self.n_restarts += 1
 
     def has_ended(self) -> bool:
@@ -67,6 +71,15 @@ class Child:
         self.delay_s = FIRST_DELAY_S if was_steady else min(2 * self.delay_s, LONGEST_DELAY_S)
         self.due_at, self.process = time.monotonic() + self.delay_s, None
         return True
+
+    def judge(self, health: dict[str, str]) -> None:
+        """Kill the process when its component has had no heartbeat for too long, as a scheduler that waits for its last tasks."""
+        now = time.monotonic()
+        if self.process is None or health.get(self.name.replace("-", "_")) == "healthy":
+            self.last_healthy_at = now
+        elif now - self.last_healthy_at > HUNG_AFTER_S:
+            say(f"{self.name} (pid {self.process.pid}) has no heartbeat for {HUNG_AFTER_S:.0f} s: it is killed")
+            self.process.kill()
 
     def state(self) -> ChildState | None:
         """Return what stack.json says of the process; nothing while it does not run."""
@@ -81,6 +94,8 @@ class Supervisor:
         self._home, self._port = home, port
         self._children = [Child(name) for name in COMMANDS]
         self._postgres: EmbeddedPostgres | None = None
+        self._airflow = AirflowClient.of(home, port)
+        self._looked_at = 0.0
         self._logs = home / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
 
@@ -96,6 +111,8 @@ class Supervisor:
                 changed = True
         if changed:
             self._write()
+        if time.monotonic() - self._looked_at > LOOK_EVERY_S:
+            self._look()
 
     def stop(self) -> None:
         """End all children and the jobs of their tasks; Postgres stays for whoever stops us."""
@@ -106,6 +123,13 @@ class Supervisor:
             send(find_session(process.pid), signal.SIGKILL)
         end(find_marked(f"{STACK_VARIABLE}={load_secrets(self._home)['stack']}"), grace_s=GRACE_S)
         write_state(self._home, StackState(port=self._port))
+
+    def _look(self) -> None:
+        health = self._airflow.health()
+        health["api_server"] = "healthy" if health else "silent"
+        for child in self._children:
+            child.judge(health)
+        self._looked_at = time.monotonic()
 
     def _revive_postgres(self) -> None:
         before, self._postgres = self._postgres, start_postgres(self._home)
