@@ -105,6 +105,8 @@ def stop_postgres(home: Path) -> bool:
     with locked(home):
         place = server_dir(home)
         _stop(place, find_account(place), mode="fast")
+        if socket_dir(place) != place:
+            shutil.rmtree(socket_dir(place), ignore_errors=True)
     return True
 
 

@@ -1,0 +1,192 @@
+"""The embedded server is one server for all commands, whatever happens to those that start it."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from alchemist_core.errors import StoreError
+from alchemist_core.local.postgres import is_running, psql_path, start_postgres, stop_postgres
+
+pytestmark = [pytest.mark.db, pytest.mark.xdist_group("embedded-postgres")]
+
+START = """
+import sys
+from pathlib import Path
+from alchemist_core.local.postgres import start_postgres
+print(start_postgres(Path(sys.argv[1])).port, flush=True)
+"""
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    # Not tmp_path: pytest's is 0700, and only one test is about that.
+    with tempfile.TemporaryDirectory(prefix="alchemist-postgres-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        made = Path(folder) / "home"
+        yield made
+        stop_postgres(made)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home without a server."""
+    with temporary_home() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def used_home() -> Iterator[Path]:
+    """A home whose server the tests share; each leaves it able to start."""
+    with temporary_home() as made:
+        yield made
+
+
+def postmaster(home: Path) -> int:
+    return int((start_postgres(home).data_dir / "postmaster.pid").read_text().split()[0])
+
+
+def ask(url: str, sql: str) -> str:
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return str(cursor.fetchone()[0]) if cursor.description else ""
+    finally:
+        connection.close()
+
+
+def test_a_second_start_finds_the_same_server_and_stop_ends_it(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    assert start_postgres(used_home) == server
+    assert server.port < 32768
+    assert ask(server.url(), "SHOW timezone") == "UTC"
+    assert stop_postgres(used_home)
+    assert not is_running(used_home)
+    assert not stop_postgres(used_home)
+    assert start_postgres(used_home) == server, "port and password are remembered"
+
+
+def test_processes_that_start_at_once_share_one_server(home: Path) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", START, home], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    ports = {process.communicate()[0].strip() for process in started}
+    assert ports == {str(start_postgres(home).port)}
+
+
+def test_the_server_outlives_a_killed_parent_and_its_process_group(home: Path) -> None:
+    code = f"{START}\nimport time\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, home], stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout
+        parent.stdout.readline()
+        os.killpg(parent.pid, signal.SIGKILL)
+        # The pipe ends although the server lives: it holds no end of it.
+        assert parent.stdout.read() == b""
+    assert is_running(home)
+
+
+def test_a_killed_server_starts_again_with_its_data(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    ask(server.url(), "CREATE TABLE kept AS SELECT 7 AS n")
+    os.kill(postmaster(used_home), signal.SIGKILL)
+    while is_running(used_home):
+        time.sleep(0.05)
+    assert ask(start_postgres(used_home).url(), "SELECT n FROM kept") == "7"
+
+
+def test_a_pid_file_that_names_a_stranger_does_not_stop_the_start(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    stop_postgres(used_home)
+    (server.data_dir / "postmaster.pid").write_text(
+        f"{os.getpid()}\n{server.data_dir}\n1\n{server.port}\n\n\n\nready\n"
+    )
+    assert not is_running(used_home)
+    assert start_postgres(used_home).port == server.port
+
+
+def test_a_half_made_cluster_is_made_again(home: Path) -> None:
+    server = start_postgres(home)
+    stop_postgres(home)
+    (server.data_dir / "PG_VERSION").unlink()
+    (server.data_dir.parent / "data.partial").mkdir()
+    assert ask(start_postgres(home).url(), "SELECT 1") == "1"
+
+
+def test_a_deleted_home_starts_empty(home: Path) -> None:
+    ask(start_postgres(home).url(), "CREATE TABLE gone (n int)")
+    stop_postgres(home)
+    shutil.rmtree(home)
+    assert ask(start_postgres(home).url(), "SELECT to_regclass('gone') IS NULL") == "True"
+
+
+def test_a_taken_port_is_left_alone(used_home: Path) -> None:
+    port = start_postgres(used_home).port
+    stop_postgres(used_home)
+    with socket.create_server(("127.0.0.1", port)):
+        assert start_postgres(used_home).port != port
+
+
+def test_nobody_enters_without_the_password(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    assert stat.S_IMODE((used_home / "postgres" / "password").stat().st_mode) == 0o600
+    assert server.password not in repr(server)
+    for host in ("127.0.0.1", server.socket_dir):
+        for user in ("alchemist", "postgres"):
+            with pytest.raises(psycopg2.OperationalError, match="password"):
+                psycopg2.connect(host=str(host), port=server.port, user=user, dbname="alchemist", passfile="/nowhere")
+
+
+def test_the_owner_is_no_superuser_and_gets_databases_on_demand(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    url = server.create_database("airflow")
+    assert server.create_database("airflow") == url
+    assert ask(url, "SELECT current_database() || ' ' || current_setting('is_superuser')") == "airflow off"
+
+
+def test_psql_of_the_wheel_runs() -> None:
+    assert "PostgreSQL" in subprocess.run([psql_path(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_very_long_home_works(home: Path) -> None:
+    long = home / ("deep-" * 20) / ("folder-" * 10)
+    try:
+        assert ask(start_postgres(long).url(), "SELECT 1") == "1"
+    finally:
+        stop_postgres(long)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server belongs to another account")
+def test_root_gets_a_server_even_where_others_cannot_walk(home: Path) -> None:
+    closed = home.parent / "closed"
+    closed.mkdir(mode=0o700)
+    server = start_postgres(closed / "home")
+    try:
+        assert not server.data_dir.is_relative_to(closed)
+        assert server.data_dir.stat().st_uid != 0
+        assert ask(server.url(), "SELECT 1") == "1"
+        assert start_postgres(closed / "home") == server
+    finally:
+        stop_postgres(closed / "home")
+        shutil.rmtree(server.data_dir.parent)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_folder_that_is_a_link_is_refused(home: Path) -> None:
+    (home / "postgres").mkdir(parents=True)
+    (home / "postgres" / "password").write_text("known")
+    (home / "elsewhere").mkdir()
+    (home / "postgres" / "server").symlink_to(home / "elsewhere")
+    with pytest.raises(StoreError, match="another user"):
+        start_postgres(home)
