@@ -82,7 +82,9 @@ class _Walk:
             else:
                 yield from self._read_entry(header)
         if not self._is_closed:
-            yield Damage(self._size_bytes, Reason.TRUNCATED_TAR, "the tar ends here without an end mark")
+            yield Damage(
+                self._size_bytes, Reason.TRUNCATED_TAR, f"the tar ends at byte {self._size_bytes} without an end mark"
+            )
 
     def _report_damage(self) -> Damage:
         damage = Damage(self._offset, Reason.CORRUPT_HEADER, f"no tar header at byte {self._offset}")

@@ -43,8 +43,10 @@ class _Group:
     members: list[Member] = field(default_factory=list)
     reason: Reason | None = None
     detail: str = ""
-    # Next to damage: one of its members may be lost without a trace.
-    is_suspect: bool = False
+    # Damage next to it: one of its members may be lost without a trace.
+    suspicions: list[Damage] = field(default_factory=list)
+    # Not a record but a stretch of damage, which stands for whatever was lost there.
+    gap: Damage | None = None
 
     def accuse(self, reason: Reason, detail: str) -> None:
         """Keep the first reason found."""
@@ -85,7 +87,7 @@ def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
             group.accuse(damage.reason, damage.detail)
         elif is_next:
             yield from _close(group, damage)
-            group = _Group(key, is_suspect=damage is not None)
+            group = _Group(key, suspicions=[damage] if damage else [])
         damage = None
         assert group is not None
         _add_member(group, step, ext)
@@ -96,10 +98,10 @@ def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
 
 def _close(group: _Group | None, damage: Damage | None) -> Iterator[_Group]:
     if group is not None:
-        group.is_suspect |= damage is not None
+        group.suspicions += [damage] if damage else []
         yield group
     if damage is not None:
-        yield _Group(f"offset-{damage.offset}", reason=damage.reason, detail=damage.detail)
+        yield _Group(f"offset-{damage.offset}", reason=damage.reason, detail=damage.detail, gap=damage)
 
 
 def _add_member(group: _Group, entry: Entry, ext: str) -> None:
@@ -113,25 +115,31 @@ def _add_member(group: _Group, entry: Entry, ext: str) -> None:
 def _clear_suspects(groups: Iterable[_Group]) -> Iterator[_Group]:
     """Accuse a suspect that has not the members that its undamaged neighbours have.
 
-    Groups wait, in order, until a first undamaged one shows what a record of this shard looks like.
+    Suspects wait, in order, for the next undamaged group: the first one shows what a record of this shard looks like.
     """
     expected: frozenset[str] | None = None
     waiting: list[_Group] = []
     for group in groups:
         waiting.append(group)
-        if expected is None and group.reason is None and not group.is_suspect:
+        if group.suspicions or group.gap:
+            continue
+        if expected is None and group.reason is None:
             expected = group.shape
         if expected is not None:
             yield from _judge(waiting, expected)
             waiting.clear()
-    yield from _judge(waiting, _commonest_shape(waiting))
+    yield from _judge(waiting, expected or _commonest_shape(waiting))
 
 
 def _judge(groups: list[_Group], expected: frozenset[str]) -> list[_Group]:
+    """Accuse the incomplete suspects; damage that has an accused neighbour is no further loss."""
+    explained: list[Damage] = []
     for group in groups:
-        if group.is_suspect and group.shape != expected:
-            group.accuse(Reason.CORRUPT_HEADER, "next to damage, and without a member that other records have")
-    return groups
+        if group.suspicions and group.shape != expected:
+            damage = group.suspicions[0]
+            group.accuse(damage.reason, f"a member is missing next to damage: {damage.detail}")
+            explained += group.suspicions
+    return [group for group in groups if group.gap is None or group.gap not in explained]
 
 
 def _commonest_shape(groups: list[_Group]) -> frozenset[str]:
