@@ -1,0 +1,1 @@
+"""The report page: plain values in, one self-contained HTML file out. No database, no torch, no network."""

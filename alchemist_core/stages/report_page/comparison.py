@@ -1,0 +1,105 @@
+"""What a subset was worth: means over seeds, Student's t intervals on paired differences, share of the gap closed.
+
+Knows nothing of pages. Three to five seeds are usual: bootstrap and normal intervals would cover too little there.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from alchemist_core.stages.report_page.content import ArmRun
+
+ARMS = ("subset", "random", "planted", "full")
+# Two-sided 95 % quantiles of Student's t for 1, 2, … 30 degrees of freedom; beyond, the last one is on the safe side.
+_T_95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and the half-width of its 95 % interval; None where one value alone gives no interval."""
+
+    mean: float
+    half_width: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm over its seeds."""
+
+    arm: str
+    n_samples: int
+    n_steps: int
+    loss_of_seed: dict[int, float]
+    loss: Estimate
+    gain: Estimate | None  # Random's loss less this one's, paired by seed.
+    gap_closed: Estimate | None  # 0 = as random, 1 = as a draw of samples known to be good.
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One subset and its controls."""
+
+    subset: str
+    retention: float
+    arms: tuple[ArmSummary, ...]
+
+
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """Return the mean with its Student's t half-width.
+
+    >>> estimate_mean([1.0, 2.0, 3.0])
+    Estimate(mean=2.0, half_width=2.4843...)
+    """
+    if len(values) < 2:
+        return Estimate(fmean(values), None)
+    t = _T_95[min(len(values) - 1, len(_T_95)) - 1]
+    return Estimate(fmean(values), t * stdev(values) / math.sqrt(len(values)))
+
+
+def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
+    """Return a comparison for each subset, the smallest retention first, its arms in the order of `ARMS`."""
+    comparisons = []
+    for retention, subset in sorted({(run.retention, run.subset) for run in runs}):
+        groups = defaultdict(list)
+        for run in runs:
+            if (run.retention, run.subset) == (retention, subset):
+                groups[run.arm].append(run)
+        losses = {arm: {run.seed: run.heldout_loss for run in group} for arm, group in groups.items()}
+        arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=ARMS.index))
+        comparisons.append(Comparison(subset, retention, arms))
+    return comparisons
+
+
+def gap_closed(loss: dict[int, float], random: dict[int, float], planted: dict[int, float]) -> Estimate | None:
+    """Return the share of the way from random to planted, over the seeds that all three have.
+
+    The half-width is the delta method's for a ratio of paired means. None without common seeds, or without a gap.
+    """
+    seeds = sorted(loss.keys() & random.keys() & planted.keys())
+    gap = fmean(random[seed] - planted[seed] for seed in seeds) if seeds else 0.0
+    if gap <= 0:
+        return None
+    share = fmean(random[seed] - loss[seed] for seed in seeds) / gap
+    residuals = [(random[s] - loss[s] - share * (random[s] - planted[s])) / gap for s in seeds]
+    return Estimate(share, estimate_mean(residuals).half_width)
+
+
+def _summarize(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:
+    first = group[0]
+    loss, random, planted = (losses.get(arm, {}) for arm in (first.arm, "random", "planted"))
+    common = sorted(loss.keys() & random.keys())
+    return ArmSummary(
+        first.arm,
+        first.n_samples,
+        first.n_steps,
+        loss,
+        estimate_mean(list(loss.values())),
+        estimate_mean([random[seed] - loss[seed] for seed in common]) if common and first.arm != "random" else None,
+        gap_closed(loss, random, planted) if first.arm == "subset" else None,
+    )

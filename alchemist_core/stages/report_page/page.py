@@ -1,0 +1,184 @@
+"""The page itself: its sections in the order of the questions that a reader has. Torch-free, without database or network."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from alchemist_core.stages.report_page.charts import score_chart, selection_chart, selection_legend
+from alchemist_core.stages.report_page.comparison import Comparison, compare_arms
+from alchemist_core.stages.report_page.content import ReportContent, SubsetContent
+from alchemist_core.stages.report_page.markup import Html, element, join
+from alchemist_core.stages.report_page.sheets import contact_sheet
+from alchemist_core.stages.report_page.tables import (
+    comparison_table,
+    nights_table,
+    quarantine_table,
+    show_estimate,
+)
+
+# Nothing may be loaded from anywhere and nothing may run: the file is the report, for ever.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def render_report(content: ReportContent) -> str:
+    """Return the report as one HTML file; the same content gives the same bytes."""
+    comparisons = compare_arms(content.arms)
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", content.title),
+        element("style", Html(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
+    )
+    body = element(
+        "body",
+        _header(content, comparisons),
+        element("main", _worth(comparisons), _scores(content), _subsets(content), _sheets(content), _accounts(content)),
+    )
+    return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
+
+
+def _header(content: ReportContent, comparisons: Sequence[Comparison]) -> Html:
+    facts = [element("div", element("dt", fact.label), element("dd", fact.value)) for fact in content.facts]
+    return element(
+        "header",
+        element("h1", content.title),
+        element("p", "Made ", element("time", f"{content.made_at:%Y-%m-%d %H:%M} UTC"), class_="when"),
+        element("div", *_key_figures(content, comparisons), class_="key-figures"),
+        element("dl", *facts, class_="facts") if facts else None,
+    )
+
+
+def _key_figures(content: ReportContent, comparisons: Sequence[Comparison]) -> list[Html]:
+    figures = []
+    for comparison in comparisons:
+        subset = next((arm for arm in comparison.arms if arm.arm == "subset"), None)
+        if subset and subset.gap_closed:
+            text = f"of the gap from random to known-good pairs closed at {_percent(comparison.retention)}"
+            figures.append(_key_figure(show_estimate(subset.gap_closed, 0, 100, " %"), text))
+        elif subset and subset.gain:
+            text = f"lower held-out loss than random at {_percent(comparison.retention)}"
+            figures.append(_key_figure(show_estimate(subset.gain, 3), text))
+    if content.scores:
+        figures.append(_key_figure(f"{sum(content.scores.counts):,}", "pairs scored"))
+    if content.nights:
+        n_quarantined = sum(row.n_locations for row in content.quarantine)
+        figures.append(_key_figure(f"{n_quarantined:,}", "locations set aside, each with a reason"))
+    return figures
+
+
+def _key_figure(figure: object, text: str) -> Html:
+    return element("p", element("strong", figure), element("span", text))
+
+
+def _worth(comparisons: Sequence[Comparison]) -> Html:
+    parts = [
+        join(
+            element("h3", f"{_percent(comparison.retention)} kept ", element("small", comparison.subset)),
+            comparison_table(comparison),
+        )
+        for comparison in comparisons
+    ]
+    return _section(
+        "worth",
+        "Was it worth it?",
+        "Loss of small models on held-out pairs; lower is better. ± is the half-width of a 95 % Student-t interval over "
+        "seeds. Gain: how much lower than random's, paired by seed. Gap closed: 0 % is as good as random, 100 % as good "
+        "as pairs known to be good.",
+        parts,
+        "No model has been evaluated yet: run evaluate_subset.",
+    )
+
+
+def _scores(content: ReportContent) -> Html:
+    chart = content.scores and element("figure", score_chart(content.scores), element("figcaption", "score (logit) →"))
+    return _section(
+        "scores",
+        "How are the scores spread?",
+        "The rater's instance logit of every eligible pair. High scores have rank 0.",
+        [chart] if chart else [],
+        "No pair has a score yet: train a rater, then score.",
+    )
+
+
+def _subsets(content: ReportContent) -> Html:
+    return _section(
+        "subsets",
+        "What was kept?",
+        "Pairs by rank, from the highest score (0 %) to the lowest (100 %), and the part that each subset took.",
+        [_subset(subset) for subset in content.subsets],
+        "No subset has been selected yet: run build_subset.",
+    )
+
+
+def _subset(subset: SubsetContent) -> Html:
+    line = f"{subset.n_samples:,} pairs · {_percent(subset.retention)} kept · {subset.strategy} · seed {subset.seed}"
+    note = (
+        "At this retention the draw runs out of the ranks it wants most, so what was kept is flatter than what was asked for."
+        if subset.curve.is_saturated
+        else None
+    )
+    steps = [
+        element("li", element("b", step.kind), element("span", step.name), element("small", step.detail or None))
+        for step in subset.lineage
+    ]
+    heading = element("h3", subset.name, " ", element("small", f"version {subset.version}, {subset.state}"))
+    chart = selection_chart(
+        subset.curve, f"Ranks of {subset.n_samples:,} kept pairs among {int(subset.curve.n_pool.sum()):,}"
+    )
+    return element(
+        "article",
+        heading,
+        element("p", line, class_="line"),
+        element("p", element("strong", "Warning: "), subset.warning, class_="warning") if subset.warning else None,
+        element("figure", chart, element("figcaption", "rank →"), selection_legend(subset.curve)),
+        element("p", note, class_="line note") if note else None,
+        element("h4", "Made from"),
+        element("ol", *steps, class_="lineage"),
+    )
+
+
+def _sheets(content: ReportContent) -> Html:
+    return _section(
+        "sheets",
+        "What do the ranks look like?",
+        "Real pairs, spread evenly over each band of ranks; a band's first image has the highest score.",
+        [contact_sheet(sheet) for sheet in content.sheets],
+        "No image has a rank yet.",
+    )
+
+
+def _accounts(content: ReportContent) -> Html:
+    nights = (
+        nights_table(content.nights)
+        if content.nights
+        else element("p", "No night has been ingested yet.", class_="empty")
+    )
+    quarantine = (
+        quarantine_table(content.quarantine)
+        if content.quarantine
+        else element("p", "Nothing is in quarantine.", class_="empty")
+    )
+    return _section(
+        "accounts",
+        "Is every location accounted for?",
+        "What came in each night = what was scored + what was set aside.",
+        [nights, element("h3", "Quarantine, by reason"), quarantine],
+        "",
+    )
+
+
+def _section(name: str, title: str, intro: str, parts: Sequence[Html], empty: str) -> Html:
+    body = parts or [element("p", empty, class_="empty")]
+    return element(
+        "section",
+        element("h2", title, id=name),
+        element("p", intro, class_="intro") if parts else None,
+        *body,
+        aria_labelledby=name,
+    )
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:.3g} %"
