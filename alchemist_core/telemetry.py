@@ -3,6 +3,7 @@
 Nothing else may create a metric. Labels are bounded: never a sample, a shard, a run or a user's text.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +27,16 @@ from rich.progress import (
 
 LOG_INTERVAL_S = 5.0
 
+
+class _Console(Console):
+    """A console whose reader may leave: a job goes on when the Airflow worker that reads its lines has died."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 # Standard error: standard output belongs to the report, whose last line may be JSON.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

@@ -13,7 +13,8 @@ from forms import FORMS
 
 
 def name(params):
-    return params["name"] or f"{params['dataset']}-{params['strategy']}-r{100 * params['retention']:02g}"
+    dataset = params["dataset"].replace(",", "-")
+    return params["name"] or f"{dataset}-{params['strategy']}-r{100 * params['retention']:g}"
 
 
 def spec(params):

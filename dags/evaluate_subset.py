@@ -27,7 +27,9 @@ from forms import FORMS
 def evaluate_subset():
     @task.bash(output_processor=lambda line: json.loads(line)["subsets"])
     def plan(params):
-        return alchemist("plan", "evaluate", dataset=params["dataset"], json=True)
+        return alchemist(
+            "plan", "evaluate", json=True, **{name: params[name] for name in ("evaluation", "arms", "seeds")}
+        )
 
     @task.bash(do_xcom_push=False, pool="gpu")
     def train_downstream(subset, params):

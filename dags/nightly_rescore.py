@@ -21,9 +21,7 @@ def night(params, dag_run):
 
 @dag(
     # At 02:00, for the day that has just ended.
-    schedule=CronPartitionTimetable(
-        "0 2 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d", run_immediately=False
-    ),
+    schedule=CronPartitionTimetable("0 2 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
     params={name: Param(**field) for name, field in FORMS["nightly_rescore"].items()},
     doc_md=__doc__,
     catchup=False,

@@ -38,8 +38,8 @@ def train_rater():
         return alchemist("score", dataset=params["dataset"], rater=NEWEST, slot=slot)
 
     @task.bash(do_xcom_push=False)
-    def promote(params):
-        return alchemist("promote", dataset=params["dataset"], rater=NEWEST)
+    def promote():
+        return alchemist("promote", rater=NEWEST)
 
     @task.bash(do_xcom_push=False)
     def publish(params):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from alchemist_core.settings import load_settings
 
-PREFERRED_PORT = 8080
+AIRFLOW_PORT = 8080
+METRICS_PORT = 9477
 # Below the range from which the kernel takes the ports of outgoing connections.
 FALLBACK_PORTS = range(20_000, 32_000)
 USERNAME = "admin"
@@ -56,9 +57,9 @@ def passwords_path(home: Path) -> Path:
     return airflow_home(home) / "passwords.json"
 
 
-def choose_port(remembered: int | None) -> int:
-    """Return a free loopback port: the remembered one, the well-known one, else one below the ephemeral range."""
-    candidates: list[int] = [*([remembered] if remembered else []), PREFERRED_PORT, *FALLBACK_PORTS]
+def choose_port(remembered: int | None, *, preferred: int) -> int:
+    """Return a free loopback port: the remembered one, the preferred one, else one below the ephemeral range."""
+    candidates: list[int] = [*([remembered] if remembered else []), preferred, *FALLBACK_PORTS]
     return next(port for port in candidates if _is_free(port))
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from alchemist_core.errors import MissingDependencyError
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import (
+    AIRFLOW_PORT,
+    METRICS_PORT,
     STACK_VARIABLE,
     airflow_home,
     build_environment,
@@ -24,6 +26,7 @@ from alchemist_core.local.airflow_environment import (
 from alchemist_core.local.postgres import EmbeddedPostgres, start_postgres, stop_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, is_alive, send
 from alchemist_core.local.stack_state import (
+    Ports,
     StackState,
     command_lock,
     hold_lock,
@@ -32,7 +35,7 @@ from alchemist_core.local.stack_state import (
     write_state,
 )
 from alchemist_core.local.stack_status import StackStatus, client, logs, look, status
-from alchemist_core.local.supervisor import AIRFLOW, COMMANDS
+from alchemist_core.local.supervisor import COMMANDS, PROGRAMS
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import ProgressLine
 
@@ -57,9 +60,9 @@ def up(home: Path) -> StackStatus:
         if not is_reused:
             line.show(0, 3, "Postgres")
             _end_leftovers(home)
-            port = choose_port(read_state(home).port)
-            _migrate(home, start_postgres(home), port)
-            write_state(home, StackState(port=port))
+            ports = _choose_ports(read_state(home).ports)
+            _migrate(home, start_postgres(home), ports.airflow)
+            write_state(home, StackState(ports=ports))
             line.show(1, 3, "Airflow")
             _start_supervisor(home)
         line.show(2, 3, "scheduler")
@@ -90,12 +93,19 @@ def down(home: Path) -> StackStatus:
 
 
 def _check_installed() -> None:
-    if not AIRFLOW.exists():
+    if not (PROGRAMS / "airflow").exists():
         msg = f"Airflow is not installed beside {sys.executable}: pip install 'alchemist-platform[airflow]', or `make setup`"
         raise MissingDependencyError(msg)
     if not dags_folder().is_dir():
         msg = f"the folder {dags_folder()} is missing: set ALCHEMIST_DAGS, or install from a clone (pip install --editable)"
         raise MissingDependencyError(msg)
+
+
+def _choose_ports(remembered: Ports | None) -> Ports:
+    return Ports(
+        airflow=choose_port(remembered.airflow if remembered else None, preferred=AIRFLOW_PORT),
+        metrics=choose_port(remembered.metrics if remembered else None, preferred=METRICS_PORT),
+    )
 
 
 def _migrate(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
@@ -106,7 +116,7 @@ def _migrate(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
         return
     url = postgres.create_database("airflow")
     environment = build_environment(home, port=port, metadata_url=url, store_url=postgres.url())
-    command = [str(AIRFLOW), "db", "migrate"]
+    command = [str(PROGRAMS / "airflow"), "db", "migrate"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         msg = f"`airflow db migrate` failed with exit code {done.returncode}. Its end:\n{(done.stdout + done.stderr)[-3000:]}"

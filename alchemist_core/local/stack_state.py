@@ -29,10 +29,18 @@ class ChildState:
 
 
 @dataclass(frozen=True, slots=True)
-class StackState:
-    """Content of stack.json; the port outlives the processes."""
+class Ports:
+    """Where the stack listens, on loopback."""
 
-    port: int | None = None
+    airflow: int
+    metrics: int
+
+
+@dataclass(frozen=True, slots=True)
+class StackState:
+    """Content of stack.json; the ports outlive the processes."""
+
+    ports: Ports | None = None
     supervisor_pid: int | None = None
     children: dict[str, ChildState] = field(default_factory=dict)
 
@@ -48,7 +56,9 @@ def read_state(home: Path) -> StackState:
         raw = json.loads(state_path(home).read_text())
     except FileNotFoundError:
         return StackState()
-    return StackState(**{**raw, "children": {name: ChildState(**child) for name, child in raw["children"].items()}})
+    children = {name: ChildState(**child) for name, child in raw["children"].items()}
+    ports = Ports(**raw["ports"]) if raw["ports"] else None
+    return StackState(ports=ports, supervisor_pid=raw["supervisor_pid"], children=children)
 
 
 def write_state(home: Path, state: StackState) -> None:

@@ -21,6 +21,7 @@ class StackStatus:
     is_reused: bool
     is_postgres_running: bool
     url: str | None
+    metrics_url: str | None
     processes: dict[str, int | None]
     n_restarts: int
     import_errors: tuple[str, ...] = ()
@@ -67,11 +68,11 @@ def logs(home: Path, name: str, *, n_lines: int = 100) -> str:
 
 def client(home: Path) -> AirflowClient:
     """Return a client of this home's Airflow."""
-    port = read_state(home.resolve()).port
-    if port is None:
+    ports = read_state(home.resolve()).ports
+    if ports is None:
         msg = f"there is no Airflow in {home.resolve()}: start it with `alchemist up`"
         raise AirflowError(msg)
-    return AirflowClient.of(home.resolve(), port)
+    return AirflowClient.of(home.resolve(), ports.airflow)
 
 
 def look(home: Path, *, is_reused: bool) -> StackStatus:
@@ -83,7 +84,8 @@ def look(home: Path, *, is_reused: bool) -> StackStatus:
         is_supervised=supervised,
         is_reused=is_reused,
         is_postgres_running=is_running(home),
-        url=f"http://127.0.0.1:{state.port}" if state.port and supervised else None,
+        url=f"http://127.0.0.1:{state.ports.airflow}" if state.ports and supervised else None,
+        metrics_url=f"http://127.0.0.1:{state.ports.metrics}/metrics" if state.ports and supervised else None,
         processes={name: alive[name].pid if name in alive else None for name in COMMANDS},
         n_restarts=sum(child.n_restarts for child in state.children.values()),
         import_errors=tuple(client(home).import_errors()) if supervised and "api-server" in alive else (),

@@ -19,17 +19,26 @@ from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, load_secrets
 from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, send
-from alchemist_core.local.stack_state import ChildState, StackState, hold_lock, read_state, supervisor_lock, write_state
+from alchemist_core.local.stack_state import (
+    ChildState,
+    Ports,
+    StackState,
+    hold_lock,
+    read_state,
+    supervisor_lock,
+    write_state,
+)
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import say
 
-AIRFLOW = Path(sys.executable).parent / "airflow"
+PROGRAMS = Path(sys.executable).parent
 # Nothing serves log files over the network: every process is on this machine and reads them from the folder.
 COMMANDS = {
-    "api-server": ("api-server", "--host", "127.0.0.1"),
-    "scheduler": ("scheduler", "--skip-serve-logs"),
-    "dag-processor": ("dag-processor",),
-    "triggerer": ("triggerer", "--skip-serve-logs"),
+    "api-server": ("airflow", "api-server", "--host", "127.0.0.1"),
+    "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
+    "dag-processor": ("airflow", "dag-processor"),
+    "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
+    "metrics": ("alchemist", "metrics", "serve", "--port"),  # the port follows
 }
 POLL_S = 0.5
 FIRST_DELAY_S = 0.5
@@ -52,10 +61,9 @@ class Child:
     delay_s: float = FIRST_DELAY_S
     n_restarts: int = -1
 
-    def start(self, environment: dict[str, str], log_path: Path) -> None:
+    def start(self, command: list[str], environment: dict[str, str], log_path: Path) -> None:
         """Start the process in a session of its own, with its log appended to a file."""
         with log_path.open("ab") as log:
-            command = [str(AIRFLOW), *COMMANDS[self.name]]
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]  # options are plain
         self.started_at = self.last_healthy_at = time.monotonic()
@@ -75,7 +83,7 @@ class Child:
     def judge(self, health: dict[str, str]) -> None:
         """Kill the process when its component has had no heartbeat for too long, as a scheduler that waits for its last tasks."""
         now = time.monotonic()
-        if self.process is None or health.get(self.name.replace("-", "_")) == "healthy":
+        if self.process is None or health.get(self.name.replace("-", "_"), "healthy") == "healthy":
             self.last_healthy_at = now
         elif now - self.last_healthy_at > HUNG_AFTER_S:
             say(f"{self.name} (pid {self.process.pid}) has no heartbeat for {HUNG_AFTER_S:.0f} s: it is killed")
@@ -90,11 +98,11 @@ class Child:
 class Supervisor:
     """Guards one home's processes: `step` heals what died, `stop` ends them all."""
 
-    def __init__(self, home: Path, port: int) -> None:
-        self._home, self._port = home, port
+    def __init__(self, home: Path, ports: Ports) -> None:
+        self._home, self._ports = home, ports
         self._children = [Child(name) for name in COMMANDS]
         self._postgres: EmbeddedPostgres | None = None
-        self._airflow = AirflowClient.of(home, port)
+        self._airflow = AirflowClient.of(home, ports.airflow)
         self._looked_at = 0.0
         self._logs = home / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -107,7 +115,7 @@ class Supervisor:
             self._revive_postgres()
         for child in self._children:
             if child.process is None and time.monotonic() >= child.due_at:
-                child.start(self._environment(), self._logs / f"{child.name}.log")
+                child.start(self._command(child.name), self._environment(), self._logs / f"{child.name}.log")
                 changed = True
         if changed:
             self._write()
@@ -122,7 +130,7 @@ class Supervisor:
         for process in ours:
             send(find_session(process.pid), signal.SIGKILL)
         end(find_marked(f"{STACK_VARIABLE}={load_secrets(self._home)['stack']}"), grace_s=GRACE_S)
-        write_state(self._home, StackState(port=self._port))
+        write_state(self._home, StackState(ports=self._ports))
 
     def _look(self) -> None:
         health = self._airflow.health()
@@ -143,18 +151,22 @@ class Supervisor:
                 grace_s=GRACE_S,
             )
 
+    def _command(self, name: str) -> list[str]:
+        program, *arguments = COMMANDS[name]
+        return [str(PROGRAMS / program), *arguments, *([str(self._ports.metrics)] if name == "metrics" else [])]
+
     def _environment(self) -> dict[str, str]:
         assert self._postgres is not None, "Postgres is revived before any child starts"
         given = load_settings().database_url
         store_url = given.get_secret_value() if given else self._postgres.url()
         return build_environment(
-            self._home, port=self._port, metadata_url=self._postgres.url("airflow"), store_url=store_url
+            self._home, port=self._ports.airflow, metadata_url=self._postgres.url("airflow"), store_url=store_url
         )
 
     def _write(self) -> None:
         me = identify(threading.main_thread().native_id or 0)
         children = {child.name: state for child in self._children if (state := child.state())}
-        write_state(self._home, StackState(port=self._port, supervisor_pid=me.pid if me else None, children=children))
+        write_state(self._home, StackState(ports=self._ports, supervisor_pid=me.pid if me else None, children=children))
 
 
 def main() -> None:
@@ -164,9 +176,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with hold_lock(supervisor_lock(home), should_wait=True):
-        port = read_state(home).port
-        assert port is not None, "`alchemist up` chooses the port before it starts the supervisor"
-        supervisor = Supervisor(home, port)
+        ports = read_state(home).ports
+        assert ports is not None, "`alchemist up` chooses the ports before it starts the supervisor"
+        supervisor = Supervisor(home, ports)
         while not stopping.is_set():
             try:
                 supervisor.step()
