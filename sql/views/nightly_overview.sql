@@ -1,6 +1,6 @@
 -- Purpose: is last night done, and what did it bring?
--- One row is: a training dataset and a crawl date that has shards, a night or a data check; counts are of live shards
---   (retired ones left out), scores those of the production rater. Done means: n_locations = n_scored + n_quarantined.
+-- One row is: a training dataset's crawl date that has shards, a night or a check; counts leave retired shards out, scores are the
+--   production rater's. Done means: n_locations = n_scored + n_quarantined.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (
@@ -68,8 +68,7 @@ SELECT
         WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
         WHEN counted.n_scored_shards < counted.n_shards - counted.n_rejected_shards
-            THEN 'partly scored: ' || counted.n_scored_shards || ' of '
-                || (counted.n_shards - counted.n_rejected_shards) || ' shards'
+            THEN format('partly scored: %s of %s shards', n_scored_shards, n_shards - n_rejected_shards)
         WHEN decided.state = 'held' THEN 'held: ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
