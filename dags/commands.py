@@ -3,13 +3,11 @@
 import shlex
 
 
-def alchemist(*words: str, **flags: object) -> str:
-    """Return `alchemist WORDS --flag value …`; a flag that is empty or false is left out, a true one stands alone."""
-    given = [(f"--{name.replace('_', '-')}", value) for name, value in flags.items() if value not in (None, "", False)]
-    return shlex.join(
-        [
-            "alchemist",
-            *words,
-            *(part for flag, value in given for part in ([flag] if value is True else [flag, str(value)])),
-        ]
-    )
+def alchemist(*words, **flags):
+    """Return `alchemist WORDS --flag value`; a flag that is none, empty or false is left out, a true one stands alone."""
+    line = ["alchemist", *words]
+    for name, value in flags.items():
+        if value is None or value is False or value == "":
+            continue
+        line += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(line)

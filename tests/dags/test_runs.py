@@ -1,0 +1,113 @@
+"""Each DAG once through Airflow's own task runner, with a stand-in `alchemist` that notes what it is told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import DAGS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("airflow")]
+
+STAND_IN = """#!/bin/sh
+echo "$@" >> "$ALCHEMIST_HOME/commands"
+case "$1" in
+plan) echo "a library's warning" >&2; cat "$ALCHEMIST_HOME/plan.json";;
+*) case "$*" in *broken*) exit 1;; esac; echo "done";;
+esac
+"""
+SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
+SCENARIOS = {
+    "two slots": {"dag": "nightly_rescore", "conf": {"crawl_date": "2026-01-02"}, "plan": {"slots": [0, 1]}},
+    "rater": {"dag": "train_rater", "conf": {"dataset": "crawl", "validation": "wanted"}, "plan": {"slots": [0]}},
+    "dry run": {"dag": "build_subset", "conf": {**SUBSET, "dry_run": True}},
+    "view only": {"dag": "build_subset", "conf": SUBSET},
+    "with tars": {"dag": "build_subset", "conf": {**SUBSET, "materialize": True}},
+    "fails": {"dag": "build_subset", "conf": {**SUBSET, "name": "broken"}},
+    "nothing waits": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": []}},
+    "two wait": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["a", "b"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Each scenario's states, and all commands in their order."""
+    home = tmp_path_factory.mktemp("runs")
+    (home / "bin").mkdir()
+    (home / "bin" / "alchemist").write_text(STAND_IN)
+    (home / "bin" / "alchemist").chmod(0o755)
+    programs = Path(sys.executable).parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
+        "PATH": f"{home / 'bin'}:{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(DAGS),
+        "ALCHEMIST_HOME": str(home),
+        "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+    }
+    subprocess.run([programs / "airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
+    given = json.dumps(list(SCENARIOS.values()))
+    program = [sys.executable, Path(__file__).with_name("run_dags.py")]
+    done = subprocess.run(program, input=given, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    states = json.loads(done.stdout.strip().splitlines()[-1])
+    return dict(zip(SCENARIOS, states, strict=True)), (home / "commands").read_text().splitlines()
+
+
+def test_a_night_is_scored_by_every_slot(runs):
+    states, commands = runs
+    assert states["two slots"]["state"] == "success"
+    assert states["two slots"]["tasks"]["score"] == ["success", "success"]
+    assert "score --slot 0 --crawl-date 2026-01-02" in commands
+    assert "score --slot 1 --crawl-date 2026-01-02" in commands
+
+
+def test_a_warning_of_a_library_does_not_spoil_the_plan(runs):
+    states, _ = runs
+    assert states["two slots"]["tasks"]["plan"] == ["success"]
+
+
+def test_a_new_rater_scores_the_pool_before_it_is_promoted(runs):
+    states, commands = runs
+    assert states["rater"]["state"] == "success"
+    scored, promoted = (
+        commands.index("score --dataset crawl --rater newest --slot 0"),
+        commands.index("promote --rater newest"),
+    )
+    assert scored < promoted
+
+
+def test_a_dry_run_succeeds_after_its_preview(runs):
+    states, _ = runs
+    tasks = states["dry run"]["tasks"]
+    assert states["dry run"]["state"] == "success"
+    assert [name for name, found in tasks.items() if found == ["success"]] == ["preview"]
+
+
+def test_a_subset_is_published_without_tars_unless_they_are_asked_for(runs):
+    states, _ = runs
+    assert states["view only"]["tasks"]["materialize"] == ["skipped"]
+    assert states["view only"]["tasks"]["publish"] == ["success"]
+    assert states["with tars"]["tasks"]["materialize"] == ["success"]
+    assert states["with tars"]["tasks"]["publish"] == ["success"]
+
+
+def test_a_failed_preview_publishes_nothing(runs):
+    states, _ = runs
+    assert states["fails"]["state"] == "failed"
+    assert states["fails"]["tasks"]["publish"] == ["upstream_failed"]
+
+
+def test_with_no_subset_waiting_the_report_is_still_made(runs):
+    states, _ = runs
+    assert states["nothing waits"]["state"] == "success"
+    assert states["nothing waits"]["tasks"]["report"] == ["success"]
+
+
+def test_every_waiting_subset_is_trained_on_and_evaluated(runs):
+    states, commands = runs
+    assert states["two wait"]["state"] == "success"
+    assert {f"evaluate --subset {name}" for name in "ab"} <= set(commands)
