@@ -5,7 +5,7 @@ Keys are given, not made, so that a test can refer to them.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -20,7 +20,7 @@ def sha256(word: object) -> bytes:
 
 def filled(table: str, row: Row) -> dict[str, Any]:
     """A whole row of a table."""
-    return {**dict(_fillers(table, row)), **row}
+    return {**FILLERS.get(table, lambda _row: {})(row), **row}
 
 
 def insert_rows(connection: Connection, given: Mapping[str, Sequence[Row]]) -> None:
@@ -41,64 +41,85 @@ def _insert(connection: Connection, table: str, row: Row) -> None:
     connection.execute(text(statement), values)
 
 
-def _fillers(table: str, row: Row) -> Iterator[tuple[str, Any]]:  # noqa: C901, PLR0912  one case a table
-    match table:
-        case "datasets":
-            yield from {"root_uri": f"/data/{row['name']}", "role": "train"}.items()
-        case "shards":
-            uri = f"{row['shard_id']:06d}.tar"
-            yield from {"uri": uri, "sha256": sha256(uri), "size_bytes": 1, "state": "verified"}.items()
-        case "samples":
-            word = row["sample_id"]
-            hashes = {"image_hash": sha256(f"image {word}"), "caption_hash": sha256(f"caption {word}")}
-            shape = {"caption": f"pair {word}", "width": 64, "height": 64, "format": "JPEG"}
-            yield from {**hashes, "pair_hash": sha256(word), **shape}.items()
-        case "sample_locations":
-            yield "key", f"{row['ordinal']:06d}"
-            yield from {"member_exts": ["jpg", "txt"], "member_offsets": [512, 1536], "member_sizes": [9, 9]}.items()
-        case "quarantined_samples":
-            stage = "score" if row.get("rater_id") else "ingest"
-            yield from {"key": f"{row['ordinal']:06d}", "reason": "truncated", "detail": "", "stage": stage}.items()
-        case "raters":
-            identity = {
-                "identity_hash": row["name"],
-                "checkpoint_uri": "rater",
-                "checkpoint_sha256": sha256(row["name"]),
-            }
-            yield from {"rule": "alignment", "config": {}, **identity}.items()
-        case "nights":
-            yield "revision", 1
-            if row.get("state", "scored") != "scored":
-                yield from {"decided_by": "ann", "decided_at": "2026-01-03T00:00:00Z"}.items()
-        case "shard_scores":
-            made = {"code_version": "1", "device": "cpu", "dtype": "float32", "run_id": 1}
-            yield from {"n_reused": 0, "n_quarantined": 0, **made}.items()
-            yield "n_samples", row["n_scored"] + row.get("n_quarantined", 0)
-        case "rank_scales":
-            yield "n_reference", len(row["knot_scores"])
-        case "rank_snapshots":
-            yield from {"night_ids": [], "n_eligible": 1, "eligible_hash": f"eligible {row['snapshot_id']}"}.items()
-        case "subsets":
-            spec = {
-                "strategy": "gsample",
-                "retention": 0.2,
-                "seed": 0,
-                "spec": {},
-                "spec_hash": f"spec {row['subset_id']}",
-            }
-            manifest = {"manifest_sha256": "m", "manifest_uri": "m.parquet", "n_samples": 1, "created_by": "ann"}
-            yield from {"version": 1, **spec, **manifest}.items()
-            if row.get("state", "selected") != "selected":
-                yield "published_at", "2026-01-04T00:00:00Z"
-        case "models":
-            identity = {"identity_hash": f"model {row['model_id']}", "config": {}, "members_sha256": "m"}
-            size = {"retention": 0.2, "seed": 0, "n_samples": 1, "n_steps": 1}
-            yield from {**identity, **size, "checkpoint_uri": "model", "checkpoint_sha256": sha256("model")}.items()
-        case "evaluation_contracts":
-            yield from {"contract_hash": f"contract {row['contract_id']}", "contract": {}}.items()
-        case "evaluations":
-            yield from {"metric": "heldout_loss", "n": 10}.items()
-        case "runs":
-            yield from {"config": {}, "config_hash": "c", "code_version": "1", "host": "here", "pid": 1}.items()
-        case "check_results":
-            yield from {"expectation": "e", "severity": "fail", "is_success": True, "observed": {}}.items()
+def _shard(row: Row) -> dict[str, Any]:
+    uri = row.get("uri", f"{row['shard_id']:06d}.tar")
+    return {"uri": uri, "sha256": sha256(uri), "size_bytes": 1, "state": "verified"}
+
+
+def _sample(row: Row) -> dict[str, Any]:
+    word = row.get("caption", row["sample_id"])
+    hashes = {
+        "image_hash": sha256(f"image {word}"),
+        "caption_hash": sha256(f"caption {word}"),
+        "pair_hash": sha256(word),
+    }
+    return {**hashes, "caption": f"pair {word}", "width": 64, "height": 64, "format": "JPEG"}
+
+
+def _bad_sample(row: Row) -> dict[str, Any]:
+    stage = "score" if row.get("rater_id") else "ingest"
+    return {"key": f"{row['ordinal']:06d}", "reason": "truncated", "detail": "", "stage": stage}
+
+
+def _rater(row: Row) -> dict[str, Any]:
+    checkpoint = {"checkpoint_uri": f"raters/{row['name']}", "checkpoint_sha256": sha256(row["name"])}
+    return {"rule": "alignment", "config": {}, "identity_hash": row["name"], **checkpoint}
+
+
+def _night(row: Row) -> dict[str, Any]:
+    is_open = row.get("state", "scored") == "scored"
+    return {"revision": 1} | ({} if is_open else {"decided_by": "ann", "decided_at": "2026-01-03T00:00:00Z"})
+
+
+def _shard_score(row: Row) -> dict[str, Any]:
+    counts = {"n_reused": 0, "n_quarantined": 0, "n_samples": row["n_scored"] + row.get("n_quarantined", 0)}
+    return {**counts, "code_version": "1", "device": "cpu", "dtype": "float32", "run_id": 1}
+
+
+def _subset(row: Row) -> dict[str, Any]:
+    spec = {
+        "strategy": "gsample",
+        "retention": 0.2,
+        "seed": 0,
+        "spec": {},
+        "spec_hash": f"spec {row.get('version', 1)}",
+    }
+    manifest = {"n_samples": 1, "manifest_sha256": "m", "manifest_uri": "m.parquet", "created_by": "ann"}
+    is_selected = row.get("state", "selected") == "selected"
+    return {"version": 1, **spec, **manifest} | ({} if is_selected else {"published_at": "2026-01-04T00:00:00Z"})
+
+
+def _model(row: Row) -> dict[str, Any]:
+    size = {"retention": 0.2, "seed": 0, "n_samples": 1, "n_steps": 1, "members_sha256": "m", "config": {}}
+    identity = f"{row['arm']} {row.get('seed', 0)}"
+    return {
+        **size,
+        "identity_hash": identity,
+        "checkpoint_uri": f"models/{identity}",
+        "checkpoint_sha256": sha256(identity),
+    }
+
+
+FILLERS: dict[str, Callable[[Row], dict[str, Any]]] = {
+    "datasets": lambda row: {"root_uri": f"/data/{row['name']}", "role": "train"},
+    "shards": _shard,
+    "samples": _sample,
+    "sample_locations": lambda row: {
+        "key": f"{row['ordinal']:06d}",
+        "member_exts": ["jpg", "txt"],
+        "member_offsets": [512, 1536],
+        "member_sizes": [9, 9],
+    },
+    "quarantined_samples": _bad_sample,
+    "raters": _rater,
+    "nights": _night,
+    "shard_scores": _shard_score,
+    "rank_scales": lambda row: {"n_reference": len(row["knot_scores"])},
+    "rank_snapshots": lambda _: {"night_ids": [], "n_eligible": 1, "eligible_hash": "e"},
+    "subsets": _subset,
+    "models": _model,
+    "evaluation_contracts": lambda row: {"contract_hash": f"contract {row['contract_id']}", "contract": {}},
+    "evaluations": lambda _: {"metric": "heldout_loss", "n": 10},
+    "runs": lambda _: {"config": {}, "config_hash": "c", "code_version": "1", "host": "here", "pid": 1},
+    "check_results": lambda _: {"expectation": "e", "severity": "fail", "is_success": True, "observed": {}},
+}

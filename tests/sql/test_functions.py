@@ -12,7 +12,10 @@ from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
 
-PARTITIONS = "SELECT relname FROM pg_inherits INNER JOIN pg_class ON inhrelid = pg_class.oid WHERE inhparent = 'alchemist.scores'::regclass ORDER BY 1"
+PARTITIONS = """
+SELECT relname FROM pg_inherits INNER JOIN pg_class ON inhrelid = pg_class.oid
+WHERE inhparent = 'alchemist.scores'::regclass ORDER BY 1
+"""
 
 
 def partitions(connection: Connection) -> list[str]:
@@ -50,14 +53,14 @@ def test_anything_else_has_no_partitions(connection: Connection, arguments: str)
 def test_a_partition_is_added_beside_an_open_reader_and_twice_at_once(engine: Engine) -> None:
     with engine.connect() as reader:
         reader.execute(text("SELECT count(*) FROM alchemist.scores"))  # Its transaction stays open.
-        failures: list[BaseException] = []
+        failures: list[DBAPIError] = []
 
         def add() -> None:
             try:
                 with engine.begin() as connection:
                     connection.execute(text("SET LOCAL statement_timeout = '5s'"))
                     connection.execute(text("SELECT alchemist.add_partition('scores', 7)"))
-            except BaseException as failure:
+            except DBAPIError as failure:
                 failures.append(failure)
 
         threads = [threading.Thread(target=add) for _ in range(3)]
@@ -68,7 +71,7 @@ def test_a_partition_is_added_beside_an_open_reader_and_twice_at_once(engine: En
     assert failures == []
 
 
-def ranks_by_sql(connection: Connection, scale: RankScale, score_N: np.ndarray) -> np.ndarray:
+def ranks_by_sql(connection: Connection, scale: RankScale, scores: np.ndarray) -> np.ndarray:
     knots = {"knot_scores": scale.knot_scores.tolist(), "knot_ranks": scale.knot_ranks.tolist()}
     insert_rows(connection, {
         "raters": [{"rater_id": 1, "name": "r", "state": "production"}],
@@ -77,7 +80,7 @@ def ranks_by_sql(connection: Connection, scale: RankScale, score_N: np.ndarray) 
     query = text(
         "SELECT alchemist.rank_of(score, 1) FROM unnest(CAST(:scores AS float8[])) WITH ORDINALITY AS s (score, i) ORDER BY i"
     )
-    return np.array(connection.execute(query, {"scores": score_N.tolist()}).scalars().all())
+    return np.array(connection.execute(query, {"scores": scores.tolist()}).scalars().all())
 
 
 @pytest.mark.parametrize("n_knots", [1, 2, 300])
@@ -85,10 +88,10 @@ def test_a_rank_is_the_same_to_the_bit_in_sql_and_in_python(connection: Connecti
     rng = np.random.default_rng(0)
     scale = fit_rank_scale(rng.normal(size=5_000), max_knots=n_knots)
     knots = scale.knot_scores
-    score_N = np.concatenate(
+    scores = np.concatenate(
         [rng.normal(scale=2, size=2_000), knots, np.nextafter(knots, -9), np.nextafter(knots, 9), [-1e9, 1e9]]
     )
-    assert np.array_equal(ranks_by_sql(connection, scale, score_N), scale.rank(score_N))
+    assert np.array_equal(ranks_by_sql(connection, scale, scores), scale.rank(scores))
 
 
 def test_current_scores_rank_a_hundred_thousand_pairs_in_a_second(connection: Connection) -> None:

@@ -1,0 +1,64 @@
+-- Purpose: what raters said, as text that names no id, run or time, so that equal data gives equal text in any database.
+-- Parameters: none.
+-- One row is: a row of a table, its keys replaced by natural ones (rater identity, night's date and revision, pair hash).
+-- Relies on: the primary keys; reads whole tables.
+-- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
+WITH dated AS (
+    SELECT nights.*, ROW(datasets.name, nights.crawl_date, raters.identity_hash, nights.revision)::text AS night
+    FROM alchemist.nights
+    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id
+    INNER JOIN alchemist.raters ON nights.rater_id = raters.rater_id
+),
+
+scaled AS (
+    SELECT
+        rank_scales.rank_scale_id,
+        ROW(raters.identity_hash, n_reference, sha256(array_send(knot_scores)), sha256(array_send(knot_ranks)))::text AS scale
+    FROM alchemist.rank_scales
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+),
+
+lines AS (
+    SELECT 'raters' AS table_name, ROW(
+        name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, certificate, state, is_shadow
+    )::text AS line
+    FROM alchemist.raters
+    UNION ALL
+    SELECT 'nights', ROW(night, state, reason, decided_by)::text
+    FROM dated
+    UNION ALL
+    -- Not n_reused: which of two shards with the same pair computed its score depends on who came first.
+    SELECT 'shard_scores', ROW(
+        dated.night, shards.uri, done.n_samples, done.n_scored, done.n_quarantined, done.code_version, done.device, done.dtype
+    )::text
+    FROM alchemist.shard_scores AS done
+    INNER JOIN dated ON done.night_id = dated.night_id
+    INNER JOIN alchemist.shards ON done.shard_id = shards.shard_id
+    UNION ALL
+    SELECT 'scores', ROW(raters.identity_hash, samples.pair_hash, scores.score)::text
+    FROM alchemist.scores
+    INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
+    INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id
+    UNION ALL
+    SELECT 'score_distributions', ROW(dated.night, shape.n, quantiles, histogram, psi, ks_distance)::text
+    FROM alchemist.score_distributions AS shape
+    INNER JOIN dated ON shape.night_id = dated.night_id
+    UNION ALL
+    SELECT 'rank_scales', scale
+    FROM scaled
+    UNION ALL
+    -- The eligible set's hash stands for the nights and the takedowns that it follows from.
+    SELECT 'rank_snapshots', ROW(scaled.scale, dataset_names, n_eligible, eligible_hash)::text
+    FROM alchemist.rank_snapshots
+    INNER JOIN scaled ON rank_snapshots.rank_scale_id = scaled.rank_scale_id
+    UNION ALL
+    SELECT 'region_probes', ROW(
+        raters.identity_hash, drop_top_ratio, mean_rank, std_rank, gain, gain_low, gain_high, measurements
+    )::text
+    FROM alchemist.region_probes
+    INNER JOIN alchemist.raters ON region_probes.rater_id = raters.rater_id
+)
+
+SELECT table_name, line
+FROM lines
+ORDER BY table_name COLLATE "C", line COLLATE "C"

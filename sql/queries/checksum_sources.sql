@@ -1,0 +1,51 @@
+-- Purpose: what came in, as text that names no id, run, time or place, so that equal data gives equal text in any database.
+-- Parameters: none.
+-- One row is: a row of a table, its keys replaced by natural ones (dataset name, address below its root, pair hash).
+-- Relies on: the primary keys; reads whole tables.
+-- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
+WITH located AS (
+    SELECT shards.*, ROW(datasets.name, shards.uri, shards.sha256)::text AS shard
+    FROM alchemist.shards
+    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+),
+
+lines AS (
+    -- Not root_uri: where the bytes lie differs between two homes with the same data.
+    SELECT 'datasets' AS table_name, ROW(name, role)::text AS line
+    FROM alchemist.datasets
+    UNION ALL
+    SELECT 'shards', ROW(shard, size_bytes, n_samples, crawl_date, state, rejected_reason)::text
+    FROM located
+    UNION ALL
+    SELECT 'samples', ROW(
+        pair_hash, image_hash, caption_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
+    )::text
+    FROM alchemist.samples
+    UNION ALL
+    SELECT 'sample_locations', ROW(
+        located.shard, here.ordinal, samples.pair_hash, here.key, here.member_exts, here.member_offsets, here.member_sizes
+    )::text
+    FROM alchemist.sample_locations AS here
+    INNER JOIN located ON here.shard_id = located.shard_id
+    INNER JOIN alchemist.samples ON here.sample_id = samples.sample_id
+    UNION ALL
+    SELECT 'quarantined_samples', ROW(
+        located.shard, bad.ordinal, bad.key, bad.reason, bad.detail, bad.stage, bad.is_transient, raters.identity_hash
+    )::text
+    FROM alchemist.quarantined_samples AS bad
+    INNER JOIN located ON bad.shard_id = located.shard_id
+    LEFT JOIN alchemist.raters ON bad.rater_id = raters.rater_id
+    UNION ALL
+    SELECT 'heuristic_scores', ROW(
+        samples.pair_hash, plain.aesthetic, plain.clarity, plain.frequency, plain.edge_density, plain.imported
+    )::text
+    FROM alchemist.heuristic_scores AS plain
+    INNER JOIN alchemist.samples ON plain.sample_id = samples.sample_id
+    UNION ALL
+    SELECT 'takedowns', ROW(image_hash, reason, requested_by)::text
+    FROM alchemist.takedowns
+)
+
+SELECT table_name, line
+FROM lines
+ORDER BY table_name COLLATE "C", line COLLATE "C"

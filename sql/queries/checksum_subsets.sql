@@ -1,0 +1,47 @@
+-- Purpose: what was chosen and what it was worth, as text that names no id, run or time, so that equal data gives equal text.
+-- Parameters: none.
+-- One row is: a row of a table, its keys replaced by natural ones (subset name and version, model identity, contract hash).
+-- Relies on: the primary keys; reads whole tables.
+-- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
+WITH titled AS (
+    SELECT subsets.*, ROW(name, version)::text AS subset
+    FROM alchemist.subsets
+),
+
+lines AS (
+    SELECT 'subsets' AS table_name, ROW(
+        titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, strategy, retention, seed, spec, spec_hash,
+        n_samples, manifest_sha256, manifest_uri, state, created_by, materialized_uri
+    )::text AS line
+    FROM titled
+    INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id
+    UNION ALL
+    SELECT 'subset_samples', ROW(titled.subset, samples.pair_hash, subset_samples.rank)::text
+    FROM alchemist.subset_samples
+    INNER JOIN titled ON subset_samples.subset_id = titled.subset_id
+    INNER JOIN alchemist.samples ON subset_samples.sample_id = samples.sample_id
+    UNION ALL
+    SELECT 'models', ROW(
+        models.identity_hash, models.arm, titled.subset, models.retention, models.seed, models.config, models.n_samples,
+        models.n_steps, models.members_sha256, models.checkpoint_uri, models.checkpoint_sha256
+    )::text
+    FROM alchemist.models
+    LEFT JOIN titled ON models.subset_id = titled.subset_id
+    UNION ALL
+    SELECT 'evaluation_contracts', ROW(contract_hash, contract)::text
+    FROM alchemist.evaluation_contracts
+    UNION ALL
+    SELECT 'evaluations', ROW(
+        models.identity_hash, evaluation_contracts.contract_hash, evaluations.metric, evaluations.value, evaluations.n
+    )::text
+    FROM alchemist.evaluations
+    INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
+    INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluation_contracts.contract_id
+    UNION ALL
+    SELECT 'experiments', ROW(name, config, result)::text
+    FROM alchemist.experiments
+)
+
+SELECT table_name, line
+FROM lines
+ORDER BY table_name COLLATE "C", line COLLATE "C"
