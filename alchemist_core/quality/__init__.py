@@ -1,0 +1,1 @@
+"""Data checks: Great Expectations suites over one night's slice, and the gate that they are."""

@@ -1,0 +1,166 @@
+"""Good nights pass, bad ones are stopped by the check that names what is wrong, and every outcome is kept."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import Manifest, write_manifest
+from alchemist_core.errors import ConfigError
+from alchemist_core.quality.gate import failures, run_suite
+from alchemist_core.quality.validation import CheckOutcome
+from tests.given import insert_rows, sha256
+
+pytestmark = pytest.mark.db
+
+NIGHT = date(2026, 1, 1)
+
+
+def one_night(n: int = 6) -> dict[str, list[dict[str, Any]]]:
+    """A verified shard of n pairs, all scored by the production rater."""
+    return {
+        "datasets": [{"dataset_id": 1, "name": "web"}],
+        "shards": [{"shard_id": 1, "dataset_id": 1, "crawl_date": NIGHT, "n_samples": n}],
+        "samples": [{"sample_id": i} for i in range(n)],
+        "sample_locations": [{"shard_id": 1, "ordinal": i, "sample_id": i} for i in range(n)],
+        "raters": [{"rater_id": 1, "name": "r", "state": "production"}],
+        "quarantined_samples": [],
+        "nights": [{"night_id": 1, "dataset_id": 1, "crawl_date": NIGHT, "rater_id": 1}],
+        "shard_scores": [{"rater_id": 1, "shard_id": 1, "night_id": 1, "n_scored": n}],
+        "scores": [{"rater_id": 1, "sample_id": i, "score": i / 7} for i in range(n)],
+    }
+
+
+def store(engine: Engine, given: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    with engine.begin() as connection:
+        insert_rows(connection, given)
+
+
+def names(outcomes: list[CheckOutcome], *, severity: str) -> list[str]:
+    return [outcome.expectation for outcome in outcomes if not outcome.is_success and outcome.severity == severity]
+
+
+@pytest.mark.parametrize("suite", ["shards", "samples", "scores"])
+def test_a_good_night_passes_and_leaves_its_outcomes(engine: Engine, database_url: str, suite: str) -> None:
+    store(engine, one_night())
+    outcomes = run_suite(database_url, suite, dataset="web", crawl_date=NIGHT)
+    assert outcomes
+    assert [outcome for outcome in outcomes if not outcome.is_success] == []
+    with engine.connect() as connection:
+        query = "SELECT expectation FROM alchemist.check_results WHERE suite = :suite AND dataset_name = 'web' AND is_success"
+        kept = connection.execute(text(query), {"suite": suite}).scalars().all()
+    assert sorted(kept) == sorted(outcome.expectation for outcome in outcomes)
+
+
+@pytest.mark.parametrize("suite", ["shards", "samples", "scores"])
+def test_an_empty_night_passes_and_shows_as_checked(engine: Engine, database_url: str, suite: str) -> None:
+    store(engine, {"datasets": [{"dataset_id": 1, "name": "web"}]})
+    assert failures(run_suite(database_url, suite, dataset="web", crawl_date=NIGHT)) == []
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT crawl_date, status FROM alchemist.nightly_overview")).all() == [
+            (NIGHT, "empty")
+        ]
+
+
+def test_scores_without_a_production_rater_have_nothing_to_fail(engine: Engine, database_url: str) -> None:
+    given = one_night()
+    store(engine, {name: given[name] for name in ("datasets", "shards", "samples", "sample_locations")})
+    assert failures(run_suite(database_url, "scores", dataset="web", crawl_date=NIGHT)) == []
+
+
+def test_a_shard_left_half_way_stops_the_night(engine: Engine, database_url: str) -> None:
+    given = one_night()
+    given["shards"] += [{"shard_id": 2, "dataset_id": 1, "crawl_date": NIGHT, "state": "registered"}]
+    given["shards"][0]["n_samples"] += 1  # A location that was neither kept nor set aside.
+    given["shard_scores"][0]["n_quarantined"] = 1
+    store(engine, given)
+    outcomes = run_suite(database_url, "shards", dataset="web", crawl_date=NIGHT)
+    assert names(outcomes, severity="fail") == ["shards_are_verified_or_rejected", "locations_are_kept_or_quarantined"]
+    assert failures(outcomes)[1].observed["examples"] == [[7, 6]]
+
+
+def test_rejected_shards_are_counted_not_fatal(engine: Engine, database_url: str) -> None:
+    given = one_night()
+    given["shards"] += [
+        {"shard_id": 2, "dataset_id": 1, "crawl_date": NIGHT, "state": "rejected", "rejected_reason": "not_a_tar"}
+    ]
+    store(engine, given)
+    outcomes = run_suite(database_url, "shards", dataset="web", crawl_date=NIGHT)
+    assert names(outcomes, severity="warn") == ["few_shards_are_rejected"]
+    assert failures(outcomes) == []
+
+
+@pytest.mark.parametrize(("n_bad", "is_fatal"), [(1, False), (7, True)])
+def test_quarantine_warns_early_and_stops_above_half(
+    engine: Engine, database_url: str, n_bad: int, is_fatal: bool
+) -> None:
+    given = one_night()
+    given["quarantined_samples"] = [{"shard_id": 1, "ordinal": 100 + i} for i in range(n_bad)]
+    store(engine, given)
+    outcomes = run_suite(database_url, "samples", dataset="web", crawl_date=NIGHT)
+    assert names(outcomes, severity="warn") == ["few_locations_are_quarantined"]
+    assert names(outcomes, severity="fail") == (["most_locations_are_usable"] if is_fatal else [])
+
+
+def test_odd_pairs_warn_and_an_empty_caption_stops(engine: Engine, database_url: str) -> None:
+    given = one_night()
+    given["samples"][0] |= {"caption": " ", "pair_hash": sha256("blank")}
+    given["samples"][1] |= {"width": 100, "height": 4}
+    store(engine, given)
+    outcomes = run_suite(database_url, "samples", dataset="web", crawl_date=NIGHT)
+    assert names(outcomes, severity="fail") == ["captions_are_not_empty"]
+    assert names(outcomes, severity="warn") == [
+        "captions_have_usual_lengths",
+        "images_have_enough_pixels",
+        "images_have_usual_shapes",
+    ]
+
+
+def test_an_unscored_shard_and_a_lost_score_stop_the_night(engine: Engine, database_url: str) -> None:
+    given = one_night()
+    given["scores"].pop()
+    given["shards"] += [{"shard_id": 2, "dataset_id": 1, "crawl_date": NIGHT}]
+    store(engine, given)
+    outcomes = run_suite(database_url, "scores", dataset="web", crawl_date=NIGHT)
+    assert names(outcomes, severity="fail") == ["every_shard_is_scored", "locations_are_scored_or_quarantined"]
+
+
+def test_five_hundred_equal_scores_stop_the_night(engine: Engine, database_url: str) -> None:
+    given = one_night(500)
+    for row in given["scores"]:
+        row["score"] = 0.25
+    store(engine, given)
+    assert names(run_suite(database_url, "scores", dataset="web", crawl_date=NIGHT), severity="fail") == [
+        "scores_differ"
+    ]
+
+
+def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: Engine, database_url: str) -> None:
+    members = [sha256(i) for i in (1, 2)]
+    manifest = Manifest(members, [0.1, 0.2], [1.0, 2.0])
+    write_manifest(artifact_path("m.parquet"), manifest)
+    store(engine, {
+        **one_night(),
+        "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+        "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+        "subsets": [{"subset_id": 1, "name": "s", "snapshot_id": 1, "n_samples": 2, "manifest_sha256": manifest.sha256()}],
+    })  # fmt: skip
+    assert failures(run_suite(database_url, "subset", subset="s")) == []
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.subsets SET n_samples = 3"))
+        connection.execute(text("UPDATE alchemist.datasets SET role = 'validation'"))
+    store(engine, {"takedowns": [{"image_hash": sha256("image 1"), "reason": "asked", "requested_by": "ann"}]})
+    outcomes = run_suite(database_url, "subset", subset="s")
+    assert names(outcomes, severity="fail") == [
+        "subset_has_its_size",
+        "no_member_is_taken_down",
+        "members_are_training_data",
+    ]
+
+
+def test_an_unknown_suite_is_named_with_those_that_exist(database_url: str) -> None:
+    with pytest.raises(ConfigError, match=r"'shard'.*shards, samples, scores, subset"):
+        run_suite(database_url, "shard")
