@@ -38,6 +38,9 @@ VERBS = (
 )
 
 
+PASS_THROUGH = ("db", "psql")
+
+
 def module_name(verb: str) -> str:
     """Return the module of a verb."""
     return f"alchemist_core.{'stages' if verb in STAGES else 'verbs'}.{verb}"
@@ -135,7 +138,7 @@ def _flag_type(annotation: Any) -> tuple[Any, list[str] | None]:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return str, [str(choice.value) for choice in annotation]
     if get_origin(annotation) is list:
-        return argparse.REMAINDER, None
+        return list, None
     return annotation, None
 
 
@@ -151,7 +154,10 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     Raises:
         ConfigError: If a value breaks a bound of the config model.
     """
-    options = vars(parser.parse_args(arguments))
+    # What follows a pass-through command is another program's: argparse would take its flags for ours.
+    n_ours = len(PASS_THROUGH) if _is_passed_through(arguments) else len(arguments)
+    options = vars(parser.parse_args(arguments[:n_ours]))
+    options["arguments"] = arguments[n_ours:]
     command: Command = options["command"]
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES
@@ -159,6 +165,11 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     if report is None:
         return ""
     return json.dumps(report.model_dump(mode="json")) if options["json"] else report.summary()
+
+
+def _is_passed_through(arguments: list[str]) -> bool:
+    n = len(PASS_THROUGH)
+    return tuple(arguments[:n]) == PASS_THROUGH and arguments[n : n + 1] not in (["-h"], ["--help"])
 
 
 def read_config(model: type[Config], options: dict[str, Any]) -> Config:

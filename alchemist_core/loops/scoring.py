@@ -45,6 +45,16 @@ class Scorer:
         """Side in pixels to which images may be decoded without loss."""
         return self._tokenizer.config.resolution
 
+    @property
+    def device(self) -> str:
+        """Where the forward runs; part of a score's provenance."""
+        return next(self._rater.parameters()).device.type
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the forward; part of a score's provenance."""
+        return str(next(self._rater.parameters()).dtype).removeprefix("torch.")
+
     @torch.inference_mode()
     def score(self, image_NHWC: ImageArray, captions: list[str]) -> Float32[np.ndarray, " N"]:
         """Score pairs: the instance logit of each; higher is worth more."""
