@@ -43,4 +43,4 @@ BEGIN
     END IF;
 END $$;
 
-REVOKE ALL ON FUNCTION alchemist.add_partition(text, integer), alchemist.drop_partition(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION alchemist.add_partition(text, integer), alchemist.drop_partition(text, integer) FROM public;

@@ -5,8 +5,8 @@
 -- Safe to re-run: yes.
 SELECT
     encode(wanted.pair_hash, 'hex') AS pair_hash,
-    EXISTS (SELECT 1 FROM alchemist.takedowns WHERE takedowns.image_hash = samples.image_hash) AS is_taken_down,
-    EXISTS (
+    EXISTS(SELECT 1 FROM alchemist.takedowns WHERE takedowns.image_hash = samples.image_hash) AS is_taken_down,
+    EXISTS(
         SELECT 1
         FROM alchemist.sample_locations
         INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id

@@ -13,24 +13,31 @@ WITH dated AS (
 scaled AS (
     SELECT
         rank_scales.rank_scale_id,
-        ROW(raters.identity_hash, n_reference, sha256(array_send(knot_scores)), sha256(array_send(knot_ranks)))::text AS scale
+        ROW(
+            raters.identity_hash,
+            rank_scales.n_reference,
+            sha256(array_send(rank_scales.knot_scores)),
+            sha256(array_send(rank_scales.knot_ranks))
+        )::text AS scale
     FROM alchemist.rank_scales
     INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
 ),
 
 lines AS (
-    SELECT 'raters' AS table_name, ROW(
-        name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, certificate, state, is_shadow
-    )::text AS line
+    SELECT
+        'raters' AS table_name, ROW(
+            name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, certificate, state, is_shadow
+        )::text AS line
     FROM alchemist.raters
     UNION ALL
     SELECT 'nights', ROW(night, state, reason, decided_by)::text
     FROM dated
     UNION ALL
     -- Not n_reused: which of two shards with the same pair computed its score depends on who came first.
-    SELECT 'shard_scores', ROW(
-        dated.night, shards.uri, done.n_samples, done.n_scored, done.n_quarantined, done.code_version, done.device, done.dtype
-    )::text
+    SELECT
+        'shard_scores', ROW(
+            dated.night, shards.uri, done.n_samples, done.n_scored, done.n_quarantined, done.code_version, done.device, done.dtype
+        )::text
     FROM alchemist.shard_scores AS done
     INNER JOIN dated ON done.night_id = dated.night_id
     INNER JOIN alchemist.shards ON done.shard_id = shards.shard_id
@@ -40,7 +47,10 @@ lines AS (
     INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
     INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id
     UNION ALL
-    SELECT 'score_distributions', ROW(dated.night, shape.n, quantiles, histogram, psi, ks_distance)::text
+    SELECT
+        'score_distributions', ROW(
+            dated.night, shape.n, shape.quantiles, shape.histogram, shape.psi, shape.ks_distance
+        )::text
     FROM alchemist.score_distributions AS shape
     INNER JOIN dated ON shape.night_id = dated.night_id
     UNION ALL
@@ -48,15 +58,20 @@ lines AS (
     FROM scaled
     UNION ALL
     -- The eligible set's hash stands for the nights and the takedowns that it follows from.
-    SELECT 'rank_snapshots', ROW(scaled.scale, dataset_names, n_eligible, eligible_hash)::text
+    SELECT
+        'rank_snapshots', ROW(
+            scaled.scale, rank_snapshots.dataset_names, rank_snapshots.n_eligible, rank_snapshots.eligible_hash
+        )::text
     FROM alchemist.rank_snapshots
     INNER JOIN scaled ON rank_snapshots.rank_scale_id = scaled.rank_scale_id
     UNION ALL
-    SELECT 'region_probes', ROW(
-        raters.identity_hash, drop_top_ratio, mean_rank, std_rank, gain, gain_low, gain_high, measurements
-    )::text
-    FROM alchemist.region_probes
-    INNER JOIN alchemist.raters ON region_probes.rater_id = raters.rater_id
+    SELECT
+        'region_probes', ROW(
+            raters.identity_hash, probes.drop_top_ratio, probes.mean_rank, probes.std_rank, probes.gain, probes.gain_low,
+            probes.gain_high, probes.measurements
+        )::text
+    FROM alchemist.region_probes AS probes
+    INNER JOIN alchemist.raters ON probes.rater_id = raters.rater_id
 )
 
 SELECT table_name, line

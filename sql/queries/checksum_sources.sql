@@ -17,28 +17,32 @@ lines AS (
     SELECT 'shards', ROW(shard, size_bytes, n_samples, crawl_date, state, rejected_reason)::text
     FROM located
     UNION ALL
-    SELECT 'samples', ROW(
-        pair_hash, image_hash, caption_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
-    )::text
+    SELECT
+        'samples', ROW(
+            pair_hash, image_hash, caption_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
+        )::text
     FROM alchemist.samples
     UNION ALL
-    SELECT 'sample_locations', ROW(
-        located.shard, here.ordinal, samples.pair_hash, here.key, here.member_exts, here.member_offsets, here.member_sizes
-    )::text
+    SELECT
+        'sample_locations', ROW(
+            located.shard, here.ordinal, samples.pair_hash, here.key, here.member_exts, here.member_offsets, here.member_sizes
+        )::text
     FROM alchemist.sample_locations AS here
     INNER JOIN located ON here.shard_id = located.shard_id
     INNER JOIN alchemist.samples ON here.sample_id = samples.sample_id
     UNION ALL
-    SELECT 'quarantined_samples', ROW(
-        located.shard, bad.ordinal, bad.key, bad.reason, bad.detail, bad.stage, bad.is_transient, raters.identity_hash
-    )::text
+    SELECT
+        'quarantined_samples', ROW(
+            located.shard, bad.ordinal, bad.key, bad.reason, bad.detail, bad.stage, bad.is_transient, raters.identity_hash
+        )::text
     FROM alchemist.quarantined_samples AS bad
     INNER JOIN located ON bad.shard_id = located.shard_id
     LEFT JOIN alchemist.raters ON bad.rater_id = raters.rater_id
     UNION ALL
-    SELECT 'heuristic_scores', ROW(
-        samples.pair_hash, plain.aesthetic, plain.clarity, plain.frequency, plain.edge_density, plain.imported
-    )::text
+    SELECT
+        'heuristic_scores', ROW(
+            samples.pair_hash, plain.aesthetic, plain.clarity, plain.frequency, plain.edge_density, plain.imported
+        )::text
     FROM alchemist.heuristic_scores AS plain
     INNER JOIN alchemist.samples ON plain.sample_id = samples.sample_id
     UNION ALL

@@ -9,10 +9,12 @@ WITH titled AS (
 ),
 
 lines AS (
-    SELECT 'subsets' AS table_name, ROW(
-        titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, strategy, retention, seed, spec, spec_hash,
-        n_samples, manifest_sha256, manifest_uri, state, created_by, materialized_uri
-    )::text AS line
+    SELECT
+        'subsets' AS table_name, ROW(
+            titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, titled.strategy, titled.retention, titled.seed,
+            titled.spec, titled.spec_hash, titled.n_samples, titled.manifest_sha256, titled.manifest_uri, titled.state,
+            titled.created_by, titled.materialized_uri
+        )::text AS line
     FROM titled
     INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id
     UNION ALL
@@ -21,19 +23,21 @@ lines AS (
     INNER JOIN titled ON subset_samples.subset_id = titled.subset_id
     INNER JOIN alchemist.samples ON subset_samples.sample_id = samples.sample_id
     UNION ALL
-    SELECT 'models', ROW(
-        models.identity_hash, models.arm, titled.subset, models.retention, models.seed, models.config, models.n_samples,
-        models.n_steps, models.members_sha256, models.checkpoint_uri, models.checkpoint_sha256
-    )::text
+    SELECT
+        'models', ROW(
+            models.identity_hash, models.arm, titled.subset, models.retention, models.seed, models.config, models.n_samples,
+            models.n_steps, models.members_sha256, models.checkpoint_uri, models.checkpoint_sha256
+        )::text
     FROM alchemist.models
     LEFT JOIN titled ON models.subset_id = titled.subset_id
     UNION ALL
     SELECT 'evaluation_contracts', ROW(contract_hash, contract)::text
     FROM alchemist.evaluation_contracts
     UNION ALL
-    SELECT 'evaluations', ROW(
-        models.identity_hash, evaluation_contracts.contract_hash, evaluations.metric, evaluations.value, evaluations.n
-    )::text
+    SELECT
+        'evaluations', ROW(
+            models.identity_hash, evaluation_contracts.contract_hash, evaluations.metric, evaluations.value, evaluations.n
+        )::text
     FROM alchemist.evaluations
     INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
     INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluation_contracts.contract_id

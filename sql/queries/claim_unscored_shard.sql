@@ -8,8 +8,9 @@ FROM alchemist.shards
 LEFT JOIN alchemist.shard_scores
     ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = :rater_id
 LEFT JOIN alchemist.leases
-    ON leases.resource = 'shard:' || :rater_id || ':' || shards.shard_id
-    AND leases.expires_at > clock_timestamp()
+    ON
+        leases.resource = 'shard:' || :rater_id || ':' || shards.shard_id
+        AND leases.expires_at > clock_timestamp()
 WHERE
     shards.state = 'verified'
     AND shards.dataset_id = ANY(:dataset_ids)

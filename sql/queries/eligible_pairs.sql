@@ -15,8 +15,9 @@ FROM (
 ) AS located
 INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
 INNER JOIN alchemist.scores ON samples.sample_id = scores.sample_id AND scores.rater_id = :rater_id
-WHERE NOT EXISTS (
-    SELECT 1 FROM alchemist.takedowns
-    WHERE takedowns.image_hash = samples.image_hash AND takedowns.takedown_id <= :last_takedown_id
-)
+WHERE
+    NOT EXISTS (
+        SELECT 1 FROM alchemist.takedowns
+        WHERE takedowns.image_hash = samples.image_hash AND takedowns.takedown_id <= :last_takedown_id
+    )
 ORDER BY samples.pair_hash

@@ -2,36 +2,43 @@
 -- One row is: an edge from a thing (kind, id, name) to what it was made from.
 -- Relies on: the primary keys.
 CREATE VIEW alchemist.lineage AS
-SELECT 'evaluation' AS kind, evaluations.evaluation_id AS id, evaluations.metric AS name,
+SELECT
+    'evaluation' AS kind, evaluations.evaluation_id AS id, evaluations.metric AS name,
     'model' AS parent_kind, models.model_id::bigint AS parent_id, models.arm || ' seed ' || models.seed AS parent_name
 FROM alchemist.evaluations
 INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
 UNION ALL
-SELECT 'evaluation', evaluations.evaluation_id, evaluations.metric,
+SELECT
+    'evaluation', evaluations.evaluation_id, evaluations.metric,
     'evaluation contract', evaluation_contracts.contract_id, evaluation_contracts.contract_hash
 FROM alchemist.evaluations
 INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluation_contracts.contract_id
 UNION ALL
-SELECT 'model', models.model_id, models.arm || ' seed ' || models.seed,
+SELECT
+    'model', models.model_id, models.arm || ' seed ' || models.seed,
     'subset', subsets.subset_id, subsets.name || ' v' || subsets.version
 FROM alchemist.models
 INNER JOIN alchemist.subsets ON models.subset_id = subsets.subset_id
 UNION ALL
-SELECT 'subset', subsets.subset_id, subsets.name || ' v' || subsets.version,
+SELECT
+    'subset', subsets.subset_id, subsets.name || ' v' || subsets.version,
     'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash
 FROM alchemist.subsets
 INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
 UNION ALL
-SELECT 'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash,
+SELECT
+    'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash,
     'rank scale', rank_snapshots.rank_scale_id, NULL
 FROM alchemist.rank_snapshots
 UNION ALL
-SELECT 'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash,
+SELECT
+    'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash,
     'dataset', datasets.dataset_id, datasets.name
 FROM alchemist.rank_snapshots
 INNER JOIN alchemist.datasets ON datasets.name = ANY(rank_snapshots.dataset_names)
 UNION ALL
-SELECT 'rank scale', rank_scales.rank_scale_id, NULL,
+SELECT
+    'rank scale', rank_scales.rank_scale_id, NULL,
     'rater', raters.rater_id, raters.name
 FROM alchemist.rank_scales
 INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id

@@ -1,11 +1,9 @@
 -- Purpose: is last night done, and what did it bring?
--- One row is: a training dataset's crawl date that has shards, a night or a check; counts leave retired shards out, scores are the
---   production rater's. Done means: n_locations = n_scored + n_quarantined.
+-- One row is: a training dataset's crawl date with shards, a night or a check; without retired shards; by the production rater.
+--   Done means: n_locations = n_scored + n_quarantined.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
-WITH production AS (
-    SELECT rater_id FROM alchemist.raters WHERE state = 'production'
-),
+WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
 
 dated AS (
     SELECT dataset_id, crawl_date FROM alchemist.shards
@@ -39,8 +37,9 @@ counted AS (
     FROM alchemist.shards
     LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
     LEFT JOIN alchemist.shard_scores
-        ON shards.shard_id = shard_scores.shard_id
-        AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
+        ON
+            shards.shard_id = shard_scores.shard_id
+            AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
     WHERE shards.state <> 'retired'
     GROUP BY shards.dataset_id, shards.crawl_date
 ),
@@ -50,7 +49,7 @@ decided AS (
     SELECT DISTINCT ON (dataset_id, crawl_date) dataset_id, crawl_date, state, reason
     FROM alchemist.nights
     WHERE rater_id = (SELECT production.rater_id FROM production)
-    ORDER BY dataset_id, crawl_date, state = 'held' DESC, state = 'scored' DESC, revision DESC
+    ORDER BY dataset_id ASC, crawl_date ASC, state = 'held' DESC, state = 'scored' DESC, revision DESC
 )
 
 SELECT
@@ -68,7 +67,7 @@ SELECT
         WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
         WHEN counted.n_scored_shards < counted.n_shards - counted.n_rejected_shards
-            THEN format('partly scored: %s of %s shards', n_scored_shards, n_shards - n_rejected_shards)
+            THEN format('partly scored: %s of %s shards', counted.n_scored_shards, n_shards - n_rejected_shards)
         WHEN decided.state = 'held' THEN 'held: ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
