@@ -3,7 +3,7 @@
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import Engine, Row
+from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
@@ -16,6 +16,7 @@ from alchemist_core.store import models
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
 from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
+from alchemist_core.store.tables import AnyRow
 
 METRIC = "heldout_loss"
 
@@ -79,7 +80,7 @@ def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:
     return found[0]
 
 
-def heldout_contract(rater: Row[Any], rows: Any) -> dict[str, Any]:
+def heldout_contract(rater: AnyRow, rows: Any) -> dict[str, Any]:
     """Return all that two held-out losses must share to be compared: the pairs, and the tokenizer of the rater."""
     return {
         "metric": METRIC,

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row
 
 from alchemist_core.data.images import BadImageError, decode_image
 from alchemist_core.data.members import image_member
 from alchemist_core.data.storage import join_uri, read_ranges
+from alchemist_core.store.tables import AnyRow
 
 
 def read_images(
-    rows: Sequence[Row[Any]], side: int, report: Callable[[int, int, str], None]
+    rows: Sequence[AnyRow], side: int, report: Callable[[int, int, str], None]
 ) -> tuple[NDArray[np.uint8], list[str], list[bytes]]:
     """Decode each pair's image to one size; a pair whose image cannot be decoded is left out (scoring quarantines it).
 

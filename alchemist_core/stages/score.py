@@ -3,11 +3,10 @@
 import time
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
-from sqlalchemy import Row
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
@@ -23,6 +22,7 @@ from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
 from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope
 from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Scoring:
             self.counts["n_samples"], max(self.n_total, self.counts["n_samples"]), f"{speed:,.0f} pairs/s"
         )
 
-    def score_rows(self, shard: Row[Any], rows: Sequence[Row[Any]]) -> tuple[dict[int, float], list[Fault]]:
+    def score_rows(self, shard: AnyRow, rows: Sequence[AnyRow]) -> tuple[dict[int, float], list[Fault]]:
         """Return the new scores by sample, and the locations whose image or score is bad."""
         scores: dict[int, float] = {}
         faults: list[Fault] = []
@@ -126,7 +126,7 @@ class Scoring:
             self._score_chunk(join_uri(shard.root_uri, shard.uri), chunk, scores, faults)
         return scores, faults
 
-    def _score_chunk(self, uri: str, rows: Sequence[Row[Any]], scores: dict[int, float], faults: list[Fault]) -> None:
+    def _score_chunk(self, uri: str, rows: Sequence[AnyRow], scores: dict[int, float], faults: list[Fault]) -> None:
         images, good = [], []
         for row, data in zip(rows, read_ranges(uri, [image_member(row) for row in rows]), strict=True):
             try:
@@ -155,7 +155,7 @@ def _load_scorer(rater: RaterRow) -> "Scorer":
     return Scorer.load(require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256))
 
 
-def _require_unchanged(shard: Row[Any]) -> None:
+def _require_unchanged(shard: AnyRow) -> None:
     uri = join_uri(shard.root_uri, shard.uri)
     if sha256_of(uri) != shard.sha256:
         raise DataError(

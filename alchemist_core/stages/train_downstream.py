@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import Row
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Integers, Report, Words, fingerprint
@@ -17,8 +16,9 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_pair_locations
-from alchemist_core.store.snapshots import reload_eligible
+from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
+from alchemist_core.store.tables import AnyRow
 
 
 class TrainDownstreamConfig(Config):
@@ -64,7 +64,7 @@ class Comparison:
         config, n_trained = self.config, 0
         subset = find_subset(stage_run.engine, config.subset, version=config.version)
         rater = rater_of_subset(stage_run.engine, subset)
-        arms = Arms(subset, reload_eligible(stage_run.engine, subset.snapshot_id), config.truth)
+        arms = Arms(subset, reload_snapshot(stage_run.engine, subset.snapshot_id).pairs, config.truth)
         for seed in config.seeds:
             for arm in config.arms:
                 n_trained += self._train_arm(
@@ -80,7 +80,7 @@ class Comparison:
         )
 
     def _train_arm(
-        self, stage_run: StageRun, subset: SubsetRow, rater: Row[Any], *, arm: str, seed: int, members: list[bytes]
+        self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, *, arm: str, seed: int, members: list[bytes]
     ) -> int:
         model_config = self.config.model.model_copy(update={"seed": seed})
         what = {
@@ -108,7 +108,7 @@ class Comparison:
         )  # fmt: skip
         return 1
 
-    def _pairs(self, stage_run: StageRun, rater: Row[Any], members: list[bytes]) -> Any:
+    def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> Any:
         import numpy as np  # noqa: PLC0415  only when there is work
 
         from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  torch only when there is work

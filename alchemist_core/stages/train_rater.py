@@ -75,7 +75,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
 
 
-def _read_pairs(config: TrainRaterConfig, stage_run: StageRun, field: str, roles: tuple[str, ...]):
+def _read_pairs(config: TrainRaterConfig, stage_run: StageRun, field: str, roles: tuple[str, ...]) -> Sequence[AnyRow]:
     dataset = find_dataset(stage_run.engine, getattr(config, field))
     if dataset.role not in roles:
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from alchemist_core.code_version import code_version
@@ -18,6 +18,7 @@ from alchemist_core.store.leases import LeaseClaim, claim_lease, release_lease, 
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import insert_faults, read_shard
+from alchemist_core.store.tables import AnyRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class ScoringScope:
 class ClaimedShard:
     """A shard that this run scores."""
 
-    shard: Row[Any]
+    shard: AnyRow
     lease: LeaseClaim
 
 
@@ -77,7 +78,7 @@ def count_unscored(engine: Engine, scope: ScoringScope) -> tuple[int, int]:
         return n_shards, n_samples
 
 
-def read_shard_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[Row[Any]]:
+def read_shard_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[AnyRow]:
     """Return a shard's good locations in the tar's order, each with the mark whether its pair is scored already."""
     with engine.connect() as connection:
         return connection.execute(load_query("shard_pairs"), {"shard_id": shard_id, "rater_id": rater_id}).all()
@@ -116,7 +117,7 @@ def commit_shard(
 
 
 def _write_ledger_row(
-    connection: Connection, shard: Row[Any], scope: ScoringScope, *, n_computed: int, provenance: Provenance
+    connection: Connection, shard: AnyRow, scope: ScoringScope, *, n_computed: int, provenance: Provenance
 ) -> ShardCounts:
     night_id = hold_open_night(connection, shard.dataset_id, shard.crawl_date, scope.rater_id)
     values = {

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Row, insert, or_, select
+from sqlalchemy import Engine, insert, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.config import fingerprint
-from alchemist_core.store.tables import Evaluation, EvaluationContract, Model
+from alchemist_core.store.tables import AnyRow, Evaluation, EvaluationContract, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def store_evaluation(engine: Engine, **fields: Any) -> None:
         connection.execute(insert(Evaluation).values(**fields))
 
 
-def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int) -> Sequence[Row[Any]]:
+def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int) -> Sequence[AnyRow]:
     """Return arm, retention, seed, n_samples, n_steps, metric, value and n of models under a contract."""
     columns = (Model.model_id, Model.arm, Model.retention, Model.seed, Model.n_samples, Model.n_steps)
     statement = (
@@ -92,3 +92,15 @@ def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int)
     )
     with engine.connect() as connection:
         return connection.execute(statement).all()
+
+
+def newest_contract(engine: Engine, model_ids: Sequence[int]) -> int | None:
+    """Return the contract under which any of the models was measured last."""
+    statement = (
+        select(Evaluation.contract_id)
+        .where(Evaluation.model_id.in_(model_ids))
+        .order_by(Evaluation.evaluation_id.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar()

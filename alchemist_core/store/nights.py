@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select, text, update
+from sqlalchemy import Connection, Engine, select, text, update
 
-from alchemist_core.store.tables import Night, utc_now
+from alchemist_core.store.tables import AnyRow, Night, utc_now
 
 
 def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, rater_id: int) -> int:
@@ -27,7 +26,7 @@ def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, r
 
 def open_nights(
     engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
-) -> Sequence[Row[Any]]:
+) -> Sequence[AnyRow]:
     """Return the nights that wait for a decision: night_id, dataset_id, crawl_date, revision."""
     statement = (
         select(Night.night_id, Night.dataset_id, Night.crawl_date, Night.revision)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.copy_in import copy_rows
-from alchemist_core.store.tables import Dataset, Shard, utc_now
+from alchemist_core.store.tables import AnyRow, Dataset, Shard, utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def insert_faults(
     copy_rows(connection, "alchemist.quarantined_samples", columns, rows)
 
 
-def read_shard(connection: Connection, shard_id: int) -> Row[Any]:
+def read_shard(connection: Connection, shard_id: int) -> AnyRow:
     """Return one shard with its dataset's root: shard_id, uri, sha256, n_samples, root_uri."""
     statement = (
         select(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.raters import RaterRow
-from alchemist_core.store.tables import Dataset, Night, RankSnapshot, Takedown
+from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.tables import Dataset, Night, RankSnapshot, Rater, Takedown
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def take_snapshot(
             connection, rater.rater_id, pairs.score_N, rescale=rescale, should_store=should_store
         )
         eligible_hash = pairs.sha256()
-        values = {
+        values: dict[str, Any] = {
             "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": night_ids,
             "last_takedown_id": last_takedown_id, "n_eligible": len(pairs.pair_hash_N), "eligible_hash": eligible_hash,
         }  # fmt: skip
@@ -79,27 +80,34 @@ def take_snapshot(
     return Snapshot(snapshot_id, rater, pairs, scale, scale.rank(pairs.score_N), eligible_hash)
 
 
-def reload_eligible(engine: Engine, snapshot_id: int) -> EligiblePairs:
-    """Read a snapshot's eligible set again.
+def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
+    """Read a snapshot again: the eligible set, its scale and the ranks.
 
     Raises:
-        DataError: If it is not what was frozen.
+        DataError: If the eligible set is not what was frozen.
     """
+    scale_table = tables.RankScale
     columns = (
-        tables.RankScale.rater_id,
-        RankSnapshot.night_ids,
-        RankSnapshot.last_takedown_id,
-        RankSnapshot.eligible_hash,
+        Rater.name, scale_table.rater_id, scale_table.knot_scores, scale_table.knot_ranks,
+        RankSnapshot.night_ids, RankSnapshot.last_takedown_id, RankSnapshot.eligible_hash,
+    )  # fmt: skip
+    statement = (
+        select(*columns)
+        .join(scale_table, scale_table.rank_scale_id == RankSnapshot.rank_scale_id)
+        .join(Rater, Rater.rater_id == scale_table.rater_id)
+        .where(RankSnapshot.snapshot_id == snapshot_id)
     )
-    statement = select(*columns).join(tables.RankScale, tables.RankScale.rank_scale_id == RankSnapshot.rank_scale_id)
     with engine.connect() as connection:
-        row = connection.execute(statement.where(RankSnapshot.snapshot_id == snapshot_id)).one()
+        row = connection.execute(statement).one()
         pairs = _read_eligible(connection, row.rater_id, row.night_ids, row.last_takedown_id)
     if pairs.sha256() != row.eligible_hash:
         raise DataError(
             f"Snapshot {snapshot_id} no longer gives the eligible set that was frozen: scores or locations were changed by hand."
         )
-    return pairs
+    rater = find_rater(engine, row.name)
+    assert rater is not None
+    scale = RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
+    return Snapshot(snapshot_id, rater, pairs, scale, scale.rank(pairs.score_N), row.eligible_hash)
 
 
 def _decided_nights(connection: Connection, rater_id: int, dataset_names: Sequence[str]) -> list[int]:
@@ -150,7 +158,7 @@ def _rank_scale(
     return connection.execute(statement).scalar_one(), scale
 
 
-def _store_snapshot(connection: Connection, values: dict[str, object]) -> int:
+def _store_snapshot(connection: Connection, values: dict[str, Any]) -> int:
     same = [getattr(RankSnapshot, name) == values[name] for name in ("rank_scale_id", "dataset_names", "eligible_hash")]
     known = connection.execute(select(RankSnapshot.snapshot_id).where(*same)).scalar()
     if known is not None:

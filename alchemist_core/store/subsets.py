@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy_in import copy_rows
-from alchemist_core.store.tables import RankScale, RankSnapshot, Rater, Subset, SubsetSample, utc_now
+from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Subset, SubsetSample, utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,10 @@ def publish_subset(engine: Engine, subset: SubsetRow, members: Sequence[tuple[by
         )
         values = {"state": "published", "published_at": utc_now()}
         connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
-        versions = {"before": {"version": before.version if before else None}, "after": {"version": subset.version}}
-        record_event(connection, actor, "publish", f"subset {subset.name}", **versions)
+        record_event(
+            connection, actor, "publish", f"subset {subset.name}",
+            before={"version": before.version if before else None}, after={"version": subset.version},
+        )  # fmt: skip
         return True
 
 
@@ -148,7 +150,7 @@ def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
         connection.execute(statement.values(materialized_uri=uri, materialized_at=utc_now()))
 
 
-def rater_of_subset(engine: Engine, subset: SubsetRow) -> Row[Any]:
+def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
     """Return the rater that ranked a subset (id, name, rule, config, checkpoint) and the names of its datasets."""
     statement = (
         select(

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
 from pydantic import Field
-from sqlalchemy import Engine, Row
+from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Integers, Report, Words
@@ -18,6 +17,7 @@ from alchemist_core.store.models import find_contract, models_to_compare, read_e
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
+from alchemist_core.store.tables import AnyRow
 
 
 class PlanScoreConfig(Config):
@@ -77,7 +77,7 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
     )
 
 
-def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[Row[Any]]) -> set[tuple[str, int]]:
+def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set[tuple[str, int]]:
     rater = rater_of_subset(engine, subset)
     contract_id = find_contract(engine, heldout_contract(rater, rows))
     if contract_id is None:

@@ -1,1 +1,33 @@
 """The report page: plain values in, one self-contained HTML file out. No database, no torch, no network."""
+
+from alchemist_core.stages.report_page.content import (
+    ArmRun,
+    ContactSheet,
+    Fact,
+    Histogram,
+    LineageStep,
+    NightRow,
+    QuarantineRow,
+    ReportContent,
+    SubsetContent,
+    Tile,
+)
+from alchemist_core.stages.report_page.page import render_report
+from alchemist_core.stages.report_page.sheets import BANDS, encode_thumbnail, pick_band
+
+__all__ = [
+    "BANDS",
+    "ArmRun",
+    "ContactSheet",
+    "Fact",
+    "Histogram",
+    "LineageStep",
+    "NightRow",
+    "QuarantineRow",
+    "ReportContent",
+    "SubsetContent",
+    "Tile",
+    "encode_thumbnail",
+    "pick_band",
+    "render_report",
+]

@@ -11,7 +11,7 @@ from alchemist_core.store.tables.ratings import (
     ScoreDistribution,
     ShardScore,
 )
-from alchemist_core.store.tables.schema import SCHEMA, Table, utc_now
+from alchemist_core.store.tables.schema import SCHEMA, AnyRow, Table, utc_now
 from alchemist_core.store.tables.sources import (
     Dataset,
     HeuristicScore,
@@ -32,6 +32,7 @@ from alchemist_core.store.tables.subsets import (
 
 __all__ = [
     "SCHEMA",
+    "AnyRow",
     "AuditEvent",
     "CheckResult",
     "Dataset",

@@ -3,11 +3,14 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Identity, Integer, LargeBinary, MetaData, String, func
+from sqlalchemy import BigInteger, DateTime, Identity, Integer, LargeBinary, MetaData, Row, String, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 SCHEMA = "alchemist"
+
+# A row of columns that the reader knows by name.
+AnyRow = Row[*tuple[Any, ...]]
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

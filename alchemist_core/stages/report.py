@@ -1,0 +1,53 @@
+"""Make one self-contained HTML page: scores, bands in pictures, subsets and what they were worth, nights and quarantine."""
+
+import re
+from pathlib import Path
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report
+from alchemist_core.data.artifacts import artifact_path, write_bytes_atomically
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.report_content import gather_content
+from alchemist_core.stages.report_page import render_report
+from alchemist_core.store.tables import utc_now
+
+MADE_AT = re.compile(r"<time>[^<]*</time>")
+
+
+class ReportConfig(Config):
+    """What to report on."""
+
+    dataset: str | None = Field(None, description="Training dataset; none: every one")
+    out: Path | None = Field(None, description="File to write; none: artifacts/reports/<dataset>.html under the home")
+
+
+class ReportReport(Report):
+    """Where the page is."""
+
+    path: str
+    n_bytes: int
+    is_new: bool
+
+
+def run(config: ReportConfig, *, slot: int = 0) -> ReportReport:
+    """Make the page; an unchanged one is not written again."""
+    return execute("report", config, lambda stage_run: report(config, stage_run), ReportReport, slot=slot)
+
+
+def report(config: ReportConfig, stage_run: StageRun) -> ReportReport:
+    """Gather, render, write."""
+    page = render_report(gather_content(stage_run, config.dataset, made_at=utc_now()))
+    path = config.out or artifact_path(f"reports/{config.dataset or 'all'}.html")
+    is_new = not path.exists() or _without_time(path.read_text(encoding="utf-8")) != _without_time(page)
+    if is_new:
+        write_bytes_atomically(path, page.encode())
+    return ReportReport(path=str(path.resolve()), n_bytes=path.stat().st_size, is_new=is_new)
+
+
+def _without_time(page: str) -> str:
+    return MADE_AT.sub("", page, count=1)
+
+
+COMMANDS = {"": Command(ReportConfig, run)}

@@ -1,0 +1,124 @@
+"""Gather from the store and the shards what a report shows."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+from sqlalchemy import Engine
+
+from alchemist_core.code_version import code_version
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import read_manifest
+from alchemist_core.selection.curves import selection_curve
+from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
+from alchemist_core.stages.execution import StageRun
+from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.stages.report_page import (
+    BANDS,
+    ArmRun,
+    ContactSheet,
+    Fact,
+    Histogram,
+    LineageStep,
+    NightRow,
+    QuarantineRow,
+    ReportContent,
+    SubsetContent,
+    Tile,
+    encode_thumbnail,
+    pick_band,
+)
+from alchemist_core.store import models, overviews
+from alchemist_core.store.pairs import read_pair_locations
+from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.snapshots import Snapshot, reload_snapshot
+from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
+
+THUMBNAIL_SIDE = 96
+
+
+def gather_content(stage_run: StageRun, dataset: str | None, *, made_at: datetime) -> ReportContent:
+    """Collect all parts; each may be empty."""
+    engine = stage_run.engine
+    rater = find_rater(engine, "production")
+    snapshot_id = overviews.newest_snapshot(engine, rater, dataset) if rater else None
+    snapshot = reload_snapshot(engine, snapshot_id) if snapshot_id else None
+    subsets = [row for row in list_subsets(engine, state="published") if _is_of(engine, row, dataset)]
+    return ReportContent(
+        title=f"Curation of {dataset or 'every training dataset'}",
+        made_at=made_at,
+        facts=_facts(dataset, rater, snapshot),
+        scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
+        subsets=[_subset(engine, row) for row in subsets],
+        sheets=_sheets(stage_run, snapshot) if snapshot else (),
+        arms=[arm for row in subsets for arm in _arms(engine, row)],
+        nights=[NightRow(*row) for row in overviews.read_nights(engine, dataset)],
+        quarantine=[QuarantineRow(*row) for row in overviews.read_quarantine(engine, dataset)],
+    )
+
+
+def _is_of(engine: Engine, subset: SubsetRow, dataset: str | None) -> bool:
+    return dataset is None or dataset in rater_of_subset(engine, subset).dataset_names
+
+
+def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | None) -> list[Fact]:
+    facts = [Fact("Dataset", dataset or "all"), Fact("Production rater", rater.name if rater else "none yet")]
+    if rater:
+        facts += [Fact("Rating rule", rater.rule), Fact("Validation dataset", rater.config["validation"])]
+    if snapshot:
+        facts.append(Fact("Eligible pairs", f"{len(snapshot.rank_N):,}"))
+    return [*facts, Fact("Code version", code_version())]
+
+
+def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
+    snapshot = reload_snapshot(engine, row.snapshot_id)
+    members = set(read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256).pair_hash_K)
+    member_K = np.array(
+        [i for i, pair_hash in enumerate(snapshot.pairs.pair_hash_N) if pair_hash in members], dtype=np.int64
+    )
+    kind = STRATEGIES[row.strategy]
+    strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
+    parameters = ", ".join(
+        f"{name.replace('_', ' ')} {row.spec[name]:g}" for name in kind.__dataclass_fields__ if name in row.spec
+    )
+    rater = snapshot.rater
+    return SubsetContent(
+        name=row.name,
+        version=row.version,
+        state=row.state,
+        retention=row.retention,
+        strategy=f"{row.strategy} ({parameters})" if parameters else row.strategy,
+        seed=row.seed,
+        n_samples=row.n_samples,
+        curve=selection_curve(snapshot.rank_N, member_K, strategy=strategy),
+        lineage=(
+            LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} pairs"),
+            LineageStep("snapshot", snapshot.eligible_hash[:16], f"{len(snapshot.rank_N):,} eligible pairs"),
+            LineageStep(
+                "rater", rater.name, f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
+            ),
+        ),
+        warning=mixed_pairing_warning(strategy, rater.rule),  # type: ignore[arg-type]  # the table's CHECK allows two words
+    )
+
+
+def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
+    rater = rater_of_subset(engine, row)
+    trained = [model.model_id for model in models.models_to_compare(engine, row.subset_id, rater.name)]
+    newest = models.newest_contract(engine, trained)
+    if newest is None:
+        return []
+    found = models.read_evaluations(engine, trained, newest)
+    return [ArmRun(row.title, row.retention, arm.arm, arm.seed, arm.n_samples, arm.n_steps, arm.value) for arm in found]
+
+
+def _sheets(stage_run: StageRun, snapshot: Snapshot) -> Sequence[ContactSheet]:
+    picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
+    position = {snapshot.pairs.pair_hash_N[i]: i for indices in picked.values() for i in indices}
+    rows = read_pair_locations(stage_run.engine, list(position))
+    images, captions, hashes = read_images(rows, THUMBNAIL_SIDE, stage_run.report)
+    tiles: dict[int, Tile] = {}
+    for image, caption, pair_hash in zip(images, captions, hashes, strict=True):
+        i = position[pair_hash]
+        tiles[i] = Tile(encode_thumbnail(image), caption, float(snapshot.rank_N[i]), float(snapshot.pairs.score_N[i]))
+    return [ContactSheet(*band, tuple(tiles[i] for i in indices if i in tiles)) for band, indices in picked.items()]

@@ -1,0 +1,41 @@
+"""What people look at: rows of the views and of the queries behind the report."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, select, text
+
+from alchemist_core.store.queries import load_query
+from alchemist_core.store.raters import RaterRow
+from alchemist_core.store.tables import AnyRow, RankSnapshot
+from alchemist_core.store.tables import RankScale as RankScaleTable
+
+
+def read_nights(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
+    """Return the rows of `nightly_overview`, of one dataset or all."""
+    statement = text("""
+        SELECT dataset, crawl_date, n_shards, n_locations, n_scored, n_quarantined, status FROM alchemist.nightly_overview
+        WHERE CAST(:dataset AS text) IS NULL OR dataset = :dataset ORDER BY dataset, crawl_date
+    """)
+    with engine.connect() as connection:
+        return connection.execute(statement, {"dataset": dataset}).all()
+
+
+def read_quarantine(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
+    """Return reason, stage, n_locations and an example of what was set aside."""
+    with engine.connect() as connection:
+        return connection.execute(load_query("quarantine_reasons"), {"dataset": dataset}).all()
+
+
+def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int | None:
+    """Return the newest rank snapshot under a rater, of one dataset or any."""
+    statement = (
+        select(RankSnapshot.snapshot_id)
+        .join(RankScaleTable, RankScaleTable.rank_scale_id == RankSnapshot.rank_scale_id)
+        .where(RankScaleTable.rater_id == rater.rater_id)
+        .order_by(RankSnapshot.snapshot_id.desc())
+        .limit(1)
+    )
+    if dataset is not None:
+        statement = statement.where(RankSnapshot.dataset_names.any_() == dataset)
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar()

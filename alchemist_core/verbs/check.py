@@ -1,0 +1,53 @@
+"""Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted."""
+
+from datetime import date
+from typing import Literal
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.store.engine import database_url, open_store
+from alchemist_core.telemetry import say
+
+
+class CheckConfig(Config):
+    """What to check."""
+
+    suite: Literal["shards", "samples", "scores", "subset"] = Field(..., description="Suite of expectations")
+    dataset: str | None = Field(None, description="Dataset; none: every training dataset")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
+    subset: str | None = Field(None, description="Name of the subset (suite subset)")
+
+
+class CheckReport(Report):
+    """Outcomes."""
+
+    suite: str
+    n_checks: int
+    n_warnings: int
+    warnings: list[str]
+
+
+def run(config: CheckConfig) -> CheckReport:
+    """Run the suite, store every outcome, stop where one failed."""
+    # Great Expectations is imported only inside the check: it takes seconds.
+    from alchemist_core.quality.gate import failures, run_suite  # noqa: PLC0415
+
+    open_store()
+    outcomes = run_suite(
+        database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=config.subset
+    )
+    if failed := failures(outcomes):
+        texts = "\n".join(f"  {outcome.expectation}: {outcome.observed}" for outcome in failed)
+        raise CheckFailedError(
+            f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results):\n{texts}"
+        )
+    warnings = [outcome.expectation for outcome in outcomes if not outcome.is_success]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return CheckReport(suite=config.suite, n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings)
+
+
+COMMANDS = {"": Command(CheckConfig, run)}
