@@ -1,5 +1,7 @@
 """The migrations make exactly the tables that the code declares, and the constraints refuse wrong states."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -67,8 +69,21 @@ def test_migrations_make_the_declared_tables_to_the_last_constraint(
     assert len(Table.metadata.tables) == 25
 
 
-def test_migrating_again_changes_nothing_and_imports_no_alembic(database_url: str) -> None:
+def test_migrating_again_changes_nothing(database_url: str) -> None:
     assert migrate(database_url) == head_revision() == current_revision(database_url)
+
+
+def test_processes_that_migrate_at_once_do_it_once(make_database: Callable[..., str]) -> None:
+    url = make_database(template=None)
+    code = "import sys; from alchemist_core.store.migrate import migrate; print(migrate(sys.argv[1]))"
+    started = [subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in started] == [head_revision()] * 3
+
+
+def test_a_command_that_finds_the_schema_at_head_never_imports_alembic(database_url: str) -> None:
+    code = "import sys; from alchemist_core.store.migrate import migrate; migrate(sys.argv[1]); print('alembic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, database_url], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_an_empty_database_has_no_revision(make_database: Callable[..., str]) -> None:
