@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Batch
 from alchemist_core.models.config import StarConfig
-from alchemist_core.models.star import Star, Trunk
+from alchemist_core.models.star import Star
 from alchemist_core.rating import objective
 from alchemist_core.rating.config import Objective
 from alchemist_core.rating.proxies import proxy_objective, reference_objective, warmup_objective
@@ -53,7 +53,7 @@ class Bilevel:
         torch.manual_seed(config.seed)
         proxy_size, rater_size = sizes
         proxy = Star(proxy_size)
-        rater = Rater(Trunk(rater_size, is_causal=False), rater_size.width)
+        rater = Rater(Star(rater_size), rater_size.width)
         self.proxy, self.reference, self.rater = accelerator.prepare(proxy, copy.deepcopy(proxy), rater)
         self.optimizers = {
             "proxy": self._optimizer(self.proxy, config.proxy_learning_rate),
@@ -68,10 +68,12 @@ class Bilevel:
         self._descend(loss, ["proxy"])
         return loss.item()
 
-    def start_reference(self) -> None:
-        """Let θ̂ begin as a copy of the warmed-up θ, its optimiser's moments included."""
+    def end_warmup(self) -> None:
+        """Let θ̂ begin as a copy of the warmed-up θ, its optimiser's moments included; the rater's backbone may, too."""
         self.reference.load_state_dict(self.proxy.state_dict())
         self.optimizers["reference"].load_state_dict(copy.deepcopy(self.optimizers["proxy"].state_dict()))
+        if self.config.rater_start == "proxy":
+            self.rater.backbone.load_state_dict(self.proxy.state_dict())
 
     def bilevel_step(self, both: Batch, n_validation: int) -> StepReport:
         """Update both proxies and the rater from losses that were all taken before any of them moved.
@@ -83,7 +85,7 @@ class Bilevel:
         train = both.after(n_validation)
         loss_A, loss_B = self.proxy(*both).tensor_split([n_validation])
         reference_loss_B = self.reference(*train)
-        rating: Rating = self.rater(train.tokens.seen_BSD, train.text)
+        rating: Rating = self.rater(*train)
         cost_B = sample_cost(self.config.rule, loss_B, reference_loss_B)
         weight_B, group_weight = batch_weights(rating.score_B.detach()), torch.sigmoid(rating.group_logit.detach())
         used_B = product_weights(weight_B, group_weight) if self.config.has_group_weight else weight_B
@@ -115,7 +117,7 @@ class Bilevel:
         model: nn.Module = self.accelerator.unwrap_model(getattr(self, name))
         return model
 
-    def _optimizer(self, model: nn.Module, learning_rate: float) -> Any:  # noqa: ANN401  accelerate's own wrapper
+    def _optimizer(self, model: nn.Module, learning_rate: float) -> Any:
         optimizer = torch.optim.AdamW(
             model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=self.config.weight_decay, fused=True
         )

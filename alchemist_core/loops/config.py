@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.rating.config import Objective, ObjectiveConfig, RatingRule
@@ -29,6 +29,9 @@ class RaterTrainingConfig(BaseModel):
     proxy_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of a proxy")
     rater_width: int = Field(64, ge=8, le=4096, description="Features of a token inside the rater")
     rater_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the rater")
+    rater_start: Literal["proxy", "scratch"] = Field(
+        "proxy", description="First weights of the rater's backbone: the warmed-up proxy's, which needs one size, or new"
+    )
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads of each")
     text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
     resolution: int = Field(16, ge=8, le=1024, description="Side of the image that the tokenizer reads, in pixels")
@@ -36,6 +39,14 @@ class RaterTrainingConfig(BaseModel):
     check_every_steps: int = Field(100, ge=1, le=1_000_000, description="Steps between looks at the held-out validation")
     patience: int = Field(4, ge=1, le=1000, description="Looks without a better loss before the run stops")
     checkpoint_every_steps: int = Field(200, ge=1, le=1_000_000, description="Steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _rater_fits_its_start(self) -> "RaterTrainingConfig":
+        sizes = (self.rater_width, self.rater_depth), (self.proxy_width, self.proxy_depth)
+        if self.rater_start == "proxy" and sizes[0] != sizes[1]:
+            message = f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}; choose scratch"
+            raise ValueError(message)
+        return self
 
     @property
     def tokenizer(self) -> TokenizerConfig:

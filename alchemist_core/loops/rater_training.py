@@ -108,12 +108,12 @@ class _Run:
 
     def _warm_up(self) -> str:
         loss = self.bilevel.warmup_step(self._batch(self._train_index(self.progress.step)))
-        if self.progress.step + 1 == self.config.n_warmup_steps:
-            self.bilevel.start_reference()
         return f"warm-up, loss {loss:.3f}"
 
     def _step(self) -> str:
         step, config = self.progress.step, self.config
+        if step == config.n_warmup_steps:
+            self.bilevel.end_warmup()
         validation_A = batch_index(
             self.n_validation, step - config.n_warmup_steps, batch_size=config.batch_size, seed=config.seed + 1
         )
@@ -152,7 +152,7 @@ class _Run:
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
         batch = self._batch(index_B)
-        score_B = self.bilevel.rater(batch.tokens.seen_BSD, batch.text).score_B
+        score_B = self.bilevel.rater(*batch).score_B
         return {
             "n_steps": self.progress.step,
             "stopped_early": self.progress.is_stopped,

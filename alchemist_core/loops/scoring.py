@@ -14,7 +14,7 @@ from alchemist_core.loops.checkpoints import read_json
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.models.images import ImageArray
-from alchemist_core.models.star import Trunk
+from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextEncoder, load_text_encoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import Rater
@@ -36,7 +36,7 @@ class Scorer:
         tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
         encoder = load_text_encoder(config.text_encoder)
         size = config.rater(tokenizer.config, encoder.dim)
-        rater = Rater(Trunk(size, is_causal=False), size.width)
+        rater = Rater(Star(size), size.width)
         rater.load_state_dict(load_file(path / "rater.safetensors"))
         return cls(rater, tokenizer, encoder)
 
@@ -67,5 +67,5 @@ class Scorer:
         n_missing = self.batch - len(captions)
         padded_BHWC = np.pad(image_BHWC, ((0, n_missing), (0, 0), (0, 0), (0, 0)))
         tokens = self._tokenizer.tokens(self._tokenizer.encode(padded_BHWC))
-        score_B = self._rater.score(tokens.seen_BSD, self._encoder.encode([*captions, *[""] * n_missing]))
+        score_B = self._rater.score(tokens, self._encoder.encode([*captions, *[""] * n_missing]))
         return score_B[: len(captions)].float().numpy(force=True)

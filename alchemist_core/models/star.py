@@ -1,7 +1,7 @@
 """STAR, tiny: a transformer that predicts the codes of one scale from the image so far and the caption, all in parallel.
 
-Between scales it is causal, within a scale it is not. `Trunk` is shared with the rater, which reads whole images and so
-uses no mask. Tokenizer and text encoder are frozen and stand outside.
+Between scales it is causal, within a scale it is not. It is proxy, downstream model and the rater's backbone. Tokenizer and
+text encoder are frozen and stand outside.
 
 Letters: B samples in a batch · S tokens over all scales · T text tokens · D features · V codebook size · H attention heads.
 """
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self,
         hidden_BSD: Float[Tensor, "B S D"],
         context_BTD: Float[Tensor, "B T E"],
-        mask: Bool[Tensor, "..."] | None,
+        mask: Bool[Tensor, "..."],
     ) -> Float[Tensor, "B S D"]:
         """Mix the context into the sequence; a position of the context is seen where the mask is true."""
         query_BHSD = self._by_head(self.query(hidden_BSD))
@@ -59,7 +59,7 @@ class Block(nn.Module):
         self,
         hidden_BSD: Float[Tensor, "B S D"],
         text: TextFeatures,
-        mask_SS: Bool[Tensor, "S S"] | None,
+        mask_SS: Bool[Tensor, "S S"],
     ) -> Float[Tensor, "B S D"]:
         """Refine the sequence once."""
         normed_BSD = _norm(hidden_BSD)
@@ -75,9 +75,9 @@ class Trunk(nn.Module):
 
     mask_SS: Tensor
 
-    def __init__(self, config: StarConfig, *, is_causal: bool) -> None:
+    def __init__(self, config: StarConfig) -> None:
         super().__init__()
-        self.config, self.is_causal = config, is_causal
+        self.config = config
         side_S = torch.tensor([side for side in config.scales for _ in range(side**2)])
         self.level_in = nn.Parameter(torch.zeros(len(config.scales), config.width))
         self.place_SD = nn.Parameter(torch.zeros(len(side_S), config.width))
@@ -95,7 +95,7 @@ class Trunk(nn.Module):
         place_SD = self.place_SD + self.level_in[self.level_S]
         hidden_BSD = self.token_in(token_BSD) + place_SD + self.text_in(text.pooled_BD)[:, None]
         for block in self.blocks:
-            hidden_BSD = block(hidden_BSD, text, self.mask_SS if self.is_causal else None)
+            hidden_BSD = block(hidden_BSD, text, self.mask_SS)
         return _norm(hidden_BSD)
 
 
@@ -105,7 +105,7 @@ class Star(nn.Module):
     def __init__(self, config: StarConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = Trunk(config, is_causal=True)
+        self.trunk = Trunk(config)
         self.head = nn.Linear(config.width, config.n_codes)
         _initialise(self.head)
 
@@ -117,6 +117,14 @@ class Star(nn.Module):
         """Give the logits of every token's code, teacher-forced."""
         logit_BSV: Tensor = self.head(self.trunk(input_BSD, text))
         return logit_BSV
+
+    def matches(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, "B S E"]:
+        """Multiply what is expected of each token by its code's own vector: how, not only how well, image meets caption.
+
+        Summed over the features this is the logit of the token's code.
+        """
+        expected_BSE: Tensor = self.trunk(tokens.input_BSD, text)
+        return expected_BSE * self.head.weight[tokens.code_BS]
 
     def loss_per_sample(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, " B"]:
         """Give each sample's cross-entropy in nats, averaged over its S tokens."""

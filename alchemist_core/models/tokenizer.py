@@ -26,25 +26,23 @@ ENCODE_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """A batch of images as a generator and a rater read them."""
+    """A batch of images as a generator reads them."""
 
     code_BS: Int64[Tensor, "B S"]
     input_BSD: Float[Tensor, "B S D"]
     """What a generator sees when it predicts a token: the image so far, at the token's own scale."""
-    seen_BSD: Float[Tensor, "B S D"]
-    """The image so far with the token's own scale included: what a rater reads."""
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> "ImageTokens":
         """Gather some images."""
-        return ImageTokens(self.code_BS[index_B], self.input_BSD[index_B], self.seen_BSD[index_B])
+        return ImageTokens(self.code_BS[index_B], self.input_BSD[index_B])
 
     def after(self, start: int) -> "ImageTokens":
         """Give the images from one place on."""
-        return ImageTokens(self.code_BS[start:], self.input_BSD[start:], self.seen_BSD[start:])
+        return ImageTokens(self.code_BS[start:], self.input_BSD[start:])
 
     def to(self, device: torch.device) -> "ImageTokens":
         """Move to a device."""
-        return ImageTokens(self.code_BS.to(device), self.input_BSD.to(device), self.seen_BSD.to(device))
+        return ImageTokens(self.code_BS.to(device), self.input_BSD.to(device))
 
 
 class Tokenizer(nn.Module):
@@ -89,15 +87,14 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, code_BS: Int64[Tensor, "B S"]) -> ImageTokens:
-        """Accumulate the image over scales as teacher forcing and the rater read it."""
+        """Accumulate the image over scales, as teacher forcing wants it."""
         image_BDHW: Tensor | None = None
-        inputs, seen = [], []
+        inputs = []
         for side, code_BL in self._split(code_BS):
             inputs.append(self._at_scale(image_BDHW, code_BL, side))
             update_BDHW = self._upsample(code_BL, side)
             image_BDHW = update_BDHW if image_BDHW is None else image_BDHW + update_BDHW
-            seen.append(self._at_scale(image_BDHW, code_BL, side))
-        return ImageTokens(code_BS, torch.cat(inputs, 1), torch.cat(seen, 1))
+        return ImageTokens(code_BS, torch.cat(inputs, 1))
 
     @torch.no_grad()
     def decode(self, code_BS: Int64[Tensor, "B S"]) -> ImageArray:

@@ -1,8 +1,8 @@
-"""The rater: a trunk that reads image and caption together, a head for each sample and one for the batch.
+"""The rater: a backbone that reads image and caption together, a head for each sample and one for the batch.
 
-It is handed its trunk and knows neither the models that value samples nor where its inputs come from.
+It is handed its backbone and knows neither the models that value samples nor where its inputs come from.
 
-Letters: B samples in a batch · S image tokens · D features.
+Letters: B samples in a batch · S image tokens · E features.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
+from torch.nn import functional as F
 
 class Rating(NamedTuple):
     """What the rater says of a batch."""
@@ -22,35 +22,39 @@ class Rating(NamedTuple):
 
 
 class Rater(nn.Module):
-    """Scores pairs; in fp32 whatever the trunk computes in."""
+    """Scores pairs; heads in fp32 whatever the backbone computes in.
 
-    def __init__(self, trunk: nn.Module, width: int, hidden: int = 64) -> None:
+    The backbone answers `matches(tokens, text)`: features of every image token that tell how it meets the caption.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, hidden: int = 64) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.instance_head = _head(width, hidden)
-        self.group_head = _head(2 * width, hidden)
+        self.backbone = backbone
+        self.token_head = nn.Linear(width, hidden)
+        self.instance_head = _head(hidden)
+        self.group_head = _head(2 * hidden)
 
-    def forward(self, seen_BSD: Float[Tensor, "B S D"], text: Any) -> Rating:  # noqa: ANN401  the trunk's own text type
+    def forward(self, tokens: Any, text: Any) -> Rating:
         """Rate a batch: each sample by itself, and the batch by the mean and variance of its features."""
-        feature_BD = self.features(seen_BSD, text)
+        feature_BE = self.features(tokens, text)
         # Detached: a property of the whole batch must not shape what each sample is scored by.
-        group_2D = torch.cat([feature_BD.mean(0), feature_BD.var(0, unbiased=False)]).detach()
-        return Rating(self.instance_head(feature_BD).squeeze(-1), self.group_head(group_2D).squeeze(-1))
+        group_2E = torch.cat([feature_BE.mean(0), feature_BE.var(0, unbiased=False)]).detach()
+        return Rating(self.instance_head(feature_BE).squeeze(-1), self.group_head(group_2E).squeeze(-1))
 
-    def score(self, seen_BSD: Float[Tensor, "B S D"], text: Any) -> Float[Tensor, " B"]:  # noqa: ANN401  as above
+    def score(self, tokens: Any, text: Any) -> Float[Tensor, " B"]:
         """Score a batch, each pair on its own."""
-        score_B: Tensor = self.instance_head(self.features(seen_BSD, text)).squeeze(-1)
+        score_B: Tensor = self.instance_head(self.features(tokens, text)).squeeze(-1)
         return score_B
 
-    def features(self, seen_BSD: Float[Tensor, "B S D"], text: Any) -> Float[Tensor, "B D"]:  # noqa: ANN401  as above
-        """Pool the trunk's tokens: one vector a pair, no other pair in it."""
-        feature_BD: Tensor = self.trunk(seen_BSD, text).mean(1).float()
-        return feature_BD
+    def features(self, tokens: Any, text: Any) -> Float[Tensor, "B E"]:
+        """Pool the matches of image and caption: one vector a pair, no other pair in it."""
+        match_BSE = self.backbone.matches(tokens, text).float()
+        return F.gelu(self.token_head(match_BSE)).mean(1)
 
 
-def _head(width: int, hidden: int) -> nn.Sequential:
+def _head(width: int, hidden: int = 64) -> nn.Sequential:
     # The last layer starts at zero: every sample begins with the same score and every batch with the same weights.
-    head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, 1))
+    head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
     nn.init.zeros_(head[2].weight)
     nn.init.zeros_(head[2].bias)
     return head

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.loops.downstream_training import train_downstream
+from alchemist_core.loops.heldout import heldout_losses
+from alchemist_core.loops.pairs import Pairs
+from alchemist_core.models.config import TokenizerConfig
+from alchemist_core.models.tokenizer import fit_tokenizer
+
+CONFIG = DownstreamConfig(n_epochs=6, batch_size=20, width=32, checkpoint_every_steps=10)
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+def ignore(_done: int, _total: int, _note: str) -> None:
+    pass
+
+
+def kill_at(step: int, done: int) -> None:
+    if done == step:
+        raise Killed
+
+
+@pytest.fixture(scope="module")
+def tokenizer_from(tmp_path_factory: pytest.TempPathFactory, validation_pairs: Pairs) -> Path:
+    folder = tmp_path_factory.mktemp("rater")
+    config = TokenizerConfig(n_codes=64, n_rounds=4)
+    fit_tokenizer(validation_pairs.image_NHWC, config, seed=0).save(folder / "tokenizer.safetensors")
+    return folder
+
+
+def test_training_lowers_the_held_out_loss(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    short = CONFIG.model_copy(update={"n_epochs": 1})
+    for name, config in (("short", short), ("long", CONFIG)):
+        train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)
+    before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("short", "long"))
+    assert before_N.shape == after_N.shape == (60,)
+    assert after_N.mean() < before_N.mean() - 0.2
+
+
+def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs) -> None:
+    half = validation_pairs.rows(np.arange(100))
+    steps = [
+        train_downstream(CONFIG, pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)["n_steps"]
+        for name, pairs in (("half", half), ("full", validation_pairs))
+    ]
+    assert steps == [30, 60]
+
+
+def test_a_killed_run_goes_on_to_bit_identical_weights(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+) -> None:
+    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
+    with pytest.raises(Killed):
+        train_downstream(
+            CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
+            report=lambda done, _total, _note: kill_at(27, done),
+        )  # fmt: skip
+    assert not (tmp_path / "killed").exists()
+    steps: list[int] = []
+    train_downstream(
+        CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
+        report=lambda done, _total, _note: steps.append(done),
+    )  # fmt: skip
+    assert steps[0] == 21
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+    out = tmp_path / "model"
+    first = train_downstream(CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    again = train_downstream(
+        CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=lambda done, _t, _n: kill_at(done, done)
+    )
+    assert again == first
+
+
+def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+    with pytest.raises(Killed):
+        train_downstream(
+            CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
+            report=lambda done, _total, _note: kill_at(12, done),
+        )  # fmt: skip
+    other = CONFIG.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="another config"):
+        train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
+
+
+def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+    nothing = test_pairs.rows(np.arange(0))
+    with pytest.raises(DataError, match="no pairs"):
+        train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
+
+
+def test_losses_come_in_the_order_of_the_pairs(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    out = tmp_path / "model"
+    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    order = np.arange(60)[::-1].copy()
+    np.testing.assert_allclose(heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5)
+    assert heldout_losses(out, test_pairs.rows(order[:0])).shape == (0,)

