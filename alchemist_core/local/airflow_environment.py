@@ -57,10 +57,10 @@ def passwords_path(home: Path) -> Path:
     return airflow_home(home) / "passwords.json"
 
 
-def choose_port(remembered: int | None, *, preferred: int) -> int:
+def choose_port(remembered: int | None, *, preferred: int, taken: int | None = None) -> int:
     """Return a free loopback port: the remembered one, the preferred one, else one below the ephemeral range."""
     candidates: list[int] = [*([remembered] if remembered else []), preferred, *FALLBACK_PORTS]
-    return next(port for port in candidates if _is_free(port))
+    return next(port for port in candidates if port != taken and _is_free(port))
 
 
 def build_environment(home: Path, *, port: int, metadata_url: str, store_url: str) -> dict[str, str]:

@@ -102,10 +102,9 @@ def _check_installed() -> None:
 
 
 def _choose_ports(remembered: Ports | None) -> Ports:
-    return Ports(
-        airflow=choose_port(remembered.airflow if remembered else None, preferred=AIRFLOW_PORT),
-        metrics=choose_port(remembered.metrics if remembered else None, preferred=METRICS_PORT),
-    )
+    airflow = choose_port(remembered.airflow if remembered else None, preferred=AIRFLOW_PORT)
+    metrics = choose_port(remembered.metrics if remembered else None, preferred=METRICS_PORT, taken=airflow)
+    return Ports(airflow, metrics)
 
 
 def _migrate(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
@@ -135,9 +134,8 @@ def _start_supervisor(home: Path) -> None:
     (home / "logs").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "alchemist_core.local.supervisor", str(home)]
     with (home / "logs" / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=home, start_new_session=True
-        )
+        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+        subprocess.run(command, check=True, cwd=home, **options)  # type: ignore[call-overload]  # options are plain
 
 
 def _wait_until_healthy(home: Path) -> None:
@@ -149,7 +147,8 @@ def _wait_until_healthy(home: Path) -> None:
         if runs and all(health.get(name) == "healthy" for name in wanted):
             return
         time.sleep(POLL_S)
-    msg = f"Airflow is not healthy after {START_TIMEOUT_S:.0f} s ({health}); read the logs in {home / 'logs'}"
+    remedy = f"read the logs in {home / 'logs'}, then `alchemist down` and `alchemist up`"
+    msg = f"Airflow is not healthy after {START_TIMEOUT_S:.0f} s ({health}): {remedy}"
     raise AirflowError(msg)
 
 

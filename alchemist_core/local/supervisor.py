@@ -6,6 +6,7 @@ dead scheduler leaves of its session (workers, task runners) is killed before th
 their own and live on: the retried task finds them by their lease. Does not know what the processes do.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -164,14 +165,15 @@ class Supervisor:
         )
 
     def _write(self) -> None:
-        me = identify(threading.main_thread().native_id or 0)
         children = {child.name: state for child in self._children if (state := child.state())}
-        write_state(self._home, StackState(ports=self._ports, supervisor_pid=me.pid if me else None, children=children))
+        write_state(self._home, StackState(ports=self._ports, supervisor_pid=os.getpid(), children=children))
 
 
 def main() -> None:
-    """Supervise the home given as the only argument until SIGTERM."""
+    """Supervise the home given as the only argument until SIGTERM; returns to the caller at once, as a daemon does."""
     home = Path(sys.argv[1])
+    if os.fork():
+        os._exit(0)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

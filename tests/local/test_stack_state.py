@@ -1,0 +1,89 @@
+import socket
+import stat
+
+import pytest
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.local.airflow_client import AirflowError
+from alchemist_core.local.airflow_environment import build_environment, choose_port, load_secrets, passwords_path
+from alchemist_core.local.stack_state import (
+    ChildState,
+    Ports,
+    StackState,
+    hold_lock,
+    is_supervised,
+    read_state,
+    supervisor_lock,
+    write_state,
+)
+from alchemist_core.local.stack_status import client, logs
+
+
+def test_the_state_is_read_as_it_was_written(tmp_path):
+    state = StackState(
+        ports=Ports(8080, 9477), supervisor_pid=7, children={"scheduler": ChildState(8, 9, n_restarts=1)}
+    )
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state
+
+
+def test_a_new_home_has_an_empty_state(tmp_path):
+    assert read_state(tmp_path) == StackState()
+
+
+def test_a_home_is_supervised_while_the_lock_is_held(tmp_path):
+    with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+        assert is_supervised(tmp_path)
+    assert not is_supervised(tmp_path)
+
+
+def test_a_taken_port_is_avoided_and_a_remembered_one_is_kept():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = taken.getsockname()[1]
+        chosen = choose_port(busy, preferred=busy)
+    assert chosen < 32_768
+    assert choose_port(chosen, preferred=busy) == chosen
+    assert choose_port(chosen, preferred=chosen, taken=chosen) != chosen
+
+
+def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path):
+    first = load_secrets(tmp_path)
+    assert load_secrets(tmp_path) == first
+    for path in (tmp_path / "airflow" / "secrets.json", passwords_path(tmp_path)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_two_homes_share_no_secret(tmp_path):
+    one, other = load_secrets(tmp_path / "one"), load_secrets(tmp_path / "other")
+    assert not set(one.values()) & set(other.values())
+
+
+def test_everything_listens_on_loopback_and_no_foreign_airflow_leaks_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW_CONN_THEIRS", "postgres://elsewhere")
+    found = build_environment(
+        tmp_path, port=8081, metadata_url="postgresql://u:p@127.0.0.1/airflow", store_url="postgresql://s"
+    )
+    assert found["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert found["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql+psycopg2://u:p@127.0.0.1/airflow"
+    assert "AIRFLOW_CONN_THEIRS" not in found
+
+
+def test_tasks_see_this_home_and_this_store(tmp_path):
+    found = build_environment(tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store")
+    assert found["ALCHEMIST_HOME"] == str(tmp_path)
+    assert found["ALCHEMIST_DATABASE_URL"] == "postgresql://store"
+
+
+def test_an_unknown_log_names_those_that_exist(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "scheduler.log").write_text("one\ntwo\n")
+    assert logs(tmp_path, "scheduler", n_lines=1) == "two"
+    with pytest.raises(ConfigError, match="there are: scheduler"):
+        logs(tmp_path, "../secrets")
+
+
+def test_a_home_without_a_stack_says_how_to_start_one(tmp_path):
+    with pytest.raises(AirflowError, match="alchemist up"):
+        client(tmp_path)
