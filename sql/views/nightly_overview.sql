@@ -12,7 +12,7 @@ dated AS (
     UNION
     SELECT datasets.dataset_id, check_results.crawl_date
     FROM alchemist.check_results
-    INNER JOIN alchemist.datasets ON check_results.dataset_name = datasets.name
+    INNER JOIN alchemist.datasets ON coalesce(check_results.dataset_name = datasets.name, TRUE)
     WHERE check_results.crawl_date IS NOT NULL
 ),
 
