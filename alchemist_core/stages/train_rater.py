@@ -1,4 +1,6 @@
-"""Train a rater by bilevel optimisation: which training pairs help a proxy model on the validation dataset that the user names?"""
+"""Train a rater by bilevel optimisation: it learns which training pairs help a proxy model on the named validation dataset."""
+
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -13,6 +15,7 @@ from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import raters
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.tables import AnyRow
 
 TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")

@@ -1,0 +1,134 @@
+"""The demo: the whole platform on this machine, driven through Airflow's own scheduler by its REST API, as a stranger would.
+
+Everything is idempotent: what an earlier demo made is found again and said so.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.local.airflow_client import AirflowClient
+from alchemist_core.local.scenes import ScenesConfig, draw_scenes
+from alchemist_core.local.stack import StackStatus, client, up
+from alchemist_core.telemetry import say
+
+DATASET = "scenes"
+RETENTIONS = (0.2, 0.5)
+ARMS = "subset,random,planted,full"
+TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One trained model of the comparison, as `.alchemist/demo.json` lists it."""
+
+    arm: str
+    retention: float
+    seed: int
+    n_samples: int
+    steps: int
+    heldout_loss: float
+
+
+class Demo:
+    """The demo's steps on one home."""
+
+    def __init__(self, home: Path, scenes: ScenesConfig, *, seeds: str) -> None:
+        self.home, self.scenes, self.seeds = home, scenes, seeds
+        self.corpus = home / "corpora" / DATASET
+        self.began = time.monotonic()
+
+    def prepare(self, ingest: Callable[[str, Path, str], None]) -> StackStatus:
+        """Draw the corpus, register what is not crawled (validation and test), start the stack."""
+        drawn = draw_scenes(self.corpus, **self.scenes.model_dump())
+        self.say(
+            f"corpus: {drawn.n_train:,} training scenes {'found' if drawn.is_reused else 'drawn'} in {self.corpus}"
+        )
+        ingest(f"{DATASET}-validation", self.corpus / "validation", "validation")
+        ingest(f"{DATASET}-test", self.corpus / "test", "evaluation")
+        status = up(self.home)
+        self.say(f"stack: Airflow at {status.url} {'runs already' if status.is_reused else 'started'}")
+        return status
+
+    def drive(self) -> None:
+        """Run the DAGs: two nights, a rater, two subsets, the comparison."""
+        airflow = client(self.home)
+        for night in self.nights():
+            self.run_dag(
+                airflow,
+                "nightly_rescore",
+                {"dataset": DATASET, "root": str(self.corpus / "train")},
+                partition_key=night,
+            )
+        validation = f"{DATASET}-validation"
+        self.run_dag(airflow, "train_rater", {"dataset": DATASET, "validation": validation, "seed": self.scenes.seed})
+        for retention in RETENTIONS:
+            self.run_dag(
+                airflow,
+                "build_subset",
+                {"dataset": DATASET, "retention": retention, "materialize": retention == RETENTIONS[0]},
+            )
+        comparison = {
+            "dataset": DATASET,
+            "arms": ARMS,
+            "seeds": self.seeds,
+            "truth": str(self.corpus / "truth.parquet"),
+        }
+        self.run_dag(airflow, "evaluate_subset", comparison)
+
+    def nights(self) -> list[str]:
+        """Return the crawl dates of the drawn corpus: the names of its folders."""
+        return sorted(folder.name for folder in (self.corpus / "train").iterdir() if folder.is_dir())
+
+    def run_dag(
+        self, airflow: AirflowClient, dag_id: str, conf: dict[str, Any], *, partition_key: str | None = None
+    ) -> None:
+        """Trigger one DAG run and follow it to its end."""
+        title = f"{dag_id} {partition_key or conf.get('retention', '')}".strip()
+        self.say(f"{title}: started")
+        began = time.monotonic()
+        run_id = airflow.trigger(dag_id, conf, partition_key=partition_key)
+        airflow.wait(dag_id, run_id, timeout_s=TIMEOUT_S, report=lambda line: say(f"         {line}"))
+        self.say(f"{title}: done in {time.monotonic() - began:.0f} s")
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the start."""
+        say(f"[{time.monotonic() - self.began:5.0f} s] {text}")
+
+    def write(self, arms: Sequence[Arm]) -> Path:
+        """Write `demo.json`: the arms, each with the generator's seed."""
+        path = self.home / "demo.json"
+        rows = [asdict(arm) | {"generator_seed": self.scenes.seed} for arm in arms]
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        return path
+
+
+def comparison_table(arms: Sequence[Arm]) -> str:
+    """Lay the arms out for a terminal, with the share of the way from random to planted that the subset went.
+
+    >>> rows = [Arm("random", 0.2, 0, 9, 9, 3.0), Arm("planted", 0.2, 0, 9, 9, 2.0), Arm("subset", 0.2, 0, 9, 9, 2.1)]
+    >>> "90 %" in comparison_table(rows)
+    True
+    """
+    lines = [f"{'kept':>6}  {'arm':<8} {'samples':>8} {'steps':>7} {'held-out loss':>14}  gap closed"]
+    for retention in sorted({arm.retention for arm in arms}):
+        mean = {arm.arm: _mean(arms, retention, arm.arm) for arm in arms if arm.retention == retention}
+        for name in (name for name in ("random", "subset", "planted", "full") if name in mean):
+            first = next(arm for arm in arms if (arm.retention, arm.arm) == (retention, name))
+            line = f"{retention:>6.0%}  {name:<8} {first.n_samples:>8,} {first.steps:>7,} {mean[name]:>14.4f}"
+            lines.append(f"{line}  {_gap(mean)}" if name == "subset" else line)
+    return "\n".join(lines)
+
+
+def _mean(arms: Sequence[Arm], retention: float, name: str) -> float:
+    losses = [arm.heldout_loss for arm in arms if (arm.retention, arm.arm) == (retention, name)]
+    return sum(losses) / len(losses)
+
+
+def _gap(mean: dict[str, float]) -> str:
+    if not {"random", "planted"} <= mean.keys() or mean["random"] == mean["planted"]:
+        return ""
+    return f"{(mean['random'] - mean['subset']) / (mean['random'] - mean['planted']):.0%}"

@@ -1,0 +1,157 @@
+"""A stage claims its run key: one live run, followed by others, taken over only when its lease has expired."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.config import Config, Report
+from alchemist_core.errors import AlchemistError, LeaseLostError
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.execution import StageRun, execute
+
+pytestmark = pytest.mark.db
+
+
+class NumberConfig(Config):
+    number: int = 1
+
+
+class NumberReport(Report):
+    number: int
+
+
+def run_number(number: int, work: Callable[[StageRun], NumberReport], slot: int = 0) -> NumberReport:
+    return execute("select", NumberConfig(number=number), work, NumberReport, slot=slot)
+
+
+def states(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.execute(text("SELECT state FROM alchemist.runs ORDER BY run_id")).scalars())
+
+
+def n_leases(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT count(*) FROM alchemist.leases")).scalar_one()
+
+
+def test_a_run_is_noted_with_its_report_and_gives_its_key_back(engine: Engine) -> None:
+    assert run_number(7, lambda _run: NumberReport(number=7)) == NumberReport(number=7)
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT state, report, exit_code, work_seconds FROM alchemist.runs")).one()
+    assert (row.state, row.report, row.exit_code) == ("succeeded", {"number": 7}, 0)
+    assert row.work_seconds >= 0
+    assert n_leases(engine) == 0
+
+
+def test_a_failure_is_noted_with_its_text_and_exit_code(engine: Engine) -> None:
+    def fail(_run: StageRun) -> NumberReport:
+        raise LeaseLostError("somebody else was faster")
+
+    with pytest.raises(LeaseLostError):
+        run_number(1, fail)
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT state, error, exit_code FROM alchemist.runs")).one()
+    assert (row.state, row.exit_code) == ("failed", LeaseLostError.exit_code)
+    assert "somebody else was faster" in row.error
+    assert n_leases(engine) == 0
+
+
+def test_a_second_process_follows_the_live_run_and_gets_its_report(engine: Engine) -> None:
+    is_working, may_end, n_works = threading.Event(), threading.Event(), []
+
+    def work(run: StageRun) -> NumberReport:
+        n_works.append(run.run_id)
+        is_working.set()
+        may_end.wait(30)
+        return NumberReport(number=5)
+
+    first = threading.Thread(target=run_number, args=(5, work))
+    first.start()
+    assert is_working.wait(30)
+    threading.Timer(2, may_end.set).start()
+    assert run_number(5, work) == NumberReport(number=5)
+    first.join()
+    assert len(n_works) == 1, "the second call must not have worked itself"
+    assert states(engine) == ["succeeded"]
+
+
+def test_a_follower_ends_with_the_failure_of_the_run_it_followed(database_url: str) -> None:
+    is_working, may_end = threading.Event(), threading.Event()
+
+    def work(_run: StageRun) -> NumberReport:
+        is_working.set()
+        may_end.wait(30)
+        raise AlchemistError("the shard is gone")
+
+    def first_run() -> None:
+        with pytest.raises(AlchemistError):
+            run_number(6, work)
+
+    first = threading.Thread(target=first_run)
+    first.start()
+    assert is_working.wait(30)
+    threading.Timer(1, may_end.set).start()
+    with pytest.raises(AlchemistError, match="the shard is gone"):
+        run_number(6, work)
+    first.join()
+
+
+def test_other_slots_and_other_configs_work_beside(engine: Engine) -> None:
+    def outer(_run: StageRun) -> NumberReport:
+        run_number(1, lambda _inner: NumberReport(number=2), slot=1)
+        run_number(2, lambda _inner: NumberReport(number=3))
+        return NumberReport(number=1)
+
+    assert run_number(1, outer).number == 1
+    assert states(engine) == ["succeeded"] * 3
+
+
+SLEEPER = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from test_execution import NumberConfig, NumberReport
+from alchemist_core.stages.execution import execute
+def work(run):
+    print("working", flush=True)
+    time.sleep(600)
+execute("select", NumberConfig(number=9), work, NumberReport)
+"""
+
+
+def test_a_killed_run_is_taken_over_when_its_lease_has_expired(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
+    load_settings.cache_clear()
+    code = SLEEPER.format(folder=os.path.dirname(__file__))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    killed_at = time.monotonic()
+    assert run_number(9, lambda _run: NumberReport(number=9)).number == 9
+    assert time.monotonic() - killed_at < 30
+    assert states(engine) == ["lost", "succeeded"]
+
+
+def test_a_run_that_lost_its_lease_stops_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
+    load_settings.cache_clear()
+    code = SLEEPER.format(folder=os.path.dirname(__file__))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.leases SET fencing_token = nextval('alchemist.fencing_tokens'), run_id = 0")
+        )
+    assert process.wait(30) == LeaseLostError.exit_code
+    process.stdout.close()

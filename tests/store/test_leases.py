@@ -1,0 +1,74 @@
+"""A lease says who may write what now, by the database's clock."""
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.errors import LeaseLostError
+from alchemist_core.store.leases import LeaseClaim, claim_lease, is_live, release_lease, renew_leases, require_lease
+
+pytestmark = pytest.mark.db
+
+
+def claim(engine: Engine, run_id: int, ttl_s: float = 60) -> LeaseClaim | None:
+    with engine.begin() as connection:
+        return claim_lease(connection, "shard:1:1", run_id=run_id, ttl_s=ttl_s)
+
+
+def expire(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.leases SET expires_at = clock_timestamp() - interval '1 second'"))
+
+
+def test_a_live_lease_cannot_be_claimed_by_another_run(engine: Engine) -> None:
+    assert claim(engine, run_id=1) is not None
+    assert claim(engine, run_id=2) is None
+
+
+def test_an_expired_lease_is_claimed_with_a_larger_token(engine: Engine) -> None:
+    first = claim(engine, run_id=1)
+    expire(engine)
+    second = claim(engine, run_id=2)
+    assert first is not None
+    assert second is not None
+    assert second.fencing_token > first.fencing_token
+
+
+def test_a_writer_whose_lease_was_taken_over_is_refused(engine: Engine) -> None:
+    paused = claim(engine, run_id=1)
+    expire(engine)
+    taken = claim(engine, run_id=2)
+    assert paused is not None
+    assert taken is not None
+    with engine.begin() as connection, pytest.raises(LeaseLostError, match="nothing of it was stored"):
+        require_lease(connection, paused)
+    with engine.begin() as connection:
+        require_lease(connection, taken)
+
+
+def test_an_expired_writer_is_refused_even_if_nobody_took_its_lease(engine: Engine) -> None:
+    paused = claim(engine, run_id=1)
+    expire(engine)
+    assert paused is not None
+    with engine.begin() as connection, pytest.raises(LeaseLostError):
+        require_lease(connection, paused)
+
+
+def test_a_heartbeat_renews_live_leases_and_never_revives_an_expired_one(engine: Engine) -> None:
+    held = claim(engine, run_id=1)
+    assert held is not None
+    with engine.begin() as connection:
+        assert renew_leases(connection, 1, ttl_s=60) == {held.fencing_token}
+    expire(engine)
+    with engine.begin() as connection:
+        assert renew_leases(connection, 1, ttl_s=60) == set()
+        assert not is_live(connection, held.resource)
+
+
+def test_releasing_a_lost_lease_leaves_the_new_holder_alone(engine: Engine) -> None:
+    lost = claim(engine, run_id=1)
+    expire(engine)
+    claim(engine, run_id=2)
+    assert lost is not None
+    with engine.begin() as connection:
+        release_lease(connection, lost)
+        assert is_live(connection, lost.resource)

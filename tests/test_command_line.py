@@ -1,0 +1,115 @@
+"""The command line is generated from config models and never loads what a command does not need."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alchemist_core import command_line
+from alchemist_core.__main__ import main
+from alchemist_core.command_line import STAGES, VERBS, build_parser, first_line, flag_fields, load_commands, read_config
+from alchemist_core.config import Config
+from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.train_rater import TrainRaterConfig
+
+HEAVY = ("torch", "airflow", "great_expectations", "transformers", "accelerate", "datasets")
+
+
+def test_every_verb_has_a_docstring_that_help_shows() -> None:
+    for verb in (*STAGES, *VERBS):
+        assert first_line(verb).endswith("."), verb
+
+
+def test_stages_and_files_have_the_same_names() -> None:
+    folder = Path(command_line.__file__).parent / "stages"
+    for stage in STAGES:
+        assert (folder / f"{stage}.py").exists(), stage
+        assert "" in load_commands(stage)
+
+
+def test_every_flag_has_a_description_and_a_name_of_its_own() -> None:
+    for verb in (*STAGES, *VERBS):
+        for command in load_commands(verb).values():
+            names = [path[-1] for path, _ in flag_fields(command.config)]
+            assert len(names) == len(set(names)), verb
+            for path, field in flag_fields(command.config):
+                assert field.description, (verb, path)
+
+
+def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
+    for verb in (*STAGES, *VERBS):
+        for command in load_commands(verb).values():
+            assert issubclass(command.config, Config)
+            assert command.config.model_config.get("frozen")
+            assert command.config.model_config.get("extra") == "forbid"
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_gives_a_valid_config_for_every_stage(preset: str) -> None:
+    required = {"dataset": "d", "validation": "v", "subset": "s"}
+    for stage in STAGES:
+        model = load_commands(stage)[""].config
+        given = {name: value for name, value in required.items() if name in model.model_fields}
+        model.model_validate(preset_values(preset, stage) | given)
+        assert PRESETS[preset].__doc__
+        assert "Hardware:" in PRESETS[preset].__doc__
+
+
+def test_help_and_flags_load_nothing_heavy() -> None:
+    code = (
+        "import sys; from alchemist_core.command_line import build_parser; build_parser(None).format_help();"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_flag_overrides_the_preset_and_leaves_the_rest() -> None:
+    options = {"preset": "paper", "verb_name": "select", "dataset": "a,b", "policy.retention": "0.5"}
+    config = read_config(SelectConfig, options)
+    assert isinstance(config, SelectConfig)
+    assert config.dataset == ("a", "b")
+    assert (config.policy.strategy, config.policy.retention, config.policy.drop_top_ratio) == (
+        "shift_gsample",
+        0.5,
+        0.25,
+    )
+
+
+def test_the_same_choices_have_the_same_hash_and_others_do_not() -> None:
+    one, two = (TrainRaterConfig(dataset="d", validation="v") for _ in range(2))
+    assert one.fingerprint() == two.fingerprint()
+    assert one.fingerprint() != TrainRaterConfig(dataset="d", validation="w").fingerprint()
+
+
+def test_a_value_out_of_bounds_is_refused_with_flag_limit_and_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--dataset", "d", "--retention", "1.5"]) == 2
+    text = capsys.readouterr().err
+    assert "--retention" in text
+    assert "less than or equal to 1" in text
+    assert "1.5" in text
+
+
+def test_what_follows_psql_is_psqls_own() -> None:
+    parser = build_parser(["db", "psql"])
+    with pytest.MonkeyPatch.context() as patch:
+        given: list[str] = []
+        commands = load_commands("db")
+        patch.setitem(commands, "psql", commands["psql"]._replace(run=lambda config: given.extend(config.arguments)))
+        command_line.run_command(build_parser(["db", "psql"]), ["db", "psql", "-c", "SELECT 1", "--json"])
+    assert parser is not None
+    assert given == ["-c", "SELECT 1", "--json"]
+
+
+@pytest.mark.db
+def test_json_is_one_object_on_the_last_line(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "score", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {
+        "slots": [0],
+        "rater": None,
+        "n_shards": 0,
+        "n_samples": 0,
+    }
