@@ -19,6 +19,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import migrate
 
+LEFT_BY = "alchemist-tests-of-"
 GIVEN_SERVER, SERVER_HOME = "ALCHEMIST_TEST_SERVER_URL", "ALCHEMIST_TEST_SERVER_HOME"
 
 
@@ -27,7 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.pytest_alembic_tests_path = "not-collected"
     if hasattr(config, "workerinput"):
         return  # A worker of xdist inherits the controller's environment.
-    home = Path(tempfile.mkdtemp(prefix="alchemist-tests-"))
+    _remove_leftovers()
+    home = Path(tempfile.mkdtemp(prefix=f"{LEFT_BY}{os.getpid()}-"))
     home.chmod(0o755)  # So that the account which runs the server for root can walk to it.
     os.environ[SERVER_HOME] = str(home)
     if given := os.environ.get("ALCHEMIST_DATABASE_URL"):
@@ -37,7 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or SERVER_HOME not in os.environ:
         return
-    home = Path(os.environ.pop(SERVER_HOME))
+    _remove(Path(os.environ.pop(SERVER_HOME)))
+
+
+def _remove_leftovers() -> None:
+    """Stop the servers of test runs that were killed."""
+    for home in Path(tempfile.gettempdir()).glob(f"{LEFT_BY}*"):
+        pid = int(home.name.removeprefix(LEFT_BY).split("-")[0])
+        if home.stat().st_uid == os.geteuid() and not Path(f"/proc/{pid}").exists():
+            _remove(home)
+
+
+def _remove(home: Path) -> None:
     if is_running(home):
         stop_postgres(home)
     shutil.rmtree(home, ignore_errors=True)

@@ -22,10 +22,10 @@ from alchemist_core.local.postgres_place import (
     free_port,
     locked,
     log_tail,
+    postmaster_lives,
     ready_port,
     record_path,
     recorded_port,
-    remove_stale_pid,
     server_dir,
     socket_dir,
 )
@@ -35,7 +35,8 @@ __all__ = ["EmbeddedPostgres", "is_running", "psql_path", "start_postgres", "sto
 
 OWNER = "alchemist"  # owns the platform's databases; may make roles and databases, nothing more
 SUPERUSER = "postgres"
-START_ATTEMPTS = 20
+MAX_FAILURES = 20
+RECOVERY_TIMEOUT_S = 300.0  # of a server that was killed in the middle of much writing
 CONFIG = """
 # Written by alchemist_core/local/postgres.py; port and socket are given at each start.
 listen_addresses = '127.0.0.1'
@@ -157,20 +158,22 @@ def _launch(place: Path, account: Account, port: int) -> None:
     """Start the server unless it answers; pg_ctl gives it a session and a log file of its own, and waits until it is ready."""
     data, log = place / "data", place / "log"
     pg_ctl, socket_option = program("pg_ctl", place, account), shlex.quote(str(socket_dir(place)))
-    for _ in range(START_ATTEMPTS):
-        if ready_port(data) is not None:
-            return
-        remove_stale_pid(data)
+    n_failures, deadline = 0, time.monotonic() + RECOVERY_TIMEOUT_S
+    while ready_port(data) is None:
+        if n_failures == MAX_FAILURES or time.monotonic() > deadline:
+            msg = f"PostgreSQL does not start in {place}; remedy: read {log}. Its end:\n{log_tail(place)}"
+            raise StoreError(msg)
+        if postmaster_lives(data):
+            time.sleep(0.1)  # It recovers, or it is being stopped.
+            continue
         port = free_port(port)
         options = f"-p {port} -k {socket_option}"
         try:
             run_program([pg_ctl, "start", "-D", data, "-l", log, "-w", "-t", "120", "-o", options], account=account)
         except StoreError:
             # Another program took the port, or children of a killed server have not ended yet.
+            n_failures += 1
             time.sleep(0.5)
-    if ready_port(data) is None:
-        msg = f"PostgreSQL does not start in {place}; remedy: read {log}. Its end:\n{log_tail(place)}"
-        raise StoreError(msg)
 
 
 def _running(home: Path) -> EmbeddedPostgres | None:

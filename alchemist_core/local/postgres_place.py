@@ -33,19 +33,22 @@ def ready_port(data: Path) -> int | None:
         return None
 
 
-def remove_stale_pid(data: Path) -> None:
-    """Remove the pid file of a killed server whose pid a stranger or a zombie holds; PostgreSQL itself would wait for that pid.
+def postmaster_lives(data: Path) -> bool:
+    """Tell whether the pid file names a live server, be it ready or not; a file that names a stranger or a zombie is removed.
 
-    Safe beside children that still run: PostgreSQL recognises its data folder's shared memory too.
+    PostgreSQL itself would refuse to start while such a pid exists. Safe beside children of a killed server that still run:
+    it recognises its data folder's shared memory too.
     """
     path = data / "postmaster.pid"
     try:
         pid = int(path.read_text().split("\n", 1)[0])
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
     except (OSError, ValueError):
-        return
-    if name != "postgres" or rest.startswith("Z"):
-        path.unlink(missing_ok=True)
+        return False
+    if name == "postgres" and not rest.startswith("Z"):
+        return True
+    path.unlink(missing_ok=True)
+    return False
 
 
 def free_port(first: int) -> int:
