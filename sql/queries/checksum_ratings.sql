@@ -30,7 +30,8 @@ lines AS (
         )::text AS line
     FROM alchemist.raters
     UNION ALL
-    SELECT 'nights', ROW(night, state, reason, decided_by)::text
+    -- Not decided_by: it names an Airflow run.
+    SELECT 'nights', ROW(night, state, reason)::text
     FROM dated
     UNION ALL
     -- Not n_reused: which of two shards with the same pair computed its score depends on who came first.

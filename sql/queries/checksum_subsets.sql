@@ -9,11 +9,12 @@ WITH titled AS (
 ),
 
 lines AS (
+    -- Not created_by: it names an Airflow run.
     SELECT
         'subsets' AS table_name, ROW(
             titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, titled.strategy, titled.retention, titled.seed,
             titled.spec, titled.spec_hash, titled.n_samples, titled.manifest_sha256, titled.manifest_uri, titled.state,
-            titled.created_by, titled.materialized_uri
+            titled.materialized_uri
         )::text AS line
     FROM titled
     INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id

@@ -103,6 +103,9 @@ def test_runs_checks_and_times_are_not_data(database_url: str) -> None:
     with engine.begin() as connection:
         insert_rows(connection, {"runs": [{"run_id": 1, "stage": "score"}], "check_results": [{"suite": "shards"}]})
         connection.execute(text("UPDATE alchemist.samples SET created_at = '1999-01-01'"))
-        connection.execute(text("UPDATE alchemist.subsets SET run_id = 7"))
+        connection.execute(
+            text("UPDATE alchemist.subsets SET run_id = 7, created_by = 'airflow:build_subset:manual__2'")
+        )
+        connection.execute(text("UPDATE alchemist.nights SET decided_by = 'airflow:nightly_rescore:manual__2'"))
     engine.dispose()
     assert checksum(database_url) == before

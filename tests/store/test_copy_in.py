@@ -25,7 +25,9 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",
     )
 )
 def test_any_storable_value_survives_copy(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
-    connection.execute(text("CREATE TEMPORARY TABLE IF NOT EXISTS target (i int, word text, blob bytea, words text[], doc jsonb)"))
+    connection.execute(
+        text("CREATE TEMPORARY TABLE IF NOT EXISTS target (i int, word text, blob bytea, words text[], doc jsonb)")
+    )
     connection.execute(text("TRUNCATE target"))
     copy_rows(connection, "target", ("i", "word", "blob", "words", "doc"), [(i, *row) for i, row in enumerate(rows)])
     found = connection.execute(text("SELECT word, blob, words, doc FROM target ORDER BY i")).all()
