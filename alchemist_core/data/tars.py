@@ -4,7 +4,6 @@ A record's key is its path up to the first dot of the file name; the rest, in lo
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -128,7 +127,7 @@ def _clear_suspects(groups: Iterable[_Group]) -> Iterator[_Group]:
         if expected is not None:
             yield from _judge(waiting, expected)
             waiting.clear()
-    yield from _judge(waiting, expected or _commonest_shape(waiting))
+    yield from _judge(waiting, expected or _joint_shape(waiting))
 
 
 def _judge(groups: list[_Group], expected: frozenset[str]) -> list[_Group]:
@@ -142,11 +141,10 @@ def _judge(groups: list[_Group], expected: frozenset[str]) -> list[_Group]:
     return [group for group in groups if group.gap is None or group.gap not in explained]
 
 
-def _commonest_shape(groups: list[_Group]) -> frozenset[str]:
-    """Return the largest shape that suspects agree on; one alone proves nothing."""
-    shapes = Counter(group.shape for group in groups if group.reason is None)
-    agreed = [shape for shape, count in shapes.items() if count > 1]
-    return max(agreed, key=len, default=frozenset())
+def _joint_shape(groups: list[_Group]) -> frozenset[str]:
+    """Return every member that any of some suspects has; one alone proves nothing."""
+    shapes = [group.shape for group in groups if group.gap is None]
+    return frozenset().union(*shapes) if len(shapes) > 1 else frozenset()
 
 
 def _split_name(name: str) -> tuple[str, str, Reason | None, str]:

@@ -1,0 +1,154 @@
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from alchemist_core.data import s3
+from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.storage import list_shards, open_shard, read_ranges, sha256_of
+from alchemist_core.errors import DataError
+from alchemist_core.settings import load_settings
+
+PART = bytes(range(256)) * 64
+
+
+def fill(tar, record) -> dict[str, bytes]:
+    return {
+        "2026-01-02/000000.tar": tar([entry for number in range(3) for entry in record(f"b{number}", 10 + number)]),
+        "2026-01-01/000001.tar": tar(record("a1", 1)),
+        "2026-01-01/000000.tar": tar(record("a0", 0)),
+        "2026-01-01/.000002.tar": b"a write under way",
+        "truth.parquet": PART,
+    }
+
+
+@pytest.fixture
+def folder(tar, record, tmp_path: Path) -> str:
+    for name, data in fill(tar, record).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    return str(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, tar, record, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    load_settings.cache_clear()
+    client = s3._client()
+    client.create_bucket(Bucket="crawls")
+    for name, data in fill(tar, record).items():
+        client.put_object(Bucket="crawls", Key=f"laion/{name}", Body=data)
+    client.put_object(Bucket="crawls", Key="laion-other/000000.tar", Body=b"a neighbour of like name")
+    yield "s3://crawls/laion"
+    for entry in client.list_objects_v2(Bucket="crawls").get("Contents", []):
+        client.delete_object(Bucket="crawls", Key=entry["Key"])
+    client.delete_bucket(Bucket="crawls")
+    client.close()
+    s3._make_client.cache_clear()
+    load_settings.cache_clear()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def root(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue(request.param)
+
+
+def test_shards_are_listed_by_address_without_writes_under_way(root: str) -> None:
+    shards = list_shards(root)
+    names = ["2026-01-01/000000.tar", "2026-01-01/000001.tar", "2026-01-02/000000.tar"]
+    assert [shard.uri for shard in shards] == [f"{root}/{name}" for name in names]
+    assert list_shards(f"{root}/") == shards
+
+
+def test_a_shard_reads_the_same_wherever_it_lies(root: str, tar, record) -> None:
+    shard = list_shards(root)[-1]
+    expected = fill(tar, record)["2026-01-02/000000.tar"]
+    assert shard.size_bytes == len(expected)
+    with open_shard(shard.uri) as file:
+        assert file.read() == expected
+        found = list(read_pairs(file, shard.size_bytes))
+    assert [pair.record.key for pair in found if isinstance(pair, Pair)] == ["b0", "b1", "b2"]
+    assert sha256_of(shard.uri).hex() == hashlib.sha256(expected).hexdigest()
+
+
+def test_ranges_come_in_the_order_asked_for(root: str) -> None:
+    ranges = [(300, 10), (0, 4), (16000, 384), (5, 0), (2, 300)]
+    uri = f"{root}/truth.parquet"
+    assert read_ranges(uri, ranges) == [PART[offset : offset + size] for offset, size in ranges]
+    assert read_ranges(uri, []) == []
+
+
+@pytest.mark.parametrize("span", [(16000, 500), (99_999, 5)])
+def test_a_range_beyond_the_end_is_refused(root: str, span: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match="not the shard that was ingested"):
+        read_ranges(f"{root}/truth.parquet", [(0, 4), span])
+
+
+def test_what_is_not_there_is_refused_by_name(root: str) -> None:
+    for read in (open_shard, sha256_of, lambda uri: read_ranges(uri, [(0, 1)])):
+        with pytest.raises(DataError, match=r"absent\.tar"):
+            read(f"{root}/absent.tar")
+    with pytest.raises(DataError, match="absent"):
+        list_shards(f"{root}/absent")
+
+
+def test_far_ranges_of_an_object_are_fetched_apart_and_near_ones_together(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, spans = s3._get, []
+    monkeypatch.setattr(s3, "_get", lambda uri, etag, span: spans.append(span) or fetch(uri, etag, span))
+    monkeypatch.setattr(s3, "_MAX_GAP_BYTES", 1000)
+    ranges = [(10_000, 5), (1_100, 7), (0, 512), (1_102, 3)]
+    assert read_ranges(f"{bucket}/truth.parquet", ranges) == [PART[at : at + size] for at, size in ranges]
+    assert sorted(spans) == [(0, 1107), (10_000, 5)]
+
+
+def test_an_object_replaced_under_a_reader_is_refused(bucket: str) -> None:
+    with open_shard(f"{bucket}/truth.parquet") as file:
+        s3._client().put_object(Bucket="crawls", Key="laion/truth.parquet", Body=PART[::-1])
+        with pytest.raises(DataError, match="replaced"):
+            file.read(10)
+
+
+def test_an_object_can_be_sought_like_a_file(bucket: str) -> None:
+    with open_shard(f"{bucket}/truth.parquet") as file:
+        assert file.seek(-3, io.SEEK_END) == len(PART) - 3
+        assert file.read() == PART[-3:]
+        assert file.read() == b""
+        assert file.seek(5) == 5
+        assert file.seek(2, io.SEEK_CUR) == 7
+        assert file.read(2) == PART[7:9]
+
+
+def test_an_unreachable_store_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    def fail(**_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+
+    monkeypatch.setattr(s3._client(), "head_object", fail)
+    with pytest.raises(DataError, match="ALCHEMIST_S3_ENDPOINT_URL"):
+        open_shard(f"{bucket}/truth.parquet")
+
+
+def test_an_address_without_bucket_is_refused() -> None:
+    with pytest.raises(DataError, match="names no bucket"):
+        list_shards("s3://")

@@ -1,0 +1,54 @@
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from alchemist_core.data.tar_writer import hash_tar, write_tar
+
+ENTRIES = [("000.jpg", b"picture"), ("000.txt", b""), ("000.json", b"x" * 512)]
+
+
+def test_the_same_entries_give_the_same_bytes_and_their_sha256(tmp_path: Path) -> None:
+    digests = [write_tar(tmp_path / name, ENTRIES) for name in ("one.tar", "two.tar")]
+    raw = (tmp_path / "one.tar").read_bytes()
+    assert raw == (tmp_path / "two.tar").read_bytes()
+    assert digests == [hashlib.sha256(raw).digest()] * 2
+    assert hash_tar(ENTRIES) == digests[0]
+
+
+def test_the_bytes_are_those_of_the_standard_librarys_plainest_tar(tmp_path: Path) -> None:
+    write_tar(tmp_path / "ours.tar", ENTRIES)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in ENTRIES:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert (tmp_path / "ours.tar").read_bytes() == buffer.getvalue()
+
+
+def test_names_that_ustar_cannot_hold_are_kept(tmp_path: Path) -> None:
+    names = ["n" * 300 + ".jpg", "é.jpg"]
+    write_tar(tmp_path / "x.tar", [(name, b"") for name in names])
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        assert tar.getnames() == names
+
+
+def test_a_tar_without_entries_is_an_empty_tar(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [])
+    assert (tmp_path / "x.tar").read_bytes() == bytes(tarfile.RECORDSIZE)
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    def interrupted():
+        yield ENTRIES[0]
+        raise KeyboardInterrupt
+
+    write_tar(tmp_path / "x.tar", ENTRIES)
+    before = (tmp_path / "x.tar").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_tar(tmp_path / "x.tar", interrupted())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+    assert (tmp_path / "x.tar").read_bytes() == before
