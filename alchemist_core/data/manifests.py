@@ -52,7 +52,7 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     """
     if not path.is_file():
         raise DataError(
-            f"The manifest {path} is missing. Run the same alchemist select again: it is re-made from its spec."
+            f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it."
         )
     table = pq.read_table(path)
     manifest = Manifest(*(table.column(name).to_pylist() for name in SCHEMA.names))
