@@ -13,4 +13,4 @@ INNER JOIN alchemist.shards ON quarantined_samples.shard_id = shards.shard_id
 INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
 WHERE datasets.role = 'train' AND (CAST(:dataset AS text) IS NULL OR datasets.name = :dataset)
 GROUP BY quarantined_samples.reason, quarantined_samples.stage
-ORDER BY n_locations DESC, quarantined_samples.reason
+ORDER BY n_locations DESC, quarantined_samples.reason ASC
