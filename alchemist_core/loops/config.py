@@ -13,7 +13,9 @@ class RaterTrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: RatingRule = Field(RatingRule.ALIGNMENT, description="What values a sample: alignment (Eq. 6) or loss (Eq. 9)")
+    rule: RatingRule = Field(
+        RatingRule.ALIGNMENT, description="What values a sample: alignment (Eq. 6) or loss (Eq. 9)"
+    )
     objective: Objective = Field(Objective.REGULARISED, description="What the rater descends")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights and of the order of the data")
     n_warmup_steps: int = Field(400, ge=0, le=10_000_000, description="Uniform steps of the proxy before the rater")
@@ -30,13 +32,16 @@ class RaterTrainingConfig(BaseModel):
     rater_width: int = Field(64, ge=8, le=4096, description="Features of a token inside the rater")
     rater_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the rater")
     rater_start: Literal["proxy", "scratch"] = Field(
-        "proxy", description="First weights of the rater's backbone: the warmed-up proxy's, which needs one size, or new"
+        "proxy",
+        description="First weights of the rater's backbone: the warmed-up proxy's, which needs one size, or new",
     )
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads of each")
     text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
     resolution: int = Field(16, ge=8, le=1024, description="Side of the image that the tokenizer reads, in pixels")
     n_codes: int = Field(128, ge=2, le=65536, description="Codes of the tokenizer")
-    check_every_steps: int = Field(100, ge=1, le=1_000_000, description="Steps between looks at the held-out validation")
+    check_every_steps: int = Field(
+        100, ge=1, le=1_000_000, description="Steps between looks at the held-out validation"
+    )
     patience: int = Field(4, ge=1, le=1000, description="Looks without a better loss before the run stops")
     checkpoint_every_steps: int = Field(200, ge=1, le=1_000_000, description="Steps between checkpoints")
 

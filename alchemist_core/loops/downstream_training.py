@@ -95,9 +95,7 @@ class _Run:
         return metrics
 
     def _descend(self) -> float:
-        index_B = batch_index(
-            self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed
-        )
+        index_B = batch_index(self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
         loss = self.model(*self.data.rows(index_B).to(self.accelerator.device)).mean()
         self.accelerator.backward(loss)
         self.optimizer.step()

@@ -28,5 +28,5 @@ def heldout_losses(model_path: Path, pairs: Pairs) -> Float32[np.ndarray, " N"]:
     model = Star(config.star(tokenizer.config, encoder.dim)).eval()
     model.load_state_dict(load_file(model_path / "model.safetensors"))
     data = encode_pairs(pairs, tokenizer, encoder)
-    parts = [model(*data.rows(index_B)) for index_B in torch.arange(len(pairs)).split(ENCODE_BATCH)]
+    parts = [model(*data.rows(index_B)) for index_B in torch.split(torch.arange(len(pairs)), ENCODE_BATCH)]
     return torch.cat(parts).numpy(force=True)

@@ -19,8 +19,8 @@ from alchemist_core.evaluation.ranking import spearman
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.bilevel import Bilevel
 from alchemist_core.loops.config import RaterTrainingConfig
-from alchemist_core.loops.pairs import Batch, EncodedPairs, Pairs, batch_index, encode_pairs
-from alchemist_core.models.text import TextEncoder, load_text_encoder
+from alchemist_core.loops.pairs import Batch, Pairs, batch_index, encode_pairs
+from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 
 Report = Callable[[int, int, str], None]
@@ -159,7 +159,9 @@ class _Run:
             "best_step": self.progress.best_step,
             "score_mean": score_B.mean().item(),
             "score_std": score_B.std().item(),
-            "spearman_score_minus_loss": spearman(score_B.numpy(force=True), -self._proxy_loss(index_B).numpy(force=True)),
+            "spearman_score_minus_loss": spearman(
+                score_B.numpy(force=True), -self._proxy_loss(index_B).numpy(force=True)
+            ),
             "reference_loss_mean": self.bilevel.reference(*batch).mean().item(),
             "history": self.progress.history,
         }

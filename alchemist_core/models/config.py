@@ -9,7 +9,9 @@ class TokenizerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resolution: int = Field(16, ge=8, le=1024, description="Side of the resized image in pixels")
-    scales: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="Side of each scale's token grid, coarse first")
+    scales: tuple[int, ...] = Field(
+        (1, 2, 4), min_length=1, description="Side of each scale's token grid, coarse first"
+    )
     n_codes: int = Field(128, ge=2, le=65536, description="Codes in the codebook shared by all scales")
     n_rounds: int = Field(10, ge=1, le=1000, description="Rounds of k-means over the residuals of the sample")
     n_images: int = Field(2000, ge=1, le=1_000_000, description="Images of the sample that the codebook is fitted on")
@@ -45,7 +47,9 @@ class StarConfig(BaseModel):
     width: int = Field(64, ge=8, le=4096, description="Features of a token inside the transformer")
     depth: int = Field(2, ge=1, le=64, description="Transformer blocks")
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads")
-    scales: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="Side of each scale's token grid, coarse first")
+    scales: tuple[int, ...] = Field(
+        (1, 2, 4), min_length=1, description="Side of each scale's token grid, coarse first"
+    )
     n_codes: int = Field(128, ge=2, le=65536, description="Codes that a token may take")
     token_dim: int = Field(48, ge=1, description="Features of a token as the tokenizer gives it")
     text_dim: int = Field(144, ge=1, description="Features of a text token as the text encoder gives it")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 ImageArray: TypeAlias = UInt8[np.ndarray, "N H W 3"]
 
@@ -16,4 +16,4 @@ def resize_images(image_NHWC: ImageArray, side: int) -> Float[Tensor, "N 3 side 
     pixels_NCHW = torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
     if pixels_NCHW.shape[2:] == (side, side):
         return pixels_NCHW.contiguous()
-    return F.interpolate(pixels_NCHW, (side, side), mode="bilinear", antialias=True)
+    return functional.interpolate(pixels_NCHW, (side, side), mode="bilinear", antialias=True)

@@ -9,7 +9,7 @@ Letters: B samples in a batch · S tokens over all scales · T text tokens · D 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.text import TextFeatures
@@ -34,15 +34,15 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B S D"]:
         """Mix the context into the sequence; a position of the context is seen where the mask is true."""
         query_BHSD = self._by_head(self.query(hidden_BSD))
-        key_BTD, value_BTD = self.key_value(context_BTD).unflatten(-1, (2, -1)).unbind(-2)
-        mixed_BHSD = F.scaled_dot_product_attention(
+        key_BTD, value_BTD = self.key_value(context_BTD).view(*context_BTD.shape[:2], 2, -1).unbind(-2)
+        mixed_BHSD = functional.scaled_dot_product_attention(
             query_BHSD, self._by_head(key_BTD), self._by_head(value_BTD), attn_mask=mask
         )
         out_BSD: Tensor = self.out(mixed_BHSD.transpose(1, 2).flatten(2))
         return out_BSD
 
     def _by_head(self, hidden_BSD: Tensor) -> Tensor:
-        return hidden_BSD.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return hidden_BSD.view(*hidden_BSD.shape[:2], self.n_heads, -1).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -65,7 +65,7 @@ class Block(nn.Module):
         normed_BSD = _norm(hidden_BSD)
         hidden_BSD = hidden_BSD + self.self_attention(normed_BSD, normed_BSD, mask_SS)
         hidden_BSD = hidden_BSD + self.cross_attention(_norm(hidden_BSD), text.token_BTD, text.mask_BT[:, None, None])
-        inner_BSD = F.gelu(self.feed_in(_norm(hidden_BSD)))
+        inner_BSD = functional.gelu(self.feed_in(_norm(hidden_BSD)))
         out_BSD: Tensor = hidden_BSD + self.feed_out(inner_BSD)
         return out_BSD
 
@@ -73,6 +73,7 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Blocks over the tokens of all scales, with a learned place for each and the pooled caption added to every one."""
 
+    level_S: Tensor
     mask_SS: Tensor
 
     def __init__(self, config: StarConfig) -> None:
@@ -129,12 +130,12 @@ class Star(nn.Module):
     def loss_per_sample(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, " B"]:
         """Give each sample's cross-entropy in nats, averaged over its S tokens."""
         logit_BSV = self.logits(tokens.input_BSD, text)
-        loss_BS = F.cross_entropy(logit_BSV.flatten(0, 1), tokens.code_BS.flatten(), reduction="none")
+        loss_BS = functional.cross_entropy(logit_BSV.flatten(0, 1), tokens.code_BS.flatten(), reduction="none")
         return loss_BS.view_as(tokens.code_BS).mean(1)
 
 
 def _norm(hidden_BSD: Tensor) -> Tensor:
-    return F.layer_norm(hidden_BSD, hidden_BSD.shape[-1:], eps=1e-6)
+    return functional.layer_norm(hidden_BSD, hidden_BSD.shape[-1:], eps=1e-6)
 
 
 def _initialise(module: nn.Module) -> None:

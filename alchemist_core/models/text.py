@@ -158,7 +158,8 @@ def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> CaptionTab
 
 def _places(n_tokens: int, dim: int) -> Tensor:
     angle_TD = torch.arange(n_tokens)[:, None] / 64.0 ** (torch.arange(dim // 2) / (dim // 2))
-    return torch.cat([angle_TD.sin(), angle_TD.cos()], 1) / dim**0.5
+    place_TD: Tensor = torch.cat([angle_TD.sin(), angle_TD.cos()], 1) / dim**0.5
+    return place_TD
 
 
 def _minilm_folder() -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, resize_images
@@ -69,16 +69,14 @@ class Tokenizer(nn.Module):
     def patch_features(self, image_NHWC: ImageArray) -> Float[Tensor, "N D H W"]:
         """Resize and cut into patches: one feature vector for each cell of the finest grid."""
         pixels_NCHW = resize_images(image_NHWC, self.config.resolution).to(self.codebook_VD.device)
-        return F.pixel_unshuffle(pixels_NCHW, self.config.patch)
+        return functional.pixel_unshuffle(pixels_NCHW, self.config.patch)
 
-    def quantise(
-        self, feature_BDHW: Float[Tensor, "B D H W"]
-    ) -> tuple[Int64[Tensor, "B S"], Float[Tensor, "B S D"]]:
+    def quantise(self, feature_BDHW: Float[Tensor, "B D H W"]) -> tuple[Int64[Tensor, "B S"], Float[Tensor, "B S D"]]:
         """Quantise residuals from the coarsest scale on; also give the residual vectors that met the codebook."""
         residual_BDHW = feature_BDHW
         codes, residuals = [], []
         for side in self.config.scales:
-            cell_BLD = F.adaptive_avg_pool2d(residual_BDHW, side).flatten(2).transpose(1, 2)
+            cell_BLD = functional.adaptive_avg_pool2d(residual_BDHW, side).flatten(2).transpose(1, 2)
             code_BL = self._nearest(cell_BLD)
             residual_BDHW = residual_BDHW - self._upsample(code_BL, side)
             codes.append(code_BL)
@@ -101,7 +99,7 @@ class Tokenizer(nn.Module):
         """Draw the images that the codes stand for, at the tokenizer's resolution."""
         image_BDHW = sum(self._upsample(code_BL, side) for side, code_BL in self._split(code_BS))
         assert isinstance(image_BDHW, Tensor)
-        pixels_BCHW = F.pixel_shuffle(image_BDHW, self.config.patch)
+        pixels_BCHW = functional.pixel_shuffle(image_BDHW, self.config.patch)
         pixels_BHWC = ((pixels_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return np.ascontiguousarray(pixels_BHWC.cpu().numpy())
 
@@ -122,17 +120,17 @@ class Tokenizer(nn.Module):
 
     def _split(self, code_BS: Tensor) -> list[tuple[int, Tensor]]:
         lengths = [side**2 for side in self.config.scales]
-        return list(zip(self.config.scales, code_BS.split(lengths, 1), strict=True))
+        return list(zip(self.config.scales, torch.split(code_BS, lengths, 1), strict=True))
 
     def _upsample(self, code_BL: Tensor, side: int) -> Tensor:
-        grid_BDHW = self.codebook_VD[code_BL].transpose(1, 2).unflatten(2, (side, side))
+        grid_BDHW = self.codebook_VD[code_BL].transpose(1, 2).reshape(len(code_BL), -1, side, side)
         finest = self.config.scales[-1]
-        return grid_BDHW if side == finest else F.interpolate(grid_BDHW, finest, mode="bicubic")
+        return grid_BDHW if side == finest else functional.interpolate(grid_BDHW, finest, mode="bicubic")
 
     def _at_scale(self, image_BDHW: Tensor | None, code_BL: Tensor, side: int) -> Tensor:
         if image_BDHW is None:
             return self.codebook_VD.new_zeros(*code_BL.shape, self.config.token_dim)
-        return F.adaptive_avg_pool2d(image_BDHW, side).flatten(2).transpose(1, 2)
+        return functional.adaptive_avg_pool2d(image_BDHW, side).flatten(2).transpose(1, 2)
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
+
 
 class Rating(NamedTuple):
     """What the rater says of a batch."""
@@ -26,6 +27,8 @@ class Rater(nn.Module):
 
     The backbone answers `matches(tokens, text)`: features of every image token that tell how it meets the caption.
     """
+
+    backbone: Any
 
     def __init__(self, backbone: nn.Module, width: int, hidden: int = 64) -> None:
         super().__init__()
@@ -49,12 +52,12 @@ class Rater(nn.Module):
     def features(self, tokens: Any, text: Any) -> Float[Tensor, "B E"]:
         """Pool the matches of image and caption: one vector a pair, no other pair in it."""
         match_BSE = self.backbone.matches(tokens, text).float()
-        return F.gelu(self.token_head(match_BSE)).mean(1)
+        return functional.gelu(self.token_head(match_BSE)).mean(1)
 
 
 def _head(width: int, hidden: int = 64) -> nn.Sequential:
     # The last layer starts at zero: every sample begins with the same score and every batch with the same weights.
-    head = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
-    nn.init.zeros_(head[2].weight)
-    nn.init.zeros_(head[2].bias)
-    return head
+    last = nn.Linear(hidden, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)

@@ -16,7 +16,7 @@ from alchemist_core.models.tokenizer import fit_tokenizer
 CONFIG = DownstreamConfig(n_epochs=6, batch_size=20, width=32, checkpoint_every_steps=10)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The process ends here."""
 
 
@@ -26,7 +26,7 @@ def ignore(_done: int, _total: int, _note: str) -> None:
 
 def kill_at(step: int, done: int) -> None:
     if done == step:
-        raise Killed
+        raise KilledError
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
 ) -> None:
     train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_downstream(
             CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
             report=lambda done, _total, _note: kill_at(27, done),
@@ -87,7 +87,7 @@ def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Pat
 
 
 def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_downstream(
             CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
             report=lambda done, _total, _note: kill_at(12, done),
@@ -109,5 +109,7 @@ def test_losses_come_in_the_order_of_the_pairs(
     out = tmp_path / "model"
     train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
     order = np.arange(60)[::-1].copy()
-    np.testing.assert_allclose(heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5)
+    np.testing.assert_allclose(
+        heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5
+    )
     assert heldout_losses(out, test_pairs.rows(order[:0])).shape == (0,)

@@ -36,7 +36,8 @@ def test_the_same_seed_fits_the_same_codebook(tokenizer: Tokenizer) -> None:
 def test_an_image_has_one_code_for_each_cell_of_each_scale(tokenizer: Tokenizer) -> None:
     code_BS = tokenizer.encode(shapes(5, seed=1))
     assert code_BS.shape == (5, 1 + 4 + 16)
-    assert 0 <= code_BS.min() and code_BS.max() < CONFIG.n_codes
+    assert code_BS.min() >= 0
+    assert code_BS.max() < CONFIG.n_codes
 
 
 def test_codes_do_not_depend_on_company(tokenizer: Tokenizer) -> None:

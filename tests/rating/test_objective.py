@@ -47,7 +47,9 @@ def test_paper_objective_descends_the_bare_product(rows: list[tuple[float, float
     assert gradient_of(value, score_B) == pytest.approx(by_hand, rel=1e-5, abs=1e-5)
 
 
-@given(st.floats(-4, 4, width=32), st.floats(-1, 1, width=32), st.floats(-1, 1, width=32), st.floats(1 / 64, 1, width=32))
+@given(
+    st.floats(-4, 4, width=32), st.floats(-1, 1, width=32), st.floats(-1, 1, width=32), st.floats(1 / 64, 1, width=32)
+)
 def test_group_objective_equals_its_oracle(logit: float, batch_cost: float, baseline: float, price: float) -> None:
     at = torch.tensor(logit, requires_grad=True)
     value = objective.group_objective(at, torch.tensor(batch_cost), baseline=baseline, price=price)

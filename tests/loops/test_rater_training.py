@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.ranking import area_under_curve
+from alchemist_core.loops.checkpoints import partial_folder
+from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.rater_training import train_rater
+from alchemist_core.loops.scoring import Scorer
+from alchemist_core.rating.config import Objective, RatingRule
+
+GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
+CONFIG = RaterTrainingConfig(
+    n_warmup_steps=60, n_steps=120, batch_size=32, proxy_width=32, rater_width=32, n_codes=64,
+    check_every_steps=20, checkpoint_every_steps=25, patience=100,
+)  # fmt: skip
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def ignore(_done: int, _total: int, _note: str) -> None:
+    pass
+
+
+def kill_at(step: int, done: int) -> None:
+    if done == step:
+        raise KilledError
+
+
+@pytest.fixture(scope="module")
+def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+    out = tmp_path_factory.mktemp("raters") / "rater"
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
+    return out
+
+
+def test_a_rater_prefers_what_helps_the_validation_set(rater: Path, train_pairs: Pairs) -> None:
+    score_N = Scorer.load(rater).score(train_pairs.image_NHWC, train_pairs.captions)
+    boxes_N, noise_N = score_N[:200], score_N[200:]
+    assert area_under_curve(boxes_N, noise_N) > 0.95
+
+
+def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: Path) -> None:
+    names = {path.name for path in rater.iterdir()}
+    assert names == {"rater.safetensors", "proxy.safetensors", "tokenizer.safetensors", "config.json", "metrics.json"}
+    assert not partial_folder(rater).exists()
+    assert RaterTrainingConfig.model_validate_json((rater / "config.json").read_text("utf-8")) == CONFIG
+
+
+def test_metrics_hold_the_curve_and_the_controls(rater: Path) -> None:
+    metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
+    assert metrics["n_steps"] == 180
+    assert len(metrics["history"]) == 120
+    assert -1 <= metrics["spearman_score_minus_loss"] <= 1
+    first, last = metrics["history"][0], metrics["history"][-1]
+    assert first["cost_spread"] == 0  # θ̂ is a copy of θ before the first bilevel step.
+    assert first["price"] == 1e-3
+    assert first["effective_sample_size"] == pytest.approx(32, rel=1e-4)
+    assert 1 <= last["effective_sample_size"] <= 32
+    assert last["cost_spread"] > 0
+    assert last["validation_loss"] < first["validation_loss"]
+
+
+def test_the_loss_curve_is_the_golden_one(rater: Path) -> None:
+    """A change of the curve must be in the diff: delete the file, run this test, and commit what it writes."""
+    history = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
+    names = ("validation_loss", "train_loss", "reference_loss", "cost_spread")
+    lines = [" ".join([f"{row['step']:.0f}", *(f"{row[name]:.4f}" for name in names)]) for row in history[::10]]
+    if not GOLDEN.exists():
+        GOLDEN.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        pytest.fail(f"{GOLDEN.name} was missing and is written now; look at it and commit it")
+    np.testing.assert_allclose(np.loadtxt(lines), np.loadtxt(GOLDEN), atol=2e-3)
+
+
+def test_a_killed_run_goes_on_to_bit_identical_weights(
+    rater: Path, tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    out = tmp_path / "rater"
+    for step in (40, 140):  # Once in the warm-up, once after.
+        with pytest.raises(KilledError):
+            train_rater(
+                CONFIG,
+                train_pairs,
+                validation_pairs,
+                out=out,
+                report=lambda done, _t, _n, step=step: kill_at(step, done),
+            )
+        assert not out.exists()
+    steps: list[int] = []
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: steps.append(done))
+    assert steps[0] == 126
+    for name in ("rater", "proxy", "tokenizer"):
+        whole, resumed = load_file(rater / f"{name}.safetensors"), load_file(out / f"{name}.safetensors")
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert (out / "metrics.json").read_bytes() == (rater / "metrics.json").read_bytes()
+
+
+def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    metrics = train_rater(
+        CONFIG, train_pairs, validation_pairs, out=rater, report=lambda done, _t, _n: kill_at(done, done)
+    )
+    assert metrics["n_steps"] == 180
+
+
+def test_another_config_s_checkpoint_is_refused(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    out = tmp_path / "rater"
+    with pytest.raises(KilledError):
+        train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: kill_at(30, done))
+    other = CONFIG.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="another config"):
+        train_rater(other, train_pairs, validation_pairs, out=out, report=ignore)
+
+
+def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    config = CONFIG.model_copy(update={"n_warmup_steps": 30, "n_steps": 1, "rater_learning_rate": 1e-9})
+    out = tmp_path / "rater"
+    train_rater(config, train_pairs, validation_pairs, out=out, report=ignore)
+    score_N = Scorer.load(out).score(train_pairs.image_NHWC, train_pairs.captions)
+    assert np.abs(score_N).max() < 1e-5
+
+
+def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    few = validation_pairs.rows(np.arange(40))
+    config = CONFIG.model_copy(update={"n_steps": 600, "patience": 2, "proxy_learning_rate": 5e-3})
+    metrics = train_rater(config, train_pairs, few, out=tmp_path / "rater", report=ignore)
+    assert metrics["stopped_early"]
+    assert metrics["best_step"] == metrics["n_steps"] - 2 * config.check_every_steps
+    assert metrics["n_steps"] < 660
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rule": RatingRule.LOSS},
+        {"objective": Objective.PAPER_EXACT},
+        {"has_group_weight": True},
+        {"rater_start": "scratch"},
+    ],
+)
+def test_every_variant_trains_to_finite_scores(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, change: dict[str, object]
+) -> None:
+    config = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 20, **change})
+    train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+    score_N = Scorer.load(tmp_path / "rater").score(train_pairs.image_NHWC, train_pairs.captions)
+    assert np.isfinite(score_N).all()
+    assert score_N.std() > 0
+
+
+def test_a_rater_larger_than_its_proxy_cannot_start_from_it() -> None:
+    with pytest.raises(ValidationError, match="choose scratch"):
+        RaterTrainingConfig(rater_width=128, proxy_width=64)
