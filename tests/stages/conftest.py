@@ -1,13 +1,22 @@
 """A small drawn corpus, ingested by the stage itself."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig, IngestReport
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.train_rater import TrainRaterConfig
+from alchemist_core.stages.train_rater import run as train_rater
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.promote import PromoteConfig
+from alchemist_core.verbs.promote import run as promote
+from tests.trained_store import TrainedStore, use_store
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +41,36 @@ def ingest_corpus(corpus: Path, database_url: str) -> Callable[[], IngestReport]
         return report
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained_once(
+    make_database: Callable[..., str], corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainedStore:
+    """Trained once a run, to be copied: a few steps, enough to give different scores."""
+    store = TrainedStore(make_database(), tmp_path_factory.mktemp("home"))
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(patch, store)
+        for name, part, role in (
+            ("v", "validation", "validation"),
+            ("t", "test", "evaluation"),
+            ("scenes", "train", "train"),
+        ):
+            ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
+        training = {"n_warmup_steps": 20, "n_steps": 20, "batch_size": 32}
+        train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
+        promote(PromoteConfig())
+        open_store().dispose()
+    load_settings.cache_clear()
+    return store
+
+
+@pytest.fixture
+def trained_store(
+    trained_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainedStore:
+    """A copy of the trained store, for one test."""
+    shutil.copytree(trained_once.home, tmp_path / "home")
+    store = TrainedStore(make_database(template=make_url(trained_once.url).database), tmp_path / "home")
+    use_store(monkeypatch, store)
+    return store

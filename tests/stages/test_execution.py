@@ -1,11 +1,11 @@
 """A stage claims its run key: one live run, followed by others, taken over only when its lease has expired."""
 
-import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -114,7 +114,7 @@ def test_other_slots_and_other_configs_work_beside(engine: Engine) -> None:
 
 SLEEPER = """
 import sys, time
-sys.path.insert(0, {folder!r})
+sys.path.insert(0, "{folder}")
 from test_execution import NumberConfig, NumberReport
 from alchemist_core.stages.execution import execute
 def work(run):
@@ -127,7 +127,7 @@ execute("select", NumberConfig(number=9), work, NumberReport)
 def test_a_killed_run_is_taken_over_when_its_lease_has_expired(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
     load_settings.cache_clear()
-    code = SLEEPER.format(folder=os.path.dirname(__file__))
+    code = SLEEPER.format(folder=Path(__file__).parent)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
@@ -143,7 +143,7 @@ def test_a_killed_run_is_taken_over_when_its_lease_has_expired(engine: Engine, m
 def test_a_run_that_lost_its_lease_stops_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
     load_settings.cache_clear()
-    code = SLEEPER.format(folder=os.path.dirname(__file__))
+    code = SLEEPER.format(folder=Path(__file__).parent)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

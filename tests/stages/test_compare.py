@@ -1,0 +1,84 @@
+"""The comparison: arms of the same size and steps, trained once, measured under one contract, shown in the report."""
+
+from pathlib import Path
+
+import pytest
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.stages.evaluate import EvaluateConfig
+from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.report import ReportConfig
+from alchemist_core.stages.report import run as report
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
+from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.store.checksum import checksum
+from alchemist_core.verbs.demo import read_arms
+from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
+from alchemist_core.verbs.publish import PublishNightConfig, PublishSubsetConfig, publish, publish_night
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+ARMS = "subset,random,planted,full"
+
+
+@pytest.fixture
+def published(trained_store: TrainedStore) -> None:
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    publish(PublishSubsetConfig(name="s"))
+
+
+def train(corpus: Path, **fields: object) -> TrainDownstreamReport:
+    given = {"subset": "s", "arms": ARMS, "truth": corpus / "truth.parquet", "model": {"n_epochs": 1, "batch_size": 32}}
+    return train_downstream(TrainDownstreamConfig.model_validate(given | fields))
+
+
+@pytest.mark.usefixtures("published")
+def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_store: TrainedStore) -> None:
+    assert plan_evaluate(PlanEvaluateConfig()).subsets == ["s"]
+    assert train(corpus).n_trained == 4
+    measured = evaluate(EvaluateConfig(subset="s"))
+    assert measured.n_measured == 4
+    assert set(measured.heldout_loss) == {"subset", "random", "planted", "full"}
+    before = checksum(trained_store.url)
+    assert (train(corpus).n_trained, evaluate(EvaluateConfig(subset="s")).n_measured) == (0, 0)
+    assert checksum(trained_store.url) == before
+    assert plan_evaluate(PlanEvaluateConfig()).subsets == []
+    arms = {arm.arm: arm for arm in read_arms({0})}
+    assert {arms[name].n_samples for name in ("subset", "random", "planted")} == {120}
+    assert len({arms[name].steps for name in ("subset", "random", "planted")}) == 1
+    assert arms["full"].n_samples == 240
+
+
+@pytest.mark.usefixtures("published")
+def test_a_new_seed_trains_only_what_is_new(corpus: Path) -> None:
+    train(corpus, arms="subset,random")
+    assert train(corpus, arms="subset,random", seeds="0,1").n_trained == 2
+
+
+@pytest.mark.usefixtures("published")
+def test_a_planted_arm_needs_the_truth(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match="--truth"):
+        train(corpus, truth=None)
+
+
+@pytest.mark.usefixtures("published")
+def test_the_report_is_one_file_that_is_written_again_only_when_it_changes(corpus: Path) -> None:
+    first = report(ReportConfig(dataset="scenes"))
+    page = Path(first.path).read_text(encoding="utf-8")
+    assert first.is_new
+    assert "data:image/jpeg;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert not report(ReportConfig(dataset="scenes")).is_new
+    train(corpus)
+    evaluate(EvaluateConfig(subset="s"))
+    assert report(ReportConfig(dataset="scenes")).is_new
+
+
+def test_a_report_can_be_made_before_anything_exists(database_url: str) -> None:
+    assert report(ReportConfig()).n_bytes > 1000
