@@ -18,8 +18,8 @@ def name(params):
 
 
 def spec(params):
-    drawn = ("dataset", "retention", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "seed")
-    return {"name": name(params), **{field: params[field] for field in drawn}}
+    drawn = {field: params[field] for field in params if field not in ("materialize", "dry_run")}
+    return drawn | {"name": name(params)}
 
 
 @dag(

@@ -10,4 +10,5 @@ def alchemist(*words, **flags):
         if value is None or value is False or value == "":
             continue
         line += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(line)
+    # The space: Airflow would take a command that ends in .sh for the name of a template file.
+    return shlex.join(line) + " "

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from alchemist_core.command_line import build_parser, read_config
+from alchemist_core.forms import render_forms
 
 from .conftest import DAGS, NAMES
 
@@ -22,13 +23,14 @@ HOSTILE = "x'; touch /tmp/owned; echo \"$HOME"
 
 FILLED = {
     "nightly_rescore": {"dataset": "crawl", "root": "/data/crawl", "crawl_date": "2026-01-02"},
-    "train_rater": {"dataset": "crawl", "validation": "wanted", "preset": "paper", "rule": "loss", "seed": 3},
+    "train_rater": {"dataset": "crawl", "validation": "wanted", "preset": "paper", "rule": "loss", "seed": 3, "n_steps": 100},
     "build_subset": {
         "dataset": "crawl", "name": "best", "retention": 0.25, "strategy": "shift_gsample", "drop_top_ratio": 0,
-        "mean_rank": 0.6, "std_rank": 0.1, "seed": 0, "materialize": True, "dry_run": False,
+        "mean_rank": 0.6, "std_rank": 0.1, "start_rank": None, "seed": 0, "rater": "newest", "materialize": True, "dry_run": False,
     },
     "evaluate_subset": {
         "arms": "subset,random,planted", "seeds": "0,1,2", "truth": "/data/truth.parquet", "evaluation": "heldout",
+        "dataset": "crawl",
     },
 }  # fmt: skip
 REQUIRED = {"train_rater": {"dataset": "crawl", "validation": "wanted"}, "build_subset": {"dataset": "crawl"}}
@@ -147,10 +149,21 @@ def test_a_value_of_zero_reaches_the_command_line(dags):
 def test_the_night_is_the_partition_key_else_the_forms_else_the_day_of_the_run(dags, partition_key, crawl_date, night):
     run = SimpleNamespace(partition_key=partition_key, run_after=datetime(2026, 1, 3, tzinfo=UTC))
     score = function_of(dags["nightly_rescore"].get_task("score"))
-    assert score(0, {"dataset": "", "crawl_date": crawl_date}, run).endswith(f"--crawl-date {night}")
+    assert score(0, {"dataset": "", "crawl_date": crawl_date}, run).endswith(f"--crawl-date {night} ")
 
 
-def test_template_marks_and_script_names_in_a_form_are_refused(dags):
+def test_a_name_that_ends_like_a_script_is_not_taken_for_a_template_file(dags):
+    publish = dags["build_subset"].get_task("publish")
+    assert not command(publish, form(dags["build_subset"], {**FILLED["build_subset"], "name": "best.sh"})).endswith(
+        ".sh"
+    )
+
+
+def test_the_forms_are_those_of_the_config_models():
+    assert (DAGS / "forms.py").read_text() == render_forms()
+
+
+def test_template_marks_in_a_form_are_refused(dags):
     from airflow.sdk.exceptions import ParamValidationError  # noqa: TID251  tests of DAGs run Airflow
 
     for name in ("dataset", "name"):

@@ -1,0 +1,128 @@
+"""The forms of the DAGs as a Python literal, generated from the config models: `python -m alchemist_core.forms > dags/forms.py`.
+
+`dags/` imports nothing of ours, and Airflow picks a widget by a plain `type`: schemas are flattened, and an
+optional field may be null. Knows which fields a form shows, and nothing of Airflow.
+"""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from alchemist_core.presets import PRESETS
+
+Field = dict[str, Any]
+
+# Airflow renders a task's command as a template once more: braces in a value would be executed.
+NO_TEMPLATE = "^[^{}]*$"
+KEPT = ("description", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "format")
+HEADER = (
+    '"""The forms of the DAGs. Written by `make generate` from the config models; a test compares: do not edit."""\n'
+)
+
+
+def build_forms() -> dict[str, dict[str, Field]]:
+    """Return for each DAG its form: every field as the keywords of Airflow's Param."""
+    from alchemist_core.stages.evaluate import EvaluateConfig  # noqa: PLC0415  stages are imported only to generate
+    from alchemist_core.stages.ingest import IngestConfig  # noqa: PLC0415
+    from alchemist_core.stages.report import ReportConfig  # noqa: PLC0415
+    from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415
+    from alchemist_core.stages.train_downstream import TrainDownstreamConfig  # noqa: PLC0415
+    from alchemist_core.stages.train_rater import TrainRaterConfig  # noqa: PLC0415
+
+    return {
+        "nightly_rescore": _form(IngestConfig, "dataset", "root", "crawl_date"),
+        "train_rater": {
+            "preset": _preset(),
+            **_form(TrainRaterConfig, "dataset", "validation"),
+            **_form(TrainRaterConfig, "rule", "seed", "n_steps", "max_pairs", is_preset=True),
+        },
+        "build_subset": {
+            **_form(SelectConfig, "dataset", "retention", "name", "strategy"),
+            **_form(SelectConfig, "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater"),
+            "materialize": _switch("materialize", "Write the members as tar shards with a verified manifest"),
+            "dry_run": _switch("dry_run", "Only preview what would be selected"),
+        },
+        "evaluate_subset": {
+            **_form(TrainDownstreamConfig, "arms", "seeds", "truth"),
+            **_form(EvaluateConfig, "evaluation"),
+            **_form(ReportConfig, "dataset"),
+        },
+    }
+
+
+def _form(model: type[BaseModel], *names: str, is_preset: bool = False) -> dict[str, Field]:
+    schema = model.model_json_schema()
+    fields = dict(_flatten(schema, schema.get("$defs", {})))
+    return {name: _widget(name, fields[name], is_preset=is_preset) for name in names}
+
+
+def _flatten(schema: Field, definitions: Field) -> list[tuple[str, Field]]:
+    """Return every field with its references resolved, nested models taken apart, and whether it is required."""
+    found: list[tuple[str, Field]] = []
+    for name, declared in schema["properties"].items():
+        field = {**definitions.get(declared.get("$ref", "").rpartition("/")[2], {}), **declared}
+        if field.get("type") == "object":
+            found += _flatten(field, definitions)
+        else:
+            found.append((name, {**field, "is_required": name in schema.get("required", ())}))
+    return found
+
+
+def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
+    """Return one field as Airflow wants it.
+
+    Args:
+        name: name of the field.
+        field: its flat JSON schema.
+        is_preset: whether the form's default is to leave the field to the preset.
+    """
+    choices = field.get("anyOf", [field])
+    inner = next(choice for choice in choices if choice.get("type") != "null")
+    kept = {key: value for key, value in {**inner, **field}.items() if key in KEPT}
+    if kept.get("format") != "date":  # the only format that has a widget of its own
+        kept.pop("format", None)
+    kept["description"] = kept["description"].replace("; none: ", "; empty: ")
+    kind = "string" if inner["type"] == "array" else inner["type"]
+    if kind == "string" and not kept.keys() & {"enum", "format"}:
+        kept.setdefault("pattern", NO_TEMPLATE)
+    if len(choices) > 1:
+        return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
+    if is_preset:
+        kept["description"] += "; empty: as the preset says"
+        kept |= {"enum": [None, *kept["enum"]]} if "enum" in kept else {}
+        return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
+    if field["is_required"]:
+        return {"type": kind, "title": _title(name), **kept, **({"minLength": 1} if kind == "string" else {})}
+    return {"type": kind, "default": _text(field["default"]), "title": _title(name), **kept}
+
+
+def _text(default: Any) -> Any:
+    return ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+
+
+def _preset() -> Field:
+    text = "Defaults by name; other fields override them"
+    return {"type": "string", "default": "tiny", "title": "Preset", "description": text, "enum": sorted(PRESETS)}
+
+
+def _switch(name: str, text: str) -> Field:
+    return {"type": "boolean", "default": False, "title": _title(name), "description": text}
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize().replace("N steps", "Steps")
+
+
+def render_forms() -> str:
+    """Return dags/forms.py, one field a line."""
+    # By way of JSON: only what a literal may hold.
+    forms: dict[str, dict[str, Field]] = json.loads(json.dumps(build_forms()))
+    lines = [HEADER, "FORMS = {"]
+    for dag, fields in forms.items():
+        lines += [f'    "{dag}": {{', *(f'        "{name}": {field},' for name, field in fields.items()), "    },"]
+    return "\n".join([*lines, "}", ""])
+
+
+if __name__ == "__main__":
+    print(render_forms(), end="")  # noqa: T201  the output is the file
