@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Batch
@@ -60,6 +61,8 @@ class Bilevel:
             "reference": self._optimizer(self.reference, config.proxy_learning_rate),
             "rater": self._optimizer(self.rater, config.rater_learning_rate),
         }
+        averaging = get_ema_multi_avg_fn(config.rater_average)
+        self.average_rater = AveragedModel(self.unwrapped("rater"), multi_avg_fn=averaging)
         self.averages = Averages()
 
     def warmup_step(self, train: Batch) -> float:
@@ -94,6 +97,7 @@ class Bilevel:
         loss = loss + reference_objective(reference_loss_B, used_B)
         loss = loss + self._rater_objective(rating, cost_B, (weight_B * cost_B).sum(), price)
         self._descend(loss, ["proxy", "reference", "rater"])
+        self.average_rater.update_parameters(self.unwrapped("rater"))
         return StepReport(
             loss_A.mean().item(), loss_B.mean().item(), reference_loss_B.mean().item(), cost_B.std().item(), price,
             effective_sample_size(weight_B).item(), group_weight.item(),
@@ -103,14 +107,26 @@ class Bilevel:
         """Give everything that the next step depends on."""
         models = {name: self.unwrapped(name).state_dict() for name in self.optimizers}
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return {"models": models, "optimizers": optimizers, "averages": asdict(self.averages)}
+        return {
+            "models": models,
+            "optimizers": optimizers,
+            "average_rater": self.average_rater.state_dict(),
+            "averages": asdict(self.averages),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         for name, optimizer in self.optimizers.items():
             self.unwrapped(name).load_state_dict(state["models"][name])
             optimizer.load_state_dict(state["optimizers"][name])
+        self.average_rater.load_state_dict(state["average_rater"])
         self.averages = Averages(**state["averages"])
+
+    @property
+    def scoring_rater(self) -> Rater:
+        """Give the rater averaged over its recent past: scores settle sooner than any single step's weights do."""
+        rater: Rater = self.average_rater.module
+        return rater
 
     def unwrapped(self, name: str) -> nn.Module:
         """Give one of the three models without what the accelerator put around it."""

@@ -23,6 +23,9 @@ class RaterTrainingConfig(BaseModel):
     batch_size: int = Field(64, ge=2, le=65536, description="Samples of each of the two batches of a step")
     proxy_learning_rate: float = Field(2e-3, gt=0, le=1, description="AdamW step size of both proxies")
     rater_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of the rater")
+    rater_average: float = Field(
+        0.998, ge=0, lt=1, description="Share of its past that the averaged rater keeps each step; it is what scores"
+    )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay of all three")
     penalty: float = Field(1.0, gt=0, le=100, description="Share of the training loss in the proxy's step")
     has_group_weight: bool = Field(False, description="Whether the group head scales the proxies' training losses")

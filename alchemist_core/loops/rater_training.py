@@ -94,13 +94,13 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Write the folder and give its metrics."""
         if self.progress.is_stopped and self.progress.best_rater is not None:
-            self.bilevel.unwrapped("rater").load_state_dict(self.progress.best_rater)
+            self.bilevel.scoring_rater.load_state_dict(self.progress.best_rater)
         folder = checkpoints.partial_folder(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         metrics = self._metrics()
         self.tokenizer.save(folder / "tokenizer.safetensors")
-        for name in ("rater", "proxy"):
-            save_file(self.bilevel.unwrapped(name).state_dict(), folder / f"{name}.safetensors")
+        save_file(self.bilevel.scoring_rater.state_dict(), folder / "rater.safetensors")
+        save_file(self.bilevel.unwrapped("proxy").state_dict(), folder / "proxy.safetensors")
         checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
@@ -134,7 +134,7 @@ class _Run:
         loss = self._proxy_loss(torch.arange(min(self.n_held_out, _SAMPLE))).mean().item()
         progress.history[-1]["held_out_loss"] = loss
         if loss < progress.best_loss:
-            rater = self.bilevel.unwrapped("rater").state_dict()
+            rater = self.bilevel.scoring_rater.state_dict()
             progress.best_rater = {name: tensor.detach().clone() for name, tensor in rater.items()}
             progress.best_loss, progress.best_step, progress.n_worse = loss, progress.step, 0
         else:
@@ -152,7 +152,7 @@ class _Run:
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
         batch = self._batch(index_B)
-        score_B = self.bilevel.rater(*batch).score_B
+        score_B = self.bilevel.scoring_rater.score(*batch)
         return {
             "n_steps": self.progress.step,
             "stopped_early": self.progress.is_stopped,

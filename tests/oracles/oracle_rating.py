@@ -49,6 +49,13 @@ def eq10_weights(scores: list[float], group_logit: float) -> list[float]:
     return [weight * group for weight in eq7_weights(scores)]
 
 
+def eq10_value(scores: list[float], group_logit: float, costs: list[float]) -> float:
+    total = 0.0
+    for weight, cost in zip(eq10_weights(scores, group_logit), costs, strict=True):
+        total += weight * cost
+    return total
+
+
 def bare_gradient(scores: list[float], costs: list[float]) -> list[float]:
     """d/ds_i Σ_j c_j W_j, by the softmax's Jacobian written out: W_j (1[i=j] − W_i)."""
     weights = eq7_weights(scores)
