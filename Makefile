@@ -28,7 +28,7 @@ down: ## Stop what demo or `alchemist up` started
 	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist down
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(BIN)/pytest -n 2 --dist loadgroup -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core,beartype.beartype
+	@$(BIN)/pytest -n 2 --dist loadgroup -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.evaluation,beartype.beartype
 
 test-e2e: $(STAMP) ## Airflow's scheduler and the browser (20 minutes)
 	@$(BIN)/pytest -q -m stack --timeout 1200

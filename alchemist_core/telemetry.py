@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
 
 from prometheus_client import Metric as PrometheusMetric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -53,7 +52,7 @@ class ProgressLine:
         self._task: TaskID | None = None
         self._said_at = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ProgressLine":
         if sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"),

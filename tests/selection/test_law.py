@@ -2,7 +2,9 @@
 
 from collections import Counter
 
+import jaxtyping
 import numpy as np
+import pytest
 
 from alchemist_core.selection import draw
 from alchemist_core.selection.curves import inclusion_rate, selection_curve
@@ -16,6 +18,14 @@ RANKS = [0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
 STRATEGY = ShiftGsample(0.25, 0.55, 0.25)
 
 
+@pytest.fixture
+def _unchecked():
+    """Switch the shape checks off where there are 100,000 calls: they cost ten times the draw, and other tests have them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def chi_squared(n_draws):
     rank_N, hash_N = np.array(RANKS), np.array([11, 22, 33, 44, 55, 66]) * 2**40
     counts = Counter(
@@ -26,10 +36,12 @@ def chi_squared(n_draws):
     return sum((counts[subset] - n_draws * chance) ** 2 / (n_draws * chance) for subset, chance in law.items())
 
 
+@pytest.mark.usefixtures("_unchecked")
 def test_100000_draws_of_3_from_6_follow_all_20_subset_probabilities():
     assert chi_squared(100_000) < CHI2_19_AT_P001
 
 
+@pytest.mark.usefixtures("_unchecked")
 def test_noise_of_the_wrong_sign_does_not_follow_them(monkeypatch):
     right = draw.gumbel_noise
     monkeypatch.setattr(draw, "gumbel_noise", lambda *use: -right(*use))

@@ -15,7 +15,7 @@ from alchemist_core.stages.report_page.markup import Html, element
 def score_chart(histogram: Histogram) -> Html:
     """Draw how many pairs have which score."""
     low, high = histogram.edges[0], histogram.edges[-1]
-    y_ticks = nice_ticks(0, max(*histogram.counts, 1))
+    y_ticks = nice_ticks(0.0, float(max(*histogram.counts, 1)))
     top = y_ticks[-1]
     bars = [
         _bar(i, count / top, len(histogram.counts), f"{_number(left)} to {_number(right)}: {count:,} pairs")
@@ -30,7 +30,7 @@ def score_chart(histogram: Histogram) -> Html:
 
 def selection_chart(curve: SelectionCurve, label: str) -> Html:
     """Draw the pool by rank, what was kept of it, and what the strategy asked for."""
-    y_ticks = nice_ticks(0, max(int(curve.n_pool.max()), 1))
+    y_ticks = nice_ticks(0.0, max(float(curve.n_pool.max()), 1.0))
     top, n_bins = y_ticks[-1], len(curve.n_pool)
     pool, kept = [], []
     for i, (n_pool, n_kept) in enumerate(zip(curve.n_pool.tolist(), curve.n_kept.tolist(), strict=True)):
@@ -59,7 +59,7 @@ def selection_legend(curve: SelectionCurve) -> Html:
 def nice_ticks(low: float, high: float, n: int = 4) -> list[float]:
     """Return about n round values that enclose a range.
 
-    >>> nice_ticks(0, 870)
+    >>> nice_ticks(0.0, 870.0)
     [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]
     """
     span = (high - low) or 1.0
