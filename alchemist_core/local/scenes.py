@@ -20,11 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.errors import DataError
 from alchemist_core.local import scene_drawing
+from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scene_drawing import Scene
 
 _FIRST_NIGHT = dt.date(2026, 1, 1)
-_MARKER = "scenes.json"
-_UNFINISHED = "scenes.unfinished.json"
 _MAX_TRIES = 1000
 
 
@@ -92,33 +91,16 @@ def draw_scenes(out_root: Path, **overrides: int) -> ScenesReport:
         DataError: The folder holds something else.
     """
     config = ScenesConfig(**overrides)
-    is_reused = _is_drawn(out_root, config)
+    marker = CorpusMarker(out_root, "scenes", config.model_dump())
+    is_reused = marker.is_finished()
     if not is_reused:
+        marker.start()
         _draw_corpus(out_root, config)
+        marker.finish()
     return ScenesReport(config.n_train, config.n_validation, config.n_test, is_reused)
 
 
-def _is_drawn(out_root: Path, config: ScenesConfig) -> bool:
-    """Tell a finished corpus of this config from none or half of one, and refuse anything else."""
-    if not out_root.exists() or not any(out_root.iterdir()):
-        return False
-    for marker in (out_root / _MARKER, out_root / _UNFINISHED):
-        if not marker.exists():
-            continue
-        found = json.loads(marker.read_text("utf-8"))
-        if found != config.model_dump():
-            raise DataError(
-                f"{out_root} holds a corpus drawn with {found}, not with {config.model_dump()}; "
-                "name another folder, or remove that one"
-            )
-        return marker.name == _MARKER
-    raise DataError(f"{out_root} is not empty and holds no drawn corpus; name another folder")
-
-
 def _draw_corpus(out_root: Path, config: ScenesConfig) -> None:
-    out_root.mkdir(parents=True, exist_ok=True)
-    unfinished = out_root / _UNFINISHED
-    unfinished.write_text(json.dumps(config.model_dump(), indent=2), "utf-8")
     seen: set[bytes] = set()
     truth: list[tuple[bytes, str, str]] = []
     for split, kinds in _plan_kinds(config).items():
@@ -129,7 +111,6 @@ def _draw_corpus(out_root: Path, config: ScenesConfig) -> None:
         for path, first, stop in _plan_shards(out_root, split, config):
             write_tar(path, _entries(samples, range(first, stop), config.side))
     _write_truth(out_root / "truth.parquet", truth)
-    unfinished.replace(out_root / _MARKER)
 
 
 def _plan_kinds(config: ScenesConfig) -> dict[str, list[SceneKind]]:

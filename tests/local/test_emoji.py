@@ -1,0 +1,141 @@
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.storage import list_shards, open_shard, read_ranges
+from alchemist_core.errors import DataError, MissingDependencyError
+from alchemist_core.local.emoji import build_emoji_corpus, split_of, write_pictures
+from alchemist_core.local.emoji_packages import chosen_packages, find_pictures, install_packages
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72"><rect width="72" height="36" fill="#{:06x}"/></svg>'
+N_CONCEPTS = 40
+
+
+def save_picture(path: Path, colour: int, size: tuple[int, int] = (64, 64)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGBA", size, (0, 0, 0, 0))
+    image.paste((colour % 256, colour // 256, 90, 255), (8, 8, 40, 40))
+    image.save(path, lossless=True)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four packages as npm lays them out, with forty concepts each; the last concept has no picture."""
+    folder = tmp_path_factory.mktemp("packages")
+    modules = folder / "node_modules"
+    rows, drawings = [], []
+    for number in range(N_CONCEPTS):
+        code = f"{0x1F600 + number:X}"
+        rows.append(
+            {"name": f"FACE {number}", "unified": code, "image": f"{code.lower()}.png", "short_names": [f"face_{number}", f"smile-{number}"]}
+        )  # fmt: skip
+        drawings.append(
+            {"hexcode": code, "annotation": f"Face {number}", "tags": f"mood, smile {number}", "skintone": ""}
+        )
+        if number == N_CONCEPTS - 1:
+            break
+        save_picture(modules / "emoji-datasource-google/img/google/64" / f"{code.lower()}.png", number)
+        save_picture(modules / "emoji-datasource-twitter/img/twitter/64" / f"{code.lower()}.png", 1000 + number)
+        save_picture(modules / "@lobehub/fluent-emoji-3d/assets" / f"{code.lower()}.webp", 2000 + number, (256, 200))
+        svg = modules / "openmoji/color/svg" / f"{code}.svg"
+        svg.parent.mkdir(parents=True, exist_ok=True)
+        svg.write_text(SVG.format(number + 1))
+    drawings.append({"hexcode": "1F600-1F3FB", "annotation": "toned", "tags": "", "skintone": "1"})
+    (modules / "openmoji/color/svg/1F600-1F3FB.svg").write_text(SVG.format(99))
+    for vendor in ("google", "twitter"):
+        (modules / f"emoji-datasource-{vendor}/emoji.json").write_text(json.dumps(rows))
+    (modules / "openmoji/data").mkdir()
+    (modules / "openmoji/data/openmoji.json").write_text(json.dumps(drawings))
+    return folder
+
+
+def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed: int = 0) -> dict[str, list[Pair]]:
+    pictures = find_pictures(chosen_packages(permissive_only=permissive_only), packages)
+    write_pictures(out_root, pictures, side=48, seed=seed)
+    found: dict[str, list[Pair]] = {"train": [], "validation": []}
+    for shard in list_shards(str(out_root)):
+        with open_shard(shard.uri) as file:
+            pairs = list(read_pairs(file, shard.size_bytes))
+        assert all(isinstance(pair, Pair) for pair in pairs)
+        found[Path(shard.uri).parent.name] += pairs
+    return found
+
+
+def test_every_picture_keeps_its_licence_and_its_caption_says_style_and_name(packages: Path, tmp_path: Path) -> None:
+    pairs = sum(write(packages, tmp_path, permissive_only=False).values(), [])
+    licences = {pair.metadata["source"]: pair.licence for pair in pairs}
+    assert licences == {
+        "npm:emoji-datasource-google@16.0.0": "Apache-2.0",
+        "npm:emoji-datasource-twitter@16.0.0": "CC-BY-4.0",
+        "npm:@lobehub/fluent-emoji-3d@1.1.0": "MIT",
+        "npm:openmoji@17.0.0": "CC-BY-SA-4.0",
+    }
+    captions = {pair.caption for pair in pairs}
+    assert {"noto emoji of face 7, smile 7", "outlined drawing of face 7, mood, smile 7"} <= captions
+    assert len(pairs) == 4 * (N_CONCEPTS - 1)
+
+
+def test_only_permissive_licences_are_used_unless_asked(packages: Path, tmp_path: Path) -> None:
+    pairs = sum(write(packages, tmp_path).values(), [])
+    assert {pair.licence for pair in pairs} == {"Apache-2.0", "CC-BY-4.0", "MIT"}
+
+
+def test_no_concept_is_on_both_sides(packages: Path, tmp_path: Path) -> None:
+    found = write(packages, tmp_path, permissive_only=False)
+    train, validation = ({pair.metadata["concept"] for pair in found[split]} for split in ("train", "validation"))
+    assert train
+    assert validation
+    assert not train & validation
+
+
+def test_pictures_are_scaled_down_on_white(packages: Path, tmp_path: Path) -> None:
+    write(packages, tmp_path)
+    (shard, *_) = list_shards(str(tmp_path))
+    with open_shard(shard.uri) as file:
+        pairs = [pair for pair in read_pairs(file, shard.size_bytes) if isinstance(pair, Pair)]
+    assert {(pair.width, pair.height) for pair in pairs} == {(48, 48), (48, 38)}
+    member = pairs[0].record.members[0]
+    image = Image.open(io.BytesIO(read_ranges(shard.uri, [(member.offset, member.size)])[0]))
+    assert image.mode == "RGB"
+    assert image.getpixel((47, 37)) == (255, 255, 255)
+
+
+def test_the_same_seed_gives_the_same_bytes(packages: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        write(packages, tmp_path / name, seed=seed)
+    one, two, three = ((tmp_path / name / "train/000000.tar").read_bytes() for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_a_fifth_of_the_concepts_is_held_out() -> None:
+    sides = [split_of(f"{number:X}", 0) for number in range(5000)]
+    assert 0.18 < sides.count("validation") / len(sides) < 0.22
+
+
+def test_without_npm_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(MissingDependencyError, match="npm"):
+        build_emoji_corpus(tmp_path / "corpus")
+
+
+def test_a_failing_npm_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "npm"
+    program.write_text("#!/bin/sh\necho 'npm error network unreachable' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(DataError, match="network unreachable"):
+        install_packages(chosen_packages(permissive_only=True), tmp_path / "packages")
+
+
+def test_a_finished_corpus_is_reused_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = " ".join(package.source for package in chosen_packages(permissive_only=True))
+    (tmp_path / "emoji.json").write_text(json.dumps({"side": 96, "seed": 0, "packages": sources}))
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert build_emoji_corpus(tmp_path) == {"train": 0, "validation": 0}
+    with pytest.raises(DataError, match="name another folder"):
+        build_emoji_corpus(tmp_path, side=32)
