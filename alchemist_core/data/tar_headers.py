@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from alchemist_core.data.faults import Reason
+from alchemist_core.data.tar_extensions import (
+    EXTENSION_TYPES,
+    MAX_EXTENSION_BYTES,
+    PASSED_OVER_TYPES,
+    Extension,
+    apply_extension,
+)
 from alchemist_core.errors import DataError
 
 _BLOCK = tarfile.BLOCKSIZE
 _SCAN_BYTES = 1 << 20
-# Longer names and attributes are an attack, not a name.
-_MAX_EXTENSION_BYTES = 1 << 16
 _MAGIC, _MAGIC_AT = b"ustar", 257
-_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_EXTENSIONS_PASSED_OVER = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)
-_EXTENSIONS = (*_PAX, tarfile.GNUTYPE_LONGNAME, *_EXTENSIONS_PASSED_OVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,6 @@ class Damage:
     detail: str
 
 
-@dataclass(slots=True)
-class _Extension:
-    """What pax and GNU headers say about the next entry."""
-
-    path: str | None = None
-    size: int | None = None
-    flaw: str | None = None
-
-
 def walk_tar(file: BinaryIO, size_bytes: int) -> Iterator[Entry | Damage]:
     """Yield entries and damage in the order of the file; folders are passed over.
 
@@ -65,7 +58,7 @@ class _Walk:
         self._file = file
         self._size_bytes = size_bytes
         self._offset = 0
-        self._extension = _Extension()
+        self._extension = Extension()
         # Whether the last thing read was the zero block that ends a tar.
         self._is_closed = False
 
@@ -77,7 +70,7 @@ class _Walk:
                 self._is_closed = True
             elif (header := _parse_header(block)) is None:
                 yield self._report_damage()
-            elif header.type in _EXTENSIONS:
+            elif header.type in EXTENSION_TYPES:
                 self._extend(header)
             else:
                 yield from self._read_entry(header)
@@ -90,23 +83,23 @@ class _Walk:
         damage = Damage(self._offset, Reason.CORRUPT_HEADER, f"no tar header at byte {self._offset}")
         self._offset = _find_header(self._file, self._offset + _BLOCK, self._size_bytes)
         self._is_closed = self._offset >= self._size_bytes
-        self._extension = _Extension()
+        self._extension = Extension()
         return damage
 
     def _extend(self, header: tarfile.TarInfo) -> None:
         start = self._offset + _BLOCK
         self._is_closed = False
         self._offset = start + _padded(header.size)
-        if header.type in _EXTENSIONS_PASSED_OVER:
+        if header.type in PASSED_OVER_TYPES:
             return
-        if header.size > _MAX_EXTENSION_BYTES:
-            self._extension.flaw = f"extended header of {header.size} bytes; the limit is {_MAX_EXTENSION_BYTES}"
+        if header.size > MAX_EXTENSION_BYTES:
+            self._extension.flaw = f"extended header of {header.size} bytes; the limit is {MAX_EXTENSION_BYTES}"
             return
-        _apply_extension(self._extension, header.type, _read_at(self._file, start, header.size))
+        apply_extension(self._extension, header.type, _read_at(self._file, start, header.size))
 
     def _read_entry(self, header: tarfile.TarInfo) -> Iterator[Entry]:
         start, extension = self._offset + _BLOCK, self._extension
-        self._is_closed, self._extension = False, _Extension()
+        self._is_closed, self._extension = False, Extension()
         size = header.size if extension.size is None else extension.size
         has_data = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
         reason, detail = _find_fault(header, extension)
@@ -138,50 +131,12 @@ def _parse_header(block: bytes) -> tarfile.TarInfo | None:
     return header if header.size >= 0 else None
 
 
-def _find_fault(header: tarfile.TarInfo, extension: _Extension) -> tuple[Reason | None, str]:
+def _find_fault(header: tarfile.TarInfo, extension: Extension) -> tuple[Reason | None, str]:
     if extension.flaw:
         return Reason.CORRUPT_HEADER, extension.flaw
     if not header.isreg() or header.type == tarfile.GNUTYPE_SPARSE:
         return Reason.NOT_A_FILE, f"tar entry of type {header.type!r}; only plain files are read"
     return None, ""
-
-
-def _apply_extension(extension: _Extension, kind: bytes, data: bytes) -> None:
-    if kind == tarfile.GNUTYPE_LONGNAME:
-        extension.path = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-        return
-    try:
-        records = _parse_pax(data)
-        if b"path" in records:
-            extension.path = records[b"path"].decode("utf-8", "surrogateescape")
-        if b"size" in records:
-            extension.size = _parse_count(records[b"size"])
-        if any(keyword.startswith(b"GNU.sparse") for keyword in records):
-            extension.flaw = "sparse file; only plain files are read"
-    except ValueError as error:
-        extension.flaw = f"unreadable extended header: {error}"
-
-
-def _parse_pax(data: bytes) -> dict[bytes, bytes]:
-    """Parse "LENGTH KEYWORD=VALUE NEWLINE" records."""
-    records: dict[bytes, bytes] = {}
-    position = 0
-    while position < len(data) and data[position]:
-        digits = data[position : position + 20].partition(b" ")[0]
-        length = _parse_count(digits)
-        record = data[position : position + length]
-        keyword, equals, value = record[len(digits) + 1 : -1].partition(b"=")
-        if not equals or not record.endswith(b"\n") or len(record) < length:
-            raise ValueError(f"record {record[:40]!r}")
-        records[keyword] = value
-        position += length
-    return records
-
-
-def _parse_count(digits: bytes) -> int:
-    if not digits.isdigit() or len(digits) > 20:
-        raise ValueError(f"{digits!r} is no count")
-    return int(digits)
 
 
 def _padded(size: int) -> int:

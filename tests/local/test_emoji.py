@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, drawings = [], []
     for number in range(N_CONCEPTS):
         code = f"{0x1F600 + number:X}"
-        rows.append(
-            {"name": f"FACE {number}", "unified": code, "image": f"{code.lower()}.png", "short_names": [f"face_{number}", f"smile-{number}"]}
-        )  # fmt: skip
+        names = [f"face_{number}", f"smile-{number}"]
+        rows.append({"name": f"FACE {number}", "unified": code, "image": f"{code.lower()}.png", "short_names": names})
         drawings.append(
             {"hexcode": code, "annotation": f"Face {number}", "tags": f"mood, smile {number}", "skintone": ""}
         )
@@ -60,14 +60,15 @@ def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed:
     found: dict[str, list[Pair]] = {"train": [], "validation": []}
     for shard in list_shards(str(out_root)):
         with open_shard(shard.uri) as file:
-            pairs = list(read_pairs(file, shard.size_bytes))
-        assert all(isinstance(pair, Pair) for pair in pairs)
+            records = list(read_pairs(file, shard.size_bytes))
+        pairs = [record for record in records if isinstance(record, Pair)]
+        assert len(pairs) == len(records)
         found[Path(shard.uri).parent.name] += pairs
     return found
 
 
 def test_every_picture_keeps_its_licence_and_its_caption_says_style_and_name(packages: Path, tmp_path: Path) -> None:
-    pairs = sum(write(packages, tmp_path, permissive_only=False).values(), [])
+    pairs = list(chain(*write(packages, tmp_path, permissive_only=False).values()))
     licences = {pair.metadata["source"]: pair.licence for pair in pairs}
     assert licences == {
         "npm:emoji-datasource-google@16.0.0": "Apache-2.0",
@@ -81,7 +82,7 @@ def test_every_picture_keeps_its_licence_and_its_caption_says_style_and_name(pac
 
 
 def test_only_permissive_licences_are_used_unless_asked(packages: Path, tmp_path: Path) -> None:
-    pairs = sum(write(packages, tmp_path).values(), [])
+    pairs = list(chain(*write(packages, tmp_path).values()))
     assert {pair.licence for pair in pairs} == {"Apache-2.0", "CC-BY-4.0", "MIT"}
 
 
