@@ -5,7 +5,7 @@ Letters: A samples of the validation batch · B samples of the training batch.
 
 import copy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -61,7 +61,8 @@ class Bilevel:
             "reference": self._optimizer(self.reference, config.proxy_learning_rate),
             "rater": self._optimizer(self.rater, config.rater_learning_rate),
         }
-        averaging = get_ema_multi_avg_fn(config.rater_average)
+        # torch left this one without annotations.
+        averaging: Any = get_ema_multi_avg_fn(config.rater_average)  # type: ignore[no-untyped-call]
         self.average_rater = AveragedModel(self.unwrapped("rater"), multi_avg_fn=averaging)
         self.averages = Averages()
 
@@ -125,8 +126,7 @@ class Bilevel:
     @property
     def scoring_rater(self) -> Rater:
         """Give the rater averaged over its recent past: scores settle sooner than any single step's weights do."""
-        rater: Rater = self.average_rater.module
-        return rater
+        return cast("Rater", self.average_rater.module)
 
     def unwrapped(self, name: str) -> nn.Module:
         """Give one of the three models without what the accelerator put around it."""

@@ -1,5 +1,6 @@
 """What the training loops are told: sizes, lengths, rates. No torch here: the command line reads these bounds."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -86,11 +87,23 @@ class DownstreamConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
     n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
+    method: Literal["scratch", "lora"] = Field("scratch", description="Train all weights anew, or adapters on a base")
+    base: Path | None = Field(None, description="Folder of the trained model of the same size that LoRA adapts")
+    lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the adapters")
     width: int = Field(64, ge=8, le=4096, description="Features of a token inside the model")
     depth: int = Field(2, ge=1, le=64, description="Transformer blocks")
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads")
     text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
     checkpoint_every_steps: int = Field(500, ge=1, le=1_000_000, description="Steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _lora_has_a_base(self) -> "DownstreamConfig":
+        if (self.method == "lora") != (self.base is not None):
+            message = (
+                f"method {self.method} with base {self.base}: lora needs the folder of a model, scratch takes none"
+            )
+            raise ValueError(message)
+        return self
 
     def star(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
         """Size the model to what it reads."""

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.loops.pairs import EncodedPairs, Pairs, batch_index, encode_pairs
+from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer
@@ -56,9 +58,10 @@ class _Run:
         self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder)
         self.n_steps = max(1, round(config.n_epochs * len(pairs) / config.batch_size))
         torch.manual_seed(config.seed)
-        model = Star(config.star(self.tokenizer.config, encoder.dim))
+        model = _make_model(config, config.star(self.tokenizer.config, encoder.dim))
+        trainable = [weights for weights in model.parameters() if weights.requires_grad]
         optimizer = torch.optim.AdamW(
-            model.parameters(), config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True
+            trainable, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True
         )
         n_warmup = min(config.n_warmup_steps, self.n_steps // 10)
         schedule = get_scheduler("cosine", optimizer, num_warmup_steps=n_warmup, num_training_steps=self.n_steps)
@@ -88,7 +91,9 @@ class _Run:
             "losses": self.losses,
         }
         self.tokenizer.save(folder / "tokenizer.safetensors")
-        save_file(self.accelerator.unwrap_model(self.model).state_dict(), folder / "model.safetensors")
+        save_file(
+            _plain_weights(self.config, self.accelerator.unwrap_model(self.model), folder), folder / "model.safetensors"
+        )
         checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
@@ -123,3 +128,23 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.losses = state["step"], state["losses"]
+
+
+def _make_model(config: DownstreamConfig, size: StarConfig) -> nn.Module:
+    star = Star(size)
+    if config.base is None:
+        return star
+    from alchemist_core.models.lora import add_lora  # noqa: PLC0415  peft takes seconds that training from scratch need not pay
+
+    star.load_state_dict(load_file(config.base / "model.safetensors"))
+    return add_lora(star, config.lora_rank)
+
+
+def _plain_weights(config: DownstreamConfig, model: Any, folder: Path) -> dict[str, Tensor]:
+    """Give the weights of a plain generator; adapters are kept beside them, then folded in."""
+    if config.method == "scratch":
+        return dict(model.state_dict())
+    from alchemist_core.models.lora import merge_lora, save_lora  # noqa: PLC0415  as above
+
+    save_lora(model, folder / "adapters.safetensors")
+    return merge_lora(model).state_dict()

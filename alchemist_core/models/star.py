@@ -78,7 +78,6 @@ class Trunk(nn.Module):
 
     def __init__(self, config: StarConfig) -> None:
         super().__init__()
-        self.config = config
         side_S = torch.tensor([side for side in config.scales for _ in range(side**2)])
         self.level_in = nn.Parameter(torch.zeros(len(config.scales), config.width))
         self.place_SD = nn.Parameter(torch.zeros(len(side_S), config.width))
@@ -105,7 +104,6 @@ class Star(nn.Module):
 
     def __init__(self, config: StarConfig) -> None:
         super().__init__()
-        self.config = config
         self.trunk = Trunk(config)
         self.head = nn.Linear(config.width, config.n_codes)
         _initialise(self.head)

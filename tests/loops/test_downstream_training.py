@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError, DataError
@@ -113,3 +114,22 @@ def test_losses_come_in_the_order_of_the_pairs(
         heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5
     )
     assert heldout_losses(out, test_pairs.rows(order[:0])).shape == (0,)
+
+
+def test_lora_improves_its_base_and_leaves_a_plain_model(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    few = validation_pairs.rows(np.arange(60))
+    train_downstream(CONFIG, few, tokenizer_from=tokenizer_from, out=tmp_path / "base", report=ignore)
+    lora = CONFIG.model_copy(update={"method": "lora", "base": tmp_path / "base", "learning_rate": 5e-3})
+    train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", report=ignore)
+    before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("base", "lora"))
+    assert after_N.mean() < before_N.mean() - 0.1
+    adapters, model = (load_file(tmp_path / "lora" / f"{name}.safetensors") for name in ("adapters", "model"))
+    assert all("lora_" in name for name in adapters)
+    assert model.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
+
+
+def test_lora_without_a_base_is_refused() -> None:
+    with pytest.raises(ValidationError, match="lora needs the folder of a model"):
+        DownstreamConfig(method="lora")
