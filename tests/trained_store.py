@@ -1,11 +1,24 @@
-"""A store that was trained once, as the tests of stages name it."""
+"""A small drawn corpus, and a store in which it is ingested and a rater trained: made once a run, copied for each test."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
+from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig, IngestReport
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.train_rater import TrainRaterConfig
+from alchemist_core.stages.train_rater import run as train_rater
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.promote import PromoteConfig
+from alchemist_core.verbs.promote import run as promote
+
+PARTS = (("v", "validation", "validation"), ("t", "test", "evaluation"), ("scenes", "train", "train"))
 
 
 @dataclass(frozen=True)
@@ -21,3 +34,63 @@ def use_store(patch: pytest.MonkeyPatch, store: TrainedStore) -> None:
     patch.setenv("ALCHEMIST_DATABASE_URL", store.url)
     patch.setenv("ALCHEMIST_HOME", str(store.home))
     load_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 training scenes over two nights, 200 for validation, 64 for the test."""
+    root = tmp_path_factory.mktemp("scenes")
+    draw_scenes(root, n_train=240, n_validation=200, n_test=64, shard_size=40, side=32)
+    return root
+
+
+@pytest.fixture
+def ingest_corpus(corpus: Path, database_url: str) -> Callable[[], IngestReport]:
+    """Ingest all three parts; returns the training part's report."""
+
+    def run() -> IngestReport:
+        for name, part, role in PARTS:
+            report = ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
+        return report
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_once(
+    make_database: Callable[..., str], corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainedStore:
+    """Trained once a run, to be copied: a few steps, enough to give different scores."""
+    store = TrainedStore(make_database(), tmp_path_factory.mktemp("home"))
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(patch, store)
+        for name, part, role in PARTS:
+            ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
+        training = {"n_warmup_steps": 20, "n_steps": 20, "batch_size": 32}
+        train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
+        promote(PromoteConfig())
+        open_store().dispose()
+    load_settings.cache_clear()
+    return store
+
+
+@pytest.fixture
+def copy_trained(
+    trained_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path
+) -> Callable[[], TrainedStore]:
+    """Make copies of the trained store."""
+
+    def copy() -> TrainedStore:
+        home = tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}"
+        shutil.copytree(trained_once.home, home)
+        return TrainedStore(make_database(template=make_url(trained_once.url).database), home)
+
+    return copy
+
+
+@pytest.fixture
+def trained_store(copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
+    """A copy of the trained store that this process's settings name."""
+    store = copy_trained()
+    use_store(monkeypatch, store)
+    return store

@@ -1,6 +1,7 @@
 """The store itself: start and stop the embedded server, print its URL, open psql, migrate, take the checksum."""
 
 import os
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
@@ -65,9 +66,12 @@ def url(_config: NoConfig) -> UrlReport:
 
 def psql(config: PsqlConfig) -> None:
     """Open psql on the store; what follows goes to psql unchanged."""
-    program = str(psql_path())
+    program, address = str(psql_path()), urlsplit(database_url())
+    # By the environment: a password in the arguments would show in the list of processes.
+    os.environ["PGPASSWORD"] = unquote(address.password or "")
+    place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
     # Replaces this process, so that psql owns the terminal and its exit code is ours.
-    os.execv(program, [program, database_url(), *config.arguments])  # noqa: S606  no shell is meant
+    os.execv(program, [program, place, *config.arguments])  # noqa: S606  no shell is meant
 
 
 def migrate(_config: NoConfig) -> None:

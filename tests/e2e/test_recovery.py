@@ -1,0 +1,106 @@
+"""The real DAGs under the real scheduler, with a server, a scheduler and a job killed: the tables end as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.local import stack
+from alchemist_core.local.postgres import start_postgres
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.local.stack_state import read_state
+from alchemist_core.settings import load_settings
+from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.engine import make_engine
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200), pytest.mark.xdist_group("airflow")]
+NIGHTS = ("2026-01-01", "2026-01-02")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    draw_scenes(tmp_path / "scenes", n_train=400, n_validation=200, n_test=40, shard_size=20, side=32)
+    return tmp_path / "scenes"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home whose stack goes down with the test; leases are short, so that a dead holder is soon known."""
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "5")
+    load_settings.cache_clear()
+    tmp_path.chmod(0o755)
+    yield tmp_path / "stack"
+    stack.down(tmp_path / "stack")
+
+
+def alchemist(url: str, home: Path, *words: str) -> None:
+    environment = os.environ | {"ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_HOME": str(home)}
+    subprocess.run([sys.executable, "-m", "alchemist_core", *words], env=environment, check=True, capture_output=True)
+
+
+def run_calmly(url: str, home: Path, corpus: Path) -> None:
+    """What the DAGs do, as commands of one uninterrupted shell."""
+    train = ("--dataset", "scenes", "--root", str(corpus / "train"))
+    alchemist(url, home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation")
+    alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[0])
+    alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v")
+    alchemist(url, home, "score", "--dataset", "scenes", "--rater", "newest")
+    alchemist(url, home, "promote")
+    alchemist(url, home, "publish", "night", "--dataset", "scenes")
+    alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[1])
+    alchemist(url, home, "score", "--dataset", "scenes", "--crawl-date", NIGHTS[1])
+    alchemist(url, home, "publish", "night", "--dataset", "scenes")
+
+
+def running_pid(engine: Engine, stage: str) -> int:
+    """Wait until a run of the stage is at work and return its process."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with engine.connect() as connection:
+            query = text("SELECT pid FROM alchemist.runs WHERE stage = :stage AND state = 'running'")
+            if (pid := connection.execute(query, {"stage": stage}).scalar()) is not None:
+                return int(pid)
+        time.sleep(0.1)
+    raise AssertionError(f"no run of {stage} within two minutes")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home: Path, corpus: Path) -> None:
+    stack.up(home)
+    server = start_postgres(home)
+    calm_url = server.create_database("calm")
+    run_calmly(calm_url, home.parent / "calm", corpus)
+    alchemist(
+        server.url(), home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation"
+    )
+    engine, airflow = make_engine(server.url()), stack.client(home)
+    night = {"dataset": "scenes", "root": str(corpus / "train")}
+
+    run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[0])
+    running_pid(engine, "ingest")
+    kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
+    airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
+
+    run_id = airflow.trigger("train_rater", {"dataset": "scenes", "validation": "v"})
+    job = running_pid(engine, "train_rater")
+    kill(read_state(home).children["scheduler"].pid)
+    airflow.wait("train_rater", run_id, timeout_s=600, report=print)
+    with engine.connect() as connection:
+        runs = connection.execute(text("SELECT pid, state FROM alchemist.runs WHERE stage = 'train_rater'")).all()
+    assert [tuple(row) for row in runs] == [(job, "succeeded")], "the job lived on, and the retry found it"
+
+    run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[1])
+    kill(running_pid(engine, "score"))
+    airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
+
+    engine.dispose()
+    assert table_checksums(server.url()) == table_checksums(calm_url)

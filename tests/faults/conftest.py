@@ -1,0 +1,5 @@
+"""Faults are tested on copies of a store that was trained once."""
+
+from tests.trained_store import copy_trained, corpus, trained_once, trained_store
+
+__all__ = ["copy_trained", "corpus", "trained_once", "trained_store"]

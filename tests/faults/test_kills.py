@@ -1,0 +1,139 @@
+"""Whatever is killed, running the commands again ends in the state of an uninterrupted run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from alchemist_core.local.postgres import start_postgres, stop_postgres
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.store.checksum import checksum, table_checksums
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.faults]
+
+CHAIN = (
+    ("score", "--dataset", "scenes"),
+    ("publish", "night", "--dataset", "scenes"),
+    ("select", "--dataset", "scenes", "--retention", "0.5"),
+    ("publish", "subset", "--name", "scenes-auto-r50"),
+    ("materialize", "--subset", "scenes-auto-r50", "--shard-size", "20"),
+    ("train-downstream", "--subset", "scenes-auto-r50", "--n-epochs", "2", "--checkpoint-every-steps", "3"),
+    ("evaluate", "--subset", "scenes-auto-r50"),
+)
+MAX_TRIES = 40
+
+
+def environment(store: TrainedStore) -> dict[str, str]:
+    given = {
+        "ALCHEMIST_DATABASE_URL": store.url,
+        "ALCHEMIST_HOME": str(store.home),
+        "ALCHEMIST_LEASE_TTL_S": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    return {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")} | given
+
+
+def start(words: tuple[str, ...], store: TrainedStore) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "alchemist_core", *words]
+    return subprocess.Popen(
+        command, env=environment(store), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(words: tuple[str, ...], store: TrainedStore) -> None:
+    process = start(words, store)
+    _, text = process.communicate(timeout=300)
+    assert process.returncode == 0, f"{words}: {text}"
+
+
+def run_chain(store: TrainedStore) -> dict[str, str]:
+    for words in CHAIN:
+        finish(words, store)
+    return table_checksums(store.url)
+
+
+def written_bytes(store: TrainedStore) -> dict[str, bytes]:
+    folder = store.home / "artifacts" / "materialized"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.tar")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stages_killed_at_random_moments_end_as_if_nothing_had_happened(
+    copy_trained: Callable[[], TrainedStore], seed: int
+) -> None:
+    undisturbed, disturbed = copy_trained(), copy_trained()
+    expected = run_chain(undisturbed)
+    rng, n_kills = random.Random(seed), 0
+    for words in CHAIN:
+        for _ in range(2):
+            process = start(words, disturbed)
+            time.sleep(rng.uniform(0.3, 6.0))
+            n_kills += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        finish(words, disturbed)
+    assert n_kills >= 7
+    assert table_checksums(disturbed.url) == expected
+    assert written_bytes(disturbed) == written_bytes(undisturbed)
+
+
+def test_postgres_killed_while_a_shard_is_scored_loses_nothing(trained_once: TrainedStore, tmp_path: Path) -> None:
+    home = tmp_path / "own-server"
+    home.mkdir()
+    tmp_path.chmod(0o755)
+    home.chmod(0o755)
+    draw_scenes(home / "scenes", n_train=400, n_validation=120, n_test=40, shard_size=40, side=32)
+    try:
+        checksums = []
+        for name, is_disturbed in (("calm", False), ("hit", True)):
+            store = TrainedStore(start_postgres(home).create_database(name), home / name)
+            prepare(store, home / "scenes")
+            if is_disturbed:
+                kill_server_while_scoring(home, store)
+            finish(CHAIN[0], store)
+            checksums.append(checksum(store.url))
+        assert checksums[0] == checksums[1]
+    finally:
+        stop_postgres(home)
+
+
+def prepare(store: TrainedStore, corpus: Path) -> None:
+    finish(("ingest", "--dataset", "scenes", "--root", str(corpus / "train")), store)
+    finish(("ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation"), store)
+    finish(
+        (
+            "train-rater",
+            "--dataset",
+            "scenes",
+            "--validation",
+            "v",
+            "--n-warmup-steps",
+            "5",
+            "--n-steps",
+            "5",
+            "--batch-size",
+            "16",
+        ),
+        store,
+    )
+    finish(("promote",), store)
+
+
+def kill_server_while_scoring(home: Path, store: TrainedStore) -> None:
+    process = start(CHAIN[0], store)
+    assert process.stderr is not None
+    time.sleep(4)
+    server = start_postgres(home)
+    os.kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode != 0 or "score" in text
+    started = start_postgres(home)
+    assert make_url(started.url()).port == make_url(store.url).port, "a restarted server keeps its port"
