@@ -1,11 +1,12 @@
 """Which bytes of a registered location are the picture."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.errors import DataError
 
 
+@runtime_checkable
 class Location(Protocol):
     """A record as the store keeps it: aligned lists of its members' extensions, offsets and sizes."""
 

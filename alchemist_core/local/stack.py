@@ -155,11 +155,11 @@ def _wait_until_healthy(home: Path) -> None:
 def _end_leftovers(home: Path) -> None:
     """End what a killed supervisor left behind: recorded children with their sessions, and marked jobs."""
     children = read_state(home).children.values()
-    end([child.identity for child in children], grace_s=5)
+    end([child.identity for child in children], grace_s=5.0)
     for child in children:
         send(find_session(child.pid), signal.SIGKILL)
     if airflow_home(home).exists():
-        end(find_marked(f"{STACK_VARIABLE}={load_secrets(home)['stack']}"), grace_s=5)
+        end(find_marked(f"{STACK_VARIABLE}={load_secrets(home)['stack']}"), grace_s=5.0)
 
 
 def _count_devices() -> int:

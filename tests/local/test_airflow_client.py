@@ -93,7 +93,7 @@ def test_each_change_of_a_task_is_reported_once(airflow):
         for found in (None, "running", "success")
     ]
     lines = []
-    client.wait("d", "r", timeout_s=5, report=lines.append)
+    client.wait("d", "r", timeout_s=5.0, report=lines.append)
     assert lines == ["d.score[3]: running", "d.score[3]: success (1.5 s)"]
 
 
@@ -106,7 +106,7 @@ def test_a_failed_task_is_named_with_the_end_of_its_log(airflow, tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text('{"event": "error: 12 pairs have no caption"}\nnot json\n')
     with pytest.raises(AirflowError) as caught:
-        client.wait("d", "r", timeout_s=5, report=lambda _: None)
+        client.wait("d", "r", timeout_s=5.0, report=lambda _: None)
     assert "check failed after 3 tries" in str(caught.value)
     assert "12 pairs have no caption" in str(caught.value)
     assert str(log) in str(caught.value)

@@ -40,7 +40,7 @@ def test_a_zombie_is_dead(start):
     process = start(SLEEPY)
     found = identify(process.pid)
     process.kill()
-    end([found], grace_s=5)
+    end([found], grace_s=5.0)
     assert process.returncode is None  # nobody has waited for it yet
     assert not is_alive(found)
 
