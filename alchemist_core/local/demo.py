@@ -110,7 +110,7 @@ def comparison_table(arms: Sequence[Arm]) -> str:
     """Lay the arms out for a terminal, with the share of the way from random to planted that the subset went.
 
     >>> rows = [Arm("random", 0.2, 0, 9, 9, 3.0), Arm("planted", 0.2, 0, 9, 9, 2.0), Arm("subset", 0.2, 0, 9, 9, 2.1)]
-    >>> "90 %" in comparison_table(rows)
+    >>> "90%" in comparison_table(rows)
     True
     """
     lines = [f"{'kept':>6}  {'arm':<8} {'samples':>8} {'steps':>7} {'held-out loss':>14}  gap closed"]
