@@ -15,7 +15,7 @@ class SelectionPolicy(Config):
 
     strategy: StrategyName = Field(
         "auto",
-        description="How pairs are chosen by rank; auto: top_k for a rater of rule alignment, shift_gsample for loss",
+        description="How pairs are chosen by rank; auto: head_gsample for a rater of rule alignment, shift_gsample for loss",
     )
     retention: float = Field(0.2, gt=0, le=1, description="Share of the eligible pairs to keep, ratio 0-1")
     drop_top_ratio: float | None = Field(
@@ -28,7 +28,7 @@ class SelectionPolicy(Config):
         None,
         ge=0.001,
         le=10,
-        description="Spread around the mean rank, in ranks (shift_gsample: 0.125, gsample: 0.1667)",
+        description="Spread around the mean rank, in ranks (shift_gsample: 0.125, gsample: 0.1667, head_gsample: 0.15)",
     )
     start_rank: float | None = Field(
         None, ge=0, lt=1, description="Where the band of strategy block begins, rank 0-1 (block: 0.4)"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.draw import draw_members, retention_to_k
 from alchemist_core.selection.keys import Domain
-from alchemist_core.selection.strategies import Block, Gsample, Random, ShiftGsample, TopK
+from alchemist_core.selection.strategies import Block, Gsample, HeadGsample, Random, ShiftGsample, TopK
 from tests.oracles.oracle_selection import oracle_draw, oracle_eq11_density
 
-ALL = [ShiftGsample(), Gsample(), Random(), TopK(), Block(0.25)]
+ALL = [ShiftGsample(), Gsample(), HeadGsample(), Random(), TopK(), Block(0.25)]
 SEEDS = st.integers(0, 2**53 - 1)
 
 

@@ -11,6 +11,7 @@ from alchemist_core.selection.config import SelectionPolicy, strategy_spec
 from alchemist_core.selection.strategies import (
     Block,
     Gsample,
+    HeadGsample,
     Random,
     ShiftGsample,
     TopK,
@@ -38,12 +39,17 @@ def test_gsample_is_shift_gsample_without_a_head_cut():
     assert (Gsample().log_density(rank_N) == ShiftGsample(0.0, 0.5, 1 / 6).log_density(rank_N)).all()
 
 
+def test_head_gsample_is_gsample_with_its_mean_at_the_top():
+    rank_N = np.linspace(0, 1, 101)
+    assert (HeadGsample(0.15).log_density(rank_N) == Gsample(0.0, 0.15).log_density(rank_N)).all()
+
+
 def test_the_rank_at_the_cut_itself_is_kept():
     assert np.isfinite(ShiftGsample(drop_top_ratio=0.25).log_density(np.array([0.25]))).all()
 
 
 def test_auto_takes_the_region_of_the_rating_rule():
-    assert SelectionPolicy().resolve("alignment") == TopK()
+    assert SelectionPolicy().resolve("alignment") == HeadGsample(0.15)
     assert SelectionPolicy().resolve("loss") == ShiftGsample(0.25, 0.625, 0.125)
 
 
