@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config
+from alchemist_core.config import NO_FLAG, Config
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
 
@@ -103,7 +103,7 @@ def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterato
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from flag_fields(field.annotation, (*prefix, name))
-        else:
+        elif field.json_schema_extra != NO_FLAG:
             yield (*prefix, name), field
 
 

@@ -14,6 +14,9 @@ def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+# For a field that its owner sets: it becomes neither a flag nor an entry of a form.
+NO_FLAG: dict[str, Any] = {"is_flag": False}
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_split)]
 

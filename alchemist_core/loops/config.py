@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from alchemist_core.config import NO_FLAG
 from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.rating.config import Objective, ObjectiveConfig, RatingRule
 
@@ -20,17 +21,17 @@ class RaterTrainingConfig(BaseModel):
     objective: Objective = Field(Objective.REGULARISED, description="What the rater descends")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights and of the order of the data")
     n_warmup_steps: int = Field(400, ge=0, le=10_000_000, description="Uniform steps of the proxy before the rater")
-    n_steps: int = Field(1800, ge=1, le=10_000_000, description="Bilevel steps")
+    n_steps: int = Field(1200, ge=1, le=10_000_000, description="Bilevel steps")
     batch_size: int = Field(64, ge=2, le=65536, description="Samples of each of the two batches of a step")
-    proxy_learning_rate: float = Field(2e-3, gt=0, le=1, description="AdamW step size of both proxies")
+    proxy_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of both proxies")
     rater_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of the rater")
     rater_average: float = Field(
-        0.998, ge=0, lt=1, description="Share of its past that the averaged rater keeps each step; it is what scores"
+        0.997, ge=0, lt=1, description="Share of its past that the averaged rater keeps each step; it is what scores"
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay of all three")
     penalty: float = Field(1.0, gt=0, le=100, description="Share of the training loss in the proxy's step")
     has_group_weight: bool = Field(False, description="Whether the group head scales the proxies' training losses")
-    price_ratio: float = Field(0.2, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
+    price_ratio: float = Field(0.5, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
     proxy_width: int = Field(64, ge=8, le=4096, description="Features of a token inside a proxy")
     proxy_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of a proxy")
     rater_width: int = Field(64, ge=8, le=4096, description="Features of a token inside the rater")
@@ -81,7 +82,14 @@ class DownstreamConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights, shared by all arms, and of the order")
+    # Each arm's own: the stage sets it from its list of seeds.
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Seed of the first weights, shared by all arms, and of the order",
+        json_schema_extra=NO_FLAG,
+    )
     n_epochs: int = Field(10, ge=1, le=10_000, description="Passes over the subset")
     batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
