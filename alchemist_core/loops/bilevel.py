@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Batch
@@ -61,9 +61,7 @@ class Bilevel:
             "reference": self._optimizer(self.reference, config.proxy_learning_rate),
             "rater": self._optimizer(self.rater, config.rater_learning_rate),
         }
-        # torch left this one without annotations.
-        averaging: Any = get_ema_multi_avg_fn(config.rater_average)  # type: ignore[no-untyped-call]
-        self.average_rater = AveragedModel(self.unwrapped("rater"), multi_avg_fn=averaging)
+        self.average_rater = AveragedModel(self.unwrapped("rater"), avg_fn=self._average)
         self.averages = Averages()
 
     def warmup_step(self, train: Batch) -> float:
@@ -138,6 +136,11 @@ class Bilevel:
             model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=self.config.weight_decay, fused=True
         )
         return self.accelerator.prepare(optimizer)
+
+    def _average(self, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
+        # A shorter memory at first, so that the weights before the first step are soon forgotten.
+        kept = min(self.config.rater_average, (1 + int(n_averaged)) / (4 + int(n_averaged)))
+        return torch.lerp(now, mean, kept)
 
     def _descend(self, loss: Tensor, names: list[str]) -> None:
         self.accelerator.backward(loss)

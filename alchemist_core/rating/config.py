@@ -28,7 +28,7 @@ class ObjectiveConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    price_ratio: float = Field(0.2, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
+    price_ratio: float = Field(0.5, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
     price_floor: float = Field(1e-3, gt=0, le=10, description="Least price of sharpness, in nats")
     ema_factor: float = Field(0.98, ge=0, lt=1, description="Share of its past that a running mean keeps each step")
     drift_price: float = Field(1e-3, ge=0, le=1e-3, description="Price of the mean logit's square")

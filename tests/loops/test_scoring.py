@@ -13,7 +13,7 @@ from alchemist_core.loops.scoring import Scorer
 
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
-    config = RaterTrainingConfig(n_warmup_steps=40, n_steps=40, proxy_width=32, rater_width=32, n_codes=64)
+    config = RaterTrainingConfig(n_warmup_steps=40, n_steps=60, proxy_width=32, rater_width=32, n_codes=64)
     out = tmp_path_factory.mktemp("raters") / "rater"
     train_rater(config, train_pairs, validation_pairs, out=out, report=lambda *_: None)
     return out
