@@ -72,10 +72,11 @@ class Bilevel:
 
     def end_warmup(self) -> None:
         """Let θ̂ begin as a copy of the warmed-up θ, its optimiser's moments included; the rater's backbone may, too."""
-        self.reference.load_state_dict(self.proxy.state_dict())
+        warmed_up = self.unwrapped("proxy").state_dict()
+        self.unwrapped("reference").load_state_dict(warmed_up)
         self.optimizers["reference"].load_state_dict(copy.deepcopy(self.optimizers["proxy"].state_dict()))
         if self.config.rater_start == "proxy":
-            self.rater.backbone.load_state_dict(self.proxy.state_dict())
+            cast("Rater", self.unwrapped("rater")).backbone.load_state_dict(warmed_up)
 
     def bilevel_step(self, both: Batch, n_validation: int) -> StepReport:
         """Update both proxies and the rater from losses that were all taken before any of them moved.
