@@ -51,9 +51,7 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
         DataError: If the file is missing or its membership differs.
     """
     if not path.is_file():
-        raise DataError(
-            f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it."
-        )
+        raise DataError(f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it.")
     table = pq.read_table(path)
     manifest = Manifest(*(table.column(name).to_pylist() for name in SCHEMA.names))
     if manifest.sha256() != sha256:

@@ -110,7 +110,9 @@ class Block:
 
 
 Strategy = ShiftGsample | Gsample | HeadGsample | Random | TopK | Block
-STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (ShiftGsample, Gsample, HeadGsample, Random, TopK, Block)}
+STRATEGIES: dict[str, type[Strategy]] = {
+    kind.name: kind for kind in (ShiftGsample, Gsample, HeadGsample, Random, TopK, Block)
+}
 # Which region of the ranking each rating rule puts its useful pairs in.
 STRATEGY_OF_RULE: dict[RatingRule, str] = {"alignment": HeadGsample.name, "loss": ShiftGsample.name}
 
