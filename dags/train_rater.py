@@ -1,6 +1,6 @@
 """Train a rater for a validation dataset, score the pool with it, and make it the production rater.
 
-    train_rater → plan → score → promote → publish
+    train_rater → plan → score → promote → check_scores → publish
 
 Safe to re-run: yes, the same form finds the same rater, and a killed training goes on from its last checkpoint.
 To train weekly, give the DAG a schedule and its form the defaults.
@@ -42,11 +42,15 @@ def train_rater():
         return alchemist("promote", rater=NEWEST)
 
     @task.bash(do_xcom_push=False)
+    def check_scores(params):
+        return alchemist("check", suite="scores", dataset=params["dataset"])
+
+    @task.bash(do_xcom_push=False)
     def publish(params):
         return alchemist("publish", "night", dataset=params["dataset"])
 
     train() >> (slots := plan())
-    score.expand(slot=slots) >> promote() >> publish()
+    score.expand(slot=slots) >> promote() >> check_scores() >> publish()
 
 
 train_rater()
