@@ -6,3 +6,5 @@ import os
 # step 9 times slower (0.67 s against 0.07 s, 2 cores). It must stand before torch loads its OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# cuBLAS repeats its sums only with a workspace of its own; torch refuses deterministic kernels without it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.loops.determinism import start_from_seed
 from alchemist_core.loops.pairs import Batch
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
@@ -51,7 +52,7 @@ class Bilevel:
 
     def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
         self.config, self.accelerator = config, accelerator
-        torch.manual_seed(config.seed)
+        start_from_seed(config.seed)
         proxy_size, rater_size = sizes
         proxy = Star(proxy_size)
         rater = Rater(Star(rater_size), rater_size.width)

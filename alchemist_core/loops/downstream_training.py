@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.loops.determinism import start_from_seed
 from alchemist_core.loops.pairs import EncodedPairs, Pairs, batch_index, encode_pairs
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
@@ -57,7 +58,7 @@ class _Run:
         self.tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors")
         self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder)
         self.n_steps = max(1, round(config.n_epochs * len(pairs) / config.batch_size))
-        torch.manual_seed(config.seed)
+        start_from_seed(config.seed)
         model = _make_model(config, config.star(self.tokenizer.config, encoder.dim))
         trainable = [weights for weights in model.parameters() if weights.requires_grad]
         optimizer = torch.optim.AdamW(

@@ -56,6 +56,17 @@ def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: P
     assert RaterTrainingConfig.model_validate_json((rater / "config.json").read_text("utf-8")) == CONFIG
 
 
+def test_two_threads_give_the_same_bits_at_every_run(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    config, n_threads = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 10}), torch.get_num_threads()
+    torch.set_num_threads(2)
+    for name in "abc":
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / name, report=ignore)
+    torch.set_num_threads(n_threads)
+    assert len({(tmp_path / name / "rater.safetensors").read_bytes() for name in "abc"}) == 1
+
+
 def test_metrics_hold_the_curve_and_the_controls(rater: Path) -> None:
     metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
     assert metrics["n_steps"] == 180
