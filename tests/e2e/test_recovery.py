@@ -58,16 +58,28 @@ def run_calmly(url: str, home: Path, corpus: Path) -> None:
     alchemist(url, home, "publish", "night", "--dataset", "scenes")
 
 
-def running_pid(engine: Engine, stage: str) -> int:
-    """Wait until a run of the stage is at work and return its process."""
+def wait_for_run(engine: Engine, stage: str, state: str = "running") -> int:
+    """Wait until a run of the stage is in this state and return its process."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with engine.connect() as connection:
-            query = text("SELECT pid FROM alchemist.runs WHERE stage = :stage AND state = 'running'")
-            if (pid := connection.execute(query, {"stage": stage}).scalar()) is not None:
+            query = text("SELECT pid FROM alchemist.runs WHERE stage = :stage AND state = :state")
+            if (pid := connection.execute(query, {"stage": stage, "state": state}).scalar()) is not None:
                 return int(pid)
         time.sleep(0.1)
     raise AssertionError(f"no run of {stage} within two minutes")
+
+
+def wait_for_night(engine: Engine) -> None:
+    """Wait until the night's ingest has begun: it may be over in a blink, and the tasks behind it are hit then."""
+    deadline = time.monotonic() + 120
+    query = text("SELECT count(*) FROM alchemist.runs WHERE stage = 'ingest' AND config ->> 'dataset' = 'scenes'")
+    while time.monotonic() < deadline:
+        with engine.connect() as connection:
+            if connection.execute(query).scalar_one():
+                return
+        time.sleep(0.1)
+    raise AssertionError("the night did not begin within two minutes")
 
 
 def kill(pid: int) -> None:
@@ -86,12 +98,12 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     night = {"dataset": "scenes", "root": str(corpus / "train")}
 
     run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[0])
-    running_pid(engine, "ingest")
+    wait_for_night(engine)
     kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
     airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
 
     run_id = airflow.trigger("train_rater", {"dataset": "scenes", "validation": "v"})
-    job = running_pid(engine, "train_rater")
+    job = wait_for_run(engine, "train_rater")
     kill(read_state(home).children["scheduler"].pid)
     airflow.wait("train_rater", run_id, timeout_s=600, report=print)
     with engine.connect() as connection:
@@ -99,7 +111,7 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     assert [tuple(row) for row in runs] == [(job, "succeeded")], "the job lived on, and the retry found it"
 
     run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[1])
-    kill(running_pid(engine, "score"))
+    kill(wait_for_run(engine, "score"))
     airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
 
     engine.dispose()
