@@ -12,7 +12,9 @@ import alchemist_core
 ROOT = Path(alchemist_core.__file__).parent
 EQUATIONS = {4, 5, 6, 7, 9, 10, 11}
 ROW = re.compile(r"^\| Eq\. (\d+) \| [^|]+ \| `([\w.]+)` \| `([\w.]+)` \| [^|]+ \|$", re.MULTILINE)
-ROWS = [(int(number), function, oracle) for number, function, oracle in ROW.findall((ROOT / "PAPER.md").read_text("utf-8"))]
+ROWS = [
+    (int(number), function, oracle) for number, function, oracle in ROW.findall((ROOT / "PAPER.md").read_text("utf-8"))
+]
 
 
 def find(name: str) -> object:
