@@ -4,11 +4,13 @@ Letters: A samples of the validation batch · B samples of the training batch.
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -64,6 +66,9 @@ class Bilevel:
         }
         self.average_rater = AveragedModel(self.unwrapped("rater"), avg_fn=self._average)
         self.averages = Averages()
+        # θ reads twice what θ̂ and the rater read: half the work each. Two Python threads of one OpenMP thread each use two
+        # cores and never wait for each other inside a kernel; the three models share no weight, so the bits are the same.
+        self._beside = ThreadPoolExecutor(1)
 
     def warmup_step(self, train: Batch) -> float:
         """Train the proxy alone, uniformly."""
@@ -87,17 +92,18 @@ class Bilevel:
             n_validation: Where the training pairs begin.
         """
         train = both.after(n_validation)
+        others = self._beside.submit(self._read_beside, train)
         loss_A, loss_B = self.proxy(*both).tensor_split([n_validation])
-        reference_loss_B = self.reference(*train)
-        rating: Rating = self.rater(*train)
+        reference_loss_B, rating = others.result()
         cost_B = sample_cost(self.config.rule, loss_B, reference_loss_B)
         weight_B, group_weight = batch_weights(rating.score_B.detach()), torch.sigmoid(rating.group_logit.detach())
         used_B = product_weights(weight_B, group_weight) if self.config.has_group_weight else weight_B
         price = self._move_spread(cost_B)
-        loss = proxy_objective(loss_A, loss_B, used_B, penalty=self.config.penalty)
-        loss = loss + reference_objective(reference_loss_B, used_B)
-        loss = loss + self._rater_objective(rating, cost_B, (weight_B * cost_B).sum(), price)
-        self._descend(loss, ["proxy", "reference", "rater"])
+        other_loss = reference_objective(reference_loss_B, used_B)
+        other_loss = other_loss + self._rater_objective(rating, cost_B, (weight_B * cost_B).sum(), price)
+        stepped = self._beside.submit(self._descend, other_loss, ["reference", "rater"])
+        self._descend(proxy_objective(loss_A, loss_B, used_B, penalty=self.config.penalty), ["proxy"])
+        stepped.result()
         self.average_rater.update_parameters(self.unwrapped("rater"))
         return StepReport(
             loss_A.mean().item(), loss_B.mean().item(), reference_loss_B.mean().item(), cost_B.std().item(), price,
@@ -138,6 +144,9 @@ class Bilevel:
             model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=self.config.weight_decay, fused=True
         )
         return self.accelerator.prepare(optimizer)
+
+    def _read_beside(self, train: Batch) -> tuple[Float[Tensor, " B"], Rating]:
+        return self.reference(*train), self.rater(*train)
 
     def _average(self, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
         # A shorter memory at first, so that the weights before the first step are soon forgotten.
