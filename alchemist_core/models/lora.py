@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from alchemist_core.models.star import Star
 
-TARGETS = r"trunk\.blocks\..*\.(query|key_value|out|feed_in|feed_out)"
+TARGETS = r"trunk\.blocks\..*\.(query_key_value|query|key_value|out|feed_in|feed_out)"
 
 
 def add_lora(star: Star, rank: int) -> PeftModel:
