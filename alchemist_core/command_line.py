@@ -23,8 +23,11 @@ STAGES = ("ingest", "train_rater", "score", "select", "materialize", "train_down
 VERBS = (
     "check",
     "plan",
+    "drift",
+    "certify",
     "promote",
     "publish",
+    "release",
     "takedown",
     "subset",
     "db",

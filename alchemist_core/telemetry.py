@@ -97,6 +97,12 @@ CATALOGUE = (
     Metric("alchemist_samples_scored_total", "Locations scored by the production rater.", ("dataset",)),
     Metric("alchemist_samples_quarantined_total", "Quarantined locations by reason.", ("dataset", "reason")),
     Metric("alchemist_shards_unscored", "Verified shards that the production rater has not scored.", ("dataset",)),
+    Metric(
+        "alchemist_nights_held", "Nights held because their scores drifted, under the production rater.", ("dataset",)
+    ),
+    Metric(
+        "alchemist_score_psi", "Distance of the newest measured night from the accepted ones, a ratio.", ("dataset",)
+    ),
     Metric("alchemist_leases", "Live leases."),
     Metric("alchemist_subset_samples", "Members of each published subset.", ("subset",)),
     Metric(

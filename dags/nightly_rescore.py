@@ -1,9 +1,10 @@
 """Score what the last crawl brought, so that it can be drawn from.
 
-    ingest → check_samples → plan → score → check_scores → publish
+    ingest → check_samples → plan → score → check_scores → drift → publish
 
 Safe to re-run: yes, every task finds what is done already. Without a production rater it ingests and checks, scores
-nothing, and succeeds. The night is the run's partition key, else the form's crawl date, else the day of the run.
+nothing, and succeeds. A night whose scores drifted too far is held: publish leaves it alone until `alchemist release`.
+The night is the run's partition key, else the form's crawl date, else the day of the run.
 Runbook: infra/RUNBOOK.md#nightly_rescore
 """
 
@@ -29,13 +30,16 @@ def night(params, dag_run):
     tags=["alchemist", "nightly"],
 )
 def nightly_rescore():
+    def step(task_id, *words, **flags):
+        @task.bash(task_id=task_id, do_xcom_push=False)
+        def run(params, dag_run):
+            return alchemist(*words, **flags, **night(params, dag_run))
+
+        return run()
+
     @task.bash(do_xcom_push=False)
     def ingest(params, dag_run):
         return alchemist("ingest", root=params["root"], role="train", **night(params, dag_run))
-
-    @task.bash(do_xcom_push=False)
-    def check_samples(params, dag_run):
-        return alchemist("check", suite="samples", **night(params, dag_run))
 
     @task.bash(output_processor=lambda line: json.loads(line)["slots"])
     def plan(params, dag_run):
@@ -45,16 +49,9 @@ def nightly_rescore():
     def score(slot, params, dag_run):
         return alchemist("score", slot=slot, **night(params, dag_run))
 
-    @task.bash(do_xcom_push=False)
-    def check_scores(params, dag_run):
-        return alchemist("check", suite="scores", **night(params, dag_run))
-
-    @task.bash(do_xcom_push=False)
-    def publish(params, dag_run):
-        return alchemist("publish", "night", **night(params, dag_run))
-
-    ingest() >> check_samples() >> (slots := plan())
-    score.expand(slot=slots) >> check_scores() >> publish()
+    ingest() >> step("check_samples", "check", suite="samples") >> (slots := plan())
+    checked = score.expand(slot=slots) >> step("check_scores", "check", suite="scores")
+    checked >> step("drift", "drift") >> step("publish", "publish", "night")
 
 
 nightly_rescore()

@@ -5,7 +5,7 @@ from datetime import date
 
 from sqlalchemy import Connection, Engine, select, text, update
 
-from alchemist_core.store.tables import AnyRow, Night, utc_now
+from alchemist_core.store.tables import AnyRow, Dataset, Night, utc_now
 
 
 def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, rater_id: int) -> int:
@@ -27,10 +27,32 @@ def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, r
 def open_nights(
     engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
 ) -> Sequence[AnyRow]:
-    """Return the nights that wait for a decision: night_id, dataset_id, crawl_date, revision."""
+    """Return the nights that wait for a decision: night_id, dataset_id, dataset, crawl_date, revision, reason."""
+    return _find_nights(engine, "scored", dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
+
+
+def held_nights(
+    engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
+) -> Sequence[AnyRow]:
+    """Return the nights that are held, with the columns of `open_nights`."""
+    return _find_nights(engine, "held", dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
+
+
+def _find_nights(
+    engine: Engine, state: str, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
+) -> Sequence[AnyRow]:
+    columns = (
+        Night.night_id,
+        Night.dataset_id,
+        Dataset.name.label("dataset"),
+        Night.crawl_date,
+        Night.revision,
+        Night.reason,
+    )
     statement = (
-        select(Night.night_id, Night.dataset_id, Night.crawl_date, Night.revision)
-        .where(Night.state == "scored", Night.dataset_id.in_(dataset_ids), Night.rater_id == rater_id)
+        select(*columns)
+        .join(Dataset, Dataset.dataset_id == Night.dataset_id)
+        .where(Night.state == state, Night.dataset_id.in_(dataset_ids), Night.rater_id == rater_id)
         .order_by(Night.night_id)
     )
     if crawl_date is not None:
@@ -43,4 +65,11 @@ def decide_night(connection: Connection, night_id: int, *, state: str, actor: st
     """Decide an open night (`selectable` or `held`); False when it was decided before."""
     values = {"state": state, "reason": reason, "decided_by": actor, "decided_at": utc_now()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "scored").values(values)
+    return connection.execute(statement).rowcount == 1
+
+
+def release_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
+    """Let a held night be drawn from after all; False when it is not held any more."""
+    values = {"state": "released", "reason": reason, "decided_by": actor, "decided_at": utc_now()}
+    statement = update(Night).where(Night.night_id == night_id, Night.state == "held").values(values)
     return connection.execute(statement).rowcount == 1

@@ -13,7 +13,7 @@ from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import ScoringScope, count_unscored
-from alchemist_core.store.nights import decide_night, open_nights
+from alchemist_core.store.nights import decide_night, held_nights, open_nights
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.subsets import find_subset, publish_subset
 from alchemist_core.telemetry import say
@@ -31,6 +31,7 @@ class PublishNightReport(Report):
     """What became selectable."""
 
     n_nights: int
+    n_held: int = 0
     note: str | None = None
 
 
@@ -74,7 +75,14 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
                     f"night {night.crawl_date} r{night.revision}",
                     after={"state": "selectable"},
                 )
-    return PublishNightReport(n_nights=len(nights), note=None if nights else "no night was waiting")
+    held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
+    for night in held:
+        say(
+            f"{night.dataset} {night.crawl_date} r{night.revision} is left alone, it is held: {night.reason}. Look at it, then: "
+            f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
+        )
+    waiting = f"{len(held)} held" if held else "no night was waiting"
+    return PublishNightReport(n_nights=len(nights), n_held=len(held), note=None if nights and not held else waiting)
 
 
 def publish(config: PublishSubsetConfig) -> PublishSubsetReport:

@@ -48,10 +48,7 @@ lines AS (
     INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
     INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id
     UNION ALL
-    SELECT
-        'score_distributions', ROW(
-            dated.night, shape.n, shape.quantiles, shape.histogram, shape.psi, shape.ks_distance
-        )::text
+    SELECT 'score_distributions', ROW(dated.night, to_jsonb(shape) - 'night_id' - 'created_at')::text
     FROM alchemist.score_distributions AS shape
     INNER JOIN dated ON shape.night_id = dated.night_id
     UNION ALL

@@ -56,6 +56,14 @@ WHERE
     )
 GROUP BY datasets.name
 UNION ALL
+SELECT 'alchemist_nights_held', ARRAY[datasets.name], count(*)::double precision
+FROM alchemist.nights INNER JOIN production USING (rater_id) INNER JOIN alchemist.datasets USING (dataset_id)
+WHERE nights.state = 'held' GROUP BY datasets.name
+UNION ALL
+SELECT 'alchemist_score_psi', ARRAY[datasets.name], (array_agg(shape.psi ORDER BY nights.night_id DESC))[1]
+FROM alchemist.score_distributions AS shape INNER JOIN alchemist.nights USING (night_id) INNER JOIN production USING (rater_id)
+INNER JOIN alchemist.datasets USING (dataset_id) WHERE shape.psi IS NOT NULL GROUP BY datasets.name
+UNION ALL
 SELECT 'alchemist_leases', ARRAY[]::text[], count(*)::double precision
 FROM alchemist.leases WHERE expires_at > clock_timestamp()
 UNION ALL

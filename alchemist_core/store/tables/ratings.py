@@ -4,7 +4,7 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, REAL
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
 from alchemist_core.store.tables.schema import Created, Key, Table
@@ -107,17 +107,27 @@ class Score(Table):
 
 
 class ScoreDistribution(Table):
-    """The shape of one night's scores and its distance from the accepted nights before."""
+    """The shape of one night's scores, its distance from the accepted nights before, and what moved it."""
 
     __tablename__ = "score_distributions"
+    __table_args__ = (
+        CheckConstraint("verdict IN ('recorded', 'pooled', 'steady', 'warned', 'held')", name="verdict"),
+    )
 
     night_id: Mapped[int] = mapped_column(ForeignKey("alchemist.nights.night_id"), primary_key=True)
+    # The night's own scores; at most 1,024 points in the middle of equal shares of them.
     n: Mapped[int]
     quantiles: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
     histogram: Mapped[dict[str, Any]]
     psi: Mapped[float | None]
     ks_distance: Mapped[float | None]
     created_at: Mapped[Created]
+    verdict: Mapped[str] = mapped_column(server_default="recorded")
+    # With the small nights before it that were pooled.
+    n_tested: Mapped[int] = mapped_column(server_default="0")
+    reference: Mapped[str | None]
+    n_reference: Mapped[int | None] = mapped_column(BigInteger)
+    explanation: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
 
 
 class RankScale(Table):
