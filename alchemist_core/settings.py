@@ -27,6 +27,9 @@ class Settings(BaseSettings):
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
     )
     score_slots: int = Field(1, ge=1, le=256, description="Worker slots of a scoring night: one per GPU, 1 on a CPU")
+    decode_workers: int | None = Field(
+        None, ge=0, le=1024, description="Processes that decode or read shards; 0: none beside; unset: one a core"
+    )
 
     @property
     def artifacts(self) -> Path:

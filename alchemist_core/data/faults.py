@@ -36,12 +36,13 @@ class Reason(StrEnum):
     ANIMATED_IMAGE = "animated_image"
     IMAGE_TOO_LARGE = "image_too_large"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
+    DECODER_DIED = "decoder_died"
     # Its score.
     SCORE_NOT_FINITE = "score_not_finite"
 
 
-# A cut shard may be an upload under way: the next night may find it whole.
-_TRANSIENT = frozenset({Reason.TRUNCATED_TAR})
+# A cut shard may be an upload under way: the next night may find it whole. A decoder may have been killed from outside.
+_TRANSIENT = frozenset({Reason.TRUNCATED_TAR, Reason.DECODER_DIED})
 
 
 @dataclass(frozen=True, slots=True)

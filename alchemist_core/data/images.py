@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from alchemist_core.data.faults import Reason
@@ -17,6 +18,8 @@ from alchemist_core.errors import DataError
 
 # Width times height; a header that claims more is refused before a pixel is decoded.
 MAX_PIXELS = 1 << 26
+# Both sides of a JPEG are decoded to at least this: raters of up to half of it and the heuristics share one decode.
+CANVAS_SIDE = 256
 _MAGICS: tuple[tuple[str, bytes, int], ...] = (
     ("jpeg", b"\xff\xd8\xff", 0),
     ("png", b"\x89PNG\r\n\x1a\n", 0),
@@ -75,19 +78,43 @@ def sniff_format(data: bytes) -> str:
     raise BadImageError(Reason.WRONG_MAGIC, f"starts with {data[:8]!r}; known are jpeg, png, webp, gif, bmp and tiff")
 
 
-def decode_image(data: bytes, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def decode_image(data: bytes, side: int) -> NDArray[np.uint8]:
     """Decode to (side, side, 3): the largest centred square, scaled by one fixed filter, on white where transparent.
 
     Raises:
         BadImageError: The bytes are no whole picture of a known format.
     """
-    image = _open_image(data)
+    return decode_views(data, side)[0]
+
+
+def decode_views(
+    data: bytes, side: int, *, luma_side: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Decode once to what a rater sees, as `decode_image` does, and on request to the luma of the same square.
+
+    The luma depends on the picture and `luma_side` alone: where a rater's side asks for another reduction of a JPEG than
+    the luma does, the picture is decoded a second time.
+
+    Raises:
+        BadImageError: The bytes are no whole picture of a known format.
+    """
+    canvas_side = max(2 * side, CANVAS_SIDE)
     with _pillow_faults():
-        # JPEG decodes straight to a reduced size; twice the side keeps the filter's choice of pixels.
-        image.draft("RGB", (2 * side, 2 * side))
-        left, top, edge = _centre_square(image.size)
-        square = _to_rgb(image.crop((left, top, left + edge, top + edge)))
-        return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
+        square = _read_square(data, canvas_side)
+        pixels = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
+        if luma_side is None:
+            return pixels, None
+        if canvas_side != CANVAS_SIDE:
+            square = _read_square(data, CANVAS_SIDE)
+        return pixels, np.asarray(square.convert("L").resize((luma_side, luma_side), Image.Resampling.BICUBIC))
+
+
+def _read_square(data: bytes, canvas_side: int) -> Image.Image:
+    """Decode the largest centred square; a JPEG straight to the least of its sizes in which both sides reach the canvas."""
+    image = _open_image(data)
+    image.draft("RGB", (canvas_side, canvas_side))
+    left, top, edge = _centre_square(image.size)
+    return _to_rgb(image if image.width == image.height else image.crop((left, top, left + edge, top + edge)))
 
 
 def hash_perceptually(data: bytes) -> int:

@@ -1,35 +1,34 @@
 """Score every pair that the rater has not scored yet; every location of a shard ends scored or quarantined, exactly once."""
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
-from alchemist_core.data.faults import Fault, Reason
-from alchemist_core.data.images import BadImageError, decode_image
-from alchemist_core.data.members import image_member
-from alchemist_core.data.storage import join_uri, read_ranges, sha256_of
-from alchemist_core.errors import DataError
+from alchemist_core.data.decoders import open_decoders
+from alchemist_core.data.workers import n_cores
+from alchemist_core.loops.scoring_shards import PendingShard
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
-from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope
+from alchemist_core.store.ledger import Provenance, ScoringScope
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 
 if TYPE_CHECKING:
-    from alchemist_core.loops.scoring import Scorer
+    from alchemist_core.loops.scoring_pipeline import ScoringPipeline
 
 WAIT_S = 1.0
-CHUNK_PAIRS = 2048
+PAIRS_A_WORKER = 1000
+"""Fewer than this are decoded sooner than a worker process starts."""
 
 
 class ScoreConfig(Config):
@@ -40,6 +39,9 @@ class ScoreConfig(Config):
         None, description="Only shards of this crawl date (YYYY-MM-DD); none: all that are unscored"
     )
     rater: str = Field("production", description="Rater by name, or production, or newest")
+    heuristics: bool = Field(
+        True, description="Also measure clarity, frequency and edge density of pictures that were never measured"
+    )
 
 
 class ScoreReport(Report):
@@ -57,111 +59,86 @@ class ScoreReport(Report):
 
 def run(config: ScoreConfig, *, slot: int = 0) -> ScoreReport:
     """Score what the rater has not scored yet; each slot claims shards until none is left."""
-    return execute("score", config, lambda stage_run: score(config, stage_run), ScoreReport, slot=slot)
+    return execute("score", config, lambda stage_run: score(config, stage_run), ScoreReport, slot=own_slot(slot))
+
+
+def own_slot(slot: int) -> int:
+    """Return this process's slot: each rank that torchrun or accelerate started claims shards as a slot of its own."""
+    return slot * int(os.environ.get("WORLD_SIZE", "1")) + int(os.environ.get("RANK", "0"))
 
 
 def score(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
-    """Claim a shard, score it, commit it; until every shard in scope is in the ledger."""
+    """Score the unscored shards in scope with one rater, until every one is in the ledger."""
     rater = find_rater(stage_run.engine, config.rater)
     if rater is None:
         say("no production rater: nothing scored")
         return ScoreReport(rater=None, note="no production rater: nothing scored")
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
-    n_shards, n_total = ledger.count_unscored(stage_run.engine, scope)
-    if n_shards == 0:
+    if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
         return ScoreReport(rater=rater.name, note="everything in scope was scored before")
-    scoring = Scoring(rater, scope, stage_run, n_total)
-    while (claimed := _next_shard(stage_run, scope)) is not None:
-        scoring.score_shard(claimed)
+    scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
+    with scoring.open_pipeline() as pipeline:
+        while ledger.count_unscored(stage_run.engine, scope)[0]:
+            n_before = scoring.counts["n_shards"]
+            pipeline.run(scoring.claim)
+            if scoring.counts["n_shards"] == n_before:
+                # Other slots hold what is left: they finish it, or their leases expire.
+                time.sleep(WAIT_S)
     return scoring.report()
 
 
-def _next_shard(stage_run: StageRun, scope: ScoringScope) -> ClaimedShard | None:
-    """Claim the next shard; where only leased ones are left, wait for their holders to finish or to be declared dead."""
-    ttl_s = load_settings().lease_ttl_s
-    while True:
-        claimed = ledger.claim_unscored_shard(stage_run.engine, scope, run_id=stage_run.run_id, ttl_s=ttl_s)
-        if claimed is not None:
-            return claimed
-        if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
-            return None
-        time.sleep(WAIT_S)
-
-
 class Scoring:
-    """One rater at work on a scope: the loaded scorer and the counts so far."""
+    """One rater at work on a scope: how a shard is claimed and committed, and the counts so far."""
 
-    def __init__(self, rater: RaterRow, scope: ScoringScope, stage_run: StageRun, n_total: int) -> None:
-        self.rater, self.scope, self.stage_run, self.n_total = rater, scope, stage_run, n_total
-        self.scorer = _load_scorer(rater)
-        self.provenance = Provenance(stage_run.run_id, self.scorer.device, self.scorer.dtype)
+    def __init__(self, rater: RaterRow, scope: ScoringScope, stage_run: StageRun, *, has_heuristics: bool) -> None:
+        self.rater, self.scope, self.stage_run, self.has_heuristics = rater, scope, stage_run, has_heuristics
+        self.n_total = ledger.count_unscored(stage_run.engine, scope)[1]
         self.counts = dict.fromkeys(("n_shards", "n_samples", "n_scored", "n_reused", "n_quarantined"), 0)
         self.began = time.monotonic()
 
-    def score_shard(self, claimed: ClaimedShard) -> None:
-        """Score one shard and commit it; where another slot scored one of its pairs meanwhile, that score is reused."""
-        _require_unchanged(claimed.shard)
-        counts = None
-        while counts is None:
-            rows = ledger.read_shard_pairs(self.stage_run.engine, claimed.shard.shard_id, self.scope.rater_id)
-            scores, faults = self.score_rows(claimed.shard, rows)
-            counts = ledger.commit_shard(
-                self.stage_run.engine, claimed, self.scope, scores=scores, faults=faults, provenance=self.provenance
-            )
+    @contextmanager
+    def open_pipeline(self) -> "Iterator[ScoringPipeline]":
+        """Load the rater and start what decodes for it; all of it ends with the block."""
+        from alchemist_core.loops.scoring import Scorer, own_device  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.loops.scoring_pipeline import ScoringPipeline  # noqa: PLC0415
+
+        scorer = Scorer.load(require_artifact(self.rater.checkpoint_uri, self.rater.checkpoint_sha256), own_device())
+        self.provenance = Provenance(self.stage_run.run_id, scorer.device, scorer.dtype)
+        decoders = open_decoders(count_decode_workers(self.n_total), scorer.image_side)
+        with ScoringPipeline(scorer, decoders, self.commit, rater_name=self.rater.name) as pipeline:
+            yield pipeline
+
+    def claim(self) -> PendingShard | None:
+        """Claim a shard and read its unscored pairs; none when every shard is scored or held by another slot."""
+        engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
+        claimed = ledger.claim_unscored_shard(engine, self.scope, run_id=run_id, ttl_s=ttl_s)
+        if claimed is None:
+            return None
+        rows = ledger.read_unscored_pairs(engine, claimed.shard.shard_id, self.scope.rater_id)
+        return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
+
+    def commit(self, shard: PendingShard) -> None:
+        """Store a complete shard and count it."""
+        counts = ledger.commit_shard(
+            self.stage_run.engine, shard.claimed, self.scope, outcome=shard.outcome(), provenance=self.provenance
+        )
         self.counts["n_shards"] += 1
         for name in ("n_samples", "n_scored", "n_reused", "n_quarantined"):
             self.counts[name] += getattr(counts, name)
-        speed = self.counts["n_samples"] / (time.monotonic() - self.began)
-        self.stage_run.report(
-            self.counts["n_samples"], max(self.n_total, self.counts["n_samples"]), f"{speed:,.0f} pairs/s"
-        )
-
-    def score_rows(self, shard: AnyRow, rows: Sequence[AnyRow]) -> tuple[dict[int, float], list[Fault]]:
-        """Return the new scores by sample, and the locations whose image or score is bad."""
-        scores: dict[int, float] = {}
-        faults: list[Fault] = []
-        fresh = [row for row in rows if not row.is_scored]
-        for start in range(0, len(fresh), CHUNK_PAIRS):
-            chunk = fresh[start : start + CHUNK_PAIRS]
-            self._score_chunk(join_uri(shard.root_uri, shard.uri), chunk, scores, faults)
-        return scores, faults
-
-    def _score_chunk(self, uri: str, rows: Sequence[AnyRow], scores: dict[int, float], faults: list[Fault]) -> None:
-        images, good = [], []
-        for row, data in zip(rows, read_ranges(uri, [image_member(row) for row in rows]), strict=True):
-            try:
-                images.append(decode_image(data, self.scorer.image_side))
-                good.append(row)
-            except BadImageError as error:
-                faults.append(Fault(row.ordinal, row.key, error.reason, error.detail, is_transient=False))
-        if not good:
-            return
-        score_B = self.scorer.score(np.stack(images), [row.caption for row in good])
-        for row, value in zip(good, score_B.tolist(), strict=True):
-            if np.isfinite(value):
-                scores[row.sample_id] = value
-            else:
-                detail = f"rater {self.rater.name} gave {value}"
-                faults.append(Fault(row.ordinal, row.key, Reason.SCORE_NOT_FINITE, detail, is_transient=False))
+        done, speed = self.counts["n_samples"], self.counts["n_samples"] / (time.monotonic() - self.began)
+        self.stage_run.report(done, max(self.n_total, done), f"{speed:,.0f} pairs/s")
 
     def report(self) -> ScoreReport:
         """Return the counts as the stage's report."""
         return ScoreReport(rater=self.rater.name, seconds=round(time.monotonic() - self.began, 3), **self.counts)
 
 
-def _load_scorer(rater: RaterRow) -> "Scorer":
-    from alchemist_core.loops.scoring import Scorer  # noqa: PLC0415  torch is imported only when there is something to score
-
-    return Scorer.load(require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256))
-
-
-def _require_unchanged(shard: AnyRow) -> None:
-    uri = join_uri(shard.root_uri, shard.uri)
-    if sha256_of(uri) != shard.sha256:
-        raise DataError(
-            f"Shard {uri} is not the tar that was registered (its sha256 differs). Scores belong to registered bytes: "
-            "restore it, or put the new tar under a new name and ingest it."
-        )
+def count_decode_workers(n_pairs: int) -> int:
+    """Return how many worker processes decode: as set, else one a core, and fewer where starting them would not pay."""
+    if (n_set := load_settings().decode_workers) is not None:
+        return n_set
+    n_own = max(1, n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(n_own, n_pairs // PAIRS_A_WORKER)
 
 
 COMMANDS = {"": Command(ScoreConfig, run)}

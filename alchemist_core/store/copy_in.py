@@ -1,12 +1,17 @@
-"""COPY rows into a table over psycopg2: the fastest way in, for any iterable of tuples."""
+"""COPY into a table over psycopg2, the fastest way in: rows of any values, or columns of numbers without a loop over rows."""
 
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 CHUNK_BYTES = 1 << 20
+# Signature, flags and the length of an extension that is not there; -1 in place of a number of fields.
+BINARY_HEAD, BINARY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
@@ -15,6 +20,34 @@ def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
     cursor = connection.connection.cursor()
     names = ", ".join(f'"{column}"' for column in columns)
     cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN", RowReader(rows))
+
+
+def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArray[Any]]) -> None:
+    """COPY columns of numbers into a table, inside the connection's transaction.
+
+    A column's dtype must be its type in the table: int32 for integer, int64 for bigint, float32 for real, float64 for
+    double precision.
+    """
+    cursor = connection.connection.cursor()
+    names = ", ".join(f'"{column}"' for column in columns)
+    data = io.BytesIO(encode_columns(list(columns.values())))
+    cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)", data, CHUNK_BYTES)
+
+
+def encode_columns(columns: Sequence[NDArray[Any]]) -> bytes:
+    r"""Encode columns in COPY's binary format: a header, for each row the number of fields and each field behind its length.
+
+    >>> encode_columns([np.array([258], np.int32)])[19:-2]
+    b'\x00\x01\x00\x00\x00\x04\x00\x00\x01\x02'
+    """
+    fields = [("n_fields", ">i2")]
+    for number, column in enumerate(columns):
+        fields += [(f"size_{number}", ">i4"), (f"value_{number}", column.dtype.newbyteorder(">").str)]
+    rows = np.empty(len(columns[0]), fields)
+    rows["n_fields"] = len(columns)
+    for number, column in enumerate(columns):
+        rows[f"size_{number}"], rows[f"value_{number}"] = column.dtype.itemsize, column
+    return b"".join((BINARY_HEAD, rows.tobytes(), BINARY_END))
 
 
 class RowReader:

@@ -1,24 +1,36 @@
 """The ledger of scored shards: claims, and the one transaction that stores a shard's scores and marks it as scored.
 
 Exactly once: scores, quarantine rows and the mark commit together, under a fenced lease, or not at all.
+
+Letters: N pairs of a shard · M measures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError
+import numpy as np
+from numpy.typing import NDArray
+from psycopg2.errors import UniqueViolation
+from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.code_version import code_version
 from alchemist_core.data.faults import Fault
-from alchemist_core.store.copy_in import copy_rows
+from alchemist_core.data.tars import IMAGE_EXTS
+from alchemist_core.heuristics.measures import MEASURES
+from alchemist_core.store.copy_in import copy_columns
 from alchemist_core.store.leases import LeaseClaim, claim_lease, release_lease, require_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import insert_faults, read_shard
 from alchemist_core.store.tables import AnyRow
+
+# Kept by the session and emptied at each commit: a new table for every shard would bloat the catalogue.
+MEASURED_TABLE = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS measured (sample_id bigint, clarity real, frequency real, edge_density real)
+    ON COMMIT DELETE ROWS
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,17 @@ class ShardCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """What scoring made of a shard's pairs: one score or one fault each, and heuristics of those that had none."""
+
+    sample_id_N: NDArray[np.int64]
+    score_N: NDArray[np.float32]
+    measured_id_N: NDArray[np.int64]
+    measure_NM: NDArray[np.float32]
+    faults: Sequence[Fault] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """How scores came about."""
 
@@ -78,42 +101,70 @@ def count_unscored(engine: Engine, scope: ScoringScope) -> tuple[int, int]:
         return n_shards, n_samples
 
 
-def read_shard_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[AnyRow]:
-    """Return a shard's good locations in the tar's order, each with the mark whether its pair is scored already."""
+def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[AnyRow]:
+    """Return a shard's good locations whose pair the rater has not scored, in the tar's order, with the picture's bytes."""
+    parameters = {"shard_id": shard_id, "rater_id": rater_id, "image_exts": sorted(IMAGE_EXTS)}
     with engine.connect() as connection:
-        return connection.execute(load_query("shard_pairs"), {"shard_id": shard_id, "rater_id": rater_id}).all()
+        return connection.execute(load_query("unscored_pairs"), parameters).all()
 
 
 def commit_shard(
-    engine: Engine,
-    claimed: ClaimedShard,
-    scope: ScoringScope,
-    *,
-    scores: dict[int, float],
-    faults: Sequence[Fault],
-    provenance: Provenance,
-) -> ShardCounts | None:
-    """Store a shard's scores and mark it as scored, or None when a pair was scored elsewhere meanwhile (read it again).
+    engine: Engine, claimed: ClaimedShard, scope: ScoringScope, *, outcome: ShardOutcome, provenance: Provenance
+) -> ShardCounts:
+    """Store a shard's scores, heuristics and faults and mark it as scored; scores that others stored meanwhile are reused.
 
     Raises:
         LeaseLostError: If the lease expired: nothing is stored.
     """
-    try:
-        with engine.begin() as connection:
-            require_lease(connection, claimed.lease)
-            rows = ((scope.rater_id, score, sample_id) for sample_id, score in scores.items())
-            copy_rows(connection, "alchemist.scores", ("rater_id", "score", "sample_id"), rows)
-            shard_id = claimed.shard.shard_id
-            insert_faults(
-                connection, shard_id, faults, stage="score", rater_id=scope.rater_id, run_id=provenance.run_id
-            )
-            counts = _write_ledger_row(connection, claimed.shard, scope, n_computed=len(scores), provenance=provenance)
-            release_lease(connection, claimed.lease)
-            return counts
-    except IntegrityError as error:
-        if "pk_scores" in str(error.orig) or "_pkey" in str(error.orig):
-            return None
-        raise
+    while True:
+        try:
+            with engine.begin() as connection:
+                return _commit(connection, claimed, scope, outcome, provenance)
+        except UniqueViolation:
+            # Another shard with one of these pairs was committed first: its scores are there now, and are the same.
+            outcome = _without_scored(engine, claimed, scope, outcome)
+
+
+def _commit(
+    connection: Connection, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome, provenance: Provenance
+) -> ShardCounts:
+    require_lease(connection, claimed.lease)
+    _copy_scores(connection, scope.rater_id, outcome)
+    _store_measures(connection, outcome)
+    shard_id, run_id = claimed.shard.shard_id, provenance.run_id
+    insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=scope.rater_id, run_id=run_id)
+    n_computed = len(outcome.sample_id_N)
+    counts = _write_ledger_row(connection, claimed.shard, scope, n_computed=n_computed, provenance=provenance)
+    release_lease(connection, claimed.lease)
+    return counts
+
+
+def _copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> None:
+    # In the order of the key: the index is filled from left to right, and no two shards can lock each other out.
+    order = np.argsort(outcome.sample_id_N)
+    rater_id_N = np.full(len(order), rater_id, np.int32)
+    columns: dict[str, NDArray[Any]] = {
+        "rater_id": rater_id_N,
+        "score": outcome.score_N[order],
+        "sample_id": outcome.sample_id_N[order],
+    }
+    copy_columns(connection, "alchemist.scores", columns)
+
+
+def _store_measures(connection: Connection, outcome: ShardOutcome) -> None:
+    if not len(outcome.measured_id_N):
+        return
+    connection.execute(text(MEASURED_TABLE))
+    columns: dict[str, NDArray[Any]] = {"sample_id": outcome.measured_id_N}
+    columns |= dict(zip(MEASURES, outcome.measure_NM.T, strict=True))
+    copy_columns(connection, "measured", columns)
+    connection.execute(load_query("store_measures"))
+
+
+def _without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome) -> ShardOutcome:
+    rows = read_unscored_pairs(engine, claimed.shard.shard_id, scope.rater_id)
+    is_left_N = np.isin(outcome.sample_id_N, np.array([row.sample_id for row in rows], np.int64))
+    return replace(outcome, sample_id_N=outcome.sample_id_N[is_left_N], score_N=outcome.score_N[is_left_N])
 
 
 def _write_ledger_row(

@@ -65,8 +65,8 @@ def query(name: str) -> str:
     return (SQL / "queries" / f"{name}.sql").read_text()
 
 
-def test_a_shards_pairs_are_found_by_its_locations(large: Connection) -> None:
-    used = indexes(large, query("shard_pairs"), shard_id=7, rater_id=1)
+def test_a_shards_unscored_pairs_are_found_by_its_locations(large: Connection) -> None:
+    used = indexes(large, query("unscored_pairs"), shard_id=7, rater_id=1, image_exts=["jpg"])
     assert {"pk_samples", "scores_1_pkey"} <= used
     assert used & BY_SHARD
 

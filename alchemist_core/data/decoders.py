@@ -1,0 +1,172 @@
+"""Decoding beside other work: in worker processes, or without any in the process itself.
+
+A picture on which a worker dies is found by trying its task's pictures one by one, and is reported as a fault: neither it
+nor its neighbours stop a night.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.data.decoding import Decoded, DecodeTask, view_images
+from alchemist_core.data.faults import Reason
+from alchemist_core.data.workers import Done, WorkerDiedError, Workers
+
+TASK_PICTURES = 64
+"""Most pictures of a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPart:
+    """Pictures that were decoded together: pixels (valid until the next task is submitted) and what became of them."""
+
+    ticket: Any
+    first: int
+    """Place of the first one in the task as it was submitted."""
+    image_BHWC: NDArray[np.uint8]
+    decoded: Decoded
+
+
+class Decoders(Protocol):
+    """What decodes; the caller submits while there is room, and waits."""
+
+    def has_room(self) -> bool:
+        """Tell whether a task would be worked on soon."""
+        ...
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is awaited."""
+        ...
+
+    def submit(self, task: DecodeTask, ticket: Any) -> None:
+        """Take a task."""
+        ...
+
+    def wait(self) -> Iterator[DecodedPart]:
+        """Wait until something is decoded and yield all that is; a task may come back in parts."""
+        ...
+
+    def close(self) -> None:
+        """End whatever works."""
+        ...
+
+
+def open_decoders(n_workers: int, side: int) -> Decoders:
+    """Start worker processes, or none where `n_workers` is 0: then a task is decoded when it is awaited."""
+    return ProcessDecoders(n_workers, side) if n_workers else InlineDecoders(side)
+
+
+class InlineDecoders:
+    """Decodes in this process, one task at a time."""
+
+    def __init__(self, side: int) -> None:
+        self._place = memoryview(bytearray(TASK_PICTURES * side * side * 3))
+        self._waiting: deque[tuple[DecodeTask, Any]] = deque()
+
+    def has_room(self) -> bool:
+        """Tell whether no task waits."""
+        return not self._waiting
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is awaited."""
+        return not self._waiting
+
+    def submit(self, task: DecodeTask, ticket: Any) -> None:
+        """Keep a task."""
+        self._waiting.append((task, ticket))
+
+    def wait(self) -> Iterator[DecodedPart]:
+        """Decode what waits."""
+        while self._waiting:
+            task, ticket = self._waiting.popleft()
+            decoded = task.work(task.read(), self._place)
+            yield DecodedPart(ticket, 0, view_images(self._place, len(task.ranges), task.side), decoded)
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A task, or one picture of it that is tried alone after a worker has died on the whole."""
+
+    task: DecodeTask
+    ticket: Any
+    first: int = 0
+    is_suspect: bool = False
+
+
+class ProcessDecoders:
+    """Decodes in worker processes."""
+
+    def __init__(self, n_workers: int, side: int) -> None:
+        self._workers = Workers(n_workers, place_bytes=TASK_PICTURES * side * side * 3)
+        self._again: deque[_Sent] = deque()
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker processes."""
+        return self._workers.pids
+
+    def has_room(self) -> bool:
+        """Tell whether a task would be worked on soon."""
+        return not self._again and self._workers.has_room()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is awaited."""
+        return not self._again and self._workers.is_idle()
+
+    def submit(self, task: DecodeTask, ticket: Any) -> None:
+        """Give a task to a worker."""
+        self._workers.submit(task, _Sent(task, ticket))
+
+    def wait(self) -> Iterator[DecodedPart]:
+        """Wait for the workers; raise what a task raised.
+
+        Raises:
+            DataError: A shard is gone, or its bytes are not those that were registered.
+        """
+        while self._again and self._workers.has_room():
+            sent = self._again.popleft()
+            self._workers.submit(sent.task, sent)
+        for done in self._workers.wait():
+            sent = done.ticket
+            if isinstance(done.error, WorkerDiedError):
+                yield from self._try_again(sent, done.error)
+            elif done.error is not None:
+                raise done.error
+            else:
+                yield self._part(sent, done)
+
+    def _part(self, sent: _Sent, done: Done) -> DecodedPart:
+        assert done.place is not None
+        image_BHWC = view_images(done.place, len(sent.task.ranges), sent.task.side)
+        return DecodedPart(sent.ticket, sent.first, image_BHWC, done.result)
+
+    def _try_again(self, sent: _Sent, error: WorkerDiedError) -> Iterator[DecodedPart]:
+        if not error.is_begun:
+            self._again.append(sent)
+        elif not sent.is_suspect:
+            self._again.extend(_split(sent))
+        else:
+            fault = Decoded({0: (Reason.DECODER_DIED, str(error))})
+            yield DecodedPart(sent.ticket, sent.first, np.zeros((1, 1, 1, 3), np.uint8), fault)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._workers.close()
+
+
+def _split(sent: _Sent) -> list[_Sent]:
+    task = sent.task
+    return [
+        replace(sent, first=at, is_suspect=True, task=replace(
+            task, ranges=[task.ranges[at]], image_hash_B=[task.image_hash_B[at]], is_measured_B=[task.is_measured_B[at]]
+        ))
+        for at in range(len(task.ranges))
+    ]  # fmt: skip

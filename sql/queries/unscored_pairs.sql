@@ -1,0 +1,32 @@
+-- Purpose: what a scorer reads of one shard: each location whose pair has no score yet, and the bytes of its picture.
+-- Parameters: shard_id bigint, rater_id integer, image_exts text[] (extensions that are pictures).
+-- One row is: a good location of the shard, in the tar's order; a pair that lies there twice comes twice.
+-- Relies on: pk_sample_locations, pk_samples, the rater's partition of pk_scores, pk_heuristic_scores.
+-- Safe to re-run: yes.
+SELECT
+    sample_locations.ordinal,
+    sample_locations.key,
+    samples.sample_id,
+    samples.caption,
+    samples.image_hash,
+    picture.byte_offset,
+    picture.size_bytes,
+    heuristic_scores.clarity IS NOT NULL AS is_measured
+FROM alchemist.sample_locations
+INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
+LEFT JOIN alchemist.scores
+    ON samples.sample_id = scores.sample_id AND scores.rater_id = :rater_id
+LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
+LEFT JOIN LATERAL (
+    SELECT
+        member.byte_offset,
+        member.size_bytes
+    FROM
+        unnest(sample_locations.member_exts, sample_locations.member_offsets, sample_locations.member_sizes)
+            AS member (ext, byte_offset, size_bytes)
+    WHERE member.ext = ANY(CAST(:image_exts AS text[]))
+    ORDER BY member.byte_offset
+    LIMIT 1
+) AS picture ON TRUE
+WHERE sample_locations.shard_id = :shard_id AND scores.sample_id IS NULL
+ORDER BY sample_locations.ordinal
