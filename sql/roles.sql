@@ -38,6 +38,7 @@ BEGIN
         GRANT USAGE ON SCHEMA alchemist TO alchemist_reader;
         GRANT SELECT ON ALL TABLES IN SCHEMA alchemist TO alchemist_reader;
         GRANT EXECUTE ON FUNCTION alchemist.rank_of(float8, integer) TO alchemist_reader;
+        GRANT EXECUTE ON FUNCTION alchemist.score_bound(float8, integer) TO alchemist_reader;
         GRANT EXECUTE ON FUNCTION alchemist.rank_on_knots(float8, float8[], float8[]) TO alchemist_reader;
         ALTER DEFAULT PRIVILEGES IN SCHEMA alchemist GRANT SELECT ON TABLES TO alchemist_reader;
     END IF;

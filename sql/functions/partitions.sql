@@ -22,7 +22,11 @@ BEGIN
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN
         RETURN;
     END IF;
-    EXECUTE format('CREATE TABLE alchemist.%I (LIKE alchemist.%I INCLUDING ALL)', child, parent);
+    -- Storage settings do not come with LIKE; why these, says migration 0012.
+    EXECUTE format(
+        'CREATE TABLE alchemist.%I (LIKE alchemist.%I INCLUDING ALL) WITH (autovacuum_vacuum_insert_scale_factor = 0.02,'
+        ' autovacuum_analyze_scale_factor = 0.02, autovacuum_freeze_min_age = 0)', child, parent
+    );
     EXECUTE format('ALTER TABLE alchemist.%I ADD CONSTRAINT partition_bound CHECK (%I = %s)', child, key, id);
     EXECUTE format('ALTER TABLE alchemist.%I ATTACH PARTITION alchemist.%I FOR VALUES IN (%s)', parent, child, id);
     EXECUTE format('ALTER TABLE alchemist.%I DROP CONSTRAINT partition_bound', child);

@@ -22,3 +22,34 @@ CREATE OR REPLACE FUNCTION alchemist.rank_of(score float8, rank_scale_id integer
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = alchemist, pg_temp AS $$
 SELECT alchemist.rank_on_knots($1, knot_scores, knot_ranks) FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = $2
 $$;
+
+-- The other way round: the score that bounds a rank, so that rank < r means score > bound. +Infinity where no score has rank < r,
+-- -Infinity where all have. A binary search: ranks descend, which width_bucket cannot read.
+CREATE OR REPLACE FUNCTION alchemist.score_bound(rank float8, rank_scale_id integer) RETURNS float8
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = alchemist, pg_temp AS $$
+DECLARE
+    scores float8[];
+    ranks float8[];
+    low integer := 1;
+    high integer;
+    middle integer;
+BEGIN
+    SELECT knot_scores, knot_ranks INTO scores, ranks FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = $2;
+    high := cardinality(ranks);
+    IF rank > 1 THEN
+        RETURN '-Infinity';
+    ELSIF rank <= 0 THEN
+        RETURN 'Infinity';
+    ELSIF rank > ranks[1] THEN
+        -- Everything from the first knot on; a hair below it, for the bound itself is left out. Scores are float4: hairs are wider.
+        RETURN scores[1] - abs(scores[1]) * 1e-12 - 1e-300;
+    ELSIF rank <= ranks[high] THEN
+        RETURN scores[high];
+    END IF;
+    -- ranks[low] >= rank > ranks[high]
+    WHILE high - low > 1 LOOP
+        middle := (low + high) / 2;
+        IF ranks[middle] >= rank THEN low := middle; ELSE high := middle; END IF;
+    END LOOP;
+    RETURN scores[low] + (scores[high] - scores[low]) * ((rank - ranks[low]) / (ranks[high] - ranks[low]));
+END $$;

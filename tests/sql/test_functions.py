@@ -31,6 +31,16 @@ def test_a_partition_is_added_once_and_holds_what_its_parent_demands(connection:
         insert_rows(connection, {"scores": [{"rater_id": 7, "sample_id": 1, "score": 0.6}]})
 
 
+def test_a_partition_tells_autovacuum_that_it_only_grows(connection: Connection) -> None:
+    connection.execute(
+        text("SELECT alchemist.add_partition('scores', 7), alchemist.add_partition('subset_samples', 7)")
+    )
+    options = "SELECT reloptions FROM pg_class WHERE oid = CAST(:name AS regclass)"
+    for name in ("scores_7", "subset_samples_7", "samples", "sample_locations"):
+        found = connection.execute(text(options), {"name": f"alchemist.{name}"}).scalar_one()
+        assert {"autovacuum_vacuum_insert_scale_factor=0.02", "autovacuum_freeze_min_age=0"} <= set(found), name
+
+
 def test_a_partition_goes_with_its_rows_and_only_once(connection: Connection) -> None:
     insert_rows(
         connection,
@@ -92,6 +102,22 @@ def test_a_rank_is_the_same_to_the_bit_in_sql_and_in_python(connection: Connecti
         [rng.normal(scale=2, size=2_000), knots, np.nextafter(knots, -9), np.nextafter(knots, 9), [-1e9, 1e9]]
     )
     assert np.array_equal(ranks_by_sql(connection, scale, scores), scale.rank(scores))
+
+
+@pytest.mark.parametrize("has_ties", [False, True], ids=["distinct", "ties"])
+def test_a_score_bound_divides_the_scores_as_the_rank_does(connection: Connection, has_ties: bool) -> None:
+    """rank < r exactly where score > bound, for knots, between them and outside the scale."""
+    rng = np.random.default_rng(1)
+    scores = rng.normal(size=400).astype(np.float32).astype(np.float64)
+    if has_ties:
+        scores = np.round(scores * 2) / 2
+    scale = fit_rank_scale(scores)
+    tried = np.concatenate([scores, rng.normal(scale=3, size=400).astype(np.float32)])
+    ranks = ranks_by_sql(connection, scale, tried)
+    wanted = [-0.5, 0.0, 1e-9, *rng.uniform(size=40), *rng.choice(scale.knot_ranks, 20), scale.knot_ranks[0], 1.0, 1.5]
+    for rank in map(float, wanted):
+        bound = connection.execute(text("SELECT alchemist.score_bound(:rank, 1)"), {"rank": rank}).scalar_one()
+        assert np.array_equal(ranks < rank, tried > bound), rank
 
 
 def test_current_scores_rank_a_hundred_thousand_pairs_in_a_second(connection: Connection) -> None:

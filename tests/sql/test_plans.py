@@ -17,15 +17,19 @@ BY_SHARD = {"pk_sample_locations", "uq_sample_locations_shard_id_key"}
 STORE = """
 INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('web', '/data', 'train');
 INSERT INTO alchemist.raters (name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, state)
-VALUES ('r', 'loss', '{}', 'r', 'r', sha256('r'), 'production');
-SELECT alchemist.add_partition('scores', 1);
+VALUES ('r', 'loss', '{}', 'r', 'r', sha256('r'), 'production'), ('s', 'loss', '{}', 's', 's', sha256('s'), 'candidate');
+SELECT alchemist.add_partition('scores', 1), alchemist.add_partition('scores', 2);
+INSERT INTO alchemist.rank_scales (rater_id, knot_scores, knot_ranks, n_reference)
+SELECT rater_id, array_agg(i / 999.0 ORDER BY i), array_agg(1 - i / 999.0 ORDER BY i), 1000
+FROM generate_series(0, 999) AS i, generate_series(1, 2) AS rater_id GROUP BY rater_id;
 INSERT INTO alchemist.shards (dataset_id, uri, sha256, size_bytes, n_samples, crawl_date, state)
 SELECT 1, i || '.tar', sha256('s'), 1, 100, DATE '2020-01-01' + i, 'verified' FROM generate_series(1, 1000) AS i;
 INSERT INTO alchemist.samples (image_hash, caption_hash, pair_hash, caption, width, height, format)
 SELECT sha256(i::text::bytea), sha256('c'), sha256(i::text::bytea), 'c', 1, 1, 'JPEG' FROM generate_series(1, 100000) AS i;
 INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes)
 SELECT 1 + sample_id / 101, sample_id, sample_id, sample_id::text, '{jpg}', '{0}', '{1}' FROM alchemist.samples;
-INSERT INTO alchemist.scores (rater_id, sample_id, score) SELECT 1, sample_id, random() FROM alchemist.samples;
+INSERT INTO alchemist.scores (rater_id, sample_id, score)
+SELECT rater_id, sample_id, random() FROM alchemist.samples, generate_series(1, 2) AS rater_id ORDER BY sample_id;
 INSERT INTO alchemist.nights (dataset_id, crawl_date, rater_id, revision) VALUES (1, '2020-01-01', 1, 1);
 INSERT INTO alchemist.shard_scores (
     rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id
@@ -44,21 +48,20 @@ def large(make_database: Callable[..., str]) -> Iterator[Connection]:
     engine.dispose()
 
 
-def indexes(connection: Connection, sql: str, **parameters: Any) -> set[str]:
+def nodes(connection: Connection, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    """Every node of a statement's plan."""
     found = connection.execute(text(f"EXPLAIN (FORMAT JSON) {sql}"), parameters).scalar_one()
     connection.rollback()
-    names: set[str] = set()
-    pending = list(found if isinstance(found, list) else json.loads(found))
+    pending, seen = list(found if isinstance(found, list) else json.loads(found)), []
     while pending:
-        node = pending.pop()
-        names |= {node["Index Name"]} if "Index Name" in node else set()
-        pending += [
-            child
-            for value in node.values()
-            for child in (value if isinstance(value, list) else [value])
-            if isinstance(child, dict)
-        ]
-    return names
+        seen.append(pending.pop())
+        for value in seen[-1].values():
+            pending += [child for child in (value if isinstance(value, list) else [value]) if isinstance(child, dict)]
+    return seen
+
+
+def indexes(connection: Connection, sql: str, **parameters: Any) -> set[str]:
+    return {node["Index Name"] for node in nodes(connection, sql, **parameters) if "Index Name" in node}
 
 
 def query(name: str) -> str:
@@ -91,3 +94,46 @@ def test_a_nights_checks_read_that_nights_locations_alone(large: Connection, nam
 @pytest.mark.parametrize("view", ["current_scores", "sample_history"])
 def test_one_pair_is_looked_up_not_searched(large: Connection, view: str) -> None:
     assert "scores_1_pkey" in indexes(large, f"SELECT * FROM alchemist.{view} WHERE sample_id = 77")
+
+
+def test_the_rank_of_a_sample_is_one_look(large: Connection) -> None:
+    assert {"scores_1_pkey", "pk_samples"} <= indexes(large, query("rank_sample"), sample_id=77, rater_id=1)
+
+
+@pytest.mark.parametrize("width", [0.2, 0.01])
+def test_a_page_of_a_rank_band_reads_the_index_in_order_until_it_is_full(large: Connection, width: float) -> None:
+    band = {"rater_id": 1, "rank_from": 0.1, "rank_to": 0.1 + width, "after_sample_id": 5_000, "n_rows": 100}
+    found = nodes(large, query("page_rank_band"), **band)
+    (scan,) = [node for node in found if node.get("Relation Name") == "scores_1"]
+    assert (scan["Node Type"], scan["Index Name"]) == ("Index Scan", "scores_1_pkey")
+    assert (
+        sum(node.get("Node Type") == "Limit" for node in found) == 2
+    )  # of the scale and of the page; no sort of the band between
+
+
+def test_the_top_and_bottom_of_a_date_read_that_night_alone(large: Connection) -> None:
+    used = indexes(large, query("find_extremes"), dataset_id=1, crawl_date="2020-01-08", rater_id=1, n_rows=10)
+    assert {"ix_shards_dataset_id_crawl_date", "scores_1_pkey"} <= used
+    assert used & BY_SHARD
+
+
+def test_moves_between_two_raters_are_paged_by_both_indexes(large: Connection) -> None:
+    page = {"min_move": 0.1, "after_sample_id": 0, "n_scanned": 1_000}
+    used = indexes(large, query("compare_ranks"), from_rater_id=1, to_rater_id=2, **page)
+    assert {"scores_1_pkey", "scores_2_pkey"} <= used
+
+
+def test_the_history_of_a_sample_is_looked_up(large: Connection) -> None:
+    assert {"scores_1_pkey", "ix_sample_locations_sample_id"} <= indexes(large, query("trace_sample"), sample_id=77)
+
+
+def test_a_nights_drift_reads_that_night_alone(large: Connection) -> None:
+    used = indexes(large, query("night_scores"), rater_id=1, night_ids=[2])
+    assert used & BY_SHARD
+    assert "scores_1_pkey" in used
+
+
+def test_the_nightly_overview_reads_ledgers_and_never_scores(large: Connection) -> None:
+    read = {node.get("Relation Name", "") for node in nodes(large, "SELECT * FROM alchemist.nightly_overview")}
+    assert "shard_scores" in read
+    assert not [name for name in read if name.startswith(("scores", "samples", "sample_locations"))]

@@ -1,0 +1,54 @@
+-- Purpose: which samples moved between two rater versions; a keyset page over the samples that both have scored.
+-- Parameters: from_rater_id and to_rater_id integer, min_move float8 (0 to 1), after_sample_id bigint (0: the first page),
+--   n_scanned integer (samples to look at).
+-- One row is: a sample whose rank moved by min_move or more, up (towards 0) or down; last_sample_id is where the next page begins.
+-- Relies on: both raters' partitions of pk_scores, merged in their order; ix_rank_scales_rater_id.
+-- Safe to re-run: yes; none without a rank scale of both.
+WITH from_scale AS MATERIALIZED (
+    SELECT
+        knot_scores || '{}'::float8[] AS knot_scores,
+        knot_ranks || '{}'::float8[] AS knot_ranks
+    FROM alchemist.rank_scales
+    WHERE rater_id = :from_rater_id
+    ORDER BY rank_scale_id DESC
+    LIMIT 1
+),
+
+to_scale AS MATERIALIZED (
+    SELECT
+        knot_scores || '{}'::float8[] AS knot_scores,
+        knot_ranks || '{}'::float8[] AS knot_ranks
+    FROM alchemist.rank_scales
+    WHERE rater_id = :to_rater_id
+    ORDER BY rank_scale_id DESC
+    LIMIT 1
+),
+
+page AS MATERIALIZED (
+    SELECT
+        sample_id,
+        before.score AS from_score,
+        after.score AS to_score
+    FROM alchemist.scores AS before
+    INNER JOIN alchemist.scores AS after USING (sample_id)
+    WHERE before.rater_id = :from_rater_id AND after.rater_id = :to_rater_id AND sample_id > :after_sample_id
+    ORDER BY sample_id
+    LIMIT :n_scanned
+),
+
+ranked AS (
+    SELECT
+        page.*,
+        alchemist.rank_on_knots(page.from_score, from_scale.knot_scores, from_scale.knot_ranks) AS from_rank,
+        alchemist.rank_on_knots(page.to_score, to_scale.knot_scores, to_scale.knot_ranks) AS to_rank
+    FROM from_scale
+    CROSS JOIN to_scale
+    CROSS JOIN page
+)
+
+SELECT
+    ranked.*,
+    (SELECT max(page.sample_id) FROM page) AS last_sample_id
+FROM ranked
+WHERE abs(ranked.to_rank - ranked.from_rank) >= :min_move
+ORDER BY abs(ranked.to_rank - ranked.from_rank) DESC, ranked.sample_id ASC
