@@ -45,3 +45,9 @@ class MissingDependencyError(AlchemistError):
     """Name the extra that a command needs and that is not installed."""
 
     exit_code = 7
+
+
+class TrainingCollapsedError(AlchemistError):
+    """Stop a training run that can only get worse, with the reason."""
+
+    exit_code = 9

@@ -1,6 +1,6 @@
 """Train a rater for a validation dataset, score the pool with it, and make it the production rater.
 
-    train_rater → plan → score → promote → check_scores → publish
+    train_rater → certify → plan → score → promote → check_scores → publish
 
 Safe to re-run: yes, the same form finds the same rater, and a killed training goes on from its last checkpoint.
 To train weekly, give the DAG a schedule and its form the defaults.
@@ -29,6 +29,10 @@ def train_rater():
     def train(params):
         return alchemist("train-rater", **params)
 
+    @task.bash(do_xcom_push=False)
+    def certify():
+        return alchemist("certify", rater=NEWEST)
+
     @task.bash(output_processor=lambda line: json.loads(line)["slots"])
     def plan(params):
         return alchemist("plan", "score", dataset=params["dataset"], rater=NEWEST, json=True)
@@ -49,7 +53,7 @@ def train_rater():
     def publish(params):
         return alchemist("publish", "night", dataset=params["dataset"])
 
-    train() >> (slots := plan())
+    train() >> certify() >> (slots := plan())
     score.expand(slot=slots) >> promote() >> check_scores() >> publish()
 
 

@@ -1,9 +1,10 @@
 """One step of the bilevel problem: two proxies, a rater, three optimisers. Where data comes from is not known here.
 
-Letters: A samples of the validation batch · B samples of the training batch.
+Letters: A samples of the validation batch · B samples of the training batch · G softmax groups.
 """
 
 import copy
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -17,14 +18,13 @@ from torch.optim.swa_utils import AveragedModel
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.determinism import start_from_seed
 from alchemist_core.loops.pairs import Batch
+from alchemist_core.loops.rater_network import make_rater
+from alchemist_core.loops.rater_objective import Measured, RaterObjective
 from alchemist_core.models.config import StarConfig
-from alchemist_core.models.star import Star
-from alchemist_core.rating import objective
-from alchemist_core.rating.config import Objective
-from alchemist_core.rating.proxies import proxy_objective, reference_objective, warmup_objective
+from alchemist_core.models.star import Star, Trunk
+from alchemist_core.rating.config import PenaltySchedule
+from alchemist_core.rating.proxies import proxy_objective, reference_objective, seal_shares, warmup_objective
 from alchemist_core.rating.rater import Rater, Rating
-from alchemist_core.rating.rules import sample_cost
-from alchemist_core.rating.weights import batch_weights, effective_sample_size, product_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,8 @@ class StepReport:
     cost_spread: float
     price: float
     effective_sample_size: float
+    entropy: float
     group_weight: float
-
-
-@dataclass(slots=True)
-class Averages:
-    """The running means that the objectives are scaled by."""
-
-    cost_spread: float = 0.0
-    batch_cost: float = 0.0
-    batch_cost_spread: float = 0.0
 
 
 class Bilevel:
@@ -57,24 +49,30 @@ class Bilevel:
         start_from_seed(config.seed)
         proxy_size, rater_size = sizes
         proxy = Star(proxy_size)
-        rater = Rater(Star(rater_size), rater_size.width)
-        self.proxy, self.reference, self.rater = accelerator.prepare(proxy, copy.deepcopy(proxy), rater)
+        rater = make_rater(config, rater_size)
+        self.proxy, self.reference, self.rater = (
+            self._prepared(model) for model in (proxy, copy.deepcopy(proxy), rater)
+        )
         self.optimizers = {
             "proxy": self._optimizer(self.proxy, config.proxy_learning_rate),
             "reference": self._optimizer(self.reference, config.proxy_learning_rate),
             "rater": self._optimizer(self.rater, config.rater_learning_rate),
         }
         self.average_rater = AveragedModel(self.unwrapped("rater"), avg_fn=self._average)
-        self.averages = Averages()
+        self.objective = RaterObjective(config, accelerator)
         # θ reads twice what θ̂ and the rater read: half the work each. Two Python threads of one OpenMP thread each use two
         # cores and never wait for each other inside a kernel; the three models share no weight, so the bits are the same.
-        self._beside = ThreadPoolExecutor(1)
+        # Several processes reduce gradients in one order only, and a GPU has one stream: there the halves follow each other.
+        is_alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+        self._beside = ThreadPoolExecutor(1) if is_alone_on_cpu else None
 
-    def warmup_step(self, train: Batch) -> float:
+    def warmup_step(self, parts: Sequence[Batch]) -> float:
         """Train the proxy alone, uniformly."""
-        loss = warmup_objective(self.proxy(*train))
-        self._descend(loss, ["proxy"])
-        return loss.item()
+        losses = [warmup_objective(self.proxy(*train)) / len(parts) for train in parts]
+        for loss in losses:
+            self.accelerator.backward(loss)
+        self._step(["proxy"])
+        return self._mean(torch.stack(losses).sum())
 
     def end_warmup(self) -> None:
         """Let θ̂ begin as a copy of the warmed-up θ, its optimiser's moments included; the rater's backbone may, too."""
@@ -82,33 +80,24 @@ class Bilevel:
         self.unwrapped("reference").load_state_dict(warmed_up)
         self.optimizers["reference"].load_state_dict(copy.deepcopy(self.optimizers["proxy"].state_dict()))
         if self.config.rater_start == "proxy":
-            cast("Rater", self.unwrapped("rater")).backbone.load_state_dict(warmed_up)
+            backbone = cast("Rater", self.unwrapped("rater")).backbone
+            trunk = cast("Star", self.unwrapped("proxy")).trunk.state_dict()
+            backbone.load_state_dict(trunk if isinstance(backbone, Trunk) else warmed_up)
 
-    def bilevel_step(self, both: Batch, n_validation: int) -> StepReport:
+    def bilevel_step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> StepReport:
         """Update both proxies and the rater from losses that were all taken before any of them moved.
 
         Args:
-            both: Validation pairs, then training pairs: θ reads them in one forward.
-            n_validation: Where the training pairs begin.
+            parts: Equal parts of the step's batch: validation pairs, then training pairs, which θ reads in one forward.
+            n_validation: Where the training pairs of a part begin.
+            epoch: Passes over the validation data so far; only the schedule `seal` asks.
         """
-        train = both.after(n_validation)
-        others = self._beside.submit(self._read_beside, train)
-        loss_A, loss_B = self.proxy(*both).tensor_split([n_validation])
-        reference_loss_B, rating = others.result()
-        cost_B = sample_cost(self.config.rule, loss_B, reference_loss_B)
-        weight_B, group_weight = batch_weights(rating.score_B.detach()), torch.sigmoid(rating.group_logit.detach())
-        used_B = product_weights(weight_B, group_weight) if self.config.has_group_weight else weight_B
-        price = self._move_spread(cost_B)
-        other_loss = reference_objective(reference_loss_B, used_B)
-        other_loss = other_loss + self._rater_objective(rating, cost_B, (weight_B * cost_B).sum(), price)
-        stepped = self._beside.submit(self._descend, other_loss, ["reference", "rater"])
-        self._descend(proxy_objective(loss_A, loss_B, used_B, penalty=self.config.penalty), ["proxy"])
-        stepped.result()
+        measured = [self._read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
+        stepped = self._submit(self._step, ["reference", "rater"])
+        self._step(["proxy"])
+        stepped()
         self.average_rater.update_parameters(self.unwrapped("rater"))
-        return StepReport(
-            loss_A.mean().item(), loss_B.mean().item(), reference_loss_B.mean().item(), cost_B.std().item(), price,
-            effective_sample_size(weight_B).item(), group_weight.item(),
-        )  # fmt: skip
+        return self._report(measured)
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything that the next step depends on."""
@@ -118,7 +107,7 @@ class Bilevel:
             "models": models,
             "optimizers": optimizers,
             "average_rater": self.average_rater.state_dict(),
-            "averages": asdict(self.averages),
+            "averages": asdict(self.objective.averages),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -127,7 +116,7 @@ class Bilevel:
             self.unwrapped(name).load_state_dict(state["models"][name])
             optimizer.load_state_dict(state["optimizers"][name])
         self.average_rater.load_state_dict(state["average_rater"])
-        self.averages = Averages(**state["averages"])
+        self.objective.load(state["averages"])
 
     @property
     def scoring_rater(self) -> Rater:
@@ -136,8 +125,16 @@ class Bilevel:
 
     def unwrapped(self, name: str) -> nn.Module:
         """Give one of the three models without what the accelerator put around it."""
-        model: nn.Module = self.accelerator.unwrap_model(getattr(self, name))
+        model: nn.Module = self.accelerator.unwrap_model(getattr(self, name), keep_torch_compile=False)
         return model
+
+    def _prepared(self, model: nn.Module) -> Any:
+        if self.config.is_checkpointed:
+            for module in model.modules():
+                if isinstance(module, Trunk):
+                    module.has_gradient_checkpointing = True
+        model = model.to(self.accelerator.device)
+        return self.accelerator.prepare(torch.compile(model) if self.config.is_compiled else model)
 
     def _optimizer(self, model: nn.Module, learning_rate: float) -> Any:
         optimizer = torch.optim.AdamW(
@@ -145,36 +142,61 @@ class Bilevel:
         )
         return self.accelerator.prepare(optimizer)
 
+    def _read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Measured:
+        """Read one part with all three models and add its gradients."""
+        train = part.after(n_validation)
+        others = self._submit(self._read_beside, train)
+        loss_A, loss_B = self.proxy(*part).tensor_split([n_validation])
+        reference_loss_B, rating = others()
+        measured = self.objective.measure(loss_A, loss_B, reference_loss_B, rating)
+        other_loss = reference_objective(reference_loss_B, measured.used_weight_B)
+        other_loss = other_loss + self.objective.value(rating, measured)
+        added = self._submit(self.accelerator.backward, other_loss / n_parts)
+        self.accelerator.backward(self._proxy_loss(loss_A, loss_B, measured, epoch) / n_parts)
+        added()
+        return measured
+
+    def _proxy_loss(self, loss_A: Tensor, loss_B: Tensor, measured: Measured, epoch: int) -> Tensor:
+        validation_share, penalty = 1.0, self.config.penalty
+        if self.config.penalty_schedule is PenaltySchedule.SEAL:
+            validation_share, penalty = seal_shares(epoch)
+        return proxy_objective(
+            loss_A, loss_B, measured.used_weight_B, penalty=penalty, validation_share=validation_share
+        )
+
     def _read_beside(self, train: Batch) -> tuple[Float[Tensor, " B"], Rating]:
-        return self.reference(*train), self.rater(*train)
+        n_groups = train.n_pairs // self.config.group_size
+        return self.reference(*train), self.rater(*train, n_groups)
+
+    def _submit(self, work: Any, *given: Any) -> Any:
+        """Start work on the second thread, or do it now where there is none; what is returned waits for its result."""
+        if self._beside is not None:
+            return self._beside.submit(work, *given).result
+        done = work(*given)
+        return lambda: done
+
+    def _step(self, names: list[str]) -> None:
+        for name in names:
+            if self.config.gradient_clip is not None:
+                self.accelerator.clip_grad_norm_(getattr(self, name).parameters(), self.config.gradient_clip)
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad()
 
     def _average(self, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
         # A shorter memory at first, so that the weights before the first step are soon forgotten.
         kept = min(self.config.rater_average, (1 + int(n_averaged)) / (4 + int(n_averaged)))
         return torch.lerp(now, mean, kept)
 
-    def _descend(self, loss: Tensor, names: list[str]) -> None:
-        self.accelerator.backward(loss)
-        for name in names:
-            self.optimizers[name].step()
-            self.optimizers[name].zero_grad()
+    def _mean(self, value: Tensor) -> float:
+        """Average one number over the processes."""
+        mean: Tensor = self.accelerator.reduce(value.detach(), "mean")
+        return mean.item()
 
-    def _move_spread(self, cost_B: Tensor) -> float:
-        constants, spread = self.config.constants, cost_B.std().item()
-        self.averages.cost_spread = objective.running_mean(self.averages.cost_spread, spread, constants.ema_factor)
-        return objective.sharpness_price(
-            self.averages.cost_spread, price_ratio=constants.price_ratio, price_floor=constants.price_floor
-        )
-
-    def _rater_objective(self, rating: Rating, cost_B: Tensor, batch_cost: Tensor, price: float) -> Tensor:
-        if self.config.objective is Objective.PAPER_EXACT:
-            return objective.paper_objective(rating.score_B, rating.group_logit, cost_B)
-        constants, averages = self.config.constants, self.averages
-        group_price = max(averages.batch_cost_spread, constants.price_floor)
-        loss = objective.instance_objective(
-            rating.score_B, cost_B, price=price, drift_price=constants.drift_price
-        ) + objective.group_objective(rating.group_logit, batch_cost, baseline=averages.batch_cost, price=group_price)
-        gap, factor = abs(batch_cost.item() - averages.batch_cost), constants.ema_factor
-        averages.batch_cost_spread = objective.running_mean(averages.batch_cost_spread, gap, factor)
-        averages.batch_cost = objective.running_mean(averages.batch_cost, batch_cost.item(), factor)
-        return loss
+    def _report(self, measured: Sequence[Measured]) -> StepReport:
+        cost_spread, price = self.objective.move_averages(measured)
+        figures = torch.stack([
+            torch.stack([part.figure(name) for part in measured]).mean()
+            for name in ("loss_A", "loss_B", "reference_loss_B", "effective_size_G", "entropy_G", "group_weight_G")
+        ])  # fmt: skip
+        mean: list[float] = self.accelerator.reduce(figures, "mean").tolist()
+        return StepReport(mean[0], mean[1], mean[2], cost_spread, price, mean[3], mean[4], mean[5])

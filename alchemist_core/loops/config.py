@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alchemist_core.config import NO_FLAG
 from alchemist_core.models.config import StarConfig, TokenizerConfig
-from alchemist_core.rating.config import Objective, ObjectiveConfig, RatingRule
+from alchemist_core.rating.config import Objective, ObjectiveConfig, PenaltySchedule, RaterReading, RatingRule
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class RaterTrainingConfig(BaseModel):
@@ -23,13 +25,26 @@ class RaterTrainingConfig(BaseModel):
     n_warmup_steps: int = Field(400, ge=0, le=10_000_000, description="Uniform steps of the proxy before the rater")
     n_steps: int = Field(1200, ge=1, le=10_000_000, description="Bilevel steps")
     batch_size: int = Field(64, ge=2, le=65536, description="Samples of each of the two batches of a step")
+    softmax_group: int | None = Field(
+        None, ge=2, le=65536, description="Samples whose weights sum to 1; it divides the batch; none: the batch"
+    )
+    n_accumulated: int = Field(1, ge=1, le=65536, description="Parts of a batch that are read one after another")
+    precision: Precision = Field("fp32", description="Number format of the forwards; fp16 needs a GPU")
+    is_checkpointed: bool = Field(
+        default=False, description="Whether backwards read activations anew: less memory, more time"
+    )
+    is_compiled: bool = Field(default=False, description="Whether torch.compile fuses the models; needs a C++ compiler")
+    gradient_clip: float | None = Field(None, gt=0, le=1000, description="Largest norm of a gradient; none: any")
     proxy_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of both proxies")
     rater_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of the rater")
     rater_average: float = Field(
         0.997, ge=0, lt=1, description="Share of its past that the averaged rater keeps each step; it is what scores"
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay of all three")
-    penalty: float = Field(1.0, gt=0, le=100, description="Share of the training loss in the proxy's step")
+    penalty_schedule: PenaltySchedule = Field(
+        PenaltySchedule.CONSTANT, description="Training data in the proxy's step: constant (γ, Eq. 5) or seal (grows)"
+    )
+    penalty: float = Field(1.0, gt=0, le=100, description="γ: share of the training loss in the proxy's step")
     has_group_weight: bool = Field(False, description="Whether the group head scales the proxies' training losses")
     price_ratio: float = Field(0.5, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
     proxy_width: int = Field(64, ge=8, le=4096, description="Features of a token inside a proxy")
@@ -39,6 +54,9 @@ class RaterTrainingConfig(BaseModel):
     rater_start: Literal["proxy", "scratch"] = Field(
         "proxy",
         description="First weights of the rater's backbone: the warmed-up proxy's, which needs one size, or new",
+    )
+    rater_reading: RaterReading = Field(
+        RaterReading.MATCHES, description="What the rater's heads read: matches of image and caption, or hidden states"
     )
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads of each")
     text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
@@ -57,6 +75,21 @@ class RaterTrainingConfig(BaseModel):
             message = f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}; choose scratch"
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _groups_divide_the_batch(self) -> "RaterTrainingConfig":
+        if self.batch_size % (self.group_size * self.n_accumulated):
+            message = (
+                f"batch_size {self.batch_size} must be a multiple of softmax_group {self.group_size} × n_accumulated "
+                f"{self.n_accumulated}: each part holds whole groups"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def group_size(self) -> int:
+        """Samples whose weights sum to 1."""
+        return self.softmax_group or self.batch_size // self.n_accumulated
 
     @property
     def tokenizer(self) -> TokenizerConfig:
@@ -92,7 +125,7 @@ class DownstreamConfig(BaseModel):
     )
     n_epochs: int = Field(10, ge=1, le=10_000, description="Passes over the subset")
     batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
     n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
     method: Literal["scratch", "lora"] = Field("scratch", description="Train all weights anew, or adapters on a base")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.loops.determinism import start_from_seed
+from alchemist_core.loops.launching import make_accelerator, own_slice
 from alchemist_core.loops.pairs import EncodedPairs, Pairs, batch_index, encode_pairs
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
@@ -53,7 +53,7 @@ class _Run:
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
         self.config, self.out, self.n_pairs = config, out, len(pairs)
-        self.accelerator = Accelerator()
+        self.accelerator = make_accelerator()
         encoder = load_text_encoder(config.text_encoder)
         self.tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors")
         self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder)
@@ -78,11 +78,22 @@ class _Run:
             self.step += 1
             self.losses.append(loss)
             if self.step % self.config.checkpoint_every_steps == 0:
-                checkpoints.save_state(self.out, self._state())
+                self._save()
             report(self.step, self.n_steps, f"loss {loss:.3f}")
 
     def finish(self) -> dict[str, Any]:
-        """Write the folder and give its metrics."""
+        """Write the folder and give its metrics; every process waits for the first."""
+        if self.accelerator.is_main_process:
+            self._write()
+        self.accelerator.wait_for_everyone()
+        return checkpoints.read_json(self.out / "metrics.json")
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            checkpoints.save_state(self.out, self._state())
+        self.accelerator.wait_for_everyone()
+
+    def _write(self) -> None:
         folder = checkpoints.partial_folder(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         metrics = {
@@ -98,16 +109,16 @@ class _Run:
         checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
-        return metrics
 
     def _descend(self) -> float:
         index_B = batch_index(self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
-        loss = self.model(*self.data.rows(index_B).to(self.accelerator.device)).mean()
+        batch = self.data.rows(own_slice(self.accelerator, index_B)).to(self.accelerator.device)
+        loss = self.model(*batch).mean()
         self.accelerator.backward(loss)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        return float(loss.item())
+        return float(self.accelerator.reduce(loss.detach(), "mean").item())
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -42,6 +42,11 @@ class Batch(NamedTuple):
     tokens: ImageTokens
     text: TextFeatures
 
+    @property
+    def n_pairs(self) -> int:
+        """Count the pairs; a tuple's own length is 2."""
+        return len(self.tokens.code_BS)
+
     def after(self, start: int) -> "Batch":
         """Give the pairs from one place on."""
         return Batch(self.tokens.after(start), self.text.after(start))

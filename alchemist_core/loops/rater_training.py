@@ -1,7 +1,7 @@
 """Training a rater: fit or load a tokenizer, encode once, warm the proxy up, then step both levels until enough.
 
-It takes pairs in memory and leaves a folder; it knows neither shards nor the database. One process: the softmax group of
-a step is its whole batch.
+It takes pairs in memory and leaves a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun
+each process reads its slice of every batch; the first one writes.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, TrainingCollapsedError
 from alchemist_core.evaluation.ranking import spearman
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.bilevel import Bilevel
 from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.loops.launching import make_accelerator, own_slice
 from alchemist_core.loops.pairs import Batch, Pairs, batch_index, encode_pairs
+from alchemist_core.loops.rater_objective import collapse_reason
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 
@@ -51,6 +52,10 @@ def train_rater(
         validation: What the model is to be good at; a tenth of it is held out to see when to stop.
         out: Folder to make: rater, proxy, tokenizer, config and metrics.
         report: Told the steps done, the steps planned, and a note.
+
+    Raises:
+        ConfigError: The number format or the number of processes does not fit.
+        TrainingCollapsedError: A loss is not finite any more, or the weights went to single samples.
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
@@ -64,11 +69,11 @@ class _Run:
 
     def __init__(self, config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path) -> None:
         self.config, self.out = config, out
-        self.accelerator = Accelerator()
-        if self.accelerator.num_processes > 1:
-            raise ConfigError(f"{self.accelerator.num_processes} processes were launched; a rater is trained by 1")
+        self.accelerator = make_accelerator(config.precision)
+        _require_whole_groups(config, self.accelerator.num_processes)
         encoder = load_text_encoder(config.text_encoder)
-        self.tokenizer = _tokenizer(config, train, out)
+        with self.accelerator.main_process_first():
+            self.tokenizer = _tokenizer(config, train, out)
         self.n_held_out = max(1, len(validation) // 10)
         # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
         self.data = encode_pairs(_join(validation, train), self.tokenizer, encoder)
@@ -88,11 +93,17 @@ class _Run:
             if progress.step % config.check_every_steps == 0 and progress.step > config.n_warmup_steps:
                 self._look_at_held_out()
             if progress.step % config.checkpoint_every_steps == 0:
-                checkpoints.save_state(self.out, self._state())
+                self._save()
             report(progress.step, total, note)
 
     def finish(self) -> dict[str, Any]:
-        """Write the folder and give its metrics."""
+        """Write the folder and give its metrics; every process waits for the first."""
+        if self.accelerator.is_main_process:
+            self._write()
+        self.accelerator.wait_for_everyone()
+        return checkpoints.read_json(self.out / "metrics.json")
+
+    def _write(self) -> None:
         if self.progress.is_stopped and self.progress.best_rater is not None:
             self.bilevel.scoring_rater.load_state_dict(self.progress.best_rater)
         folder = checkpoints.partial_folder(self.out)
@@ -104,23 +115,34 @@ class _Run:
         checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
-        return metrics
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            checkpoints.save_state(self.out, self._state())
+        self.accelerator.wait_for_everyone()
 
     def _warm_up(self) -> str:
-        loss = self.bilevel.warmup_step(self._batch(self._train_index(self.progress.step)))
-        return f"warm-up, loss {loss:.3f}"
+        parts = [self._batch(index_B) for index_B in self._parts(self._train_index(self.progress.step))]
+        return f"warm-up, loss {self.bilevel.warmup_step(parts):.3f}"
 
     def _step(self) -> str:
         step, config = self.progress.step, self.config
         if step == config.n_warmup_steps:
             self.bilevel.end_warmup()
-        validation_A = batch_index(
-            self.n_validation, step - config.n_warmup_steps, batch_size=config.batch_size, seed=config.seed + 1
-        )
-        both = self._batch(torch.cat([validation_A + self.n_held_out, self._train_index(step)]))
-        measured = self.bilevel.bilevel_step(both, config.batch_size)
+        n_before = step - config.n_warmup_steps
+        validation_A = batch_index(self.n_validation, n_before, batch_size=config.batch_size, seed=config.seed + 1)
+        both = zip(self._parts(validation_A + self.n_held_out), self._parts(self._train_index(step)), strict=True)
+        parts = [self._batch(torch.cat(indices)) for indices in both]
+        epoch = n_before * config.batch_size // self.n_validation
+        measured = self.bilevel.bilevel_step(parts, parts[0].n_pairs // 2, epoch=epoch)
         self.progress.history.append({"step": step, **asdict(measured)})
+        if (reason := collapse_reason(self.progress.history, config.group_size)) is not None:
+            raise TrainingCollapsedError(f"Rater training stopped: {reason}.")
         return f"loss {measured.validation_loss:.3f}, spread of c {measured.cost_spread:.3f}"
+
+    def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cut this process's slice of a batch into the parts that are read one after another."""
+        return torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
 
     def _train_index(self, step: int) -> torch.Tensor:
         index_B = batch_index(self.n_train, step, batch_size=self.config.batch_size, seed=self.config.seed)
@@ -143,7 +165,8 @@ class _Run:
 
     @torch.no_grad()
     def _proxy_loss(self, index_B: torch.Tensor) -> torch.Tensor:
-        loss_B: torch.Tensor = self.bilevel.proxy(*self._batch(index_B))
+        # Without what the accelerator put around it: the other processes do not take part.
+        loss_B: torch.Tensor = self.bilevel.unwrapped("proxy")(*self._batch(index_B))
         return loss_B
 
     @torch.no_grad()
@@ -162,7 +185,7 @@ class _Run:
             "spearman_score_minus_loss": spearman(
                 score_B.numpy(force=True), -self._proxy_loss(index_B).numpy(force=True)
             ),
-            "reference_loss_mean": self.bilevel.reference(*batch).mean().item(),
+            "reference_loss_mean": self.bilevel.unwrapped("reference")(*batch).mean().item(),
             "history": self.progress.history,
         }
 
@@ -183,6 +206,16 @@ class _Run:
         self.bilevel.load_state_dict(state["bilevel"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])
+
+
+def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:
+    n_whole = config.group_size * config.n_accumulated
+    if config.batch_size % (n_processes * n_whole):
+        most = max(2, config.batch_size // n_processes // config.n_accumulated)
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not split into {n_processes} processes of whole softmax groups of "
+            f"{config.group_size} × n_accumulated {config.n_accumulated}; set softmax_group to {most} or a divisor of it"
+        )
 
 
 def _tokenizer(config: RaterTrainingConfig, train: Pairs, out: Path) -> Tokenizer:

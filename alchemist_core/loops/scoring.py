@@ -17,8 +17,8 @@ from alchemist_core.data.workers import n_cores
 from alchemist_core.loops.checkpoints import read_json
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.rater_network import make_rater
 from alchemist_core.models.images import ImageArray
-from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextEncoder, load_text_encoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import Rater
@@ -60,7 +60,7 @@ class Scorer:
         tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
         encoder = load_text_encoder(config.text_encoder)
         size = config.rater(tokenizer.config, encoder.dim)
-        rater = Rater(Star(size), size.width)
+        rater = make_rater(config, size)
         rater.load_state_dict(load_file(path / "rater.safetensors"))
         return cls(rater, tokenizer, encoder, device=device)
 

@@ -23,6 +23,24 @@ class Objective(StrEnum):
     """The paper's bare objective over the product of both heads; it sharpens for ever, and W_batch collapses."""
 
 
+class RaterReading(StrEnum):
+    """What of its backbone the rater's heads read."""
+
+    MATCHES = "matches"
+    """What is expected of each token times the vector of its code: how image meets caption, token by token."""
+    HIDDEN = "hidden"
+    """The mean of the last block, as the paper's rater does."""
+
+
+class PenaltySchedule(StrEnum):
+    """How the proxy's step weighs training data against validation data."""
+
+    CONSTANT = "constant"
+    """Eq. 5: validation loss + γ × re-weighted training loss."""
+    SEAL = "seal"
+    """u × validation loss + (1 − u) × re-weighted training loss, u falling by .03 with each validation epoch."""
+
+
 class ObjectiveConfig(BaseModel):
     """The constants of the regularised objective."""
 

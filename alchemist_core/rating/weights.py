@@ -43,3 +43,13 @@ def effective_sample_size(weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
     4.0
     """
     return weight_B.sum() ** 2 / (weight_B**2).sum()
+
+
+def entropy(weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Give the entropy of a group's weights in nats: log B when uniform, 0 when one-hot.
+
+    >>> round(entropy(torch.tensor([0.25] * 4)).item(), 6)
+    1.386294
+    """
+    nats: Tensor = torch.special.entr(weight_B).sum()
+    return nats

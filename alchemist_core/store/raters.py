@@ -1,5 +1,6 @@
 """Rater versions: registered once, found by name, promoted in one transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,34 @@ def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
     return None if row is None else RaterRow(*row)
 
 
+def find_twin(engine: Engine, rater: RaterRow) -> RaterRow | None:
+    """Return the newest other rater whose config differs in nothing but the seed."""
+    statement = select(*COLUMNS).where(Rater.rater_id != rater.rater_id).order_by(Rater.rater_id.desc())
+    with engine.connect() as connection:
+        rows = [RaterRow(*row) for row in connection.execute(statement)]
+    return next((row for row in rows if _without_seed(row.config) == _without_seed(rater.config)), None)
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"training": config["training"] | {"seed": None}}
+
+
+def record_certificate(
+    engine: Engine, rater: RaterRow, checks: Sequence[dict[str, Any]], *, is_certified: bool, actor: str
+) -> None:
+    """Store what an examination of a rater found, beside the figures of its training."""
+    certificate = rater.certificate | {"checks": list(checks), "is_certified": is_certified}
+    with engine.begin() as connection:
+        connection.execute(update(Rater).where(Rater.rater_id == rater.rater_id).values(certificate=certificate))
+        record_event(
+            connection,
+            actor,
+            "certify",
+            f"rater {rater.name}",
+            after={"is_certified": is_certified, "checks": list(checks)},
+        )
+
+
 def register_rater(engine: Engine, **fields: Any) -> None:
     """Store a rater version and make its partition of scores, in one transaction."""
     with engine.begin() as connection:
@@ -62,7 +91,7 @@ def register_rater(engine: Engine, **fields: Any) -> None:
         connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
 
 
-def promote_rater(engine: Engine, rater: RaterRow, *, actor: str) -> None:
+def promote_rater(engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None) -> None:
     """Put a rater into production and retire the one before: every reader switches at the commit."""
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE alchemist.raters IN SHARE ROW EXCLUSIVE MODE"))
@@ -80,7 +109,7 @@ def promote_rater(engine: Engine, rater: RaterRow, *, actor: str) -> None:
             "promote",
             f"rater {rater.name}",
             before={"production": before},
-            after={"production": rater.name},
+            after={"production": rater.name} | ({"without_certificate": reason} if reason else {}),
         )
 
 

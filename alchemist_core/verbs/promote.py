@@ -4,7 +4,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import AlchemistError
+from alchemist_core.errors import AlchemistError, CheckFailedError
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater, promote_rater
@@ -15,6 +15,9 @@ class PromoteConfig(Config):
     """Which rater."""
 
     rater: str = Field("newest", description="Rater by name, or newest")
+    without_certificate: str | None = Field(
+        None, min_length=3, description="Why a rater that is not certified goes into production; kept in the audit log"
+    )
 
 
 class PromoteReport(Report):
@@ -32,9 +35,14 @@ def run(config: PromoteConfig) -> PromoteReport:
         raise AlchemistError(
             "There is no rater to promote. Train one: alchemist train-rater --dataset NAME --validation NAME."
         )
+    if not rater.certificate.get("is_certified") and config.without_certificate is None:
+        raise CheckFailedError(
+            f"Rater {rater.name} is not certified. Run alchemist certify --rater {rater.name}, or give the reason: "
+            "alchemist promote --without-certificate 'REASON'."
+        )
     if before is None:
         say("The store had no rater in production: the first one is promoted without approval.")
-    promote_rater(engine, rater, actor=current_actor())
+    promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate)
     return PromoteReport(rater=rater.name, was=before.name if before else None)
 
 

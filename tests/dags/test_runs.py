@@ -70,14 +70,15 @@ def test_a_warning_of_a_library_does_not_spoil_the_plan(runs):
     assert states["two slots"]["tasks"]["plan"] == ["success"]
 
 
-def test_a_new_rater_scores_the_pool_before_it_is_promoted(runs):
+def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs):
     states, commands = runs
     assert states["rater"]["state"] == "success"
-    scored, promoted = (
+    certified, scored, promoted = (
+        commands.index("certify --rater newest"),
         commands.index("score --dataset crawl --rater newest --slot 0"),
         commands.index("promote --rater newest"),
     )
-    assert scored < promoted
+    assert certified < scored < promoted
 
 
 def test_a_dry_run_succeeds_after_its_preview(runs):

@@ -51,6 +51,7 @@ def run_calmly(url: str, home: Path, corpus: Path) -> None:
     alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[0])
     alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v")
     alchemist(url, home, "score", "--dataset", "scenes", "--rater", "newest")
+    alchemist(url, home, "certify")
     alchemist(url, home, "promote")
     alchemist(url, home, "publish", "night", "--dataset", "scenes")
     alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[1])

@@ -129,7 +129,7 @@ def prepare(store: TrainedStore, corpus: Path) -> None:
         ),
         store,
     )
-    finish(("promote",), store)
+    finish(("promote", "--without-certificate", "a few steps, for tests"), store)
 
 
 def kill_server_while_scoring(home: Path, store: TrainedStore) -> None:

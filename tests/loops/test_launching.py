@@ -1,5 +1,6 @@
-"""The loops run under the launchers that clusters use, and give the same weights as in-process."""
+"""The loops run under the launchers that clusters use, and give what one plain process gives."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,11 @@ def folder(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
     return tmp_path
 
 
+def launch(launcher: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", *launcher, str(folder / "script.py"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+
+
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -64,8 +70,7 @@ def folder(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
 def test_a_launched_run_gives_the_weights_of_a_plain_one(
     launcher: list[str], folder: Path, train_pairs: Pairs, validation_pairs: Pairs
 ) -> None:
-    command = [sys.executable, "-m", *launcher, str(folder / "script.py"), str(folder)]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    launch(launcher, folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train_rater(CONFIG, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
@@ -74,3 +79,40 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
     assert launched.keys() == plain.keys()
     for name in plain:
         torch.testing.assert_close(launched[name], plain[name], rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_give_the_loss_curve_of_one(folder: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    config = CONFIG.model_copy(update={"batch_size": 64, "softmax_group": 32, "n_steps": 25, "has_group_weight": True})
+    (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch([*launcher, "--mixed_precision=no", "--dynamo_backend=no"], folder)
+    train_rater(config, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    two, one = (
+        json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
+    )
+    assert len(two) == len(one) == 25
+    for name in one[0]:
+        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4, atol=1e-4)
+
+
+def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(folder: Path) -> None:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        launch(launcher, folder)
+    assert b"set softmax_group to 8 or a divisor of it" in refused.value.stderr
+
+
+def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    config = CONFIG.model_copy(update={"precision": "bf16", "n_steps": 20})
+    (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
+    # A process of its own: accelerate keeps one number format a process.
+    launch(["torch.distributed.run", "--standalone", "--nproc-per-node=1"], folder)
+    full = config.model_copy(update={"precision": "fp32"})
+    train_rater(full, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    half, whole = (
+        json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
+    )
+    for name in ("validation_loss", "train_loss"):
+        losses, expected = ([row[name] for row in history] for history in (half, whole))
+        np.testing.assert_allclose(losses, expected, rtol=0.02)
+        assert losses != expected

@@ -7,14 +7,15 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, TrainingCollapsedError
 from alchemist_core.evaluation.ranking import area_under_curve
 from alchemist_core.loops.checkpoints import partial_folder
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.rater_objective import collapse_reason
 from alchemist_core.loops.rater_training import train_rater
 from alchemist_core.loops.scoring import Scorer
-from alchemist_core.rating.config import Objective, RatingRule
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
 
 GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
 CONFIG = RaterTrainingConfig(
@@ -150,9 +151,87 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     assert metrics["n_steps"] < 660
 
 
+def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    base = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 10, "softmax_group": 16})
+    histories = [
+        train_rater(
+            base.model_copy(update={"n_accumulated": n}),
+            train_pairs,
+            validation_pairs,
+            out=tmp_path / str(n),
+            report=ignore,
+        )["history"]
+        for n in (1, 2)
+    ]
+    for name in histories[0][0]:
+        whole, parts = ([row[name] for row in history] for history in histories)
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_smaller_softmax_groups_are_another_objective(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    sizes = []
+    for group in (8, 32):
+        config = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 2, "softmax_group": group})
+        metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / str(group), report=ignore)
+        sizes.append(metrics["history"][0]["effective_sample_size"])
+    assert sizes == pytest.approx([8, 32], rel=1e-3)
+
+
+def test_fp16_without_a_gpu_is_refused(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    config = CONFIG.model_copy(update={"precision": "fp16"})
+    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+
+
+def test_recomputed_activations_give_the_same_steps(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, rater: Path
+) -> None:
+    config = CONFIG.model_copy(update={"is_checkpointed": True, "n_steps": 3})
+    metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+    full = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
+    for row, expected in zip(metrics["history"], full, strict=False):
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+
+
+def test_a_run_whose_weights_collapse_stops_with_the_reason(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    config = CONFIG.model_copy(
+        update={"price_ratio": 1e-3, "rule": RatingRule.LOSS, "rater_learning_rate": 3e-2, "n_steps": 600}
+    )
+    with pytest.raises(TrainingCollapsedError, match=r"of 32 samples \(at least 3.2 are needed\)"):
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+
+
+def test_a_loss_that_is_not_finite_is_a_reason_to_stop() -> None:
+    step = {
+        "step": 7,
+        "validation_loss": 1.0,
+        "train_loss": float("nan"),
+        "reference_loss": 2.0,
+        "effective_sample_size": 9.0,
+    }
+    assert collapse_reason([step | {"train_loss": 1.0}], 32) is None
+    assert str(collapse_reason([step], 32)).startswith("train_loss is not finite at step 7")
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 30, "softmax_group": 16}, {"n_accumulated": 3}])
+def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match="must be a multiple of softmax_group"):
+        RaterTrainingConfig(**{**CONFIG.model_dump(), **change})
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"penalty_schedule": PenaltySchedule.SEAL},
+        {"rater_reading": RaterReading.HIDDEN},
         {"rule": RatingRule.LOSS},
         {"objective": Objective.PAPER_EXACT},
         {"has_group_weight": True},

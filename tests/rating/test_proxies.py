@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.rating.proxies import proxy_objective, reference_objective, warmup_objective
+from alchemist_core.rating.proxies import proxy_objective, reference_objective, seal_shares, warmup_objective
 from alchemist_core.rating.weights import batch_weights
 from tests.oracles import oracle_rating as oracle
 
@@ -46,3 +46,19 @@ def test_weights_are_constants_to_the_proxies() -> None:
     loss_B = torch.ones(4, requires_grad=True)
     proxy_objective(torch.ones(3), loss_B, batch_weights(score_B)).backward()
     assert score_B.grad is None
+
+
+@given(st.integers(0, 100))
+def test_seal_s_shares_are_one_in_sum_and_move_towards_training_data(epoch: int) -> None:
+    validation, train = seal_shares(epoch)
+    assert validation == pytest.approx(max(0.0, 1 - 0.03 * epoch))
+    assert validation + train == pytest.approx(1)
+    assert seal_shares(epoch + 1)[0] <= validation
+
+
+def test_a_share_of_zero_leaves_validation_data_without_a_say() -> None:
+    loss_A, loss_B = torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)
+    value = proxy_objective(loss_A, loss_B, torch.full((3,), 1 / 3), penalty=1.0, validation_share=0.0)
+    value.backward()
+    assert loss_A.grad is not None
+    assert loss_A.grad.tolist() == [0, 0]

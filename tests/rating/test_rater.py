@@ -26,6 +26,7 @@ def text_of(captions: list[str]) -> TextFeatures:
 def rater() -> Rater:
     torch.manual_seed(0)
     rater = Rater(Star(StarConfig(width=32, depth=2)), 32)
+    torch.nn.init.normal_(rater.backbone.head.weight, std=0.3)
     for head in (rater.instance_head, rater.group_head):
         torch.nn.init.normal_(head[2].weight, std=0.5)
     return rater.eval()
@@ -79,7 +80,7 @@ def test_the_score_is_the_instance_logit_of_a_rating(rater: Rater, tokens: Image
 
 def test_the_group_head_leaves_no_gradient_on_backbone_or_instance_head(rater: Rater, tokens: ImageTokens) -> None:
     rating = rater(tokens, text_of(CAPTIONS))
-    group_objective(rating.group_logit, torch.tensor(0.4), baseline=0.0, price=0.1).backward()
+    group_objective(rating.group_logit_G, torch.tensor(0.4), baseline=0.0, price=0.1).backward()
     assert all(p.grad is None for p in [*rater.backbone.parameters(), *rater.instance_head.parameters()])
     assert any(p.grad is not None for p in rater.group_head.parameters())
 
@@ -93,7 +94,7 @@ def test_the_instance_head_s_gradient_is_the_same_with_and_without_the_group_hea
         rating = rater(tokens, text_of(CAPTIONS))
         loss = instance_objective(rating.score_B, torch.linspace(-1, 1, 6), price=0.2, drift_price=1e-3)
         if has_group:
-            loss = loss + group_objective(rating.group_logit, torch.tensor(0.4), baseline=0.0, price=0.1)
+            loss = loss + group_objective(rating.group_logit_G, torch.tensor(0.4), baseline=0.0, price=0.1)
         loss.backward()
         gradients.append([p.grad.clone() for p in rater.instance_head.parameters() if p.grad is not None])
     assert all(torch.equal(without, with_) for without, with_ in zip(*gradients, strict=True))
@@ -101,10 +102,10 @@ def test_the_instance_head_s_gradient_is_the_same_with_and_without_the_group_hea
 
 def test_the_group_head_sees_mean_and_spread_of_its_batch(rater: Rater, tokens: ImageTokens) -> None:
     text = text_of(CAPTIONS)
-    whole = rater(tokens, text).group_logit
-    half = rater(tokens.rows(torch.arange(3)), text.rows(torch.arange(3))).group_logit
+    whole = rater(tokens, text).group_logit_G
+    half = rater(tokens.rows(torch.arange(3)), text.rows(torch.arange(3))).group_logit_G
     assert whole.item() != half.item()
 
 
 def test_a_batch_of_one_has_a_finite_group_logit(rater: Rater, tokens: ImageTokens) -> None:
-    assert torch.isfinite(rater(tokens.rows(torch.arange(1)), text_of(CAPTIONS[:1])).group_logit)
+    assert torch.isfinite(rater(tokens.rows(torch.arange(1)), text_of(CAPTIONS[:1])).group_logit_G)

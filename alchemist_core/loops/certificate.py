@@ -1,0 +1,142 @@
+"""The health certificate of a rater: what has to hold before its scores may decide anything, measured on clean pairs.
+
+It knows neither shards nor the database: it is handed a loaded rater, pairs of the validation dataset, and the figures of the
+rater's training.
+
+Letters: N pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float32
+
+from alchemist_core.evaluation.planting import chaotic_images, plain_images, shuffled_captions
+from alchemist_core.evaluation.ranking import area_under_curve, spearman
+from alchemist_core.loops.pairs import Pairs
+from alchemist_core.rating.config import RatingRule
+
+_SEED = 20260101
+
+
+class HealthCheck(NamedTuple):
+    """One property of a rater: what was measured, and the bounds that it must keep; a bound of None is open."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the value keeps its bounds; what was not measured cannot fail."""
+        if self.value is None:
+            return True
+        above = self.low is None or self.value >= self.low
+        return above and (self.high is None or self.value <= self.high)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the check as the certificate stores it."""
+        return {**self._asdict(), "is_ok": self.is_ok}
+
+
+class PairScorer(Protocol):
+    """What scores pairs: `loops.scoring.Scorer`."""
+
+    def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
+        """Score pairs, each on its own."""
+        ...
+
+
+def certify(
+    scorer: PairScorer, clean: Pairs, metrics: dict[str, Any], *, rule: RatingRule, group_size: int,
+    twin: PairScorer | None = None,
+) -> list[HealthCheck]:  # fmt: skip
+    """Examine a rater.
+
+    Args:
+        scorer: The rater.
+        clean: Pairs of the validation dataset: what the user holds to be good.
+        metrics: What its training measured, with the history of its steps.
+        rule: How it values; rule `loss` may like plain images.
+        group_size: Samples of a softmax group in its training.
+        twin: A rater of the same config and data but another seed, where one was trained.
+    """
+    score_N = scorer.score(clean.image_NHWC, clean.captions)
+    return [
+        *_invariance(scorer, clean, score_N),
+        HealthCheck("score_spread", float(score_N.std()), 1e-6, None, "standard deviation over clean pairs"),
+        *_training(metrics, rule, group_size),
+        *_planted(scorer, clean, score_N, rule),
+        _stability(score_N, clean, twin),
+    ]
+
+
+def _invariance(scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"]) -> list[HealthCheck]:
+    spread = max(float(score_N.std()), 1e-12)
+    backwards = clean.rows(np.arange(len(clean))[::-1].copy())
+    moved_N = scorer.score(backwards.image_NHWC, backwards.captions)[::-1] - score_N
+    broken = clean.image_NHWC.copy()
+    broken[::2] = np.random.default_rng(_SEED).integers(0, 256, broken[::2].shape, np.uint8)
+    captions = ["" if place % 2 == 0 else caption for place, caption in enumerate(clean.captions)]
+    beside_N = (scorer.score(broken, captions) - score_N)[1::2]
+    return [
+        HealthCheck("batch_invariance", float(np.abs(moved_N).max()) / spread, None, 1e-5, "largest change by company"),
+        HealthCheck("corruption_isolation", float(np.abs(beside_N).max(initial=0)), None, 0.0, "change by bad neighbours"),
+    ]  # fmt: skip
+
+
+def _training(metrics: dict[str, Any], rule: RatingRule, group_size: int) -> list[HealthCheck]:
+    history = metrics["history"]
+    last = history[-max(1, len(history) // 10) :]
+    size = float(np.mean([step["effective_sample_size"] for step in last])) / group_size
+    entropy = float(np.mean([step["entropy"] for step in last])) / np.log(group_size)
+    correlation = metrics["spearman_score_minus_loss"]
+    # A rater of rule `loss` is meant to rank by loss.
+    limit = 0.98 if rule is RatingRule.ALIGNMENT else None
+    return [
+        HealthCheck(
+            "effective_sample_size", size, 1.5 / group_size, 0.999, "share of its group, last tenth of the steps"
+        ),
+        HealthCheck("entropy", float(entropy), 0.05, 0.9999, "share of the uniform weights', last tenth of the steps"),
+        HealthCheck("spearman_score_minus_loss", abs(correlation), None, limit, "1: the rater only ranks by loss"),
+    ]
+
+
+def _planted(
+    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], rule: RatingRule
+) -> list[HealthCheck]:
+    plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
+    chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
+    other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))
+    least_plain = 0.7 if rule is RatingRule.ALIGNMENT else None
+    return [
+        HealthCheck("recall_of_plain", area_under_curve(score_N, plain_N), least_plain, None, "AUC, clean against plain"),
+        HealthCheck("recall_of_chaotic", area_under_curve(score_N, chaotic_N), 0.7, None, "AUC, clean against chaotic"),
+        HealthCheck("caption_sensitivity", area_under_curve(score_N, other_N), 0.55, None, "AUC, own against another's caption"),
+    ]  # fmt: skip
+
+
+def _stability(score_N: Float32[np.ndarray, " N"], clean: Pairs, twin: PairScorer | None) -> HealthCheck:
+    if twin is None:
+        return HealthCheck("rank_stability", None, 0.5, None, "not measured: train the same config with another seed")
+    return HealthCheck(
+        "rank_stability", spearman(score_N, twin.score(clean.image_NHWC, clean.captions)), 0.5, None,
+        "Spearman with a rater of another seed, over clean pairs",
+    )  # fmt: skip
+
+
+def failures(checks: Sequence[HealthCheck]) -> list[str]:
+    """Say which checks failed, with value and bound."""
+    return [
+        f"{check.name} {check.value:.4g} (must be {_bounds(check)}; {check.note})"
+        for check in checks
+        if not check.is_ok
+    ]
+
+
+def _bounds(check: HealthCheck) -> str:
+    parts = [f"≥ {check.low:g}" if check.low is not None else "", f"≤ {check.high:g}" if check.high is not None else ""]
+    return " and ".join(part for part in parts if part)

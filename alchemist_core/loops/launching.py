@@ -1,0 +1,42 @@
+"""How a loop finds the processes and devices it was launched on: one, or as many as `accelerate launch` or torchrun started."""
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from jaxtyping import Int64
+from torch import Tensor
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.loops.config import Precision
+
+
+def make_accelerator(precision: Precision = "fp32") -> Accelerator:
+    """Join the launched processes, on a GPU where there is one.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
+    has_gpu = torch.accelerator.is_available()
+    if precision == "fp16" and not has_gpu:
+        raise ConfigError("precision fp16 scales its losses on a GPU, and there is none; choose bf16 or fp32")
+    return Accelerator(
+        # Said outright: without a GPU torchrun's processes would otherwise not find each other, and each train alone.
+        cpu=not has_gpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        # Else accelerate moves a schedule once for each process at every step.
+        step_scheduler_with_optimizer=False,
+        # The bias of the code head gives a rater's backbone nothing to learn from.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def own_slice(accelerator: Accelerator, index_B: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
+    """Give this process's part of a batch: the parts are equal and together the batch.
+
+    Raises:
+        ConfigError: The batch does not split evenly.
+    """
+    n_processes = accelerator.num_processes
+    if len(index_B) % n_processes:
+        raise ConfigError(f"batch_size {len(index_B)} does not split into {n_processes} equal parts, one a process")
+    own_b: Tensor = torch.chunk(index_B, n_processes)[accelerator.process_index]
+    return own_b

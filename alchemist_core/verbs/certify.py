@@ -1,0 +1,86 @@
+"""Examine a rater and store its health certificate; only a certified rater is promoted."""
+
+from typing import Any
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import Config, Report
+from alchemist_core.data.artifacts import require_artifact
+from alchemist_core.errors import AlchemistError, CheckFailedError, ConfigError
+from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.store.audit import current_actor
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.raters import RaterRow, find_rater, find_twin, record_certificate
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.telemetry import ProgressLine
+
+
+class CertifyConfig(Config):
+    """Which rater, on how much."""
+
+    rater: str = Field("newest", description="Rater by name, or newest, or production")
+    max_pairs: int = Field(1024, ge=64, le=100_000, description="At most this many clean pairs, first by hash")
+
+
+class CertifyReport(Report):
+    """The certificate."""
+
+    rater: str
+    twin: str | None
+    checks: dict[str, float | None]
+
+
+def run(config: CertifyConfig) -> CertifyReport:
+    """Examine a rater on clean pairs and on plants; the certificate is stored whether it passes or not.
+
+    Raises:
+        CheckFailedError: A check failed; the text names each with its bound.
+    """
+    engine = open_store()
+    rater = find_rater(engine, config.rater)
+    if rater is None:
+        raise AlchemistError(
+            "There is no rater to certify. Train one: alchemist train-rater --dataset NAME --validation NAME."
+        )
+    training = RaterTrainingConfig.model_validate(rater.config["training"])
+    validation = find_dataset(engine, rater.config["validation"])
+    rows = read_training_pairs(engine, validation.dataset_id, max_pairs=config.max_pairs)
+    if not rows:
+        raise ConfigError(f"Dataset {validation.name!r} has no pairs any more: nothing to certify {rater.name} on.")
+    with ProgressLine("certify") as line:
+        images, captions, _ = read_images(rows, training.resolution, line.show)
+    twin = find_twin(engine, rater)
+    checks, failed = _examine(rater, twin, training, (images, captions))
+    record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())
+    if failed:
+        raise CheckFailedError(f"Rater {rater.name} is not certified: {'; '.join(failed)}.")
+    return CertifyReport(
+        rater=rater.name,
+        twin=twin.name if twin else None,
+        checks={check["name"]: _plain(check["value"]) for check in checks},
+    )
+
+
+def _examine(
+    rater: RaterRow, twin: RaterRow | None, training: RaterTrainingConfig, clean: Any
+) -> tuple[list[dict[str, Any]], list[str]]:
+    from alchemist_core.loops.certificate import certify, failures  # noqa: PLC0415  torch is imported only when there is a rater
+    from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  as above
+    from alchemist_core.loops.scoring import Scorer  # noqa: PLC0415  as above
+
+    scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
+    checks = certify(
+        scorers[0], Pairs(*clean), rater.certificate, rule=training.rule, group_size=training.group_size,
+        twin=scorers[1] if twin else None,
+    )  # fmt: skip
+    return [check.as_json() for check in checks], failures(checks)
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+COMMANDS = {"": Command(CertifyConfig, run)}

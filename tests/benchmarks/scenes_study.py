@@ -1,0 +1,60 @@
+"""A drawn corpus in memory, with what each pair is worth: what the rater's studies train on."""
+
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from alchemist_core.data.images import decode_image
+from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.evaluation.ranking import area_under_curve
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.loops.pairs import Pairs
+
+KINDS = ("plain", "chaotic", "wrong_caption")
+
+
+class Study(NamedTuple):
+    """Training pairs with their kinds, and the clean validation and test pairs."""
+
+    train: Pairs
+    kind_N: np.ndarray
+    validation: Pairs
+    test: Pairs
+
+
+def load_study(root: Path, *, seed: int, side: int = 16, **sizes: int) -> Study:
+    """Draw the corpus of a seed under `root`, once, and decode it to `side` pixels."""
+    folder = root / f"scenes-{seed}"
+    draw_scenes(folder, seed=seed, **sizes)
+    truth = pq.read_table(folder / "truth.parquet").to_pydict()
+    kind_of = dict(zip(truth["pair_hash"], truth["kind"], strict=True))
+    parts = {name: _read(folder / name, side) for name in ("train", "validation", "test")}
+    kinds = np.array([kind_of[pair_hash] for pair_hash in parts["train"][1]])
+    return Study(parts["train"][0], kinds, parts["validation"][0], parts["test"][0])
+
+
+def kind_aucs(score_N: np.ndarray, kind_N: np.ndarray) -> dict[str, float]:
+    """Say how well a score tells informative pairs from each damaged kind."""
+    good = score_N[kind_N == "informative"]
+    return {kind: area_under_curve(good, score_N[kind_N == kind]) for kind in KINDS}
+
+
+def _read(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
+    images, captions, hashes = [], [], []
+    for path in sorted(folder.rglob("*.tar")):
+        with path.open("rb") as file, tarfile.open(path) as tar:
+            for pair in read_pairs(file, path.stat().st_size, with_perceptual_hash=False):
+                assert isinstance(pair, Pair)
+                images.append(decode_image(_image_bytes(tar, pair.record.key), side))
+                captions.append(pair.caption)
+                hashes.append(pair.pair_hash)
+    return Pairs(np.stack(images), captions), hashes
+
+
+def _image_bytes(tar: tarfile.TarFile, key: str) -> bytes:
+    member = tar.extractfile(f"{key}.png")
+    assert member is not None
+    return member.read()
