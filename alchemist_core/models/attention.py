@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
         n_heads = self.n_heads
         # Split by heads, not indexed: the backward of an index fills a tensor of zeros first.
         all_BSGE = _by_head(self.query_key_value(hidden_BSD), 3 * n_heads)
-        query_key_BSGE, value_BSHE = torch.split(all_BSGE, (2 * n_heads, n_heads), 2)
+        query_key_BSGE, value_BSHE = torch.split(all_BSGE, [2 * n_heads, n_heads], 2)
         sharpness_H = _sharpness(self.log_sharpness_H)
         length_G = torch.cat([sharpness_H, torch.ones_like(sharpness_H)])
         turned_BSGE = _turn(_scale_to(query_key_BSGE, length_G), turn_SGF).type_as(value_BSHE)

@@ -30,8 +30,8 @@ class AutoencoderConfig(BaseModel):
     token_dim: int = Field(32, ge=1, le=1024, description="Features of a token")
     n_smoothers: int = Field(4, ge=1, le=64, description="Convolutions that the scales share after their upsampling")
     smoothing_ratio: float = Field(0.5, ge=0, le=1, description="Share of the convolution in what a scale adds")
-    n_steps: int = Field(600, ge=1, le=10_000_000, description="Training steps")
-    batch_size: int = Field(64, ge=1, le=65536, description="Images of a training step")
+    n_steps: int = Field(1000, ge=1, le=10_000_000, description="Training steps")
+    batch_size: int = Field(16, ge=1, le=65536, description="Images of a training step")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
     commitment: float = Field(0.25, ge=0, le=10, description="Price of features that stray from their codes")
 
@@ -110,7 +110,7 @@ def tokenizer_tiny(resolution: int = 16, n_codes: int = 128) -> TokenizerConfig:
     scales = (1, 2, 4)
     n_levels = (resolution // scales[-1]).bit_length()
     autoencoder = AutoencoderConfig(
-        width=16, width_ratios=(1,) + (2,) * (n_levels - 1), n_blocks=1, n_groups=8, token_dim=16, n_smoothers=2
+        width=16, width_ratios=(1,) + (2,) * (n_levels - 1), n_blocks=1, n_groups=4, token_dim=16, n_smoothers=2
     )
     return TokenizerConfig(resolution=resolution, scales=scales, n_codes=n_codes, autoencoder=autoencoder)
 
@@ -181,3 +181,14 @@ def count_tokens(scales: Scales) -> int:
     21
     """
     return sum(side**2 for side in scales)
+
+
+class SamplingConfig(BaseModel):
+    """How codes are drawn from a generator; the defaults are STAR's at 256 px."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    guidance: float = Field(4.0, ge=0, le=100, description="Guidance at the last scale, rising from 0 at the first")
+    top_k: int = Field(600, ge=1, le=65536, description="Codes that a token may take, likeliest first")
+    top_p: float = Field(0.8, gt=0, le=1, description="Share of probability that a token's codes must cover")
+    batch_size: int = Field(16, ge=1, le=4096, description="Images of every forward, padded where there are fewer")

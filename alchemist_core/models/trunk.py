@@ -64,18 +64,18 @@ class Trunk(nn.Module):
         return hidden_BSE
 
     def next_scale(
-        self, scale: int, input_BLD: Float[Tensor, "B L D"], text: TextFeatures, *, caches: list[AttentionCache]
+        self, scale: int, input_BLD: Float[Tensor, "B L D"] | None, text: TextFeatures, *, caches: list[AttentionCache]
     ) -> Float[Tensor, "B L E"]:
         """Read one scale after the coarser ones, which the caches remember; give its normed output.
 
         Args:
             scale: Its number from 0; scales must come in order.
-            input_BLD: The image so far, at this scale; unread for the first.
+            input_BLD: The image so far, at this scale; none for the first.
             text: The captions.
             caches: One for each block, empty before the first scale.
         """
         start = sum(side**2 for side in self.config.scales[:scale])
-        hidden_BLE = self._first_tokens(text) if scale == 0 else self.token_in(input_BLD.type_as(self.first_in))
+        hidden_BLE = self._first_tokens(text) if input_BLD is None else self.token_in(input_BLD.type_as(self.first_in))
         hidden_BLE = hidden_BLE + self.level_in.weight[scale]
         around = self._surroundings(text, slice(start, start + hidden_BLE.shape[1]), None)
         for block, cache in zip(self.blocks, caches, strict=True):

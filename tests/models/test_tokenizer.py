@@ -29,8 +29,8 @@ def tokenizer() -> Tokenizer:
 def test_the_same_seed_fits_the_same_codebook(tokenizer: Tokenizer) -> None:
     again = fit_tokenizer(shapes(400, seed=0), CONFIG, seed=0)
     other = fit_tokenizer(shapes(400, seed=0), CONFIG, seed=1)
-    assert torch.equal(again.codebook_VD, tokenizer.codebook_VD)
-    assert not torch.equal(other.codebook_VD, tokenizer.codebook_VD)
+    assert torch.equal(again.quantiser.codebook.weight, tokenizer.quantiser.codebook.weight)
+    assert not torch.equal(other.quantiser.codebook.weight, tokenizer.quantiser.codebook.weight)
 
 
 def test_an_image_has_one_code_for_each_cell_of_each_scale(tokenizer: Tokenizer) -> None:
@@ -56,7 +56,7 @@ def test_decoding_keeps_most_of_an_unseen_image(tokenizer: Tokenizer) -> None:
 
 def test_each_scale_adds_to_the_image_before_it(tokenizer: Tokenizer) -> None:
     image_NHWC = shapes(100, seed=4)
-    feature_BDHW = tokenizer.patch_features(image_NHWC)
+    feature_BDHW = tokenizer.features(image_NHWC)
     _, residual_BSD = tokenizer.quantise(feature_BDHW)
     coarse, fine = residual_BSD[:, :1], residual_BSD[:, 5:]
     assert fine.pow(2).mean() < feature_BDHW.pow(2).mean()

@@ -1,0 +1,211 @@
+"""The convolutional coder of the tokenizer: pixels to features of the finest grid, and back. Codes are not known here.
+
+Modules bear the names of the published checkpoint, so that its keys are ours but for a few.
+
+Letters: B samples in a batch · C channels · D features of a token · H W grid.
+"""
+
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alchemist_core.models.config import AutoencoderConfig
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after norm and SiLU, added to what came in."""
+
+    def __init__(self, n_in: int, n_out: int, n_groups: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(n_in, n_groups), nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.norm2, self.conv2 = _norm(n_out, n_groups), nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+        # Departs: blocks begin as their shortcut. 200 steps of the small one then draw with a third of the error.
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:
+        """Refine every cell from its neighbours."""
+        inner = self.conv1(functional.silu(self.norm1(hidden_BCHW)))
+        inner = self.conv2(functional.silu(self.norm2(inner)))
+        out: Tensor = self.nin_shortcut(hidden_BCHW) + inner
+        return out
+
+
+class GridAttention(nn.Module):
+    """One head of attention among all cells of a grid."""
+
+    def __init__(self, width: int, n_groups: int) -> None:
+        super().__init__()
+        self.norm = _norm(width, n_groups)
+        self.qkv, self.proj_out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Refine every cell from all others."""
+        query, key, value = self.qkv(self.norm(hidden_BCHW)).flatten(2).transpose(1, 2).chunk(3, 2)
+        mixed_BLC = functional.scaled_dot_product_attention(query, key, value)
+        out: Tensor = hidden_BCHW + self.proj_out(mixed_BLC.transpose(1, 2).reshape(hidden_BCHW.shape))
+        return out
+
+
+class Shrink(nn.Module):
+    """Halve the side; the odd row and column of padding lie at the bottom and on the right."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """Give half the side."""
+        out: Tensor = self.conv(functional.pad(hidden_BCHW, (0, 1, 0, 1)))
+        return out
+
+
+class Grow(nn.Module):
+    """Double the side by repetition, then convolve."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, hidden_BCHW: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
+        """Give twice the side."""
+        out: Tensor = self.conv(functional.interpolate(hidden_BCHW, scale_factor=2, mode="nearest"))
+        return out
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, then the way to the next."""
+
+    def __init__(self, n_in: int, n_out: int, config: AutoencoderConfig, *, n_blocks: int, is_coarsest: bool) -> None:
+        super().__init__()
+        widths = pairwise([n_in, *[n_out] * n_blocks])
+        self.block = nn.ModuleList(ResidualBlock(*pair, config.n_groups) for pair in widths)
+        n_attentions = n_blocks if is_coarsest else 0
+        self.attn = nn.ModuleList(GridAttention(n_out, config.n_groups) for _ in range(n_attentions))
+        self.resample: nn.Module = nn.Identity()
+
+    def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E h w"]:
+        """Refine the grid and bring it to the next level's side."""
+        for index, block in enumerate(self.block):
+            hidden_BCHW = block(hidden_BCHW)
+            if self.attn:
+                hidden_BCHW = self.attn[index](hidden_BCHW)
+        out: Tensor = self.resample(hidden_BCHW)
+        return out
+
+
+class Middle(nn.Module):
+    """What lies between the levels and the codes: block, attention, block."""
+
+    def __init__(self, width: int, n_groups: int) -> None:
+        super().__init__()
+        self.block_1, self.block_2 = (ResidualBlock(width, width, n_groups) for _ in range(2))
+        self.attn_1 = GridAttention(width, n_groups)
+
+    def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Refine the coarsest grid."""
+        out: Tensor = self.block_2(self.attn_1(self.block_1(hidden_BCHW)))
+        return out
+
+
+class Encoder(nn.Module):
+    """Pixels to features, from the finest level to the coarsest."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = _widths(config)
+        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
+        self.down = nn.ModuleList()
+        for level, (n_in, n_out) in enumerate(pairwise([config.width, *widths])):
+            is_coarsest = level == len(widths) - 1
+            made = Level(n_in, n_out, config, n_blocks=config.n_blocks, is_coarsest=is_coarsest)
+            made.resample = nn.Identity() if is_coarsest else Shrink(n_out)
+            self.down.append(made)
+        self.mid = Middle(widths[-1], config.n_groups)
+        self.norm_out = _norm(widths[-1], config.n_groups)
+        self.conv_out = nn.Conv2d(widths[-1], config.token_dim, 3, padding=1)
+
+    def forward(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """Give one feature vector for each cell of the coarsest grid."""
+        hidden_BCHW = self.conv_in(pixels_BCHW)
+        for level in self.down:
+            hidden_BCHW = level(hidden_BCHW)
+        out: Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(hidden_BCHW))))
+        return out
+
+
+class Decoder(nn.Module):
+    """Features to pixels, from the coarsest level to the finest."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = _widths(config)
+        self.conv_in = nn.Conv2d(config.token_dim, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], config.n_groups)
+        self.up = nn.ModuleList()
+        for level, (n_out, n_in) in enumerate(pairwise([*widths, widths[-1]])):
+            is_coarsest = level == len(widths) - 1
+            made = Level(n_in, n_out, config, n_blocks=config.n_blocks + 1, is_coarsest=is_coarsest)
+            made.resample = Grow(n_out) if level else nn.Identity()
+            self.up.append(made)
+        self.norm_out = _norm(config.width * config.width_ratios[0], config.n_groups)
+        self.conv_out = nn.Conv2d(config.width * config.width_ratios[0], 3, 3, padding=1)
+
+    def forward(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Give the pixels, about −1 to 1."""
+        hidden_BCHW = self.mid(self.conv_in(feature_BDHW))
+        for level in reversed(self.up):
+            hidden_BCHW = level(hidden_BCHW)
+        out: Tensor = self.conv_out(functional.silu(self.norm_out(hidden_BCHW)))
+        return out
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder, with the convolutions that lead into the codebook and out of it.
+
+    Source: Tian et al. 2024 (VAR); Esser et al. 2021 (VQGAN).
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quant_conv, self.post_quant_conv = (
+            nn.Conv2d(config.token_dim, config.token_dim, 3, padding=1) for _ in range(2)
+        )
+
+    def encode(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """Give the features that meet the codebook."""
+        out: Tensor = self.quant_conv(self.encoder(pixels_BCHW))
+        return out
+
+    def decode(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Draw what features stand for."""
+        out: Tensor = self.decoder(self.post_quant_conv(feature_BDHW))
+        return out
+
+
+class PatchCoder(nn.Module):
+    """The coder without weights: a feature vector is the colours of a patch."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def encode(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """Cut into patches."""
+        return functional.pixel_unshuffle(pixels_BCHW, self.patch)
+
+    def decode(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Lay patches out."""
+        return functional.pixel_shuffle(feature_BDHW, self.patch)
+
+
+def _widths(config: AutoencoderConfig) -> list[int]:
+    return [config.width * ratio for ratio in config.width_ratios]
+
+
+def _norm(width: int, n_groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(n_groups, width, eps=1e-6)

@@ -1,0 +1,87 @@
+"""A published layout: which of its keys is which of ours. Loading refuses whatever does not fit, by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alchemist_core.errors import DataError
+
+Shape = tuple[int, ...]
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The keys of a published state dict."""
+
+    names: dict[str, str]
+    """Published key → ours, for every tensor that we need."""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """Published shape, where it is not ours; the numbers and their order are the same."""
+    spare: dict[str, Shape] = field(default_factory=dict)
+    """Keys that no computation reads: accepted, dropped, and written as zeros, since strict loaders want them."""
+
+    def joined(self, other: "Layout") -> "Layout":
+        """Put two parts of a layout together."""
+        return Layout(self.names | other.names, self.shapes | other.shapes, self.spare | other.spare)
+
+    def within(self, prefix: str) -> "Layout":
+        """Let our names begin with the name of a module."""
+        return Layout({theirs: prefix + ours for theirs, ours in self.names.items()}, self.shapes, self.spare)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], layout: Layout, *, source: str) -> None:
+    """Fill a module from a published state dict.
+
+    Args:
+        module: What is filled.
+        weights: The published state dict, unwrapped.
+        layout: What its keys are called here.
+        source: Where it came from, for the error.
+
+    Raises:
+        DataError: A key is missing, unknown or of another shape; the error names them.
+    """
+    ours = module.state_dict()
+    wanted = {theirs: layout.shapes.get(theirs, tuple(ours[name].shape)) for theirs, name in layout.names.items()}
+    faults = {
+        "missing": sorted(wanted.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - wanted.keys() - layout.spare.keys()),
+        "wrongly shaped": [
+            f"{key} is {tuple(weights[key].shape)}, not {shape}"
+            for key, shape in wanted.items()
+            if key in weights and tuple(weights[key].shape) != shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{len(keys)} {fault}: {_name(keys)}" for fault, keys in faults.items() if keys)
+        raise DataError(f"{source} does not hold the weights of this size: {told}; choose the size it was made with")
+    module.load_state_dict({name: weights[theirs].reshape(ours[name].shape) for theirs, name in layout.names.items()})
+
+
+def export_weights(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Give a module's weights under their published names."""
+    ours = module.state_dict()
+    device = next(iter(ours.values())).device
+    spare = {theirs: torch.zeros(shape, device=device) for theirs, shape in layout.spare.items()}
+    named = {
+        theirs: ours[name].reshape(layout.shapes.get(theirs, tuple(ours[name].shape)))
+        for theirs, name in layout.names.items()
+    }
+    return named | spare
+
+
+def rename_all(names: Mapping[str, str]) -> Callable[[str, str], dict[str, str]]:
+    """Give a function that puts prefixes before published and own names.
+
+    >>> rename_all({"fc1": "feed_in"})("ffn.", "")
+    {'ffn.fc1': 'feed_in'}
+    """
+    return lambda theirs, ours: {theirs + key: ours + name for key, name in names.items()}
+
+
+def _name(keys: list[str]) -> str:
+    more = len(keys) - _MOST_NAMED
+    return ", ".join(keys[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,99 @@
+"""STAR and the paper's rater as published: 19 keys a block, and a class table that nothing reads.
+
+Letters: C features inside · H heads.
+"""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from alchemist_core.models.config import StarConfig
+from alchemist_core.models.published.files import read_weights
+from alchemist_core.models.published.layouts import Layout, export_weights, load_weights, rename_all
+from alchemist_core.models.star import Star
+
+# ImageNet's classes and one for none, left over from VAR.
+_N_CLASSES = 1001
+
+_TRUNK = {
+    "pos_start": "first_in",
+    "word_embed.weight": "token_in.weight",
+    "word_embed.bias": "token_in.bias",
+    "encoder_proj.weight": "text_in.weight",
+    "encoder_proj.bias": "text_in.bias",
+    "lvl_embed.weight": "level_in.weight",
+}
+_BLOCK = {
+    "attn.mat_qkv.weight": "self_attention.query_key_value.weight",
+    "attn.q_bias": "self_attention.query_key_value.query_bias",
+    "attn.v_bias": "self_attention.query_key_value.value_bias",
+    "attn.scale_mul_1H11": "self_attention.log_sharpness_H",
+    "attn.proj.weight": "self_attention.out.weight",
+    "attn.proj.bias": "self_attention.out.bias",
+    "cross_attn.mat_q.weight": "cross_attention.query.weight",
+    "cross_attn.q_bias": "cross_attention.query.bias",
+    "cross_attn.mat_kv.weight": "cross_attention.key_value.weight",
+    "cross_attn.v_bias": "cross_attention.key_value.value_bias",
+    "cross_attn.scale_mul_1H11": "cross_attention.log_sharpness_H",
+    "cross_attn.proj.weight": "cross_attention.out.weight",
+    "cross_attn.proj.bias": "cross_attention.out.bias",
+    "ffn.fc1.weight": "feed_in.weight",
+    "ffn.fc1.bias": "feed_in.bias",
+    "ffn.fc2.weight": "feed_out.weight",
+    "ffn.fc2.bias": "feed_out.bias",
+}
+_HEAD = {"head_logits.weight": "head.weight", "head_logits.bias": "head.bias"}
+_RATER_HEADS = {
+    f"{theirs}.{layer}.{part}": f"{ours}.{layer}.{part}"
+    for theirs, ours in {"head_instance": "instance_head", "head_batch.fc": "group_head"}.items()
+    for layer in (0, 2)
+    for part in ("weight", "bias")
+}
+
+
+def star_layout(config: StarConfig) -> Layout:
+    """Say what the published keys of a generator are called here."""
+    return _trunk_layout(config).within("trunk.").joined(Layout(_HEAD))
+
+
+def rater_layout(config: StarConfig) -> Layout:
+    """Say what the published keys of the paper's rater are called in one that pools the trunk's hidden states."""
+    return _trunk_layout(config).within("backbone.").joined(Layout(_RATER_HEADS))
+
+
+def load_star(source: str | Path, config: StarConfig) -> Star:
+    """Load a published generator; `is_legacy` in its config reads captions as its training did.
+
+    Args:
+        source: Path or `hf:ORG/NAME/FILE`; a training checkpoint or its model alone.
+        config: The size it was made with, such as `published_star(16)`.
+    """
+    star = Star(config)
+    load_weights(star, read_weights(source, "trainer", "var_wo_ddp"), star_layout(config), source=str(source))
+    return star
+
+
+def load_rater(source: str | Path, rater: nn.Module, config: StarConfig) -> None:
+    """Fill a rater with the paper's heads on a trunk of this size from a published checkpoint."""
+    load_weights(rater, read_weights(source, "trainer", "varRater_wo_ddp"), rater_layout(config), source=str(source))
+
+
+def export_star(star: Star) -> dict[str, Tensor]:
+    """Give a generator's weights as the published code loads them."""
+    return export_weights(star, star_layout(star.trunk.config))
+
+
+def _trunk_layout(config: StarConfig) -> Layout:
+    layout = Layout(_TRUNK, spare={"class_emb.weight": (_N_CLASSES, config.width)})
+    block = rename_all(_BLOCK)
+    for index in range(config.depth):
+        theirs = f"blocks.{index}."
+        parts = ("attn", "cross_attn")
+        layout = layout.joined(
+            Layout(
+                block(theirs, theirs),
+                shapes={f"{theirs}{part}.scale_mul_1H11": (1, config.n_heads, 1, 1) for part in parts},
+                spare={f"{theirs}{part}.zero_k_bias": (config.width,) for part in parts},
+            )
+        )
+    return layout

@@ -1,0 +1,52 @@
+"""The multi-scale tokenizer `vae_ch160v4096z32` as published: 324 keys, of which one only counts how often codes were used."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alchemist_core.models.config import TokenizerConfig
+from alchemist_core.models.published.files import read_weights
+from alchemist_core.models.published.layouts import Layout, Shape, export_weights, load_weights
+from alchemist_core.models.tokenizer import Tokenizer
+
+# Ours → published; what no rule names is called the same.
+_RULES = (
+    (r"^coder\.(encoder\.down\.\d+\.)resample\.", r"\1downsample."),
+    (r"^coder\.(decoder\.up\.\d+\.)resample\.", r"\1upsample."),
+    (r"^coder\.", ""),
+    (r"^quantiser\.codebook\.", "quantize.embedding."),
+    (r"^quantiser\.smoothers\.", "quantize.quant_resi.qresi_ls."),
+)
+
+
+def tokenizer_layout(config: TokenizerConfig) -> Layout:
+    """Say what the published keys of a tokenizer are called here."""
+    with torch.device("meta"):
+        ours = list(Tokenizer(config).state_dict())
+    spare: dict[str, Shape] = {"quantize.ema_vocab_hit_SV": (len(config.scales), config.n_codes)}
+    return Layout({_published_name(name): name for name in ours}, spare=spare)
+
+
+def load_tokenizer(source: str | Path, config: TokenizerConfig) -> Tokenizer:
+    """Load a published tokenizer, frozen; the same weights serve every resolution.
+
+    Args:
+        source: Path or `hf:ORG/NAME/FILE`.
+        config: Its shape, such as `published_tokenizer(256)`.
+    """
+    tokenizer = Tokenizer(config)
+    load_weights(tokenizer, read_weights(source), tokenizer_layout(config), source=str(source))
+    return tokenizer
+
+
+def export_tokenizer(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """Give a tokenizer's weights as the published code loads them."""
+    return export_weights(tokenizer, tokenizer_layout(tokenizer.config))
+
+
+def _published_name(name: str) -> str:
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,0 +1,100 @@
+"""Residual quantisation over scales: each codes what the coarser ones left, with one codebook. What features are, it does not know.
+
+Letters: B samples in a batch · S tokens over all scales · L tokens of one scale · D features · V codebook size · H W finest grid.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alchemist_core.models.config import TokenizerConfig
+
+
+class ResidualQuantiser(nn.Module):
+    """Turns a grid of features into the codes of all scales, and codes back into the grid that they add up to.
+
+    Down by area, up by bicubic; after its upsampling a scale may pass through a convolution that it shares with its neighbours.
+
+    Source: Tian et al. 2024 (VAR), Algorithms 1 and 2.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.scales = config.scales
+        self.codebook = nn.Embedding(config.n_codes, config.token_dim)
+        coder, dim = config.autoencoder, config.token_dim
+        n_smoothers = coder.n_smoothers if coder else 0
+        self.smoothing_ratio = coder.smoothing_ratio if coder else 0.0
+        self.smoothers = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(n_smoothers))
+        self.smoother_of = share_smoothers(len(self.scales), n_smoothers)
+
+    def quantise(self, feature_BDHW: Float[Tensor, "B D H W"]) -> tuple[Int64[Tensor, "B S"], Float[Tensor, "B S D"]]:
+        """Quantise residuals from the coarsest scale on; also give the residual vectors that met the codebook."""
+        residual_BDHW = feature_BDHW
+        codes, residuals = [], []
+        for scale in range(len(self.scales)):
+            cell_BLD = self.at_scale(scale, residual_BDHW)
+            code_BL = self._nearest(cell_BLD)
+            residual_BDHW = residual_BDHW - self._drawn(scale, code_BL)
+            codes.append(code_BL)
+            residuals.append(cell_BLD)
+        return torch.cat(codes, 1), torch.cat(residuals, 1)
+
+    def at_scale(self, scale: int, grid_BDHW: Float[Tensor, "B D H W"]) -> Float[Tensor, "B L D"]:
+        """Average a grid down to one scale."""
+        return functional.adaptive_avg_pool2d(grid_BDHW, self.scales[scale]).flatten(2).transpose(1, 2)
+
+    def add_scale(
+        self, scale: int, code_BL: Int64[Tensor, "B L"], grid_BDHW: Float[Tensor, "B D H W"] | None
+    ) -> Float[Tensor, "B D H W"]:
+        """Add what the codes of one scale stand for to the grid so far."""
+        drawn_BDHW = self._drawn(scale, code_BL)
+        return drawn_BDHW if grid_BDHW is None else grid_BDHW + drawn_BDHW
+
+    def grow(self, code_BS: Int64[Tensor, "B S"]) -> Iterator[Float[Tensor, "B D H W"]]:
+        """Give the grid after each scale; the last is what all codes together stand for."""
+        grid_BDHW: Tensor | None = None
+        lengths = [side**2 for side in self.scales]
+        for scale, code_BL in enumerate(torch.split(code_BS, lengths, 1)):
+            grid_BDHW = self.add_scale(scale, code_BL, grid_BDHW)
+            yield grid_BDHW
+
+    def inputs(self, code_BS: Int64[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """Give what a generator sees when it predicts each token: the grid of the coarser scales, at the token's own."""
+        first_BLD = self.codebook.weight.new_zeros(len(code_BS), self.scales[0] ** 2, self.codebook.embedding_dim)
+        # The last grid is never an input: zip ends with the scales.
+        later = zip(range(1, len(self.scales)), self.grow(code_BS), strict=False)
+        return torch.cat([first_BLD, *(self.at_scale(scale, grid_BDHW) for scale, grid_BDHW in later)], 1)
+
+    def _nearest(self, cell_BLD: Tensor) -> Tensor:
+        half_norm_V = 0.5 * (self.codebook.weight**2).sum(1)
+        return (cell_BLD @ self.codebook.weight.T - half_norm_V).argmax(-1)
+
+    def _drawn(self, scale: int, code_BL: Tensor) -> Tensor:
+        side, finest = self.scales[scale], self.scales[-1]
+        grid_BDHW: Tensor = self.codebook(code_BL).transpose(1, 2).reshape(len(code_BL), -1, side, side)
+        if side != finest:
+            grid_BDHW = functional.interpolate(grid_BDHW, finest, mode="bicubic")
+        if not self.smoothers:
+            return grid_BDHW
+        return torch.lerp(grid_BDHW, self.smoothers[self.smoother_of[scale]](grid_BDHW), self.smoothing_ratio)
+
+
+def share_smoothers(n_scales: int, n_smoothers: int) -> list[int]:
+    """Say which convolution each scale passes through: the one whose tick lies nearest to the scale's place from 0 to 1.
+
+    >>> share_smoothers(10, 4)
+    [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+
+    Departs: scales 2 and 7 of 10 lie midway between two ticks; the published weights were trained with what rounding made of
+    it, so the ticks are computed by the same expression.
+    """
+    if not n_smoothers:
+        return []
+    margin = 1 / 3 / n_smoothers if n_smoothers == 4 else 1 / 2 / n_smoothers
+    ticks = np.linspace(margin, 1 - margin, n_smoothers)
+    return [int(np.argmin(np.abs(ticks - scale / max(n_scales - 1, 1)))) for scale in range(n_scales)]

