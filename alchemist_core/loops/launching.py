@@ -1,7 +1,10 @@
 """How a loop finds the processes and devices it was launched on: one, or as many as `accelerate launch` or torchrun started."""
 
+from typing import Any
+
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -40,3 +43,11 @@ def own_slice(accelerator: Accelerator, index_B: Int64[Tensor, " B"]) -> Int64[T
         raise ConfigError(f"batch_size {len(index_B)} does not split into {n_processes} equal parts, one a process")
     own_b: Tensor = torch.chunk(index_B, n_processes)[accelerator.process_index]
     return own_b
+
+
+def tell_all(value: Any = None) -> Any:
+    """Give every process what the first one says; each must call it once."""
+    PartialState(cpu=not torch.accelerator.is_available())
+    told = [value]
+    broadcast_object_list(told)
+    return told[0]

@@ -29,17 +29,28 @@ R = TypeVar("R", bound=Report)
 class StageRun:
     """A run in progress: its store, its id, and how to tell how far it is."""
 
-    def __init__(self, engine: Engine, claim: RunClaim, line: ProgressLine) -> None:
+    def __init__(self, engine: Engine, claim: RunClaim, line: ProgressLine | None) -> None:
         self.engine = engine
         self.run_id = claim.run_id
         self.claim = claim
         self.progress: dict[str, Any] = {}
         self._line = line
 
+    @classmethod
+    def of_helper(cls, engine: Engine, claim: RunClaim) -> "StageRun":
+        """Take part in a run that another process has claimed: silent, and without the right to write."""
+        return cls(engine, claim, None)
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes the run's results."""
+        return self._line is not None
+
     def report(self, done: int, total: int, note: str = "") -> None:
         """Show progress here, and by the next heartbeat to followers."""
         self.progress = {"done": done, "total": total, "note": note}
-        self._line.show(done, total, note)
+        if self._line is not None:
+            self._line.show(done, total, note)
 
 
 class Heartbeat(threading.Thread):

@@ -12,7 +12,8 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.stages.arms import Arms
-from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.collective import execute_together
+from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_pair_locations
@@ -49,7 +50,7 @@ class TrainDownstreamReport(Report):
 def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamReport:
     """Train every arm with every seed that does not exist yet."""
     work = Comparison(config).train
-    return execute("train_downstream", config, work, TrainDownstreamReport, slot=slot)
+    return execute_together("train_downstream", config, work, TrainDownstreamReport, slot=slot)
 
 
 class Comparison:
@@ -100,6 +101,8 @@ class Comparison:
             model_config, pairs, tokenizer_from=tokenizer_from, out=folder,
             report=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
         )  # fmt: skip
+        if not stage_run.is_leader:
+            return 1
         models.store_model(
             stage_run.engine, identity_hash=identity, arm=arm, subset_id=None if arm == "full" else subset.subset_id,
             retention=1.0 if arm == "full" else subset.retention, seed=seed, config=what, n_samples=len(members),

@@ -1,6 +1,7 @@
 """Train a rater by bilevel optimisation: it learns which training pairs help a proxy model on the named validation dataset."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -10,12 +11,14 @@ from alchemist_core.data.artifacts import artifact_path, folder_sha256
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
-from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.collective import execute_together
+from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import raters
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.telemetry import say
 
 TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")
@@ -40,12 +43,16 @@ class TrainRaterReport(Report):
     rule: str
     n_train: int
     n_validation: int
+    n_in_both: int
+    n_near_duplicates: int
     metrics: dict[str, float]
 
 
 def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterReport:
     """Train a rater version; the same config on the same pairs gives the rater that exists."""
-    return execute("train_rater", config, lambda stage_run: train_rater(config, stage_run), TrainRaterReport, slot=slot)
+    return execute_together(
+        "train_rater", config, lambda stage_run: train_rater(config, stage_run), TrainRaterReport, slot=slot
+    )
 
 
 def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterReport:
@@ -54,11 +61,12 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
         name: _read_pairs(config, stage_run, name, roles)
         for name, roles in (("dataset", TRAIN_ROLES), ("validation", VALIDATION_ROLES))
     }
+    rows["dataset"], overlap = _keep_apart(config, rows["dataset"], rows["validation"])
     identity = fingerprint(
         {"config": config.as_json()}
         | {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
     )
-    n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"])}
+    n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}
     if (known := raters.find_trained(stage_run.engine, identity)) is not None:
         return TrainRaterReport(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.certificate), **n_pairs
@@ -71,11 +79,17 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
     folder = artifact_path(f"raters/{name}")
     metrics = train(config.training, pairs["dataset"], pairs["validation"], out=folder, report=stage_run.report)
+    if stage_run.is_leader:
+        _register(config, stage_run, name, identity, metrics)
+    return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
+
+
+def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity: str, metrics: dict[str, Any]) -> None:
     raters.register_rater(
         stage_run.engine, name=name, rule=config.training.rule, config=config.as_json(), identity_hash=identity,
-        checkpoint_uri=f"raters/{name}", checkpoint_sha256=folder_sha256(folder), certificate=metrics, run_id=stage_run.run_id,
+        checkpoint_uri=f"raters/{name}", checkpoint_sha256=folder_sha256(artifact_path(f"raters/{name}")),
+        certificate=metrics, run_id=stage_run.run_id,
     )  # fmt: skip
-    return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
 
 
 def _read_pairs(config: TrainRaterConfig, stage_run: StageRun, field: str, roles: tuple[str, ...]) -> Sequence[AnyRow]:
@@ -83,9 +97,37 @@ def _read_pairs(config: TrainRaterConfig, stage_run: StageRun, field: str, roles
     if dataset.role not in roles:
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")
     rows = read_training_pairs(stage_run.engine, dataset.dataset_id, max_pairs=config.max_pairs)
+    return _enough(config, dataset.name, rows)
+
+
+def _keep_apart(
+    config: TrainRaterConfig, train: Sequence[AnyRow], validation: Sequence[AnyRow]
+) -> tuple[Sequence[AnyRow], dict[str, int]]:
+    """Leave out of the training pairs every image that is in the validation dataset; count those that look like one.
+
+    A rater would otherwise learn to find the validation images among the training images: they help themselves most.
+    """
+    images, looks = {row.image_hash for row in validation}, {row.perceptual_hash for row in validation} - {None}
+    kept = [row for row in train if row.image_hash not in images]
+    overlap = {
+        "n_in_both": len(train) - len(kept),
+        "n_near_duplicates": sum(row.perceptual_hash in looks for row in kept),
+    }
+    if overlap["n_in_both"]:
+        say(
+            f"{overlap['n_in_both']:,} images of {config.dataset} are in {config.validation} too: left out of the training."
+        )
+    if overlap["n_near_duplicates"]:
+        say(
+            f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the fingerprint of one in {config.validation}."
+        )
+    return _enough(config, config.dataset, kept), overlap
+
+
+def _enough(config: TrainRaterConfig, dataset: str, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
     if len(rows) < config.training.batch_size:
         raise ConfigError(
-            f"Dataset {dataset.name!r} has {len(rows)} pairs, a batch needs {config.training.batch_size}. "
+            f"Dataset {dataset!r} has {len(rows)} pairs, a batch needs {config.training.batch_size}. "
             "Ingest more shards, or lower --batch-size."
         )
     return rows

@@ -1,0 +1,41 @@
+"""Stages that `accelerate launch` or torchrun starts as several processes: one claims the run and writes, all compute."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from alchemist_core.config import Config, Report
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.runs import RunClaim
+
+R = TypeVar("R", bound=Report)
+
+
+def execute_together(
+    stage: str, config: Config, work: Callable[[StageRun], R], report_type: type[R], *, slot: int = 0
+) -> R:
+    """Run a stage's work in every launched process; a process alone just runs it.
+
+    The first one claims the run key and tells the others whether there is work: where it follows a live run instead, they end.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return execute(stage, config, work, report_type, slot=slot)
+    from alchemist_core.loops.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
+
+    if int(os.environ["RANK"]) > 0:
+        claim = tell_all()
+        if claim is None:
+            raise SystemExit(0)
+        return work(StageRun.of_helper(open_store(), claim))
+    told: list[RunClaim] = []
+
+    def announced(stage_run: StageRun) -> R:
+        told.append(tell_all(stage_run.claim))
+        return work(stage_run)
+
+    try:
+        return execute(stage, config, announced, report_type, slot=slot)
+    finally:
+        if not told:
+            tell_all(None)

@@ -1,0 +1,109 @@
+"""Training a rater: apart from its validation data, in one process or several, certified before it is promoted."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterReport
+from alchemist_core.stages.train_rater import run as train_rater
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
+from alchemist_core.verbs.certify import CertifyConfig
+from alchemist_core.verbs.certify import run as certify
+from alchemist_core.verbs.promote import PromoteConfig
+from alchemist_core.verbs.promote import run as promote
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+FEW = {"n_warmup_steps": 5, "n_steps": 5, "batch_size": 32, "softmax_group": 16}
+
+
+def train(**training: object) -> TrainRaterReport:
+    return train_rater(
+        TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": FEW | training})
+    )
+
+
+def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    with open_store().begin() as connection:
+        shown = connection.execute(
+            text("""
+                UPDATE alchemist.samples SET image_hash = other.image_hash, perceptual_hash = other.perceptual_hash
+                FROM (SELECT image_hash, perceptual_hash FROM alchemist.samples
+                      JOIN alchemist.sample_locations USING (sample_id) JOIN alchemist.shards USING (shard_id)
+                      JOIN alchemist.datasets USING (dataset_id) WHERE name = 'v' ORDER BY sample_id LIMIT 1) AS other
+                WHERE sample_id IN (
+                    SELECT sample_id FROM alchemist.sample_locations JOIN alchemist.shards USING (shard_id)
+                    JOIN alchemist.datasets USING (dataset_id) WHERE name = 'scenes' ORDER BY sample_id LIMIT 3)
+            """)
+        ).rowcount
+    report = train()
+    assert (shown, report.n_in_both, report.n_train) == (3, 3, 237)
+
+
+def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], object]) -> None:
+    ingest_corpus()
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in FEW.items()]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alchemist_core",
+        "train-rater", "--dataset", "scenes", "--validation", "v", *flags,
+    ]  # fmt: skip
+    for _ in range(2):  # Again: the rater that exists is found by both.
+        done = subprocess.run(
+            command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+    with open_store().connect() as connection:
+        runs = connection.execute(text("SELECT state FROM alchemist.runs WHERE stage = 'train_rater'")).scalars().all()
+        assert connection.execute(text("SELECT count(*) FROM alchemist.raters")).scalar() == 1
+    assert runs == ["succeeded", "succeeded"]
+    assert not train().is_new
+
+
+def test_a_rater_without_a_certificate_is_not_promoted(ingest_corpus: Callable[[], object]) -> None:
+    ingest_corpus()
+    train()
+    with pytest.raises(CheckFailedError, match="not certified"):
+        promote(PromoteConfig())
+    assert find_rater(open_store(), "production") is None
+    promote(PromoteConfig(without_certificate="tried on purpose"))
+    with open_store().connect() as connection:
+        event = connection.execute(
+            text("SELECT after FROM alchemist.audit_events WHERE action = 'promote'")
+        ).scalar_one()
+    assert event["without_certificate"] == "tried on purpose"
+
+
+def test_a_rater_that_fails_is_told_why_and_stays_uncertified(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    name = train(rater_learning_rate=1e-9).rater
+    with pytest.raises(CheckFailedError, match=r"is not certified: .*caption_sensitivity"):
+        certify(CertifyConfig(max_pairs=100))
+    rater = find_rater(open_store(), name)
+    assert rater is not None
+    assert rater.certificate["is_certified"] is False
+    assert {check["name"] for check in rater.certificate["checks"]} >= {"batch_invariance", "rank_stability"}
+    assert rater.certificate["n_steps"] == 10
+
+
+def test_a_twin_of_another_seed_measures_the_stability_of_ranks(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    for seed in (0, 1):
+        train(seed=seed)
+    with pytest.raises(CheckFailedError):
+        certify(CertifyConfig(max_pairs=100))
+    rater = find_rater(open_store(), "newest")
+    assert rater is not None
+    (stability,) = (check for check in rater.certificate["checks"] if check["name"] == "rank_stability")
+    assert -1 <= stability["value"] <= 1
