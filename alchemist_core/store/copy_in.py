@@ -22,8 +22,8 @@ def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
     cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN", RowReader(rows))
 
 
-def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArray[Any]]) -> None:
-    """COPY columns of numbers into a table, inside the connection's transaction.
+def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArray[Any]]) -> int:
+    """COPY columns of numbers into a table, inside the connection's transaction; returns the rows as the server counted them.
 
     A column's dtype must be its type in the table: int32 for integer, int64 for bigint, float32 for real, float64 for
     double precision.
@@ -32,6 +32,7 @@ def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArr
     names = ", ".join(f'"{column}"' for column in columns)
     data = io.BytesIO(encode_columns(list(columns.values())))
     cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)", data, CHUNK_BYTES)
+    return int(cursor.rowcount)
 
 
 def encode_columns(columns: Sequence[NDArray[Any]]) -> bytes:

@@ -46,23 +46,26 @@ def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[in
     return set(connection.execute(statement, {"run_id": run_id, "ttl_s": ttl_s}).scalars())
 
 
-def require_lease(connection: Connection, claim: LeaseClaim) -> None:
-    """Lock the lease row for this transaction: what follows commits only under a live lease.
+def consume_lease(connection: Connection, claim: LeaseClaim) -> None:
+    """Give a lease back at the begin of the transaction that ends what it guards: a competitor waits for the commit, then finds it done.
 
     Raises:
         LeaseLostError: If the lease expired or another process holds it.
     """
     statement = text("""
-        SELECT fencing_token FROM alchemist.leases
+        DELETE FROM alchemist.leases
         WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
-        FOR UPDATE
+        RETURNING fencing_token
     """)
-    held = connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token}).scalar()
-    if held is None:
-        raise LeaseLostError(
-            f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over; nothing of it was stored. "
-            "Run the command again: it goes on with what is left."
-        )
+    if connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token}).scalar() is None:
+        raise _lost(claim)
+
+
+def _lost(claim: LeaseClaim) -> LeaseLostError:
+    return LeaseLostError(
+        f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over; nothing of it was stored. "
+        "Run the command again: it goes on with what is left."
+    )
 
 
 def release_lease(connection: Connection, claim: LeaseClaim) -> None:

@@ -13,24 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from psycopg2.errors import UniqueViolation
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 
 from alchemist_core.code_version import code_version
 from alchemist_core.data.faults import Fault
 from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.store.copy_in import copy_columns
-from alchemist_core.store.leases import LeaseClaim, claim_lease, release_lease, require_lease
+from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, release_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import insert_faults, read_shard
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.tables import AnyRow, ShardScore
 
 # Kept by the session and emptied at each commit: a new table for every shard would bloat the catalogue.
 MEASURED_TABLE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS measured (sample_id bigint, clarity real, frequency real, edge_density real)
     ON COMMIT DELETE ROWS
 """
+# A row in passing costs an eighth of a look by the index.
+SPREAD, SPREAD_FREE = 8, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,18 @@ def claim_unscored_shard(engine: Engine, scope: ScoringScope, *, run_id: int, tt
         if shard_id is None:
             return None
         lease = claim_lease(connection, f"shard:{scope.rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
-        return None if lease is None else ClaimedShard(read_shard(connection, shard_id), lease)
+        if lease is None:
+            return None
+        if _is_scored(connection, scope.rater_id, shard_id):
+            # The claim waited for a holder whose lease had run out while it was committing.
+            release_lease(connection, lease)
+            return None
+        return ClaimedShard(read_shard(connection, shard_id), lease)
+
+
+def _is_scored(connection: Connection, rater_id: int, shard_id: int) -> bool:
+    where = (ShardScore.rater_id == rater_id, ShardScore.shard_id == shard_id)
+    return connection.execute(select(ShardScore.shard_id).where(*where)).first() is not None
 
 
 def count_unscored(engine: Engine, scope: ScoringScope) -> tuple[int, int]:
@@ -128,18 +141,20 @@ def commit_shard(
 def _commit(
     connection: Connection, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome, provenance: Provenance
 ) -> ShardCounts:
-    require_lease(connection, claimed.lease)
-    _copy_scores(connection, scope.rater_id, outcome)
+    # A server that loses power may forget the last shards, whole; they are unscored then, and scored again. The commit that ends the
+    # run waits for the disk, and with it for all before.
+    connection.execute(text("SET LOCAL synchronous_commit = off"))
+    consume_lease(connection, claimed.lease)
+    copied = _copy_scores(connection, scope.rater_id, outcome)
     _store_measures(connection, outcome)
     shard_id, run_id = claimed.shard.shard_id, provenance.run_id
-    insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=scope.rater_id, run_id=run_id)
-    n_computed = len(outcome.sample_id_N)
-    counts = _write_ledger_row(connection, claimed.shard, scope, n_computed=n_computed, provenance=provenance)
-    release_lease(connection, claimed.lease)
-    return counts
+    if outcome.faults:
+        insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=scope.rater_id, run_id=run_id)
+    return _write_ledger_row(connection, claimed.shard, scope, copied=copied, provenance=provenance)
 
 
-def _copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> None:
+def _copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> dict[str, int]:
+    """Return what the ledger row is counted by: the rows as the server counted them, and where their ids lie."""
     # In the order of the key: the index is filled from left to right, and no two shards can lock each other out.
     order = np.argsort(outcome.sample_id_N)
     rater_id_N = np.full(len(order), rater_id, np.int32)
@@ -148,7 +163,9 @@ def _copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -
         "score": outcome.score_N[order],
         "sample_id": outcome.sample_id_N[order],
     }
-    copy_columns(connection, "alchemist.scores", columns)
+    n_computed = copy_columns(connection, "alchemist.scores", columns)
+    first_id, last_id = id_range(columns["sample_id"])
+    return {"n_computed": n_computed, "first_id": first_id, "last_id": last_id}
 
 
 def _store_measures(connection: Connection, outcome: ShardOutcome) -> None:
@@ -168,11 +185,23 @@ def _without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, 
 
 
 def _write_ledger_row(
-    connection: Connection, shard: AnyRow, scope: ScoringScope, *, n_computed: int, provenance: Provenance
+    connection: Connection, shard: AnyRow, scope: ScoringScope, *, copied: dict[str, int], provenance: Provenance
 ) -> ShardCounts:
     night_id = hold_open_night(connection, shard.dataset_id, shard.crawl_date, scope.rater_id)
-    values = {
-        "shard_id": shard.shard_id, "rater_id": scope.rater_id, "night_id": night_id, "n_computed": n_computed,
+    values = copied | {
+        "shard_id": shard.shard_id, "rater_id": scope.rater_id, "night_id": night_id,
         "run_id": provenance.run_id, "code_version": code_version(), "device": provenance.device, "dtype": provenance.dtype,
     }  # fmt: skip
     return ShardCounts(*connection.execute(load_query("write_ledger_row"), values).one())
+
+
+def id_range(sorted_id_N: NDArray[np.int64]) -> tuple[int, int]:
+    """Return the first and last id, or (1, 0) where reading all between them would cost more than a look for each.
+
+    >>> id_range(np.array([5, 7, 9])), id_range(np.array([1, 90_000_000])), id_range(np.array([], np.int64))
+    ((5, 9), (1, 0), (1, 0))
+    """
+    if not len(sorted_id_N):
+        return 1, 0
+    first_id, last_id = int(sorted_id_N[0]), int(sorted_id_N[-1])
+    return (first_id, last_id) if last_id - first_id < SPREAD * len(sorted_id_N) + SPREAD_FREE else (1, 0)

@@ -19,4 +19,5 @@ WHERE
     AND leases.resource IS NULL
 ORDER BY shards.shard_id
 LIMIT 1
-FOR UPDATE OF shards SKIP LOCKED
+-- NO KEY: a committing ledger row refers to its shard, and must not have to wait for a claim that waits for its lease.
+FOR NO KEY UPDATE OF shards SKIP LOCKED

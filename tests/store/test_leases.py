@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import LeaseLostError
-from alchemist_core.store.leases import LeaseClaim, claim_lease, is_live, release_lease, renew_leases, require_lease
+from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, is_live, release_lease, renew_leases
 
 pytestmark = pytest.mark.db
 
@@ -40,9 +40,21 @@ def test_a_writer_whose_lease_was_taken_over_is_refused(engine: Engine) -> None:
     assert paused is not None
     assert taken is not None
     with engine.begin() as connection, pytest.raises(LeaseLostError, match="nothing of it was stored"):
-        require_lease(connection, paused)
+        consume_lease(connection, paused)
     with engine.begin() as connection:
-        require_lease(connection, taken)
+        consume_lease(connection, taken)
+
+
+def test_a_consumed_lease_is_free_when_its_transaction_ends_and_held_when_it_fails(engine: Engine) -> None:
+    held = claim(engine, run_id=1)
+    assert held is not None
+    with engine.connect() as connection:
+        consume_lease(connection, held)
+        connection.rollback()
+    assert claim(engine, run_id=2) is None
+    with engine.begin() as connection:
+        consume_lease(connection, held)
+    assert claim(engine, run_id=2) is not None
 
 
 def test_an_expired_writer_is_refused_even_if_nobody_took_its_lease(engine: Engine) -> None:
@@ -50,7 +62,7 @@ def test_an_expired_writer_is_refused_even_if_nobody_took_its_lease(engine: Engi
     expire(engine)
     assert paused is not None
     with engine.begin() as connection, pytest.raises(LeaseLostError):
-        require_lease(connection, paused)
+        consume_lease(connection, paused)
 
 
 def test_a_heartbeat_renews_live_leases_and_never_revives_an_expired_one(engine: Engine) -> None:
