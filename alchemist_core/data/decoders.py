@@ -34,6 +34,10 @@ class DecodedPart:
 class Decoders(Protocol):
     """What decodes; the caller submits while there is room, and waits."""
 
+    def await_ready(self) -> None:
+        """Wait until whatever works stands; nobody need, but a clock may start then."""
+        ...
+
     def has_room(self) -> bool:
         """Tell whether a task would be worked on soon."""
         ...
@@ -66,6 +70,9 @@ class InlineDecoders:
     def __init__(self, side: int) -> None:
         self._place = memoryview(bytearray(TASK_PICTURES * side * side * 3))
         self._waiting: deque[tuple[DecodeTask, Any]] = deque()
+
+    def await_ready(self) -> None:
+        """Stand already."""
 
     def has_room(self) -> bool:
         """Tell whether no task waits."""
@@ -105,13 +112,17 @@ class ProcessDecoders:
     """Decodes in worker processes."""
 
     def __init__(self, n_workers: int, side: int) -> None:
-        self._workers = Workers(n_workers, place_bytes=TASK_PICTURES * side * side * 3)
+        self._workers = Workers(n_workers, module=DecodeTask.__module__, place_bytes=TASK_PICTURES * side * side * 3)
         self._again: deque[_Sent] = deque()
 
     @property
     def pids(self) -> list[int]:
         """The worker processes."""
         return self._workers.pids
+
+    def await_ready(self) -> None:
+        """Wait until the processes stand."""
+        self._workers.await_ready()
 
     def has_room(self) -> bool:
         """Tell whether a task would be worked on soon."""

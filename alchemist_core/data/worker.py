@@ -1,9 +1,10 @@
-"""A process that works off tasks: `python -m alchemist_core.data.worker FD ARENA_FD`. Started by `workers`, ends with its parent.
+"""A process that works off tasks: `python -m alchemist_core.data.worker FD ARENA_FD MODULE`. Started by `workers`.
 
 It reads ahead: while one task is worked on, a thread reads the bytes that the next one needs. It holds no lock that another
-process waits for, so that it can be killed at any moment.
+process waits for, so that it can be killed at any moment, and it ends when its parent does.
 """
 
+import importlib
 import itertools
 import mmap
 import signal
@@ -70,13 +71,15 @@ def _attempt(function: Callable[[], Any]) -> tuple[bool, Any]:
 
 
 def main() -> None:
-    """Serve the connection over the arena whose file descriptors are the arguments."""
+    """Serve the connection over the arena whose file descriptors are the arguments; the module is where its tasks are from."""
     # Ctrl-C reaches the whole group; the parent decides, and its end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection_fd, arena_fd = map(int, sys.argv[1:])
-    with Connection(connection_fd) as connection:
+    connection_fd, arena_fd, module = sys.argv[1:]
+    # Now, and not with the first task: whoever awaits a worker's readiness may then count on its speed.
+    importlib.import_module(module)
+    with Connection(int(connection_fd)) as connection:
         try:
-            serve(connection, memoryview(mmap.mmap(arena_fd, 0)))
+            serve(connection, memoryview(mmap.mmap(int(arena_fd), 0)))
         except (BrokenPipeError, ConnectionResetError):
             return
 

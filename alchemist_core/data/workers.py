@@ -52,17 +52,25 @@ class Workers:
 
     Args:
         n_workers: Processes.
+        module: Where the tasks are from, by name; imported before a worker says that it is ready.
         place_bytes: Memory, seen by both sides, for what a task's result is too large to be sent.
     """
 
-    def __init__(self, n_workers: int, *, place_bytes: int = 1) -> None:
-        self._arena_bytes = N_PLACES * place_bytes
-        self._workers = [_Worker(self._arena_bytes) for _ in range(n_workers)]
+    def __init__(self, n_workers: int, *, module: str, place_bytes: int = 1) -> None:
+        self._module, self._arena_bytes = module, N_PLACES * place_bytes
+        self._workers = [_Worker(module, self._arena_bytes) for _ in range(n_workers)]
 
     @property
     def pids(self) -> list[int]:
         """The processes, for those who watch their memory or kill them."""
         return [worker.process.pid for worker in self._workers]
+
+    def await_ready(self) -> None:
+        """Wait until every worker stands; without it the first tasks wait."""
+        while starting := {worker.connection: worker for worker in self._workers if not worker.is_ready}:
+            for connection in wait(list(starting)):
+                assert isinstance(connection, Connection)
+                list(self._receive(starting[connection]))
 
     def has_room(self) -> bool:
         """Tell whether a task would be worked on soon."""
@@ -115,7 +123,7 @@ class Workers:
             raise AlchemistError(
                 f"A worker process ended with code {code} before it began; its own message stands above."
             )
-        self._workers[self._workers.index(worker)] = _Worker(self._arena_bytes)
+        self._workers[self._workers.index(worker)] = _Worker(self._module, self._arena_bytes)
         for number, ticket in enumerate(worker.tickets):
             yield Done(ticket, error=WorkerDiedError(code, is_begun=number == 0))
 
@@ -134,14 +142,14 @@ class Workers:
 class _Worker:
     """One process and the tickets of its tasks, in the order in which it works."""
 
-    def __init__(self, arena_bytes: int) -> None:
+    def __init__(self, module: str, arena_bytes: int) -> None:
         ours, theirs = socket.socketpair()
         with theirs, _anonymous_file() as file:
             file.truncate(arena_bytes)
             self.arena = memoryview(mmap.mmap(file.fileno(), arena_bytes))
             fds = (theirs.fileno(), file.fileno())
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "alchemist_core.data.worker", *map(str, fds)],
+                [sys.executable, "-m", "alchemist_core.data.worker", *map(str, fds), module],
                 pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT},
             )  # fmt: skip
         self.connection = Connection(ours.detach())
@@ -162,6 +170,7 @@ def _anonymous_file() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def n_own_cores() -> int:
+    """Return how many cores are this process's share: those of the machine, over the processes that torchrun started on it."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32
 from safetensors.torch import load_file
 
-from alchemist_core.data.workers import n_cores
+from alchemist_core.data.workers import n_own_cores
 from alchemist_core.loops.checkpoints import read_json
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
@@ -82,7 +82,7 @@ class Scorer:
     @property
     def n_threads(self) -> int:
         """How many batches may be rated at a time: one a core, or two on a GPU, where one is copied while one is computed."""
-        return 2 if self.device == "cuda" else min(n_cores(), _MAX_THREADS)
+        return 2 if self.device == "cuda" else min(n_own_cores(), _MAX_THREADS)
 
     def make_buffer(self) -> ImageArray:
         """Return pixels of a batch; page-locked where they are to be copied to a GPU."""

@@ -84,6 +84,10 @@ class ScoringPipeline:
             pool.shutdown(cancel_futures=True)
         self._decoders.close()
 
+    def await_ready(self) -> None:
+        """Wait until the decoders stand."""
+        self._decoders.await_ready()
+
     def run(self, claim: Claim) -> None:
         """Score shards until `claim` returns none; every one that was claimed is committed then."""
         coming = self._claiming.submit(claim)

@@ -13,7 +13,7 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.decoders import open_decoders
-from alchemist_core.data.workers import n_cores
+from alchemist_core.data.workers import n_own_cores
 from alchemist_core.loops.scoring_shards import PendingShard
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
@@ -137,8 +137,7 @@ def count_decode_workers(n_pairs: int) -> int:
     """Return how many worker processes decode: as set, else one a core, and fewer where starting them would not pay."""
     if (n_set := load_settings().decode_workers) is not None:
         return n_set
-    n_own = max(1, n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return min(n_own, n_pairs // PAIRS_A_WORKER)
+    return min(n_own_cores(), n_pairs // PAIRS_A_WORKER)
 
 
 COMMANDS = {"": Command(ScoreConfig, run)}

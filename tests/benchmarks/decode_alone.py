@@ -1,0 +1,37 @@
+"""Decoding and measuring without anything around it, timed inside a worker process: the d of the benchmark."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from alchemist_core.data.images import decode_views
+from alchemist_core.data.storage import ByteRange, read_ranges
+from alchemist_core.heuristics.measures import LUMA_SIDE, measure
+
+
+@dataclass(frozen=True)
+class DecodeAlone:
+    """A task: read the pictures, then time their decode; returns seconds."""
+
+    uri: str
+    ranges: list[ByteRange]
+    side: int
+    has_heuristics: bool
+
+    def read(self) -> list[bytes]:
+        return read_ranges(self.uri, self.ranges)
+
+    def work(self, data: list[bytes], place: memoryview) -> float:
+        self._decode(data[:64])
+        began = time.perf_counter()
+        for start in range(0, len(data), 64):
+            self._decode(data[start : start + 64])
+        return time.perf_counter() - began
+
+    def _decode(self, data: list[bytes]) -> None:
+        luma_side = LUMA_SIDE if self.has_heuristics else None
+        views = [decode_views(picture, self.side, luma_side=luma_side) for picture in data]
+        np.stack([pixels for pixels, _ in views])
+        if self.has_heuristics:
+            measure(np.stack([luma for _, luma in views if luma is not None]))

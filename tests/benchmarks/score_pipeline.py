@@ -1,0 +1,305 @@
+"""What scoring costs from tars on disk to committed rows, against decoding and the model alone; and what a replay costs.
+
+Run alone on the machine: `python -m tests.benchmarks.score_pipeline`; it writes `.alchemist/bench/score_pipeline.json`.
+d is the core-seconds a sample of decoding and measuring alone, m those of the model alone on preloaded pictures, both on
+one core of an idle machine; where both share the cores nothing can be faster than cores / (d + m).
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import Engine, text
+
+from alchemist_core.data.storage import list_shards
+from alchemist_core.data.tar_writer import write_tar
+from alchemist_core.data.workers import Workers, n_own_cores
+from alchemist_core.local.postgres import start_postgres, stop_postgres
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.scope import scoring_scope
+from alchemist_core.stages.score import ScoreConfig, ScoreReport, Scoring, own_slot
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.train_rater import TrainRaterConfig
+from alchemist_core.stages.train_rater import run as train_rater
+from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
+from tests.benchmarks.decode_alone import DecodeAlone
+
+N_PAIRS = {64: 16_000, 512: 4_000}
+SHARD_PAIRS = {64: 500, 512: 100}
+TARGET = 0.9
+COUNTS = (
+    "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables WHERE relname NOT IN ('runs', 'leases')"
+)
+WORDS = ("red", "green", "small", "large", "house", "tree", "near", "above", "dog", "river", "old", "bright")
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure everything and write the rows."""
+    rows: list[Row] = []
+    out = load_settings().home.resolve() / "bench" / "score_pipeline.json"
+    with own_store() as engine:
+        for side, n_pairs in N_PAIRS.items():
+            prepare(side, n_pairs)
+            for has_heuristics in (True, False):
+                rows += measure_size(engine, side, n_pairs, has_heuristics=has_heuristics)
+        rows += measure_replay(engine)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        print(f"{row['name']:<44} {row['value']:>10,.3f} {row['unit']:<12} {row['detail']}")
+
+
+@contextmanager
+def own_store() -> Iterator[Engine]:
+    """A server and a home that are gone afterwards, with a rater of the default size that was hardly trained."""
+    with TemporaryDirectory(prefix="alchemist-bench-") as folder, pytest.MonkeyPatch.context() as patch:
+        home = Path(folder)
+        home.chmod(0o755)
+        patch.setenv("ALCHEMIST_HOME", str(home))
+        patch.setenv("ALCHEMIST_DATABASE_URL", start_postgres(home).create_database("bench"))
+        load_settings.cache_clear()
+        try:
+            write_corpus(home / "validation", side=64, n_pairs=128)
+            for name, role in (("t", "train"), ("v", "validation")):
+                ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / "validation"), "role": role}))
+            training = {"n_warmup_steps": 2, "n_steps": 2, "batch_size": 32}
+            train_rater(TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": training}))
+            yield open_store()
+        finally:
+            open_store().dispose()
+            stop_postgres(home)
+    load_settings.cache_clear()
+
+
+def prepare(side: int, n_pairs: int) -> None:
+    """Draw and ingest the corpus of one size."""
+    root = load_settings().home / f"pictures-{side}"
+    write_corpus(root, side=side, n_pairs=n_pairs)
+    ingest(IngestConfig(dataset=name_of(side), root=str(root)))
+
+
+def name_of(side: int) -> str:
+    return f"pictures-{side}"
+
+
+def write_corpus(root: Path, *, side: int, n_pairs: int) -> None:
+    """Write JPEGs like photographs in size; each distinct by a comment, so that few have to be drawn."""
+    root.mkdir()
+    rng = np.random.default_rng(side)
+    pictures = [draw_jpeg(rng, side) for _ in range(32)]
+    for first in range(0, n_pairs, SHARD_PAIRS[side]):
+        numbers = range(first, min(first + SHARD_PAIRS[side], n_pairs))
+        entries = [entry for number in numbers for entry in record(rng, pictures, number)]
+        write_tar(root / f"{first:09d}.tar", entries)
+
+
+def draw_jpeg(rng: np.random.Generator, side: int) -> bytes:
+    coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    noisy = np.asarray(coarse).astype(int) + rng.integers(-6, 7, (side, side, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def record(rng: np.random.Generator, pictures: list[bytes], number: int) -> list[tuple[str, bytes]]:
+    picture, comment = pictures[number % len(pictures)], number.to_bytes(8, "big")
+    data = picture[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + picture[2:]
+    caption = " ".join(rng.choice(WORDS, rng.integers(4, 12)))
+    return [(f"{number:09d}.jpg", data), (f"{number:09d}.txt", caption.encode())]
+
+
+def measure_size(engine: Engine, side: int, n_pairs: int, *, has_heuristics: bool) -> list[Row]:
+    """Compare one picture size, with one and with two scoring processes."""
+    decode_s, model_s = measure_decode(engine, side, has_heuristics=has_heuristics), measure_model(engine)
+    bound = n_own_cores() / (decode_s + model_s)
+    title = f"{side} px{'' if has_heuristics else ', no heuristics'}"
+    rows = [
+        row(f"{title}: decode alone", decode_s * 1e6, "µs/sample", detail="one core"),
+        row(f"{title}: model alone", model_s * 1e6, "µs/sample", detail="one core"),
+    ]
+    for n_processes in (1, 2):
+        rate = max(measure_rate(engine, side, n_pairs, n_processes, has_heuristics) for _ in range(2))
+        detail = f"{rate:,.0f} pairs/s; cores/(d+m) {bound:,.0f} pairs/s, {n_own_cores()} cores; {n_pairs} pairs"
+        name = f"{title}: {n_processes} process{'es' if n_processes > 1 else ''}"
+        rows.append(row(name, rate / bound, "ratio", target=TARGET, is_least=True, detail=detail))
+    return rows
+
+
+def row(name: str, value: float, unit: str, *, target: float | None = None, is_least: bool = True, detail: str) -> Row:
+    is_ok = None if target is None else (value >= target if is_least else value <= target)
+    return {"name": name, "value": value, "unit": unit, "target": target, "ok": is_ok, "detail": detail}
+
+
+def measure_decode(engine: Engine, side: int, *, has_heuristics: bool) -> float:
+    """Time the decode of one shard inside a worker process; core-seconds a sample."""
+    statement = text("""
+        SELECT member_offsets[1], member_sizes[1] FROM alchemist.sample_locations
+        WHERE shard_id = (SELECT max(shard_id) FROM alchemist.shards JOIN alchemist.datasets USING (dataset_id) WHERE name = :name)
+    """)
+    with engine.connect() as connection:
+        ranges = [(offset, size) for offset, size in connection.execute(statement, {"name": name_of(side)})]
+    uri = list_shards(str(load_settings().home / name_of(side)))[-1].uri
+    image_side = 16
+    with Workers(1, module=DecodeAlone.__module__) as workers:
+        workers.submit(DecodeAlone(uri, ranges, image_side, has_heuristics), None)
+        while not (done := list(workers.wait())):
+            pass
+    assert done[0].error is None, done[0].error
+    return float(done[0].result) / len(ranges)
+
+
+def measure_model(engine: Engine) -> float:
+    """Time the forward of preloaded batches in one thread; core-seconds a sample."""
+    scorer = load_scorer(engine)
+    image_BHWC = scorer.make_buffer()
+    image_BHWC[:] = np.random.default_rng(0).integers(0, 256, image_BHWC.shape, np.uint8)
+    rng = np.random.default_rng(1)
+    captions = [" ".join(rng.choice(WORDS, rng.integers(4, 12))) for _ in image_BHWC]
+    seconds = []
+    for _ in range(12):
+        began = time.perf_counter()
+        scorer.score_batch(image_BHWC, captions)
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds)) / len(captions)
+
+
+def load_scorer(engine: Engine) -> Any:
+    from alchemist_core.data.artifacts import require_artifact
+    from alchemist_core.loops.scoring import Scorer, own_device
+
+    rater = find_rater(engine, "newest")
+    assert rater is not None
+    return Scorer.load(require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), own_device())
+
+
+def measure_rate(engine: Engine, side: int, n_pairs: int, n_processes: int, has_heuristics: bool) -> float:
+    """Score the corpus anew with some processes that are ready before the clock starts; pairs a second."""
+    forget_scores(engine)
+    arguments = (name_of(side), str(int(has_heuristics)))
+    command = [sys.executable, "-m", "tests.benchmarks.score_pipeline", "work"]
+    processes = [
+        subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=rank_of(rank, n_processes),
+        )
+        for rank in range(n_processes)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    times = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, _ = process.communicate()
+        assert process.returncode == 0
+        times.append(json.loads(output))
+    began, ended = min(time["began"] for time in times), max(time["ended"] for time in times)
+    assert sum(time["n_samples"] for time in times) == n_pairs
+    return n_pairs / (ended - began)
+
+
+def rank_of(rank: int, n_processes: int) -> dict[str, str]:
+    """The environment that torchrun gives the processes of one machine."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n_processes, "LOCAL_WORLD_SIZE": n_processes}
+    return {**os.environ, **{name: str(value) for name, value in ranks.items()}}
+
+
+def forget_scores(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for table in ("score_distributions", "shard_scores", "nights", "scores", "heuristic_scores"):
+            connection.execute(text(f"DELETE FROM alchemist.{table}"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+
+
+def work(dataset: str, has_heuristics: bool) -> None:
+    """Be one scoring process: load, say so, wait for the start, score, say when."""
+    config = ScoreConfig(dataset=dataset, rater="newest", heuristics=has_heuristics)
+    execute("score", config, lambda stage_run: score_when_told(config, stage_run), ScoreReport, slot=own_slot(0))
+
+
+def score_when_told(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
+    rater = find_rater(stage_run.engine, config.rater)
+    assert rater is not None
+    scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=None)
+    scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
+    with scoring.open_pipeline() as pipeline:
+        load_scorer(stage_run.engine).score(np.zeros((1, 16, 16, 3), np.uint8), ["warm"])
+        pipeline.await_ready()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        began = time.monotonic()
+        pipeline.run(scoring.claim)
+        ended = time.monotonic()
+    print(json.dumps({"began": began, "ended": ended, "n_samples": scoring.counts["n_samples"]}), flush=True)
+    return scoring.report()
+
+
+def measure_replay(engine: Engine) -> list[Row]:
+    """Score a night, then again: what changes, and how long it takes beside the first time."""
+    forget_scores(engine)
+    dataset, home = name_of(64), load_settings().home
+    began = time.perf_counter()
+    score(ScoreConfig(dataset=dataset, rater="newest"))
+    first_s = time.perf_counter() - began
+    url = engine.url.render_as_string(hide_password=False)
+    before, files, n_changes = table_checksums(url), list_files(home), count_changes(engine)
+    began = time.perf_counter()
+    score(ScoreConfig(dataset=dataset, rater="newest"))
+    replay_s = time.perf_counter() - began
+    assert table_checksums(url) == before
+    detail = f"replay {replay_s:.3f} s, first {first_s:.3f} s"
+    return [
+        row("replay: share of the time", replay_s / first_s, "ratio", target=0.1, is_least=False, detail=detail),
+        row(
+            "replay: rows changed",
+            count_changes(engine) - n_changes,
+            "rows",
+            target=0,
+            is_least=False,
+            detail="pg_stat",
+        ),
+        row("replay: files written", len(list_files(home) ^ files), "files", target=0, is_least=False, detail="home"),
+    ]
+
+
+def count_changes(engine: Engine) -> int:
+    engine.dispose()  # A session that ends reports what it has counted.
+    time.sleep(0.5)
+    with engine.connect() as connection:
+        return int(connection.execute(text(COUNTS)).scalar_one())
+
+
+def list_files(home: Path) -> set[tuple[str, int, float]]:
+    folder = home / "artifacts"
+    return {(str(path), path.stat().st_size, path.stat().st_mtime) for path in folder.rglob("*") if path.is_file()}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["work"]:
+        work(sys.argv[2], bool(int(sys.argv[3])))
+    else:
+        main()
