@@ -1,0 +1,109 @@
+"""Heuristics against their slow twins, and what each is meant to tell apart."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image, ImageFilter
+
+from alchemist_core.data.images import decode_views
+from alchemist_core.heuristics.aesthetic import aesthetic
+from alchemist_core.heuristics.clarity import clarity
+from alchemist_core.heuristics.edges import edge_density
+from alchemist_core.heuristics.frequency import CUT_RATIO, frequency
+from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
+from tests.oracles import oracle_heuristics as oracle
+
+# Few levels, so that flat pictures, ties and steps come up; uneven sides, so that rows and columns cannot be exchanged.
+PICTURES = st.one_of(
+    arrays.arrays(np.uint8, st.tuples(st.just(2), st.integers(3, 9), st.integers(3, 9)), elements=st.integers(0, 255)),
+    arrays.arrays(np.uint8, (2, 8, 6), elements=st.sampled_from([0, 1, 255])),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(luma_BHW=PICTURES)
+def test_clarity_is_the_variance_of_the_laplacian(luma_BHW: np.ndarray) -> None:
+    expected = [oracle.laplacian_variance(luma.tolist()) for luma in luma_BHW]
+    np.testing.assert_allclose(clarity(luma_BHW), expected, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(luma_BHW=PICTURES)
+def test_frequency_is_the_share_of_energy_outside_the_radius(luma_BHW: np.ndarray) -> None:
+    expected = [oracle.high_frequency_share(luma.tolist(), CUT_RATIO) for luma in luma_BHW]
+    np.testing.assert_allclose(frequency(luma_BHW), expected, atol=2e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(luma_BHW=PICTURES)
+def test_edge_density_is_the_share_of_sobel_magnitudes_above_otsu_s_threshold(luma_BHW: np.ndarray) -> None:
+    # Integer magnitudes at a level's border may fall on either side of it in float32: such a pixel is not worth a failure.
+    expected = [oracle.edge_share(luma.tolist()) for luma in luma_BHW]
+    n_pixels = (luma_BHW.shape[1] - 2) * (luma_BHW.shape[2] - 2)
+    np.testing.assert_allclose(edge_density(luma_BHW), expected, atol=1.01 / n_pixels)
+
+
+def test_aesthetic_is_the_head_on_the_unit_embedding() -> None:
+    rng = np.random.default_rng(0)
+    embedding_BD, weight_D = rng.normal(size=(3, 8)).astype(np.float32), rng.normal(size=8).astype(np.float32)
+    expected = [oracle.aesthetic_value(row.tolist(), weight_D.tolist(), 0.5) for row in embedding_BD]
+    np.testing.assert_allclose(aesthetic(embedding_BD, weight_D, 0.5), expected, rtol=1e-5)
+
+
+def draw(seed: int, side: int = LUMA_SIDE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8))
+
+
+def values_of(*images: Image.Image) -> dict[str, np.ndarray]:
+    value_BM = measure(np.stack([np.asarray(image, np.uint8) for image in images]))
+    return dict(zip(MEASURES, value_BM.T, strict=True))
+
+
+def test_blur_lowers_clarity_and_frequency() -> None:
+    sharp = draw(0)
+    blurred = sharp.filter(ImageFilter.GaussianBlur(3))
+    values = values_of(sharp, blurred)
+    assert values["clarity"][0] > 10 * values["clarity"][1]
+    assert values["frequency"][0] > 2 * values["frequency"][1]
+
+
+def test_a_flat_picture_has_none_of_anything() -> None:
+    assert (measure(np.full((1, LUMA_SIDE, LUMA_SIDE), 128, np.uint8)) == 0).all()
+
+
+def test_a_few_lines_are_a_lower_edge_density_than_many() -> None:
+    few, many = np.zeros((2, LUMA_SIDE, LUMA_SIDE), np.uint8)
+    few[:, 64:] = 255
+    many[:, ::16] = 255
+    values = values_of(Image.fromarray(few), Image.fromarray(many))
+    assert 0 < values["edge_density"][0] < values["edge_density"][1] < 1
+
+
+def test_a_picture_s_values_do_not_depend_on_its_company_by_one_bit() -> None:
+    pictures = np.stack([np.asarray(draw(seed)) for seed in range(20)])
+    together = measure(pictures)
+    order = np.random.default_rng(0).permutation(20)
+    np.testing.assert_array_equal(measure(pictures[order]), together[order])
+    for at in range(20):
+        np.testing.assert_array_equal(measure(pictures[at : at + 1]), together[at : at + 1])
+
+
+@pytest.mark.parametrize(("kind", "size"), [("JPEG", (700, 500)), ("JPEG", (90, 60)), ("PNG", (300, 400))])
+def test_luma_does_not_depend_on_the_rater_s_side(kind: str, size: tuple[int, int]) -> None:
+    buffer = io.BytesIO()
+    draw(1).resize(size).convert("RGB").save(buffer, kind)
+    lumas = [decode_views(buffer.getvalue(), side, luma_side=LUMA_SIDE)[1] for side in (16, 128, 256, 300)]
+    assert all(np.array_equal(luma, lumas[0]) for luma in lumas)
+
+
+def test_a_rater_s_pixels_do_not_depend_on_whether_the_picture_is_measured() -> None:
+    buffer = io.BytesIO()
+    draw(2).resize((640, 480)).convert("RGB").save(buffer, "JPEG")
+    for side in (16, 256):
+        plain, luma = decode_views(buffer.getvalue(), side)
+        assert luma is None
+        assert np.array_equal(plain, decode_views(buffer.getvalue(), side, luma_side=LUMA_SIDE)[0])
