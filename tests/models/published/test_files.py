@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import huggingface_hub
+from huggingface_hub import constants
 import pytest
 import torch
 
@@ -11,8 +11,8 @@ from alchemist_core.models.published.files import read_weights
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub's own cache, offline, with one revision of one repository in it."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository, revision = tmp_path / "models--org--name", "0" * 40
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(revision)
