@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from huggingface_hub import constants
 import pytest
 import torch
+from huggingface_hub import constants
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.published.files import read_weights
