@@ -30,6 +30,12 @@ class Settings(BaseSettings):
     decode_workers: int | None = Field(
         None, ge=0, le=1024, description="Processes that decode or read shards; 0: none beside; unset: one a core"
     )
+    price_per_gpu_hour: float | None = Field(
+        None, ge=0, description="What an hour of one GPU costs, in your currency; unset: costs are unknown"
+    )
+    price_per_core_hour: float | None = Field(
+        None, ge=0, description="What an hour of one CPU core costs, in your currency; unset: costs are unknown"
+    )
 
     @property
     def artifacts(self) -> Path:

@@ -14,6 +14,8 @@ from airflow.sdk import CronPartitionTimetable, Param, dag, task
 from commands import alchemist
 from forms import FORMS
 
+NIGHTLY = "nightly"  # the production rater and every shadow
+
 
 def night(params, dag_run):
     crawl_date = dag_run.partition_key or params["crawl_date"] or dag_run.run_after.date().isoformat()
@@ -43,11 +45,11 @@ def nightly_rescore():
 
     @task.bash(output_processor=lambda line: json.loads(line)["slots"])
     def plan(params, dag_run):
-        return alchemist("plan", "score", json=True, **night(params, dag_run))
+        return alchemist("plan", "score", rater=NIGHTLY, json=True, **night(params, dag_run))
 
     @task.bash(do_xcom_push=False, pool="gpu")
     def score(slot, params, dag_run):
-        return alchemist("score", slot=slot, **night(params, dag_run))
+        return alchemist("score", rater=NIGHTLY, slot=slot, **night(params, dag_run))
 
     ingest() >> step("check_samples", "check", suite="samples") >> (slots := plan())
     checked = score.expand(slot=slots) >> step("check_scores", "check", suite="scores")

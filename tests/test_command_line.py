@@ -112,4 +112,5 @@ def test_json_is_one_object_on_the_last_line(database_url: str, capsys: pytest.C
         "rater": None,
         "n_shards": 0,
         "n_samples": 0,
+        "raters": [],
     }

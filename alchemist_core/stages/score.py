@@ -14,13 +14,14 @@ from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.decoders import open_decoders
 from alchemist_core.data.workers import n_own_cores
+from alchemist_core.errors import DataError
 from alchemist_core.loops.scoring_shards import PendingShard
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
 from alchemist_core.store.ledger import Provenance, ScoringScope
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.raters import RaterRow, find_raters
 from alchemist_core.telemetry import say
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class ScoreConfig(Config):
     crawl_date: date | None = Field(
         None, description="Only shards of this crawl date (YYYY-MM-DD); none: all that are unscored"
     )
-    rater: str = Field("production", description="Rater by name, or production, or newest")
+    rater: str = Field(
+        "production", description="Rater by name, or production, newest, or nightly (production and every shadow)"
+    )
     heuristics: bool = Field(
         True, description="Also measure clarity, frequency and edge density of pictures that were never measured"
     )
@@ -68,11 +71,36 @@ def own_slot(slot: int) -> int:
 
 
 def score(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
-    """Score the unscored shards in scope with one rater, until every one is in the ledger."""
-    rater = find_rater(stage_run.engine, config.rater)
-    if rater is None:
+    """Score with the rater that is meant, or one after the other with all of the night's, production first."""
+    raters = find_raters(stage_run.engine, config.rater)
+    if not raters:
         say("no production rater: nothing scored")
         return ScoreReport(rater=None, note="no production rater: nothing scored")
+    return _together([_score_safely(config, rater, stage_run) for rater in raters])
+
+
+def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun) -> ScoreReport:
+    try:
+        return score_with(config, rater, stage_run)
+    except DataError as error:
+        if not rater.is_shadow:
+            raise
+        # A shadow that cannot be loaded costs the night nothing but its own scores.
+        say(f"shadow {rater.name} scored nothing: {error}")
+        return ScoreReport(rater=rater.name, note=f"shadow {rater.name} scored nothing: {error}")
+
+
+def _together(reports: list[ScoreReport]) -> ScoreReport:
+    if len(reports) == 1:
+        return reports[0]
+    numbers = [name for name in ScoreReport.model_fields if name not in ("rater", "note")]
+    sums = {name: sum(getattr(report, name) for report in reports) for name in numbers}
+    notes = "; ".join(f"{report.rater}: {report.note}" for report in reports if report.note)
+    return ScoreReport(rater=", ".join(str(report.rater) for report in reports), note=notes or None, **sums)
+
+
+def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun) -> ScoreReport:
+    """Score the unscored shards in scope with one rater, until every one is in the ledger."""
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
         return ScoreReport(rater=rater.name, note="everything in scope was scored before")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy import Connection, Engine, insert, or_, select, text, update
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.audit import record_event
@@ -23,8 +23,10 @@ class RaterRow:
     checkpoint_sha256: bytes
     certificate: dict[str, Any]
     config: dict[str, Any]
+    is_shadow: bool = False
 
 
+NIGHTLY = "nightly"
 COLUMNS = tuple(getattr(Rater, name) for name in RaterRow.__slots__)
 
 
@@ -47,6 +49,23 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
             names = ", ".join(connection.execute(select(Rater.name).order_by(Rater.rater_id)).scalars()) or "none"
             raise ConfigError(f"There is no rater {wanted!r} (raters: {names}).")
     return None if row is None else RaterRow(*row)
+
+
+def find_raters(engine: Engine, wanted: str) -> list[RaterRow]:
+    """Return the raters that a word or a name means: `nightly` is the one in production and every shadow beside it.
+
+    Raises:
+        ConfigError: As `find_rater`.
+    """
+    if wanted != NIGHTLY:
+        return [rater for rater in [find_rater(engine, wanted)] if rater is not None]
+    statement = (
+        select(*COLUMNS)
+        .where(or_(Rater.state == "production", (Rater.state == "candidate") & Rater.is_shadow))
+        .order_by(Rater.state.desc(), Rater.rater_id)
+    )
+    with engine.connect() as connection:
+        return [RaterRow(*row) for row in connection.execute(statement)]
 
 
 def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
@@ -91,6 +110,23 @@ def register_rater(engine: Engine, **fields: Any) -> None:
         connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
 
 
+def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str) -> None:
+    """Let a candidate score every night beside the production rater, or no longer.
+
+    Raises:
+        ConfigError: If it is no candidate.
+    """
+    with engine.begin() as connection:
+        statement = update(Rater).where(Rater.rater_id == rater.rater_id, Rater.state == "candidate")
+        if connection.execute(statement.values(is_shadow=is_shadow)).rowcount == 0:
+            raise ConfigError(f"Rater {rater.name} is {rater.state}: only a candidate can be a shadow.")
+        if is_shadow != rater.is_shadow:
+            record_event(
+                connection, actor, "shadow", f"rater {rater.name}",
+                before={"is_shadow": rater.is_shadow}, after={"is_shadow": is_shadow},
+            )  # fmt: skip
+
+
 def promote_rater(engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None) -> None:
     """Put a rater into production and retire the one before: every reader switches at the commit."""
     with engine.begin() as connection:
@@ -101,7 +137,9 @@ def promote_rater(engine: Engine, rater: RaterRow, *, actor: str, reason: str | 
         now = utc_now()
         connection.execute(update(Rater).where(Rater.state == "production").values(state="retired", retired_at=now))
         connection.execute(
-            update(Rater).where(Rater.rater_id == rater.rater_id).values(state="production", promoted_at=now)
+            update(Rater)
+            .where(Rater.rater_id == rater.rater_id)
+            .values(state="production", is_shadow=False, promoted_at=now)
         )
         record_event(
             connection,

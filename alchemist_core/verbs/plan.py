@@ -1,5 +1,6 @@
 """Say what is to be done, and in how many worker slots, before anything is spent."""
 
+import os
 from collections.abc import Sequence
 from datetime import date
 
@@ -15,7 +16,8 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored
 from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
 from alchemist_core.store.pairs import read_training_pairs
-from alchemist_core.store.raters import find_rater
+from alchemist_core.store.raters import RaterRow, find_raters
+from alchemist_core.store.scoring_speed import scoring_speed
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
 from alchemist_core.store.tables import AnyRow
 
@@ -25,7 +27,30 @@ class PlanScoreConfig(Config):
 
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all that are unscored")
-    rater: str = Field("production", description="Rater by name, or production, or newest")
+    rater: str = Field(
+        "production", description="Rater by name, or production, newest, or nightly (production and every shadow)"
+    )
+
+
+class RaterPlan(Report):
+    """One rater's work ahead; seconds and cost are estimates by recent runs, none where nothing was measured or priced."""
+
+    rater: str
+    is_shadow: bool
+    n_shards: int
+    n_samples: int
+    pairs_per_s: float | None
+    seconds: float | None
+    cost: float | None
+    note: str | None
+
+    def summary(self) -> str:
+        """Return one line for a person."""
+        took = "time unknown: nothing was scored yet" if self.seconds is None else f"about {self.seconds:,.0f} s"
+        speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} pairs/s a slot"
+        cost = "cost unknown" if self.cost is None else f"cost about {self.cost:,.2f}"
+        shadow, note = " (shadow)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
+        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} pairs, {took}{speed}, {cost}{note}"
 
 
 class PlanScoreReport(Report):
@@ -35,6 +60,12 @@ class PlanScoreReport(Report):
     rater: str | None
     n_shards: int
     n_samples: int
+    raters: list[RaterPlan] = Field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return one line a rater."""
+        lines = [plan.summary() for plan in self.raters] or ["no production rater: nothing would be scored"]
+        return "\n".join([*lines, f"worker slots: {len(self.slots)}"])
 
 
 class PlanEvaluateConfig(Config):
@@ -52,15 +83,50 @@ class PlanEvaluateReport(Report):
 
 
 def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
-    """Count the shards and pairs that the rater has not scored."""
+    """Count the shards and pairs that the rater has not scored, and estimate what scoring them takes."""
     engine = open_store()
-    rater = find_rater(engine, config.rater)
-    if rater is None:
-        return PlanScoreReport(slots=[0], rater=None, n_shards=0, n_samples=0)
-    scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
-    n_shards, n_samples = count_unscored(engine, scope)
-    n_slots = max(1, min(load_settings().score_slots, n_shards))
-    return PlanScoreReport(slots=list(range(n_slots)), rater=rater.name, n_shards=n_shards, n_samples=n_samples)
+    raters = find_raters(engine, config.rater)
+    unscored = {
+        rater.rater_id: count_unscored(
+            engine, scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
+        )
+        for rater in raters
+    }
+    most_shards = max((n_shards for n_shards, _ in unscored.values()), default=0)
+    n_slots = max(1, min(load_settings().score_slots, most_shards))
+    return PlanScoreReport(
+        slots=list(range(n_slots)),
+        rater=", ".join(rater.name for rater in raters) or None,
+        n_shards=sum(n_shards for n_shards, _ in unscored.values()),
+        n_samples=sum(n_samples for _, n_samples in unscored.values()),
+        raters=[_estimate(engine, rater, unscored[rater.rater_id], n_slots) for rater in raters],
+    )
+
+
+def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slots: int) -> RaterPlan:
+    n_shards, n_samples = unscored
+    speed = scoring_speed(engine, rater.rater_id)
+    ahead = {"rater": rater.name, "is_shadow": rater.is_shadow, "n_shards": n_shards, "n_samples": n_samples}
+    if speed is None:
+        return RaterPlan(**ahead, pairs_per_s=None, seconds=None, cost=None, note=None)
+    slot_seconds = n_samples / speed.pairs_per_s
+    price = price_per_slot_hour(speed.device, n_slots)
+    return RaterPlan(
+        **ahead,
+        pairs_per_s=round(speed.pairs_per_s, 2),
+        seconds=round(slot_seconds / max(1, min(n_slots, n_shards)), 1),
+        cost=None if price is None else round(slot_seconds / 3600 * price, 4),
+        note=None if speed.rater_id == rater.rater_id else "by another rater's runs: its own were never measured",
+    )
+
+
+def price_per_slot_hour(device: str, n_slots: int) -> float | None:
+    """Return what an hour of one worker slot costs: a GPU, or its share of the cores; none where no price is set."""
+    settings = load_settings()
+    if device != "cpu":
+        return settings.price_per_gpu_hour
+    n_cores = max(1, len(os.sched_getaffinity(0)) // n_slots)
+    return None if settings.price_per_core_hour is None else settings.price_per_core_hour * n_cores
 
 
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:

@@ -1,4 +1,4 @@
-"""Put a rater into production: `current_scores` switches in one transaction."""
+"""Put a rater into production (`current_scores` switches in one transaction), or let it score beside it as a shadow."""
 
 from pydantic import Field
 
@@ -7,7 +7,7 @@ from alchemist_core.config import Config, Report
 from alchemist_core.errors import AlchemistError, CheckFailedError
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import find_rater, promote_rater
+from alchemist_core.store.raters import find_rater, mark_shadow, promote_rater
 from alchemist_core.telemetry import say
 
 
@@ -18,6 +18,10 @@ class PromoteConfig(Config):
     without_certificate: str | None = Field(
         None, min_length=3, description="Why a rater that is not certified goes into production; kept in the audit log"
     )
+    shadow: bool | None = Field(
+        None,
+        description="Leave production as it is; the candidate scores every night beside it (--no-shadow: no longer)",
+    )
 
 
 class PromoteReport(Report):
@@ -25,6 +29,7 @@ class PromoteReport(Report):
 
     rater: str
     was: str | None
+    is_shadow: bool = False
 
 
 def run(config: PromoteConfig) -> PromoteReport:
@@ -35,6 +40,13 @@ def run(config: PromoteConfig) -> PromoteReport:
         raise AlchemistError(
             "There is no rater to promote. Train one: alchemist train-rater --dataset NAME --validation NAME."
         )
+    if config.shadow is not None:
+        mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())
+        if config.shadow:
+            say(
+                f"Scores the pool until it has caught up: alchemist score --rater {rater.name} (alchemist plan score estimates it)."
+            )
+        return PromoteReport(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
     if not rater.certificate.get("is_certified") and config.without_certificate is None:
         raise CheckFailedError(
             f"Rater {rater.name} is not certified. Run alchemist certify --rater {rater.name}, or give the reason: "

@@ -61,8 +61,8 @@ def test_a_night_is_scored_by_every_slot(runs):
     states, commands = runs
     assert states["two slots"]["state"] == "success"
     assert states["two slots"]["tasks"]["score"] == ["success", "success"]
-    assert "score --slot 0 --crawl-date 2026-01-02" in commands
-    assert "score --slot 1 --crawl-date 2026-01-02" in commands
+    assert "score --rater nightly --slot 0 --crawl-date 2026-01-02" in commands
+    assert "score --rater nightly --slot 1 --crawl-date 2026-01-02" in commands
 
 
 def test_a_warning_of_a_library_does_not_spoil_the_plan(runs):

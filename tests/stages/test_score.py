@@ -160,3 +160,37 @@ def score_half_then_publish() -> None:
             )
         )
     publish_night(PublishNightConfig(dataset="scenes"))
+
+
+def add_shadow(name: str = "shadow", *, is_damaged: bool = False) -> None:
+    """A candidate with the production rater's checkpoint, marked as a shadow."""
+    sha256 = "sha256('x')" if is_damaged else "checkpoint_sha256"
+    with open_store().begin() as connection:
+        rater_id = connection.execute(
+            text(
+                "INSERT INTO alchemist.raters (name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, is_shadow)"
+                f" SELECT :name, rule, config, :name, checkpoint_uri, {sha256}, true FROM alchemist.raters LIMIT 1 RETURNING rater_id"
+            ),
+            {"name": name},
+        ).scalar_one()
+        connection.execute(text("SELECT alchemist.add_partition('scores', :id)"), {"id": rater_id})
+
+
+def test_a_night_is_scored_with_the_production_rater_and_every_shadow(trained_store: TrainedStore) -> None:
+    add_shadow()
+    report = score(dataset="scenes", crawl_date="2026-01-01", rater="nightly")
+    assert (report.n_shards, report.n_samples, report.n_scored) == (6, 240, 240)
+    assert str(report.rater).endswith(", shadow")
+    with open_store().connect() as connection:
+        rows = connection.execute(
+            text("SELECT count(*), count(DISTINCT score) FROM alchemist.scores GROUP BY sample_id")
+        ).all()
+    assert {tuple(row) for row in rows} == {(2, 1)}  # the same weights give the same scores, each in its own partition
+    assert score(dataset="scenes", crawl_date="2026-01-01", rater="nightly").n_shards == 0
+
+
+def test_a_shadow_that_cannot_be_loaded_costs_the_night_nothing(trained_store: TrainedStore) -> None:
+    add_shadow(is_damaged=True)
+    report = score(dataset="scenes", rater="nightly")
+    assert (report.n_shards, report.n_scored) == (6, 240)
+    assert "shadow shadow scored nothing: The artifact" in str(report.note)
