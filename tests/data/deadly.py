@@ -1,0 +1,42 @@
+"""Tasks that worker processes run in tests: what kills them, and what takes its time."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from alchemist_core.data.decoding import Decoded, DecodeTask
+
+
+@dataclass(frozen=True)
+class DieTask:
+    """Kills the process that works on it."""
+
+    def read(self) -> None:
+        return None
+
+    def work(self, data: None, place: memoryview) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class SleepTask:
+    seconds: float
+
+    def read(self) -> None:
+        return None
+
+    def work(self, data: None, place: memoryview) -> None:
+        time.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class KillerTask(DecodeTask):
+    """Decodes, but for one picture, on which the process dies: as a decoder does that runs into a fault of its own."""
+
+    deadly_hash: bytes = b""
+
+    def work(self, data: list[bytes], place: memoryview) -> Decoded:
+        if self.deadly_hash in self.image_hash_B:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().work(data, place)
