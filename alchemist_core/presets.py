@@ -36,7 +36,28 @@ def paper_exact() -> Values:
     return values
 
 
-PRESETS: dict[str, Callable[[], Values]] = {"tiny": tiny, "paper": paper, "paper_exact": paper_exact}
+def paper_size() -> Values:
+    """Train the paper's networks: STAR-0.3B as both proxies, a depth-8 rater of 38.95 M, the published tokenizer at 256 px.
+
+    Hardware: GPUs of 80 GB under accelerate launch. Needs --tokenizer-from and --text-encoder clip:NAME. Rule alignment.
+    """
+    training = {
+        "proxy_depth": 16, "proxy_width": 1024, "rater_depth": 8, "rater_width": 512, "n_heads": None,
+        "rater_start": "scratch", "rater_reading": "hidden", "resolution": 256, "precision": "bf16",
+        "proxy_learning_rate": 1e-4, "rater_learning_rate": 1e-4, "weight_decay": 0.05, "gradient_clip": 2.0,
+        "softmax_group": 32, "n_warmup_steps": 50_000, "n_steps": 50_000, "rater_average": 0.9997,
+        "check_every_steps": 1000, "checkpoint_every_steps": 1000,
+    }  # fmt: skip
+    model = {"depth": 16, "width": 1024, "n_heads": 16, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.05}
+    return {"train_rater": {"training": training}, "train_downstream": {"model": model}}
+
+
+PRESETS: dict[str, Callable[[], Values]] = {
+    "tiny": tiny,
+    "paper": paper,
+    "paper_exact": paper_exact,
+    "paper_size": paper_size,
+}
 
 
 def preset_values(name: str, stage: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ FORMS = {
         "crawl_date": {'type': ['string', 'null'], 'default': None, 'title': 'Crawl date', 'format': 'date', 'description': "Only shards of this day (YYYY-MM-DD): a dated folder in a shard's path decides, else this date is noted"},
     },
     "train_rater": {
-        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Defaults by name; other fields override them', 'enum': ['paper', 'paper_exact', 'tiny']},
+        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Defaults by name; other fields override them', 'enum': ['paper', 'paper_exact', 'paper_size', 'tiny']},
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset whose pairs are rated', 'pattern': '^[^{}]*$', 'minLength': 1},
         "validation": {'type': 'string', 'title': 'Validation', 'description': 'Validation dataset: what the model should become good at', 'pattern': '^[^{}]*$', 'minLength': 1},
         "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6) or loss (Eq. 9); empty: as the preset says', 'enum': [None, 'alignment', 'loss']},

@@ -7,6 +7,9 @@ from pathlib import Path
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 
+FEATURE_CACHE = "feature_cache"
+"""Where what frozen encoders gave is kept; safe to delete."""
+
 
 def artifact_path(uri: str) -> Path:
     """Return where an artifact lies; addresses in the store are relative, so that a home can be moved."""

@@ -6,10 +6,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alchemist_core.config import NO_FLAG
-from alchemist_core.models.config import StarConfig, TokenizerConfig
+from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.rating.config import Objective, ObjectiveConfig, PenaltySchedule, RaterReading, RatingRule
 
 Precision = Literal["fp32", "bf16", "fp16"]
+TEXT_ENCODERS = r"^(words|minilm|clip:.+)$"
 
 
 class RaterTrainingConfig(BaseModel):
@@ -58,10 +59,22 @@ class RaterTrainingConfig(BaseModel):
     rater_reading: RaterReading = Field(
         RaterReading.MATCHES, description="What the rater's heads read: matches of image and caption, or hidden states"
     )
-    n_heads: int = Field(2, ge=1, le=64, description="Attention heads of each")
-    text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
+    n_heads: int | None = Field(
+        2, ge=1, le=64, description="Attention heads of each; none: one for every 64 features, as published"
+    )
+    text_encoder: str = Field(
+        "words",
+        pattern=TEXT_ENCODERS,
+        description="Frozen encoder of the captions: words, minilm, or clip:FOLDER_OR_HUB_NAME",
+    )
     resolution: int = Field(16, ge=8, le=1024, description="Side of the image that the tokenizer reads, in pixels")
-    n_codes: int = Field(128, ge=2, le=65536, description="Codes of the tokenizer")
+    coder: Literal["patches", "convolutions"] = Field(
+        "patches", description="What a fitted tokenizer codes: patches of colours, or features of a trained autoencoder"
+    )
+    n_codes: int = Field(128, ge=2, le=65536, description="Codes of a fitted tokenizer")
+    tokenizer_from: str | None = Field(
+        None, description="Published tokenizer weights: a file, or hf:REPO/FILE; none: a tokenizer is fitted"
+    )
     check_every_steps: int = Field(
         100, ge=1, le=1_000_000, description="Steps between looks at the held-out validation"
     )
@@ -86,6 +99,13 @@ class RaterTrainingConfig(BaseModel):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _published_tokenizer_has_a_schedule(self) -> "RaterTrainingConfig":
+        if self.tokenizer_from is not None and self.resolution not in SCALES:
+            message = f"resolution {self.resolution} has no published schedule of scales; choose from {sorted(SCALES)}"
+            raise ValueError(message)
+        return self
+
     @property
     def group_size(self) -> int:
         """Samples whose weights sum to 1."""
@@ -93,7 +113,11 @@ class RaterTrainingConfig(BaseModel):
 
     @property
     def tokenizer(self) -> TokenizerConfig:
-        """What is fitted when no tokenizer is given."""
+        """The published tokenizer, or what is fitted."""
+        if self.tokenizer_from is not None:
+            return published_tokenizer(self.resolution)
+        if self.coder == "convolutions":
+            return tokenizer_tiny(self.resolution, self.n_codes)
         return TokenizerConfig(resolution=self.resolution, n_codes=self.n_codes)
 
     @property
@@ -134,7 +158,11 @@ class DownstreamConfig(BaseModel):
     width: int = Field(64, ge=8, le=4096, description="Features of a token inside the model")
     depth: int = Field(2, ge=1, le=64, description="Transformer blocks")
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads")
-    text_encoder: Literal["words", "minilm"] = Field("words", description="Frozen encoder of the captions")
+    text_encoder: str = Field(
+        "words",
+        pattern=TEXT_ENCODERS,
+        description="Frozen encoder of the captions: words, minilm, or clip:FOLDER_OR_HUB_NAME",
+    )
     checkpoint_every_steps: int = Field(500, ge=1, le=1_000_000, description="Steps between checkpoints")
 
     @model_validator(mode="after")
@@ -151,8 +179,8 @@ class DownstreamConfig(BaseModel):
         return _star(tokenizer, text_dim, width=self.width, depth=self.depth, n_heads=self.n_heads)
 
 
-def _star(tokenizer: TokenizerConfig, text_dim: int, *, width: int, depth: int, n_heads: int) -> StarConfig:
+def _star(tokenizer: TokenizerConfig, text_dim: int, *, width: int, depth: int, n_heads: int | None) -> StarConfig:
     return StarConfig(
-        width=width, depth=depth, n_heads=n_heads, text_dim=text_dim,
+        width=width, depth=depth, n_heads=n_heads or max(1, width // 64), text_dim=text_dim,
         scales=tokenizer.scales, n_codes=tokenizer.n_codes, token_dim=tokenizer.token_dim,
     )  # fmt: skip

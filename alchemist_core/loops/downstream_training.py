@@ -15,8 +15,9 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.loops.determinism import start_from_seed
+from alchemist_core.loops.encoding import EncodedPairs, encode_pairs
 from alchemist_core.loops.launching import make_accelerator, own_slice
-from alchemist_core.loops.pairs import EncodedPairs, Pairs, batch_index, encode_pairs
+from alchemist_core.loops.pairs import Pairs, batch_index
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import load_text_encoder
@@ -26,7 +27,13 @@ Report = Callable[[int, int, str], None]
 
 
 def train_downstream(
-    config: DownstreamConfig, pairs: Pairs, *, tokenizer_from: Path, out: Path, report: Report
+    config: DownstreamConfig,
+    pairs: Pairs,
+    *,
+    tokenizer_from: Path,
+    out: Path,
+    report: Report,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Train a model, or read what a finished run measured; a killed run goes on from its last checkpoint.
 
@@ -36,12 +43,13 @@ def train_downstream(
         tokenizer_from: Folder of the rater whose tokenizer all arms share.
         out: Folder to make: model, tokenizer, config and metrics.
         report: Told the steps done, the steps planned, and a note.
+        cache: Folder of what frozen encoders gave before.
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
     if not len(pairs):
         raise DataError("no pairs to train on; select at least 1")
-    run = _Run(config, pairs, tokenizer_from=tokenizer_from, out=out)
+    run = _Run(config, pairs, tokenizer_from=tokenizer_from, out=out, cache=cache)
     run.train(report)
     return run.finish()
 
@@ -49,14 +57,18 @@ def train_downstream(
 class _Run:
     """One training run: its data behind the frozen encoders, model, optimiser, schedule, step."""
 
-    def __init__(self, config: DownstreamConfig, pairs: Pairs, *, tokenizer_from: Path, out: Path) -> None:
+    def __init__(
+        self, config: DownstreamConfig, pairs: Pairs, *, tokenizer_from: Path, out: Path, cache: Path | None
+    ) -> None:
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
         self.config, self.out, self.n_pairs = config, out, len(pairs)
         self.accelerator = make_accelerator()
-        encoder = load_text_encoder(config.text_encoder)
-        self.tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors")
-        self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder)
+        device = self.accelerator.device
+        encoder = load_text_encoder(config.text_encoder, str(device))
+        self.tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors").to(device)
+        with self.accelerator.main_process_first():
+            self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder, cache=cache)
         self.n_steps = max(1, round(config.n_epochs * len(pairs) / config.batch_size))
         start_from_seed(config.seed)
         model = _make_model(config, config.star(self.tokenizer.config, encoder.dim))

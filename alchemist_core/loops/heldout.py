@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from alchemist_core.loops.checkpoints import read_json
 from alchemist_core.loops.config import DownstreamConfig
-from alchemist_core.loops.pairs import Pairs, encode_pairs
+from alchemist_core.loops.encoding import encode_pairs
+from alchemist_core.loops.pairs import Pairs
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer

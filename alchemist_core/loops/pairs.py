@@ -1,4 +1,4 @@
-"""Pairs in memory, raw and encoded, and the order in which training meets them.
+"""Pairs in memory, batches of encoded ones, and the order in which training meets them.
 
 Letters: N pairs · B pairs in a batch.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.images import ImageArray
-from alchemist_core.models.text import CaptionTable, TextEncoder, TextFeatures, encode_captions
-from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
+from alchemist_core.models.text import TextFeatures
+from alchemist_core.models.tokenizer import ImageTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Pairs:
 
     image_NHWC: ImageArray
     captions: list[str]
+    image_keys: list[bytes] | None = None
+    """The sha256 of each image's file, by which what was made of it is known again."""
 
     def __post_init__(self) -> None:
         if len(self.image_NHWC) != len(self.captions):
@@ -33,7 +35,8 @@ class Pairs:
 
     def rows(self, index_B: Int64[np.ndarray, " B"]) -> "Pairs":
         """Gather some pairs."""
-        return Pairs(self.image_NHWC[index_B], [self.captions[index] for index in index_B])
+        keys = None if self.image_keys is None else [self.image_keys[index] for index in index_B]
+        return Pairs(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
 
 
 class Batch(NamedTuple):
@@ -54,26 +57,6 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
         return Batch(self.tokens.to(device), self.text.to(device))
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPairs:
-    """Pairs behind the frozen encoders: computed once, so that no step pays for them."""
-
-    tokens: ImageTokens
-    captions: CaptionTable
-
-    def __len__(self) -> int:
-        return len(self.captions.row_N)
-
-    def rows(self, index_B: Int64[Tensor, " B"]) -> Batch:
-        """Gather a batch."""
-        return Batch(self.tokens.rows(index_B), self.captions.rows(index_B))
-
-
-def encode_pairs(pairs: Pairs, tokenizer: Tokenizer, encoder: TextEncoder) -> EncodedPairs:
-    """Run both frozen encoders over all pairs."""
-    return EncodedPairs(tokenizer.tokens(tokenizer.encode(pairs.image_NHWC)), encode_captions(encoder, pairs.captions))
 
 
 def batch_index(n_pairs: int, step: int, *, batch_size: int, seed: int) -> Int64[Tensor, " B"]:

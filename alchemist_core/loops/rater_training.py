@@ -18,9 +18,11 @@ from alchemist_core.evaluation.ranking import spearman
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.bilevel import Bilevel
 from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.launching import make_accelerator, own_slice
-from alchemist_core.loops.pairs import Batch, Pairs, batch_index, encode_pairs
+from alchemist_core.loops.pairs import Batch, Pairs, batch_index
 from alchemist_core.loops.rater_objective import collapse_reason
+from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 
@@ -42,7 +44,13 @@ class Progress:
 
 
 def train_rater(
-    config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path, report: Report
+    config: RaterTrainingConfig,
+    train: Pairs,
+    validation: Pairs,
+    *,
+    out: Path,
+    report: Report,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Train a rater, or read what a finished run measured; a killed run goes on from its last checkpoint.
 
@@ -52,6 +60,7 @@ def train_rater(
         validation: What the model is to be good at; a tenth of it is held out to see when to stop.
         out: Folder to make: rater, proxy, tokenizer, config and metrics.
         report: Told the steps done, the steps planned, and a note.
+        cache: Folder of what frozen encoders gave before.
 
     Raises:
         ConfigError: The number format or the number of processes does not fit.
@@ -59,7 +68,7 @@ def train_rater(
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
-    run = _Run(config, train, validation, out=out)
+    run = _Run(config, train, validation, out=out, cache=cache)
     run.train(report)
     return run.finish()
 
@@ -67,16 +76,19 @@ def train_rater(
 class _Run:
     """One training run: its data behind the frozen encoders, its models, its progress."""
 
-    def __init__(self, config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path) -> None:
+    def __init__(
+        self, config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path, cache: Path | None
+    ) -> None:
         self.config, self.out = config, out
         self.accelerator = make_accelerator(config.precision)
         _require_whole_groups(config, self.accelerator.num_processes)
-        encoder = load_text_encoder(config.text_encoder)
+        encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
         with self.accelerator.main_process_first():
-            self.tokenizer = _tokenizer(config, train, out)
+            self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
         self.n_held_out = max(1, len(validation) // 10)
         # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
-        self.data = encode_pairs(_join(validation, train), self.tokenizer, encoder)
+        with self.accelerator.main_process_first():
+            self.data = encode_pairs(_join(validation, train), self.tokenizer, encoder, cache=cache)
         self.n_validation, self.n_train = len(validation) - self.n_held_out, len(train)
         sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
         self.bilevel = Bilevel(config, self.accelerator, sizes)
@@ -224,7 +236,10 @@ def _tokenizer(config: RaterTrainingConfig, train: Pairs, out: Path) -> Tokenize
     if path.exists():
         return Tokenizer.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = fit_tokenizer(train.image_NHWC, config.tokenizer, config.seed)
+    if config.tokenizer_from is not None:
+        tokenizer = load_tokenizer(config.tokenizer_from, config.tokenizer)
+    else:
+        tokenizer = fit_tokenizer(train.image_NHWC, config.tokenizer, config.seed)
     tokenizer.save(path.with_suffix(".writing"))
     path.with_suffix(".writing").replace(path)
     return tokenizer
@@ -232,4 +247,6 @@ def _tokenizer(config: RaterTrainingConfig, train: Pairs, out: Path) -> Tokenize
 
 def _join(validation: Pairs, train: Pairs) -> Pairs:
     images = np.concatenate([validation.image_NHWC, train.image_NHWC])
-    return Pairs(images, [*validation.captions, *train.captions])
+    has_keys = validation.image_keys is not None and train.image_keys is not None
+    keys = [*(validation.image_keys or []), *(train.image_keys or [])] if has_keys else None
+    return Pairs(images, [*validation.captions, *train.captions], keys)

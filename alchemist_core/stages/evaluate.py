@@ -94,7 +94,7 @@ def _measure(stage_run: StageRun, missing: list[models.ModelRow], rows: Any, con
     from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415  torch only when there is work
     from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415
 
-    images, captions, _ = read_images(rows, side, stage_run.report)
+    images, captions, *_ = read_images(rows, side, stage_run.report)
     for done, model in enumerate(missing, 1):
         loss_N = heldout_losses(
             require_artifact(model.checkpoint_uri, model.checkpoint_sha256), Pairs(images, captions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +13,22 @@ from alchemist_core.data.storage import join_uri, read_ranges
 from alchemist_core.store.tables import AnyRow
 
 
-def read_images(
-    rows: Sequence[AnyRow], side: int, report: Callable[[int, int, str], None]
-) -> tuple[NDArray[np.uint8], list[str], list[bytes]]:
+class ReadPairs(NamedTuple):
+    """Decoded pairs, aligned, in the order of their rows."""
+
+    images: NDArray[np.uint8]
+    captions: list[str]
+    pair_hashes: list[bytes]
+    image_hashes: list[bytes]
+
+
+def read_images(rows: Sequence[AnyRow], side: int, report: Callable[[int, int, str], None]) -> ReadPairs:
     """Decode each pair's image to one size; a pair whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
         rows: Pairs with their location, as `store.pairs` returns them.
         side: Pixels of a side.
         report: Told how many are done.
-
-    Returns:
-        Images, captions and pair hashes, aligned, in the order of the rows.
     """
     image_N: list[NDArray[np.uint8] | None] = [None] * len(rows)
     by_shard = sorted(range(len(rows)), key=lambda i: (rows[i].root_uri, rows[i].uri, rows[i].member_offsets[0]))
@@ -39,7 +44,12 @@ def read_images(
     images = (
         np.stack([image for image in image_N if image is not None]) if kept else np.zeros((0, side, side, 3), np.uint8)
     )
-    return images, [rows[i].caption for i in kept], [bytes(rows[i].pair_hash) for i in kept]
+    return ReadPairs(
+        images,
+        [rows[i].caption for i in kept],
+        [bytes(rows[i].pair_hash) for i in kept],
+        [bytes(rows[i].image_hash) for i in kept],
+    )
 
 
 def _decode(data: bytes, side: int) -> NDArray[np.uint8] | None:

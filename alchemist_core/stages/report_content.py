@@ -116,7 +116,7 @@ def _sheets(stage_run: StageRun, snapshot: Snapshot) -> Sequence[ContactSheet]:
     picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
     position = {snapshot.pairs.pair_hash_N[i]: i for indices in picked.values() for i in indices}
     rows = read_pair_locations(stage_run.engine, list(position))
-    images, captions, hashes = read_images(rows, THUMBNAIL_SIDE, stage_run.report)
+    images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, stage_run.report)
     tiles: dict[int, Tile] = {}
     for image, caption, pair_hash in zip(images, captions, hashes, strict=True):
         i = position[pair_hash]

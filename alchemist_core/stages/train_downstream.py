@@ -7,7 +7,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Integers, Report, Words, fingerprint
-from alchemist_core.data.artifacts import artifact_path, folder_sha256, require_artifact
+from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
@@ -58,7 +58,7 @@ class Comparison:
 
     def __init__(self, config: TrainDownstreamConfig) -> None:
         self.config = config
-        self._images: dict[bytes, tuple[Any, str]] = {}
+        self._images: dict[bytes, tuple[Any, str, bytes]] = {}
 
     def train(self, stage_run: StageRun) -> TrainDownstreamReport:
         """Train what is missing."""
@@ -98,7 +98,7 @@ class Comparison:
         tokenizer_from = require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256)
         pairs = self._pairs(stage_run, rater, members)
         result = train_downstream(
-            model_config, pairs, tokenizer_from=tokenizer_from, out=folder,
+            model_config, pairs, tokenizer_from=tokenizer_from, out=folder, cache=artifact_path(FEATURE_CACHE),
             report=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
         )  # fmt: skip
         if not stage_run.is_leader:
@@ -118,14 +118,15 @@ class Comparison:
 
         missing = sorted(set(members) - self._images.keys())
         rows = read_pair_locations(stage_run.engine, missing)
-        images, captions, hashes = read_images(rows, rater.config["training"]["resolution"], stage_run.report)
-        self._images.update((h, (image, caption)) for h, image, caption in zip(hashes, images, captions, strict=True))
+        read = read_images(rows, rater.config["training"]["resolution"], stage_run.report)
+        self._images.update(zip(read.pair_hashes, zip(*read[:2], read.image_hashes, strict=True), strict=True))
         if gone := [pair_hash for pair_hash in members if pair_hash not in self._images]:
             raise DataError(
                 f"{len(gone):,} of {len(members):,} members cannot be read, the first is pair {gone[0].hex()[:16]}."
             )
         chosen = [self._images[pair_hash] for pair_hash in members]
-        return Pairs(np.stack([image for image, _ in chosen]), [caption for _, caption in chosen])
+        images, captions, image_hashes = zip(*chosen, strict=True)
+        return Pairs(np.stack(images), list(captions), list(image_hashes))
 
 
 COMMANDS = {"": Command(TrainDownstreamConfig, run)}

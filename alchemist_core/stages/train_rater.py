@@ -7,7 +7,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, fingerprint
-from alchemist_core.data.artifacts import artifact_path, folder_sha256
+from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
@@ -75,10 +75,14 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     from alchemist_core.loops.rater_training import train_rater as train  # noqa: PLC0415
 
     side = config.training.resolution
-    pairs = {name: Pairs(*read_images(found, side, stage_run.report)[:2]) for name, found in rows.items()}
+    read = {name: read_images(found, side, stage_run.report) for name, found in rows.items()}
+    pairs = {name: Pairs(found.images, found.captions, found.image_hashes) for name, found in read.items()}
     name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
     folder = artifact_path(f"raters/{name}")
-    metrics = train(config.training, pairs["dataset"], pairs["validation"], out=folder, report=stage_run.report)
+    metrics = train(
+        config.training, pairs["dataset"], pairs["validation"], out=folder, report=stage_run.report,
+        cache=artifact_path(FEATURE_CACHE),
+    )  # fmt: skip
     if stage_run.is_leader:
         _register(config, stage_run, name, identity, metrics)
     return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)

@@ -51,7 +51,7 @@ def run(config: CertifyConfig) -> CertifyReport:
     if not rows:
         raise ConfigError(f"Dataset {validation.name!r} has no pairs any more: nothing to certify {rater.name} on.")
     with ProgressLine("certify") as line:
-        images, captions, _ = read_images(rows, training.resolution, line.show)
+        images, captions, *_ = read_images(rows, training.resolution, line.show)
     twin = find_twin(engine, rater)
     checks, failed = _examine(rater, twin, training, (images, captions))
     record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())

@@ -6,6 +6,7 @@
 SELECT DISTINCT ON (samples.pair_hash)
     samples.sample_id,
     samples.pair_hash,
+    samples.image_hash,
     samples.caption,
     shards.uri,
     datasets.root_uri,

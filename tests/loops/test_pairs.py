@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from alchemist_core.errors import DataError
-from alchemist_core.loops.pairs import Pairs, batch_index, encode_pairs
+from alchemist_core.loops.encoding import encode_pairs
+from alchemist_core.loops.pairs import Pairs, batch_index
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.text import WordVectors
 from alchemist_core.models.tokenizer import fit_tokenizer

@@ -12,9 +12,12 @@ from alchemist_core.evaluation.ranking import area_under_curve
 from alchemist_core.loops.checkpoints import partial_folder
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.rater_network import make_rater
 from alchemist_core.loops.rater_objective import collapse_reason
 from alchemist_core.loops.rater_training import train_rater
 from alchemist_core.loops.scoring import Scorer
+from alchemist_core.models.star import Star
+from alchemist_core.presets import preset_values
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
 
 GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
@@ -232,6 +235,7 @@ def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int])
     [
         {"penalty_schedule": PenaltySchedule.SEAL},
         {"rater_reading": RaterReading.HIDDEN},
+        {"coder": "convolutions"},
         {"rule": RatingRule.LOSS},
         {"objective": Objective.PAPER_EXACT},
         {"has_group_weight": True},
@@ -251,3 +255,24 @@ def test_every_variant_trains_to_finite_scores(
 def test_a_rater_larger_than_its_proxy_cannot_start_from_it() -> None:
     with pytest.raises(ValidationError, match="choose scratch"):
         RaterTrainingConfig(rater_width=128, proxy_width=64)
+
+
+def test_the_preset_of_the_paper_s_size_builds_the_paper_s_networks() -> None:
+    values = preset_values("paper_size", "train_rater")["training"] | {
+        "tokenizer_from": "vae.pth",
+        "text_encoder": "clip:x",
+    }
+    config = RaterTrainingConfig.model_validate(values)
+    with torch.device("meta"):
+        rater = make_rater(config, config.rater(config.tokenizer, 1024))
+        proxy = Star(config.proxy(config.tokenizer, 1024))
+    # The published counts hold a table of 1,001 classes that nothing reads; it is left out here.
+    n_rater, n_proxy = (sum(weight.numel() for weight in model.parameters()) for model in (rater, proxy))
+    assert n_rater + 1001 * 512 == 38_952_322
+    assert round((n_proxy + 1001 * 1024) / 1e6, 2) == 274.93
+    assert config.tokenizer.n_tokens == 680
+
+
+def test_a_resolution_without_a_published_schedule_is_refused() -> None:
+    with pytest.raises(ValidationError, match="choose from"):
+        RaterTrainingConfig(tokenizer_from="vae.pth", resolution=128)

@@ -1,0 +1,85 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alchemist_core.loops import encoding
+from alchemist_core.loops.encoding import encode_pairs
+from alchemist_core.loops.pairs import Pairs
+from alchemist_core.models.config import TokenizerConfig
+from alchemist_core.models.text import TextFeatures, WordVectors
+from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
+
+
+class CountingTokenizer(Tokenizer):
+    """Counts the images that it had to encode."""
+
+    n_encoded = 0
+
+    def encode(self, image_NHWC: np.ndarray) -> torch.Tensor:
+        self.n_encoded += len(image_NHWC)
+        return super().encode(image_NHWC)
+
+
+class CountingEncoder:
+    """An encoder that is worth caching, and counts."""
+
+    dim = WordVectors.dim
+
+    def __init__(self) -> None:
+        self.n_encoded, self._words = 0, WordVectors()
+
+    def encode(self, captions: list[str]) -> TextFeatures:
+        self.n_encoded += len(captions)
+        return self._words.encode(captions)
+
+
+@pytest.fixture
+def tokenizer(validation_pairs: Pairs) -> CountingTokenizer:
+    fitted = fit_tokenizer(validation_pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=0)
+    counting = CountingTokenizer(fitted.config)
+    counting.load_state_dict(fitted.state_dict())
+    return counting
+
+
+@pytest.fixture
+def pairs(validation_pairs: Pairs) -> Pairs:
+    keys = [hashlib.sha256(image.tobytes()).digest() for image in validation_pairs.image_NHWC]
+    return Pairs(validation_pairs.image_NHWC, validation_pairs.captions, keys)
+
+
+def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
+    encoder = CountingEncoder()
+    first = encode_pairs(pairs.rows(np.arange(150)), tokenizer, encoder, cache=tmp_path)
+    n_captions = encoder.n_encoded
+    second = encode_pairs(pairs, tokenizer, encoder, cache=tmp_path)
+    assert tokenizer.n_encoded == len(pairs)
+    n_probes = 2
+    assert n_captions <= encoder.n_encoded <= n_probes + len(set(pairs.captions))
+    plain = encode_pairs(pairs, tokenizer, CountingEncoder())
+    index_B = torch.tensor([3, 149, 199, 0])
+    for found in (second.rows(index_B), plain.rows(index_B)):
+        assert torch.equal(found.tokens.code_BS, plain.rows(index_B).tokens.code_BS)
+        assert torch.equal(found.text.token_BTD, plain.rows(index_B).text.token_BTD)
+        assert torch.equal(found.text.mask_BT, plain.rows(index_B).text.mask_BT)
+    assert torch.equal(first.code_NS, second.code_NS[:150])
+
+
+def test_another_tokenizer_never_gets_these_codes(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
+    encode_pairs(pairs, tokenizer, WordVectors(), cache=tmp_path)
+    other = fit_tokenizer(pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=1)
+    found = encode_pairs(pairs, other, WordVectors(), cache=tmp_path)
+    assert torch.equal(found.code_NS, other.encode(pairs.image_NHWC))
+
+
+def test_inputs_that_do_not_fit_are_read_from_codes_at_each_step(
+    tokenizer: CountingTokenizer, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = encode_pairs(pairs, tokenizer, WordVectors())
+    monkeypatch.setattr(encoding, "_MOST_INPUT_BYTES", 0)
+    lean = encode_pairs(pairs, tokenizer, WordVectors())
+    assert lean.tokens is None
+    index_B = torch.tensor([1, 50, 7])
+    torch.testing.assert_close(lean.rows(index_B).tokens.input_BSD, kept.rows(index_B).tokens.input_BSD)
