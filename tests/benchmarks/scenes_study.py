@@ -1,6 +1,5 @@
 """A drawn corpus in memory, with what each pair is worth: what the rater's studies train on."""
 
-import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 
 from alchemist_core.data.images import decode_image
 from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.evaluation.ranking import area_under_curve
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.loops.pairs import Pairs
@@ -20,7 +20,7 @@ class Study(NamedTuple):
     """Training pairs with their kinds, and the clean validation and test pairs."""
 
     train: Pairs
-    kind_N: np.ndarray
+    kinds: np.ndarray
     validation: Pairs
     test: Pairs
 
@@ -31,7 +31,7 @@ def load_study(root: Path, *, seed: int, side: int = 16, **sizes: int) -> Study:
     draw_scenes(folder, seed=seed, **sizes)
     truth = pq.read_table(folder / "truth.parquet").to_pydict()
     kind_of = dict(zip(truth["pair_hash"], truth["kind"], strict=True))
-    parts = {name: _read(folder / name, side) for name in ("train", "validation", "test")}
+    parts = {name: read_tars(folder / name, side) for name in ("train", "validation", "test")}
     kinds = np.array([kind_of[pair_hash] for pair_hash in parts["train"][1]])
     return Study(parts["train"][0], kinds, parts["validation"][0], parts["test"][0])
 
@@ -42,19 +42,18 @@ def kind_aucs(score_N: np.ndarray, kind_N: np.ndarray) -> dict[str, float]:
     return {kind: area_under_curve(good, score_N[kind_N == kind]) for kind in KINDS}
 
 
-def _read(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
+def read_tars(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
+    """Decode every pair of a folder's tars; also give their pair hashes."""
     images, captions, hashes = [], [], []
     for path in sorted(folder.rglob("*.tar")):
-        with path.open("rb") as file, tarfile.open(path) as tar:
-            for pair in read_pairs(file, path.stat().st_size, with_perceptual_hash=False):
-                assert isinstance(pair, Pair)
-                images.append(decode_image(_image_bytes(tar, pair.record.key), side))
+        with path.open("rb") as file:
+            pairs = list(read_pairs(file, path.stat().st_size, with_perceptual_hash=False))
+            for pair in pairs:
+                if not isinstance(pair, Pair):
+                    continue
+                picture = next(member for member in pair.record.members if member.ext in IMAGE_EXTS)
+                file.seek(picture.offset)
+                images.append(decode_image(file.read(picture.size), side))
                 captions.append(pair.caption)
                 hashes.append(pair.pair_hash)
     return Pairs(np.stack(images), captions), hashes
-
-
-def _image_bytes(tar: tarfile.TarFile, key: str) -> bytes:
-    member = tar.extractfile(f"{key}.png")
-    assert member is not None
-    return member.read()
