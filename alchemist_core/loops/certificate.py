@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 
 from alchemist_core.evaluation.planting import chaotic_images, plain_images, shuffled_captions
 from alchemist_core.evaluation.ranking import area_under_curve, spearman
 from alchemist_core.loops.pairs import Pairs
+from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.config import RatingRule
 
 _SEED = 20260101
+_OTHER_SHAPE = 32
 
 
 class HealthCheck(NamedTuple):
@@ -50,26 +53,41 @@ class PairScorer(Protocol):
         ...
 
 
+class Training(NamedTuple):
+    """What is to be known of how a rater was trained."""
+
+    metrics: dict[str, Any]
+    """What it measured, with the history of its steps."""
+    rule: RatingRule
+    """Rule `loss` may like plain images."""
+    group_size: int
+
+
+@torch.inference_mode()
 def certify(
-    scorer: PairScorer, clean: Pairs, metrics: dict[str, Any], *, rule: RatingRule, group_size: int,
+    scorer: PairScorer,
+    clean: Pairs,
+    training: Training,
+    *,
     twin: PairScorer | None = None,
-) -> list[HealthCheck]:  # fmt: skip
+    tokenizer: Tokenizer | None = None,
+) -> list[HealthCheck]:
     """Examine a rater.
 
     Args:
         scorer: The rater.
         clean: Pairs of the validation dataset: what the user holds to be good.
-        metrics: What its training measured, with the history of its steps.
-        rule: How it values; rule `loss` may like plain images.
-        group_size: Samples of a softmax group in its training.
+        training: How it came about.
         twin: A rater of the same config and data but another seed, where one was trained.
+        tokenizer: The rater's.
     """
     score_N = scorer.score(clean.image_NHWC, clean.captions)
     return [
         *_invariance(scorer, clean, score_N),
+        *(_codes(tokenizer, clean) if tokenizer is not None else []),
         HealthCheck("score_spread", float(score_N.std()), 1e-6, None, "standard deviation over clean pairs"),
-        *_training(metrics, rule, group_size),
-        *_planted(scorer, clean, score_N, rule),
+        *_training(training),
+        *_planted(scorer, clean, score_N, training.rule),
         _stability(score_N, clean, twin),
     ]
 
@@ -88,7 +106,23 @@ def _invariance(scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, "
     ]  # fmt: skip
 
 
-def _training(metrics: dict[str, Any], rule: RatingRule, group_size: int) -> list[HealthCheck]:
+def _codes(tokenizer: Tokenizer, clean: Pairs) -> list[HealthCheck]:
+    """Count the images whose codes change: in other company they must not; in another batch shape a kernel may flip one."""
+    image_NHWC = clean.image_NHWC
+    code_NS = tokenizer.encode(image_NHWC)
+    backwards_NS = tokenizer.encode(image_NHWC[::-1].copy()).flip(0)
+    chunks = [image_NHWC[start : start + _OTHER_SHAPE] for start in range(0, len(image_NHWC), _OTHER_SHAPE)]
+    shaped_NS = torch.cat([tokenizer.quantise(tokenizer.features(chunk))[0] for chunk in chunks])
+    by_company, by_shape = (int((codes != code_NS).any(1).sum()) for codes in (backwards_NS, shaped_NS))
+    return [
+        HealthCheck(
+            "flipped_codes", by_company, None, 0, f"by company; {by_shape} of {len(clean)} in batches of {_OTHER_SHAPE}"
+        )
+    ]
+
+
+def _training(training: Training) -> list[HealthCheck]:
+    metrics, rule, group_size = training
     history = metrics["history"]
     last = history[-max(1, len(history) // 10) :]
     size = float(np.mean([step["effective_sample_size"] for step in last])) / group_size

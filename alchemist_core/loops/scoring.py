@@ -65,6 +65,11 @@ class Scorer:
         return cls(rater, tokenizer, encoder, device=device)
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The frozen tokenizer."""
+        return self._tokenizer
+
+    @property
     def image_side(self) -> int:
         """Side in pixels to which images may be decoded without loss."""
         return self._tokenizer.config.resolution

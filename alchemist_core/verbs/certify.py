@@ -67,14 +67,14 @@ def run(config: CertifyConfig) -> CertifyReport:
 def _examine(
     rater: RaterRow, twin: RaterRow | None, training: RaterTrainingConfig, clean: Any
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    from alchemist_core.loops.certificate import certify, failures  # noqa: PLC0415  torch is imported only when there is a rater
+    from alchemist_core.loops.certificate import Training, certify, failures  # noqa: PLC0415  torch is imported only when there is a rater
     from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  as above
     from alchemist_core.loops.scoring import Scorer  # noqa: PLC0415  as above
 
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
     checks = certify(
-        scorers[0], Pairs(*clean), rater.certificate, rule=training.rule, group_size=training.group_size,
-        twin=scorers[1] if twin else None,
+        scorers[0], Pairs(*clean), Training(rater.certificate, training.rule, training.group_size),
+        twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer,
     )  # fmt: skip
     return [check.as_json() for check in checks], failures(checks)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alchemist_core.loops.certificate import HealthCheck, certify, failures
+from alchemist_core.loops.certificate import HealthCheck, Training, certify, failures
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.loops.rater_training import train_rater
@@ -18,7 +18,7 @@ from alchemist_core.rating.config import RatingRule
 CONFIG = RaterTrainingConfig(n_warmup_steps=60, n_steps=150, batch_size=32, proxy_width=32, rater_width=32, n_codes=64)
 CHECKS = {
     "batch_invariance", "corruption_isolation", "score_spread", "effective_sample_size", "entropy",
-    "spearman_score_minus_loss", "recall_of_plain", "recall_of_chaotic", "caption_sensitivity", "rank_stability",
+    "flipped_codes", "spearman_score_minus_loss", "recall_of_plain", "recall_of_chaotic", "caption_sensitivity", "rank_stability",
 }  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def metrics(trained: list[Path]) -> dict[str, Any]:
 
 
 def examine(scorer: Any, clean: Pairs, metrics: dict[str, Any], **given: Any) -> dict[str, HealthCheck]:
-    checks = certify(scorer, clean, metrics, **({"rule": RatingRule.ALIGNMENT, "group_size": 32} | given))
+    training = Training(metrics, given.pop("rule", RatingRule.ALIGNMENT), 32)
+    checks = certify(scorer, clean, training, **given)
     return {check.name: check for check in checks}
 
 
@@ -56,10 +57,12 @@ def test_a_trained_rater_is_examined_in_every_respect(
     trained: list[Path], metrics: dict[str, Any], test_pairs: Pairs
 ) -> None:
     scorer, twin = (Scorer.load(path) for path in trained)
-    checks = examine(scorer, test_pairs, metrics, twin=twin)
+    checks = examine(scorer, test_pairs, metrics, twin=twin, tokenizer=scorer.tokenizer)
     assert checks.keys() == CHECKS
     assert checks["batch_invariance"].value == 0
     assert checks["corruption_isolation"].value == 0
+    assert checks["flipped_codes"].value == 0
+    assert "in batches of 32" in checks["flipped_codes"].note
     assert checks["recall_of_chaotic"].value is not None
     assert checks["recall_of_chaotic"].value > 0.9
     assert checks["rank_stability"].value is not None
