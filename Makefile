@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-select clean
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,13 @@ test-e2e: $(STAMP) ## Airflow's scheduler and the browser (20 minutes)
 
 test-faults: $(STAMP) ## Kills of real processes
 	@$(BIN)/pytest -q -m faults --timeout 1200
+
+bench-score: $(STAMP) ## Scoring and the score store at 30 million, against what the machine can do (20 minutes, alone)
+	@$(BIN)/python -m tests.benchmarks.score_pipeline
+	@$(BIN)/python -m tests.benchmarks.score_store
+
+bench-rater: $(STAMP) ## The rater: a step's cost, what its scores find over seeds (20 minutes, alone)
+	@$(BIN)/python -m tests.benchmarks.rater
 
 lint: $(STAMP) ## Format check, lint, types, SQL
 	@$(BIN)/ruff format --check -q
