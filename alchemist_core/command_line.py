@@ -29,6 +29,7 @@ VERBS = (
     "publish",
     "release",
     "takedown",
+    "retry_quarantine",
     "subset",
     "db",
     "corpus",

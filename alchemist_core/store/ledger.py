@@ -135,7 +135,7 @@ def commit_shard(
                 return _commit(connection, claimed, scope, outcome, provenance)
         except UniqueViolation:
             # Another shard with one of these pairs was committed first: its scores are there now, and are the same.
-            outcome = _without_scored(engine, claimed, scope, outcome)
+            outcome = without_scored(engine, claimed, scope, outcome)
 
 
 def _commit(
@@ -145,15 +145,15 @@ def _commit(
     # run waits for the disk, and with it for all before.
     connection.execute(text("SET LOCAL synchronous_commit = off"))
     consume_lease(connection, claimed.lease)
-    copied = _copy_scores(connection, scope.rater_id, outcome)
-    _store_measures(connection, outcome)
+    copied = copy_scores(connection, scope.rater_id, outcome)
+    store_measures(connection, outcome)
     shard_id, run_id = claimed.shard.shard_id, provenance.run_id
     if outcome.faults:
         insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=scope.rater_id, run_id=run_id)
     return _write_ledger_row(connection, claimed.shard, scope, copied=copied, provenance=provenance)
 
 
-def _copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> dict[str, int]:
+def copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> dict[str, int]:
     """Return what the ledger row is counted by: the rows as the server counted them, and where their ids lie."""
     # In the order of the key: the index is filled from left to right, and no two shards can lock each other out.
     order = np.argsort(outcome.sample_id_N)
@@ -168,7 +168,8 @@ def _copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -
     return {"n_computed": n_computed, "first_id": first_id, "last_id": last_id}
 
 
-def _store_measures(connection: Connection, outcome: ShardOutcome) -> None:
+def store_measures(connection: Connection, outcome: ShardOutcome) -> None:
+    """Store the heuristics of pictures that had none."""
     if not len(outcome.measured_id_N):
         return
     connection.execute(text(MEASURED_TABLE))
@@ -178,7 +179,8 @@ def _store_measures(connection: Connection, outcome: ShardOutcome) -> None:
     connection.execute(load_query("store_measures"))
 
 
-def _without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome) -> ShardOutcome:
+def without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome) -> ShardOutcome:
+    """Leave out what another shard scored meanwhile."""
     rows = read_unscored_pairs(engine, claimed.shard.shard_id, scope.rater_id)
     is_left_N = np.isin(outcome.sample_id_N, np.array([row.sample_id for row in rows], np.int64))
     return replace(outcome, sample_id_N=outcome.sample_id_N[is_left_N], score_N=outcome.score_N[is_left_N])

@@ -25,9 +25,8 @@ scaled AS (
 
 lines AS (
     SELECT
-        'raters' AS table_name, ROW(
-            name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, certificate, state, is_shadow
-        )::text AS line
+        'raters' AS table_name,
+        ROW(name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, certificate, state, is_shadow)::text AS line
     FROM alchemist.raters
     UNION ALL
     -- Not decided_by: it names an Airflow run.
@@ -43,6 +42,11 @@ lines AS (
     INNER JOIN dated ON done.night_id = dated.night_id
     INNER JOIN alchemist.shards ON done.shard_id = shards.shard_id
     UNION ALL
+    SELECT 'retried_samples', ROW(dated.night, shards.uri, again.ordinal)::text
+    FROM alchemist.retried_samples AS again
+    INNER JOIN dated USING (night_id)
+    INNER JOIN alchemist.shards USING (shard_id)
+    UNION ALL
     SELECT 'scores', ROW(raters.identity_hash, samples.pair_hash, scores.score)::text
     FROM alchemist.scores
     INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
@@ -56,12 +60,9 @@ lines AS (
     FROM scaled
     UNION ALL
     -- The eligible set's hash stands for the nights and the takedowns that it follows from.
-    SELECT
-        'rank_snapshots', ROW(
-            scaled.scale, rank_snapshots.dataset_names, rank_snapshots.n_eligible, rank_snapshots.eligible_hash
-        )::text
-    FROM alchemist.rank_snapshots
-    INNER JOIN scaled ON rank_snapshots.rank_scale_id = scaled.rank_scale_id
+    SELECT 'rank_snapshots', ROW(scaled.scale, taken.dataset_names, taken.n_eligible, taken.eligible_hash)::text
+    FROM alchemist.rank_snapshots AS taken
+    INNER JOIN scaled ON taken.rank_scale_id = scaled.rank_scale_id
     UNION ALL
     SELECT
         'region_probes', ROW(

@@ -41,6 +41,7 @@ def every_table(
             {"night_id": k(2), **night, "rater_id": k(2), "state": "selectable"},
         ],
         "shard_scores": [{"rater_id": k(2), "shard_id": k(1), "night_id": k(2), "n_scored": 2, "n_quarantined": 1}],
+        "retried_samples": [{"rater_id": k(2), "shard_id": k(1), "ordinal": 1, "night_id": k(2)}],
         "scores": [{"rater_id": k(i), "sample_id": k(j), "score": i - j / 3} for i in (1, 2) for j in (1, 2)],
         "score_distributions": [{"night_id": k(2), "n": 2, "quantiles": [0.1, 0.9], "histogram": {"counts": [2]}}],
         "rank_scales": [{"rank_scale_id": k(1), "rater_id": k(2), "knot_scores": [0.1, 0.9], "knot_ranks": [1, 0]}],

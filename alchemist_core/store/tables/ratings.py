@@ -3,7 +3,18 @@
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -90,6 +101,25 @@ class ShardScore(Table):
     dtype: Mapped[str]
     run_id: Mapped[int] = mapped_column(BigInteger)
     scored_at: Mapped[Created]
+
+
+class RetriedSample(Table):
+    """A location that was set aside, then scored after its night was decided: it may be drawn once this later night is."""
+
+    __tablename__ = "retried_samples"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["shard_id", "ordinal"], ["alchemist.sample_locations.shard_id", "alchemist.sample_locations.ordinal"]
+        ),
+        ForeignKeyConstraint(
+            ["rater_id", "shard_id"], ["alchemist.shard_scores.rater_id", "alchemist.shard_scores.shard_id"]
+        ),
+    )
+
+    rater_id: Mapped[int] = mapped_column(primary_key=True)
+    shard_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    night_id: Mapped[int] = mapped_column(ForeignKey("alchemist.nights.night_id"), index=True)
 
 
 class Score(Table):

@@ -1,0 +1,40 @@
+-- Purpose: what belongs to a night: its good locations, those that a retry scored after an earlier revision was decided included.
+-- One row is: a location of a scored shard that this rater did not set aside, under the night through which it may be drawn.
+-- Relies on: ix_shard_scores_night_id, ix_retried_samples_night_id, pk_sample_locations,
+--   uq_quarantined_samples_shard_id_ordinal_rater_id. A decided night's rows never change: what a retry adds is a later night's.
+CREATE VIEW alchemist.night_locations AS
+SELECT
+    shard_scores.rater_id,
+    shard_scores.night_id,
+    sample_locations.shard_id,
+    sample_locations.ordinal,
+    sample_locations.sample_id
+FROM alchemist.shard_scores
+INNER JOIN alchemist.sample_locations ON shard_scores.shard_id = sample_locations.shard_id
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM alchemist.quarantined_samples
+        WHERE
+            quarantined_samples.shard_id = sample_locations.shard_id
+            AND quarantined_samples.ordinal = sample_locations.ordinal
+            AND quarantined_samples.rater_id = shard_scores.rater_id
+    )
+    AND NOT EXISTS (
+        SELECT 1
+        FROM alchemist.retried_samples
+        WHERE
+            retried_samples.rater_id = shard_scores.rater_id
+            AND retried_samples.shard_id = sample_locations.shard_id
+            AND retried_samples.ordinal = sample_locations.ordinal
+    )
+UNION ALL
+SELECT
+    retried_samples.rater_id,
+    retried_samples.night_id,
+    sample_locations.shard_id,
+    sample_locations.ordinal,
+    sample_locations.sample_id
+FROM alchemist.retried_samples
+INNER JOIN alchemist.sample_locations
+    ON retried_samples.shard_id = sample_locations.shard_id AND retried_samples.ordinal = sample_locations.ordinal;
