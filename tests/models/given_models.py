@@ -30,7 +30,7 @@ def lively_tokenizer(config: TokenizerConfig | None = None, seed: int = 0) -> To
     torch.manual_seed(seed)
     tokenizer = Tokenizer(config or tokenizer_tiny(n_codes=32))
     for weight in tokenizer.parameters():
-        weight.copy_(0.2 * torch.randn_like(weight))
+        weight.copy_(0.3 * torch.randn_like(weight))
     return tokenizer
 
 

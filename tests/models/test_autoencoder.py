@@ -92,7 +92,7 @@ def test_only_codes_that_nothing_used_begin_anew() -> None:
     before_VD = quantiser.codebook.weight.clone()
     n_used_V = torch.ones(32, dtype=torch.int64)
     n_used_V[[3, 17]] = 0
-    residual_MD = torch.full((5, 16), 9.0)
+    residual_MD = torch.full((5, 12), 9.0)
     restart_unused(quantiser, n_used_V, residual_MD, np.random.default_rng(0))
     is_new_V = (quantiser.codebook.weight != before_VD).any(1)
     assert is_new_V.nonzero().flatten().tolist() == [3, 17]
@@ -115,6 +115,6 @@ def test_a_side_is_halved_from_the_top_left_and_doubled_again() -> None:
 def test_a_new_block_is_its_shortcut() -> None:
     tokenizer = Tokenizer(tokenizer_tiny())
     assert isinstance(tokenizer.coder, Autoencoder)
-    block, grid_BCHW = tokenizer.coder.encoder.down[0].block[0], torch.randn(2, 16, 8, 8)
+    block, grid_BCHW = tokenizer.coder.encoder.down[0].block[0], torch.randn(2, 12, 8, 8)
     torch.nn.init.zeros_(block.conv2.bias)
     assert torch.equal(block(grid_BCHW), grid_BCHW)

@@ -12,7 +12,7 @@ from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer
 from tests.models.given_models import CAPTIONS, TINY, lively_star, lively_tokenizer, some_codes, text_of
 
-CONFIG = TINY.model_copy(update={"token_dim": 16})
+CONFIG = TINY.model_copy(update={"token_dim": 12})
 ANY = SamplingConfig(guidance=3.0, top_k=32, top_p=1.0, batch_size=4)
 SEEDS = [11, 12, 13, 14]
 

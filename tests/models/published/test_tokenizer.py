@@ -44,5 +44,5 @@ def test_counts_of_used_codes_may_be_of_any_number_of_scales(tmp_path: Path) -> 
 
 def test_a_tokenizer_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     torch.save(export_tokenizer(lively_tokenizer()), tmp_path / "vae.pth")
-    with pytest.raises(DataError, match=r"1 wrongly shaped: quantize.embedding.weight is \(32, 16\), not \(64, 16\)"):
+    with pytest.raises(DataError, match=r"1 wrongly shaped: quantize.embedding.weight is \(32, 12\), not \(64, 12\)"):
         load_tokenizer(tmp_path / "vae.pth", tokenizer_tiny(n_codes=64))
