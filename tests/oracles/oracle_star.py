@@ -50,7 +50,9 @@ def _block(weights, prefix, n_heads, hidden, *, level, places, words):
                 [three[2][r] for r in seen], here=places[s], there=[places[r] for r in seen],
             )
         )  # fmt: skip
-    hidden = [h + weights[name + "out.weight"] @ m + weights[name + "out.bias"] for h, m in zip(hidden, mixed, strict=True)]
+    hidden = [
+        h + weights[name + "out.weight"] @ m + weights[name + "out.bias"] for h, m in zip(hidden, mixed, strict=True)
+    ]
 
     name = prefix + "cross_attention."
     matrix = weights[name + "key_value.weight"]
