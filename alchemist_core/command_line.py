@@ -30,6 +30,7 @@ VERBS = (
     "release",
     "takedown",
     "retry_quarantine",
+    "duplicates",
     "subset",
     "db",
     "corpus",

@@ -1,10 +1,11 @@
 """Score what the last crawl brought, so that it can be drawn from.
 
     ingest → check_samples → plan → score → check_scores → drift → publish
+    ingest → find_duplicates
 
-Safe to re-run: yes, every task finds what is done already. Without a production rater it ingests and checks, scores
-nothing, and succeeds. A night whose scores drifted too far is held: publish leaves it alone until `alchemist release`.
-The night is the run's partition key, else the form's crawl date, else the day of the run.
+Safe to re-run: yes, every task finds what is done already. Without a production rater it ingests and checks, scores nothing and
+succeeds. Scores that drifted too far hold their night until `alchemist release`. The night is the run's partition key,
+else the form's crawl date, else the day of the run.
 Runbook: infra/RUNBOOK.md#nightly_rescore
 """
 
@@ -13,8 +14,6 @@ import json
 from airflow.sdk import CronPartitionTimetable, Param, dag, task
 from commands import alchemist
 from forms import FORMS
-
-NIGHTLY = "nightly"  # the production rater and every shadow
 
 
 def night(params, dag_run):
@@ -32,10 +31,10 @@ def night(params, dag_run):
     tags=["alchemist", "nightly"],
 )
 def nightly_rescore():
-    def step(task_id, *words, **flags):
+    def step(task_id, *words, is_dated=True, **flags):
         @task.bash(task_id=task_id, do_xcom_push=False)
         def run(params, dag_run):
-            return alchemist(*words, **flags, **night(params, dag_run))
+            return alchemist(*words, **flags, **(night(params, dag_run) if is_dated else {}))
 
         return run()
 
@@ -45,13 +44,14 @@ def nightly_rescore():
 
     @task.bash(output_processor=lambda line: json.loads(line)["slots"])
     def plan(params, dag_run):
-        return alchemist("plan", "score", rater=NIGHTLY, json=True, **night(params, dag_run))
+        return alchemist("plan", "score", rater="nightly", json=True, **night(params, dag_run))
 
     @task.bash(do_xcom_push=False, pool="gpu")
     def score(slot, params, dag_run):
-        return alchemist("score", rater=NIGHTLY, slot=slot, **night(params, dag_run))
+        return alchemist("score", rater="nightly", slot=slot, **night(params, dag_run))
 
-    ingest() >> step("check_samples", "check", suite="samples") >> (slots := plan())
+    (came := ingest()) >> step("find_duplicates", "duplicates", "find", is_dated=False)
+    came >> step("check_samples", "check", suite="samples") >> (slots := plan())
     checked = score.expand(slot=slots) >> step("check_scores", "check", suite="scores")
     checked >> step("drift", "drift") >> step("publish", "publish", "night")
 

@@ -46,6 +46,16 @@ lines AS (
     FROM alchemist.heuristic_scores AS plain
     INNER JOIN alchemist.samples ON plain.sample_id = samples.sample_id
     UNION ALL
+    -- Which of two pairs came first is data: it is the one that is kept.
+    SELECT 'distinct_images', ROW(samples.pair_hash, kept.perceptual_hash)::text
+    FROM alchemist.distinct_images AS kept
+    INNER JOIN alchemist.samples USING (sample_id)
+    UNION ALL
+    SELECT 'duplicate_samples', ROW(samples.pair_hash, firsts.pair_hash, later.distance, later.is_same_image)::text
+    FROM alchemist.duplicate_samples AS later
+    INNER JOIN alchemist.samples ON later.sample_id = samples.sample_id
+    INNER JOIN alchemist.samples AS firsts ON later.first_sample_id = firsts.sample_id
+    UNION ALL
     SELECT 'takedowns', ROW(image_hash, reason, requested_by)::text
     FROM alchemist.takedowns
 )

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from alchemist_core.selection.duplicates import hamming_distance
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from tests.given import insert_rows
 
@@ -102,6 +103,20 @@ def test_a_rank_is_the_same_to_the_bit_in_sql_and_in_python(connection: Connecti
         [rng.normal(scale=2, size=2_000), knots, np.nextafter(knots, -9), np.nextafter(knots, 9), [-1e9, 1e9]]
     )
     assert np.array_equal(ranks_by_sql(connection, scale, scores), scale.rank(scores))
+
+
+def test_a_hamming_distance_is_the_same_in_sql_and_in_python(connection: Connection) -> None:
+    rng = np.random.default_rng(0)
+    pairs = [
+        (0, 0),
+        (-1, 0),
+        (2**63 - 1, -(2**63)),
+        *rng.integers(-(2**63), 2**63, size=(50, 2), dtype=np.int64).tolist(),
+    ]
+    for one, other in pairs:
+        query = text("SELECT alchemist.hamming_distance(:one, :other)")
+        found = connection.execute(query, {"one": int(one), "other": int(other)}).scalar_one()
+        assert found == hamming_distance(int(one), int(other))
 
 
 @pytest.mark.parametrize("has_ties", [False, True], ids=["distinct", "ties"])

@@ -75,7 +75,16 @@ def test_a_shards_unscored_pairs_are_found_by_its_locations(large: Connection) -
 
 
 def test_a_ledger_row_reads_one_shard(large: Connection) -> None:
-    parameters = {"night_id": 1, "n_computed": 1, "first_id": 600, "last_id": 700, "run_id": 1, "code_version": "1", "device": "cpu", "dtype": "float32"}
+    parameters = {
+        "night_id": 1,
+        "n_computed": 1,
+        "first_id": 600,
+        "last_id": 700,
+        "run_id": 1,
+        "code_version": "1",
+        "device": "cpu",
+        "dtype": "float32",
+    }
     used = indexes(large, query("write_ledger_row"), shard_id=7, rater_id=1, **parameters)
     assert "scores_1_pkey" in used
     assert used & BY_SHARD

@@ -15,6 +15,8 @@ from alchemist_core.store.tables.ratings import (
 from alchemist_core.store.tables.schema import SCHEMA, AnyRow, Table, utc_now
 from alchemist_core.store.tables.sources import (
     Dataset,
+    DistinctImage,
+    DuplicateSample,
     HeuristicScore,
     QuarantinedSample,
     Sample,
@@ -37,6 +39,8 @@ __all__ = [
     "AuditEvent",
     "CheckResult",
     "Dataset",
+    "DistinctImage",
+    "DuplicateSample",
     "Evaluation",
     "EvaluationContract",
     "Experiment",

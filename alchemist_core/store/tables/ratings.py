@@ -140,9 +140,7 @@ class ScoreDistribution(Table):
     """The shape of one night's scores, its distance from the accepted nights before, and what moved it."""
 
     __tablename__ = "score_distributions"
-    __table_args__ = (
-        CheckConstraint("verdict IN ('recorded', 'pooled', 'steady', 'warned', 'held')", name="verdict"),
-    )
+    __table_args__ = (CheckConstraint("verdict IN ('recorded', 'pooled', 'steady', 'warned', 'held')", name="verdict"),)
 
     night_id: Mapped[int] = mapped_column(ForeignKey("alchemist.nights.night_id"), primary_key=True)
     # The night's own scores; at most 1,024 points in the middle of equal shares of them.

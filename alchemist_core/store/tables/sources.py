@@ -3,7 +3,18 @@
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Computed, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Computed,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -139,6 +150,40 @@ class HeuristicScore(Table):
     frequency: Mapped[float | None] = mapped_column(REAL)
     edge_density: Mapped[float | None] = mapped_column(REAL)
     imported: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+
+
+def _band(bits: str) -> Any:
+    return mapped_column(Integer, Computed(bits, persisted=True), nullable=True)
+
+
+class DistinctImage(Table):
+    """The first pair of a group of pictures that look alike (most groups have one member), by the bands of its perceptual hash."""
+
+    __tablename__ = "distinct_images"
+    __table_args__ = tuple(Index(None, f"band_{number}", "perceptual_hash") for number in range(3))
+
+    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True)
+    perceptual_hash: Mapped[int | None] = mapped_column(BigInteger)
+    band_0: Mapped[int | None] = _band("((perceptual_hash >> 42) & 4194303)")
+    band_1: Mapped[int | None] = _band("((perceptual_hash >> 21) & 2097151)")
+    band_2: Mapped[int | None] = _band("(perceptual_hash & 2097151)")
+
+
+class DuplicateSample(Table):
+    """A pair whose picture looks like an earlier one: the same bytes, or a perceptual hash within 2 bits."""
+
+    __tablename__ = "duplicate_samples"
+    __table_args__ = (
+        CheckConstraint("sample_id <> first_sample_id", name="other"),
+        CheckConstraint("distance BETWEEN 0 AND 2 OR is_same_image", name="distance"),
+    )
+
+    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True)
+    first_sample_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.distinct_images.sample_id"), index=True
+    )
+    distance: Mapped[int | None] = mapped_column(SmallInteger)
+    is_same_image: Mapped[bool]
 
 
 class Takedown(Table):
