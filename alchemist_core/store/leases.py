@@ -28,7 +28,8 @@ def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: fl
             fencing_token = excluded.fencing_token,
             run_id = excluded.run_id,
             acquired_at = clock_timestamp(),
-            expires_at = excluded.expires_at
+            -- Not what was to be inserted: that was reckoned before this statement waited for a holder's transaction.
+            expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
         WHERE leases.expires_at <= clock_timestamp()
         RETURNING fencing_token
     """)

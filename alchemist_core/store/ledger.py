@@ -31,6 +31,9 @@ MEASURED_TABLE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS measured (sample_id bigint, clarity real, frequency real, edge_density real)
     ON COMMIT DELETE ROWS
 """
+# A process that is stopped inside a transaction would keep its row locks, and with them every other slot, for ever. Between two
+# statements of these transactions lie milliseconds.
+END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 # A row in passing costs an eighth of a look by the index.
 SPREAD, SPREAD_FREE = 8, 1_000
 
@@ -89,6 +92,7 @@ class Provenance:
 def claim_unscored_shard(engine: Engine, scope: ScoringScope, *, run_id: int, ttl_s: float) -> ClaimedShard | None:
     """Claim a shard that the rater has not scored and that nobody else is scoring."""
     with engine.begin() as connection:
+        connection.execute(text(END_SILENCE))
         shard_id = connection.execute(load_query("claim_unscored_shard"), scope.parameters()).scalar()
         if shard_id is None:
             return None
@@ -143,7 +147,7 @@ def _commit(
 ) -> ShardCounts:
     # A server that loses power may forget the last shards, whole; they are unscored then, and scored again. The commit that ends the
     # run waits for the disk, and with it for all before.
-    connection.execute(text("SET LOCAL synchronous_commit = off"))
+    connection.execute(text(f"SET LOCAL synchronous_commit = off; {END_SILENCE}"))
     consume_lease(connection, claimed.lease)
     copied = copy_scores(connection, scope.rater_id, outcome)
     store_measures(connection, outcome)

@@ -171,7 +171,8 @@ def test_of_a_dead_worker_s_tasks_one_was_begun() -> None:
 def test_workers_end_when_their_parent_is_killed() -> None:
     code = (
         "from alchemist_core.data.workers import Workers; from tests.data.deadly import SleepTask; import time\n"
-        "w = Workers(2, module='tests.data.deadly'); w.await_ready(); w.submit(SleepTask(0.5), 0); print(*w.pids, flush=True); time.sleep(60)"
+        "w = Workers(2, module='tests.data.deadly'); w.await_ready(); w.submit(SleepTask(0.5), 0)\n"
+        "print(*w.pids, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

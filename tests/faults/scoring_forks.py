@@ -1,0 +1,44 @@
+"""A process that has everything imported and forks one scoring run for each line it reads, so that 50 kills take a minute.
+
+A line is JSON: environment and slot. For each it prints the child's pid, and after the child's end its exit status.
+"""
+
+import json
+import os
+import sys
+
+import torch
+
+from alchemist_core.errors import AlchemistError
+from alchemist_core.loops import scoring, scoring_pipeline
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.score import ScoreConfig, run
+
+IMPORTED = (torch, scoring, scoring_pipeline)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        if (pid := os.fork()) == 0:
+            os._exit(score(order))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def score(order: dict[str, object]) -> int:
+    os.environ.update(order["environment"])  # type: ignore[call-overload]
+    load_settings.cache_clear()
+    try:
+        run(ScoreConfig(dataset=str(order["dataset"])), slot=int(str(order["slot"])))
+    except AlchemistError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except BaseException as error:  # noqa: BLE001  the child must not go on as its parent
+        print(repr(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

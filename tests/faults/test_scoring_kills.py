@@ -1,0 +1,205 @@
+"""Scoring killed, paused and run by many at a time ends in the state of one undisturbed run."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.engine import make_engine, open_store
+from tests.trained_store import TrainedStore, use_store
+
+pytestmark = [pytest.mark.db, pytest.mark.faults]
+N_SHARDS, SHARD_PAIRS, N_KILLS, KILLS_A_ROUND = 80, 25, 50, 5
+LEASE_TTL_S = 3
+START_S = 0.2
+"""What a forked run takes until its first shard is claimed, about."""
+
+
+class Forks:
+    """The forking process of `scoring_forks`."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.scoring_forks"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )  # fmt: skip
+
+    def start(self, store: TrainedStore, *, slot: int = 0, **settings: object) -> int:
+        """Start a scoring run; returns its pid."""
+        environment = {"ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home)}
+        environment |= {f"ALCHEMIST_{name.upper()}": str(value) for name, value in settings.items()}
+        order = {"environment": environment, "slot": slot, "dataset": "many"}
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def finish(self) -> int:
+        """Wait for the run's end; returns its exit status."""
+        return self._read()
+
+    def _read(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture
+def forks() -> Iterator[Callable[[], Forks]]:
+    made: list[Forks] = []
+
+    def make() -> Forks:
+        made.append(Forks())
+        return made[-1]
+
+    yield make
+    for each in made:
+        os.killpg(each.process.pid, signal.SIGKILL)  # Its run too, which may be stopped.
+        each.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def unscored(
+    trained_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> TrainedStore:
+    """A trained store with a dataset of many small shards that nobody has scored; a template, never opened again."""
+    root = tmp_path_factory.mktemp("many")
+    draw_scenes(root, n_train=N_SHARDS * SHARD_PAIRS, n_validation=40, n_test=20, shard_size=SHARD_PAIRS, side=32)
+    store = TrainedStore(make_database(template=make_url(trained_once.url).database), trained_once.home)
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(patch, store)
+        ingest(IngestConfig(dataset="many", root=str(root / "train")))
+        open_store().dispose()
+    return store
+
+
+@pytest.fixture
+def fresh(unscored: TrainedStore, make_database: Callable[..., str], tmp_path: Path) -> Callable[[], TrainedStore]:
+    home = tmp_path / "home"
+    shutil.copytree(unscored.home, home)
+    return lambda: TrainedStore(make_database(template=make_url(unscored.url).database), home)
+
+
+def ask(store: TrainedStore, statement: str) -> int:
+    engine = make_engine(store.url)
+    try:
+        with engine.begin() as connection:
+            return int(connection.execute(text(statement)).scalar_one())
+    finally:
+        engine.dispose()
+
+
+def count_scored(store: TrainedStore) -> int:
+    return ask(store, "SELECT count(*) FROM alchemist.shard_scores")
+
+
+def let_leases_expire(store: TrainedStore) -> None:
+    """What the database's clock does in the course of a lease's length."""
+    ask(
+        store,
+        "WITH u AS (UPDATE alchemist.leases SET expires_at = clock_timestamp() RETURNING 1) SELECT count(*) FROM u",
+    )
+
+
+def score_undisturbed(forks: Forks, store: TrainedStore, **settings: object) -> float:
+    began = time.monotonic()
+    forks.start(store, **settings)
+    assert forks.finish() == 0
+    return time.monotonic() - began
+
+
+def kill_at_random(forks: Forks, store: TrainedStore, rng: random.Random, duration: float, **settings: object) -> bool:
+    """Start scoring and kill it; false where it was over before."""
+    left_ratio = 1 - count_scored(store) / N_SHARDS
+    pid = forks.start(store, **settings)
+    time.sleep(START_S + rng.random() * left_ratio * (duration - START_S))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    is_hit = forks.finish() == -signal.SIGKILL
+    let_leases_expire(store)
+    return is_hit
+
+
+@pytest.mark.timeout(900)
+def test_scoring_killed_fifty_times_at_random_moments_ends_as_if_nothing_had_happened(
+    fresh: Callable[[], TrainedStore], forks: Callable[[], Forks]
+) -> None:
+    process, rng = forks(), random.Random(2026)
+    undisturbed = fresh()
+    duration = {n_workers: score_undisturbed(process, fresh(), decode_workers=n_workers) for n_workers in (0, 1)}
+    score_undisturbed(process, undisturbed, decode_workers=0)
+    expected, n_kills, states = table_checksums(undisturbed.url), 0, set()
+    while n_kills < N_KILLS:
+        store, settings = fresh(), {"decode_workers": rng.randrange(2)}
+        for _ in range(KILLS_A_ROUND):
+            n_kills += kill_at_random(process, store, rng, duration[settings["decode_workers"]], **settings)
+            states.add(count_scored(store))
+        score_undisturbed(process, store, **settings)
+        assert table_checksums(store.url) == expected
+        assert count_scored(store) == N_SHARDS
+    assert len(states - {0, N_SHARDS}) >= 10, "kills must fall between commits, not before or behind all of them"
+
+
+def test_a_run_that_was_paused_beyond_its_lease_stores_nothing_more(
+    fresh: Callable[[], TrainedStore], forks: Callable[[], Forks]
+) -> None:
+    paused, other, undisturbed, store = forks(), forks(), fresh(), fresh()
+    score_undisturbed(other, undisturbed)
+    pid = paused.start(store, lease_ttl_s=LEASE_TTL_S)
+    deadline = time.monotonic() + 60
+    while count_scored(store) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGSTOP)
+    n_done = count_scored(store)
+    assert n_done < N_SHARDS
+    assert ask(store, "SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%'") > 0
+    other.start(store, slot=1, lease_ttl_s=LEASE_TTL_S)
+    assert other.finish() == 0
+    assert count_scored(store) == N_SHARDS
+    os.kill(pid, signal.SIGCONT)
+    assert paused.finish() != 0
+    assert table_checksums(store.url) == table_checksums(undisturbed.url)
+
+
+def test_two_ranks_of_torchrun_share_the_shards_and_score_each_once(
+    fresh: Callable[[], TrainedStore], forks: Callable[[], Forks]
+) -> None:
+    undisturbed, store = fresh(), fresh()
+    score_undisturbed(forks(), undisturbed)
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "alchemist_core",
+        "score",
+        "--dataset",
+        "many",
+    ]
+    given = {"ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command], env={**os.environ, **given}, check=True, timeout=240)
+    assert table_checksums(store.url) == table_checksums(undisturbed.url)
+    assert (
+        ask(store, "SELECT count(DISTINCT slot) FROM alchemist.runs WHERE stage = 'score' AND state = 'succeeded'") == 2
+    )
+    assert count_scored(store) == N_SHARDS
+    assert (
+        ask(store, "SELECT count(*) FROM (SELECT sample_id FROM alchemist.scores GROUP BY 1 HAVING count(*) > 1) AS d")
+        == 0
+    )
