@@ -1,0 +1,19 @@
+-- Purpose: which pictures a person means by an address or by a place in a shard.
+-- Parameters: url text or null (where a crawl found the picture), dataset text or null and place text or null (SHARD/KEY in it).
+-- One row is: a picture, by the sha256 of its bytes.
+-- Relies on: uq_shards_dataset_id_uri, uq_sample_locations_shard_id_key, pk_samples; a url reads all of samples, as no index holds it.
+-- Safe to re-run: yes.
+SELECT image_hash
+FROM alchemist.samples
+WHERE CAST(:url AS text) IS NOT NULL AND source_url = :url
+UNION
+SELECT samples.image_hash
+FROM alchemist.datasets
+INNER JOIN alchemist.shards ON datasets.dataset_id = shards.dataset_id
+INNER JOIN alchemist.sample_locations ON shards.shard_id = sample_locations.shard_id
+INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
+WHERE
+    datasets.name = CAST(:dataset AS text)
+    AND starts_with(CAST(:place AS text), shards.uri || '/')
+    AND sample_locations.key = substr(CAST(:place AS text), char_length(shards.uri) + 2)
+ORDER BY image_hash

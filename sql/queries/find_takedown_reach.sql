@@ -1,0 +1,38 @@
+-- Purpose: where pictures that are taken down have gone: the stored subset versions that contain them, and what was trained on those.
+-- Parameters: image_hashes bytea[] (sha256 of each picture's bytes).
+-- One row is: a subset version with a pair of such a picture: how many, its models (arm subset: certainly trained on it), and those of
+--   its other arms, which were drawn from the same pool and may have been.
+-- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition), ix_models_subset_id.
+-- Safe to re-run: yes.
+WITH pairs AS MATERIALIZED (
+    SELECT sample_id
+    FROM alchemist.samples
+    WHERE image_hash = ANY(CAST(:image_hashes AS bytea[]))
+),
+
+reached AS (
+    SELECT
+        subset_samples.subset_id,
+        count(*) AS n_members
+    FROM pairs
+    INNER JOIN alchemist.subset_samples ON pairs.sample_id = subset_samples.sample_id
+    GROUP BY subset_samples.subset_id
+)
+
+SELECT
+    subsets.name,
+    subsets.version,
+    subsets.state,
+    reached.n_members,
+    subsets.materialized_uri,
+    coalesce(
+        array_agg(models.checkpoint_uri ORDER BY models.model_id) FILTER (WHERE models.arm = 'subset'), '{}'
+    ) AS models,
+    coalesce(
+        array_agg(models.checkpoint_uri ORDER BY models.model_id) FILTER (WHERE models.arm <> 'subset'), '{}'
+    ) AS other_models
+FROM reached
+INNER JOIN alchemist.subsets ON reached.subset_id = subsets.subset_id
+LEFT JOIN alchemist.models ON subsets.subset_id = models.subset_id
+GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.materialized_uri, reached.n_members
+ORDER BY subsets.name, subsets.version
