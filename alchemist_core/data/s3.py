@@ -4,9 +4,12 @@ One version of an object is read to its end: when it is replaced meanwhile, the 
 """
 
 import io
+import random
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,15 +22,18 @@ if TYPE_CHECKING:
 # One request's latency is worth about this many bytes: nearer ranges are fetched together.
 _MAX_GAP_BYTES = 1 << 18
 _MAX_REQUEST_BYTES = 1 << 24
-_BUFFER_BYTES = 1 << 23
+_PART_BYTES, _N_AHEAD = 1 << 23, 3
+_BUFFER_BYTES = 1 << 16
+# Requests are repeated by botocore; an answer that breaks off in its body is asked for again here.
+_N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 6, 0.1, 10.0
 _N_THREADS = 8
 
 ByteRange = tuple[int, int]
 T = TypeVar("T")
 
 
-def list_objects(root_uri: str) -> Iterator[tuple[str, int]]:
-    """Yield address and size of every object under a prefix.
+def list_objects(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
+    """Yield address, size and time of the last change of every object under a prefix.
 
     Raises:
         DataError: The bucket cannot be listed, or nothing lies under the prefix.
@@ -40,11 +46,11 @@ def list_objects(root_uri: str) -> Iterator[tuple[str, int]]:
         raise DataError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
     base = root_uri.rstrip("/")
     for entry in found:
-        yield f"{base}/{entry['Key'].removeprefix(prefix)}", int(entry["Size"])
+        yield f"{base}/{entry['Key'].removeprefix(prefix)}", int(entry["Size"]), entry["LastModified"]
 
 
 def open_object(uri: str) -> io.BufferedReader:
-    """Open an object for reading, seekable, in blocks of 8 MiB.
+    """Open an object for reading, seekable, in parts of 8 MiB, of which some are fetched ahead of a reader that moves on.
 
     Raises:
         DataError: It is absent or may not be read.
@@ -93,6 +99,12 @@ class _ObjectReader(io.RawIOBase):
     def __init__(self, uri: str, size_bytes: int, etag: str) -> None:
         self._uri, self._size_bytes, self._etag = uri, size_bytes, etag
         self._position = 0
+        self._pool = ThreadPoolExecutor(_N_AHEAD)
+        self._parts: dict[int, Future[bytes]] = {}
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
 
     def readable(self) -> bool:
         return True
@@ -110,17 +122,48 @@ class _ObjectReader(io.RawIOBase):
         size = min(len(view), self._size_bytes - self._position)
         if size <= 0:
             return 0
-        data = _get(self._uri, self._etag, (self._position, size))
+        number, start = divmod(self._position, _PART_BYTES)
+        data = self._part(number)[start : start + size]
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _part(self, number: int) -> bytes:
+        """Return a part, and ask for the next ones where the reader came from the part before."""
+        n_ahead = _N_AHEAD if number in self._parts or number - 1 in self._parts else 0
+        last = (self._size_bytes - 1) // _PART_BYTES
+        wanted = range(number, min(number + n_ahead, last) + 1)
+        kept = {at: part for at, part in self._parts.items() if number - 1 <= at <= number + _N_AHEAD}
+        self._parts = kept | {at: self._fetch(at) for at in wanted if at not in kept}
+        return self._parts[number].result()
+
+    def _fetch(self, number: int) -> "Future[bytes]":
+        offset = number * _PART_BYTES
+        size = min(_PART_BYTES, self._size_bytes - offset)
+        return self._pool.submit(_get, self._uri, self._etag, (offset, size))
 
 
 def _get(uri: str, etag: str, span: ByteRange) -> bytes:
     bucket, key = _split(uri)
     offset, size = span
     wanted = {"Bucket": bucket, "Key": key, "IfMatch": etag, "Range": f"bytes={offset}-{offset + size - 1}"}
-    return _ask(uri, lambda: bytes(_client().get_object(**wanted)["Body"].read()))
+
+    def fetch() -> bytes:
+        return bytes(_client().get_object(**wanted)["Body"].read())
+
+    return _ask(uri, lambda: _insist(fetch))
+
+
+def _insist(fetch: Callable[[], T]) -> T:
+    """Repeat what breaks off on its way, each time after a longer pause of random length."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
+
+    for attempt in range(_N_ATTEMPTS - 1):
+        try:
+            return fetch()
+        except (HTTPClientError, IncompleteReadError):
+            time.sleep(random.random() * min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt))  # noqa: S311  no secret
+    return fetch()
 
 
 def _ask(uri: str, request: Callable[[], T]) -> T:

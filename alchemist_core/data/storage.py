@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,8 @@ class ShardFile:
 
     uri: str
     size_bytes: int
+    changed_at: datetime
+    """When its bytes, or its place, last changed by the storage's clock; no user can set it back."""
 
 
 def list_shards(root_uri: str) -> list[ShardFile]:
@@ -28,7 +31,7 @@ def list_shards(root_uri: str) -> list[ShardFile]:
         DataError: The root does not exist or cannot be listed.
     """
     found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri)
-    shards = [ShardFile(uri, size) for uri, size in found if uri.endswith(".tar") and not _name(uri).startswith(".")]
+    shards = [ShardFile(*entry) for entry in found if entry[0].endswith(".tar") and not _name(entry[0]).startswith(".")]
     return sorted(shards, key=lambda shard: shard.uri)
 
 
@@ -91,13 +94,16 @@ def _local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
-def _list_files(root_uri: str) -> Iterator[tuple[str, int]]:
+def _list_files(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
     root = _local_path(root_uri)
     if not root.is_dir():
         raise DataError(f"The root {root_uri} is no folder that can be read here; correct it, or mount it.")
     for path in root.rglob("*.tar"):
         if path.is_file():
-            yield join_uri(root_uri, path.relative_to(root).as_posix()), path.stat().st_size
+            stat = path.stat()
+            # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
+            changed_at = datetime.fromtimestamp(stat.st_ctime, UTC)
+            yield join_uri(root_uri, path.relative_to(root).as_posix()), stat.st_size, changed_at
 
 
 def _open_file(uri: str) -> io.BufferedReader:

@@ -1,23 +1,30 @@
 """Find new shards, verify them, and register every pair and where its bytes lie; bad ones are quarantined with a reason."""
 
 import re
-from datetime import date
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Literal
 
 from pydantic import Field
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
-from alchemist_core.data.faults import Fault
-from alchemist_core.data.pairs import Pair, read_pairs
-from alchemist_core.data.storage import ShardFile, list_shards, open_shard, sha256_of
+from alchemist_core.config import Config, Report, Words
+from alchemist_core.data.shard_reading import ShardContent, read_shards
+from alchemist_core.data.storage import ShardFile, list_shards, sha256_of
+from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
-from alchemist_core.store.registry import DatasetRow, NewShard
+from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
 from alchemist_core.store.tables import utc_now
 
 DATED_FOLDER = re.compile(r"(?:^|/)(\d{4}-\d{2}-\d{2})(?=/)")
+BYTES_A_READER = 1 << 24
+"""Less than this is read sooner than a worker process starts."""
+CLOCK_SLACK = timedelta(seconds=2)
+"""File systems round times down, and a storage's clock may be a little behind this machine's."""
 
 
 class IngestConfig(Config):
@@ -33,6 +40,14 @@ class IngestConfig(Config):
     crawl_date: date | None = Field(
         None,
         description="Only shards of this day (YYYY-MM-DD): a dated folder in a shard's path decides, else this date is noted",
+    )
+    perceptual_hash: bool = Field(
+        True,
+        description="Also decode each picture, reduced, to a 64-bit fingerprint: finds near-duplicates and cut pictures",
+    )
+    imported_scores: Words = Field(
+        ("aesthetic", "aesthetic_score", "clarity_score", "pwatermark", "punsafe", "similarity"),
+        description="Numbers of the records' JSON to keep beside the heuristics, by name, comma between them",
     )
 
 
@@ -58,20 +73,36 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
     tally = Tally()
     for dataset in _datasets(config, stage_run):
         known = registry.known_shards(stage_run.engine, dataset.dataset_id)
-        wanted = list(_wanted_shards(config, dataset))
-        for done, (file, uri, crawl_date) in enumerate(wanted, 1):
-            if not _is_known(known.get(uri), file, tally):
-                shard = NewShard(
-                    dataset.dataset_id, uri, sha256_of(file.uri), file.size_bytes, crawl_date, stage_run.run_id
-                )
-                _ingest_shard(stage_run, shard, file, tally)
-            stage_run.report(done, len(wanted), dataset.name)
+        wanted = _wanted_shards(config, dataset)
+        fresh = [shard for shard in wanted if not _is_known(stage_run, known.get(shard.uri), shard.file, tally)]
+        n_done = len(wanted) - len(fresh)
+        files = [shard.file for shard in fresh]
+        contents = read_shards(files, n_workers=_count_readers(files), has_perceptual_hash=config.perceptual_hash)
+        for shard, content in zip(fresh, contents, strict=True):
+            new = NewShard(
+                dataset.dataset_id, shard.uri, content.sha256, shard.file.size_bytes, shard.crawl_date,
+                stage_run.run_id, content.began_at,
+            )  # fmt: skip
+            _store_shard(config, stage_run, new, content, tally)
+            n_done += 1
+            stage_run.report(n_done, len(wanted), dataset.name)
+        if not fresh:
+            stage_run.report(n_done, len(wanted), dataset.name)
     if tally.replaced:
         raise DataError(
             f"Replaced under the same address: {', '.join(tally.replaced)}. Scores belong to the bytes that were registered. "
             "Put the new shard under a new name, or restore the old bytes; the other shards were ingested."
         )
     return tally.report()
+
+
+@dataclass(frozen=True, slots=True)
+class WantedShard:
+    """A tar in scope: where it lies, its address below the root, and the day that it belongs to."""
+
+    file: ShardFile
+    uri: str
+    crawl_date: date
 
 
 class Tally:
@@ -96,42 +127,56 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
     return [registry.register_dataset(stage_run.engine, config.dataset, root_uri=config.root, role=config.role)]
 
 
-def _wanted_shards(config: IngestConfig, dataset: DatasetRow) -> "list[tuple[ShardFile, str, date]]":
+def _wanted_shards(config: IngestConfig, dataset: DatasetRow) -> list[WantedShard]:
     found = []
     for file in list_shards(dataset.root_uri):
         uri = file.uri.removeprefix(dataset.root_uri.rstrip("/")).lstrip("/")
         folder = DATED_FOLDER.search(uri)
         crawl_date = date.fromisoformat(folder[1]) if folder else config.crawl_date or utc_now().date()
         if config.crawl_date in (None, crawl_date):
-            found.append((file, uri, crawl_date))
+            found.append(WantedShard(file, uri, crawl_date))
     return found
 
 
-def _is_known(known: tuple[int, str] | None, file: ShardFile, tally: Tally) -> bool:
+def _is_known(stage_run: StageRun, known: KnownShard | None, file: ShardFile, tally: Tally) -> bool:
+    """Tell whether a shard is registered; one whose bytes are others than then is noted as replaced."""
     if known is None:
         return False
-    size_bytes, state = known
-    if size_bytes != file.size_bytes and state == "rejected":
+    if known.size_bytes != file.size_bytes and known.state == "rejected":
         return False
-    if size_bytes != file.size_bytes:
+    if known.size_bytes != file.size_bytes or not _is_unchanged(stage_run, known, file):
         tally.replaced.append(file.uri)
     tally.n_known += 1
     return True
 
 
-def _ingest_shard(stage_run: StageRun, shard: NewShard, file: ShardFile, tally: Tally) -> None:
-    try:
-        with open_shard(file.uri) as handle:
-            records = list(read_pairs(handle, file.size_bytes))
-    except DataError as error:
-        registry.reject_shard(stage_run.engine, shard, str(error))
+def _is_unchanged(stage_run: StageRun, known: KnownShard, file: ShardFile) -> bool:
+    """Read a shard again only if it was touched since it was last read: a name, a size and a time say less than a hash."""
+    if known.verified_at is None or file.changed_at < known.verified_at - CLOCK_SLACK:
+        return True
+    began = utc_now()
+    is_same = sha256_of(file.uri) == known.sha256
+    if is_same and file.changed_at > known.verified_at:
+        registry.confirm_shard(stage_run.engine, known.shard_id, began)
+    return is_same
+
+
+def _count_readers(files: Sequence[ShardFile]) -> int:
+    """Return how many worker processes read shards: as set, else one a core, fewer where starting them would not pay."""
+    if (n_set := load_settings().decode_workers) is not None:
+        return n_set
+    return min(n_own_cores(), len(files), sum(file.size_bytes for file in files) // BYTES_A_READER)
+
+
+def _store_shard(config: IngestConfig, stage_run: StageRun, new: NewShard, content: ShardContent, tally: Tally) -> None:
+    if content.rejection is not None:
+        registry.reject_shard(stage_run.engine, new, content.rejection)
         tally.n_rejected += 1
         return
-    pairs = [record for record in records if isinstance(record, Pair)]
-    faults = [record for record in records if isinstance(record, Fault)]
-    _, n_new = registry.register_shard(stage_run.engine, shard, pairs, faults)
+    pairs, faults, imported = content.pairs, content.faults, config.imported_scores
+    _, n_new = registry.register_shard(stage_run.engine, new, pairs, faults, imported=imported)
     tally.n_shards += 1
-    tally.n_locations += len(records)
+    tally.n_locations += len(pairs) + len(faults)
     tally.n_new_pairs += n_new
     for fault in faults:
         tally.quarantined[fault.reason] = tally.quarantined.get(fault.reason, 0) + 1

@@ -1,14 +1,15 @@
 """Datasets and shards: what is registered, and the one transaction that registers a shard with all that lies in it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.copy_in import copy_rows
+from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, Dataset, Shard, utc_now
 
 
@@ -32,6 +33,19 @@ class NewShard:
     size_bytes: int
     crawl_date: date
     run_id: int
+    verified_at: datetime | None = None
+    """When reading it began: what is changed later has a later time of change."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownShard:
+    """A tar that was met before."""
+
+    shard_id: int
+    size_bytes: int
+    state: str
+    sha256: bytes
+    verified_at: datetime | None
 
 
 class Member(Protocol):
@@ -89,21 +103,31 @@ def find_dataset(engine: Engine, name: str) -> DatasetRow:
     )
 
 
-def known_shards(engine: Engine, dataset_id: int) -> dict[str, tuple[int, str]]:
-    """Return size and state of every registered shard by its address."""
-    statement = select(Shard.uri, Shard.size_bytes, Shard.state).where(Shard.dataset_id == dataset_id)
+def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
+    """Return every registered shard by its address."""
+    columns = (Shard.shard_id, Shard.size_bytes, Shard.state, Shard.sha256, Shard.verified_at)
+    statement = select(Shard.uri, *columns).where(Shard.dataset_id == dataset_id)
     with engine.connect() as connection:
-        return {uri: (size, state) for uri, size, state in connection.execute(statement)}
+        return {row[0]: KnownShard(*row[1:]) for row in connection.execute(statement)}
+
+
+def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime) -> None:
+    """Note that a shard was read again and is what was registered."""
+    statement = update(Shard).where(Shard.shard_id == shard_id).values(verified_at=verified_at)
+    with engine.begin() as connection:
+        connection.execute(statement)
 
 
 def reject_shard(engine: Engine, shard: NewShard, reason: str) -> None:
     """Register a shard that cannot be read at all, with the reason."""
     with engine.begin() as connection:
         _forget_rejected(connection, shard)
-        _insert_shard(connection, shard, state="rejected", rejected_reason=reason)
+        _insert_shard(connection, replace(shard, verified_at=None), state="rejected", rejected_reason=reason)
 
 
-def register_shard(engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any]) -> tuple[int, int]:
+def register_shard(
+    engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any], *, imported: Sequence[str] = ()
+) -> tuple[int, int]:
     """Store a verified shard, its pairs, their locations and its quarantined records in one transaction.
 
     Args:
@@ -111,16 +135,18 @@ def register_shard(engine: Engine, shard: NewShard, pairs: Sequence[Any], faults
         shard: The tar that was read.
         pairs: Good records, as `data.pairs` reads them.
         faults: Bad records, each with its reason.
+        imported: Names under which the crawl's own scores stand in the pairs' JSON.
 
     Returns:
         The shard's id, and how many pairs nobody had seen before.
     """
     with engine.begin() as connection:
         _forget_rejected(connection, shard)
-        shard_id = _insert_shard(
-            connection, shard, state="verified", n_samples=len(pairs) + len(faults), verified_at=utc_now()
-        )
+        verified = replace(shard, verified_at=shard.verified_at or utc_now())
+        shard_id = _insert_shard(connection, verified, state="verified", n_samples=len(pairs) + len(faults))
         n_new = _insert_pairs(connection, shard_id, pairs)
+        if imported and pairs:
+            connection.execute(load_query("import_scores"), {"names": list(imported)})
         insert_faults(connection, shard_id, faults, stage="ingest", rater_id=None, run_id=shard.run_id)
         return shard_id, n_new
 

@@ -12,6 +12,7 @@ from alchemist_core.data.pairs import Pair, read_pairs
 from alchemist_core.data.storage import list_shards, open_shard, read_ranges, sha256_of
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
+from tests.data.faulty_proxy import faulty_proxy
 
 PART = bytes(range(256)) * 64
 
@@ -136,6 +137,52 @@ def test_an_object_can_be_sought_like_a_file(bucket: str) -> None:
         assert file.seek(5) == 5
         assert file.seek(2, io.SEEK_CUR) == 7
         assert file.read(2) == PART[7:9]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_store_that_fails_a_share_of_requests_is_read_in_full(
+    bucket: str, endpoint: str, tar, record, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(s3, "_PART_BYTES", 4096)
+    monkeypatch.setattr(s3, "_MAX_GAP_BYTES", 0)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    with faulty_proxy(endpoint, fault_ratio=0.25, seed=seed) as proxy:
+        monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+        load_settings.cache_clear()
+        expected = fill(tar, record)
+        for _ in range(4):
+            for shard in list_shards(bucket):
+                with open_shard(shard.uri) as file:
+                    assert file.read() == expected[shard.uri.removeprefix(f"{bucket}/")]
+            ranges = [(offset, 100) for offset in range(0, 16_000, 1000)]
+            assert read_ranges(f"{bucket}/truth.parquet", ranges) == [PART[at : at + n] for at, n in ranges]
+        s3._client().close()
+    assert min(proxy.counts.values()) >= 3, f"every kind of fault must have been met: {proxy.counts}"
+
+
+def test_a_store_that_always_fails_is_an_error_with_a_remedy(
+    bucket: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    monkeypatch.setattr(s3, "_FIRST_PAUSE_S", 0.0)
+    with faulty_proxy(endpoint, fault_ratio=1.0, seed=0) as proxy:
+        monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+        load_settings.cache_clear()
+        with pytest.raises(DataError, match=r"truth\.parquet cannot be re"):
+            read_ranges(f"{bucket}/truth.parquet", [(0, 4)])
+        s3._client().close()
+
+
+def test_a_reader_that_moves_on_finds_the_next_parts_fetched(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch, asked = s3._get, []
+    monkeypatch.setattr(s3, "_get", lambda uri, etag, span: asked.append(span) or fetch(uri, etag, span))
+    monkeypatch.setattr(s3, "_PART_BYTES", 1024)
+    monkeypatch.setattr(s3, "_BUFFER_BYTES", 1024)
+    with open_shard(f"{bucket}/truth.parquet") as file:
+        assert file.read(10) == PART[:10]
+        assert asked == [(0, 1024)], "one read alone fetches nothing ahead"
+        assert file.read() == PART[10:]
+    assert sorted(asked) == [(at, 1024) for at in range(0, len(PART), 1024)], "every part once"
 
 
 def test_an_unreachable_store_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

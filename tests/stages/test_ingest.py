@@ -1,15 +1,21 @@
 """Ingest registers every location once, good or bad, and never a shard twice."""
 
+import json
+import os
 import shutil
+import tarfile
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.settings import load_settings
+from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestReport, run
 from alchemist_core.store.checksum import checksum
 
@@ -101,6 +107,85 @@ def test_a_shard_replaced_under_its_name_is_refused_by_name(tmp_path: Path, corp
     with engine.connect() as connection:
         uris = connection.execute(text("SELECT uri FROM alchemist.shards ORDER BY uri")).scalars().all()
     assert uris == ["a.tar", "b.tar"], "the neighbour is ingested in spite of the refusal"
+
+
+def test_a_shard_replaced_by_one_of_the_same_size_is_refused_too(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+    """Its time of change says that it must be read again, even where a copy keeps the time of modification."""
+    root = tmp_path / "replaced"
+    root.mkdir()
+    shutil.copy(next((corpus / "train").rglob("*.tar")), root / "a.tar")
+    ingest(dataset="replaced", root=str(root))
+    before, data = (root / "a.tar").stat(), bytearray((root / "a.tar").read_bytes())
+    data[-5000] ^= 1
+    (root / "a.tar").write_bytes(data)
+    os.utime(root / "a.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=r"a\.tar.*under a new name"):
+        ingest(dataset="replaced")
+
+
+def test_a_shard_that_was_only_touched_is_known_and_read_again_once(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "touched"
+    root.mkdir()
+    shutil.copy(next((corpus / "train").rglob("*.tar")), root / "a.tar")
+    ingest(dataset="touched", root=str(root))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.shards SET verified_at = verified_at - interval '1 hour'"))
+    n_read = count_calls(monkeypatch, ingest_stage, "sha256_of")
+    monkeypatch.setattr(ingest_stage, "CLOCK_SLACK", timedelta(0))
+    assert ingest(dataset="touched").n_known == 1
+    assert ingest(dataset="touched").n_known == 1
+    assert len(n_read) == 1
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[None]:
+    called: list[None] = []
+    function = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given: called.append(None) or function(*given))
+    return called
+
+
+def test_scores_that_a_crawl_brings_along_are_kept(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+    root = tmp_path / "rated"
+    root.mkdir()
+    with tarfile.open(next((corpus / "train").rglob("*.tar"))) as tar:
+        pictures = [tar.extractfile(member).read() for member in tar if member.name.endswith(".png")]  # type: ignore[union-attr]
+    documents = [
+        {"similarity": 0.31, "author": "me"},
+        {"aesthetic_score": "high"},
+        {"punsafe": 1e-3, "similarity": 0.2},
+    ]
+    entries = [
+        entry
+        for number, (picture, document) in enumerate(zip(pictures, documents, strict=False))
+        for entry in (
+            (f"{number}.png", picture),
+            (f"{number}.json", json.dumps({"caption": f"c{number}"} | document).encode()),
+        )
+    ]
+    write_tar(root / "a.tar", entries)
+    ingest(dataset="rated", root=str(root))
+    statement = text(
+        "SELECT caption, imported, clarity FROM alchemist.heuristic_scores JOIN alchemist.samples USING (sample_id)"
+    )
+    with engine.connect() as connection:
+        rows = sorted(connection.execute(statement).all())
+    assert rows == [("c0", {"similarity": 0.31}, None), ("c2", {"punsafe": 1e-3, "similarity": 0.2}, None)]
+
+
+def test_worker_processes_change_nothing(
+    ingest_corpus: Callable[[], IngestReport], make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checksums = []
+    for n_workers in (0, 2):
+        url = make_database()
+        monkeypatch.setenv("ALCHEMIST_DATABASE_URL", url)
+        monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", str(n_workers))
+        load_settings.cache_clear()
+        ingest_corpus()
+        checksums.append(checksum(url))
+    assert checksums[0] == checksums[1]
 
 
 def test_a_new_dataset_needs_a_root_and_a_known_one_keeps_its_role(corpus: Path, database_url: str) -> None:

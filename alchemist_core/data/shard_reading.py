@@ -1,0 +1,103 @@
+"""Everything that ingest wants of tars, each read in one pass, several at a time in worker processes. Knows no database."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import BinaryIO, cast
+
+from alchemist_core.data.faults import Fault
+from alchemist_core.data.one_pass import OnePassReader
+from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.storage import ShardFile, open_shard
+from alchemist_core.data.workers import Done, WorkerDiedError, Workers
+from alchemist_core.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContent:
+    """A tar's sha256 and its records, or why it is no tar."""
+
+    began_at: datetime
+    sha256: bytes
+    pairs: list[Pair]
+    faults: list[Fault]
+    rejection: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadShardTask:
+    """One tar to read: its hash, its index, headers and captions, and on request each picture's fingerprint."""
+
+    file: ShardFile
+    has_perceptual_hash: bool
+
+    def read(self) -> None:
+        """Fetch nothing beforehand: a shard may be larger than memory."""
+
+    def work(self, _data: None = None, _place: memoryview | None = None) -> ShardContent:
+        """Read the tar.
+
+        Raises:
+            DataError: It is gone.
+        """
+        began_at, size_bytes = datetime.now(UTC), self.file.size_bytes
+        with open_shard(self.file.uri) as file:
+            reader = OnePassReader(file, size_bytes)
+            try:
+                records = list(
+                    read_pairs(cast("BinaryIO", reader), size_bytes, with_perceptual_hash=self.has_perceptual_hash)
+                )
+            except DataError as error:
+                return ShardContent(began_at, reader.sha256(), [], [], rejection=str(error))
+            pairs = [record for record in records if isinstance(record, Pair)]
+            faults = [record for record in records if isinstance(record, Fault)]
+            return ShardContent(began_at, reader.sha256(), pairs, faults)
+
+
+def read_shards(files: Sequence[ShardFile], *, n_workers: int, has_perceptual_hash: bool) -> Iterator[ShardContent]:
+    """Yield the content of every file, in their order, while workers read on.
+
+    Raises:
+        DataError: A file is gone, or a worker died on it twice.
+    """
+    tasks = [ReadShardTask(file, has_perceptual_hash) for file in files]
+    if n_workers == 0:
+        yield from (task.work() for task in tasks)
+        return
+    with Workers(n_workers, module=__name__) as workers:
+        yield from _ReadInOrder(tasks, workers).contents()
+
+
+class _ReadInOrder:
+    """Gives tasks to workers and keeps what comes early until its turn; no more is kept than workers have places."""
+
+    def __init__(self, tasks: Sequence[ReadShardTask], workers: Workers) -> None:
+        self._tasks, self._workers = tasks, workers
+        self._early: dict[int, ShardContent] = {}
+        self._suspects: set[int] = set()
+
+    def contents(self) -> Iterator[ShardContent]:
+        n_submitted = 0
+        for turn in range(len(self._tasks)):
+            while turn not in self._early:
+                while n_submitted < len(self._tasks) and self._workers.has_room() and len(self._early) < 8:
+                    self._submit(n_submitted)
+                    n_submitted += 1
+                for done in self._workers.wait():
+                    self._receive(done)
+            yield self._early.pop(turn)
+
+    def _submit(self, number: int) -> None:
+        self._workers.submit(self._tasks[number], number)
+
+    def _receive(self, done: Done) -> None:
+        if not isinstance(done.error, WorkerDiedError):
+            if done.error is not None:
+                raise done.error
+            self._early[done.ticket] = done.result
+            return
+        if done.error.is_begun and done.ticket in self._suspects:
+            uri = self._tasks[done.ticket].file.uri
+            raise DataError(f"Two worker processes died while they read {uri} ({done.error}). Retire it, or repair it.")
+        self._suspects |= {done.ticket} if done.error.is_begun else set()
+        self._submit(done.ticket)

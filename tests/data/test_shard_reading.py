@@ -1,0 +1,82 @@
+"""A shard is read once, whoever reads it, and its content comes in the order asked for."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alchemist_core.data import one_pass
+from alchemist_core.data.one_pass import OnePassReader
+from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.shard_reading import read_shards
+from alchemist_core.data.storage import list_shards
+from alchemist_core.errors import DataError
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(0, 300),
+    block=st.integers(1, 64),
+    steps=st.lists(st.tuples(st.integers(0, 320), st.integers(-1, 90)), max_size=12),
+)
+def test_it_reads_as_the_file_does_and_hashes_everything_once(
+    size: int, block: int, steps: list[tuple[int, int]]
+) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_pass, "_BLOCK_BYTES", block)
+        reader, plain = OnePassReader(io.BytesIO(data), size), io.BytesIO(data)
+        for offset, n_bytes in steps:
+            assert reader.seek(offset) == plain.seek(offset)
+            assert reader.read(n_bytes) == plain.read(n_bytes)
+        assert reader.sha256() == hashlib.sha256(data).digest()
+
+
+def test_an_undamaged_tar_is_read_once(tar, record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_pass, "_BLOCK_BYTES", 8192)
+    raw = tar([entry for number in range(200) for entry in record(f"{number:04d}", number)])
+    reader = OnePassReader(io.BytesIO(raw), len(raw))
+    found = list(read_pairs(reader, len(raw)))
+    assert found == list(read_pairs(io.BytesIO(raw), len(raw)))
+    assert sum(isinstance(pair, Pair) for pair in found) == 200
+    assert reader.sha256() == hashlib.sha256(raw).digest()
+    assert reader.n_read_bytes == len(raw)
+
+
+@pytest.fixture
+def root(tar, record, tmp_path: Path) -> Path:
+    for number in range(12):
+        entries = [entry for at in range(3 + number % 4) for entry in record(f"{number}-{at}", 10 * number + at)]
+        (tmp_path / f"{number:02d}.tar").write_bytes(tar(entries))
+    (tmp_path / "05.tar").write_bytes(b"no tar" * 300)
+    return tmp_path
+
+
+def test_workers_give_what_one_process_gives_in_the_same_order(root: Path) -> None:
+    files = list_shards(str(root))
+    found = [
+        [(content.sha256, content.pairs, content.faults, content.rejection) for content in contents]
+        for contents in (read_shards(files, n_workers=n, has_perceptual_hash=True) for n in (0, 1, 2))
+    ]
+    assert found[0] == found[1] == found[2]
+    assert [sha256 for sha256, *_ in found[0]] == [
+        hashlib.sha256(path.read_bytes()).digest() for path in sorted(root.glob("*.tar"))
+    ]
+    assert [rejection is not None for *_, rejection in found[0]] == [number == 5 for number in range(12)]
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_file_that_goes_away_meanwhile_is_named(root: Path, n_workers: int) -> None:
+    files = list_shards(str(root))
+    (root / "07.tar").unlink()
+    with pytest.raises(DataError, match=r"07\.tar"):
+        list(read_shards(files, n_workers=n_workers, has_perceptual_hash=False))
+
+
+def test_without_fingerprints_no_picture_is_decoded(root: Path) -> None:
+    (content, *_) = read_shards(list_shards(str(root))[:1], n_workers=0, has_perceptual_hash=False)
+    assert [pair.perceptual_hash for pair in content.pairs] == [None] * 3
