@@ -31,6 +31,7 @@ VERBS = (
     "takedown",
     "retry_quarantine",
     "duplicates",
+    "export",
     "subset",
     "db",
     "corpus",
