@@ -25,6 +25,7 @@ from tests.trained_store import TrainedStore, use_store
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 N_SHARDS, SHARD_PAIRS, N_KILLS, KILLS_A_ROUND = 80, 25, 50, 5
 LEASE_TTL_S = 3
+FIXED = {"OMP_NUM_THREADS": "1", "ALCHEMIST_CODE_VERSION": "test"}
 START_S = 0.2
 """What a forked run takes until its first shard is claimed, about."""
 
@@ -35,7 +36,7 @@ class Forks:
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.scoring_forks"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **FIXED},
             start_new_session=True,
         )  # fmt: skip
 
@@ -192,7 +193,7 @@ def test_two_ranks_of_torchrun_share_the_shards_and_score_each_once(
         "--dataset",
         "many",
     ]
-    given = {"ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home), "OMP_NUM_THREADS": "1"}
+    given = {"ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home), **FIXED}
     subprocess.run([sys.executable, *command], env={**os.environ, **given}, check=True, timeout=240)
     assert table_checksums(store.url) == table_checksums(undisturbed.url)
     assert (

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.loops.rater_training import train_rater
-from alchemist_core.loops.scoring import Scorer
+from alchemist_core.loops.scoring import BF16_TOLERANCE, Scorer, own_device
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,50 @@ def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: 
     np.testing.assert_array_equal(score(scorer, train_pairs.rows(order_N)), together_N[order_N])
     for size in (1, 7, 64):
         np.testing.assert_array_equal(score(scorer, train_pairs.rows(order_N[:size])), together_N[order_N[:size]])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 64, 255])
+def test_another_batch_shape_moves_no_score_by_a_hundred_thousandth_of_the_spread(
+    scorer: Scorer, rater: Path, train_pairs: Pairs, batch: int
+) -> None:
+    """Kernels depend on the shape; what they may change is bounded, and no two pairs farther apart change places."""
+    some = train_pairs.rows(np.random.default_rng(1).permutation(400)[:60])
+    expected_N = score(scorer, some)
+    loaded = Scorer.load(rater)
+    loaded.batch = batch
+    found_N = score(loaded, some)
+    tolerance = 1e-5 * float(score(scorer, train_pairs).std())
+    np.testing.assert_allclose(found_N, expected_N, rtol=0, atol=tolerance)
+    is_apart_NN = expected_N[:, None] - expected_N[None, :] > 2 * tolerance
+    assert (found_N[:, None] > found_N[None, :])[is_apart_NN].all()
+
+
+def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: Pairs) -> None:
+    expected_N = score(scorer, train_pairs)
+    parts = [train_pairs.rows(np.arange(start, start + 50)) for start in range(0, 400, 50)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda part: score(scorer, part), parts))
+    np.testing.assert_array_equal(np.concatenate(found), expected_N)
+
+
+def test_a_picture_of_noise_beside_a_pair_changes_no_bit_of_its_score(scorer: Scorer, train_pairs: Pairs) -> None:
+    buffer = scorer.make_buffer()
+    captions = train_pairs.captions[:10]
+    buffer[:10] = train_pairs.image_NHWC[:10]
+    alone = scorer.score_batch(buffer, captions)
+    buffer[10:] = np.random.default_rng(0).integers(0, 256, buffer[10:].shape, np.uint8)
+    np.testing.assert_array_equal(scorer.score_batch(buffer, captions), alone)
+
+
+@pytest.mark.gpu
+def test_bf16_scores_of_a_gpu_lie_within_the_declared_tolerance(
+    scorer: Scorer, rater: Path, train_pairs: Pairs
+) -> None:
+    on_gpu = Scorer.load(rater, own_device())
+    assert (on_gpu.device, on_gpu.dtype) == ("cuda", "bfloat16")
+    expected_N = score(scorer, train_pairs)
+    difference_N = np.abs(score(on_gpu, train_pairs) - expected_N)
+    assert difference_N.max() <= BF16_TOLERANCE * expected_N.std()
 
 
 def test_a_score_is_fp32_one_a_pair_and_varied(scorer: Scorer, train_pairs: Pairs) -> None:

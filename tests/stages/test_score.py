@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.errors import CheckFailedError, DataError
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.score import ScoreConfig, ScoreReport, run
-from alchemist_core.store.checksum import checksum
+from alchemist_core.store.checksum import checksum, table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -52,7 +54,85 @@ def test_every_location_is_scored_and_scoring_again_changes_nothing(trained_stor
     before = checksum(trained_store.url)
     assert score(dataset="scenes").n_shards == 0
     assert checksum(trained_store.url) == before
-    assert len(set(scores_of(open_store()).values())) > 200
+    assert len(set(scores_of(open_store()).values())) > 150
+
+
+def test_fifteen_replays_leave_what_one_run_left(trained_store: TrainedStore) -> None:
+    score(dataset="scenes")
+    before = checksum(trained_store.url)
+    files = {path: path.stat().st_mtime_ns for path in trained_store.home.rglob("*") if path.is_file()}
+    for _ in range(15):
+        assert score(dataset="scenes").note == "everything in scope was scored before"
+    assert checksum(trained_store.url) == before
+    assert {path: path.stat().st_mtime_ns for path in trained_store.home.rglob("*") if path.is_file()} == files
+
+
+def test_worker_processes_move_no_score_and_no_measure_by_one_bit(
+    copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checksums = []
+    for n_workers in (0, 1, 2):
+        store = copy_trained()
+        use_store(monkeypatch, store)
+        monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", str(n_workers))
+        load_settings.cache_clear()
+        assert score(dataset="scenes").n_scored == 240
+        checksums.append(table_checksums(store.url))
+    assert checksums[0] == checksums[1] == checksums[2]
+
+
+def test_heuristics_are_stored_once_for_every_scored_pair(trained_store: TrainedStore) -> None:
+    score(dataset="scenes", crawl_date="2026-01-01")
+    with open_store().begin() as connection:
+        connection.execute(text("UPDATE alchemist.heuristic_scores SET clarity = -1"))
+    score(dataset="scenes")
+    assert ask("SELECT count(*) FROM alchemist.heuristic_scores WHERE clarity = -1") == 120, (
+        "a measured pair is not again"
+    )
+    assert ask("SELECT count(*) FROM alchemist.heuristic_scores WHERE clarity > 0 AND frequency BETWEEN 0 AND 1") == 120
+    assert ask("SELECT count(*) FROM alchemist.heuristic_scores WHERE edge_density BETWEEN 0.001 AND 1") == 240
+
+
+def test_heuristics_do_not_touch_scores_and_can_be_left_out(
+    trained_store: TrainedStore, copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(dataset="scenes")
+    expected = table_checksums(trained_store.url)["scores"]
+    other = copy_trained()
+    use_store(monkeypatch, other)
+    score(dataset="scenes", heuristics=False)
+    found = table_checksums(other.url)
+    assert found["scores"] == expected
+    assert "heuristic_scores" not in found
+
+
+def ask(statement: str) -> int:
+    with open_store().connect() as connection:
+        return int(connection.execute(text(statement)).scalar_one())
+
+
+def test_a_pair_twice_in_a_shard_is_scored_once_and_counted_twice(
+    trained_store: TrainedStore, corpus: Path, tmp_path: Path
+) -> None:
+    source = members_of(next((corpus / "train").rglob("*.tar")))[:9]
+    again = [(f"again-{name}", data) for name, data in source]
+    (tmp_path / "twice").mkdir()
+    write_tar(tmp_path / "twice" / "a.tar", source + again)
+    ingest_folder("twice", tmp_path / "twice")
+    report = score(dataset="twice")
+    assert (report.n_samples, report.n_scored, report.n_reused) == (6, 6, 3)
+    assert ask("SELECT count(*) FROM alchemist.scores") == 3
+
+
+def test_a_new_caption_costs_a_forward_pass(trained_store: TrainedStore, corpus: Path, tmp_path: Path) -> None:
+    score(dataset="scenes")
+    source = members_of(next((corpus / "train").rglob("*.tar")))[:3]
+    renamed = [(name, b"something else" if name.endswith(".txt") else data) for name, data in source]
+    (tmp_path / "recaptioned").mkdir()
+    write_tar(tmp_path / "recaptioned" / "a.tar", [entry for entry in renamed if not entry[0].endswith(".json")])
+    ingest_folder("recaptioned", tmp_path / "recaptioned")
+    report = score(dataset="recaptioned")
+    assert (report.n_scored, report.n_reused) == (1, 0)
 
 
 def test_one_crawl_date_is_scored_alone(trained_store: TrainedStore) -> None:
@@ -103,7 +183,7 @@ def test_a_shard_that_changed_after_ingest_is_not_scored(
     shutil.copy(tars[0], tmp_path / "swapped" / "a.tar")
     ingest_folder("swapped", tmp_path / "swapped")
     shutil.copy(tars[1], tmp_path / "swapped" / "a.tar")
-    with pytest.raises(DataError, match="not the tar that was registered"):
+    with pytest.raises(DataError, match="put the new tar under a new name"):
         score(dataset="swapped")
 
 

@@ -1,108 +1,130 @@
-"""The ledger row is counted by the database, whatever way the shard's ids lie; a shard that was scored meanwhile is not claimed."""
-
-import threading
-import time
-from collections.abc import Sequence
+"""The ledger's one transaction: fenced, exactly once, and at peace with whoever scored one of its pairs first."""
 
 import numpy as np
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import IntegrityError
 
-from alchemist_core.data.faults import Fault
-from alchemist_core.store import ledger
-from alchemist_core.store.leases import claim_lease
-from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, ShardCounts, ShardOutcome
+from alchemist_core.data.faults import Reason, make_fault
+from alchemist_core.errors import LeaseLostError
+from alchemist_core.store.ledger import (
+    ClaimedShard,
+    Provenance,
+    ScoringScope,
+    ShardOutcome,
+    claim_unscored_shard,
+    commit_shard,
+    count_unscored,
+)
 from tests.given import insert_rows
-from tests.scored_nights import add_dataset, add_rater
 
 pytestmark = pytest.mark.db
+SCOPE = ScoringScope(1, (1,))
+PROVENANCE = Provenance(1, "cpu", "float32")
 
-SCOPE = ScoringScope(rater_id=1, dataset_ids=(1,))
 
-
-@pytest.fixture(autouse=True)
-def _store(engine: Engine) -> None:
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    """Two shards of three locations that share the pair 3, and one empty shard."""
+    rows = {
+        "datasets": [{"dataset_id": 1, "name": "web"}],
+        "raters": [{"rater_id": 1, "name": "r"}],
+        "shards": [
+            {"shard_id": number, "dataset_id": 1, "crawl_date": "2026-01-01", "n_samples": n}
+            for number, n in ((1, 3), (2, 3), (3, 0))
+        ],
+        "samples": [{"sample_id": number} for number in range(1, 6)],
+        "sample_locations": [
+            {"shard_id": shard, "ordinal": at, "sample_id": sample}
+            for shard, samples in ((1, (1, 2, 3)), (2, (3, 4, 5)))
+            for at, sample in enumerate(samples)
+        ],
+    }
     with engine.begin() as connection:
-        add_dataset(connection)
-        add_rater(connection)
+        insert_rows(connection, rows)
+        connection.execute(text("SELECT alchemist.add_partition('scores', 1)"))
+    return engine
 
 
-def add_shard(engine: Engine, shard_id: int, sample_ids: Sequence[int], *, scored: Sequence[int] = ()) -> None:
-    """A verified shard with one location for each id, in this order; `scored` have their score already."""
-    with engine.begin() as connection:
-        known = set(connection.execute(text("SELECT sample_id FROM alchemist.samples")).scalars())
-        insert_rows(connection, {
-            "shards": [{"shard_id": shard_id, "dataset_id": 1, "crawl_date": "2026-01-01", "n_samples": len(sample_ids)}],
-            "samples": [{"sample_id": i} for i in sorted(set(sample_ids) - known)],
-            "sample_locations": [{"shard_id": shard_id, "ordinal": n, "sample_id": i} for n, i in enumerate(sample_ids)],
-            "scores": [{"rater_id": 1, "sample_id": i, "score": 0.5} for i in scored],
-        })  # fmt: skip
-
-
-def commit(engine: Engine, sample_ids: Sequence[int], faults: Sequence[Fault] = ()) -> ShardCounts:
-    claimed = ledger.claim_unscored_shard(engine, SCOPE, run_id=1, ttl_s=60)
+def claim(store: Engine, run_id: int = 1) -> ClaimedShard:
+    claimed = claim_unscored_shard(store, SCOPE, run_id=run_id, ttl_s=60)
     assert claimed is not None
-    ids = np.array(sample_ids, np.int64)
-    nothing = np.empty(0, np.int64), np.empty((0, 3), np.float32)
-    outcome = ShardOutcome(ids, np.zeros(len(ids), np.float32), *nothing, faults=faults)
-    return ledger.commit_shard(engine, claimed, SCOPE, outcome=outcome, provenance=Provenance(1, "cpu", "float32"))
+    return claimed
 
 
-@pytest.mark.parametrize(
-    ("located", "scored", "computed"),
-    [
-        ([1, 2, 3, 4], [], [1, 2, 3, 4]),  # without a gap
-        ([1, 2, 9, 4], [], [9, 4, 2, 1]),  # with gaps
-        ([1, 2, 2, 3, 1], [], [1, 2, 3]),  # pairs that lie twice
-        ([70_000_000, 1, 2, 3], [70_000_000], [1, 2, 3]),  # one of them scored before, far away
-        ([70_000_000, 1, 2, 3], [2], [1, 3, 70_000_000]),  # too far apart to be read as a range
-        ([5, 6, 7], [5, 6, 7], []),  # all of them scored before
-    ],
-)
-def test_what_the_ledger_counts_is_what_lies_there(
-    engine: Engine, located: list[int], scored: list[int], computed: list[int]
-) -> None:
-    add_shard(engine, 1, located, scored=scored)
-    counts = commit(engine, computed)
-    assert counts == ShardCounts(len(located), len(located), len(located) - len(computed), 0)
+def outcome(*sample_ids: int, score: float = 0.5, faults: tuple[int, ...] = ()) -> ShardOutcome:
+    id_N = np.array(sample_ids, np.int64)
+    measure_NM = np.full((len(id_N), 3), 0.25, np.float32)
+    found = [make_fault(at, f"{at:06d}", Reason.TRUNCATED_IMAGE, "cut") for at in faults]
+    return ShardOutcome(id_N, np.full(len(id_N), score, np.float32), id_N, measure_NM, found)
 
 
-def test_a_location_that_was_set_aside_counts_once_even_if_its_pair_has_a_score(engine: Engine) -> None:
-    add_shard(engine, 1, [1, 2, 3], scored=[2])
-    fault = Fault(1, "000001", "truncated_image", "half", is_transient=False)
-    assert commit(engine, [1, 3], [fault]) == ShardCounts(3, 2, 0, 1)
+def expire(store: Engine) -> None:
+    with store.begin() as connection:
+        connection.execute(text("UPDATE alchemist.leases SET expires_at = clock_timestamp()"))
 
 
-@pytest.mark.parametrize("computed", [[1, 2, 4], [1, 2], [1, 2, 3, 5], []])
-def test_a_shard_that_lost_a_location_is_refused(engine: Engine, computed: list[int]) -> None:
-    """Also where the ids that came make a range of their own, and where an id came that is not the shard's."""
-    add_shard(engine, 1, [1, 2, 3, 4])
-    with pytest.raises(IntegrityError, match="ck_shard_scores_accounting"):
-        commit(engine, computed)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM alchemist.scores")).scalar_one() == 0
-        assert connection.execute(text("SELECT count(*) FROM alchemist.leases")).scalar_one() == 1
+def ask(store: Engine, statement: str) -> list[tuple]:
+    with store.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def test_a_shard_whose_holder_outlived_its_lease_while_committing_is_not_claimed_again(engine: Engine) -> None:
-    add_shard(engine, 1, [1])
-    with engine.begin() as connection:
-        lease = claim_lease(connection, "shard:1:1", run_id=1, ttl_s=0.3)
-        assert lease is not None
-        shard = ledger.read_shard(connection, 1)
-    claims: list[ClaimedShard | None] = []
-    competitor = threading.Thread(
-        target=lambda: claims.append(ledger.claim_unscored_shard(engine, SCOPE, run_id=2, ttl_s=60))
-    )
-    outcome = ShardOutcome(np.array([1]), np.zeros(1, np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32))
-    with engine.begin() as connection:
-        ledger._commit(connection, ClaimedShard(shard, lease), SCOPE, outcome, Provenance(1, "cpu", "float32"))
-        time.sleep(0.4)
-        competitor.start()
-        time.sleep(0.3)
-        assert claims == []  # it waits for this commit
-    competitor.join()
-    assert claims == [None]
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM alchemist.leases")).scalar_one() == 0
+def test_scores_heuristics_faults_and_the_mark_commit_together(store: Engine) -> None:
+    counts = commit_shard(store, claim(store), SCOPE, outcome=outcome(2, 1, faults=(2,)), provenance=PROVENANCE)
+    assert (counts.n_samples, counts.n_scored, counts.n_reused, counts.n_quarantined) == (3, 2, 0, 1)
+    assert ask(store, "SELECT sample_id, score FROM alchemist.scores ORDER BY 1") == [(1, 0.5), (2, 0.5)]
+    assert ask(store, "SELECT sample_id, edge_density FROM alchemist.heuristic_scores ORDER BY 1") == [
+        (1, 0.25),
+        (2, 0.25),
+    ]
+    assert ask(store, "SELECT ordinal, reason FROM alchemist.quarantined_samples") == [(2, "truncated_image")]
+    assert ask(store, "SELECT count(*) FROM alchemist.leases") == [(0,)]
+
+
+def test_a_shard_that_lost_a_location_is_refused_whole(store: Engine) -> None:
+    with pytest.raises(Exception, match="ck_shard_scores_accounting"):
+        commit_shard(store, claim(store), SCOPE, outcome=outcome(1, 2), provenance=PROVENANCE)
+    for table in ("scores", "heuristic_scores", "shard_scores", "nights"):
+        assert ask(store, f"SELECT count(*) FROM alchemist.{table}") == [(0,)]
+
+
+def test_of_two_workers_on_one_shard_the_one_whose_lease_expired_stores_nothing(store: Engine) -> None:
+    paused = claim(store, run_id=1)
+    expire(store)
+    taken = claim(store, run_id=2)
+    assert taken.shard.shard_id == paused.shard.shard_id
+    commit_shard(store, taken, SCOPE, outcome=outcome(1, 2, 3, score=0.5), provenance=PROVENANCE)
+    with pytest.raises(LeaseLostError, match="nothing of it was stored"):
+        commit_shard(store, paused, SCOPE, outcome=outcome(1, 2, 3, score=9), provenance=PROVENANCE)
+    assert ask(store, "SELECT shard_id, n_scored FROM alchemist.shard_scores") == [(1, 3)]
+    assert ask(store, "SELECT DISTINCT score FROM alchemist.scores") == [(0.5,)]
+
+
+def test_a_stale_commit_is_refused_before_its_successor_has_committed(store: Engine) -> None:
+    paused = claim(store, run_id=1)
+    expire(store)
+    claim(store, run_id=2)
+    with pytest.raises(LeaseLostError):
+        commit_shard(store, paused, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    assert count_unscored(store, SCOPE)[0] == 3
+
+
+def test_a_pair_that_another_shard_scored_meanwhile_is_reused(store: Engine) -> None:
+    first, second = claim(store), claim(store)
+    commit_shard(store, first, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    counts = commit_shard(store, second, SCOPE, outcome=outcome(5, 3, 4), provenance=PROVENANCE)
+    assert (counts.n_scored, counts.n_reused) == (3, 1)
+    assert ask(store, "SELECT count(*), count(DISTINCT sample_id) FROM alchemist.scores") == [(5, 5)]
+    assert ask(store, "SELECT count(*) FROM alchemist.heuristic_scores") == [(5,)]
+
+
+def test_an_empty_shard_is_completed_with_nothing(store: Engine) -> None:
+    claimed = [claim(store) for _ in range(3)][2]
+    counts = commit_shard(store, claimed, SCOPE, outcome=outcome(), provenance=PROVENANCE)
+    assert (counts.n_samples, counts.n_scored, counts.n_quarantined) == (0, 0, 0)
+    assert ask(store, "SELECT shard_id FROM alchemist.shard_scores") == [(3,)]
+
+
+def test_what_is_claimed_is_not_claimed_again(store: Engine) -> None:
+    claimed = [claim(store).shard.shard_id for _ in range(3)]
+    assert sorted(claimed) == [1, 2, 3]
+    assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None
