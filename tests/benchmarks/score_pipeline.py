@@ -41,7 +41,7 @@ from alchemist_core.store.raters import find_rater
 from tests.benchmarks.decode_alone import DecodeAlone
 
 N_PAIRS = {64: 16_000, 512: 4_000}
-SHARD_PAIRS = {64: 500, 512: 100}
+SHARD_PAIRS = {64: 500, 512: 100, 72: 128, 80: 128}
 TARGET = 0.9
 COUNTS = (
     "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables WHERE relname NOT IN ('runs', 'leases')"
@@ -76,9 +76,10 @@ def own_store() -> Iterator[Engine]:
         patch.setenv("ALCHEMIST_DATABASE_URL", start_postgres(home).create_database("bench"))
         load_settings.cache_clear()
         try:
-            write_corpus(home / "validation", side=64, n_pairs=128)
-            for name, role in (("t", "train"), ("v", "validation")):
-                ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / "validation"), "role": role}))
+            # Two sizes, so that no picture of one is a picture of the other.
+            for name, side, role in (("t", 72, "train"), ("v", 80, "validation")):
+                write_corpus(home / name, side=side, n_pairs=128)
+                ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / name), "role": role}))
             training = {"n_warmup_steps": 2, "n_steps": 2, "batch_size": 32}
             train_rater(TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": training}))
             yield open_store()
