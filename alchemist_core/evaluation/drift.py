@@ -56,7 +56,7 @@ def sketch(score_N: Floats, *, n_points: int = SKETCH_POINTS) -> NDArray[np.floa
     return sorted_N[middle_M]
 
 
-def merge(parts: Sequence[tuple[Floats, float]]) -> Reference:
+def merge(parts: Sequence[tuple[Floats, int]]) -> Reference:
     """Merge sketches, each with the number of scores behind it, into one reference.
 
     >>> merge([(np.array([1.0, 3.0]), 200), (np.array([2.0]), 50)]).count_M.tolist()

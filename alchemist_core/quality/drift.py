@@ -96,7 +96,8 @@ class Night:
             return FROM_SCALE, drift.reference_of_scale(*knots, scale.n_reference)
         quantiles = self.rater.certificate.get("score_quantiles")
         if quantiles:
-            return FROM_CERTIFICATE, drift.merge([(quantiles, self.rater.certificate.get("n_scores", len(quantiles)))])
+            n = int(self.rater.certificate.get("n_scores", len(quantiles)))
+            return FROM_CERTIFICATE, drift.merge([(np.array(quantiles, np.float64), n)])
         return None, None
 
     def measure(self) -> NightDrift:
