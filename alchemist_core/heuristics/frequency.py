@@ -22,13 +22,17 @@ def frequency(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     [1.0]
     """
     height, width = luma_BHW.shape[1:]
-    centred_BHW = luma_BHW - luma_BHW.mean((1, 2), dtype=np.float64, keepdims=True)
-    total_B = (centred_BHW**2).sum((1, 2))
+    n_pixels = height * width
+    # Whole numbers until the end: sums of them are exact.
+    sum_B = luma_BHW.sum((1, 2), dtype=np.int64)
+    square_B = np.square(luma_BHW, dtype=np.uint16).sum((1, 2), dtype=np.int64)
+    total_B = (n_pixels * square_B - sum_B * sum_B) / n_pixels
+    mean_B11 = (sum_B / n_pixels).astype(np.float32)[:, None, None]
     n_columns = int(width * CUT_RATIO) + 1
-    column_BHW = np.fft.rfft(centred_BHW.astype(np.float32), axis=2)[:, :, :n_columns]
+    column_BHW = np.fft.rfft(luma_BHW - mean_B11, axis=2)[:, :, :n_columns]
     spectrum_BWH = np.fft.fft(np.ascontiguousarray(column_BHW.transpose(0, 2, 1)), axis=2)
     energy_BWH = spectrum_BWH.real.astype(np.float64) ** 2 + spectrum_BWH.imag.astype(np.float64) ** 2
-    inside_B = (energy_BWH * _weights(height, width, n_columns)).sum((1, 2)) / (height * width)
+    inside_B = (energy_BWH * _weights(height, width, n_columns)).sum((1, 2)) / n_pixels
     share_B = 1 - inside_B / np.where(total_B > 0, total_B, 1)
     return np.where(total_B > 0, share_B.clip(0, 1), 0).astype(np.float32)
 

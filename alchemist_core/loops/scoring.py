@@ -58,7 +58,8 @@ class Scorer:
         """Read the folder that `train_rater` made."""
         config = RaterTrainingConfig.model_validate(read_json(path / "config.json"))
         tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
-        encoder = load_text_encoder(config.text_encoder)
+        device = device or torch.device("cpu")
+        encoder = load_text_encoder(config.text_encoder, str(device))
         size = config.rater(tokenizer.config, encoder.dim)
         rater = make_rater(config, size)
         rater.load_state_dict(load_file(path / "rater.safetensors"))
@@ -111,11 +112,11 @@ class Scorer:
 
         Threads may call it at a time; on a GPU each has a stream of its own.
         """
-        with self._own_stream(), torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+        with self._own_stream():
             text = self._encoder.encode([*captions, *[""] * (self.batch - len(captions))]).to(self._device)
-            with torch.autocast(self.device, enabled=False):
-                tokens = self._tokenizer.tokens(self._tokenizer.encode(image_BHWC))
-            score_B = self._rater.score(tokens, text)
+            tokens = self._tokenizer.tokens(self._tokenizer.encode(image_BHWC))
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+                score_B = self._rater.score(tokens, text)
             return score_B[: len(captions)].float().numpy(force=True)
 
     def _own_stream(self) -> AbstractContextManager[object]:

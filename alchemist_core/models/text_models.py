@@ -18,6 +18,7 @@ from alchemist_core.models.text import TextFeatures
 
 # Captions of every forward, padded where there are fewer: kernels depend on the shape, features must not.
 _BATCH = 64
+_LENGTHS = (8, 16, 32, 64)
 
 
 class MiniLm:
@@ -61,21 +62,41 @@ class Clip:
 
 @torch.inference_mode()
 def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    parts = []
-    for start in range(0, len(captions), _BATCH):
-        chunk = list(captions[start : start + _BATCH])
-        padded = [*chunk, *[""] * (_BATCH - len(chunk))]
-        words = tokenizer(
-            padded, padding="max_length", truncation=True, max_length=n_tokens, return_tensors="pt",
-            return_token_type_ids=False,
-        )  # fmt: skip
-        found = model(**words.to(model.device))
-        mask_BT = words["attention_mask"].bool()
-        token_BTD = found.last_hidden_state * mask_BT[..., None]
-        part = token_BTD, mask_BT, found.pooler_output
-        parts.append([tensor[: len(chunk)].cpu() for tensor in part])
-    token_BTD, mask_BT, pooled_BD = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    """Encode captions sorted by length: each padded to the shortest of a few lengths that holds it, and to no more."""
+    ids_B = tokenizer(list(captions), truncation=True, max_length=n_tokens)["input_ids"] if captions else []
+    length_B = torch.tensor([padded_length(len(ids), n_tokens) for ids in ids_B])
+    dim = model.config.hidden_size
+    token_BTD = torch.zeros(len(captions), n_tokens, dim)
+    mask_BT = torch.zeros(len(captions), n_tokens, dtype=torch.bool)
+    pooled_BD = torch.zeros(len(captions), dim)
+    for length in sorted(set(length_B.tolist())):
+        for index_P in torch.split(torch.nonzero(length_B == length).flatten(), _BATCH):
+            chunk = [captions[at] for at in index_P]
+            token_BTD[index_P, :length], mask_BT[index_P, :length], pooled_BD[index_P] = _forward(
+                tokenizer, model, chunk, length
+            )
     return token_BTD, mask_BT, pooled_BD
+
+
+def padded_length(n_words: int, n_tokens: int) -> int:
+    """Return the places that a caption is encoded in: a function of the caption alone, as its features must be.
+
+    >>> [padded_length(n, 77) for n in (2, 8, 9, 70)]
+    [8, 8, 16, 77]
+    """
+    return next((length for length in _LENGTHS if n_words <= length < n_tokens), n_tokens)
+
+
+def _forward(tokenizer: Any, model: Any, chunk: list[str], length: int) -> list[Tensor]:
+    padded = [*chunk, *[""] * (_BATCH - len(chunk))]
+    words = tokenizer(
+        padded, padding="max_length", truncation=True, max_length=length, return_tensors="pt",
+        return_token_type_ids=False,
+    )  # fmt: skip
+    found = model(**words.to(model.device))
+    mask_BT = words["attention_mask"].bool()
+    part = (found.last_hidden_state * mask_BT[..., None]).float(), mask_BT, found.pooler_output.float()
+    return [tensor[: len(chunk)].cpu() for tensor in part]
 
 
 def _freeze(model: Any, device: str) -> Any:

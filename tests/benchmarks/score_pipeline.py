@@ -40,8 +40,8 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from tests.benchmarks.decode_alone import DecodeAlone
 
-N_PAIRS = {64: 16_000, 512: 4_000}
-SHARD_PAIRS = {64: 500, 512: 100, 72: 128, 80: 128}
+N_PAIRS = {64: 16_384, 512: 4_096}
+SHARD_PAIRS = {64: 512, 512: 128, 72: 128, 80: 128}
 TARGET = 0.9
 COUNTS = (
     "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables WHERE relname NOT IN ('runs', 'leases')"

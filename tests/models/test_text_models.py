@@ -93,3 +93,11 @@ def test_a_diffusion_pipeline_s_two_folders_are_found(clip: TextEncoder, tmp_pat
 def test_a_folder_without_a_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give a folder, ORG/NAME, or ORG/NAME/text_encoder"):
         load_text_encoder(f"clip:{tmp_path}")
+
+
+def test_a_short_caption_has_the_same_features_beside_a_long_one_to_the_bit(clip: TextEncoder) -> None:
+    """Its padded length is its own: sorting by length saves time and moves nothing."""
+    alone = clip.encode(["a red cat"])
+    beside = clip.encode(["red " * 40, "a red cat", "cat " * 12])
+    assert torch.equal(beside.token_BTD[1], alone.token_BTD[0])
+    assert torch.equal(beside.pooled_BD[1], alone.pooled_BD[0])
