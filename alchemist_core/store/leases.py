@@ -11,6 +11,13 @@ from sqlalchemy import Connection, text
 from alchemist_core.errors import LeaseLostError
 
 
+CONSUME = text("""
+    DELETE FROM alchemist.leases
+    WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
+    RETURNING fencing_token
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseClaim:
     """A resource that this process holds until its lease expires."""
@@ -53,12 +60,7 @@ def consume_lease(connection: Connection, claim: LeaseClaim) -> None:
     Raises:
         LeaseLostError: If the lease expired or another process holds it.
     """
-    statement = text("""
-        DELETE FROM alchemist.leases
-        WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
-        RETURNING fencing_token
-    """)
-    if connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token}).scalar() is None:
+    if connection.execute(CONSUME, {"resource": claim.resource, "token": claim.fencing_token}).scalar() is None:
         raise _lost(claim)
 
 

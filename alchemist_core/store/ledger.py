@@ -34,6 +34,9 @@ MEASURED_TABLE = """
 # A process that is stopped inside a transaction would keep its row locks, and with them every other slot, for ever. Between two
 # statements of these transactions lie milliseconds.
 END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+# A server that loses power may forget the last shards, whole; they are unscored then, and scored again. The commit that ends the
+# run waits for the disk, and with it for all before.
+BEGIN_COMMIT = text(f"SET LOCAL synchronous_commit = off; {END_SILENCE}")
 # A row in passing costs an eighth of a look by the index.
 SPREAD, SPREAD_FREE = 8, 1_000
 
@@ -145,9 +148,7 @@ def commit_shard(
 def _commit(
     connection: Connection, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome, provenance: Provenance
 ) -> ShardCounts:
-    # A server that loses power may forget the last shards, whole; they are unscored then, and scored again. The commit that ends the
-    # run waits for the disk, and with it for all before.
-    connection.execute(text(f"SET LOCAL synchronous_commit = off; {END_SILENCE}"))
+    connection.execute(BEGIN_COMMIT)
     consume_lease(connection, claimed.lease)
     copied = copy_scores(connection, scope.rater_id, outcome)
     store_measures(connection, outcome)
