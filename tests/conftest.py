@@ -74,8 +74,8 @@ def server_url() -> str:
     if given := os.environ.get(GIVEN_SERVER):
         return given
     server = start_postgres(Path(os.environ[SERVER_HOME]))
-    # A test database need not outlive a power cut.
-    server.run_sql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
+    # A test database need not outlive a power cut. A vacuum under way would keep its owner from dropping it: the worker is not his.
+    server.run_sql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET autovacuum = off; SELECT pg_reload_conf()")
     return server.url()
 
 

@@ -10,7 +10,6 @@ from sqlalchemy import Connection, text
 
 from alchemist_core.errors import LeaseLostError
 
-
 CONSUME = text("""
     DELETE FROM alchemist.leases
     WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
@@ -61,10 +60,11 @@ def consume_lease(connection: Connection, claim: LeaseClaim) -> None:
         LeaseLostError: If the lease expired or another process holds it.
     """
     if connection.execute(CONSUME, {"resource": claim.resource, "token": claim.fencing_token}).scalar() is None:
-        raise _lost(claim)
+        raise lost(claim)
 
 
-def _lost(claim: LeaseClaim) -> LeaseLostError:
+def lost(claim: LeaseClaim) -> LeaseLostError:
+    """Return the error of a writer whose lease is not its own any more."""
     return LeaseLostError(
         f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over; nothing of it was stored. "
         "Run the command again: it goes on with what is left."

@@ -20,7 +20,7 @@ from alchemist_core.data.faults import Fault
 from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.store.copy_in import copy_columns
-from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, release_lease
+from alchemist_core.store.leases import LeaseClaim, claim_lease, lost, release_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import insert_faults, read_shard
@@ -34,9 +34,8 @@ MEASURED_TABLE = """
 # A process that is stopped inside a transaction would keep its row locks, and with them every other slot, for ever. Between two
 # statements of these transactions lie milliseconds.
 END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
-# A server that loses power may forget the last shards, whole; they are unscored then, and scored again. The commit that ends the
-# run waits for the disk, and with it for all before.
-BEGIN_COMMIT = text(f"SET LOCAL synchronous_commit = off; {END_SILENCE}")
+# Inside a COPY, which waits for its rows, only this ends it; a million rows take seconds.
+END_COPY = "SET LOCAL statement_timeout = '60s'"
 # A row in passing costs an eighth of a look by the index.
 SPREAD, SPREAD_FREE = 8, 1_000
 
@@ -148,14 +147,28 @@ def commit_shard(
 def _commit(
     connection: Connection, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome, provenance: Provenance
 ) -> ShardCounts:
-    connection.execute(BEGIN_COMMIT)
-    consume_lease(connection, claimed.lease)
+    night_id = _begin_commit(connection, claimed, scope)
     copied = copy_scores(connection, scope.rater_id, outcome)
     store_measures(connection, outcome)
     shard_id, run_id = claimed.shard.shard_id, provenance.run_id
     if outcome.faults:
         insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=scope.rater_id, run_id=run_id)
-    return _write_ledger_row(connection, claimed.shard, scope, copied=copied, provenance=provenance)
+    values = copied | {
+        "shard_id": shard_id, "rater_id": scope.rater_id, "night_id": night_id, "run_id": run_id,
+        "code_version": code_version(), "device": provenance.device, "dtype": provenance.dtype,
+    }  # fmt: skip
+    return ShardCounts(*connection.execute(load_query("write_ledger_row"), values).one())
+
+
+def _begin_commit(connection: Connection, claimed: ClaimedShard, scope: ScoringScope) -> int:
+    """Return the open night that the shard belongs to; its lease is given back, and free once this transaction ends."""
+    lease, shard = claimed.lease, claimed.shard
+    night = {"dataset_id": shard.dataset_id, "crawl_date": shard.crawl_date, "rater_id": scope.rater_id}
+    values = night | {"resource": lease.resource, "token": lease.fencing_token}
+    begun = connection.execute(load_query("begin_shard_commit"), values).one()
+    if begun.fencing_token is None:
+        raise lost(lease)
+    return begun.night_id or hold_open_night(connection, **night)
 
 
 def copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> dict[str, int]:
@@ -189,17 +202,6 @@ def without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, o
     rows = read_unscored_pairs(engine, claimed.shard.shard_id, scope.rater_id)
     is_left_N = np.isin(outcome.sample_id_N, np.array([row.sample_id for row in rows], np.int64))
     return replace(outcome, sample_id_N=outcome.sample_id_N[is_left_N], score_N=outcome.score_N[is_left_N])
-
-
-def _write_ledger_row(
-    connection: Connection, shard: AnyRow, scope: ScoringScope, *, copied: dict[str, int], provenance: Provenance
-) -> ShardCounts:
-    night_id = hold_open_night(connection, shard.dataset_id, shard.crawl_date, scope.rater_id)
-    values = copied | {
-        "shard_id": shard.shard_id, "rater_id": scope.rater_id, "night_id": night_id,
-        "run_id": provenance.run_id, "code_version": code_version(), "device": provenance.device, "dtype": provenance.dtype,
-    }  # fmt: skip
-    return ShardCounts(*connection.execute(load_query("write_ledger_row"), values).one())
 
 
 def id_range(sorted_id_N: NDArray[np.int64]) -> tuple[int, int]:

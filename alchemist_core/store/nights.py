@@ -7,7 +7,6 @@ from sqlalchemy import Connection, Engine, select, text, update
 
 from alchemist_core.store.tables import AnyRow, Dataset, Night, utc_now
 
-
 # Made once: a shard's commit, which looks for its night, takes milliseconds.
 FIND_OPEN = text("""
     SELECT night_id FROM alchemist.nights
