@@ -80,7 +80,7 @@ def test_the_score_is_the_instance_logit_of_a_rating(rater: Rater, tokens: Image
 
 def test_the_group_head_leaves_no_gradient_on_backbone_or_instance_head(rater: Rater, tokens: ImageTokens) -> None:
     rating = rater(tokens, text_of(CAPTIONS))
-    group_objective(rating.group_logit_G, torch.tensor(0.4), baseline=0.0, price=0.1).backward()
+    group_objective(rating.group_logit_G[0], torch.tensor(0.4), baseline=0.0, price=0.1).backward()
     assert all(p.grad is None for p in [*rater.backbone.parameters(), *rater.instance_head.parameters()])
     assert any(p.grad is not None for p in rater.group_head.parameters())
 
@@ -94,7 +94,7 @@ def test_the_instance_head_s_gradient_is_the_same_with_and_without_the_group_hea
         rating = rater(tokens, text_of(CAPTIONS))
         loss = instance_objective(rating.score_B, torch.linspace(-1, 1, 6), price=0.2, drift_price=1e-3)
         if has_group:
-            loss = loss + group_objective(rating.group_logit_G, torch.tensor(0.4), baseline=0.0, price=0.1)
+            loss = loss + group_objective(rating.group_logit_G[0], torch.tensor(0.4), baseline=0.0, price=0.1)
         loss.backward()
         gradients.append([p.grad.clone() for p in rater.instance_head.parameters() if p.grad is not None])
     assert all(torch.equal(without, with_) for without, with_ in zip(*gradients, strict=True))
