@@ -34,8 +34,6 @@ MEASURED_TABLE = """
 # A process that is stopped inside a transaction would keep its row locks, and with them every other slot, for ever. Between two
 # statements of these transactions lie milliseconds.
 END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
-# Inside a COPY, which waits for its rows, only this ends it; a million rows take seconds.
-END_COPY = "SET LOCAL statement_timeout = '60s'"
 # A row in passing costs an eighth of a look by the index.
 SPREAD, SPREAD_FREE = 8, 1_000
 

@@ -155,6 +155,7 @@ def test_scoring_killed_fifty_times_at_random_moments_ends_as_if_nothing_had_hap
     assert len(states - {0, N_SHARDS}) >= 10, "kills must fall between commits, not before or behind all of them"
 
 
+@pytest.mark.timeout(400)
 def test_a_run_that_was_paused_beyond_its_lease_stores_nothing_more(
     fresh: Callable[[], TrainedStore], forks: Callable[[], Forks]
 ) -> None:
