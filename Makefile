@@ -36,7 +36,7 @@ test-e2e: $(STAMP) ## Airflow's scheduler and the browser (20 minutes)
 test-faults: $(STAMP) ## Kills of real processes
 	@$(BIN)/pytest -q -m faults --timeout 1200
 
-bench-score: $(STAMP) ## Scoring and the score store at 30 million, against what the machine can do (20 minutes, alone)
+bench-score: $(STAMP) ## Scoring from tars to rows, and the store at 30 million, against what the machine can do (20 minutes, alone)
 	@$(BIN)/python -m tests.benchmarks.score_pipeline
 	@$(BIN)/python -m tests.benchmarks.score_store
 
