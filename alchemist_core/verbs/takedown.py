@@ -6,7 +6,8 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
+from alchemist_core.data.feature_cache import forget
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.select import SelectConfig
@@ -40,6 +41,7 @@ class TakedownReport(Report):
     image_hashes: list[str]
     is_new: bool
     n_pairs: int
+    n_forgotten: int
     published_subsets: list[str]
     successors: list[str] = Field(default_factory=list)
     models: list[str] = Field(default_factory=list)
@@ -54,6 +56,7 @@ def run(config: TakedownConfig) -> TakedownReport:
     engine = open_store()
     images = _images(config)
     n_new, n_pairs = take_down(engine, images, config.reason, actor=current_actor())
+    n_forgotten = forget(artifact_path(FEATURE_CACHE) / "images", images)
     reached = find_reach(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])
@@ -63,7 +66,8 @@ def run(config: TakedownConfig) -> TakedownReport:
             f"looks like it ({other['distance']} bits): {other['n_pairs']} pairs, {other['caption']!r}. Decide: {other['command']}"
         )
     return TakedownReport(
-        image_hashes=[image.hex() for image in images], is_new=n_new > 0, n_pairs=n_pairs, published_subsets=published,
+        image_hashes=[image.hex() for image in images], is_new=n_new > 0, n_pairs=n_pairs, n_forgotten=n_forgotten,
+        published_subsets=published,
         successors=successors, models=sorted({model for row in reached for model in row.models}),
         models_that_may=sorted({model for row in reached for model in row.other_models}),
         materialized=[str(artifact_path(row.materialized_uri)) for row in reached if row.materialized_uri],

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
+from alchemist_core.data.feature_cache import FeatureCache
 from alchemist_core.data.manifests import read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.materialize import MaterializeConfig
@@ -161,3 +162,12 @@ def test_what_names_no_image_is_refused_and_nothing_is_recorded(fields: dict[str
     with pytest.raises(ConfigError, match=message):
         takedown(**fields)
     assert rows("SELECT count(*) FROM alchemist.takedowns")[0][0] == 0
+
+
+def test_what_an_encoder_made_of_the_image_goes_with_it() -> None:
+    member = a_member()
+    kept = sorted((artifact_path(FEATURE_CACHE) / "images").rglob("*.npz"))
+    assert kept  # Training the rater has left the codes of all its images.
+    assert FeatureCache(kept[0].parent).find([bytes(member.image_hash)])[0].tolist() == [True]
+    assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 1
+    assert FeatureCache(kept[0].parent).find([bytes(member.image_hash)])[0].tolist() == [False]
