@@ -45,7 +45,9 @@ def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: fl
 
 def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[int]:
     """Extend every live lease of a run and return their tokens; an expired one is lost even if nobody took it."""
+    # A process that is stopped before it commits this would keep the rows locked; the server ends its session.
     statement = text("""
+        SET LOCAL idle_in_transaction_session_timeout = '10s';
         UPDATE alchemist.leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
         WHERE run_id = :run_id AND expires_at > clock_timestamp()
         RETURNING fencing_token

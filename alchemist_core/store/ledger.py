@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from psycopg2.errors import UniqueViolation
+from psycopg2.errors import LockNotAvailable, UniqueViolation
 from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.exc import OperationalError
 
 from alchemist_core.code_version import code_version
 from alchemist_core.data.faults import Fault
@@ -33,7 +34,7 @@ MEASURED_TABLE = """
 """
 # A process that is stopped inside a transaction would keep its row locks, and with them every other slot, for ever. Between two
 # statements of these transactions lie milliseconds.
-END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '10s'"
 # A row in passing costs an eighth of a look by the index.
 SPREAD, SPREAD_FREE = 8, 1_000
 
@@ -90,20 +91,36 @@ class Provenance:
 
 
 def claim_unscored_shard(engine: Engine, scope: ScoringScope, *, run_id: int, ttl_s: float) -> ClaimedShard | None:
-    """Claim a shard that the rater has not scored and that nobody else is scoring."""
+    """Claim a shard that the rater has not scored and that nobody else is scoring; none where a stopped holder had to be ended."""
+    try:
+        with engine.begin() as connection:
+            return _claim(connection, scope, run_id=run_id, ttl_s=ttl_s)
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        _end_stalled(engine)
+        return None
+
+
+def _claim(connection: Connection, scope: ScoringScope, *, run_id: int, ttl_s: float) -> ClaimedShard | None:
+    connection.execute(text(END_SILENCE))
+    shard_id = connection.execute(load_query("claim_unscored_shard"), scope.parameters()).scalar()
+    if shard_id is None:
+        return None
+    lease = claim_lease(connection, f"shard:{scope.rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
+    if lease is None:
+        return None
+    if _is_scored(connection, scope.rater_id, shard_id):
+        # The claim waited for a holder whose lease had run out while it was committing.
+        release_lease(connection, lease)
+        return None
+    return ClaimedShard(read_shard(connection, shard_id), lease)
+
+
+def _end_stalled(engine: Engine) -> None:
+    """End whoever holds an expired lease's row; for when a lock was waited for too long."""
     with engine.begin() as connection:
-        connection.execute(text(END_SILENCE))
-        shard_id = connection.execute(load_query("claim_unscored_shard"), scope.parameters()).scalar()
-        if shard_id is None:
-            return None
-        lease = claim_lease(connection, f"shard:{scope.rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
-        if lease is None:
-            return None
-        if _is_scored(connection, scope.rater_id, shard_id):
-            # The claim waited for a holder whose lease had run out while it was committing.
-            release_lease(connection, lease)
-            return None
-        return ClaimedShard(read_shard(connection, shard_id), lease)
+        connection.execute(load_query("end_stalled_sessions"))
 
 
 def _is_scored(connection: Connection, rater_id: int, shard_id: int) -> bool:
@@ -140,6 +157,9 @@ def commit_shard(
         except UniqueViolation:
             # Another shard with one of these pairs was committed first: its scores are there now, and are the same.
             outcome = without_scored(engine, claimed, scope, outcome)
+        except LockNotAvailable:
+            # Raised by the COPY, whose pairs another transaction is storing.
+            _end_stalled(engine)
 
 
 def _commit(

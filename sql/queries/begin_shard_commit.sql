@@ -7,7 +7,7 @@
 --   synchronous_commit: a server that loses power may forget the last shards, whole; they are unscored then, and scored again. The
 --     commit that ends the run waits for the disk, and with it for all before.
 --   idle_in_transaction_session_timeout: a process that is stopped here would keep its row locks, and with them every other slot.
---   statement_timeout: the same, of one that is stopped inside its COPY; a million rows take seconds.
+--   lock_timeout: who waits longer for another's pairs looks whether that one stands still (end_stalled_sessions).
 WITH consumed AS (
     DELETE FROM alchemist.leases
     WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
@@ -26,4 +26,4 @@ SELECT
     (SELECT held.night_id FROM held) AS night_id,
     set_config('synchronous_commit', 'off', TRUE) AS synchronous_commit,
     set_config('idle_in_transaction_session_timeout', '10s', TRUE) AS silence_limit,
-    set_config('statement_timeout', '60s', TRUE) AS copy_limit
+    set_config('lock_timeout', '10s', TRUE) AS lock_limit

@@ -1,11 +1,19 @@
 """The ledger's one transaction: fenced, exactly once, and at peace with whoever scored one of its pairs first."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from psycopg2 import InterfaceError, OperationalError
 from sqlalchemy import Engine, text
 
 from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import LeaseLostError
+from alchemist_core.store import ledger
+from alchemist_core.store.leases import consume_lease
 from alchemist_core.store.ledger import (
     ClaimedShard,
     Provenance,
@@ -15,6 +23,7 @@ from alchemist_core.store.ledger import (
     commit_shard,
     count_unscored,
 )
+from alchemist_core.store.queries import load_query
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
@@ -45,8 +54,8 @@ def store(engine: Engine) -> Engine:
     return engine
 
 
-def claim(store: Engine, run_id: int = 1) -> ClaimedShard:
-    claimed = claim_unscored_shard(store, SCOPE, run_id=run_id, ttl_s=60)
+def claim(store: Engine, run_id: int = 1, ttl_s: float = 60) -> ClaimedShard:
+    claimed = claim_unscored_shard(store, SCOPE, run_id=run_id, ttl_s=ttl_s)
     assert claimed is not None
     return claimed
 
@@ -128,3 +137,52 @@ def test_what_is_claimed_is_not_claimed_again(store: Engine) -> None:
     claimed = [claim(store).shard.shard_id for _ in range(3)]
     assert sorted(claimed) == [1, 2, 3]
     assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None
+
+
+class StoppedCopy:
+    """A COPY whose process was stopped: it asks for rows and gets none until it is told to end."""
+
+    def __init__(self) -> None:
+        self.is_begun, self.is_over = threading.Event(), threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        self.is_begun.set()
+        self.is_over.wait(60)
+        return b""
+
+
+def commit_and_stop(store: Engine, claimed: ClaimedShard, copy: StoppedCopy) -> None:
+    """Begin a commit as a scorer does, and stand still inside its COPY."""
+    with store.connect() as connection:
+        consume_lease(connection, claimed.lease)
+        cursor = connection.connection.cursor()
+        with suppress(OperationalError, InterfaceError):
+            cursor.copy_expert("COPY alchemist.scores (rater_id, score, sample_id) FROM STDIN", copy)
+        connection.invalidate()
+
+
+def test_a_process_that_stands_still_inside_its_copy_is_ended_by_who_waits_for_its_lease(
+    store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "END_SILENCE", "SET LOCAL lock_timeout = '300ms'")
+    first, copy = claim(store, ttl_s=1), StoppedCopy()
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(commit_and_stop, store, first, copy)
+        assert copy.is_begun.wait(20)
+        time.sleep(1.1)
+        assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None, "it waited, and ended the session"
+        taken = claim(store, run_id=2)
+        copy.is_over.set()
+        stopped.result(20)
+    assert taken.shard.shard_id == first.shard.shard_id
+    commit_shard(store, taken, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    assert ask(store, "SELECT n_scored FROM alchemist.shard_scores") == [(3,)]
+
+
+def test_a_slow_holder_of_a_live_lease_is_not_ended(store: Engine) -> None:
+    held = claim(store)
+    with store.connect() as connection:
+        consume_lease(connection, held.lease)
+        with store.begin() as other:
+            assert other.execute(load_query("end_stalled_sessions")).all() == []
+        connection.rollback()
