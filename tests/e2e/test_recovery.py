@@ -25,7 +25,7 @@ NIGHTS = ("2026-01-01", "2026-01-02")
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    draw_scenes(tmp_path / "scenes", n_train=400, n_validation=200, n_test=40, shard_size=20, side=32)
+    draw_scenes(tmp_path / "scenes", n_train=1200, n_validation=2000, n_test=40, shard_size=60, side=32)
     return tmp_path / "scenes"
 
 
