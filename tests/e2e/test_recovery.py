@@ -49,13 +49,16 @@ def run_calmly(url: str, home: Path, corpus: Path) -> None:
     train = ("--dataset", "scenes", "--root", str(corpus / "train"))
     alchemist(url, home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation")
     alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[0])
+    alchemist(url, home, "duplicates", "find")
     alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v")
     alchemist(url, home, "score", "--dataset", "scenes", "--rater", "newest")
     alchemist(url, home, "certify")
     alchemist(url, home, "promote")
     alchemist(url, home, "publish", "night", "--dataset", "scenes")
     alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[1])
+    alchemist(url, home, "duplicates", "find")
     alchemist(url, home, "score", "--dataset", "scenes", "--crawl-date", NIGHTS[1])
+    alchemist(url, home, "drift", "--dataset", "scenes")
     alchemist(url, home, "publish", "night", "--dataset", "scenes")
 
 
