@@ -36,11 +36,11 @@ test-e2e: $(STAMP) ## Airflow's scheduler and the browser (20 minutes)
 test-faults: $(STAMP) ## Kills of real processes
 	@$(BIN)/pytest -q -m faults --timeout 1200
 
-bench-score: $(STAMP) ## Scoring from tars to rows, and the store at 30 million, against what the machine can do (20 minutes, alone)
+bench-score: $(STAMP) ## Scoring from tars to rows, and the store at 30 million, against what the machine can do (alone)
 	@$(BIN)/python -m tests.benchmarks.score_pipeline
 	@$(BIN)/python -m tests.benchmarks.score_store
 
-bench-rater: $(STAMP) ## The rater: a step's cost, what its scores find over seeds (20 minutes, alone)
+bench-rater: $(STAMP) ## The rater: a step's cost, what its scores find over seeds (alone)
 	@$(BIN)/python -m tests.benchmarks.rater
 
 lint: $(STAMP) ## Format check, lint, types, SQL

@@ -39,7 +39,8 @@ def paper_exact() -> Values:
 def paper_size() -> Values:
     """Train the paper's networks: STAR-0.3B as both proxies, a depth-8 rater of 38.95 M, the published tokenizer at 256 px.
 
-    Hardware: GPUs of 80 GB under accelerate launch. Needs --tokenizer-from and --text-encoder clip:NAME. Rule alignment.
+    Hardware: GPUs under accelerate launch; built and counted, not yet trained. Rule alignment.
+    Needs --tokenizer-from and --text-encoder clip:NAME.
     """
     training = {
         "proxy_depth": 16, "proxy_width": 1024, "rater_depth": 8, "rater_width": 512, "n_heads": None,

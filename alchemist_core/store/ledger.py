@@ -5,7 +5,7 @@ Exactly once: scores, quarantine rows and the mark commit together, under a fenc
 Letters: N pairs of a shard · M measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -150,10 +150,21 @@ def commit_shard(
     Raises:
         LeaseLostError: If the lease expired: nothing is stored.
     """
+    return store_outcome(
+        engine, claimed, scope, outcome,
+        commit=lambda connection, kept: _commit(connection, claimed, scope, kept, provenance),
+    )  # fmt: skip
+
+
+def store_outcome(
+    engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome,
+    *, commit: Callable[[Connection, ShardOutcome], ShardCounts],
+) -> ShardCounts:  # fmt: skip
+    """Commit a shard's outcome in one transaction, again for as long as another's transaction stands in its way."""
     while True:
         try:
             with engine.begin() as connection:
-                return _commit(connection, claimed, scope, outcome, provenance)
+                return commit(connection, outcome)
         except UniqueViolation:
             # Another shard with one of these pairs was committed first: its scores are there now, and are the same.
             outcome = without_scored(engine, claimed, scope, outcome)

@@ -6,7 +6,6 @@ A decided night stays as it is, so that a snapshot of it can be read for ever: w
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg2.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, delete, insert, select
 
 from alchemist_core.store.leases import claim_lease, consume_lease
@@ -19,7 +18,7 @@ from alchemist_core.store.ledger import (
     copy_scores,
     read_unscored_pairs,
     store_measures,
-    without_scored,
+    store_outcome,
 )
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
@@ -82,12 +81,10 @@ def commit_retry(
     Raises:
         LeaseLostError: If the lease expired: nothing is stored.
     """
-    while True:
-        try:
-            with engine.begin() as connection:
-                return _commit(connection, retry, scope, outcome, provenance)
-        except UniqueViolation:
-            outcome = without_scored(engine, retry.claimed, scope, outcome)
+    return store_outcome(
+        engine, retry.claimed, scope, outcome,
+        commit=lambda connection, kept: _commit(connection, retry, scope, kept, provenance),
+    )  # fmt: skip
 
 
 def _commit(

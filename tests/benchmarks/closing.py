@@ -1,7 +1,7 @@
 """Is a subset worth it? The way from a random subset to a planted one of the same size that each strategy goes, over seeds.
 
-`python -m tests.benchmarks.closing [--seeds 3,4,5] [--rules alignment] [--strategies auto,top_k]`, alone: about four minutes a
-seed on two cores. It writes `.alchemist/bench/closing.json`. A seed varies corpus, rater, selection and training together; the
+`python -m tests.benchmarks.closing [--seeds 3,4,5] [--rules alignment] [--strategies auto,top_k]`, alone. It
+writes `.alchemist/bench/closing.json`. A seed varies corpus, rater, selection and training together; the
 arms of one seed share the first weights. Held-out loss is cross-entropy on clean unseen scenes; lower is better.
 """
 

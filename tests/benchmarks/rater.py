@@ -1,6 +1,6 @@
 """The rater: what a step costs against a plain loop, what the scores find in a drawn corpus, how two seeds agree.
 
-`python -m tests.benchmarks.rater [--seeds 3,4,5,6,7] [--steps-only]`, alone on the machine: about 90 seconds a rater. It writes
+`python -m tests.benchmarks.rater [--seeds 3,4,5,6,7] [--steps-only]`, alone on the machine: two minutes a rater. It writes
 `.alchemist/bench/rater.json`. A seed varies corpus, tokenizer, networks and order of the data together; no setting was chosen on
 seeds 3 and above.
 """

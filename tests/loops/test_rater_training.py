@@ -184,9 +184,10 @@ def test_smaller_softmax_groups_are_another_objective(
     assert sizes == pytest.approx([8, 32], rel=1e-3)
 
 
-def test_fp16_without_a_gpu_is_refused(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+def test_fp16_without_a_gpu_is_refused(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     config = CONFIG.model_copy(update={"precision": "fp16"})
     with pytest.raises(ConfigError, match="choose bf16 or fp32"):
         train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
