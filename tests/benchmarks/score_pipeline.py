@@ -5,7 +5,6 @@ d is the core-seconds a sample of decoding and measuring alone, m those of the m
 one core of an idle machine; where both share the cores nothing can be faster than cores / (d + m).
 """
 
-import io
 import json
 import os
 import subprocess
@@ -19,11 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from sqlalchemy import Engine, text
 
 from alchemist_core.data.storage import list_shards
-from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.data.workers import Workers, n_own_cores
 from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.settings import load_settings
@@ -39,6 +36,7 @@ from alchemist_core.store.checksum import table_checksums
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from tests.benchmarks.decode_alone import DecodeAlone
+from tests.benchmarks.jpeg_corpus import WORDS, write_corpus
 
 N_PAIRS = {64: 24_576, 512: 6_144}
 SHARD_PAIRS = {64: 1_024, 512: 192, 72: 128, 80: 128}
@@ -46,7 +44,6 @@ TARGET = 0.9
 COUNTS = (
     "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables WHERE relname NOT IN ('runs', 'leases')"
 )
-WORDS = ("red", "green", "small", "large", "house", "tree", "near", "above", "dog", "river", "old", "bright")
 Row = dict[str, Any]
 
 
@@ -78,7 +75,7 @@ def own_store() -> Iterator[Engine]:
         try:
             # Two sizes, so that no picture of one is a picture of the other.
             for name, side, role in (("t", 72, "train"), ("v", 80, "validation")):
-                write_corpus(home / name, side=side, n_pairs=128)
+                write_corpus(home / name, side=side, n_pairs=128, shard_pairs=SHARD_PAIRS[side])
                 ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / name), "role": role}))
             training = {"n_warmup_steps": 2, "n_steps": 2, "batch_size": 32}
             train_rater(TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": training}))
@@ -92,38 +89,12 @@ def own_store() -> Iterator[Engine]:
 def prepare(side: int, n_pairs: int) -> None:
     """Draw and ingest the corpus of one size."""
     root = load_settings().home / f"pictures-{side}"
-    write_corpus(root, side=side, n_pairs=n_pairs)
+    write_corpus(root, side=side, n_pairs=n_pairs, shard_pairs=SHARD_PAIRS[side])
     ingest(IngestConfig(dataset=name_of(side), root=str(root)))
 
 
 def name_of(side: int) -> str:
     return f"pictures-{side}"
-
-
-def write_corpus(root: Path, *, side: int, n_pairs: int) -> None:
-    """Write JPEGs like photographs in size; each distinct by a comment, so that few have to be drawn."""
-    root.mkdir()
-    rng = np.random.default_rng(side)
-    pictures = [draw_jpeg(rng, side) for _ in range(32)]
-    for first in range(0, n_pairs, SHARD_PAIRS[side]):
-        numbers = range(first, min(first + SHARD_PAIRS[side], n_pairs))
-        entries = [entry for number in numbers for entry in record(rng, pictures, number)]
-        write_tar(root / f"{first:09d}.tar", entries)
-
-
-def draw_jpeg(rng: np.random.Generator, side: int) -> bytes:
-    coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    noisy = np.asarray(coarse).astype(int) + rng.integers(-6, 7, (side, side, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def record(rng: np.random.Generator, pictures: list[bytes], number: int) -> list[tuple[str, bytes]]:
-    picture, comment = pictures[number % len(pictures)], number.to_bytes(8, "big")
-    data = picture[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + picture[2:]
-    caption = " ".join(rng.choice(WORDS, rng.integers(4, 12)))
-    return [(f"{number:09d}.jpg", data), (f"{number:09d}.txt", caption.encode())]
 
 
 def measure_size(engine: Engine, side: int, n_pairs: int, *, has_heuristics: bool) -> list[Row]:
