@@ -1,0 +1,141 @@
+"""Evaluation contracts: all that two values of an image metric must share to be compared, and what differs when they do not.
+
+A contract is a TOML file. What it leaves out (a hash of weights, prompts or references) is pinned by the first evaluation under
+its name; from then on nothing may differ. Knows no store, no model and no image.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from alchemist_core.config import Config
+from alchemist_core.errors import ConfigError
+
+Metric = Literal["fid", "kid", "clip_score", "geneval_scenes"]
+Extractor = Literal["inception_v3", "efficientnet_lite0", "clip", "drawn_shapes"]
+STANDARD: dict[str, Extractor] = {"fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip"}
+"""The extractor that a metric's bare name promises; with any other one the name says which."""
+
+SHIPPED = Path(__file__).parent / "contracts"
+
+
+class Contract(Config):
+    """One metric under fixed conditions."""
+
+    metric: Metric = Field(..., description="What is measured")
+    extractor: Extractor = Field(..., description="The network, or for drawn scenes the analysis, that looks at images")
+    weights_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the extractor's weights; none where it has none"
+    )
+    resolution: int = Field(..., ge=8, le=4096, description="Side to which generated and reference images are brought")
+    resize: Literal["bicubic", "bilinear", "box", "lanczos"] = Field(
+        "bicubic", description="Pillow's antialiased filter by which they are"
+    )
+    n_images: int = Field(..., ge=2, le=1_000_000, description="Images drawn from each model, one a prompt")
+    first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")
+    prompts_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Hash of the prompts in order")
+    sampling: dict[str, float | int] = Field(
+        default_factory=dict, description="Guidance, cuts and batch of the sampler"
+    )
+    reference_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Hash of the reference images; none where a metric has none"
+    )
+    n_subsets: int | None = Field(None, ge=1, le=10_000, description="Draws over which a KID is averaged")
+    subset_size: int | None = Field(None, ge=2, le=100_000, description="Images of a draw")
+
+    @model_validator(mode="after")
+    def _only_a_kid_is_drawn(self) -> "Contract":
+        has_draws = self.n_subsets is not None and self.subset_size is not None
+        if has_draws != (self.metric == "kid") or (self.n_subsets is None) != (self.subset_size is None):
+            message = f"n_subsets and subset_size belong to metric kid, and to it alone; this one is {self.metric}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def title(self) -> str:
+        """The metric's name in every table: it says the extractor where that is not the published one.
+
+        >>> Contract(metric="fid", extractor="efficientnet_lite0", resolution=64, n_images=9).title
+        'fid_efficientnet_lite0'
+        """
+        is_standard = STANDARD.get(self.metric, self.extractor) == self.extractor
+        return self.metric if is_standard else f"{self.metric}_{self.extractor}"
+
+    def pinned(self, **found: Any) -> "Contract":
+        """Fill in what was left out.
+
+        Raises:
+            ConfigError: A value was given and is another one now.
+        """
+        given = {name: value for name in found if (value := getattr(self, name)) is not None}
+        refuse_differences(given, {name: found[name] for name in given}, whose="the contract's file")
+        return self.model_validate(self.model_dump() | found)
+
+
+def read_contract(name: str) -> tuple[str, Contract]:
+    """Read a contract that is shipped, by its name, or any TOML file by its path; its name is the file's.
+
+    Raises:
+        ConfigError: No such contract, or a field that is none.
+    """
+    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
+        raise ConfigError(f"No contract {name!r}: give heldout_loss, one of {shipped}, or the path of a .toml file.")
+    try:
+        return path.stem, Contract.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"The contract {path} cannot be read: {error}") from error
+
+
+def find_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Name the fields that differ; those of a nested table with a dot.
+
+    >>> find_differences({"n": 1, "sampling": {"top_k": 5}}, {"n": 1, "sampling": {"top_k": 6}})
+    ['sampling.top_k']
+    """
+    names = []
+    for name in sorted(first.keys() | second.keys()):
+        one, other = first.get(name), second.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            names += [f"{name}.{part}" for part in find_differences(one, other)]
+        elif one != other:
+            names.append(name)
+    return names
+
+
+def refuse_differences(pinned: Mapping[str, Any], found: Mapping[str, Any], *, whose: str) -> None:
+    """Let only equal conditions pass.
+
+    Raises:
+        ConfigError: Some field differs; the text names each.
+    """
+    lines = [
+        f"{name} is {_value(found, name)!r}, but {whose} says {_value(pinned, name)!r}"
+        for name in find_differences(pinned, found)
+    ]
+    if lines:
+        raise ConfigError(
+            "; ".join(lines) + ". Values under different conditions cannot be compared: restore what differs, "
+            "or copy the contract's file under another name."
+        )
+
+
+def prompts_sha256(prompts: Sequence[str]) -> str:
+    """Hash prompts in their order.
+
+    >>> prompts_sha256(["a", "b"]) != prompts_sha256(["b", "a"])
+    True
+    """
+    parts = (hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest() for prompt in prompts)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    first, _, rest = name.partition(".")
+    value = fields.get(first)
+    return _value(value, rest) if rest and isinstance(value, Mapping) else value

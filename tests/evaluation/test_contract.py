@@ -1,0 +1,100 @@
+"""Nothing about how a value was measured can change unnoticed: what differs is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.contract import SHIPPED, Contract, prompts_sha256, read_contract, refuse_differences
+
+FIELDS: dict[str, Any] = {
+    "metric": "kid",
+    "extractor": "efficientnet_lite0",
+    "weights_sha256": "a" * 64,
+    "resolution": 64,
+    "resize": "bicubic",
+    "n_images": 100,
+    "first_seed": 0,
+    "prompts_sha256": "b" * 64,
+    "sampling": {"guidance": 1.0, "top_k": 600},
+    "reference_sha256": "c" * 64,
+    "n_subsets": 10,
+    "subset_size": 50,
+}
+OTHERS: dict[str, Any] = {
+    "metric": "kid2",
+    "extractor": "inception_v3",
+    "weights_sha256": "d" * 64,
+    "resolution": 65,
+    "resize": "box",
+    "n_images": 101,
+    "first_seed": 1,
+    "prompts_sha256": "d" * 64,
+    "sampling": {"guidance": 2.0, "top_k": 600},
+    "reference_sha256": "d" * 64,
+    "n_subsets": 11,
+    "subset_size": 51,
+}
+
+
+def test_every_field_of_a_contract_is_tried() -> None:
+    assert FIELDS.keys() == OTHERS.keys() == Contract.model_fields.keys()
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_one_changed_field_is_refused_by_its_name(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{field}.*is .*, but run 1 says") as caught:
+        refuse_differences(FIELDS, FIELDS | {field: OTHERS[field]}, whose="run 1")
+    assert sum(name in str(caught.value) for name in FIELDS) == 1
+
+
+def test_equal_contracts_pass() -> None:
+    refuse_differences(FIELDS, Contract.model_validate(FIELDS).as_json(), whose="run 1")
+
+
+def test_a_hash_in_the_file_must_be_the_one_found() -> None:
+    contract = Contract.model_validate(FIELDS)
+    with pytest.raises(ConfigError, match=r"weights_sha256 is 'eeee.*file says 'aaaa"):
+        contract.pinned(weights_sha256="e" * 64)
+
+
+def test_what_the_file_leaves_out_is_filled_in() -> None:
+    contract = Contract.model_validate(FIELDS | {"prompts_sha256": None})
+    assert contract.pinned(prompts_sha256="e" * 64).prompts_sha256 == "e" * 64
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_contract_can_be_read(path: Path) -> None:
+    name, contract = read_contract(path.stem)
+    assert name == path.stem
+    assert contract.n_images > 1
+
+
+def test_only_the_published_extractor_gives_a_metric_its_bare_name() -> None:
+    assert read_contract("fid_mjhq")[1].title == "fid"
+    assert read_contract("kid_offline")[1].title == "kid_efficientnet_lite0"
+    assert read_contract("scenes_geneval")[1].title == "geneval_scenes"
+
+
+def test_an_unknown_contract_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="kid_offline"):
+        read_contract("nonesuch")
+
+
+def test_an_unknown_field_of_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((SHIPPED / "fid_mjhq.toml").read_text().replace("n_images", "n_pictures"))
+    with pytest.raises(ConfigError, match="n_pictures"):
+        read_contract(str(path))
+
+
+@pytest.mark.parametrize("changed", [{"metric": "fid"}, {"n_subsets": None}, {"subset_size": None}])
+def test_draws_belong_to_a_kid_alone(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="belong to metric kid"):
+        Contract.model_validate(FIELDS | changed)
+
+
+def test_prompts_are_hashed_with_their_borders() -> None:
+    assert prompts_sha256(["ab", "c"]) != prompts_sha256(["a", "bc"])
