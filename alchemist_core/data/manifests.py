@@ -1,33 +1,89 @@
-"""A subset's manifest: one Parquet row a member. Membership is what counts; the hash is over the members' pair hashes."""
+"""A subset's manifest: one Parquet row a member. Membership is what counts; the hash is over the members' pair hashes.
+
+Columns, not rows: 30 million members never become Python objects. Letters: K members.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from alchemist_core.errors import DataError
 
-SCHEMA = pa.schema([("pair_hash", pa.binary(32)), ("rank", pa.float64()), ("score", pa.float32())])
+HASH_BYTES = 32
+SCHEMA = pa.schema([("pair_hash", pa.binary(HASH_BYTES)), ("rank", pa.float64()), ("score", pa.float64())])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
     """Aligned columns of the members, in the order of pair_hash."""
 
-    pair_hash_K: list[bytes]
-    rank_K: list[float]
-    score_K: list[float]
+    pair_hash_K32: NDArray[np.uint8]
+    rank_K: NDArray[np.float64]
+    score_K: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Count the members."""
+        return len(self.pair_hash_K32)
 
     def sha256(self) -> str:
         """Hash the membership.
 
-        >>> Manifest([], [], []).sha256()[:8]
+        >>> Manifest(hash_rows([]), np.empty(0), np.empty(0)).sha256()[:8]
         'e3b0c442'
         """
-        return members_sha256(self.pair_hash_K)
+        return hashlib.sha256(np.ascontiguousarray(sort_hashes(self.pair_hash_K32))).hexdigest()
+
+    def pair_hashes(self) -> list[bytes]:
+        """Return the hashes as Python objects: for thousands of members, not for millions."""
+        return list_hashes(self.pair_hash_K32)
+
+
+def hash_rows(pair_hash_K: Sequence[bytes]) -> NDArray[np.uint8]:
+    """Pack hashes of 32 bytes into an array, a row each.
+
+    >>> hash_rows([bytes(32), bytes(range(32))]).shape
+    (2, 32)
+    """
+    return np.frombuffer(b"".join(pair_hash_K), np.uint8).reshape(-1, HASH_BYTES)
+
+
+def list_hashes(pair_hash_K32: NDArray[np.uint8]) -> list[bytes]:
+    """Return rows of an array as hashes, one Python object each.
+
+    >>> list_hashes(hash_rows([b"x" * 32])) == [b"x" * 32]
+    True
+    """
+    data = pair_hash_K32.tobytes()
+    return [data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES)]
+
+
+def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the indices that put hashes in ascending order: by their first 64 bits, and by all of them where those are equal.
+
+    >>> hash_order(hash_rows([b"b" * 32, b"a" * 31 + b"z", b"a" * 32])).tolist()
+    [2, 1, 0]
+    """
+    prefix_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">u8").ravel().astype(np.uint64)
+    order_K = np.argsort(prefix_K)
+    sorted_K = prefix_K[order_K]
+    tied = np.flatnonzero(sorted_K[1:] == sorted_K[:-1])
+    # Hashes are as good as random: two of 30 million share 64 bits once in 40,000 pools.
+    for first in tied[np.append(True, np.diff(tied) > 1)] if len(tied) else ():
+        last = int(np.searchsorted(sorted_K, sorted_K[first], side="right"))
+        order_K[first:last] = sorted(order_K[first:last].tolist(), key=lambda i: pair_hash_K32[i].tobytes())
+    return order_K
+
+
+def sort_hashes(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return hashes in ascending order; those that already are, as most are, are not copied."""
+    words_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">u8").ravel()
+    return pair_hash_K32 if bool((words_K[1:] > words_K[:-1]).all()) else pair_hash_K32[hash_order(pair_hash_K32)]
 
 
 def members_sha256(pair_hash_K: Sequence[bytes]) -> str:
@@ -37,10 +93,14 @@ def members_sha256(pair_hash_K: Sequence[bytes]) -> str:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest aside and rename it."""
-    columns = [manifest.pair_hash_K, manifest.rank_K, manifest.score_K]
+    hashes = pa.py_buffer(np.ascontiguousarray(manifest.pair_hash_K32))
+    pair_hash = pa.FixedSizeBinaryArray.from_buffers(SCHEMA.field(0).type, len(manifest), [None, hashes])
+    table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.writing")
-    pq.write_table(pa.table(columns, schema=SCHEMA), aside, compression="zstd")
+    # Hashes are noise: nothing to compress, nothing that repeats.
+    compression = {"pair_hash": "NONE", "rank": "ZSTD", "score": "ZSTD"}
+    pq.write_table(table, aside, compression=compression, use_dictionary=False)
     aside.replace(path)
 
 
@@ -52,10 +112,19 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     """
     if not path.is_file():
         raise DataError(f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it.")
-    table = pq.read_table(path)
-    manifest = Manifest(*(table.column(name).to_pylist() for name in SCHEMA.names))
+    table = pq.read_table(path).combine_chunks()
+    rank_K, score_K = (table.column(name).to_numpy().astype(np.float64, copy=False) for name in ("rank", "score"))
+    manifest = Manifest(_hash_column(table.column("pair_hash")), rank_K, score_K)
     if manifest.sha256() != sha256:
         raise DataError(
             f"The manifest {path} does not hold the registered members (sha256 {sha256}). Delete it and run alchemist select again."
         )
     return manifest
+
+
+def _hash_column(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    rows = [
+        np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, HASH_BYTES)[chunk.offset : chunk.offset + len(chunk)]
+        for chunk in column.chunks
+    ]
+    return np.concatenate(rows) if len(rows) != 1 else rows[0]

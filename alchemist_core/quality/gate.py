@@ -80,7 +80,7 @@ def _check_subset(engine: Engine, name: str | None) -> list[CheckOutcome]:
         raise ConfigError("The suite 'subset' needs the name of a subset.")
     row = find_subset(engine, name)
     manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
-    frame = read_members(engine, manifest.pair_hash_K, row.subset_id)
+    frame = read_members(engine, manifest.pair_hashes(), row.subset_id)
     return validate(frame, suites.subset(row.n_samples))
 
 

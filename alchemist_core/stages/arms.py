@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
+from alchemist_core.data.manifests import list_hashes, read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Domain
@@ -38,22 +38,20 @@ class Arms:
             case "subset":
                 return read_manifest(
                     artifact_path(self.subset.manifest_uri), sha256=self.subset.manifest_sha256
-                ).pair_hash_K
+                ).pair_hashes()
             case "random":
-                return self._draw(
-                    np.arange(len(self.eligible.pair_hash_N)), self.subset.n_samples, seed, Domain.RANDOM_CONTROL
-                )
+                return self._draw(np.arange(len(self.eligible)), self.subset.n_samples, seed, Domain.RANDOM_CONTROL)
             case "planted":
                 return self._planted(seed)
             case "full":
-                return self.eligible.pair_hash_N
+                return list_hashes(self.eligible.pair_hash_N32)
             case _:
                 raise ConfigError(f"--arms {arm}: unknown. Arms: {', '.join(ARMS)}.")
 
     def _draw(self, among: NDArray[np.int64], k: int, seed: int, domain: Domain) -> list[bytes]:
         rank_N, hash_N = np.zeros(len(among)), self.eligible.pair_hash64_N[among]
         drawn = draw_members(rank_N, hash_N, k=k, strategy=Random(), seed=seed, domain=domain)
-        return [self.eligible.pair_hash_N[i] for i in among[drawn]]
+        return list_hashes(self.eligible.pair_hash_N32[among[drawn]])
 
     def _planted(self, seed: int) -> list[bytes]:
         """Draw as many undamaged pairs as the subset has; where there are fewer, each is repeated as evenly as can be."""
@@ -64,12 +62,12 @@ class Arms:
         table = pq.read_table(self.truth)
         worthy = {row["pair_hash"] for row in table.to_pylist() if row["kind"] == WORTHY}
         among = np.array(
-            [i for i, pair_hash in enumerate(self.eligible.pair_hash_N) if pair_hash in worthy], dtype=np.int64
+            [i for i, pair_hash in enumerate(self.members("full", seed)) if pair_hash in worthy], dtype=np.int64
         )
         if not len(among):
             raise ConfigError(
                 f"--truth {self.truth}: none of its {len(worthy):,} {WORTHY} pairs is eligible. Is it another corpus's?"
             )
         n_whole, n_rest = divmod(self.subset.n_samples, len(among))
-        every = [self.eligible.pair_hash_N[i] for i in among]
+        every = list_hashes(self.eligible.pair_hash_N32[among])
         return every * n_whole + (self._draw(among, n_rest, seed, Domain.PLANTED_CONTROL) if n_rest else [])

@@ -54,8 +54,8 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
 
 
 def _member_sources(stage_run: StageRun, subset: SubsetRow, manifest: Manifest) -> list[MemberSource]:
-    rank_of = dict(zip(manifest.pair_hash_K, manifest.rank_K, strict=True))
-    rows = read_pair_locations(stage_run.engine, manifest.pair_hash_K)
+    rank_of = dict(zip(manifest.pair_hashes(), manifest.rank_K.tolist(), strict=True))
+    rows = read_pair_locations(stage_run.engine, list(rank_of))
     if missing := rank_of.keys() - {bytes(row.pair_hash) for row in rows}:
         raise DataError(
             f"{len(missing):,} of {len(rank_of):,} members of {subset.title} have no live location (taken down, or their shard was "

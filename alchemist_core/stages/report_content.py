@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-import numpy as np
 from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
@@ -72,10 +71,8 @@ def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | Non
 
 def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
     snapshot = reload_snapshot(engine, row.snapshot_id)
-    members = set(read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256).pair_hash_K)
-    member_K = np.array(
-        [i for i, pair_hash in enumerate(snapshot.pairs.pair_hash_N) if pair_hash in members], dtype=np.int64
-    )
+    manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
+    member_K = snapshot.pairs.find(manifest.pair_hash_K32)
     kind = STRATEGIES[row.strategy]
     strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
     parameters = ", ".join(
@@ -114,7 +111,7 @@ def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
 
 def _sheets(stage_run: StageRun, snapshot: Snapshot) -> Sequence[ContactSheet]:
     picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
-    position = {snapshot.pairs.pair_hash_N[i]: i for indices in picked.values() for i in indices}
+    position = {snapshot.pairs.pair_hash_N32[i].tobytes(): i for indices in picked.values() for i in indices}
     rows = read_pair_locations(stage_run.engine, list(position))
     images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, stage_run.report)
     tiles: dict[int, Tile] = {}

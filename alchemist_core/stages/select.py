@@ -83,7 +83,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
         stage_run.engine,
         name=selection.name, snapshot_id=selection.snapshot.snapshot_id, strategy=selection.strategy.name,
         retention=config.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=fingerprint(spec),
-        n_samples=len(manifest.pair_hash_K), manifest_sha256=manifest.sha256(), manifest_uri=uri,
+        n_samples=len(manifest), manifest_sha256=manifest.sha256(), manifest_uri=uri,
         created_by=current_actor(), run_id=stage_run.run_id,
     )  # fmt: skip
     return selection.report(subset, is_new=True)
@@ -123,9 +123,7 @@ class Selection:
         """Return the members with rank and score."""
         pairs = self.snapshot.pairs
         return Manifest(
-            [pairs.pair_hash_N[i] for i in self.member_K],
-            self.snapshot.rank_N[self.member_K].tolist(),
-            pairs.score_N[self.member_K].tolist(),
+            pairs.pair_hash_N32[self.member_K], self.snapshot.rank_N[self.member_K], pairs.score_N[self.member_K]
         )
 
     def warnings(self) -> list[str]:
@@ -153,7 +151,7 @@ class Selection:
         if not published or not artifact_path(published[0].manifest_uri).exists():
             return None
         before = read_manifest(artifact_path(published[0].manifest_uri), sha256=published[0].manifest_sha256)
-        kept = set(before.pair_hash_K).intersection(self.manifest().pair_hash_K)
+        kept = set(before.pair_hashes()).intersection(self.manifest().pair_hashes())
         return round(len(kept) / len(self.member_K), 4)
 
 

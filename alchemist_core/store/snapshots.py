@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, insert, select
 
+from alchemist_core.data.manifests import hash_rows
 from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
@@ -21,13 +22,22 @@ from alchemist_core.store.tables import Dataset, Night, RankSnapshot, Rater, Tak
 class EligiblePairs:
     """Aligned arrays of the eligible set, in the order of pair_hash."""
 
-    pair_hash_N: list[bytes]
+    pair_hash_N32: NDArray[np.uint8]
     pair_hash64_N: NDArray[np.int64]
     score_N: NDArray[np.float64]
 
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.score_N)
+
+    def find(self, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return where pairs of the set stand, ascending; those that it does not hold are left out."""
+        wanted_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">i8").ravel()
+        return np.flatnonzero(np.isin(self.pair_hash64_N, wanted_K))
+
     def sha256(self) -> str:
         """Hash the set: every pair's hash with its score."""
-        digest = hashlib.sha256(b"".join(self.pair_hash_N))
+        digest = hashlib.sha256(self.pair_hash_N32)
         digest.update(self.score_N.astype("<f8").tobytes())
         return digest.hexdigest()
 
@@ -63,7 +73,7 @@ def take_snapshot(
         night_ids = _decided_nights(connection, rater.rater_id, dataset_names)
         last_takedown_id = connection.execute(select(func.coalesce(func.max(Takedown.takedown_id), 0))).scalar_one()
         pairs = _read_eligible(connection, rater.rater_id, night_ids, last_takedown_id)
-        if not pairs.pair_hash_N:
+        if not len(pairs):
             raise AlchemistError(
                 f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks. "
                 "Run alchemist score, alchemist check --suite scores and alchemist publish night first."
@@ -74,7 +84,7 @@ def take_snapshot(
         eligible_hash = pairs.sha256()
         values: dict[str, Any] = {
             "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": night_ids,
-            "last_takedown_id": last_takedown_id, "n_eligible": len(pairs.pair_hash_N), "eligible_hash": eligible_hash,
+            "last_takedown_id": last_takedown_id, "n_eligible": len(pairs), "eligible_hash": eligible_hash,
         }  # fmt: skip
         snapshot_id = _store_snapshot(connection, values) if should_store else None
     return Snapshot(snapshot_id, rater, pairs, scale, scale.rank(pairs.score_N), eligible_hash)
@@ -126,7 +136,7 @@ def _read_eligible(connection: Connection, rater_id: int, night_ids: list[int], 
     rows = connection.execute(load_query("eligible_pairs"), parameters).all()
     hashes, hashes64, scores = zip(*rows, strict=True) if rows else ((), (), ())
     return EligiblePairs(
-        [bytes(value) for value in hashes],
+        hash_rows([bytes(value) for value in hashes]),
         np.array(hashes64, dtype=np.int64),
         np.array(scores, dtype=np.float64),
     )

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, write_manifest
+from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.quality.gate import failures, run_suite
 from alchemist_core.quality.validation import CheckOutcome
@@ -140,7 +141,7 @@ def test_five_hundred_equal_scores_stop_the_night(engine: Engine, database_url: 
 
 def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: Engine, database_url: str) -> None:
     members = [sha256(i) for i in (1, 2)]
-    manifest = Manifest(members, [0.1, 0.2], [1.0, 2.0])
+    manifest = Manifest(hash_rows(members), np.array([0.1, 0.2]), np.array([1.0, 2.0]))
     write_manifest(artifact_path("m.parquet"), manifest)
     store(engine, {
         **one_night(),

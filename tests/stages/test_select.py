@@ -42,7 +42,7 @@ def select(retention: float = 0.2, **fields: object) -> SelectReport:
 
 def members(name: str) -> set[bytes]:
     subset = find_subset(open_store(), name)
-    return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hash_K)
+    return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hashes())
 
 
 def test_a_night_is_not_selectable_before_it_is_published() -> None:

@@ -57,7 +57,7 @@ def a_member() -> Any:
 
 def members(version: int) -> set[bytes]:
     subset = find_subset(open_store(), NAME, version=version)
-    return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hash_K)
+    return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hashes())
 
 
 def test_a_sample_is_named_by_its_place_and_a_successor_without_it_is_published() -> None:
