@@ -1,0 +1,63 @@
+"""Intervals of paired differences: Student's own tables, coverage by simulation, and the effect that seeds can show."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alchemist_core.evaluation.paired import (
+    detectable_effect,
+    estimate,
+    estimate_gain,
+    estimate_share,
+    student_quantile,
+)
+
+# Two-sided 95 % points, as every textbook prints them.
+TABLE_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228, 29: 2.045, 30: 2.042, 120: 1.980}
+TABLE_80 = {1: 1.376, 2: 1.061, 4: 0.941, 9: 0.883, 30: 0.854}
+
+
+@pytest.mark.parametrize(("level", "table"), [(0.975, TABLE_975), (0.8, TABLE_80)])
+def test_quantiles_equal_the_printed_table(level: float, table: dict[int, float]) -> None:
+    assert {n: round(student_quantile(level, n), 3) for n in table} == pytest.approx(table, abs=6e-4)
+
+
+def test_an_interval_of_five_seeds_holds_the_truth_in_95_of_100_repetitions() -> None:
+    values_RS = np.random.default_rng(0).normal(0.3, 2.0, (4000, 5))
+    found = [estimate(values_S.tolist()) for values_S in values_RS]
+    covered = np.mean([one.low < 0.3 < one.high for one in found])
+    assert covered == pytest.approx(0.95, abs=0.012)
+
+
+def test_the_detectable_effect_is_found_with_the_power_that_it_names() -> None:
+    effect = detectable_effect(1.0, 6)
+    values_RS = np.random.default_rng(1).normal(effect, 1.0, (4000, 6))
+    assert np.mean([estimate(values_S.tolist()).is_positive for values_S in values_RS]) == pytest.approx(0.8, abs=0.06)
+
+
+def test_one_seed_gives_no_interval_and_shows_no_effect() -> None:
+    found = estimate([1.0])
+    assert (found.low, found.high, found.is_positive) == (None, None, False)
+    assert math.isinf(detectable_effect(1.0, 1))
+
+
+def test_a_gain_pairs_the_seeds_that_both_have() -> None:
+    found = estimate_gain({1: 2.0, 2: 3.0, 9: 0.0}, {1: 3.0, 2: 4.5, 8: 7.0})
+    assert found is not None
+    assert (found.mean, found.n) == (1.25, 2)
+    assert estimate_gain({1: 1.0}, {2: 1.0}) is None
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=2, max_size=8), st.floats(-2.0, 2.0))
+def test_a_part_in_proportion_to_the_whole_is_its_share_without_error(whole: list[float], share: float) -> None:
+    found = estimate_share([share * gap for gap in whole], whole)
+    assert found is not None
+    assert found.mean == pytest.approx(share, abs=1e-9)
+    assert found.half_width == pytest.approx(0.0, abs=1e-9)
+
+
+def test_there_is_no_share_of_a_gap_that_is_not_there() -> None:
+    assert estimate_share([1.0, 1.0], [0.5, -0.5]) is None
