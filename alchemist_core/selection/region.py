@@ -1,0 +1,162 @@
+"""The region probe's arithmetic: from what training on single bands of rank gave to the region that a draw should favour.
+
+A draw with density π over rank is taken to gain ∫ v·π − λ·KL(π ‖ uniform) over a random draw of its size: what its ranks are worth,
+less the price of their sameness. v has mean 0, since a random draw gains nothing; so the bands alone tell both v and λ. Knows
+nothing of training. Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.paired import Estimate, estimate
+
+Floats = NDArray[np.float64]
+
+_GRID = 120
+_CUTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+_MEANS = tuple(i / 20 for i in range(21))
+_SPREADS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What a draw favours: a Gaussian of rank behind a head that is cut."""
+
+    drop_top_ratio: float
+    mean_rank: float
+    std_rank: float
+
+
+@dataclass(frozen=True, slots=True)
+class ValuePoint:
+    """What pairs of one rank are worth beside a mean pair's 0, in the metric's unit, with the interval over seeds."""
+
+    rank: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFit:
+    """The best region for a retention, and all that it was chosen by."""
+
+    region: Region
+    retention: float
+    # λ: what one nat of sameness costs.
+    sameness_price: float
+    curve: tuple[ValuePoint, ...]
+    # Of the region chosen on the other seeds, on each seed in turn: choosing flatters none of them.
+    predicted: Estimate
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the store keeps."""
+        return asdict(self)
+
+
+def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
+    """Choose head cut, mean and spread by the predicted gain of the draw that they give at a retention.
+
+    Args:
+        gain_SB: How much better than random training on each band alone was, by seed; higher is better.
+        retention: Share that the region's draw will keep, 0-1.
+
+    Raises:
+        ConfigError: There are fewer than 2 bands, or no candidate can give the retention.
+    """
+    n_seeds, n_bands = gain_SB.shape
+    if n_bands < 2:
+        raise ConfigError(f"A region cannot be fitted to {n_bands} band: measure at least 2.")
+    regions, density_CG = _candidates(retention)
+    gain_SC = np.stack([_predict(gain_B, density_CG) for gain_B in gain_SB])
+    chosen = _choose(gain_SC.mean(axis=0), regions)
+    others_SC = [np.delete(gain_SC, s, axis=0).mean(axis=0) for s in range(n_seeds)] if n_seeds > 1 else [gain_SC[0]]
+    held_out = [float(gain_C[_choose(other_C, regions)]) for gain_C, other_C in zip(gain_SC, others_SC, strict=True)]
+    return RegionFit(
+        region=regions[chosen],
+        retention=retention,
+        sameness_price=_sameness_price(gain_SB.mean(axis=0)),
+        curve=_curve(gain_SB),
+        predicted=estimate(held_out),
+    )
+
+
+def value_curve(gain_B: Floats) -> Floats:
+    """Return the flattest curve over rank whose mean on each band is the band's value: its gain less the mean gain.
+
+    Source: Boneva, Kendall, Stefanov 1971 (histospline), with the first derivative in place of the second, so that nothing
+    overshoots beyond the outermost bands.
+
+    >>> value_curve(np.array([0.3, -0.1, -0.2])).reshape(3, -1).mean(axis=1).round(3).tolist()
+    [0.3, -0.1, -0.2]
+    """
+    n_bands = len(gain_B)
+    band_G = np.minimum((_ranks() * n_bands).astype(int), n_bands - 1)
+    mean_BG = (band_G[None, :] == np.arange(n_bands)[:, None]) / np.bincount(band_G, minlength=n_bands)[:, None]
+    slope = np.diff(np.eye(_GRID), axis=0)
+    system = np.block([[slope.T @ slope, mean_BG.T], [mean_BG, np.zeros((n_bands, n_bands))]])
+    wanted = np.concatenate([np.zeros(_GRID), gain_B - gain_B.mean()])
+    solved: Floats = np.linalg.solve(system, wanted)[:_GRID]
+    return solved
+
+
+def _choose(gain_C: Floats, regions: list[Region]) -> int:
+    """Return the best candidate; among those that are as good to a fiftieth, the one that leaves out least."""
+    best = float(gain_C.max())
+    near = np.flatnonzero(gain_C >= best - abs(best) / 50)
+    return int(min(near, key=lambda i: (regions[i].drop_top_ratio, -regions[i].std_rank, -gain_C[i])))
+
+
+def _predict(gain_B: Floats, density_CG: Floats) -> Floats:
+    sameness_C = np.mean(density_CG * np.log(np.maximum(density_CG, 1e-300)), axis=1)
+    predicted_C: Floats = density_CG @ value_curve(gain_B) / _GRID - _sameness_price(gain_B) * sameness_C
+    return predicted_C
+
+
+def _sameness_price(gain_B: Floats) -> float:
+    """Return λ: bands lose −mean(gain) against random, each log B nats away from it; a gain of all together is noise."""
+    return max(0.0, -float(gain_B.mean()) / math.log(len(gain_B)))
+
+
+def _curve(gain_SB: Floats) -> tuple[ValuePoint, ...]:
+    value_SG = np.stack([value_curve(gain_B) for gain_B in gain_SB])
+    found = [estimate(value_S.tolist()) for value_S in value_SG.T]
+    return tuple(
+        ValuePoint(round(float(rank), 4), point.mean, point.low, point.high)
+        for rank, point in zip(_ranks(), found, strict=True)
+    )
+
+
+@cache
+def _candidates(retention: float) -> tuple[list[Region], Floats]:
+    """Return the regions that can give a retention, and the density over rank that each draw without replacement has."""
+    regions = [
+        Region(cut, mean, spread)
+        for cut, mean, spread in product(_CUTS, _MEANS, _SPREADS)
+        if mean >= cut and 1 - cut >= 1.02 * retention
+    ]
+    if not regions:
+        regions = [Region(0.0, mean, _SPREADS[-1]) for mean in _MEANS]
+    cut_C, mean_C, spread_C = (np.array([getattr(r, name) for r in regions])[:, None] for name in Region.__slots__)
+    log_CG = -0.5 * ((_ranks() - mean_C) / spread_C) ** 2
+    log_CG[_ranks() < cut_C] = -np.inf
+    weight_CG = np.exp(log_CG - log_CG.max(axis=1, keepdims=True))
+    low_C, high_C = np.full(len(regions), -60.0), np.full(len(regions), 60.0)
+    for _ in range(60):
+        middle_C = (low_C + high_C) / 2
+        is_short_C = -np.expm1(-np.exp(middle_C)[:, None] * weight_CG).mean(axis=1) < retention
+        low_C, high_C = np.where(is_short_C, middle_C, low_C), np.where(is_short_C, high_C, middle_C)
+    share_CG = -np.expm1(-np.exp(high_C)[:, None] * weight_CG)
+    return regions, share_CG / share_CG.mean(axis=1, keepdims=True)
+
+
+def _ranks() -> Floats:
+    ranks: Floats = (np.arange(_GRID) + 0.5) / _GRID
+    return ranks
