@@ -173,10 +173,12 @@ class RankScale(Table):
     knot_ranks: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
     n_reference: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[Created]
+    # `rater`, or the heuristic whose scores it ranks, as they were under this rater's nights.
+    score: Mapped[str] = mapped_column(server_default="rater")
 
 
 class RankSnapshot(Table):
-    """What may be drawn at a moment: a rank scale, the decided nights and takedowns of that moment, and the hash of the eligible set."""
+    """What may be drawn at a moment: a rank scale, the decided nights, takedowns and options of then, and the hash of the eligible set."""
 
     __tablename__ = "rank_snapshots"
     __table_args__ = (UniqueConstraint("rank_scale_id", "dataset_names", "eligible_hash"),)
@@ -187,9 +189,11 @@ class RankSnapshot(Table):
     night_ids: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     last_takedown_id: Mapped[int] = mapped_column(server_default="0")
     n_eligible: Mapped[int] = mapped_column(BigInteger)
-    # sha256 over the eligible pairs' hashes in order, with their scores.
+    # sha256 over the pairs' hashes in order, with their scores and with what excludes them.
     eligible_hash: Mapped[str]
     taken_at: Mapped[Created]
+    # What else decides the set: store/eligible.py's Moment.
+    options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
 
 
 class RegionProbe(Table):
