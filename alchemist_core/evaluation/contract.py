@@ -32,8 +32,8 @@ class Contract(Config):
         None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the extractor's weights; none where it has none"
     )
     resolution: int = Field(..., ge=8, le=4096, description="Side to which generated and reference images are brought")
-    resize: Literal["bicubic", "bilinear", "box", "lanczos"] = Field(
-        "bicubic", description="Pillow's antialiased filter by which they are"
+    resize: Literal["bicubic"] = Field(
+        "bicubic", description="Filter by which they are: Pillow's, antialiased, on the largest centred square"
     )
     n_images: int = Field(..., ge=2, le=1_000_000, description="Images drawn from each model, one a prompt")
     first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")

@@ -1,5 +1,7 @@
-"""Measure trained models under a pinned contract: here the held-out loss on an evaluation dataset, lower is better."""
+"""Measure trained models under a pinned contract: the held-out loss on an evaluation dataset, or a metric of images drawn for it."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -11,6 +13,7 @@ from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_training_pairs
@@ -27,16 +30,23 @@ class EvaluateConfig(Config):
     subset: str = Field(..., description="Name of the subset whose arms are measured")
     version: int | None = Field(None, ge=1, description="Version number; none: the newest")
     evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
+    contract: str = Field(
+        METRIC, description="heldout_loss (nats a token), a shipped contract's name, or the path of a .toml file"
+    )
+    weights: Path | None = Field(
+        None, description="File or folder of the contract's network, where no package carries its weights"
+    )
 
 
 class EvaluateReport(Report):
-    """Mean held-out loss of each arm over its seeds, in nats a token."""
+    """Mean of the metric for each arm over its seeds."""
 
     subset: str
     contract: int
+    metric: str
     n_measured: int
     n_reused: int
-    heldout_loss: dict[str, float]
+    means: dict[str, float]
 
 
 def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateReport:
@@ -55,12 +65,16 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
             f"No model was trained on {subset.title} yet. Run alchemist train-downstream --subset {subset.name} first."
         )
     rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
+    if config.contract != METRIC:
+        images = ImageEvaluation(stage_run, rows, contract=config.contract, weights=config.weights)
+        n_measured = images.measure(trained)
+        return _report(engine, subset, trained, images.contract_id, metric=images.title, n_measured=n_measured)
     contract_id = models.store_contract(engine, heldout_contract(rater, rows))
     measured = models.evaluated_models(engine, contract_id, METRIC)
     missing = [model for model in trained if model.model_id not in measured]
     if missing:
         _measure(stage_run, missing, rows, contract_id, side=rater.config["training"]["resolution"])
-    return _report(engine, subset, trained, contract_id, n_measured=len(missing))
+    return _report(engine, subset, trained, contract_id, metric=METRIC, n_measured=len(missing))
 
 
 def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:
@@ -107,18 +121,25 @@ def _measure(stage_run: StageRun, missing: list[models.ModelRow], rows: Any, con
 
 
 def _report(
-    engine: Engine, subset: SubsetRow, trained: list[models.ModelRow], contract_id: int, *, n_measured: int
+    engine: Engine,
+    subset: SubsetRow,
+    trained: Sequence[models.ModelRow],
+    contract_id: int,
+    *,
+    metric: str,
+    n_measured: int,
 ) -> EvaluateReport:
     values: dict[str, list[float]] = {}
     for row in models.read_evaluations(engine, [model.model_id for model in trained], contract_id):
-        values.setdefault(row.arm, []).append(row.value)
-    means = {arm: round(sum(found) / len(found), 4) for arm, found in values.items()}
+        if row.metric == metric:
+            values.setdefault(row.arm, []).append(row.value)
     return EvaluateReport(
         subset=subset.title,
         contract=contract_id,
+        metric=metric,
         n_measured=n_measured,
         n_reused=len(trained) - n_measured,
-        heldout_loss=means,
+        means={arm: round(sum(found) / len(found), 5) for arm, found in values.items()},
     )
 
 

@@ -102,7 +102,7 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
 def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
     rater = rater_of_subset(engine, row)
     trained = [model.model_id for model in models.models_to_compare(engine, row.subset_id, rater.name)]
-    newest = models.newest_contract(engine, trained)
+    newest = models.newest_contract(engine, trained, metric="heldout_loss")
     if newest is None:
         return []
     found = models.read_evaluations(engine, trained, newest)

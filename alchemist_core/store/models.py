@@ -94,11 +94,11 @@ def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int)
         return connection.execute(statement).all()
 
 
-def newest_contract(engine: Engine, model_ids: Sequence[int]) -> int | None:
-    """Return the contract under which any of the models was measured last."""
+def newest_contract(engine: Engine, model_ids: Sequence[int], *, metric: str) -> int | None:
+    """Return the contract under which any of the models last got this metric."""
     statement = (
         select(Evaluation.contract_id)
-        .where(Evaluation.model_id.in_(model_ids))
+        .where(Evaluation.model_id.in_(model_ids), Evaluation.metric == metric)
         .order_by(Evaluation.evaluation_id.desc())
         .limit(1)
     )

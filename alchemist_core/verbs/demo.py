@@ -56,7 +56,7 @@ def read_arms(seeds: set[int]) -> list[Arm]:
             model.model_id
             for model in models_to_compare(engine, subset.subset_id, rater_of_subset(engine, subset).name)
         ]
-        contract_id = newest_contract(engine, trained)
+        contract_id = newest_contract(engine, trained, metric="heldout_loss")
         rows = read_evaluations(engine, trained, contract_id) if contract_id else ()
         arms += [
             Arm(row.arm, subset.retention, row.seed, row.n_samples, row.n_steps, row.value)

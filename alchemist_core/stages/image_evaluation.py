@@ -1,0 +1,98 @@
+"""Measure images drawn from trained models under a named contract; drawn once, kept as tars, measured from the tars alone."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.config import fingerprint
+from alchemist_core.data.artifacts import artifact_path, require_artifact
+from alchemist_core.data.image_sets import is_finished, read_set
+from alchemist_core.data.manifests import members_sha256
+from alchemist_core.errors import DataError
+from alchemist_core.evaluation.contract import Contract, prompts_sha256, read_contract
+from alchemist_core.models.config import SamplingConfig
+from alchemist_core.models.extractors import find_weights, weights_sha256
+from alchemist_core.stages.execution import StageRun
+from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.store import contracts, models
+from alchemist_core.store.models import ModelRow
+from alchemist_core.store.tables import AnyRow
+
+_CHUNK = 512
+"""Reference images in memory at once."""
+
+
+class ImageEvaluation:
+    """A contract with everything pinned: its prompts and references are the pairs of an evaluation dataset."""
+
+    def __init__(self, stage_run: StageRun, rows: Sequence[AnyRow], *, contract: str, weights: Path | None) -> None:
+        self.stage_run, self.rows = stage_run, rows
+        name, draft = read_contract(contract)
+        self.weights = find_weights(draft.extractor, weights)
+        self.prompts = [row.caption for row in rows[: draft.n_images]]
+        if len(self.prompts) < draft.n_images:
+            raise DataError(
+                f"contract {name} wants n_images {draft.n_images}, but the evaluation dataset has {len(rows)} pairs; "
+                "register a larger one, or lower n_images in a copy of the contract under another name"
+            )
+        self.contract = self._pin(draft)
+        self.contract_id = contracts.agree_on_contract(stage_run.engine, name, self.contract.as_json())
+
+    @property
+    def title(self) -> str:
+        """The metric's name in the store."""
+        return self.contract.title
+
+    def measure(self, trained: Sequence[ModelRow]) -> int:
+        """Measure the models that have no value yet; return their number."""
+        engine = self.stage_run.engine
+        measured = models.evaluated_models(engine, self.contract_id, self.title)
+        missing = [model for model in trained if model.model_id not in measured]
+        if not missing:
+            return 0
+        from alchemist_core.loops.image_metrics import ImageMetric  # noqa: PLC0415  torch only when there is work
+
+        metric = ImageMetric(self.contract, self.weights, self._references())
+        for done, model in enumerate(missing, 1):
+            values = metric.measure(read_set(self._draw(model)))
+            contracts.store_values(
+                engine, values, model_id=model.model_id, contract_id=self.contract_id, n=self.contract.n_images,
+                run_id=self.stage_run.run_id,
+            )  # fmt: skip
+            note = f"{model.arm} seed {model.seed}: {self.title} {values[self.title]:.5g}"
+            self.stage_run.report(done, len(missing), note)
+        return len(missing)
+
+    def _pin(self, draft: Contract) -> Contract:
+        sampling = SamplingConfig.model_validate(draft.sampling)
+        found: dict[str, Any] = {"prompts_sha256": prompts_sha256(self.prompts)}
+        if self.weights is not None:
+            found["weights_sha256"] = weights_sha256(self.weights)
+        if draft.metric in {"fid", "kid"}:
+            found["reference_sha256"] = members_sha256([bytes(row.image_hash) for row in self.rows])
+        full = draft.model_copy(update={"sampling": sampling.model_dump(mode="json")})
+        return full.pinned(**found)
+
+    def _references(self) -> Iterator[Any]:
+        is_needed = self.contract.reference_sha256 is not None
+        for start in range(0, len(self.rows) if is_needed else 0, _CHUNK):
+            chunk = self.rows[start : start + _CHUNK]
+            yield read_images(chunk, self.contract.resolution, self.stage_run.report).images
+
+    def _draw(self, model: ModelRow) -> Path:
+        """Return the folder of a model's images, drawn where they are not there yet; a whole set needs no model any more."""
+        contract = self.contract
+        identity = {
+            "model": model.checkpoint_sha256.hex(), "prompts": contract.prompts_sha256,
+            "first_seed": contract.first_seed, "sampling": contract.sampling,
+        }  # fmt: skip
+        out = artifact_path(f"images/{fingerprint(identity)}")
+        if not is_finished(out):
+            from alchemist_core.loops.image_generation import generate_images  # noqa: PLC0415  torch only when there is work
+
+            generate_images(
+                require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self.prompts,
+                first_seed=contract.first_seed, sampling=SamplingConfig.model_validate(contract.sampling), out=out,
+                report=self.stage_run.report,
+            )  # fmt: skip
+        return out

@@ -1,0 +1,132 @@
+"""Images of every arm are drawn once and measured under a contract that cannot change unnoticed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
+from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.report import ReportConfig
+from alchemist_core.stages.report import run as report
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig
+from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.store.checksum import checksum
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.demo import read_arms
+from alchemist_core.verbs.publish import PublishNightConfig, PublishSubsetConfig, publish, publish_night
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+SCENES = """
+metric = "geneval_scenes"
+extractor = "drawn_shapes"
+resolution = 16
+n_images = 24
+sampling = { guidance = 1.0, batch_size = 8 }
+"""
+KID = (
+    SCENES.replace("geneval_scenes", "kid").replace("drawn_shapes", "efficientnet_lite0")
+    + "n_subsets = 2\nsubset_size = 20\n"
+)
+
+
+@pytest.fixture
+def trained(trained_store: TrainedStore) -> TrainedStore:
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    publish(PublishSubsetConfig(name="s"))
+    given = {"subset": "s", "arms": "subset,random", "model": {"n_epochs": 1, "batch_size": 32}}
+    train_downstream(TrainDownstreamConfig.model_validate(given))
+    return trained_store
+
+
+@pytest.fixture
+def engine(trained: TrainedStore) -> Engine:
+    return open_store()
+
+
+def measure(folder: Path, contract: str, name: str = "mine") -> EvaluateReport:
+    path = folder / f"{name}.toml"
+    path.write_text(contract)
+    return evaluate(EvaluateConfig(subset="s", contract=str(path)))
+
+
+def values_in(engine: Engine) -> dict[tuple[int, str], float]:
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT model_id, metric, value FROM alchemist.evaluations")).all()
+    return {(row.model_id, row.metric): row.value for row in rows}
+
+
+def test_arms_are_drawn_and_measured_once(trained: TrainedStore, tmp_path: Path) -> None:
+    measured = measure(tmp_path, SCENES)
+    assert (measured.metric, measured.n_measured) == ("geneval_scenes", 2)
+    assert measured.means.keys() == {"subset", "random"}
+    before = checksum(trained.url)
+    assert measure(tmp_path, SCENES).n_reused == 2
+    assert checksum(trained.url) == before
+
+
+def test_an_offline_metric_says_what_it_is_on(trained: TrainedStore, tmp_path: Path, engine: Engine) -> None:
+    assert measure(tmp_path, KID).metric == "kid_efficientnet_lite0"
+    assert {metric for _, metric in values_in(engine)} == {"kid_efficientnet_lite0"}
+
+
+def test_a_metric_is_measured_again_from_stored_images_without_the_models(
+    trained: TrainedStore, tmp_path: Path, engine: Engine
+) -> None:
+    for contract, name in ((SCENES, "scenes"), (KID, "kid")):
+        measure(tmp_path, contract, name)
+    first = values_in(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM alchemist.evaluations"))
+    shutil.rmtree(load_settings().artifacts / "models")
+    for contract, name in ((SCENES, "scenes"), (KID, "kid")):
+        assert measure(tmp_path, contract, name).n_measured == 2
+    assert values_in(engine) == first
+
+
+@pytest.mark.parametrize(("before", "after", "field"), [
+    ("n_images = 24", "n_images = 23", "n_images"),
+    ("resolution = 16", "resolution = 32", "resolution"),
+    ("guidance = 1.0", "guidance = 2.0", "sampling.guidance"),
+    ("n_images = 24", "n_images = 24\nfirst_seed = 1", "first_seed"),
+])  # fmt: skip
+def test_a_contract_with_one_changed_field_is_refused_by_its_name(
+    trained: TrainedStore, tmp_path: Path, before: str, after: str, field: str
+) -> None:
+    measure(tmp_path, SCENES)
+    with pytest.raises(ConfigError, match=rf"{field} is .* but contract mine, as first used, says"):
+        measure(tmp_path, SCENES.replace(before, after))
+    assert measure(tmp_path, SCENES.replace(before, after), "another").n_measured == 2
+
+
+def test_weights_that_a_contract_does_not_name_are_refused(
+    trained: TrainedStore, tmp_path: Path, engine: Engine
+) -> None:
+    other = f'weights_sha256 = "{"0" * 64}"\n'
+    with pytest.raises(ConfigError, match="weights_sha256 is '5793"):
+        measure(tmp_path, other + KID)
+    assert values_in(engine) == {}
+
+
+def test_a_dataset_that_is_too_small_is_refused(trained: TrainedStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="wants n_images 65, but the evaluation dataset has 64 pairs"):
+        measure(tmp_path, SCENES.replace("n_images = 24", "n_images = 65"))
+
+
+def test_a_later_image_metric_leaves_the_table_of_losses_as_it_is(trained: TrainedStore, tmp_path: Path) -> None:
+    evaluate(EvaluateConfig(subset="s"))
+    arms = read_arms({0})
+    measure(tmp_path, SCENES)
+    assert read_arms({0}) == arms
+    assert report(ReportConfig(dataset="scenes")).is_new
