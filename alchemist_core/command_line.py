@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from alchemist_core.command import Command
-from alchemist_core.config import NO_FLAG, Config
+from alchemist_core.config import BARE_WORD, NO_FLAG, Config
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
 
@@ -114,19 +114,22 @@ def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterato
 
 
 def _add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
-    flag = "--" + path[-1].replace("_", "-")
+    # A field may not be called as Python's own words are: `from_` is the flag --from.
+    flag = "--" + path[-1].rstrip("_").replace("_", "-")
     kind, choices = _flag_type(field.annotation)
     default = "required" if field.is_required() else f"default: {_plain(field.get_default(call_default_factory=True))}"
     text = f"{field.description or path[-1]} ({_bounds(field)}{default})".replace("%", "%%")
     options: dict[str, Any] = {"dest": ".".join(path), "default": argparse.SUPPRESS, "help": text}
-    if kind is bool:
+    if field.json_schema_extra == BARE_WORD:
+        parser.add_argument(path[-1], metavar=path[-1].upper(), help=options["help"])
+    elif kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
     elif kind is argparse.REMAINDER:
         parser.add_argument(
             path[-1], nargs=argparse.REMAINDER, **(options | {"default": []}) | {"dest": ".".join(path)}
         )
     else:
-        parser.add_argument(flag, choices=choices, metavar=None if choices else path[-1].upper(), **options)
+        parser.add_argument(flag, choices=choices, metavar=None if choices else path[-1].strip("_").upper(), **options)
 
 
 def _plain(value: Any) -> str:
@@ -197,7 +200,7 @@ def read_config(model: type[Config], options: dict[str, Any]) -> Config:
 def _explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
-        flag = "--" + str(fault["loc"][-1]).replace("_", "-") if fault["loc"] else "the flags together"
+        flag = "--" + str(fault["loc"][-1]).rstrip("_").replace("_", "-") if fault["loc"] else "the flags together"
         given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
         lines.append(f"{flag}: {fault['msg']}{given}. See the flag's text in --help.")
     return "\n".join(lines)

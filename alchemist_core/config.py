@@ -16,6 +16,8 @@ def _split(value: Any) -> Any:
 
 # For a field that its owner sets: it becomes neither a flag nor an entry of a form.
 NO_FLAG: dict[str, Any] = {"is_flag": False}
+# For what a verb is about: it stands behind the verb as a bare word, `alchemist subset show NAME`.
+BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_split)]

@@ -51,7 +51,7 @@ def build_subset():
 
     @task.bash(do_xcom_push=False, outlets=[Asset("alchemist://subsets")], trigger_rule="none_failed_min_one_success")
     def publish(params):
-        return alchemist("publish", "subset", name=name(params))
+        return alchemist("subset", "publish", name(params))
 
     preview() >> select() >> (checked := check_subset()) >> (published := publish())
     checked >> materialize() >> published

@@ -1,15 +1,15 @@
 """Subset versions: stored once, published by one transaction, found by name."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
+from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.copy_in import copy_rows
-from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Subset, SubsetSample, utc_now
+from alchemist_core.store.members import count_taken_down, has_members, store_members
+from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Subset, utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class SubsetRow:
     manifest_uri: str
     state: str
     materialized_uri: str | None
+    curves: dict[str, Any] | None
+    predecessor_id: int | None
 
     @property
     def title(self) -> str:
@@ -78,68 +80,89 @@ def find_by_spec(engine: Engine, name: str, spec_hash: str) -> SubsetRow | None:
     return None if row is None else SubsetRow(*row)
 
 
+def find_by_id(engine: Engine, subset_id: int) -> SubsetRow:
+    """Return a version by its key."""
+    with engine.connect() as connection:
+        return SubsetRow(*connection.execute(select(*COLUMNS).where(Subset.subset_id == subset_id)).one())
+
+
 def store_subset(engine: Engine, **fields: Any) -> SubsetRow:
     """Store the next version of a subset."""
     with engine.begin() as connection:
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtext('alchemist.subsets:' || :name))"), {"name": fields["name"]}
-        )
+        lock_name(connection, fields["name"])
         newest = select(func.coalesce(func.max(Subset.version), 0)).where(Subset.name == fields["name"])
         version = connection.execute(newest).scalar_one() + 1
         row = connection.execute(insert(Subset).values(version=version, **fields).returning(*COLUMNS)).one()
     return SubsetRow(*row)
 
 
-def publish_subset(engine: Engine, subset: SubsetRow, members: Sequence[tuple[bytes, float]], *, actor: str) -> bool:
-    """Make a version the published one of its name; membership and state appear at once. False when it was already.
+def published_version(engine: Engine, name: str) -> SubsetRow | None:
+    """Return the version of a subset that is published now, if one is."""
+    statement = select(*COLUMNS).where(Subset.name == name, Subset.state == "published")
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+    return None if row is None else SubsetRow(*row)
+
+
+def publish_subset(
+    engine: Engine, subset: SubsetRow, manifest: Manifest, *, actor: str, action: str = "publish"
+) -> bool:
+    """Make a version the published one of its name; False when it was already.
+
+    The membership is stored before, however long that takes; what readers see then changes at once, by two short updates in one
+    transaction.
 
     Args:
         engine: The store.
         subset: The version to publish.
-        members: (pair_hash, rank) of every member.
+        manifest: Its members.
         actor: Who publishes.
+        action: `publish`, or `rollback`: going back does not change what the version itself goes back to.
+
+    Raises:
+        DataError: If a member is not in the store, or its picture was taken down.
     """
+    published = published_version(engine, subset.name)
+    if published is not None and published.subset_id == subset.subset_id:
+        return False
+    store_members(engine, subset.subset_id, manifest)
     with engine.begin() as connection:
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtext('alchemist.subsets:' || :name))"), {"name": subset.name}
-        )
-        published = select(Subset.subset_id, Subset.version).where(
-            Subset.name == subset.name, Subset.state == "published"
-        )
-        before = connection.execute(published).one_or_none()
-        if before is not None and before.subset_id == subset.subset_id:
-            return False
-        _store_members(connection, subset, members)
-        connection.execute(
-            update(Subset).where(Subset.name == subset.name, Subset.state == "published").values(state="superseded")
-        )
-        values = {"state": "published", "published_at": utc_now()}
-        connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
-        record_event(
-            connection, actor, "publish", f"subset {subset.name}",
-            before={"version": before.version if before else None}, after={"version": subset.version},
-        )  # fmt: skip
-        return True
+        lock_name(connection, subset.name)
+        return _make_current(connection, subset, actor=actor, action=action)
 
 
-def _store_members(connection: Connection, subset: SubsetRow, members: Sequence[tuple[bytes, float]]) -> None:
-    """Fill the subset's partition once: membership of a version never changes."""
-    subset_id = {"subset_id": subset.subset_id}
-    connection.execute(text("SELECT alchemist.add_partition('subset_samples', :subset_id)"), subset_id)
-    if connection.execute(
-        select(SubsetSample.sample_id).where(SubsetSample.subset_id == subset.subset_id).limit(1)
-    ).first():
-        return
-    connection.execute(text("CREATE TEMPORARY TABLE members (pair_hash bytea, rank double precision) ON COMMIT DROP"))
-    copy_rows(connection, "members", ("pair_hash", "rank"), members)
-    statement = text("""
-        INSERT INTO alchemist.subset_samples (subset_id, sample_id, rank)
-        SELECT :subset_id, samples.sample_id, members.rank FROM members INNER JOIN alchemist.samples USING (pair_hash)
-    """)
-    n_stored = connection.execute(statement, subset_id).rowcount
-    if n_stored != subset.n_samples:
+def lock_name(connection: Connection, name: str) -> None:
+    """Let one session at a time add versions of a name or change which is published."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.subsets:' || :name))"), {"name": name})
+
+
+def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, action: str) -> bool:
+    published = (Subset.name == subset.name, Subset.state == "published")
+    before = connection.execute(select(Subset.subset_id, Subset.version).where(*published)).one_or_none()
+    if before is not None and before.subset_id == subset.subset_id:
+        return False
+    _require_publishable(connection, subset)
+    connection.execute(update(Subset).where(*published).values(state="superseded"))
+    values: dict[str, Any] = {"state": "published", "published_at": utc_now()}
+    if action == "publish":
+        values["predecessor_id"] = before.subset_id if before else None
+    connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
+    record_event(
+        connection, actor, action, f"subset {subset.name}",
+        before={"version": before.version if before else None}, after={"version": subset.version},
+    )  # fmt: skip
+    return True
+
+
+def _require_publishable(connection: Connection, subset: SubsetRow) -> None:
+    if not has_members(connection, subset.subset_id):
         raise DataError(
-            f"Subset {subset.title} has {subset.n_samples:,} members, {n_stored:,} of them are in the store: not published."
+            f"The membership of {subset.title} was collected while it was being published: publish it again."
+        )
+    if n_taken_down := count_taken_down(connection, subset.subset_id):
+        raise DataError(
+            f"{n_taken_down:,} of {subset.n_samples:,} members of {subset.title} were taken down after it was drawn: it is not "
+            "published. Run its alchemist select again: the new version leaves them out."
         )
 
 

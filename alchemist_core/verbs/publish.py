@@ -1,4 +1,4 @@
-"""Make checked results visible: a night's scores become selectable, a subset version becomes the published one of its name."""
+"""Publish a night: its scores are scored and checked, and may be drawn from."""
 
 from datetime import date
 
@@ -6,8 +6,6 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
@@ -15,7 +13,6 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import ScoringScope, count_unscored
 from alchemist_core.store.nights import decide_night, held_nights, open_nights
 from alchemist_core.store.raters import find_rater
-from alchemist_core.store.subsets import find_subset, publish_subset
 from alchemist_core.telemetry import say
 
 
@@ -33,22 +30,6 @@ class PublishNightReport(Report):
     n_nights: int
     n_held: int = 0
     note: str | None = None
-
-
-class PublishSubsetConfig(Config):
-    """Which subset version."""
-
-    name: str = Field(..., description="Name of the subset")
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
-
-
-class PublishSubsetReport(Report):
-    """The version that is published now."""
-
-    subset: str
-    version: int
-    n_samples: int
-    is_new: bool
 
 
 def publish_night(config: PublishNightConfig) -> PublishNightReport:
@@ -85,14 +66,4 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     return PublishNightReport(n_nights=len(nights), n_held=len(held), note=None if nights and not held else waiting)
 
 
-def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
-    """Publish a subset version; the one published before is superseded."""
-    engine = open_store()
-    subset = find_subset(engine, config.name, version=config.version)
-    manifest = read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256)
-    members = list(zip(manifest.pair_hash_K, manifest.rank_K, strict=True))
-    is_new = publish_subset(engine, subset, members, actor=current_actor())
-    return PublishSubsetReport(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)
-
-
-COMMANDS = {"night": Command(PublishNightConfig, publish_night), "subset": Command(PublishSubsetConfig, publish)}
+COMMANDS = {"night": Command(PublishNightConfig, publish_night)}

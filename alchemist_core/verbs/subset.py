@@ -1,14 +1,23 @@
-"""Look at subset versions: what there is, and what one of them is made of."""
+"""Look at subset versions, say what changed between two, and decide which one is published."""
 
 from typing import Any
 
 from pydantic import Field
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
+from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, list_subsets, rater_of_subset
+from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
+
+N_BARS, BAR_WIDTH = 20, 40
+NEXT = {
+    "selected": "alchemist subset publish {name} --version {version}",
+    "published": "alchemist materialize --subset {name} --version {version}, or alchemist train-downstream --subset {name}",
+    "superseded": "alchemist subset rollback {name} --version {version} brings it back; alchemist subset gc collects it",
+}
 
 
 class SubsetListConfig(Config):
@@ -32,7 +41,7 @@ class SubsetListReport(Report):
 class SubsetShowConfig(Config):
     """Which subset."""
 
-    name: str = Field(..., description="Name of the subset")
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description="Version number; none: the newest")
 
 
@@ -48,6 +57,35 @@ class SubsetShowReport(Report):
     manifest_sha256: str
     manifest: str
     materialized: str | None
+    curves: dict[str, Any] | None
+    next: str
+
+    def summary(self) -> str:
+        """Return the fields, the ranks as bars, and what to do next."""
+        fields = self.model_copy(update={"curves": None, "next": None})
+        bars = draw_bars(self.curves) if self.curves else []
+        return "\n".join([Report.summary(fields), *bars, f"next: {self.next}"])
+
+
+def draw_bars(curves: dict[str, Any]) -> list[str]:
+    r"""Draw a version's ranks as lines of text: a full bar is a band of which every pair was kept, `|` what was asked for.
+
+    >>> print("\n".join(draw_bars({"n_pool": [10, 10], "n_kept": [0, 5], "target": [0.0, 0.25]})))
+    ranks of the pairs kept, 0 % = highest score; # kept, | asked for, a full line is every pair of the band
+        0-50  % |                                        0 of 10
+       50-100 % ##########|#########                     5 of 10
+    """
+    lines = ["ranks of the pairs kept, 0 % = highest score; # kept, | asked for, a full line is every pair of the band"]
+    merge = max(len(curves["n_pool"]) // N_BARS, 1)
+    for start in range(0, len(curves["n_pool"]), merge):
+        band = slice(start, start + merge)
+        n_pool, n_kept = sum(curves["n_pool"][band]), sum(curves["n_kept"][band])
+        wanted = sum(share * n for share, n in zip(curves["target"][band], curves["n_pool"][band], strict=True))
+        bar = ("#" * round(BAR_WIDTH * n_kept / max(n_pool, 1))).ljust(BAR_WIDTH)
+        at = min(round(BAR_WIDTH * wanted / max(n_pool, 1)), BAR_WIDTH - 1)
+        low, high = (round(100 * edge / len(curves["n_pool"])) for edge in (start, start + merge))
+        lines.append(f"{low:5}-{high:<3} % {bar[:at]}|{bar[at + 1 :]} {n_kept:,} of {n_pool:,}")
+    return lines
 
 
 def list_(_config: SubsetListConfig) -> SubsetListReport:
@@ -59,7 +97,7 @@ def list_(_config: SubsetListConfig) -> SubsetListReport:
 
 
 def show(config: SubsetShowConfig) -> SubsetShowReport:
-    """Show what a subset version is made of and where it lies."""
+    """Show what a subset version is made of, which ranks it kept, and where it lies."""
     engine = open_store()
     subset = find_subset(engine, config.name, version=config.version)
     rater = rater_of_subset(engine, subset)
@@ -73,7 +111,15 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
         manifest_sha256=subset.manifest_sha256,
         manifest=str(artifact_path(subset.manifest_uri)),
         materialized=str(artifact_path(subset.materialized_uri)) if subset.materialized_uri else None,
+        curves=subset.curves,
+        next=NEXT[subset.state].format(name=subset.name, version=subset.version),
     )
 
 
-COMMANDS = {"list": Command(SubsetListConfig, list_), "show": Command(SubsetShowConfig, show)}
+COMMANDS = {
+    "list": Command(SubsetListConfig, list_),
+    "show": Command(SubsetShowConfig, show),
+    "publish": Command(PublishSubsetConfig, publish),
+    "rollback": Command(RollbackSubsetConfig, rollback),
+    "gc": Command(GcSubsetConfig, gc),
+}

@@ -18,7 +18,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import list_subsets, rater_of_subset
 from alchemist_core.store.takedowns import find_images, find_reach, take_down
 from alchemist_core.telemetry import say
-from alchemist_core.verbs.publish import PublishSubsetConfig, publish
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 
 
 class TakedownConfig(Config):
@@ -127,7 +127,7 @@ def _commands(name: str) -> str:
     config = _select_config(name)
     flags = config.policy.model_dump(exclude_none=True) | {"rater": config.rater, "name": name}
     words = " ".join(f"--{flag.replace('_', '-')} {value}" for flag, value in flags.items())
-    return f"alchemist select --dataset {','.join(config.dataset)} {words} && alchemist publish subset --name {name}"
+    return f"alchemist select --dataset {','.join(config.dataset)} {words} && alchemist subset publish {name}"
 
 
 COMMANDS = {"": Command(TakedownConfig, run)}

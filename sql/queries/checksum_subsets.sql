@@ -4,8 +4,12 @@
 -- Relies on: the primary keys; reads whole tables.
 -- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
 WITH titled AS (
-    SELECT subsets.*, ROW(name, version)::text AS subset
+    SELECT
+        subsets.*,
+        ROW(subsets.name, subsets.version)::text AS subset,
+        predecessors.version AS predecessor_version
     FROM alchemist.subsets
+    LEFT JOIN alchemist.subsets AS predecessors ON subsets.predecessor_id = predecessors.subset_id
 ),
 
 lines AS (
@@ -14,7 +18,7 @@ lines AS (
         'subsets' AS table_name, ROW(
             titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, titled.strategy, titled.retention, titled.seed,
             titled.spec, titled.spec_hash, titled.n_samples, titled.manifest_sha256, titled.manifest_uri, titled.state,
-            titled.materialized_uri
+            titled.materialized_uri, titled.predecessor_version
         )::text AS line
     FROM titled
     INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id

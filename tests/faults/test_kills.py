@@ -25,7 +25,7 @@ CHAIN = (
     ("score", "--dataset", "scenes"),
     ("publish", "night", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
-    ("publish", "subset", "--name", "scenes-auto-r50"),
+    ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "--subset", "scenes-auto-r50", "--shard-size", "20"),
     ("train-downstream", "--subset", "scenes-auto-r50", "--n-epochs", "2", "--checkpoint-every-steps", "3"),
     ("evaluate", "--subset", "scenes-auto-r50"),

@@ -17,7 +17,8 @@ from alchemist_core.stages.select import SelectConfig, SelectReport, run
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.publish import PublishNightConfig, PublishSubsetConfig, publish, publish_night
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.verbs.takedown import TakedownConfig
 from alchemist_core.verbs.takedown import run as takedown
 from tests.trained_store import TrainedStore

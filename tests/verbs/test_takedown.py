@@ -20,7 +20,8 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.verbs.duplicates import FindConfig
 from alchemist_core.verbs.duplicates import find as find_duplicates
-from alchemist_core.verbs.publish import PublishNightConfig, PublishSubsetConfig, publish, publish_night
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.verbs.takedown import TakedownConfig, TakedownReport, run
 from tests.given import insert_rows
 from tests.trained_store import TrainedStore
@@ -116,7 +117,7 @@ def test_without_successors_the_exact_commands_are_offered() -> None:
     assert {name: given[name] for name in ("--dataset", "--strategy", "--retention", "--std-rank", "--seed", "--name")} == {
         "--dataset": "scenes", "--strategy": "gsample", "--retention": "0.3", "--std-rank": "0.2", "--seed": "7", "--name": NAME,
     }  # fmt: skip
-    assert command.endswith(f"&& alchemist publish subset --name {NAME}")
+    assert command.endswith(f"&& alchemist subset publish {NAME}")
 
 
 def test_what_looks_like_it_is_listed_for_a_decision_and_not_taken_down(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,8 @@ class Subset(Table):
     published_at: Mapped[datetime | None]
     materialized_at: Mapped[datetime | None]
     materialized_uri: Mapped[str | None]
+    # The ranks that were kept beside those that were asked for, as selection/curves.py gives them.
+    curves: Mapped[dict[str, Any] | None]
     # The version that was published when this one was: what a rollback goes back to.
     predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("alchemist.subsets.subset_id"))
 

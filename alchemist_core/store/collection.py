@@ -1,0 +1,63 @@
+"""What subset versions take up, and how they give it back: membership in the store, the address of their tars."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from alchemist_core.store.members import drop_members
+from alchemist_core.store.queries import load_query
+from alchemist_core.store.subsets import lock_name
+from alchemist_core.store.tables import AnyRow, Subset
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+def find_collectable(connection: Connection, name: str | None, min_age_days: float) -> Sequence[AnyRow]:
+    """Return the versions that nobody reads, with what each holds; a row each of the query `collectable_versions`."""
+    parameters = {"name": name, "min_age_days": min_age_days}
+    return connection.execute(load_query("collectable_versions"), parameters).all()
+
+
+def find_tars_with_taken_down(connection: Connection, name: str | None) -> Sequence[AnyRow]:
+    """Return the versions whose tars hold pictures that were taken down; a row each of the query `tars_with_taken_down`."""
+    return connection.execute(load_query("tars_with_taken_down"), {"name": name}).all()
+
+
+def manifest_uris(engine: Engine) -> set[str]:
+    """Return the address of every version's manifest."""
+    with engine.connect() as connection:
+        return set(connection.execute(select(Subset.manifest_uri)).scalars())
+
+
+def collect(
+    engine: Engine, row: AnyRow, *, is_still_free: Callable[[Connection], bool], remove: Callable[[], Any]
+) -> bool:
+    """Take a version's membership and tars off the store and remove its files, unless somebody wants it by now.
+
+    Args:
+        engine: The store.
+        row: The version, as `find_collectable` or `find_tars_with_taken_down` gave it; the second kind keeps its membership.
+        is_still_free: Asked again under the name's lock.
+        remove: Deletes the files; called last, so that what is interrupted can be collected again.
+
+    Returns:
+        False where the version is wanted again, or a reader holds its partition for more than 5 s.
+    """
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+            lock_name(connection, row.name)
+            if not is_still_free(connection):
+                return False
+            if "members_bytes" in row._fields:
+                drop_members(connection, row.subset_id)
+            values = {"materialized_uri": None, "materialized_at": None}
+            connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
+            remove()
+    except DBAPIError as refused:
+        if getattr(refused.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True

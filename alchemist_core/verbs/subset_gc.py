@@ -1,0 +1,137 @@
+"""`alchemist subset gc`: give back what versions take up that nobody reads; their spec can make them again."""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+from sqlalchemy import Connection, Engine
+
+from alchemist_core.config import Config, Report
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.store import collection
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.tables import AnyRow
+from alchemist_core.telemetry import say
+
+
+class GcSubsetConfig(Config):
+    """What may go."""
+
+    name: str | None = Field(None, description="Name of a subset; none: all of them")
+    min_age_days: float = Field(
+        7, ge=0, le=36_500, description="Days since a version was made or published before it may go"
+    )
+    dry_run: bool = Field(True, description="Only list what would go; --no-dry-run removes it")
+
+
+class GcSubsetReport(Report):
+    """What went, or would."""
+
+    is_dry_run: bool
+    n_bytes: int
+    removed: list[str]
+    left: list[str]
+
+    def summary(self) -> str:
+        """Return one line a version, and how to go on."""
+        total = f"{len(self.removed)} to remove, {_megabytes(self.n_bytes)}"
+        if not self.is_dry_run:
+            total = f"removed {len(self.removed)}, {_megabytes(self.n_bytes)}"
+        elif self.removed:
+            total += ". Nothing was removed yet: alchemist subset gc --no-dry-run"
+        return "\n".join([*self.removed, *(f"left: {line}" for line in self.left), total])
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one version takes up: a row of the store, its files, and a line about it."""
+
+    row: AnyRow
+    files: tuple[Path, ...]
+    n_bytes: int
+
+    def __str__(self) -> str:
+        """Return a line for a person."""
+        parts = [str(path) for path in self.files]
+        if getattr(self.row, "members_bytes", 0):
+            parts.insert(0, "membership")
+        return f"{self.row.name} v{self.row.version} ({self.row.state}): {', '.join(parts)}, {_megabytes(self.n_bytes)}"
+
+
+def gc(config: GcSubsetConfig) -> GcSubsetReport:
+    """Collect versions that are neither published nor needed: first a list, then, with --no-dry-run, in earnest."""
+    engine = open_store()
+    removed, left, n_bytes = [], [], 0
+    for holding in _holdings(engine, config):
+        if config.dry_run or _collect(engine, holding, config):
+            removed.append(str(holding))
+            n_bytes += holding.n_bytes
+        else:
+            left.append(f"{holding.row.name} v{holding.row.version} is in use again, or being read: run gc once more")
+    for path in _orphans(engine, config):
+        removed.append(f"no version's manifest: {path}")
+        n_bytes += path.stat().st_size
+        if not config.dry_run:
+            path.unlink()
+    return GcSubsetReport(is_dry_run=config.dry_run, n_bytes=n_bytes, removed=removed, left=left)
+
+
+def _holdings(engine: Engine, config: GcSubsetConfig) -> list[Holding]:
+    with engine.connect() as connection:
+        free = collection.find_collectable(connection, config.name, config.min_age_days)
+        tainted = collection.find_tars_with_taken_down(connection, config.name)
+    found = [_holding(row, (row.manifest_uri, row.materialized_uri)) for row in free]
+    known = {row.subset_id for row in free}
+    for row in tainted:
+        if row.state == "published":
+            say(
+                f"{row.name} v{row.version} is published and its tars hold {row.n_taken_down:,} pictures that were taken down: "
+                "publish a successor, then run gc again."
+            )
+        elif row.subset_id not in known:
+            found.append(_holding(row, (row.materialized_uri,)))
+    return [holding for holding in found if holding.n_bytes]
+
+
+def _holding(row: AnyRow, uris: Iterable[str | None]) -> Holding:
+    files = tuple(path for path in (artifact_path(uri) for uri in uris if uri) if path.exists())
+    return Holding(row, files, getattr(row, "members_bytes", 0) + sum(map(_size, files)))
+
+
+def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
+    row = holding.row
+
+    def is_still_free(connection: Connection) -> bool:
+        found = (
+            collection.find_collectable(connection, row.name, config.min_age_days)
+            if hasattr(row, "members_bytes")
+            else [one for one in collection.find_tars_with_taken_down(connection, row.name) if one.state != "published"]
+        )
+        return row.subset_id in {one.subset_id for one in found}
+
+    return collection.collect(engine, row, is_still_free=is_still_free, remove=lambda: _remove(holding.files))
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
+    """Find manifests without a row: their selection was interrupted before it stored one."""
+    root, known = artifact_path("subsets"), collection.manifest_uris(engine)
+    for path in sorted(root.glob(f"{config.name or '*'}/*.parquet")):
+        is_old = path.stat().st_mtime <= time.time() - 86400 * config.min_age_days
+        if is_old and path.relative_to(root.parent).as_posix() not in known:
+            yield path
+
+
+def _size(path: Path) -> int:
+    return sum(one.stat().st_size for one in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,21 @@
+-- Purpose: which materialized tars still hold pictures that were taken down: they have to go, whoever was trained on them.
+-- Parameters: name text or null (all subsets).
+-- One row is: a version whose tars hold such pictures, and how many of its members they are.
+-- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition).
+-- Safe to re-run: yes.
+SELECT
+    subsets.subset_id,
+    subsets.name,
+    subsets.version,
+    subsets.state,
+    subsets.materialized_uri,
+    count(*) AS n_taken_down
+FROM alchemist.takedowns
+INNER JOIN alchemist.samples ON takedowns.image_hash = samples.image_hash
+INNER JOIN alchemist.subset_samples ON samples.sample_id = subset_samples.sample_id
+INNER JOIN alchemist.subsets ON subset_samples.subset_id = subsets.subset_id
+WHERE
+    subsets.materialized_uri IS NOT NULL
+    AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
+GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.materialized_uri
+ORDER BY subsets.name, subsets.version
