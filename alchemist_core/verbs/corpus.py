@@ -1,11 +1,15 @@
-"""Make a corpus to try the platform with: drawn scenes of known worth, or real pictures from ordinary packages."""
+"""Make a corpus: drawn scenes of known worth, real pictures from ordinary packages, or a published dataset brought into tars."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
+from alchemist_core.data.layouts.records import LayoutRecord, write_shards
+from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import say
@@ -27,6 +31,19 @@ class EmojiConfig(Config):
     )
     side: int = Field(96, ge=16, le=512, description="Side of a picture in pixels")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split by concept")
+
+
+class ImportConfig(Config):
+    """Which dataset, and where to."""
+
+    layout: Literal["parquet", "hpdv3", "mjhq", "huggingface"] = Field(
+        ...,
+        description="parquet: FLUX-Reason-6M and any Parquet with pictures; hpdv3, mjhq; huggingface: what datasets opens",
+    )
+    source: str = Field(..., description="Folder, file (hpdv3: its JSON), or ORG/NAME on the hub")
+    out: Path = Field(..., description="Folder of the tar shards, which alchemist ingest then reads")
+    split: str = Field("train", description="Split of a Hugging Face dataset")
+    shard_size: int = Field(1_000, ge=1, le=100_000, description="Records a shard")
 
 
 class CorpusReport(Report):
@@ -55,4 +72,30 @@ def emoji(config: EmojiConfig) -> CorpusReport:
     return CorpusReport(folder=str(folder.resolve()), counts=counts)
 
 
-COMMANDS = {"scenes": Command(ScenesCorpusConfig, scenes), "emoji": Command(EmojiConfig, emoji)}
+def import_layout(config: ImportConfig) -> CorpusReport:
+    """Bring a published dataset into tar shards, streaming; img2dataset's and webdataset's tars need no import."""
+    parameters = {name: str(value) for name, value in config.model_dump(exclude={"out"}).items()}
+    marker = CorpusMarker(config.out, "import", parameters)
+    if marker.is_finished():
+        say(f"{config.out} holds this import already: reused.")
+        return CorpusReport(folder=str(config.out.resolve()), counts={})
+    marker.start()
+    n_records = write_shards(_read_layout(config), config.out, shard_size=config.shard_size)
+    marker.finish()
+    return CorpusReport(folder=str(config.out.resolve()), counts={"records": n_records})
+
+
+def _read_layout(config: ImportConfig) -> Iterator[LayoutRecord]:
+    from alchemist_core.data.layouts import hpdv3, huggingface, mjhq, parquet_images  # noqa: PLC0415  pyarrow only where it is read
+
+    if config.layout == "huggingface":
+        return huggingface.read_huggingface(config.source, config.split)
+    readers = {"parquet": parquet_images.read_parquet, "hpdv3": hpdv3.read_hpdv3, "mjhq": mjhq.read_mjhq}
+    return readers[config.layout](Path(config.source))
+
+
+COMMANDS = {
+    "scenes": Command(ScenesCorpusConfig, scenes),
+    "emoji": Command(EmojiConfig, emoji),
+    "import": Command(ImportConfig, import_layout),
+}

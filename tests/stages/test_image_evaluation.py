@@ -21,7 +21,8 @@ from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.demo import read_arms
-from alchemist_core.verbs.publish import PublishNightConfig, PublishSubsetConfig, publish, publish_night
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

@@ -1,0 +1,47 @@
+"""Any image-text set that Hugging Face's `datasets` can open: a name on the hub, or a folder of pictures with metadata."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.data.layouts.parquet_images import CAPTION_COLUMNS
+from alchemist_core.data.layouts.records import LayoutRecord
+from alchemist_core.errors import DataError, MissingDependencyError
+
+
+def read_huggingface(source: str, split: str = "train") -> Iterator[LayoutRecord]:
+    """Yield every row of a split as it streams; nothing is downloaded whole or decoded.
+
+    Args:
+        source: A folder, or ORG/NAME on the hub.
+        split: The split's name.
+
+    Raises:
+        DataError: The set cannot be opened, or has no picture or no caption.
+        MissingDependencyError: `datasets` is not installed.
+    """
+    try:
+        import datasets  # noqa: PLC0415  an extra that only this layout needs
+    except ImportError as error:
+        raise MissingDependencyError("Layout huggingface needs pip install datasets") from error
+    try:
+        rows = datasets.load_dataset(source, split=split, streaming=True)
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        raise DataError(f"datasets cannot open {source}, split {split}: {error}") from error
+    features = rows.features or {}
+    image = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
+    caption = next((name for name in CAPTION_COLUMNS if name in features), None)
+    if image is None or caption is None:
+        raise DataError(
+            f"{source} has columns {', '.join(features)}: a picture and one of {', '.join(CAPTION_COLUMNS)} are needed"
+        )
+    for row in rows.cast_column(image, datasets.Image(decode=False)):
+        yield _make_record(row, image, caption)
+
+
+def _make_record(row: dict[str, Any], image: str, caption: str) -> LayoutRecord:
+    found = row.pop(image) or {}
+    data, path = found.get("bytes"), found.get("path")
+    read = partial(bytes, data) if data is not None else Path(path).read_bytes if path else bytes
+    return LayoutRecord(read, row.pop(caption) or "", row)
