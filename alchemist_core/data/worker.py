@@ -57,9 +57,12 @@ def place_of(arena: memoryview, number: int) -> memoryview:
 def _read_ahead(connection: Connection, coming: "Queue[tuple[Task | None, tuple[bool, Any]]]") -> None:
     try:
         while True:
-            task: Task = connection.recv()
-            coming.put((task, _attempt(task.read)))
-    except (EOFError, OSError):
+            is_whole, task = _attempt(connection.recv)
+            if isinstance(task, (EOFError, OSError)):
+                break
+            # A task that cannot be unpickled is answered like one that fails: its sender waits.
+            coming.put((task, _attempt(task.read) if is_whole else (False, task)))
+    finally:
         coming.put(_END)
 
 

@@ -30,6 +30,17 @@ class SleepTask:
         time.sleep(self.seconds)
 
 
+def _refuse() -> None:
+    raise ValueError("not to be had here")
+
+
+class UnreadableTask:
+    """Cannot be unpickled, as a task whose module the worker does not find."""
+
+    def __reduce__(self) -> tuple:
+        return _refuse, ()
+
+
 @dataclass(frozen=True)
 class KillerTask(DecodeTask):
     """Decodes, but for one picture, on which the process dies: as a decoder does that runs into a fault of its own."""

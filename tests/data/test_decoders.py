@@ -19,7 +19,7 @@ from alchemist_core.data.images import decode_image
 from alchemist_core.data.workers import WorkerDiedError, Workers
 from alchemist_core.errors import AlchemistError, DataError
 from tests.data.conftest import draw_picture
-from tests.data.deadly import DieTask, KillerTask, SleepTask
+from tests.data.deadly import DieTask, KillerTask, SleepTask, UnreadableTask
 
 SIDE = 8
 
@@ -166,6 +166,17 @@ def test_of_a_dead_worker_s_tasks_one_was_begun() -> None:
     errors = [done.error for done in ended]
     assert all(isinstance(error, WorkerDiedError) for error in errors)
     assert [error.is_begun for error in errors if isinstance(error, WorkerDiedError)] == [True, False, False]
+
+
+def test_a_task_that_a_worker_cannot_read_comes_back_as_an_error_and_the_next_is_worked_on() -> None:
+    with Workers(1, module=DieTask.__module__) as workers:
+        workers.submit(UnreadableTask(), 0)
+        workers.submit(SleepTask(0.01), 1)
+        ended = []
+        while len(ended) < 2:
+            ended += list(workers.wait())
+    assert isinstance(ended[0].error, ValueError)
+    assert ended[1].error is None
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
