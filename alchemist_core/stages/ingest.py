@@ -140,14 +140,19 @@ def _wanted_shards(config: IngestConfig, dataset: DatasetRow) -> list[WantedShar
 
 def _is_known(stage_run: StageRun, known: KnownShard | None, file: ShardFile, tally: Tally) -> bool:
     """Tell whether a shard is registered; one whose bytes are others than then is noted as replaced."""
-    if known is None:
-        return False
-    if known.size_bytes != file.size_bytes and known.state == "rejected":
+    if known is None or _is_repaired(known, file):
         return False
     if known.size_bytes != file.size_bytes or not _is_unchanged(stage_run, known, file):
         tally.replaced.append(file.uri)
     tally.n_known += 1
     return True
+
+
+def _is_repaired(known: KnownShard, file: ShardFile) -> bool:
+    """Nothing in the store rests on a rejected shard's bytes: it is read anew as soon as they are others."""
+    if known.state != "rejected":
+        return False
+    return known.size_bytes != file.size_bytes or sha256_of(file.uri) != known.sha256
 
 
 def _is_unchanged(stage_run: StageRun, known: KnownShard, file: ShardFile) -> bool:

@@ -94,6 +94,20 @@ def test_what_is_no_tar_is_rejected_and_a_good_upload_takes_its_place(
     assert ingest(dataset="broken", root=str(root)).n_locations == 40
 
 
+def test_a_rejected_shard_is_read_again_once_a_good_one_of_the_same_size_lies_there(
+    tmp_path: Path, corpus: Path, database_url: str
+) -> None:
+    root = tmp_path / "broken"
+    root.mkdir()
+    good = next((corpus / "train").rglob("*.tar"))
+    (root / "a.tar").write_bytes(b"\xff" * good.stat().st_size)
+    assert ingest(dataset="broken", root=str(root)).n_rejected == 1
+    again = ingest(dataset="broken")
+    assert (again.n_rejected, again.n_known) == (0, 1), "the same bytes are not read as a tar twice"
+    shutil.copy(good, root / "a.tar")
+    assert ingest(dataset="broken").n_locations == 40
+
+
 def test_a_shard_replaced_under_its_name_is_refused_by_name(tmp_path: Path, corpus: Path, engine: Engine) -> None:
     root = tmp_path / "replaced"
     root.mkdir()
