@@ -1,101 +1,102 @@
-"""What a copy is to hold and what it holds: the manifest beside materialized shards. Reads no source."""
+"""What lies beside the tars of a copy: its manifest, and what readers of datasets look for."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from alchemist_core.data.tar_writer import sync_folder
+from alchemist_core.data.artifacts import write_bytes_atomically
+from alchemist_core.data.member_table import MemberTable
+from alchemist_core.data.shard_copying import CopiedShard
+from alchemist_core.data.tars import IMAGE_EXTS
 
-MANIFEST_NAME = "manifest.parquet"
-_PLAN, _SHARDS = b"alchemist.plan", b"alchemist.shards"
-
-
-@dataclass(frozen=True, slots=True)
-class MemberSource:
-    """One chosen record and where the bytes of its members lie."""
-
-    uri: str
-    key: str
-    exts: tuple[str, ...]
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-    pair_hash: bytes
-    rank: float
+MANIFEST_NAME, INDEX_NAME, CARD_NAME = "manifest.parquet", "wids.json", "README.md"
+SCHEMA = pa.schema([
+    ("shard", pa.string()), ("key", pa.string()), ("pair_hash", pa.binary(32)), ("rank", pa.float64()),
+    ("source_uri", pa.dictionary(pa.int32(), pa.string())), ("source_key", pa.large_string()),
+    ("source_exts", pa.list_(pa.string())), ("source_offsets", pa.list_(pa.int64())), ("source_sizes", pa.list_(pa.int64())),
+])  # fmt: skip
+_IDENTITY, _SHARDS = b"alchemist.copy", b"alchemist.shards"
+_GROUP_ROWS = 1 << 17
+_COLUMN_KINDS = {"txt": "string", "json": "json"} | dict.fromkeys(IMAGE_EXTS, "image")
 
 
-@dataclass(frozen=True, slots=True)
-class MaterializedShard:
-    """One finished tar of a copy; `n_bytes_written` is 0 where it was already there."""
-
-    path: Path
-    n_samples: int
-    sha256: bytes
-    n_bytes_written: int
-
-
-def hash_plan(samples: Sequence[MemberSource], shard_size: int) -> bytes:
-    """Name a copy by everything that decides its bytes."""
-    digest = hashlib.sha256(str(shard_size).encode())
-    for sample in samples:
-        digest.update(repr(astuple(sample)).encode("utf-8", "backslashreplace"))
-    return digest.digest()
-
-
-def find_finished(out_dir: Path, plan: bytes) -> list[MaterializedShard] | None:
-    """Return the shards of a finished copy of this plan after reading them all; None if anything is missing or wrong."""
-    path = out_dir / MANIFEST_NAME
-    if not path.exists():
-        return None
+def read_copy_manifest(folder: Path) -> tuple[str, list[CopiedShard]] | None:
+    """Return a copy's identity and its tars, as its manifest says; None where that is none."""
     try:
-        about = pq.read_schema(path).metadata or {}
-    except pa.ArrowInvalid:
+        about = pq.read_schema(folder / MANIFEST_NAME).metadata or {}
+        return about[_IDENTITY].decode(), [CopiedShard(*shard) for shard in json.loads(about[_SHARDS])]
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
-    if about.get(_PLAN) != plan.hex().encode():
-        return None
-    shards = [
-        MaterializedShard(out_dir / name, n_samples, bytes.fromhex(sha256), 0)
-        for name, n_samples, sha256 in json.loads(about[_SHARDS])
-    ]
-    return shards if all(_is_whole(shard) for shard in shards) else None
 
 
 def write_copy_manifest(
-    path: Path, samples: Sequence[MemberSource], shards: Sequence[MaterializedShard], plan: bytes
+    folder: Path, members: MemberTable, order_N: NDArray[np.int64], shards: Sequence[CopiedShard], identity: str
 ) -> None:
-    """Write one row a sample, in the order of the shards: its new key, and where it came from."""
-    names = [shard.path.name for shard in shards for _ in range(shard.n_samples)]
-    columns = {
-        "shard": pa.array(names, pa.string()),
-        "key": pa.array([f"{index:09d}" for index in range(len(samples))], pa.string()),
-        "pair_hash": pa.array([sample.pair_hash for sample in samples], pa.binary(32)),
-        "rank": pa.array([sample.rank for sample in samples], pa.float64()),
-        "source_uri": pa.array([sample.uri for sample in samples], pa.string()),
-        "source_key": pa.array([sample.key for sample in samples], pa.string()),
-        "source_exts": pa.array([list(sample.exts) for sample in samples], pa.list_(pa.string())),
-        "source_sizes": pa.array([list(sample.sizes) for sample in samples], pa.list_(pa.int64())),
-    }
-    about = {
-        _PLAN: plan.hex(),
-        _SHARDS: json.dumps([[shard.path.name, shard.n_samples, shard.sha256.hex()] for shard in shards]),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with aside.open("wb") as file:
-        pq.write_table(pa.table(columns).replace_schema_metadata(about), file)
-        file.flush()
+    """Write one row a record, in the order of the tars: its new key, and where it came from."""
+    about = {_IDENTITY: identity, _SHARDS: json.dumps(shards)}
+    names = np.array([shard.name for shard in shards], dtype=object)
+    shard_N = np.repeat(np.arange(len(shards)), [shard.n_samples for shard in shards])
+    aside = folder / f".{MANIFEST_NAME}.part"
+    with pq.ParquetWriter(aside, SCHEMA.with_metadata(about), compression="zstd") as writer:
+        for first in range(0, len(order_N), _GROUP_ROWS):
+            rows = slice(first, first + _GROUP_ROWS)
+            writer.write_table(_manifest_rows(members, order_N[rows], names[shard_N[rows]], first))
+    with aside.open("rb") as file:
         os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
+    aside.replace(folder / MANIFEST_NAME)
 
 
-def _is_whole(shard: MaterializedShard) -> bool:
-    if not shard.path.exists():
-        return False
-    with shard.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() == shard.sha256
+def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Sequence[CopiedShard]) -> None:
+    """Write a dataset card, which makes the folder one for Hugging Face datasets, and an index of the tars as webdataset has it."""
+    listed = [{"url": shard.name, "nsamples": shard.n_samples, "filesize": shard.size_bytes} for shard in shards]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}
+    write_bytes_atomically(folder / INDEX_NAME, (json.dumps(index, indent=1) + "\n").encode())
+    n_samples, n_bytes = len(members), sum(shard.size_bytes for shard in shards)
+    info: dict[str, Any] = {
+        "splits": [{"name": "train", "num_examples": n_samples, "num_bytes": n_bytes}],
+        "download_size": n_bytes, "dataset_size": n_bytes,
+    }  # fmt: skip
+    if (features := _features(members)) is not None:
+        info["features"] = features
+    files = [{"split": "train", "path": "*.tar"}]
+    # JSON is YAML, too.
+    card = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
+    text = f"---\n{json.dumps(card, indent=1)}\n---\n\n{n_samples:,} image-text pairs; `{MANIFEST_NAME}` says where each came from.\n"
+    write_bytes_atomically(folder / CARD_NAME, text.encode())
+
+
+def _manifest_rows(
+    members: MemberTable, index_K: NDArray[np.int64], names: NDArray[np.object_], first: int
+) -> pa.Table:
+    part = members.table.take(pa.array(index_K))
+    columns = {
+        "shard": names.tolist(),
+        "key": [f"{number:09d}" for number in range(first, first + len(index_K))],
+        "pair_hash": part.column("pair_hash"),
+        "rank": part.column("rank"),
+        "source_uri": _with_words(part.column("source"), members.uris),
+        **{f"source_{name}": part.column(name) for name in ("key", "exts", "offsets", "sizes")},
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _with_words(codes: pa.ChunkedArray, words: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(codes.combine_chunks(), pa.array(words, pa.string()))
+
+
+def _features(members: MemberTable) -> list[dict[str, str]] | None:
+    """Return the columns that Hugging Face's reader will find; None where only it knows what it makes of a member."""
+    exts = set(pc.unique(pc.list_flatten(members.table.column("exts"))).to_pylist())
+    if not exts or not exts <= _COLUMN_KINDS.keys():
+        return None
+    columns = {ext: kind for ext, kind in _COLUMN_KINDS.items() if ext in exts - IMAGE_EXTS}
+    columns |= {members.commonest_image_ext(): "image", "__key__": "string", "__url__": "string"}
+    return [{"name": name, "dtype": kind} for name, kind in columns.items()]

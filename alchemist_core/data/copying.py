@@ -1,147 +1,172 @@
 """Copies chosen records into new tars, byte by byte. Knows neither why they were chosen nor any database.
 
-The same records give the same bytes, whatever the order in which they come: samples lie in the order of their pair_hash,
-which is no order of the crawl. Members keep their bytes; where a record came from stands in `manifest.parquet`.
+The same records give the same bytes, whatever the order in which they come. Members keep their bytes; where a record came
+from stands in `manifest.parquet`. All is written into a hidden folder beside, which takes its name when it is complete.
 """
 
+import fcntl
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import islice, pairwise
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from alchemist_core.data.captions import BadTextError, read_annotation
-from alchemist_core.data.copy_manifest import (
-    MANIFEST_NAME,
-    MaterializedShard,
-    MemberSource,
-    find_finished,
-    hash_plan,
-    write_copy_manifest,
-)
-from alchemist_core.data.pairs import hash_pair
-from alchemist_core.data.storage import read_ranges
-from alchemist_core.data.tar_writer import hash_tar, write_tar
-from alchemist_core.data.tars import IMAGE_EXTS
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.data.copy_journal import Journal
+from alchemist_core.data.copy_manifest import read_copy_manifest, write_copy_manifest, write_dataset_info
+from alchemist_core.data.manifests import hash_column, sort_hashes
+from alchemist_core.data.member_table import MemberTable
+from alchemist_core.data.shard_copying import CopiedShard, ShardPlan, Verify, is_whole, keep_or_copy
+from alchemist_core.data.tar_writer import sync_folder
+from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import DataError
 
-__all__ = ["MaterializedShard", "MemberSource", "materialize_shards"]
-
-_CHUNK_SAMPLES = 256
-# Hugging Face's reader takes the columns of a dataset from so many first samples.
+Report = Callable[[int, int, str], None]
+# Hugging Face's reader takes the columns of a dataset from so many first samples, where it is not told them.
 _N_LEADING = 5
+# Some threads wait for the disk while as many as there are cores compute.
+_THREADS_A_CORE = 2
 
 
-def materialize_shards(
-    sources: Sequence[MemberSource],
-    out_dir: Path,
-    *,
-    shard_size: int,
-    report: Callable[[int, int, str], None] | None = None,
-) -> list[MaterializedShard]:
-    """Copy the records into `out_dir/NNNNNN.tar` and write the manifest last.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What decides the tars of a copy beside its members: records a tar; the order of the sources, or one by hash and seed."""
+
+    shard_size: int
+    shuffle_seed: int | None = None
+
+
+class Copy(NamedTuple):
+    """A finished copy; `n_bytes_written` is 0 where it was there."""
+
+    folder: Path
+    shards: list[CopiedShard]
+    n_bytes_written: int
+
+
+def copy_members(
+    members: MemberTable, out_dir: Path, layout: Layout, *, verify: Verify = "read_back", report: Report | None = None
+) -> Copy:
+    """Copy the records into `out_dir/NNNNNN.tar`, with a manifest and what readers of datasets look for.
 
     What is already there and right is kept: a run after a finished one writes nothing, a run after a killed one goes on
-    with the first shard that is missing. Pictures of different formats get the extension of the commonest, so that a
-    dataset has one picture column; readers look at the content.
+    with the tars that are missing. Pictures of different formats get the extension of the commonest, so that a dataset has
+    one picture column; readers look at the content.
 
     Raises:
-        DataError: A source's bytes are not those of its pair any more (nothing is written in its place), a pair comes
-            twice, or the folder holds other tars.
+        DataError: A source's bytes are not those of its pair any more, a pair comes twice, the disk is full or gives back
+            other bytes, or the folder holds something else. Nothing has taken the folder's name then.
     """
-    samples = _order_samples(sources)
-    plan = hash_plan(samples, shard_size)
-    paths = [out_dir / f"{number:06d}.tar" for number in range(-(-len(samples) // shard_size))]
-    _refuse_strangers(out_dir, paths)
-    if (finished := find_finished(out_dir, plan)) is not None:
-        return finished
-    image_ext = _commonest_image_ext(samples)
-    shards: list[MaterializedShard] = []
-    for number, path in enumerate(paths):
-        first = number * shard_size
-        part = samples[first : first + shard_size]
-        shards.append(_copy_shard(path, part, first, image_ext))
-        if report is not None:
-            report(first + len(part), len(samples), path.name)
-    write_copy_manifest(out_dir / MANIFEST_NAME, samples, shards, plan)
-    return shards
+    identity = _identify(members, layout)
+    aside = out_dir.with_name(f".{out_dir.name}.part")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
+        if (shards := _find_copy(out_dir, identity)) is not None:
+            if all(pool.map(partial(is_whole, out_dir, verify=verify), shards)):
+                return Copy(out_dir, shards, 0)
+            _reopen(out_dir, aside)
+        order_N = _order(members, layout)
+        journal = Journal(aside, identity)
+        shards, n_bytes = _CopyRun(members, order_N, layout.shard_size, aside, verify).copy(pool, journal, report)
+        write_copy_manifest(aside, members, order_N, shards, identity)
+        write_dataset_info(aside, out_dir.name, members, shards)
+        journal.remove()
+        sync_folder(aside)
+        aside.replace(out_dir)
+        sync_folder(out_dir.parent)
+    return Copy(out_dir, shards, n_bytes)
 
 
-def _order_samples(sources: Sequence[MemberSource]) -> list[MemberSource]:
-    samples = sorted(sources, key=lambda source: source.pair_hash)
-    for before, after in pairwise(samples):
-        if before.pair_hash == after.pair_hash:
-            raise DataError(f"pair {after.pair_hash.hex()[:16]} is to be copied twice: {before.key} and {after.key}")
-    n_members = max((len(sample.exts) for sample in samples), default=0)
-    leading = list(islice((sample for sample in samples if len(sample.exts) == n_members), _N_LEADING))
-    led = {sample.pair_hash for sample in leading}
-    return leading + [sample for sample in samples if sample.pair_hash not in led]
+def _identify(members: MemberTable, layout: Layout) -> str:
+    """Name a copy by its members and its layout: where their bytes lie today is no part of it."""
+    pair_hash_N32 = sort_hashes(hash_column(members.table.column("pair_hash")))
+    is_again_N = (pair_hash_N32[1:] == pair_hash_N32[:-1]).all(axis=1)
+    if is_again_N.any():
+        again = pair_hash_N32[1:][is_again_N][0].tobytes()
+        raise DataError(f"{int(is_again_N.sum())} pairs are to be copied twice, the first is {again.hex()[:16]}")
+    digest = hashlib.sha256(f"1 {layout.shard_size} {layout.shuffle_seed} ".encode())
+    digest.update(np.ascontiguousarray(pair_hash_N32))
+    return digest.hexdigest()
 
 
-def _commonest_image_ext(samples: Sequence[MemberSource]) -> str:
-    counts = Counter(ext for sample in samples for ext in sample.exts if ext in IMAGE_EXTS)
-    return min(counts, key=lambda ext: (-counts[ext], ext), default="jpg")
+def _order(members: MemberTable, layout: Layout) -> NDArray[np.int64]:
+    """Return the order of the records: five that have all members lead."""
+    seed = layout.shuffle_seed
+    order_N = members.source_order() if seed is None else members.hash_order(seed)
+    n_N = members.n_members()[order_N]
+    leading = np.flatnonzero(n_N == n_N.max(initial=0))[:_N_LEADING]
+    return np.concatenate([order_N[leading], np.delete(order_N, leading)])
 
 
-def _refuse_strangers(out_dir: Path, paths: Sequence[Path]) -> None:
-    strangers = sorted(set(out_dir.glob("*.tar")) - set(paths))
-    if strangers:
-        raise DataError(
-            f"{out_dir} holds {strangers[0].name} and {len(strangers) - 1} more tars of another copy; "
-            "remove the folder, or name another one"
-        )
+def _find_copy(out_dir: Path, identity: str) -> list[CopiedShard] | None:
+    """Return what the folder's manifest says it holds; None where there is no folder.
+
+    Raises:
+        DataError: The folder is not this copy.
+    """
+    if not out_dir.exists():
+        return None
+    found = read_copy_manifest(out_dir)
+    if found is None or found[0] != identity:
+        raise DataError(f"{out_dir} is there and holds something else; remove the folder, or name another one")
+    return found[1]
 
 
-def _copy_shard(path: Path, samples: Sequence[MemberSource], first: int, image_ext: str) -> MaterializedShard:
-    shard = MaterializedShard(path, len(samples), b"", 0)
-    if path.exists():
-        digest = hash_tar(_read_entries(samples, first, image_ext))
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").digest() == digest:
-                return replace(shard, sha256=digest)
-    digest = write_tar(path, _read_entries(samples, first, image_ext))
-    return replace(shard, sha256=digest, n_bytes_written=path.stat().st_size)
+def _reopen(out_dir: Path, aside: Path) -> None:
+    """Take a damaged copy's name away and go on with what is right in it."""
+    shutil.rmtree(aside, ignore_errors=True)
+    out_dir.replace(aside)
 
 
-def _read_entries(samples: Sequence[MemberSource], first: int, image_ext: str) -> Iterator[tuple[str, bytes]]:
-    for start in range(0, len(samples), _CHUNK_SAMPLES):
-        chunk = samples[start : start + _CHUNK_SAMPLES]
-        for position, (sample, parts) in enumerate(zip(chunk, _read_members(chunk), strict=True)):
-            _verify_pair(sample, dict(zip(sample.exts, parts, strict=True)))
-            for ext, data in zip(sample.exts, parts, strict=True):
-                shown = image_ext if ext in IMAGE_EXTS else ext
-                yield f"{first + start + position:09d}.{shown}", data
-
-
-def _read_members(samples: Sequence[MemberSource]) -> list[list[bytes]]:
-    """Read all members of some samples, each source shard opened once."""
-    by_uri: dict[str, list[int]] = {}
-    for position, sample in enumerate(samples):
-        by_uri.setdefault(sample.uri, []).append(position)
-    parts: list[list[bytes]] = [[] for _ in samples]
-    for uri, positions in by_uri.items():
-        spans = [span for at in positions for span in zip(samples[at].offsets, samples[at].sizes, strict=True)]
-        data = iter(read_ranges(uri, spans))
-        for at in positions:
-            parts[at] = list(islice(data, len(samples[at].exts)))
-    return parts
-
-
-def _verify_pair(sample: MemberSource, members: dict[str, bytes]) -> None:
-    """Refuse bytes that are not the pair that was registered, judged by its own name."""
-    images = [data for ext, data in members.items() if ext in IMAGE_EXTS]
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other process copies into the folder; a killed one leaves no lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        caption = read_annotation(members.get("txt"), members.get("json")).caption
-    except BadTextError as error:
-        raise DataError(_describe_change(sample, str(error))) from error
-    image_hash, caption_hash = (hashlib.sha256(data).digest() for data in (b"".join(images), caption.encode()))
-    if hash_pair(image_hash, caption_hash) != sample.pair_hash:
-        raise DataError(_describe_change(sample, "its picture or caption has another sha256"))
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _describe_change(sample: MemberSource, detail: str) -> str:
-    return (
-        f"{sample.uri}: record {sample.key!r} is not the pair {sample.pair_hash.hex()[:16]} that was registered ({detail}). "
-        "Restore the shard, or retire it and select again."
-    )
+@dataclass(frozen=True, slots=True)
+class _CopyRun:
+    members: MemberTable
+    order_N: NDArray[np.int64]
+    shard_size: int
+    folder: Path
+    verify: Verify
+
+    def copy(self, pool: ThreadPoolExecutor, journal: Journal, report: Report | None) -> tuple[list[CopiedShard], int]:
+        """Copy every tar that is missing, several at a time; returns all of them and the bytes written."""
+        image_ext = self.members.commonest_image_ext()
+        firsts = range(0, len(self.order_N), self.shard_size)
+        work = partial(self._ensure, image_ext=image_ext, known=dict(journal.known))
+        futures = [pool.submit(work, number, first) for number, first in enumerate(firsts)]
+        n_done = n_bytes = 0
+        try:
+            for future in as_completed(futures):
+                shard, n_new = future.result()
+                n_done, n_bytes = n_done + shard.n_samples, n_bytes + n_new
+                if n_new:
+                    journal.add(shard)
+                if report is not None:
+                    report(n_done, len(self.order_N), shard.name)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        return [future.result()[0] for future in futures], n_bytes
+
+    def _ensure(
+        self, number: int, first: int, *, image_ext: str, known: dict[str, CopiedShard]
+    ) -> tuple[CopiedShard, int]:
+        records = self.members.rows(self.order_N[first : first + self.shard_size])
+        plan = ShardPlan(f"{number:06d}.tar", first, records, image_ext)
+        return keep_or_copy(self.folder, plan, known.get(plan.name), self.verify)

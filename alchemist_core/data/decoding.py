@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from alchemist_core.data.byte_ranges import ByteRange
 from alchemist_core.data.faults import Reason
 from alchemist_core.data.images import BadImageError, decode_views
-from alchemist_core.data.storage import ByteRange, read_ranges
+from alchemist_core.data.storage import read_ranges
 from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
 

@@ -114,7 +114,7 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
         raise DataError(f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it.")
     table = pq.read_table(path).combine_chunks()
     rank_K, score_K = (table.column(name).to_numpy().astype(np.float64, copy=False) for name in ("rank", "score"))
-    manifest = Manifest(_hash_column(table.column("pair_hash")), rank_K, score_K)
+    manifest = Manifest(hash_column(table.column("pair_hash")), rank_K, score_K)
     if manifest.sha256() != sha256:
         raise DataError(
             f"The manifest {path} does not hold the registered members (sha256 {sha256}). Delete it and run alchemist select again."
@@ -122,7 +122,8 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     return manifest
 
 
-def _hash_column(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+def hash_column(column: pa.ChunkedArray) -> NDArray[np.uint8]:
+    """Return a column of hashes as rows of bytes; one that lies in one piece is not copied."""
     rows = [
         np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, HASH_BYTES)[chunk.offset : chunk.offset + len(chunk)]
         for chunk in column.chunks

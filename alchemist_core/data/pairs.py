@@ -1,7 +1,7 @@
 """Everything ingest needs from one shard: its pairs with their hashes, or why a record is none. Knows no database."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -11,16 +11,18 @@ from alchemist_core.data.images import BadImageError, ImageHeader, hash_perceptu
 from alchemist_core.data.tars import IMAGE_EXTS, Member, Record, index_tar
 
 MAX_IMAGE_BYTES = 1 << 28
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One readable record: `pair_hash` names the pair wherever its bytes lie."""
+    """One readable record: `pair_hash` names the pair wherever its bytes lie, `content_hash` all the bytes that lie here."""
 
     record: Record
     image_hash: bytes
     caption_hash: bytes
     pair_hash: bytes
+    content_hash: bytes
     caption: str
     width: int
     height: int
@@ -74,6 +76,11 @@ def hash_pair(image_hash: bytes, caption_hash: bytes) -> bytes:
     return hashlib.sha256(image_hash + caption_hash).digest()
 
 
+def hash_content(member_hashes: Iterable[bytes]) -> bytes:
+    """Name everything that a record holds by the sha256 over its members' hashes, in their order."""
+    return hashlib.sha256(b"".join(member_hashes)).digest()
+
+
 def _read_pair(file: BinaryIO, record: Record, *, with_perceptual_hash: bool) -> Pair:
     annotation = _read_annotation(file, record)
     image = find_image(record)
@@ -82,18 +89,26 @@ def _read_pair(file: BinaryIO, record: Record, *, with_perceptual_hash: bool) ->
     data = _read_member(file, image)
     header = read_header(data)
     perceptual_hash = hash_perceptually(data) if with_perceptual_hash else None
-    return _make_pair(record, hashlib.sha256(data).digest(), annotation, header, perceptual_hash)
+    image_hash = hashlib.sha256(data).digest()
+    hashes = [image_hash if member is image else _hash_member(file, member) for member in record.members]
+    return _make_pair(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
 
 
 def _make_pair(
-    record: Record, image_hash: bytes, annotation: Annotation, header: ImageHeader, perceptual_hash: int | None
+    record: Record,
+    hashes: tuple[bytes, bytes],
+    annotation: Annotation,
+    header: ImageHeader,
+    perceptual_hash: int | None,
 ) -> Pair:
+    image_hash, content_hash = hashes
     caption_hash = hashlib.sha256(annotation.caption.encode()).digest()
     return Pair(
         record=record,
         image_hash=image_hash,
         caption_hash=caption_hash,
         pair_hash=hash_pair(image_hash, caption_hash),
+        content_hash=content_hash,
         caption=annotation.caption,
         width=header.width,
         height=header.height,
@@ -118,3 +133,11 @@ def _read_annotation(file: BinaryIO, record: Record) -> Annotation:
 def _read_member(file: BinaryIO, member: Member, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     file.seek(member.offset)
     return file.read(min(member.size, max_bytes))
+
+
+def _hash_member(file: BinaryIO, member: Member) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, member.size, _BLOCK_BYTES):
+        file.seek(member.offset + start)
+        digest.update(file.read(min(_BLOCK_BYTES, member.size - start)))
+    return digest.digest()

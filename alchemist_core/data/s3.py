@@ -6,13 +6,13 @@ One version of an object is read to its end: when it is replaced meanwhile, the 
 import io
 import random
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from alchemist_core.data.byte_ranges import ByteRange, cut_ranges, merge_ranges
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 
 # One request's latency is worth about this many bytes: nearer ranges are fetched together.
 _MAX_GAP_BYTES = 1 << 18
-_MAX_REQUEST_BYTES = 1 << 24
 _PART_BYTES, _N_AHEAD = 1 << 23, 3
 _BUFFER_BYTES = 1 << 16
 # Requests are repeated by botocore; an answer that breaks off in its body is asked for again here.
 _N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 6, 0.1, 10.0
 _N_THREADS = 8
 
-ByteRange = tuple[int, int]
 T = TypeVar("T")
 
 
@@ -60,39 +58,13 @@ def open_object(uri: str) -> io.BufferedReader:
     return io.BufferedReader(_ObjectReader(uri, int(head["ContentLength"]), head["ETag"]), _BUFFER_BYTES)
 
 
-def read_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
     """Return the bytes of each (offset, size), neighbours fetched together; short where the object ends early."""
     bucket, key = _split(uri)
     etag = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))["ETag"]
-    spans = merge_ranges(ranges)
+    spans = merge_ranges(ranges, _MAX_GAP_BYTES)
     with ThreadPoolExecutor(_N_THREADS) as pool:
-        blocks = list(pool.map(lambda span: _get(uri, etag, span), spans))
-    starts = [start for start, _ in spans]
-    parts: list[bytes] = []
-    for offset, size in ranges:
-        which = bisect_right(starts, offset) - 1
-        at = offset - starts[which] if size else 0
-        parts.append(blocks[which][at : at + size] if size else b"")
-    return parts
-
-
-def merge_ranges(ranges: Sequence[ByteRange]) -> list[ByteRange]:
-    """Join ranges that lie near each other into requests of at most 16 MiB (one range larger than that stays whole).
-
-    >>> merge_ranges([(2048, 10), (0, 512), (10_000_000, 5)])
-    [(0, 2058), (10000000, 5)]
-    """
-    spans: list[ByteRange] = []
-    for offset, size in sorted(span for span in ranges if span[1]):
-        start, length = spans[-1] if spans else (offset, 0)
-        joined = max(start + length, offset + size) - start
-        is_inside = joined == length
-        is_near = offset <= start + length + _MAX_GAP_BYTES and joined <= _MAX_REQUEST_BYTES
-        if spans and (is_inside or is_near):
-            spans[-1] = (start, joined)
-        else:
-            spans.append((offset, size))
-    return spans
+        return cut_ranges(list(pool.map(lambda span: _get(uri, etag, span), spans)), spans, ranges)
 
 
 class _ObjectReader(io.RawIOBase):

@@ -148,6 +148,9 @@ class DownstreamConfig(BaseModel):
         json_schema_extra=NO_FLAG,
     )
     n_epochs: int = Field(10, ge=1, le=10_000, description="Passes over the subset")
+    n_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Steps, whatever the subset's size; none: what the epochs need"
+    )
     batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step")
     learning_rate: float = Field(5e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
     n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
@@ -173,6 +176,14 @@ class DownstreamConfig(BaseModel):
             )
             raise ValueError(message)
         return self
+
+    def steps(self, n_pairs: int) -> int:
+        """Count the steps on so many pairs.
+
+        >>> DownstreamConfig(n_epochs=2, batch_size=64).steps(320)
+        10
+        """
+        return self.n_steps or max(1, round(self.n_epochs * n_pairs / self.batch_size))
 
     def star(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
         """Size the model to what it reads."""

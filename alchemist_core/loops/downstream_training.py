@@ -69,7 +69,7 @@ class _Run:
         self.tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors").to(device)
         with self.accelerator.main_process_first():
             self.data: EncodedPairs = encode_pairs(pairs, self.tokenizer, encoder, cache=cache)
-        self.n_steps = max(1, round(config.n_epochs * len(pairs) / config.batch_size))
+        self.n_steps = config.steps(len(pairs))
         start_from_seed(config.seed)
         model = _make_model(config, config.star(self.tokenizer.config, encoder.dim))
         trainable = [weights for weights in model.parameters() if weights.requires_grad]

@@ -14,6 +14,7 @@ from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.stages.arms import Arms
 from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.execution import StageRun
+from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_pair_locations
@@ -27,7 +28,9 @@ class TrainDownstreamConfig(Config):
 
     subset: str = Field(..., description="Name of the subset")
     version: int | None = Field(None, ge=1, description="Version number; none: the newest")
-    arms: Words = Field(("subset", "random"), description="Arms, comma between them: subset, random, planted, full")
+    arms: Words = Field(
+        ("subset", "random"), description="Arms, comma between them: subset, random, minus_loss, planted, full"
+    )
     seeds: Integers = Field(
         (0,), description="Seeds, comma between them; the arms of one seed share their initialisation"
     )
@@ -45,6 +48,8 @@ class TrainDownstreamReport(Report):
     n_reused: int
     arms: list[str]
     seeds: list[int]
+    # By seed, then by arm, as they were asked for.
+    identities: list[str]
 
 
 def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamReport:
@@ -62,35 +67,47 @@ class Comparison:
 
     def train(self, stage_run: StageRun) -> TrainDownstreamReport:
         """Train what is missing."""
-        config, n_trained = self.config, 0
+        config, n_trained, identities = self.config, 0, []
         subset = find_subset(stage_run.engine, config.subset, version=config.version)
         rater = rater_of_subset(stage_run.engine, subset)
-        arms = Arms(subset, reload_snapshot(stage_run.engine, subset.snapshot_id).pairs, config.truth)
+        arms = Arms(subset, reload_snapshot(stage_run.engine, subset.snapshot_id).pairs.open_pairs(), config.truth)
         for seed in config.seeds:
             for arm in config.arms:
-                n_trained += self._train_arm(
-                    stage_run, subset, rater, arm=arm, seed=seed, members=arms.members(arm, seed)
-                )
-        n_reused = len(config.seeds) * len(config.arms) - n_trained
+                members = self._members(stage_run, arms, rater, arm=arm, seed=seed)
+                identity, is_new = self._train_arm(stage_run, subset, rater, arm=arm, seed=seed, members=members)
+                identities.append(identity)
+                n_trained += is_new
         return TrainDownstreamReport(
             subset=subset.title,
             n_trained=n_trained,
-            n_reused=n_reused,
+            n_reused=len(identities) - n_trained,
             arms=list(config.arms),
             seeds=list(config.seeds),
+            identities=identities,
         )
+
+    def _members(self, stage_run: StageRun, arms: Arms, rater: AnyRow, *, arm: str, seed: int) -> list[bytes]:
+        if arm != MINUS_LOSS:
+            return arms.members(arm, seed)
+        ranking = LossRanking(
+            stage_run.engine, arms.subset, rater, lambda hashes: self._pairs(stage_run, rater, hashes)
+        )
+        return ranking.members(self._model_config(seed), stage_run.report)
+
+    def _model_config(self, seed: int) -> DownstreamConfig:
+        return self.config.model.model_copy(update={"seed": seed})
 
     def _train_arm(
         self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, *, arm: str, seed: int, members: list[bytes]
-    ) -> int:
-        model_config = self.config.model.model_copy(update={"seed": seed})
+    ) -> tuple[str, bool]:
+        model_config = self._model_config(seed)
         what = {
             "model": model_config.model_dump(mode="json"), "arm": arm, "rater": rater.name,
             "members": members_sha256(members), "subset": None if arm == "full" else subset.spec_hash,
         }  # fmt: skip
         identity = fingerprint(what)
         if models.find_model(stage_run.engine, identity) is not None:
-            return 0
+            return identity, False
         from alchemist_core.loops.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
 
         folder = artifact_path(f"models/{identity}")
@@ -102,14 +119,14 @@ class Comparison:
             report=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
         )  # fmt: skip
         if not stage_run.is_leader:
-            return 1
+            return identity, True
         models.store_model(
             stage_run.engine, identity_hash=identity, arm=arm, subset_id=None if arm == "full" else subset.subset_id,
             retention=1.0 if arm == "full" else subset.retention, seed=seed, config=what, n_samples=len(members),
             n_steps=int(result["n_steps"]), members_sha256=what["members"], checkpoint_uri=f"models/{identity}",
             checkpoint_sha256=folder_sha256(folder), run_id=stage_run.run_id,
         )  # fmt: skip
-        return 1
+        return identity, True
 
     def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> Any:
         import numpy as np  # noqa: PLC0415  only when there is work

@@ -105,6 +105,7 @@ class SampleLocation(Table):
             "cardinality(member_exts) = cardinality(member_offsets) AND cardinality(member_exts) = cardinality(member_sizes)",
             name="members",
         ),
+        CheckConstraint("octet_length(content_hash) = 32", name="content_hash"),
     )
 
     shard_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True)
@@ -114,6 +115,8 @@ class SampleLocation(Table):
     member_exts: Mapped[list[str]] = mapped_column(ARRAY(String))
     member_offsets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
     member_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    # Over every member's bytes, so that a copy can be checked; none where it was ingested before this was kept.
+    content_hash: Mapped[bytes | None]
 
 
 class QuarantinedSample(Table):

@@ -1,0 +1,85 @@
+"""Write rows as Parquet, CSV or JSON lines, batch by batch: bounded memory, and a file that is there whole or not at all."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TYPES = {
+    int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), date: pa.date32(), bool: pa.bool_()
+}  # fmt: skip
+Kinds = Mapping[str, type[Any]]
+Batches = Iterable[Sequence[Sequence[Any]]]
+
+
+def write_rows(path: Path, kinds: Kinds, batches: Batches) -> int:
+    """Write each batch aside, in the form that the file's ending names, and rename the file when it is complete; returns the rows.
+
+    Args:
+        path: Where the file will be; one that is there is replaced.
+        kinds: Columns and their Python types, in the order of the rows' values.
+        batches: Rows; only one batch is held at a time.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        n_rows = FORMS[path.suffix](aside, kinds, batches)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return n_rows
+
+
+def _write_parquet(path: Path, kinds: Kinds, batches: Batches) -> int:
+    schema = pa.schema([(name, TYPES[kind]) for name, kind in kinds.items()])
+    n_rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            columns = [pa.array([_plain(row[i]) for row in batch], type=field.type) for i, field in enumerate(schema)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            n_rows += len(batch)
+    return n_rows
+
+
+def _write_csv(path: Path, kinds: Kinds, batches: Batches) -> int:
+    n_rows = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(kinds)
+        for batch in batches:
+            writer.writerows(map(_as_text, row) for row in batch)
+            n_rows += len(batch)
+    return n_rows
+
+
+def _write_lines(path: Path, kinds: Kinds, batches: Batches) -> int:
+    n_rows = 0
+    with path.open("w", encoding="utf-8") as file:
+        for batch in batches:
+            rows = (dict(zip(kinds, map(_as_text, row), strict=True)) for row in batch)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            n_rows += len(batch)
+    return n_rows
+
+
+FORMS: dict[str, Callable[[Path, Kinds, Batches], int]] = {
+    ".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_lines
+}  # fmt: skip
+"""What can be written, by the ending of the file's name; hashes are hex digits where the form has no bytes."""
+
+
+def _plain(value: Any) -> Any:
+    return bytes(value) if isinstance(value, memoryview) else value
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, (bytes, memoryview)):
+        return bytes(value).hex()
+    return value.isoformat() if isinstance(value, date) else value

@@ -1,0 +1,140 @@
+"""One tar of a copy: its records read from their sources, checked, and written under new keys. Knows no other tar of it."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from alchemist_core.data.captions import BadTextError, read_annotation
+from alchemist_core.data.member_table import MemberSource
+from alchemist_core.data.pairs import hash_content, hash_pair
+from alchemist_core.data.storage import view_ranges
+from alchemist_core.data.tar_writer import hash_from_disk, write_tar
+from alchemist_core.data.tars import IMAGE_EXTS
+from alchemist_core.errors import DataError
+
+Verify = Literal["read_back", "source"]
+"""How much is checked: each record as it comes from its source; or also each tar as the disk gives it back."""
+_CHUNK_RECORDS, _CHUNK_BYTES = 256, 1 << 24
+
+
+class CopiedShard(NamedTuple):
+    """One finished tar; `plan` is the hash of what it was to hold."""
+
+    name: str
+    n_samples: int
+    size_bytes: int
+    sha256: str
+    plan: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What one tar is to hold: the records, the number of the first in the copy, the extension of all pictures."""
+
+    name: str
+    first: int
+    records: list[MemberSource]
+    image_ext: str
+
+    def sha256(self) -> str:
+        """Hash everything that decides the tar's bytes; where the records come from does not."""
+        digest = hashlib.sha256(f"{self.first} {self.image_ext}".encode())
+        for record in self.records:
+            digest.update(record.pair_hash + repr((record.exts, record.sizes)).encode())
+        return digest.hexdigest()
+
+
+def keep_or_copy(folder: Path, plan: ShardPlan, known: CopiedShard | None, verify: Verify) -> tuple[CopiedShard, int]:
+    """Return a tar that an earlier run finished, if it is that of the plan and whole, else copy it; and the bytes written.
+
+    Raises:
+        DataError: As `write_tar` and `view_ranges`; or a record is not the pair that was registered.
+    """
+    name, hashed = plan.name, plan.sha256()
+    if known is not None and known.plan == hashed and is_whole(folder, known, verify):
+        return known, 0
+    digest = write_tar(folder / name, _entries(plan), read_back=verify == "read_back")
+    size_bytes = (folder / name).stat().st_size
+    return CopiedShard(name, len(plan.records), size_bytes, digest.hex(), hashed), size_bytes
+
+
+def is_whole(folder: Path, shard: CopiedShard, verify: Verify) -> bool:
+    """Tell whether a finished tar is there with its size and, if read back, with its bytes."""
+    path = folder / shard.name
+    if not path.is_file() or path.stat().st_size != shard.size_bytes:
+        return False
+    with path.open("rb") as file:
+        return verify == "source" or hash_from_disk(file).hex() == shard.sha256
+
+
+def read_records(records: Sequence[MemberSource]) -> Iterator[list[memoryview]]:
+    """Yield the members of each record, in the order given; each source is opened once and read in its own order.
+
+    Raises:
+        DataError: A source is gone, or a record is not the pair that was registered.
+    """
+    by_uri: dict[str, list[int]] = {}
+    for position, record in enumerate(records):
+        by_uri.setdefault(record.uri, []).append(position)
+    found: list[list[memoryview]] = [[] for _ in records]
+    for uri, positions in by_uri.items():
+        spans = [span for at in positions for span in zip(records[at].offsets, records[at].sizes, strict=True)]
+        views = iter(view_ranges(uri, spans))
+        for at in positions:
+            found[at] = [next(views) for _ in records[at].exts]
+    for record, members in zip(records, found, strict=True):
+        check_record(record, members)
+        yield members
+
+
+def check_record(record: MemberSource, members: Sequence[bytes | memoryview]) -> None:
+    """Refuse bytes that are not those that were registered, by every member's hash, or by the pair's name where ingest took none.
+
+    Raises:
+        DataError: They are others.
+    """
+    hashes = [hashlib.sha256(data).digest() for data in members]
+    if record.content_hash is not None:
+        if hash_content(hashes) != record.content_hash:
+            raise DataError(_describe_change(record, "a member has another sha256"))
+        return
+    by_ext = dict(zip(record.exts, members, strict=True))
+    text, document = (bytes(by_ext[ext]) if ext in by_ext else None for ext in ("txt", "json"))
+    try:
+        caption = read_annotation(text, document).caption
+    except BadTextError as error:
+        raise DataError(_describe_change(record, str(error))) from error
+    image_hash = next((found for ext, found in zip(record.exts, hashes, strict=True) if ext in IMAGE_EXTS), b"")
+    if hash_pair(image_hash, hashlib.sha256(caption.encode()).digest()) != record.pair_hash:
+        raise DataError(_describe_change(record, "its picture or caption has another sha256"))
+
+
+def _entries(plan: ShardPlan) -> Iterator[tuple[str, memoryview]]:
+    number = plan.first
+    for chunk in _chunks(plan.records):
+        for record, members in zip(chunk, read_records(chunk), strict=True):
+            for ext, data in zip(record.exts, members, strict=True):
+                yield f"{number:09d}.{plan.image_ext if ext in IMAGE_EXTS else ext}", data
+            number += 1
+
+
+def _chunks(records: Sequence[MemberSource]) -> Iterator[list[MemberSource]]:
+    """Yield as many records at a time as are read together: few, where they are large."""
+    chunk: list[MemberSource] = []
+    size_bytes = 0
+    for record in records:
+        chunk.append(record)
+        size_bytes += sum(record.sizes)
+        if len(chunk) == _CHUNK_RECORDS or size_bytes >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size_bytes = [], 0
+    yield chunk
+
+
+def _describe_change(record: MemberSource, detail: str) -> str:
+    return (
+        f"{record.uri}: record {record.key!r} is not the pair {record.pair_hash.hex()[:16]} that was registered ({detail}). "
+        "Restore the shard, or retire it and select again."
+    )
