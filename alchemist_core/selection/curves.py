@@ -1,13 +1,16 @@
 """What a draw did to the distribution of ranks, beside what its strategy asked for: the figures of preview and report.
 
-Knows nothing of pages or files. Letters: N eligible pairs, K kept, R bins of rank.
+Knows nothing of pages or files. Letters: N pairs of a pool, K kept, R bins of rank, G bins of a fine grid.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alchemist_core.selection.chunks import map_chunks
+from alchemist_core.selection.keys import Reading
 from alchemist_core.selection.strategies import Strategy
 
 # Ranks are looked at on a grid this fine: the curve of 30 million pairs then costs one histogram.
@@ -22,7 +25,7 @@ class SelectionCurve:
     n_kept: NDArray[np.int64]
     # The strategy's density scaled to the retention: above 1 where it wants more pairs than there are.
     target: NDArray[np.float64]
-    # What drawing without replacement gives on average: the target where that is small, never above 1.
+    # What the draw gives on average: the target where that is small, never above 1.
     expected: NDArray[np.float64]
 
     @property
@@ -33,11 +36,34 @@ class SelectionCurve:
     @property
     def is_saturated(self) -> bool:
         """Tell whether the retention is so large that the draw cannot follow the target (by more than a twentieth)."""
-        return bool(np.abs(self.target - self.expected).max() > 0.05)
+        return self.largest_gap > 0.05
+
+    @property
+    def largest_gap(self) -> float:
+        """Return the largest difference between the shares that were asked for and those to be expected."""
+        return float(np.abs(self.target - self.expected).max(initial=0.0))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the store keeps of it."""
+        shares = {name: np.round(getattr(self, name), 6).tolist() for name in ("target", "expected")}
+        counts = {name: getattr(self, name).tolist() for name in ("n_pool", "n_kept")}
+        return {**counts, **shares, "is_saturated": self.is_saturated}
+
+
+def read_curve(stored: dict[str, Any]) -> SelectionCurve:
+    """Return the curve that `as_json` gave."""
+    n_pool, n_kept = (np.array(stored[name], np.int64) for name in ("n_pool", "n_kept"))
+    return SelectionCurve(n_pool, n_kept, *(np.array(stored[name], np.float64) for name in ("target", "expected")))
 
 
 def selection_curve(
-    rank_N: NDArray[np.float64], member_K: NDArray[np.int64], *, strategy: Strategy, n_bins: int = 40
+    rank_N: NDArray[np.float64],
+    member_K: NDArray[np.int64],
+    *,
+    strategy: Strategy,
+    reading: Reading = "draws",
+    is_open_N: NDArray[np.bool_] | None = None,
+    n_bins: int = 40,
 ) -> SelectionCurve:
     """Bin the ranks of a pool and of the members drawn from it, with the strategy's target and expectation.
 
@@ -45,29 +71,47 @@ def selection_curve(
         rank_N: Ranks of the pool, 0 to 1.
         member_K: Indices that were drawn.
         strategy: What drew them.
+        reading: How it was drawn.
+        is_open_N: Pairs that could be drawn; none: all.
         n_bins: Bins of rank; must divide 4,000.
     """
-    n_pool_G = _histogram(rank_N, _GRID)
-    target_G, expected_G = _shares(strategy, n_pool_G, len(member_K))
+    n_pool_G = count_ranks(rank_N, is_open_N)
+    target_G, expected_G = _shares(strategy, reading, n_pool_G, len(member_K))
 
-    n_kept_R = _histogram(rank_N[member_K], n_bins)
-    n_pool_R = np.sum(n_pool_G.reshape(n_bins, -1), axis=1)
+    n_kept_R, n_pool_R = (np.sum(n_G.reshape(n_bins, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
     target_R, expected_R = (_mean_by_bin(share_G, n_pool_G, n_bins) for share_G in (target_G, expected_G))
     return SelectionCurve(n_pool_R, n_kept_R, target_R, expected_R)
 
 
-def inclusion_rate(weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], k: int) -> float:
-    """Solve Σ n (1 − exp(−t·weight)) = k for t, by bisection: the chance of a pair to be kept is then 1 − exp(−t·p)."""
+def inclusion_rate(
+    weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], k: int, *, reading: Reading = "draws"
+) -> float:
+    """Solve for t, by bisection, what makes k members expected.
+
+    Reading `draws`: Σ n (1 − exp(−t·weight)) = k; reading `inclusion`: Σ n min(1, t·weight) = k.
+    """
     low, high = 0.0, 1.0
-    while _expected_count(weight_G, n_pool_G, high) < k and high < 1e300:
+    while _expected_count(weight_G, n_pool_G, high, reading) < k and high < 1e300:
         low, high = high, high * 2
     for _ in range(100):
         middle = (low + high) / 2
-        if _expected_count(weight_G, n_pool_G, middle) < k:
+        if _expected_count(weight_G, n_pool_G, middle, reading) < k:
             low = middle
         else:
             high = middle
     return high
+
+
+def count_ranks(rank_N: NDArray[np.float64], is_open_N: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """Count ranks by bins of a fine grid; rank 1 belongs to the last."""
+
+    def work(chunk: slice) -> NDArray[np.int64]:
+        bin_N = np.minimum((np.asarray(rank_N[chunk]) * _GRID).astype(np.int64), _GRID - 1)
+        if is_open_N is not None:
+            bin_N = bin_N[is_open_N[chunk]]
+        return np.bincount(bin_N, minlength=_GRID)
+
+    return np.sum(map_chunks(work, len(rank_N)) or [np.zeros(_GRID, np.int64)], axis=0, dtype=np.int64)
 
 
 def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bins: int) -> NDArray[np.float64]:
@@ -77,15 +121,17 @@ def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bi
     return share_R
 
 
-def _expected_count(weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], t: float) -> float:
-    return float(np.sum(n_pool_G * -np.expm1(-t * weight_G)))
+def _expected_share(weight_G: NDArray[np.float64], t: float, reading: Reading) -> NDArray[np.float64]:
+    return np.minimum(1.0, t * weight_G) if reading == "inclusion" else -np.expm1(-t * weight_G)
 
 
-def _histogram(rank_N: NDArray[np.float64], n_bins: int) -> NDArray[np.int64]:
-    return np.histogram(rank_N, n_bins, (0.0, 1.0))[0].astype(np.int64)
+def _expected_count(weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], t: float, reading: Reading) -> float:
+    return float(np.sum(n_pool_G * _expected_share(weight_G, t, reading)))
 
 
-def _shares(strategy: Strategy, n_pool_G: NDArray[np.int64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _shares(
+    strategy: Strategy, reading: Reading, n_pool_G: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rank_G = (np.arange(_GRID) + 0.5) / _GRID
     log_density_G = strategy.log_density(rank_G)
     if not strategy.is_drawn:
@@ -96,5 +142,5 @@ def _shares(strategy: Strategy, n_pool_G: NDArray[np.int64], k: int) -> tuple[ND
         return share_G, share_G
     weight_G = np.exp(log_density_G - log_density_G.max())
     total = float(np.sum(n_pool_G * weight_G))
-    expected_G = -np.expm1(-inclusion_rate(weight_G, n_pool_G, k) * weight_G)
+    expected_G = _expected_share(weight_G, inclusion_rate(weight_G, n_pool_G, k, reading=reading), reading)
     return k * weight_G / total if total > 0 else weight_G, expected_G

@@ -1,7 +1,7 @@
-"""The draw: exactly k distinct pairs by the k largest keys, log p(rank) + Gumbel noise.
+"""The draw: exactly k distinct pairs by the k largest keys, log p(rank) + noise.
 
-That is weighted sampling without replacement (Efraimidis, Spirakis 2006; Gumbel form: Kool et al. 2019), it needs no state
-between pairs, and a larger k only adds members. Knows nothing of files or the store. Letters: N eligible pairs, K kept.
+With Gumbel noise that is weighted sampling without replacement (Efraimidis, Spirakis 2006; Gumbel form: Kool et al. 2019); it needs no
+state between pairs, and a larger k only adds members. Knows nothing of files or the store. Letters: N pairs of a pool, K kept.
 """
 
 import math
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.selection.keys import Domain, gumbel_noise
+from alchemist_core.selection.chunks import map_chunks
+from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import Strategy
 
-# Keys are made by chunks that stay in the processor's cache; at once, the temporaries of 30 million need 1.5 GiB.
-_CHUNK = 1 << 16
+# Keys of so many pairs, evenly spaced, tell where about the k-th largest of all is.
+_PROBE = 1 << 17
+_LOWEST = float(np.finfo(np.float64).min)
 
 
 def retention_to_k(retention: float, n: int) -> int:
@@ -26,19 +28,36 @@ def retention_to_k(retention: float, n: int) -> int:
     return round(retention * n)
 
 
+def k_to_retention(k: int, n: int) -> float:
+    """Return the largest retention, in ten-thousandths, that keeps no more than k of n: what a refusal names is itself accepted.
+
+    >>> k_to_retention(749_999, 1_000_000)
+    0.7499
+    """
+    return math.floor(k / n * 10_000) / 10_000
+
+
 def draw_members(
     rank_N: NDArray[np.float64],
     pair_hash64_N: NDArray[np.int64],
     *,
     k: int,
     strategy: Strategy,
-    seed: int,
-    domain: Domain = Domain.SELECT,
+    noise: Noise,
+    is_open_N: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the indices of exactly k distinct pairs, ascending.
 
     Equal keys (equal ranks, where nothing is drawn) go by pair hash, the smaller first; so any order of the same rows keeps
-    the same pairs.
+    the same pairs. Only keys near or above the k-th largest are ever held: 100 million pairs stream through.
+
+    Args:
+        rank_N: Ranks, 0 to 1.
+        pair_hash64_N: First 64 bits of the pairs' hashes.
+        k: How many to keep.
+        strategy: How much each rank is wanted.
+        noise: What makes it a draw.
+        is_open_N: Pairs that may be kept; none: all.
 
     Raises:
         ConfigError: Fewer than k pairs have p > 0; the message names the largest retention that can be had.
@@ -46,19 +65,85 @@ def draw_members(
     """
     if len(rank_N) != len(pair_hash64_N):
         raise DataError(f"{len(rank_N)} ranks do not belong to {len(pair_hash64_N)} pairs.")
-    if np.isnan(rank_N).any():
-        raise DataError("A rank is NaN: every eligible pair needs a finite score.")
-    key_N = np.empty(len(rank_N), np.float64)
-    for start in range(0, len(rank_N), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        key_N[chunk] = strategy.log_density(np.asarray(rank_N[chunk], np.float64))
-        if strategy.is_drawn:
-            key_N[chunk] += gumbel_noise(domain, seed, pair_hash64_N[chunk])
-    _require_possible(key_N, k, strategy)
-    return _largest(key_N, pair_hash64_N, k)
+    keys = Keys(rank_N, pair_hash64_N, strategy, noise, is_open_N)
+    candidate, key = keys.above(keys.bound(k))
+    if len(candidate) < k:
+        # The probe misled (pairs in an order that has to do with their ranks), or there are not k at all.
+        candidate, key = keys.above(_LOWEST)
+    n_open = len(rank_N) if is_open_N is None else int(np.count_nonzero(is_open_N))
+    require_possible(k, len(candidate), n_open, what=f"strategy {strategy.name}")
+    return np.sort(candidate[largest(key, pair_hash64_N[candidate], k)])
 
 
-def _largest(key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+class Keys:
+    """The keys of a pool, made piece by piece when they are asked for."""
+
+    def __init__(
+        self,
+        rank_N: NDArray[np.float64],
+        pair_hash64_N: NDArray[np.int64],
+        strategy: Strategy,
+        noise: Noise,
+        is_open_N: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self._rank_N, self._hash_N, self._is_open_N = rank_N, pair_hash64_N, is_open_N
+        self._strategy, self._noise = strategy, noise
+
+    def at(self, place: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the keys of some pairs; −∞ where a pair can never be kept.
+
+        Raises:
+            DataError: A rank is NaN.
+        """
+        key_N = self._strategy.log_density(np.asarray(self._rank_N[place], np.float64))
+        if self._strategy.is_drawn:
+            key_N += self._noise.of(self._hash_N[place])
+        if np.isnan(key_N).any():
+            raise DataError("A rank is NaN: every eligible pair needs a finite score.")
+        if self._is_open_N is not None:
+            key_N[~self._is_open_N[place]] = -np.inf
+        return key_N
+
+    def all(self) -> NDArray[np.float64]:
+        """Return every pair's key."""
+        parts = map_chunks(self.at, len(self._rank_N))
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def above(self, low: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the pairs whose keys are at least `low`, ascending, with their keys."""
+
+        def work(chunk: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+            key_N = self.at(chunk)
+            found = np.flatnonzero(key_N >= low)
+            return found + chunk.start, key_N[found]
+
+        parts = map_chunks(work, len(self._rank_N))
+        if not parts:
+            return np.empty(0, np.int64), np.empty(0)
+        candidates, keys = zip(*parts, strict=True)
+        return np.concatenate(candidates), np.concatenate(keys)
+
+    def bound(self, k: int) -> float:
+        """Return a key that, as a sample of the pool says, more than k pairs reach: six standard errors more."""
+        n = len(self._rank_N)
+        if n <= 4 * _PROBE:
+            return _LOWEST
+        probed = self.at(np.arange(0, n, n // _PROBE))
+        n_wanted = k / n * len(probed)
+        n_wanted = int(n_wanted + 6 * math.sqrt(n_wanted)) + 6
+        if n_wanted >= len(probed):
+            return _LOWEST
+        return max(_LOWEST, float(np.partition(probed, len(probed) - n_wanted)[len(probed) - n_wanted]))
+
+
+def largest(key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Return the places of the k largest keys, ascending; of equal ones those with the smaller pair hash.
+
+    >>> largest(np.array([1.0, 3.0, 1.0, 2.0]), np.array([5, 6, 4, 7]), 3).tolist()
+    [1, 2, 3]
+    """
+    if k == 0:
+        return np.empty(0, np.int64)
     threshold = np.partition(key_N, len(key_N) - k)[len(key_N) - k]
     is_member_N = key_N > threshold
     tied = np.flatnonzero(key_N == threshold)
@@ -67,8 +152,18 @@ def _largest(key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], k: in
     return np.flatnonzero(is_member_N)
 
 
-def _require_possible(key_N: NDArray[np.float64], k: int, strategy: Strategy) -> None:
-    n, n_possible = len(key_N), int(np.count_nonzero(key_N > -np.inf))
+def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
+    """Refuse a k that cannot be had.
+
+    Args:
+        k: How many are asked for.
+        n_possible: How many can be kept.
+        n: Eligible pairs, of which a retention is a share.
+        what: What keeps the others out, for the message.
+
+    Raises:
+        ConfigError: k is 0 or more than can be kept; the message names the bound.
+    """
     if n == 0:
         raise ConfigError("No pair is eligible: score a shard, and let its night become selectable, before you select.")
     if k < 1:
@@ -76,9 +171,17 @@ def _require_possible(key_N: NDArray[np.float64], k: int, strategy: Strategy) ->
             f"This retention keeps none of {n:,} eligible pairs; the smallest that keeps one is {1 / n:.3g}."
         )
     if k > n_possible:
-        # Rounded down, so that the named value is itself accepted.
-        largest = math.floor(n_possible / n * 10_000) / 10_000
         raise ConfigError(
-            f"{k:,} of {n:,} eligible pairs are asked for, and strategy {strategy.name} can keep only {n_possible:,}: "
-            f"the largest possible retention is {largest:.4f}. Lower the retention or the head cut."
+            f"{k:,} of {n:,} eligible pairs are asked for, and {what} can keep only {n_possible:,}: the largest possible "
+            f"retention is {k_to_retention(n_possible, n):.4f}. Lower the retention, or take fewer with --allow-fewer."
         )
+
+
+def count_possible(rank_N: NDArray[np.float64], strategy: Strategy, is_open_N: NDArray[np.bool_] | None = None) -> int:
+    """Count the pairs that a strategy can keep: open ones with p > 0."""
+
+    def work(chunk: slice) -> int:
+        is_possible_N = strategy.log_density(np.asarray(rank_N[chunk], np.float64)) > -np.inf
+        return int(np.count_nonzero(is_possible_N if is_open_N is None else is_possible_N & is_open_N[chunk]))
+
+    return sum(map_chunks(work, len(rank_N)))

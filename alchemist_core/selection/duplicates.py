@@ -7,6 +7,9 @@ first pair, and no two first pairs look alike. Knows hashes and numbers, no stor
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 MAX_DISTANCE = 2
 """Bits of 64 in which two perceptual hashes may differ; what three bands are sure to find."""
 
@@ -43,3 +46,26 @@ def assign_firsts(same_as: Mapping[int, int], near: Iterable[tuple[int, int]]) -
             if firsts:
                 first_of[new] = min(firsts)
     return first_of
+
+
+def later_in_group(
+    sample_id_N: NDArray[np.int64], first_id_N: NDArray[np.int64], is_open_N: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the places of pairs that stand behind another one of their group: all of a group but its first-seen one.
+
+    Where the first pair of a group may not be drawn (taken down, held, of another dataset), the next of its group stands for it.
+
+    Args:
+        sample_id_N: Numbers of the pairs, in the order in which they were first seen.
+        first_id_N: Number of the first pair of each one's group; 0 where it is in no group or is the first itself.
+        is_open_N: Pairs that may be drawn for all other reasons.
+
+    >>> later_in_group(np.array([1, 2, 3, 4]), np.array([0, 1, 9, 9]), np.ones(4, bool)).tolist()
+    [1, 3]
+    """
+    later = np.flatnonzero((first_id_N > 0) & is_open_N)
+    later = later[np.lexsort((sample_id_N[later], first_id_N[later]))]
+    group = first_id_N[later]
+    is_next = np.append(True, group[1:] != group[:-1])[: len(group)]
+    is_first_there = np.isin(group, sample_id_N[is_open_N])
+    return np.sort(later[~is_next | is_first_there])

@@ -4,10 +4,14 @@ Knows nothing of ranks or strategies. Works on the stored 64-bit prefix of a pai
 million keys anew costs 11 s. `README.md` beside this file holds the same function as SQL. Letters: N pairs of a dataset.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Reading = Literal["draws", "inclusion"]
 
 
 class Domain(IntEnum):
@@ -17,6 +21,32 @@ class Domain(IntEnum):
     RANDOM_CONTROL = 2
     PLANTED_CONTROL = 3
     SHUFFLE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What a draw adds to the log density of each pair.
+
+    Reading `draws` takes p(rank) as the chance of each draw, one after the other without replacement: Gumbel noise. Reading
+    `inclusion` takes it as the chance to be kept at all, π = min(1, c·p): the k largest p/u, of which exactly those above 1/c would be
+    kept if each pair were decided alone (sequential Poisson sampling, Ohlsson 1998).
+    """
+
+    seed: int
+    domain: Domain = Domain.SELECT
+    reading: Reading = "draws"
+
+    def of(self, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the noise of each pair; the larger, the sooner it is kept.
+
+        >>> bool(Noise(7, reading="inclusion").of(np.arange(3)).min() > 0)
+        True
+        """
+        if self.reading == "draws":
+            return gumbel_noise(self.domain, self.seed, pair_hash64_N)
+        noise_N = uniform_noise(self.domain, self.seed, pair_hash64_N)
+        np.log(noise_N, out=noise_N)
+        return np.negative(noise_N, out=noise_N)
 
 
 def mix64(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.paired import Estimate, estimate
+from alchemist_core.selection.strategies import Random, ShiftGsample
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +33,41 @@ class Region:
     drop_top_ratio: float
     mean_rank: float
     std_rank: float
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRegion:
+    """A region with the gain over random that it was measured or predicted to have, in the metric's unit."""
+
+    region: Region
+    retention: float
+    gain: float
+    gain_low: float
+    gain_high: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the whole interval of the gain lies above 0."""
+        return self.gain_low > 0
+
+    @property
+    def strategy(self) -> ShiftGsample | Random:
+        """What strategy `auto` draws by: random where no gain was shown."""
+        region = self.region
+        return (
+            ShiftGsample(region.drop_top_ratio, region.mean_rank, region.std_rank) if self.is_significant else Random()
+        )
+
+    def describe(self) -> str:
+        """Say what was probed and what follows from it."""
+        gain = f"{self.gain:.4f} [{self.gain_low:.4f}, {self.gain_high:.4f}] nats a token over random at {self.retention:.0%}"
+        if not self.is_significant:
+            return f"The region probe shows no gain ({gain}): strategy auto draws at random."
+        region = self.region
+        return (
+            f"Strategy auto takes the probed region: head cut {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
+            f"spread {region.std_rank:g}; its gain was {gain}."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Draw a subset version from a rank snapshot: exactly k members, a pure function of snapshot, strategy, retention and seed."""
 
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field
@@ -9,16 +10,17 @@ from alchemist_core.config import Config, Report, Words, fingerprint
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, read_manifest, write_manifest
 from alchemist_core.errors import AlchemistError, DataError
-from alchemist_core.selection.config import SelectionPolicy, strategy_spec
-from alchemist_core.selection.draw import draw_members, retention_to_k
-from alchemist_core.selection.ranks import needs_rescale, share_above_cut
-from alchemist_core.selection.strategies import Strategy, mixed_pairing_warning
+from alchemist_core.selection.config import SelectionPolicy, policy_spec
+from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.stages.drawing import draw
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.preview import describe
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.snapshots import Snapshot, take_snapshot
-from alchemist_core.store.subsets import SubsetRow, find_by_spec, list_subsets, store_subset
+from alchemist_core.store.snapshot_cache import scale_fingerprint
+from alchemist_core.store.snapshots import take_snapshot
+from alchemist_core.store.subsets import SubsetRow, find_by_spec, store_subset
 
 
 class SelectConfig(Config):
@@ -41,7 +43,7 @@ class SelectConfig(Config):
 
 
 class SelectReport(Report):
-    """What was selected."""
+    """What was selected, or would be."""
 
     name: str
     version: int | None
@@ -50,9 +52,18 @@ class SelectReport(Report):
     retention: float
     n_eligible: int
     n_samples: int
+    # Estimated from the mean of each night's tars.
+    n_bytes: int
+    datasets: dict[str, int]
+    crawl_dates: dict[str, int]
+    # Members by twentieths of rank, the highest scores first.
+    rank_histogram: list[int]
+    n_removed: dict[str, int]
     rater: str
     manifest_sha256: str
     overlap_with_published: float | None
+    # From the newest downstream training; none before the first.
+    training_hours: float | None
     warnings: list[str]
 
 
@@ -66,93 +77,77 @@ def run(config: SelectConfig, *, slot: int = 0) -> SelectReport:
 def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
     """Draw, write the manifest, then the row that names it."""
     selection = Selection(config, should_store=True)
-    spec = selection.spec()
+    spec, manifest = selection.spec(), selection.manifest
     known = find_by_spec(stage_run.engine, selection.name, fingerprint(spec))
-    manifest = selection.manifest()
     uri = f"subsets/{selection.name}/{fingerprint(spec)}.parquet"
     if known is None or not artifact_path(uri).exists():
         write_manifest(artifact_path(uri), manifest)
     if known is not None:
-        if known.manifest_sha256 != manifest.sha256():
+        if known.manifest_sha256 != selection.manifest_sha256:
             raise DataError(
-                f"Subset {known.title} was {known.manifest_sha256}, the same spec now gives {manifest.sha256()}: not stored."
+                f"Subset {known.title} was {known.manifest_sha256}, the same spec now gives {selection.manifest_sha256}: not stored."
             )
         read_manifest(artifact_path(uri), sha256=known.manifest_sha256)
         return selection.report(known, is_new=False)
     subset = store_subset(
         stage_run.engine,
-        name=selection.name, snapshot_id=selection.snapshot.snapshot_id, strategy=selection.strategy.name,
+        name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
         retention=config.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=fingerprint(spec),
-        n_samples=len(manifest), manifest_sha256=manifest.sha256(), manifest_uri=uri,
-        created_by=current_actor(), run_id=stage_run.run_id,
+        n_samples=len(manifest), manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
+        created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip
     return selection.report(subset, is_new=True)
 
 
 class Selection:
-    """One draw: the snapshot, the resolved strategy and the members."""
+    """One draw, and what is said of it; what costs time is made once."""
 
     def __init__(self, config: SelectConfig, *, should_store: bool) -> None:
-        self.config, engine = config, open_store()
-        self.rater = _require_rater(config)
-        self.snapshot: Snapshot = take_snapshot(
-            engine, self.rater, config.dataset, rescale=config.rescale, should_store=should_store
-        )
-        self.strategy: Strategy = config.policy.resolve(self.rater.rule)  # type: ignore[arg-type]  # the table's CHECK allows two words
-        self.name = (
-            config.name or f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{config.policy.retention * 100:g}"
-        )
-        n_kept = retention_to_k(config.policy.retention, len(self.snapshot.rank_N))
-        pair_hash64_N = self.snapshot.pairs.pair_hash64_N
-        self.member_K = draw_members(
-            self.snapshot.rank_N, pair_hash64_N, k=n_kept, strategy=self.strategy, seed=config.policy.seed
-        )
+        self.config, self._engine = config, open_store()
+        policy = config.policy
+        snapshot = take_snapshot(
+            self._engine, _require_rater(config), config.dataset,
+            options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
+        )  # fmt: skip
+        self.drawn = draw(policy, snapshot)
+        self.name = config.name or f"{'+'.join(config.dataset)}-{policy.strategy}-r{policy.retention * 100:g}"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The members with rank and score."""
+        snapshot, member_K = self.drawn.snapshot, self.drawn.member_K
+        pairs = snapshot.pairs
+        return Manifest(pairs.pair_hash_N32[member_K], snapshot.rank_N[member_K], pairs.score_N[member_K])
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """The hash of the membership."""
+        return self.manifest.sha256()
+
+    @cached_property
+    def curve(self) -> SelectionCurve:
+        """What the draw did to the ranks."""
+        return self.drawn.curve()
 
     def spec(self) -> dict[str, Any]:
         """Return all that the members depend on; hashes, not ids, name the snapshot."""
+        snapshot = self.drawn.snapshot
         return {
-            **strategy_spec(self.strategy),
-            "retention": self.config.policy.retention,
-            "seed": self.config.policy.seed,
-            "rater": self.rater.name,
-            "eligible_hash": self.snapshot.eligible_hash,
-            "scale": fingerprint([self.snapshot.scale.knot_scores.tolist(), self.snapshot.scale.knot_ranks.tolist()]),
+            **policy_spec(self.config.policy, self.drawn.strategy),
+            "rater": snapshot.rater.name,
+            "eligible_hash": snapshot.eligible_hash,
+            "scale": scale_fingerprint(snapshot.scale),
         }
-
-    def manifest(self) -> Manifest:
-        """Return the members with rank and score."""
-        pairs = self.snapshot.pairs
-        return Manifest(
-            pairs.pair_hash_N32[self.member_K], self.snapshot.rank_N[self.member_K], pairs.score_N[self.member_K]
-        )
-
-    def warnings(self) -> list[str]:
-        """Return what a person should know before spending anything."""
-        found = [mixed_pairing_warning(self.strategy, self.rater.rule)]  # type: ignore[arg-type]  # as above
-        cut = getattr(self.strategy, "drop_top_ratio", 0.0)
-        if needs_rescale(self.snapshot.rank_N, cut):
-            share = share_above_cut(self.snapshot.rank_N, cut)
-            found.append(
-                f"The head cut {cut} drops {share:.3f} of today's pool: the pool has moved. Consider --rescale."
-            )
-        return [warning for warning in found if warning]
 
     def report(self, subset: SubsetRow | None, *, is_new: bool) -> SelectReport:
         """Say what was drawn."""
+        snapshot = self.drawn.snapshot
         return SelectReport(
-            name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.strategy.name,
-            retention=self.config.policy.retention, n_eligible=len(self.snapshot.rank_N), n_samples=len(self.member_K),
-            rater=self.rater.name, manifest_sha256=self.manifest().sha256(),
-            overlap_with_published=self._overlap(), warnings=self.warnings(),
+            name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
+            retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
+            rater=snapshot.rater.name, manifest_sha256=self.manifest_sha256,
+            **describe(self._engine, self.drawn, self.name, self.curve),
         )  # fmt: skip
-
-    def _overlap(self) -> float | None:
-        published = [row for row in list_subsets(open_store(), state="published") if row.name == self.name]
-        if not published or not artifact_path(published[0].manifest_uri).exists():
-            return None
-        before = read_manifest(artifact_path(published[0].manifest_uri), sha256=published[0].manifest_sha256)
-        kept = set(before.pair_hashes()).intersection(self.manifest().pair_hashes())
-        return round(len(kept) / len(self.member_K), 4)
 
 
 def _require_rater(config: SelectConfig) -> RaterRow:

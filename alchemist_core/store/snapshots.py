@@ -1,6 +1,8 @@
-"""Rank scales and snapshots: what may be drawn at a moment, frozen so that a selection can be repeated for ever."""
+"""Rank scales and snapshots: what may be drawn at a moment, frozen so that a selection can be repeated for ever.
 
-import hashlib
+Letters: N pairs of the pool.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,42 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, insert, select
 
-from alchemist_core.data.manifests import hash_rows
-from alchemist_core.errors import AlchemistError, DataError
+from alchemist_core.errors import AlchemistError, ConfigError, DataError
+from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
-from alchemist_core.store.queries import load_query
+from alchemist_core.store.eligible import EligiblePairs, Moment
+from alchemist_core.store.pools import NightFacts, PoolRequest, frozen, read_nights
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.tables import Dataset, Night, RankSnapshot, Rater, Takedown
-
-
-@dataclass(frozen=True, slots=True)
-class EligiblePairs:
-    """Aligned arrays of the eligible set, in the order of pair_hash."""
-
-    pair_hash_N32: NDArray[np.uint8]
-    pair_hash64_N: NDArray[np.int64]
-    score_N: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        """Count the pairs."""
-        return len(self.score_N)
-
-    def find(self, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return where pairs of the set stand, ascending; those that it does not hold are left out."""
-        wanted_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">i8").ravel()
-        return np.flatnonzero(np.isin(self.pair_hash64_N, wanted_K))
-
-    def sha256(self) -> str:
-        """Hash the set: every pair's hash with its score."""
-        digest = hashlib.sha256(self.pair_hash_N32)
-        digest.update(self.score_N.astype("<f8").tobytes())
-        return digest.hexdigest()
+from alchemist_core.store.snapshot_cache import rank_pool
+from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An eligible set, its rank scale and each pair's rank (0 = highest score)."""
+    """A pool, its rank scale, and each pair's rank (0 = highest score); eligible are the pairs that nothing excludes."""
 
     snapshot_id: int | None
     rater: RaterRow
@@ -52,54 +32,81 @@ class Snapshot:
     scale: RankScale
     rank_N: NDArray[np.float64]
     eligible_hash: str
+    nights: tuple[NightFacts, ...]
+
+    @property
+    def n_eligible(self) -> int:
+        """Count the eligible pairs: of them a retention is a share."""
+        return int(np.count_nonzero(self.pairs.open_mask()))
+
+    def dataset_of(self, place: slice | NDArray[np.int64] = slice(None)) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the datasets by name, and for pairs of the pool the number of theirs in that list."""
+        names = sorted({night.dataset for night in self.nights})
+        number = np.zeros(1 + max((night.night_id for night in self.nights), default=0), np.int64)
+        for night in self.nights:
+            number[night.night_id] = names.index(night.dataset)
+        return names, number[self.pairs.night_N[place]]
 
 
 def take_snapshot(
-    engine: Engine, rater: RaterRow, dataset_names: Sequence[str], *, rescale: bool = False, should_store: bool = True
+    engine: Engine,
+    rater: RaterRow,
+    dataset_names: Sequence[str],
+    *,
+    options: EligibleOptions | None = None,
+    rescale: bool = False,
+    should_store: bool = True,
 ) -> Snapshot:
-    """Freeze what may be drawn now; an unchanged eligible set gives the snapshot that exists.
+    """Freeze what may be drawn now; an unchanged pool gives the snapshot that exists.
 
     Args:
         engine: The store.
         rater: Whose scores rank the pairs.
         dataset_names: Training datasets to draw from.
+        options: What decides which pairs are eligible; none: duplicates are left out, no more.
         rescale: Fit a new rank scale to today's scores instead of keeping the rater's first one.
-        should_store: False for a preview, which writes nothing.
+        should_store: False for a preview, which writes nothing to the store.
 
     Raises:
         AlchemistError: If nothing is selectable.
+        ConfigError: If a dataset to decontaminate against is unknown, or is a training dataset.
     """
-    with engine.begin() as connection:
-        night_ids = _decided_nights(connection, rater.rater_id, dataset_names)
-        last_takedown_id = connection.execute(select(func.coalesce(func.max(Takedown.takedown_id), 0))).scalar_one()
-        pairs = _read_eligible(connection, rater.rater_id, night_ids, last_takedown_id)
-        if not len(pairs):
-            raise AlchemistError(
-                f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks. "
-                "Run alchemist score, alchemist check --suite scores and alchemist publish night first."
-            )
-        scale_id, scale = _rank_scale(
-            connection, rater.rater_id, pairs.score_N, rescale=rescale, should_store=should_store
+    with frozen(engine) as connection:
+        nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
+        options = options or EligibleOptions()
+        moment = _moment(connection, rater.rater_id, nights, options)
+        pool = PoolRequest(moment, nights, with_sources=options.with_sources)
+        # What a condition or a heuristic reads may change at any time: a stored selection sees it as it is.
+        may_be_kept = not should_store or moment.is_fixed
+        eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept, should_verify=should_store)
+    if not len(pairs):
+        raise AlchemistError(
+            f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks, or no "
+            f"pair has the score {moment.score!r}. "
+            "Run alchemist score, alchemist check --suite scores and alchemist publish night first."
         )
-        eligible_hash = pairs.sha256()
+    with engine.begin() as connection:
+        scale_id, scale = _rank_scale(connection, moment, pairs.score_N, rescale=rescale, should_store=should_store)
         values: dict[str, Any] = {
-            "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": night_ids,
-            "last_takedown_id": last_takedown_id, "n_eligible": len(pairs), "eligible_hash": eligible_hash,
+            "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": list(moment.night_ids),
+            "last_takedown_id": moment.last_takedown_id, "n_eligible": int(np.count_nonzero(pairs.open_mask())),
+            "eligible_hash": eligible_hash, "options": moment.options(),
         }  # fmt: skip
         snapshot_id = _store_snapshot(connection, values) if should_store else None
-    return Snapshot(snapshot_id, rater, pairs, scale, scale.rank(pairs.score_N), eligible_hash)
+    rank_N = rank_pool(eligible_hash, pairs, scale)
+    return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
 
 
-def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
-    """Read a snapshot again: the eligible set, its scale and the ranks.
+def reload_snapshot(engine: Engine, snapshot_id: int, *, with_sources: bool = False) -> Snapshot:
+    """Give a snapshot again: the pool, its scale and the ranks.
 
     Raises:
-        DataError: If the eligible set is not what was frozen.
+        DataError: If the pool is not what was frozen.
     """
     scale_table = tables.RankScale
     columns = (
-        Rater.name, scale_table.rater_id, scale_table.knot_scores, scale_table.knot_ranks,
-        RankSnapshot.night_ids, RankSnapshot.last_takedown_id, RankSnapshot.eligible_hash,
+        Rater.name, scale_table.rater_id, scale_table.knot_scores, scale_table.knot_ranks, RankSnapshot.night_ids,
+        RankSnapshot.last_takedown_id, RankSnapshot.eligible_hash, RankSnapshot.options,
     )  # fmt: skip
     statement = (
         select(*columns)
@@ -107,49 +114,55 @@ def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
         .join(Rater, Rater.rater_id == scale_table.rater_id)
         .where(RankSnapshot.snapshot_id == snapshot_id)
     )
-    with engine.connect() as connection:
+    with frozen(engine) as connection:
         row = connection.execute(statement).one()
-        pairs = _read_eligible(connection, row.rater_id, row.night_ids, row.last_takedown_id)
-    if pairs.sha256() != row.eligible_hash:
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in row.options.items()}
+        moment = Moment(row.rater_id, tuple(row.night_ids), row.last_takedown_id, **options)
+        nights = read_nights(connection, row.rater_id, night_ids=list(row.night_ids))
+        pool = PoolRequest(moment, nights, with_sources=with_sources)
+        eligible_hash, pairs = pool.get(connection, may_be_kept=True, should_verify=True)
+    if eligible_hash != row.eligible_hash:
         raise DataError(
-            f"Snapshot {snapshot_id} no longer gives the eligible set that was frozen: scores or locations were changed by hand."
+            f"Snapshot {snapshot_id} no longer gives the eligible set that was frozen: scores or locations were changed by hand, "
+            "or what its condition or its heuristic reads has changed since."
         )
     rater = find_rater(engine, row.name)
     assert rater is not None
     scale = RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
-    return Snapshot(snapshot_id, rater, pairs, scale, scale.rank(pairs.score_N), row.eligible_hash)
+    rank_N = rank_pool(eligible_hash, pairs, scale)
+    return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
 
 
-def _decided_nights(connection: Connection, rater_id: int, dataset_names: Sequence[str]) -> list[int]:
-    statement = (
-        select(Night.night_id)
-        .join(Dataset, Dataset.dataset_id == Night.dataset_id)
-        .where(Night.rater_id == rater_id, Night.state.in_(("selectable", "released")))
-        .where(Dataset.name.in_(dataset_names), Dataset.role == "train")
-        .order_by(Night.night_id)
-    )
-    return list(connection.execute(statement).scalars())
+def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts], options: EligibleOptions) -> Moment:
+    last_takedown_id = connection.execute(select(func.coalesce(func.max(Takedown.takedown_id), 0))).scalar_one()
+    last_compared_id = 0
+    if not options.keep_duplicates:
+        newest = select(func.coalesce(func.max(tables.DuplicateSample.sample_id), 0))
+        last_compared_id = connection.execute(newest).scalar_one()
+    return Moment(
+        rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
+        options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where,
+    )  # fmt: skip
 
 
-def _read_eligible(connection: Connection, rater_id: int, night_ids: list[int], last_takedown_id: int) -> EligiblePairs:
-    parameters = {"rater_id": rater_id, "night_ids": night_ids, "last_takedown_id": last_takedown_id}
-    rows = connection.execute(load_query("eligible_pairs"), parameters).all()
-    hashes, hashes64, scores = zip(*rows, strict=True) if rows else ((), (), ())
-    return EligiblePairs(
-        hash_rows([bytes(value) for value in hashes]),
-        np.array(hashes64, dtype=np.int64),
-        np.array(scores, dtype=np.float64),
-    )
+def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:
+    for name in names:
+        role = connection.execute(select(Dataset.role).where(Dataset.name == name)).scalar()
+        if role in (None, "train"):
+            found = "is not registered" if role is None else "is a training dataset"
+            raise ConfigError(f"--decontaminate {name}: it {found}; needed is a validation or evaluation dataset.")
+    newest = select(func.coalesce(func.max(Shard.shard_id), 0)).join(Dataset, Dataset.dataset_id == Shard.dataset_id)
+    return int(connection.execute(newest.where(Dataset.name.in_(names))).scalar_one()) if names else 0
 
 
 def _rank_scale(
-    connection: Connection, rater_id: int, score_N: NDArray[np.float64], *, rescale: bool, should_store: bool
+    connection: Connection, moment: Moment, score_N: NDArray[np.float64], *, rescale: bool, should_store: bool
 ) -> tuple[int | None, RankScale]:
-    """Return the rater's newest scale; the first selection (or a rescale) fits one."""
+    """Return the newest scale of this score under the rater; the first selection (or a rescale) fits one."""
     scale_table = tables.RankScale
     newest = (
         select(scale_table.rank_scale_id, scale_table.knot_scores, scale_table.knot_ranks)
-        .where(scale_table.rater_id == rater_id)
+        .where(scale_table.rater_id == moment.rater_id, scale_table.score == moment.score)
         .order_by(scale_table.rank_scale_id.desc())
         .limit(1)
     )
@@ -160,12 +173,12 @@ def _rank_scale(
     if not should_store:
         return None, scale
     values = {
-        "knot_scores": scale.knot_scores.tolist(),
-        "knot_ranks": scale.knot_ranks.tolist(),
-        "n_reference": len(score_N),
-    }
-    statement = insert(scale_table).values(rater_id=rater_id, **values).returning(scale_table.rank_scale_id)
-    return connection.execute(statement).scalar_one(), scale
+        "rater_id": moment.rater_id, "score": moment.score, "n_reference": len(score_N),
+        "knot_scores": scale.knot_scores.tolist(), "knot_ranks": scale.knot_ranks.tolist(),
+    }  # fmt: skip
+    return connection.execute(
+        insert(scale_table).values(values).returning(scale_table.rank_scale_id)
+    ).scalar_one(), scale
 
 
 def _store_snapshot(connection: Connection, values: dict[str, Any]) -> int:

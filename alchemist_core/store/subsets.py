@@ -174,7 +174,7 @@ def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
 
 
 def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
-    """Return the rater that ranked a subset (id, name, rule, config, checkpoint) and the names of its datasets."""
+    """Return the rater that ranked a subset (id, name, rule, config, checkpoint) and what it was drawn from (datasets, eligible set)."""
     statement = (
         select(
             Rater.rater_id,
@@ -184,6 +184,8 @@ def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
             Rater.checkpoint_uri,
             Rater.checkpoint_sha256,
             RankSnapshot.dataset_names,
+            RankSnapshot.eligible_hash,
+            RankSnapshot.n_eligible,
         )
         .join(RankScale, RankScale.rater_id == Rater.rater_id)
         .join(RankSnapshot, RankSnapshot.rank_scale_id == RankScale.rank_scale_id)

@@ -15,6 +15,7 @@ scaled AS (
         rank_scales.rank_scale_id,
         ROW(
             raters.identity_hash,
+            rank_scales.score,
             rank_scales.n_reference,
             sha256(array_send(rank_scales.knot_scores)),
             sha256(array_send(rank_scales.knot_ranks))

@@ -9,7 +9,7 @@ WITH from_scale AS MATERIALIZED (
         knot_scores || '{}'::float8[] AS knot_scores,
         knot_ranks || '{}'::float8[] AS knot_ranks
     FROM alchemist.rank_scales
-    WHERE rater_id = :from_rater_id
+    WHERE rater_id = :from_rater_id AND score = 'rater'
     ORDER BY rank_scale_id DESC
     LIMIT 1
 ),
@@ -19,7 +19,7 @@ to_scale AS MATERIALIZED (
         knot_scores || '{}'::float8[] AS knot_scores,
         knot_ranks || '{}'::float8[] AS knot_ranks
     FROM alchemist.rank_scales
-    WHERE rater_id = :to_rater_id
+    WHERE rater_id = :to_rater_id AND score = 'rater'
     ORDER BY rank_scale_id DESC
     LIMIT 1
 ),

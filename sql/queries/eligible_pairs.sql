@@ -1,22 +1,17 @@
--- Purpose: what may be drawn: the scored pairs of decided nights, taken-down images left out.
--- Parameters: night_ids integer[], rater_id integer, last_takedown_id integer.
--- One row is: a pair with its score under the rater, widened exactly, so that its rank is the same bits here and in SQL.
--- Relies on: night_locations, the rater's partition of pk_scores, pk_samples, uq_takedowns_image_hash.
--- Safe to re-run: yes; ordered by pair_hash, so that the same eligible set hashes the same on every machine.
+-- Purpose: what may be drawn: the scored pairs of decided nights, with what decides whether each may be.
+-- Parameters: rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint (0: duplicates are kept),
+--   score text (rater, or a heuristic), after_sample_id bigint and last_sample_id bigint (a range of samples).
+-- One row is: a pair with its score (NaN where it has none), its first night, the first pair of its duplicate group (0: none before it).
+-- Relies on: alchemist.drawable_pairs; ix_sample_locations_sample_id, the rater's partition of pk_scores, pk_samples, pk_duplicate_samples.
+-- Safe to re-run: yes; no column is null and none varies in length, so that arrays are read from its binary COPY.
 SELECT
-    samples.pair_hash,
-    samples.pair_hash64,
-    scores.score::float8 AS score
-FROM (
-    SELECT DISTINCT sample_id
-    FROM alchemist.night_locations
-    WHERE rater_id = :rater_id AND night_id = ANY(:night_ids)
-) AS located
-INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
-INNER JOIN alchemist.scores ON samples.sample_id = scores.sample_id AND scores.rater_id = :rater_id
-WHERE
-    NOT EXISTS (
-        SELECT 1 FROM alchemist.takedowns
-        WHERE takedowns.image_hash = samples.image_hash AND takedowns.takedown_id <= :last_takedown_id
-    )
-ORDER BY samples.pair_hash
+    sample_id,
+    pair_hash,
+    coalesce(score, 'NaN') AS score,
+    night_id,
+    first_sample_id,
+    is_taken_down
+FROM alchemist.drawable_pairs(
+    CAST(:rater_id AS integer), CAST(:night_ids AS integer[]), CAST(:last_takedown_id AS integer), CAST(:last_compared_id AS bigint),
+    CAST(:score AS text), CAST(:after_sample_id AS bigint), CAST(:last_sample_id AS bigint)
+)

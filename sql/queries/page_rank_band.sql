@@ -10,7 +10,7 @@ WITH scale AS MATERIALIZED (
         knot_scores || '{}'::float8[] AS knot_scores,
         knot_ranks || '{}'::float8[] AS knot_ranks
     FROM alchemist.rank_scales
-    WHERE rater_id = :rater_id
+    WHERE rater_id = :rater_id AND score = 'rater'
     ORDER BY rank_scale_id DESC
     LIMIT 1
 ),

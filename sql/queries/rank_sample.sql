@@ -9,7 +9,11 @@ SELECT
     scores.score,
     alchemist.rank_of(
         scores.score,
-        (SELECT max(rank_scales.rank_scale_id) FROM alchemist.rank_scales WHERE rank_scales.rater_id = :rater_id)
+        (
+            SELECT max(rank_scales.rank_scale_id)
+            FROM alchemist.rank_scales
+            WHERE rank_scales.rater_id = :rater_id AND rank_scales.score = 'rater'
+        )
     ) AS rank
 FROM alchemist.scores
 INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id

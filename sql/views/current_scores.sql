@@ -17,7 +17,7 @@ WITH production AS MATERIALIZED (
     LEFT JOIN LATERAL (
         SELECT knot_scores, knot_ranks
         FROM alchemist.rank_scales
-        WHERE rank_scales.rater_id = raters.rater_id
+        WHERE rank_scales.rater_id = raters.rater_id AND rank_scales.score = 'rater'
         ORDER BY rank_scale_id DESC
         LIMIT 1
     ) AS newest ON TRUE

@@ -18,7 +18,7 @@ INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
 LEFT JOIN LATERAL (
     SELECT max(rank_scales.rank_scale_id) AS rank_scale_id
     FROM alchemist.rank_scales
-    WHERE rank_scales.rater_id = raters.rater_id
+    WHERE rank_scales.rater_id = raters.rater_id AND rank_scales.score = 'rater'
 ) AS newest ON TRUE
 LEFT JOIN LATERAL (
     SELECT min(shard_scores.scored_at) AS scored_at

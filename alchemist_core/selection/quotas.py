@@ -1,0 +1,125 @@
+"""How many members each group gets: strata by Sainte-Laguë's divisors, and caps that hold at every size of the subset.
+
+Both only ever add when k grows, so that subsets stay nested; largest remainders do not. Knows counts and keys, no store.
+Letters: G groups, N pairs.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.selection.draw import largest
+
+
+def divide_seats(weight_G: Sequence[int], available_G: Sequence[int], k: int) -> list[int]:
+    """Divide k seats among groups by Sainte-Laguë: each seat goes to the largest weight / (2·seats + 1), while the group has pairs.
+
+    >>> divide_seats([53, 24, 23], [100, 100, 100], 7)
+    [3, 2, 2]
+    >>> divide_seats([53, 24, 23], [1, 100, 100], 7)
+    [1, 3, 3]
+
+    Args:
+        weight_G: What each group's share is in proportion to: its eligible pairs.
+        available_G: How many a group can give; a group that is used up leaves its seats to the others.
+        k: Seats; at most the sum of what is available.
+    """
+    low, high = 0.0, 1.0
+    while high < 1e18 and sum(_seats(weight_G, available_G, high)) < k:
+        low, high = high, high * 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(_seats(weight_G, available_G, middle)) <= k else (low, middle)
+    # A hair less, so that rounding gives nobody a seat too early; the last few are given one by one, by exact quotients.
+    seat_G = _seats(weight_G, available_G, low * (1 - 1e-9))
+    for _ in range(k - sum(seat_G)):
+        open_G = [g for g, seats in enumerate(seat_G) if seats < available_G[g]]
+        winner = max(open_G, key=lambda g: (Fraction(weight_G[g], 2 * seat_G[g] + 1), -g))
+        seat_G[winner] += 1
+    return seat_G
+
+
+def _seats(weight_G: Sequence[int], available_G: Sequence[int], divisor: float) -> list[int]:
+    return [min(n, int(weight * divisor + 0.5)) for weight, n in zip(weight_G, available_G, strict=True)]
+
+
+def largest_capped(available_G: NDArray[np.int64], max_share: float, n_free: int = 0) -> int:
+    """Return the largest subset in which no group has more than its share, met at every smaller size too.
+
+    >>> largest_capped(np.array([1000, 10, 10]), 0.5), largest_capped(np.array([1000, 10]), 0.3, n_free=40)
+    (41, 72)
+
+    Args:
+        available_G: How many pairs each capped group can give.
+        max_share: Largest share of the subset, above 0.
+        n_free: Pairs that belong to no group and are not capped.
+    """
+    share = Fraction(str(max_share))
+    low, high = 0, max(int(available_G.max(initial=0)), int((int(available_G.sum()) + n_free) * share)) + 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        is_reached = _n_under(available_G, middle, n_free) * share >= middle
+        low, high = (middle, high) if is_reached else (low, middle - 1)
+    # Up to this limit there were enough at every size, and a little farther, by the rounding: until a limit ends too soon.
+    while _n_under(available_G, low, n_free) >= int(low / share):
+        low += 1
+    return _n_under(available_G, low, n_free)
+
+
+def _n_under(available_G: NDArray[np.int64], limit: int, n_free: int) -> int:
+    return int(np.minimum(available_G, limit).sum()) + n_free
+
+
+def draw_capped(
+    key_N: NDArray[np.float64],
+    pair_hash64_N: NDArray[np.int64],
+    group_N: NDArray[np.int64],
+    *,
+    k: int,
+    max_share: float,
+) -> NDArray[np.int64]:
+    """Return k places by their keys, of no group more than ceil(max_share·k); group 0 is not capped.
+
+    Members are taken one by one in the order of keys; a group that has its share of those taken so far waits until it has room. What is
+    taken stays, so a larger k only adds. Each time that the limit of all groups grows from u − 1 to u, at h = ⌊(u − 1) / share⌋
+    members, those waiting are served before it grows again; so the h best under the limit u − 1, and then the best under u, are what
+    that process takes.
+
+    Args:
+        key_N: Keys of pairs that may be kept.
+        pair_hash64_N: Their hashes, which decide between equal keys.
+        group_N: Group of each.
+        k: How many; at most `largest_capped`.
+        max_share: Largest share of any group.
+    """
+    share = Fraction(str(max_share))
+    limit = -int(-k * share // 1)
+    place_N = _place_in_group(key_N, pair_hash64_N, group_N)
+    before = _best_under(key_N, pair_hash64_N, place_N < limit - 1, int((limit - 1) / share))
+    is_open_N = place_N < limit
+    is_open_N[before] = False
+    after = _best_under(key_N, pair_hash64_N, is_open_N, k - len(before))
+    return np.sort(np.concatenate([before, after]))
+
+
+def _best_under(
+    key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], is_open_N: NDArray[np.bool_], k: int
+) -> NDArray[np.int64]:
+    open_N = np.flatnonzero(is_open_N)
+    return open_N[largest(key_N[open_N], pair_hash64_N[open_N], min(k, len(open_N)))]
+
+
+def _place_in_group(
+    key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], group_N: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return how many of its group come before each pair; −1 for group 0, which is never full."""
+    order_N = np.lexsort((pair_hash64_N, -key_N, group_N))
+    sorted_N = group_N[order_N]
+    is_first_N = np.append(True, sorted_N[1:] != sorted_N[:-1])[: len(sorted_N)]
+    first_N = np.maximum.accumulate(np.where(is_first_N, np.arange(len(sorted_N)), 0))
+    place_N = np.empty(len(sorted_N), np.int64)
+    place_N[order_N] = np.arange(len(sorted_N)) - first_N
+    place_N[group_N == 0] = -1
+    return place_N

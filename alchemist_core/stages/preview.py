@@ -1,0 +1,102 @@
+"""What a person should know of a draw before anything is spent on it: size, origin, ranks, overlap, what was left out, hours.
+
+Nothing here writes. Letters: K members, M members of the version that is published.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import read_manifest
+from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.selection.ranks import needs_rescale, share_above_cut
+from alchemist_core.selection.strategies import mixed_pairing_warning
+from alchemist_core.stages.drawing import Drawn
+from alchemist_core.store.duplicates import count_uncompared
+from alchemist_core.store.subsets import list_subsets
+from alchemist_core.store.training_speed import seconds_per_member
+
+# More dates than a month has are shown by month.
+MAX_DATES = 31
+
+
+def describe(engine: Engine, drawn: Drawn, name: str, curve: SelectionCurve) -> dict[str, Any]:
+    """Return the figures of a preview, as fields of the stage's report."""
+    nights = drawn.snapshot.nights
+    n_by_night = np.bincount(drawn.snapshot.pairs.night_N[drawn.member_K])
+    datasets, dates, n_bytes = Counter[str](), Counter[str](), 0.0
+    mean = _mean_bytes(drawn)
+    for night in nights:
+        n = int(n_by_night[night.night_id]) if night.night_id < len(n_by_night) else 0
+        datasets[night.dataset] += n
+        dates[night.crawl_date.isoformat()] += n
+        n_bytes += n * (night.bytes_per_pair or mean)
+    return {
+        "n_bytes": round(n_bytes),
+        "datasets": dict(datasets),
+        "crawl_dates": _by_month(dates) if len(dates) > MAX_DATES else dict(sorted(dates.items())),
+        "rank_histogram": curve.n_kept.reshape(20, -1).sum(axis=1).tolist(),
+        "n_removed": drawn.n_removed,
+        "overlap_with_published": _overlap(engine, drawn, name),
+        "training_hours": _training_hours(engine, len(drawn.member_K)),
+        "warnings": _warnings(engine, drawn, curve),
+    }
+
+
+def _mean_bytes(drawn: Drawn) -> float:
+    """Return the mean over the nights, for pairs of a night that brought no tar of its own."""
+    known = [night.bytes_per_pair for night in drawn.snapshot.nights if night.bytes_per_pair]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _by_month(dates: Counter[str]) -> dict[str, int]:
+    months = Counter[str]()
+    for day, n in dates.items():
+        months[day[:7]] += n
+    return dict(sorted(months.items()))
+
+
+def _overlap(engine: Engine, drawn: Drawn, name: str) -> float | None:
+    """Return the share of the members that the published version has too; none where no version of the name is published."""
+    published = [row for row in list_subsets(engine, state="published") if row.name == name]
+    if not published or not artifact_path(published[0].manifest_uri).exists():
+        return None
+    before = read_manifest(artifact_path(published[0].manifest_uri), sha256=published[0].manifest_sha256)
+    both = np.intersect1d(
+        _first_bits(before.pair_hash_K32), drawn.snapshot.pairs.pair_hash64_N[drawn.member_K], assume_unique=True
+    )
+    return round(len(both) / len(drawn.member_K), 4)
+
+
+def _first_bits(pair_hash_M32: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.ascontiguousarray(pair_hash_M32[:, :8]).view(">i8").ravel().astype(np.int64)
+
+
+def _training_hours(engine: Engine, k: int) -> float | None:
+    speed = seconds_per_member(engine)
+    return None if speed is None else round(k * speed / 3600, 3)
+
+
+def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
+    policy, snapshot, found = drawn.policy, drawn.snapshot, []
+    if policy.score == RATER_SCORE:
+        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))  # type: ignore[arg-type]  # the table's CHECK
+    cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
+    if needs_rescale(snapshot.rank_N, cut):
+        share = share_above_cut(snapshot.rank_N, cut)
+        found.append(f"The head cut {cut} drops {share:.3f} of today's pool: the pool has moved. Consider --rescale.")
+    if curve.is_saturated:
+        found.append(
+            f"Retention {policy.retention:g} asks for more pairs than there are where the strategy wants most: by up to "
+            f"{curve.largest_gap:.2f} of a rank bin the draw differs from its target. The report shows both curves."
+        )
+    if not policy.keep_duplicates and (n_uncompared := count_uncompared(engine)):
+        found.append(
+            f"About {n_uncompared:,} pairs were never looked at for duplicates: run alchemist duplicates find first."
+        )
+    return [warning for warning in found if warning]

@@ -1,0 +1,86 @@
+-- What may be drawn, and what decides about it: read by the stage select (queries/eligible_pairs.sql) and by shift_gsample.
+--
+-- LANGUAGE sql, STABLE, no SET: they are inlined, so that the planner sees the range of sample_id. Bodies are checked when they run:
+-- the views that they read are made after the functions.
+SET LOCAL check_function_bodies = off;
+
+-- One row is: a scored pair of the nights, whatever excludes it. first_sample_id is the first pair of its duplicate group, 0 where it
+-- is that pair or in no group; of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever.
+CREATE OR REPLACE FUNCTION alchemist.drawable_pairs(
+    rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, score_name text,
+    after_sample_id bigint, last_sample_id bigint
+) RETURNS TABLE (
+    sample_id bigint, pair_hash bytea, score float8, night_id integer, first_sample_id bigint, is_taken_down boolean
+) LANGUAGE sql STABLE PARALLEL SAFE AS $$
+SELECT
+    samples.sample_id,
+    samples.pair_hash,
+    -- Widened exactly, so that a rank is the same bits here and in Python.
+    CASE $5
+        WHEN 'rater' THEN scores.score::float8
+        WHEN 'aesthetic' THEN heuristic_scores.aesthetic::float8
+        WHEN 'clarity' THEN heuristic_scores.clarity::float8
+        WHEN 'frequency' THEN heuristic_scores.frequency::float8
+        WHEN 'edge_density' THEN heuristic_scores.edge_density::float8
+        ELSE (heuristic_scores.imported ->> substr($5, char_length('imported.') + 1))::float8
+    END,
+    located.night_id,
+    coalesce(duplicate_samples.first_sample_id, 0),
+    takedowns.takedown_id IS NOT NULL
+FROM (
+    -- A pair that lies in several nights counts under the first.
+    SELECT night_locations.sample_id, min(night_locations.night_id) AS night_id
+    FROM alchemist.night_locations
+    WHERE
+        night_locations.rater_id = $1
+        AND night_locations.night_id = ANY($2)
+        AND night_locations.sample_id > $6
+        AND night_locations.sample_id <= $7
+    GROUP BY night_locations.sample_id
+) AS located
+INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
+INNER JOIN alchemist.scores ON located.sample_id = scores.sample_id AND scores.rater_id = $1
+LEFT JOIN alchemist.heuristic_scores ON $5 <> 'rater' AND located.sample_id = heuristic_scores.sample_id
+LEFT JOIN alchemist.duplicate_samples
+    ON located.sample_id = duplicate_samples.sample_id AND duplicate_samples.sample_id <= $4
+LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash AND takedowns.takedown_id <= $3
+$$;
+
+-- One row is: a pair whose picture is in one of the datasets (in shards up to last_shard_id), or looks like one of theirs: two hashes
+-- that differ in at most 2 of 64 bits agree in one of 3 bands of 22, 21 and 21.
+CREATE OR REPLACE FUNCTION alchemist.contaminated_samples(dataset_names text[], last_shard_id bigint)
+RETURNS SETOF bigint LANGUAGE sql STABLE PARALLEL SAFE AS $$
+WITH evaluated AS MATERIALIZED (
+    SELECT DISTINCT samples.image_hash, samples.perceptual_hash
+    FROM alchemist.datasets
+    INNER JOIN alchemist.shards ON datasets.dataset_id = shards.dataset_id
+    INNER JOIN alchemist.sample_locations ON shards.shard_id = sample_locations.shard_id
+    INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
+    WHERE datasets.name = ANY($1) AND shards.shard_id <= $2
+),
+
+looks AS MATERIALIZED (
+    SELECT DISTINCT perceptual_hash FROM evaluated WHERE perceptual_hash IS NOT NULL
+)
+
+SELECT samples.sample_id
+FROM evaluated
+INNER JOIN alchemist.samples ON evaluated.image_hash = samples.image_hash
+UNION
+SELECT samples.sample_id
+FROM looks
+INNER JOIN alchemist.samples ON (looks.perceptual_hash >> 42) & 4194303 = (samples.perceptual_hash >> 42) & 4194303
+WHERE alchemist.hamming_distance(looks.perceptual_hash, samples.perceptual_hash) <= 2
+UNION
+SELECT samples.sample_id
+FROM looks
+INNER JOIN alchemist.samples ON (looks.perceptual_hash >> 21) & 2097151 = (samples.perceptual_hash >> 21) & 2097151
+WHERE alchemist.hamming_distance(looks.perceptual_hash, samples.perceptual_hash) <= 2
+UNION
+SELECT samples.sample_id
+FROM looks
+INNER JOIN alchemist.samples ON looks.perceptual_hash & 2097151 = samples.perceptual_hash & 2097151
+WHERE alchemist.hamming_distance(looks.perceptual_hash, samples.perceptual_hash) <= 2
+$$;
+
+SET LOCAL check_function_bodies = on;

@@ -1,0 +1,28 @@
+-- The noise of a selection: the same function of (domain, seed, pair) as selection/keys.py, bit for bit; domain is a number of keys.Domain.
+--
+-- A bigint is read as 64 bits of two's complement. Products go through numeric: they do not fit into a bigint. int8xor is what # calls.
+
+CREATE OR REPLACE FUNCTION alchemist.shr64(z bigint, n integer) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT (z >> n) & ((1::bigint << (64 - n)) - 1)
+$$;
+
+CREATE OR REPLACE FUNCTION alchemist.mul64(z bigint, factor numeric) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT (mod(mod(z * factor, 18446744073709551616) + 27670116110564327424, 18446744073709551616) - 9223372036854775808)::bigint
+$$;
+
+-- SplitMix64's finaliser (Steele, Lea, Flood 2014) with Stafford's 13th set of constants.
+CREATE OR REPLACE FUNCTION alchemist.finalise64(z bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT int8xor(two.c, alchemist.shr64(two.c, 31))
+FROM (SELECT alchemist.mul64(int8xor(z, alchemist.shr64(z, 30)), 13787848793156543929) AS b) AS one,
+    LATERAL (SELECT alchemist.mul64(int8xor(one.b, alchemist.shr64(one.b, 27)), 10723151780598845931) AS c) AS two
+$$;
+
+-- u = ((h >> 12) + ½)·2⁻⁵²: never 0, never 1.
+CREATE OR REPLACE FUNCTION alchemist.uniform_noise(domain bigint, seed bigint, pair_hash64 bigint) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT (
+    alchemist.shr64(
+        alchemist.finalise64(int8xor(alchemist.finalise64(int8xor(alchemist.finalise64(domain), seed)), pair_hash64)), 12
+    ) + 0.5::float8
+) / 4503599627370496
+$$;

@@ -1,0 +1,100 @@
+-- The members that `alchemist select --strategy shift_gsample` draws from a stored snapshot:
+--   SELECT * FROM alchemist.shift_gsample(snapshot => 3, retention => 0.2, drop_top_ratio => 0.25, mean_rank => 0.625, std_rank => 0.125, seed => 7)
+--
+-- Ranks, noise and every operation up to the two logarithms are the same bits as in Python (float8, the same order). ln() is the C
+-- library's, numpy's log is its own: they may differ in the last bit, so keys are never compared across, and members could only differ if
+-- two keys at the threshold lay within that bit: about once in 10⁸ draws from 30 million pairs. round() and Python's go to the even
+-- one of two equally near whole numbers. Equal keys go by pair hash.
+--
+-- Snapshots with a condition (--where) are refused: its language is Python's to parse.
+
+CREATE OR REPLACE FUNCTION alchemist.shift_gsample(
+    snapshot integer, retention float8, drop_top_ratio float8 DEFAULT 0.25, mean_rank float8 DEFAULT 0.625,
+    std_rank float8 DEFAULT 0.125, seed bigint DEFAULT 0
+) RETURNS TABLE (sample_id bigint, pair_hash bytea, rank float8, score float8)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = alchemist, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    taken alchemist.rank_snapshots;
+    scale alchemist.rank_scales;
+    n_eligible bigint;
+    n_found bigint;
+    k bigint;
+BEGIN
+    SELECT * INTO taken FROM alchemist.rank_snapshots WHERE snapshot_id = shift_gsample.snapshot;
+    IF NOT found THEN
+        RAISE EXCEPTION 'there is no snapshot %: select once, and read rank_snapshots', snapshot;
+    ELSIF taken.options ? 'where' THEN
+        RAISE EXCEPTION 'snapshot % has the condition %: draw from it by alchemist select', snapshot, taken.options ->> 'where';
+    ELSIF retention <= 0 OR retention > 1 OR drop_top_ratio NOT BETWEEN 0 AND 1 OR std_rank <= 0 OR seed < 0 OR seed >= 2::bigint ^ 53 THEN
+        RAISE EXCEPTION 'retention % must be above 0 and at most 1, drop_top_ratio % from 0 to 1, std_rank % above 0, seed % from 0 to 2^53',
+            retention, drop_top_ratio, std_rank, seed;
+    END IF;
+    SELECT * INTO scale FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = taken.rank_scale_id;
+    n_eligible := taken.n_eligible;
+    k := round(retention * n_eligible);
+    RETURN QUERY
+    WITH contaminated AS MATERIALIZED (
+        SELECT found.sample_id
+        FROM alchemist.contaminated_samples(
+            ARRAY(SELECT jsonb_array_elements_text(taken.options -> 'decontaminate')),
+            coalesce((taken.options ->> 'last_evaluation_shard_id')::bigint, 0)
+        ) AS found (sample_id)
+        WHERE taken.options ? 'decontaminate'
+    ),
+
+    -- Once here: a column of arrays would be unpacked again for every pair.
+    knots AS MATERIALIZED (
+        SELECT scale.knot_scores || '{}'::float8[] AS scores, scale.knot_ranks || '{}'::float8[] AS ranks
+    ),
+
+    open_pairs AS MATERIALIZED (
+        SELECT pairs.*
+        FROM alchemist.drawable_pairs(
+            scale.rater_id, taken.night_ids, taken.last_takedown_id, coalesce((taken.options ->> 'last_compared_id')::bigint, 0),
+            scale.score, -1, 9223372036854775807
+        ) AS pairs
+        WHERE NOT pairs.is_taken_down AND pairs.score IS NOT NULL AND pairs.score <> 'NaN'
+            AND NOT EXISTS (SELECT FROM contaminated WHERE contaminated.sample_id = pairs.sample_id)
+    ),
+
+    -- Of a duplicate group the first-seen pair stays, of those that are there.
+    placed AS (
+        SELECT
+            pairs.*,
+            row_number() OVER (PARTITION BY coalesce(nullif(pairs.first_sample_id, 0), pairs.sample_id) ORDER BY pairs.sample_id) AS place
+        FROM open_pairs AS pairs
+    ),
+
+    ranked AS (
+        SELECT
+            placed.sample_id,
+            placed.pair_hash,
+            placed.score,
+            alchemist.rank_on_knots(placed.score, knots.scores, knots.ranks) AS rank,
+            samples.pair_hash64
+        FROM knots
+        CROSS JOIN placed
+        INNER JOIN alchemist.samples ON placed.sample_id = samples.sample_id
+        WHERE placed.place = 1
+    ),
+
+    keyed AS (
+        SELECT
+            ranked.*,
+            -0.5 * (((ranked.rank - mean_rank) / std_rank) * ((ranked.rank - mean_rank) / std_rank))
+            + (-ln(-ln(alchemist.uniform_noise(1, seed, ranked.pair_hash64)))) AS key
+        FROM ranked
+        WHERE ranked.rank >= drop_top_ratio
+    )
+
+    SELECT keyed.sample_id, keyed.pair_hash, keyed.rank, keyed.score
+    FROM keyed
+    ORDER BY keyed.key DESC, keyed.pair_hash64, keyed.pair_hash
+    LIMIT k;
+    GET DIAGNOSTICS n_found = ROW_COUNT;
+    IF n_found < k OR k < 1 THEN
+        RAISE EXCEPTION '% of % eligible pairs are asked for, % can be kept: the largest possible retention is %',
+            k, n_eligible, n_found, floor(n_found * 10000.0 / greatest(n_eligible, 1)) / 10000;
+    END IF;
+END $$;

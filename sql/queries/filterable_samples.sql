@@ -1,0 +1,21 @@
+-- Purpose: what a selection's condition may ask of a pair; the condition is put around it.
+-- Parameters: after_sample_id bigint, last_sample_id bigint (a range of samples).
+-- One row is: a pair with its picture, caption, origin and heuristics.
+-- Relies on: pk_samples, pk_heuristic_scores.
+-- Safe to re-run: yes.
+SELECT
+    samples.sample_id,
+    samples.caption,
+    samples.width,
+    samples.height,
+    samples.format,
+    samples.source_url,
+    samples.licence,
+    samples.metadata::text AS metadata,
+    heuristic_scores.aesthetic,
+    heuristic_scores.clarity,
+    heuristic_scores.frequency,
+    heuristic_scores.edge_density
+FROM alchemist.samples
+LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
+WHERE samples.sample_id > :after_sample_id AND samples.sample_id <= :last_sample_id
