@@ -1,15 +1,16 @@
 """Gather from the store and the shards what a report shows."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
-from alchemist_core.selection.curves import selection_curve
+from alchemist_core.selection.curves import read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
+from alchemist_core.stages.changes import find_changes
+from alchemist_core.stages.drawing import redraw
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.stages.report_page import (
@@ -24,6 +25,7 @@ from alchemist_core.stages.report_page import (
     ReportContent,
     SubsetContent,
     Tile,
+    VersionChange,
     encode_thumbnail,
     pick_band,
 )
@@ -31,7 +33,7 @@ from alchemist_core.store import models, overviews
 from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
-from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 
 THUMBNAIL_SIDE = 96
 
@@ -65,20 +67,16 @@ def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | Non
     if rater:
         facts += [Fact("Rating rule", rater.rule), Fact("Validation dataset", rater.config["validation"])]
     if snapshot:
-        facts.append(Fact("Eligible pairs", f"{len(snapshot.rank_N):,}"))
+        facts.append(Fact("Eligible pairs", f"{snapshot.n_eligible:,}"))
     return [*facts, Fact("Code version", code_version())]
 
 
 def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
-    snapshot = reload_snapshot(engine, row.snapshot_id)
-    manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
-    member_K = snapshot.pairs.find(manifest.pair_hash_K32)
+    rater = rater_of_subset(engine, row)
     kind = STRATEGIES[row.strategy]
     strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
-    parameters = ", ".join(
-        f"{name.replace('_', ' ')} {row.spec[name]:g}" for name in kind.__dataclass_fields__ if name in row.spec
-    )
-    rater = snapshot.rater
+    parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(strategy).items())
+    checkpoint = f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
     return SubsetContent(
         name=row.name,
         version=row.version,
@@ -87,16 +85,23 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
         strategy=f"{row.strategy} ({parameters})" if parameters else row.strategy,
         seed=row.seed,
         n_samples=row.n_samples,
-        curve=selection_curve(snapshot.rank_N, member_K, strategy=strategy),
+        curve=read_curve(row.curves) if row.curves else redraw(engine, row).curve(),
         lineage=(
             LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} pairs"),
-            LineageStep("snapshot", snapshot.eligible_hash[:16], f"{len(snapshot.rank_N):,} eligible pairs"),
-            LineageStep(
-                "rater", rater.name, f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
-            ),
+            LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible pairs"),
+            LineageStep("rater", rater.name, checkpoint),
         ),
-        warning=mixed_pairing_warning(strategy, rater.rule),  # type: ignore[arg-type]  # the table's CHECK allows two words
+        warning=mixed_pairing_warning(strategy, rater.rule),
+        change=_change(engine, row),
     )
+
+
+def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
+    if row.predecessor_id is None:
+        return None
+    before = find_by_id(engine, row.predecessor_id)
+    changes = find_changes(engine, before, row)
+    return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)
 
 
 def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:

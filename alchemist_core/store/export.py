@@ -71,13 +71,32 @@ def stream_rows(
     Raises:
         ConfigError: If the condition is none; before anything is read.
     """
+    statement = filter_rows(query, kinds, where, parameters, names=tuple(kinds))
+    return _batches(engine, statement, parameters)
+
+
+def filter_rows(
+    query: str, kinds: Kinds, where: str | None, parameters: Mapping[str, Any], *, names: Sequence[str] = ("sample_id",)
+) -> Any:
+    """Return the statement that gives a query's rows where a condition holds, in the order of sample_id.
+
+    Args:
+        query: Name of the query file.
+        kinds: Its columns, which the condition may name.
+        where: A condition, or none.
+        parameters: The query's own parameters.
+        names: Which columns are wanted.
+
+    Raises:
+        ConfigError: If the condition is none.
+    """
     typed: list[Any] = [column(name, TYPES[kind]) for name, kind in kinds.items()]
     rows = load_query(query).bindparams(*(bindparam(name, type_=Integer) for name in parameters)).columns(*typed)
     found = rows.subquery("found")
-    statement = select(*(found.c[name] for name in kinds)).order_by(found.c.sample_id)
+    statement = select(*(found.c[name] for name in names)).order_by(found.c.sample_id)
     if where is not None:
         statement = statement.where(_Compiler(where, kinds, found.c).build(parse_condition(where)))
-    return _batches(engine, statement, parameters)
+    return statement
 
 
 def _batches(engine: Engine, statement: Any, parameters: Mapping[str, Any]) -> Iterator[Sequence[Sequence[Any]]]:

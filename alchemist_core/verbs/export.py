@@ -1,28 +1,37 @@
-"""Export scores or samples as a Parquet file, by a condition: for notebooks, other tools and other teams."""
+"""Export scores, samples or a subset's members as Parquet, CSV or JSON lines: for notebooks, other loaders and other teams."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
+from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.export import SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
+from alchemist_core.store.export import PLACE, SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
+from alchemist_core.store.pairs import stream_members
 from alchemist_core.store.raters import find_rater
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import ProgressLine
 
+if TYPE_CHECKING:
+    from alchemist_core.data.manifests import Manifest
+
+OUT = "File to write, its form by its ending (.parquet, .csv, .jsonl); it appears when it is complete, in place of an earlier one"
+MEMBER_COLUMNS = {
+    "pair_hash": bytes, "rank": float, "score": float, "sample_id": int, "source_url": str, "licence": str, **PLACE,
+}  # fmt: skip
 WHERE = "Condition, for example \"score > 1.5 and dataset = 'web' and not caption like '%logo%'\"; none: all"
 
 
 class ExportSamplesConfig(Config):
     """Which pairs, and where to."""
 
-    out: Path = Field(
-        ..., description="File to write, FILE.parquet; it appears when it is complete, in place of an earlier one"
-    )
+    out: Path = Field(..., description=OUT)
     where: str | None = Field(None, min_length=1, description=WHERE)
 
 
@@ -30,6 +39,14 @@ class ExportScoresConfig(ExportSamplesConfig):
     """Which scores, and where to."""
 
     rater: str = Field("production", description="Rater by name, or production, or newest")
+
+
+class ExportSubsetConfig(Config):
+    """Which subset version, and where to."""
+
+    name: str = Field(..., description="Name of the subset")
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    out: Path = Field(..., description=OUT)
 
 
 class ExportReport(Report):
@@ -53,15 +70,43 @@ def samples(config: ExportSamplesConfig) -> ExportReport:
     return _export(config, "export_samples", SAMPLE_COLUMNS, {})
 
 
+def subset(config: ExportSubsetConfig) -> ExportReport:
+    """Write a subset's members with ids, ranks, scores, addresses and places; those taken down since are left out."""
+    from alchemist_core.data.manifests import read_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
+
+    path, engine = _writable(config.out), open_store()
+    found = find_subset(engine, config.name, version=config.version)
+    manifest = read_manifest(artifact_path(found.manifest_uri), sha256=found.manifest_sha256)
+    located = stream_members(engine, manifest.pair_hash_K32)
+    return _write(path, MEMBER_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
+
+
+def _member(manifest: "Manifest", row: AnyRow) -> tuple[Any, ...]:
+    number, *rest = row
+    rank, score = manifest.rank_K[number].item(), manifest.score_K[number].item()
+    return (manifest.pair_hash_K32[number].tobytes(), rank, score, *rest)
+
+
 def _export(
     config: ExportSamplesConfig, query: str, kinds: Mapping[str, type[Any]], parameters: Mapping[str, Any]
 ) -> ExportReport:
-    from alchemist_core.data.parquet_export import write_rows  # noqa: PLC0415  pyarrow is loaded only where it writes
+    path = _writable(config.out)
+    return _write(path, kinds, stream_rows(open_store(), query, kinds, config.where, parameters))
 
-    path = config.out.absolute()
-    if path.suffix != ".parquet" or not path.parent.is_dir():
-        raise ConfigError(f"--out {config.out}: a name that ends in .parquet, in a folder that exists, is needed.")
-    batches = stream_rows(open_store(), query, kinds, config.where, parameters)
+
+def _writable(out: Path) -> Path:
+    from alchemist_core.data.row_files import FORMS  # noqa: PLC0415  as above
+
+    path = out.absolute()
+    if path.suffix not in FORMS or not path.parent.is_dir():
+        endings = ", ".join(FORMS)
+        raise ConfigError(f"--out {out}: a name that ends in one of {endings}, in a folder that exists, is needed.")
+    return path
+
+
+def _write(path: Path, kinds: Mapping[str, type[Any]], batches: Iterator[Sequence[Sequence[Any]]]) -> ExportReport:
+    from alchemist_core.data.row_files import write_rows  # noqa: PLC0415  as above
+
     with ProgressLine("export") as line:
         n_rows = write_rows(path, kinds, _counted(batches, line))
     return ExportReport(file=str(path), n_rows=n_rows, size_bytes=path.stat().st_size)
@@ -75,4 +120,8 @@ def _counted(batches: Iterator[Sequence[Sequence[Any]]], line: ProgressLine) -> 
         yield batch
 
 
-COMMANDS = {"scores": Command(ExportScoresConfig, scores), "samples": Command(ExportSamplesConfig, samples)}
+COMMANDS = {
+    "scores": Command(ExportScoresConfig, scores),
+    "samples": Command(ExportSamplesConfig, samples),
+    "subset": Command(ExportSubsetConfig, subset),
+}

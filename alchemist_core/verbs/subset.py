@@ -9,6 +9,7 @@ from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, list_subsets, rater_of_subset
+from alchemist_core.verbs.subset_diff import DiffSubsetConfig, diff
 from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
 
@@ -119,6 +120,7 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
 COMMANDS = {
     "list": Command(SubsetListConfig, list_),
     "show": Command(SubsetShowConfig, show),
+    "diff": Command(DiffSubsetConfig, diff),
     "publish": Command(PublishSubsetConfig, publish),
     "rollback": Command(RollbackSubsetConfig, rollback),
     "gc": Command(GcSubsetConfig, gc),

@@ -4,9 +4,8 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.config import BARE_WORD, Config, Report
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
 from alchemist_core.errors import ConfigError
+from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import SubsetRow, find_by_id, find_subset, publish_subset, published_version
@@ -67,6 +66,5 @@ def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
 
 
 def _publish(engine: Engine, subset: SubsetRow, *, action: str) -> PublishSubsetReport:
-    manifest = read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256)
-    is_new = publish_subset(engine, subset, manifest, actor=current_actor(), action=action)
+    is_new = publish_subset(engine, subset, load_manifest(engine, subset), actor=current_actor(), action=action)
     return PublishSubsetReport(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)

@@ -1,5 +1,6 @@
 """Take an image down: every caption, location and later re-crawl of it stops being selectable at once."""
 
+import shlex
 from typing import Any
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.duplicates import find_lookalikes
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.subsets import list_subsets, rater_of_subset
+from alchemist_core.store.subsets import published_version, rater_of_subset
 from alchemist_core.store.takedowns import find_images, find_reach, take_down
 from alchemist_core.telemetry import say
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
@@ -116,7 +117,8 @@ def _succeed(published: list[str]) -> tuple[list[str], list[str]]:
 
 def _select_config(name: str) -> SelectConfig:
     """Return the config that selects a published subset again, with the strategy and the rater that it was selected with."""
-    subset = next(row for row in list_subsets(open_store(), state="published") if row.name == name)
+    subset = published_version(open_store(), name)
+    assert subset is not None
     rater = rater_of_subset(open_store(), subset)
     policy = {name: value for name, value in subset.spec.items() if name in SelectionPolicy.model_fields}
     fields = {"dataset": tuple(rater.dataset_names), "name": subset.name, "rater": rater.name, "policy": policy}
@@ -125,9 +127,13 @@ def _select_config(name: str) -> SelectConfig:
 
 def _commands(name: str) -> str:
     config = _select_config(name)
-    flags = config.policy.model_dump(exclude_none=True) | {"rater": config.rater, "name": name}
-    words = " ".join(f"--{flag.replace('_', '-')} {value}" for flag, value in flags.items())
-    return f"alchemist select --dataset {','.join(config.dataset)} {words} && alchemist subset publish {name}"
+    policy = {"retention": config.policy.retention, **config.policy.model_dump(mode="json", exclude_defaults=True)}
+    words = ["alchemist", "select", "--dataset", ",".join(config.dataset)]
+    for flag, value in {**policy, "rater": config.rater, "name": name}.items():
+        words.append(f"--{flag.replace('_', '-')}")
+        if value is not True:
+            words.append(",".join(value) if isinstance(value, list) else str(value))
+    return f"{shlex.join(words)} && alchemist subset publish {name}"
 
 
 COMMANDS = {"": Command(TakedownConfig, run)}

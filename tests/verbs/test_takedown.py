@@ -1,15 +1,17 @@
 """A takedown names the image in one of three ways, is effective at once, and says where the image has gone."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.__main__ import main
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
 from alchemist_core.data.feature_cache import FeatureCache
 from alchemist_core.data.manifests import read_manifest
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
 from alchemist_core.stages.score import ScoreConfig
@@ -21,7 +23,8 @@ from alchemist_core.store.subsets import find_subset
 from alchemist_core.verbs.duplicates import FindConfig
 from alchemist_core.verbs.duplicates import find as find_duplicates
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.verbs.subset_diff import DiffSubsetConfig, diff
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
 from alchemist_core.verbs.takedown import TakedownConfig, TakedownReport, run
 from tests.given import insert_rows
 from tests.trained_store import TrainedStore
@@ -80,6 +83,10 @@ def test_a_sample_is_named_by_its_place_and_a_successor_without_it_is_published(
     assert new.spec["std_rank"] == 0.2
     again = takedown(sample=f"scenes/{member.uri}/{member.key}")
     assert (again.is_new, again.published_subsets) == (False, [])
+    changed = diff(DiffSubsetConfig(name=NAME))
+    assert (changed.before, changed.after, changed.leavers["taken down"]) == (f"{NAME} v1", f"{NAME} v2", 1)
+    with pytest.raises(DataError, match=f"1 of 72 members of {NAME} v1 were taken down"):
+        rollback(RollbackSubsetConfig(name=NAME))
 
 
 def test_every_picture_at_a_url_is_taken_down() -> None:
@@ -118,6 +125,9 @@ def test_without_successors_the_exact_commands_are_offered() -> None:
         "--dataset": "scenes", "--strategy": "gsample", "--retention": "0.3", "--std-rank": "0.2", "--seed": "7", "--name": NAME,
     }  # fmt: skip
     assert command.endswith(f"&& alchemist subset publish {NAME}")
+    assert [main(shlex.split(line)[1:]) for line in command.split(" && ")] == [0, 0]
+    assert find_subset(open_store(), NAME).state == "published"
+    assert bytes(member.pair_hash) not in members(2)
 
 
 def test_what_looks_like_it_is_listed_for_a_decision_and_not_taken_down(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from alchemist_core.stages.report_page.content import (
     ReportContent,
     SubsetContent,
     Tile,
+    VersionChange,
 )
 from alchemist_core.stages.report_page.page import render_report
 from alchemist_core.stages.report_page.sheets import BANDS, encode_thumbnail, pick_band
@@ -27,6 +28,7 @@ __all__ = [
     "ReportContent",
     "SubsetContent",
     "Tile",
+    "VersionChange",
     "encode_thumbnail",
     "pick_band",
     "render_report",

@@ -30,7 +30,9 @@ def score_chart(histogram: Histogram) -> Html:
 
 def selection_chart(curve: SelectionCurve, label: str) -> Html:
     """Draw the pool by rank, what was kept of it, and what the strategy asked for."""
-    y_ticks = nice_ticks(0.0, max(float(curve.n_pool.max()), 1.0))
+    n_pool_most, n_wanted_most = float(curve.n_pool.max()), float((curve.target * curve.n_pool).max())
+    # What is wanted beyond the pool is shown, up to the height at which the pool's own bars would become too low to read.
+    y_ticks = nice_ticks(0.0, max(min(n_wanted_most, 2 * n_pool_most), n_pool_most, 1.0))
     top, n_bins = y_ticks[-1], len(curve.n_pool)
     pool, kept = [], []
     for i, (n_pool, n_kept) in enumerate(zip(curve.n_pool.tolist(), curve.n_kept.tolist(), strict=True)):

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 from alchemist_core.stages.report_page.content import ArmRun
 
-ARMS = ("subset", "random", "planted", "full")
+ARMS = ("subset", "random", "minus_loss", "planted", "full")
 # Two-sided 95 % quantiles of Student's t for 1, 2, … 30 degrees of freedom; beyond, the last one is on the safe side.
 _T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),

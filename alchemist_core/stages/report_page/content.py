@@ -48,6 +48,17 @@ class LineageStep:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """What left and what joined since the version that was published before, by reason; each side adds up."""
+
+    from_version: int
+    n_before: int
+    n_both: int
+    leavers: dict[str, int]
+    joiners: dict[str, int]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SubsetContent:
     """One subset version: what was asked for, what was drawn, and where it comes from."""
@@ -62,6 +73,7 @@ class SubsetContent:
     curve: SelectionCurve
     lineage: tuple[LineageStep, ...]
     warning: str | None = None
+    change: VersionChange | None = None  # None: no version was published before it.
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from alchemist_core.stages.report_page.charts import score_chart, selection_chart, selection_legend
+from alchemist_core.stages.report_page.charts import score_chart
 from alchemist_core.stages.report_page.comparison import Comparison, compare_arms
-from alchemist_core.stages.report_page.content import ReportContent, SubsetContent
+from alchemist_core.stages.report_page.content import ReportContent
 from alchemist_core.stages.report_page.markup import Html, element, join
 from alchemist_core.stages.report_page.sheets import contact_sheet
+from alchemist_core.stages.report_page.subsets import subset_article
 from alchemist_core.stages.report_page.tables import (
     comparison_table,
     nights_table,
     quarantine_table,
     show_estimate,
+    show_percent,
 )
 
 # Nothing may be loaded from anywhere and nothing may run: the file is the report, for ever.
@@ -55,10 +57,10 @@ def _key_figures(content: ReportContent, comparisons: Sequence[Comparison]) -> l
     for comparison in comparisons:
         subset = next((arm for arm in comparison.arms if arm.arm == "subset"), None)
         if subset and subset.gap_closed:
-            text = f"of the gap from random to known-good pairs closed at {_percent(comparison.retention)}"
+            text = f"of the gap from random to known-good pairs closed at {show_percent(comparison.retention)}"
             figures.append(_key_figure(show_estimate(subset.gap_closed, 0, 100, " %"), text))
         elif subset and subset.gain:
-            text = f"lower held-out loss than random at {_percent(comparison.retention)}"
+            text = f"lower held-out loss than random at {show_percent(comparison.retention)}"
             figures.append(_key_figure(show_estimate(subset.gain, 3), text))
     if content.scores:
         figures.append(_key_figure(f"{sum(content.scores.counts):,}", "pairs scored"))
@@ -75,7 +77,7 @@ def _key_figure(figure: object, text: str) -> Html:
 def _worth(comparisons: Sequence[Comparison]) -> Html:
     parts = [
         join(
-            element("h3", f"{_percent(comparison.retention)} kept ", element("small", comparison.subset)),
+            element("h3", f"{show_percent(comparison.retention)} kept ", element("small", comparison.subset)),
             comparison_table(comparison),
         )
         for comparison in comparisons
@@ -107,35 +109,8 @@ def _subsets(content: ReportContent) -> Html:
         "subsets",
         "What was kept?",
         "Pairs by rank, from the highest score (0 %) to the lowest (100 %), and the part that each subset took.",
-        [_subset(subset) for subset in content.subsets],
+        [subset_article(subset) for subset in content.subsets],
         "No subset has been selected yet: run build_subset.",
-    )
-
-
-def _subset(subset: SubsetContent) -> Html:
-    line = f"{subset.n_samples:,} pairs · {_percent(subset.retention)} kept · {subset.strategy} · seed {subset.seed}"
-    note = (
-        "At this retention the draw runs out of the ranks it wants most, so what was kept is flatter than what was asked for."
-        if subset.curve.is_saturated
-        else None
-    )
-    steps = [
-        element("li", element("b", step.kind), element("span", step.name), element("small", step.detail or None))
-        for step in subset.lineage
-    ]
-    heading = element("h3", subset.name, " ", element("small", f"version {subset.version}, {subset.state}"))
-    chart = selection_chart(
-        subset.curve, f"Ranks of {subset.n_samples:,} kept pairs among {int(subset.curve.n_pool.sum()):,}"
-    )
-    return element(
-        "article",
-        heading,
-        element("p", line, class_="line"),
-        element("p", element("strong", "Warning: "), subset.warning, class_="warning") if subset.warning else None,
-        element("figure", chart, element("figcaption", "rank →"), selection_legend(subset.curve)),
-        element("p", note, class_="line note") if note else None,
-        element("h4", "Made from"),
-        element("ol", *steps, class_="lineage"),
     )
 
 
@@ -178,7 +153,3 @@ def _section(name: str, title: str, intro: str, parts: Sequence[Html], empty: st
         *body,
         aria_labelledby=name,
     )
-
-
-def _percent(ratio: float) -> str:
-    return f"{ratio * 100:.3g} %"

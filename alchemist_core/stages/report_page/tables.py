@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alchemist_core.stages.report_page.comparison import ArmSummary, Comparison, Estimate
-from alchemist_core.stages.report_page.content import NightRow, QuarantineRow
+from alchemist_core.stages.report_page.content import NightRow, QuarantineRow, VersionChange
 from alchemist_core.stages.report_page.markup import Html, element
 
 _ARM_NOTES = {
@@ -39,6 +39,18 @@ def nights_table(nights: Sequence[NightRow]) -> Html:
     return _table(head, [(_night_cells(night), "") for night in nights], class_="nights")
 
 
+def change_table(change: VersionChange) -> Html:
+    """Show why pairs left and joined since the version before; each column adds up."""
+    reasons = sorted(
+        change.leavers.keys() | change.joiners.keys(),
+        key=lambda reason: (-change.leavers.get(reason, 0) - change.joiners.get(reason, 0), reason),
+    )
+    rows = [(reason, change.leavers.get(reason, 0), change.joiners.get(reason, 0)) for reason in reasons]
+    rows.append(("all of them", sum(change.leavers.values()), sum(change.joiners.values())))
+    cells = [((name, *(_figure(f"{n:,}") for n in counts)), "") for name, *counts in rows]
+    return _table(("Why", "Pairs that left", "Pairs that joined"), cells, class_="change")
+
+
 def quarantine_table(rows: Sequence[QuarantineRow]) -> Html:
     """Show why locations were set aside, the most frequent reason first."""
     ordered = sorted(rows, key=lambda row: (-row.n_locations, row.reason))
@@ -57,6 +69,15 @@ def show_estimate(estimate: Estimate | None, digits: int, scale: float = 1.0, un
     if estimate.half_width is None:
         return element("span", mean, unit)
     return element("span", mean, element("span", f" ± {estimate.half_width * scale:.{digits}f}", class_="error"), unit)
+
+
+def show_percent(ratio: float) -> str:
+    """Write a ratio as a percentage of three digits.
+
+    >>> show_percent(0.2), show_percent(0.98765)
+    ('20 %', '98.8 %')
+    """
+    return f"{ratio * 100:.3g} %"
 
 
 def _arm_row(summary: ArmSummary, bounds: tuple[float, float]) -> tuple[tuple[object, ...], str]:

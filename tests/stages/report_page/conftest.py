@@ -25,6 +25,7 @@ from alchemist_core.stages.report_page.content import (
     ReportContent,
     SubsetContent,
     Tile,
+    VersionChange,
 )
 from alchemist_core.stages.report_page.sheets import BANDS, encode_thumbnail, pick_band
 
@@ -82,6 +83,9 @@ def subset(rank_N, strategy, retention):
         curve=selection_curve(rank_N, member_K, strategy=strategy),
         lineage=(LineageStep("snapshot", "600 eligible pairs"), LineageStep("rater", "rater-9bb1e0", "rule alignment")),
         warning=mixed_pairing_warning(strategy, "alignment"),
+        change=VersionChange(1, 300, 270, {"better key": 18, "taken down": 12}, {"new pair": 20, "k grew": 10})
+        if strategy.name == "shift_gsample"
+        else None,
     )
 
 

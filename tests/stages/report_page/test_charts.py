@@ -59,5 +59,15 @@ def test_only_a_saturated_draw_shows_what_was_to_be_expected_instead():
     assert "expected without replacement" in selection_legend(curve(2_000))
 
 
+def test_what_is_wanted_beyond_the_pool_stands_above_its_bars():
+    saturated = curve(2_000)
+    chart = selection_chart(saturated, "ranks")
+    most = float(saturated.target.max())
+    assert most > 1
+    (line,) = re.findall(r'd="M0 ([^"]+)" class="target"', chart)
+    highest = min(float(number) for number in re.findall(r"(?:^|V)([\d.]+)", line))
+    assert 0 <= highest < 100 - max(heights(chart, "pool"))
+
+
 def test_a_chart_is_described_to_who_cannot_see_it():
     assert 'role="img" aria-label="ranks of it"' in selection_chart(curve(400), "ranks of it")

@@ -1,0 +1,58 @@
+-- Purpose: why pairs are not in an eligible set: the first reason that applies, and what a person needs to act on it.
+-- Parameters: rater_id integer, dataset_names text[], night_ids integer[], last_takedown_id integer (all four a rank snapshot's);
+--   reads the temporary table wanted (pair_hash bytea).
+-- One row is: a wanted pair that the store knows; "new pair" means that its night was decided after the snapshot was taken.
+-- Relies on: uq_samples_pair_hash, uq_takedowns_image_hash, pk_scores, ix_sample_locations_sample_id, pk_shard_scores,
+--   uq_quarantined_samples_shard_id_ordinal_rater_id.
+-- Safe to re-run: yes.
+SELECT
+    wanted.pair_hash,
+    samples.sample_id,
+    CASE
+        WHEN takedowns.takedown_id <= :last_takedown_id THEN 'taken down'
+        WHEN NOT coalesce(sources.is_drawn_from, FALSE) THEN 'other dataset'
+        WHEN nights.night_ids && CAST(:night_ids AS integer[]) THEN 'eligible'
+        WHEN 'held' = ANY(nights.states) THEN 'held'
+        WHEN 'scored' = ANY(nights.states) THEN 'night not decided'
+        WHEN nights.states IS NOT NULL THEN 'new pair'
+        WHEN set_aside.reason IS NOT NULL THEN 'quarantined'
+        ELSE 'not scored'
+    END AS reason,
+    CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(nights.held_for, set_aside.reason) END AS detail,
+    coalesce(nights.named, sources.named, '{}') AS places
+FROM wanted
+INNER JOIN alchemist.samples ON wanted.pair_hash = samples.pair_hash
+LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash
+LEFT JOIN LATERAL (
+    SELECT
+        bool_or(datasets.role = 'train' AND datasets.name = ANY(CAST(:dataset_names AS text[]))) AS is_drawn_from,
+        array_agg(DISTINCT datasets.name) AS named
+    FROM alchemist.sample_locations
+    INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id
+    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+    WHERE sample_locations.sample_id = samples.sample_id
+) AS sources ON TRUE
+LEFT JOIN LATERAL (
+    SELECT
+        array_agg(nights.night_id) AS night_ids,
+        array_agg(nights.state) AS states,
+        max(nights.reason) FILTER (WHERE nights.state = 'held') AS held_for,
+        array_agg(DISTINCT datasets.name || ' ' || nights.crawl_date || ' r' || nights.revision) AS named
+    FROM alchemist.night_locations
+    INNER JOIN alchemist.nights ON night_locations.night_id = nights.night_id
+    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id
+    WHERE
+        night_locations.rater_id = :rater_id
+        AND night_locations.sample_id = samples.sample_id
+        AND datasets.name = ANY(CAST(:dataset_names AS text[]))
+) AS nights ON TRUE
+LEFT JOIN LATERAL (
+    SELECT min(quarantined_samples.reason) AS reason
+    FROM alchemist.sample_locations
+    INNER JOIN alchemist.quarantined_samples
+        ON
+            sample_locations.shard_id = quarantined_samples.shard_id
+            AND sample_locations.ordinal = quarantined_samples.ordinal
+            AND quarantined_samples.rater_id = :rater_id
+    WHERE sample_locations.sample_id = samples.sample_id
+) AS set_aside ON TRUE

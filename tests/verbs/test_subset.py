@@ -1,0 +1,286 @@
+"""Versions of a subset: listed, shown, compared, published, rolled back and collected."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.__main__ import main
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import read_manifest
+from alchemist_core.errors import ConfigError
+from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import run as run_select
+from alchemist_core.store.subsets import SubsetRow, find_subset, published_version
+from alchemist_core.verbs.subset_diff import DiffSubsetConfig, DiffSubsetReport, diff
+from alchemist_core.verbs.subset_gc import GcSubsetConfig, GcSubsetReport, gc
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
+from alchemist_core.verbs.takedown import TakedownConfig
+from alchemist_core.verbs.takedown import run as takedown
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_night, add_rater
+
+pytestmark = pytest.mark.db
+
+N_PAIRS, NAME = 2_000, "best"
+
+
+@pytest.fixture
+def pool(engine: Engine) -> Engine:
+    """A night of 2,000 pairs that may be drawn."""
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+    grow(engine, "2026-01-01", N_PAIRS)
+    return engine
+
+
+def grow(engine: Engine, crawl_date: str, n: int, *, shift: float = 0.0, state: str = "selectable") -> int:
+    """Add a night whose scores are spread as the first night's, or moved by a shift."""
+    scores = np.random.default_rng(n).normal(shift, 1, n).astype(np.float32).tolist()
+    return add_night(engine, crawl_date, {f"{i}.tar": scores[i::4] for i in range(4)}, state=state)
+
+
+def select(*, rescale: bool = False, name: str = NAME, **policy: object) -> SelectReport:
+    policy = {"strategy": "shift_gsample", "retention": 0.2, **policy}
+    config = {"dataset": "web", "name": name, "rescale": rescale, "policy": policy}
+    return run_select(SelectConfig.model_validate(config))
+
+
+def run_publish(version: int | None = None) -> None:
+    publish(PublishSubsetConfig(name=NAME, version=version))
+
+
+def compare(**fields: int) -> DiffSubsetReport:
+    return diff(DiffSubsetConfig.model_validate({"name": NAME, **fields}))
+
+
+def collect(**fields: object) -> GcSubsetReport:
+    return gc(GcSubsetConfig.model_validate({"min_age_days": 0, **fields}))
+
+
+def members(engine: Engine, version: int) -> set[bytes]:
+    row = find_subset(engine, NAME, version=version)
+    return set(read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256).pair_hashes())
+
+
+def current(engine: Engine) -> SubsetRow:
+    row = published_version(engine, NAME)
+    assert row is not None
+    return row
+
+
+def adds_up(engine: Engine, report: DiffSubsetReport, one: int, other: int) -> bool:
+    before, after = members(engine, one), members(engine, other)
+    return (report.n_before, report.n_after) == (len(before), len(after)) and (
+        sum(report.leavers.values()),
+        sum(report.joiners.values()),
+        report.n_both,
+    ) == (len(before - after), len(after - before), len(before & after))
+
+
+def test_a_pool_that_grows_on_the_same_scale_loses_members_to_better_keys_alone(pool: Engine) -> None:
+    select()
+    grow(pool, "2026-01-02", N_PAIRS // 10)
+    select()
+    report = compare()
+    assert set(report.leavers) <= {"better key"}
+    assert set(report.joiners) <= {"new pair", "k grew", "better key"}
+    assert report.joiners["new pair"] > 0
+    assert adds_up(pool, report, 1, 2)
+
+
+def test_a_takedown_is_named_among_the_leavers(pool: Engine) -> None:
+    select()
+    grow(pool, "2026-01-02", N_PAIRS // 10)
+    gone = min(members(pool, 1))
+    with pool.connect() as connection:
+        image = connection.execute(
+            text("SELECT image_hash FROM alchemist.samples WHERE pair_hash = :h"), {"h": gone}
+        ).scalar_one()
+    takedown(TakedownConfig(image_hash=bytes(image).hex(), reason="asked for by its author"))
+    select()
+    report = compare()
+    assert report.leavers["taken down"] == 1
+    assert set(report.leavers) <= {"better key", "taken down"}
+    assert adds_up(pool, report, 1, 2)
+
+
+def test_on_a_new_scale_ranks_have_moved_and_the_parts_still_add_up(pool: Engine) -> None:
+    select()
+    grow(pool, "2026-01-02", N_PAIRS // 10, shift=2.0)
+    select(rescale=True)
+    report = compare()
+    assert report.leavers["rank moved"] > 0
+    assert adds_up(pool, report, 1, 2)
+
+
+def test_another_retention_changes_k_alone_and_another_seed_draws_anew(pool: Engine) -> None:
+    select()
+    select(retention=0.3)
+    select(retention=0.3, seed=5)
+    grown = compare(from_=1, to=2)
+    assert (grown.leavers, grown.joiners) == ({}, {"k grew": 200})
+    assert compare(from_=2, to=1).leavers == {"k shrank": 200}
+    anew = compare()
+    assert (set(anew.leavers), set(anew.joiners)) == ({"drawn anew"}, {"drawn anew"})
+    assert adds_up(pool, anew, 2, 3)
+
+
+def test_a_version_is_compared_with_the_one_that_it_replaced(pool: Engine) -> None:
+    for retention in (0.1, 0.2, 0.3):
+        select(retention=retention)
+    run_publish(1)
+    run_publish(3)
+    assert (compare().before, compare(to=2).before) == ("best v1", "best v1")
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        compare(to=1)
+
+
+def test_a_rollback_returns_to_what_was_published_before(pool: Engine) -> None:
+    select(retention=0.1)
+    select(retention=0.2)
+    with pytest.raises(ConfigError, match="No version of best is published"):
+        rollback(RollbackSubsetConfig(name=NAME))
+    run_publish(1)
+    with pytest.raises(ConfigError, match="best v1 was the first"):
+        rollback(RollbackSubsetConfig(name=NAME))
+    run_publish(2)
+    assert rollback(RollbackSubsetConfig(name=NAME)).version == current(pool).version == 1
+    with pool.connect() as connection:
+        actions = connection.execute(text("SELECT action FROM alchemist.audit_events ORDER BY 1")).scalars().all()
+    assert actions == ["publish", "publish", "rollback"]
+
+
+def test_a_version_that_was_never_published_is_nothing_to_go_back_to(pool: Engine) -> None:
+    select(retention=0.1)
+    select(retention=0.2)
+    run_publish(1)
+    with pytest.raises(ConfigError, match="best v2 was never published: alchemist subset publish best --version 2"):
+        rollback(RollbackSubsetConfig(name=NAME, version=2))
+
+
+def test_show_draws_the_ranks_that_were_kept_and_says_how_to_go_on(
+    pool: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    select()
+    assert main(["subset", "show", NAME]) == 0
+    shown = capsys.readouterr().out
+    bars = [line for line in shown.splitlines() if "%" in line and " of " in line]
+    assert len(bars) == 20
+    assert all("#" not in line for line in bars[:5])
+    kept = [int(line.split(" of ")[0].split()[-1].replace(",", "")) for line in bars]
+    assert sum(kept) == 400
+    assert shown.splitlines()[-1] == f"next: alchemist subset publish {NAME} --version 1"
+    assert main(["subset", "publish", NAME]) == 0
+    assert main(["subset", "list"]) == 0
+    assert "best v1  published  400 pairs  shift_gsample 0.2" in capsys.readouterr().out
+
+
+def test_a_subset_that_is_not_there_is_refused_with_those_that_are(
+    pool: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    select()
+    assert main(["subset", "diff", "nothing", "--from", "1", "--to", "2"]) == 2
+    assert "There is no subset 'nothing' v2 (subsets: best)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def versions(pool: Engine) -> Engine:
+    """Five versions: 3 is published, 2 was before it, 1 before that; 4 has a model; 5 was only selected."""
+    for retention in (0.1, 0.15, 0.2, 0.25, 0.3):
+        select(retention=retention)
+    for version in (1, 2, 3):
+        run_publish(version)
+    with pool.begin() as connection:
+        number = find_subset(pool, NAME, version=4).subset_id
+        insert_rows(connection, {"models": [{"model_id": 1, "arm": "subset", "subset_id": number}]})
+    return pool
+
+
+def partitions(engine: Engine) -> set[int]:
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT DISTINCT subset_id FROM alchemist.subset_samples")).scalars()
+        return {
+            row.version
+            for row in (find_subset(engine, NAME, version=v) for v in range(1, 6))
+            if row.subset_id in set(found)
+        }
+
+
+def manifests(engine: Engine) -> list[bool]:
+    return [artifact_path(find_subset(engine, NAME, version=v).manifest_uri).exists() for v in range(1, 6)]
+
+
+def test_gc_lists_first_and_then_removes_what_nobody_reads(versions: Engine) -> None:
+    listed = collect()
+    assert [line.split(" (")[0] for line in listed.removed] == ["best v1", "best v5"]
+    assert "--no-dry-run" in listed.summary()
+    assert manifests(versions) == [True] * 5
+    removed = collect(dry_run=False)
+    assert (removed.removed, removed.n_bytes) == (listed.removed, listed.n_bytes)
+    assert manifests(versions) == [False, True, True, True, False]
+    assert partitions(versions) == {2, 3}
+    assert collect().removed == []
+
+
+def test_gc_leaves_alone_what_is_young_or_at_work(versions: Engine) -> None:
+    assert collect(min_age_days=1).removed == []
+    with versions.begin() as connection:
+        insert_rows(connection, {"runs": [{"run_id": 900, "stage": "train_downstream", "config": {"subset": NAME}}]})
+    assert collect().removed == []
+
+
+def test_what_gc_removed_can_be_published_again(versions: Engine) -> None:
+    wanted = members(versions, 1)
+    collect(dry_run=False)
+    run_publish(1)
+    assert members(versions, 1) == wanted
+    assert current(versions).version == 1
+
+
+def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: Engine) -> None:
+    lost = artifact_path(f"subsets/{NAME}/0000.parquet")
+    lost.write_bytes(b"half")
+    os.utime(lost, (time.time() - 3 * 86400, time.time() - 3 * 86400))
+    assert collect(dry_run=False, min_age_days=2).removed == [f"no version's manifest: {lost}"]
+    assert not lost.exists()
+
+
+def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained_on_them(
+    versions: Engine, copied: Callable[[int], Path]
+) -> None:
+    run_publish(4)
+    run_publish(3)
+    tars = copied(4), copied(3)
+    gone = min(members(versions, 4) & members(versions, 3))
+    with versions.begin() as connection:
+        connection.execute(text(
+            "INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)"
+            " SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE pair_hash = :h"), {"h": gone})  # fmt: skip
+    report = collect(dry_run=False, min_age_days=1)
+    assert [line.split(" (")[0] for line in report.removed] == ["best v4"]
+    assert [path.exists() for path in tars] == [False, True]
+    assert find_subset(versions, NAME, version=4).materialized_uri is None
+
+
+@pytest.fixture
+def copied(pool: Engine) -> Callable[[int], Path]:
+    """Let a version have tars."""
+
+    def copy(version: int) -> Path:
+        uri = f"materialized/{NAME}/v{version}-1000"
+        artifact_path(uri).mkdir(parents=True)
+        (artifact_path(uri) / "000000.tar").write_bytes(b"tar")
+        with pool.begin() as connection:
+            connection.execute(
+                text("UPDATE alchemist.subsets SET materialized_uri = :uri WHERE name = :name AND version = :version"),
+                {"uri": uri, "name": NAME, "version": version},
+            )
+        return artifact_path(uri)
+
+    return copy
