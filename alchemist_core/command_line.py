@@ -33,6 +33,7 @@ VERBS = (
     "duplicates",
     "export",
     "subset",
+    "explain",
     "db",
     "corpus",
     "up",

@@ -11,7 +11,7 @@ from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import list_hashes, read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.draw import draw_members
-from alchemist_core.selection.keys import Domain
+from alchemist_core.selection.keys import Domain, Noise
 from alchemist_core.selection.strategies import Random
 from alchemist_core.store.snapshots import EligiblePairs
 from alchemist_core.store.subsets import SubsetRow
@@ -50,7 +50,7 @@ class Arms:
 
     def _draw(self, among: NDArray[np.int64], k: int, seed: int, domain: Domain) -> list[bytes]:
         rank_N, hash_N = np.zeros(len(among)), self.eligible.pair_hash64_N[among]
-        drawn = draw_members(rank_N, hash_N, k=k, strategy=Random(), seed=seed, domain=domain)
+        drawn = draw_members(rank_N, hash_N, k=k, strategy=Random(), noise=Noise(seed, domain))
         return list_hashes(self.eligible.pair_hash_N32[among[drawn]])
 
     def _planted(self, seed: int) -> list[bytes]:

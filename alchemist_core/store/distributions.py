@@ -61,7 +61,7 @@ def newest_scale(engine: Engine, rater_id: int) -> AnyRow | None:
     """Return the rater's newest rank scale: knot_scores, knot_ranks, n_reference."""
     statement = (
         select(RankScale.knot_scores, RankScale.knot_ranks, RankScale.n_reference)
-        .where(RankScale.rater_id == rater_id)
+        .where(RankScale.rater_id == rater_id, RankScale.score == "rater")
         .order_by(RankScale.rank_scale_id.desc())
         .limit(1)
     )

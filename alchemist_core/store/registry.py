@@ -164,7 +164,7 @@ def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int
 
 PAIR_COLUMNS = (
     "ordinal", "key", "image_hash", "caption_hash", "pair_hash", "caption", "width", "height", "format", "perceptual_hash",
-    "source_url", "licence", "metadata", "member_exts", "member_offsets", "member_sizes",
+    "source_url", "licence", "metadata", "member_exts", "member_offsets", "member_sizes", "content_hash",
 )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -
         CREATE TEMPORARY TABLE incoming (
             ordinal integer, key text, image_hash bytea, caption_hash bytea, pair_hash bytea, caption text, width integer,
             height integer, format text, perceptual_hash bigint, source_url text, licence text, metadata jsonb,
-            member_exts text[], member_offsets bigint[], member_sizes bigint[]
+            member_exts text[], member_offsets bigint[], member_sizes bigint[], content_hash bytea
         ) ON COMMIT DROP
     """)
     )
@@ -192,8 +192,9 @@ def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -
     """)
     ).rowcount
     statement = text("""
-        INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes)
-        SELECT :shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes
+        INSERT INTO alchemist.sample_locations
+            (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash)
+        SELECT :shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash
         FROM incoming INNER JOIN alchemist.samples USING (pair_hash)
     """)
     connection.execute(statement, {"shard_id": shard_id})
@@ -206,6 +207,7 @@ def _pair_row(pair: Any) -> tuple[Any, ...]:
         pair.record.ordinal, pair.record.key, pair.image_hash, pair.caption_hash, pair.pair_hash, pair.caption, pair.width,
         pair.height, pair.format, pair.perceptual_hash, pair.source_url, pair.licence, pair.metadata,
         [member.ext for member in members], [member.offset for member in members], [member.size for member in members],
+        pair.content_hash,
     )  # fmt: skip
 
 

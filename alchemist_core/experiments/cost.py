@@ -1,0 +1,83 @@
+"""What an experiment costs: steps × measured seconds a step, said before the first step. An upper bound: finished arms cost nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from alchemist_core.experiments.arms import Arm
+from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.registry import find_dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Steps to be taken."""
+
+    n_models: int
+    n_model_steps: int
+    n_raters: int
+    n_rater_steps: int
+
+    def __add__(self, other: "Work") -> "Work":
+        """Add two pieces of work."""
+        return Work(*(getattr(self, name) + getattr(other, name) for name in Work.__slots__))
+
+    def times(self, n: int) -> "Work":
+        """Repeat the work, for example for every seed."""
+        return Work(*(getattr(self, name) * n for name in Work.__slots__))
+
+
+NO_WORK = Work(0, 0, 0, 0)
+
+
+def work_of_cells(config: TrialsConfig, arms: list[tuple[Arm, float]], model: DownstreamConfig, n_pairs: int) -> Work:
+    """Count the work of one seed: its raters, and a model for each arm at a retention (the full corpus once)."""
+    raters = {arm.rater for arm, _ in arms} if config.rater is None else set()
+    n_rater_steps = sum(_rater_steps(config, kind) for kind in raters)
+    sizes = {(arm.word, retention if arm.is_sized else 1.0): arm for arm, retention in arms}
+    n_steps = sum(model.steps(round(retention * n_pairs)) for _, retention in sizes)
+    return Work(len(sizes), n_steps, len(raters), n_rater_steps)
+
+
+def count_pairs(config: TrialsConfig, seed: int) -> int:
+    """Return how many training pairs a seed's corpus has; of a drawn one, how many it will have."""
+    if config.dataset is None:
+        return config.scenes_of(seed).n_train
+    engine = open_store()
+    dataset = find_dataset(engine, config.dataset.format(seed=seed))
+    return len(read_training_pairs(engine, dataset.dataset_id))
+
+
+def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rater: str) -> dict[str, Any]:
+    """Time a step of each kind on this machine and multiply.
+
+    Args:
+        config: Recipes.
+        work: Steps to be taken.
+        model: The downstream model.
+        rater: Kind of rater whose step is timed.
+    """
+    from alchemist_core.loops.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
+
+    model_s, rater_s = seconds_a_step(model, config.training_of(rater, 0))
+    return {
+        "n_models": work.n_models, "n_raters": work.n_raters, "n_model_steps": work.n_model_steps, "n_rater_steps": work.n_rater_steps,
+        "seconds_a_model_step": round(model_s, 5), "seconds_a_rater_step": round(rater_s, 5),
+        "seconds": round(work.n_model_steps * model_s + work.n_rater_steps * rater_s, 1),
+    }  # fmt: skip
+
+
+def describe_cost(cost: dict[str, Any]) -> str:
+    """Say it in one sentence."""
+    return (
+        f"At most {cost['n_models']:,} models of {cost['n_model_steps']:,} steps at {cost['seconds_a_model_step'] * 1e3:.1f} ms and "
+        f"{cost['n_raters']:,} raters of {cost['n_rater_steps']:,} steps at {cost['seconds_a_rater_step'] * 1e3:.1f} ms (measured now): "
+        f"{cost['seconds'] / 60:.1f} minutes of training, beside reading and scoring. What exists is not trained again."
+    )
+
+
+def _rater_steps(config: TrialsConfig, kind: str) -> int:
+    training = config.training_of(kind, 0)
+    return training.n_warmup_steps + training.n_steps

@@ -1,0 +1,118 @@
+"""From cells to rows: means, gains over random paired by seed, shares of the gap to known-good pairs. Pure; knows no page.
+
+Every interval is Student's at 95 %; a row without enough seeds has none.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import variance
+from typing import Any
+
+from alchemist_core.evaluation.paired import Estimate, detectable_effect, estimate, estimate_gain, estimate_share
+from alchemist_core.experiments.cells import Cell
+
+RANDOM, PLANTED, FULL = "random", "planted", "full"
+# A policy that may be worse than random by less than this share of its loss is called non-inferior.
+MARGIN = 0.01
+
+LossOfSeed = dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """One arm at one retention over its seeds."""
+
+    arm: str
+    retention: float
+    n_samples: int
+    n_steps: int
+    # nats a token, lower is better
+    loss: Estimate
+    # random's loss less this one's
+    gain: Estimate | None
+    # 0 = as random, 1 = as a draw of pairs known to be good
+    gap_closed: Estimate | None
+    # Whether the gain's lower end lies above −1 % of random's loss; none without an interval.
+    is_noninferior: bool | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the store keeps."""
+        return asdict(self)
+
+
+def compare_cells(cells: Sequence[Cell]) -> list[ArmRow]:
+    """Return a row for each retention and arm, in the order of the cells; the full corpus stands beside every retention."""
+    retentions = list(dict.fromkeys(cell.retention for cell in cells if cell.arm != FULL))
+    rows = []
+    for retention in retentions:
+        here = [cell for cell in cells if cell.retention == retention or cell.arm == FULL]
+        losses = losses_by_arm(here)
+        rows += [_row(arm, retention, here, losses) for arm in losses]
+    return rows
+
+
+def losses_by_arm(cells: Sequence[Cell]) -> dict[str, LossOfSeed]:
+    """Return the losses of cells of one retention."""
+    losses: dict[str, LossOfSeed] = {}
+    for cell in cells:
+        losses.setdefault(cell.arm, {})[cell.seed] = cell.loss
+    return losses
+
+
+def paired_spread(losses: dict[str, LossOfSeed], control: str = RANDOM) -> float | None:
+    """Return the pooled standard deviation of the differences to a control, paired by seed; None below two seeds."""
+    random = losses.get(control, {})
+    found = [
+        variance([random[seed] - loss[seed] for seed in sorted(loss.keys() & random.keys())])
+        for arm, loss in losses.items()
+        if arm not in (control, FULL) and len(loss.keys() & random.keys()) > 1
+    ]
+    return math.sqrt(sum(found) / len(found)) if found else None
+
+
+def state_detectable(spread: float | None, n_seeds: int, *, source: str) -> dict[str, Any]:
+    """Return what so few seeds can show: in the metric's unit where a spread is known, else in spreads.
+
+    Args:
+        spread: Standard deviation of paired differences, as far as it is known beforehand.
+        n_seeds: Seeds that will be reported.
+        source: Where the spread is from, for the reader.
+    """
+    factor = detectable_effect(1.0, n_seeds)
+    effect = None if spread is None or math.isinf(factor) else round(factor * spread, 5)
+    return {
+        "n_seeds": n_seeds,
+        "spread": None if spread is None else round(spread, 6),
+        "spread_from": source,
+        "effect_in_spreads": None if math.isinf(factor) else round(factor, 4),
+        "effect": effect,
+    }
+
+
+def describe_detectable(before: dict[str, Any]) -> str:
+    """Say it in one sentence."""
+    if before["effect_in_spreads"] is None:
+        return "One seed shows no effect: its table has no intervals."
+    beside = f"{before['n_seeds']} seeds show, in 4 of 5 repetitions, a difference to random of"
+    if before["effect"] is None:
+        return f"{beside} {before['effect_in_spreads']:.2f} spreads of the paired differences; their spread is not known yet."
+    return f"{beside} {before['effect']:.4f} nats a token (spread {before['spread']:.4f}, {before['spread_from']}); less may stay unseen."
+
+
+def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, LossOfSeed]) -> ArmRow:
+    first = next(cell for cell in cells if cell.arm == arm)
+    loss, random, planted = losses[arm], losses.get(RANDOM, {}), losses.get(PLANTED, {})
+    gain = estimate_gain(loss, random) if arm != RANDOM else None
+    seeds = sorted(loss.keys() & random.keys() & planted.keys()) if arm not in (RANDOM, PLANTED) else []
+    gap = estimate_share([random[s] - loss[s] for s in seeds], [random[s] - planted[s] for s in seeds])
+    return ArmRow(
+        arm, retention, first.n_samples, first.n_steps, estimate(list(loss.values())), gain, gap,
+        _is_noninferior(gain, random),
+    )  # fmt: skip
+
+
+def _is_noninferior(gain: Estimate | None, random: LossOfSeed) -> bool | None:
+    if gain is None or gain.low is None:
+        return None
+    return gain.low > -MARGIN * estimate(list(random.values())).mean

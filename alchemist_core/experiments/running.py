@@ -1,0 +1,171 @@
+"""An experiment from its question to its table: cost and detectable effect first, then regions, then every cell, then the files.
+
+Each cell goes through the stages, which find what a finished run left: a killed experiment goes on where it was.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from alchemist_core.config import Integers, Words
+from alchemist_core.errors import DataError
+from alchemist_core.experiments import cost
+from alchemist_core.experiments.arms import Arm, parse_arm
+from alchemist_core.experiments.cells import Cell, measure_cell
+from alchemist_core.experiments.config import Ratios, TrialsConfig
+from alchemist_core.experiments.probing import Probe, Probed, ProbePlan
+from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.experiments.results import describe_detectable, state_detectable
+from alchemist_core.experiments.trial import Trial, tokenizer_sha256
+from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.selection.config import strategy_spec
+from alchemist_core.selection.strategies import STRATEGY_OF_RULE
+from alchemist_core.store.raters import RaterRow
+from alchemist_core.telemetry import say
+
+Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "region"]
+
+
+class RunConfig(TrialsConfig):
+    """What is compared, on which seeds."""
+
+    experiment: Named = Field(
+        ..., description="Question: " + "; ".join(f"{k}: {q.title}" for k, q in QUESTIONS.items())
+    )
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result; none: the experiment's own"
+    )
+    arms: Words = Field(
+        (),
+        description="Arms, comma between them: [rater/]draw, such as random, loss/top_k, clarity; none: the question's",
+    )
+    retentions: Ratios = Field((), description="Shares kept, ratios 0-1, comma between them; none: the question's")
+    choose_seeds: Integers = Field(
+        (0, 1, 2), description="Seeds on which the region of strategy auto is fitted; none of them is reported"
+    )
+    seeds: Integers = Field((3, 4, 5, 6, 7), min_length=1, description="Seeds that are reported")
+    n_epochs: int = Field(10, ge=1, le=10_000, description="Passes of every arm over its pairs")
+    length: Literal["epochs", "steps"] = Field(
+        "epochs", description="What is equal for all arms: epochs, or steps (those of the full corpus)"
+    )
+    n_bands: int = Field(5, ge=2, le=20, description="Bands of rank that the region probe trains on")
+    dry_run: bool = Field(False, description="Only say what it would cost and what it could show")
+
+    @model_validator(mode="after")
+    def _seeds_are_kept_apart(self) -> "RunConfig":
+        if both := set(self.choose_seeds) & set(self.seeds):
+            message = f"seeds {sorted(both)} would choose the policy and report it: give each seed to one of the two"
+            raise ValueError(message)
+        return self
+
+    @property
+    def question_arms(self) -> tuple[str, ...]:
+        """The arms: those given, else the question's."""
+        return self.arms or QUESTIONS[self.experiment].arms
+
+    @property
+    def question_retentions(self) -> tuple[float, ...]:
+        """The retentions: those given, else the question's."""
+        return self.retentions or QUESTIONS[self.experiment].retentions
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the result depends on: the stored name stands for it."""
+        given = self.model_dump(mode="json", exclude={"name", "dry_run"})
+        return {**given, "arms": list(self.question_arms), "retentions": list(self.question_retentions)}
+
+    def cells(self) -> list[tuple[Arm, float]]:
+        """Return every arm at every retention, the full corpus once."""
+        first = next((word.partition("/")[0] for word in self.question_arms if "/" in word), "alignment")
+        found: list[tuple[Arm, float]] = []
+        for retention in self.question_retentions:
+            arms = [parse_arm(word, retention=retention, first_rater=first) for word in self.question_arms]
+            found += [(arm, retention) for arm in arms if arm.is_sized or retention == self.question_retentions[0]]
+        return found
+
+
+class Experiment:
+    """One experiment under way."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.arms = config.cells()
+        self.n_pairs = cost.count_pairs(config, config.seeds[0])
+        self.probed: dict[tuple[str, float], Probed] = {}
+
+    @property
+    def model(self) -> DownstreamConfig:
+        """How every arm is trained."""
+        model = self.config.model_of(n_epochs=self.config.n_epochs)
+        if self.config.length == "epochs":
+            return model
+        return model.model_copy(update={"n_steps": model.steps(self.n_pairs)})
+
+    def state_cost(self) -> dict[str, Any]:
+        """Count and time the work."""
+        config = self.config
+        work = cost.work_of_cells(config, self.arms, self.model, self.n_pairs).times(len(config.seeds))
+        for kind in self.auto_kinds():
+            bands = self._probe(kind).plan.arms()
+            work += cost.work_of_cells(config, bands, self.model, self.n_pairs).times(len(config.choose_seeds))
+        return cost.state_cost(config, work, self.model, rater=self.arms[0][0].rater)
+
+    def auto_kinds(self) -> list[str]:
+        """Return the kinds of raters whose region has to be fitted."""
+        kinds = dict.fromkeys(arm.rater for arm, _ in self.arms if arm.policy is None)
+        return list(kinds) if self.config.choose_seeds else []
+
+    def fit_regions(self) -> None:
+        """Fit the region of every `auto` arm on the seeds that choose."""
+        for kind in self.auto_kinds():
+            retentions = [retention for arm, retention in self.arms if arm.policy is None and arm.rater == kind]
+            for retention, probed in zip(retentions, self._probe(kind).run(retentions), strict=True):
+                self.probed[kind, retention] = probed
+
+    def regions(self) -> list[dict[str, Any]]:
+        """Return what was fitted, for the store."""
+        return [{"rater": kind, **probed.as_json()} for (kind, _), probed in self.probed.items()]
+
+    def state_beforehand(self) -> dict[str, Any]:
+        """Say what the reported seeds can show, from what the choosing seeds spread by."""
+        spread = next((probed.spread for probed in self.probed.values() if probed.spread is not None), None)
+        source = f"seeds {', '.join(map(str, self.config.choose_seeds))}" if spread is not None else "not measured"
+        before = state_detectable(spread, len(self.config.seeds), source=source)
+        say(describe_detectable(before))
+        return before
+
+    def measure(self) -> list[Cell]:
+        """Measure every cell of every reported seed."""
+        cells: list[Cell] = []
+        n_total = len(self.arms) * len(self.config.seeds)
+        for seed in self.config.seeds:
+            for cell in self._measure_seed(seed):
+                cells.append(cell)
+                say(f"{len(cells)}/{n_total} seed {seed}: {cell.arm} at {cell.retention:.0%} {cell.loss:.4f}")
+        return cells
+
+    def _measure_seed(self, seed: int) -> Iterator[Cell]:
+        trial = Trial(self.config, seed)
+        trial.prepare()
+        raters = {kind: trial.rater(kind) for kind in dict.fromkeys(arm.rater for arm, _ in self.arms)}
+        _require_one_tokenizer(list(raters.values()))
+        for arm, retention in self.arms:
+            policy = arm.policy or self._auto_policy(arm.rater, retention)
+            yield measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=self.model)
+
+    def _auto_policy(self, kind: str, retention: float) -> dict[str, Any]:
+        if (kind, retention) in self.probed:
+            return strategy_spec(self.probed[kind, retention].fitted.strategy)
+        rule = self.config.training_of(kind, 0).rule
+        return {"strategy": STRATEGY_OF_RULE[rule.value]}
+
+    def _probe(self, kind: str) -> Probe:
+        # The seeds that choose also judge whether there is a gain: those that are reported have no say.
+        plan = ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, (), self.model)
+        return Probe(self.config, plan)
+
+
+def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:
+    if len({tokenizer_sha256(rater) for rater in raters}) > 1:
+        names = ", ".join(rater.name for rater in raters)
+        raise DataError(f"Raters {names} have different tokenizers: losses under them cannot be compared.")

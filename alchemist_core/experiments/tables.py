@@ -1,0 +1,73 @@
+"""An experiment's rows as text and as CSV. Figures and the page are drawn elsewhere."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from alchemist_core.evaluation.paired import Estimate
+from alchemist_core.experiments.results import ArmRow
+
+HEAD = ("kept", "arm", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")
+COLUMNS = (
+    *("retention", "arm", "n_samples", "n_steps", "n_seeds", "loss", "loss_low", "loss_high"),
+    *("gain", "gain_low", "gain_high", "gap_closed", "gap_closed_low", "gap_closed_high", "is_noninferior"),
+)
+
+
+def text_table(rows: Sequence[ArmRow]) -> str:
+    """Lay rows out for a terminal.
+
+    >>> text_table([]).split()[:2]
+    ['kept', 'arm']
+    """
+    lines = [HEAD, *(cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def csv_table(rows: Sequence[ArmRow]) -> str:
+    """Write rows as CSV, an empty field where there is no value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        numbers = (row.retention, row.arm, row.n_samples, row.n_steps, row.loss.n)
+        found = (row.loss, row.gain, row.gap_closed)
+        writer.writerow([*numbers, *(end for one in found for end in _ends(one)), row.is_noninferior])
+    return out.getvalue()
+
+
+def cells(row: ArmRow) -> tuple[str, ...]:
+    """Return a row as texts, in the order of `HEAD`."""
+    return (
+        f"{row.retention:.0%}", row.arm, f"{row.n_samples:,}", f"{row.n_steps:,}", str(row.loss.n), show(row.loss),
+        show(row.gain), show(row.gap_closed, digits=0, scale=100, unit=" %"), verdict(row),
+    )  # fmt: skip
+
+
+def show(found: Estimate | None, *, digits: int = 4, scale: float = 1.0, unit: str = "") -> str:
+    """Write a mean with the half-width of its interval; a dash where there is none.
+
+    >>> show(Estimate(0.5, 0.4, 0.6, 3), digits=0, scale=100, unit=" %")
+    '50 ± 10 %'
+    """
+    if found is None:
+        return "–"
+    error = "" if found.half_width is None else f" ± {found.half_width * scale:.{digits}f}"
+    return f"{found.mean * scale:.{digits}f}{error}{unit}".replace("-", "−")
+
+
+def verdict(row: ArmRow) -> str:
+    """Say what the interval of the gain shows."""
+    if row.gain is None or row.gain.low is None:
+        return ""
+    if row.gain.low > 0:
+        return "better than random"
+    worse = "worse than random" if (row.gain.high or 0.0) < 0 else "no difference shown"
+    return f"{worse}, not inferior by 1 %" if row.is_noninferior else worse
+
+
+def _ends(found: Estimate | None) -> tuple[float | None, ...]:
+    return (None, None, None) if found is None else (found.mean, found.low, found.high)

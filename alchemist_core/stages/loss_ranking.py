@@ -1,0 +1,80 @@
+"""The control without a rater: rank pairs by −L(θ_val; x), the loss under a model that was trained on the validation dataset alone.
+
+A rater that ranks no better than this was not worth its training. The losses are computed once and kept as an artifact.
+Letters: N pairs of the pool.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from alchemist_core.config import fingerprint
+from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
+from alchemist_core.data.manifests import list_hashes, members_sha256
+from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.stages.drawing import draw, redraw
+from alchemist_core.store.eligible import EligiblePairs
+from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.subsets import SubsetRow
+from alchemist_core.store.tables import AnyRow
+
+MINUS_LOSS = "minus_loss"
+"""The arm's name."""
+
+ReadPairs = Callable[[list[bytes]], Any]
+Progress = Callable[[int, int, str], None]
+
+
+class LossRanking:
+    """A subset's own policy, size and seed, on the ranking by loss."""
+
+    def __init__(self, engine: Engine, subset: SubsetRow, rater: AnyRow, read: ReadPairs) -> None:
+        self._engine, self._subset, self._rater, self._read = engine, subset, rater, read
+
+    def members(self, config: DownstreamConfig, report: Progress) -> list[bytes]:
+        """Return the pair hashes that the policy keeps when the lowest loss has rank 0."""
+        drawn = redraw(self._engine, self._subset)
+        pairs = drawn.snapshot.pairs
+        score_K = -self._losses(pairs.open_pairs(), config, report)
+        rank_N = np.ones(len(pairs))
+        rank_N[pairs.open_mask()] = fit_rank_scale(score_K).rank(score_K)
+        again = draw(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
+        return list_hashes(pairs.pair_hash_N32[again.member_K])
+
+    def _losses(self, eligible: EligiblePairs, config: DownstreamConfig, report: Progress) -> NDArray[np.float64]:
+        dataset = find_dataset(self._engine, self._rater.config["validation"])
+        rows = read_training_pairs(self._engine, dataset.dataset_id)
+        validation = [bytes(row.pair_hash) for row in rows]
+        trained = fingerprint([config.model_dump(mode="json"), self._rater.name, members_sha256(validation)])
+        path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
+        if not path.exists():
+            model = self._train(f"models/validation-{trained}", validation, config, report)
+            _measure(path, model, self._read(list_hashes(eligible.pair_hash_N32)))
+        losses: NDArray[np.float64] = np.load(path)
+        return losses
+
+    def _train(self, uri: str, validation: list[bytes], config: DownstreamConfig, report: Progress) -> Path:
+        from alchemist_core.loops.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
+
+        tokenizer_from = require_artifact(self._rater.checkpoint_uri, self._rater.checkpoint_sha256)
+        train_downstream(
+            config, self._read(validation), tokenizer_from=tokenizer_from, out=artifact_path(uri), report=report,
+            cache=artifact_path(FEATURE_CACHE),
+        )  # fmt: skip
+        return artifact_path(uri)
+
+
+def _measure(path: Path, model: Path, pairs: Any) -> None:
+    from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415  as above
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".writing.npy")
+    np.save(aside, heldout_losses(model, pairs).astype(np.float64))
+    aside.replace(path)

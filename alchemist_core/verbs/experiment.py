@@ -1,0 +1,111 @@
+"""Compare ways to choose training pairs over seeds, and write the paper's tables and figures for the corpus at hand."""
+
+from typing import Any
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import BARE_WORD, Config, Report
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments import cost, page, tables
+from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.experiments.results import compare_cells
+from alchemist_core.experiments.running import Experiment, RunConfig
+from alchemist_core.store import experiments as store
+from alchemist_core.store.engine import open_store
+from alchemist_core.telemetry import say
+
+
+class RunReport(Report):
+    """What was found, and where its files are."""
+
+    name: str
+    cost: dict[str, Any] | None
+    before: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] = Field(default_factory=list)
+    folder: str | None = None
+    table: str | None = None
+
+    def summary(self) -> str:
+        """Return the table; without one, the cost."""
+        return f"{self.table}\n\nfiles: {self.folder}" if self.table else "nothing was trained (--dry-run)"
+
+
+class ListConfig(Config):
+    """Nothing to choose."""
+
+
+class ListReport(Report):
+    """Every experiment."""
+
+    experiments: list[dict[str, Any]]
+
+    def summary(self) -> str:
+        """Return one line an experiment."""
+        rows = (f"{row['name']:<32} {row['state']:<9} {row['question']}" for row in self.experiments)
+        return "\n".join(rows) or "no experiment yet: alchemist experiment run --help"
+
+
+class ShowConfig(Config):
+    """Which experiment."""
+
+    name: str = Field(..., description="Name of the experiment", json_schema_extra=BARE_WORD)
+
+
+def run(config: RunConfig) -> RunReport:
+    """Run an experiment, or go on with a killed one; finished arms are found again."""
+    experiment, name = Experiment(config), config.name or config.experiment
+    stated = experiment.state_cost()
+    say(cost.describe_cost(stated))
+    if config.dry_run:
+        return RunReport(name=name, cost=stated)
+    engine = open_store()
+    begun = store.begin_experiment(engine, name, config.identity())
+    experiment.fit_regions()
+    before = store.state_beforehand(engine, name, experiment.state_beforehand())
+    cells = experiment.measure()
+    result = {
+        "before": before,
+        "cells": [cell.as_json() for cell in cells],
+        "rows": [row.as_json() for row in compare_cells(cells)],
+        "regions": experiment.regions(),
+    }
+    store.finish_experiment(engine, name, result)
+    return _report(name, begun.config["experiment"], result, stated)
+
+
+def list_(_config: ListConfig) -> ListReport:
+    """List the experiments, the newest first."""
+    rows = [
+        {
+            "name": row.name,
+            "state": "finished" if row.finished_at else "unfinished",
+            "question": QUESTIONS[row.config["experiment"]].title,
+        }
+        for row in store.list_experiments(open_store())
+    ]
+    return ListReport(experiments=rows)
+
+
+def show(config: ShowConfig) -> RunReport:
+    """Write the table and the figures of a finished experiment again, from what the store holds."""
+    row = store.find_experiment(open_store(), config.name)
+    if row.result is None or row.finished_at is None:
+        raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
+    return _report(row.name, row.config["experiment"], row.result, None)
+
+
+def _report(name: str, question: str, result: dict[str, Any], stated: dict[str, Any] | None) -> RunReport:
+    sheet = page.make_sheet(QUESTIONS[question], result)
+    folder = page.write_files(name, sheet, result)
+    return RunReport(
+        name=name, cost=stated, before=result["before"], rows=result["rows"], folder=str(folder),
+        table="\n".join([*sheet.notes, "", tables.text_table(sheet.rows)]),
+    )  # fmt: skip
+
+
+COMMANDS = {
+    "run": Command(RunConfig, run),
+    "list": Command(ListConfig, list_),
+    "show": Command(ShowConfig, show),
+}
