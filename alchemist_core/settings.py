@@ -37,6 +37,13 @@ class Settings(BaseSettings):
         None, ge=0, description="What an hour of one CPU core costs, in your currency; unset: costs are unknown"
     )
 
+    budget_per_day: float | None = Field(
+        None, ge=0, description="What a day may cost, in your currency; unset: no alert about costs"
+    )
+    statsd_port: int | None = Field(
+        None, ge=1024, le=65535, description="UDP port where the exporter hears Airflow's statsd; unset: it does not"
+    )
+
     @property
     def artifacts(self) -> Path:
         """Folder of raters, subsets, models and reports; every artifact is found by its hash."""

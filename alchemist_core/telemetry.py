@@ -1,10 +1,12 @@
 """What a run tells while it works: log lines or a progress bar, and the catalogue of metrics.
 
-Nothing else may create a metric. Labels are bounded: never a sample, a shard, a run or a user's text.
+Nothing else may create a metric. Labels are bounded: never a sample, a shard, a run or a user's text. The label `dag`, which no other
+name has, is for what Airflow says of itself: one of the files in dags/.
 """
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,26 +92,74 @@ class Metric:
 
 
 CATALOGUE = (
+    Metric("alchemist_store_up", "Whether the exporter could read the store: 1 or 0."),
+    Metric("alchemist_store_read_seconds", "Seconds that reading the store took at this scrape."),
+    Metric("alchemist_store_size_bytes", "Size of the store's database on disk."),
     Metric("alchemist_stage_last_success_timestamp_seconds", "When a stage last succeeded, in unix time.", ("stage",)),
-    Metric("alchemist_stage_runs_total", "Executions of a stage by outcome.", ("stage", "outcome")),
-    Metric("alchemist_stage_work_seconds_total", "Seconds of work of a stage's finished runs.", ("stage",)),
-    Metric("alchemist_shards_total", "Registered shards by state.", ("dataset", "outcome")),
-    Metric("alchemist_samples_scored_total", "Locations scored by the production rater.", ("dataset",)),
-    Metric("alchemist_samples_quarantined_total", "Quarantined locations by reason.", ("dataset", "reason")),
+    Metric("alchemist_stage_runs_total", "Ended executions of a stage by outcome.", ("stage", "outcome")),
+    Metric("alchemist_stage_runs_running", "Executions of a stage that beat within the last five minutes.", ("stage",)),
+    Metric("alchemist_stage_progress_ratio", "How far the running executions of a stage are, 0 to 1.", ("stage",)),
+    Metric("alchemist_stage_work_seconds_total", "Seconds of work of a stage's ended runs.", ("stage",)),
+    Metric("alchemist_stage_last_work_seconds", "Seconds of work of a stage's newest successful run.", ("stage",)),
+    Metric(
+        "alchemist_stage_cost_total", "Cost of a stage's ended runs, in the currency of the prices set.", ("stage",)
+    ),
+    Metric("alchemist_budget_per_day", "What a day may cost, in the currency of the prices set."),
+    Metric("alchemist_shards", "Registered shards by state.", ("dataset", "outcome")),
     Metric("alchemist_shards_unscored", "Verified shards that the production rater has not scored.", ("dataset",)),
     Metric(
-        "alchemist_nights_held", "Nights held because their scores drifted, under the production rater.", ("dataset",)
+        "alchemist_samples",
+        "Locations in the production rater's ledger: scored or quarantined.",
+        ("dataset", "outcome"),
     ),
     Metric(
-        "alchemist_score_psi", "Distance of the newest measured night from the accepted ones, a ratio.", ("dataset",)
+        "alchemist_night_samples",
+        "Locations of the newest crawl date: found, scored, and quarantined by reason.",
+        ("dataset", "outcome", "reason"),
     ),
-    Metric("alchemist_leases", "Live leases."),
+    Metric("alchemist_nights", "Nights of the production rater by state.", ("dataset", "outcome")),
+    Metric(
+        "alchemist_newest_night_timestamp_seconds",
+        "Newest crawl date that may be drawn from, in unix time.",
+        ("dataset",),
+    ),
+    Metric(
+        "alchemist_score_psi",
+        "Distance of the newest measured night's scores from the accepted ones: population stability index.",
+        ("dataset", "rater"),
+    ),
+    Metric(
+        "alchemist_score_ks_distance",
+        "Distance of the newest measured night's scores from the accepted ones: Kolmogorov-Smirnov, 0 to 1.",
+        ("dataset", "rater"),
+    ),
+    Metric(
+        "alchemist_ledger_mismatched_shards",
+        "Shards whose scores and quarantine rows did not add up when they were last counted again.",
+        ("dataset",),
+    ),
+    Metric("alchemist_check_failures", "Failed data checks of the last day, by severity.", ("reason", "outcome")),
+    Metric("alchemist_task_failures", "Failed Airflow tasks of the last day, as dag.task.", ("stage",)),
+    Metric("alchemist_leases", "Leases by state: live, or expired and not claimed again.", ("outcome",)),
+    Metric("alchemist_takedowns", "Takedowns: done, or pending while something still holds the bytes.", ("outcome",)),
+    Metric(
+        "alchemist_takedown_oldest_timestamp_seconds", "When the oldest pending takedown was asked for.", ("outcome",)
+    ),
+    Metric("alchemist_rater_check_value", "What a rater's certificate says of each check.", ("rater", "metric")),
     Metric("alchemist_subset_samples", "Members of each published subset.", ("subset",)),
     Metric(
+        "alchemist_subset_retention_ratio", "Share of the eligible pairs that a published subset keeps.", ("subset",)
+    ),
+    Metric(
         "alchemist_evaluation_value",
-        "Mean value of a metric per arm of a published subset.",
+        "Mean value of a metric over the models of a published subset, or of its random control.",
         ("subset", "metric", "outcome"),
     ),
+    Metric("alchemist_airflow_heartbeats_total", "Heartbeats of Airflow's scheduler since the exporter started."),
+    Metric("alchemist_airflow_import_errors", "DAG files that Airflow could not import."),
+    Metric("alchemist_airflow_run_seconds", "Duration of a DAG's newest run, by how it ended.", ("dag", "outcome")),
+    Metric("alchemist_airflow_runs_total", "DAG runs that ended since the exporter started.", ("dag", "outcome")),
+    Metric("alchemist_airflow_pool_slots", "Slots of the pool gpu: open, queued, running.", ("outcome",)),
 )
 
 
@@ -117,14 +167,19 @@ Measurements = dict[str, list[tuple[tuple[str, ...], float]]]
 
 
 class StoreCollector(Collector):
-    """Turns what the store says at a scrape into the catalogue's series; a family without rows is exported empty."""
+    """Turns what is said at a scrape into the catalogue's series; a family without rows is exported empty.
 
-    def __init__(self, read: Callable[[], Measurements]) -> None:
-        self._read = read
+    A store that does not answer is a series too (`alchemist_store_up` 0), so that its silence is not taken for the exporter's.
+    """
+
+    def __init__(self, read: Callable[[], Measurements], *others: Callable[[], Measurements]) -> None:
+        self._read, self._others = read, others
+        # Two servers that scrape at once read one after the other: the store has better things to do.
+        self._reading = threading.Lock()
 
     def collect(self) -> Iterator[PrometheusMetric]:
         """Read the store once and yield every family of the catalogue."""
-        measured = self._read()
+        measured = self._measure()
         if unknown := measured.keys() - {metric.name for metric in CATALOGUE}:
             raise KeyError(f"not in the catalogue of telemetry.py: {', '.join(sorted(unknown))}")
         for metric in CATALOGUE:
@@ -133,3 +188,16 @@ class StoreCollector(Collector):
             for labels, value in measured.get(metric.name, []):
                 family.add_metric(labels, value)
             yield family
+
+    def _measure(self) -> Measurements:
+        began, is_up = time.monotonic(), 1.0
+        try:
+            with self._reading:
+                measured = self._read()
+        except Exception as error:  # noqa: BLE001  whatever keeps the store from answering is what the series is about
+            say(f"the store does not answer: {type(error).__name__}: {error}")
+            measured, is_up = {}, 0.0
+        ours = {"alchemist_store_up": is_up, "alchemist_store_read_seconds": time.monotonic() - began}
+        for read in self._others:
+            measured = measured | read()
+        return measured | {name: [((), value)] for name, value in ours.items()}

@@ -1,0 +1,61 @@
+-- Purpose: the exporter's series of operation: leases, failed checks and tasks, recounted ledger, takedowns.
+-- Parameters: none.
+-- One row is: a series with its label values and its value now; checks and tasks of the last day, the 15 that failed most.
+-- Relies on: ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
+-- Safe to re-run: yes.
+WITH failed_checks AS (
+    SELECT expectation, severity, count(*) AS n_failed
+    FROM alchemist.check_results
+    WHERE NOT is_success AND created_at > clock_timestamp() - make_interval(days => 1)
+    GROUP BY expectation, severity
+    ORDER BY n_failed DESC, expectation ASC
+    LIMIT 15
+),
+
+failed_tasks AS (
+    SELECT subject, count(*) AS n_failed
+    FROM alchemist.audit_events
+    WHERE action = 'task failed' AND happened_at > clock_timestamp() - make_interval(days => 1)
+    GROUP BY subject
+    ORDER BY n_failed DESC, subject ASC
+    LIMIT 15
+),
+
+-- The suite `scores` counts scores and quarantine rows again, shard by shard; its newest word on a dataset counts.
+recounted AS (
+    SELECT DISTINCT ON (coalesce(named.label, 'all'))
+        coalesce(named.label, 'all') AS label,
+        coalesce((check_results.observed ->> 'unexpected_count')::double precision, 0) AS n_shards
+    FROM alchemist.check_results
+    LEFT JOIN alchemist.labelled_datasets AS named ON check_results.dataset_name = named.name
+    WHERE check_results.suite = 'scores' AND check_results.expectation = 'locations_are_scored_or_quarantined'
+    ORDER BY coalesce(named.label, 'all') ASC, check_results.check_result_id DESC
+),
+
+takedowns AS (
+    SELECT
+        CASE WHEN bytes_removed_at IS NULL THEN 'pending' ELSE 'done' END AS outcome,
+        count(*) AS n_takedowns,
+        extract(EPOCH FROM min(requested_at))::double precision AS requested_at
+    FROM alchemist.takedowns
+    GROUP BY bytes_removed_at IS NULL
+)
+
+SELECT 'alchemist_leases' AS metric, ARRAY[states.outcome] AS labels, states.n_leases::double precision AS value
+FROM (
+    SELECT
+        count(*) FILTER (WHERE expires_at > clock_timestamp()) AS n_live,
+        count(*) FILTER (WHERE expires_at <= clock_timestamp()) AS n_expired
+    FROM alchemist.leases
+) AS counted
+CROSS JOIN LATERAL (VALUES ('live', counted.n_live), ('expired', counted.n_expired)) AS states (outcome, n_leases)
+UNION ALL
+SELECT 'alchemist_check_failures', ARRAY[expectation, severity], n_failed::double precision FROM failed_checks
+UNION ALL
+SELECT 'alchemist_task_failures', ARRAY[subject], n_failed::double precision FROM failed_tasks
+UNION ALL
+SELECT 'alchemist_ledger_mismatched_shards', ARRAY[label], n_shards FROM recounted
+UNION ALL
+SELECT 'alchemist_takedowns', ARRAY[outcome], n_takedowns::double precision FROM takedowns
+UNION ALL
+SELECT 'alchemist_takedown_oldest_timestamp_seconds', ARRAY[outcome], requested_at FROM takedowns WHERE outcome = 'pending'

@@ -1,0 +1,63 @@
+-- Purpose: the exporter's series of the whole pool: shards by state, backlog, samples by outcome.
+-- Parameters: none.
+-- One row is: a series with its label values and its value now.
+-- Relies on: one pass over shards and one over the ledger, no join of the two (a million rows each); ix_shards_dataset_id_crawl_date,
+--   pk_shard_scores where a scored shard is not verified any more. Never reads scores.
+-- Safe to re-run: yes.
+WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
+
+counted AS (
+    SELECT dataset_id, state, count(*) AS n_shards FROM alchemist.shards GROUP BY dataset_id, state
+),
+
+-- A ledger row names its night, and a night its dataset.
+scored_nights AS (
+    SELECT night_id, count(*) AS n_shards, sum(n_scored) AS n_scored, sum(n_quarantined) AS n_quarantined
+    FROM alchemist.shard_scores
+    WHERE rater_id = (SELECT production.rater_id FROM production)
+    GROUP BY night_id
+),
+
+ledger AS (
+    SELECT
+        nights.dataset_id,
+        sum(scored_nights.n_shards) AS n_shards,
+        sum(scored_nights.n_scored) AS n_scored,
+        sum(scored_nights.n_quarantined) AS n_quarantined
+    FROM scored_nights INNER JOIN alchemist.nights ON scored_nights.night_id = nights.night_id
+    GROUP BY nights.dataset_id
+),
+
+gone AS (
+    SELECT shards.dataset_id, count(*) AS n_shards
+    FROM alchemist.shards
+    INNER JOIN alchemist.shard_scores
+        ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
+    WHERE shards.state <> 'verified'
+    GROUP BY shards.dataset_id
+)
+
+SELECT 'alchemist_shards' AS metric, ARRAY[named.label, counted.state] AS labels, sum(counted.n_shards)::double precision AS value
+FROM counted INNER JOIN alchemist.labelled_datasets AS named ON counted.dataset_id = named.dataset_id
+GROUP BY named.label, counted.state
+UNION ALL
+SELECT
+    'alchemist_shards_unscored',
+    ARRAY[named.label],
+    sum(counted.n_shards - coalesce(ledger.n_shards, 0) + coalesce(gone.n_shards, 0))::double precision
+FROM counted
+INNER JOIN alchemist.labelled_datasets AS named ON counted.dataset_id = named.dataset_id
+CROSS JOIN production
+LEFT JOIN ledger ON counted.dataset_id = ledger.dataset_id
+LEFT JOIN gone ON counted.dataset_id = gone.dataset_id
+WHERE counted.state = 'verified'
+GROUP BY named.label
+UNION ALL
+SELECT 'alchemist_samples', ARRAY[named.label, outcomes.outcome], sum(outcomes.n_samples)::double precision
+FROM ledger
+INNER JOIN alchemist.labelled_datasets AS named ON ledger.dataset_id = named.dataset_id
+CROSS JOIN
+    LATERAL (
+        VALUES ('scored', ledger.n_scored), ('quarantined', ledger.n_quarantined)
+    ) AS outcomes (outcome, n_samples)
+GROUP BY named.label, outcomes.outcome

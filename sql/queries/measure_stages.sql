@@ -1,0 +1,56 @@
+-- Purpose: the exporter's series of stages: successes, runs, work, progress, cost; names and label order are telemetry.py's.
+-- Parameters: price_per_gpu_hour double precision or null, price_per_core_hour double precision or null, n_cores integer of a CPU run.
+-- One row is: a series with its label values and its value now; without a price there is no cost.
+-- Relies on: pk_runs; reads the whole run ledger, a few rows a night.
+-- Safe to re-run: yes.
+WITH summed AS (
+    SELECT
+        stage,
+        state,
+        count(*)::double precision AS n_runs,
+        coalesce(sum(work_seconds), 0) AS work_seconds,
+        coalesce(sum(
+            work_seconds / 3600 * CASE
+                WHEN device = 'cpu' THEN CAST(:price_per_core_hour AS double precision) * CAST(:n_cores AS integer)
+                ELSE CAST(:price_per_gpu_hour AS double precision)
+            END
+        ), 0) AS cost,
+        extract(EPOCH FROM max(finished_at))::double precision AS finished_at
+    FROM alchemist.runs
+    GROUP BY stage, state
+),
+
+newest AS (
+    SELECT DISTINCT ON (stage) stage, work_seconds
+    FROM alchemist.runs
+    WHERE state = 'succeeded' AND work_seconds IS NOT NULL
+    ORDER BY stage ASC, run_id DESC
+),
+
+-- A run whose process died says "running" until its key is claimed again: only its heartbeat tells.
+alive AS (
+    SELECT
+        stage,
+        count(*)::double precision AS n_runs,
+        avg((progress ->> 'done')::double precision / nullif((progress ->> 'total')::double precision, 0)) AS done_ratio
+    FROM alchemist.runs
+    WHERE state = 'running' AND heartbeat_at > clock_timestamp() - make_interval(mins => 5)
+    GROUP BY stage
+)
+
+SELECT 'alchemist_stage_last_success_timestamp_seconds' AS metric, ARRAY[stage] AS labels, finished_at AS value
+FROM summed WHERE state = 'succeeded'
+UNION ALL
+SELECT 'alchemist_stage_runs_total', ARRAY[stage, state], n_runs FROM summed WHERE state <> 'running'
+UNION ALL
+SELECT 'alchemist_stage_work_seconds_total', ARRAY[stage], sum(work_seconds) FROM summed GROUP BY stage
+UNION ALL
+SELECT 'alchemist_stage_cost_total', ARRAY[stage], sum(cost) FROM summed
+WHERE coalesce(CAST(:price_per_core_hour AS double precision), CAST(:price_per_gpu_hour AS double precision)) IS NOT NULL
+GROUP BY stage
+UNION ALL
+SELECT 'alchemist_stage_last_work_seconds', ARRAY[stage], work_seconds FROM newest
+UNION ALL
+SELECT 'alchemist_stage_runs_running', ARRAY[stage], n_runs FROM alive
+UNION ALL
+SELECT 'alchemist_stage_progress_ratio', ARRAY[stage], done_ratio FROM alive WHERE done_ratio IS NOT NULL

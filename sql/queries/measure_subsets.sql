@@ -1,0 +1,51 @@
+-- Purpose: the exporter's series of what was chosen and what it was worth: published subsets, evaluations, certificates of raters.
+-- Parameters: none.
+-- One row is: a series with its label values and its value now; of the 20 last published subsets and the 3 newest raters.
+-- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Safe to re-run: yes.
+WITH shown_subsets AS (
+    SELECT subset_id, name, n_samples, retention, published_at
+    FROM alchemist.subsets
+    WHERE state = 'published'
+    ORDER BY published_at DESC, subset_id DESC
+    LIMIT 20
+),
+
+shown_raters AS (
+    SELECT rater_id, name, certificate
+    FROM alchemist.raters
+    ORDER BY state = 'production' DESC, rater_id DESC
+    LIMIT 3
+),
+
+measured AS (
+    SELECT
+        shown_subsets.name, shown_subsets.published_at, models.arm, evaluations.metric, evaluations.value, evaluations.contract_id,
+        max(evaluations.contract_id) OVER (PARTITION BY shown_subsets.name, evaluations.metric) AS newest_contract_id
+    FROM shown_subsets
+    INNER JOIN alchemist.models ON shown_subsets.subset_id = models.subset_id
+    INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
+    WHERE models.arm IN ('subset', 'random')
+),
+
+valued AS (
+    SELECT name, metric, arm, avg(value) AS value
+    FROM measured
+    WHERE contract_id = newest_contract_id
+    GROUP BY name, metric, arm, published_at
+    ORDER BY published_at DESC, name ASC, metric ASC, arm ASC
+    LIMIT 100
+)
+
+SELECT 'alchemist_subset_samples' AS metric, ARRAY[name] AS labels, n_samples::double precision AS value FROM shown_subsets
+UNION ALL
+SELECT 'alchemist_subset_retention_ratio', ARRAY[name], retention FROM shown_subsets
+UNION ALL
+SELECT 'alchemist_evaluation_value', ARRAY[name, metric, arm], value FROM valued
+UNION ALL
+SELECT 'alchemist_rater_check_value', ARRAY[shown_raters.name, checks.name], checks.value
+FROM shown_raters
+CROSS JOIN
+    LATERAL
+    jsonb_to_recordset(coalesce(shown_raters.certificate -> 'checks', '[]')) AS checks (name text, value double precision)
+WHERE checks.value IS NOT NULL

@@ -1,0 +1,202 @@
+"""What Prometheus scrapes: few series whatever the store holds, read in less than a second, and true when the store is away."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import Connection, Engine, text
+
+from alchemist_core.local.airflow_metrics import MAX_DAGS, AirflowMetrics, listen
+from alchemist_core.settings import Settings
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.measurements import read_measurements
+from alchemist_core.store.queries import load_query
+from alchemist_core.telemetry import CATALOGUE, Measurements, StoreCollector
+from tests.sql.test_plans import nodes
+
+ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag"}
+N_SHARDS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def large(make_database: Callable[..., str]) -> Iterator[Engine]:
+    engine = make_engine(make_database())
+    sql = Path(__file__).with_name("large_store.sql").read_text()
+    with engine.begin() as connection:
+        connection.execute(text(sql.replace("N_SHARDS", str(N_SHARDS)).replace("::", "\\:\\:")))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    yield engine
+    engine.dispose()
+
+
+def measure(engine: Engine) -> Measurements:
+    return read_measurements(engine, Settings(price_per_core_hour=0.1, budget_per_day=9.0), n_cores=2)
+
+
+def airflow_of_many_dags() -> AirflowMetrics:
+    heard = AirflowMetrics()
+    for i in range(100):
+        for outcome in ("success", "failed"):
+            heard.hear(f"airflow.dagrun.duration.{outcome},dag_id=dag{i}:1000|ms".encode())
+    return heard
+
+
+def plan(engine: Engine, name: str) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return nodes(connection, load_query(name).text)
+
+
+def scrape(*reads: Callable[[], Measurements]) -> list[str]:
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(*reads))
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.db
+def test_a_million_shards_and_a_thousand_subsets_are_fewer_than_500_series(large: Engine) -> None:
+    series = scrape(lambda: measure(large), airflow_of_many_dags().read)
+    assert 200 < len(series) < 500
+    assert len([line for line in series if line.startswith("alchemist_subset_samples{")]) == 20
+
+
+@pytest.mark.db
+def test_a_scrape_of_a_million_shards_takes_less_than_a_second(large: Engine) -> None:
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        measure(large)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 1.0, seconds
+
+
+@pytest.mark.db
+def test_no_shard_is_forgotten_where_labels_are_bounded(large: Engine) -> None:
+    measured = measure(large)
+    assert sum(value for _, value in measured["alchemist_shards"]) == N_SHARDS
+    assert sum(value for _, value in measured["alchemist_shards_unscored"]) == N_SHARDS / 1000
+    assert {labels[0] for labels, _ in measured["alchemist_shards"]} == {*(f"web {i}" for i in range(26, 31)), "other"}
+
+
+@pytest.mark.db
+@pytest.mark.parametrize("name", ["measure_samples", "measure_nights", "measure_operations"])
+def test_a_scrape_reads_ledgers_and_never_scores(large: Engine, name: str) -> None:
+    read = {node.get("Relation Name", "") for node in plan(large, name)}
+    assert read & {"shard_scores", "leases"}
+    assert not [table for table in read if table.startswith(("scores", "samples", "sample_locations"))]
+
+
+@pytest.mark.db
+def test_the_newest_night_alone_is_read_by_its_date(large: Engine) -> None:
+    nodes_of_shards = [node for node in plan(large, "measure_nights") if node.get("Relation Name") == "shards"]
+    assert nodes_of_shards
+    assert not [node for node in nodes_of_shards if node["Node Type"] == "Seq Scan"]
+
+
+@pytest.mark.db
+def test_every_row_is_a_series_of_the_catalogue(connection: Connection, engine: Engine, large: Engine) -> None:
+    labels = {metric.name: len(metric.labels) for metric in CATALOGUE}
+    for name, rows in (measure(large) | airflow_of_many_dags().read()).items():
+        assert {len(values) for values, _ in rows} == {labels[name]}, name
+        assert len({values for values, _ in rows}) == len(rows), f"{name} has a series twice"
+
+
+def test_labels_are_those_of_the_house() -> None:
+    assert {label for metric in CATALOGUE for label in metric.labels} <= ALLOWED_LABELS
+
+
+def test_names_and_texts_of_metrics_keep_the_rules() -> None:
+    for metric in CATALOGUE:
+        assert metric.name.startswith("alchemist_")
+        assert metric.text.endswith(".")
+        assert not any(word in metric.name for word in ("_ms", "_minutes", "_hours", "_percent"))
+
+
+def test_a_store_that_is_away_is_told_and_does_not_break_the_scrape() -> None:
+    def away() -> Measurements:
+        raise ConnectionError("gone")
+
+    series = scrape(away)
+    assert "alchemist_store_up 0.0" in series
+
+
+def test_a_metric_that_the_catalogue_does_not_know_is_refused() -> None:
+    with pytest.raises(KeyError, match="alchemist_invented"):
+        scrape(lambda: {"alchemist_invented": [((), 1.0)]})
+
+
+def test_airflows_words_become_series_and_strangers_do_not() -> None:
+    heard = AirflowMetrics()
+    heard.hear(b"airflow.scheduler_heartbeat:1|c\nairflow.scheduler_heartbeat:1|c\n")
+    heard.hear(b"airflow.pool.open_slots,pool_name=gpu:3|g")
+    heard.hear(b"airflow.pool.open_slots,pool_name=default_pool:128|g")
+    heard.hear(b"airflow.dagrun.duration.failed,dag_id=train_rater,run_type=manual:1500|ms")
+    heard.hear(b"\xff not statsd")
+    assert heard.read() == {
+        "alchemist_airflow_heartbeats_total": [((), 2.0)],
+        "alchemist_airflow_pool_slots": [(("open",), 3.0)],
+        "alchemist_airflow_run_seconds": [(("train_rater", "failed"), 1.5)],
+        "alchemist_airflow_runs_total": [(("train_rater", "failed"), 1.0)],
+    }
+
+
+def test_dags_beyond_the_bound_are_left_out() -> None:
+    assert len(airflow_of_many_dags().read()["alchemist_airflow_runs_total"]) == 2 * MAX_DAGS
+
+
+def test_what_the_statsd_client_of_airflow_sends_is_heard() -> None:
+    statsd = pytest.importorskip("statsd", reason="the statsd client comes with the extra `airflow`")
+    heard, port = AirflowMetrics(), free_port(socket.SOCK_DGRAM)
+    listen(heard, "127.0.0.1", port)
+    client = statsd.StatsClient("127.0.0.1", port, prefix="airflow")
+    client.timing("dagrun.duration.success,dag_id=nightly_rescore", 2500.0)
+    deadline = time.monotonic() + 5
+    while not heard.read() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert heard.read()["alchemist_airflow_run_seconds"] == [(("nightly_rescore", "success"), 2.5)]
+
+
+@pytest.mark.db
+def test_the_exporter_serves_the_store_over_http(database_url: str) -> None:
+    port = next(port for port in (free_port(socket.SOCK_STREAM) for _ in range(50)) if port <= 32_767)
+    command = [sys.executable, "-m", "alchemist_core", "metrics", "serve", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            page = fetch(f"http://127.0.0.1:{port}/metrics")
+        finally:
+            process.kill()
+    assert "alchemist_store_up 1.0" in page
+    assert {line.split()[2] for line in page.splitlines() if line.startswith("# HELP")} == {
+        metric.name.removesuffix("_total") + "_total" * metric.name.endswith("_total") for metric in CATALOGUE
+    }
+
+
+def fetch(url: str) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def free_port(kind: Any) -> int:
+    """A port below the ephemeral range that nobody has now."""
+    for port in range(21_000 + int(time.monotonic() * 1000) % 9_000, 32_000):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")

@@ -1,0 +1,140 @@
+"""Dashboards: built from code, committed as built, asking only for what exists, with unit and description on every panel."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from sqlalchemy import Connection, make_url, text
+
+from alchemist_core.store.engine import make_engine
+from alchemist_core.telemetry import CATALOGUE
+
+from .test_prometheus import metric_names, rules
+
+GRAFANA = Path(__file__).resolve().parents[2] / "infra" / "grafana"
+QUESTIONS = {
+    "Is the pipeline healthy?", "How far is scoring?", "Is the rater learning?", "Was the subset worth it?", "What does it cost?",
+}  # fmt: skip
+PASSWORD = "for-this-test-server-only"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, GRAFANA / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+questions = load("questions")
+build = load("build")
+PANELS = [panel for dashboard in questions.DASHBOARDS for panel in dashboard.panels]
+SQL_PANELS = [panel for panel in PANELS if panel.sql]
+
+
+def test_there_is_a_dashboard_for_each_question() -> None:
+    assert {dashboard.question for dashboard in questions.DASHBOARDS} == QUESTIONS
+    assert len({dashboard.uid for dashboard in questions.DASHBOARDS}) == len(QUESTIONS)
+
+
+def test_the_committed_files_are_what_the_code_builds() -> None:
+    committed = {path.stem: path.read_text() for path in (GRAFANA / "dashboards").glob("*.json")}
+    assert committed == {dashboard.uid: build.render(dashboard) for dashboard in questions.DASHBOARDS}
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
+def test_a_panel_has_a_unit_a_description_and_one_question(panel: object) -> None:
+    assert panel.unit
+    assert panel.text.endswith(".")
+    assert bool(panel.promql) != bool(panel.sql)
+
+
+def test_panels_of_one_dashboard_have_titles_of_their_own() -> None:
+    for dashboard in questions.DASHBOARDS:
+        titles = [panel.title for panel in dashboard.panels]
+        assert len(set(titles)) == len(titles)
+
+
+def test_panels_do_not_overlap() -> None:
+    for dashboard in questions.DASHBOARDS:
+        taken: set[tuple[int, int]] = set()
+        for place in (panel["gridPos"] for panel in build.build(dashboard)["panels"]):
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken
+            assert max(x for x, _ in cells) < 24
+            taken |= cells
+
+
+@pytest.mark.parametrize("panel", [panel for panel in PANELS if panel.promql], ids=lambda panel: panel.title)
+def test_a_panel_asks_for_metrics_that_exist(panel: object) -> None:
+    used = metric_names(panel.promql)
+    assert used
+    assert used <= {metric.name for metric in CATALOGUE} | {rule["record"] for rule in rules("recording.yml")}
+
+
+def test_every_metric_is_shown_or_watched() -> None:
+    asked = " ".join(
+        [panel.promql for panel in PANELS]
+        + [rule["expr"] for name in ("alerts.yml", "recording.yml") for rule in rules(name)]
+    )
+    unseen = {metric.name for metric in CATALOGUE if metric.name not in asked}
+    # Their durations and counts are read by hand when something is slow.
+    assert unseen == {"alchemist_store_read_seconds", "alchemist_stage_runs_total", "alchemist_airflow_run_seconds"}
+
+
+def test_panels_ask_data_sources_that_are_provisioned() -> None:
+    provisioned = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "alchemist.yaml").read_text())[
+        "datasources"
+    ]
+    known = {(source["type"], source["uid"]) for source in provisioned}
+    asked = {
+        (panel["datasource"]["type"], panel["datasource"]["uid"])
+        for dashboard in questions.DASHBOARDS
+        for panel in build.build(dashboard)["panels"]
+    }
+    assert asked == known
+    assert {source["secureJsonData"]["password"] for source in provisioned if "secureJsonData" in source} == {
+        "${STORE_READER_PASSWORD}"
+    }
+
+
+def test_a_reader_can_pick_dataset_and_rater() -> None:
+    for dashboard in questions.DASHBOARDS:
+        names = [variable["name"] for variable in json.loads(build.render(dashboard))["templating"]["list"]]
+        assert names == ["dataset", "rater"]
+
+
+@pytest.fixture
+def reader(database_url: str, server_url: str) -> Iterator[Connection]:
+    """A connection of the role that Grafana has."""
+    owner = make_engine(server_url)
+    with owner.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        connection.execute(text(f"ALTER ROLE alchemist_reader PASSWORD '{PASSWORD}'"))
+    owner.dispose()
+    address = make_url(database_url).set(username="alchemist_reader", password=PASSWORD)
+    engine = make_engine(address.render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+@pytest.mark.db
+def test_every_sql_panel_runs_as_the_reader(reader: Connection, subtests: Callable[..., object]) -> None:
+    for panel in SQL_PANELS:
+        with subtests.test(panel.title):
+            filled = panel.sql.replace("${dataset:sqlstring}", "'web','other'")
+            assert "$" not in filled
+            reader.exec_driver_sql(filled).all()
+            reader.rollback()

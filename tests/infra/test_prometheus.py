@@ -1,0 +1,94 @@
+"""Rules and alerts: each tested both ways by promtool, each with somebody to tell and something to do."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alchemist_core.telemetry import CATALOGUE
+
+INFRA = Path(__file__).resolve().parents[2] / "infra"
+PROMETHEUS = INFRA / "prometheus"
+NAMED_IN_THE_DESIGN = {
+    "NightlyStale", "QuarantineRateHigh", "ScoreDrift", "LedgerMismatch", "LeaseLeak", "BacklogGrowing", "EvaluationRegression",
+    "CostOverBudget", "TakedownOverdue", "ExporterDown",
+}  # fmt: skip
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None,
+    reason="promtool is not installed: apt-get install prometheus (make test-e2e does)",
+)
+
+
+def rules(name):
+    groups = yaml.safe_load((PROMETHEUS / name).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
+
+
+def anchors(path):
+    """The anchors that a page's headings have where it is shown."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def metric_names(expression):
+    """The metrics of an expression: words that are followed by neither a bracket of a call nor a comparison of a label."""
+    without_labels = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", expression)
+    without_grouping = re.sub(r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)", "", without_labels)
+    return set(re.findall(r"\b(?:\w+:)?alchemist_\w+(?::\w+)?", without_grouping))
+
+
+def test_every_alert_of_the_design_is_there():
+    assert ALERTS.keys() >= NAMED_IN_THE_DESIGN
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_bad_what_and_what_to_do(name):
+    alert = ALERTS[name]
+    assert alert["labels"]["severity"] in ("page", "ticket")
+    assert alert["annotations"]["summary"].endswith(".")
+    page, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    assert anchor == name.lower()
+    assert anchor in anchors(INFRA.parent / page)
+
+
+@pytest.mark.parametrize(
+    "rule", [*rules("recording.yml"), *ALERTS.values()], ids=lambda rule: rule.get("alert") or rule["record"]
+)
+def test_a_rule_reads_metrics_that_exist(rule):
+    known = {metric.name for metric in CATALOGUE} | {recorded["record"] for recorded in rules("recording.yml")}
+    used = metric_names(rule["expr"])
+    assert used
+    assert used <= known
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_is_tested_where_it_fires_and_where_it_does_not(name):
+    cases = [
+        case
+        for test in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if case["alertname"] == name
+    ]
+    assert any(case["exp_alerts"] for case in cases)
+    assert any(not case["exp_alerts"] for case in cases)
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "recording.yml", "alerts.yml"],
+        ["test", "rules", "alerts_test.yml"],
+    ],
+    ids=" ".join,
+)
+def test_promtool_accepts_config_rules_and_their_tests(arguments):
+    done = subprocess.run(["promtool", *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
