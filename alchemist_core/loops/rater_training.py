@@ -28,6 +28,7 @@ from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 
 Report = Callable[[int, int, str], None]
 _SAMPLE = 1024
+_N_QUANTILES = 257
 
 
 @dataclass(slots=True)
@@ -194,6 +195,9 @@ class _Run:
             "best_step": self.progress.best_step,
             "score_mean": score_B.mean().item(),
             "score_std": score_B.std().item(),
+            # What a first night is compared with.
+            "score_quantiles": np.quantile(score_B.numpy(force=True), np.linspace(0, 1, _N_QUANTILES)).tolist(),
+            "n_scores": len(score_B),
             "spearman_score_minus_loss": spearman(
                 score_B.numpy(force=True), -self._proxy_loss(index_B).numpy(force=True)
             ),

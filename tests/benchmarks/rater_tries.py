@@ -1,0 +1,183 @@
+"""What else was tried to value a pair: the ancestors' methods without a rater, and other settings of ours.
+
+`python -m tests.benchmarks.rater_tries [--seeds 0,1] [--only NAME,…]`, on drawn corpora that no result is reported on; one to three
+minutes a try. It writes `.alchemist/bench/rater_tries.json`: areas under the curve, informative pairs against each damaged kind.
+
+Letters: N training pairs.
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from alchemist_core.loops.bilevel import Bilevel
+from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.loops.encoding import encode_pairs
+from alchemist_core.loops.pairs import Batch, Pairs, batch_index
+from alchemist_core.models.text import load_text_encoder
+from alchemist_core.models.tokenizer import fit_tokenizer
+from alchemist_core.settings import load_settings
+from tests.benchmarks.rows import Row, write_rows
+from tests.benchmarks.scenes_study import KINDS, Study, kind_aucs, load_study
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "penalty .5": {"penalty": 0.5},
+    "penalty 2": {"penalty": 2.0},
+    "penalty as SEAL's": {"penalty_schedule": "seal"},
+    "group head in the proxies' loss": {"has_group_weight": True},
+    "rater reads hidden states": {"rater_reading": "hidden"},
+    "rater from scratch": {"rater_start": "scratch"},
+    "warm-up 100": {"n_warmup_steps": 100},
+    "warm-up 800": {"n_warmup_steps": 800},
+    "softmax groups of 16": {"softmax_group": 16},
+    "price .2": {"price_ratio": 0.2},
+    "price 1": {"price_ratio": 1.0},
+    "average .99": {"rater_average": 0.99},
+    "sentence vectors (minilm)": {"text_encoder": "minilm"},
+    "600 steps": {"n_steps": 600},
+    "2,400 steps": {"n_steps": 2400},
+}
+UNROLLS = (10, 100)
+
+
+def main() -> None:
+    """Try everything on every seed and write what each found."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--only", default="")
+    given = parser.parse_args()
+    chosen = [name for name in given.only.split(",") if name]
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in map(int, given.seeds.split(",")):
+        study = load_study(load_settings().home.resolve() / "bench" / "scenes", seed=seed)
+        for name, try_ in _tries(study, seed):
+            if chosen and name not in chosen:
+                continue
+            began = time.perf_counter()
+            for what, score_N in try_().items():
+                aucs = kind_aucs(score_N, study.kinds)
+                found.setdefault(what, []).append(aucs)
+                shown = " / ".join(f"{aucs[kind]:.4f}" for kind in KINDS)
+                print(f"seed {seed} {what}: {shown} ({time.perf_counter() - began:.0f} s)", flush=True)
+    rows = [
+        Row(f"{what}: AUC against {kind}", round(float(np.mean([aucs[kind] for aucs in each])), 4), "AUC", None, None,
+            ", ".join(f"{aucs[kind]:.4f}" for aucs in each))
+        for what, each in found.items() for kind in KINDS
+    ]  # fmt: skip
+    write_rows("rater_tries", rows)
+
+
+def _tries(study: Study, seed: int) -> Iterator[tuple[str, Callable[[], dict[str, np.ndarray]]]]:
+    for name, changed in SETTINGS.items():
+        yield name, lambda changed=changed, name=name: _ours(Run(study, seed, changed), name)
+    for length in UNROLLS:
+        name = f"unrolls of {length} steps"
+        yield name, lambda length=length, name=name: {name: Run(study, seed, {}).train(unroll=length).scores()}
+    yield "ancestors", lambda: _ancestors(Run(study, seed, {}))
+
+
+def _ours(run: "Run", name: str) -> dict[str, np.ndarray]:
+    run.train()
+    if name != "ours":
+        return {name: run.scores()}
+    loss_N, reference_N = run.losses(run.bilevel.proxy), run.losses(run.bilevel.reference)
+    return {name: run.scores(), "no rater: last L(θ̂) - L(θ)": reference_N - loss_N, "no rater: -L(θ)": -loss_N}
+
+
+def _ancestors(run: "Run") -> dict[str, np.ndarray]:
+    """Learning to Reweight's one-step alignment, by a finite difference; RHO-LOSS and JEST's learnability."""
+    run.warm_up()
+    start, model = copy.deepcopy(run.bilevel.proxy.state_dict()), run.bilevel.proxy
+    before_N = run.losses(model)
+    for validation in run.validation_batches(8):
+        (model(*validation).mean() / 8).backward()
+    with torch.no_grad():
+        length = torch.stack([p.grad.square().sum() for p in model.parameters() if p.grad is not None]).sum().sqrt()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(0.05 * parameter.grad / length)
+    model.zero_grad()
+    alignment_N = before_N - run.losses(model)
+    model.load_state_dict(start)
+    holdout_N = _trained_on_validation(run)
+    return {
+        "no rater: one-step alignment": alignment_N,
+        "no rater: learnability (RHO-LOSS, JEST)": before_N - holdout_N,
+    }
+
+
+def _trained_on_validation(run: "Run") -> np.ndarray:
+    torch.manual_seed(run.seed)
+    model = copy.deepcopy(run.bilevel.reference)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.95), weight_decay=0.01)
+    for batch in run.validation_batches(600):
+        model(*batch).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return run.losses(model)
+
+
+class Run:
+    """One training of proxies and rater in memory."""
+
+    def __init__(self, study: Study, seed: int, changed: dict[str, Any]) -> None:
+        self.config, self.seed = RaterTrainingConfig.model_validate({"seed": seed, **changed}), seed
+        config, encoder = self.config, load_text_encoder(self.config.text_encoder, "cpu")
+        tokenizer = fit_tokenizer(study.train.image_NHWC, config.tokenizer, seed)
+        images = np.concatenate([study.validation.image_NHWC, study.train.image_NHWC])
+        both = Pairs(images, [*study.validation.captions, *study.train.captions])
+        self.data, self.n_validation = encode_pairs(both, tokenizer, encoder), len(study.validation)
+        sizes = config.proxy(tokenizer.config, encoder.dim), config.rater(tokenizer.config, encoder.dim)
+        self.bilevel = Bilevel(config, Accelerator(cpu=True), sizes)
+
+    def warm_up(self) -> None:
+        """Train the proxy alone."""
+        for step in range(self.config.n_warmup_steps):
+            self.bilevel.warmup_step([self.data.rows(self._train_index(step))])
+        self.bilevel.end_warmup()
+
+    def train(self, *, unroll: int | None = None) -> "Run":
+        """Warm up, then step both levels; with `unroll`, θ̂ begins as θ again every so many steps."""
+        self.warm_up()
+        for step in range(self.config.n_steps):
+            if unroll is not None and step % unroll == 0:
+                self.bilevel.reference.load_state_dict(self.bilevel.proxy.state_dict())
+            index_B = torch.cat([self._validation_index(step), self._train_index(self.config.n_warmup_steps + step)])
+            self.bilevel.bilevel_step([self.data.rows(index_B)], self.config.batch_size)
+        return self
+
+    def validation_batches(self, n_batches: int) -> Iterator[Batch]:
+        """Give validation batches in training's order."""
+        return (self.data.rows(self._validation_index(step)) for step in range(n_batches))
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module) -> np.ndarray:
+        """Give every training pair's loss."""
+        return torch.cat([model(*batch) for batch in self._all()]).numpy()
+
+    @torch.no_grad()
+    def scores(self) -> np.ndarray:
+        """Give every training pair's score."""
+        return torch.cat([self.bilevel.scoring_rater.score(*batch) for batch in self._all()]).numpy()
+
+    def _all(self) -> Iterator[Batch]:
+        return (self.data.rows(index_B) for index_B in torch.arange(self.n_validation, len(self.data)).split(512))
+
+    def _validation_index(self, step: int) -> Tensor:
+        return batch_index(self.n_validation, step, batch_size=self.config.batch_size, seed=self.seed + 1)
+
+    def _train_index(self, step: int) -> Tensor:
+        n_train = len(self.data) - self.n_validation
+        return self.n_validation + batch_index(n_train, step, batch_size=self.config.batch_size, seed=self.seed)
+
+
+if __name__ == "__main__":
+    main()
