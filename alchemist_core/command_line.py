@@ -34,6 +34,8 @@ VERBS = (
     "export",
     "subset",
     "explain",
+    "experiment",
+    "region_probe",
     "db",
     "corpus",
     "up",
