@@ -30,7 +30,7 @@ FORMS = {
         "dry_run": {'type': 'boolean', 'default': False, 'title': 'Dry run', 'description': 'Only preview what would be selected'},
     },
     "evaluate_subset": {
-        "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, comma between them: subset, random, planted, full', 'pattern': '^[^{}]*$'},
+        "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, comma between them: subset, random, minus_loss, planted, full', 'pattern': '^[^{}]*$'},
         "seeds": {'type': 'string', 'default': '0', 'title': 'Seeds', 'description': 'Seeds, comma between them; the arms of one seed share their initialisation', 'pattern': '^[^{}]*$'},
         "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'Parquet file of a drawn corpus that says what each pair is worth (arm planted)', 'pattern': '^[^{}]*$'},
         "evaluation": {'type': ['string', 'null'], 'default': None, 'title': 'Evaluation', 'description': 'Evaluation dataset; empty: the only registered one', 'pattern': '^[^{}]*$'},

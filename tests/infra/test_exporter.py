@@ -157,6 +157,7 @@ def test_what_the_statsd_client_of_airflow_sends_is_heard() -> None:
     listen(heard, "127.0.0.1", port)
     client = statsd.StatsClient("127.0.0.1", port, prefix="airflow")
     client.timing("dagrun.duration.success,dag_id=nightly_rescore", 2500.0)
+    client.close()
     deadline = time.monotonic() + 5
     while not heard.read() and time.monotonic() < deadline:
         time.sleep(0.01)
