@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import Connection, Engine, make_url
 
 from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
@@ -20,6 +21,10 @@ from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import migrate
 
 LEFT_BY = "alchemist-tests-of-"
+# The machine may be busy: how long an example takes says nothing about the code.
+settings.register_profile("alchemist", deadline=None)
+settings.load_profile("alchemist")
+
 GIVEN_SERVER, SERVER_HOME = "ALCHEMIST_TEST_SERVER_URL", "ALCHEMIST_TEST_SERVER_HOME"
 
 

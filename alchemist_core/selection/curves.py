@@ -111,7 +111,10 @@ def count_ranks(rank_N: NDArray[np.float64], is_open_N: NDArray[np.bool_] | None
             bin_N = bin_N[is_open_N[chunk]]
         return np.bincount(bin_N, minlength=_GRID)
 
-    return np.sum(map_chunks(work, len(rank_N)) or [np.zeros(_GRID, np.int64)], axis=0, dtype=np.int64)
+    count_G = np.zeros(_GRID, np.int64)
+    for part_G in map_chunks(work, len(rank_N)):
+        count_G += part_G
+    return count_G
 
 
 def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bins: int) -> NDArray[np.float64]:

@@ -95,11 +95,13 @@ class Keys:
         Raises:
             DataError: A rank is NaN.
         """
-        key_N = self._strategy.log_density(np.asarray(self._rank_N[place], np.float64))
+        rank_N = np.asarray(self._rank_N[place], np.float64)
+        # Asked of the ranks: a strategy that wants every rank alike would give NaN a key.
+        if np.isnan(rank_N).any():
+            raise DataError("A rank is NaN: every eligible pair needs a finite score.")
+        key_N = self._strategy.log_density(rank_N)
         if self._strategy.is_drawn:
             key_N += self._noise.of(self._hash_N[place])
-        if np.isnan(key_N).any():
-            raise DataError("A rank is NaN: every eligible pair needs a finite score.")
         if self._is_open_N is not None:
             key_N[~self._is_open_N[place]] = -np.inf
         return key_N

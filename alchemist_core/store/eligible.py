@@ -67,7 +67,7 @@ class EligiblePairs:
 
     def open_mask(self) -> NDArray[np.bool_]:
         """Tell which pairs are eligible."""
-        return self.excluded_N == 0
+        return np.equal(self.excluded_N, 0)
 
     def open_pairs(self) -> "EligiblePairs":
         """Return the eligible pairs alone; itself where nothing is excluded."""
@@ -91,10 +91,10 @@ class EligiblePairs:
 
     def sha256(self) -> str:
         """Hash the pool: every pair's hash with its score, and what excludes it where anything does."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.pair_hash_N32))
-        digest.update(np.ascontiguousarray(self.score_N, "<f8"))
+        digest = hashlib.sha256(np.ascontiguousarray(self.pair_hash_N32).data)
+        digest.update(np.ascontiguousarray(self.score_N, "<f8").data)
         if self.excluded_N.any():
-            digest.update(np.ascontiguousarray(self.excluded_N))
+            digest.update(np.ascontiguousarray(self.excluded_N).data)
         return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from alchemist_core.loops.heldout import heldout_losses
 from alchemist_core.loops.rater_training import train_rater
 from alchemist_core.loops.scoring import Scorer
 from alchemist_core.selection.draw import draw_members
+from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.selection.strategies import STRATEGIES, STRATEGY_OF_RULE
 from alchemist_core.settings import load_settings
@@ -89,7 +90,7 @@ class Arms:
         rank_N = fit_rank_scale(score_N).rank(score_N)
         strategy = STRATEGIES[STRATEGY_OF_RULE[rule] if name == "auto" else name]()  # type: ignore[index]
         hash_N = np.random.default_rng(self.seed).integers(-(2**63), 2**63, len(rank_N))
-        return draw_members(rank_N, hash_N, k=k, strategy=strategy, seed=self.seed)
+        return draw_members(rank_N, hash_N, k=k, strategy=strategy, noise=Noise(self.seed))
 
     def _loss(self, rater: Path, members: np.ndarray) -> float:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from alchemist_core.data.images import decode_image
 from alchemist_core.data.pairs import find_image, read_pairs
 from alchemist_core.selection.curves import selection_curve
 from alchemist_core.selection.draw import draw_members
+from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.stages.report_page.content import (
@@ -71,7 +72,7 @@ def content():
 
 def subset(rank_N, strategy, retention):
     k = round(retention * len(rank_N))
-    member_K = draw_members(rank_N, np.arange(len(rank_N)), k=k, strategy=strategy, seed=7)
+    member_K = draw_members(rank_N, np.arange(len(rank_N)), k=k, strategy=strategy, noise=Noise(7))
     return SubsetContent(
         name=f"corpus-{strategy.name}-r{retention * 100:g}",
         version=1,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from alchemist_core.selection.curves import selection_curve
 from alchemist_core.selection.draw import draw_members
+from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import ShiftGsample
 from alchemist_core.stages.report_page.charts import nice_ticks, score_chart, selection_chart, selection_legend
 from alchemist_core.stages.report_page.content import Histogram
@@ -40,7 +41,7 @@ def test_scores_without_spread_can_be_drawn(scores):
 
 def curve(k):
     rank_N = (np.arange(4_000) + 0.5) / 4_000
-    member_K = draw_members(rank_N, np.arange(4_000), k=k, strategy=ShiftGsample(), seed=0)
+    member_K = draw_members(rank_N, np.arange(4_000), k=k, strategy=ShiftGsample(), noise=Noise(0))
     return selection_curve(rank_N, member_K, strategy=ShiftGsample())
 
 
