@@ -50,6 +50,12 @@ class RunConfig(TrialsConfig):
         "epochs", description="What is equal for all arms: epochs, or steps (those of the full corpus)"
     )
     n_bands: int = Field(5, ge=2, le=20, description="Bands of rank that the region probe trains on")
+    probe_epochs: int = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="Passes of the probe's small models over their pairs, however long the arms train",
+    )
     dry_run: bool = Field(False, description="Only say what it would cost and what it could show")
 
     @model_validator(mode="after")
@@ -106,8 +112,8 @@ class Experiment:
         config = self.config
         work = cost.work_of_cells(config, self.arms, self.model, self.n_pairs).times(len(config.seeds))
         for kind in self.auto_kinds():
-            bands = self._probe(kind).plan.arms()
-            work += cost.work_of_cells(config, bands, self.model, self.n_pairs).times(len(config.choose_seeds))
+            plan = self._probe(kind).plan
+            work += cost.work_of_cells(config, plan.arms(), plan.model, self.n_pairs).times(len(config.choose_seeds))
         return cost.state_cost(config, work, self.model, rater=self.arms[0][0].rater)
 
     def auto_kinds(self) -> list[str]:
@@ -161,8 +167,8 @@ class Experiment:
 
     def _probe(self, kind: str) -> Probe:
         # The seeds that choose also judge whether there is a gain: those that are reported have no say.
-        plan = ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, (), self.model)
-        return Probe(self.config, plan)
+        small = self.config.model_of(n_epochs=self.config.probe_epochs)
+        return Probe(self.config, ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, (), small))
 
 
 def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:
