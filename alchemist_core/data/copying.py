@@ -92,7 +92,7 @@ def _identify(members: MemberTable, layout: Layout) -> str:
         again = pair_hash_N32[1:][is_again_N][0].tobytes()
         raise DataError(f"{int(is_again_N.sum())} pairs are to be copied twice, the first is {again.hex()[:16]}")
     digest = hashlib.sha256(f"1 {layout.shard_size} {layout.shuffle_seed} ".encode())
-    digest.update(np.ascontiguousarray(pair_hash_N32))
+    digest.update(np.ascontiguousarray(pair_hash_N32).data)
     return digest.hexdigest()
 
 

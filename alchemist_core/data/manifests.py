@@ -37,7 +37,7 @@ class Manifest:
         >>> Manifest(hash_rows([]), np.empty(0), np.empty(0)).sha256()[:8]
         'e3b0c442'
         """
-        return hashlib.sha256(np.ascontiguousarray(sort_hashes(self.pair_hash_K32))).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(sort_hashes(self.pair_hash_K32)).data).hexdigest()
 
     def pair_hashes(self) -> list[bytes]:
         """Return the hashes as Python objects: for thousands of members, not for millions."""

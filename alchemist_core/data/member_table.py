@@ -44,7 +44,7 @@ class MemberTable:
 
     Args:
         table: The columns of `LOCATION_COLUMNS` and number, source (an index into `uris`), pair_hash, rank.
-        uris: Addresses of the source tars.
+        uris: Addresses of the source tars, sorted: whatever the order of the rows, the same members have the same codes.
     """
 
     def __init__(self, table: pa.Table, uris: Sequence[str]) -> None:
@@ -56,7 +56,8 @@ class MemberTable:
 
     def numbers(self) -> NDArray[np.int64]:
         """Return which row of the manifest each member is; it may have more."""
-        return self.table.column("number").to_numpy()
+        number_N: NDArray[np.int64] = self.table.column("number").to_numpy()
+        return number_N
 
     def rows(self, index_K: NDArray[np.int64]) -> list[MemberSource]:
         """Return some members as Python objects: for hundreds of them."""
@@ -69,15 +70,14 @@ class MemberTable:
 
     def source_order(self) -> NDArray[np.int64]:
         """Return the order of the sources' addresses and of the places in them: what a disk reads fastest."""
-        rank_of_source = np.empty(len(self.uris), np.int64)
-        rank_of_source[np.argsort(np.array(self.uris, dtype=object), kind="stable")] = np.arange(len(self.uris))
         first_N = pc.list_element(self.table.column("offsets"), 0).to_numpy()
-        return np.lexsort((first_N, rank_of_source[self.table.column("source").to_numpy()]))
+        return np.lexsort((first_N, self.table.column("source").to_numpy()))
 
     def hash_order(self, seed: int) -> NDArray[np.int64]:
         """Return an order that nothing but the seed and the pairs decides; the selection's own hash would follow the ranks."""
         hash64_N = first_64_bits(hash_column(self.table.column("pair_hash")))
-        return np.lexsort((hash64_N, mix64(Domain.SHUFFLE, seed, hash64_N)))
+        # Two of 30 million share 64 bits once in 40,000 pools: the manifest, in the order of all bits, decides between them.
+        return np.lexsort((self.numbers(), hash64_N, mix64(Domain.SHUFFLE, seed, hash64_N)))
 
     def commonest_image_ext(self) -> str:
         """Return the pictures' commonest extension; the first in the alphabet of those that are equally common."""
@@ -87,7 +87,8 @@ class MemberTable:
 
     def n_members(self) -> NDArray[np.int64]:
         """Return how many files each record has."""
-        return pc.list_value_length(self.table.column("exts")).to_numpy().astype(np.int64)
+        n_members_N: NDArray[np.int64] = pc.list_value_length(self.table.column("exts")).to_numpy().astype(np.int64)
+        return n_members_N
 
 
 def gather_members(
@@ -100,16 +101,18 @@ def gather_members(
         pair_hash_K32: The manifest's hashes.
         rank_K: The manifest's ranks.
     """
-    sources: dict[tuple[str, str], int] = {}
+    sources: dict[str, int] = {}
     parts = [_columns(batch, sources) for batch in batches]
     table = pa.concat_tables([pa.table({name: pa.array([], kind) for name, kind in _TYPES.items()}), *parts])
     del parts
+    uris = sorted(sources)
+    table = table.set_column(1, "source", pa.array(_recode(table.column("source").to_numpy(), sources, uris)))
     number_N = table.column("number").to_numpy()
     hashes = pa.py_buffer(np.ascontiguousarray(pair_hash_K32[number_N]))
     pair_hash_N = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(number_N), [None, hashes])
     table = table.append_column("pair_hash", pair_hash_N).append_column("rank", pa.array(rank_K[number_N]))
     # In one piece: to take rows from a thousand pieces would look for each row among them.
-    return MemberTable(table.combine_chunks(), [join_uri(*source) for source in sources])
+    return MemberTable(table.combine_chunks(), uris)
 
 
 def table_of(sources: Sequence[MemberSource]) -> MemberTable:
@@ -128,9 +131,16 @@ def first_64_bits(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.ascontiguousarray(pair_hash_N32[:, :8]).view(">i8").ravel().astype(np.int64)
 
 
-def _columns(batch: Sequence[Sequence[Any]], sources: dict[tuple[str, str], int]) -> pa.Table:
+def _recode(source_N: NDArray[np.int32], sources: dict[str, int], uris: Sequence[str]) -> NDArray[np.int32]:
+    """Turn numbers of addresses as they came into their places in the sorted list."""
+    place = np.empty(len(uris), np.int32)
+    place[[sources[uri] for uri in uris]] = np.arange(len(uris), dtype=np.int32)
+    return place[source_N]
+
+
+def _columns(batch: Sequence[Sequence[Any]], sources: dict[str, int]) -> pa.Table:
     number, root, uri, *rest = zip(*batch, strict=True) if batch else ([],) * 8
-    source = [sources.setdefault(place, len(sources)) for place in zip(root, uri, strict=True)]
+    source = [sources.setdefault(join_uri(*place), len(sources)) for place in zip(root, uri, strict=True)]
     values = dict(zip(("number", "source", *LOCATION_COLUMNS), (number, source, *rest), strict=True))
     values["content_hash"] = [None if value is None else bytes(value) for value in values["content_hash"]]
     return pa.table({name: pa.array(values[name], kind) for name, kind in _TYPES.items()})

@@ -30,7 +30,7 @@ def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> N
     """Return the order in which an epoch meets the members, on whatever machine.
 
     >>> epoch_order(np.arange(4), seed=0, epoch=0).tolist(), epoch_order(np.arange(4), seed=0, epoch=1).tolist()
-    ([2, 3, 1, 0], [0, 2, 3, 1])
+    ([1, 3, 2, 0], [2, 0, 3, 1])
     """
     epoch_seed = int(mix64(Domain.SHUFFLE, seed, np.array([epoch]))[0])
     return np.argsort(mix64(Domain.SHUFFLE, epoch_seed, pair_hash64_N), kind="stable")
@@ -53,4 +53,5 @@ def worker_share(number_M: Numbers, reader: Reader, *, worker: int, n_workers: i
     >>> worker_share(np.arange(7), Reader(batch_size=2), worker=1, n_workers=2).tolist()
     [2, 3, 6]
     """
-    return number_M[np.arange(len(number_M)) // reader.batch_size % n_workers == worker]
+    is_mine_M: NDArray[np.bool_] = np.arange(len(number_M)) // reader.batch_size % n_workers == worker
+    return number_M[is_mine_M]

@@ -52,7 +52,7 @@ def read_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[bytes]:
     Raises:
         DataError: The shard is gone, cannot be read, or ends before one of the ranges.
     """
-    return [view.obj if len(view) == len(view.obj) else bytes(view) for view in view_ranges(uri, ranges)]
+    return [bytes(view) for view in view_ranges(uri, ranges)]
 
 
 def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:

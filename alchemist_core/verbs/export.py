@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alchemist_core.data.manifests import Manifest
 
 OUT = "File to write, its form by its ending (.parquet, .csv, .jsonl); it appears when it is complete, in place of an earlier one"
-MEMBER_COLUMNS = {
+MEMBER_COLUMNS: dict[str, type[Any]] = {
     "pair_hash": bytes, "rank": float, "score": float, "sample_id": int, "source_url": str, "licence": str, **PLACE,
 }  # fmt: skip
 WHERE = "Condition, for example \"score > 1.5 and dataset = 'web' and not caption like '%logo%'\"; none: all"

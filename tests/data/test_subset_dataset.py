@@ -40,7 +40,8 @@ def located(crawl: Path) -> LocatedSubset:
 def locate(crawl: Path, taken_down: tuple[int, ...] = ()) -> LocatedSubset:
     """The subset of all records; the pairs with these numbers have no location any more."""
     sources = sorted(find_sources(crawl), key=lambda source: source.pair_hash)
-    manifest = Manifest(hash_rows([source.pair_hash for source in sources]), np.zeros(N), np.zeros(N))
+    ranks = np.array([source.rank for source in sources])
+    manifest = Manifest(hash_rows([source.pair_hash for source in sources]), ranks, np.zeros(N))
     members = table_of(sources)
     is_live = np.isin(np.arange(N), taken_down, invert=True)
     members.table = members.table.filter(is_live)
@@ -92,7 +93,10 @@ def test_a_sample_has_the_bytes_of_its_source(located: LocatedSubset, crawl: Pat
     raw = Path(sample["__url__"]).read_bytes()
     assert all(sample[ext] in raw for ext in ("png", "txt", "json"))
     assert json.loads(sample["json"])["author"] == "me"
-    assert (sample["__key__"], len(sample["pair_hash"]), sample["rank"]) == (sample["__key__"], 32, 0.0)
+    number = located.manifest.pair_hashes().index(sample["pair_hash"])
+    assert sample["rank"] == located.manifest.rank_K[number]
+    (source,) = [source for source in find_sources(crawl) if source.pair_hash == sample["pair_hash"]]
+    assert (sample["__key__"], sample["__url__"]) == (source.key, source.uri)
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own(located: LocatedSubset) -> None:

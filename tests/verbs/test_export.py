@@ -136,9 +136,9 @@ def test_samples_are_exported_with_hashes_and_heuristics(tmp_path: Path, engine:
     assert exported.n_rows == 1
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "no_such_folder/scores.parquet"])
+@pytest.mark.parametrize("name", ["scores.xlsx", "no_such_folder/scores.parquet"])
 def test_a_place_that_cannot_hold_the_file_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"ends in \.parquet, in a folder that exists"):
+    with pytest.raises(ConfigError, match=r"one of \.parquet, \.csv, \.jsonl, in a folder that exists"):
         scores(ExportScoresConfig(out=tmp_path / name))
 
 
