@@ -29,12 +29,16 @@ def retention_to_k(retention: float, n: int) -> int:
 
 
 def k_to_retention(k: int, n: int) -> float:
-    """Return the largest retention, in ten-thousandths, that keeps no more than k of n: what a refusal names is itself accepted.
+    """Return the largest retention, in four digits or more, that keeps no more than k of n: what a refusal names is itself accepted.
 
-    >>> k_to_retention(749_999, 1_000_000)
-    0.7499
+    >>> k_to_retention(749_999, 1_000_000), k_to_retention(29, 100), k_to_retention(7, 9_000_000)
+    (0.7499, 0.29, 7.777e-07)
     """
-    return math.floor(k / n * 10_000) / 10_000
+    # In whole numbers: 29 / 100 · 10,000 is a little less than 2,900.
+    parts = 10_000
+    while 0 < k * parts < 1_000 * n:
+        parts *= 10
+    return k * parts // n / parts
 
 
 def draw_members(
@@ -175,8 +179,12 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
     if k > n_possible:
         raise ConfigError(
             f"{k:,} of {n:,} eligible pairs are asked for, and {what} can keep only {n_possible:,}: the largest possible "
-            f"retention is {k_to_retention(n_possible, n):.4f}. Lower the retention, or take fewer with --allow-fewer."
+            f"retention is {_shown(k_to_retention(n_possible, n))}. Lower the retention, or take fewer with --allow-fewer."
         )
+
+
+def _shown(retention: float) -> str:
+    return f"{retention:.4f}" if retention >= 0.1 or retention == 0 else f"{retention:.4g}"
 
 
 def count_possible(rank_N: NDArray[np.float64], strategy: Strategy, is_open_N: NDArray[np.bool_] | None = None) -> int:

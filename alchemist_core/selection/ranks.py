@@ -38,6 +38,10 @@ class RankScale:
         if not ((np.diff(ranks_M) < 0).all() and ranks_M[0] <= 1 and ranks_M[-1] >= 0):
             raise DataError("The ranks of a rank scale must descend strictly within 1 and 0.")
 
+    def is_same_as(self, other: "RankScale") -> bool:
+        """Tell whether another scale gives every score the same rank."""
+        return np.array_equal(self.knot_scores, other.knot_scores) and np.array_equal(self.knot_ranks, other.knot_ranks)
+
     def rank(self, score_N: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return each score's rank, by the four float64 operations that SQL's `rank_of` does too.
 

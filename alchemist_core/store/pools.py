@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.config import fingerprint
+from alchemist_core.selection.ranks import RankScale
 from alchemist_core.store.eligible import EligiblePairs, Moment
 from alchemist_core.store.pool_reading import read_pool
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.snapshot_cache import find_pool, keep_pool
+from alchemist_core.store.snapshot_cache import find_pool, keep_pool, rank_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +43,51 @@ def read_nights(connection: Connection, rater_id: int, **which: list[Any]) -> tu
 class PoolRequest:
     """A pool that is wanted: as of a moment, of some nights."""
 
-    def __init__(self, moment: Moment, nights: Sequence[NightFacts], *, with_sources: bool) -> None:
-        self._moment, self._nights, self._with_sources = moment, nights, with_sources
+    def __init__(
+        self, moment: Moment, nights: Sequence[NightFacts], *, with_sources: bool, should_verify: bool
+    ) -> None:
+        """Ask for a pool.
 
-    def get(self, connection: Connection, *, may_be_kept: bool, should_verify: bool) -> tuple[str, EligiblePairs]:
+        Args:
+            moment: What it depends on.
+            nights: What its pairs are of.
+            with_sources: Whether each pair's source is wanted too.
+            should_verify: Whether a kept one is compared with its hashes before it is used; a preview does without.
+        """
+        self._moment, self._nights = moment, nights
+        self._with_sources, self._should_verify = with_sources, should_verify
+        self._found = ""
+
+    def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligiblePairs]:
         """Return the eligible hash and the pool: the kept one, else read from the store and kept.
 
         Args:
             connection: From `frozen`.
             may_be_kept: Whether one that was read before will do.
-            should_verify: Compare a kept one with its hash first.
         """
-        key = self._key(connection)
-        kept = find_pool(key, with_sources=self._with_sources) if may_be_kept else None
-        if kept is not None and (not should_verify or kept[1].sha256() == kept[0]):
+        self._found = self._key(connection)
+        kept = find_pool(self._found, should_verify=self._should_verify) if may_be_kept else None
+        if kept is not None:
             return kept
         pairs = read_pool(connection, self._moment, with_sources=self._with_sources)
         eligible_hash = pairs.sha256()
-        keep_pool(key, eligible_hash, pairs)
+        keep_pool(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
+
+    def rank(self, pairs: EligiblePairs, scale: RankScale) -> NDArray[np.float64]:
+        """Return the ranks of the pool that was got."""
+        return rank_pool(self._found, pairs, scale, should_verify=self._should_verify)
 
     def _key(self, connection: Connection) -> str:
         # With the times at which nights were made: numbers alone are the same in every new database.
         made = [[night.dataset, night.crawl_date.isoformat(), night.created_at.isoformat()] for night in self._nights]
-        if self._moment.is_fixed:
-            return fingerprint([asdict(self._moment), made])
-        # What the server has counted of changes tells a new state from an old one.
+        fixed = [asdict(self._moment), self._with_sources, made]
+        if self._moment.is_fixed and not self._with_sources:
+            return fingerprint(fixed)
+        # What the server has counted of changes tells a new state from an old one, some seconds late: enough for a preview.
         statement = text("""
             SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
             WHERE schemaname = 'alchemist' AND relname IN ('samples', 'heuristic_scores') ORDER BY relname
         """)
         changes = [list(row) for row in connection.execute(statement)]
-        return fingerprint([asdict(self._moment), made, changes])
+        return fingerprint([*fixed, changes])

@@ -1,12 +1,15 @@
 """Pools that were read before, kept as arrays under the home: the second selection on a snapshot reads no row.
 
-A folder a pool, named by its eligible hash; a small file a moment, which names the pool of then. Safe to delete. Knows files, no
-database: whoever reads a moment says by a key all that it depends on.
+A folder a moment, written aside and renamed; each array has a seal beside it. What was changed, cut short or only half written is not
+found, and is read from the store again. Safe to delete. Knows files, no database: whoever reads a moment says by a key all that it
+depends on.
 """
 
+import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from alchemist_core.store.eligible import EligiblePairs
 # A pool of 30 million is 1.9 GB; the newest are kept.
 MAX_POOLS = 4
 COUNTS = ("n_taken_down", "n_unscored")
+ARRAYS = tuple(field.name for field in fields(EligiblePairs) if field.name not in COUNTS)
 
 
 def scale_fingerprint(scale: RankScale) -> str:
@@ -29,69 +33,93 @@ def scale_fingerprint(scale: RankScale) -> str:
     return fingerprint([scale.knot_scores.tolist(), scale.knot_ranks.tolist()])
 
 
-def find_pool(key: str, *, with_sources: bool = False) -> tuple[str, EligiblePairs] | None:
-    """Return the eligible hash and the pool of a moment, its arrays mapped from their files; none if it is not kept."""
-    note = _folder() / "moments" / f"{key}.json"
-    if not note.is_file():
+def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligiblePairs] | None:
+    """Return the eligible hash and the pool of a moment, its arrays mapped from their files; none if it is not kept as it was.
+
+    Args:
+        key: Of the moment.
+        should_verify: Compare every byte with its hash (1 s for each 2 GB), not only sizes and times of the files.
+    """
+    folder = _folder() / key
+    try:
+        note: dict[str, Any] = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
+        names = [name for name in ARRAYS if name in note["arrays"]]
+        counts = {name: int(note[name]) for name in COUNTS}
+        os.utime(folder)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    kept: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-    folder = _folder() / kept["eligible_hash"]
-    names = [field.name for field in fields(EligiblePairs) if (folder / f"{field.name}.npy").is_file()]
-    required = {field.name for field in fields(EligiblePairs)} - {*COUNTS, *(() if with_sources else ("source_N",))}
-    if not required <= set(names):
+    with ThreadPoolExecutor(max(len(names), 1)) as threads:
+        columns = list(threads.map(lambda name: _load(folder / f"{name}.npy", should_verify=should_verify), names))
+    if any(column is None for column in columns):
         return None
-    os.utime(folder)
-    columns = {name: _load(folder / f"{name}.npy") for name in names}
-    return kept["eligible_hash"], EligiblePairs(**columns, **{name: kept[name] for name in COUNTS})
+    pairs = EligiblePairs(**dict(zip(names, columns, strict=True)), **counts)  # type: ignore[arg-type]  # by name
+    return str(note["eligible_hash"]), pairs
 
 
 def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
-    """Keep a pool under its hash and note the moment; the pools that were not used for longest go."""
-    folder = _folder() / eligible_hash
-    for name, column in pairs.columns().items():
-        if column is not None:
-            _save(folder / f"{name}.npy", column)
-    note = _folder() / "moments" / f"{key}.json"
-    counts = {name: getattr(pairs, name) for name in COUNTS}
-    _write(note, json.dumps({"eligible_hash": eligible_hash, **counts}).encode())
-    pools = sorted(
-        (path for path in _folder().iterdir() if path.name != "moments"), key=lambda path: -path.stat().st_mtime
-    )
+    """Keep the pool of a moment in place of what is there; those that were not used for longest go."""
+    folder = _folder() / key
+    aside = folder.with_name(f".{key}.{os.getpid()}")
+    arrays = {name: column for name, column in pairs.columns().items() if column is not None}
+    for name, column in arrays.items():
+        _save(aside / f"{name}.npy", column)
+    note = {"eligible_hash": eligible_hash, "arrays": sorted(arrays)} | {name: getattr(pairs, name) for name in COUNTS}
+    (aside / "pool.json").write_text(json.dumps(note), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        aside.rename(folder)
+    except OSError:
+        # Another selection has just put the same pool there.
+        shutil.rmtree(aside, ignore_errors=True)
+    pools = sorted(_folder().iterdir(), key=lambda path: -path.stat().st_mtime)
     for old in pools[MAX_POOLS:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def rank_pool(eligible_hash: str, pairs: EligiblePairs, scale: RankScale) -> NDArray[np.float64]:
+def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
     """Return a pool's ranks on a scale, from the file beside it or into it."""
-    path = _folder() / eligible_hash / f"rank-{scale_fingerprint(scale)}.npy"
-    if not path.parent.is_dir():
-        return scale.rank(pairs.score_N)
-    if not path.is_file():
-        _save(path, scale.rank(pairs.score_N))
-    return _load(path)
+    path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
+    kept = _load(path, should_verify=should_verify)
+    if kept is not None and len(kept) == len(pairs):
+        return kept
+    rank_N = scale.rank(pairs.score_N)
+    if path.parent.is_dir():
+        _save(path, rank_N)
+    return rank_N
 
 
 def _folder() -> Path:
     return load_settings().home.resolve() / "snapshots"
 
 
-def _load(path: Path) -> NDArray[Any]:
-    # A plain array over the mapped file: a memmap would make one of every slice and every sum.
-    return np.asarray(np.load(path, mmap_mode="r"))
+def _load(path: Path, *, should_verify: bool) -> NDArray[Any] | None:
+    """Map an array from its file; none where that is not the file that was sealed."""
+    try:
+        seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if seal["stamp"] != _stamp(path):
+            return None
+        # A plain array over the mapped file: a memmap would make one of every slice and every sum.
+        column = np.asarray(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return column if not should_verify or seal["sha256"] == _sha256(column) else None
 
 
 def _save(path: Path, column: NDArray[Any]) -> None:
-    if path.is_file():
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside, seal = path.with_name(f".{path.name}.{os.getpid()}"), path.with_suffix(".json")
     with aside.open("wb") as file:
         np.save(file, column)
+    # Without its seal a file counts for nothing, so it goes first and comes last.
+    seal.unlink(missing_ok=True)
     aside.replace(path)
+    seal.write_text(json.dumps({"sha256": _sha256(column), "stamp": _stamp(path)}), encoding="utf-8")
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(data)
-    aside.replace(path)
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _sha256(column: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(column).data).hexdigest()

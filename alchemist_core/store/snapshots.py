@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
@@ -18,7 +18,6 @@ from alchemist_core.store import tables
 from alchemist_core.store.eligible import EligiblePairs, Moment
 from alchemist_core.store.pools import NightFacts, PoolRequest, frozen, read_nights
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.snapshot_cache import rank_pool
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
 
 
@@ -75,10 +74,10 @@ def take_snapshot(
         nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
         options = options or EligibleOptions()
         moment = _moment(connection, rater.rater_id, nights, options)
-        pool = PoolRequest(moment, nights, with_sources=options.with_sources)
+        pool = PoolRequest(moment, nights, with_sources=options.with_sources, should_verify=should_store)
         # What a condition or a heuristic reads may change at any time: a stored selection sees it as it is.
-        may_be_kept = not should_store or moment.is_fixed
-        eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept, should_verify=should_store)
+        may_be_kept = not should_store or (moment.is_fixed and not options.with_sources)
+        eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
     if not len(pairs):
         raise AlchemistError(
             f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks, or no "
@@ -93,7 +92,7 @@ def take_snapshot(
             "eligible_hash": eligible_hash, "options": moment.options(),
         }  # fmt: skip
         snapshot_id = _store_snapshot(connection, values) if should_store else None
-    rank_N = rank_pool(eligible_hash, pairs, scale)
+    rank_N = pool.rank(pairs, scale)
     return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
 
 
@@ -116,11 +115,13 @@ def reload_snapshot(engine: Engine, snapshot_id: int, *, with_sources: bool = Fa
     )
     with frozen(engine) as connection:
         row = connection.execute(statement).one()
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in row.options.items()}
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.options.items()
+        }
         moment = Moment(row.rater_id, tuple(row.night_ids), row.last_takedown_id, **options)
         nights = read_nights(connection, row.rater_id, night_ids=list(row.night_ids))
-        pool = PoolRequest(moment, nights, with_sources=with_sources)
-        eligible_hash, pairs = pool.get(connection, may_be_kept=True, should_verify=True)
+        pool = PoolRequest(moment, nights, with_sources=with_sources, should_verify=True)
+        eligible_hash, pairs = pool.get(connection, may_be_kept=True)
     if eligible_hash != row.eligible_hash:
         raise DataError(
             f"Snapshot {snapshot_id} no longer gives the eligible set that was frozen: scores or locations were changed by hand, "
@@ -129,7 +130,7 @@ def reload_snapshot(engine: Engine, snapshot_id: int, *, with_sources: bool = Fa
     rater = find_rater(engine, row.name)
     assert rater is not None
     scale = RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
-    rank_N = rank_pool(eligible_hash, pairs, scale)
+    rank_N = pool.rank(pairs, scale)
     return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
 
 
@@ -158,7 +159,7 @@ def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:
 def _rank_scale(
     connection: Connection, moment: Moment, score_N: NDArray[np.float64], *, rescale: bool, should_store: bool
 ) -> tuple[int | None, RankScale]:
-    """Return the newest scale of this score under the rater; the first selection (or a rescale) fits one."""
+    """Return the newest scale of this score under the rater; the first selection fits one, and a rescale if scores have moved."""
     scale_table = tables.RankScale
     newest = (
         select(scale_table.rank_scale_id, scale_table.knot_scores, scale_table.knot_ranks)
@@ -166,10 +167,16 @@ def _rank_scale(
         .order_by(scale_table.rank_scale_id.desc())
         .limit(1)
     )
-    row = None if rescale else connection.execute(newest).one_or_none()
-    if row is not None:
-        return row.rank_scale_id, RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
+    if should_store:
+        # Two first selections at once would each freeze a scale of their own.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.rank_scales'))"))
+    row = connection.execute(newest).one_or_none()
+    known = None if row is None else RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
+    if row is not None and known is not None and not rescale:
+        return row.rank_scale_id, known
     scale = fit_rank_scale(score_N)
+    if row is not None and known is not None and known.is_same_as(scale):
+        return row.rank_scale_id, known
     if not should_store:
         return None, scale
     values = {
