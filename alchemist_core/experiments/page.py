@@ -12,7 +12,7 @@ from alchemist_core.experiments.cells import Cell
 from alchemist_core.experiments.figures import draw_arms, draw_curve, draw_sweep
 from alchemist_core.experiments.questions import Question
 from alchemist_core.experiments.results import ArmRow, compare_cells, describe_detectable
-from alchemist_core.selection.region import FittedRegion, Region, ValuePoint
+from alchemist_core.selection.region import ValuePoint
 from alchemist_core.stages.report_page.markup import Html, element
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -38,10 +38,9 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     figures = _figures(rows, question)
     notes = [question.title, describe_detectable(result["before"])]
     for found in result["regions"]:
-        fit, fitted = found["fit"], FittedRegion(**found["fitted"] | {"region": Region(**found["fitted"]["region"])})
-        notes.append(f"{found['rater']}: {fitted.describe()}")
+        notes.append(f"{found['rater']}: {found['said']}")
         title = f"What ranks of rater {found['rater']} are worth"
-        figures[f"ranks-{found['rater']}"] = draw_curve([ValuePoint(**point) for point in fit["curve"]], title)
+        figures[f"ranks-{found['rater']}"] = draw_curve([ValuePoint(**point) for point in found["fit"]["curve"]], title)
     return Sheet(notes, rows, figures)
 
 

@@ -13,6 +13,7 @@ from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.results import RANDOM, losses_by_arm, paired_spread
 from alchemist_core.experiments.trial import Trial
 from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.region import FittedRegion, RegionFit, fit_region
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
@@ -52,9 +53,9 @@ class Probed:
     spread: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps."""
+        """Return what the store keeps: `FittedRegion.of` makes the fitted region again."""
         return {
-            "fit": self.fit.as_json(), "fitted": asdict(self.fitted), "spread": self.spread,
+            "fit": self.fit.as_json(), "spread": self.spread, "said": self.fitted.describe(),
             "measured": None if self.measured is None else asdict(self.measured),
         }  # fmt: skip
 
@@ -84,11 +85,7 @@ class Probe:
         reported = [cell for seed in self.plan.report_seeds for cell in self._try_region(seed, fit)]
         by_arm = losses_by_arm(reported)
         measured = estimate_gain(by_arm["region"], by_arm[RANDOM]) if reported else None
-        gain = measured or fit.predicted
-        fitted = FittedRegion(
-            fit.region, retention, gain.mean,
-            -np.inf if gain.low is None else gain.low, np.inf if gain.high is None else gain.high,
-        )  # fmt: skip
+        fitted = FittedRegion.of(fit, measured or fit.predicted)
         self._store(fitted, fit, [*cells, *reported])
         say(fitted.describe())
         return Probed(fit, measured, fitted, paired_spread(losses))
@@ -98,7 +95,7 @@ class Probe:
 
     def _try_region(self, seed: int, fit: RegionFit) -> list[Cell]:
         random = parse_arm(RANDOM, retention=fit.retention, first_rater=self.plan.kind)
-        region = Arm("region", self.plan.kind, {"strategy": "shift_gsample", **asdict(fit.region)})
+        region = Arm("region", self.plan.kind, strategy_spec(fit.region.strategy))
         return [self._measure(seed, arm, fit.retention) for arm in (random, region)]
 
     def _measure(self, seed: int, arm: Arm, retention: float) -> Cell:

@@ -31,7 +31,8 @@ class SelectionPolicy(Config):
 
     strategy: StrategyName = Field(
         "auto",
-        description="How pairs are chosen by rank; auto: head_gsample for a rater of rule alignment, shift_gsample for loss",
+        description="How pairs are chosen by rank; auto: the rater's probed region (alchemist region-probe), "
+        "without one head_gsample for a rater of rule alignment, shift_gsample for loss",
     )
     retention: float = Field(0.2, gt=0, le=1, description="Share of the eligible pairs to keep, ratio 0-1")
     drop_top_ratio: float | None = Field(
@@ -91,6 +92,11 @@ class SelectionPolicy(Config):
     def noise(self) -> Noise:
         """Return the draw's noise."""
         return Noise(self.seed, reading=self.reading)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether any parameter of a strategy is given."""
+        return any(value is not None for value in self._parameters().values())
 
     def resolve(self, rule: RatingRule) -> Strategy:
         """Return the strategy with its parameters, `auto` decided by the rater's rating rule.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.paired import Estimate, estimate
-from alchemist_core.selection.strategies import Random, ShiftGsample
+from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
 
 Floats = NDArray[np.float64]
 
@@ -34,10 +34,20 @@ class Region:
     mean_rank: float
     std_rank: float
 
+    @property
+    def strategy(self) -> ShiftGsample | Gsample:
+        """What draws by it; without a head cut that is Gsample, so that nobody is warned of a head that is not dropped."""
+        if self.drop_top_ratio == 0:
+            return Gsample(self.mean_rank, self.std_rank)
+        return ShiftGsample(self.drop_top_ratio, self.mean_rank, self.std_rank)
+
 
 @dataclass(frozen=True, slots=True)
 class FittedRegion:
-    """A region with the gain over random that it was measured or predicted to have, in the metric's unit."""
+    """A region with the gain over random that it was measured or predicted to have, in the metric's unit.
+
+    The ends are infinite where one seed alone gave no interval.
+    """
 
     region: Region
     retention: float
@@ -45,22 +55,30 @@ class FittedRegion:
     gain_low: float
     gain_high: float
 
+    @classmethod
+    def of(cls, fit: "RegionFit", gain: Estimate) -> "FittedRegion":
+        """Return a fit's region with a gain that was measured or predicted."""
+        low, high = (math.inf if end is None else end for end in (gain.low, gain.high))
+        return cls(fit.region, fit.retention, gain.mean, -low if gain.low is None else low, high)
+
     @property
     def is_significant(self) -> bool:
         """Whether the whole interval of the gain lies above 0."""
         return self.gain_low > 0
 
     @property
-    def strategy(self) -> ShiftGsample | Random:
+    def strategy(self) -> ShiftGsample | Gsample | Random:
         """What strategy `auto` draws by: random where no gain was shown."""
-        region = self.region
-        return (
-            ShiftGsample(region.drop_top_ratio, region.mean_rank, region.std_rank) if self.is_significant else Random()
-        )
+        return self.region.strategy if self.is_significant else Random()
 
     def describe(self) -> str:
         """Say what was probed and what follows from it."""
-        gain = f"{self.gain:.4f} [{self.gain_low:.4f}, {self.gain_high:.4f}] nats a token over random at {self.retention:.0%}"
+        ends = (
+            f"[{self.gain_low:.4f}, {self.gain_high:.4f}]"
+            if math.isfinite(self.gain_low)
+            else "(one seed, no interval)"
+        )
+        gain = f"{self.gain:.4f} {ends} nats a token over random at {self.retention:.0%}"
         if not self.is_significant:
             return f"The region probe shows no gain ({gain}): strategy auto draws at random."
         region = self.region

@@ -13,7 +13,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Domain, Noise
 from alchemist_core.selection.strategies import Random
-from alchemist_core.store.snapshots import EligiblePairs
+from alchemist_core.store.eligible import EligiblePairs
 from alchemist_core.store.subsets import SubsetRow
 
 ARMS = ("subset", "random", "planted", "full")

@@ -18,6 +18,7 @@ from alchemist_core.stages.preview import describe
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.regions import resolve_auto
 from alchemist_core.store.snapshot_cache import scale_fingerprint
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_spec, store_subset
@@ -60,6 +61,8 @@ class SelectReport(Report):
     rank_histogram: list[int]
     n_removed: dict[str, int]
     rater: str
+    # What strategy auto took from the rater's region probe; none without one.
+    region: str | None
     manifest_sha256: str
     overlap_with_published: float | None
     # From the newest downstream training; none before the first.
@@ -104,13 +107,14 @@ class Selection:
 
     def __init__(self, config: SelectConfig, *, should_store: bool) -> None:
         self.config, self._engine = config, open_store()
-        policy = config.policy
+        rater = _require_rater(config)
+        policy, self.region = resolve_auto(self._engine, rater.rater_id, config.policy)
         snapshot = take_snapshot(
-            self._engine, _require_rater(config), config.dataset,
+            self._engine, rater, config.dataset,
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
         )  # fmt: skip
         self.drawn = draw(policy, snapshot)
-        self.name = config.name or f"{'+'.join(config.dataset)}-{policy.strategy}-r{policy.retention * 100:g}"
+        self.name = config.name or f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{policy.retention * 100:g}"
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -133,7 +137,7 @@ class Selection:
         """Return all that the members depend on; hashes, not ids, name the snapshot."""
         snapshot = self.drawn.snapshot
         return {
-            **policy_spec(self.config.policy, self.drawn.strategy),
+            **policy_spec(self.drawn.policy, self.drawn.strategy),
             "rater": snapshot.rater.name,
             "eligible_hash": snapshot.eligible_hash,
             "scale": scale_fingerprint(snapshot.scale),
@@ -146,6 +150,7 @@ class Selection:
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
             retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, manifest_sha256=self.manifest_sha256,
+            region=self.region.describe() if self.region else None,
             **describe(self._engine, self.drawn, self.name, self.curve),
         )  # fmt: skip
 

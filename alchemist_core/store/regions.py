@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select
 
+from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy, strategy_spec
 from alchemist_core.selection.region import FittedRegion, Region
 from alchemist_core.store.tables import Rater, RegionProbe
 
@@ -42,6 +43,17 @@ def find_region(engine: Engine, rater_id: int, retention: float) -> FittedRegion
         rows, key=lambda row: (abs(row.measurements["retention"] - retention), -row.region_probe_id), default=None
     )
     return nearest.fitted if nearest else None
+
+
+def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedRegion | None]:
+    """Put what the rater's probe found in the place of strategy `auto`; without a probe, its rule decides as before.
+
+    Parameters that are given beside `auto` are the user's own: the probe then has no say.
+    """
+    if policy.strategy != "auto" or policy.score != RATER_SCORE or policy.has_parameters:
+        return policy, None
+    fitted = find_region(engine, rater_id, policy.retention)
+    return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
 
 
 def list_regions(engine: Engine) -> list[tuple[str, RegionRow]]:
