@@ -1,0 +1,91 @@
+"""Quotas: Sainte-Laguë against a slow twin; caps against the process that they stand for; both nested in k."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped
+from tests.oracles.oracle_quotas import oracle_capped, oracle_seats
+
+GROUPS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=7)
+SHARES = st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.7, 0.99, 1.0])
+
+
+@given(groups=GROUPS, share=st.floats(0, 1))
+def test_seats_are_divided_as_one_by_one_to_the_largest_quotient(groups, share):
+    weights = [max(weight, 1) for weight, _ in groups]
+    available = [min(weight, n) for weight, n in zip(weights, (n for _, n in groups), strict=True)]
+    k = round(share * sum(available))
+    assert divide_seats(weights, available, k) == oracle_seats(weights, available, k)
+
+
+def test_seats_of_tens_of_millions_are_divided_exactly():
+    weights = [15_000_000, 9_999_999, 4_999_999, 1, 1]
+    seats = divide_seats(weights, weights, 5_999_999)
+    assert sum(seats) == 5_999_999
+    # No seat can move to a group that has a larger claim to it: the next quotient of none exceeds the last of another.
+    last = min(weight / (2 * n - 1) for weight, n in zip(weights, seats, strict=True) if n)
+    assert all(weight / (2 * n + 1) <= last for weight, n in zip(weights, seats, strict=True))
+
+
+@given(groups=GROUPS)
+def test_a_larger_k_takes_no_seat_away(groups):
+    weights, available = [max(weight, 1) for weight, _ in groups], [n for _, n in groups]
+    before = [0] * len(groups)
+    for k in range(0, sum(available), max(1, sum(available) // 25)):
+        seats = divide_seats(weights, available, k)
+        assert sum(seats) == k
+        assert all(n >= was for n, was in zip(seats, before, strict=True))
+        before = seats
+
+
+def pool(seed, n, n_groups):
+    rng = np.random.default_rng(seed)
+    # Uneven groups; 0 is free.
+    group_N = np.minimum(rng.geometric(0.4, n) - 1, n_groups)
+    return np.round(rng.normal(size=n), 1), rng.permutation(n).astype(np.int64), group_N
+
+
+def sizes(group_N, n_groups):
+    return np.bincount(group_N, minlength=n_groups + 1)
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 60), n_groups=st.integers(1, 5), share=SHARES)
+def test_a_capped_draw_is_the_process_of_taking_one_by_one(seed, n, n_groups, share):
+    key_N, hash_N, group_N = pool(seed, n, n_groups)
+    counts = sizes(group_N, n_groups)
+    possible = largest_capped(counts[1:], share, int(counts[0]))
+    order = oracle_capped(key_N.tolist(), hash_N.tolist(), group_N.tolist(), share)
+    assert possible == len(order)
+    for k in range(1, possible + 1):
+        chosen_K = draw_capped(key_N, hash_N, group_N, k=k, max_share=share)
+        assert chosen_K.tolist() == sorted(order[:k])
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 300), n_groups=st.integers(1, 8), share=SHARES)
+def test_a_cap_holds_at_every_size_to_the_pair_and_a_larger_size_only_adds(seed, n, n_groups, share):
+    key_N, hash_N, group_N = pool(seed, n, n_groups)
+    counts = sizes(group_N, n_groups)
+    possible = largest_capped(counts[1:], share, int(counts[0]))
+    before = set()
+    for k in range(1, possible + 1, max(1, possible // 15)):
+        members = draw_capped(key_N, hash_N, group_N, k=k, max_share=share)
+        assert len(set(members.tolist())) == k
+        # Never more than a share of the subset, rounded up: a group may have its first pair.
+        assert sizes(group_N[members], n_groups)[1:].max(initial=0) <= np.ceil(round(share * k, 9))
+        assert before <= set(members.tolist())
+        before = set(members.tolist())
+
+
+def test_without_need_a_cap_changes_nothing():
+    key_N, hash_N, group_N = pool(0, 200, 4)
+    best = np.sort(np.lexsort((hash_N, -key_N))[:50])
+    assert draw_capped(key_N, hash_N, group_N, k=50, max_share=1.0).tolist() == best.tolist()
+
+
+@pytest.mark.parametrize(("share", "possible"), [(0.5, 20), (0.4, 20), (0.1, 20)])
+def test_what_is_in_no_group_is_never_capped(share, possible):
+    group_N = np.zeros(20, np.int64)
+    assert largest_capped(np.array([], np.int64), share, 20) == possible
+    assert len(draw_capped(np.arange(20.0), np.arange(20), group_N, k=20, max_share=share)) == 20
