@@ -20,6 +20,9 @@ Extractor = Literal["inception_v3", "efficientnet_lite0", "clip", "drawn_shapes"
 STANDARD: dict[str, Extractor] = {"fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip"}
 """The extractor that a metric's bare name promises; with any other one the name says which."""
 
+LEAST_SIDE = {"efficientnet_lite0": 32}
+"""Below it nothing is left of an image before the network's last layer."""
+
 SHIPPED = Path(__file__).parent / "contracts"
 
 
@@ -52,6 +55,13 @@ class Contract(Config):
         has_draws = self.n_subsets is not None and self.subset_size is not None
         if has_draws != (self.metric == "kid") or (self.n_subsets is None) != (self.subset_size is None):
             message = f"n_subsets and subset_size belong to metric kid, and to it alone; this one is {self.metric}"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_large_enough(self) -> "Contract":
+        if self.resolution < (least := LEAST_SIDE.get(self.extractor, 0)):
+            message = f"resolution {self.resolution} is too small for extractor {self.extractor}: at least {least}"
             raise ValueError(message)
         return self
 

@@ -120,8 +120,8 @@ def average_score(clip: float, fid: float) -> float:
     return clip / fid
 
 
-def _kernel(first_ND: Features, second_MD: Features) -> Features:
-    kernel: Features = (first_ND @ second_MD.T / first_ND.shape[1] + 1) ** 3
+def _kernel(first_ND: Features, second_MD: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "N M"]:
+    kernel: np.ndarray = (first_ND @ second_MD.T / first_ND.shape[1] + 1) ** 3
     return kernel
 
 

@@ -110,7 +110,7 @@ def _components(core_HW: Bool[np.ndarray, "H W"], least_area: int) -> Iterator[B
     label_HW = np.where(core_HW, np.arange(1, core_HW.size + 1).reshape(core_HW.shape), 0)
     while True:
         grown_HW = np.where(core_HW, _neighbours(label_HW).max((2, 3)), 0)
-        if (grown_HW == label_HW).all():
+        if np.array_equal(grown_HW, label_HW):
             break
         label_HW = grown_HW
     labels, areas = np.unique(label_HW[core_HW], return_counts=True)
@@ -121,7 +121,7 @@ def _components(core_HW: Bool[np.ndarray, "H W"], least_area: int) -> Iterator[B
 
 def _grown(component_HW: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     # By one pixel: those less than half covered belong to the shape too.
-    grown_HW: Bool[np.ndarray, "H W"] = _neighbours(component_HW).any((2, 3))
+    grown_HW: Bool[np.ndarray, "H W"] = np.asarray(_neighbours(component_HW).any((2, 3)))
     return grown_HW
 
 

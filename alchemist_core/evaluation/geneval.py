@@ -123,9 +123,13 @@ def _drop_overlaps(ordered: Sequence[Detection], max_overlap: float) -> list[Det
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> np.float32:
-    one, two = np.float32(first), np.float32(second)
+    one, two = _as_box(first), _as_box(second)
     common = _area(np.concatenate([np.maximum(one[:2], two[:2]), np.minimum(one[2:], two[2:])]))
     return np.float32(common / (_area(one) + _area(two) - common))
+
+
+def _as_box(ends: Sequence[float]) -> Box:
+    return np.array(ends, np.float32)
 
 
 def _area(box: Box) -> np.float32:
@@ -159,7 +163,7 @@ def _position_fault(
         return f"no target for {item['class']} to be {relation}"
     for one in best:
         for target in targets:
-            held = relations(np.float32(one.box), np.float32(target.box), rules.position_threshold)
+            held = relations(_as_box(one.box), _as_box(target.box), rules.position_threshold)
             if relation not in held:
                 return f"expected {item['class']} {relation} target, found {' and '.join(held)} target"
     return None

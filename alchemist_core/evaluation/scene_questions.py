@@ -93,7 +93,7 @@ def _is_in_relation(request: SceneRequest, shapes: Sequence[Shape]) -> bool:
 
 def _box(shape: Shape) -> np.ndarray:
     x, y, radius = shape.x, shape.y, shape.radius
-    return np.float32([x - radius, y - radius, x + radius, y + radius])
+    return np.array([x - radius, y - radius, x + radius, y + radius], np.float32)
 
 
 def collect(answers: Sequence[Mapping[str, bool]]) -> dict[str, list[bool]]:

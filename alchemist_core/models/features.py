@@ -95,7 +95,8 @@ class Clip:
     @torch.inference_mode()
     def text_features(self, prompts: Sequence[str]) -> Features:
         """Give each prompt's projection, cut after the model's last place: 77 tokens."""
-        n_tokens = int(self._network.config.text_config.max_position_embeddings)
+        sizes: Any = self._network.config.text_config
+        n_tokens = int(sizes.max_position_embeddings)
         parts = []
         for start in range(0, len(prompts), _BATCH):
             words = self._tokenizer(

@@ -90,6 +90,13 @@ def test_an_unknown_field_of_a_file_is_refused_by_name(tmp_path: Path) -> None:
         read_contract(str(path))
 
 
+def test_images_too_small_for_the_network_are_refused() -> None:
+    with pytest.raises(
+        ValidationError, match="resolution 31 is too small for extractor efficientnet_lite0: at least 32"
+    ):
+        Contract.model_validate(FIELDS | {"resolution": 31})
+
+
 @pytest.mark.parametrize("changed", [{"metric": "fid"}, {"n_subsets": None}, {"subset_size": None}])
 def test_draws_belong_to_a_kid_alone(changed: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="belong to metric kid"):

@@ -26,6 +26,7 @@ def some_features(n: int, n_features: int, seed: int, shift: float = 0.0) -> np.
     return (np.abs(generator.standard_normal((n, n_features)) @ mixing) + shift).astype(np.float32)
 
 
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")  # clean-fid's, of scipy
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_frechet_distance_is_the_published_one(shape: tuple[int, int]) -> None:
     from cleanfid.fid import fid_from_feats

@@ -55,14 +55,14 @@ def test_what_is_kept_is_confident_best_first_and_not_too_much(
     scores: list[float], threshold: float, most: int
 ) -> None:
     rules = Rules(threshold=threshold, max_objects=most)
-    found = {"cat": [Detection((0, 0, 9, 9), score) for score in scores]}
+    found = {"cat": [Detection((0.0, 0.0, 9.0, 9.0), score) for score in scores]}
     kept = [one.score for one in keep_detections(found, "colors", rules).get("cat", [])]
     assert kept == sorted(kept, reverse=True)
     assert all(score >= threshold - 1e-6 for score in kept)
     assert len(kept) == min(most, len(kept))
 
 
-@given(st.permutations([Detection((k, k, k + 9, k + 9), 0.4 + k / 20) for k in range(6)]))
+@given(st.permutations([Detection((k, k, k + 9.0, k + 9.0), 0.4 + k / 20) for k in map(float, range(6))]))
 def test_the_order_of_detections_is_of_no_account(detections: list[Detection]) -> None:
     kept = keep_detections({"cat": detections}, "colors", Rules(max_overlap=0.5))
     assert kept == keep_detections({"cat": sorted(detections)}, "colors", Rules(max_overlap=0.5))

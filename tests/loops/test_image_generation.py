@@ -74,13 +74,13 @@ def test_a_run_that_was_killed_goes_on_with_the_missing_shard_and_ends_in_the_sa
 
 def contract_of(metric: str, extractor: str, **fields: object) -> Contract:
     return Contract.model_validate(
-        {"metric": metric, "extractor": extractor, "resolution": 16, "n_images": N_IMAGES} | fields
+        {"metric": metric, "extractor": extractor, "resolution": 32, "n_images": N_IMAGES} | fields
     )
 
 
 def references(n: int = 40) -> np.ndarray:
     rng = random.Random(0)
-    return np.stack([np.asarray(draw_informative(rng, 16).image) for _ in range(n)])
+    return np.stack([np.asarray(draw_informative(rng, 32).image) for _ in range(n)])
 
 
 @pytest.mark.parametrize(("metric", "fields"), [("kid", {"n_subsets": 3, "subset_size": 30}), ("fid", {})])

@@ -47,7 +47,7 @@ def reference_clip_score(folder: Path, images: np.ndarray, prompts: list[str]) -
         words = tokenizer([prompt], padding="max_length", truncation=True, max_length=77, return_tensors="pt")
         with torch.no_grad():
             found = model(**words, pixel_values=pixels)
-        cosines.append(float(found.logits_per_image / model.logit_scale.exp()))
+        cosines.append(float(found.logits_per_image / model.logit_scale.detach().exp()))
     return sum(cosines) / len(cosines)
 
 

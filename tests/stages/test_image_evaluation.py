@@ -35,7 +35,7 @@ n_images = 24
 sampling = { guidance = 1.0, batch_size = 8 }
 """
 KID = (
-    SCENES.replace("geneval_scenes", "kid").replace("drawn_shapes", "efficientnet_lite0")
+    SCENES.replace("geneval_scenes", "kid").replace("drawn_shapes", "efficientnet_lite0").replace("= 16", "= 32")
     + "n_subsets = 2\nsubset_size = 20\n"
 )
 
