@@ -26,9 +26,13 @@ BEGIN
         RAISE EXCEPTION 'there is no snapshot %: select once, and read rank_snapshots', snapshot;
     ELSIF taken.options ? 'where' THEN
         RAISE EXCEPTION 'snapshot % has the condition %: draw from it by alchemist select', snapshot, taken.options ->> 'where';
-    ELSIF retention <= 0 OR retention > 1 OR drop_top_ratio NOT BETWEEN 0 AND 1 OR std_rank <= 0 OR seed < 0 OR seed >= 2::bigint ^ 53 THEN
-        RAISE EXCEPTION 'retention % must be above 0 and at most 1, drop_top_ratio % from 0 to 1, std_rank % above 0, seed % from 0 to 2^53',
-            retention, drop_top_ratio, std_rank, seed;
+    -- Nulls are refused so too: LIMIT NULL would give every pair. NaN is above every number here.
+    ELSIF (
+        retention > 0 AND retention <= 1 AND drop_top_ratio >= 0 AND drop_top_ratio < 1 AND mean_rank BETWEEN 0 AND 1
+        AND std_rank BETWEEN 0.001 AND 10 AND seed >= 0 AND seed < 9007199254740992
+    ) IS NOT TRUE THEN
+        RAISE EXCEPTION 'retention % must be above 0 and at most 1, drop_top_ratio % from 0 to below 1, mean_rank % from 0 to 1, '
+            'std_rank % from 0.001 to 10, seed % from 0 to below 2^53', retention, drop_top_ratio, mean_rank, std_rank, seed;
     END IF;
     SELECT * INTO scale FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = taken.rank_scale_id;
     n_eligible := taken.n_eligible;

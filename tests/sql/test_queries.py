@@ -3,6 +3,7 @@
 A folder is named after its view or query, with `-case` behind it where there is more than one.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -34,7 +35,7 @@ def plain(value: Any) -> Any:
         case Decimal():
             return float(value)
         case float():
-            return float(f"{value:.12g}")
+            return "NaN" if math.isnan(value) else float(f"{value:.12g}")
         case datetime() | date():
             return value.isoformat()
         case memoryview() | bytes():
