@@ -33,7 +33,7 @@ def read_copy_manifest(folder: Path) -> tuple[str, list[CopiedShard]] | None:
     try:
         about = pq.read_schema(folder / MANIFEST_NAME).metadata or {}
         return about[_IDENTITY].decode(), [CopiedShard(*shard) for shard in json.loads(about[_SHARDS])]
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -66,7 +66,6 @@ def copy_members(
     """
     identity = _identify(members, layout)
     aside = out_dir.with_name(f".{out_dir.name}.part")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
     with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
         if (shards := _find_copy(out_dir, identity)) is not None:
             if all(pool.map(partial(is_whole, out_dir, verify=verify), shards)):
@@ -127,13 +126,24 @@ def _reopen(out_dir: Path, aside: Path) -> None:
 
 @contextmanager
 def _sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process copies into the folder; a killed one leaves no lock."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Wait until no other process copies into the folder; a killed one leaves no lock.
+
+    Raises:
+        DataError: The folder cannot be written. What concerns a source is said before it comes here.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataError(
+            f"{folder} cannot be written ({reason}); make room, or correct the folder's rights, then run again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,11 +108,17 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     """Read a manifest and compare its membership with the registered hash.
 
     Raises:
-        DataError: If the file is missing or its membership differs.
+        DataError: If the file is missing, cannot be read, or its membership differs.
     """
     if not path.is_file():
         raise DataError(f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it.")
-    table = pq.read_table(path).combine_chunks()
+    try:
+        table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
+    except (OSError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise DataError(
+            f"The manifest {path} cannot be read ({why}). Delete it and run the same alchemist select again: its spec re-makes it."
+        ) from error
     rank_K, score_K = (table.column(name).to_numpy().astype(np.float64, copy=False) for name in ("rank", "score"))
     manifest = Manifest(hash_column(table.column("pair_hash")), rank_K, score_K)
     if manifest.sha256() != sha256:

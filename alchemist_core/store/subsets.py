@@ -155,6 +155,10 @@ def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, acti
 
 
 def _require_publishable(connection: Connection, subset: SubsetRow) -> None:
+    if not subset.n_samples:
+        raise DataError(
+            f"{subset.title} has no members: there is nothing to publish. Select again with a larger retention."
+        )
     if not has_members(connection, subset.subset_id):
         raise DataError(
             f"The membership of {subset.title} was collected while it was being published: publish it again."

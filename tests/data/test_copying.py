@@ -225,6 +225,22 @@ def test_a_folder_that_is_something_else_is_left_alone(
     assert files(tmp_path / "copy") == content
 
 
+def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[MemberSource], tmp_path: Path) -> None:
+    copy(sources, tmp_path / "copy")
+    path = tmp_path / "copy" / "manifest.parquet"
+    data = path.read_bytes()
+    for bad in (b"", data[:-20], data[:-200] + bytes(192) + data[-8:]):
+        path.write_bytes(bad)
+        with pytest.raises(DataError, match="something else; remove the folder"):
+            copy(sources, tmp_path / "copy")
+
+
+def test_a_place_that_cannot_be_written_is_named(sources: list[MemberSource], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"file cannot be written \(.*\); make room, or correct"):
+        copy(sources, tmp_path / "file" / "copy")
+
+
 def test_another_layout_or_other_members_are_another_copy(sources: list[MemberSource], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     for given, options in ((sources, {"shard_size": 7}), (sources, {"seed": 1}), (sources[1:], {})):

@@ -130,6 +130,14 @@ def test_a_member_that_the_store_does_not_know_stops_the_publish_and_nothing_sta
     ]
 
 
+def test_a_version_without_members_is_not_published(versions: Engine) -> None:
+    with versions.begin() as connection:
+        connection.execute(text("UPDATE alchemist.subsets SET n_samples = 0 WHERE subset_id = 1"))
+    with pytest.raises(DataError, match="crawl v1 has no members"):
+        publish_subset(versions, version(versions, 1), manifest([]), actor="ann")
+    assert version(versions, 1).state == "selected"
+
+
 def test_a_version_with_a_picture_that_was_taken_down_is_not_published(versions: Engine) -> None:
     publish(versions, 1)
     publish(versions, 2)

@@ -1,0 +1,179 @@
+"""A copy that is killed, whose sources are damaged or whose disk is full: whole in the end, or not there at all."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.__main__ import main
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.store.engine import open_store
+from tests.benchmarks.jpeg_corpus import write_corpus
+from tests.stored_version import add_version, share_of
+
+pytestmark = [pytest.mark.db, pytest.mark.faults]
+NAME, N_PAIRS, N_KILLS = "half", 4_000, 30
+# About what a copy takes: a kill comes at any moment of it.
+LONGEST_PAUSE_S = 0.4
+COMMAND = ("materialize", "--subset", NAME, "--shard-size", "20")
+
+
+class Source(NamedTuple):
+    """A home with a subset version, and the tars that it lies in."""
+
+    home: Path
+    root: Path
+
+    @property
+    def copy(self) -> Path:
+        return artifact_path(f"materialized/{NAME}/v1-20")
+
+
+@pytest.fixture(scope="module")
+def source_once(make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """Four thousand pictures in eight tars, and a version of half of them."""
+    folder = tmp_path_factory.mktemp("half")
+    source = Source(folder / "home", folder / "crawl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALCHEMIST_DATABASE_URL", make_database())
+        patch.setenv("ALCHEMIST_HOME", str(source.home))
+        load_settings.cache_clear()
+        write_corpus(source.root, side=400, n_pairs=N_PAIRS, shard_pairs=500)
+        ingest(IngestConfig(dataset="crawl", root=str(source.root), perceptual_hash=False))
+        add_version(open_store(), NAME, share_of(open_store(), "crawl", 0.5))
+        patch.setenv("ALCHEMIST_TEST_HALF_URL", os.environ["ALCHEMIST_DATABASE_URL"])
+        yield source
+        open_store().dispose()
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def source(source_once: Source, monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
+    """The same, for one test: its copies are gone afterwards."""
+    monkeypatch.setenv("ALCHEMIST_DATABASE_URL", os.environ["ALCHEMIST_TEST_HALF_URL"])
+    monkeypatch.setenv("ALCHEMIST_HOME", str(source_once.home))
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "1.5")
+    load_settings.cache_clear()
+    yield source_once
+    forget_copy(source_once)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make(source: Source) -> dict[str, bytes]:
+    """Make the copy without a disturbance; returns its bytes."""
+    assert main(COMMAND) == 0
+    return bytes_of(source.copy)
+
+
+def forget_copy(source: Source) -> None:
+    shutil.rmtree(source.copy, ignore_errors=True)
+    shutil.rmtree(source.copy.with_name(f".{source.copy.name}.part"), ignore_errors=True)
+    with open_store().begin() as connection:
+        connection.execute(text("UPDATE alchemist.subsets SET materialized_uri = NULL, materialized_at = NULL"))
+
+
+def materialized_uri() -> str | None:
+    with open_store().connect() as connection:
+        uri: str | None = connection.execute(text("SELECT materialized_uri FROM alchemist.subsets")).scalar_one()
+        return uri
+
+
+def start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "alchemist_core", *COMMAND]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_at_work(process: subprocess.Popen[bytes], source: Source, pause_s: float) -> bool:
+    """Kill a run some time after it has opened its copy; False where it was faster."""
+    aside = source.copy.with_name(f".{source.copy.name}.part")
+    known = aside.stat().st_mtime_ns if aside.exists() else 0
+    while process.poll() is None and not (aside.exists() and aside.stat().st_mtime_ns > known):
+        time.sleep(0.001)
+    time.sleep(pause_s)
+    is_killed = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return is_killed
+
+
+@pytest.mark.timeout(900)
+def test_thirty_kills_leave_the_bytes_of_an_undisturbed_run(source: Source) -> None:
+    expected = make(source)
+    shutil.rmtree(source.copy)
+    rng, n_kills, n_ends = random.Random(5), 0, 0
+    while n_kills < N_KILLS:
+        if kill_at_work(start(), source, rng.uniform(0, LONGEST_PAUSE_S)):
+            n_kills += 1
+            assert not source.copy.exists() or bytes_of(source.copy) == expected
+        if source.copy.exists():
+            n_ends += 1
+            assert bytes_of(source.copy) == expected
+            shutil.rmtree(source.copy)
+    assert make(source) == expected
+    assert n_ends < N_KILLS // 2, "most kills must meet a copy under way"
+    assert [path.name for path in source.copy.parent.iterdir()] == [source.copy.name]
+
+
+def damage(source: Source, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    """See that the copy is refused in these words, and that nothing of it can be taken for a copy."""
+    assert main(COMMAND) != 0
+    shown = capsys.readouterr().err
+    assert [word for word in words if word not in shown] == [], shown
+    assert not source.copy.exists()
+    assert materialized_uri() is None
+
+
+def test_a_flipped_byte_in_a_source_is_named_and_nothing_is_published(
+    source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = make(source)
+    forget_copy(source)
+    tar = source.root / "000002000.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(bytes(byte ^ (at % 40_000 == 20_000) for at, byte in enumerate(whole)))
+    damage(source, capsys, "000002000.tar: record '00000200", "another sha256", "Restore the shard")
+    tar.write_bytes(whole)
+    assert make(source) == expected
+
+
+def test_a_missing_source_is_named_and_nothing_is_published(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
+    tar = source.root / "000003500.tar"
+    away = tar.rename(tar.with_suffix(".away"))
+    damage(source, capsys, "000003500.tar", "cannot be opened", "restore it, or retire it")
+    away.rename(tar)
+    assert len(make(source)) > 90
+
+
+@pytest.mark.parametrize("n_bytes_left_for_manifest", [-50_000_000, 8_192])
+def test_a_full_disk_is_an_error_and_the_copy_goes_on_when_there_is_room(
+    source: Source, capsys: pytest.CaptureFixture[str], n_bytes_left_for_manifest: int
+) -> None:
+    expected = make(source)
+    forget_copy(source)
+    place = str(source.copy.parent)
+    # Blocks of 4 KiB; four more for the journal.
+    n_bytes_of_tars = 16_384 + sum(-(len(data) // -4_096) * 4_096 for name, data in expected.items() if ".tar" in name)
+    size = f"size={n_bytes_of_tars + n_bytes_left_for_manifest}"
+    if os.geteuid() or subprocess.call(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place]):
+        pytest.skip("only an administrator can make a small disk")
+    try:
+        damage(source, capsys, "cannot be written (No space left on device)", "make room")
+        assert subprocess.call(["mount", "-o", "remount,size=256m", place]) == 0
+        assert make(source) == expected
+    finally:
+        subprocess.call(["umount", place])
