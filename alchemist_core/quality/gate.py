@@ -1,9 +1,11 @@
 """The gate: run a suite on what one night or one subset left in the store, and keep every outcome there.
 
-An empty night passes: nothing came, so nothing is wrong with it. Knows no pipeline: what a failure stops is the caller's.
+An empty night passes: nothing came, so nothing is wrong with it. What a person has released is tested all the same, and only counted.
+Knows no pipeline: what a failure stops is the caller's.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -15,12 +17,18 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.quality import suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
-from alchemist_core.store.checks import Columns, read_members, read_slice, store_check_results
+from alchemist_core.store.checks import Columns, read_members, read_slice, released_checks, store_check_results
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.subsets import find_subset
 
-NIGHT_FRAMES = {"shards": ("check_shards",), "samples": ("check_samples",), "scores": ("check_ledger", "check_scores")}
-SUITES = (*NIGHT_FRAMES, "subset")
+NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[], list[Check]]]] = {
+    "shards": (("check_shards",), suites.shards),
+    "samples": (("check_samples",), suites.samples),
+    "scores": (("check_ledger", "check_scores"), suites.scores),
+}
+SUBSET_SUITES = ("subset", "evaluation")
+SUITES = (*NIGHT_SUITES, *SUBSET_SUITES)
 
 
 def run_suite(
@@ -36,24 +44,24 @@ def run_suite(
 
     Args:
         url: The store.
-        suite: `shards`, `samples` or `scores` of a night, or `subset`.
-        dataset: Whose night; none: every training dataset.
+        suite: `shards`, `samples` or `scores` of a night, `subset`, or `evaluation` of a subset.
+        dataset: Whose night; none: every training dataset, each by itself.
         crawl_date: Which night; none: all of them.
-        subset: Name of the subset whose newest version the suite `subset` looks at.
+        subset: Name of the subset whose newest version the suites `subset` and `evaluation` look at.
         run_id: The run that asked, if one did.
 
     Raises:
-        ConfigError: The suite is unknown, or the suite `subset` was asked for without a name.
+        ConfigError: The suite is unknown, or a suite of subsets was asked for without a name.
     """
     engine = make_engine(url)
     try:
-        if suite == "subset":
-            outcomes = _check_subset(engine, subset)
-        elif suite in NIGHT_FRAMES:
-            outcomes = _check_night(engine, suite, {"dataset": dataset, "crawl_date": crawl_date})
+        if suite in SUBSET_SUITES:
+            outcomes = _check_subset(engine, suite, subset)
+        elif suite in NIGHT_SUITES:
+            outcomes = _check_nights(engine, suite, dataset, crawl_date)
         else:
             raise ConfigError(f"There is no suite {suite!r}. Suites: {', '.join(SUITES)}.")
-        where = {"dataset_name": dataset, "crawl_date": crawl_date, "subset_name": subset, "run_id": run_id}
+        where = {"crawl_date": crawl_date, "subset_name": subset, "run_id": run_id}
         store_check_results(engine, [_row(suite, outcome, where) for outcome in outcomes])
     finally:
         engine.dispose()
@@ -65,29 +73,44 @@ def failures(outcomes: list[CheckOutcome]) -> list[CheckOutcome]:
     return [outcome for outcome in outcomes if outcome.severity == FAIL and not outcome.is_success]
 
 
-def _check_night(engine: Engine, suite: str, night: Mapping[str, Any]) -> list[CheckOutcome]:
-    frames = {name: read_slice(engine, name, night) for name in NIGHT_FRAMES[suite]}
-    checks: Callable[[], list[Check]] = {
-        "shards": suites.shards,
-        "samples": suites.samples,
-        "scores": lambda: suites.scores(_n_rows(frames["check_scores"])),
-    }[suite]
-    return _validate_all(frames, checks())
+def _check_nights(engine: Engine, suite: str, dataset: str | None, crawl_date: date | None) -> list[CheckOutcome]:
+    names = [dataset] if dataset is not None else [row.name for row in list_datasets(engine, role="train")]
+    return [outcome for name in names for outcome in _check_night(engine, suite, name, crawl_date)]
 
 
-def _check_subset(engine: Engine, name: str | None) -> list[CheckOutcome]:
+def _check_night(engine: Engine, suite: str, dataset: str, crawl_date: date | None) -> list[CheckOutcome]:
+    frames, checks = NIGHT_SUITES[suite]
+    night = {"dataset": dataset, "crawl_date": crawl_date}
+    outcomes = _validate_all({name: read_slice(engine, name, night) for name in frames}, checks())
+    released = released_checks(engine, suite, dataset, crawl_date)
+    return [
+        replace(outcome, dataset=dataset, severity=WARN if outcome.expectation in released else outcome.severity)
+        for outcome in outcomes
+    ]
+
+
+def _check_subset(engine: Engine, suite: str, name: str | None) -> list[CheckOutcome]:
     if name is None:
-        raise ConfigError("The suite 'subset' needs the name of a subset.")
+        raise ConfigError(f"The suite {suite!r} needs the name of a subset.")
     row = find_subset(engine, name)
+    if suite == "evaluation":
+        return _validate_all(
+            {"check_evaluation": read_slice(engine, "check_evaluation", {"subset": name})}, suites.evaluation()
+        )
     manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
-    frame = read_members(engine, manifest.pair_hashes(), row.subset_id)
-    return validate(frame, suites.subset(row.n_samples))
+    # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
+    ranks = [float(manifest.rank_K.min())] if len(manifest) else []
+    frames = {"check_subset": read_members(engine, manifest.pair_hashes(), row.subset_id), "manifest": {"rank": ranks}}
+    return _validate_all(
+        frames, suites.subset(row.n_samples, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0), is_whole=True
+    )
 
 
-def _validate_all(frames: Mapping[str, Columns], checks: list[Check]) -> list[CheckOutcome]:
+def _validate_all(frames: Mapping[str, Columns], checks: list[Check], *, is_whole: bool = False) -> list[CheckOutcome]:
+    """Validate each frame against its checks; an empty one is passed over unless its size is what matters."""
     outcomes = []
     for name, columns in frames.items():
-        if _n_rows(columns):
+        if is_whole or _n_rows(columns):
             outcomes += validate(columns, [check for check in checks if check.frame == name])
     # A night without rows leaves a trace too, so that it shows as checked.
     return outcomes or [CheckOutcome("there_is_nothing_to_check", WARN, is_success=True, observed={"n_rows": 0})]
@@ -104,5 +127,6 @@ def _row(suite: str, outcome: CheckOutcome, where: Mapping[str, Any]) -> dict[st
         "severity": outcome.severity,
         "is_success": outcome.is_success,
         "observed": outcome.observed,
+        "dataset_name": outcome.dataset,
         **where,
     }

@@ -1,4 +1,4 @@
-"""What must hold of a night and of a subset. A failed `fail` stops the pipeline, a failed `warn` is counted.
+"""What must hold of a night, a subset and its evaluation. A failed `fail` stops the pipeline, a failed `warn` is counted.
 
 Only names and bounds: how an expectation is tested is `validation.py`, what stands in a column is the query of its frame.
 """
@@ -9,15 +9,11 @@ from typing import Any
 
 FAIL, WARN = "fail", "warn"
 MAX_REJECTED_RATIO = 0.05
-MAX_QUARANTINED_RATIO, USUAL_QUARANTINED_RATIO = 0.5, 0.05
-CAPTION_LENGTH = (3, 2000)  # characters
-ASPECT_RATIO = (0.2, 5.0)  # width / height
-MIN_SIDE = 8  # pixels
-# Nearly all: a web crawl always has a few odd ones, which training survives.
-MOST = 0.99
-# Fewer scores may all be equal by chance of a tiny crawl.
-MIN_SCORES_TO_VARY = 500
-MAX_REAL = 3.4028235e38
+MAX_QUARANTINED_RATIO, USUAL_QUARANTINED_RATIO = 0.2, 0.05
+# A web crawl always has a few odd ones, which training survives.
+MAX_ODD_RATIO = 0.01
+MAX_GARBAGE_RATIO = 0.1
+MAX_DUPLICATE_RATIO = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,47 +29,63 @@ class Check:
 
 def shards() -> list[Check]:
     """Every shard is decided, and accounts for every location that was found in it."""
+    frame = "check_shards"
+    few = {"column": "is_rejected", "max_value": MAX_REJECTED_RATIO}
     return [
-        _in_set("shards_are_verified_or_rejected", FAIL, "check_shards", "state", ["verified", "rejected"]),
-        _equal("locations_are_kept_or_quarantined", "check_shards"),
-        _mean_at_most("few_shards_are_rejected", WARN, "check_shards", "is_rejected", MAX_REJECTED_RATIO),
+        _in_set("shards_are_verified_or_rejected", FAIL, frame, "state", ["verified", "rejected"]),
+        _equal("locations_are_kept_or_quarantined", frame, "n_samples", "n_accounted"),
+        Check("few_shards_are_rejected", WARN, frame, "ExpectColumnMeanToBeBetween", few),
     ]
 
 
 def samples() -> list[Check]:
     """Pairs are what training can use, and few locations had to be set aside."""
-    frame = "check_samples"
     return [
-        _between("captions_are_not_empty", FAIL, frame, "caption_length", (1, None)),
-        _between("captions_have_usual_lengths", WARN, frame, "caption_length", CAPTION_LENGTH, mostly=MOST),
-        _between("images_have_enough_pixels", WARN, frame, "short_side", (MIN_SIDE, None)),
-        _between("images_have_usual_shapes", WARN, frame, "aspect_ratio", ASPECT_RATIO, mostly=MOST),
-        _mean_at_most("most_locations_are_usable", FAIL, frame, "is_quarantined", MAX_QUARANTINED_RATIO),
-        _mean_at_most("few_locations_are_quarantined", WARN, frame, "is_quarantined", USUAL_QUARANTINED_RATIO),
+        _at_most("captions_are_not_empty", FAIL, "empty_ratio", 0),
+        _at_most("captions_have_usual_lengths", WARN, "odd_length_ratio", MAX_ODD_RATIO),
+        _at_most("captions_are_no_garbage", WARN, "garbage_ratio", MAX_GARBAGE_RATIO),
+        _at_most("images_have_enough_pixels", WARN, "small_ratio", 0),
+        _at_most("images_have_usual_shapes", WARN, "odd_shape_ratio", MAX_ODD_RATIO),
+        _at_most("few_pairs_came_twice", WARN, "duplicate_ratio", MAX_DUPLICATE_RATIO),
+        _at_most("most_locations_are_usable", FAIL, "quarantined_ratio", MAX_QUARANTINED_RATIO),
+        _at_most("few_locations_are_quarantined", WARN, "quarantined_ratio", USUAL_QUARANTINED_RATIO),
     ]
 
 
-def scores(n_scores: int) -> list[Check]:
+def scores() -> list[Check]:
     """The production rater's ledger is complete and adds up; its scores are numbers that differ."""
-    checks = [
-        _in_set("every_shard_is_scored", FAIL, "check_ledger", "is_scored", [True]),
-        _equal("locations_are_scored_or_quarantined", "check_ledger"),
-        _between("scores_are_finite", FAIL, "check_scores", "score", (-MAX_REAL, MAX_REAL)),
-    ]
-    if n_scores < MIN_SCORES_TO_VARY:
-        return checks
-    varying = {"column": "score", "min_value": 0.0, "strict_min": True}
-    return [*checks, Check("scores_differ", FAIL, "check_scores", "ExpectColumnStdevToBeBetween", varying)]
-
-
-def subset(n_samples: int) -> list[Check]:
-    """A subset version has exactly its members, all of them training data, none taken down."""
-    frame = "check_subset"
+    frame = "check_scores"
     return [
-        Check("subset_has_its_size", FAIL, frame, "ExpectTableRowCountToEqual", {"value": n_samples}),
+        _in_set("every_shard_is_scored", FAIL, "check_ledger", "is_scored", [True]),
+        _equal("locations_are_scored_or_quarantined", "check_ledger", "n_samples", "n_accounted"),
+        _equal("scores_are_finite", frame, "n_scores", "n_finite"),
+        _in_set("no_shard_is_constant", FAIL, frame, "is_constant", [0]),
+        _above("scores_differ", FAIL, frame, "night_spread", 0),
+    ]
+
+
+def subset(n_samples: int, *, drop_top_ratio: float = 0.0) -> list[Check]:
+    """A subset version has exactly its members: training data, none taken down, none of the head where it must be cut."""
+    frame = "check_subset"
+    size = {"value": n_samples}
+    head = {"column": "rank", "min_value": drop_top_ratio}
+    return [
+        Check("subset_has_its_size", FAIL, frame, "ExpectTableRowCountToEqual", size),
         _in_set("no_member_is_taken_down", FAIL, frame, "is_taken_down", [False]),
         _in_set("members_are_training_data", FAIL, frame, "is_of_training_data", [True]),
+        _in_set("no_member_is_of_evaluation_data", FAIL, frame, "is_of_evaluation_data", [False]),
         _in_set("membership_is_stored", FAIL, frame, "is_stored", [True]),
+        Check("the_head_is_cut", FAIL, "manifest", "ExpectColumnValuesToBeBetween", head),
+    ]
+
+
+def evaluation() -> list[Check]:
+    """Every value of a subset is a number, measured on something, with a control under the same contract."""
+    frame = "check_evaluation"
+    return [
+        _in_set("values_are_finite", FAIL, frame, "is_finite", [True]),
+        _above("values_are_measured_on_something", FAIL, frame, "n_measured", 0),
+        _in_set("values_have_a_control_under_their_contract", FAIL, frame, "is_pinned", [True]),
     ]
 
 
@@ -81,17 +93,15 @@ def _in_set(name: str, severity: str, frame: str, column: str, values: list[Any]
     return Check(name, severity, frame, "ExpectColumnValuesToBeInSet", {"column": column, "value_set": values})
 
 
-def _equal(name: str, frame: str) -> Check:
-    columns = {"column_A": "n_samples", "column_B": "n_accounted"}
-    return Check(name, FAIL, frame, "ExpectColumnPairValuesToBeEqual", columns)
+def _equal(name: str, frame: str, column: str, other: str) -> Check:
+    return Check(name, FAIL, frame, "ExpectColumnPairValuesToBeEqual", {"column_A": column, "column_B": other})
 
 
-def _between(
-    name: str, severity: str, frame: str, column: str, bounds: tuple[float, float | None], *, mostly: float = 1.0
-) -> Check:
-    arguments = {"column": column, "min_value": bounds[0], "max_value": bounds[1], "mostly": mostly}
+def _at_most(name: str, severity: str, column: str, most: float) -> Check:
+    arguments = {"column": column, "max_value": most}
+    return Check(name, severity, "check_samples", "ExpectColumnValuesToBeBetween", arguments)
+
+
+def _above(name: str, severity: str, frame: str, column: str, bound: float) -> Check:
+    arguments = {"column": column, "min_value": bound, "strict_min": True}
     return Check(name, severity, frame, "ExpectColumnValuesToBeBetween", arguments)
-
-
-def _mean_at_most(name: str, severity: str, frame: str, column: str, most: float) -> Check:
-    return Check(name, severity, frame, "ExpectColumnMeanToBeBetween", {"column": column, "max_value": most})

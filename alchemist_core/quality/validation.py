@@ -17,12 +17,13 @@ KEPT_FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """What came of one expectation; `observed` is JSON."""
+    """What came of one expectation; `observed` is JSON, `dataset` whose night it is about."""
 
     expectation: str
     severity: str
     is_success: bool
     observed: dict[str, Any]
+    dataset: str | None = None
 
 
 def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> list[CheckOutcome]:

@@ -1,13 +1,14 @@
 """What data checks read and leave behind: one night's slice as columns, and one row an expectation."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, text
 
 from alchemist_core.store.copy_in import copy_rows
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import CheckResult
+from alchemist_core.store.tables import AnyRow, CheckResult
 
 Columns = dict[str, list[Any]]
 
@@ -29,8 +30,46 @@ def read_members(engine: Engine, pair_hash_K: Iterable[bytes], subset_id: int) -
 
 def store_check_results(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store the outcomes of one suite's expectations."""
+    if not rows:
+        return
     with engine.begin() as connection:
         connection.execute(insert(CheckResult), list(rows))
+
+
+def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> Sequence[AnyRow]:
+    """Return what keeps a night from being drawn from: suite, expectation and what was observed of each."""
+    statement = text("""
+        SELECT suite, expectation, observed FROM alchemist.failed_checks
+        WHERE dataset_name = :dataset AND crawl_date = :crawl_date
+    """)
+    with engine.connect() as connection:
+        return connection.execute(statement, {"dataset": dataset, "crawl_date": crawl_date}).all()
+
+
+def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date | None) -> set[str]:
+    """Return the expectations of a night that a person has released: they are counted and stop nothing any more."""
+    statement = text("""
+        SELECT DISTINCT expectation FROM alchemist.check_results
+        WHERE suite = :suite AND dataset_name = :dataset AND crawl_date = :crawl_date AND observed -> 'released_by' IS NOT NULL
+    """)
+    with engine.connect() as connection:
+        night = {"suite": suite, "dataset": dataset, "crawl_date": crawl_date}
+        return set(connection.execute(statement, night).scalars())
+
+
+def release_checks(
+    connection: Connection, failed: Sequence[AnyRow], dataset: str, crawl_date: date, *, actor: str, reason: str
+) -> None:
+    """Note that failed checks of a night stop it no longer, who said so and why."""
+    said = {"released_by": actor, "released_for": reason}
+    rows = [
+        {
+            "suite": row.suite, "expectation": row.expectation, "severity": "warn", "is_success": False,
+            "observed": row.observed | said, "dataset_name": dataset, "crawl_date": crawl_date,
+        }
+        for row in failed
+    ]  # fmt: skip
+    connection.execute(insert(CheckResult), rows)
 
 
 def _columns(connection: Connection, name: str, parameters: Mapping[str, Any]) -> Columns:

@@ -1,7 +1,7 @@
 """Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted."""
 
 from datetime import date
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,19 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.telemetry import say
 
+if TYPE_CHECKING:
+    from alchemist_core.quality.validation import CheckOutcome
+
 
 class CheckConfig(Config):
     """What to check."""
 
-    suite: Literal["shards", "samples", "scores", "subset"] = Field(..., description="Suite of expectations")
-    dataset: str | None = Field(None, description="Dataset; none: every training dataset")
+    suite: Literal["shards", "samples", "scores", "subset", "evaluation"] = Field(
+        ..., description="Suite of expectations"
+    )
+    dataset: str | None = Field(None, description="Dataset; none: every training dataset, each by itself")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
-    subset: str | None = Field(None, description="Name of the subset (suite subset)")
+    subset: str | None = Field(None, description="Name of the subset (suites subset and evaluation)")
 
 
 class CheckReport(Report):
@@ -40,14 +45,19 @@ def run(config: CheckConfig) -> CheckReport:
         database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=config.subset
     )
     if failed := failures(outcomes):
-        texts = "\n".join(f"  {outcome.expectation}: {outcome.observed}" for outcome in failed)
+        texts = "\n".join(f"  {_title(outcome)}: {outcome.observed}" for outcome in failed)
+        remedy = "Look at the data; a night that may be drawn from all the same: alchemist release night"
         raise CheckFailedError(
-            f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results):\n{texts}"
+            f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results):\n{texts}\n{remedy}"
         )
-    warnings = [outcome.expectation for outcome in outcomes if not outcome.is_success]
+    warnings = [_title(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
         say(f"warning: {warning}")
     return CheckReport(suite=config.suite, n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings)
+
+
+def _title(outcome: "CheckOutcome") -> str:
+    return f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
 
 
 COMMANDS = {"": Command(CheckConfig, run)}

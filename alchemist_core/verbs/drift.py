@@ -12,6 +12,7 @@ from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.quality.drift import Mover, NightDrift, judge_night
 from alchemist_core.stages.scope import scoring_scope
+from alchemist_core.store.checks import store_check_results
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import ScoringScope, count_unscored
 from alchemist_core.store.nights import open_nights
@@ -56,6 +57,7 @@ def run(config: DriftConfig) -> DriftReport:
     found = [(night, _judge_complete(engine, night, rater)) for night in nights]
     for night, drift in found:
         say(describe(night, drift))
+    store_check_results(engine, [_check_row(night, drift) for night, drift in found if drift.psi is not None])
     return _report(found)
 
 
@@ -67,6 +69,19 @@ def _judge_complete(engine: Engine, night: AnyRow, rater: RaterRow) -> NightDrif
             "Run alchemist score first."
         )
     return judge_night(engine, night, rater)
+
+
+def _check_row(night: AnyRow, drift: NightDrift) -> dict[str, Any]:
+    # A warning among the checks: what stops the night is that it is held.
+    return {
+        "suite": "scores",
+        "expectation": "scores_are_steady",
+        "severity": "warn",
+        "is_success": drift.verdict not in ("warned", "held"),
+        "observed": {"psi": drift.psi, "ks_distance": drift.ks_distance, "verdict": drift.verdict},
+        "dataset_name": night.dataset,
+        "crawl_date": night.crawl_date,
+    }
 
 
 def _report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:

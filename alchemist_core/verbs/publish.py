@@ -3,16 +3,19 @@
 from datetime import date
 
 from pydantic import Field
+from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import ScoringScope, count_unscored
 from alchemist_core.store.nights import decide_night, held_nights, open_nights
 from alchemist_core.store.raters import find_rater
+from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 
 
@@ -47,6 +50,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
             raise CheckFailedError(
                 f"Night {night.crawl_date} is not complete: {n_left} shards have no scores under {rater.name}. Run alchemist score first."
             )
+        _refuse_failed(engine, night)
         with engine.begin() as connection:
             if decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
                 record_event(
@@ -64,6 +68,16 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
         )
     waiting = f"{len(held)} held" if held else "no night was waiting"
     return PublishNightReport(n_nights=len(nights), n_held=len(held), note=None if nights and not held else waiting)
+
+
+def _refuse_failed(engine: Engine, night: AnyRow) -> None:
+    failed = failed_checks(engine, night.dataset, night.crawl_date)
+    if failed:
+        names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
+        raise CheckFailedError(
+            f"Night {night.crawl_date} of {night.dataset} did not pass its checks ({names}): it stays closed. Look at it, then: "
+            f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
+        )
 
 
 COMMANDS = {"night": Command(PublishNightConfig, publish_night)}

@@ -1,6 +1,7 @@
--- Purpose: what the suite `samples` looks at: every location of a night, good or set aside at ingest.
+-- Purpose: what the suite `samples` looks at: every location of a night, good or set aside at ingest, counted here.
 -- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
--- One row is: a location in a verified shard; the pair's columns are null where it was set aside.
+-- One row is: the night; ratios are of its kept locations, quarantined_ratio of all. None where the night is empty.
+--   Garbage in any language: no letter, a control character, bytes that were no UTF-8, one character ten times in a row.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_sample_locations, uq_quarantined_samples_shard_id_ordinal_rater_id, pk_samples.
 -- Safe to re-run: yes.
 WITH night AS (
@@ -11,22 +12,36 @@ WITH night AS (
         shards.state = 'verified'
         AND coalesce(datasets.name = CAST(:dataset AS text), datasets.role = 'train')
         AND (CAST(:crawl_date AS date) IS NULL OR shards.crawl_date = :crawl_date)
+),
+
+kept AS (
+    SELECT
+        count(*) AS n,
+        count(DISTINCT samples.sample_id) AS n_distinct,
+        count(*) FILTER (WHERE btrim(samples.caption) = '') AS n_empty,
+        count(*) FILTER (WHERE char_length(btrim(samples.caption)) NOT BETWEEN 3 AND 2000) AS n_odd_length,
+        count(*) FILTER (WHERE samples.caption ~ '^[\x01-\x40\x5b-\x60\x7b-\x7f]*$|[\x01-\x08\x0e-\x1f\ufffd]|(.)\1{9}') AS n_garbage,
+        count(*) FILTER (WHERE least(samples.width, samples.height) < 8) AS n_small,
+        count(*) FILTER (WHERE samples.width::float8 / samples.height NOT BETWEEN 0.2 AND 5.0) AS n_odd_shape
+    FROM night
+    INNER JOIN alchemist.sample_locations ON night.shard_id = sample_locations.shard_id
+    INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
+),
+
+set_aside AS (
+    SELECT count(*) AS n
+    FROM night INNER JOIN alchemist.quarantined_samples ON night.shard_id = quarantined_samples.shard_id
+    WHERE quarantined_samples.rater_id IS NULL
 )
 
 SELECT
-    0 AS is_quarantined,
-    char_length(btrim(samples.caption)) AS caption_length,
-    least(samples.width, samples.height) AS short_side,
-    samples.width::float8 / samples.height AS aspect_ratio
-FROM night
-INNER JOIN alchemist.sample_locations ON night.shard_id = sample_locations.shard_id
-INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
-UNION ALL
-SELECT
-    1 AS is_quarantined,
-    NULL AS caption_length,
-    NULL AS short_side,
-    NULL AS aspect_ratio
-FROM night
-INNER JOIN alchemist.quarantined_samples ON night.shard_id = quarantined_samples.shard_id
-WHERE quarantined_samples.rater_id IS NULL
+    kept.n + set_aside.n AS n_locations,
+    set_aside.n::float8 / (kept.n + set_aside.n) AS quarantined_ratio,
+    coalesce(kept.n_empty::float8 / nullif(kept.n, 0), 0) AS empty_ratio,
+    coalesce(kept.n_odd_length::float8 / nullif(kept.n, 0), 0) AS odd_length_ratio,
+    coalesce(kept.n_garbage::float8 / nullif(kept.n, 0), 0) AS garbage_ratio,
+    coalesce(kept.n_small::float8 / nullif(kept.n, 0), 0) AS small_ratio,
+    coalesce(kept.n_odd_shape::float8 / nullif(kept.n, 0), 0) AS odd_shape_ratio,
+    coalesce(1 - kept.n_distinct::float8 / nullif(kept.n, 0), 0) AS duplicate_ratio
+FROM kept CROSS JOIN set_aside
+WHERE kept.n + set_aside.n > 0

@@ -1,19 +1,40 @@
--- Purpose: what the suite `scores` looks at second: the production rater's scores of a night.
+-- Purpose: what the suite `scores` looks at second: the production rater's scores of a night, counted shard by shard.
 -- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
--- One row is: a distinct pair of the night's scored shards. None without a production rater.
+-- One row is: a scored shard; night_spread is the same in all: standard deviation over the night's scores, null below 500.
+--   A shard of 100 scores or more that are all equal is constant. None without a production rater.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, pk_scores.
 -- Safe to re-run: yes.
-SELECT DISTINCT
-    scores.sample_id,
-    scores.score::float8 AS score
-FROM alchemist.raters
-INNER JOIN alchemist.shard_scores ON raters.rater_id = shard_scores.rater_id
-INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
-INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
-INNER JOIN alchemist.sample_locations ON shards.shard_id = sample_locations.shard_id
-INNER JOIN alchemist.scores ON sample_locations.sample_id = scores.sample_id AND raters.rater_id = scores.rater_id
-WHERE
-    raters.state = 'production'
-    AND shards.state = 'verified'
-    AND coalesce(datasets.name = CAST(:dataset AS text), datasets.role = 'train')
-    AND (CAST(:crawl_date AS date) IS NULL OR shards.crawl_date = :crawl_date)
+WITH found AS (
+    SELECT
+        shards.shard_id,
+        shards.uri,
+        count(*) AS n,
+        count(*) FILTER (WHERE scores.score BETWEEN -3.4028235e38 AND 3.4028235e38) AS n_finite,
+        max(scores.score) = min(scores.score) AS is_flat,
+        sum(scores.score::float8) AS total,
+        sum(scores.score::float8 ^ 2) AS total_squares
+    FROM alchemist.raters
+    INNER JOIN alchemist.shard_scores ON raters.rater_id = shard_scores.rater_id
+    INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
+    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+    INNER JOIN alchemist.sample_locations ON shards.shard_id = sample_locations.shard_id
+    INNER JOIN alchemist.scores ON sample_locations.sample_id = scores.sample_id AND raters.rater_id = scores.rater_id
+    WHERE
+        raters.state = 'production'
+        AND shards.state = 'verified'
+        AND coalesce(datasets.name = CAST(:dataset AS text), datasets.role = 'train')
+        AND (CAST(:crawl_date AS date) IS NULL OR shards.crawl_date = :crawl_date)
+    GROUP BY shards.shard_id, shards.uri
+)
+
+SELECT
+    uri,
+    n AS n_scores,
+    n_finite,
+    (is_flat AND n >= 100)::integer AS is_constant,
+    CASE
+        WHEN sum(n) OVER () >= 500
+            THEN sqrt(greatest(sum(total_squares) OVER () / sum(n) OVER () - (sum(total) OVER () / sum(n) OVER ()) ^ 2, 0))
+    END AS night_spread
+FROM found
+ORDER BY shard_id

@@ -1,7 +1,7 @@
 -- Purpose: what the suite `subset` looks at: every member that the manifest names, and what the store knows of it now.
 -- Parameters: subset_id integer; reads the temporary table wanted (pair_hash bytea).
 -- One row is: a member; is_stored is null unless the version's membership is in the store.
--- Relies on: uq_samples_pair_hash, uq_takedowns_image_hash, ix_sample_locations_sample_id, pk_subset_samples.
+-- Relies on: uq_samples_pair_hash, ix_samples_image_hash, uq_takedowns_image_hash, ix_sample_locations_sample_id, pk_subset_samples.
 -- Safe to re-run: yes.
 SELECT
     encode(wanted.pair_hash, 'hex') AS pair_hash,
@@ -18,6 +18,14 @@ SELECT
             AND datasets.role = 'train'
             AND datasets.name = ANY(rank_snapshots.dataset_names)
     ) AS is_of_training_data,
+    EXISTS(
+        SELECT 1
+        FROM alchemist.samples AS twins
+        INNER JOIN alchemist.sample_locations ON twins.sample_id = sample_locations.sample_id
+        INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id
+        INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+        WHERE twins.image_hash = samples.image_hash AND datasets.role = 'evaluation'
+    ) AS is_of_evaluation_data,
     CASE
         WHEN (SELECT subsets.state FROM alchemist.subsets WHERE subsets.subset_id = :subset_id) <> 'selected'
             THEN EXISTS (

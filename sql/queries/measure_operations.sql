@@ -3,10 +3,18 @@
 -- One row is: a series with its label values and its value now; checks and tasks of the last day, the 15 that failed most.
 -- Relies on: ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
 -- Safe to re-run: yes.
-WITH failed_checks AS (
-    SELECT expectation, severity, count(*) AS n_failed
+WITH newest_checks AS (
+    -- A check that passes now, or that a person has released, is no failure any more.
+    SELECT DISTINCT ON (suite, expectation, dataset_name, crawl_date, subset_name) expectation, severity, is_success
     FROM alchemist.check_results
-    WHERE NOT is_success AND created_at > clock_timestamp() - make_interval(days => 1)
+    WHERE created_at > clock_timestamp() - make_interval(days => 1)
+    ORDER BY suite ASC, expectation ASC, dataset_name ASC, crawl_date ASC, subset_name ASC, check_result_id DESC
+),
+
+failed_checks AS (
+    SELECT expectation, severity, count(*) AS n_failed
+    FROM newest_checks
+    WHERE NOT is_success
     GROUP BY expectation, severity
     ORDER BY n_failed DESC, expectation ASC
     LIMIT 15

@@ -10,8 +10,7 @@ dated AS (
     UNION
     SELECT dataset_id, crawl_date FROM alchemist.nights
     UNION
-    SELECT datasets.dataset_id, check_results.crawl_date
-    FROM alchemist.check_results
+    SELECT datasets.dataset_id, check_results.crawl_date FROM alchemist.check_results
     INNER JOIN alchemist.datasets ON coalesce(check_results.dataset_name = datasets.name, TRUE)
     WHERE check_results.crawl_date IS NOT NULL
 ),
@@ -25,9 +24,7 @@ set_aside AS (
 
 counted AS (
     SELECT
-        shards.dataset_id,
-        shards.crawl_date,
-        count(*) AS n_shards,
+        shards.dataset_id, shards.crawl_date, count(*) AS n_shards,
         count(*) FILTER (WHERE shards.state = 'rejected') AS n_rejected_shards,
         count(shard_scores.shard_id) AS n_scored_shards,
         sum(shards.n_samples) AS n_locations,
@@ -37,9 +34,7 @@ counted AS (
     FROM alchemist.shards
     LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
     LEFT JOIN alchemist.shard_scores
-        ON
-            shards.shard_id = shard_scores.shard_id
-            AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
+        ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
     WHERE shards.state <> 'retired'
     GROUP BY shards.dataset_id, shards.crawl_date
 ),
@@ -50,22 +45,26 @@ decided AS (
     FROM alchemist.nights
     WHERE rater_id = (SELECT production.rater_id FROM production)
     ORDER BY dataset_id ASC, crawl_date ASC, state = 'held' DESC, state = 'scored' DESC, revision DESC
+),
+
+stopped AS (
+    SELECT dataset_name, crawl_date, string_agg(expectation, ', ' ORDER BY expectation) AS expectations
+    FROM alchemist.failed_checks GROUP BY dataset_name, crawl_date
 )
 
 SELECT
     datasets.name AS dataset,
     dated.crawl_date,
-    coalesce(counted.n_shards, 0) AS n_shards,
-    coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards,
+    coalesce(counted.n_shards, 0) AS n_shards, coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards,
     coalesce(counted.n_locations, 0) AS n_locations,
     coalesce(counted.n_quarantined, 0)::bigint AS n_quarantined,
-    coalesce(counted.n_scored, 0) AS n_scored,
-    coalesce(counted.n_reused, 0) AS n_reused,
+    coalesce(counted.n_scored, 0) AS n_scored, coalesce(counted.n_reused, 0) AS n_reused,
     decided.state AS night_state,
     CASE
         WHEN counted.n_shards IS NULL THEN 'empty'
         WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
+        WHEN stopped.expectations IS NOT NULL THEN 'stopped by checks: ' || stopped.expectations
         WHEN counted.n_scored_shards < counted.n_shards - counted.n_rejected_shards
             THEN format('partly scored: %s of %s shards', counted.n_scored_shards, n_shards - n_rejected_shards)
         WHEN decided.state = 'held' THEN 'held: ' || decided.reason
@@ -76,4 +75,5 @@ FROM dated
 INNER JOIN alchemist.datasets ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train'
 LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date
 LEFT JOIN decided ON dated.dataset_id = decided.dataset_id AND dated.crawl_date = decided.crawl_date
+LEFT JOIN stopped ON datasets.name = stopped.dataset_name AND dated.crawl_date = stopped.crawl_date
 ORDER BY datasets.name, dated.crawl_date;

@@ -94,8 +94,8 @@ def test_rejected_shards_are_counted_not_fatal(engine: Engine, database_url: str
     assert failures(outcomes) == []
 
 
-@pytest.mark.parametrize(("n_bad", "is_fatal"), [(1, False), (7, True)])
-def test_quarantine_warns_early_and_stops_above_half(
+@pytest.mark.parametrize(("n_bad", "is_fatal"), [(1, False), (2, True)])
+def test_quarantine_warns_early_and_stops_above_a_fifth(
     engine: Engine, database_url: str, n_bad: int, is_fatal: bool
 ) -> None:
     given = one_night()
@@ -115,6 +115,7 @@ def test_odd_pairs_warn_and_an_empty_caption_stops(engine: Engine, database_url:
     assert names(outcomes, severity="fail") == ["captions_are_not_empty"]
     assert names(outcomes, severity="warn") == [
         "captions_have_usual_lengths",
+        "captions_are_no_garbage",
         "images_have_enough_pixels",
         "images_have_usual_shapes",
     ]
@@ -135,7 +136,8 @@ def test_five_hundred_equal_scores_stop_the_night(engine: Engine, database_url: 
         row["score"] = 0.25
     store(engine, given)
     assert names(run_suite(database_url, "scores", dataset="web", crawl_date=NIGHT), severity="fail") == [
-        "scores_differ"
+        "no_shard_is_constant",
+        "scores_differ",
     ]
 
 
@@ -160,8 +162,13 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
         "no_member_is_taken_down",
         "members_are_training_data",
     ]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.datasets SET role = 'evaluation'"))
+        connection.execute(text("""UPDATE alchemist.subsets SET spec = '{"drop_top_ratio": 0.25}'"""))
+    leaked = names(run_suite(database_url, "subset", subset="s"), severity="fail")
+    assert leaked[-2:] == ["no_member_is_of_evaluation_data", "the_head_is_cut"]
 
 
 def test_an_unknown_suite_is_named_with_those_that_exist(database_url: str) -> None:
-    with pytest.raises(ConfigError, match=r"'shard'.*shards, samples, scores, subset"):
+    with pytest.raises(ConfigError, match=r"'shard'.*shards, samples, scores, subset, evaluation"):
         run_suite(database_url, "shard")

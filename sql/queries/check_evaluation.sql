@@ -1,0 +1,36 @@
+-- Purpose: what the suite `evaluation` looks at: every value that the newest published version of a subset was measured by.
+-- Parameters: subset text, its name.
+-- One row is: a value; is_pinned says that its arm's control has one under the same contract, which alone makes it comparable.
+-- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Safe to re-run: yes.
+WITH measured AS (
+    SELECT evaluations.metric, evaluations.value, evaluations.n, evaluations.contract_id, models.arm, models.seed
+    FROM alchemist.subsets
+    INNER JOIN alchemist.models ON subsets.subset_id = models.subset_id
+    INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
+    WHERE subsets.name = :subset AND subsets.state = 'published'
+),
+
+newest AS (
+    SELECT metric, max(contract_id) AS contract_id FROM measured GROUP BY metric
+)
+
+SELECT
+    measured.metric,
+    measured.arm,
+    measured.seed,
+    measured.value,
+    measured.n AS n_measured,
+    (measured.value BETWEEN -1.7e308 AND 1.7e308) AS is_finite,
+    EXISTS(
+        SELECT 1
+        FROM measured AS control
+        WHERE
+            control.arm = 'random'
+            AND control.metric = measured.metric
+            AND control.seed = measured.seed
+            AND control.contract_id = measured.contract_id
+    ) AS is_pinned
+FROM measured
+INNER JOIN newest ON measured.metric = newest.metric AND measured.contract_id = newest.contract_id
+ORDER BY measured.metric, measured.arm, measured.seed
