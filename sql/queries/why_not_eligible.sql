@@ -11,15 +11,15 @@ SELECT
     CASE
         WHEN takedowns.takedown_id <= :last_takedown_id THEN 'taken down'
         WHEN NOT coalesce(sources.is_drawn_from, FALSE) THEN 'other dataset'
-        WHEN nights.night_ids && CAST(:night_ids AS integer[]) THEN 'eligible'
-        WHEN 'held' = ANY(nights.states) THEN 'held'
-        WHEN 'scored' = ANY(nights.states) THEN 'night not decided'
-        WHEN nights.states IS NOT NULL THEN 'new pair'
+        WHEN seen.night_ids && CAST(:night_ids AS integer[]) THEN 'eligible'
+        WHEN 'held' = ANY(seen.states) THEN 'held'
+        WHEN 'scored' = ANY(seen.states) THEN 'night not decided'
+        WHEN seen.states IS NOT NULL THEN 'new pair'
         WHEN set_aside.reason IS NOT NULL THEN 'quarantined'
         ELSE 'not scored'
     END AS reason,
-    CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(nights.held_for, set_aside.reason) END AS detail,
-    coalesce(nights.named, sources.named, '{}') AS places
+    CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(seen.held_for, set_aside.reason) END AS detail,
+    coalesce(seen.named, sources.named, '{}') AS places
 FROM wanted
 INNER JOIN alchemist.samples ON wanted.pair_hash = samples.pair_hash
 LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash
@@ -40,12 +40,12 @@ LEFT JOIN LATERAL (
         array_agg(DISTINCT datasets.name || ' ' || nights.crawl_date || ' r' || nights.revision) AS named
     FROM alchemist.night_locations
     INNER JOIN alchemist.nights ON night_locations.night_id = nights.night_id
-    INNER JOIN alchemist.datasets ON datasets.dataset_id = nights.dataset_id
+    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id
     WHERE
         night_locations.rater_id = :rater_id
         AND night_locations.sample_id = samples.sample_id
         AND datasets.name = ANY(CAST(:dataset_names AS text[]))
-) AS nights ON TRUE
+) AS seen ON TRUE
 LEFT JOIN LATERAL (
     SELECT min(quarantined_samples.reason) AS reason
     FROM alchemist.sample_locations
