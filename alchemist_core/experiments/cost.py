@@ -70,11 +70,22 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
 
 
 def describe_cost(cost: dict[str, Any]) -> str:
-    """Say it in one sentence."""
+    """Say it in one sentence.
+
+    >>> models = {"n_models": 2, "n_model_steps": 600, "seconds_a_model_step": 0.03, "n_raters": 0, "seconds": 18.0}
+    >>> describe_cost(models).partition(", beside")[0]
+    'At most 2 models of 600 steps together at 30.0 ms (measured now): 18 seconds of training'
+    """
+    work = [
+        f"{cost[f'n_{kind}s']:,} {kind}s of {cost[f'n_{kind}_steps']:,} steps together at {cost[f'seconds_a_{kind}_step'] * 1e3:.1f} ms"
+        for kind in ("model", "rater")
+        if cost[f"n_{kind}s"]
+    ]
+    seconds = cost["seconds"]
+    length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return (
-        f"At most {cost['n_models']:,} models of {cost['n_model_steps']:,} steps at {cost['seconds_a_model_step'] * 1e3:.1f} ms and "
-        f"{cost['n_raters']:,} raters of {cost['n_rater_steps']:,} steps at {cost['seconds_a_rater_step'] * 1e3:.1f} ms (measured now): "
-        f"{cost['seconds'] / 60:.1f} minutes of training, beside reading and scoring. What exists is not trained again."
+        f"At most {' and '.join(work)} (measured now): {length} of training, beside reading and scoring. "
+        f"What exists is not trained again."
     )
 
 

@@ -58,7 +58,7 @@ def run(config: RunConfig) -> RunReport:
     stated = experiment.state_cost()
     say(cost.describe_cost(stated))
     if config.dry_run:
-        return RunReport(name=name, cost=stated)
+        return RunReport(name=name, cost=stated, before=experiment.state_beforehand())
     engine = open_store()
     begun = store.begin_experiment(engine, name, config.identity())
     experiment.fit_regions()

@@ -1,0 +1,67 @@
+"""Words for arms: each question's parse, and a wrong one is refused with what there is."""
+
+import pytest
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.arms import CONTROLS, HEURISTICS, paper_policy, parse_arm
+from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.selection.config import SelectionPolicy
+
+
+def test_every_question_asks_for_arms_that_a_policy_can_draw() -> None:
+    for question in QUESTIONS.values():
+        for retention in question.retentions:
+            for word in question.arms:
+                arm = parse_arm(word, retention=retention)
+                rule = "loss" if arm.rater.startswith("loss") else "alignment"
+                policy = SelectionPolicy.model_validate({"retention": retention, **(arm.policy or {})})
+                assert policy.resolve(rule).name
+
+
+@pytest.mark.parametrize("word", [*CONTROLS, "random", "clarity"])
+def test_what_needs_no_ranks_shares_the_first_arms_tokenizer(word: str) -> None:
+    assert parse_arm(word, retention=0.2, first_rater="loss").rater == "loss"
+
+
+@pytest.mark.parametrize("word", ["auto", "paper"])
+def test_what_needs_ranks_has_the_default_rater_unless_it_names_one(word: str) -> None:
+    assert parse_arm(word, retention=0.2, first_rater="loss").rater == "alignment"
+    assert parse_arm(f"loss/{word}", retention=0.2).rater == "loss"
+
+
+def test_auto_has_no_policy_of_its_own() -> None:
+    assert parse_arm("alignment/auto", retention=0.2).policy is None
+
+
+@pytest.mark.parametrize("word", [*HEURISTICS, *(f"{name}:gsample" for name in HEURISTICS)])
+def test_a_heuristic_ranks_in_the_raters_place(word: str) -> None:
+    policy = parse_arm(word, retention=0.2).policy
+    assert policy is not None
+    assert policy["score"] == word.partition(":")[0]
+    assert policy["strategy"] == (word.partition(":")[2] or "top_k")
+
+
+def test_the_full_corpus_alone_does_not_depend_on_the_retention() -> None:
+    assert [word for word in (*CONTROLS, "random") if not parse_arm(word, retention=0.2).is_sized] == ["full"]
+
+
+@pytest.mark.parametrize(("retention", "cut"), [(0.1, 0.25), (0.5, 0.25), (0.8, 0.15), (0.9, 0.05)])
+def test_the_papers_head_cut_leaves_room_for_the_retention(retention: float, cut: float) -> None:
+    policy = paper_policy(retention)
+    assert policy["drop_top_ratio"] == cut
+    assert 1 - cut >= retention
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("meta/auto", "no rater 'meta'.*alignment, alignment\\+group, loss"),
+        ("loss/best", "no draw 'best'.*auto, paper, random"),
+        ("block", "block takes its start rank"),
+        ("top_k@0.2", "every other draw takes no number"),
+        ("clarity:best", "no draw"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_what_there_is(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_arm(word, retention=0.2)

@@ -1,0 +1,70 @@
+"""What may be asked of an experiment: bounds, and seeds that are never used twice."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.running import RunConfig
+from alchemist_core.verbs.region_probe import RunConfig as ProbeConfig
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: RunConfig(experiment="region", choose_seeds=(0, 1), seeds=(1, 2)),
+        lambda: ProbeConfig(choose_seeds=(0, 1), report_seeds=(1, 2)),
+    ],
+)
+def test_a_seed_that_chooses_does_not_report(config: Any) -> None:
+    with pytest.raises(ValidationError, match=r"seeds \[1\] would choose"):
+        config()
+
+
+@pytest.mark.parametrize(
+    "given", [{"dataset": "d"}, {"dataset": "d", "evaluation": "e"}, {"evaluation": "e"}, {"rater": "production"}]
+)
+def test_half_a_corpus_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="or none of them: scenes are drawn"):
+        TrialsConfig.model_validate(given)
+
+
+@pytest.mark.parametrize("given", [{}, {"dataset": "d", "evaluation": "e", "rater": "r"}])
+def test_a_whole_corpus_or_none_is_taken(given: dict[str, str]) -> None:
+    assert TrialsConfig.model_validate(given).dataset == given.get("dataset")
+
+
+def test_recipes_come_from_the_preset_then_from_the_given_fields() -> None:
+    config = TrialsConfig(preset="paper", training=("n_steps=7",), model=("width=32",), scenes=("n_train=9",))
+    training = config.training_of("alignment", 3)
+    # What an arm says of its rater wins over the preset.
+    assert (training.rule, training.n_steps, training.seed) == ("alignment", 7, 3)
+    assert (config.model_of(n_epochs=2).width, config.scenes_of(4).n_train, config.scenes_of(4).seed) == (32, 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"training": ("n_step=7",)}, "n_step: Extra inputs.*Its fields: rule"),
+        ({"training": ("n_steps=0",)}, "greater than or equal to 1"),
+        ({"training": ("seed=7",)}, "seed: set by the experiment itself"),
+        ({"preset": "huge"}, "--preset huge: unknown. Presets: tiny"),
+    ],
+)
+def test_a_wrong_recipe_names_the_field(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrialsConfig.model_validate(given).training_of("loss", 0)
+
+
+def test_the_full_corpus_is_trained_once_whatever_the_retentions() -> None:
+    cells = RunConfig(experiment="region", arms=("random", "full"), retentions=(0.2, 0.5)).cells()
+    assert [(arm.word, retention) for arm, retention in cells] == [("random", 0.2), ("full", 0.2), ("random", 0.5)]
+
+
+def test_an_experiment_is_what_its_result_depends_on() -> None:
+    first = RunConfig(experiment="region", name="a", dry_run=True).identity()
+    assert first == RunConfig(experiment="region").identity()
+    assert first != RunConfig(experiment="region", seeds=(3, 4)).identity()
+    assert first["arms"], "the question's own arms are written down: a later version may ask for others"

@@ -1,0 +1,109 @@
+"""What a reader is given: tables that hold the results' figures, pictures that stand alone, a page that asks nobody for anything."""
+
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments.page import make_sheet, write_files
+from alchemist_core.experiments.probing import Probed
+from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.experiments.results import compare_cells, state_detectable
+from alchemist_core.experiments.tables import COLUMNS, csv_table, text_table, verdict
+from alchemist_core.selection.region import FittedRegion, fit_region
+
+LOSSES = {"random": 3.0, "planted": 2.5, "alignment/auto": 2.6, "full": 2.0}
+
+
+def cells() -> list[Cell]:
+    rng = np.random.default_rng(0)
+    return [
+        Cell(arm, retention, seed, int(1000 * retention), 30, float(loss - retention + rng.normal(0, 0.01)))
+        for retention in (0.2, 0.5)
+        for seed in (3, 4, 5)
+        for arm, loss in LOSSES.items()
+        if arm != "full" or retention == 0.2
+    ]
+
+
+def result(n_choose: int = 3) -> dict[str, Any]:
+    fit = fit_region(np.array([[0.4, 0.1, -0.2, -0.4, -1.0]] * n_choose) + np.eye(n_choose, 5) / 20, 0.2)
+    probed = Probed(fit, None, FittedRegion.of(fit, fit.predicted), 0.05)
+    return {
+        "before": state_detectable(0.05, 3, source="seeds 0, 1, 2"),
+        "cells": [cell.as_json() for cell in cells()],
+        "rows": [row.as_json() for row in compare_cells(cells())],
+        "regions": [{"rater": "alignment", **probed.as_json()}],
+    }
+
+
+def test_the_csv_holds_every_row_with_its_intervals() -> None:
+    rows = compare_cells(cells())
+    found = list(csv.DictReader(io.StringIO(csv_table(rows))))
+    assert tuple(found[0]) == COLUMNS
+    assert len(found) == len(rows) == 8
+    for line, row in zip(found, rows, strict=True):
+        assert (line["arm"], float(line["loss"]), int(line["n_seeds"])) == (row.arm, row.loss.mean, 3)
+        assert line["gain_low"] == ("" if row.gain is None else str(row.gain.low))
+
+
+def test_the_text_shows_mean_and_half_width() -> None:
+    rows = compare_cells(cells())
+    auto = next(row for row in rows if row.arm == "alignment/auto")
+    line = next(line for line in text_table(rows).splitlines() if "alignment/auto" in line)
+    assert f"{auto.loss.mean:.4f} ± {auto.loss.half_width:.4f}" in line
+    assert "better than random" in line
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, 2.01, 2.02], "better than random"),
+        ([4.0, 4.01, 4.02], "worse than random"),
+        ([3.0, 3.001, 3.002], "no difference shown, not inferior by 1 %"),
+        ([2.0, 3.0, 4.0], "no difference shown"),
+        ([2.0], ""),
+    ],
+)
+def test_the_verdict_says_what_the_interval_shows(losses: list[float], said: str) -> None:
+    given = [Cell("a", 0.2, seed, 9, 9, loss) for seed, loss in enumerate(losses)]
+    given += [Cell("random", 0.2, seed, 9, 9, 3.0 + 0.002 * (seed % 2)) for seed in range(len(losses))]
+    assert verdict(next(row for row in compare_cells(given) if row.arm == "a")) == said
+
+
+@pytest.mark.parametrize("question", ["region", "retention_sweep"])
+def test_figures_are_well_formed_and_name_every_arm(question: str) -> None:
+    sheet = make_sheet(QUESTIONS[question], result())
+    assert sheet.figures
+    for name, svg in sheet.figures.items():
+        texts = [element.text for element in ET.fromstring(svg).iter() if element.tag.endswith("text")]
+        if not name.startswith("ranks"):
+            assert set(LOSSES) <= set(texts)
+
+
+def test_a_whisker_spans_its_interval() -> None:
+    sheet = make_sheet(QUESTIONS["region"], result())
+    root = ET.fromstring(sheet.figures["arms-r20"])
+    lines = [line for line in root.iter() if line.tag.endswith("line") and line.get("stroke")]
+    grid = [line for line in root.iter() if line.tag.endswith("line") and line.get("class") == "grid"]
+    ticks = [float(t.text or "") for t in root.iter() if t.tag.endswith("text") and t.get("class") == "middle"]
+    scale = np.polyfit([float(line.get("x1", 0)) for line in grid], ticks, 1)
+    for line, row in zip(lines, [row for row in sheet.rows if row.retention == 0.2], strict=True):
+        ends = np.polyval(scale, [float(line.get("x1", 0)), float(line.get("x2", 0))])
+        assert ends == pytest.approx([row.loss.low, row.loss.high], abs=0.01)
+
+
+@pytest.mark.parametrize("n_choose", [1, 3])
+def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> None:
+    folders = [write_files("e", make_sheet(QUESTIONS["region"], result(n_choose)), result(n_choose)) for _ in range(2)]
+    page = (folders[0] / "index.html").read_text(encoding="utf-8")
+    assert folders[0] == folders[1]
+    assert not re.search(r"(src|href)=|https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "5 seeds" not in page
+    assert "3 seeds show, in 4 of 5 repetitions" in page
+    assert page.count("<svg") == 3

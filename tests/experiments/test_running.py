@@ -1,0 +1,116 @@
+"""An experiment driven through the stages on a small store: cost first, every cell once, the same table for ever."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.running import RunConfig
+from alchemist_core.settings import load_settings
+from alchemist_core.store.checksum import checksum
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.experiments import find_experiment
+from alchemist_core.verbs.experiment import ListConfig, ShowConfig, list_, run, show
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+
+def config(corpus: Path, **fields: Any) -> RunConfig:
+    given = {
+        "experiment": "region", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": str(corpus / "truth.parquet"),
+        "arms": "random,planted,minus_loss,alignment/auto,full", "retentions": "0.3", "choose_seeds": "0,1", "seeds": "2,3",
+        "n_epochs": 1, "probe_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
+    }  # fmt: skip
+    return RunConfig.model_validate(given | fields)
+
+
+def n_models() -> int:
+    with open_store().connect() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM alchemist.models")).scalar_one())
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(config(corpus))
+    said = capsys.readouterr()
+    lines = (said.out + said.err).splitlines()
+    found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
+    assert {"table.txt", "table.csv", "result.json", "index.html", "arms-r30.svg"} <= found.keys()
+    # Cost, then what can be seen, then cells.
+    order = [next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds show", "1/10 seed")]
+    assert order == sorted(order)
+    # Of 2 choosing seeds: random and 2 bands; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
+    n_first, before = n_models(), checksum(load_settings().database_url.get_secret_value())  # type: ignore[union-attr]
+    assert 6 + 8 <= n_first <= 6 + 10
+    again = run(config(corpus))
+    assert n_models() == n_first
+    assert checksum(load_settings().database_url.get_secret_value()) == before  # type: ignore[union-attr]
+    assert again.table == first.table
+    assert {path.name: path.read_bytes() for path in Path(str(again.folder)).iterdir()} == found
+    assert show(ShowConfig(name="region")).table == first.table
+    assert [row["state"] for row in list_(ListConfig()).experiments] == ["finished"]
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_the_arms_of_one_seed_differ_in_their_pairs_alone(corpus: Path) -> None:
+    run(config(corpus, arms="random,planted", choose_seeds=""))
+    with open_store().connect() as connection:
+        rows = connection.execute(
+            text("SELECT seed, arm, n_samples, n_steps, config->'model' FROM alchemist.models")
+        ).all()
+    for seed in (2, 3):
+        mine = [row for row in rows if row[0] == seed]
+        assert len(mine) == 2
+        assert len({(row[2], row[3], str(row[4])) for row in mine}) == 1
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_equal_steps_give_every_arm_the_steps_of_the_full_corpus(corpus: Path) -> None:
+    found = run(config(corpus, arms="random,full", choose_seeds="", seeds="2", length="steps"))
+    assert [row["n_steps"] for row in found.rows] == [round(240 / 32)] * 2
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_dry_run_says_what_it_would_cost_and_show_and_stores_nothing(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(config(corpus, dry_run=True))
+    said = capsys.readouterr()
+    assert found.cost is not None
+    # 6 of the probe, 5 arms × 2 seeds.
+    assert (found.cost["n_models"], found.cost["n_raters"]) == (16, 0)
+    assert "spreads of the paired differences" in said.out + said.err
+    assert n_models() == 0
+    assert list_(ListConfig()).experiments == []
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
+    given = config(corpus, arms="random,full", choose_seeds="", seeds="2", n_epochs=60)
+    stated = run(given.model_copy(update={"dry_run": True})).cost
+    assert stated is not None
+    began = time.perf_counter()
+    run(given)
+    seconds = time.perf_counter() - began
+    # Beside the steps there is reading, selecting and measuring, and other work on the machine.
+    assert 0.1 * seconds < stated["seconds"] < 4 * seconds
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_name_stands_for_one_question(corpus: Path) -> None:
+    run(config(corpus, arms="random", choose_seeds="", seeds="2", name="mine"))
+    with pytest.raises(ConfigError, match="exists with another retentions"):
+        run(config(corpus, arms="random", choose_seeds="", seeds="2", name="mine", retentions="0.4"))
+    with pytest.raises(ConfigError, match="There is no experiment 'other' \\(experiments: mine\\)"):
+        find_experiment(open_store(), "other")
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_an_arm_of_another_rule_than_the_named_rater_is_refused(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match="is of rule alignment: it cannot rank arms of 'loss'"):
+        run(config(corpus, arms="random,loss/paper", choose_seeds="", seeds="2"))
