@@ -43,6 +43,8 @@ VERBS = (
     "status",
     "logs",
     "metrics",
+    "maintain",
+    "note",
     "demo",
 )
 

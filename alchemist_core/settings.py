@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     statsd_port: int | None = Field(
         None, ge=1024, le=65535, description="UDP port where the exporter hears Airflow's statsd; unset: it does not"
     )
+    notify_command: str | None = Field(
+        None, description="Program that is given each failed task and each question on its standard input; unset: none"
+    )
+    airflow_database_url: SecretStr | None = Field(
+        None, description="Airflow's own database, for its cleaning; unset: it is not cleaned"
+    )
 
     @property
     def artifacts(self) -> Path:

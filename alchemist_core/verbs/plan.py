@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Integers, Report, Words
+from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
 from alchemist_core.stages.scope import scoring_scope
@@ -16,7 +17,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored
 from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
 from alchemist_core.store.pairs import read_training_pairs
-from alchemist_core.store.raters import RaterRow, find_raters
+from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.scoring_speed import scoring_speed
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
 from alchemist_core.store.tables import AnyRow
@@ -76,6 +77,21 @@ class PlanEvaluateConfig(Config):
     seeds: Integers = Field((0,), description="Seeds that must have a value, comma between them")
 
 
+class PlanPromoteConfig(Config):
+    """Which rater would be promoted."""
+
+    rater: str = Field("newest", description="Rater by name, or newest")
+
+
+class PlanPromoteReport(Report):
+    """What a person is asked; the first rater of a store is promoted without a question."""
+
+    rater: str
+    production: str | None
+    is_approval_needed: bool
+    question: str
+
+
 class PlanEvaluateReport(Report):
     """Published subsets that no evaluation exists for."""
 
@@ -129,6 +145,28 @@ def price_per_slot_hour(device: str, n_slots: int) -> float | None:
     return None if settings.price_per_core_hour is None else settings.price_per_core_hour * n_cores
 
 
+def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
+    """Say what promoting a rater would change, and whether a person must agree.
+
+    Raises:
+        AlchemistError: There is no such rater.
+    """
+    engine = open_store()
+    rater, production = find_rater(engine, config.rater), find_rater(engine, "production")
+    if rater is None:
+        raise AlchemistError("There is no rater to promote. Train one: alchemist train-rater.")
+    checks = rater.certificate.get("checks", [])
+    lines = [f"- {check['name']}: {check['value']:.4g}" for check in checks if check["value"] is not None]
+    certified = "certified" if rater.certificate.get("is_certified") else "NOT certified"
+    was = f"instead of {production.name}" if production else "as the first one"
+    return PlanPromoteReport(
+        rater=rater.name,
+        production=production.name if production else None,
+        is_approval_needed=production is not None and production.rater_id != rater.rater_id,
+        question="\n".join([f"Rater {rater.name} ({rater.rule}, {certified}) goes into production {was}.", *lines]),
+    )
+
+
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
     """List the published subsets that lack a value of any arm and seed under the current contract."""
     engine = open_store()
@@ -152,4 +190,8 @@ def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set
     return {(row.arm, row.seed) for row in read_evaluations(engine, model_ids, contract_id)}
 
 
-COMMANDS = {"score": Command(PlanScoreConfig, plan_score), "evaluate": Command(PlanEvaluateConfig, plan_evaluate)}
+COMMANDS = {
+    "score": Command(PlanScoreConfig, plan_score),
+    "promote": Command(PlanPromoteConfig, plan_promote),
+    "evaluate": Command(PlanEvaluateConfig, plan_evaluate),
+}

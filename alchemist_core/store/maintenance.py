@@ -1,0 +1,79 @@
+"""What the store needs done now and then: leases of the dead, takedowns that are complete, old outcomes, fresh statistics."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, text
+
+from alchemist_core.store.takedowns import find_reach
+
+MANY_ROWS = (
+    "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",
+)  # fmt: skip
+"""Partitioned parents are among them, which autovacuum never analyses."""
+
+
+def remove_expired_leases(engine: Engine) -> tuple[int, int]:
+    """Delete leases that expired an hour ago, and end the runs that held them; returns both counts. A live lease is never touched."""
+    leases = text(
+        "DELETE FROM alchemist.leases WHERE expires_at < clock_timestamp() - make_interval(hours => 1) RETURNING run_id"
+    )
+    runs = text("""
+        UPDATE alchemist.runs SET state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung'
+        WHERE state = 'running' AND heartbeat_at < clock_timestamp() - make_interval(hours => 1)
+          AND NOT EXISTS (SELECT FROM alchemist.leases WHERE leases.run_id = runs.run_id)
+    """)
+    with engine.begin() as connection:
+        n_leases = len(connection.execute(leases).all())
+        return n_leases, connection.execute(runs).rowcount
+
+
+def complete_takedowns(engine: Engine) -> tuple[int, int]:
+    """Note takedowns whose picture is in no published version and in no tar of ours any more; returns done and pending."""
+    with engine.connect() as connection:
+        pending = connection.execute(
+            text("SELECT image_hash FROM alchemist.takedowns WHERE bytes_removed_at IS NULL ORDER BY takedown_id")
+        ).scalars()
+        hashes = [bytes(image_hash) for image_hash in pending]
+    gone = [image_hash for image_hash in hashes if not _is_held(engine, image_hash)]
+    _note_removed(engine, gone)
+    return len(gone), len(hashes) - len(gone)
+
+
+def _is_held(engine: Engine, image_hash: bytes) -> bool:
+    return any(row.state == "published" or row.materialized_uri for row in find_reach(engine, [image_hash]))
+
+
+def _note_removed(engine: Engine, image_hashes: Sequence[bytes]) -> None:
+    statement = text("""
+        UPDATE alchemist.takedowns SET bytes_removed_at = clock_timestamp()
+        WHERE image_hash = ANY(CAST(:image_hashes AS bytea[])) AND bytes_removed_at IS NULL
+    """)
+    with engine.begin() as connection:
+        connection.execute(statement, {"image_hashes": list(image_hashes)})
+
+
+def forget_old_checks(engine: Engine, *, keep_days: float) -> int:
+    """Delete outcomes of checks older than this many days, but never the newest of a night, on which its publication hangs."""
+    statement = text("""
+        DELETE FROM alchemist.check_results AS old
+        WHERE created_at < clock_timestamp() - make_interval(secs => :keep_days * 86400.0)
+          AND EXISTS (
+            SELECT FROM alchemist.check_results AS newer
+            WHERE newer.suite = old.suite AND newer.expectation = old.expectation
+              AND newer.dataset_name IS NOT DISTINCT FROM old.dataset_name
+              AND newer.crawl_date IS NOT DISTINCT FROM old.crawl_date
+              AND newer.subset_name IS NOT DISTINCT FROM old.subset_name
+              AND newer.check_result_id > old.check_result_id
+          )
+          AND observed -> 'released_by' IS NULL
+    """)
+    with engine.begin() as connection:
+        return connection.execute(statement, {"keep_days": keep_days}).rowcount
+
+
+def refresh_statistics(engine: Engine) -> int:
+    """Analyse the large tables, so that plans fit what has come; returns how many. Takes a sample of each, seconds at 30 million rows."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table in MANY_ROWS:
+            connection.exec_driver_sql(f"ANALYZE alchemist.{table}")
+    return len(MANY_ROWS)
