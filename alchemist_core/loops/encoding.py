@@ -1,5 +1,7 @@
 """Pairs behind the frozen encoders: computed once a content, kept across runs where a cache is given.
 
+Images are read a chunk at a time, and only those whose codes are not known: what stays in memory are codes and captions.
+
 Letters: N pairs · K distinct captions · S tokens over all scales · T text tokens.
 """
 
@@ -10,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from alchemist_core.data.feature_cache import FeatureCache
-from alchemist_core.loops.pairs import Batch, Pairs
+from alchemist_core.loops.pairs import CHUNK, Batch, PairSource
 from alchemist_core.models.text import CaptionTable, TextEncoder, TextFeatures, WordVectors, encode_captions
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 
-_CHUNK = 4096
 # Above this a step computes the tokens' inputs from their codes: at 256 px they would be 87 kB an image.
 _MOST_INPUT_BYTES = 2**30
 _PROBE = "a red circle left of a blue square"
@@ -28,7 +29,10 @@ _PROBE = "a red circle left of a blue square"
 class EncodedPairs:
     """Codes of images and features of captions; with the tokens' inputs where they fit into memory."""
 
-    code_NS: Int64[Tensor, "N S"]
+    # Which of the pairs these are: all whose images can be read.
+    kept_N: Int64[np.ndarray, " N"]
+    # Two bytes a token where the codebook allows.
+    code_NS: Int[Tensor, "N S"]
     captions: CaptionTable
     tokenizer: Tokenizer
     tokens: ImageTokens | None
@@ -47,7 +51,7 @@ class EncodedPairs:
 
 
 def encode_pairs(
-    pairs: Pairs, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
+    pairs: PairSource, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
 ) -> EncodedPairs:
     """Run both frozen encoders over all pairs.
 
@@ -57,28 +61,35 @@ def encode_pairs(
         encoder: Encodes captions.
         cache: Folder of what these and other encoders gave before.
     """
-    code_NS = _encode_images(pairs, tokenizer, cache)
-    captions = _encode_captions(pairs.captions, encoder, cache)
+    code_NS, is_had_N = _encode_images(pairs, tokenizer, cache)
+    kept_N, captions = np.flatnonzero(is_had_N), pairs.captions
+    if len(kept_N) < len(pairs):
+        code_NS, captions = code_NS[kept_N], [captions[place] for place in kept_N.tolist()]
+    table = _encode_captions(captions, encoder, cache)
     config = tokenizer.config
-    is_small = len(pairs) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
-    return EncodedPairs(code_NS, captions, tokenizer, _read_tokens(tokenizer, code_NS) if is_small else None)
+    is_small = len(kept_N) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
+    return EncodedPairs(kept_N, code_NS, table, tokenizer, _read_tokens(tokenizer, code_NS) if is_small else None)
 
 
-def _encode_images(pairs: Pairs, tokenizer: Tokenizer, cache: Path | None) -> Int64[Tensor, "N S"]:
-    if cache is None or pairs.image_keys is None:
-        return tokenizer.encode(pairs.image_NHWC).cpu()
-    folder = cache / "images" / _tokenizer_fingerprint(tokenizer)
-    code_NS = torch.empty(len(pairs), tokenizer.config.n_tokens, dtype=torch.int64)
-    is_known_N, found = FeatureCache(folder).find(pairs.image_keys)
-    if found:
-        code_NS[torch.from_numpy(is_known_N)] = torch.from_numpy(found["code"]).long()
-    missing_M = np.flatnonzero(~is_known_N)
-    for start in range(0, len(missing_M), _CHUNK):
-        chunk = missing_M[start : start + _CHUNK]
-        codes = tokenizer.encode(pairs.image_NHWC[chunk]).cpu()
-        code_NS[torch.from_numpy(chunk)] = codes
-        FeatureCache(folder).add([pairs.image_keys[row] for row in chunk], {"code": codes.int().numpy()})
-    return code_NS
+def _encode_images(
+    pairs: PairSource, tokenizer: Tokenizer, cache: Path | None
+) -> tuple[Int[Tensor, "N S"], Bool[np.ndarray, " N"]]:
+    """Give the codes, and which pairs have them."""
+    keys, config = pairs.image_keys, tokenizer.config
+    code_NS = torch.zeros(len(pairs), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32)
+    is_had_N = np.zeros(len(pairs), bool)
+    known = None
+    if cache is not None and keys is not None:
+        known = FeatureCache(cache / "images" / _tokenizer_fingerprint(tokenizer))
+        is_had_N, found = known.find(keys)
+        if found:
+            code_NS[torch.from_numpy(is_had_N)] = torch.from_numpy(found["code"]).to(code_NS.dtype)
+    for chunk, image_NHWC in pairs.read(np.flatnonzero(~is_had_N)):
+        code_MS = tokenizer.encode(image_NHWC).cpu()
+        code_NS[chunk], is_had_N[chunk] = code_MS.to(code_NS.dtype), True
+        if known is not None and keys is not None:
+            known.add([keys[place] for place in chunk], {"code": code_MS.int().numpy()})
+    return code_NS, is_had_N
 
 
 def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable:
@@ -90,8 +101,8 @@ def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path 
     folder = cache / "captions" / _encoder_fingerprint(encoder)
     is_known_K, _ = FeatureCache(folder).find(keys)
     missing = np.flatnonzero(~is_known_K)
-    for start in range(0, len(missing), _CHUNK):
-        chunk = missing[start : start + _CHUNK]
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
         features = encoder.encode([distinct[row] for row in chunk])
         arrays = {"token": features.token_BTD, "mask": features.mask_BT, "pooled": features.pooled_BD}
         stored = {name: tensor.numpy(force=True) for name, tensor in arrays.items()}
@@ -104,7 +115,7 @@ def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path 
 
 def _read_tokens(tokenizer: Tokenizer, code_BS: Tensor) -> ImageTokens:
     device = tokenizer.quantiser.codebook.weight.device
-    return tokenizer.tokens(code_BS.to(device)).to(torch.device("cpu"))
+    return tokenizer.tokens(code_BS.to(device).long()).to(torch.device("cpu"))
 
 
 def _tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

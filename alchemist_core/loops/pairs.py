@@ -1,10 +1,11 @@
-"""Pairs in memory, batches of encoded ones, and the order in which training meets them.
+"""Pairs, read a chunk at a time or held in memory; batches of encoded ones, and the order in which training meets them.
 
-Letters: N pairs · B pairs in a batch.
+Letters: N pairs · M of them · B pairs in a batch.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,31 @@ from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
 
+CHUNK = 4096
+"""Images that are held at a time while many are encoded."""
+
+Chunks = Iterator[tuple[Int64[np.ndarray, " M"], ImageArray]]
+
+
+class PairSource(Protocol):
+    """Pairs whose images need not be in memory."""
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """Their captions."""
+        ...
+
+    @property
+    def image_keys(self) -> list[bytes] | None:
+        """The sha256 of each image's file, by which what was made of it is known again."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
+        """Yield the images of some pairs a chunk at a time, in whatever order; what cannot be decoded is left out."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
@@ -24,7 +50,6 @@ class Pairs:
     image_NHWC: ImageArray
     captions: list[str]
     image_keys: list[bytes] | None = None
-    """The sha256 of each image's file, by which what was made of it is known again."""
 
     def __post_init__(self) -> None:
         if len(self.image_NHWC) != len(self.captions):
@@ -37,6 +62,56 @@ class Pairs:
         """Gather some pairs."""
         keys = None if self.image_keys is None else [self.image_keys[index] for index in index_B]
         return Pairs(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
+
+    def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
+        """Yield the images of some pairs a chunk at a time."""
+        for start in range(0, len(index_M), CHUNK):
+            chunk = index_M[start : start + CHUNK]
+            yield chunk, self.image_NHWC[chunk]
+
+
+@dataclass(frozen=True)
+class JoinedPairs:
+    """One source behind another."""
+
+    first: PairSource
+    second: PairSource
+
+    @property
+    def captions(self) -> list[str]:
+        """Return those of both."""
+        return [*self.first.captions, *self.second.captions]
+
+    @property
+    def image_keys(self) -> list[bytes] | None:
+        """Return those of both; none where one has none."""
+        first, second = self.first.image_keys, self.second.image_keys
+        return None if first is None or second is None else [*first, *second]
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
+        """Yield the images of some pairs a chunk at a time."""
+        n_first = len(self.first)
+        yield from self.first.read(index_M[index_M < n_first])
+        for chunk, image_NHWC in self.second.read(index_M[index_M >= n_first] - n_first):
+            yield chunk + n_first, image_NHWC
+
+
+@dataclass(frozen=True)
+class ImagesOf:
+    """A source's images by their places, as an array gives them."""
+
+    pairs: PairSource
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index_M: Int64[np.ndarray, " M"]) -> ImageArray:
+        chunks, images = zip(*self.pairs.read(index_M), strict=True)
+        image_NHWC: ImageArray = np.concatenate(images)[np.argsort(np.concatenate(chunks), kind="stable")]
+        return image_NHWC
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,7 @@
 """Training a rater: fit or load a tokenizer, encode once, warm the proxy up, then step both levels until enough.
 
-It takes pairs in memory and leaves a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun
-each process reads its slice of every batch; the first one writes.
+It takes pairs and leaves a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun each process
+reads its slice of every batch; the first one writes.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from alchemist_core.loops.bilevel import Bilevel
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.launching import make_accelerator, own_slice
-from alchemist_core.loops.pairs import Batch, Pairs, batch_index
+from alchemist_core.loops.pairs import Batch, ImagesOf, JoinedPairs, PairSource, batch_index
 from alchemist_core.loops.rater_objective import collapse_reason
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import load_text_encoder
@@ -46,8 +46,8 @@ class Progress:
 
 def train_rater(
     config: RaterTrainingConfig,
-    train: Pairs,
-    validation: Pairs,
+    train: PairSource,
+    validation: PairSource,
     *,
     out: Path,
     report: Report,
@@ -78,7 +78,7 @@ class _Run:
     """One training run: its data behind the frozen encoders, its models, its progress."""
 
     def __init__(
-        self, config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path, cache: Path | None
+        self, config: RaterTrainingConfig, train: PairSource, validation: PairSource, *, out: Path, cache: Path | None
     ) -> None:
         self.config, self.out = config, out
         self.accelerator = make_accelerator(config.precision)
@@ -86,11 +86,12 @@ class _Run:
         encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
         with self.accelerator.main_process_first():
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
-        self.n_held_out = max(1, len(validation) // 10)
         # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
         with self.accelerator.main_process_first():
-            self.data = encode_pairs(_join(validation, train), self.tokenizer, encoder, cache=cache)
-        self.n_validation, self.n_train = len(validation) - self.n_held_out, len(train)
+            self.data = encode_pairs(JoinedPairs(validation, train), self.tokenizer, encoder, cache=cache)
+        n_validation = int((self.data.kept_N < len(validation)).sum())
+        self.n_held_out = max(1, n_validation // 10)
+        self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
         sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
         self.bilevel = Bilevel(config, self.accelerator, sizes)
         self.progress = Progress()
@@ -234,7 +235,7 @@ def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None
         )
 
 
-def _tokenizer(config: RaterTrainingConfig, train: Pairs, out: Path) -> Tokenizer:
+def _tokenizer(config: RaterTrainingConfig, train: PairSource, out: Path) -> Tokenizer:
     """Load the tokenizer of an unfinished run, else fit one and keep it before anything depends on it."""
     path = checkpoints.partial_folder(out) / "tokenizer.safetensors"
     if path.exists():
@@ -243,14 +244,7 @@ def _tokenizer(config: RaterTrainingConfig, train: Pairs, out: Path) -> Tokenize
     if config.tokenizer_from is not None:
         tokenizer = load_tokenizer(config.tokenizer_from, config.tokenizer)
     else:
-        tokenizer = fit_tokenizer(train.image_NHWC, config.tokenizer, config.seed)
+        tokenizer = fit_tokenizer(ImagesOf(train), config.tokenizer, config.seed)
     tokenizer.save(path.with_suffix(".writing"))
     path.with_suffix(".writing").replace(path)
     return tokenizer
-
-
-def _join(validation: Pairs, train: Pairs) -> Pairs:
-    images = np.concatenate([validation.image_NHWC, train.image_NHWC])
-    has_keys = validation.image_keys is not None and train.image_keys is not None
-    keys = [*(validation.image_keys or []), *(train.image_keys or [])] if has_keys else None
-    return Pairs(images, [*validation.captions, *train.captions], keys)

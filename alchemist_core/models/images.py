@@ -1,14 +1,22 @@
 """Images as models want them: resized by one fixed filter, colours from −1 to 1. Files and their faults are not known here."""
 
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 ImageArray: TypeAlias = UInt8[np.ndarray, "N H W 3"]
+
+
+class ImageSource(Protocol):
+    """Images by their places: an array, or what reads them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index_M: Int64[np.ndarray, " M"], /) -> ImageArray: ...
 
 
 def resize_images(image_NHWC: ImageArray, side: int) -> Float[Tensor, "N 3 side side"]:

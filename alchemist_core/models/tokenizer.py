@@ -21,7 +21,7 @@ from alchemist_core.models.autoencoder import Autoencoder, PatchCoder
 from alchemist_core.models.autoencoder_training import train_autoencoder
 from alchemist_core.models.codebook_fitting import fit_codebook
 from alchemist_core.models.config import TokenizerConfig
-from alchemist_core.models.images import ImageArray, resize_images
+from alchemist_core.models.images import ImageArray, ImageSource, resize_images
 from alchemist_core.models.quantiser import ResidualQuantiser
 
 # A code may differ in about 1 image of 1,000 between batch shapes, so every image meets the codebook in this one.
@@ -122,7 +122,7 @@ class Tokenizer(nn.Module):
         return torch.cat([function(chunk_BS) for chunk_BS in torch.split(code_BS, self.encode_batch)])
 
 
-def fit_tokenizer(image_NHWC: ImageArray, config: TokenizerConfig, seed: int) -> Tokenizer:
+def fit_tokenizer(image_NHWC: ImageSource, config: TokenizerConfig, seed: int) -> Tokenizer:
     """Fit the codebook, and train the autoencoder if there is one; the same seed gives the same bytes.
 
     Args:

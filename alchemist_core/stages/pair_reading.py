@@ -1,6 +1,11 @@
-"""Read images and captions of pairs from their shards, for stages that train or measure."""
+"""Read images and captions of pairs from their shards, for stages that train or measure.
 
-from collections.abc import Callable, Sequence
+Letters: N pairs · M of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -10,19 +15,93 @@ from numpy.typing import NDArray
 from alchemist_core.data.images import BadImageError, decode_image
 from alchemist_core.data.members import image_member
 from alchemist_core.data.storage import join_uri, read_ranges
+from alchemist_core.data.workers import n_own_cores
 from alchemist_core.store.tables import AnyRow
+
+# Files of pictures that are read at once: at 100 kB each, 100 MB.
+_N_FILES = 1024
+# Pictures that are given at once: at 256 px, 800 MB.
+_CHUNK = 4096
+
+Images = NDArray[np.uint8]
+Progress = Callable[[int, int, str], None]
 
 
 class ReadPairs(NamedTuple):
     """Decoded pairs, aligned, in the order of their rows."""
 
-    images: NDArray[np.uint8]
+    images: Images
     captions: list[str]
     pair_hashes: list[bytes]
     image_hashes: list[bytes]
 
 
-def read_images(rows: Sequence[AnyRow], side: int, report: Callable[[int, int, str], None]) -> ReadPairs:
+@dataclass(frozen=True)
+class StoredPairs:
+    """Pairs whose images lie in their shards until they are asked for.
+
+    Args:
+        rows: Pairs with their location, as `store.pairs` returns them.
+        side: Pixels of a side.
+        report: Told how many of those that are read are done.
+    """
+
+    rows: Sequence[AnyRow]
+    side: int
+    report: Progress
+
+    @property
+    def captions(self) -> list[str]:
+        """Return each pair's caption."""
+        return [row.caption for row in self.rows]
+
+    @property
+    def image_keys(self) -> list[bytes]:
+        """Return the sha256 of each image's file."""
+        return [bytes(row.image_hash) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index_M: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Images]]:
+        """Yield the images of some pairs some thousands at a time, in the order of the shards.
+
+        A pair whose image cannot be decoded is left out: scoring quarantines it.
+        """
+        places: list[int] = []
+        images: list[Images] = []
+        for place, image in self._decode(index_M.tolist()):
+            places.append(place)
+            images.append(image)
+            if len(images) == _CHUNK:
+                yield np.array(places), np.stack(images)
+                places, images = [], []
+        if images:
+            yield np.array(places), np.stack(images)
+
+    def _decode(self, index: list[int]) -> Iterator[tuple[int, Images]]:
+        rows, n_done = self.rows, 0
+        by_shard = sorted(index, key=lambda at: (rows[at].root_uri, rows[at].uri, rows[at].member_offsets[0]))
+        with ThreadPoolExecutor(n_own_cores()) as pool:
+            for uri, group in groupby(by_shard, key=lambda at: join_uri(rows[at].root_uri, rows[at].uri)):
+                places = list(group)
+                for start in range(0, len(places), _N_FILES):
+                    part = places[start : start + _N_FILES]
+                    files = read_ranges(uri, [image_member(rows[at]) for at in part])
+                    for place, image in zip(part, pool.map(self._decode_one, files), strict=True):
+                        if image is not None:
+                            yield place, image
+                    n_done += len(part)
+                    self.report(n_done, len(index), "read")
+
+    def _decode_one(self, data: bytes) -> Images | None:
+        try:
+            return decode_image(data, self.side)
+        except BadImageError:
+            return None
+
+
+def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadPairs:
     """Decode each pair's image to one size; a pair whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
@@ -30,30 +109,13 @@ def read_images(rows: Sequence[AnyRow], side: int, report: Callable[[int, int, s
         side: Pixels of a side.
         report: Told how many are done.
     """
-    image_N: list[NDArray[np.uint8] | None] = [None] * len(rows)
-    by_shard = sorted(range(len(rows)), key=lambda i: (rows[i].root_uri, rows[i].uri, rows[i].member_offsets[0]))
-    done = 0
-    for (root_uri, uri), group in groupby(by_shard, key=lambda i: (rows[i].root_uri, rows[i].uri)):
-        places = list(group)
-        ranges = [image_member(rows[i]) for i in places]
-        for i, data in zip(places, read_ranges(join_uri(root_uri, uri), ranges), strict=True):
-            image_N[i] = _decode(data, side)
-        done += len(places)
-        report(done, len(rows), "read")
-    kept = [i for i, image in enumerate(image_N) if image is not None]
-    images = (
-        np.stack([image for image in image_N if image is not None]) if kept else np.zeros((0, side, side, 3), np.uint8)
-    )
+    image_of: dict[int, Images] = {}
+    for places, images in StoredPairs(rows, side, report).read(np.arange(len(rows))):
+        image_of.update(zip(places.tolist(), images, strict=True))
+    kept = sorted(image_of)
     return ReadPairs(
-        images,
-        [rows[i].caption for i in kept],
-        [bytes(rows[i].pair_hash) for i in kept],
-        [bytes(rows[i].image_hash) for i in kept],
+        np.stack([image_of[at] for at in kept]) if kept else np.zeros((0, side, side, 3), np.uint8),
+        [rows[at].caption for at in kept],
+        [bytes(rows[at].pair_hash) for at in kept],
+        [bytes(rows[at].image_hash) for at in kept],
     )
-
-
-def _decode(data: bytes, side: int) -> NDArray[np.uint8] | None:
-    try:
-        return decode_image(data, side)
-    except BadImageError:
-        return None

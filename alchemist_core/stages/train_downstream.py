@@ -1,7 +1,6 @@
 """Train a text-to-image model on a subset and on its controls: same model, same initialisation, same epochs."""
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -15,7 +14,7 @@ from alchemist_core.stages.arms import Arms
 from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
-from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.stages.pair_reading import StoredPairs
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.snapshots import reload_snapshot
@@ -63,7 +62,6 @@ class Comparison:
 
     def __init__(self, config: TrainDownstreamConfig) -> None:
         self.config = config
-        self._images: dict[bytes, tuple[Any, str, bytes]] = {}
 
     def train(self, stage_run: StageRun) -> TrainDownstreamReport:
         """Train what is missing."""
@@ -128,22 +126,16 @@ class Comparison:
         )  # fmt: skip
         return identity, True
 
-    def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> Any:
-        import numpy as np  # noqa: PLC0415  only when there is work
-
-        from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  torch only when there is work
-
-        missing = sorted(set(members) - self._images.keys())
-        rows = read_pair_locations(stage_run.engine, missing)
-        read = read_images(rows, rater.config["training"]["resolution"], stage_run.report)
-        self._images.update(zip(read.pair_hashes, zip(*read[:2], read.image_hashes, strict=True), strict=True))
-        if gone := [pair_hash for pair_hash in members if pair_hash not in self._images]:
+    def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> StoredPairs:
+        rows = read_pair_locations(stage_run.engine, sorted(set(members)))
+        row_of = {bytes(row.pair_hash): row for row in rows}
+        if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:
             raise DataError(
                 f"{len(gone):,} of {len(members):,} members cannot be read, the first is pair {gone[0].hex()[:16]}."
             )
-        chosen = [self._images[pair_hash] for pair_hash in members]
-        images, captions, image_hashes = zip(*chosen, strict=True)
-        return Pairs(np.stack(images), list(captions), list(image_hashes))
+        return StoredPairs(
+            [row_of[pair_hash] for pair_hash in members], rater.config["training"]["resolution"], stage_run.report
+        )
 
 
 COMMANDS = {"": Command(TrainDownstreamConfig, run)}

@@ -13,7 +13,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.execution import StageRun
-from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.stages.pair_reading import StoredPairs
 from alchemist_core.store import raters
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
@@ -71,12 +71,10 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
         return TrainRaterReport(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.certificate), **n_pairs
         )
-    from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415  torch is imported only when there is something to train
-    from alchemist_core.loops.rater_training import train_rater as train  # noqa: PLC0415
+    from alchemist_core.loops.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
     side = config.training.resolution
-    read = {name: read_images(found, side, stage_run.report) for name, found in rows.items()}
-    pairs = {name: Pairs(found.images, found.captions, found.image_hashes) for name, found in read.items()}
+    pairs = {name: StoredPairs(found, side, stage_run.report) for name, found in rows.items()}
     name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
     folder = artifact_path(f"raters/{name}")
     metrics = train(

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from alchemist_core.loops import encoding
 from alchemist_core.loops.encoding import encode_pairs
-from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.pairs import ImagesOf, JoinedPairs, Pairs
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.text import TextFeatures, WordVectors
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
@@ -71,7 +72,7 @@ def test_another_tokenizer_never_gets_these_codes(tokenizer: CountingTokenizer, 
     encode_pairs(pairs, tokenizer, WordVectors(), cache=tmp_path)
     other = fit_tokenizer(pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=1)
     found = encode_pairs(pairs, other, WordVectors(), cache=tmp_path)
-    assert torch.equal(found.code_NS, other.encode(pairs.image_NHWC))
+    assert torch.equal(found.code_NS.long(), other.encode(pairs.image_NHWC))
 
 
 def test_inputs_that_do_not_fit_are_read_from_codes_at_each_step(
@@ -83,3 +84,37 @@ def test_inputs_that_do_not_fit_are_read_from_codes_at_each_step(
     assert lean.tokens is None
     index_B = torch.tensor([1, 50, 7])
     torch.testing.assert_close(lean.rows(index_B).tokens.input_BSD, kept.rows(index_B).tokens.input_BSD)
+
+
+class Unreadable(Pairs):
+    """Pairs of which the third image cannot be decoded, given in the order of some shards."""
+
+    def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for part in reversed(np.array_split(index_M[index_M != 2], 3)):
+            yield part, self.image_NHWC[part]
+
+
+def test_what_cannot_be_decoded_is_left_out_with_its_caption(tokenizer: CountingTokenizer, pairs: Pairs) -> None:
+    one, two = pairs.rows(np.arange(10)), pairs.rows(np.arange(10, 30))
+    joined = JoinedPairs(one, Unreadable(two.image_NHWC, two.captions, two.image_keys))
+    found = encode_pairs(joined, tokenizer, WordVectors())
+    kept_N = np.delete(np.arange(30), 12)
+    assert found.kept_N.tolist() == kept_N.tolist()
+    expected = encode_pairs(pairs.rows(kept_N), tokenizer, WordVectors())
+    every = torch.arange(29)
+    assert torch.equal(found.rows(every).tokens.code_BS, expected.rows(every).tokens.code_BS)
+    assert torch.equal(found.rows(every).text.pooled_BD, expected.rows(every).text.pooled_BD)
+
+
+def test_images_come_in_the_order_that_was_asked_for_whatever_the_order_of_reading(pairs: Pairs) -> None:
+    index_M = np.array([1, 5, 20, 21, 29])
+    images = ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))
+    assert np.array_equal(images[index_M], pairs.image_NHWC[index_M])
+
+
+def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
+    encode_pairs(pairs, tokenizer, WordVectors(), cache=tmp_path)
+    gone = Pairs(np.zeros_like(pairs.image_NHWC), pairs.captions, pairs.image_keys)
+    assert torch.equal(
+        encode_pairs(gone, tokenizer, WordVectors(), cache=tmp_path).code_NS.long(), tokenizer.encode(pairs.image_NHWC)
+    )

@@ -1,0 +1,62 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from alchemist_core.stages import pair_reading
+from alchemist_core.stages.pair_reading import StoredPairs, read_images
+from tests.data.conftest import draw_picture
+
+SIDE = 16
+
+
+def store_pictures(path: Path, pictures: list[bytes]) -> list[SimpleNamespace]:
+    """Rows as the store gives them, of a file that holds the pictures one behind the other."""
+    path.write_bytes(b"".join(pictures))
+    offsets = np.cumsum([0, *map(len, pictures)]).tolist()
+    return [
+        SimpleNamespace(
+            root_uri=str(path.parent), uri=path.name, key=str(number), caption=f"picture {number} of {path.name}",
+            pair_hash=bytes([number]) * 32, image_hash=bytes([number]) * 32,
+            member_exts=["jpg"], member_offsets=[offset], member_sizes=[len(picture)],
+        )
+        for number, (offset, picture) in enumerate(zip(offsets, pictures, strict=False))
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[SimpleNamespace]:
+    """Twenty pairs of two shards in mixed order; one picture cannot be decoded."""
+    pictures = [draw_picture(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
+    pictures[7] = b"no picture"
+    two = [store_pictures(tmp_path / name, part) for name, part in (("b.tar", pictures[:10]), ("a.tar", pictures[10:]))]
+    return [row for both in zip(*two, strict=True) for row in both]
+
+
+def test_images_come_some_at_a_time_in_the_order_of_the_shards(
+    rows: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_reading, "_CHUNK", 6)
+    chunks = list(StoredPairs(rows, SIDE, lambda *_: None).read(np.arange(20)))
+    assert [len(images) for _, images in chunks] == [6, 6, 6, 1]
+    uris = [rows[place].uri for places, _ in chunks for place in places]
+    assert uris == ["a.tar"] * 10 + ["b.tar"] * 9
+
+
+def test_a_picture_that_cannot_be_decoded_is_left_out_and_the_others_keep_their_captions(
+    rows: list[SimpleNamespace],
+) -> None:
+    found = read_images(rows, SIDE, lambda *_: None)
+    kept = [row for row in rows if row.caption != "picture 7 of b.tar"]
+    assert found.captions == [row.caption for row in kept]
+    one_by_one = [read_images([row], SIDE, lambda *_: None).images[0] for row in kept]
+    assert np.array_equal(found.images, np.stack(one_by_one))
+
+
+def test_only_what_is_asked_for_is_read(rows: list[SimpleNamespace]) -> None:
+    seen: list[tuple[int, int, str]] = []
+    ((places, images),) = StoredPairs(rows, SIDE, lambda *news: seen.append(news)).read(np.array([3, 2]))
+    assert sorted(places.tolist()) == [2, 3]
+    assert images.shape == (2, SIDE, SIDE, 3)
+    assert seen[-1] == (2, 2, "read")
