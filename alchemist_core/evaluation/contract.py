@@ -41,8 +41,11 @@ class Contract(Config):
     n_images: int = Field(..., ge=2, le=1_000_000, description="Images drawn from each model, one a prompt")
     first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")
     prompts_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Hash of the prompts in order")
+    sampler: Literal["star", "flow"] = Field(
+        "star", description="What draws: the scale-wise generator, or flow matching (FLUX-mini)"
+    )
     sampling: dict[str, float | int] = Field(
-        default_factory=dict, description="Guidance, cuts and batch of the sampler"
+        default_factory=dict, description="Guidance, steps or cuts, and batch of the sampler"
     )
     reference_sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="Hash of the reference images; none where a metric has none"

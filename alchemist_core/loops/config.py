@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alchemist_core.config import NO_FLAG
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
+from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.rating.config import Objective, ObjectiveConfig, PenaltySchedule, RaterReading, RatingRule
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -156,7 +157,9 @@ class DownstreamConfig(BaseModel):
     n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
     method: Literal["scratch", "lora"] = Field("scratch", description="Train all weights anew, or adapters on a base")
-    base: Path | None = Field(None, description="Folder of the trained model of the same size that LoRA adapts")
+    base: Path | None = Field(
+        None, description="What LoRA adapts: a trained model's folder, or FLUX-mini's weights file"
+    )
     lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the adapters")
     width: int = Field(64, ge=8, le=4096, description="Features of a token inside the model")
     depth: int = Field(2, ge=1, le=64, description="Transformer blocks")
@@ -167,6 +170,25 @@ class DownstreamConfig(BaseModel):
         description="Frozen encoder of the captions: words, minilm, or clip:FOLDER_OR_HUB_NAME",
     )
     checkpoint_every_steps: int = Field(500, ge=1, le=1_000_000, description="Steps between checkpoints")
+
+    flux: FluxConfig | None = Field(
+        None,
+        description="Size of a flow-matching transformer, as preset flux_mini gives it; none: the scale-wise one is trained",
+        json_schema_extra=NO_FLAG,
+    )
+    flux_parts: Path | None = Field(
+        None, description="Folder of FLUX.1 in diffusers' layout: VAE, text encoders and tokenizers are read"
+    )
+
+    @model_validator(mode="after")
+    def _flux_is_adapted(self) -> "DownstreamConfig":
+        if (self.flux is None) != (self.flux_parts is None) or (self.flux is not None and self.method != "lora"):
+            message = (
+                f"flux {'given' if self.flux else 'none'} with method {self.method} and flux_parts {self.flux_parts}: "
+                "FLUX-mini wants --preset flux_mini, --base (its weights file) and --flux-parts, and is trained by lora"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _lora_has_a_base(self) -> "DownstreamConfig":

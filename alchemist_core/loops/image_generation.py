@@ -7,15 +7,13 @@ from typing import Any
 import torch
 
 from alchemist_core.data.image_sets import ImageSet, finish_set, missing_shards, write_shard
-from alchemist_core.loops.generators import Generator, load_generator
-from alchemist_core.models.config import SamplingConfig
-from alchemist_core.models.sampling import sample_codes
+from alchemist_core.loops.generators import Sampling, load_drawer
 
 Report = Callable[[int, int, str], None]
 
 
 def generate_images(
-    model_path: Path, prompts: Sequence[str], *, first_seed: int, sampling: SamplingConfig, out: Path, report: Report
+    model_path: Path, prompts: Sequence[str], *, first_seed: int, sampling: Sampling, out: Path, report: Report
 ) -> None:
     """Draw one image a prompt, those excepted that an earlier run has left.
 
@@ -23,27 +21,19 @@ def generate_images(
         model_path: Folder that `train_downstream` made.
         prompts: One an image.
         first_seed: Seed of the first image; the next ones count up.
-        sampling: Guidance, cuts and batch.
+        sampling: Guidance, steps or cuts, and batch, of the model's family.
         out: Folder of the set.
         report: Told the images done, the images planned, and a note.
     """
     missing = missing_shards(out, len(prompts))
     n_done = len(prompts) - sum(map(len, missing))
     if missing:
-        generator = load_generator(model_path, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        draw = load_drawer(model_path, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     for places in missing:
         chunk = [prompts[place] for place in places]
         seeds = [first_seed + place for place in places]
-        write_shard(out, places, _draw(generator, chunk, seeds, sampling))
+        write_shard(out, places, ImageSet(draw(chunk, seeds, sampling), chunk, seeds))
         n_done += len(places)
         report(n_done, len(prompts), "images drawn")
     about: dict[str, Any] = {"first_seed": first_seed, "sampling": sampling.model_dump(mode="json")}
     finish_set(out, len(prompts), about | {"model": model_path.name})
-
-
-def _draw(generator: Generator, prompts: list[str], seeds: list[int], sampling: SamplingConfig) -> ImageSet:
-    star, tokenizer, encoder = generator
-    text, empty = encoder.encode(prompts), encoder.encode([""])
-    code_BS = sample_codes(star, tokenizer, text, empty=empty, seeds=seeds, config=sampling)
-    device = star.head.weight.device
-    return ImageSet(tokenizer.decode(code_BS.to(device)), prompts, seeds)

@@ -1,37 +1,53 @@
 """Low-rank adapters on the linear layers of a generator's blocks, by peft. What they are trained on is not known here."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from alchemist_core.models.star import Star
+STAR_TARGETS = r"trunk\.blocks\..*\.(query_key_value|query|key_value|out|feed_in|feed_out)"
 
-TARGETS = r"trunk\.blocks\..*\.(query_key_value|query|key_value|out|feed_in|feed_out)"
+FLUX_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+"""The attention of both kinds of blocks; not what single blocks end in, which mixes attention and feed-forward."""
 
 
-def add_lora(star: Star, rank: int) -> PeftModel:
+def add_lora(generator: nn.Module, rank: int, *, targets: str | list[str] = STAR_TARGETS) -> PeftModel:
     """Freeze a generator and put trainable adapters of one rank on its blocks; at first they change nothing.
 
     Source: Hu et al. 2021.
     """
-    model: PeftModel = get_peft_model(star, LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
+    model: PeftModel = get_peft_model(
+        generator,  # type: ignore[arg-type]  # peft's own word for any module
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=targets),
+    )
     return model
+
+
+def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
+    """Give the adapters alone."""
+    return {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def put_adapters(model: PeftModel, weights: Mapping[str, Tensor]) -> None:
+    """Give a model the adapters that `adapter_weights` gave."""
+    set_peft_model_state_dict(model, dict(weights))
 
 
 def save_lora(model: PeftModel, path: Path) -> None:
     """Write the adapters alone."""
-    save_file({name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}, path)
+    save_file(adapter_weights(model), path)
 
 
-def load_lora(star: Star, path: Path, rank: int) -> PeftModel:
+def load_lora(generator: nn.Module, path: Path, rank: int, *, targets: str | list[str] = STAR_TARGETS) -> PeftModel:
     """Put adapters that `save_lora` wrote on the generator they were trained for."""
-    model = add_lora(star, rank)
-    set_peft_model_state_dict(model, load_file(path))
+    model = add_lora(generator, rank, targets=targets)
+    put_adapters(model, load_file(path))
     return model
 
 
-def merge_lora(model: PeftModel) -> Star:
+def merge_lora(model: PeftModel) -> nn.Module:
     """Fold the adapters into the weights: a plain generator of the same output."""
-    star: Star = model.merge_and_unload()
-    return star
+    generator: nn.Module = model.merge_and_unload()
+    return generator

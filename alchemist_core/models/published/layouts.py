@@ -46,9 +46,20 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], layout: Layou
     """
     ours = module.state_dict()
     wanted = {theirs: layout.shapes.get(theirs, tuple(ours[name].shape)) for theirs, name in layout.names.items()}
+    known = {key: tensor for key, tensor in weights.items() if key not in layout.spare}
+    refuse_misfits(known, wanted, source=source)
+    module.load_state_dict({name: weights[theirs].reshape(ours[name].shape) for theirs, name in layout.names.items()})
+
+
+def refuse_misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Shape], *, source: str) -> None:
+    """Let only weights pass that have every wanted key, of its shape, and no other.
+
+    Raises:
+        DataError: A key is missing, unknown or of another shape; the error names them.
+    """
     faults = {
         "missing": sorted(wanted.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - wanted.keys() - layout.spare.keys()),
+        "unexpected": sorted(weights.keys() - wanted.keys()),
         "wrongly shaped": [
             f"{key} is {tuple(weights[key].shape)}, not {shape}"
             for key, shape in wanted.items()
@@ -58,7 +69,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], layout: Layou
     if any(faults.values()):
         told = "; ".join(f"{len(keys)} {fault}: {_name(keys)}" for fault, keys in faults.items() if keys)
         raise DataError(f"{source} does not hold the weights of this size: {told}; choose the size it was made with")
-    module.load_state_dict({name: weights[theirs].reshape(ours[name].shape) for theirs, name in layout.names.items()})
 
 
 def export_weights(module: nn.Module, layout: Layout) -> dict[str, Tensor]:

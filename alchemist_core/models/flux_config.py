@@ -1,0 +1,60 @@
+"""What a flow-matching transformer of the FLUX family is made of, and how its adapters are trained. No torch here."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class FluxConfig(BaseModel):
+    """One size of the transformer; the defaults are FLUX-mini's.
+
+    Source: TencentARC/FluxKits, `flux-mini`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_double_blocks: int = Field(5, ge=1, le=64, description="Blocks with weights of their own for image and text")
+    n_single_blocks: int = Field(10, ge=1, le=128, description="Blocks with shared weights after them")
+    n_heads: int = Field(24, ge=1, le=128, description="Attention heads")
+    head_dim: int = Field(128, ge=8, le=512, description="Features of a head")
+    token_dim: int = Field(64, ge=4, le=4096, description="Features of an image token: 2 × 2 cells of the latents")
+    text_dim: int = Field(4096, ge=1, le=65536, description="Features of a text token as T5 gives it")
+    pooled_dim: int = Field(768, ge=1, le=65536, description="Features of a caption as CLIP gives it")
+    rope_dims: tuple[int, int, int] = Field(
+        (16, 56, 56), description="Features of a head that turn with each axis: none, row, column"
+    )
+    resolution: int = Field(512, ge=16, le=2048, description="Side of the images that are trained on and drawn")
+    n_text_tokens: int = Field(512, ge=1, le=512, description="T5's tokens of a caption; the rest is cut")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the frozen weights")
+    is_checkpointed: bool = Field(default=True, description="Whether backwards read activations anew: less memory")
+    guidance: float = Field(4.0, ge=0, le=100, description="Guidance that the transformer is told in training")
+    gradient_clip: float = Field(1.0, gt=0, le=1000, description="Largest norm of a gradient")
+
+    @model_validator(mode="after")
+    def _axes_share_a_head(self) -> "FluxConfig":
+        if sum(self.rope_dims) != self.head_dim or any(dim % 2 for dim in self.rope_dims):
+            message = f"rope_dims {self.rope_dims} must be even and sum to head_dim {self.head_dim}"
+            raise ValueError(message)
+        if self.token_dim % 4:
+            message = f"token_dim {self.token_dim} must be a multiple of 4: a token holds 2 × 2 cells"
+            raise ValueError(message)
+        return self
+
+    @property
+    def width(self) -> int:
+        """Features of a token inside.
+
+        >>> FluxConfig().width
+        3072
+        """
+        return self.n_heads * self.head_dim
+
+
+class FlowSamplingConfig(BaseModel):
+    """How images are drawn from noise; the defaults are FLUX-mini's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_steps: int = Field(50, ge=1, le=1000, description="Euler steps from noise to image")
+    guidance: float = Field(3.5, ge=0, le=100, description="Guidance that the transformer is told")
+    batch_size: int = Field(4, ge=1, le=4096, description="Images of every forward")
