@@ -22,7 +22,21 @@ from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 
 # Above this a step computes the tokens' inputs from their codes: at 256 px they would be 87 kB an image.
 _MOST_INPUT_BYTES = 2**30
+# Above this a step encodes its captions itself: at 77 tokens of 768 numbers they would be 240 kB a caption.
+_MOST_TEXT_BYTES = 2**32
 _PROBE = "a red circle left of a blue square"
+
+
+@dataclass(frozen=True, slots=True)
+class StepCaptions:
+    """Captions that are encoded when a step reads them: always the same, since the encoder is frozen."""
+
+    encoder: TextEncoder
+    captions: Sequence[str]
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
+        """Encode the captions of some pairs."""
+        return self.encoder.encode([self.captions[place] for place in index_B.tolist()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +47,12 @@ class EncodedPairs:
     kept_N: Int64[np.ndarray, " N"]
     # Two bytes a token where the codebook allows.
     code_NS: Int[Tensor, "N S"]
-    captions: CaptionTable
+    captions: CaptionTable | StepCaptions
     tokenizer: Tokenizer
     tokens: ImageTokens | None
 
     def __len__(self) -> int:
-        return len(self.captions.row_N)
+        return len(self.kept_N)
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> Batch:
         """Gather a batch."""
@@ -92,7 +106,9 @@ def _encode_images(
     return code_NS, is_had_N
 
 
-def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable:
+def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable | StepCaptions:
+    if _text_bytes(captions, encoder) > _MOST_TEXT_BYTES:
+        return StepCaptions(encoder, captions)
     # Vectors of words cost less than reading a file.
     if cache is None or isinstance(encoder, WordVectors):
         return encode_captions(encoder, captions)
@@ -111,6 +127,13 @@ def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path 
     known = TextFeatures(*(torch.from_numpy(found[name]) for name in ("token", "mask", "pooled")))
     row_of = {caption: row for row, caption in enumerate(distinct)}
     return CaptionTable(known.cropped(), torch.tensor([row_of[caption] for caption in captions], dtype=torch.int64))
+
+
+def _text_bytes(captions: Sequence[str], encoder: TextEncoder) -> int:
+    """Bound the memory for the features of all captions, by the longest one's."""
+    distinct = set(captions)
+    longest = max(distinct, key=lambda caption: (len(caption), caption), default="")
+    return len(distinct) * encoder.encode([longest]).token_BTD.nbytes
 
 
 def _read_tokens(tokenizer: Tokenizer, code_BS: Tensor) -> ImageTokens:

@@ -57,7 +57,7 @@ def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, 
     n_captions = encoder.n_encoded
     second = encode_pairs(pairs, tokenizer, encoder, cache=tmp_path)
     assert tokenizer.n_encoded == len(pairs)
-    n_probes = 2
+    n_probes = 4
     assert n_captions <= encoder.n_encoded <= n_probes + len(set(pairs.captions))
     plain = encode_pairs(pairs, tokenizer, CountingEncoder())
     index_B = torch.tensor([3, 149, 199, 0])
@@ -84,6 +84,19 @@ def test_inputs_that_do_not_fit_are_read_from_codes_at_each_step(
     assert lean.tokens is None
     index_B = torch.tensor([1, 50, 7])
     torch.testing.assert_close(lean.rows(index_B).tokens.input_BSD, kept.rows(index_B).tokens.input_BSD)
+
+
+def test_captions_whose_features_do_not_fit_are_encoded_at_each_step(
+    tokenizer: CountingTokenizer, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = encode_pairs(pairs, tokenizer, WordVectors())
+    monkeypatch.setattr(encoding, "_MOST_TEXT_BYTES", 0)
+    lean = encode_pairs(pairs, tokenizer, WordVectors())
+    index_B = torch.tensor([1, 50, 7])
+    found, expected = lean.rows(index_B).text, kept.rows(index_B).text
+    assert isinstance(lean.captions, encoding.StepCaptions)
+    torch.testing.assert_close(found.pooled_BD, expected.pooled_BD)
+    assert torch.equal(found.mask_BT.sum(1), expected.mask_BT.sum(1))
 
 
 class Unreadable(Pairs):
