@@ -22,7 +22,7 @@ class EligibleOptions:
     keep_duplicates: bool = False
     decontaminate: tuple[str, ...] = ()
     where: str | None = None
-    # Not of the set: whether each pair's source is read too, for a cap.
+    # Whether each pair's source is read too, for a cap.
     with_sources: bool = False
 
 

@@ -130,8 +130,7 @@ def redraw(engine: Engine, subset: SubsetRow) -> Drawn:
     """
     given = {name: value for name, value in subset.spec.items() if name in SelectionPolicy.model_fields}
     policy = SelectionPolicy.model_validate(given)
-    with_sources = policy.eligible_options().with_sources
-    return draw(policy, reload_snapshot(engine, subset.snapshot_id, with_sources=with_sources))
+    return draw(policy, reload_snapshot(engine, subset.snapshot_id))
 
 
 class _Stratum:

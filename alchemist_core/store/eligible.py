@@ -24,11 +24,13 @@ class Moment:
     decontaminate: tuple[str, ...] = ()
     last_evaluation_shard_id: int = 0
     where: str | None = None
+    # Whether each pair's source counts, for a cap.
+    with_sources: bool = False
 
     @property
     def is_fixed(self) -> bool:
-        """Tell whether nothing that it names can change: scores and hashes are never rewritten, captions and heuristics may be."""
-        return self.where is None and self.score == "rater"
+        """Tell whether nothing that it names can change: scores and hashes never do; captions, addresses and heuristics may."""
+        return self.where is None and self.score == "rater" and not self.with_sources
 
     def options(self) -> dict[str, Any]:
         """Return what has no column of its own in `rank_snapshots`, defaults left out."""
@@ -56,7 +58,7 @@ class EligiblePairs:
     night_N: NDArray[np.int32]
     # A code of selection/exclusions.py: only pairs with 0 are eligible.
     excluded_N: NDArray[np.uint8]
-    # A number that stands for the source, 0 where it is not known; read only where sources are capped.
+    # Sources by number, from 1 as they come; 0 where it is not known. Read only where sources are capped.
     source_N: NDArray[np.int64] | None = None
     n_taken_down: int = 0
     n_unscored: int = 0
@@ -90,11 +92,13 @@ class EligiblePairs:
         return np.sort(found)
 
     def sha256(self) -> str:
-        """Hash the pool: every pair's hash with its score, and what excludes it where anything does."""
+        """Hash the pool: every pair's hash with its score, what excludes it where anything does, and its source where that counts."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pair_hash_N32).data)
         digest.update(np.ascontiguousarray(self.score_N, "<f8").data)
         if self.excluded_N.any():
             digest.update(np.ascontiguousarray(self.excluded_N).data)
+        if self.source_N is not None:
+            digest.update(np.ascontiguousarray(self.source_N, "<i8").data)
         return digest.hexdigest()
 
 

@@ -30,13 +30,12 @@ FILTER_COLUMNS: Mapping[str, type[Any]] = {
 Columns = dict[str, NDArray[Any]]
 
 
-def read_pool(connection: Connection, moment: Moment, *, with_sources: bool = False) -> EligiblePairs:
+def read_pool(connection: Connection, moment: Moment) -> EligiblePairs:
     """Read a pool as it was at a moment.
 
     Args:
         connection: Open in a transaction that sees one snapshot of the store.
         moment: What the pool depends on.
-        with_sources: Read each pair's source too.
 
     Raises:
         ConfigError: If the moment's condition is none.
@@ -44,13 +43,15 @@ def read_pool(connection: Connection, moment: Moment, *, with_sources: bool = Fa
     # The joins of a range fit into memory; no statement here is asked often enough to be compiled.
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
     connection.execute(text("SET LOCAL jit = off"))
-    reader = _Reader(connection, moment, with_sources=with_sources)
+    reader = _Reader(connection, moment)
     parts = [reader.read(span) for span in _spans(connection)]
     columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
     _exclude_duplicates(columns, has_duplicates=moment.last_compared_id > 0)
     order_N = hash_order(columns["pair_hash_N32"])
     for name in list(columns):
         columns[name] = columns[name][order_N]
+    if moment.with_sources:
+        columns["source_N"] = _number(columns["source_N"])
     first_bits_N = np.ascontiguousarray(columns["pair_hash_N32"][:, :8]).view(">i8").ravel().astype(np.int64)
     return EligiblePairs(
         pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, **columns
@@ -71,11 +72,19 @@ def _exclude_duplicates(columns: Columns, *, has_duplicates: bool) -> None:
         columns["excluded_N"][later] = Exclusion.DUPLICATE
 
 
+def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number labels from 1 as they come, 0 stays 0: the server's hash of a host is not part of what a snapshot is."""
+    _, first, group_N = np.unique(label_N, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(1, len(first) + 1)
+    return np.where(label_N == 0, 0, number[group_N])
+
+
 class _Reader:
     """Reads ranges of samples, and counts what never comes into the pool."""
 
-    def __init__(self, connection: Connection, moment: Moment, *, with_sources: bool) -> None:
-        self._connection, self._moment, self._with_sources = connection, moment, with_sources
+    def __init__(self, connection: Connection, moment: Moment) -> None:
+        self._connection, self._moment = connection, moment
         self._contaminated = self._read_contaminated()
         self.n_taken_down = self.n_unscored = 0
 
@@ -95,7 +104,7 @@ class _Reader:
             "night_N": kept["night_id"].astype(np.int32),
             "excluded_N": self._exclude(sample_id, span),
         }
-        return columns | ({"source_N": self._sources(sample_id, span)} if self._with_sources else {})
+        return columns | ({"source_N": self._sources(sample_id, span)} if self._moment.with_sources else {})
 
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)

@@ -43,19 +43,15 @@ def read_nights(connection: Connection, rater_id: int, **which: list[Any]) -> tu
 class PoolRequest:
     """A pool that is wanted: as of a moment, of some nights."""
 
-    def __init__(
-        self, moment: Moment, nights: Sequence[NightFacts], *, with_sources: bool, should_verify: bool
-    ) -> None:
+    def __init__(self, moment: Moment, nights: Sequence[NightFacts], *, should_verify: bool) -> None:
         """Ask for a pool.
 
         Args:
             moment: What it depends on.
             nights: What its pairs are of.
-            with_sources: Whether each pair's source is wanted too.
             should_verify: Whether a kept one is compared with its hashes before it is used; a preview does without.
         """
-        self._moment, self._nights = moment, nights
-        self._with_sources, self._should_verify = with_sources, should_verify
+        self._moment, self._nights, self._should_verify = moment, nights, should_verify
         self._found = ""
 
     def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligiblePairs]:
@@ -69,7 +65,7 @@ class PoolRequest:
         kept = find_pool(self._found, should_verify=self._should_verify) if may_be_kept else None
         if kept is not None:
             return kept
-        pairs = read_pool(connection, self._moment, with_sources=self._with_sources)
+        pairs = read_pool(connection, self._moment)
         eligible_hash = pairs.sha256()
         keep_pool(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
@@ -81,13 +77,12 @@ class PoolRequest:
     def _key(self, connection: Connection) -> str:
         # With the times at which nights were made: numbers alone are the same in every new database.
         made = [[night.dataset, night.crawl_date.isoformat(), night.created_at.isoformat()] for night in self._nights]
-        fixed = [asdict(self._moment), self._with_sources, made]
-        if self._moment.is_fixed and not self._with_sources:
-            return fingerprint(fixed)
+        if self._moment.is_fixed:
+            return fingerprint([asdict(self._moment), made])
         # What the server has counted of changes tells a new state from an old one, some seconds late: enough for a preview.
         statement = text("""
             SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
             WHERE schemaname = 'alchemist' AND relname IN ('samples', 'heuristic_scores') ORDER BY relname
         """)
         changes = [list(row) for row in connection.execute(statement)]
-        return fingerprint([*fixed, changes])
+        return fingerprint([asdict(self._moment), made, changes])

@@ -74,9 +74,9 @@ def take_snapshot(
         nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
         options = options or EligibleOptions()
         moment = _moment(connection, rater.rater_id, nights, options)
-        pool = PoolRequest(moment, nights, with_sources=options.with_sources, should_verify=should_store)
+        pool = PoolRequest(moment, nights, should_verify=should_store)
         # What a condition or a heuristic reads may change at any time: a stored selection sees it as it is.
-        may_be_kept = not should_store or (moment.is_fixed and not options.with_sources)
+        may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
     if not len(pairs):
         raise AlchemistError(
@@ -96,7 +96,7 @@ def take_snapshot(
     return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
 
 
-def reload_snapshot(engine: Engine, snapshot_id: int, *, with_sources: bool = False) -> Snapshot:
+def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
     """Give a snapshot again: the pool, its scale and the ranks.
 
     Raises:
@@ -120,12 +120,12 @@ def reload_snapshot(engine: Engine, snapshot_id: int, *, with_sources: bool = Fa
         }
         moment = Moment(row.rater_id, tuple(row.night_ids), row.last_takedown_id, **options)
         nights = read_nights(connection, row.rater_id, night_ids=list(row.night_ids))
-        pool = PoolRequest(moment, nights, with_sources=with_sources, should_verify=True)
+        pool = PoolRequest(moment, nights, should_verify=True)
         eligible_hash, pairs = pool.get(connection, may_be_kept=True)
     if eligible_hash != row.eligible_hash:
         raise DataError(
             f"Snapshot {snapshot_id} no longer gives the eligible set that was frozen: scores or locations were changed by hand, "
-            "or what its condition or its heuristic reads has changed since."
+            "or what its condition, its heuristic or its cap of sources reads has changed since."
         )
     rater = find_rater(engine, row.name)
     assert rater is not None
@@ -142,7 +142,7 @@ def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts],
         last_compared_id = connection.execute(newest).scalar_one()
     return Moment(
         rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
-        options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where,
+        options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
     )  # fmt: skip
 
 

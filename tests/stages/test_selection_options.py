@@ -1,0 +1,208 @@
+"""What a policy leaves out, and by what it ranks: duplicates, evaluation pictures, conditions, heuristics; and how many remain."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.stages.drawing import redraw
+from alchemist_core.stages.version_manifest import manifest_of
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.verbs.takedown import TakedownConfig
+from alchemist_core.verbs.takedown import run as takedown
+from tests.selectable_store import add_to_bench, change, draw, fill, member_ids, members, pairs, set_duplicates
+
+pytestmark = pytest.mark.db
+
+ALL: dict[str, Any] = {"retention": 1.0, "strategy": "random"}
+
+
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    fill(engine)
+    return engine
+
+
+def test_of_a_group_of_lookalikes_the_first_seen_is_kept_by_default(store: Engine) -> None:
+    set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
+    report = draw(**ALL)
+    assert (report.n_eligible, report.n_samples, report.n_removed) == (397, 397, {"duplicate": 3})
+    assert {11, 12, 350}.isdisjoint(member_ids(store))
+    assert {10, 30} <= member_ids(store)
+
+
+def test_where_the_first_of_a_group_may_not_be_drawn_the_next_one_stands_for_it(store: Engine) -> None:
+    set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
+    first = list(pairs(store, "image_hash"))[9]
+    takedown(TakedownConfig(image_hash=bytes(first.image_hash).hex(), reason="asked"))
+    draw(**ALL)
+    assert {10, 11, 12} & member_ids(store) == {11}
+    draw(dataset="books", **ALL)
+    assert 350 in member_ids(store), "its first pair is of another dataset"
+
+
+def test_duplicates_may_be_kept(store: Engine) -> None:
+    set_duplicates(store, [(11, 10), (12, 10)])
+    assert draw(keep_duplicates=True, **ALL).n_samples == 400
+
+
+def test_pictures_of_an_evaluation_set_and_those_that_look_like_one_are_left_out(store: Engine) -> None:
+    known = list(pairs(store, "sample_id, image_hash, perceptual_hash"))
+    add_to_bench(store, bytes(known[4].image_hash), 1)
+    add_to_bench(store, b"y" * 32, known[6].perceptual_hash ^ (1 << 63) - (1 << 64) ^ 1, ordinal=1)
+    add_to_bench(store, b"z" * 32, known[8].perceptual_hash ^ 0b10101, ordinal=2)
+    report = draw(decontaminate="bench", **ALL)
+    assert report.n_removed == {"contaminated": 2}
+    assert {5, 7, 9} & member_ids(store) == {9}, "the last differs in three bits"
+
+
+@pytest.mark.parametrize(("name", "message"), [("web", "is a training dataset"), ("benhc", "is not registered")])
+def test_only_a_known_evaluation_dataset_decontaminates(store: Engine, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        draw(decontaminate=name)
+
+
+def test_a_condition_decides_who_is_eligible(store: Engine) -> None:
+    report = draw(where="(sample_id <= 60 or aesthetic >= 30) and source_url like '%one.example%'", **ALL)
+    with store.connect() as connection:
+        expected = set(connection.execute(text("""
+            SELECT sample_id FROM alchemist.samples LEFT JOIN alchemist.heuristic_scores USING (sample_id)
+            WHERE (sample_id <= 60 OR aesthetic >= 30) AND source_url LIKE '%one.example%'
+        """)).scalars())  # fmt: skip
+    assert member_ids(store) == expected
+    assert report.n_removed == {"predicate": 400 - len(expected)}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "1 = 1; DROP TABLE alchemist.samples",
+        "caption = 'a' OR 1 = 1 --",
+        "sample_id = (SELECT 1)",
+        "pg_sleep(9) is null",
+        "score > 1",
+        "sample_id > 1 UNION SELECT 1",
+        "width >= 'x'",
+        "sample_id in ()",
+        "$1 = 1",
+        '"caption" = 1',
+        "caption like",
+        "(" * 60 + "width = 1" + ")" * 60,
+    ],
+)
+def test_what_is_not_a_condition_over_known_columns_is_refused_with_its_place(store: Engine, where: str) -> None:
+    with pytest.raises(ConfigError):
+        draw(where=where)
+
+
+@pytest.mark.parametrize(
+    "value", ["x'; DROP TABLE samples; --", "%s", "%(where)s", "\\", ":name", "$1", "\u2028é", "?"]
+)
+def test_a_hostile_value_is_only_a_value(store: Engine, value: str) -> None:
+    change(store, "UPDATE alchemist.samples SET caption = :value WHERE sample_id = 77", value=value)
+    assert draw(where="caption = '" + value.replace("'", "''") + "'", **ALL).n_samples == 1
+    assert member_ids(store) == {77}
+
+
+def test_a_condition_that_nothing_meets_says_so(store: Engine) -> None:
+    with pytest.raises(ConfigError, match="No pair is eligible"):
+        draw(where="width > 100000")
+
+
+def test_a_heuristic_ranks_the_pairs_that_have_it_on_a_scale_of_its_own(store: Engine) -> None:
+    draw(0.2)
+    report = draw(0.2, score="aesthetic", strategy="auto", name="pretty")
+    assert (report.strategy, report.n_eligible, report.n_removed) == ("top_k", 300, {"unscored": 100})
+    with store.connect() as connection:
+        ranked = connection.execute(text("""
+            SELECT sample_id, aesthetic FROM alchemist.heuristic_scores ORDER BY aesthetic DESC
+        """)).all()  # fmt: skip
+        scales = connection.execute(text("SELECT score FROM alchemist.rank_scales ORDER BY 1")).scalars().all()
+    sure = {row.sample_id for row in ranked if row.aesthetic > ranked[59].aesthetic}
+    possible = {row.sample_id for row in ranked if row.aesthetic >= ranked[59].aesthetic}
+    assert sure <= member_ids(store, "pretty") <= possible
+    assert scales == ["aesthetic", "rater"]
+
+
+def test_a_score_that_a_crawl_brought_along_ranks_too(store: Engine) -> None:
+    assert draw(0.2, score="imported.likes").n_eligible == 300
+    with pytest.raises(AlchemistError, match=r"no pair has the score 'imported.dislikes'"):
+        draw(0.2, score="imported.dislikes")
+
+
+def test_a_refusal_names_a_retention_that_is_accepted_and_is_the_largest(store: Engine) -> None:
+    for options in ({}, {"max_share": 0.4}, {"max_share": 0.3, "max_share_of": "source"}, {"stratify": True}):
+        with pytest.raises(ConfigError, match="largest possible retention is") as refusal:
+            draw(1.0, **options)
+        largest = float(str(refusal.value).split("retention is ")[1].split()[0].rstrip("."))
+        report = draw(largest, **options)
+        assert report.n_samples == round(largest * 400)
+        with pytest.raises(ConfigError):
+            draw(largest + 0.0026, **options)
+        assert draw(1.0, allow_fewer=True, **options).n_samples == report.n_samples
+
+
+def test_a_dataset_has_no_more_than_its_cap(store: Engine) -> None:
+    report = draw(0.3, max_share=0.5)
+    assert report.datasets == {"web": 60, "books": 60}
+    assert report.n_removed["cap"] > 0
+
+
+def test_a_source_has_no_more_than_its_cap_and_unknown_sources_are_free(store: Engine) -> None:
+    draw(0.1, max_share=0.25, max_share_of="source")
+    hosts = {pair.sample_id: pair.source_url for pair in pairs(store, "sample_id, source_url")}
+    assert sum(hosts[i] == "https://one.example/p.jpg" for i in member_ids(store)) == 10
+    change(store, "UPDATE alchemist.samples SET source_url = NULL WHERE sample_id % 5 <> 0")
+    assert draw(0.1, max_share=0.25, max_share_of="source").n_removed == {}
+
+
+def test_strata_give_every_dataset_its_share(store: Engine) -> None:
+    assert draw(0.3, stratify=True).datasets == {"web": 90, "books": 30}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_share": 0.7},
+        {"max_share": 0.9, "max_share_of": "source"},
+        {"stratify": True},
+        {"stratify": True, "max_share": 0.7, "max_share_of": "source", "strategy": "gsample"},
+        {"decontaminate": "bench", "where": "sample_id > 20"},
+        {"score": "aesthetic", "strategy": "top_k"},
+        {"reading": "inclusion"},
+    ],
+    ids=str,
+)
+def test_with_every_option_20_percent_lie_in_50_and_a_stored_version_is_drawn_again(
+    store: Engine, options: dict[str, Any]
+) -> None:
+    set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
+    add_to_bench(store, bytes(next(pairs(store, "image_hash")).image_hash), 1)
+    for retention in (0.2, 0.5):
+        draw(retention, name=f"s{retention}", **options)
+    assert members(store, "s0.2") < members(store, "s0.5")
+    for name in ("s0.2", "s0.5"):
+        subset = find_subset(store, name)
+        assert manifest_of(redraw(store, subset)).sha256() == subset.manifest_sha256
+
+
+def test_the_same_options_again_give_the_version_that_exists(store: Engine) -> None:
+    options: dict[str, Any] = {"where": "sample_id > 20", "max_share": 0.5, "max_share_of": "source", "retention": 0.1}
+    assert draw(**options).is_new
+    again = draw(**options)
+    assert (again.version, again.is_new) == (1, False)
+    assert draw(**(options | {"where": "sample_id > 21"})).version == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stratify": True, "max_share": 0.5}, "contradicts --stratify"),
+        ({"strategy": "top_k", "reading": "inclusion"}, "draws nothing"),
+        ({"strategy": "random", "mean_rank": 0.5}, "does not use mean_rank"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(store: Engine, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        draw(**options)
