@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+comma := ,
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select clean
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +43,9 @@ bench-score: $(STAMP) ## Scoring from tars to rows, and the store at 30 million,
 
 bench-rater: $(STAMP) ## The rater: a step's cost, what its scores find over seeds (alone)
 	@$(BIN)/python -m tests.benchmarks.rater
+
+bench-selection-value: $(STAMP) ## What subsets are worth over seeds (alone, 25 minutes; CORPUS=folder of real tars adds two worlds)
+	@$(BIN)/python -m tests.benchmarks.selection_value $(if $(CORPUS),--worlds scenes$(comma)damaged$(comma)real --corpus $(CORPUS))
 
 lint: $(STAMP) ## Format check, lint, types, SQL
 	@$(BIN)/ruff format --check -q

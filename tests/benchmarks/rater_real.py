@@ -7,10 +7,12 @@ damages half of the rest by known shares and trains a rater a seed. It writes `.
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from alchemist_core.evaluation.planting import plain_images, shuffled_captions
 from alchemist_core.evaluation.ranking import area_under_curve, mean_ranks
@@ -45,13 +47,13 @@ def main() -> None:
     write_rows("rater_real", rows)
 
 
-def damage(pairs: Pairs, seed: int) -> tuple[Pairs, np.ndarray]:
+def damage(pairs: Pairs, seed: int, shares: Mapping[str, float] = SHARES) -> tuple[Pairs, np.ndarray]:
     """Damage known shares of some pairs; say what was done to each."""
     generator = np.random.default_rng(seed)
     kinds = np.full(len(pairs), "clean", dtype="<U16")
     order, start = generator.permutation(len(pairs)), 0
     images, captions = pairs.image_NHWC.copy(), np.array(pairs.captions, dtype=object)
-    for kind, share in SHARES.items():
+    for kind, share in shares.items():
         rows = order[start : start + round(share * len(pairs))]
         start += len(rows)
         kinds[rows] = kind
@@ -92,12 +94,20 @@ def _near_duplicate(pairs: Pairs, rows: np.ndarray, generator: np.random.Generat
     return np.clip(jittered, 0, 255).astype(np.uint8), other.captions
 
 
+def _blur(pairs: Pairs, rows: np.ndarray, _generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    own = pairs.rows(rows)
+    radius = own.image_NHWC.shape[1] / 16
+    blurred = [Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)) for image in own.image_NHWC]
+    return np.stack([np.asarray(image) for image in blurred]), own.captions
+
+
 _DAMAGES = {
     "blank": _blank,
     "noise": _noise,
     "collage": _collage,
     "wrong_caption": _wrong_caption,
     "near_duplicate": _near_duplicate,
+    "blur": _blur,
 }
 
 

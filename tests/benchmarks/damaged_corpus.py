@@ -1,0 +1,76 @@
+"""A folder of real tars made into a corpus of which it is known what each pair is worth: split, damaged on purpose, written again.
+
+A seed draws which pairs are kept for validation, which are damaged and how. As it is (`is_damaged` false) only the split is made.
+"""
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from alchemist_core.data.tar_writer import write_tar
+from alchemist_core.loops.pairs import Pairs
+from tests.benchmarks.rater_real import damage
+from tests.benchmarks.scenes_study import read_tars
+
+SHARES = {"blank": 0.1, "noise": 0.1, "collage": 0.1, "wrong_caption": 0.1, "blur": 0.05, "near_duplicate": 0.05}
+SIDE, SHARD_SIZE = 64, 1000
+
+
+def make_corpus(corpus: Path, out: Path, *, seed: int, is_damaged: bool) -> None:
+    """Write train, validation (a third of the training tars' pairs) and test (the `val-` tars: unseen concepts), with truth.parquet."""
+    if (out / "truth.parquet").exists():
+        return
+    pairs, test = _read(corpus, "[0-9]*.tar"), _read(corpus, "val-*.tar")
+    order, third = np.random.default_rng(seed).permutation(len(pairs)), len(pairs) // 3
+    train, kinds = damage(pairs.rows(order[third:]), seed, SHARES if is_damaged else {})
+    _write(out / "validation", pairs.rows(order[:third]))
+    _write(out / "test", test)
+    hashes = _write(out / "train" / "2026-01-01", train)
+    # The arm `planted` draws from what the drawn corpus calls informative.
+    words = ["informative" if kind == "clean" else str(kind) for kind in kinds]
+    table = pa.table({"pair_hash": pa.array(hashes, pa.binary(32)), "kind": words, "split": ["train"] * len(words)})
+    pq.write_table(table, out / "truth.parquet")
+
+
+def _read(corpus: Path, pattern: str) -> Pairs:
+    """Read the tars of a pattern; they are linked into a folder of their own, which is what a reader takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in corpus.glob(pattern):
+            (Path(folder) / path.name).symlink_to(path.resolve())
+        return read_tars(Path(folder), SIDE)[0]
+
+
+def _write(folder: Path, pairs: Pairs) -> list[bytes]:
+    pngs = [_encode(image) for image in pairs.image_NHWC]
+    for shard, start in enumerate(range(0, len(pairs), SHARD_SIZE)):
+        write_tar(
+            folder / f"{shard:06d}.tar",
+            _entries(pngs, pairs.captions, range(start, min(start + SHARD_SIZE, len(pngs)))),
+        )
+    both = zip(pngs, pairs.captions, strict=True)
+    return [_sha256(_sha256(png) + _sha256(caption.encode())) for png, caption in both]
+
+
+def _entries(pngs: list[bytes], captions: list[str], indices: range) -> Iterator[tuple[str, bytes]]:
+    for index in indices:
+        yield f"{index:09d}.png", pngs[index]
+        yield f"{index:09d}.txt", captions[index].encode()
+        yield f"{index:09d}.json", json.dumps({"width": SIDE, "height": SIDE}).encode()
+
+
+def _encode(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

@@ -1,0 +1,99 @@
+"""Rows of the benchmark `selection_value`: what issue 6 asks of the drawn and of the real corpus, from the experiments' stored cells."""
+
+from collections.abc import Callable, Mapping
+
+from alchemist_core.evaluation.paired import Estimate, estimate_gain
+from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compare_cells, losses_by_arm
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.experiments import find_experiment
+from tests.benchmarks.rows import Row
+
+AUTO = "alignment/auto"
+Names = Mapping[str, str]
+
+
+def scenes_rows(world: str, names: Names) -> list[Row]:
+    """Judge points 1 (a) to (d)."""
+    of = {part: losses_by_arm(_cells(name)) for part, name in names.items()}
+    r20, r50 = of["r20"], of["r50"]
+    return [
+        *_gaps(world, names["r50"], {0.5: 0.95}),
+        *_gaps(world, names["r20"], {0.2: 0.90}),
+        _information(f"{world}: auto 50 % less full, 10 epochs", r50["full"], r50[AUTO]),
+        _information(f"{world}: auto 50 % less full, 30 epochs", of["r50-long"]["full"], of["r50-long"][AUTO]),
+        _better(f"{world}: auto 50 % over full at equal steps", of["r50-steps"][AUTO], r50["full"]),
+        _better(f"{world}: auto 20 % in half the steps over random", of["r20-half"][AUTO], r20["random"]),
+        _better(f"{world}: loss, Shift-Gsample over Gsample", r20["loss/paper"], r20["loss/gsample"]),
+        _better(f"{world}: loss, Gsample over random", r20["loss/gsample"], r20["random"]),
+        _better(f"{world}: random over loss, top-k", r20["random"], r20["loss/top_k"]),
+        *_noninferior(world, names),
+    ]
+
+
+def damaged_rows(world: str, names: Names) -> list[Row]:
+    """Judge point 2 with planted damage."""
+    return [*_gaps(world, names["both"], {0.2: 1.0, 0.5: 0.95}), *_noninferior(world, names)]
+
+
+def real_rows(world: str, names: Names) -> list[Row]:
+    """Judge point 2 on the corpus as it is, where no pair is known to be worse: planted is another random draw."""
+    rows = [row for row in compare_cells(_cells(names["both"])) if row.arm == AUTO and row.gain is not None]
+    gains = [_row(f"{world}: gain of auto at {row.retention:.0%}", row.gain) for row in rows if row.gain is not None]
+    return [*gains, *_noninferior(world, names)]
+
+
+ROWS_OF_WORLD: dict[str, Callable[[str, Names], list[Row]]] = {
+    "scenes": scenes_rows,
+    "damaged": damaged_rows,
+    "real": real_rows,
+}
+
+
+def _cells(name: str) -> list[Cell]:
+    result = find_experiment(open_store(), name).result
+    assert result is not None
+    return [Cell(**cell) for cell in result["cells"]]
+
+
+def _gaps(world: str, name: str, limits: Mapping[float, float]) -> list[Row]:
+    found = []
+    for row in compare_cells(_cells(name)):
+        if row.arm == AUTO and row.gap_closed is not None:
+            limit = limits[row.retention]
+            title = f"{world}: gap closed by auto at {row.retention:.0%}"
+            found.append(
+                _row(title, row.gap_closed, unit="ratio", target=f"≥ {limit:g}", ok=row.gap_closed.mean >= limit)
+            )
+    return found
+
+
+def _noninferior(world: str, names: Names) -> list[Row]:
+    """Return the lower end of each gain as a share of random's loss."""
+    rows: list[ArmRow] = [row for name in names.values() for row in compare_cells(_cells(name))]
+    random = {row.retention: row.loss.mean for row in rows if row.arm == "random"}
+    return [
+        Row(
+            f"{world}: lower end of auto's gain at {row.retention:.0%}", round(row.gain.low / random[row.retention], 4), "of the loss",
+            f"> {-MARGIN}", bool(row.is_noninferior), f"gain {row.gain.mean:.4f}, {row.gain.n} seeds",
+        )
+        for row in rows
+        if row.arm == AUTO and row.gain is not None and row.gain.low is not None
+    ]  # fmt: skip
+
+
+def _information(title: str, full: LossOfSeed, mine: LossOfSeed) -> Row:
+    gain = estimate_gain(full, mine)
+    assert gain is not None
+    return _row(title, gain)
+
+
+def _better(title: str, mine: LossOfSeed, other: LossOfSeed) -> Row:
+    gain = estimate_gain(mine, other)
+    assert gain is not None
+    return _row(title, gain, target="≥ 0", ok=gain.mean >= 0)
+
+
+def _row(title: str, found: Estimate, *, unit: str = "nats", target: str | None = None, ok: bool | None = None) -> Row:
+    ends = f"[{found.low:.4f}, {found.high:.4f}]" if found.low is not None else "no interval"
+    return Row(title, round(found.mean, 4), unit, target, ok, f"{ends}, {found.n} seeds")

@@ -1,0 +1,164 @@
+"""What selection is worth: the policy is fitted on some seeds, and on others compared with random, planted and full.
+
+`python -m tests.benchmarks.selection_value [--worlds scenes,damaged,real] [--corpus FOLDER] [--seeds 3,4,5,6,7] [--workers 2]`, alone
+on the machine. Every cell is a stage's, in the store that the settings name: a killed run goes on. Each worker is one thread. The
+rows go to `.alchemist/bench/selection_value.json`, tables and figures to `.alchemist/artifacts/experiments/value-*`.
+`--dry-run` only says what is to be done and how long it would take here.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from alchemist_core.experiments import cost
+from alchemist_core.experiments.cost import Work
+from alchemist_core.experiments.running import Experiment, RunConfig
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from tests.benchmarks.damaged_corpus import make_corpus
+from tests.benchmarks.rows import Row, write_rows
+from tests.benchmarks.selection_rows import ROWS_OF_WORLD
+
+ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
+# The cells of the region probe, which the parts then find: so the seeds that choose are measured side by side.
+BANDS = ",".join(("random", *(f"alignment/block@{start:g}" for start in (0, 0.2, 0.4, 0.6, 0.8))))
+PROBE = {"retentions": "0.2", "arms": BANDS, "choose-seeds": ""}
+# What each part of a world asks of `alchemist experiment run`.
+SCENES = {
+    "r20": {"retentions": "0.2", "arms": "random,planted,alignment/auto,loss/top_k,loss/gsample,loss/paper"},
+    "r50": {"retentions": "0.5", "arms": "random,planted,alignment/auto,full"},
+    "r20-half": {"retentions": "0.2", "arms": "alignment/auto", "n-epochs": "5"},
+    "r50-steps": {"retentions": "0.5", "arms": "alignment/auto", "length": "steps"},
+    "r50-long": {"retentions": "0.5", "arms": "alignment/auto,full", "n-epochs": "30"},
+}
+PICTURES = {
+    "both": {"retentions": "0.2,0.5", "arms": "random,planted,alignment/auto,full"},
+}
+WORLDS = {"scenes": SCENES, "damaged": PICTURES, "real": PICTURES}
+PICTURE_FIELDS = "resolution=32,text_encoder=minilm"
+
+
+def main() -> None:
+    """Measure every cell with some workers, then lay out each part over all seeds."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--worlds", default="scenes", help=f"of {', '.join(WORLDS)}")
+    parser.add_argument("--corpus", type=Path, help="folder of real tars, for the worlds damaged and real")
+    parser.add_argument("--seeds", default="3,4,5,6,7")
+    parser.add_argument("--choose-seeds", default="0,1,2")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--scenes", default="", help="fields of the drawn scenes, such as n_train=600: to try the program"
+    )
+    parser.add_argument(
+        "--training", default="", help="fields of the rater's training, as for alchemist experiment run"
+    )
+    parser.add_argument("--dry-run", action="store_true")
+    given = parser.parse_args()
+    rows: list[Row] = []
+    for world in given.worlds.split(","):
+        bench = Bench(world, given)
+        bench.state()
+        if not given.dry_run:
+            rows += bench.run()
+    if rows:
+        write_rows("selection_value", rows)
+
+
+class Bench:
+    """One world: its corpora, its parts, its commands."""
+
+    def __init__(self, world: str, given: argparse.Namespace) -> None:
+        self.world, self.given = world, given
+        self.parts = WORLDS[world]
+        self.seeds, self.choose = given.seeds.split(","), given.choose_seeds.split(",")
+        self.fields = {"experiment": "region", "choose-seeds": given.choose_seeds}
+        self.fields |= {"scenes": given.scenes, "training": given.training} if world == "scenes" else self._pictures()
+
+    def state(self) -> None:
+        """Say what is to be trained and how long it would take, timed on this machine."""
+        first, *others = self.parts
+        work = self._work("bands").times(len(self.choose)) + self._work(first).times(len(self.seeds))
+        for part in others:
+            models = self._work(part)
+            # The first part trained the raters.
+            work += Work(models.n_models, models.n_model_steps, 0, 0).times(len(self.seeds))
+        config = self._config(first)
+        stated = cost.state_cost(config, work, Experiment(config).model, rater="alignment")
+        minutes = stated["seconds"] / 60 / self.given.workers
+        print(
+            f"{self.world}: {cost.describe_cost(stated)}\n{self.given.workers} workers: {minutes:.0f} minutes",
+            flush=True,
+        )
+
+    def run(self) -> list[Row]:
+        """Measure the bands, then every reported seed, then read each part whole."""
+        began = time.perf_counter()
+        self._together([[self._command("bands", seed)] for seed in self.choose])
+        # A seed's parts share its rater: one worker takes them one after another.
+        self._together([[self._command(part, seed) for part in self.parts] for seed in self.seeds])
+        names = {part: f"value-{self.world}-{part}" for part in self.parts}
+        for part, name in names.items():
+            print(_alchemist([*self._words(part, self.given.seeds), "--name", name]), flush=True)
+        minutes = (time.perf_counter() - began) / 60
+        took = Row(f"{self.world}: minutes", round(minutes, 1), "min", None, None, "what was found is not repeated")
+        return [*ROWS_OF_WORLD[self.world](self.world, names), took]
+
+    def _command(self, part: str, seed: str) -> list[str]:
+        return [*self._words(part, seed), "--name", f"value-{self.world}-{part}-s{seed}"]
+
+    def _words(self, part: str, seeds: str) -> list[str]:
+        fields = self._fields(part) | {"seeds": seeds}
+        return ["experiment", "run", *(word for name, value in fields.items() for word in (f"--{name}", value))]
+
+    def _fields(self, part: str) -> dict[str, str]:
+        return self.fields | (PROBE if part == "bands" else self.parts[part])
+
+    def _config(self, part: str) -> RunConfig:
+        return RunConfig.model_validate({name.replace("-", "_"): value for name, value in self._fields(part).items()})
+
+    def _work(self, part: str) -> Work:
+        experiment = Experiment(self._config(part))
+        return cost.work_of_cells(experiment.config, experiment.arms, experiment.model, experiment.n_pairs)
+
+    def _together(self, chains: Sequence[Sequence[list[str]]]) -> None:
+        with ThreadPoolExecutor(self.given.workers) as pool:
+            list(pool.map(_run_chain, chains))
+
+    def _pictures(self) -> dict[str, str]:
+        if self.given.corpus is None:
+            raise SystemExit(f"world {self.world} needs --corpus FOLDER, a folder of image-text tars")
+        root = load_settings().home.resolve() / "bench" / f"pictures-{self.world}"
+        for seed in [*self.choose, *self.seeds]:
+            make_corpus(self.given.corpus, root / seed, seed=int(seed), is_damaged=self.world == "damaged")
+            for suffix, part, role in ROLES:
+                named = {"dataset": f"{self.world}-s{seed}{suffix}", "root": str(root / seed / part), "role": role}
+                ingest(IngestConfig.model_validate(named))
+        name = f"{self.world}-s{{seed}}"
+        return {
+            "dataset": name, "validation": f"{name}-validation", "evaluation": f"{name}-test",
+            "truth": str(root / "{seed}" / "truth.parquet"), "training": f"{PICTURE_FIELDS},{self.given.training}", "model": "text_encoder=minilm",
+        }  # fmt: skip
+
+
+def _run_chain(chain: Sequence[list[str]]) -> None:
+    for words in chain:
+        _alchemist(words)
+        print(f"{time.strftime('%H:%M:%S')} {words[-1]}", flush=True)
+
+
+def _alchemist(words: Sequence[str]) -> str:
+    command, environment = [sys.executable, "-m", "alchemist_core", *words], os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
