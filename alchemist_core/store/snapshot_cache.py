@@ -5,10 +5,12 @@ found, and is read from the store again. Safe to delete. Knows files, no databas
 depends on.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -57,23 +59,23 @@ def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligiblePairs] | N
 
 
 def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
-    """Keep the pool of a moment in place of what is there; those that were not used for longest go."""
-    folder = _folder() / key
-    aside = folder.with_name(f".{key}.{os.getpid()}")
+    """Keep the pool of a moment in place of what is there, if the disk allows; those that were not used for longest go."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=_folder()))
     arrays = {name: column for name, column in pairs.columns().items() if column is not None}
-    for name, column in arrays.items():
-        _save(aside / f"{name}.npy", column)
     note = {"eligible_hash": eligible_hash, "arrays": sorted(arrays)} | {name: getattr(pairs, name) for name in COUNTS}
-    (aside / "pool.json").write_text(json.dumps(note), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        aside.rename(folder)
-    except OSError:
-        # Another selection has just put the same pool there.
-        shutil.rmtree(aside, ignore_errors=True)
-    pools = sorted(_folder().iterdir(), key=lambda path: -path.stat().st_mtime)
-    for old in pools[MAX_POOLS:]:
-        shutil.rmtree(old, ignore_errors=True)
+    # Without a kept pool a selection takes longer; it need not fail.
+    with contextlib.suppress(OSError):
+        for name, column in arrays.items():
+            _save(aside / f"{name}.npy", column)
+        (aside / "pool.json").write_text(json.dumps(note), encoding="utf-8")
+        shutil.rmtree(_folder() / key, ignore_errors=True)
+        # Refused where another selection has just put the same pool there.
+        aside.rename(_folder() / key)
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for old in sorted(_folder().iterdir(), key=lambda path: -path.stat().st_mtime)[MAX_POOLS:]:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
@@ -83,7 +85,7 @@ def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify
     if kept is not None and len(kept) == len(pairs):
         return kept
     rank_N = scale.rank(pairs.score_N)
-    if path.parent.is_dir():
+    with contextlib.suppress(OSError):
         _save(path, rank_N)
     return rank_N
 
@@ -106,10 +108,10 @@ def _load(path: Path, *, should_verify: bool) -> NDArray[Any] | None:
 
 
 def _save(path: Path, column: NDArray[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, seal = path.with_name(f".{path.name}.{os.getpid()}"), path.with_suffix(".json")
-    with aside.open("wb") as file:
+    seal = path.with_suffix(".json")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         np.save(file, column)
+        aside = Path(file.name)
     # Without its seal a file counts for nothing, so it goes first and comes last.
     seal.unlink(missing_ok=True)
     aside.replace(path)

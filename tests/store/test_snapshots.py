@@ -1,0 +1,199 @@
+"""Snapshots: what may be drawn at a moment stays so; kept pools are used only where they are what was kept; scales are frozen."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.errors import DataError
+from alchemist_core.selection.config import EligibleOptions
+from alchemist_core.settings import load_settings
+from alchemist_core.store import pools
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
+from tests.scored_nights import add_night
+from tests.selectable_store import WEB, change, fill, set_duplicates
+
+pytestmark = pytest.mark.db
+
+BOTH = ["web", "books"]
+
+
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    fill(engine)
+    return engine
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The moments at which a pool was read from the store, not from files."""
+    found: list[Any] = []
+    read = pools.read_pool
+    monkeypatch.setattr(pools, "read_pool", lambda connection, moment: found.append(moment) or read(connection, moment))
+    return found
+
+
+def take(engine: Engine, **given: Any) -> Snapshot:
+    rater = find_rater(engine, "r")
+    assert rater is not None
+    return take_snapshot(engine, rater, given.pop("datasets", BOTH), **given)
+
+
+def kept_files(pattern: str) -> list[Path]:
+    return sorted((load_settings().home / "snapshots").glob(f"*/{pattern}"))
+
+
+def same(one: Snapshot, other: Snapshot) -> bool:
+    columns = zip(one.pairs.columns().values(), other.pairs.columns().values(), strict=True)
+    return np.array_equal(one.rank_N, other.rank_N) and all(
+        (a is None and b is None) or np.array_equal(a, b) for a, b in columns
+    )
+
+
+def test_a_second_selection_reads_no_row_of_the_pool(store: Engine, readings: list[Any]) -> None:
+    first = take(store)
+    again, preview = take(store), take(store, should_store=False)
+    assert len(readings) == 1
+    assert again.snapshot_id == first.snapshot_id
+    assert same(first, again)
+    assert same(first, preview)
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["select", "preview"])
+@pytest.mark.parametrize("pattern", ["score_N.npy", "night_N.npy", "pair_hash64_N.npy", "excluded_N.npy", "rank-*.npy"])
+@pytest.mark.parametrize("damage", ["flipped byte", "cut short", "emptied", "removed"])
+def test_a_damaged_array_is_never_used_and_is_replaced(
+    store: Engine, is_stored: bool, pattern: str, damage: str
+) -> None:
+    first = take(store)
+    (path,) = kept_files(pattern)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    written = {"flipped byte": bytes(data), "cut short": bytes(data[:-8]), "emptied": b""}
+    if damage == "removed":
+        path.unlink()
+    else:
+        # Another file in its place: a mapped one must not change under its readers.
+        path.unlink()
+        path.write_bytes(written[damage])
+    assert same(take(store, should_store=is_stored), first)
+    assert same(take(store, should_store=is_stored), first)
+
+
+def test_a_stored_selection_finds_a_byte_that_flipped_without_a_trace(store: Engine) -> None:
+    first = take(store)
+    for path in [*kept_files("score_N.npy"), *kept_files("night_N.npy"), *kept_files("rank-*.npy")]:
+        stamp, data = path.stat(), bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.unlink()
+        path.write_bytes(data)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert same(take(store), first)
+        assert first.snapshot_id is not None
+        assert same(reload_snapshot(store, first.snapshot_id), first)
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b"{}", b'{"arrays": [], "eligible_hash": "e"}'])
+def test_a_damaged_note_is_never_used(store: Engine, note: bytes) -> None:
+    first = take(store)
+    (path,) = kept_files("pool.json")
+    path.write_bytes(note)
+    assert same(take(store), first)
+
+
+def test_the_pool_of_another_database_is_never_used(store: Engine, readings: list[Any]) -> None:
+    """The same corpus ingested again has the same eligible hash and numbers of nights, but was made at another time."""
+    first = take(store)
+    change(store, "UPDATE alchemist.nights SET created_at = created_at + interval '1 s'")
+    again = take(store)
+    assert len(readings) == 2
+    assert again.eligible_hash == first.eligible_hash
+
+
+def test_only_the_newest_pools_are_kept(store: Engine) -> None:
+    for limit in range(6):
+        take(store, options=EligibleOptions(where=f"sample_id > {limit}"))
+    assert len(kept_files("pool.json")) == 4
+
+
+def test_a_snapshot_can_be_given_again_when_all_has_changed(store: Engine) -> None:
+    set_duplicates(store, [(11, 10)])
+    first = take(store)
+    set_duplicates(store, [(101, 100)])
+    add_night(store, "2026-01-03", {"a.tar": [0.5, 0.6]}, state="selectable", dataset_id=WEB)
+    change(store, """
+        INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)
+        SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id = 20;
+        UPDATE alchemist.nights SET state = 'held', reason = 'drift' WHERE night_id = 2
+    """)  # fmt: skip
+    later = take(store)
+    assert first.snapshot_id is not None
+    shutil.rmtree(load_settings().home / "snapshots")
+    assert same(reload_snapshot(store, first.snapshot_id), first)
+    assert (len(first.pairs), len(later.pairs)) == (400, 400 - 100 + 2 - 1)
+
+
+def test_a_score_changed_by_hand_is_found_out(store: Engine) -> None:
+    first = take(store)
+    shutil.rmtree(load_settings().home / "snapshots")
+    change(store, "UPDATE alchemist.scores SET score = score + 1 WHERE sample_id = 7")
+    assert first.snapshot_id is not None
+    with pytest.raises(DataError, match="no longer gives the eligible set"):
+        reload_snapshot(store, first.snapshot_id)
+
+
+def test_a_condition_is_asked_anew_by_every_stored_selection(store: Engine) -> None:
+    options = EligibleOptions(where="caption = 'new'")
+    assert take(store, options=options).n_eligible == 0
+    change(store, "UPDATE alchemist.samples SET caption = 'new' WHERE sample_id = 7")
+    assert take(store, options=options).n_eligible == 1
+
+
+def test_a_grown_pool_keeps_its_scale_until_a_rescale(store: Engine) -> None:
+    first = take(store)
+    add_night(store, "2026-01-03", {"a.tar": [5.0, 6.0]}, state="selectable", dataset_id=WEB)
+    grown = take(store)
+    assert np.array_equal(grown.scale.knot_scores, first.scale.knot_scores)
+    assert np.array_equal(grown.rank_N[grown.pairs.find(first.pairs.pair_hash_N32)], first.rank_N)
+    rescaled = take(store, rescale=True)
+    assert rescaled.scale.knot_scores[-1] == 6.0
+    assert take(store).scale.is_same_as(rescaled.scale)
+
+
+def test_a_rescale_of_what_has_not_moved_adds_no_scale(store: Engine) -> None:
+    first = take(store)
+    assert take(store, rescale=True).snapshot_id == first.snapshot_id
+    with store.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.rank_scales")).scalar() == 1
+
+
+def test_a_preview_leaves_no_scale_and_no_snapshot(store: Engine) -> None:
+    take(store, should_store=False)
+    take(store, should_store=False, rescale=True)
+    with store.connect() as connection:
+        for table in ("rank_scales", "rank_snapshots"):
+            assert connection.execute(text(f"SELECT count(*) FROM alchemist.{table}")).scalar() == 0
+
+
+def test_two_first_selections_at_once_freeze_one_scale(store: Engine) -> None:
+    together = threading.Barrier(4)
+    scales: list[Any] = []
+
+    def select() -> None:
+        together.wait()
+        scales.append(take(store).scale)
+
+    threads = [threading.Thread(target=select) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(scales) == 4
+    with store.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.rank_scales")).scalar() == 1
