@@ -1,8 +1,6 @@
 """Subset versions: membership is stored whole or not at all, and what readers see changes at once."""
 
-import multiprocessing
 from collections.abc import Sequence
-from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,11 @@ from alchemist_core.store import members
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.subsets import SubsetRow, find_subset, publish_subset, published_version
 from tests.given import insert_rows, sha256
+from tests.subset_reader import reading
 
 pytestmark = pytest.mark.db
 
-N_SAMPLES = 900
+N_SAMPLES, N_SWAPS = 900, 300
 # Versions of different sizes that overlap: whatever is mixed of two has other sums than either.
 VERSIONS = {1: range(1, 301), 2: range(200, 801), 3: range(500, 901)}
 READ = "SELECT min(subset_id), max(subset_id), count(*), sum(sample_id) FROM alchemist.current_subset_samples('crawl')"
@@ -59,44 +58,24 @@ def rows(engine: Engine, sql: str) -> list[Any]:
         return list(connection.execute(text(sql)))
 
 
-def poll(url: str, pipe: Pipe) -> None:
-    """Read what is published, over and over, until told to stop; answers with all that was seen."""
-    engine, seen = make_engine(url), set()
-    n_reads = 0
-    while not pipe.poll():
-        with engine.connect() as connection:
-            seen.add(tuple(map(int, connection.execute(text(READ)).one())))
-        n_reads += 1
-        if n_reads == 1:
-            pipe.send("reading")
-    pipe.send((n_reads, seen))
-    engine.dispose()
-
-
-@pytest.mark.timeout(300)
-def test_a_reader_during_1000_publishes_and_rollbacks_never_sees_a_mixed_version(
+def test_a_reader_during_hundreds_of_publishes_and_rollbacks_never_sees_a_mixed_version(
     versions: Engine, database_url: str
 ) -> None:
+    """A thousand of them: tests/benchmarks/publish.py."""
     whole = {number: (number, number, len(ids), sum(ids)) for number, ids in VERSIONS.items()}
     for number in VERSIONS:
         publish(versions, number)
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    reader = multiprocessing.get_context("spawn").Process(target=poll, args=(database_url, there), daemon=True)
-    reader.start()
-    assert here.recv() == "reading"
     rng = np.random.default_rng(0)
-    for _ in range(1_000):
-        current = published_version(versions, "crawl")
-        assert current is not None
-        number = int(rng.choice([other for other in VERSIONS if other != current.version]))
-        assert publish(versions, number, "rollback" if number < current.version else "publish")
-    here.send("stop")
-    n_reads, seen = here.recv()
-    reader.join()
-    assert seen == set(whole.values())
-    assert n_reads > 100
+    with reading(database_url, "crawl") as found:
+        for _ in range(N_SWAPS):
+            current = published_version(versions, "crawl")
+            assert current is not None
+            number = int(rng.choice([other for other in VERSIONS if other != current.version]))
+            assert publish(versions, number, "rollback" if number < current.version else "publish")
+    assert found.seen == set(whole.values())
+    assert found.n_reads > N_SWAPS // 10
     (count,) = rows(versions, "SELECT count(*) FROM alchemist.audit_events WHERE subject = 'subset crawl'")
-    assert count == (1_003,)
+    assert count == (N_SWAPS + 3,)
 
 
 def test_what_is_published_is_what_the_manifest_names_to_the_last_bit(

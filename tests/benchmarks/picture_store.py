@@ -1,0 +1,78 @@
+"""A store of its own with drawn pictures, ingested, and a subset version of about half of them: for benchmarks that copy or read."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from alchemist_core.data.member_table import MemberSource, MemberTable
+from alchemist_core.data.subset_members import locate_all
+from alchemist_core.local.postgres import start_postgres, stop_postgres
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.store.engine import open_store
+from tests.benchmarks.jpeg_corpus import write_corpus
+from tests.stored_version import add_version, share_of
+
+SHARD_BYTES = 1 << 28
+
+
+class Pictures(NamedTuple):
+    """A corpus of pictures of one size, and the subset of half of them."""
+
+    name: str
+    root: Path
+    members: MemberTable
+
+    def tars(self) -> list[str]:
+        """Return the corpus's tars."""
+        return [str(path) for path in sorted(self.root.glob("*.tar"))]
+
+    def keys(self) -> set[str]:
+        """Return the members' keys, which are unique in the whole corpus here."""
+        return set(self.members.table.column("key").to_pylist())
+
+    def rows(self) -> list[MemberSource]:
+        """Return the members."""
+        return self.members.rows(np.arange(len(self.members)))
+
+
+@contextmanager
+def own_store() -> Iterator[Engine]:
+    """A server and a home that are gone afterwards; ALCHEMIST_BENCH_FOLDER says on which disk."""
+    folder = os.environ.get("ALCHEMIST_BENCH_FOLDER")
+    with TemporaryDirectory(prefix="alchemist-bench-", dir=folder) as name, pytest.MonkeyPatch.context() as patch:
+        home = Path(name)
+        home.chmod(0o755)
+        patch.setenv("ALCHEMIST_HOME", str(home))
+        server = start_postgres(home)
+        # A pool of millions is filled with foreign keys off, which only a superuser may.
+        server.run_sql("ALTER ROLE alchemist SUPERUSER")
+        patch.setenv("ALCHEMIST_DATABASE_URL", server.create_database("bench"))
+        load_settings.cache_clear()
+        try:
+            yield open_store()
+        finally:
+            open_store().dispose()
+            stop_postgres(home)
+    load_settings.cache_clear()
+
+
+def add_pictures(engine: Engine, name: str, *, side: int, n_pairs: int) -> Pictures:
+    """Draw and ingest a corpus; its subset has the same name."""
+    root = load_settings().home / name
+    began = time.perf_counter()
+    pair_bytes = 0.2 * side**2  # about
+    write_corpus(root, side=side, n_pairs=n_pairs, shard_pairs=max(int(SHARD_BYTES / pair_bytes), 1))
+    ingest(IngestConfig(dataset=name, root=str(root), perceptual_hash=False))
+    subset = add_version(engine, name, share_of(engine, name, 0.5))
+    print(f"{name}: {n_pairs:,} pairs drawn and ingested in {time.perf_counter() - began:.0f} s")
+    return Pictures(name, root, locate_all(engine, subset))
