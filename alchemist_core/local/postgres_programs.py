@@ -15,7 +15,12 @@ from alchemist_core.local.postgres_account import Account, reachable_programs
 
 def psql_path() -> Path:
     """Return the wheel's own psql."""
-    return _install() / "bin" / "psql"
+    return client_program("psql")
+
+
+def client_program(name: str) -> Path:
+    """Return a program of the wheel that talks to any server: psql, pg_dump, pg_restore."""
+    return _install() / "bin" / name
 
 
 def _install() -> Path:

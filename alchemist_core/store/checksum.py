@@ -5,9 +5,11 @@ the same data by different ways. Knows the tables only by three queries, one for
 """
 
 import hashlib
+import re
 
 from sqlalchemy import Connection, text
 
+from alchemist_core.errors import StoreError
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.queries import load_query
 
@@ -19,25 +21,34 @@ SETTINGS = ("extra_float_digits = 1", "bytea_output = 'hex'", "datestyle = 'ISO'
 ROWS_A_FETCH = 10_000
 
 
-def checksum(url: str) -> str:
-    """Return one hash over all data tables of a database."""
+def checksum(url: str, *, moment: str | None = None) -> str:
+    """Return one hash over all data tables of a database, now or at the moment that another session holds."""
     digest = hashlib.sha256()
-    for table_name, table_hash in sorted(table_checksums(url).items()):
+    for table_name, table_hash in sorted(table_checksums(url, moment=moment).items()):
         digest.update(f"{table_name} {table_hash}\n".encode())
     return digest.hexdigest()
 
 
-def table_checksums(url: str) -> dict[str, str]:
+def table_checksums(url: str, *, moment: str | None = None) -> dict[str, str]:
     """Return a hash of each data table that has rows; comparing two stores, it names the table that differs."""
     engine = make_engine(url)
     try:
         # One snapshot of all tables, even while stages write.
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            if moment is not None:
+                connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT {_quoted(moment)}")
             for setting in SETTINGS:
                 connection.execute(text(f"SET LOCAL {setting}"))
             return {name: digest.hexdigest() for name, digest in _digests(connection).items()}
     finally:
         engine.dispose()
+
+
+def _quoted(moment: str) -> str:
+    # This statement takes no parameters.
+    if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", moment):
+        raise StoreError(f"{moment!r} is not a moment's name: pg_export_snapshot() gives such names.")
+    return f"'{moment}'"
 
 
 def _digests(connection: Connection) -> dict[str, "hashlib._Hash"]:

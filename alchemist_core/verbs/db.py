@@ -1,4 +1,4 @@
-"""The store itself: start and stop the embedded server, print its URL, open psql, migrate, take the checksum."""
+"""The store itself: start and stop the embedded server, print its URL, open psql, migrate, take the checksum, back up, restore."""
 
 import os
 from urllib.parse import unquote, urlsplit
@@ -12,6 +12,7 @@ from alchemist_core.local.postgres import psql_path, start_postgres, stop_postgr
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import database_url
 from alchemist_core.telemetry import say
+from alchemist_core.verbs.db_backup import BackupConfig, RestoreConfig, backup, restore
 
 
 class NoConfig(Config):
@@ -103,4 +104,6 @@ COMMANDS = {
     "psql": Command(PsqlConfig, psql),
     "migrate": Command(NoConfig, migrate),
     "checksum": Command(NoConfig, checksum),
+    "backup": Command(BackupConfig, backup),
+    "restore": Command(RestoreConfig, restore),
 }

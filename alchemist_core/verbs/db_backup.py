@@ -1,0 +1,183 @@
+"""Back the platform up and restore it: the database at one moment, the artifacts that it names, and proof that all came back.
+
+Shards are not copied: they are the user's own. What can be made again (materialized tars, caches) is not copied either.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field
+
+from alchemist_core.config import BARE_WORD, Config, Report
+from alchemist_core.data.artifacts import FEATURE_CACHE
+from alchemist_core.data.workers import n_own_cores
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.local.postgres_programs import client_program, environment, run_program
+from alchemist_core.settings import load_settings
+from alchemist_core.store.backups import drop_schema, forget_code, frozen_moment, is_empty
+from alchemist_core.store.checksum import checksum
+from alchemist_core.store.engine import database_url, open_store
+from alchemist_core.store.migrate import current_revision, migrate
+
+_NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
+_MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
+
+
+class BackupConfig(Config):
+    """Where the backup goes."""
+
+    folder: Path = Field(..., description="Folder to make; it must not exist", json_schema_extra=BARE_WORD)
+
+
+class RestoreConfig(Config):
+    """Which backup comes back, into the store and the home of the settings."""
+
+    folder: Path = Field(..., description="Folder that `alchemist db backup` made", json_schema_extra=BARE_WORD)
+
+
+class BackupReport(Report):
+    """What was kept or brought back."""
+
+    folder: str
+    checksum: str
+    revision: str
+    n_files: int
+    n_bytes: int
+
+
+def backup(config: BackupConfig) -> BackupReport:
+    """Write the database and its artifacts into a folder, while stages may go on writing.
+
+    Raises:
+        ConfigError: The folder exists.
+    """
+    if config.folder.exists():
+        raise ConfigError(f"{config.folder} exists: name a new folder, so that no backup is ever overwritten.")
+    open_store().dispose()
+    url, aside = database_url(), config.folder.with_name(f".{config.folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    # The checksum is of the very moment that is dumped. Artifacts are written before the rows that name them and never changed.
+    with frozen_moment(url) as moment:
+        jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={moment}")
+        _run(
+            "pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={aside / _DATABASE}"
+        )
+        taken = checksum(url, moment=moment)
+    artifacts = load_settings().artifacts
+    if artifacts.is_dir():
+        shutil.copytree(artifacts, aside / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))
+    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(aside)}
+    (aside / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
+    aside.replace(config.folder)
+    return _report(config.folder, note)
+
+
+def restore(config: RestoreConfig) -> BackupReport:
+    """Bring a backup into an empty store, and compare the checksum with the one taken then.
+
+    Raises:
+        ConfigError: The store holds data.
+        DataError: The backup is damaged, an artifact here is another one, or the data that came back differ.
+    """
+    folder = config.folder.resolve()
+    note = _read_note(folder)
+    open_store().dispose()
+    url = database_url()
+    if not is_empty(url):
+        raise ConfigError(
+            "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
+        )
+    _restore_artifacts(folder / _ARTIFACTS)
+    drop_schema(url)
+    _run(
+        "pg_restore",
+        url,
+        "--format=directory",
+        f"--jobs={n_own_cores()}",
+        "--no-owner",
+        "--exit-on-error",
+        str(folder / _DATABASE),
+    )
+    is_same_code = current_revision(url) == note["revision"]
+    forget_code(url)
+    migrate(url)
+    # A newer schema may have columns that the old checksum did not know.
+    if is_same_code and (found := checksum(url)) != note["checksum"]:
+        raise DataError(
+            f"The restored data have checksum {found}, the backup was taken at {note['checksum']}: do not use them."
+        )
+    return _report(folder, note)
+
+
+def _run(name: str, url: str, *arguments: str) -> None:
+    # By the environment: a password in the arguments would show in the list of processes.
+    address = urlsplit(url)
+    place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
+    run_program(
+        [client_program(name), f"--dbname={place}", *arguments],
+        env=environment() | {"PGPASSWORD": unquote(address.password or "")},
+    )
+
+
+def _left_out(at: Path, artifacts: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (at == artifacts and name in _MADE_AGAIN) or name.startswith(".")]
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): _sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _NOTE
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    try:
+        note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder} holds no backup ({error}): name the folder that `alchemist db backup` made."
+        ) from error
+    found = _hash_files(folder)
+    if wrong := sorted(
+        name for name in note["files"].keys() | found.keys() if note["files"].get(name) != found.get(name)
+    ):
+        raise DataError(
+            f"{len(wrong)} files of the backup are missing or changed, the first is {wrong[0]}: use another backup."
+        )
+    return note
+
+
+def _restore_artifacts(source: Path) -> None:
+    """Copy what is not here; refuse before anything is written where something else has a name."""
+    target = load_settings().artifacts
+    files = (
+        [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
+    )
+    for name in files:
+        if (target / name).exists() and _sha256(target / name) != _sha256(source / name):
+            raise DataError(f"{target / name} is another file than the backup's: restore into a new ALCHEMIST_HOME.")
+    for name in files:
+        if not (target / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            aside = (target / name).with_name(f".{name.name}.{os.getpid()}")
+            shutil.copy2(source / name, aside)
+            aside.replace(target / name)
+
+
+def _report(folder: Path, note: dict[str, Any]) -> BackupReport:
+    return BackupReport(
+        folder=str(folder), checksum=note["checksum"], revision=note["revision"], n_files=len(note["files"]),
+        n_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )  # fmt: skip
