@@ -31,6 +31,14 @@ class Sheet:
     rows: list[ArmRow]
     figures: dict[str, str]
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what a page needs that knows nothing of rows: texts and pictures."""
+        return {
+            "notes": self.notes,
+            "table": [tables.HEAD, *(tables.cells(row) for row in self.rows)],
+            "figures": self.figures,
+        }
+
 
 def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     """Lay a stored result out; equal results give equal sheets."""

@@ -17,6 +17,9 @@ from alchemist_core.stages.report_page import (
     BANDS,
     ArmRun,
     ContactSheet,
+    CostRow,
+    DriftRow,
+    ExperimentContent,
     Fact,
     Histogram,
     LineageStep,
@@ -30,12 +33,15 @@ from alchemist_core.stages.report_page import (
     pick_band,
 )
 from alchemist_core.store import models, overviews
+from alchemist_core.store.experiments import list_experiments
 from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 
 THUMBNAIL_SIDE = 96
+# More nights than this are told together.
+MAX_NIGHTS = 7
 
 
 def gather_content(stage_run: StageRun, dataset: str | None, *, made_at: datetime) -> ReportContent:
@@ -50,11 +56,15 @@ def gather_content(stage_run: StageRun, dataset: str | None, *, made_at: datetim
         made_at=made_at,
         facts=_facts(dataset, rater, snapshot),
         scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
+        ranks=Histogram.of(snapshot.rank_N, bounds=(0.0, 1.0)) if snapshot else None,
         subsets=[_subset(engine, row) for row in subsets],
         sheets=_sheets(stage_run, snapshot) if snapshot else (),
         arms=[arm for row in subsets for arm in _arms(engine, row)],
+        experiments=_experiments(engine, dataset),
         nights=[NightRow(*row) for row in overviews.read_nights(engine, dataset)],
         quarantine=[QuarantineRow(*row) for row in overviews.read_quarantine(engine, dataset)],
+        drift=[DriftRow(*row) for row in overviews.read_drift(engine, rater.rater_id, dataset)] if rater else (),
+        costs=[CostRow(*row) for row in overviews.read_costs(engine, [row.title for row in subsets])],
     )
 
 
@@ -90,10 +100,35 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
             LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} pairs"),
             LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible pairs"),
             LineageStep("rater", rater.name, checkpoint),
+            *(LineageStep("shards", *told) for told in _shards(engine, row)),
         ),
         warning=mixed_pairing_warning(strategy, rater.rule),
         change=_change(engine, row),
     )
+
+
+def _shards(engine: Engine, row: SubsetRow) -> list[tuple[str, str]]:
+    """Name each night's shards, those of many nights together."""
+    nights = overviews.read_snapshot_shards(engine, row.snapshot_id)
+    if len(nights) > MAX_NIGHTS:
+        total = sum(night.n_shards for night in nights)
+        return [(f"{total:,} of {len(nights)} nights", f"{nights[0].crawl_date} to {nights[-1].crawl_date}")]
+    return [
+        (f"{night.n_shards:,} of {night.dataset}, {night.crawl_date}", f"{night.first_uri} to {night.last_uri}")
+        for night in nights
+    ]
+
+
+def _experiments(engine: Engine, dataset: str | None) -> list[ExperimentContent]:
+    """Return the finished experiments on a dataset, or all; those on drawn scenes stand in the report of all alone."""
+    found = []
+    for row in list_experiments(engine):
+        is_asked = dataset is None or row.config.get("dataset") == dataset
+        if is_asked and row.finished_at and row.result and (sheet := row.result.get("sheet")):
+            head, *rows = (tuple(line) for line in sheet["table"])
+            figures = tuple((title, svg) for title, svg in sheet["figures"].items())
+            found.append(ExperimentContent(row.name, tuple(sheet["notes"]), head, tuple(rows), figures))
+    return found
 
 
 def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:

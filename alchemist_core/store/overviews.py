@@ -39,3 +39,31 @@ def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int
         statement = statement.where(RankSnapshot.dataset_names.any_() == dataset)
     with engine.connect() as connection:
         return connection.execute(statement).scalar()
+
+
+def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> Sequence[AnyRow]:
+    """Return dataset, crawl_date, n_tested, psi, ks_distance and verdict of a rater's nights that drift has looked at."""
+    statement = text("""
+        SELECT datasets.name, nights.crawl_date, tested.n_tested, tested.psi, tested.ks_distance, tested.verdict
+        FROM alchemist.score_distributions AS tested JOIN alchemist.nights USING (night_id) JOIN alchemist.datasets USING (dataset_id)
+        WHERE nights.rater_id = :rater_id AND (CAST(:dataset AS text) IS NULL OR datasets.name = :dataset)
+        ORDER BY datasets.name, nights.crawl_date, nights.night_id
+    """)
+    with engine.connect() as connection:
+        return connection.execute(statement, {"rater_id": rater_id, "dataset": dataset}).all()
+
+
+def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
+    """Return kind, name, device and seconds of the named subset versions, from the view `device_seconds`."""
+    statement = text("""
+        SELECT kind, name, device, seconds FROM alchemist.device_seconds
+        WHERE kind = 'subset' AND name = ANY(:subsets) AND seconds IS NOT NULL ORDER BY name, device
+    """)
+    with engine.connect() as connection:
+        return connection.execute(statement, {"subsets": list(subsets)}).all()
+
+
+def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
+    """Return dataset, crawl_date, n_shards, first_uri and last_uri of each night that a snapshot was taken of."""
+    with engine.connect() as connection:
+        return connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id}).all()

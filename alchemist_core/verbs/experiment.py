@@ -70,8 +70,10 @@ def run(config: RunConfig) -> RunReport:
         "rows": [row.as_json() for row in compare_cells(cells)],
         "regions": experiment.regions(),
     }
-    store.finish_experiment(engine, name, result)
-    return _report(name, begun.config["experiment"], result, stated)
+    sheet = page.make_sheet(QUESTIONS[begun.config["experiment"]], result)
+    # The report page shows the sheet as it is.
+    store.finish_experiment(engine, name, {**result, "sheet": sheet.as_json()})
+    return _report(name, sheet, result, stated)
 
 
 def list_(_config: ListConfig) -> ListReport:
@@ -92,11 +94,11 @@ def show(config: ShowConfig) -> RunReport:
     row = store.find_experiment(open_store(), config.name)
     if row.result is None or row.finished_at is None:
         raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
-    return _report(row.name, row.config["experiment"], row.result, None)
+    result = {key: value for key, value in row.result.items() if key != "sheet"}
+    return _report(row.name, page.make_sheet(QUESTIONS[row.config["experiment"]], result), result, None)
 
 
-def _report(name: str, question: str, result: dict[str, Any], stated: dict[str, Any] | None) -> RunReport:
-    sheet = page.make_sheet(QUESTIONS[question], result)
+def _report(name: str, sheet: page.Sheet, result: dict[str, Any], stated: dict[str, Any] | None) -> RunReport:
     folder = page.write_files(name, sheet, result)
     return RunReport(
         name=name, cost=stated, before=result["before"], rows=result["rows"], folder=str(folder),

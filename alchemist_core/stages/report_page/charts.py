@@ -12,8 +12,8 @@ from alchemist_core.stages.report_page.content import Histogram
 from alchemist_core.stages.report_page.markup import Html, element
 
 
-def score_chart(histogram: Histogram) -> Html:
-    """Draw how many pairs have which score."""
+def histogram_chart(histogram: Histogram, what: str) -> Html:
+    """Draw how many pairs have which value; `what` names the values in the plural."""
     low, high = histogram.edges[0], histogram.edges[-1]
     y_ticks = nice_ticks(0.0, float(max(*histogram.counts, 1)))
     top = y_ticks[-1]
@@ -24,7 +24,7 @@ def score_chart(histogram: Histogram) -> Html:
     x_ticks = [
         ((tick - low) / ((high - low) or 1), _number(tick)) for tick in nice_ticks(low, high) if low <= tick <= high
     ]
-    label = f"Histogram of {sum(histogram.counts):,} scores from {_number(low)} to {_number(high)}"
+    label = f"Histogram of {sum(histogram.counts):,} {what} from {_number(low)} to {_number(high)}"
     return _plot(bars, x_ticks, [(tick / top, _count(tick)) for tick in y_ticks], label)
 
 

@@ -29,13 +29,15 @@ class Histogram:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, scores: NDArray[np.floating], n_bins: int = 60) -> "Histogram":
-        """Bin scores evenly between the lowest and the highest.
+    def of(
+        cls, scores: NDArray[np.floating], n_bins: int = 60, bounds: tuple[float, float] | None = None
+    ) -> "Histogram":
+        """Bin scores evenly between the lowest and the highest, or between given bounds.
 
         >>> Histogram.of(np.array([0.0, 1.0, 4.0]), n_bins=2).counts
         (2, 1)
         """
-        counts, edges = np.histogram(scores, n_bins)
+        counts, edges = np.histogram(scores, n_bins, bounds)
         return cls(tuple(edges.tolist()), tuple(counts.tolist()))
 
 
@@ -141,6 +143,39 @@ class QuarantineRow:
     example: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    """One night's scores beside the accepted nights': a row of `score_distributions`."""
+
+    dataset: str
+    crawl_date: date
+    n_tested: int
+    psi: float | None
+    ks_distance: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """What one thing cost: a night or a subset version, in seconds of work of one device."""
+
+    kind: str
+    name: str
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentContent:
+    """A finished experiment: what was asked and expected, its table as texts, its figures as SVG."""
+
+    name: str
+    notes: tuple[str, ...]
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    figures: tuple[tuple[str, str], ...]  # Title and SVG.
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
     """Everything that a page shows."""
@@ -149,8 +184,12 @@ class ReportContent:
     made_at: datetime
     facts: Sequence[Fact] = ()
     scores: Histogram | None = None
+    ranks: Histogram | None = None
     subsets: Sequence[SubsetContent] = ()
     sheets: Sequence[ContactSheet] = ()
     arms: Sequence[ArmRun] = ()
+    experiments: Sequence[ExperimentContent] = ()
     nights: Sequence[NightRow] = ()
     quarantine: Sequence[QuarantineRow] = ()
+    drift: Sequence[DriftRow] = ()
+    costs: Sequence[CostRow] = ()

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from alchemist_core.stages.report_page.charts import score_chart
+from alchemist_core.stages.report_page.charts import histogram_chart
 from alchemist_core.stages.report_page.comparison import Comparison, compare_arms
 from alchemist_core.stages.report_page.content import ReportContent
+from alchemist_core.stages.report_page.experiments import experiment_article
 from alchemist_core.stages.report_page.markup import Html, element, join
 from alchemist_core.stages.report_page.sheets import contact_sheet
 from alchemist_core.stages.report_page.subsets import subset_article
 from alchemist_core.stages.report_page.tables import (
     comparison_table,
+    cost_table,
+    drift_table,
     nights_table,
     quarantine_table,
     show_estimate,
@@ -36,7 +39,11 @@ def render_report(content: ReportContent) -> str:
     body = element(
         "body",
         _header(content, comparisons),
-        element("main", _worth(comparisons), _scores(content), _subsets(content), _sheets(content), _accounts(content)),
+        element(
+            "main",
+            *(_worth(comparisons), _experiments(content), _scores(content)),
+            *(_subsets(content), _sheets(content), _accounts(content)),
+        ),
     )
     return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
 
@@ -93,13 +100,31 @@ def _worth(comparisons: Sequence[Comparison]) -> Html:
     )
 
 
+def _experiments(content: ReportContent) -> Html | None:
+    if not content.experiments:
+        return None
+    return _section(
+        "experiments",
+        "What did the experiments show?",
+        "Ways to choose, compared over seeds; the seeds that chose a policy report nothing. Lower loss is better.",
+        [experiment_article(found) for found in content.experiments],
+        "",
+    )
+
+
 def _scores(content: ReportContent) -> Html:
-    chart = content.scores and element("figure", score_chart(content.scores), element("figcaption", "score (logit) →"))
+    named = (("scores", "score (logit) →", content.scores), ("ranks", "rank, 0 = highest score →", content.ranks))
+    charts = [
+        element("figure", histogram_chart(values, what), element("figcaption", caption))
+        for what, caption, values in named
+        if values is not None
+    ]
     return _section(
         "scores",
         "How are the scores spread?",
-        "The rater's instance logit of every eligible pair. High scores have rank 0.",
-        [chart] if chart else [],
+        "The rater's instance logit of every eligible pair, and its rank on the rater's frozen scale. High scores have rank 0. "
+        "Ranks lie flat while the pool is the one that the scale was fitted to.",
+        charts,
         "No pair has a score yet: train a rater, then score.",
     )
 
@@ -139,9 +164,22 @@ def _accounts(content: ReportContent) -> Html:
         "accounts",
         "Is every location accounted for?",
         "What came in each night = what was scored + what was set aside.",
-        [nights, element("h3", "Quarantine, by reason"), quarantine],
+        [nights, element("h3", "Quarantine, by reason"), quarantine, *_drift(content), *_costs(content)],
         "",
     )
+
+
+def _drift(content: ReportContent) -> list[Html]:
+    if not content.drift:
+        return []
+    title = element("h3", "Drift ", element("small", "each night's scores beside the accepted nights before"))
+    return [title, drift_table(content.drift)]
+
+
+def _costs(content: ReportContent) -> list[Html]:
+    if not content.costs:
+        return []
+    return [element("h3", "Cost ", element("small", "time of the device that worked")), cost_table(content.costs)]
 
 
 def _section(name: str, title: str, intro: str, parts: Sequence[Html], empty: str) -> Html:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alchemist_core.stages.report_page.comparison import ArmSummary, Comparison, Estimate
-from alchemist_core.stages.report_page.content import NightRow, QuarantineRow, VersionChange
+from alchemist_core.stages.report_page.content import CostRow, DriftRow, NightRow, QuarantineRow, VersionChange
 from alchemist_core.stages.report_page.markup import Html, element
 
 _ARM_NOTES = {
@@ -30,13 +30,13 @@ def comparison_table(comparison: Comparison) -> Html:
         "Gain",
         "Gap closed",
     )
-    return _table(head, rows, class_="comparison")
+    return table(head, rows, class_="comparison")
 
 
 def nights_table(nights: Sequence[NightRow]) -> Html:
     """Show each night's accounts: locations in = scored + quarantined."""
     head = ("Night", "Dataset", "Status", "Shards", "Locations", "Scored", "Quarantined", "Accounts")
-    return _table(head, [(_night_cells(night), "") for night in nights], class_="nights")
+    return table(head, [(_night_cells(night), "") for night in nights], class_="nights")
 
 
 def change_table(change: VersionChange) -> Html:
@@ -48,7 +48,7 @@ def change_table(change: VersionChange) -> Html:
     rows = [(reason, change.leavers.get(reason, 0), change.joiners.get(reason, 0)) for reason in reasons]
     rows.append(("all of them", sum(change.leavers.values()), sum(change.joiners.values())))
     cells = [((name, *(_figure(f"{n:,}") for n in counts)), "") for name, *counts in rows]
-    return _table(("Why", "Pairs that left", "Pairs that joined"), cells, class_="change")
+    return table(("Why", "Pairs that left", "Pairs that joined"), cells, class_="change")
 
 
 def quarantine_table(rows: Sequence[QuarantineRow]) -> Html:
@@ -58,7 +58,43 @@ def quarantine_table(rows: Sequence[QuarantineRow]) -> Html:
         ((element("code", row.reason), row.stage, _figure(f"{row.n_locations:,}"), element("bdi", row.example)), "")
         for row in ordered
     ]
-    return _table(("Reason", "Found by", "Locations", "Example"), cells, class_="quarantine")
+    return table(("Reason", "Found by", "Locations", "Example"), cells, class_="quarantine")
+
+
+def drift_table(rows: Sequence[DriftRow]) -> Html:
+    """Show how far each night's scores lie from the accepted ones."""
+    cells = [
+        (
+            (
+                *(row.crawl_date.isoformat(), row.dataset, row.verdict, _figure(f"{row.n_tested:,}")),
+                *(_figure("–" if value is None else f"{value:.3f}") for value in (row.psi, row.ks_distance)),
+            ),
+            "",
+        )
+        for row in rows
+    ]
+    return table(("Night", "Dataset", "Verdict", "Pairs tested", "PSI", "KS distance"), cells, class_="drift")
+
+
+def cost_table(rows: Sequence[CostRow]) -> Html:
+    """Show what nights and subsets cost."""
+    cells = [((row.name, row.kind, row.device, _figure(show_duration(row.seconds))), "") for row in rows]
+    return table(("What", "Kind", "Device", "Time"), cells, class_="costs")
+
+
+def show_duration(seconds: float) -> str:
+    """Write a time in the unit that people would say it in.
+
+    >>> show_duration(42.4), show_duration(600), show_duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def show_estimate(estimate: Estimate | None, digits: int, scale: float = 1.0, unit: str = "") -> Html:
@@ -136,8 +172,11 @@ def _figure(content: object) -> Html:
     return element("span", content, class_="figure")
 
 
-def _table(head: Sequence[str], rows: Sequence[tuple[tuple[object, ...], str]], class_: str) -> Html:
-    # Roles are written out because cards on a phone (display: grid) would take them away.
+def table(head: Sequence[str], rows: Sequence[tuple[tuple[object, ...], str]], class_: str) -> Html:
+    """Lay rows of cells, each with its class, out under a head; on a phone each row becomes a card.
+
+    Roles are written out because cards on a phone (display: grid) would take them away.
+    """
     body = [
         element(
             "tr",

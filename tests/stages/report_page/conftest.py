@@ -10,6 +10,9 @@ import pytest
 from alchemist_core.data.faults import Fault
 from alchemist_core.data.images import decode_image
 from alchemist_core.data.pairs import find_image, read_pairs
+from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments.page import make_sheet
+from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.selection.curves import selection_curve
 from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise
@@ -18,6 +21,9 @@ from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairin
 from alchemist_core.stages.report_page.content import (
     ArmRun,
     ContactSheet,
+    CostRow,
+    DriftRow,
+    ExperimentContent,
     Fact,
     Histogram,
     LineageStep,
@@ -56,9 +62,11 @@ def content():
         made_at=datetime(2026, 3, 2, 6, 30, tzinfo=UTC),
         facts=[Fact("Dataset", "corpus"), Fact("Rater", "rater-9bb1e0")],
         scores=Histogram.of(score_N),
+        ranks=Histogram.of(rank_N, bounds=(0.0, 1.0)),
         subsets=[subset(rank_N, TopK(), 0.2), subset(rank_N, ShiftGsample(), 0.5)],
         sheets=sheets,
         arms=arm_runs(),
+        experiments=[experiment()],
         nights=[
             NightRow("corpus", date(2026, 3, 1), 2, 2_000, 0, 3, "nothing scored: no production rater"),
             NightRow("corpus", date(2026, 3, 2), 1, 1_004, 1_000, 4, "selectable"),
@@ -67,7 +75,24 @@ def content():
             QuarantineRow("missing_caption", "ingest", 2, "no .txt"),
             QuarantineRow("truncated_image", "ingest", 5, "image file is truncated (12 bytes not processed)"),
         ],
+        drift=[
+            DriftRow("corpus", date(2026, 3, 1), 1_997, None, None, "recorded"),
+            DriftRow("corpus", date(2026, 3, 2), 1_000, 0.031, 0.044, "steady"),
+        ],
+        costs=[CostRow("subset", "corpus-top_k-r20 v1", "cpu", 754.0)],
     )
+
+
+def experiment():
+    seeds = range(3, 8)
+    losses = {"random": 3.2, "planted": 2.75, "alignment/auto": 2.8, "full": 2.0}
+    cells = [Cell(arm, 0.2, seed, 120, 19, loss + 0.02 * (seed % 3)) for arm, loss in losses.items() for seed in seeds]
+    before = {"n_seeds": 5, "effect_in_spreads": 1.66, "effect": 0.05, "spread": 0.03, "spread_from": "seeds 0, 1, 2"}
+    found = make_sheet(
+        QUESTIONS["region"], {"before": before, "cells": [cell.as_json() for cell in cells], "regions": []}
+    ).as_json()
+    head, *rows = found["table"]
+    return ExperimentContent("region", tuple(found["notes"]), head, tuple(rows), tuple(found["figures"].items()))
 
 
 def subset(rank_N, strategy, retention):

@@ -9,7 +9,7 @@ from alchemist_core.selection.curves import selection_curve
 from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import ShiftGsample
-from alchemist_core.stages.report_page.charts import nice_ticks, score_chart, selection_chart, selection_legend
+from alchemist_core.stages.report_page.charts import histogram_chart, nice_ticks, selection_chart, selection_legend
 from alchemist_core.stages.report_page.content import Histogram
 
 
@@ -28,7 +28,7 @@ def heights(svg, kind):
 
 
 def test_a_bar_is_as_high_as_its_count():
-    chart = score_chart(Histogram((0.0, 1.0, 2.0, 3.0), (50, 100, 0)))
+    chart = histogram_chart(Histogram((0.0, 1.0, 2.0, 3.0), (50, 100, 0)), "scores")
     assert heights(chart, "kept") == [50.0, 100.0, 0.0]
     assert "<title>0 to 1: 50 pairs</title>" in chart
 
@@ -36,7 +36,7 @@ def test_a_bar_is_as_high_as_its_count():
 @pytest.mark.parametrize("scores", [[1.0], [2.0, 2.0], [-3.0, 9.0]])
 def test_scores_without_spread_can_be_drawn(scores):
     histogram = Histogram.of(np.array(scores))
-    assert sum(heights(score_chart(histogram), "kept")) > 0
+    assert sum(heights(histogram_chart(histogram, "scores"), "kept")) > 0
 
 
 def curve(k):

@@ -52,7 +52,7 @@ def outline(page):
 def test_the_page_is_well_formed_and_can_be_written(page, outline):
     page.encode("utf-8")
     ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
-    assert len(ids) == len(set(ids)) == 5
+    assert len(ids) == len(set(ids)) == 6
 
 
 def test_the_page_needs_no_network_and_no_script(page, outline):
@@ -62,7 +62,7 @@ def test_the_page_needs_no_network_and_no_script(page, outline):
         for name, value in attributes.items()
         if name in ("src", "href", "srcset", "action", "data")
     ]
-    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,")) for source in sources)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.elements}
     assert not any(name.startswith("on") for _, attributes in outline.elements for name in attributes)
     assert "url(" not in page
@@ -82,7 +82,7 @@ def test_no_attribute_can_be_left(page):
 
 def test_images_are_real_and_carry_their_captions(content, outline):
     tiles = [tile for sheet in content.sheets for tile in sheet.tiles]
-    sources = [attributes["src"] for tag, attributes in outline.elements if tag == "img"]
+    sources = [attributes["src"] for tag, attributes in outline.elements if tag == "img" and not attributes["alt"]]
     assert len(sources) == len(tiles) == 72
     for source, tile in zip(sources, tiles, strict=True):
         data = base64.b64decode(source.partition(",")[2])
@@ -104,6 +104,30 @@ def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
         assert any(text.startswith(subset.name) for text in outline.text)
         assert all(step.name in outline.text for step in subset.lineage)
     assert any("shift_gsample drops the top" in text for text in outline.text)
+
+
+def test_an_experiment_shows_its_expectation_its_table_and_its_figures(content, outline):
+    (experiment,) = content.experiments
+    assert set(experiment.notes) <= {text.strip() for text in outline.text}
+    assert "5 seeds show, in 4 of 5 repetitions" in " ".join(outline.text)
+    assert {cell for row in experiment.rows for cell in row if cell} <= set(outline.text)
+    figures = [attributes for tag, attributes in outline.elements if tag == "img" and attributes["alt"]]
+    assert len(figures) == len(experiment.figures) == 1
+    svg = base64.b64decode(figures[0]["src"].partition(",")[2]).decode()
+    # The style of a figure stays inside of it.
+    assert ".whisker" not in svg
+    assert "alignment/auto" in svg
+
+
+def test_drift_and_cost_are_told(outline):
+    text = " ".join(outline.text)
+    assert re.search(r"2026-03-02.*steady.*1,000.*0\.031.*0\.044", text)
+    assert re.search(r"corpus-top_k-r20 v1\s+Kind\s+subset\s+Device\s+cpu\s+Time\s+13 min", text)
+
+
+def test_ranks_have_a_histogram_of_their_own(outline):
+    labels = [attributes.get("aria-label", "") for tag, attributes in outline.elements if tag == "svg"]
+    assert sum(label.startswith("Histogram of 600 ranks from 0") for label in labels) == 1
 
 
 def test_the_same_content_gives_the_same_page(content, page):

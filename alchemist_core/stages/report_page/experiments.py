@@ -1,0 +1,28 @@
+"""One experiment on the page: what was asked, what could be seen, its figures and its table.
+
+A figure is an image of its own: its style then stays inside, and follows light and dark by itself.
+"""
+
+import base64
+
+from alchemist_core.stages.report_page.content import ExperimentContent
+from alchemist_core.stages.report_page.markup import Html, element
+from alchemist_core.stages.report_page.tables import table
+
+
+def experiment_article(experiment: ExperimentContent) -> Html:
+    """Lay out one experiment."""
+    title, *notes = experiment.notes
+    rows = [(cells, "") for cells in experiment.rows]
+    return element(
+        "article",
+        element("h3", title, " ", element("small", experiment.name)),
+        *(element("p", note, class_="line") for note in notes),
+        element("div", *(_figure(title, svg) for title, svg in experiment.figures), class_="figures-row"),
+        table(experiment.head, rows, class_="experiment"),
+    )
+
+
+def _figure(title: str, svg: str) -> Html:
+    source = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    return element("figure", element("img", src=source, alt=title, loading="lazy"), class_="drawn")
