@@ -9,13 +9,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.code_version import code_version
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import open_store
+from alchemist_core.store.engine import DatabaseError, open_store
 from alchemist_core.store.leases import is_live, renew_leases
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
@@ -69,7 +68,7 @@ class Heartbeat(threading.Thread):
                 with self._run.engine.begin() as connection:
                     tokens = renew_leases(connection, self._run.run_id, ttl_s=self._ttl_s)
                     beat(connection, self._run.run_id, self._run.progress)
-            except DBAPIError:
+            except DatabaseError:
                 tokens = None
             self._judge(tokens)
 
@@ -125,7 +124,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
 
 def _finish_quietly(run: StageRun, fields: dict[str, Any], *, work_seconds: float) -> None:
     # The error that ended the work matters more than one from noting it, for example when the server is down.
-    with suppress(DBAPIError):
+    with suppress(DatabaseError):
         finish_run(run.engine, run.claim, state="failed", work_seconds=work_seconds, **fields)
 
 

@@ -5,8 +5,12 @@ from functools import cache
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.settings import Settings, load_settings
+
+DatabaseError = DBAPIError
+"""What a refused statement or a lost server raises, for those who go on without it."""
 
 
 def database_url(settings: Settings | None = None) -> str:
