@@ -7,7 +7,7 @@ FORMS = {
         "crawl_date": {'type': ['string', 'null'], 'default': None, 'title': 'Crawl date', 'format': 'date', 'description': "Only shards of this day (YYYY-MM-DD): a dated folder in a shard's path decides, else this date is noted"},
     },
     "train_rater": {
-        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Defaults by name; other fields override them', 'enum': ['paper', 'paper_exact', 'paper_size', 'tiny']},
+        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Defaults by name; other fields override them', 'enum': ['flux_mini', 'paper', 'paper_exact', 'paper_size', 'tiny']},
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset whose pairs are rated', 'pattern': '^[^{}]*$', 'minLength': 1},
         "validation": {'type': 'string', 'title': 'Validation', 'description': 'Validation dataset: what the model should become good at', 'pattern': '^[^{}]*$', 'minLength': 1},
         "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6) or loss (Eq. 9); empty: as the preset says', 'enum': [None, 'alignment', 'loss']},
@@ -28,6 +28,7 @@ FORMS = {
         "rater": {'type': 'string', 'default': 'production', 'title': 'Rater', 'description': "Whose scores rank the pairs: a rater's name, or production, or newest", 'pattern': '^[^{}]*$'},
         "materialize": {'type': 'boolean', 'default': False, 'title': 'Materialize', 'description': 'Write the members as tar shards with a verified manifest'},
         "dry_run": {'type': 'boolean', 'default': False, 'title': 'Dry run', 'description': 'Only preview what would be selected'},
+        "approve": {'type': 'boolean', 'default': False, 'title': 'Approve', 'description': 'Ask a person before the version is published'},
     },
     "evaluate_subset": {
         "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, comma between them: subset, random, minus_loss, planted, full', 'pattern': '^[^{}]*$'},

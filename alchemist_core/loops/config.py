@@ -182,17 +182,18 @@ class DownstreamConfig(BaseModel):
 
     @model_validator(mode="after")
     def _flux_is_adapted(self) -> "DownstreamConfig":
-        if (self.flux is None) != (self.flux_parts is None) or (self.flux is not None and self.method != "lora"):
-            message = (
-                f"flux {'given' if self.flux else 'none'} with method {self.method} and flux_parts {self.flux_parts}: "
-                "FLUX-mini wants --preset flux_mini, --base (its weights file) and --flux-parts, and is trained by lora"
-            )
+        if self.flux is not None and self.method != "lora":
+            message = f"method {self.method}: a flow-matching transformer is trained by lora, as preset flux_mini says"
+            raise ValueError(message)
+        if self.flux is None and self.flux_parts is not None:
+            message = f"flux_parts {self.flux_parts} belongs to preset flux_mini"
             raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _lora_has_a_base(self) -> "DownstreamConfig":
-        if (self.method == "lora") != (self.base is not None):
+        # FLUX's paths are asked for when it is trained: a preset cannot know them.
+        if self.flux is None and (self.method == "lora") != (self.base is not None):
             message = (
                 f"method {self.method} with base {self.base}: lora needs the folder of a model, scratch takes none"
             )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from alchemist_core.loops.flux_recipe import FluxPairs, FluxRecipe, read_trained
+from alchemist_core.loops.flux_recipe import FluxPairs, FluxRecipe, base_and_parts, read_trained
 from alchemist_core.loops.generators import read_config
 from alchemist_core.loops.pairs import PairSource
 from alchemist_core.models.flux import draw_latents, flow_loss
@@ -28,11 +28,11 @@ class FluxGenerator:
     def __init__(self, model_path: Path, device: torch.device) -> None:
         config = read_config(model_path)
         assert config.flux is not None
-        assert config.flux_parts is not None
         self._device = device
         self._transformer = read_trained(model_path, config).eval().to(device)
-        self._vae = FluxAutoencoder(config.flux_parts, config.flux, str(device))
-        self._text = FluxTextEncoder(config.flux_parts, config.flux, str(device))
+        _, parts = base_and_parts(config)
+        self._vae = FluxAutoencoder(parts, config.flux, str(device))
+        self._text = FluxTextEncoder(parts, config.flux, str(device))
 
     def draw(self, prompts: list[str], seeds: list[int], sampling: FlowSamplingConfig) -> ImageArray:
         """Draw one image a prompt; each depends on its own seed and prompt only: every forward has one shape."""

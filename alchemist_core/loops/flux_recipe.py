@@ -61,10 +61,9 @@ class FluxRecipe:
 
     def __init__(self, config: DownstreamConfig, device: torch.device) -> None:
         assert config.flux is not None
-        assert config.flux_parts is not None
         self._config, self._flux, self._device = config, config.flux, str(device)
         self.gradient_clip: float | None = config.flux.gradient_clip
-        self._parts = config.flux_parts
+        self._base, self._parts = base_and_parts(config)
 
     def encode(self, pairs: PairSource, cache: Path | None) -> FluxPairs:
         """Run the VAE over images that it has not seen yet; it is let go afterwards."""
@@ -75,8 +74,7 @@ class FluxRecipe:
 
     def make_model(self) -> nn.Module:
         """Load the published weights and put adapters on them."""
-        assert self._config.base is not None
-        transformer = load_flux(self._config.base, self._flux, DTYPES[self._flux.precision])
+        transformer = load_flux(self._base, self._flux, DTYPES[self._flux.precision])
         if self._flux.is_checkpointed:
             transformer.enable_gradient_checkpointing()
         return FlowMatching(add_lora(transformer, self._config.lora_rank, targets=FLUX_TARGETS), self._flux.guidance)
@@ -91,9 +89,22 @@ class FluxRecipe:
 
     def write(self, model: Any, folder: Path) -> None:
         """Write the adapters, and the hash of the weights that they belong to."""
-        assert self._config.base is not None
         save_lora(model.transformer, folder / "adapters.safetensors")
-        (folder / BASE_FILE).write_text(weights_sha256(self._config.base) + "\n", encoding="ascii")
+        (folder / BASE_FILE).write_text(weights_sha256(self._base) + "\n", encoding="ascii")
+
+
+def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
+    """Return where the weights and the encoders lie.
+
+    Raises:
+        ConfigError: One was not given, or nothing lies there.
+    """
+    if config.base is None or config.flux_parts is None or not config.base.is_file():
+        raise ConfigError(
+            f"--base {config.base} and --flux-parts {config.flux_parts}: FLUX-mini is trained on flux-mini.safetensors and "
+            "reads the folder of FLUX.1 in diffusers' layout (vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2)"
+        )
+    return config.base, config.flux_parts
 
 
 def encode_latents(
@@ -126,12 +137,10 @@ def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
         ConfigError: Other weights lie there now.
     """
     assert config.flux is not None
-    assert config.base is not None
-    wanted, found = (model_path / BASE_FILE).read_text(encoding="ascii").strip(), weights_sha256(config.base)
+    base, _ = base_and_parts(config)
+    wanted, found = (model_path / BASE_FILE).read_text(encoding="ascii").strip(), weights_sha256(base)
     if wanted != found:
-        raise ConfigError(
-            f"{config.base} is {found[:16]}…, but the adapters were trained on {wanted[:16]}…: give those"
-        )
-    transformer = load_flux(config.base, config.flux, DTYPES[config.flux.precision])
+        raise ConfigError(f"{base} is {found[:16]}…, but the adapters were trained on {wanted[:16]}…: give those")
+    transformer = load_flux(base, config.flux, DTYPES[config.flux.precision])
     adapted = load_lora(transformer, model_path / "adapters.safetensors", config.lora_rank, targets=FLUX_TARGETS)
     return merge_lora(adapted)

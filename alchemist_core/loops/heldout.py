@@ -10,17 +10,24 @@ import torch
 from jaxtyping import Float32
 
 from alchemist_core.loops.encoding import encode_pairs
-from alchemist_core.loops.generators import load_generator
-from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.generators import load_generator, read_config
+from alchemist_core.loops.pairs import PairSource
 from alchemist_core.models.tokenizer import ENCODE_BATCH
 
 
 @torch.inference_mode()
-def heldout_losses(model_path: Path, pairs: Pairs) -> Float32[np.ndarray, " N"]:
-    """Give the cross-entropy of each pair in nats a token, under the model in a folder that `train_downstream` made."""
+def heldout_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, " N"]:
+    """Give each pair's loss under the model in a folder that `train_downstream` made.
+
+    STAR's is the cross-entropy in nats a token, FLUX's the squared error of the velocity.
+    """
     if not len(pairs):
         return np.empty(0, np.float32)
+    if read_config(model_path).flux is not None:
+        from alchemist_core.loops.flux_generation import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
+
+        return heldout_flow_losses(model_path, pairs)
     star, tokenizer, encoder = load_generator(model_path, torch.device("cpu"))
     data = encode_pairs(pairs, tokenizer, encoder)
-    parts = [star(*data.rows(index_B)) for index_B in torch.split(torch.arange(len(pairs)), ENCODE_BATCH)]
+    parts = [star(*data.rows(index_B)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
     return torch.cat(parts).numpy(force=True)

@@ -12,16 +12,18 @@ from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.contract import read_contract
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
-from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.stages.pair_reading import StoredPairs, read_images
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
 from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
 from alchemist_core.store.tables import AnyRow
 
-METRIC = "heldout_loss"
+METRIC, FLOW_METRIC = "heldout_loss", "heldout_flow_loss"
+"""Held-out losses of the scale-wise generator, and of flow matching (FLUX-mini): two units, never in one table."""
 
 
 class EvaluateConfig(Config):
@@ -31,7 +33,8 @@ class EvaluateConfig(Config):
     version: int | None = Field(None, ge=1, description="Version number; none: the newest")
     evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
     contract: str = Field(
-        METRIC, description="heldout_loss (nats a token), a shipped contract's name, or the path of a .toml file"
+        METRIC,
+        description="heldout_loss (nats a token), heldout_flow_loss (FLUX-mini), a shipped contract's name, or a .toml file",
     )
     weights: Path | None = Field(
         None, description="File or folder of the contract's network, where no package carries its weights"
@@ -59,22 +62,30 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
     engine = stage_run.engine
     subset = find_subset(engine, config.subset, version=config.version)
     rater = rater_of_subset(engine, subset)
-    trained = models.models_to_compare(engine, subset.subset_id, rater.name)
+    is_flux = _is_of_flux(config.contract)
+    trained = models.models_to_compare(engine, subset.subset_id, rater.name, is_flux=is_flux)
     if not trained:
         raise ConfigError(
-            f"No model was trained on {subset.title} yet. Run alchemist train-downstream --subset {subset.name} first."
+            f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
+            f"Run alchemist train-downstream --subset {subset.name} first."
         )
     rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
-    if config.contract != METRIC:
+    if config.contract not in {METRIC, FLOW_METRIC}:
         images = ImageEvaluation(stage_run, rows, contract=config.contract, weights=config.weights)
         n_measured = images.measure(trained)
         return _report(engine, subset, trained, images.contract_id, metric=images.title, n_measured=n_measured)
-    contract_id = models.store_contract(engine, heldout_contract(rater, rows))
-    measured = models.evaluated_models(engine, contract_id, METRIC)
+    contract_id = models.store_contract(engine, flow_contract(rows) if is_flux else heldout_contract(rater, rows))
+    measured = models.evaluated_models(engine, contract_id, config.contract)
     missing = [model for model in trained if model.model_id not in measured]
     if missing:
-        _measure(stage_run, missing, rows, contract_id, side=rater.config["training"]["resolution"])
-    return _report(engine, subset, trained, contract_id, metric=METRIC, n_measured=len(missing))
+        side = None if is_flux else rater.config["training"]["resolution"]
+        _measure(stage_run, missing, rows, contract_id, metric=config.contract, side=side)
+    return _report(engine, subset, trained, contract_id, metric=config.contract, n_measured=len(missing))
+
+
+def _is_of_flux(contract: str) -> bool:
+    """Tell whose models a contract measures: values of two families are never averaged."""
+    return contract == FLOW_METRIC or (contract != METRIC and read_contract(contract)[1].sampler == "flow")
 
 
 def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:
@@ -104,17 +115,32 @@ def heldout_contract(rater: AnyRow, rows: Any) -> dict[str, Any]:
     }
 
 
-def _measure(stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, side: int) -> None:
-    from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415  torch only when there is work
+def flow_contract(rows: Any) -> dict[str, Any]:
+    """Return all that two held-out losses of flow matching must share: pairs, and the times and noise of the measuring code."""
+    return {
+        "metric": FLOW_METRIC,
+        "unit": "squared error of the velocity, at the model's own resolution",
+        "pairs": members_sha256([bytes(row.pair_hash) for row in rows]),
+        "times": "8, the middles of equal shares of a logistic normal",
+        "noise": "seeded by a pair's place",
+    }
+
+
+def _measure(
+    stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, metric: str, side: int | None
+) -> None:
+    from alchemist_core.loops.generators import read_config  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415
     from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415
 
-    images, captions, *_ = read_images(rows, side, stage_run.report)
+    # STAR's models share one side: their images are read once. FLUX's each have their own, and more pixels.
+    shared = None if side is None else Pairs(*read_images(rows, side, stage_run.report)[:2])
     for done, model in enumerate(missing, 1):
-        loss_N = heldout_losses(
-            require_artifact(model.checkpoint_uri, model.checkpoint_sha256), Pairs(images, captions)
-        )
+        path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
+        flux = read_config(path).flux
+        loss_N = heldout_losses(path, shared if flux is None else StoredPairs(rows, flux.resolution, stage_run.report))
         models.store_evaluation(
-            stage_run.engine, model_id=model.model_id, contract_id=contract_id, metric=METRIC,
+            stage_run.engine, model_id=model.model_id, contract_id=contract_id, metric=metric,
             value=float(loss_N.mean()), n=len(loss_N), run_id=stage_run.run_id,
         )  # fmt: skip
         stage_run.report(done, len(missing), f"{model.arm} seed {model.seed}: {loss_N.mean():.4f}")

@@ -12,12 +12,14 @@ from alchemist_core.errors import DataError
 from alchemist_core.evaluation.contract import Contract, prompts_sha256, read_contract
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
+from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.tables import AnyRow
 
+SAMPLERS = {"star": SamplingConfig, "flow": FlowSamplingConfig}
 _CHUNK = 512
 """Reference images in memory at once."""
 
@@ -64,7 +66,7 @@ class ImageEvaluation:
         return len(missing)
 
     def _pin(self, draft: Contract) -> Contract:
-        sampling = SamplingConfig.model_validate(draft.sampling)
+        sampling = SAMPLERS[draft.sampler].model_validate(draft.sampling)
         found: dict[str, Any] = {"prompts_sha256": prompts_sha256(self.prompts)}
         if self.weights is not None:
             found["weights_sha256"] = weights_sha256(self.weights)
@@ -92,7 +94,7 @@ class ImageEvaluation:
 
             generate_images(
                 require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self.prompts,
-                first_seed=contract.first_seed, sampling=SamplingConfig.model_validate(contract.sampling), out=out,
+                first_seed=contract.first_seed, sampling=SAMPLERS[contract.sampler].model_validate(contract.sampling), out=out,
                 report=self.stage_run.report,
             )  # fmt: skip
         return out

@@ -133,9 +133,9 @@ class Comparison:
             raise DataError(
                 f"{len(gone):,} of {len(members):,} members cannot be read, the first is pair {gone[0].hex()[:16]}."
             )
-        return StoredPairs(
-            [row_of[pair_hash] for pair_hash in members], rater.config["training"]["resolution"], stage_run.report
-        )
+        flux = self.config.model.flux
+        side = rater.config["training"]["resolution"] if flux is None else flux.resolution
+        return StoredPairs([row_of[pair_hash] for pair_hash in members], side, stage_run.report)
 
 
 COMMANDS = {"": Command(TrainDownstreamConfig, run)}

@@ -43,10 +43,12 @@ def store_model(engine: Engine, **fields: Any) -> None:
         connection.execute(insert(Model).values(**fields))
 
 
-def models_to_compare(engine: Engine, subset_id: int, rater_name: str) -> list[ModelRow]:
-    """Return the models of a subset's arms, and those of the full eligible set under the same rater."""
+def models_to_compare(engine: Engine, subset_id: int, rater_name: str, *, is_flux: bool = False) -> list[ModelRow]:
+    """Return the models of a subset's arms, and those of the full eligible set under the same rater, all of one family."""
     is_full = (Model.arm == "full") & (Model.config["rater"].astext == rater_name)
-    statement = select(*COLUMNS).where(or_(Model.subset_id == subset_id, is_full)).order_by(Model.model_id)
+    has_flux = Model.config["model"]["flux"].astext.is_not(None)
+    family = has_flux if is_flux else ~has_flux
+    statement = select(*COLUMNS).where(or_(Model.subset_id == subset_id, is_full), family).order_by(Model.model_id)
     with engine.connect() as connection:
         return [ModelRow(*row) for row in connection.execute(statement)]
 

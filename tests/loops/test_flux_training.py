@@ -146,12 +146,20 @@ def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
     assert not np.array_equal(generator.draw(prompts[:1], [9], SAMPLING)[0], images[0])
 
 
-@pytest.mark.parametrize("changed", [
-    {"flux_parts": None}, {"flux": None}, {"method": "scratch", "base": None},
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"flux": None}, "belongs to preset flux_mini"), ({"method": "scratch"}, "is trained by lora"),
 ])  # fmt: skip
-def test_flux_wants_base_parts_and_adapters(config: DownstreamConfig, changed: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="FLUX-mini wants --preset flux_mini"):
+def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         DownstreamConfig.model_validate(config.model_dump() | changed)
+
+
+@pytest.mark.parametrize("field", ["base", "flux_parts"])
+def test_flux_asks_for_what_no_package_carries(
+    config: DownstreamConfig, field: str, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"FLUX-mini is trained on flux-mini\.safetensors"):
+        train(config.model_copy(update={field: None}), validation_pairs, tmp_path / "model")
 
 
 def test_encoders_of_another_size_are_refused(

@@ -1,0 +1,74 @@
+"""FLUX at tiny size through the stages: trained on a subset and its control, measured, and never averaged with STAR."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from sqlalchemy import text
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.models.published.flux import export_flux
+from alchemist_core.stages.evaluate import EvaluateConfig
+from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
+from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from tests.models.given_flux import TINY, new_transformer, write_flux_parts
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+SCENES = """
+metric = "geneval_scenes"
+extractor = "drawn_shapes"
+resolution = 16
+n_images = 6
+sampler = "flow"
+sampling = { n_steps = 2, batch_size = 3 }
+"""
+
+
+@pytest.fixture
+def selected(trained_store: TrainedStore) -> None:
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+
+
+def train(folder: Path) -> TrainDownstreamReport:
+    base = folder / "flux-tiny.safetensors"
+    if not base.exists():
+        save_file(export_flux(new_transformer().state_dict(), TINY), base)
+        write_flux_parts(folder / "parts")
+    model = {
+        "flux": TINY, "method": "lora", "base": base, "flux_parts": folder / "parts", "lora_rank": 4, "n_steps": 4,
+        "batch_size": 8,
+    }  # fmt: skip
+    return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "model": model}))
+
+
+@pytest.mark.usefixtures("selected")
+def test_flux_is_trained_measured_and_compared_apart_from_star(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No FLUX-mini was trained"):
+        evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss"))
+    train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "subset", "model": {"n_steps": 2}}))
+    assert train(tmp_path).n_trained == 2
+    assert train(tmp_path).n_reused == 2
+    flow = evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss"))
+    assert (flow.n_measured, flow.means.keys()) == (2, {"subset", "random"})
+    assert all(0.3 < value < 3 for value in flow.means.values())
+    assert evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss")).n_reused == 2
+    star = evaluate(EvaluateConfig(subset="s"))
+    assert star.means.keys() == {"subset"}
+    contract = tmp_path / "flux_scenes.toml"
+    contract.write_text(SCENES)
+    drawn = evaluate(EvaluateConfig(subset="s", contract=str(contract)))
+    assert (drawn.n_measured, drawn.metric) == (2, "geneval_scenes")
+    with open_store().connect() as connection:
+        rows = connection.execute(text("SELECT DISTINCT metric FROM alchemist.evaluations")).scalars()
+    assert set(rows) > {"heldout_loss", "heldout_flow_loss", "geneval_scenes"}
