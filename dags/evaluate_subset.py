@@ -1,7 +1,8 @@
 """Train the same model on each new subset and on its control arms, and compare.
 
-    plan → train_downstream → evaluate → report
+    plan → train_downstream → evaluate → check_evaluation → report
     plan → evaluate
+    plan → check_evaluation
 
 Starts when a subset is published. Which subsets wait is asked of the store, so two published at once need not both
 be announced; when none waits, the report is still made.
@@ -9,44 +10,41 @@ Safe to re-run: yes, a trained arm and a measured value are found again.
 Runbook: infra/RUNBOOK.md#evaluate_subset
 """
 
-import json
-
-from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk import Asset, dag, task
 from commands import alchemist
-from forms import FORMS
+from jobs import form, job, listing, step
+from people import COMMON
 
 
 @dag(
     schedule=[Asset("alchemist://subsets")],
-    params={name: Param(**field) for name, field in FORMS["evaluate_subset"].items()},
+    params=form("evaluate_subset"),
     doc_md=__doc__,
-    catchup=False,
     max_active_runs=1,
     tags=["alchemist", "subset"],
+    **COMMON,
 )
 def evaluate_subset():
-    @task.bash(output_processor=lambda line: json.loads(line)["subsets"])
-    def plan(params):
-        return alchemist(
-            "plan", "evaluate", json=True, **{name: params[name] for name in ("evaluation", "arms", "seeds")}
-        )
+    def wanted(params):
+        return {name: params[name] for name in ("evaluation", "arms", "seeds")}
 
-    @task.bash(do_xcom_push=False, pool="gpu")
+    @job()
     def train_downstream(subset, params):
-        return alchemist(
-            "train-downstream", subset=subset, arms=params["arms"], seeds=params["seeds"], truth=params["truth"]
-        )
+        arms = {name: params[name] for name in ("arms", "seeds", "truth")}
+        return alchemist("train-downstream", subset=subset, **arms)
 
-    @task.bash(do_xcom_push=False, pool="gpu")
+    @job()
     def evaluate(subset, params):
         return alchemist("evaluate", subset=subset, evaluation=params["evaluation"])
 
-    @task.bash(do_xcom_push=False, trigger_rule="none_failed")
-    def report(params):
-        return alchemist("report", dataset=params["dataset"])
+    @task.bash(do_xcom_push=False)
+    def check_evaluation(subset):
+        return alchemist("check", suite="evaluation", subset=subset)
 
-    subsets = plan()
-    train_downstream.expand(subset=subsets) >> evaluate.expand(subset=subsets) >> report()
+    subsets = listing("plan", lambda params: alchemist("plan", "evaluate", json=True, **wanted(params)), "subsets")
+    report = step("report", lambda params: alchemist("report", dataset=params["dataset"]), trigger_rule="none_failed")
+    measured = train_downstream.expand(subset=subsets) >> evaluate.expand(subset=subsets)
+    measured >> check_evaluation.expand(subset=subsets) >> report
 
 
 evaluate_subset()

@@ -1,60 +1,60 @@
 """Train a rater for a validation dataset, score the pool with it, and make it the production rater.
 
-    train_rater → certify → plan → score → promote → check_scores → publish
+    train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish
 
-Safe to re-run: yes, the same form finds the same rater, and a killed training goes on from its last checkpoint.
-To train weekly, give the DAG a schedule and its form the defaults.
+Safe to re-run: yes, a killed training goes on from its last checkpoint. The first rater of a store needs no approval.
+Weekly: ALCHEMIST_TRAIN_WEEKLY='{"dataset": "web", "validation": "goal"}' gives the form's defaults.
 Runbook: infra/RUNBOOK.md#train_rater
 """
 
 import json
+import os
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import dag
 from commands import alchemist
-from forms import FORMS
+from jobs import form, job, listing, step
+from people import COMMON, approve
 
 NEWEST = "newest"  # the rater that this run has trained
+WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
+
+
+def needs_approval(context):
+    return context["ti"].xcom_pull(task_ids="plan_promote")["is_approval_needed"]
 
 
 @dag(
-    schedule=None,
-    params={name: Param(**field) for name, field in FORMS["train_rater"].items()},
+    schedule="0 8 * * SUN" if WEEKLY else None,
+    params=form("train_rater", **WEEKLY),
     doc_md=__doc__,
-    catchup=False,
     max_active_runs=1,
     tags=["alchemist", "rater"],
+    **COMMON,
 )
 def train_rater():
-    @task.bash(task_id="train_rater", do_xcom_push=False, pool="gpu")
+    @job(task_id="train_rater")
     def train(params):
         return alchemist("train-rater", **params)
 
-    @task.bash(do_xcom_push=False)
-    def certify():
-        return alchemist("certify", rater=NEWEST)
-
-    @task.bash(output_processor=lambda line: json.loads(line)["slots"])
-    def plan(params):
-        return alchemist("plan", "score", dataset=params["dataset"], rater=NEWEST, json=True)
-
-    @task.bash(do_xcom_push=False, pool="gpu")
+    @job()
     def score(slot, params):
         return alchemist("score", dataset=params["dataset"], rater=NEWEST, slot=slot)
 
-    @task.bash(do_xcom_push=False)
-    def promote():
-        return alchemist("promote", rater=NEWEST)
+    def of_dataset(*words, **flags):
+        return lambda params: alchemist(*words, dataset=params["dataset"], **flags)
 
-    @task.bash(do_xcom_push=False)
-    def check_scores(params):
-        return alchemist("check", suite="scores", dataset=params["dataset"])
-
-    @task.bash(do_xcom_push=False)
-    def publish(params):
-        return alchemist("publish", "night", dataset=params["dataset"])
-
-    train() >> certify() >> (slots := plan())
-    score.expand(slot=slots) >> promote() >> check_scores() >> publish()
+    slots = listing("plan", of_dataset("plan", "score", rater=NEWEST, json=True), "slots")
+    plan_promote = listing("plan_promote", lambda _: alchemist("plan", "promote", rater=NEWEST, json=True))
+    question = "{{ ti.xcom_pull(task_ids='plan_promote')['question'] }}"
+    approval = approve("approve", subject="Promote the new rater?", body=question, is_needed=needs_approval)
+    promote = step("promote", lambda _: alchemist("promote", rater=NEWEST), trigger_rule="none_failed")
+    train() >> step("certify", lambda _: alchemist("certify", rater=NEWEST)) >> slots
+    score.expand(slot=slots) >> plan_promote >> approval >> promote
+    (
+        promote
+        >> step("check_scores", of_dataset("check", suite="scores"))
+        >> step("publish", of_dataset("publish", "night"))
+    )
 
 
 train_rater()

@@ -16,19 +16,21 @@ STAND_IN = """#!/bin/sh
 echo "$@" >> "$ALCHEMIST_HOME/commands"
 case "$1" in
 plan) echo "a library's warning" >&2; cat "$ALCHEMIST_HOME/plan.json";;
+note) ;;
 *) case "$*" in *broken*) exit 1;; esac; echo "done";;
 esac
 """
 SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
 SCENARIOS = {
     "two slots": {"dag": "nightly_rescore", "conf": {"crawl_date": "2026-01-02"}, "plan": {"slots": [0, 1]}},
-    "rater": {"dag": "train_rater", "conf": {"dataset": "crawl", "validation": "wanted"}, "plan": {"slots": [0]}},
+    "rater": {"dag": "train_rater", "conf": {"dataset": "crawl", "validation": "wanted"}, "plan": {"slots": [0], "is_approval_needed": False, "question": "?"}},
     "dry run": {"dag": "build_subset", "conf": {**SUBSET, "dry_run": True}},
     "view only": {"dag": "build_subset", "conf": SUBSET},
     "with tars": {"dag": "build_subset", "conf": {**SUBSET, "materialize": True}},
     "fails": {"dag": "build_subset", "conf": {**SUBSET, "name": "broken"}},
     "nothing waits": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": []}},
     "two wait": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["a", "b"]}},
+    "upkeep": {"dag": "maintenance", "conf": {}},
 }
 
 
@@ -81,6 +83,26 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     assert certified < scored < promoted
 
 
+def test_the_first_rater_is_promoted_without_a_question(runs):
+    states, _ = runs
+    assert states["rater"]["tasks"]["approve"] == ["skipped"]
+    assert states["rater"]["tasks"]["promote"] == ["success"]
+
+
+def test_a_failed_task_is_noted_with_its_reason_after_its_last_try(runs):
+    _, commands = runs
+    notes = [line for line in commands if line.startswith("note failure")]
+    assert len(notes) == 1
+    assert "--subject build_subset.preview" in notes[0]
+    assert "exit code 1" in notes[0]
+
+
+def test_every_task_of_the_upkeep_runs(runs):
+    states, commands = runs
+    assert states["upkeep"]["state"] == "success"
+    assert {"maintain leases", "maintain takedowns", "subset gc --no-dry-run", "maintain airflow"} <= set(commands)
+
+
 def test_a_dry_run_succeeds_after_its_preview(runs):
     states, _ = runs
     tasks = states["dry run"]["tasks"]
@@ -91,6 +113,7 @@ def test_a_dry_run_succeeds_after_its_preview(runs):
 def test_a_subset_is_published_without_tars_unless_they_are_asked_for(runs):
     states, _ = runs
     assert states["view only"]["tasks"]["materialize"] == ["skipped"]
+    assert states["view only"]["tasks"]["approve"] == ["skipped"]
     assert states["view only"]["tasks"]["publish"] == ["success"]
     assert states["with tars"]["tasks"]["materialize"] == ["success"]
     assert states["with tars"]["tasks"]["publish"] == ["success"]
@@ -112,3 +135,4 @@ def test_every_waiting_subset_is_trained_on_and_evaluated(runs):
     states, commands = runs
     assert states["two wait"]["state"] == "success"
     assert {f"evaluate --subset {name}" for name in "ab"} <= set(commands)
+    assert {f"check --suite evaluation --subset {name}" for name in "ab"} <= set(commands)

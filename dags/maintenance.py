@@ -1,0 +1,37 @@
+"""Give back what nobody needs, and count again what must add up.
+
+    collect_subsets → complete_takedowns
+    remove_leases
+    forget_old_checks → refresh_statistics
+    recount_ledger
+    clean_airflow
+
+Safe to re-run: yes. What is published, live or newest stays; takedowns are complete when no tar of ours holds the picture.
+Runbook: infra/RUNBOOK.md#maintenance
+"""
+
+from airflow.sdk import CronTriggerTimetable, dag
+from commands import alchemist
+from jobs import step
+from people import COMMON
+
+
+@dag(
+    schedule=CronTriggerTimetable("30 5 * * *", timezone="UTC"),
+    doc_md=__doc__,
+    max_active_runs=1,
+    tags=["alchemist", "maintenance"],
+    **COMMON,
+)
+def maintenance():
+    def run(task_id, *words, **flags):
+        return step(task_id, lambda _: alchemist(*words, **flags))
+
+    run("collect_subsets", "subset", "gc", no_dry_run=True) >> run("complete_takedowns", "maintain", "takedowns")
+    run("remove_leases", "maintain", "leases")
+    run("forget_old_checks", "maintain", "retention") >> run("refresh_statistics", "maintain", "statistics")
+    run("recount_ledger", "check", suite="scores")
+    run("clean_airflow", "maintain", "airflow")
+
+
+maintenance()

@@ -1,0 +1,17 @@
+# Airflow and the light base of the platform: command line, store, checks, exporter. No torch.
+FROM python:3.11.14-slim-trixie
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN groupadd --gid 10001 alchemist && useradd --uid 10001 --gid alchemist --create-home alchemist
+WORKDIR /opt/alchemist
+COPY constraints.txt pyproject.toml README.md ./
+COPY alchemist_core alchemist_core
+COPY sql sql
+COPY dags dags
+# Editable: sql/ and dags/ stay where the code looks for them, beside it.
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[airflow,kubernetes]'
+ENV AIRFLOW_HOME=/opt/airflow \
+    AIRFLOW__CORE__DAGS_FOLDER=/opt/alchemist/dags \
+    ALCHEMIST_HOME=/var/lib/alchemist
+RUN install --directory --owner alchemist --group alchemist /opt/airflow /var/lib/alchemist
+USER 10001:10001
+CMD ["airflow", "version"]

@@ -1,0 +1,18 @@
+# Stages that compute: torch with CUDA, no Airflow. PyPI's torch for Linux brings the CUDA libraries; the host brings the driver.
+FROM python:3.11.14-slim-trixie
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN groupadd --gid 10001 alchemist && useradd --uid 10001 --gid alchemist --create-home alchemist
+WORKDIR /opt/alchemist
+ARG TORCH_VERSION=2.13.0
+ARG TORCHVISION_VERSION=0.28.0
+RUN pip install --no-cache-dir "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
+COPY constraints.txt pyproject.toml README.md ./
+COPY alchemist_core alchemist_core
+COPY sql sql
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics]'
+ENV ALCHEMIST_HOME=/var/lib/alchemist \
+    HF_HUB_OFFLINE=1 \
+    PYTHONUNBUFFERED=1
+RUN install --directory --owner alchemist --group alchemist /var/lib/alchemist
+USER 10001:10001
+CMD ["alchemist", "--help"]
