@@ -106,7 +106,7 @@ def draw(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -
     wanted = retention_to_k(policy.retention, snapshot.n_eligible) if k is None else k
     group_N = _groups(policy, snapshot)
     strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]
-    if policy.allow_fewer or len(strata) > 1 or policy.max_share is not None:
+    if policy.allow_fewer or policy.stratify or policy.max_share is not None:
         n_possible = sum(stratum.n_possible for stratum in strata)
         wanted = min(wanted, n_possible) if policy.allow_fewer else wanted
         require_possible(wanted, n_possible, snapshot.n_eligible, what=_what(policy, strategy))
@@ -162,7 +162,7 @@ class _Stratum:
     def draw(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the members, and the pairs that would be members but for a cap: places in the pool."""
         nobody = np.empty(0, np.int64)
-        if k == 0 and self.n_eligible:
+        if k == 0 and (self.n_eligible or self._index is not None):
             return nobody, nobody
         if self._policy.max_share is None:
             noise = self._policy.noise()
