@@ -31,7 +31,7 @@ class ArmRow:
     loss: Estimate
     # random's loss less this one's
     gain: Estimate | None
-    # 0 = as random, 1 = as a draw of pairs known to be good
+    # 0 = as random, 1 = as a draw of pairs known to be good; none for the full corpus, which takes more steps
     gap_closed: Estimate | None
     # Whether the gain's lower end lies above −1 % of random's loss; none without an interval.
     is_noninferior: bool | None
@@ -104,7 +104,7 @@ def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, Lo
     first = next(cell for cell in cells if cell.arm == arm)
     loss, random, planted = losses[arm], losses.get(RANDOM, {}), losses.get(PLANTED, {})
     gain = estimate_gain(loss, random) if arm != RANDOM else None
-    seeds = sorted(loss.keys() & random.keys() & planted.keys()) if arm not in (RANDOM, PLANTED) else []
+    seeds = sorted(loss.keys() & random.keys() & planted.keys()) if arm not in (RANDOM, PLANTED, FULL) else []
     gap = estimate_share([random[s] - loss[s] for s in seeds], [random[s] - planted[s] for s in seeds])
     return ArmRow(
         arm, retention, first.n_samples, first.n_steps, estimate(list(loss.values())), gain, gap,

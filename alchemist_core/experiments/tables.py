@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alchemist_core.evaluation.paired import Estimate
 from alchemist_core.experiments.results import ArmRow
 
-HEAD = ("kept", "arm", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")
+HEAD = ("arm", "kept", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")
 COLUMNS = (
     *("retention", "arm", "n_samples", "n_steps", "n_seeds", "loss", "loss_low", "loss_high"),
     *("gain", "gain_low", "gain_high", "gap_closed", "gap_closed_low", "gap_closed_high", "is_noninferior"),
@@ -18,7 +18,7 @@ def text_table(rows: Sequence[ArmRow]) -> str:
     """Lay rows out for a terminal.
 
     >>> text_table([]).split()[:2]
-    ['kept', 'arm']
+    ['arm', 'kept']
     """
     lines = [HEAD, *(cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
@@ -42,7 +42,7 @@ def csv_table(rows: Sequence[ArmRow]) -> str:
 def cells(row: ArmRow) -> tuple[str, ...]:
     """Return a row as texts, in the order of `HEAD`."""
     return (
-        f"{row.retention:.0%}", row.arm, f"{row.n_samples:,}", f"{row.n_steps:,}", str(row.loss.n), show(row.loss),
+        row.arm, f"{row.retention:.0%}", f"{row.n_samples:,}", f"{row.n_steps:,}", str(row.loss.n), show(row.loss),
         show(row.gain), show(row.gap_closed, digits=0, scale=100, unit=" %"), verdict(row),
     )  # fmt: skip
 
