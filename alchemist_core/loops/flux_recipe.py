@@ -69,7 +69,7 @@ class FluxRecipe:
         """Run the VAE over images that it has not seen yet; it is let go afterwards."""
         latent_NCHW, is_had_N = encode_latents(pairs, FluxAutoencoder(self._parts, self._flux, self._device), cache)
         kept_N = np.flatnonzero(is_had_N)
-        captions = [pairs.captions[at] for at in kept_N]
+        captions = [pairs.captions[at] for at in kept_N.tolist()]
         return FluxPairs(kept_N, latent_NCHW[kept_N], captions, FluxTextEncoder(self._parts, self._flux, self._device))
 
     def make_model(self) -> nn.Module:

@@ -65,7 +65,8 @@ def load_recipe(config: DownstreamConfig, tokenizer_from: Path, device: torch.de
 class StarRecipe:
     """STAR, from scratch or by adapters: codes of a shared tokenizer are foretold."""
 
-    betas, schedule, gradient_clip = (0.9, 0.95), "cosine", None
+    betas, schedule = (0.9, 0.95), "cosine"
+    gradient_clip: float | None = None
 
     def __init__(self, config: DownstreamConfig, tokenizer_from: Path, device: torch.device) -> None:
         self._config = config

@@ -49,7 +49,7 @@ def make_transformer(config: FluxConfig) -> Any:
         from diffusers import FluxTransformer2DModel  # noqa: PLC0415  an extra of its own, twenty seconds when first imported
     except ImportError as error:
         raise MissingDependencyError("FLUX-mini needs diffusers: pip install '.[flux]'") from error
-    return FluxTransformer2DModel(
+    return FluxTransformer2DModel(  # type: ignore[no-untyped-call]
         patch_size=1, in_channels=config.token_dim, num_layers=config.n_double_blocks,
         num_single_layers=config.n_single_blocks, attention_head_dim=config.head_dim,
         num_attention_heads=config.n_heads, joint_attention_dim=config.text_dim,

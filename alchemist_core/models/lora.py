@@ -19,7 +19,7 @@ def add_lora(generator: nn.Module, rank: int, *, targets: str | list[str] = STAR
     Source: Hu et al. 2021.
     """
     model: PeftModel = get_peft_model(
-        generator,  # type: ignore[arg-type]  # peft's own word for any module
+        generator,
         LoraConfig(r=rank, lora_alpha=rank, target_modules=targets),
     )
     return model

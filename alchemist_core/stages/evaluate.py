@@ -134,11 +134,15 @@ def _measure(
     from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415
 
     # STAR's models share one side: their images are read once. FLUX's each have their own, and more pixels.
-    shared = None if side is None else Pairs(*read_images(rows, side, stage_run.report)[:2])
+    pairs: Pairs | StoredPairs | None = None
+    if side is not None:
+        pairs = Pairs(*read_images(rows, side, stage_run.report)[:2])
     for done, model in enumerate(missing, 1):
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
-        flux = read_config(path).flux
-        loss_N = heldout_losses(path, shared if flux is None else StoredPairs(rows, flux.resolution, stage_run.report))
+        if (flux := read_config(path).flux) is not None:
+            pairs = StoredPairs(rows, flux.resolution, stage_run.report)
+        assert pairs is not None
+        loss_N = heldout_losses(path, pairs)
         models.store_evaluation(
             stage_run.engine, model_id=model.model_id, contract_id=contract_id, metric=metric,
             value=float(loss_N.mean()), n=len(loss_N), run_id=stage_run.run_id,

@@ -112,7 +112,7 @@ def to_diffusers(
     refuse_misfits(weights, {key: _shape(ours, names) for key, names in keys.items()}, source=source)
     parts: dict[str, Tensor] = {}
     for key, names in keys.items():
-        rows = weights[key].split([len(ours[name]) for name in names])
+        rows = torch.split(weights[key], [len(ours[name]) for name in names])
         parts |= dict(zip(names, rows, strict=True))
         if key in _SWAPPED:
             parts[names[0]] = torch.cat(weights[key].chunk(2)[::-1])
