@@ -126,7 +126,7 @@ def _experiments(engine: Engine, dataset: str | None) -> list[ExperimentContent]
         is_asked = dataset is None or row.config.get("dataset") == dataset
         if is_asked and row.finished_at and row.result and (sheet := row.result.get("sheet")):
             head, *rows = (tuple(line) for line in sheet["table"])
-            figures = tuple((title, svg) for title, svg in sheet["figures"].items())
+            figures = tuple((title, svg) for title, svg in sheet["figures"])
             found.append(ExperimentContent(row.name, tuple(sheet["notes"]), head, tuple(rows), figures))
     return found
 

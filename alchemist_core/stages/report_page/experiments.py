@@ -25,4 +25,6 @@ def experiment_article(experiment: ExperimentContent) -> Html:
 
 def _figure(title: str, svg: str) -> Html:
     source = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-    return element("figure", element("img", src=source, alt=title, loading="lazy"), class_="drawn")
+    return element(
+        "figure", element("figcaption", title), element("img", src=source, alt=title, loading="lazy"), class_="drawn"
+    )

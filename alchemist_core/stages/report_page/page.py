@@ -27,25 +27,26 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def render_report(content: ReportContent) -> str:
     """Return the report as one HTML file; the same content gives the same bytes."""
     comparisons = compare_arms(content.arms)
+    main = element(
+        "main",
+        *(_worth(comparisons), _experiments(content), _scores(content)),
+        *(_subsets(content), _sheets(content), _accounts(content)),
+    )
+    return render_page(content.title, _header(content, comparisons), main)
+
+
+def render_page(title: str, *children: Html) -> str:
+    """Return a whole HTML file in the report's style that loads nothing and runs nothing."""
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", content.title),
+        element("title", title),
         element("style", Html(files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
     )
-    body = element(
-        "body",
-        _header(content, comparisons),
-        element(
-            "main",
-            *(_worth(comparisons), _experiments(content), _scores(content)),
-            *(_subsets(content), _sheets(content), _accounts(content)),
-        ),
-    )
-    return "<!doctype html>\n" + element("html", head, body, lang="en") + "\n"
+    return "<!doctype html>\n" + element("html", head, element("body", *children), lang="en") + "\n"
 
 
 def _header(content: ReportContent, comparisons: Sequence[Comparison]) -> Html:

@@ -92,7 +92,7 @@ def experiment():
         QUESTIONS["region"], {"before": before, "cells": [cell.as_json() for cell in cells], "regions": []}
     ).as_json()
     head, *rows = found["table"]
-    return ExperimentContent("region", tuple(found["notes"]), head, tuple(rows), tuple(found["figures"].items()))
+    return ExperimentContent("region", tuple(found["notes"]), head, tuple(rows), tuple(found["figures"]))
 
 
 def subset(rank_N, strategy, retention):
