@@ -12,6 +12,6 @@ RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[airflo
 ENV AIRFLOW_HOME=/opt/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/alchemist/dags \
     ALCHEMIST_HOME=/var/lib/alchemist
-RUN install --directory --owner alchemist --group alchemist /opt/airflow /var/lib/alchemist
+RUN install --directory --owner alchemist --group alchemist /opt/airflow /opt/airflow/logs /var/lib/alchemist
 USER 10001:10001
 CMD ["airflow", "version"]

@@ -1,0 +1,164 @@
+"""What is deployed elsewhere is checked here without Docker or a cluster: schemas, linters, and the pod that a GPU task becomes."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+INFRA = Path(__file__).resolve().parents[2] / "infra"
+GOLDEN = Path(__file__).with_name("golden") / "score-pod.json"
+DOCKERFILES = sorted((INFRA / "docker").glob("*.Dockerfile"))
+MANIFESTS = [INFRA / "kubernetes" / name for name in ("alchemist.yaml", "gpu-job.yaml")]
+KUBERNETES = "1.34"
+
+# A program of its own: Airflow reads its environment once, when it is first imported.
+RENDER = """
+import json, sys, warnings
+from types import SimpleNamespace
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[1])
+import nightly_rescore, train_rater, evaluate_subset
+from kubernetes import client
+
+GPU = {"score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.train_rater(),
+       "train_downstream": evaluate_subset.evaluate_subset(), "evaluate": evaluate_subset.evaluate_subset()}
+pods = {}
+for task_id, dag in GPU.items():
+    task = dag.get_task(task_id)
+    mapped = {"op_kwargs": {"slot": 0} if task_id == "score" else {"subset": "best"}}
+    operator = task.unmap(mapped) if task.is_mapped else task
+    params = {name: dag.params.get_param(name).value for name in dag.params} | {"dataset": "crawl", "validation": "goal"}
+    run = SimpleNamespace(partition_key="2026-01-02")
+    operator.cmds = operator._generate_cmds({"params": params, "dag_run": run})
+    pod = operator.build_pod_request_obj()
+    pods[task_id] = client.ApiClient().sanitize_for_serialization(pod)
+print("\\n" + json.dumps(pods))
+"""
+
+
+# Never called: the provider wants to know whether it runs inside a cluster.
+NOWHERE = {
+    "apiVersion": "v1", "kind": "Config", "current-context": "none", "users": [],
+    "contexts": [{"name": "none", "context": {"cluster": "none", "user": ""}}],
+    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The pod of each GPU task as the Kubernetes runner would ask for it; its random name is cut."""
+    if importlib.util.find_spec("airflow.providers.cncf") is None:
+        pytest.skip("the provider comes with the extra `kubernetes`")
+    home = tmp_path_factory.mktemp("airflow")
+    (home / "cluster.yaml").write_text(yaml.safe_dump(NOWHERE))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        "AIRFLOW_HOME": str(home),
+        "KUBECONFIG": str(home / "cluster.yaml"),
+        "ALCHEMIST_JOB_RUNNER": "kubernetes",
+        "ALCHEMIST_POD_TEMPLATE": str(INFRA / "kubernetes" / "gpu-job.yaml"),
+    }
+    program = [sys.executable, "-c", RENDER, str(INFRA.parent / "dags")]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    for pod in found.values():
+        pod["metadata"]["name"] = re.sub(r"-[a-z0-9]{8}$", "-RANDOM", pod["metadata"]["name"])
+        labels = pod["metadata"]["labels"]
+        pod["metadata"]["labels"] = {name: value for name, value in labels.items() if "version" not in name}
+    return found
+
+
+def test_the_pod_of_a_gpu_task_is_the_committed_one(pods: dict[str, dict[str, Any]]) -> None:
+    if os.environ.get("ALCHEMIST_TEST_WRITE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(pods["score"], indent=1, sort_keys=True) + "\n")
+    assert pods["score"] == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("task_id", ["score", "train_rater", "train_downstream", "evaluate"])
+def test_every_gpu_task_is_a_valid_pod_with_one_card_that_is_not_root(
+    pods: dict[str, dict[str, Any]], task_id: str
+) -> None:
+    validate(pods[task_id])
+    (container,) = pods[task_id]["spec"]["containers"]
+    assert container["command"][0] == "alchemist"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pods[task_id]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert pods[task_id]["spec"]["restartPolicy"] == "Never", "Airflow retries, and the lease decides"
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifests_are_valid(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        validate(document)
+
+
+def test_a_manifest_with_a_wrong_field_is_not_valid() -> None:
+    import kubernetes_validate
+
+    pod = yaml.safe_load((INFRA / "kubernetes" / "gpu-job.yaml").read_text())
+    pod["spec"]["restartPolicies"] = "Never"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        validate(pod)
+
+
+def validate(document: dict[str, Any]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_compose_keeps_to_its_schema() -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml")]
+    run_linter(command)
+
+
+def test_compose_publishes_on_loopback_only_and_holds_no_secret() -> None:
+    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    assert {"postgres", "airflow-scheduler", "exporter", "prometheus", "alertmanager", "grafana", "minio"} <= compose[
+        "services"
+    ].keys()
+    for name, service in compose["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert re.search(r":[\w.-]*\d", service["image"]), f"{name} is not pinned"
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|SECRET|KEY", variable):
+                assert "${" in value or value.startswith("/run/secrets/"), f"{name} holds {variable}"
+
+
+def test_files_that_compose_mounts_exist() -> None:
+    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
+    local = {mount.split(":")[0] for mount in mounts if mount.startswith("./")}
+    assert local
+    assert all((INFRA / path).exists() for path in local)
+
+
+def test_compose_scrapes_what_this_machine_scrapes_by_other_names() -> None:
+    here, there = ((INFRA / "prometheus" / name).read_text() for name in ("prometheus.yml", "compose.yml"))
+    renamed = here.replace("127.0.0.1:9093", "alertmanager:9093").replace("127.0.0.1:9477", "exporter:9477")
+    assert there == renamed
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_dockerfiles_are_clean_pinned_and_not_root(path: Path) -> None:
+    run_linter(["hadolint", str(path)])
+    text = path.read_text()
+    assert re.search(r"^FROM \S+:\d+\.\d+\.\d+", text, flags=re.MULTILINE)
+    assert re.search(r"^USER 10001:10001$", text, flags=re.MULTILINE)
+    assert ("torch==" in text) == (path.stem.split(".")[0] in ("jobs", "worker"))
+
+
+def run_linter(command: list[str]) -> None:
+    program = shutil.which(command[0], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip(f"{command[0]} comes with the extra `dev`")
+    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
