@@ -5,8 +5,9 @@ from functools import cache
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.settings import Settings, load_settings
 
 DatabaseError = DBAPIError
@@ -14,13 +15,31 @@ DatabaseError = DBAPIError
 
 
 def database_url(settings: Settings | None = None) -> str:
-    """Return the libpq URL of the store; without `ALCHEMIST_DATABASE_URL` the embedded server is started."""
+    """Return the libpq URL of the store; without `ALCHEMIST_DATABASE_URL` the embedded server is started.
+
+    Raises:
+        ConfigError: The setting is no URL of a Postgres server.
+    """
     settings = settings or load_settings()
     if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
+        return _require_postgres(settings.database_url.get_secret_value())
     from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
 
     return start_postgres(settings.home).url()
+
+
+def _require_postgres(url: str) -> str:
+    try:
+        name = make_url(url).drivername
+    except (ArgumentError, ValueError):
+        name = ""
+    if name.partition("+")[0] not in {"postgres", "postgresql"}:
+        # Without its value: it holds a password.
+        raise ConfigError(
+            "ALCHEMIST_DATABASE_URL is no URL of a Postgres server, such as postgresql://user:password@host:5432/name; "
+            "signs like / or @ in a password are written %2F, %40."
+        )
+    return url
 
 
 def make_engine(url: str) -> Engine:
