@@ -4,17 +4,21 @@ Knows options, secrets and ports. Does not know processes, and never imports Air
 """
 
 import base64
+import importlib.util
 import json
 import os
 import secrets
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from alchemist_core.settings import load_settings
 
 AIRFLOW_PORT = 8080
 METRICS_PORT = 9477
+PROMETHEUS_PORT = 9090
+STATSD_PORT = 8125
 # Below the range from which the kernel takes the ports of outgoing connections.
 FALLBACK_PORTS = range(20_000, 32_000)
 USERNAME = "admin"
@@ -57,13 +61,15 @@ def passwords_path(home: Path) -> Path:
     return airflow_home(home) / "passwords.json"
 
 
-def choose_port(remembered: int | None, *, preferred: int, taken: int | None = None) -> int:
+def choose_port(remembered: int | None, *, preferred: int, taken: Collection[int | None] = ()) -> int:
     """Return a free loopback port: the remembered one, the preferred one, else one below the ephemeral range."""
     candidates: list[int] = [*([remembered] if remembered else []), preferred, *FALLBACK_PORTS]
-    return next(port for port in candidates if port != taken and _is_free(port))
+    return next(port for port in candidates if port not in taken and _is_free(port))
 
 
-def build_environment(home: Path, *, port: int, metadata_url: str, store_url: str) -> dict[str, str]:
+def build_environment(
+    home: Path, *, port: int, metadata_url: str, store_url: str, statsd_port: int | None = None
+) -> dict[str, str]:
     """Return the environment of Airflow's processes, which the commands of its tasks inherit.
 
     Args:
@@ -71,6 +77,7 @@ def build_environment(home: Path, *, port: int, metadata_url: str, store_url: st
         port: loopback port of the page and the API.
         metadata_url: libpq URL of Airflow's own database.
         store_url: URL of the platform's store, as the tasks shall see it.
+        statsd_port: UDP port where the exporter hears Airflow; none: Airflow keeps its metrics to itself.
     """
     # Another installation's variables must not leak into this one.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
@@ -87,6 +94,16 @@ def build_environment(home: Path, *, port: int, metadata_url: str, store_url: st
     options = _options(home, f"http://127.0.0.1:{port}", keys)
     options["DATABASE__SQL_ALCHEMY_CONN"] = metadata_url.replace("postgresql://", "postgresql+psycopg2://", 1)
     options["API__PORT"] = str(port)
+    # A task does not see Airflow's own database: the one that cleans it has its address by this name.
+    ours["ALCHEMIST_AIRFLOW_DATABASE_URL"] = options["DATABASE__SQL_ALCHEMY_CONN"]
+    if statsd_port is not None and importlib.util.find_spec("statsd") is not None:
+        ours["ALCHEMIST_STATSD_PORT"] = str(statsd_port)
+        options |= {
+            "METRICS__STATSD_ON": "True",
+            "METRICS__STATSD_HOST": "127.0.0.1",
+            "METRICS__STATSD_PORT": str(statsd_port),
+        }
+        options["METRICS__STATSD_INFLUXDB_ENABLED"] = "True"
     return {**inherited, **ours, **{f"AIRFLOW__{name}": value for name, value in options.items()}}
 
 

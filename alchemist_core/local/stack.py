@@ -16,7 +16,9 @@ from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import (
     AIRFLOW_PORT,
     METRICS_PORT,
+    PROMETHEUS_PORT,
     STACK_VARIABLE,
+    STATSD_PORT,
     airflow_home,
     build_environment,
     choose_port,
@@ -41,6 +43,12 @@ from alchemist_core.telemetry import ProgressLine
 
 __all__ = ["StackStatus", "client", "down", "logs", "status", "up"]
 
+PREFERRED_PORTS = {
+    "airflow": AIRFLOW_PORT,
+    "metrics": METRICS_PORT,
+    "statsd": STATSD_PORT,
+    "prometheus": PROMETHEUS_PORT,
+}
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.5
@@ -102,9 +110,11 @@ def _check_installed() -> None:
 
 
 def _choose_ports(remembered: Ports | None) -> Ports:
-    airflow = choose_port(remembered.airflow if remembered else None, preferred=AIRFLOW_PORT)
-    metrics = choose_port(remembered.metrics if remembered else None, preferred=METRICS_PORT, taken=airflow)
-    return Ports(airflow, metrics)
+    chosen: dict[str, int] = {}
+    for name, preferred in PREFERRED_PORTS.items():
+        before = getattr(remembered, name) if remembered else None
+        chosen[name] = choose_port(before, preferred=preferred, taken=chosen.values())
+    return Ports(**chosen)
 
 
 def _migrate(home: Path, postgres: EmbeddedPostgres, port: int) -> None:

@@ -34,6 +34,8 @@ class Ports:
 
     airflow: int
     metrics: int
+    statsd: int | None = None
+    prometheus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

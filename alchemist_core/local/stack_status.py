@@ -25,6 +25,7 @@ class StackStatus:
     processes: dict[str, int | None]
     n_restarts: int
     import_errors: tuple[str, ...] = ()
+    prometheus_url: str | None = None
 
     @property
     def is_running(self) -> bool:
@@ -38,6 +39,8 @@ class StackStatus:
             return f"The stack of {self.home} is down ({postgres}). Start it: alchemist up"
         reused = " (it was running already)" if self.is_reused else ""
         lines = [f"Airflow: {self.url}{reused}", f"Login: {USERNAME}, password in {passwords_path(self.home)}"]
+        lines += [f"Metrics: {self.metrics_url}"]
+        lines += [f"Prometheus: {self.prometheus_url}"] if self.prometheus_url else []
         lines += [
             f"  {name}: {f'pid {pid}' if pid else 'down, about to start'}" for name, pid in self.processes.items()
         ]
@@ -86,6 +89,9 @@ def look(home: Path, *, is_reused: bool) -> StackStatus:
         is_postgres_running=is_running(home),
         url=f"http://127.0.0.1:{state.ports.airflow}" if state.ports and supervised else None,
         metrics_url=f"http://127.0.0.1:{state.ports.metrics}/metrics" if state.ports and supervised else None,
+        prometheus_url=f"http://127.0.0.1:{state.ports.prometheus}"
+        if state.ports and state.ports.prometheus and "prometheus" in alive
+        else None,
         processes={name: alive[name].pid if name in alive else None for name in COMMANDS},
         n_restarts=sum(child.n_restarts for child in state.children.values()),
         import_errors=tuple(client(home).import_errors()) if supervised and "api-server" in alive else (),

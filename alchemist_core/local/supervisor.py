@@ -20,6 +20,7 @@ from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, load_secrets
 from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, send
+from alchemist_core.local.prometheus import is_installed, prometheus_command
 from alchemist_core.local.stack_state import (
     ChildState,
     Ports,
@@ -34,12 +35,13 @@ from alchemist_core.telemetry import say
 
 PROGRAMS = Path(sys.executable).parent
 # Nothing serves log files over the network: every process is on this machine and reads them from the folder.
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow", "api-server", "--host", "127.0.0.1"),
     "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
     "dag-processor": ("airflow", "dag-processor"),
     "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
     "metrics": ("alchemist", "metrics", "serve", "--port"),  # the port follows
+    **({"prometheus": ()} if is_installed() else {}),  # the module has its whole command
 }
 POLL_S = 0.5
 FIRST_DELAY_S = 0.5
@@ -153,6 +155,8 @@ class Supervisor:
             )
 
     def _command(self, name: str) -> list[str]:
+        if name == "prometheus":
+            return prometheus_command(self._home, self._ports)
         program, *arguments = COMMANDS[name]
         return [str(PROGRAMS / program), *arguments, *([str(self._ports.metrics)] if name == "metrics" else [])]
 
@@ -161,8 +165,9 @@ class Supervisor:
         given = load_settings().database_url
         store_url = given.get_secret_value() if given else self._postgres.url()
         return build_environment(
-            self._home, port=self._ports.airflow, metadata_url=self._postgres.url("airflow"), store_url=store_url
-        )
+            self._home, port=self._ports.airflow, metadata_url=self._postgres.url("airflow"), store_url=store_url,
+            statsd_port=self._ports.statsd,
+        )  # fmt: skip
 
     def _write(self) -> None:
         children = {child.name: state for child in self._children if (state := child.state())}

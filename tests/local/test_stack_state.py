@@ -1,11 +1,14 @@
 import socket
 import stat
+from pathlib import Path
 
 import pytest
+import yaml
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import build_environment, choose_port, load_secrets, passwords_path
+from alchemist_core.local.prometheus import prometheus_command
 from alchemist_core.local.stack_state import (
     ChildState,
     Ports,
@@ -43,7 +46,7 @@ def test_a_taken_port_is_avoided_and_a_remembered_one_is_kept():
         chosen = choose_port(busy, preferred=busy)
     assert chosen < 32_768
     assert choose_port(chosen, preferred=busy) == chosen
-    assert choose_port(chosen, preferred=chosen, taken=chosen) != chosen
+    assert choose_port(chosen, preferred=chosen, taken=[chosen]) != chosen
 
 
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path):
@@ -87,3 +90,20 @@ def test_an_unknown_log_names_those_that_exist(tmp_path):
 def test_a_home_without_a_stack_says_how_to_start_one(tmp_path):
     with pytest.raises(AirflowError, match="alchemist up"):
         client(tmp_path)
+
+
+def test_the_local_prometheus_scrapes_this_installations_exporter_by_our_rules(tmp_path):
+    command = prometheus_command(tmp_path, Ports(8080, 20_001, 20_002, 20_003))
+    config = yaml.safe_load((tmp_path / "prometheus" / "prometheus.yml").read_text())
+    assert config["scrape_configs"][0]["static_configs"] == [{"targets": ["127.0.0.1:20001"]}]
+    assert all(Path(path).is_file() for path in config["rule_files"])
+    assert "--web.listen-address=127.0.0.1:20003" in command
+
+
+def test_airflow_tells_the_exporter_about_itself(tmp_path):
+    pytest.importorskip("statsd")
+    found = build_environment(
+        tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store", statsd_port=20_002
+    )
+    assert found["ALCHEMIST_STATSD_PORT"] == found["AIRFLOW__METRICS__STATSD_PORT"] == "20002"
+    assert found["ALCHEMIST_AIRFLOW_DATABASE_URL"] == "postgresql+psycopg2://m"
