@@ -47,7 +47,8 @@ bench-rater: $(STAMP) ## The rater: a step's cost, what its scores find over see
 bench-selection-value: $(STAMP) ## What subsets are worth over seeds (alone, 25 minutes; CORPUS=folder of real tars adds two worlds)
 	@$(BIN)/python -m tests.benchmarks.selection_value $(if $(CORPUS),--worlds scenes$(comma)damaged$(comma)real --corpus $(CORPUS))
 
-bench-select: $(STAMP) ## Publishing at 30 million, copies against cp and webdataset, reading without a copy (alone)
+bench-select: $(STAMP) ## Selection and publishing at 30 million, copies against cp and webdataset, reading without a copy (alone)
+	@$(BIN)/python -m tests.benchmarks.select_scale
 	@$(BIN)/python -m tests.benchmarks.publish
 	@$(BIN)/python -m tests.benchmarks.materialize
 	@$(BIN)/python -m tests.benchmarks.zero_copy

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from alchemist_core.errors import DataError
 
 HASH_BYTES = 32
+ROWS_A_PIECE = 1 << 16
 SCHEMA = pa.schema([("pair_hash", pa.binary(HASH_BYTES)), ("rank", pa.float64()), ("score", pa.float64())])
 
 
@@ -91,6 +92,22 @@ def members_sha256(pair_hash_K: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(pair_hash_K))).hexdigest()
 
 
+def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) -> str:
+    """Hash some rows of ascending hashes as a manifest of them is hashed, without holding them.
+
+    Args:
+        pair_hash_N32: Hashes in ascending order.
+        place_K: Which of them, ascending.
+
+    >>> rows_sha256(hash_rows([b"a" * 32, b"b" * 32]), np.array([1])) == members_sha256([b"b" * 32])
+    True
+    """
+    digest = hashlib.sha256()
+    for start in range(0, len(place_K), ROWS_A_PIECE):
+        digest.update(np.take(pair_hash_N32, place_K[start : start + ROWS_A_PIECE], axis=0).data)
+    return digest.hexdigest()
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest aside and rename it."""
     hashes = pa.py_buffer(np.ascontiguousarray(manifest.pair_hash_K32))
@@ -126,6 +143,16 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
             f"The manifest {path} does not hold the registered members (sha256 {sha256}). Delete it and run alchemist select again."
         )
     return manifest
+
+
+def read_first_bits(path: Path) -> NDArray[np.uint64]:
+    """Return the first 64 bits of the members' hashes, in the order of the file: for estimates, compared with nothing."""
+    file = pq.ParquetFile(path, memory_map=True)
+    parts = [
+        np.ascontiguousarray(hash_column(pa.chunked_array(batch.columns))[:, :8]).view(">u8").ravel()
+        for batch in file.iter_batches(batch_size=ROWS_A_PIECE, columns=["pair_hash"])
+    ]
+    return np.concatenate([np.empty(0, np.uint64), *parts], dtype=np.uint64)
 
 
 def hash_column(column: pa.ChunkedArray) -> NDArray[np.uint8]:

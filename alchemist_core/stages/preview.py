@@ -7,11 +7,10 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
+from alchemist_core.data.manifests import read_first_bits
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.ranks import needs_rescale, share_above_cut
@@ -66,15 +65,11 @@ def _overlap(engine: Engine, drawn: Drawn, name: str) -> float | None:
     published = [row for row in list_subsets(engine, state="published") if row.name == name]
     if not published or not artifact_path(published[0].manifest_uri).exists():
         return None
-    before = read_manifest(artifact_path(published[0].manifest_uri), sha256=published[0].manifest_sha256)
-    both = np.intersect1d(
-        _first_bits(before.pair_hash_K32), drawn.snapshot.pairs.pair_hash64_N[drawn.member_K], assume_unique=True
-    )
-    return round(len(both) / len(drawn.member_K), 4)
-
-
-def _first_bits(pair_hash_M32: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return np.ascontiguousarray(pair_hash_M32[:, :8]).view(">i8").ravel().astype(np.int64)
+    before_M = read_first_bits(artifact_path(published[0].manifest_uri))
+    # Ascending, as the pool is: each search starts near where the last one ended.
+    now_K = drawn.snapshot.pairs.pair_hash64_N[drawn.member_K].view(np.uint64)
+    place_M = np.minimum(np.searchsorted(now_K, before_M), len(now_K) - 1)
+    return round(int(np.count_nonzero(now_K[place_M] == before_M)) / len(now_K), 4)
 
 
 def _training_hours(engine: Engine, k: int) -> float | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words, fingerprint
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, read_manifest, write_manifest
+from alchemist_core.data.manifests import Manifest, read_manifest, rows_sha256, write_manifest
 from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.curves import SelectionCurve
@@ -126,7 +126,7 @@ class Selection:
     @cached_property
     def manifest_sha256(self) -> str:
         """The hash of the membership."""
-        return self.manifest.sha256()
+        return rows_sha256(self.drawn.snapshot.pairs.pair_hash_N32, self.drawn.member_K)
 
     @cached_property
     def curve(self) -> SelectionCurve:

@@ -17,6 +17,12 @@ from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.draw import Keys, draw_members
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import ShiftGsample
+from alchemist_core.stages.drawing import draw as draw_from
+from alchemist_core.stages.select import SelectConfig, run
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.snapshots import take_snapshot
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.benchmarks.publish import peak_mib
 
 ROUNDS = 5
@@ -33,9 +39,6 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def commit(retention: str) -> Facts:
     """Select from Postgres, nothing kept, and publish."""
-    from alchemist_core.stages.select import run
-    from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
-
     select_s, report = timed(lambda: run(config(retention=float(retention))))
     publish_s, _ = timed(lambda: publish(PublishSubsetConfig(name=NAME)))
     return {"select_s": select_s, "publish_s": publish_s, "n": report.n_eligible, "k": report.n_samples}
@@ -43,11 +46,6 @@ def commit(retention: str) -> Facts:
 
 def draw(retention: str) -> Facts:
     """Take the snapshot from its kept arrays, verified, and draw from the stored ranks; then the draw against argpartition."""
-    from alchemist_core.stages.drawing import draw as draw_from
-    from alchemist_core.store.engine import open_store
-    from alchemist_core.store.raters import find_rater
-    from alchemist_core.store.snapshots import take_snapshot
-
     rater = find_rater(open_store(), "production")
     assert rater is not None
     snapshot_s, snapshot = timed(lambda: take_snapshot(open_store(), rater, ["pool"]))
@@ -76,9 +74,8 @@ def against_argpartition(rank_N: np.ndarray, hash_N: np.ndarray, k: int) -> Fact
 
 
 def preview(retention: str, seed: str) -> Facts:
-    """Say what another ratio and seed would select: what a person waits for after the imports."""
-    from alchemist_core.stages.select import run
-
+    """Say what another ratio and seed would select: what a person waits for once the store is open."""
+    open_store()
     seconds, report = timed(lambda: run(config(retention=float(retention), seed=int(seed), dry_run=True)))
     again_s, _ = timed(lambda: run(config(retention=float(retention) / 2, seed=int(seed) + 1, dry_run=True)))
     return {"first_s": seconds, "again_s": again_s, "k": report.n_samples, "overlap": report.overlap_with_published}
@@ -94,8 +91,6 @@ def stream(folder: str, retention: str) -> Facts:
 
 def config(*, retention: float, seed: int = 0, dry_run: bool = False) -> Any:
     """Return what is selected of the pool."""
-    from alchemist_core.stages.select import SelectConfig
-
     policy = {"strategy": "shift_gsample", "retention": retention, "seed": seed}
     return SelectConfig.model_validate({"dataset": "pool", "name": NAME, "policy": policy, "dry_run": dry_run})
 
