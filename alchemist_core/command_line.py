@@ -34,6 +34,7 @@ VERBS = (
     "export",
     "subset",
     "explain",
+    "compare",
     "experiment",
     "region_probe",
     "db",

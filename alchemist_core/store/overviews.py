@@ -63,7 +63,23 @@ def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
         return connection.execute(statement, {"subsets": list(subsets)}).all()
 
 
+def read_image_metrics(engine: Engine, model_ids: Sequence[int]) -> Sequence[AnyRow]:
+    """Return contract, metric, arm, seed and value of what was measured of models' images."""
+    with engine.connect() as connection:
+        return connection.execute(load_query("image_metrics"), {"model_ids": list(model_ids)}).all()
+
+
 def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
     """Return dataset, crawl_date, n_shards, first_uri and last_uri of each night that a snapshot was taken of."""
     with engine.connect() as connection:
         return connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id}).all()
+
+
+def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
+    """Return metric, arm, n_seeds, mean, gain and its ends of a subset version, from the view `subset_comparisons`."""
+    statement = text("""
+        SELECT metric, arm, n_seeds, mean, gain, gain_low, gain_high FROM alchemist.subset_comparisons
+        WHERE subset_id = :subset_id ORDER BY metric, arm
+    """)
+    with engine.connect() as connection:
+        return connection.execute(statement, {"subset_id": subset_id}).all()

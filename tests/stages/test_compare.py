@@ -16,6 +16,8 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.checksum import checksum
+from alchemist_core.verbs.compare import CompareConfig
+from alchemist_core.verbs.compare import run as compare
 from alchemist_core.verbs.demo import read_arms
 from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
@@ -60,6 +62,24 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_
 def test_a_new_seed_trains_only_what_is_new(corpus: Path) -> None:
     train(corpus, arms="subset,random")
     assert train(corpus, arms="subset,random", seeds="0,1").n_trained == 2
+
+
+@pytest.mark.usefixtures("published")
+def test_a_comparison_over_seeds_lands_in_sql_with_its_interval(corpus: Path) -> None:
+    train(corpus, arms="subset,random", seeds="0,1")
+    evaluate(EvaluateConfig(subset="s"))
+    found = compare(CompareConfig(subset="s"))
+    rows = {row["arm"]: row for row in found.rows}
+    assert rows["subset"]["n_seeds"] == rows["random"]["n_seeds"] == 2
+    assert rows["subset"]["gain"] == pytest.approx(rows["random"]["mean"] - rows["subset"]["mean"])
+    assert rows["subset"]["gain_low"] < rows["subset"]["gain"] < rows["subset"]["gain_high"]
+    assert f"{rows['subset']['gain']:.4f} [" in found.summary()
+
+
+@pytest.mark.usefixtures("published")
+def test_what_was_never_measured_cannot_be_compared() -> None:
+    with pytest.raises(ConfigError, match="No model of s v1 has a value yet"):
+        compare(CompareConfig(subset="s"))
 
 
 @pytest.mark.usefixtures("published")

@@ -1,0 +1,61 @@
+"""Compare a subset's arms: mean over seeds, and the gain over random with its interval, from the view `subset_comparisons`."""
+
+from typing import Any
+
+from pydantic import Field
+
+from alchemist_core.command import Command
+from alchemist_core.config import BARE_WORD, Config, Report
+from alchemist_core.errors import ConfigError
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.overviews import read_comparisons
+from alchemist_core.store.subsets import find_subset
+
+
+class CompareConfig(Config):
+    """Which subset version."""
+
+    subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+
+
+class CompareReport(Report):
+    """A row for each metric and arm."""
+
+    subset: str
+    rows: list[dict[str, Any]]
+
+    def summary(self) -> str:
+        """Return one line an arm."""
+        lines = [f"{'metric':<14} {'arm':<10} {'seeds':>5} {'mean':>10}  gain over random"]
+        lines += [
+            f"{row['metric']:<14} {row['arm']:<10} {row['n_seeds']:>5} {row['mean']:>10.4f}  {_gain(row)}"
+            for row in self.rows
+        ]
+        return "\n".join([self.subset, *lines])
+
+
+def run(config: CompareConfig) -> CompareReport:
+    """Read the comparison.
+
+    Raises:
+        ConfigError: No model of the version has been evaluated.
+    """
+    engine = open_store()
+    subset = find_subset(engine, config.subset, version=config.version)
+    rows = [dict(row._mapping) for row in read_comparisons(engine, subset.subset_id)]  # noqa: SLF001  SQLAlchemy's public name
+    if not rows:
+        raise ConfigError(
+            f"No model of {subset.title} has a value yet: run alchemist train-downstream --subset {subset.name}, then evaluate."
+        )
+    return CompareReport(subset=subset.title, rows=rows)
+
+
+def _gain(row: dict[str, Any]) -> str:
+    if row["gain"] is None:
+        return "–"
+    ends = "" if row["gain_low"] is None else f" [{row['gain_low']:.4f}, {row['gain_high']:.4f}]"
+    return f"{row['gain']:.4f}{ends}"
+
+
+COMMANDS = {"": Command(CompareConfig, run)}
