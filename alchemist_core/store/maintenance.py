@@ -40,7 +40,7 @@ def complete_takedowns(engine: Engine) -> tuple[int, int]:
 
 
 def _is_held(engine: Engine, image_hash: bytes) -> bool:
-    return any(row.state == "published" or row.materialized_uri for row in find_reach(engine, [image_hash]))
+    return any(row.state == "published" or row.copy_uris for row in find_reach(engine, [image_hash]))
 
 
 def _note_removed(engine: Engine, image_hashes: Sequence[bytes]) -> None:

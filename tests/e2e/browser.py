@@ -1,0 +1,99 @@
+"""Headless Chromium by its debugging protocol: log in by a token, open a page, wait for a text, take its picture."""
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+START_TIMEOUT_S = 30.0
+PAGE_TIMEOUT_S = 60.0
+
+
+class Browser:
+    """One tab of a Chromium of its own."""
+
+    def __init__(self, folder: Path, port: int, *, width: int = 1400, height: int = 1800) -> None:
+        program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+        if program is None:
+            pytest.skip("no Chromium: apt-get install chromium")
+        self._websocket = pytest.importorskip("websocket")
+        command = [
+            program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--remote-debugging-port={port}",
+            "--remote-allow-origins=*", f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank",
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._tab = self._websocket.create_connection(self._address(port), timeout=PAGE_TIMEOUT_S)
+        self._n_calls = 0
+
+    def __enter__(self) -> "Browser":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tab.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def log_in(self, url: str, token: str) -> None:
+        """Give the page the token that its own login would have left."""
+        self.call("Network.setCookie", name="_token", value=token, url=url)
+
+    def open(self, url: str, *, until: str) -> str:
+        """Open an address and return the page's text once it holds these words."""
+        self.call("Page.navigate", url=url)
+        return self.wait_for(until)
+
+    def click(self, label: str, *, until: str) -> str:
+        """Press the button of this name and return the page's text once it holds these words."""
+        find = f"[...document.querySelectorAll('button, a')].find(one => one.innerText.trim().startsWith({json.dumps(label)}))"
+        self.evaluate(f"{find}.click()")
+        return self.wait_for(until)
+
+    def wait_for(self, words: str) -> str:
+        """Return the page's text once it holds these words."""
+        deadline, text = time.monotonic() + PAGE_TIMEOUT_S, ""
+        while time.monotonic() < deadline:
+            text = str(self.evaluate("document.body ? document.body.innerText : ''") or "")
+            if words in text:
+                time.sleep(2.0)  # What is drawn after the words: fonts, the graph.
+                return str(self.evaluate("document.body.innerText"))
+            time.sleep(0.3)
+        raise AssertionError(f"the page never showed {words!r}; it showed: {text[:500]}")
+
+    def evaluate(self, script: str) -> Any:
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def picture(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._n_calls += 1
+        self._tab.send(json.dumps({"id": self._n_calls, "method": method, "params": params}))
+        while True:
+            answer = json.loads(self._tab.recv())
+            if answer.get("id") == self._n_calls:
+                assert "error" not in answer, answer
+                found: dict[str, Any] = answer["result"]
+                return found
+
+    def _address(self, port: int) -> str:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=5) as answer:
+                    tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
+                    if tabs:
+                        return str(tabs[0]["webSocketDebuggerUrl"])
+            except OSError:
+                pass
+            assert time.monotonic() < deadline, "Chromium did not start"
+            time.sleep(0.2)

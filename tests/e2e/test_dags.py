@@ -1,0 +1,237 @@
+"""Every DAG to its success under the real scheduler, driven over REST by Airflow's published client, as a stranger would."""
+
+import json
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.local import stack
+from alchemist_core.local.airflow_environment import USERNAME, load_secrets
+from alchemist_core.local.postgres import start_postgres
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.local.stack_state import read_state
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.store.engine import make_engine
+
+from .browser import Browser
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800), pytest.mark.xdist_group("airflow")]
+
+NIGHTS, EMPTY_NIGHT = ("2026-01-01", "2026-01-02"), "2026-01-03"
+TIMEOUT_S = 900
+PICTURES = Path(".alchemist/screenshots")
+
+
+@dataclass
+class Life:
+    """What was done, and how each run ended."""
+
+    home: Path
+    states: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def query(self, sql: str) -> list[Any]:
+        engine = make_engine(start_postgres(self.home).url())
+        with engine.connect() as connection:
+            rows = connection.execute(text(sql)).all()
+        engine.dispose()
+        return list(rows)
+
+
+class Airflow:
+    """The published client, logged in with a name and a password."""
+
+    def __init__(self, home: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the client's own, at its import
+            self.client = pytest.importorskip("airflow_client.client")
+        self.url = f"http://127.0.0.1:{read_state(home).ports.airflow}"
+        body = json.dumps({"username": USERNAME, "password": load_secrets(home)["password"]}).encode()
+        request = urllib.request.Request(f"{self.url}/auth/token", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            self.token = str(json.load(answer)["access_token"])
+        self.api = self.client.ApiClient(self.client.Configuration(host=self.url, access_token=self.token))
+        self.runs, self.tasks = self.client.DagRunApi(self.api), self.client.TaskInstanceApi(self.api)
+
+    def trigger(self, dag_id: str, conf: dict[str, Any], *, partition_key: str | None = None) -> str:
+        body = self.client.TriggerDAGRunPostBody(logical_date=None, conf=conf, partition_key=partition_key)
+        return str(self.runs.trigger_dag_run(dag_id, body).dag_run_id)
+
+    def wait(self, dag_id: str, run_id: str) -> str:
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            state = str(self.runs.get_dag_run(dag_id, run_id).state.value)
+            if state in ("success", "failed"):
+                return state
+            time.sleep(1)
+        return "too slow"
+
+    def run(self, dag_id: str, conf: dict[str, Any], **options: Any) -> str:
+        return self.wait(dag_id, self.trigger(dag_id, conf, **options))
+
+    def wait_for_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            found = self.tasks.get_task_instance(dag_id, run_id, task_id).state
+            if found is not None and found.value == state:
+                return
+            time.sleep(1)
+        raise AssertionError(f"{dag_id}.{task_id} never was {state}")
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """A platform's first days on a small drawn corpus."""
+    folder = tmp_path_factory.mktemp("life")
+    folder.chmod(0o755)
+    corpus, home = folder / "scenes", folder / "home"
+    draw_scenes(corpus, n_train=1200, n_validation=2000, n_test=40, shard_size=60, side=32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALCHEMIST_HOME", str(home))
+        load_settings.cache_clear()
+        for name, part, role in (("v", "validation", "validation"), ("t", "test", "evaluation")):
+            ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
+        stack.up(home)
+        try:
+            yield live(Life(home), Airflow(home), corpus, folder)
+        finally:
+            stack.down(home)
+    load_settings.cache_clear()
+
+
+def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
+    night = {"dataset": "scenes", "root": str(corpus / "train")}
+    life.states["a night with no rater"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[0])
+    life.states["the first rater"] = airflow.run("train_rater", {"dataset": "scenes", "validation": "v"})
+    life.states["a night"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[1])
+    life.states["an empty night, without a logical date"] = airflow.run(
+        "nightly_rescore", {**night, "crawl_date": EMPTY_NIGHT}
+    )
+    life.refused = refusal(airflow, {"dataset": "scenes", "retention": 1.5})
+    both = [airflow.trigger("build_subset", {"dataset": "scenes", "retention": retention}) for retention in (0.2, 0.5)]
+    for run_id in both:
+        life.states[f"subset {run_id}"] = airflow.wait("build_subset", run_id)
+    asked = airflow.trigger("build_subset", {"dataset": "scenes", "retention": 0.3, "name": "asked", "approve": True})
+    airflow.wait_for_task("build_subset", asked, "approve", "awaiting_input")
+    look(life, airflow, folder, asked)
+    answer = airflow.client.UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={})
+    airflow.tasks.update_hitl_detail("build_subset", asked, "approve", -1, answer)
+    life.states["a subset that a person approved"] = airflow.wait("build_subset", asked)
+    life.states["evaluation"] = wait_for_evaluations(life, airflow)
+    life.states["maintenance"] = airflow.run("maintenance", {})
+    return life
+
+
+def refusal(airflow: Airflow, conf: dict[str, Any]) -> int:
+    try:
+        airflow.trigger("build_subset", conf)
+    except airflow.client.ApiException as refused:
+        return int(refused.status)
+    return 0
+
+
+def wait_for_evaluations(life: Life, airflow: Airflow) -> str:
+    """Asset events start the DAG by themselves; all it has to do is done when no run is left and every subset has a value."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        states = [run.state.value for run in airflow.runs.get_dag_runs("evaluate_subset").dag_runs]
+        if states and not set(states) & {"queued", "running"} and len(evaluated(life)) == 3:
+            return "success" if set(states) == {"success"} else str(states)
+        if "failed" in states:
+            return "failed"
+        time.sleep(2)
+    return "too slow"
+
+
+def evaluated(life: Life) -> set[str]:
+    rows = life.query(
+        "SELECT DISTINCT subsets.name FROM alchemist.evaluations INNER JOIN alchemist.models USING (model_id) "
+        "INNER JOIN alchemist.subsets USING (subset_id)"
+    )
+    return {row.name for row in rows}
+
+
+def look(life: Life, airflow: Airflow, folder: Path, run_id: str) -> None:
+    """Take pictures of the form and of the question, to be judged by eye; the texts are checked below."""
+    pages = {
+        "form": (f"{airflow.url}/dags/build_subset", "Trigger", "Share of the eligible pairs"),
+        "approval": (
+            f"{airflow.url}/dags/build_subset/runs/{run_id}/tasks/approve/required_actions",
+            "Publish subset",
+            None,
+        ),
+    }
+    port = 20_500 + int(time.time()) % 5_000
+    with Browser(folder / "chromium", port) as browser:
+        browser.log_in(airflow.url, airflow.token)
+        for name, (url, words, after_click) in pages.items():
+            try:
+                life.texts[name] = browser.open(url, until=words)
+                if after_click:
+                    life.texts[name] = browser.click("Trigger", until=after_click)
+            finally:
+                browser.picture(PICTURES / f"{name}.png")
+
+
+def test_every_dag_runs_to_success(life: Life) -> None:
+    assert {name: state for name, state in life.states.items() if state != "success"} == {}
+
+
+def test_a_value_out_of_bounds_is_refused(life: Life) -> None:
+    assert life.refused == 400
+
+
+def test_a_night_with_no_rater_scores_nothing_and_both_nights_end_selectable(life: Life) -> None:
+    rows = life.query("SELECT crawl_date, status FROM alchemist.nightly_overview WHERE dataset = 'scenes' ORDER BY 1")
+    assert [(row.crawl_date.isoformat(), row.status) for row in rows] == [
+        (NIGHTS[0], "selectable"),
+        (NIGHTS[1], "selectable"),
+        (EMPTY_NIGHT, "empty"),
+    ]
+
+
+def test_subsets_that_were_published_at_once_are_all_evaluated_with_their_controls(life: Life) -> None:
+    assert len(evaluated(life)) == 3
+    rows = life.query(
+        "SELECT subset_id, count(DISTINCT arm) AS n_arms FROM alchemist.models INNER JOIN alchemist.evaluations USING (model_id) GROUP BY 1"
+    )
+    assert {row.n_arms for row in rows} == {2}
+
+
+def test_somebody_is_told_that_a_person_is_asked(life: Life) -> None:
+    (row,) = life.query("SELECT subject, after FROM alchemist.audit_events WHERE action = 'approval asked'")
+    assert row.subject == "build_subset.approve"
+    assert "Publish subset asked?" in row.after["reason"]
+
+
+def test_every_suite_of_checks_left_its_outcomes(life: Life) -> None:
+    rows = life.query(
+        "SELECT suite, bool_and(is_success OR severity = 'warn') AS is_well FROM alchemist.check_results GROUP BY suite"
+    )
+    assert {row.suite for row in rows} == {"shards", "samples", "scores", "subset", "evaluation"}
+    assert all(row.is_well for row in rows)
+
+
+def test_the_form_shows_titles_help_and_the_question_its_two_answers(life: Life) -> None:
+    assert "Share of the eligible pairs to keep" in life.texts["form"]
+    assert {"Approve", "Reject"} <= set(life.texts["approval"].split())
+
+
+def test_airflow_tells_the_exporter_how_its_runs_ended(life: Life) -> None:
+    pytest.importorskip("statsd")
+    with urllib.request.urlopen(f"http://127.0.0.1:{read_state(life.home).ports.metrics}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    assert any(
+        line.startswith('alchemist_airflow_runs_total{dag="nightly_rescore",outcome="success"}') for line in lines
+    )
+    assert any(line.startswith("alchemist_airflow_heartbeats_total") for line in lines)
