@@ -23,6 +23,7 @@ from alchemist_core.stages.report_page import (
     Fact,
     Histogram,
     LineageStep,
+    MetricRun,
     NightRow,
     QuarantineRow,
     ReportContent,
@@ -60,6 +61,7 @@ def gather_content(stage_run: StageRun, dataset: str | None, *, made_at: datetim
         subsets=[_subset(engine, row) for row in subsets],
         sheets=_sheets(stage_run, snapshot) if snapshot else (),
         arms=[arm for row in subsets for arm in _arms(engine, row)],
+        metrics=[metric for row in subsets for metric in _metrics(engine, row)],
         experiments=_experiments(engine, dataset),
         nights=[NightRow(*row) for row in overviews.read_nights(engine, dataset)],
         quarantine=[QuarantineRow(*row) for row in overviews.read_quarantine(engine, dataset)],
@@ -147,6 +149,16 @@ def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
         return []
     found = models.read_evaluations(engine, trained, newest)
     return [ArmRun(row.title, row.retention, arm.arm, arm.seed, arm.n_samples, arm.n_steps, arm.value) for arm in found]
+
+
+def _metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
+    rater = rater_of_subset(engine, row)
+    trained = [
+        model.model_id
+        for is_flux in (False, True)
+        for model in models.models_to_compare(engine, row.subset_id, rater.name, is_flux=is_flux)
+    ]
+    return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, trained)]
 
 
 def _sheets(stage_run: StageRun, snapshot: Snapshot) -> Sequence[ContactSheet]:

@@ -130,4 +130,8 @@ def test_a_later_image_metric_leaves_the_table_of_losses_as_it_is(trained: Train
     arms = read_arms({0})
     measure(tmp_path, SCENES)
     assert read_arms({0}) == arms
-    assert report(ReportConfig(dataset="scenes")).is_new
+    first = report(ReportConfig(dataset="scenes"))
+    assert first.is_new
+    page = Path(first.path).read_text(encoding="utf-8")
+    assert "What these models draw" in page
+    assert "geneval_scenes_counting ↑" in page

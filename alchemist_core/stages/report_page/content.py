@@ -111,6 +111,18 @@ class ArmRun:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricRun:
+    """One metric of the images that one trained model draws, under a contract with a name."""
+
+    subset: str  # As in ArmRun.
+    contract: str
+    metric: str
+    arm: str
+    seed: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class NightRow:
     """One crawl date of a dataset: a row of the view `nightly_overview`, whose words `status` has."""
 
@@ -188,6 +200,7 @@ class ReportContent:
     subsets: Sequence[SubsetContent] = ()
     sheets: Sequence[ContactSheet] = ()
     arms: Sequence[ArmRun] = ()
+    metrics: Sequence[MetricRun] = ()
     experiments: Sequence[ExperimentContent] = ()
     nights: Sequence[NightRow] = ()
     quarantine: Sequence[QuarantineRow] = ()

@@ -5,9 +5,10 @@ from importlib.resources import files
 
 from alchemist_core.stages.report_page.charts import histogram_chart
 from alchemist_core.stages.report_page.comparison import Comparison, compare_arms
-from alchemist_core.stages.report_page.content import ReportContent
+from alchemist_core.stages.report_page.content import MetricRun, ReportContent
 from alchemist_core.stages.report_page.experiments import experiment_article
 from alchemist_core.stages.report_page.markup import Html, element, join
+from alchemist_core.stages.report_page.metrics import metrics_table
 from alchemist_core.stages.report_page.sheets import contact_sheet
 from alchemist_core.stages.report_page.subsets import subset_article
 from alchemist_core.stages.report_page.tables import (
@@ -29,7 +30,7 @@ def render_report(content: ReportContent) -> str:
     comparisons = compare_arms(content.arms)
     main = element(
         "main",
-        *(_worth(comparisons), _experiments(content), _scores(content)),
+        *(_worth(comparisons, content.metrics), _experiments(content), _scores(content)),
         *(_subsets(content), _sheets(content), _accounts(content)),
     )
     return render_page(content.title, _header(content, comparisons), main)
@@ -82,11 +83,12 @@ def _key_figure(figure: object, text: str) -> Html:
     return element("p", element("strong", figure), element("span", text))
 
 
-def _worth(comparisons: Sequence[Comparison]) -> Html:
+def _worth(comparisons: Sequence[Comparison], metrics: Sequence[MetricRun]) -> Html:
     parts = [
         join(
             element("h3", f"{show_percent(comparison.retention)} kept ", element("small", comparison.subset)),
             comparison_table(comparison),
+            *_metrics([run for run in metrics if run.subset == comparison.subset]),
         )
         for comparison in comparisons
     ]
@@ -99,6 +101,13 @@ def _worth(comparisons: Sequence[Comparison]) -> Html:
         parts,
         "No model has been evaluated yet: run evaluate_subset.",
     )
+
+
+def _metrics(runs: Sequence[MetricRun]) -> list[Html]:
+    if not runs:
+        return []
+    title = element("h4", "What these models draw ", element("small", "↑ higher is better, ↓ lower is better"))
+    return [title, metrics_table(runs)]
 
 
 def _experiments(content: ReportContent) -> Html | None:

@@ -1,0 +1,68 @@
+"""What models draw, measured: each metric of each contract, the arms of a subset side by side."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alchemist_core.stages.report_page.comparison import ARMS, Estimate, estimate_mean
+from alchemist_core.stages.report_page.content import MetricRun
+from alchemist_core.stages.report_page.markup import Html, element
+from alchemist_core.stages.report_page.tables import show_estimate, table
+
+_DISTANCES = ("fid", "kid")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSummary:
+    """One metric of one contract over the seeds of each arm."""
+
+    contract: str
+    metric: str
+    arms: dict[str, Estimate]
+    gain: Estimate | None  # How much better the subset is than random, paired by seed.
+
+    @property
+    def is_distance(self) -> bool:
+        """Tell whether lower is better."""
+        return self.metric.startswith(_DISTANCES)
+
+
+def summarize_metrics(runs: Sequence[MetricRun]) -> list[MetricSummary]:
+    """Return a summary for each metric, in the order in which they come."""
+    groups: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        groups[run.contract, run.metric][run.arm][run.seed] = run.value
+    return [_summarize(contract, metric, arms) for (contract, metric), arms in groups.items()]
+
+
+def metrics_table(runs: Sequence[MetricRun]) -> Html:
+    """Show every metric of a subset's arms; ↓ where lower is better."""
+    summaries = summarize_metrics(runs)
+    arms = sorted({arm for one in summaries for arm in one.arms}, key=ARMS.index)
+    rows = [
+        (
+            (
+                element("code", one.contract),
+                f"{one.metric} {'↓' if one.is_distance else '↑'}",
+                *(show_estimate(one.arms.get(arm), _digits(one)) for arm in arms),
+                show_estimate(one.gain, _digits(one)),
+            ),
+            "",
+        )
+        for one in summaries
+    ]
+    return table(("Contract", "Metric", *arms, "Gain"), rows, class_="metrics")
+
+
+def _summarize(contract: str, metric: str, arms: dict[str, dict[int, float]]) -> MetricSummary:
+    subset, random = arms.get("subset", {}), arms.get("random", {})
+    sign = -1.0 if metric.startswith(_DISTANCES) else 1.0
+    gains = [sign * (subset[seed] - random[seed]) for seed in sorted(subset.keys() & random.keys())]
+    means = {arm: estimate_mean(list(values.values())) for arm, values in arms.items()}
+    return MetricSummary(contract, metric, means, estimate_mean(gains) if gains else None)
+
+
+def _digits(one: MetricSummary) -> int:
+    """Show three digits of the largest value at least."""
+    largest = max(abs(estimate.mean) for estimate in one.arms.values())
+    return 3 if largest >= 0.1 else 5
