@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +28,10 @@ _GROUP_ROWS = 1 << 17
 _COLUMN_KINDS = {"txt": "string", "json": "json"} | dict.fromkeys(IMAGE_EXTS, "image")
 
 
-def read_copy_manifest(folder: Path) -> tuple[str, list[CopiedShard]] | None:
-    """Return a copy's identity and its tars, as its manifest says; None where that is none."""
+def read_copy_manifest(place: Path | BinaryIO) -> tuple[str, list[CopiedShard]] | None:
+    """Return a copy's identity and its tars, as the manifest in its folder, or an open one, says; None where that is none."""
     try:
-        about = pq.read_schema(folder / MANIFEST_NAME).metadata or {}
+        about = pq.read_schema(place / MANIFEST_NAME if isinstance(place, Path) else place).metadata or {}
         return about[_IDENTITY].decode(), [CopiedShard(*shard) for shard in json.loads(about[_SHARDS])]
     except (OSError, ValueError, KeyError, TypeError):
         return None

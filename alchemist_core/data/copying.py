@@ -64,8 +64,7 @@ def copy_members(
         DataError: A source's bytes are not those of its pair any more, a pair comes twice, the disk is full or gives back
             other bytes, or the folder holds something else. Nothing has taken the folder's name then.
     """
-    identity = _identify(members, layout)
-    aside = out_dir.with_name(f".{out_dir.name}.part")
+    identity, aside = identify_copy(members, layout), hidden_folder(out_dir)
     with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
         if (shards := _find_copy(out_dir, identity)) is not None:
             if all(pool.map(partial(is_whole, out_dir, verify=verify), shards)):
@@ -83,8 +82,17 @@ def copy_members(
     return Copy(out_dir, shards, n_bytes)
 
 
-def _identify(members: MemberTable, layout: Layout) -> str:
-    """Name a copy by its members and its layout: where their bytes lie today is no part of it."""
+def hidden_folder(out_dir: Path) -> Path:
+    """Return where a copy grows until it is complete."""
+    return out_dir.with_name(f".{out_dir.name}.part")
+
+
+def identify_copy(members: MemberTable, layout: Layout) -> str:
+    """Name a copy by its members and its layout: where their bytes lie today is no part of it.
+
+    Raises:
+        DataError: A pair comes twice.
+    """
     pair_hash_N32 = sort_hashes(hash_column(members.table.column("pair_hash")))
     is_again_N = (pair_hash_N32[1:] == pair_hash_N32[:-1]).all(axis=1)
     if is_again_N.any():

@@ -146,12 +146,19 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
 
 
 def read_first_bits(path: Path) -> NDArray[np.uint64]:
-    """Return the first 64 bits of the members' hashes, in the order of the file: for estimates, compared with nothing."""
-    file = pq.ParquetFile(path, memory_map=True)
-    parts = [
-        np.ascontiguousarray(hash_column(pa.chunked_array(batch.columns))[:, :8]).view(">u8").ravel()
-        for batch in file.iter_batches(batch_size=ROWS_A_PIECE, columns=["pair_hash"])
-    ]
+    """Return the first 64 bits of the members' hashes, in the order of the file: for estimates, compared with nothing.
+
+    Raises:
+        DataError: If the file is missing or cannot be read.
+    """
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+        parts = [
+            np.ascontiguousarray(hash_column(pa.chunked_array(batch.columns))[:, :8]).view(">u8").ravel()
+            for batch in file.iter_batches(batch_size=ROWS_A_PIECE, columns=["pair_hash"])
+        ]
+    except (OSError, ValueError) as error:
+        raise DataError(f"The manifest {path} cannot be read: {error}.") from error
     return np.concatenate([np.empty(0, np.uint64), *parts], dtype=np.uint64)
 
 

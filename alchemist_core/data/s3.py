@@ -6,10 +6,11 @@ One version of an object is read to its end: when it is replaced meanwhile, the 
 import io
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from alchemist_core.data.byte_ranges import ByteRange, cut_ranges, merge_ranges
@@ -36,15 +37,66 @@ def list_objects(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
     Raises:
         DataError: The bucket cannot be listed, or nothing lies under the prefix.
     """
+    found = find_objects(root_uri)
+    if not found:
+        raise DataError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
+    yield from found
+
+
+def find_objects(root_uri: str) -> list[tuple[str, int, datetime]]:
+    """Return address, size and time of the last change of every object under a prefix, which may be none.
+
+    Raises:
+        DataError: The bucket cannot be listed.
+    """
     bucket, prefix = _split(root_uri)
     prefix = f"{prefix.rstrip('/')}/" if prefix else ""
     pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     found = _ask(root_uri, lambda: [entry for page in pages for entry in page.get("Contents", [])])
-    if not found:
-        raise DataError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
     base = root_uri.rstrip("/")
-    for entry in found:
-        yield f"{base}/{entry['Key'].removeprefix(prefix)}", int(entry["Size"]), entry["LastModified"]
+    return [
+        (f"{base}/{entry['Key'].removeprefix(prefix)}", int(entry["Size"]), entry["LastModified"]) for entry in found
+    ]
+
+
+def read_labels(uri: str) -> tuple[int, dict[str, str]]:
+    """Return an object's size and the labels that it was put with.
+
+    Raises:
+        DataError: It is absent or may not be read.
+    """
+    bucket, key = _split(uri)
+    head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return int(head["ContentLength"]), dict(head["Metadata"])
+
+
+def put_file(uri: str, path: Path, labels: Mapping[str, str]) -> None:
+    """Put a file under an address, in parts where it is large; the store checks each part's sha256, and shows all or nothing.
+
+    Raises:
+        DataError: It may not be written, or the store cannot be reached.
+    """
+    from boto3.exceptions import S3UploadFailedError  # noqa: PLC0415  as botocore below
+
+    bucket, key = _split(uri)
+    extra = {"Metadata": dict(labels), "ChecksumAlgorithm": "SHA256"}
+    try:
+        _ask(uri, lambda: _client().upload_file(str(path), bucket, key, ExtraArgs=extra))
+    except S3UploadFailedError as error:
+        raise DataError(
+            f"{uri} cannot be written: {error}. Check the address, the credentials and the room."
+        ) from error
+
+
+def remove_objects(root_uri: str) -> None:
+    """Delete every object under a prefix.
+
+    Raises:
+        DataError: They may not be deleted.
+    """
+    for uri, _, _ in find_objects(root_uri):
+        bucket, key = _split(uri)
+        _ask(uri, partial(_client().delete_object, Bucket=bucket, Key=key))
 
 
 def open_object(uri: str) -> io.BufferedReader:

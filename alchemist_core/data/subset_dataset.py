@@ -18,7 +18,7 @@ from alchemist_core.data.reading_order import Numbers, Reader, epoch_order, rank
 from alchemist_core.data.subset_members import LocatedSubset, locate_remaining
 from alchemist_core.errors import DataError
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.subsets import find_for_readers
 
 State = dict[str, Any]
 
@@ -31,7 +31,7 @@ class SubsetDataset(IterableDataset[Any]):
 
     Args:
         subset: Name of the subset, or where its members lie.
-        version: Version number; none: the newest.
+        version: Version number; none: the one that is published, or the newest where none is.
         seed: Of the order.
         reader: Which part this process reads, and in what batches; none: by torch's process group, one by one.
         transform: Applied to each sample in the worker that read it.
@@ -149,7 +149,7 @@ class _Place:
 def _locate(name: str, version: int | None) -> LocatedSubset:
     engine = open_store()
     try:
-        return locate_remaining(engine, find_subset(engine, name, version=version))
+        return locate_remaining(engine, find_for_readers(engine, name, version=version))
     finally:
         # Workers are forked from this process and must not inherit its connections.
         engine.dispose()

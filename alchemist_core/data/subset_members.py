@@ -10,8 +10,11 @@ from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, read_manifest
 from alchemist_core.data.member_table import MemberTable, gather_members
 from alchemist_core.errors import DataError
+from alchemist_core.store.members import count_taken_down
 from alchemist_core.store.pairs import read_taken_down, stream_locations
-from alchemist_core.store.subsets import SubsetRow
+from alchemist_core.store.subsets import SubsetRow, published_version
+
+_SELECT = "Select again: the new version leaves them out."
 
 
 class LocatedSubset(NamedTuple):
@@ -47,7 +50,8 @@ def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
     located = locate_subset(engine, subset)
     missing = located.missing()
     if len(missing):
-        raise _lost(subset, located.manifest, missing, "taken down, or their shard was retired")
+        remedy = _remedy(engine, subset)
+        raise _lost(subset, located.manifest, missing, f"taken down, or their shard was retired). {remedy}")
     return located.members
 
 
@@ -62,13 +66,26 @@ def locate_remaining(engine: Engine, subset: SubsetRow) -> LocatedSubset:
     taken_down = set(read_taken_down(engine)) if len(missing) else set()
     lost = np.array([n for n in missing if located.manifest.pair_hash_K32[n].tobytes() not in taken_down], np.int64)
     if len(lost):
-        raise _lost(subset, located.manifest, lost, "their shard was retired")
+        raise _lost(subset, located.manifest, lost, f"their shard was retired). {_SELECT}")
     return located
 
 
 def _lost(subset: SubsetRow, manifest: Manifest, number_K: NDArray[np.int64], why: str) -> DataError:
     first = manifest.pair_hash_K32[number_K[0]].tobytes().hex()[:16]
     return DataError(
-        f"{len(number_K):,} of {len(manifest):,} members of {subset.title} have no live location ({why}), the first is "
-        f"pair {first}. Select again: the new version leaves them out."
+        f"{len(number_K):,} of {len(manifest):,} members of {subset.title} have no live location, the first is "
+        f"pair {first} ({why}"
+    )
+
+
+def _remedy(engine: Engine, subset: SubsetRow) -> str:
+    """Offer the version that was published instead, where it is free of what was taken down."""
+    published = published_version(engine, subset.name)
+    if published is None or published.subset_id == subset.subset_id:
+        return _SELECT
+    with engine.connect() as connection:
+        if count_taken_down(connection, published.subset_id):
+            return _SELECT
+    return (
+        f"Its successor {published.title} is published and has none that was taken down: --version {published.version}."
     )

@@ -1,15 +1,21 @@
 """Copy a subset's bytes into tar shards with a verified manifest; what has no live location any more is refused by name."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.copying import Layout, copy_members
+from alchemist_core.data.copy_places import copy_to, place_of, remove_copy
+from alchemist_core.data.copying import Layout
 from alchemist_core.data.shard_copying import Verify
+from alchemist_core.data.storage import is_s3, join_uri
 from alchemist_core.data.subset_members import locate_all
+from alchemist_core.errors import DataError
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.subsets import find_subset, mark_materialized
+from alchemist_core.stages.version_manifest import load_manifest
+from alchemist_core.store.members import count_taken_down, store_members
+from alchemist_core.store.subsets import SubsetRow, find_subset, mark_materialized, note_copy
 
 
 class MaterializeConfig(Config):
@@ -29,6 +35,11 @@ class MaterializeConfig(Config):
         "read_back",
         description="What is checked before a copy counts. source: every member as it is read, against what ingest registered; "
         "read_back: also every tar as the disk gives it back",
+    )
+    to: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or s3:// address to copy into, below it NAME/vVERSION; none: the home's own",
     )
 
 
@@ -51,22 +62,45 @@ def run(config: MaterializeConfig, *, slot: int = 0) -> MaterializeReport:
 
 
 def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeReport:
-    """Find each member's bytes, copy them, verify them, note the folder."""
-    subset = find_subset(stage_run.engine, config.subset, version=config.version)
-    members = locate_all(stage_run.engine, subset)
+    """Find each member's bytes, copy them, verify them, note the place."""
+    engine = stage_run.engine
+    subset = find_subset(engine, config.subset, version=config.version)
+    # With its membership in the store, a takedown finds every copy, published or not.
+    store_members(engine, subset.subset_id, load_manifest(engine, subset))
+    members, uri = locate_all(engine, subset), copy_uri(config, subset)
+    note_copy(engine, subset.subset_id, uri)
     layout = Layout(config.shard_size, config.shuffle_seed)
-    order = "" if config.shuffle_seed is None else f"-s{config.shuffle_seed}"
-    uri = f"materialized/{subset.name}/v{subset.version}-{config.shard_size}{order}"
-    copy = copy_members(members, artifact_path(uri), layout, verify=config.verify, report=stage_run.report)
-    mark_materialized(stage_run.engine, subset.subset_id, uri)
+    copy = copy_to(members, uri, layout, verify=config.verify, report=stage_run.report)
+    _require_nobody_taken_down(stage_run, subset, uri)
+    mark_materialized(engine, subset.subset_id, uri)
     return MaterializeReport(
         subset=subset.title,
-        folder=str(copy.folder),
+        folder=place_of(uri),
         n_shards=len(copy.shards),
         n_samples=sum(shard.n_samples for shard in copy.shards),
         n_bytes_written=copy.n_bytes_written,
         verified=config.verify,
     )
+
+
+def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:
+    """Return the address of a version's copy; one layout, one address."""
+    order = "" if config.shuffle_seed is None else f"-s{config.shuffle_seed}"
+    name = f"{subset.name}/v{subset.version}-{config.shard_size}{order}"
+    if config.to is None:
+        return f"materialized/{name}"
+    return join_uri(config.to if is_s3(config.to) else str(Path(config.to).absolute()), name)
+
+
+def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:
+    with stage_run.engine.connect() as connection:
+        n_taken_down = count_taken_down(connection, subset.subset_id)
+    if n_taken_down:
+        remove_copy(uri)
+        raise DataError(
+            f"{n_taken_down:,} members of {subset.title} were taken down while it was copied: the copy was removed again. "
+            "Copy its successor: alchemist subset list."
+        )
 
 
 COMMANDS = {"": Command(MaterializeConfig, run)}

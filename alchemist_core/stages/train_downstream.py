@@ -15,7 +15,9 @@ from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
+from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store import models
+from alchemist_core.store.members import store_members
 from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
@@ -67,6 +69,9 @@ class Comparison:
         """Train what is missing."""
         config, n_trained, identities = self.config, 0, []
         subset = find_subset(stage_run.engine, config.subset, version=config.version)
+        if stage_run.is_leader:
+            # So that a takedown finds the models of a version that was never published, too.
+            store_members(stage_run.engine, subset.subset_id, load_manifest(stage_run.engine, subset))
         rater = rater_of_subset(stage_run.engine, subset)
         arms = Arms(subset, reload_snapshot(stage_run.engine, subset.snapshot_id).pairs.open_pairs(), config.truth)
         for seed in config.seeds:

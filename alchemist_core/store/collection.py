@@ -53,7 +53,7 @@ def collect(
                 return False
             if "members_bytes" in row._fields:
                 drop_members(connection, row.subset_id)
-            values = {"materialized_uri": None, "materialized_at": None}
+            values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "copy_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
             remove()
     except DBAPIError as refused:

@@ -30,6 +30,7 @@ class SubsetRow:
     manifest_uri: str
     state: str
     materialized_uri: str | None
+    copy_uris: list[str]
     curves: dict[str, Any] | None
     predecessor_id: int | None
 
@@ -54,13 +55,18 @@ def find_subset(engine: Engine, name: str, *, version: int | None = None) -> Sub
     with engine.connect() as connection:
         row = connection.execute(statement).one_or_none()
         if row is None:
-            names = (
-                ", ".join(connection.execute(select(Subset.name).distinct().order_by(Subset.name)).scalars()) or "none"
-            )
-            raise ConfigError(
-                f"There is no subset {name!r}{f' v{version}' if version else ''} (subsets: {names}). Make one: alchemist select."
-            )
+            raise _unknown(connection, name, version)
     return SubsetRow(*row)
+
+
+def find_for_readers(engine: Engine, name: str, *, version: int | None = None) -> SubsetRow:
+    """Return what readers of a subset see: the version that is published, the newest where none is; or the one that they name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    published = published_version(engine, name) if version is None else None
+    return published or find_subset(engine, name, version=version)
 
 
 def list_subsets(engine: Engine, *, state: str | None = None) -> list[SubsetRow]:
@@ -141,7 +147,7 @@ def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, acti
     before = connection.execute(select(Subset.subset_id, Subset.version).where(*published)).one_or_none()
     if before is not None and before.subset_id == subset.subset_id:
         return False
-    _require_publishable(connection, subset)
+    _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
     connection.execute(update(Subset).where(*published).values(state="superseded"))
     values: dict[str, Any] = {"state": "published", "published_at": utc_now()}
     if action == "publish":
@@ -154,7 +160,7 @@ def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, acti
     return True
 
 
-def _require_publishable(connection: Connection, subset: SubsetRow) -> None:
+def _require_publishable(connection: Connection, subset: SubsetRow, otherwise: str) -> None:
     if not subset.n_samples:
         raise DataError(
             f"{subset.title} has no members: there is nothing to publish. Select again with a larger retention."
@@ -166,8 +172,26 @@ def _require_publishable(connection: Connection, subset: SubsetRow) -> None:
     if n_taken_down := count_taken_down(connection, subset.subset_id):
         raise DataError(
             f"{n_taken_down:,} of {subset.n_samples:,} members of {subset.title} were taken down after it was drawn: it is not "
-            "published. Run its alchemist select again: the new version leaves them out."
+            f"published. Run its alchemist select again: the new version leaves them out.{otherwise}"
         )
+
+
+def note_copy(engine: Engine, subset_id: int, uri: str) -> None:
+    """Note where a version's bytes are about to be copied to, so that a takedown and gc know even of a copy that was killed."""
+    statement = update(Subset).where(Subset.subset_id == subset_id, ~Subset.copy_uris.contains([uri]))
+    with engine.begin() as connection:
+        connection.execute(statement.values(copy_uris=func.array_append(Subset.copy_uris, uri)))
+
+
+def _unknown(connection: Connection, name: str, version: int | None) -> ConfigError:
+    versions = connection.execute(select(Subset.version).where(Subset.name == name).order_by(Subset.version)).scalars()
+    if known := ", ".join(map(str, versions)):
+        return ConfigError(f"There is no subset {name!r} v{version} (versions: {known}).")
+    names = connection.execute(select(Subset.name).distinct().order_by(Subset.name)).scalars()
+    known = ", ".join(names) or "none"
+    return ConfigError(
+        f"There is no subset {name!r}{f' v{version}' if version else ''} (subsets: {known}). Make one: alchemist select."
+    )
 
 
 def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:

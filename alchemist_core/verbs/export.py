@@ -8,13 +8,12 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import PLACE, SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.pairs import stream_members
 from alchemist_core.store.raters import find_rater
-from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.subsets import find_for_readers
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import ProgressLine
 
@@ -45,7 +44,9 @@ class ExportSubsetConfig(Config):
     """Which subset version, and where to."""
 
     name: str = Field(..., description="Name of the subset")
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(
+        None, ge=1, description="Version number; none: the one that is published, or the newest where none is"
+    )
     out: Path = Field(..., description=OUT)
 
 
@@ -72,11 +73,10 @@ def samples(config: ExportSamplesConfig) -> ExportReport:
 
 def subset(config: ExportSubsetConfig) -> ExportReport:
     """Write a subset's members with ids, ranks, scores, addresses and places; those taken down since are left out."""
-    from alchemist_core.data.manifests import read_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
+    from alchemist_core.stages.version_manifest import load_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
 
     path, engine = _writable(config.out), open_store()
-    found = find_subset(engine, config.name, version=config.version)
-    manifest = read_manifest(artifact_path(found.manifest_uri), sha256=found.manifest_sha256)
+    manifest = load_manifest(engine, find_for_readers(engine, config.name, version=config.version))
     located = stream_members(engine, manifest.pair_hash_K32)
     return _write(path, MEMBER_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
 

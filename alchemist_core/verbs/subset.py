@@ -7,6 +7,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.copy_places import place_of
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, list_subsets, rater_of_subset
 from alchemist_core.verbs.subset_diff import DiffSubsetConfig, diff
@@ -57,7 +58,7 @@ class SubsetShowReport(Report):
     datasets: list[str]
     manifest_sha256: str
     manifest: str
-    materialized: str | None
+    copies: list[str]
     curves: dict[str, Any] | None
     next: str
 
@@ -111,7 +112,7 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
         datasets=rater.dataset_names,
         manifest_sha256=subset.manifest_sha256,
         manifest=str(artifact_path(subset.manifest_uri)),
-        materialized=str(artifact_path(subset.materialized_uri)) if subset.materialized_uri else None,
+        copies=[place_of(uri) for uri in subset.copy_uris],
         curves=subset.curves,
         next=NEXT[subset.state].format(name=subset.name, version=subset.version),
     )

@@ -1,8 +1,7 @@
 """`alchemist subset gc`: give back what versions take up that nobody reads; their spec can make them again."""
 
-import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.copy_places import copy_size, place_of, remove_copy
 from alchemist_core.store import collection
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.tables import AnyRow
@@ -47,15 +47,16 @@ class GcSubsetReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one version takes up: a row of the store, its files, and a line about it."""
+    """What one version takes up: a row of the store, its manifest, its copies, and a line about it."""
 
     row: AnyRow
-    files: tuple[Path, ...]
+    manifests: tuple[Path, ...]
+    copies: tuple[str, ...]
     n_bytes: int
 
     def __str__(self) -> str:
         """Return a line for a person."""
-        parts = [str(path) for path in self.files]
+        parts = [*map(str, self.manifests), *map(place_of, self.copies)]
         if getattr(self.row, "members_bytes", 0):
             parts.insert(0, "membership")
         return f"{self.row.name} v{self.row.version} ({self.row.state}): {', '.join(parts)}, {_megabytes(self.n_bytes)}"
@@ -83,7 +84,7 @@ def _holdings(engine: Engine, config: GcSubsetConfig) -> list[Holding]:
     with engine.connect() as connection:
         free = collection.find_collectable(connection, config.name, config.min_age_days)
         tainted = collection.find_tars_with_taken_down(connection, config.name)
-    found = [_holding(row, (row.manifest_uri, row.materialized_uri)) for row in free]
+    found = [_holding(row, artifact_path(row.manifest_uri)) for row in free]
     known = {row.subset_id for row in free}
     for row in tainted:
         if row.state == "published":
@@ -92,13 +93,15 @@ def _holdings(engine: Engine, config: GcSubsetConfig) -> list[Holding]:
                 "publish a successor, then run gc again."
             )
         elif row.subset_id not in known:
-            found.append(_holding(row, (row.materialized_uri,)))
+            found.append(_holding(row))
     return [holding for holding in found if holding.n_bytes]
 
 
-def _holding(row: AnyRow, uris: Iterable[str | None]) -> Holding:
-    files = tuple(path for path in (artifact_path(uri) for uri in uris if uri) if path.exists())
-    return Holding(row, files, getattr(row, "members_bytes", 0) + sum(map(_size, files)))
+def _holding(row: AnyRow, *manifests: Path) -> Holding:
+    there = tuple(path for path in manifests if path.exists())
+    sizes = {uri: copy_size(uri) for uri in row.copy_uris}
+    n_bytes = getattr(row, "members_bytes", 0) + sum(path.stat().st_size for path in there) + sum(sizes.values())
+    return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
 
 
 def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
@@ -112,12 +115,14 @@ def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
         )
         return row.subset_id in {one.subset_id for one in found}
 
-    return collection.collect(engine, row, is_still_free=is_still_free, remove=lambda: _remove(holding.files))
+    return collection.collect(engine, row, is_still_free=is_still_free, remove=lambda: _remove(holding))
 
 
-def _remove(files: Iterable[Path]) -> None:
-    for path in files:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def _remove(holding: Holding) -> None:
+    for uri in holding.copies:
+        remove_copy(uri)
+    for path in holding.manifests:
+        path.unlink(missing_ok=True)
 
 
 def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
@@ -127,10 +132,6 @@ def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
         is_old = path.stat().st_mtime <= time.time() - 86400 * config.min_age_days
         if is_old and path.relative_to(root.parent).as_posix() not in known:
             yield path
-
-
-def _size(path: Path) -> int:
-    return sum(one.stat().st_size for one in path.rglob("*")) if path.is_dir() else path.stat().st_size
 
 
 def _megabytes(n_bytes: int) -> str:

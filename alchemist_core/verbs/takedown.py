@@ -8,6 +8,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
+from alchemist_core.data.copy_places import place_of
 from alchemist_core.data.feature_cache import forget
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.config import SelectionPolicy
@@ -71,7 +72,7 @@ def run(config: TakedownConfig) -> TakedownReport:
         published_subsets=published,
         successors=successors, models=sorted({model for row in reached for model in row.models}),
         models_that_may=sorted({model for row in reached for model in row.other_models}),
-        materialized=[str(artifact_path(row.materialized_uri)) for row in reached if row.materialized_uri],
+        materialized=[place_of(uri) for row in reached for uri in row.copy_uris],
         lookalikes=lookalikes, to_do=to_do,
     )  # fmt: skip
 

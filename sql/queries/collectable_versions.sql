@@ -1,6 +1,6 @@
 -- Purpose: which subset versions may give back what they take up: nobody reads them, and their spec can make them again.
 -- Parameters: name text or null (all), min_age_days double precision.
--- One row is: a version with what it still holds: members_bytes (0: no membership in the store), its manifest and its tars. Never one
+-- One row is: a version with what it still holds: members_bytes (0: no membership in the store), its manifest and its copies. Never one
 --   that is published, that a rollback would go back to, that a model was trained on, that a running stage names, or that was made
 --   or published within min_age_days.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id.
@@ -11,7 +11,7 @@ SELECT
     subsets.version,
     subsets.state,
     subsets.manifest_uri,
-    subsets.materialized_uri,
+    subsets.copy_uris,
     coalesce(pg_total_relation_size(to_regclass('alchemist.subset_samples_' || subsets.subset_id)), 0) AS members_bytes
 FROM alchemist.subsets
 WHERE

@@ -1,6 +1,7 @@
 -- Purpose: which materialized tars still hold pictures that were taken down: they have to go, whoever was trained on them.
 -- Parameters: name text or null (all subsets).
--- One row is: a version whose tars hold such pictures, and how many of its members they are.
+-- One row is: a version whose copies hold such pictures, and how many of its members they are; none of a name that is being copied,
+--   for what is written then is found when it is over.
 -- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition).
 -- Safe to re-run: yes.
 SELECT
@@ -8,14 +9,18 @@ SELECT
     subsets.name,
     subsets.version,
     subsets.state,
-    subsets.materialized_uri,
+    subsets.copy_uris,
     count(*) AS n_taken_down
 FROM alchemist.takedowns
 INNER JOIN alchemist.samples ON takedowns.image_hash = samples.image_hash
 INNER JOIN alchemist.subset_samples ON samples.sample_id = subset_samples.sample_id
 INNER JOIN alchemist.subsets ON subset_samples.subset_id = subsets.subset_id
 WHERE
-    subsets.materialized_uri IS NOT NULL
+    subsets.copy_uris <> '{}'
     AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
-GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.materialized_uri
+    AND NOT EXISTS (
+        SELECT 1 FROM alchemist.runs
+        WHERE runs.state = 'running' AND runs.stage = 'materialize' AND runs.config ->> 'subset' = subsets.name
+    )
+GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.copy_uris
 ORDER BY subsets.name, subsets.version

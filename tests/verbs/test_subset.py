@@ -262,7 +262,7 @@ def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained
     report = collect(dry_run=False, min_age_days=1)
     assert [line.split(" (")[0] for line in report.removed] == ["best v4"]
     assert [path.exists() for path in tars] == [False, True]
-    assert find_subset(versions, NAME, version=4).materialized_uri is None
+    assert find_subset(versions, NAME, version=4).copy_uris == []
 
 
 @pytest.fixture
@@ -275,7 +275,9 @@ def copied(pool: Engine) -> Callable[[int], Path]:
         (artifact_path(uri) / "000000.tar").write_bytes(b"tar")
         with pool.begin() as connection:
             connection.execute(
-                text("UPDATE alchemist.subsets SET materialized_uri = :uri WHERE name = :name AND version = :version"),
+                text(
+                    "UPDATE alchemist.subsets SET copy_uris = ARRAY[CAST(:uri AS varchar)] WHERE name = :name AND version = :version"
+                ),
                 {"uri": uri, "name": NAME, "version": version},
             )
         return artifact_path(uri)

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION
 from sqlalchemy.orm import Mapped, mapped_column
 
 from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
@@ -43,7 +43,9 @@ class Subset(Table):
     created_at: Mapped[Created]
     published_at: Mapped[datetime | None]
     materialized_at: Mapped[datetime | None]
+    # The first finished copy; `copy_uris` are all that were ever begun and not collected since.
     materialized_uri: Mapped[str | None]
+    copy_uris: Mapped[list[str]] = mapped_column(ARRAY(String), server_default=text("'{}'"))
     # The ranks that were kept beside those that were asked for, as selection/curves.py gives them.
     curves: Mapped[dict[str, Any] | None]
     # The version that was published when this one was: what a rollback goes back to.
