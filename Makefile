@@ -31,7 +31,9 @@ down: ## Stop what demo or `alchemist up` started
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
 	@$(BIN)/pytest -n 2 --dist loadgroup -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.evaluation,beartype.beartype
 
-test-e2e: $(STAMP) ## Airflow's scheduler and the browser (20 minutes)
+test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (20 minutes); installs promtool where it is missing
+	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } || \
+		echo "promtool is missing and cannot be installed here: apt-get install prometheus; its tests are skipped"
 	@$(BIN)/pytest -q -m stack --timeout 1200
 
 test-faults: $(STAMP) ## Kills of real processes
@@ -63,8 +65,9 @@ fmt: $(STAMP) ## Format
 	@$(BIN)/ruff format -q
 	@$(BIN)/ruff check -q --fix
 
-generate: $(STAMP) ## Regenerate what is derived: the DAGs' forms
+generate: $(STAMP) ## Regenerate what is derived: the DAGs' forms, the dashboards
 	@$(BIN)/python -m alchemist_core.forms > dags/forms.py
+	@$(BIN)/python infra/grafana/build.py
 
 clean: down ## Stop the stack and delete its data
 	rm -rf .alchemist
