@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import read_first_bits
+from alchemist_core.errors import DataError
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.ranks import needs_rescale, share_above_cut
@@ -61,11 +62,14 @@ def _by_month(dates: Counter[str]) -> dict[str, int]:
 
 
 def _overlap(engine: Engine, drawn: Drawn, name: str) -> float | None:
-    """Return the share of the members that the published version has too; none where no version of the name is published."""
+    """Return the share of the members that the published version has too; none where there is none of the name, or its manifest is lost."""
     published = [row for row in list_subsets(engine, state="published") if row.name == name]
-    if not published or not artifact_path(published[0].manifest_uri).exists():
+    if not published:
         return None
-    before_M = read_first_bits(artifact_path(published[0].manifest_uri))
+    try:
+        before_M = read_first_bits(artifact_path(published[0].manifest_uri))
+    except DataError:
+        return None
     # Ascending, as the pool is: each search starts near where the last one ended.
     now_K = drawn.snapshot.pairs.pair_hash64_N[drawn.member_K].view(np.uint64)
     place_M = np.minimum(np.searchsorted(now_K, before_M), len(now_K) - 1)

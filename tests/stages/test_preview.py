@@ -1,0 +1,164 @@
+"""A preview: everything that a person should know before anything is spent, the selection itself as it would be, and no row."""
+
+import json
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.__main__ import main
+from alchemist_core.command_line import flag_fields
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import members_sha256, read_first_bits, read_manifest
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.preview import MAX_DATES
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from tests.given import insert_rows
+from tests.scored_nights import add_night
+from tests.selectable_store import WEB, change, draw, fill, members, set_duplicates
+
+pytestmark = pytest.mark.db
+
+
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    fill(engine)
+    return engine
+
+
+def n_rows(engine: Engine) -> dict[str, int]:
+    """Rows of every table, runs and leases too."""
+    with engine.connect() as connection:
+        tables = (
+            connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'alchemist'")).scalars().all()
+        )
+        return {
+            name: connection.execute(text(f"SELECT count(*) FROM alchemist.{name}")).scalar_one() for name in tables
+        }
+
+
+def test_a_preview_writes_no_row_and_no_manifest(store: Engine) -> None:
+    before = n_rows(store)
+    report = draw(dry_run=True, where="width > 1", stratify=True)
+    assert (report.version, report.n_samples) == (None, 80)
+    assert n_rows(store) == before
+    assert not (load_settings().home / "subsets").exists()
+
+
+def test_a_preview_says_what_the_selection_then_is(store: Engine) -> None:
+    set_duplicates(store, [(11, 10)])
+    preview, report = draw(dry_run=True), draw()
+    same = {"version", "is_new"}
+    assert preview.model_dump(exclude=same) == report.model_dump(exclude=same)
+    assert preview.manifest_sha256 == members_sha256(list(members(store)))
+
+
+def test_a_preview_counts_members_by_dataset_and_date_and_estimates_their_bytes(store: Engine) -> None:
+    change(store, "UPDATE alchemist.shards SET size_bytes = n_samples * CASE dataset_id WHEN 1 THEN 1000 ELSE 50 END")
+    report = draw(dry_run=True)
+    assert sum(report.datasets.values()) == sum(report.crawl_dates.values()) == report.n_samples == 80
+    assert set(report.datasets) == {"web", "books"}
+    assert list(report.crawl_dates) == ["2026-01-01", "2026-01-02"]
+    assert report.n_bytes == 1000 * report.datasets["web"] + 50 * report.datasets["books"]
+
+
+def test_many_dates_are_shown_by_month(store: Engine) -> None:
+    for day in range(MAX_DATES):
+        add_night(store, f"2026-03-{day + 1:02d}", {"a.tar": [0.5]}, state="selectable", dataset_id=WEB)
+    report = draw(1.0, strategy="random", dry_run=True)
+    assert report.crawl_dates == {"2026-01": 400, "2026-03": MAX_DATES}
+
+
+def test_a_preview_shows_the_ranks_in_twentieths_and_nothing_from_the_head(store: Engine) -> None:
+    report = draw(dry_run=True)
+    assert len(report.rank_histogram) == 20
+    assert sum(report.rank_histogram) == 80
+    assert report.rank_histogram[:5] == [0] * 5
+    assert max(report.rank_histogram[10:15]) == max(report.rank_histogram)
+
+
+def test_a_preview_says_how_much_of_it_the_published_version_has(store: Engine) -> None:
+    assert draw(dry_run=True).overlap_with_published is None
+    draw(0.1)
+    assert draw(dry_run=True).overlap_with_published is None, "selected is not published"
+    publish(PublishSubsetConfig(name="s"))
+    assert draw(0.2, dry_run=True).overlap_with_published == 0.5
+    assert draw(0.1, dry_run=True).overlap_with_published == 1.0
+    other = draw(0.1, seed=1, dry_run=True)
+    draw(0.1, seed=1, name="other")
+    both = members(store) & members(store, "other")
+    assert other.overlap_with_published == round(len(both) / 40, 4)
+    assert draw(0.1, name="third", dry_run=True).overlap_with_published is None
+
+
+def test_a_lost_manifest_of_the_published_version_leaves_the_overlap_unknown(store: Engine) -> None:
+    draw()
+    publish(PublishSubsetConfig(name="s"))
+    path = artifact_path(find_subset(store, "s").manifest_uri)
+    for damage in (path.read_bytes()[:100], b"", None):
+        path.unlink(missing_ok=True)
+        if damage is not None:
+            path.write_bytes(damage)
+        assert draw(dry_run=True).overlap_with_published is None
+
+
+def test_the_first_bits_of_a_manifest_are_those_of_its_hashes(store: Engine) -> None:
+    draw()
+    subset = find_subset(store, "s")
+    path = artifact_path(subset.manifest_uri)
+    hashes = read_manifest(path, sha256=subset.manifest_sha256).pair_hashes()
+    assert read_first_bits(path).tolist() == [int.from_bytes(pair_hash[:8], "big") for pair_hash in hashes]
+
+
+def test_training_hours_come_from_the_newest_training(store: Engine) -> None:
+    assert draw(dry_run=True).training_hours is None
+    with store.begin() as connection:
+        insert_rows(connection, {
+            "runs": [{"run_id": 1, "stage": "train_downstream", "state": "succeeded", "work_seconds": 7200, "finished_at": "2026-01-05"}],
+            "models": [{"model_id": 1, "arm": "full", "run_id": 1, "n_samples": 160}],
+        })  # fmt: skip
+    assert draw(dry_run=True).training_hours == 1.0
+
+
+def test_a_preview_warns_where_the_pool_has_moved_against_its_scale(store: Engine) -> None:
+    draw()
+    assert not any("rescale" in warning for warning in draw(dry_run=True).warnings)
+    scores = np.linspace(3, 4, 100).astype(np.float32).tolist()
+    add_night(store, "2026-01-09", {"a.tar": scores}, state="selectable", dataset_id=WEB)
+    (warning,) = [warning for warning in draw(dry_run=True).warnings if "rescale" in warning]
+    assert "drops 0.4" in warning
+    assert not any("--rescale" in warning for warning in draw(dry_run=True, rescale=True).warnings)
+
+
+def test_a_preview_warns_where_retention_saturates_the_strategy(store: Engine) -> None:
+    assert any("asks for more pairs than there are" in warning for warning in draw(0.7, dry_run=True).warnings)
+    assert not any("more pairs than" in w for w in draw(0.7, dry_run=True, strategy="random").warnings)
+
+
+def test_a_preview_warns_of_pairs_that_were_never_compared(store: Engine) -> None:
+    assert any("About 400 pairs were never looked at" in warning for warning in draw(dry_run=True).warnings)
+    set_duplicates(store, [(400, 1)])
+    assert not any("never looked at" in warning for warning in draw(dry_run=True).warnings)
+
+
+def test_the_command_previews_and_its_last_line_is_the_report(
+    store: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "select --dataset web,books --strategy shift_gsample --retention 0.2 --dry-run --json"
+    assert main(command.split()) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["n_samples"], report["version"], report["name"]) == (80, None, "web+books-shift_gsample-r20")
+
+
+@pytest.mark.usefixtures("store")
+def test_the_help_describes_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # So that no word is broken.
+    with pytest.raises(SystemExit):
+        main(["select", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for path, field in flag_fields(SelectConfig):
+        assert f"--{path[-1].replace('_', '-')} " in said
+        assert field.description is not None
+        assert " ".join(field.description.split()) in said
