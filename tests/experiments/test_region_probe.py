@@ -1,0 +1,105 @@
+"""From a probe to a draw: bands are trained on, the region is stored with the rater, and `select --strategy auto` draws by it."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.region import FittedRegion, Region
+from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import run as select
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.regions import list_regions, store_region
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.verbs.region_probe import ListConfig, RunConfig, RunReport, list_, run
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_store")]
+
+
+def probe(**fields: Any) -> RunReport:
+    given = {
+        "dataset": "scenes", "evaluation": "t", "rater": "production", "retentions": "0.3", "choose_seeds": "0,1", "report_seeds": "2,3",
+        "n_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
+    }  # fmt: skip
+    return run(RunConfig.model_validate(given | fields))
+
+
+def draw(**policy: Any) -> SelectReport:
+    return select(SelectConfig.model_validate({"dataset": "scenes", "policy": {"retention": 0.3, **policy}}))
+
+
+def store_fitted(*, low: float) -> None:
+    rater = find_rater(open_store(), "production")
+    assert rater is not None
+    fitted = FittedRegion(Region(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4)
+    store_region(open_store(), rater.rater_id, fitted, {"retention": 0.3})
+
+
+def n_models() -> int:
+    with open_store().connect() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM alchemist.models")).scalar_one())
+
+
+def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
+    found = probe()
+    # 2 choosing seeds: random and 2 bands; 2 reporting seeds: random and the region.
+    assert (found.cost["n_models"], n_models()) == (10, 10)
+    ((name, row),) = list_regions(open_store())
+    assert name == getattr(find_rater(open_store(), "production"), "name", None)
+    assert row.measurements["choose_seeds"] == [0, 1]
+    assert row.measurements["report_seeds"] == [2, 3]
+    assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "region"} == {2, 3}
+    assert len(row.measurements["fit"]["curve"]) == 120
+    # What was measured on the reporting seeds is what is believed, not the prediction.
+    measured = found.regions[0]["measured"]
+    assert (row.gain, row.gain_low) == (measured["mean"], measured["low"])
+    assert found.said == [row.fitted.describe()] == [line["said"] for line in list_(ListConfig()).regions]
+    assert draw().region == found.said[0]
+    assert probe().said == found.said
+    assert n_models() == 10
+    assert len(list_regions(open_store())) == 1
+
+
+def test_one_seed_probes_without_an_interval_and_auto_is_random() -> None:
+    said = probe(choose_seeds="0", report_seeds="").said
+    assert "one seed, no interval" in said[0]
+    assert draw().strategy == "random"
+
+
+def test_an_unknown_rater_is_refused_before_anything_is_timed() -> None:
+    with pytest.raises(ConfigError, match="nobody"):
+        probe(rater="nobody")
+
+
+def test_auto_draws_by_the_region_and_is_the_same_version_when_asked_again() -> None:
+    store_fitted(low=0.1)
+    drawn = draw()
+    assert drawn.strategy == "shift_gsample"
+    assert drawn.region is not None
+    assert drawn.region.startswith("Strategy auto takes the probed region: head cut 0.25, mean 0.6, spread 0.1")
+    subset = find_subset(open_store(), drawn.name)
+    assert {name: subset.spec[name] for name in ("strategy", "drop_top_ratio", "mean_rank", "std_rank")} == {
+        "strategy": "shift_gsample",
+        "drop_top_ratio": 0.25,
+        "mean_rank": 0.6,
+        "std_rank": 0.1,
+    }
+    assert sum(drawn.rank_histogram[:5]) == 0, "the head is cut"
+    again = draw()
+    assert (again.version, again.is_new, again.manifest_sha256) == (drawn.version, False, drawn.manifest_sha256)
+
+
+def test_without_a_significant_gain_auto_is_random_and_the_report_says_so() -> None:
+    store_fitted(low=-0.1)
+    drawn = draw()
+    assert drawn.strategy == "random"
+    assert drawn.manifest_sha256 == draw(strategy="random").manifest_sha256
+    assert drawn.region is not None
+    assert "strategy auto draws at random" in drawn.region
+
+
+def test_a_strategy_that_is_named_does_not_ask_the_probe() -> None:
+    store_fitted(low=0.1)
+    assert (draw(strategy="top_k").strategy, draw(strategy="top_k").region) == ("top_k", None)
