@@ -102,18 +102,18 @@ class Bench:
         self._together([[self._command("bands", seed)] for seed in self.choose])
         # A seed's parts share its rater: one worker takes them one after another.
         self._together([[self._command(part, seed) for part in self.parts] for seed in self.seeds])
-        names = {part: f"value-{self.world}-{part}" for part in self.parts}
-        for part, name in names.items():
-            print(_alchemist([*self._words(part, self.given.seeds), "--name", name]), flush=True)
+        names = {part: self._name(part, self.given.seeds) for part in self.parts}
+        for part in self.parts:
+            print(_alchemist(self._command(part, self.given.seeds)), flush=True)
         minutes = (time.perf_counter() - began) / 60
         took = Row(f"{self.world}: minutes", round(minutes, 1), "min", None, None, "what was found is not repeated")
         return [*ROWS_OF_WORLD[self.world](self.world, names), took]
 
-    def _command(self, part: str, seed: str) -> list[str]:
-        return [*self._words(part, seed), "--name", f"value-{self.world}-{part}-s{seed}"]
+    def _name(self, part: str, seeds: str) -> str:
+        return f"value-{self.world}-{part}-s{seeds.replace(',', '-')}"
 
-    def _words(self, part: str, seeds: str) -> list[str]:
-        fields = self._fields(part) | {"seeds": seeds}
+    def _command(self, part: str, seeds: str) -> list[str]:
+        fields = self._fields(part) | {"seeds": seeds, "name": self._name(part, seeds)}
         return ["experiment", "run", *(word for name, value in fields.items() for word in (f"--{name}", value))]
 
     def _fields(self, part: str) -> dict[str, str]:
@@ -141,9 +141,13 @@ class Bench:
                 ingest(IngestConfig.model_validate(named))
         name = f"{self.world}-s{{seed}}"
         return {
-            "dataset": name, "validation": f"{name}-validation", "evaluation": f"{name}-test",
-            "truth": str(root / "{seed}" / "truth.parquet"), "training": f"{PICTURE_FIELDS},{self.given.training}", "model": "text_encoder=minilm",
-        }  # fmt: skip
+            "dataset": name,
+            "validation": f"{name}-validation",
+            "evaluation": f"{name}-test",
+            "truth": str(root / "{seed}" / "truth.parquet"),
+            "training": f"{PICTURE_FIELDS},{self.given.training}",
+            "model": "text_encoder=minilm",
+        }
 
 
 def _run_chain(chain: Sequence[list[str]]) -> None:
