@@ -13,10 +13,10 @@ PATIENCE = timedelta(days=7)
 NOTE_TIMEOUT_S = 60
 
 
-def tell(kind, context, reason):
+def tell(kind, context, **flags):
     """Note what happened to a task; a note that fails must not fail the task."""
     one = context["task_instance"]
-    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, reason=reason)
+    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, **flags)
     try:
         subprocess.run(shlex.split(line), check=True, timeout=NOTE_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as error:
@@ -24,9 +24,9 @@ def tell(kind, context, reason):
 
 
 def note_failure(context):
-    """Write why a task failed for good; the end of its log says more than Airflow's exception."""
+    """Write why a task failed for good; the note adds the end of its log, which says more than the exception."""
     one = context["task_instance"]
-    tell("failure", context, f"{context.get('exception')} (try {one.try_number}, map index {one.map_index})")
+    tell("failure", context, reason=context.get("exception"), try_number=one.try_number, map_index=one.map_index)
 
 
 class NoteQuestion(BaseNotifier):
@@ -40,7 +40,7 @@ class NoteQuestion(BaseNotifier):
 
     def notify(self, context):
         """Tell it, with the templates filled in."""
-        tell("approval", context, self.question)
+        tell("approval", context, reason=self.question)
 
 
 def approve(task_id, *, subject, body, is_needed, **options):

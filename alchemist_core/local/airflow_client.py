@@ -189,7 +189,7 @@ class AirflowClient:
             try_number=task["try_number"],
         )
         names = ", ".join(_label(task) for task in failed)
-        return f"{dag_id}: {names} failed after {task['try_number']} tries. Full log: {path}. Its end:\n{_tail(path)}"
+        return f"{dag_id}: {names} failed after {task['try_number']} tries. Full log: {path}. Its end:\n{log_end(path)}"
 
 
 def _run_path(dag_id: str, run_id: str) -> str:
@@ -211,7 +211,7 @@ def _detail(text: str) -> str:
         return text[:500]
 
 
-def _tail(path: Path) -> str:
+def log_end(path: Path) -> str:
     """Return the last lines of a task's log, which is one JSON object a line."""
     try:
         lines = path.read_text(errors="replace").splitlines()

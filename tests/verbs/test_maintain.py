@@ -130,6 +130,18 @@ def test_a_failure_and_a_question_are_kept_and_reach_the_program_that_tells_peop
     assert values(engine, "SELECT after ->> 'run' FROM alchemist.audit_events ORDER BY audit_event_id") == ["r1", None]
 
 
+def test_a_failure_has_the_end_of_its_log_for_a_reason(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "airflow" / "logs" / "dag_id=d" / "run_id=r1" / "task_id=t" / "attempt=3.log"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"event": "a loss is not finite"}\n')
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    failure(NoteConfig(subject="d.t", reason="exit code 9", run="r1", try_number=3))
+    (reason,) = values(engine, "SELECT after ->> 'reason' FROM alchemist.audit_events")
+    assert reason == "exit code 9\n  a loss is not finite"
+
+
 def test_a_program_that_fails_stops_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMIST_NOTIFY_COMMAND", "false")
     load_settings.cache_clear()
