@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     notify_command: str | None = Field(
         None, description="Program that is given each failed task and each question on its standard input; unset: none"
     )
+    openlineage: bool = Field(
+        False,
+        description="Whether stages send OpenLineage events; where to stands in the OPENLINEAGE_ variables of its client",
+    )
     airflow_database_url: SecretStr | None = Field(
         None, description="Airflow's own database, for its cleaning; unset: it is not cleaned"
     )

@@ -14,6 +14,7 @@ from alchemist_core.code_version import code_version
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
+from alchemist_core.stages import lineage
 from alchemist_core.store.engine import DatabaseError, open_store
 from alchemist_core.store.leases import is_live, renew_leases
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
@@ -101,7 +102,17 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
         if (ended := _follow(engine, key)) is not None:
             return _outcome(ended, report_type)
     with ProgressLine(stage) as line:
-        return _work(StageRun(engine, claim, line), work, ttl_s)
+        return _work_and_tell(key, StageRun(engine, claim, line), work, ttl_s)
+
+
+def _work_and_tell(key: RunKey, run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
+    try:
+        report = _work(run, work, ttl_s)
+    except Exception as error:
+        lineage.emit(key.stage, run.run_id, key.config, None, error=f"{type(error).__name__}: {error}")
+        raise
+    lineage.emit(key.stage, run.run_id, key.config, report.model_dump(mode="json"))
+    return report
 
 
 def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
