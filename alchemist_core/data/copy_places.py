@@ -5,7 +5,8 @@ To an object store each copy goes by way of the home: checked there, uploaded, a
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from alchemist_core.data.shard_copying import CopiedShard, Verify
 from alchemist_core.data.storage import is_s3, open_shard, sha256_of
 from alchemist_core.errors import DataError
 
+_N_UPLOADS = 4
 _COPY, _SHA256 = "alchemist-copy", "alchemist-sha256"
 
 
@@ -39,20 +41,17 @@ def copy_to(
     identity = identify_copy(members, layout)
     if (shards := _find_uploaded(uri, identity, verify)) is not None:
         return Copy(Path(uri), shards, 0)
-    local = (
-        artifact_path(f"uploading/{hashlib.sha256(uri.encode()).hexdigest()[:16]}") / uri.rstrip("/").rpartition("/")[2]
-    )
+    local = _staging(uri) / uri.rstrip("/").rpartition("/")[2]
     copy = copy_members(members, local, layout, verify="source", report=report)
-    n_bytes = sum(_upload(path, uri, identity, verify) for path in _manifest_last(local))
-    shutil.rmtree(local.parent)
+    n_bytes = _upload_all(local, uri, identity, verify)
+    shutil.rmtree(_staging(uri))
     return copy._replace(n_bytes_written=n_bytes)
 
 
 def copy_size(uri: str) -> int:
     """Return the bytes that a copy takes up, also one that was not finished."""
-    if is_s3(uri):
-        return sum(size for _, size, _ in s3.find_objects(uri))
-    return sum(path.stat().st_size for folder in _folders(uri) for path in folder.rglob("*"))
+    n_uploaded = sum(size for _, size, _ in s3.find_objects(uri)) if is_s3(uri) else 0
+    return n_uploaded + sum(path.stat().st_size for folder in _folders(uri) for path in folder.rglob("*"))
 
 
 def remove_copy(uri: str) -> None:
@@ -63,9 +62,14 @@ def remove_copy(uri: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _staging(uri: str) -> Path:
+    """Return the folder of the home by way of which a copy is uploaded."""
+    return artifact_path(f"uploading/{hashlib.sha256(uri.encode()).hexdigest()[:16]}")
+
+
 def _folders(uri: str) -> list[Path]:
     if is_s3(uri):
-        return []
+        return [_staging(uri)] if _staging(uri).exists() else []
     return [folder for folder in (artifact_path(uri), hidden_folder(artifact_path(uri))) if folder.exists()]
 
 
@@ -95,19 +99,22 @@ def _is_whole(uri: str, shard: CopiedShard, labels: dict[str, tuple[int, dict[st
     return verify == "source" or sha256_of(uri).hex() == shard.sha256
 
 
-def _manifest_last(folder: Path) -> Iterator[Path]:
-    yield from sorted(path for path in folder.iterdir() if path.name != MANIFEST_NAME)
-    yield folder / MANIFEST_NAME
+def _upload_all(folder: Path, uri: str, identity: str, verify: Verify) -> int:
+    """Upload what is not there yet, several files at a time, and the manifest when all others are; returns the bytes that were sent."""
+    size_of = {found: size for found, size, _ in s3.find_objects(uri)}
+    upload = partial(_upload, uri=uri.rstrip("/"), identity=identity, verify=verify, size_of=size_of)
+    others = sorted(path for path in folder.iterdir() if path.name != MANIFEST_NAME)
+    with ThreadPoolExecutor(_N_UPLOADS) as pool:
+        n_bytes = sum(pool.map(upload, others))
+    return n_bytes + upload(folder / MANIFEST_NAME)
 
 
-def _upload(path: Path, uri: str, identity: str, verify: Verify) -> int:
-    """Upload a file unless it is there; returns the bytes that were sent."""
-    to = f"{uri.rstrip('/')}/{path.name}"
+def _upload(path: Path, *, uri: str, identity: str, verify: Verify, size_of: Mapping[str, int]) -> int:
+    to, size_bytes = f"{uri}/{path.name}", path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    size_bytes = path.stat().st_size
-    there = {found: partial(s3.read_labels, found) for found, size, _ in s3.find_objects(uri) if size == size_bytes}
-    if to in there and there[to]()[1].get(_SHA256) == digest and (verify == "source" or sha256_of(to).hex() == digest):
+    is_there = size_of.get(to) == size_bytes and s3.read_labels(to)[1].get(_SHA256) == digest
+    if is_there and (verify == "source" or sha256_of(to).hex() == digest):
         return 0
     s3.put_file(to, path, {_COPY: identity, _SHA256: digest})
     if verify == "read_back" and sha256_of(to).hex() != digest:

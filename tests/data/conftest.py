@@ -12,6 +12,9 @@ from PIL import Image
 
 from alchemist_core.data.faults import Fault
 from alchemist_core.data.pairs import Pair, read_pairs
+from tests.object_store import endpoint, object_store
+
+__all__ = ["endpoint", "object_store"]
 
 Entry = tuple[str, bytes] | tarfile.TarInfo
 DrawPicture = Callable[..., bytes]

@@ -1,11 +1,8 @@
 import hashlib
 import io
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from alchemist_core.data import s3
 from alchemist_core.data.pairs import Pair, read_pairs
@@ -13,6 +10,7 @@ from alchemist_core.data.storage import list_shards, open_shard, read_ranges, sh
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from tests.data.faulty_proxy import faulty_proxy
+from tests.object_store import BUCKET
 
 PART = bytes(range(256)) * 64
 
@@ -35,36 +33,13 @@ def folder(tar, record, tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(endpoint: str, tar, record, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    load_settings.cache_clear()
+def bucket(object_store: str, tar, record) -> str:
     client = s3._client()
-    client.create_bucket(Bucket="crawls")
     for name, data in fill(tar, record).items():
-        client.put_object(Bucket="crawls", Key=f"laion/{name}", Body=data)
-    client.put_object(Bucket="crawls", Key="laion-other/000000.tar", Body=b"a neighbour of like name")
-    yield "s3://crawls/laion"
-    for entry in client.list_objects_v2(Bucket="crawls").get("Contents", []):
-        client.delete_object(Bucket="crawls", Key=entry["Key"])
-    client.delete_bucket(Bucket="crawls")
-    client.close()
-    s3._make_client.cache_clear()
-    load_settings.cache_clear()
+        client.put_object(Bucket=BUCKET, Key=f"laion/{name}", Body=data)
+    client.put_object(Bucket=BUCKET, Key="laion-other/000000.tar", Body=b"a neighbour of like name")
+    return f"{object_store}/laion"
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -1,0 +1,241 @@
+"""A version's bytes go where they are wanted, folder or object store, and nothing is there that is not whole and known."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from sqlalchemy import Engine, text
+
+from alchemist_core.data import copy_places, copying, s3
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.reading_order import Reader
+from alchemist_core.data.subset_dataset import SubsetDataset
+from alchemist_core.errors import DataError
+from alchemist_core.stages import materialize as stage
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.materialize import MaterializeConfig, MaterializeReport
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.takedowns import find_reach, take_down
+from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
+from tests.benchmarks.jpeg_corpus import write_corpus
+from tests.object_store import BUCKET
+from tests.stored_version import add_version, share_of
+
+pytestmark = pytest.mark.db
+NAME, N_PAIRS = "half", 60
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Path:
+    root = tmp_path / "crawl"
+    write_corpus(root, side=64, n_pairs=N_PAIRS, shard_pairs=20)
+    return root
+
+
+@pytest.fixture
+def folder(engine: Engine, crawl: Path) -> Engine:
+    """A version of half of the pairs, which lie in a folder."""
+    return ingested(engine, str(crawl))
+
+
+@pytest.fixture
+def bucket(engine: Engine, crawl: Path, object_store: str) -> Engine:
+    """The same in an object store."""
+    for tar in crawl.iterdir():
+        s3._client().put_object(Bucket=BUCKET, Key=f"crawl/{tar.name}", Body=tar.read_bytes())
+    return ingested(engine, f"{object_store}/crawl")
+
+
+def ingested(engine: Engine, root: str) -> Engine:
+    ingest(IngestConfig(dataset="crawl", root=root, perceptual_hash=False))
+    add_version(engine, NAME, share_of(engine, "crawl", 0.5))
+    return engine
+
+
+def run(**fields: object) -> MaterializeReport:
+    return stage.run(MaterializeConfig.model_validate({"subset": NAME, "shard_size": 10, **fields}))
+
+
+def objects(prefix: str) -> dict[str, bytes]:
+    client = s3._client()
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+    return {entry["Key"]: client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read() for entry in found}
+
+
+def tars_of(files: dict[str, bytes]) -> list[bytes]:
+    return [data for name, data in sorted(files.items()) if name.endswith(".tar")]
+
+
+def files(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def an_image(engine: Engine) -> bytes:
+    with engine.connect() as connection:
+        return bytes(connection.execute(text("""
+            SELECT image_hash FROM alchemist.subset_samples INNER JOIN alchemist.samples USING (sample_id)
+            ORDER BY sample_id LIMIT 1
+        """)).scalar_one())  # fmt: skip
+
+
+def test_a_copy_has_the_same_bytes_wherever_it_comes_from_and_wherever_it_goes(
+    bucket: Engine, object_store: str, crawl: Path, tmp_path: Path
+) -> None:
+    here = run()
+    elsewhere = run(to=str(tmp_path / "elsewhere"))
+    there = run(to=f"{object_store}/copies")
+    assert elsewhere.folder == str(tmp_path / "elsewhere" / NAME / "v1-10")
+    assert there.folder == f"{object_store}/copies/{NAME}/v1-10"
+    uploaded = objects(f"copies/{NAME}/v1-10/")
+    assert files(elsewhere.folder) == files(here.folder)
+    assert {name.rpartition("/")[2]: data for name, data in uploaded.items()} == files(here.folder)
+    assert there.n_bytes_written == sum(map(len, uploaded.values()))
+    assert not list(artifact_path("uploading").iterdir())
+    keys = [sample["__key__"] for data in tars_of(uploaded) for sample in webdataset_of(data)]
+    assert keys == [f"{number:09d}" for number in range(there.n_samples)]
+
+
+def webdataset_of(data: bytes) -> list[dict[str, bytes]]:
+    stream = [{"url": "copy.tar", "stream": io.BytesIO(data)}]
+    return list(webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander(stream)))
+
+
+@pytest.mark.parametrize("verify", ["source", "read_back"])
+def test_a_second_upload_sends_nothing_and_a_damaged_object_is_sent_again(
+    folder: Engine, object_store: str, verify: str
+) -> None:
+    fields = {"to": f"{object_store}/copies", "verify": verify}
+    run(**fields)
+    whole = objects("copies/")
+    assert run(**fields).n_bytes_written == 0
+    lost = f"copies/{NAME}/v1-10/000001.tar"
+    s3._client().delete_object(Bucket=BUCKET, Key=lost)
+    assert run(**fields).n_bytes_written == len(whole[lost])
+    labels = s3.read_labels(f"s3://{BUCKET}/{lost}")[1]
+    if verify == "read_back":
+        bad = whole[lost][:-1] + b"x"
+        s3._client().put_object(Bucket=BUCKET, Key=lost, Body=bad, Metadata=labels)
+        assert run(**fields).n_bytes_written == len(whole[lost])
+    assert objects("copies/") == whole
+
+
+def test_an_upload_that_broke_off_goes_on_and_shows_no_manifest_before_it_is_whole(
+    folder: Engine, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, n_put = s3.put_file, 0
+
+    def break_off(*given: object) -> None:
+        nonlocal n_put
+        n_put += 1
+        if n_put == 4:
+            raise DataError("the network is gone")
+        put(*given)
+
+    monkeypatch.setattr(copy_places, "_N_UPLOADS", 1)
+    monkeypatch.setattr(s3, "put_file", break_off)
+    with pytest.raises(DataError, match="network"):
+        run(to=f"{object_store}/copies")
+    assert 3 <= len(objects("copies/")) < 6
+    assert not [name for name in objects("copies/") if name.endswith(".parquet")]
+    assert find_subset(folder, NAME).materialized_uri is None
+    assert list(artifact_path("uploading").glob("*/v1-10/*.tar"))
+    left = run(to=f"{object_store}/copies").n_bytes_written
+    assert not list(artifact_path("uploading").iterdir())
+    assert 0 < left < sum(map(len, objects("copies/").values()))
+
+
+def test_a_prefix_that_holds_something_else_is_left_alone(folder: Engine, object_store: str) -> None:
+    s3._client().put_object(Bucket=BUCKET, Key=f"copies/{NAME}/v1-10/000000.tar", Body=b"mine")
+    with pytest.raises(
+        DataError, match=r"000000\.tar is there and belongs to something else; remove .* or name another"
+    ):
+        run(to=f"{object_store}/copies")
+    assert list(objects("copies/").values()) == [b"mine"]
+
+
+def test_a_version_in_an_object_store_is_read_without_a_copy(bucket: Engine) -> None:
+    read = [sample["jpg"] for sample in SubsetDataset(NAME, reader=Reader(batch_size=4))]
+    copied = [sample["jpg"] for data in tars_of(files(run().folder)) for sample in webdataset_of(data)]
+    assert sorted(read) == sorted(copied)
+
+
+def test_every_copy_of_a_version_is_known_to_a_takedown_and_gone_after_gc(
+    folder: Engine, object_store: str, tmp_path: Path
+) -> None:
+    """Of one that was never published, too: three layouts and places, and a copy that was broken off."""
+    places = [run(), run(shuffle_seed=3), run(to=str(tmp_path / "out")), run(to=f"{object_store}/copies")]
+
+    def break_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copying, "write_copy_manifest", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(shard_size=7)
+    half = artifact_path(f"materialized/{NAME}/.v1-7.part")
+    assert len(tars_of(files(str(half)))) > 1
+    image = an_image(folder)
+    take_down(folder, [image], "asked for", actor="ann")
+    (reached,) = find_reach(folder, [image])
+    assert len(reached.copy_uris) == 5
+    report = gc(GcSubsetConfig(min_age_days=7, dry_run=False))
+    assert len(report.removed) == 1
+    assert all(place.folder in report.removed[0] for place in places)
+    assert [Path(place.folder).exists() for place in places[:3]] == [False] * 3
+    assert not half.exists()
+    assert objects("copies/") == {}
+    assert find_reach(folder, [image])[0].copy_uris == []
+
+
+def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
+    folder: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_to = stage.copy_to
+
+    def take_down_meanwhile(*given: object, **options: object) -> object:
+        take_down(folder, [an_image(folder)], "asked for", actor="ann")
+        return copy_to(*given, **options)
+
+    monkeypatch.setattr(stage, "copy_to", take_down_meanwhile)
+    with pytest.raises(DataError, match="1 members of half v1 were taken down while it was copied"):
+        run()
+    assert list(artifact_path(f"materialized/{NAME}").iterdir()) == []
+    assert find_subset(folder, NAME).materialized_uri is None
+
+
+def test_a_member_whose_shard_was_retired_is_named_and_another_place_of_it_serves(
+    folder: Engine, crawl: Path, tmp_path: Path
+) -> None:
+    with folder.begin() as connection:
+        connection.execute(text("UPDATE alchemist.shards SET state = 'retired' WHERE uri LIKE '%000000020%'"))
+    with pytest.raises(
+        DataError, match=r"of \d+ members of half v1 have no live location, the first is pair \w+ \(taken down, or"
+    ):
+        run()
+    again = tmp_path / "again"
+    again.mkdir()
+    (crawl / "000000020.tar").rename(again / "other.tar")
+    ingest(IngestConfig(dataset="again", root=str(again), perceptual_hash=False))
+    assert run().n_samples == find_subset(folder, NAME).n_samples
+
+
+def test_members_are_copied_from_a_pool_without_one_of_them(
+    folder: Engine, make_manifest: Callable[[int], None]
+) -> None:
+    """A version of no members: an empty copy, and an empty epoch."""
+    make_manifest(0)
+    assert (run(subset="none").n_samples, run(subset="none").n_shards) == (0, 0)
+    assert list(SubsetDataset("none")) == []
+
+
+@pytest.fixture
+def make_manifest(folder: Engine) -> Callable[[int], None]:
+    def make(n: int) -> None:
+        whole = share_of(folder, "crawl", 1)
+        add_version(folder, "none", type(whole)(whole.pair_hash_K32[:n], np.zeros(n), np.zeros(n)))
+
+    return make
