@@ -1,7 +1,8 @@
 """What a stage read and made, as OpenLineage events: dataset → shards → rater → scores → subset → model → metric.
 
-Sent only where ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed; where to stands in the client's own OPENLINEAGE_ variables. The view `alchemist.lineage` says
-the same of the store, row by row; this is for a catalogue of the whole house. A catalogue that is away stops no stage.
+Sent only where ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed; where to stands in the client's own OPENLINEAGE_
+variables. The view `alchemist.lineage` says the same of the store, row by row; this is for a catalogue of the whole house. A catalogue
+that is away stops no stage.
 """
 
 import uuid

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_environment import USERNAME, load_secrets
 from alchemist_core.local.postgres import start_postgres
+from alchemist_core.local.prometheus import is_installed
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.local.stack_state import read_state
 from alchemist_core.settings import load_settings
@@ -235,3 +236,12 @@ def test_airflow_tells_the_exporter_how_its_runs_ended(life: Life) -> None:
         line.startswith('alchemist_airflow_runs_total{dag="nightly_rescore",outcome="success"}') for line in lines
     )
     assert any(line.startswith("alchemist_airflow_heartbeats_total") for line in lines)
+
+
+def test_the_stack_brings_its_own_prometheus_where_it_is_installed(life: Life) -> None:
+    if not is_installed():
+        pytest.skip("no Prometheus: apt-get install prometheus")
+    query = f"http://127.0.0.1:{read_state(life.home).ports.prometheus}/api/v1/query?query=alchemist_nights"
+    with urllib.request.urlopen(query, timeout=30) as answer:
+        series = json.load(answer)["data"]["result"]
+    assert {one["metric"]["outcome"] for one in series} == {"selectable"}

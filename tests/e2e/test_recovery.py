@@ -1,4 +1,4 @@
-"""The real DAGs under the real scheduler, with a server, a scheduler and a job killed: the tables end as if nothing had happened."""
+"""The real DAGs under the real scheduler, with a server, a scheduler, a DAG processor and a job killed: the tables end as if nothing had happened."""
 
 import os
 import signal
@@ -115,6 +115,7 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     assert [tuple(row) for row in runs] == [(job, "succeeded")], "the job lived on, and the retry found it"
 
     run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[1])
+    kill(read_state(home).children["dag-processor"].pid)
     kill(wait_for_run(engine, "score"))
     airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
 

@@ -156,9 +156,13 @@ def test_dockerfiles_are_clean_pinned_and_not_root(path: Path) -> None:
     assert ("torch==" in text) == (path.stem.split(".")[0] in ("jobs", "worker"))
 
 
+def test_alertmanager_accepts_its_configuration() -> None:
+    run_linter(["amtool", "check-config", str(INFRA / "prometheus" / "alertmanager.yml")])
+
+
 def run_linter(command: list[str]) -> None:
     program = shutil.which(command[0], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
-        pytest.skip(f"{command[0]} comes with the extra `dev`")
+        pytest.skip(f"{command[0]} is missing: it comes with the extra `dev` or with Debian's Prometheus")
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
