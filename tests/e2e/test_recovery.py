@@ -1,4 +1,4 @@
-"""The real DAGs under the real scheduler, with a server, a scheduler, a DAG processor and a job killed: the tables end as if nothing had happened."""
+"""The real DAGs under the real scheduler, with server, scheduler, DAG processor and job killed: the tables end as if nothing had happened."""
 
 import os
 import signal
