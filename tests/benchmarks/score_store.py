@@ -26,7 +26,7 @@ from alchemist_core.store.migrate import migrate
 from alchemist_core.store.queries import load_query
 from tests.benchmarks.score_pool import Pool
 
-NIGHT_SHARDS, SHARD_PAIRS, ROUNDS = 30, 10_000, 3
+NIGHT_SHARDS, SHARD_PAIRS, ROUNDS = 30, 10_000, 9
 POOLS, QUESTIONED = (0, 1_000_000, 10_000_000), 30_000_000
 SCOPE = ScoringScope(rater_id=1, dataset_ids=(2,))
 Row = dict[str, Any]
