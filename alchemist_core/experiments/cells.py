@@ -27,6 +27,8 @@ class Cell:
     n_steps: int
     # nats a token on the evaluation dataset, lower is better
     loss: float
+    # Multiple of the experiment's epochs; each length has a schedule of its own.
+    length: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         """Return what the store keeps."""

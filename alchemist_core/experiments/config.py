@@ -19,6 +19,7 @@ def _split(value: Any) -> Any:
 
 
 Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
+Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(_split)]
 
 
 class TrialsConfig(Config):

@@ -1,5 +1,6 @@
 """What an experiment costs: steps × measured seconds a step, said before the first step. An upper bound: finished arms cost nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +33,15 @@ class Work:
 NO_WORK = Work(0, 0, 0, 0)
 
 
-def work_of_cells(config: TrialsConfig, arms: list[tuple[Arm, float]], model: DownstreamConfig, n_pairs: int) -> Work:
-    """Count the work of one seed: its raters, and a model for each arm at a retention (the full corpus once)."""
+def work_of_cells(
+    config: TrialsConfig, arms: list[tuple[Arm, float]], models: Sequence[DownstreamConfig], n_pairs: int
+) -> Work:
+    """Count the work of one seed: its raters, and each model for each arm at a retention (the full corpus once)."""
     raters = {arm.rater for arm, _ in arms} if config.rater is None else set()
     n_rater_steps = sum(_rater_steps(config, kind) for kind in raters)
     sizes = {(arm.word, retention if arm.is_sized else 1.0): arm for arm, retention in arms}
-    n_steps = sum(model.steps(round(retention * n_pairs)) for _, retention in sizes)
-    return Work(len(sizes), n_steps, len(raters), n_rater_steps)
+    n_steps = sum(model.steps(round(retention * n_pairs)) for _, retention in sizes for model in models)
+    return Work(len(sizes) * len(models), n_steps, len(raters), n_rater_steps)
 
 
 def count_pairs(config: TrialsConfig, seed: int) -> int:

@@ -3,6 +3,7 @@
 Text and colours are in the file itself; it follows the reader's light or dark scheme. Knows nothing of stores.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,11 +60,32 @@ def draw_sweep(rows: Sequence[ArmRow], title: str) -> str:
     for i, arm in enumerate(arms):
         colour = COLOURS[i % len(COLOURS)]
         marks += _level(rows, arm, x, y) if arm == FULL else _line(rows, arm, (x, y), colour)
-        marks += _key(i, arm, colour)
+        marks += _key(i, arm, colour, is_level=arm == FULL)
     grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
     shares = [element("text", f"{i * 20} %", x=x.at(i / 5), y=268, class_="middle") for i in range(6)]
-    return _svg([*grid, *marks, *names, *shares], 292 + 18 * ((len(arms) + 1) // 2), title)
+    return _svg([*grid, *marks, *names, *shares], 298 + 18 * ((len(arms) + 1) // 2), title)
+
+
+def draw_times(rows: Sequence[ArmRow], title: str) -> str:
+    """Draw each arm's loss along the steps that it was trained for, each length with a schedule of its own."""
+    ticks, steps = nice_ticks(*_range([row.loss for row in rows])), [row.n_steps for row in rows]
+    low, high = math.log10(min(steps)) - 0.05, math.log10(max(steps)) + 0.05
+    x, y = Span(low, high, 44, WIDTH - 14), Span(ticks[0], ticks[-1], 250, TOP)
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    marks: list[Html] = []
+    for i, arm in enumerate(arms):
+        marks += [
+            *_line(rows, arm, (x, y), COLOURS[i % len(COLOURS)], is_time=True),
+            *_key(i, arm, COLOURS[i % len(COLOURS)], is_level=False),
+        ]
+    grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
+    names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
+    round_steps = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]
+    shown = [n for n in round_steps if low <= math.log10(n) <= high]
+    times = [element("text", f"{n:,}", x=x.at(math.log10(n)), y=268, class_="middle") for n in shown]
+    below = element("text", "steps", x=WIDTH - 14, y=284, class_="end")
+    return _svg([*grid, *marks, *names, *times, below], 298 + 18 * ((len(arms) + 1) // 2), title)
 
 
 def draw_curve(curve: Sequence[ValuePoint], title: str) -> str:
@@ -81,15 +103,19 @@ def draw_curve(curve: Sequence[ValuePoint], title: str) -> str:
     return _svg([*grid, *marks, line, *names, *ranks, below], 294, title)
 
 
-def _line(rows: Sequence[ArmRow], arm: str, axes: tuple[Span, Span], colour: str) -> list[Html]:
-    found = sorted((row for row in rows if row.arm == arm), key=lambda row: row.retention)
-    marks = [_path([(row.retention, row.loss.mean) for row in found], axes, colour)]
-    for row in found:
-        place, mean = axes[0].at(row.retention), row.loss
-        low, high = (axes[1].at(mean.mean if end is None else end) for end in (mean.low, mean.high))
-        marks.append(element("line", x1=place, x2=place, y1=low, y2=high, stroke=colour))
-        tip = element("title", f"{arm}, {row.retention:.0%}: {mean.mean:.4f}")
-        marks.append(element("circle", tip, cx=place, cy=axes[1].at(mean.mean), r=3.5, fill=colour))
+def _line(
+    rows: Sequence[ArmRow], arm: str, axes: tuple[Span, Span], colour: str, *, is_time: bool = False
+) -> list[Html]:
+    places = {(math.log10(row.n_steps) if is_time else row.retention): row.loss for row in rows if row.arm == arm}
+    found = sorted(places.items())
+    marks = [_path([(place, loss.mean) for place, loss in found], axes, colour)]
+    for place, loss in found:
+        x = axes[0].at(place)
+        low, high = (axes[1].at(loss.mean if end is None else end) for end in (loss.low, loss.high))
+        marks.append(element("line", x1=x, x2=x, y1=low, y2=high, stroke=colour))
+        where = f"{10**place:,.0f} steps" if is_time else f"{place:.0%}"
+        tip = element("title", f"{arm}, {where}: {loss.mean:.4f}")
+        marks.append(element("circle", tip, cx=x, cy=axes[1].at(loss.mean), r=3.5, fill=colour))
     return marks
 
 
@@ -98,9 +124,9 @@ def _level(rows: Sequence[ArmRow], arm: str, x: Span, y: Span) -> list[Html]:
     return [element("line", x1=x.start, x2=x.end, y1=y.at(mean), y2=y.at(mean), class_="axis")]
 
 
-def _key(i: int, arm: str, colour: str) -> list[Html]:
-    left, y = 44 + 180 * (i % 2), 292 + 18 * (i // 2)
-    kind = {"class_": "axis"} if arm == FULL else {"stroke": colour}
+def _key(i: int, arm: str, colour: str, *, is_level: bool) -> list[Html]:
+    left, y = 44 + 180 * (i % 2), 298 + 18 * (i // 2)
+    kind = {"class_": "axis"} if is_level else {"stroke": colour}
     mark = element("line", x1=left, x2=left + 18, y1=y - 4, y2=y - 4, stroke_width=2, **kind)
     return [mark, element("text", arm, x=left + 24, y=y)]
 

@@ -9,9 +9,9 @@ from typing import Any
 from alchemist_core.data.artifacts import artifact_path, write_bytes_atomically
 from alchemist_core.experiments import tables
 from alchemist_core.experiments.cells import Cell
-from alchemist_core.experiments.figures import draw_arms, draw_curve, draw_sweep
+from alchemist_core.experiments.figures import draw_arms, draw_curve, draw_sweep, draw_times
 from alchemist_core.experiments.questions import Question
-from alchemist_core.experiments.results import ArmRow, compare_cells, describe_detectable
+from alchemist_core.experiments.results import FULL, RANDOM, ArmRow, compare_cells, describe_detectable, share_of_steps
 from alchemist_core.selection.region import ValuePoint
 from alchemist_core.stages.report_page import ExperimentContent
 from alchemist_core.stages.report_page.experiments import experiment_article
@@ -39,9 +39,10 @@ class Sheet:
 
 def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     """Lay a stored result out; equal results give equal sheets."""
-    rows = compare_cells([Cell(**cell) for cell in result["cells"]])
+    cells = [Cell(**cell) for cell in result["cells"]]
+    rows = compare_cells(cells)
     figures = _figures(rows, question)
-    notes = [question.title, describe_detectable(result["before"])]
+    notes = [question.title, describe_detectable(result["before"]), *_speeds(cells)]
     for found in result["regions"]:
         notes.append(f"{found['rater']}: {found['said']}")
         title = f"What ranks of rater {found['rater']} are worth"
@@ -75,12 +76,29 @@ def render_experiment(name: str, sheet: Sheet) -> str:
     return render_page(sheet.notes[0], element("main", experiment_article(content), element("p", note, class_="line")))
 
 
+def _speeds(cells: Sequence[Cell]) -> list[str]:
+    """Say how soon each arm is as good as random at its longest; nothing where all have one length."""
+    if len({cell.length for cell in cells}) < 2:
+        return []
+    said = []
+    for arm, retention in dict.fromkeys((cell.arm, cell.retention) for cell in cells if cell.arm not in (RANDOM, FULL)):
+        share = share_of_steps(cells, arm, retention)
+        reached = "does not reach" if share is None else "reaches"
+        steps = "" if share is None else f" in {tables.show(share, digits=0, scale=100, unit=' %')} of its steps"
+        said.append(f"{arm} at {retention:.0%} {reached} the loss that random ends with{steps}.")
+    return said
+
+
 def _figures(rows: Sequence[ArmRow], question: Question) -> dict[str, tuple[str, str]]:
     if question.is_sweep:
         return {"retentions": (question.title, draw_sweep(rows, question.title))}
     figures = {}
     for retention in dict.fromkeys(row.retention for row in rows):
         title = f"{question.title} {retention:.0%} kept"
+        if len({row.length for row in rows}) > 1:
+            here = [row for row in rows if row.retention == retention]
+            figures[f"times-r{retention * 100:g}"] = title, draw_times(here, title)
+            continue
         figures[f"arms-r{retention * 100:g}"] = (
             title,
             draw_arms([row for row in rows if row.retention == retention], title),

@@ -16,6 +16,8 @@ class Question:
     retentions: tuple[float, ...]
     # Whether the figure's horizontal axis is the retention; else the arms stand beside one another.
     is_sweep: bool = False
+    # Multiples of the epochs; several draw quality against steps.
+    lengths: tuple[float, ...] = (1.0,)
 
 
 QUESTIONS: dict[str, Question] = {
@@ -43,6 +45,12 @@ QUESTIONS: dict[str, Question] = {
             *(f"loss/block@{start:g}" for start in BLOCKS),
         ),
         (0.2,),
+    ),
+    "training_time": Question(
+        "How long must a model train to be as good? (Fig. 6)",
+        ("random", "alignment/auto", "full"),
+        (0.2, 0.5),
+        lengths=(0.25, 0.5, 1.0, 2.0),
     ),
     "region": Question(
         "What is the fitted region worth?",

@@ -6,6 +6,7 @@ Every interval is Student's at 95 %; a row without enough seeds has none.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise, product
 from statistics import variance
 from typing import Any
 
@@ -35,6 +36,8 @@ class ArmRow:
     gap_closed: Estimate | None
     # Whether the gain's lower end lies above −1 % of random's loss; none without an interval.
     is_noninferior: bool | None
+    # Multiple of the experiment's epochs
+    length: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         """Return what the store keeps."""
@@ -42,14 +45,57 @@ class ArmRow:
 
 
 def compare_cells(cells: Sequence[Cell]) -> list[ArmRow]:
-    """Return a row for each retention and arm, in the order of the cells; the full corpus stands beside every retention."""
-    retentions = list(dict.fromkeys(cell.retention for cell in cells if cell.arm != FULL))
+    """Return a row for each retention, length and arm, in the order of the cells; the full corpus stands beside every retention."""
+    retentions = dict.fromkeys(cell.retention for cell in cells if cell.arm != FULL)
+    lengths = sorted({cell.length for cell in cells})
     rows = []
-    for retention in retentions:
-        here = [cell for cell in cells if cell.retention == retention or cell.arm == FULL]
+    for retention, length in product(retentions, lengths):
+        here = [cell for cell in cells if cell.length == length and (cell.retention == retention or cell.arm == FULL)]
         losses = losses_by_arm(here)
         rows += [_row(arm, retention, here, losses) for arm in losses]
     return rows
+
+
+def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: str = RANDOM) -> Estimate | None:
+    """Return in which share of the control's steps an arm reaches the loss that the control ends with; None where it does not.
+
+    Between two lengths the loss is taken to fall evenly over the logarithm of the steps. What is reached at the shortest length
+    already counts with its steps: the true share is then smaller.
+
+    Args:
+        cells: Several lengths of both arms.
+        arm: Whose steps.
+        retention: Share kept.
+        control: Whose last loss is the mark.
+    """
+    of = {name: _by_seed(cells, name, retention) for name in (arm, control)}
+    shares = []
+    for seed in sorted(of[arm].keys() & of[control].keys()):
+        last = max(of[control][seed], key=lambda cell: cell.n_steps)
+        n_steps = _steps_to_reach(of[arm][seed], last.loss)
+        if n_steps is None:
+            return None
+        shares.append(n_steps / last.n_steps)
+    return estimate(shares) if shares else None
+
+
+def _by_seed(cells: Sequence[Cell], arm: str, retention: float) -> dict[int, list[Cell]]:
+    found: dict[int, list[Cell]] = {}
+    for cell in cells:
+        if cell.arm == arm and (cell.retention == retention or arm == FULL):
+            found.setdefault(cell.seed, []).append(cell)
+    return found
+
+
+def _steps_to_reach(cells: Sequence[Cell], loss: float) -> float | None:
+    ordered = sorted(cells, key=lambda cell: cell.n_steps)
+    if ordered[0].loss <= loss:
+        return ordered[0].n_steps
+    for before, after in pairwise(ordered):
+        if after.loss <= loss:
+            way = (before.loss - loss) / (before.loss - after.loss)
+            return float(before.n_steps * (after.n_steps / before.n_steps) ** way)
+    return None
 
 
 def losses_by_arm(cells: Sequence[Cell]) -> dict[str, LossOfSeed]:
@@ -108,7 +154,7 @@ def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, Lo
     gap = estimate_share([random[s] - loss[s] for s in seeds], [random[s] - planted[s] for s in seeds])
     return ArmRow(
         arm, retention, first.n_samples, first.n_steps, estimate(list(loss.values())), gain, gap,
-        _is_noninferior(gain, random),
+        _is_noninferior(gain, random), first.length,
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ Each cell goes through the stages, which find what a finished run left: a killed
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -13,7 +15,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import Arm, parse_arm
 from alchemist_core.experiments.cells import Cell, measure_cell
-from alchemist_core.experiments.config import Ratios, TrialsConfig
+from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, Probed, ProbePlan
 from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import describe_detectable, state_detectable
@@ -24,7 +26,7 @@ from alchemist_core.selection.strategies import STRATEGY_OF_RULE
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
 
-Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "region"]
+Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "region"]
 
 
 class RunConfig(TrialsConfig):
@@ -46,6 +48,10 @@ class RunConfig(TrialsConfig):
     )
     seeds: Integers = Field((3, 4, 5, 6, 7), min_length=1, description="Seeds that are reported")
     n_epochs: int = Field(10, ge=1, le=10_000, description="Passes of every arm over its pairs")
+    lengths: Multiples = Field(
+        (),
+        description="Multiples of the epochs (or steps) that every arm is trained for, comma between them; none: the question's",
+    )
     length: Literal["epochs", "steps"] = Field(
         "epochs", description="What is equal for all arms: epochs, or steps (those of the full corpus)"
     )
@@ -75,10 +81,20 @@ class RunConfig(TrialsConfig):
         """The retentions: those given, else the question's."""
         return self.retentions or QUESTIONS[self.experiment].retentions
 
+    @property
+    def question_lengths(self) -> tuple[float, ...]:
+        """The lengths: those given, else the question's."""
+        return self.lengths or QUESTIONS[self.experiment].lengths
+
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on: the stored name stands for it."""
         given = self.model_dump(mode="json", exclude={"name", "dry_run"})
-        return {**given, "arms": list(self.question_arms), "retentions": list(self.question_retentions)}
+        resolved = {
+            "arms": self.question_arms,
+            "retentions": self.question_retentions,
+            "lengths": self.question_lengths,
+        }
+        return {**given, **{name: list(values) for name, values in resolved.items()}}
 
     def cells(self) -> list[tuple[Arm, float]]:
         """Return every arm at every retention, the full corpus once."""
@@ -99,10 +115,12 @@ class Experiment:
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.probed: dict[tuple[str, float], Probed] = {}
 
-    @property
-    def model(self) -> DownstreamConfig:
-        """How every arm is trained."""
-        model = self.config.model_of(n_epochs=self.config.n_epochs)
+    def models(self) -> list[DownstreamConfig]:
+        """Return how every arm is trained, for each length."""
+        return [self._model(length) for length in self.config.question_lengths]
+
+    def _model(self, length: float) -> DownstreamConfig:
+        model = self.config.model_of(n_epochs=max(1, round(self.config.n_epochs * length)))
         if self.config.length == "epochs":
             return model
         return model.model_copy(update={"n_steps": model.steps(self.n_pairs)})
@@ -110,11 +128,11 @@ class Experiment:
     def state_cost(self) -> dict[str, Any]:
         """Count and time the work."""
         config = self.config
-        work = cost.work_of_cells(config, self.arms, self.model, self.n_pairs).times(len(config.seeds))
+        work = cost.work_of_cells(config, self.arms, self.models(), self.n_pairs).times(len(config.seeds))
         for kind in self.auto_kinds():
             plan = self._probe(kind).plan
-            work += cost.work_of_cells(config, plan.arms(), plan.model, self.n_pairs).times(len(config.choose_seeds))
-        return cost.state_cost(config, work, self.model, rater=self.arms[0][0].rater)
+            work += cost.work_of_cells(config, plan.arms(), (plan.model,), self.n_pairs).times(len(config.choose_seeds))
+        return cost.state_cost(config, work, self._model(1.0), rater=self.arms[0][0].rater)
 
     def auto_kinds(self) -> list[str]:
         """Return the kinds of raters whose region has to be fitted."""
@@ -143,7 +161,7 @@ class Experiment:
     def measure(self) -> list[Cell]:
         """Measure every cell of every reported seed."""
         cells: list[Cell] = []
-        n_total = len(self.arms) * len(self.config.seeds)
+        n_total = len(self.arms) * len(self.config.question_lengths) * len(self.config.seeds)
         for seed in self.config.seeds:
             for cell in self._measure_seed(seed):
                 cells.append(cell)
@@ -155,9 +173,10 @@ class Experiment:
         trial.prepare()
         raters = {kind: trial.rater(kind) for kind in dict.fromkeys(arm.rater for arm, _ in self.arms)}
         _require_one_tokenizer(list(raters.values()))
-        for arm, retention in self.arms:
-            policy = arm.policy or self._auto_policy(arm.rater, retention)
-            yield measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=self.model)
+        for length, (arm, retention) in product(self.config.question_lengths, self.arms):
+            policy, model = arm.policy or self._auto_policy(arm.rater, retention), self._model(length)
+            cell = measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=model)
+            yield replace(cell, length=length)
 
     def _auto_policy(self, kind: str, retention: float) -> dict[str, Any]:
         if (kind, retention) in self.probed:

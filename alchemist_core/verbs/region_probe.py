@@ -115,8 +115,8 @@ def _state_cost(config: RunConfig, plan: ProbePlan) -> dict[str, Any]:
         for retention in config.retentions
         for arm in (region, parse_arm("random", retention=retention, first_rater=plan.kind))
     ]
-    work = cost.work_of_cells(config, plan.arms(), plan.model, n_pairs).times(len(config.choose_seeds))
-    work += cost.work_of_cells(config, tries, plan.model, n_pairs).times(len(config.report_seeds))
+    work = cost.work_of_cells(config, plan.arms(), (plan.model,), n_pairs).times(len(config.choose_seeds))
+    work += cost.work_of_cells(config, tries, (plan.model,), n_pairs).times(len(config.report_seeds))
     return cost.state_cost(config, work, plan.model, rater=plan.kind)
 
 

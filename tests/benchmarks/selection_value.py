@@ -89,7 +89,7 @@ class Bench:
             # The first part trained the raters.
             work += Work(models.n_models, models.n_model_steps, 0, 0).times(len(self.seeds))
         config = self._config(first)
-        stated = cost.state_cost(config, work, Experiment(config).model, rater="alignment")
+        stated = cost.state_cost(config, work, Experiment(config).models()[0], rater="alignment")
         minutes = stated["seconds"] / 60 / self.given.workers
         print(
             f"{self.world}: {cost.describe_cost(stated)}\n{self.given.workers} workers: {minutes:.0f} minutes",
@@ -124,7 +124,7 @@ class Bench:
 
     def _work(self, part: str) -> Work:
         experiment = Experiment(self._config(part))
-        return cost.work_of_cells(experiment.config, experiment.arms, experiment.model, experiment.n_pairs)
+        return cost.work_of_cells(experiment.config, experiment.arms, experiment.models(), experiment.n_pairs)
 
     def _together(self, chains: Sequence[Sequence[list[str]]]) -> None:
         with ThreadPoolExecutor(self.given.workers) as pool:

@@ -107,3 +107,21 @@ def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> N
     assert "5 seeds" not in page
     assert "3 seeds show, in 4 of 5 repetitions" in page
     assert page.count("data:image/svg+xml;base64,") == 3
+
+
+def test_several_lengths_are_drawn_along_their_steps_and_say_how_much_sooner() -> None:
+    of = {"random": 3.0, "alignment/auto": 2.6}
+    timed = [
+        Cell(arm, 0.2, seed, 100, steps, loss + 0.1 * (400 - steps) / 100, length=steps / 400)
+        for arm, loss in of.items()
+        for seed in (3, 4)
+        for steps in (100, 200, 400)
+    ]
+    given = result() | {"cells": [cell.as_json() for cell in timed], "regions": []}
+    sheet = make_sheet(QUESTIONS["training_time"], given)
+    assert "alignment/auto at 20% reaches the loss that random ends with in 25 ± 0 % of its steps." in sheet.notes
+    ((name, (_, svg)),) = sheet.figures.items()
+    texts = [element.text for element in ET.fromstring(svg).iter() if element.tag.endswith("text")]
+    assert name == "times-r20"
+    assert {"100", "200", "steps", *of} <= set(texts)
+    assert len(sheet.rows) == 6

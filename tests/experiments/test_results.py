@@ -1,5 +1,7 @@
 """From cells to rows, against scipy: intervals, gains paired by seed, what is called not inferior."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,6 +14,7 @@ from alchemist_core.experiments.results import (
     describe_detectable,
     losses_by_arm,
     paired_spread,
+    share_of_steps,
     state_detectable,
 )
 
@@ -96,3 +99,43 @@ def test_what_can_be_seen_is_said_in_the_metrics_unit_once_the_spread_is_known()
     assert "0.1663 nats a token (spread 0.1000, seeds 0, 1, 2)" in describe_detectable(before)
     assert "1.66 spreads" in describe_detectable(state_detectable(None, 5, source="not measured"))
     assert "One seed shows no effect" in describe_detectable(state_detectable(0.1, 1, source="x"))
+
+
+def timed(arm: str, seed: int, losses: dict[int, float]) -> list[Cell]:
+    """Cells of one arm by steps; the longest has length 1."""
+    most = max(losses)
+    return [Cell(arm, 0.2, seed, 100, steps, loss, length=steps / most) for steps, loss in losses.items()]
+
+
+def test_lengths_are_compared_with_their_own_random() -> None:
+    cells = [*timed("random", 3, {50: 3.5, 100: 3.0}), *timed("a", 3, {50: 3.0, 100: 2.8})]
+    rows = {(row.arm, row.length): row for row in compare_cells(cells)}
+    gains = {length: rows["a", length].gain for length in (0.5, 1.0)}
+    assert {length: round(gain.mean, 6) for length, gain in gains.items() if gain} == {0.5: 0.5, 1.0: 0.2}
+
+
+def test_a_loss_that_falls_evenly_over_the_logarithm_is_reached_where_it_says() -> None:
+    # Loss 4 − log10(steps): random's last, 2, is reached by an arm that is .5 better everywhere at 10^1.5 steps.
+    marks = (10, 100)
+    cells = [
+        cell
+        for seed in (3, 4)
+        for arm, ahead in (("random", 0.0), ("a", 0.5))
+        for cell in timed(arm, seed, {n: 4 - math.log10(n) - ahead for n in marks})
+    ]
+    share = share_of_steps(cells, "a", 0.2)
+    assert share is not None
+    assert (share.mean, share.n) == (pytest.approx(10**1.5 / 100), 2)
+
+
+def test_what_is_reached_at_once_counts_with_the_shortest_steps() -> None:
+    cells = [*timed("random", 3, {50: 3.5, 100: 3.0}), *timed("a", 3, {50: 2.0, 100: 1.0})]
+    share = share_of_steps(cells, "a", 0.2)
+    assert share is not None
+    assert share.mean == 0.5
+
+
+def test_what_is_never_reached_has_no_share() -> None:
+    cells = [*timed("random", 3, {50: 3.5, 100: 3.0}), *timed("a", 3, {50: 3.6, 100: 3.1})]
+    assert share_of_steps(cells, "a", 0.2) is None
+    assert share_of_steps(cells, "never measured", 0.2) is None

@@ -76,6 +76,19 @@ def test_equal_steps_give_every_arm_the_steps_of_the_full_corpus(corpus: Path) -
 
 
 @pytest.mark.usefixtures("scored_store")
+def test_each_length_is_a_training_of_its_own(corpus: Path) -> None:
+    given = {"experiment": "training_time", "arms": "random,full", "choose_seeds": "", "seeds": "2", "n_epochs": 2}
+    found = run(config(corpus, lengths="0.5,1", **given))
+    assert found.cost is not None
+    assert found.cost["n_models"] == n_models() == 4
+    assert [(row["arm"], row["length"], row["n_steps"]) for row in found.rows] == [
+        *(("random", 0.5, 2), ("full", 0.5, 8)),
+        *(("random", 1.0, 4), ("full", 1.0, 15)),
+    ]
+    assert (Path(str(found.folder)) / "times-r30.svg").exists()
+
+
+@pytest.mark.usefixtures("scored_store")
 def test_a_dry_run_says_what_it_would_cost_and_show_and_stores_nothing(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
