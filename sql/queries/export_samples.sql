@@ -1,7 +1,7 @@
 -- Purpose: what is known of every pair, for an export: the condition, the order and the columns are put around it.
 -- Parameters: none.
 -- One row is: a pair with its hashes, picture, caption, heuristics and its first live location.
--- Relies on: pk_samples, pk_heuristic_scores, ix_sample_locations_sample_id, pk_shards, uq_takedowns_image_hash.
+-- Relies on: pk_samples, pk_heuristic_scores, alchemist.first_place, uq_takedowns_image_hash.
 -- Safe to re-run: yes.
 SELECT
     samples.sample_id,
@@ -27,16 +27,4 @@ SELECT
     EXISTS(SELECT 1 FROM alchemist.takedowns WHERE takedowns.image_hash = samples.image_hash) AS is_taken_down
 FROM alchemist.samples
 LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
-LEFT JOIN LATERAL (
-    SELECT
-        datasets.name AS dataset,
-        shards.crawl_date,
-        shards.uri AS shard,
-        sample_locations.key
-    FROM alchemist.sample_locations
-    INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id AND shards.state = 'verified'
-    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
-    WHERE sample_locations.sample_id = samples.sample_id
-    ORDER BY sample_locations.shard_id, sample_locations.ordinal
-    LIMIT 1
-) AS place ON TRUE
+LEFT JOIN LATERAL alchemist.first_place(samples.sample_id) AS place ON TRUE

@@ -1,0 +1,13 @@
+-- Where a pair lies now, for people: its first live location; no row where it has none. Planned as part of the query that asks.
+-- Relies on: ix_sample_locations_sample_id, pk_shards, pk_datasets.
+CREATE OR REPLACE FUNCTION alchemist.first_place(of_sample_id bigint)
+RETURNS TABLE (dataset text, crawl_date date, shard text, key text)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT datasets.name, shards.crawl_date, shards.uri, sample_locations.key
+    FROM alchemist.sample_locations
+    INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id AND shards.state = 'verified'
+    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+    WHERE sample_locations.sample_id = of_sample_id
+    ORDER BY sample_locations.shard_id, sample_locations.ordinal
+    LIMIT 1
+$$;
