@@ -123,7 +123,9 @@ def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:
     gone = min(members(drawn))
     image = row(drawn, "SELECT image_hash FROM alchemist.samples WHERE pair_hash = :h", h=gone).image_hash
     takedown(TakedownConfig(image_hash=bytes(image).hex(), reason="asked for by its author"))
-    assert explain(gone.hex()).is_member
+    kept = explain(gone.hex())
+    assert kept.is_member
+    assert kept.because.endswith("; its picture was taken down since (asked for by its author), and readers skip it")
     select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": {"strategy": "top_k"}}))
     report = explain(gone.hex())
     assert (report.is_member, report.reason) == (False, "taken down")

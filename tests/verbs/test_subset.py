@@ -1,6 +1,7 @@
 """Versions of a subset: listed, shown, compared, published, rolled back and collected."""
 
 import os
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from alchemist_core.data.manifests import read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as run_select
-from alchemist_core.store.subsets import SubsetRow, find_subset, published_version
+from alchemist_core.store.subsets import SubsetRow, find_for_readers, find_subset, published_version
+from alchemist_core.verbs.export import ExportSubsetConfig
+from alchemist_core.verbs.export import subset as export_subset
 from alchemist_core.verbs.subset_diff import DiffSubsetConfig, DiffSubsetReport, diff
 from alchemist_core.verbs.subset_gc import GcSubsetConfig, GcSubsetReport, gc
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
@@ -45,9 +48,9 @@ def grow(engine: Engine, crawl_date: str, n: int, *, shift: float = 0.0, state: 
     return add_night(engine, crawl_date, {f"{i}.tar": scores[i::4] for i in range(4)}, state=state)
 
 
-def select(*, rescale: bool = False, name: str = NAME, **policy: object) -> SelectReport:
+def select(*, rescale: bool = False, name: str = NAME, dataset: str = "web", **policy: object) -> SelectReport:
     policy = {"strategy": "shift_gsample", "retention": 0.2, **policy}
-    config = {"dataset": "web", "name": name, "rescale": rescale, "policy": policy}
+    config = {"dataset": dataset, "name": name, "rescale": rescale, "policy": policy}
     return run_select(SelectConfig.model_validate(config))
 
 
@@ -131,6 +134,52 @@ def test_another_retention_changes_k_alone_and_another_seed_draws_anew(pool: Eng
     assert adds_up(pool, anew, 2, 3)
 
 
+def take_one_down(engine: Engine) -> None:
+    image = "SELECT image_hash FROM alchemist.samples WHERE pair_hash = :h"
+    with engine.connect() as connection:
+        found = connection.execute(text(image), {"h": min(members(engine, 1))}).scalar_one()
+    takedown(TakedownConfig(image_hash=bytes(found).hex(), reason="asked for by its author"))
+
+
+def hold_the_last_night(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.nights SET state = 'held', reason = 'drift' WHERE crawl_date = '2026-01-02'")
+        )
+
+
+CHANGES: dict[str, Callable[[Engine], object]] = {
+    "taken down": take_one_down,
+    "held": hold_the_last_night,
+    "new pair": lambda engine: grow(engine, "2026-01-03", 300, shift=0.5),
+}
+POLICIES = ({"retention": 0.3}, {"seed": 3}, {"max_share": 0.6, "max_share_of": "dataset"}, {"stratify": True})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_parts_add_up_whatever_happened_between_two_versions(pool: Engine, seed: int) -> None:
+    rng = random.Random(seed)
+    add_dataset_of(pool, "other", 500)
+    grow(pool, "2026-01-02", 400)
+    select(dataset="web,other")
+    happened = rng.sample(sorted(CHANGES), rng.randint(1, 3))
+    for name in happened:
+        CHANGES[name](pool)
+    policy = {name: value for one in rng.sample(POLICIES, rng.randint(0, 2)) for name, value in one.items()}
+    select(dataset="web,other", rescale=rng.random() < 0.5, **policy)
+    for one, other in ((1, 2), (2, 1)):
+        report = compare(from_=one, to=other)
+        assert adds_up(pool, report, one, other), (happened, policy)
+    assert set(happened) & {"taken down", "held"} <= compare(from_=1, to=2).leavers.keys()
+
+
+def add_dataset_of(engine: Engine, name: str, n: int) -> None:
+    scores = np.random.default_rng(n).normal(0, 1, n).astype(np.float32).tolist()
+    with engine.begin() as connection:
+        add_dataset(connection, dataset_id=2, name=name)
+    add_night(engine, "2026-01-01", {"0.tar": scores}, state="selectable", dataset_id=2)
+
+
 def test_a_version_is_compared_with_the_one_that_it_replaced(pool: Engine) -> None:
     for retention in (0.1, 0.2, 0.3):
         select(retention=retention)
@@ -162,6 +211,20 @@ def test_a_version_that_was_never_published_is_nothing_to_go_back_to(pool: Engin
     run_publish(1)
     with pytest.raises(ConfigError, match="best v2 was never published: alchemist subset publish best --version 2"):
         rollback(RollbackSubsetConfig(name=NAME, version=2))
+    with pytest.raises(ConfigError, match=r"There is no subset 'best' v9 \(versions: 1, 2\)"):
+        rollback(RollbackSubsetConfig(name=NAME, version=9))
+
+
+def test_a_rolled_back_subset_is_what_readers_see(pool: Engine, tmp_path: Path) -> None:
+    select(retention=0.1)
+    select(retention=0.2)
+    assert export_subset(ExportSubsetConfig(name=NAME, out=tmp_path / "m.csv")).n_rows == 400
+    run_publish(1)
+    run_publish(2)
+    rollback(RollbackSubsetConfig(name=NAME))
+    assert export_subset(ExportSubsetConfig(name=NAME, out=tmp_path / "m.csv")).n_rows == 200
+    assert export_subset(ExportSubsetConfig(name=NAME, version=2, out=tmp_path / "m.csv")).n_rows == 400
+    assert find_for_readers(pool, NAME).version == 1
 
 
 def test_show_draws_the_ranks_that_were_kept_and_says_how_to_go_on(

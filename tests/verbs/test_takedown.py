@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from alchemist_core.verbs.duplicates import FindConfig
 from alchemist_core.verbs.duplicates import find as find_duplicates
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from alchemist_core.verbs.subset_diff import DiffSubsetConfig, diff
+from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
 from alchemist_core.verbs.takedown import TakedownConfig, TakedownReport, run
 from tests.given import insert_rows
@@ -85,8 +87,32 @@ def test_a_sample_is_named_by_its_place_and_a_successor_without_it_is_published(
     assert (again.is_new, again.published_subsets) == (False, [])
     changed = diff(DiffSubsetConfig(name=NAME))
     assert (changed.before, changed.after, changed.leavers["taken down"]) == (f"{NAME} v1", f"{NAME} v2", 1)
-    with pytest.raises(DataError, match=f"1 of 72 members of {NAME} v1 were taken down"):
+    with pytest.raises(DataError, match=rf"1 of 72 members of {NAME} v1 were taken down .* v2 stays published\."):
         rollback(RollbackSubsetConfig(name=NAME))
+
+
+def test_an_old_version_is_not_copied_any_more_but_its_successor_is_offered() -> None:
+    takedown(image_hash=bytes(a_member().image_hash).hex())
+    with pytest.raises(
+        DataError, match=rf"1 of 72 members of {NAME} v1 .* successor {NAME} v2 is published .*: --version 2\."
+    ):
+        materialize(MaterializeConfig(subset=NAME, version=1))
+    assert materialize(MaterializeConfig(subset=NAME, version=2)).n_samples == 72
+
+
+def test_what_gc_removed_is_copied_again_with_the_same_bytes() -> None:
+    first = materialize(MaterializeConfig(subset=NAME))
+    before = {path.name: path.read_bytes() for path in Path(first.folder).iterdir()}
+    policy = {"strategy": "gsample", "retention": 0.5, "std_rank": 0.2, "seed": 7}
+    for _ in range(2):  # The version that a rollback goes back to is kept.
+        select(SelectConfig.model_validate({"dataset": "scenes", "name": NAME, "policy": policy}))
+        publish(PublishSubsetConfig(name=NAME))
+        policy["retention"] = 0.6
+    (removed,) = gc(GcSubsetConfig(min_age_days=0, dry_run=False)).removed
+    assert first.folder in removed
+    assert not Path(first.folder).exists()
+    again = materialize(MaterializeConfig(subset=NAME, version=1))
+    assert {path.name: path.read_bytes() for path in Path(again.folder).iterdir()} == before
 
 
 def test_every_picture_at_a_url_is_taken_down() -> None:
