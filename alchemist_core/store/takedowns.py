@@ -31,6 +31,13 @@ def take_down(engine: Engine, image_hashes: Sequence[bytes], reason: str, *, act
         return n_new, connection.execute(pairs).scalar_one()
 
 
+def reason_of_takedown(engine: Engine, sample_id: int) -> str | None:
+    """Return why a pair's picture was taken down; None where it was not."""
+    statement = select(Takedown.reason).join(Sample, Sample.image_hash == Takedown.image_hash)
+    with engine.connect() as connection:
+        return connection.execute(statement.where(Sample.sample_id == sample_id)).scalar_one_or_none()
+
+
 def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[AnyRow]:
     """Return the stored subset versions that contain the pictures, with their models and materialized folders."""
     with engine.connect() as connection:

@@ -14,6 +14,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.standings import find_pair, why_not_eligible
 from alchemist_core.store.subsets import SubsetRow, find_subset
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.takedowns import reason_of_takedown
 
 # By the reasons of the query why_not_eligible; `places` are nights, or datasets where it lies in no night.
 OUTSIDE = {
@@ -80,8 +81,8 @@ def run(config: ExplainConfig) -> ExplainReport:
     drawn = redraw(engine, subset)
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])
     fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)
-    if fields["is_member"]:
-        fields["because"] = f"{fields['because']}{_taken_down_since(engine, subset, pair)}"
+    if fields["is_member"] and (reason := reason_of_takedown(engine, pair.sample_id)) is not None:
+        fields["because"] = f"{fields['because']}; its picture was taken down since ({reason}), and readers skip it"
     return ExplainReport(
         pair=bytes(pair.pair_hash).hex(), sample_id=pair.sample_id, caption=pair.caption, subset=subset.title, **fields
     )
@@ -91,13 +92,6 @@ def _outside(engine: Engine, subset: SubsetRow, pair: AnyRow) -> dict[str, objec
     (row,) = why_not_eligible(engine, subset.snapshot_id, hash_rows([bytes(pair.pair_hash)]))
     because = OUTSIDE[row.reason].format(detail=row.detail or "no reason was given", places=", ".join(row.places))
     return {"is_member": False, "reason": row.reason, "because": because}
-
-
-def _taken_down_since(engine: Engine, subset: SubsetRow, pair: AnyRow) -> str:
-    (row,) = why_not_eligible(engine, subset.snapshot_id, hash_rows([bytes(pair.pair_hash)]))
-    return (
-        f"; its picture was taken down since ({row.detail}), and readers skip it" if row.reason == "taken down" else ""
-    )
 
 
 def _inside(drawn: Drawn, place: int) -> dict[str, object]:
