@@ -14,11 +14,13 @@ from jobs import form, step
 from people import COMMON, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
+QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}. Ranks: the log of `select`."
 
 
 def name(params):
-    whole = f"{params['dataset'].replace(',', '-')}-{params['strategy']}-r{100 * params['retention']:g}"
-    return params["name"] or whole
+    return (
+        params["name"] or f"{params['dataset'].replace(',', '-')}-{params['strategy']}-r{100 * params['retention']:g}"
+    )
 
 
 def spec(params):
@@ -48,7 +50,7 @@ def build_subset():
     preview = step("preview", lambda params: alchemist("select", dry_run=True, **spec(params)))
     checked = step("check_subset", lambda params: alchemist("check", suite="subset", subset=name(params)))
     asked = approve(
-        "approve", subject="Publish subset {{ params.name or params.dataset }}?", body="Its preview is in the log of select.",
+        "approve", subject="Publish subset {{ params.name or params.dataset }}?", body=QUESTION,
         is_needed=lambda context: context["params"]["approve"], trigger_rule=ONLY_WHAT_RAN,
     )  # fmt: skip
     options = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
