@@ -1,0 +1,51 @@
+"""Nothing that is read can run: no pickle, no eval, no shell, wherever in the platform."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import alchemist_core
+
+ROOT = Path(alchemist_core.__file__).parent
+BANNED_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+BANNED_CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.jit.load"}
+
+
+def calls() -> Iterator[tuple[str, str, dict[str, ast.expr]]]:
+    """File and line, dotted name and keywords of every call."""
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), keywords
+
+
+def is_true(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+def test_checkpoints_of_torch_are_read_as_weights_only() -> None:
+    loads = [(place, keywords) for place, name, keywords in calls() if name == "torch.load"]
+    assert loads
+    assert [place for place, keywords in loads if not is_true(keywords.get("weights_only"))] == []
+
+
+def test_arrays_are_never_unpickled() -> None:
+    assert [place for place, _, keywords in calls() if is_true(keywords.get("allow_pickle"))] == []
+
+
+def test_nothing_is_evaluated_and_no_shell_is_started() -> None:
+    assert [(place, name) for place, name, _ in calls() if name in BANNED_CALLS] == []
+    assert [place for place, _, keywords in calls() if is_true(keywords.get("shell"))] == []
+
+
+def test_no_module_that_runs_what_it_reads_is_imported() -> None:
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found += [(path.name, alias.name) for alias in node.names]
+            # To name the error is harmless.
+            elif isinstance(node, ast.ImportFrom) and [alias.name for alias in node.names] != ["UnpicklingError"]:
+                found.append((path.name, node.module or ""))
+    assert [(path, module) for path, module in found if module.split(".")[0] in BANNED_MODULES] == []
