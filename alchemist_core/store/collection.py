@@ -43,7 +43,7 @@ def collect(
         remove: Deletes the files; called last, so that what is interrupted can be collected again.
 
     Returns:
-        False where the version is wanted again, or a reader holds its partition for more than 5 s.
+        False where the version is wanted again, its membership is just being stored, or a reader holds its partition for more than 5 s.
     """
     try:
         with engine.begin() as connection:
@@ -51,8 +51,8 @@ def collect(
             lock_name(connection, row.name)
             if not is_still_free(connection):
                 return False
-            if "members_bytes" in row._fields:
-                drop_members(connection, row.subset_id)
+            if "members_bytes" in row._fields and not drop_members(connection, row.subset_id):
+                return False
             values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "copy_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
             remove()

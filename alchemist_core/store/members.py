@@ -1,5 +1,8 @@
 """Membership of a subset version in the store: one partition, filled once, wholly or not at all. Letters: K members."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from sqlalchemy import Connection, Engine, text
 
@@ -25,20 +28,13 @@ def store_members(engine: Engine, subset_id: int, manifest: Manifest) -> None:
     Raises:
         DataError: If a member is not in the store; the partition then stays empty.
     """
-    with engine.begin() as connection:
-        # On its own: attaching locks the parent against other attachments, and the COPY behind it may take minutes.
-        connection.execute(text("SELECT alchemist.add_partition('subset_samples', :id)"), {"id": subset_id})
-    with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.members'), :id)"), {"id": subset_id})
-        if has_members(connection, subset_id):
-            return
-        _copy_aside(connection, manifest)
-        n_stored = connection.execute(STORE, {"subset_id": subset_id}).rowcount
-        if n_stored != len(manifest):
-            raise DataError(
-                f"The manifest names {len(manifest):,} members, {n_stored:,} of them are in this store: not published. "
-                "Was it selected from another store? Select again here."
-            )
+    with _sole_filler(engine, subset_id) as connection:
+        with connection.begin():
+            # On its own: attaching locks the parent against other attachments, and the COPY behind it may take minutes.
+            connection.execute(text("SELECT alchemist.add_partition('subset_samples', :id)"), {"id": subset_id})
+        with connection.begin():
+            if not has_members(connection, subset_id):
+                _fill(connection, subset_id, manifest)
 
 
 def has_members(connection: Connection, subset_id: int) -> bool:
@@ -47,9 +43,28 @@ def has_members(connection: Connection, subset_id: int) -> bool:
     return connection.execute(statement).first() is not None
 
 
-def drop_members(connection: Connection, subset_id: int) -> None:
-    """Take a version's membership out of the store; its manifest can put it back."""
+def drop_members(connection: Connection, subset_id: int) -> bool:
+    """Take a version's membership out of the store; its manifest can put it back. False where somebody is just storing it."""
+    lock = text("SELECT pg_try_advisory_xact_lock(hashtext('alchemist.members'), :id)")
+    if not connection.execute(lock, {"id": subset_id}).scalar_one():
+        return False
     connection.execute(text("SELECT alchemist.drop_partition('subset_samples', :id)"), {"id": subset_id})
+    return True
+
+
+@contextmanager
+def _sole_filler(engine: Engine, subset_id: int) -> Iterator[Connection]:
+    """Give a connection under whose lock, over several transactions, nobody else fills or drops the version's partition."""
+    with engine.connect() as connection:
+        with connection.begin():
+            connection.execute(text("SELECT pg_advisory_lock(hashtext('alchemist.members'), :id)"), {"id": subset_id})
+        try:
+            yield connection
+        finally:
+            with connection.begin():
+                connection.execute(
+                    text("SELECT pg_advisory_unlock(hashtext('alchemist.members'), :id)"), {"id": subset_id}
+                )
 
 
 def count_taken_down(connection: Connection, subset_id: int) -> int:
@@ -67,3 +82,13 @@ def _copy_aside(connection: Connection, manifest: Manifest) -> None:
         copy_columns(connection, "members", columns)
     # Without it the planner expects a few rows and looks each of millions up by the index.
     connection.execute(text("ANALYZE members"))
+
+
+def _fill(connection: Connection, subset_id: int, manifest: Manifest) -> None:
+    _copy_aside(connection, manifest)
+    n_stored = connection.execute(STORE, {"subset_id": subset_id}).rowcount
+    if n_stored != len(manifest):
+        raise DataError(
+            f"The manifest names {len(manifest):,} members, {n_stored:,} of them are in this store: not published. "
+            "Was it selected from another store? Select again here."
+        )

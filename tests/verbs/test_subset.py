@@ -2,8 +2,10 @@
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.__main__ import main
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import read_manifest
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as run_select
 from alchemist_core.store.subsets import SubsetRow, find_for_readers, find_subset, published_version
@@ -26,6 +28,7 @@ from alchemist_core.verbs.takedown import TakedownConfig
 from alchemist_core.verbs.takedown import run as takedown
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
+from tests.subset_reader import reading
 
 pytestmark = pytest.mark.db
 
@@ -301,6 +304,33 @@ def test_what_gc_removed_can_be_published_again(versions: Engine) -> None:
     run_publish(1)
     assert members(versions, 1) == wanted
     assert current(versions).version == 1
+
+
+def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Engine, database_url: str) -> None:
+    retentions = (0.1, 0.15, 0.2, 0.25)
+    for retention in retentions:
+        select(retention=retention)
+        run_publish()
+    rng, stopped, n_collected = random.Random(0), threading.Event(), 0
+
+    def collect_until_stopped() -> None:
+        nonlocal n_collected
+        while not stopped.is_set():
+            n_collected += len(collect(dry_run=False).removed)
+
+    collecting = threading.Thread(target=collect_until_stopped)
+    with reading(database_url, NAME) as found:
+        collecting.start()
+        for _ in range(25):
+            # It may be told that gc was faster; then it tries again.
+            with suppress(DataError):
+                run_publish(rng.randrange(len(retentions)) + 1)
+        stopped.set()
+        collecting.join()
+    sizes = {find_subset(pool, NAME, version=1 + i).subset_id: round(N_PAIRS * r) for i, r in enumerate(retentions)}
+    assert {seen[:3] for seen in found.seen} <= {(number, number, n) for number, n in sizes.items()}
+    assert n_collected > 3
+    assert members(pool, current(pool).version)
 
 
 def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: Engine) -> None:
