@@ -18,9 +18,8 @@ QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }
 
 
 def name(params):
-    return (
-        params["name"] or f"{params['dataset'].replace(',', '-')}-{params['strategy']}-r{100 * params['retention']:g}"
-    )
+    of = f"{params['dataset'].replace(',', '-')}-{params['strategy']}"
+    return params["name"] or f"{of}-r{100 * params['retention']:g}"
 
 
 def spec(params):
@@ -49,10 +48,8 @@ def build_subset():
 
     preview = step("preview", lambda params: alchemist("select", dry_run=True, **spec(params)))
     checked = step("check_subset", lambda params: alchemist("check", suite="subset", subset=name(params)))
-    asked = approve(
-        "approve", subject="Publish subset {{ params.name or params.dataset }}?", body=QUESTION,
-        is_needed=lambda context: context["params"]["approve"], trigger_rule=ONLY_WHAT_RAN,
-    )  # fmt: skip
+    when = {"is_needed": lambda context: context["params"]["approve"], "trigger_rule": ONLY_WHAT_RAN}
+    asked = approve("approve", subject="Publish subset {{ params.name or params.dataset }}?", body=QUESTION, **when)
     options = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
     publish = step("publish", lambda params: alchemist("subset", "publish", name(params)), **options)
     preview >> select() >> checked >> materialize() >> asked >> publish
