@@ -39,6 +39,7 @@ VERBS = (
     "region_probe",
     "db",
     "corpus",
+    "geneval",
     "up",
     "down",
     "status",

@@ -88,6 +88,12 @@ class Clip:
         self._mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=device).view(1, 3, 1, 1)
         self._spread = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=device).view(1, 3, 1, 1)
 
+    @property
+    def side(self) -> int:
+        """Side of the images that it reads, in pixels."""
+        sizes: Any = self._network.config.vision_config
+        return int(sizes.image_size)
+
     def features(self, image_NHWC: ImageArray) -> Features:
         """Give each image's projection; images must have the model's own side."""
         return _by_batches(image_NHWC, self._device, self._project)

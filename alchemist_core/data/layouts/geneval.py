@@ -1,6 +1,7 @@
 """GenEval's own files: its prompts, its folders of images, and its lines of verdicts, so that its evaluator can be used too."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 
 
 def write_images(folder: Path, number: int, metadata: dict[str, Any], image_NHW3: Sequence[NDArray[np.uint8]]) -> None:
-    """Write one prompt's images and its metadata as the official evaluator reads them.
+    """Write one prompt's images and its metadata as the official evaluator reads them, all of them or none.
 
     Args:
         folder: Folder of all prompts.
@@ -45,11 +46,19 @@ def write_images(folder: Path, number: int, metadata: dict[str, Any], image_NHW3
         metadata: The prompt's line.
         image_NHW3: Its images; the published protocol has four.
     """
-    place = folder / f"{number:05d}"
-    (place / "samples").mkdir(parents=True, exist_ok=True)
-    (place / "metadata.jsonl").write_text(json.dumps(metadata), encoding="utf-8")
+    place, aside = folder / f"{number:05d}", folder / f".{number:05d}.writing"
+    for path in (aside, place):
+        shutil.rmtree(path, ignore_errors=True)
+    (aside / "samples").mkdir(parents=True)
+    (aside / "metadata.jsonl").write_text(json.dumps(metadata), encoding="utf-8")
     for sample, image in enumerate(image_NHW3):
-        Image.fromarray(image).save(place / "samples" / f"{sample:05d}.png")
+        Image.fromarray(image).save(aside / "samples" / f"{sample:05d}.png")
+    aside.rename(place)
+
+
+def has_images(folder: Path, number: int, n_images: int) -> bool:
+    """Tell whether a prompt has all its images."""
+    return len(list((folder / f"{number:05d}" / "samples").glob("*.png"))) == n_images
 
 
 def find_images(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
