@@ -1,8 +1,8 @@
 """Reading weight files, local or on the hub, without running what is in them."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def read_weights(source: str | Path, *wrapped_in: str) -> dict[str, Tensor]:
         DataError: It is not a state dict, or holds more than tensors and plain values.
     """
     path = _locate(str(source))
-    content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    content: Any = load_file(path) if path.suffix == ".safetensors" else _read_weights(path)
     for key in wrapped_in:
         if isinstance(content, Mapping) and key in content:
             content = content[key]
@@ -57,9 +57,9 @@ def _fetch(source: str) -> Path:
         raise ConfigError(f"{source} cannot be fetched: {error}; download the file and give its path") from error
 
 
-def _unpickle(path: Path) -> Any:
+def _read_weights(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError) as error:
         message = f"{path} cannot be read as tensors alone: {error}; save its state dict with torch.save or safetensors"
         raise DataError(message) from error
