@@ -156,6 +156,12 @@ class DownstreamConfig(BaseModel):
     learning_rate: float = Field(5e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
     n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of its past that the averaged model keeps each step; 0: the last weights are kept",
+    )
     method: Literal["scratch", "lora"] = Field("scratch", description="Train all weights anew, or adapters on a base")
     base: Path | None = Field(
         None, description="What LoRA adapts: a trained model's folder, or FLUX-mini's weights file"

@@ -4,10 +4,13 @@ It takes pairs and leaves a folder; which subset the pairs are, it does not know
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops import checkpoints
@@ -78,6 +81,9 @@ class _Run:
             self.recipe.schedule, optimizer, num_warmup_steps=n_warmup, num_training_steps=self.n_steps
         )
         self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
+        self.average = (
+            AveragedModel(self._plain_model(), avg_fn=partial(_average, config.average)) if config.average else None
+        )
         self.step = 0
         self.losses: list[float] = []
         self._resume()
@@ -113,7 +119,7 @@ class _Run:
             "final_loss": sum(self.losses[-50:]) / len(self.losses[-50:]),
             "losses": self.losses,
         }
-        self.recipe.write(self.accelerator.unwrap_model(self.model), folder)
+        self.recipe.write(self._plain_model() if self.average is None else self.average.module, folder)
         checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
@@ -131,12 +137,19 @@ class _Run:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self._plain_model())
         return float(self.accelerator.reduce(loss.detach(), "mean").item())
+
+    def _plain_model(self) -> nn.Module:
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        return model
 
     def _state(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump_json(),
-            "model": self.recipe.kept_weights(self.accelerator.unwrap_model(self.model)),
+            "model": self.recipe.kept_weights(self._plain_model()),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step,
@@ -149,7 +162,15 @@ class _Run:
             return
         if state["config"] != self.config.model_dump_json():
             raise ConfigError(f"{checkpoints.partial_folder(self.out)} holds a run of another config; remove it")
-        self.recipe.restore(self.accelerator.unwrap_model(self.model), state["model"])
+        self.recipe.restore(self._plain_model(), state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.losses = state["step"], state["losses"]
+
+
+def _average(longest: float, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
+    # A shorter memory at first, so that the weights before the first step are soon forgotten.
+    kept = min(longest, (1 + int(n_averaged)) / (4 + int(n_averaged)))
+    return torch.lerp(now, mean, kept)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops.config import DownstreamConfig
-from alchemist_core.loops.downstream_training import train_downstream
+from alchemist_core.loops.downstream_training import _average, train_downstream
 from alchemist_core.loops.heldout import heldout_losses
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.models.config import TokenizerConfig
@@ -58,24 +58,53 @@ def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, val
     assert steps == [30, 60]
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_killed_run_goes_on_to_bit_identical_weights(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, average: float
 ) -> None:
-    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
+    config = CONFIG.model_copy(update={"average": average})
+    train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
     with pytest.raises(KilledError):
         train_downstream(
-            CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
+            config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
             report=lambda done, _total, _note: kill_at(27, done),
         )  # fmt: skip
     assert not (tmp_path / "killed").exists()
     steps: list[int] = []
     train_downstream(
-        CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
+        config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
         report=lambda done, _total, _note: steps.append(done),
     )  # fmt: skip
     assert steps[0] == 21
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+) -> None:
+    short = CONFIG.model_copy(update={"n_epochs": 1})
+    losses = {}
+    for average in (0.0, 0.9):
+        config, out = short.model_copy(update={"average": average}), tmp_path / str(average)
+        found = train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+        losses[average] = found["losses"]
+    assert losses[0.0] == losses[0.9]
+    last, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("0.0", "0.9"))
+    assert last.keys() == mean.keys()
+    assert all(
+        not torch.equal(last[name], mean[name])
+        for name in last
+        if last[name].is_floating_point() and last[name].dim() > 1
+    )
+
+
+@pytest.mark.parametrize("longest", [0.5, 0.99])
+def test_the_average_of_weights_that_stand_still_is_them(longest: float) -> None:
+    mean, now = torch.tensor([0.0]), torch.tensor([1.0])
+    for n_averaged in range(1, 2000):
+        mean = _average(longest, mean, now, n_averaged)
+    assert mean.item() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
