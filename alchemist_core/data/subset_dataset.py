@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -58,10 +59,13 @@ class SubsetDataset(IterableDataset[Any]):
         self._row_N[located.members.numbers()] = np.arange(len(located.members))
         self.n_taken_down = int((self._row_N < 0).sum())
         self._members_sha256 = located.manifest.sha256()
+        # In memory that workers share, for those that live on between epochs have a copy of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Start at the beginning of an epoch."""
+        self._epoch.fill_(epoch)
         self._resume = _Place(epoch, taken_down=np.flatnonzero(self._row_N < 0).tolist())
         self._n_read = 0
 
@@ -71,6 +75,8 @@ class SubsetDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """Read this worker's part of the epoch, from the place that was set."""
+        if (epoch := int(self._epoch)) != self._resume.epoch:
+            self.set_epoch(epoch)
         worker = get_worker_info()
         number, n_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         place, self._n_read = self._resume, self._resume.n_read
@@ -114,6 +120,7 @@ class SubsetDataset(IterableDataset[Any]):
                 f"The state is not of this dataset: {wrong[0]} is {state.get(wrong[0])!r} there and {about[wrong[0]]!r} here"
             )
         self._resume = _Place(**{name: state[name] for name in _Place.__slots__})
+        self._epoch.fill_(self._resume.epoch)
         if not self._resume.n_read:
             self._resume = replace(self._resume, taken_down=np.flatnonzero(self._row_N < 0).tolist())
         self._n_read = self._resume.n_read

@@ -111,6 +111,19 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own(located: LocatedSubs
     assert flat(read_all(dataset)) == orders[1]
 
 
+def test_workers_that_live_on_between_epochs_hear_of_the_next_one(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    living = DataLoader(dataset, batch_size=BATCH, num_workers=2, collate_fn=captions, persistent_workers=True)
+    orders = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        orders.append(flat(list(living)))
+    fresh = dataset_of(located)
+    for epoch, order in enumerate(orders):
+        fresh.set_epoch(epoch)
+        assert order == flat(read_all(fresh))
+
+
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_ranks_share_an_epoch_without_loss_and_without_duplicates(located: LocatedSubset, n_workers: int) -> None:
     shares = [flat(read_all(dataset_of(located, rank=rank, world_size=4), n_workers)) for rank in range(4)]
