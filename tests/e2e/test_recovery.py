@@ -1,4 +1,4 @@
-"""The real DAGs under the real scheduler, with server, scheduler, DAG processor and job killed: the tables end as if nothing had happened."""
+"""The real DAGs under the real scheduler; server, scheduler, DAG processor and job are killed: the tables end as if undisturbed."""
 
 import os
 import signal
