@@ -172,6 +172,11 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
     """
     if n == 0:
         raise ConfigError("No pair is eligible: score a shard, and let its night become selectable, before you select.")
+    if n_possible == 0:
+        raise ConfigError(
+            f"{what[0].upper()}{what[1:]} can keep none of {n:,} eligible pairs: every rank lies above its cut. Lower --drop-top-ratio or "
+            "--start-rank, or take another strategy."
+        )
     if k < 1:
         raise ConfigError(
             f"This retention keeps none of {n:,} eligible pairs; the smallest that keeps one is {1 / n:.3g}."

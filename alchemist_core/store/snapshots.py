@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
+from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.eligible import EligiblePairs, Moment
@@ -68,9 +69,10 @@ def take_snapshot(
 
     Raises:
         AlchemistError: If nothing is selectable.
-        ConfigError: If a dataset to decontaminate against is unknown, or is a training dataset.
+        ConfigError: If a dataset is unknown; if one to draw from is no training dataset, or one to decontaminate against is one.
     """
     with frozen(engine) as connection:
+        _require_training_data(connection, dataset_names)
         nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
         options = options or EligibleOptions()
         moment = _moment(connection, rater.rater_id, nights, options)
@@ -89,7 +91,7 @@ def take_snapshot(
         values: dict[str, Any] = {
             "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": list(moment.night_ids),
             "last_takedown_id": moment.last_takedown_id, "n_eligible": int(np.count_nonzero(pairs.open_mask())),
-            "eligible_hash": eligible_hash, "options": moment.options(),
+            "eligible_hash": eligible_hash, "options": _effective(moment, pairs),
         }  # fmt: skip
         snapshot_id = _store_snapshot(connection, values) if should_store else None
     rank_N = pool.rank(pairs, scale)
@@ -144,6 +146,24 @@ def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts],
         rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
         options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
     )  # fmt: skip
+
+
+def _require_training_data(connection: Connection, names: Sequence[str]) -> None:
+    role_of = {row.name: row.role for row in connection.execute(select(Dataset.name, Dataset.role))}
+    for name in names:
+        if name not in role_of:
+            raise ConfigError(f"{name} is not registered: there are {', '.join(sorted(role_of)) or 'no datasets'}.")
+        if role_of[name] != "train":
+            article = "an" if role_of[name] == "evaluation" else "a"
+            raise ConfigError(
+                f"{name} is {article} {role_of[name]} dataset: only training data may be selected. Leave it out of --dataset."
+            )
+
+
+def _effective(moment: Moment, pairs: EligiblePairs) -> dict[str, Any]:
+    """Return a snapshot's options; a condition that leaves nobody out is none, so that SQL draws from the snapshot too."""
+    has_condition = bool((pairs.excluded_N == Exclusion.PREDICATE).any())
+    return {name: value for name, value in moment.options().items() if name != "where" or has_condition}
 
 
 def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:

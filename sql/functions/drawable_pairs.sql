@@ -22,7 +22,11 @@ SELECT
         WHEN 'clarity' THEN heuristic_scores.clarity::float8
         WHEN 'frequency' THEN heuristic_scores.frequency::float8
         WHEN 'edge_density' THEN heuristic_scores.edge_density::float8
-        ELSE (heuristic_scores.imported ->> substr($5, char_length('imported.') + 1))::float8
+        -- What no float8 can hold counts as no score.
+        ELSE (
+            SELECT CASE WHEN said.n = 0 OR abs(said.n) BETWEEN 1e-300 AND 1e300 THEN said.n::float8 END
+            FROM (SELECT (heuristic_scores.imported ->> substr($5, char_length('imported.') + 1))::numeric AS n) AS said
+        )
     END,
     located.night_id,
     coalesce(duplicate_samples.first_sample_id, 0),

@@ -47,11 +47,6 @@ BEGIN
         WHERE taken.options ? 'decontaminate'
     ),
 
-    -- Once here: a column of arrays would be unpacked again for every pair.
-    knots AS MATERIALIZED (
-        SELECT scale.knot_scores || '{}'::float8[] AS scores, scale.knot_ranks || '{}'::float8[] AS ranks
-    ),
-
     open_pairs AS MATERIALIZED (
         SELECT pairs.*
         FROM alchemist.drawable_pairs(
@@ -70,17 +65,28 @@ BEGIN
         FROM open_pairs AS pairs
     ),
 
-    ranked AS (
-        SELECT
-            placed.sample_id,
-            placed.pair_hash,
-            placed.score,
-            alchemist.rank_on_knots(placed.score, knots.scores, knots.ranks) AS rank,
-            samples.pair_hash64
-        FROM knots
-        CROSS JOIN placed
+    eligible AS MATERIALIZED (
+        SELECT placed.sample_id, placed.pair_hash, placed.score, samples.pair_hash64
+        FROM placed
         INNER JOIN alchemist.samples ON placed.sample_id = samples.sample_id
         WHERE placed.place = 1
+    ),
+
+    -- Once here, not as a column of each row: it would be unpacked for every pair.
+    knots AS MATERIALIZED (
+        SELECT scale.knot_scores || '{}'::float8[] AS scores, scale.knot_ranks || '{}'::float8[] AS ranks
+    ),
+
+    -- Materialized on both sides: knots are 1 MiB, and a sort or a hash would keep them with every row.
+    ranked AS MATERIALIZED (
+        SELECT
+            eligible.sample_id,
+            eligible.pair_hash,
+            eligible.score,
+            eligible.pair_hash64,
+            alchemist.rank_on_knots(eligible.score, knots.scores, knots.ranks) AS rank
+        FROM knots
+        CROSS JOIN eligible
     ),
 
     keyed AS (

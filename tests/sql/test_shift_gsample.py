@@ -148,3 +148,28 @@ def test_a_snapshot_with_a_condition_is_referred_to_the_command_line(store: Engi
     snapshot_id, _ = by_python(store, where="sample_id > 40")
     with store.connect() as connection, pytest.raises(DBAPIError, match="alchemist select"):
         by_sql(connection, snapshot_id)
+
+
+def test_a_scale_of_many_knots_is_not_carried_along_with_every_pair(store: Engine) -> None:
+    """65,536 knots are 1 MiB: on each row of a sort, a million pairs would need a terabyte of disk."""
+    snapshot_id, _ = by_python(store)
+    change(store, """
+        UPDATE alchemist.rank_scales SET
+            knot_scores = ARRAY(SELECT i / 8192.0 - 4 FROM generate_series(0, 65535) AS i ORDER BY i),
+            knot_ranks = ARRAY(SELECT 1 - i / 65535.0 FROM generate_series(0, 65535) AS i ORDER BY i)
+    """)  # fmt: skip
+
+    def temporary_bytes() -> int:
+        with store.connect() as connection:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+            connection.commit()
+            query = "SELECT temp_bytes FROM pg_stat_database WHERE datname = current_database()"
+            return int(connection.execute(text(query)).scalar_one())
+
+    before = temporary_bytes()
+    with store.connect() as connection:
+        connection.execute(text("SET LOCAL work_mem = '64kB'"))
+        assert len(by_sql(connection, snapshot_id)) == 80
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        connection.commit()
+    assert temporary_bytes() - before < 32 << 20

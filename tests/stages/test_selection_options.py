@@ -206,3 +206,50 @@ def test_the_same_options_again_give_the_version_that_exists(store: Engine) -> N
 def test_options_that_contradict_each_other_are_refused(store: Engine, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         draw(**options)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("web,boks", "boks is not registered: there are bench, books, web"),
+        ("bench", "bench is an evaluation dataset: only training data may be selected"),
+        ("web,bench", "bench is an evaluation dataset"),
+    ],
+)
+def test_a_dataset_that_cannot_be_drawn_from_is_refused_and_not_passed_over(
+    store: Engine, dataset: str, message: str
+) -> None:
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match=message):
+            draw(dataset=dataset, dry_run=dry_run)
+
+
+def test_where_every_pair_scores_alike_a_head_cut_says_that_it_leaves_none(store: Engine) -> None:
+    change(store, "UPDATE alchemist.scores SET score = 0.5")
+    with pytest.raises(
+        ConfigError, match=r"Strategy shift_gsample can keep none of 400 eligible pairs.*drop-top-ratio"
+    ):
+        draw()
+    with pytest.raises(ConfigError, match="can keep none"):
+        draw(allow_fewer=True)
+    assert draw(strategy="gsample").n_samples == 80
+
+
+def test_a_number_of_a_crawl_that_no_float_holds_counts_as_none(store: Engine) -> None:
+    change(store, """
+        UPDATE alchemist.heuristic_scores SET imported = '{"likes": 1e400}' WHERE sample_id = 1;
+        UPDATE alchemist.heuristic_scores SET imported = '{"likes": -1e-400}' WHERE sample_id = 2;
+        UPDATE alchemist.heuristic_scores SET imported = '{"likes": 0}' WHERE sample_id = 3
+    """)  # fmt: skip
+    assert draw(1.0, score="imported.likes", strategy="random").n_samples == 298
+    assert {1, 2, 3} & member_ids(store) == {3}
+
+
+def test_a_condition_that_leaves_nobody_out_keeps_no_snapshot_from_sql(store: Engine) -> None:
+    draw(where="sample_id > 0")
+    subset = find_subset(store, "s")
+    statement = text("SELECT pair_hash FROM alchemist.shift_gsample(:snapshot, 0.2)")
+    with store.connect() as connection:
+        found = {bytes(word) for word in connection.execute(statement, {"snapshot": subset.snapshot_id}).scalars()}
+    assert found == members(store)
+    assert manifest_of(redraw(store, subset)).sha256() == subset.manifest_sha256
