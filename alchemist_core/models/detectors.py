@@ -47,10 +47,10 @@ class Mask2Former:
         from transformers import Mask2FormerForUniversalSegmentation  # noqa: PLC0415  seconds
 
         try:
-            network = Mask2FormerForUniversalSegmentation.from_pretrained(weights)
+            network: Any = Mask2FormerForUniversalSegmentation.from_pretrained(weights)
         except (OSError, ValueError) as error:
             raise ConfigError(f"no Mask2Former in {weights}: {error}") from error
-        self._network: Any = network.eval().requires_grad_(requires_grad=False).to(device)
+        self._network = network.eval().requires_grad_(requires_grad=False).to(device)
         self._device = device
         self._mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
         self._spread = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
@@ -136,7 +136,7 @@ def _box(mask_HW: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _crop(image_HW3: Picture, found: Found, side: int) -> Picture:
-    grey = np.where(found.mask_HW[..., None], image_HW3, np.uint8(_GREY))
+    grey = np.where(found.mask_HW[..., None], image_HW3, np.array(_GREY, np.uint8))
     left, top, right, bottom = (round(end) for end in found.box)
     picture = Image.fromarray(grey[top:bottom, left:right])
     ratio = side / min(picture.size)

@@ -19,7 +19,10 @@ from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.tables import AnyRow
 
-SAMPLERS = {"star": SamplingConfig, "flow": FlowSamplingConfig}
+SAMPLERS: dict[str, type[SamplingConfig] | type[FlowSamplingConfig]] = {
+    "star": SamplingConfig,
+    "flow": FlowSamplingConfig,
+}
 _CHUNK = 512
 """Reference images in memory at once."""
 
