@@ -46,7 +46,7 @@ bench-score: $(STAMP) ## Scoring from tars to rows, and the store at 30 million,
 bench-rater: $(STAMP) ## The rater: a step's cost, what its scores find over seeds (alone)
 	@$(BIN)/python -m tests.benchmarks.rater
 
-bench-selection-value: $(STAMP) ## What subsets are worth over seeds (alone, 25 minutes; CORPUS=folder of real tars adds two worlds)
+bench-selection-value: $(STAMP) ## What subsets are worth over seeds (alone, 35 minutes on 2 cores; CORPUS=folder of real tars adds two worlds)
 	@$(BIN)/python -m tests.benchmarks.selection_value $(if $(CORPUS),--worlds scenes$(comma)damaged$(comma)real --corpus $(CORPUS))
 
 bench-select: $(STAMP) ## Selection and publishing at 30 million, copies against cp and webdataset, reading without a copy (alone)

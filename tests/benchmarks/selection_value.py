@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--worlds", default="scenes", help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--corpus", type=Path, help="folder of real tars, for the worlds damaged and real")
     parser.add_argument("--seeds", default="3,4,5,6,7")
-    parser.add_argument("--choose-seeds", default="0,1,2")
+    # Four: with three, Student's interval of the probe is 1.6 times as wide, and what is not shown to gain is drawn at random.
+    parser.add_argument("--choose-seeds", default="0,1,2,8")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--scenes", default="", help="fields of the drawn scenes, such as n_train=600: to try the program"
