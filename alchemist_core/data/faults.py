@@ -20,6 +20,7 @@ class Reason(StrEnum):
     KEY_TOO_LONG = "key_too_long"
     DUPLICATE_KEY = "duplicate_key"
     DUPLICATE_MEMBER = "duplicate_member"
+    TOO_MANY_MEMBERS = "too_many_members"
     # Its text.
     UNSTORABLE_TEXT = "unstorable_text"
     MISSING_CAPTION = "missing_caption"

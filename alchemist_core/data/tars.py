@@ -14,6 +14,8 @@ from alchemist_core.data.tar_headers import Damage, Entry, walk_tar
 IMAGE_EXTS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 # Keys are indexed: a B-tree entry of Postgres holds 2,704 bytes.
 MAX_KEY_BYTES = 1024
+# Of one record; a row of the store holds them all.
+MAX_MEMBERS = 256
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -104,6 +106,9 @@ def _close(group: _Group | None, damage: Damage | None) -> Iterator[_Group]:
 
 
 def _add_member(group: _Group, entry: Entry, ext: str) -> None:
+    if len(group.members) == MAX_MEMBERS:
+        group.accuse(Reason.TOO_MANY_MEMBERS, f"more than {MAX_MEMBERS} members")
+        return
     if any(member.ext == ext for member in group.members):
         group.accuse(Reason.DUPLICATE_MEMBER, f"two members {ext!r}")
     if entry.reason is not None:

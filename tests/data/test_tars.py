@@ -1,11 +1,12 @@
 import io
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
 from alchemist_core.data.faults import Fault
-from alchemist_core.data.tars import Record, index_tar
+from alchemist_core.data.tars import MAX_MEMBERS, Record, index_tar
 from alchemist_core.errors import DataError
 
 BLOCK = 512
@@ -124,6 +125,21 @@ def test_the_second_record_of_one_key_is_set_aside(tar) -> None:
 
 def test_two_members_of_one_extension_are_no_record(tar) -> None:
     assert reasons(tar([("a.jpg", b"1"), ("a.JPG", b"2"), ("b.jpg", b"3")])) == {"a": "duplicate_member", "b": "ok"}
+
+
+def test_a_record_of_too_many_members_is_set_aside_in_the_time_that_its_bytes_take(tar) -> None:
+    crowd = [(f"b.e{number}", b"") for number in range(20_000)]
+    began = time.process_time()
+    found = reasons(tar([("a.jpg", b"1"), *crowd, ("c.jpg", b"2")]))
+    # Comparing each with each took 20 seconds.
+    assert time.process_time() - began < 10
+    assert found == {"a": "ok", "b": "too_many_members", "c": "ok"}
+
+
+def test_as_many_members_as_the_limit_are_a_record(tar) -> None:
+    most = [(f"a.e{number}", b"") for number in range(MAX_MEMBERS)]
+    assert reasons(tar(most)) == {"a": "ok"}
+    assert reasons(tar([*most, ("a.one", b"")])) == {"a": "too_many_members"}
 
 
 def test_a_key_of_pax_length_is_read_and_one_too_long_for_an_index_is_set_aside(tar) -> None:
