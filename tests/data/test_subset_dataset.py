@@ -154,6 +154,25 @@ def test_a_loop_that_was_broken_off_goes_on_with_the_remaining_samples_exactly_o
         assert [*before, whole[n_batches], *read_all(again)] == whole
 
 
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_ranks_that_were_broken_off_go_on_together_without_loss_and_without_duplicates(
+    located: LocatedSubset, n_workers: int
+) -> None:
+    """In the second epoch, each rank at a place of its own."""
+    read: list[str] = []
+    for rank in range(3):
+        dataset = dataset_of(located, rank=rank, world_size=3)
+        dataset.set_epoch(1)
+        batches = iter(loader(dataset, n_workers))
+        before = [next(batches) for _ in range(rank + 1)]
+        state = json.loads(json.dumps(dataset.state_after(sum(map(len, before)))))
+        del batches
+        resumed = dataset_of(located, rank=rank, world_size=3)
+        resumed.load_state_dict(state)
+        read += flat(before + read_all(resumed, n_workers))
+    assert sorted(read) == EVERY
+
+
 def test_it_has_the_form_that_stateful_loaders_ask_for(located: LocatedSubset) -> None:
     dataset = dataset_of(located)
     assert isinstance(dataset, IterableDataset)
