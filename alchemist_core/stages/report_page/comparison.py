@@ -9,15 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from alchemist_core.evaluation.paired import student_quantile
 from alchemist_core.stages.report_page.content import ArmRun
 
 ARMS = ("subset", "random", "minus_loss", "planted", "full")
-# Two-sided 95 % quantiles of Student's t for 1, 2, … 30 degrees of freedom; beyond, the last one is on the safe side.
-_T_95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
     """
     if len(values) < 2:
         return Estimate(fmean(values), None)
-    t = _T_95[min(len(values) - 1, len(_T_95)) - 1]
+    t = student_quantile(0.975, len(values) - 1)
     return Estimate(fmean(values), t * stdev(values) / math.sqrt(len(values)))
 
 
