@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 comma := ,
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value clean
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts fuzz sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,17 @@ bench-select: $(STAMP) ## Selection and publishing at 30 million, copies against
 	@$(BIN)/python -m tests.benchmarks.publish
 	@$(BIN)/python -m tests.benchmarks.materialize
 	@$(BIN)/python -m tests.benchmarks.zero_copy
+
+bench-analysts: $(STAMP) ## A scoring night alone and beside twenty analysts (alone)
+	@$(BIN)/python -m tests.benchmarks.analysts
+
+fuzz: $(STAMP) ## A hundred thousand damaged inputs for every reader (5 minutes)
+	@$(BIN)/python -m tests.benchmarks.fuzz
+
+sbom: $(STAMP) ## List every installed package with its licence: infra/sbom.cdx.json
+	@$(PYTHON) -m venv .alchemist/sbom && .alchemist/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	@.alchemist/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON $(BIN)/python \
+		| $(BIN)/python infra/sbom.py > infra/sbom.cdx.json
 
 lint: $(STAMP) ## Format check, lint, types, SQL
 	@$(BIN)/ruff format --check -q

@@ -1,0 +1,28 @@
+"""Keep of an SBOM what a reader compares: each component's name, version, address and licences. From standard input to standard output."""
+
+import json
+import sys
+
+KEPT = ("type", "bom-ref", "name", "version", "purl", "licenses")
+
+
+def main() -> None:
+    bom = json.load(sys.stdin)
+    bom["components"] = [
+        {name: component[name] for name in KEPT if name in component and is_short(component[name])}
+        for component in bom["components"]
+        # The installer is no part of the platform.
+        if component["name"] not in {"pip", "setuptools", "wheel"}
+    ]
+    bom.pop("dependencies", None)
+    json.dump(bom, sys.stdout, indent=1)
+    print()
+
+
+def is_short(value: object) -> bool:
+    """Licence texts are left to the packages."""
+    return len(json.dumps(value)) < 2_000
+
+
+if __name__ == "__main__":
+    main()
