@@ -75,7 +75,8 @@ class SelectionPolicy(Config):
         None,
         gt=0,
         le=1,
-        description="Largest share of the subset that one dataset or source may have, ratio 0-1; none: no cap",
+        description="Largest share of the subset (with --stratify: of each dataset's part) that one dataset or source may have, "
+        "ratio 0-1; none: no cap",
     )
     max_share_of: Literal["dataset", "source"] = Field(
         "dataset", description="What --max-share caps: datasets, or sources (hosts of the pictures' addresses)"

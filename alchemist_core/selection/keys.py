@@ -1,7 +1,7 @@
 """Noise of the selection: a pure function of (use, seed, pair), the same in Python and in SQL, on every machine.
 
 Knows nothing of ranks or strategies. Works on the stored 64-bit prefix of a pair's hash, because hashing the text of 30
-million keys anew costs 11 s. `README.md` beside this file holds the same function as SQL. Letters: N pairs of a dataset.
+million keys anew costs 11 s. `sql/functions/noise.sql` is the same function in SQL. Letters: N pairs of a dataset.
 """
 
 from dataclasses import dataclass

@@ -17,12 +17,17 @@ FROM (SELECT alchemist.mul64(int8xor(z, alchemist.shr64(z, 30)), 137878487931565
     LATERAL (SELECT alchemist.mul64(int8xor(one.b, alchemist.shr64(one.b, 27)), 10723151780598845931) AS c) AS two
 $$;
 
+-- What all pairs of a draw share; made once, it saves two thirds of the work.
+CREATE OR REPLACE FUNCTION alchemist.noise_state(domain bigint, seed bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT alchemist.finalise64(int8xor(alchemist.finalise64(domain), seed))
+$$;
+
 -- u = ((h >> 12) + ½)·2⁻⁵²: never 0, never 1.
+CREATE OR REPLACE FUNCTION alchemist.uniform_of(state bigint, pair_hash64 bigint) RETURNS float8 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT (alchemist.shr64(alchemist.finalise64(int8xor(state, pair_hash64)), 12) + 0.5::float8) / 4503599627370496
+$$;
+
 CREATE OR REPLACE FUNCTION alchemist.uniform_noise(domain bigint, seed bigint, pair_hash64 bigint) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-SELECT (
-    alchemist.shr64(
-        alchemist.finalise64(int8xor(alchemist.finalise64(int8xor(alchemist.finalise64(domain), seed)), pair_hash64)), 12
-    ) + 0.5::float8
-) / 4503599627370496
+SELECT alchemist.uniform_of(alchemist.noise_state(domain, seed), pair_hash64)
 $$;

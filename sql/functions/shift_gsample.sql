@@ -20,6 +20,7 @@ DECLARE
     n_eligible bigint;
     n_found bigint;
     k bigint;
+    state bigint := alchemist.noise_state(1, shift_gsample.seed);
 BEGIN
     SELECT * INTO taken FROM alchemist.rank_snapshots WHERE snapshot_id = shift_gsample.snapshot;
     IF NOT found THEN
@@ -93,7 +94,7 @@ BEGIN
         SELECT
             ranked.*,
             -0.5 * (((ranked.rank - mean_rank) / std_rank) * ((ranked.rank - mean_rank) / std_rank))
-            + (-ln(-ln(alchemist.uniform_noise(1, seed, ranked.pair_hash64)))) AS key
+            + (-ln(-ln(alchemist.uniform_of(state, ranked.pair_hash64)))) AS key
         FROM ranked
         WHERE ranked.rank >= drop_top_ratio
     )
