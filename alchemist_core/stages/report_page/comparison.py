@@ -49,7 +49,7 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
     """Return the mean with its Student's t half-width.
 
     >>> estimate_mean([1.0, 2.0, 3.0])
-    Estimate(mean=2.0, half_width=2.4843...)
+    Estimate(mean=2.0, half_width=2.4841...)
     """
     if len(values) < 2:
         return Estimate(fmean(values), None)
