@@ -1,22 +1,22 @@
 -- Purpose: the exporter's series of operation: leases, failed checks and tasks, recounted ledger, takedowns.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now; checks and tasks of the last day, the 15 that failed most.
--- Relies on: ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
+-- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
 -- Safe to re-run: yes.
 WITH newest_checks AS (
     -- A check that passes now, or that a person has released, is no failure any more.
-    SELECT DISTINCT ON (suite, expectation, dataset_name, crawl_date, subset_name) expectation, severity, is_success
+    SELECT max(check_result_id) AS check_result_id
     FROM alchemist.check_results
     WHERE created_at > clock_timestamp() - make_interval(days => 1)
-    ORDER BY suite ASC, expectation ASC, dataset_name ASC, crawl_date ASC, subset_name ASC, check_result_id DESC
+    GROUP BY suite, expectation, dataset_name, crawl_date, subset_name
 ),
 
 failed_checks AS (
-    SELECT expectation, severity, count(*) AS n_failed
-    FROM newest_checks
-    WHERE NOT is_success
-    GROUP BY expectation, severity
-    ORDER BY n_failed DESC, expectation ASC
+    SELECT check_results.expectation, check_results.severity, count(*) AS n_failed
+    FROM newest_checks INNER JOIN alchemist.check_results ON newest_checks.check_result_id = check_results.check_result_id
+    WHERE NOT check_results.is_success
+    GROUP BY check_results.expectation, check_results.severity
+    ORDER BY n_failed DESC, check_results.expectation ASC
     LIMIT 15
 ),
 
