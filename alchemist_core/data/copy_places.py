@@ -28,6 +28,16 @@ def place_of(uri: str) -> str:
     return uri if is_s3(uri) else str(artifact_path(uri))
 
 
+def require_reachable(uri: str) -> None:
+    """Refuse an object store that cannot be asked, before anything is noted or read.
+
+    Raises:
+        DataError: There is no such bucket, or it cannot be reached.
+    """
+    if is_s3(uri):
+        s3.find_objects(uri)
+
+
 def copy_to(
     members: MemberTable, uri: str, layout: Layout, *, verify: Verify = "read_back", report: Report | None = None
 ) -> Copy:

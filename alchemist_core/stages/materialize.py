@@ -6,7 +6,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.data.copy_places import copy_to, place_of, remove_copy
+from alchemist_core.data.copy_places import copy_to, place_of, remove_copy, require_reachable
 from alchemist_core.data.copying import Layout
 from alchemist_core.data.shard_copying import Verify
 from alchemist_core.data.storage import is_s3, join_uri
@@ -15,7 +15,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store.members import count_taken_down, store_members
-from alchemist_core.store.subsets import SubsetRow, find_subset, mark_materialized, note_copy
+from alchemist_core.store.subsets import SubsetRow, find_subset, forget_copy, mark_materialized, note_copy
 
 
 class MaterializeConfig(Config):
@@ -68,6 +68,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     # With its membership in the store, a takedown finds every copy, published or not.
     store_members(engine, subset.subset_id, load_manifest(engine, subset))
     members, uri = locate_all(engine, subset), copy_uri(config, subset)
+    require_reachable(uri)
     note_copy(engine, subset.subset_id, uri)
     layout = Layout(config.shard_size, config.shuffle_seed)
     copy = copy_to(members, uri, layout, verify=config.verify, report=stage_run.report)
@@ -97,6 +98,7 @@ def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str)
         n_taken_down = count_taken_down(connection, subset.subset_id)
     if n_taken_down:
         remove_copy(uri)
+        forget_copy(stage_run.engine, subset.subset_id, uri)
         raise DataError(
             f"{n_taken_down:,} members of {subset.title} were taken down while it was copied: the copy was removed again. "
             "Copy its successor: alchemist subset list."

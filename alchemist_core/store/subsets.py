@@ -194,6 +194,13 @@ def _unknown(connection: Connection, name: str, version: int | None) -> ConfigEr
     )
 
 
+def forget_copy(engine: Engine, subset_id: int, uri: str) -> None:
+    """Forget a copy that was removed again."""
+    statement = update(Subset).where(Subset.subset_id == subset_id)
+    with engine.begin() as connection:
+        connection.execute(statement.values(copy_uris=func.array_remove(Subset.copy_uris, uri)))
+
+
 def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
     """Note where a version's bytes were copied to; the first time stays."""
     statement = update(Subset).where(Subset.subset_id == subset_id, Subset.materialized_at.is_(None))

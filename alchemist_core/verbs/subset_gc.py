@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import Connection, Engine
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.copy_places import copy_size, place_of, remove_copy
+from alchemist_core.errors import DataError
 from alchemist_core.store import collection
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.tables import AnyRow
@@ -59,14 +61,16 @@ class Holding:
         parts = [*map(str, self.manifests), *map(place_of, self.copies)]
         if getattr(self.row, "members_bytes", 0):
             parts.insert(0, "membership")
-        return f"{self.row.name} v{self.row.version} ({self.row.state}): {', '.join(parts)}, {_megabytes(self.n_bytes)}"
+        listed = ", ".join(parts) or "a copy that is gone"
+        return f"{self.row.name} v{self.row.version} ({self.row.state}): {listed}, {_megabytes(self.n_bytes)}"
 
 
 def gc(config: GcSubsetConfig) -> GcSubsetReport:
     """Collect versions that are neither published nor needed: first a list, then, with --no-dry-run, in earnest."""
     engine = open_store()
-    removed, left, n_bytes = [], [], 0
-    for holding in _holdings(engine, config):
+    removed, n_bytes = [], 0
+    holdings, left = _holdings(engine, config)
+    for holding in holdings:
         if config.dry_run or _collect(engine, holding, config):
             removed.append(str(holding))
             n_bytes += holding.n_bytes
@@ -80,11 +84,22 @@ def gc(config: GcSubsetConfig) -> GcSubsetReport:
     return GcSubsetReport(is_dry_run=config.dry_run, n_bytes=n_bytes, removed=removed, left=left)
 
 
-def _holdings(engine: Engine, config: GcSubsetConfig) -> list[Holding]:
+def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], list[str]]:
+    """Return what may go, and a line for each version that is left because a copy of it cannot be reached."""
+    found, left = [], []
+    for row, *manifests in _free_rows(engine, config):
+        try:
+            found.append(_holding(row, *manifests))
+        except DataError as error:
+            left.append(f"{row.name} v{row.version}: {error}")
+    return [holding for holding in found if holding.n_bytes or holding.row.copy_uris], left
+
+
+def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ...]]:
     with engine.connect() as connection:
         free = collection.find_collectable(connection, config.name, config.min_age_days)
         tainted = collection.find_tars_with_taken_down(connection, config.name)
-    found = [_holding(row, artifact_path(row.manifest_uri)) for row in free]
+    yield from ((row, artifact_path(row.manifest_uri)) for row in free)
     known = {row.subset_id for row in free}
     for row in tainted:
         if row.state == "published":
@@ -93,8 +108,7 @@ def _holdings(engine: Engine, config: GcSubsetConfig) -> list[Holding]:
                 "publish a successor, then run gc again."
             )
         elif row.subset_id not in known:
-            found.append(_holding(row))
-    return [holding for holding in found if holding.n_bytes]
+            yield (row,)
 
 
 def _holding(row: AnyRow, *manifests: Path) -> Holding:

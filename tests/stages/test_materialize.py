@@ -1,6 +1,7 @@
 """A version's bytes go where they are wanted, folder or object store, and nothing is there that is not whole and known."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +192,26 @@ def test_every_copy_of_a_version_is_known_to_a_takedown_and_gone_after_gc(
     assert find_reach(folder, [image])[0].copy_uris == []
 
 
+def test_a_bucket_that_is_not_there_is_refused_and_not_noted(folder: Engine, object_store: str) -> None:
+    with pytest.raises(DataError, match=r"no-such-bucket.* cannot be read: NoSuchBucket"):
+        run(to="s3://no-such-bucket/copies")
+    assert find_subset(folder, NAME).copy_uris == []
+
+
+def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
+    folder: Engine, object_store: str
+) -> None:
+    run()
+    with folder.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.subsets SET copy_uris = copy_uris || CAST('s3://no-such-bucket/copy' AS varchar)")
+        )
+    report = gc(GcSubsetConfig(min_age_days=0, dry_run=False))
+    assert report.removed == []
+    assert "half v1: s3://no-such-bucket/copy cannot be read: NoSuchBucket" in report.left[0]
+    assert len(find_subset(folder, NAME).copy_uris) == 2
+
+
 def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
     folder: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +225,18 @@ def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
     with pytest.raises(DataError, match="1 members of half v1 were taken down while it was copied"):
         run()
     assert list(artifact_path(f"materialized/{NAME}").iterdir()) == []
-    assert find_subset(folder, NAME).materialized_uri is None
+    row = find_subset(folder, NAME)
+    assert (row.materialized_uri, row.copy_uris) == (None, [])
+
+
+def test_gc_forgets_a_copy_that_somebody_removed(folder: Engine) -> None:
+    """Else a takedown of its pictures would never be complete."""
+    shutil.rmtree(run().folder)
+    take_down(folder, [an_image(folder)], "asked for", actor="ann")
+    report = gc(GcSubsetConfig(min_age_days=7, dry_run=False))
+    assert report.removed == ["half v1 (selected): a copy that is gone, 0.0 MB"]
+    assert find_subset(folder, NAME).copy_uris == []
+    assert gc(GcSubsetConfig(min_age_days=7)).removed == []
 
 
 def test_a_member_whose_shard_was_retired_is_named_and_another_place_of_it_serves(
