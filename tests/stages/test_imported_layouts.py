@@ -19,7 +19,13 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.corpus import ImportConfig, import_layout
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from tests.data.layouts.given_layouts import write_flux_reason, write_hpdv3, write_img2dataset, write_mjhq
+from tests.data.layouts.given_layouts import (
+    write_flux_reason,
+    write_hpdv3,
+    write_img2dataset,
+    write_img2dataset_parquet,
+    write_mjhq,
+)
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -39,6 +45,7 @@ def write_folder_of_pictures(folder: Path) -> None:
 # How a set is written, the layout it is imported by (none: its tars are read as they are), good pairs, and quarantined ones.
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str | None, int, dict[str, int]]] = {
     "laion": (write_img2dataset, None, 2, {"missing_caption": 1}),
+    "laion_parquet": (write_img2dataset_parquet, "parquet", 2, {"empty_image": 1}),
     "flux_reason": (lambda folder: write_flux_reason(folder, n=5), "parquet", 5, {}),
     "hpdv3": (write_hpdv3, "hpdv3", 3, {"empty_image": 1}),
     "mjhq": (write_mjhq, "mjhq", 2, {}),

@@ -83,3 +83,13 @@ def write_img2dataset(folder: Path) -> None:
     write_tar(folder / "00000.tar", entries)
     pq.write_table(pa.Table.from_pylist(rows), folder / "00000.parquet")
     (folder / "00000_stats.json").write_text(json.dumps({"count": 4, "successes": 3, "failed_to_download": 1}))
+
+
+def write_img2dataset_parquet(folder: Path) -> None:
+    """The same downloader's other output: pictures in a column, a failed one null."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"key": f"{k:09d}", "caption": f"picture {k}", "url": f"https://example.org/{k}", "jpg": data, "status": status}
+        for k, (data, status) in enumerate([(png(1), "success"), (None, "failed_to_download"), (png(2), "success")])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "00000.parquet")

@@ -1,0 +1,81 @@
+"""FID and KID from images to number are those of torch-fidelity.
+
+No package ships FID's InceptionV3: both get one file of weights of our own making. From features to number, torchmetrics and
+clean-fid are compared too, in tests/evaluation/test_distances.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import Dataset
+
+from alchemist_core.data.image_sets import ImageSet
+from alchemist_core.evaluation.contract import Contract
+from alchemist_core.loops.image_metrics import ImageMetric
+
+N_IMAGES = 16
+SUBSETS = {"n_subsets": 4, "subset_size": 12}
+
+
+class Pictures(Dataset[torch.Tensor]):
+    """Images as the reference implementations take them: bytes, channels first."""
+
+    def __init__(self, image_NHWC: np.ndarray) -> None:
+        self._images = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2).contiguous()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        return self._images[place]
+
+
+def some_images(seed: int, contrast: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, contrast, (N_IMAGES, 5, 5, 3), np.uint8)
+    return np.kron(coarse, np.ones((1, 13, 13, 1), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """InceptionV3 of random weights, with statistics that keep its features apart."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("inception") / "inception.pth"
+    network = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_args, **_kwargs: {})
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_args, **_kwargs: None)
+        network.__init__("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def ours(weights: Path, metric: str, images: np.ndarray, references: np.ndarray) -> float:
+    fields: dict[str, Any] = {"metric": metric, "extractor": "inception_v3", "resolution": 65, "n_images": N_IMAGES}
+    contract = Contract.model_validate(fields | (SUBSETS if metric == "kid" else {}))
+    drawn = ImageSet(images, [""] * N_IMAGES, [0] * N_IMAGES)
+    return ImageMetric(contract, weights, [references]).measure([drawn])[metric]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The `disp` argument:DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
+@threadpool_limits.wrap(limits=1)  # two threads that wait for each other take minutes beside other work
+def test_fid_and_kid_of_images_are_torch_fidelity_s(weights: Path) -> None:
+    from torch_fidelity import calculate_metrics
+
+    images, references = some_images(0, 256), some_images(1, 160)
+    theirs = calculate_metrics(
+        input1=Pictures(images), input2=Pictures(references), cuda=False, fid=True, kid=True, verbose=False,
+        kid_subsets=SUBSETS["n_subsets"], kid_subset_size=SUBSETS["subset_size"], cache=False,
+        feature_extractor_weights_path=str(weights), batch_size=8,
+    )  # fmt: skip
+    fid, kid = (ours(weights, metric, images, references) for metric in ("fid", "kid"))
+    assert fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
