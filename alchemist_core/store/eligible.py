@@ -71,6 +71,10 @@ class EligiblePairs:
         """Tell which pairs are eligible."""
         return np.equal(self.excluded_N, 0)
 
+    def count_open(self) -> int:
+        """Count the eligible pairs."""
+        return int(np.count_nonzero(self.open_mask())) if self.excluded_N.any() else len(self)
+
     def open_pairs(self) -> "EligiblePairs":
         """Return the eligible pairs alone; itself where nothing is excluded."""
         return self if not self.excluded_N.any() else self.take(np.flatnonzero(self.open_mask()))

@@ -37,7 +37,7 @@ class Snapshot:
     @property
     def n_eligible(self) -> int:
         """Count the eligible pairs: of them a retention is a share."""
-        return int(np.count_nonzero(self.pairs.open_mask()))
+        return self.pairs.count_open()
 
     def dataset_of(self, place: slice | NDArray[np.int64] = slice(None)) -> tuple[list[str], NDArray[np.int64]]:
         """Return the datasets by name, and for pairs of the pool the number of theirs in that list."""
@@ -90,7 +90,7 @@ def take_snapshot(
         scale_id, scale = _rank_scale(connection, moment, pairs.score_N, rescale=rescale, should_store=should_store)
         values: dict[str, Any] = {
             "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": list(moment.night_ids),
-            "last_takedown_id": moment.last_takedown_id, "n_eligible": int(np.count_nonzero(pairs.open_mask())),
+            "last_takedown_id": moment.last_takedown_id, "n_eligible": pairs.count_open(),
             "eligible_hash": eligible_hash, "options": _effective(moment, pairs),
         }  # fmt: skip
         snapshot_id = _store_snapshot(connection, values) if should_store else None
