@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.config import SelectionPolicy, strategy_spec
+from alchemist_core.selection.config import SelectionPolicy, policy_spec, strategy_spec
 from alchemist_core.selection.strategies import (
     Block,
     Gsample,
@@ -103,3 +103,21 @@ def test_a_spec_says_every_parameter():
         "mean_rank": 0.625,
         "std_rank": 0.125,
     }
+
+
+def test_the_spec_of_a_policy_does_not_change_when_options_are_added_that_it_does_not_use():
+    plain = {"strategy": "shift_gsample", "drop_top_ratio": 0.25, "mean_rank": 0.625, "std_rank": 0.125}
+    assert policy_spec(SelectionPolicy(), ShiftGsample()) == plain | {"retention": 0.2, "seed": 0}
+
+
+def test_the_spec_of_a_policy_says_every_option_that_decides_members_and_gives_the_policy_again():
+    given = {
+        "retention": 0.3, "seed": 7, "reading": "inclusion", "score": "imported.likes", "keep_duplicates": True,
+        "decontaminate": "bench,more", "where": "width > 9", "stratify": True, "max_share": 0.5, "max_share_of": "source",
+        "allow_fewer": True, "strategy": "gsample", "mean_rank": 0.4,
+    }  # fmt: skip
+    policy = SelectionPolicy.model_validate(given)
+    spec = policy_spec(policy, policy.resolve("loss"))
+    assert given.keys() <= spec.keys()
+    assert SelectionPolicy.model_validate(spec).resolve("alignment") == policy.resolve("loss")
+    assert policy_spec(SelectionPolicy.model_validate(spec), policy.resolve("loss")) == spec
