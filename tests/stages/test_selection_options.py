@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.selection.curves import read_curve
 from alchemist_core.stages.drawing import redraw
 from alchemist_core.stages.version_manifest import manifest_of
 from alchemist_core.store.subsets import find_subset
@@ -253,3 +254,30 @@ def test_a_condition_that_leaves_nobody_out_keeps_no_snapshot_from_sql(store: En
         found = {bytes(word) for word in connection.execute(statement, {"snapshot": subset.snapshot_id}).scalars()}
     assert found == members(store)
     assert manifest_of(redraw(store, subset)).sha256() == subset.manifest_sha256
+
+
+def test_what_the_draw_did_to_the_ranks_is_stored_beside_what_was_wanted(store: Engine) -> None:
+    for retention, is_saturated in ((0.05, False), (0.7, True)):
+        report = draw(retention)
+        stored = find_subset(store, "s").curves
+        assert stored is not None
+        curve = read_curve(stored)
+        assert (curve.n_kept.sum(), curve.n_pool.sum()) == (report.n_samples, 400)
+        assert curve.n_kept.reshape(20, 2).sum(axis=1).tolist() == report.rank_histogram
+        assert stored["is_saturated"] == curve.is_saturated == is_saturated
+        assert (curve.target * curve.n_pool).sum() == pytest.approx(report.n_samples, abs=0.01)
+        assert (curve.expected * curve.n_pool).sum() == pytest.approx(report.n_samples, abs=0.01)
+
+
+def test_the_inclusion_reading_draws_another_subset_and_says_so_in_its_spec_and_curve(store: Engine) -> None:
+    draw(0.5, name="draws")
+    draw(0.5, name="inclusion", reading="inclusion")
+    assert members(store, "draws") != members(store, "inclusion")
+    subset = find_subset(store, "inclusion")
+    assert subset.spec["reading"] == "inclusion"
+    assert "reading" not in find_subset(store, "draws").spec
+    assert subset.curves is not None
+    # c = 3.05: around the mean every pair is kept.
+    curve = read_curve(subset.curves)
+    assert curve.expected.max() == 1.0
+    assert (curve.n_kept[23:27] == curve.n_pool[23:27]).all()
