@@ -7,6 +7,7 @@ KEPT = ("type", "bom-ref", "name", "version", "purl", "licenses")
 
 
 def main() -> None:
+    """Shorten the list."""
     bom = json.load(sys.stdin)
     bom["components"] = [
         {name: component[name] for name in KEPT if name in component and is_short(component[name])}
@@ -15,8 +16,7 @@ def main() -> None:
         if component["name"] not in {"pip", "setuptools", "wheel"}
     ]
     bom.pop("dependencies", None)
-    json.dump(bom, sys.stdout, indent=1)
-    print()
+    sys.stdout.write(json.dumps(bom, indent=1) + "\n")
 
 
 def is_short(value: object) -> bool:
