@@ -78,6 +78,15 @@ def test_the_loss_falls_in_training_and_on_held_out_pairs(
     assert after_N.mean() < before_N.mean() - 0.3
 
 
+def test_reading_activations_anew_changes_no_loss(
+    config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    few = config.model_copy(update={"n_steps": 4})
+    sparing = few.model_copy(update={"flux": TINY.model_copy(update={"is_checkpointed": True})})
+    expected = train(few, validation_pairs, tmp_path / "plain")
+    assert train(sparing, validation_pairs, tmp_path / "sparing") == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_killed_run_goes_on_to_bit_identical_adapters(
     config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
 ) -> None:
