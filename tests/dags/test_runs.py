@@ -23,7 +23,11 @@ esac
 SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
 SCENARIOS = {
     "two slots": {"dag": "nightly_rescore", "conf": {"crawl_date": "2026-01-02"}, "plan": {"slots": [0, 1]}},
-    "rater": {"dag": "train_rater", "conf": {"dataset": "crawl", "validation": "wanted"}, "plan": {"slots": [0], "is_approval_needed": False, "question": "?"}},
+    "rater": {
+        "dag": "train_rater",
+        "conf": {"dataset": "crawl", "validation": "wanted"},
+        "plan": {"slots": [0], "is_approval_needed": False, "question": "?"},
+    },
     "dry run": {"dag": "build_subset", "conf": {**SUBSET, "dry_run": True}},
     "view only": {"dag": "build_subset", "conf": SUBSET},
     "with tars": {"dag": "build_subset", "conf": {**SUBSET, "materialize": True}},
