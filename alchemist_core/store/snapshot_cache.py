@@ -46,16 +46,20 @@ def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligiblePairs] | N
     try:
         note: dict[str, Any] = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         names = [name for name in ARRAYS if name in note["arrays"]]
-        counts = {name: int(note[name]) for name in COUNTS}
+        counts: dict[str, Any] = {name: int(note[name]) for name in COUNTS}
         os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    with ThreadPoolExecutor(max(len(names), 1)) as threads:
-        columns = list(threads.map(lambda name: _load(folder / f"{name}.npy", should_verify=should_verify), names))
-    if any(column is None for column in columns):
+    # Mapped one after the other: numpy reads a header by ast, which in Python 3.11 may fail in several threads at once.
+    found = [_map(folder / f"{name}.npy") for name in names]
+    sealed = [column for column in found if column is not None]
+    if len(sealed) < len(names):
         return None
-    pairs = EligiblePairs(**dict(zip(names, columns, strict=True)), **counts)  # type: ignore[arg-type]  # by name
-    return str(note["eligible_hash"]), pairs
+    with ThreadPoolExecutor(max(len(names), 1)) as threads:
+        if should_verify and not all(threads.map(lambda column: column[1] == _sha256(column[0]), sealed)):
+            return None
+    columns: dict[str, Any] = {name: column for name, (column, _) in zip(names, sealed, strict=True)}
+    return str(note["eligible_hash"]), EligiblePairs(**columns, **counts)
 
 
 def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
@@ -81,9 +85,9 @@ def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
 def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
     """Return a pool's ranks on a scale, from the file beside it or into it."""
     path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
-    kept = _load(path, should_verify=should_verify)
-    if kept is not None and len(kept) == len(pairs):
-        return kept
+    kept = _map(path)
+    if kept is not None and len(kept[0]) == len(pairs) and not (should_verify and kept[1] != _sha256(kept[0])):
+        return kept[0]
     rank_N = scale.rank(pairs.score_N)
     with contextlib.suppress(OSError):
         _save(path, rank_N)
@@ -94,17 +98,16 @@ def _folder() -> Path:
     return load_settings().home.resolve() / "snapshots"
 
 
-def _load(path: Path, *, should_verify: bool) -> NDArray[Any] | None:
-    """Map an array from its file; none where that is not the file that was sealed."""
+def _map(path: Path) -> tuple[NDArray[Any], str] | None:
+    """Map an array from its file, with the hash that it was sealed with; none where that is not the file that was sealed."""
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if seal["stamp"] != _stamp(path):
             return None
         # A plain array over the mapped file: a memmap would make one of every slice and every sum.
-        column = np.asarray(np.load(path, mmap_mode="r"))
+        return np.asarray(np.load(path, mmap_mode="r")), str(seal["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return column if not should_verify or seal["sha256"] == _sha256(column) else None
 
 
 def _save(path: Path, column: NDArray[Any]) -> None:
