@@ -1,7 +1,7 @@
 """What a tiny STAR draws: its exact GenEval-style score and its KID, rising with training, subset against random.
 
-`python -m tests.benchmarks.generated_scenes` goes through the stages, in a store and a home of its own. The tokenizer bounds the
-score: what it makes of real scenes stands beside. `--small` shows only that everything runs: after 30 steps a model still draws a
+`python -m tests.benchmarks.generated_scenes` goes through the stages, in a store and a home of its own. What the tokenizer leaves of real
+scenes stands beside. `--small` shows only that everything runs: after 30 steps a model still draws a
 patchwork, whose answers are chance, so its targets are missed.
 """
 
@@ -81,7 +81,7 @@ def values_of(identities: Sequence[str], metric: str, contract: str) -> dict[str
 
 
 def ceiling(root: Path) -> float:
-    """Score real scenes after the tokenizer: no model of these codes draws better ones."""
+    """Score real scenes after the tokenizer: what its codes leave of them."""
     rater = find_rater(open_store(), "production")
     tokenizer = Tokenizer.load(
         require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256) / "tokenizer.safetensors"
@@ -102,7 +102,7 @@ def measure(root: Path, epochs: Sequence[int], seeds: Sequence[int]) -> list[Row
     kids = {n: values_of(identities[n], *KID) for n in epochs}
     rows = [
         Row(
-            "real scenes after the tokenizer", ceiling(root), "score", None, None, "what no model of its codes can beat"
+            "real scenes after the tokenizer", ceiling(root), "score", None, None, "what its codes leave of real scenes"
         )
     ]
     for n in epochs:
