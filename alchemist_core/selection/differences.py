@@ -7,6 +7,7 @@ Letters: N eligible pairs of one draw, M pairs that are looked for.
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def locate(pair_hash_N32: NDArray[np.uint8], wanted_M32: NDArray[np.uint8]) -> N
     return np.where(known_N[place_M] == wanted_M, place_M, -1)
 
 
-def _as_words(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+def _as_words(pair_hash_N32: NDArray[np.uint8]) -> NDArray[Any]:
     # 32 bytes as one value that sorts; trailing zeros, which numpy leaves out, are padded again where it compares.
     return np.ascontiguousarray(pair_hash_N32).view("S32").ravel()
 
