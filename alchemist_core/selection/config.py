@@ -11,6 +11,7 @@ from alchemist_core.selection.keys import Noise, Reading
 from alchemist_core.selection.strategies import STRATEGIES, STRATEGY_OF_RULE, RatingRule, Strategy, StrategyName
 
 RATER_SCORE = "rater"
+Duplicates = Literal["exact", "near", "keep"]
 SCORE = r"^(rater|aesthetic|clarity|frequency|edge_density|imported\.[A-Za-z0-9_.-]{1,64})$"
 
 
@@ -19,7 +20,7 @@ class EligibleOptions:
     """What of a policy decides which pairs may be drawn, and by which score they are ranked; part of a snapshot."""
 
     score: str = RATER_SCORE
-    keep_duplicates: bool = False
+    duplicates: Duplicates = "exact"
     decontaminate: tuple[str, ...] = ()
     where: str | None = None
     # Whether each pair's source is read too, for a cap.
@@ -60,8 +61,10 @@ class SelectionPolicy(Config):
         pattern=SCORE,
         description="What ranks the pairs: rater, or a heuristic (aesthetic, clarity, frequency, edge_density, imported.NAME)",
     )
-    keep_duplicates: bool = Field(
-        False, description="Keep every pair of a duplicate group, instead of the first-seen one alone"
+    duplicates: Duplicates = Field(
+        "exact",
+        description="Of which pairs the first-seen one is kept alone: exact, those with the same picture; near, also those whose "
+        "fingerprints differ in at most 2 of 64 bits, colour not among them; keep, none",
     )
     decontaminate: Words = Field(
         (),
@@ -88,7 +91,7 @@ class SelectionPolicy(Config):
     def eligible_options(self) -> EligibleOptions:
         """Return what decides the eligible set."""
         with_sources = self.max_share is not None and self.max_share_of == "source"
-        return EligibleOptions(self.score, self.keep_duplicates, self.decontaminate, self.where, with_sources)
+        return EligibleOptions(self.score, self.duplicates, self.decontaminate, self.where, with_sources)
 
     def noise(self) -> Noise:
         """Return the draw's noise."""

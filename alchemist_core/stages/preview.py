@@ -94,7 +94,7 @@ def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
             f"Retention {policy.retention:g} asks for more pairs than there are where the strategy wants most: by up to "
             f"{curve.largest_gap:.2f} of a rank bin the draw differs from its target. The report shows both curves."
         )
-    if not policy.keep_duplicates and (n_uncompared := count_uncompared(engine)):
+    if policy.duplicates != "keep" and (n_uncompared := count_uncompared(engine)):
         found.append(
             f"About {n_uncompared:,} pairs were never looked at for duplicates: run alchemist duplicates find first."
         )

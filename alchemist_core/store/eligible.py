@@ -19,8 +19,10 @@ class Moment:
     night_ids: tuple[int, ...]
     last_takedown_id: int
     score: str = "rater"
-    # Of pairs beyond it no duplicate group counts; 0: duplicates are kept.
+    # Of pairs beyond it no duplicate counts; 0: duplicates are kept.
     last_compared_id: int = 0
+    # What counts as one: the same picture (exact), or also one that looks alike (near).
+    duplicates: str = "exact"
     decontaminate: tuple[str, ...] = ()
     last_evaluation_shard_id: int = 0
     where: str | None = None
@@ -44,7 +46,7 @@ class Moment:
     @property
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of the query `eligible_pairs`."""
-        names = ("rater_id", "last_takedown_id", "last_compared_id", "score")
+        names = ("rater_id", "last_takedown_id", "last_compared_id", "duplicates", "score")
         return {"night_ids": list(self.night_ids)} | {name: asdict(self)[name] for name in names}
 
 

@@ -139,11 +139,12 @@ def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
 def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts], options: EligibleOptions) -> Moment:
     last_takedown_id = connection.execute(select(func.coalesce(func.max(Takedown.takedown_id), 0))).scalar_one()
     last_compared_id = 0
-    if not options.keep_duplicates:
+    if options.duplicates != "keep":
         newest = select(func.coalesce(func.max(tables.DuplicateSample.sample_id), 0))
         last_compared_id = connection.execute(newest).scalar_one()
     return Moment(
         rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
+        "near" if options.duplicates == "near" else "exact",
         options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
     )  # fmt: skip
 

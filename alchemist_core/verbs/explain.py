@@ -33,7 +33,7 @@ OUTSIDE = {
     "eligible": "it may be drawn now, and could not when this version was drawn: a takedown, a shard or a score was changed by hand",
 }
 EXCLUDED = {
-    "duplicate": "it looks like a pair that was seen before it, which stands for both. --keep-duplicates keeps each",
+    "duplicate": "a pair that was seen before it has the same picture (--duplicates near: or one like it) and stands for both",
     "contaminated": "it looks like a picture of an evaluation dataset (--decontaminate)",
     "predicate": "the condition --where leaves it out",
     "cap": "others of its dataset or source have better keys, and together they have the share that --max-share allows",

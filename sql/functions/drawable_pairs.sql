@@ -5,9 +5,10 @@
 SET LOCAL check_function_bodies = off;
 
 -- One row is: a scored pair of the nights, whatever excludes it. first_sample_id is the first pair of its duplicate group, 0 where it
--- is that pair or in no group; of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever.
+-- is that pair or in no group; of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever. A group is
+-- the pairs of one picture (duplicates = 'exact'), or of one that looks alike too ('near').
 CREATE OR REPLACE FUNCTION alchemist.drawable_pairs(
-    rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, score_name text,
+    rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, duplicates text, score_name text,
     after_sample_id bigint, last_sample_id bigint
 ) RETURNS TABLE (
     sample_id bigint, pair_hash bytea, score float8, night_id integer, first_sample_id bigint, is_taken_down boolean
@@ -16,7 +17,7 @@ SELECT
     samples.sample_id,
     samples.pair_hash,
     -- Widened exactly, so that a rank is the same bits here and in Python.
-    CASE $5
+    CASE $6
         WHEN 'rater' THEN scores.score::float8
         WHEN 'aesthetic' THEN heuristic_scores.aesthetic::float8
         WHEN 'clarity' THEN heuristic_scores.clarity::float8
@@ -25,11 +26,18 @@ SELECT
         -- What no float8 can hold counts as no score.
         ELSE (
             SELECT CASE WHEN said.n = 0 OR abs(said.n) BETWEEN 1e-300 AND 1e300 THEN said.n::float8 END
-            FROM (SELECT (heuristic_scores.imported ->> substr($5, char_length('imported.') + 1))::numeric AS n) AS said
+            FROM (SELECT (heuristic_scores.imported ->> substr($6, char_length('imported.') + 1))::numeric AS n) AS said
         )
     END,
     located.night_id,
-    coalesce(duplicate_samples.first_sample_id, 0),
+    CASE
+        WHEN duplicate_samples.sample_id IS NULL THEN 0
+        WHEN $5 = 'near' OR duplicate_samples.is_same_image THEN duplicate_samples.first_sample_id
+        -- Lookalikes of one picture may have the same bytes among themselves.
+        ELSE coalesce(nullif(
+            (SELECT min(same.sample_id) FROM alchemist.samples AS same WHERE same.image_hash = samples.image_hash), samples.sample_id
+        ), 0)
+    END,
     takedowns.takedown_id IS NOT NULL
 FROM (
     -- A pair that lies in several nights counts under the first.
@@ -38,13 +46,13 @@ FROM (
     WHERE
         night_locations.rater_id = $1
         AND night_locations.night_id = ANY($2)
-        AND night_locations.sample_id > $6
-        AND night_locations.sample_id <= $7
+        AND night_locations.sample_id > $7
+        AND night_locations.sample_id <= $8
     GROUP BY night_locations.sample_id
 ) AS located
 INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
 INNER JOIN alchemist.scores ON located.sample_id = scores.sample_id AND scores.rater_id = $1
-LEFT JOIN alchemist.heuristic_scores ON $5 <> 'rater' AND located.sample_id = heuristic_scores.sample_id
+LEFT JOIN alchemist.heuristic_scores ON $6 <> 'rater' AND located.sample_id = heuristic_scores.sample_id
 LEFT JOIN alchemist.duplicate_samples
     ON located.sample_id = duplicate_samples.sample_id AND duplicate_samples.sample_id <= $4
 LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash AND takedowns.takedown_id <= $3

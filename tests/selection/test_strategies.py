@@ -112,7 +112,7 @@ def test_the_spec_of_a_policy_does_not_change_when_options_are_added_that_it_doe
 
 def test_the_spec_of_a_policy_says_every_option_that_decides_members_and_gives_the_policy_again():
     given = {
-        "retention": 0.3, "seed": 7, "reading": "inclusion", "score": "imported.likes", "keep_duplicates": True,
+        "retention": 0.3, "seed": 7, "reading": "inclusion", "score": "imported.likes", "duplicates": "near",
         "decontaminate": "bench,more", "where": "width > 9", "stratify": True, "max_share": 0.5, "max_share_of": "source",
         "allow_fewer": True, "strategy": "gsample", "mean_rank": 0.4,
     }  # fmt: skip

@@ -78,7 +78,7 @@ def test_a_snapshot_with_everything_left_out_is_drawn_alike(store: Engine) -> No
     snapshot_id, expected = by_python(store, decontaminate="bench", retention=0.74)
     with store.connect() as connection:
         excluded = connection.execute(text("SELECT options FROM alchemist.rank_snapshots")).scalar_one()
-        assert set(excluded) == {"last_compared_id", "decontaminate", "last_evaluation_shard_id"}
+        assert set(excluded) == {"last_compared_id", "duplicates", "decontaminate", "last_evaluation_shard_id"}
         assert by_sql(connection, snapshot_id, retention=0.74) == expected
 
 

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.stages.drawing import redraw
 from alchemist_core.stages.version_manifest import manifest_of
@@ -25,9 +26,9 @@ def store(engine: Engine) -> Engine:
     return engine
 
 
-def test_of_a_group_of_lookalikes_the_first_seen_is_kept_by_default(store: Engine) -> None:
+def test_of_a_group_of_lookalikes_the_first_seen_is_kept(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
-    report = draw(**ALL)
+    report = draw(duplicates="near", **ALL)
     assert (report.n_eligible, report.n_samples, report.n_removed) == (397, 397, {"duplicate": 3})
     assert {11, 12, 350}.isdisjoint(member_ids(store))
     assert {10, 30} <= member_ids(store)
@@ -45,7 +46,23 @@ def test_where_the_first_of_a_group_may_not_be_drawn_the_next_one_stands_for_it(
 
 def test_duplicates_may_be_kept(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10)])
-    assert draw(keep_duplicates=True, **ALL).n_samples == 400
+    assert draw(duplicates="keep", **ALL).n_samples == 400
+
+
+def test_lookalikes_stay_by_default_and_of_one_picture_the_first_seen_pair(store: Engine) -> None:
+    set_duplicates(store, [(11, 10), (12, 10), (13, 10), (350, 30)])
+    # 12 and 13 are one picture, which only looks like that of 10; 350 is that of 30.
+    change(
+        store,
+        """
+        UPDATE alchemist.samples SET image_hash = first.image_hash FROM alchemist.samples AS first
+        WHERE (samples.sample_id, first.sample_id) IN ((13, 12), (350, 30));
+        UPDATE alchemist.duplicate_samples SET is_same_image = true WHERE sample_id = 350
+    """,
+    )
+    report = draw(duplicates=SelectionPolicy().duplicates, **ALL)
+    assert report.n_removed == {"duplicate": 2}
+    assert {10, 11, 12, 13, 30, 350} & member_ids(store) == {10, 11, 12, 30}
 
 
 def test_pictures_of_an_evaluation_set_and_those_that_look_like_one_are_left_out(store: Engine) -> None:
