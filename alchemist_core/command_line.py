@@ -31,6 +31,7 @@ VERBS = (
     "takedown",
     "retry_quarantine",
     "duplicates",
+    "aesthetic",
     "export",
     "subset",
     "explain",

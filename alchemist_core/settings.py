@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     decode_workers: int | None = Field(
         None, ge=0, le=1024, description="Processes that decode or read shards; 0: none beside; unset: one a core"
     )
+    aesthetic_clip: Path | None = Field(
+        None, description="Folder of the CLIP model that aesthetic scores are made with; unset: there are none"
+    )
+    aesthetic_head: Path | None = Field(None, description="safetensors file of the linear head on it: weight and bias")
     price_per_gpu_hour: float | None = Field(
         None, ge=0, description="What an hour of one GPU costs, in your currency; unset: costs are unknown"
     )

@@ -94,6 +94,12 @@ class Clip:
         sizes: Any = self._network.config.vision_config
         return int(sizes.image_size)
 
+    @property
+    def dim(self) -> int:
+        """Features of a projection."""
+        dim: int = self._network.visual_projection.out_features
+        return dim
+
     def features(self, image_NHWC: ImageArray) -> Features:
         """Give each image's projection; images must have the model's own side."""
         return _by_batches(image_NHWC, self._device, self._project)
