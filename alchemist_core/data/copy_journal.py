@@ -26,8 +26,10 @@ class Journal:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._path.write_text(f"{identity}\n", encoding="utf-8")
-        for cut in folder.glob(".*.part"):
-            cut.unlink()
+        # What a kill left half written; nobody else writes here.
+        for cut in folder.glob(".*"):
+            if cut != self._path:
+                cut.unlink()
 
     def add(self, shard: CopiedShard) -> None:
         """Note a finished tar, which is safe on the disk by now."""

@@ -40,7 +40,7 @@ LEFT JOIN LATERAL (
         array_agg(DISTINCT datasets.name || ' ' || nights.crawl_date || ' r' || nights.revision) AS named
     FROM alchemist.night_locations
     INNER JOIN alchemist.nights ON night_locations.night_id = nights.night_id
-    INNER JOIN alchemist.datasets ON datasets.dataset_id = nights.dataset_id
+    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id  -- noqa: ST09
     WHERE
         night_locations.rater_id = :rater_id
         AND night_locations.sample_id = samples.sample_id

@@ -150,6 +150,8 @@ def test_a_run_after_a_killed_one_ends_as_if_it_had_not_been_killed(
         copy(sources, tmp_path / "killed", report=kill)
     assert not (tmp_path / "killed").exists()
     n_noted = len(hidden(tmp_path / "killed")[".journal"].splitlines()) // 2
+    # A small file that was killed before its rename.
+    (tmp_path / ".killed.part" / ".wids.json.4711").write_text("half")
     resumed = copy(sources, tmp_path / "killed")
     sizes = {shard.name: shard.size_bytes for shard in resumed.shards}
     assert n_noted == 2
