@@ -26,7 +26,7 @@ from tests.faults.crash_points import POINTS, CrashPoint
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 
-SEEDS = range(int(os.environ.get("ALCHEMIST_TEST_CRASH_SEEDS", "7")))
+SEEDS = range(int(os.environ.get("ALCHEMIST_TEST_CRASH_SEEDS", "8")))
 NAME, TRAINED = "scenes-auto-r50", ("--n-epochs", "2", "--batch-size", "16", "--checkpoint-every-steps", "2")
 CHAIN = (
     ("ingest", "--dataset", "v", "--root", "CORPUS/validation", "--role", "validation"),
