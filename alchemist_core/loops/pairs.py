@@ -109,7 +109,10 @@ class ImagesOf:
         return len(self.pairs)
 
     def __getitem__(self, index_M: Int64[np.ndarray, " M"]) -> ImageArray:
-        chunks, images = zip(*self.pairs.read(index_M), strict=True)
+        found = list(self.pairs.read(index_M))
+        if not found:
+            raise DataError(f"none of {len(index_M):,} pictures can be decoded: look at alchemist.quarantined_samples")
+        chunks, images = zip(*found, strict=True)
         image_NHWC: ImageArray = np.concatenate(images)[np.argsort(np.concatenate(chunks), kind="stable")]
         return image_NHWC
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from alchemist_core.errors import DataError
 from alchemist_core.loops import encoding
 from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.pairs import ImagesOf, JoinedPairs, Pairs
@@ -104,7 +105,8 @@ class Unreadable(Pairs):
 
     def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for part in reversed(np.array_split(index_M[index_M != 2], 3)):
-            yield part, self.image_NHWC[part]
+            if len(part):
+                yield part, self.image_NHWC[part]
 
 
 def test_what_cannot_be_decoded_is_left_out_with_its_caption(tokenizer: CountingTokenizer, pairs: Pairs) -> None:
@@ -123,6 +125,11 @@ def test_images_come_in_the_order_that_was_asked_for_whatever_the_order_of_readi
     index_M = np.array([1, 5, 20, 21, 29])
     images = ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))
     assert np.array_equal(images[index_M], pairs.image_NHWC[index_M])
+
+
+def test_pictures_of_which_none_can_be_decoded_are_an_error(pairs: Pairs) -> None:
+    with pytest.raises(DataError, match="none of 1 pictures"):
+        ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))[np.array([2])]
 
 
 def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
