@@ -1,6 +1,6 @@
 """How strongly each sample pulls at a model: the norm of its own gradient, for many samples at once. Knows no ranks and no training.
 
-Letters: B samples in a batch · M samples whose gradients are held at once.
+Letters: B samples in a batch.
 """
 
 from collections.abc import Callable
@@ -30,27 +30,26 @@ def gradient_norms(model: nn.Module, batch: Batch) -> Float[Tensor, " B"]:
     """
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     tensors_B = (*_fields(batch.tokens), *_fields(batch.text))
-    per_sample = vmap(grad(_loss_of_one(model)), in_dims=(None, *(0 for _ in tensors_B)))
     n_at_once = max(1, _MOST_GRADIENT_BYTES // (4 * sum(weight.numel() for weight in weights.values())))
-    chunks = zip(*(tensor_B.split(n_at_once) for tensor_B in tensors_B), strict=True)
+    norms = vmap(_norm_of_one(model), in_dims=(None, *(0 for _ in tensors_B)), chunk_size=n_at_once)
     # The fused kernels of attention have no rule for many samples with a gradient each.
     with sdpa_kernel(SDPBackend.MATH):
-        squares = [_square_sums(per_sample(weights, *chunk)) for chunk in chunks]
-    return torch.cat(squares).sqrt()
+        norm_B: Tensor = norms(weights, *tensors_B)
+    return norm_B
 
 
-def _square_sums(gradients: dict[str, Tensor]) -> Float[Tensor, " M"]:
-    return torch.stack([gradient_M.flatten(1).square().sum(1) for gradient_M in gradients.values()]).sum(0)
-
-
-def _loss_of_one(model: nn.Module) -> Callable[..., Tensor]:
+def _norm_of_one(model: nn.Module) -> Callable[..., Tensor]:
     def loss(weights: dict[str, Tensor], *sample: Tensor) -> Tensor:
         code_BS, input_BSD, token_BTD, mask_BT, pooled_BD = (tensor.unsqueeze(0) for tensor in sample)
         given = ImageTokens(code_BS, input_BSD), TextFeatures(token_BTD, mask_BT, pooled_BD)
         loss_B: Tensor = functional_call(model, weights, given)
         return loss_B.sum()
 
-    return loss
+    def norm(weights: dict[str, Tensor], *sample: Tensor) -> Tensor:
+        gradients: dict[str, Tensor] = grad(loss)(weights, *sample)
+        return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
+
+    return norm
 
 
 def _fields(tensors: ImageTokens | TextFeatures) -> tuple[Tensor, ...]:

@@ -27,7 +27,7 @@ def given(train_pairs: Pairs) -> tuple[Star, Batch]:
     model = Star(config.proxy(tokenizer.config, encoder.dim))
     with torch.no_grad():
         for weight in model.parameters():
-            weight += 0.1 * torch.randn_like(weight)
+            weight.add_(torch.randn_like(weight), alpha=0.1)
     return model, encode_pairs(pairs, tokenizer, encoder).rows(torch.arange(9))
 
 
