@@ -1,5 +1,6 @@
 """What lies beside the tars of a copy: its manifest, and what readers of datasets look for."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from alchemist_core.data.member_table import MemberTable
 from alchemist_core.data.shard_copying import CopiedShard
 from alchemist_core.data.tars import IMAGE_EXTS
 
-MANIFEST_NAME, INDEX_NAME, CARD_NAME = "manifest.parquet", "wids.json", "README.md"
+MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
 SCHEMA = pa.schema([
     ("shard", pa.string()), ("key", pa.string()), ("pair_hash", pa.binary(32)), ("rank", pa.float64()),
     ("source_uri", pa.dictionary(pa.int32(), pa.string())), ("source_key", pa.large_string()),
@@ -71,6 +72,27 @@ def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Se
     card = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
     text = f"---\n{json.dumps(card, indent=1)}\n---\n\n{n_samples:,} image-text pairs; `{MANIFEST_NAME}` says where each came from.\n"
     write_bytes_atomically(folder / CARD_NAME, text.encode())
+
+
+def write_sums(folder: Path, shards: Sequence[CopiedShard]) -> None:
+    """List every file's sha256 as `sha256sum --check` reads it: who gets the copy from somewhere can prove it whole."""
+    write_bytes_atomically(folder / SUMS_NAME, _sums(folder, shards))
+
+
+def has_right_sums(folder: Path, shards: Sequence[CopiedShard]) -> bool:
+    """Tell whether what lies beside the tars is what was written, and the list names the tars' sums."""
+    try:
+        return (folder / SUMS_NAME).read_bytes() == _sums(folder, shards)
+    except FileNotFoundError:
+        return False
+
+
+def _sums(folder: Path, shards: Sequence[CopiedShard]) -> bytes:
+    sums = {shard.name: shard.sha256 for shard in shards}
+    for name in (CARD_NAME, MANIFEST_NAME, INDEX_NAME):
+        with (folder / name).open("rb") as file:
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
 def _manifest_rows(

@@ -1,13 +1,12 @@
 """Where copies lie: folders of the home, folders elsewhere, and `s3://` prefixes. A finished copy has its manifest there, which comes last.
 
-To an object store each copy goes by way of the home: checked there, uploaded, and removed.
+To an object store each tar goes by way of the home: written there, uploaded, and removed, so that only tars under way need room.
 """
 
 import hashlib
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from alchemist_core.data import s3
@@ -15,11 +14,11 @@ from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.copy_manifest import MANIFEST_NAME, read_copy_manifest
 from alchemist_core.data.copying import Copy, Layout, Report, copy_members, hidden_folder, identify_copy
 from alchemist_core.data.member_table import MemberTable
-from alchemist_core.data.shard_copying import CopiedShard, Verify
+from alchemist_core.data.shard_copying import CopiedShard, InFolder, ShardPlan, Verify
 from alchemist_core.data.storage import is_s3, open_shard, sha256_of
 from alchemist_core.errors import DataError
 
-_N_UPLOADS = 4
+_N_QUESTIONS = 16
 _COPY, _SHA256 = "alchemist-copy", "alchemist-sha256"
 
 
@@ -47,13 +46,14 @@ def copy_to(
         DataError: As `copy_members`; or the object store refuses, or holds something else under the prefix.
     """
     if not is_s3(uri):
-        return copy_members(members, artifact_path(uri), layout, verify=verify, report=report)
-    identity = identify_copy(members, layout)
-    if (shards := _find_uploaded(uri, identity, verify)) is not None:
+        return copy_members(members, artifact_path(uri), layout, place=InFolder(verify), report=report)
+    bucket = _InBucket(uri.rstrip("/"), identify_copy(members, layout), verify)
+    if (shards := bucket.find_copy()) is not None:
         return Copy(Path(uri), shards, 0)
-    local = _staging(uri) / uri.rstrip("/").rpartition("/")[2]
-    copy = copy_members(members, local, layout, verify="source", report=report)
-    n_bytes = _upload_all(local, uri, identity, verify)
+    local = _staging(uri) / bucket.uri.rpartition("/")[2]
+    copy = copy_members(members, local, layout, place=bucket, report=report)
+    beside = sorted(local.iterdir(), key=lambda path: path.name == MANIFEST_NAME)
+    n_bytes = copy.n_bytes_written + sum(map(bucket.put, beside))
     shutil.rmtree(_staging(uri))
     return copy._replace(n_bytes_written=n_bytes)
 
@@ -83,50 +83,72 @@ def _folders(uri: str) -> list[Path]:
     return [folder for folder in (artifact_path(uri), hidden_folder(artifact_path(uri))) if folder.exists()]
 
 
-def _find_uploaded(uri: str, identity: str, verify: Verify) -> list[CopiedShard] | None:
-    """Return the tars of a finished and undamaged copy; None where it has to be made, or made whole."""
-    labels = {found: s3.read_labels(found) for found, _, _ in s3.find_objects(uri)}
-    if strange := [found for found, (_, label) in labels.items() if label.get(_COPY) != identity]:
-        raise DataError(
-            f"{strange[0]} is there and belongs to something else; remove what lies under {uri}, or name another place"
-        )
-    manifest = f"{uri.rstrip('/')}/{MANIFEST_NAME}"
-    if manifest not in labels:
-        return None
-    with open_shard(manifest) as file:
-        found = read_copy_manifest(file)
-    shards = found[1] if found else []
-    is_whole = found is not None and all(
-        _is_whole(f"{uri.rstrip('/')}/{shard.name}", shard, labels, verify) for shard in shards
-    )
-    return shards if is_whole else None
+@dataclass(frozen=True, slots=True)
+class _InBucket:
+    """A copy under a prefix, whose objects all bear its identity and their sha256 as labels."""
 
+    uri: str
+    identity: str
+    verify: Verify
 
-def _is_whole(uri: str, shard: CopiedShard, labels: dict[str, tuple[int, dict[str, str]]], verify: Verify) -> bool:
-    size_bytes, label = labels.get(uri, (-1, {}))
-    if size_bytes != shard.size_bytes or label.get(_SHA256) != shard.sha256:
-        return False
-    return verify == "source" or sha256_of(uri).hex() == shard.sha256
+    def has(self, _folder: Path, shard: CopiedShard) -> bool:
+        """Tell whether an uploaded tar is there and whole."""
+        return self._is_whole(f"{self.uri}/{shard.name}", shard.size_bytes, shard.sha256)
 
+    def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
+        """Copy a tar's records, upload it and free its room; bytes are those that were sent."""
+        shard, _ = InFolder("source").write(folder, plan)
+        n_bytes = self.put(folder / shard.name)
+        (folder / shard.name).unlink()
+        return shard, n_bytes
 
-def _upload_all(folder: Path, uri: str, identity: str, verify: Verify) -> int:
-    """Upload what is not there yet, several files at a time, and the manifest when all others are; returns the bytes that were sent."""
-    size_of = {found: size for found, size, _ in s3.find_objects(uri)}
-    upload = partial(_upload, uri=uri.rstrip("/"), identity=identity, verify=verify, size_of=size_of)
-    others = sorted(path for path in folder.iterdir() if path.name != MANIFEST_NAME)
-    with ThreadPoolExecutor(_N_UPLOADS) as pool:
-        n_bytes = sum(pool.map(upload, others))
-    return n_bytes + upload(folder / MANIFEST_NAME)
+    def put(self, path: Path) -> int:
+        """Upload a file unless it is there; returns the bytes that were sent.
 
+        Raises:
+            DataError: The store refuses it, or gives back other bytes.
+        """
+        to, size_bytes = f"{self.uri}/{path.name}", path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if self._is_whole(to, size_bytes, digest):
+            return 0
+        s3.put_file(to, path, {_COPY: self.identity, _SHA256: digest})
+        if self.verify == "read_back" and sha256_of(to).hex() != digest:
+            raise DataError(f"{to} reads back otherwise than it was written; check the object store, then run again")
+        return size_bytes
 
-def _upload(path: Path, *, uri: str, identity: str, verify: Verify, size_of: Mapping[str, int]) -> int:
-    to, size_bytes = f"{uri}/{path.name}", path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    is_there = size_of.get(to) == size_bytes and s3.read_labels(to)[1].get(_SHA256) == digest
-    if is_there and (verify == "source" or sha256_of(to).hex() == digest):
-        return 0
-    s3.put_file(to, path, {_COPY: identity, _SHA256: digest})
-    if verify == "read_back" and sha256_of(to).hex() != digest:
-        raise DataError(f"{to} reads back otherwise than it was written; check the object store, then run again")
-    return size_bytes
+    def find_copy(self) -> list[CopiedShard] | None:
+        """Return the tars of a finished and undamaged copy; None where it has to be made, or made whole.
+
+        Raises:
+            DataError: Something else lies under the prefix, or the store cannot be asked.
+        """
+        sizes = {found: size for found, size, _ in s3.find_objects(self.uri)}
+        with ThreadPoolExecutor(_N_QUESTIONS) as pool:
+            labels = dict(zip(sizes, (label for _, label in pool.map(s3.read_labels, sizes)), strict=True))
+            if strange := [found for found, label in labels.items() if label.get(_COPY) != self.identity]:
+                raise DataError(
+                    f"{strange[0]} is there and belongs to something else; remove what lies under {self.uri}, or name another place"
+                )
+            shards = self._read_manifest() if f"{self.uri}/{MANIFEST_NAME}" in labels else None
+            if shards is None:
+                return None
+            sums = {found: label[_SHA256] for found, label in labels.items()}
+            sums |= {f"{self.uri}/{shard.name}": shard.sha256 for shard in shards}
+            is_whole = pool.map(lambda found: self._is_whole(found, sizes.get(found, -1), sums[found]), sums)
+            return shards if all(is_whole) else None
+
+    def _read_manifest(self) -> list[CopiedShard] | None:
+        with open_shard(f"{self.uri}/{MANIFEST_NAME}") as file:
+            found = read_copy_manifest(file)
+        return found[1] if found else None
+
+    def _is_whole(self, uri: str, size_bytes: int, digest: str) -> bool:
+        try:
+            found_bytes, label = s3.read_labels(uri)
+        except DataError:
+            return False
+        if found_bytes != size_bytes or label.get(_SHA256) != digest:
+            return False
+        return self.verify == "source" or sha256_of(uri).hex() == digest

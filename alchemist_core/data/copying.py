@@ -20,10 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.data.copy_journal import Journal
-from alchemist_core.data.copy_manifest import read_copy_manifest, write_copy_manifest, write_dataset_info
+from alchemist_core.data.copy_manifest import (
+    has_right_sums,
+    read_copy_manifest,
+    write_copy_manifest,
+    write_dataset_info,
+    write_sums,
+)
 from alchemist_core.data.manifests import hash_column, sort_hashes
 from alchemist_core.data.member_table import MemberTable
-from alchemist_core.data.shard_copying import CopiedShard, ShardPlan, Verify, is_whole, keep_or_copy
+from alchemist_core.data.shard_copying import CopiedShard, InFolder, ShardPlan, TarPlace
 from alchemist_core.data.tar_writer import sync_folder
 from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import DataError
@@ -52,13 +58,19 @@ class Copy(NamedTuple):
 
 
 def copy_members(
-    members: MemberTable, out_dir: Path, layout: Layout, *, verify: Verify = "read_back", report: Report | None = None
+    members: MemberTable,
+    out_dir: Path,
+    layout: Layout,
+    *,
+    place: TarPlace = InFolder("read_back"),  # noqa: B008  it is frozen
+    report: Report | None = None,
 ) -> Copy:
     """Copy the records into `out_dir/NNNNNN.tar`, with a manifest and what readers of datasets look for.
 
     What is already there and right is kept: a run after a finished one writes nothing, a run after a killed one goes on
-    with the tars that are missing. Pictures of different formats get the extension of the commonest, so that a dataset has
-    one picture column; readers look at the content.
+    with the tars that are missing. Where `place` moves finished tars away, the folder keeps what describes them. Pictures
+    of different formats get the extension of the commonest, so that a dataset has one picture column; readers look at the
+    content.
 
     Raises:
         DataError: A source's bytes are not those of its pair any more, a pair comes twice, the disk is full or gives back
@@ -67,14 +79,15 @@ def copy_members(
     identity, aside = identify_copy(members, layout), hidden_folder(out_dir)
     with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
         if (shards := _find_copy(out_dir, identity)) is not None:
-            if all(pool.map(partial(is_whole, out_dir, verify=verify), shards)):
+            if all(pool.map(partial(place.has, out_dir), shards)) and has_right_sums(out_dir, shards):
                 return Copy(out_dir, shards, 0)
             _reopen(out_dir, aside)
         order_N = _order(members, layout)
         journal = Journal(aside, identity)
-        shards, n_bytes = _CopyRun(members, order_N, layout.shard_size, aside, verify).copy(pool, journal, report)
+        shards, n_bytes = _CopyRun(members, order_N, layout.shard_size, aside, place).copy(pool, journal, report)
         write_copy_manifest(aside, members, order_N, shards, identity)
         write_dataset_info(aside, out_dir.name, members, shards)
+        write_sums(aside, shards)
         journal.remove()
         sync_folder(aside)
         aside.replace(out_dir)
@@ -160,7 +173,7 @@ class _CopyRun:
     order_N: NDArray[np.int64]
     shard_size: int
     folder: Path
-    verify: Verify
+    place: TarPlace
 
     def copy(self, pool: ThreadPoolExecutor, journal: Journal, report: Report | None) -> tuple[list[CopiedShard], int]:
         """Copy every tar that is missing, several at a time; returns all of them and the bytes written."""
@@ -187,4 +200,7 @@ class _CopyRun:
     ) -> tuple[CopiedShard, int]:
         records = self.members.rows(self.order_N[first : first + self.shard_size])
         plan = ShardPlan(f"{number:06d}.tar", first, records, image_ext)
-        return keep_or_copy(self.folder, plan, known.get(plan.name), self.verify)
+        found = known.get(plan.name)
+        if found is not None and found.plan == plan.sha256() and self.place.has(self.folder, found):
+            return found, 0
+        return self.place.write(self.folder, plan)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from alchemist_core.data.captions import BadTextError, read_annotation
 from alchemist_core.data.member_table import MemberSource
@@ -46,27 +46,39 @@ class ShardPlan:
         return digest.hexdigest()
 
 
-def keep_or_copy(folder: Path, plan: ShardPlan, known: CopiedShard | None, verify: Verify) -> tuple[CopiedShard, int]:
-    """Return a tar that an earlier run finished, if it is that of the plan and whole, else copy it; and the bytes written.
+class TarPlace(Protocol):
+    """Where finished tars of a copy are kept: the folder in which they are written, or somewhere else to which they are moved."""
 
-    Raises:
-        DataError: As `write_tar` and `view_ranges`; or a record is not the pair that was registered.
-    """
-    name, hashed = plan.name, plan.sha256()
-    if known is not None and known.plan == hashed and is_whole(folder, known, verify):
-        return known, 0
-    digest = write_tar(folder / name, _entries(plan), read_back=verify == "read_back")
-    size_bytes = (folder / name).stat().st_size
-    return CopiedShard(name, len(plan.records), size_bytes, digest.hex(), hashed), size_bytes
+    def has(self, folder: Path, shard: CopiedShard) -> bool:
+        """Tell whether a finished tar is there and whole."""
+
+    def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
+        """Copy a tar's records there, by way of the folder; returns it and the bytes that were written there."""
 
 
-def is_whole(folder: Path, shard: CopiedShard, verify: Verify) -> bool:
-    """Tell whether a finished tar is there with its size and, if read back, with its bytes."""
-    path = folder / shard.name
-    if not path.is_file() or path.stat().st_size != shard.size_bytes:
-        return False
-    with path.open("rb") as file:
-        return verify == "source" or hash_from_disk(file).hex() == shard.sha256
+@dataclass(frozen=True, slots=True)
+class InFolder:
+    """Tars stay in the folder."""
+
+    verify: Verify
+
+    def has(self, folder: Path, shard: CopiedShard) -> bool:
+        """Tell whether a tar has its size and, if read back, its bytes."""
+        path = folder / shard.name
+        if not path.is_file() or path.stat().st_size != shard.size_bytes:
+            return False
+        with path.open("rb") as file:
+            return self.verify == "source" or hash_from_disk(file).hex() == shard.sha256
+
+    def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
+        """Copy a tar's records.
+
+        Raises:
+            DataError: As `write_tar` and `view_ranges`; or a record is not the pair that was registered.
+        """
+        digest = write_tar(folder / plan.name, _entries(plan), read_back=self.verify == "read_back")
+        size_bytes = (folder / plan.name).stat().st_size
+        return CopiedShard(plan.name, len(plan.records), size_bytes, digest.hex(), plan.sha256()), size_bytes
 
 
 def read_records(records: Sequence[MemberSource]) -> Iterator[list[memoryview]]:
