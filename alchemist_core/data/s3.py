@@ -5,6 +5,7 @@ One version of an object is read to its end: when it is replaced meanwhile, the 
 
 import io
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
 _MAX_GAP_BYTES = 1 << 18
 _PART_BYTES, _N_AHEAD = 1 << 23, 3
 _BUFFER_BYTES = 1 << 16
-# Requests are repeated by botocore; an answer that breaks off in its body is asked for again here.
-_N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 6, 0.1, 10.0
+# Requests are repeated by botocore; an answer that breaks off in its body, or says another length than it has, is asked for again
+# here. No attempt begins after _GIVE_UP_S, and one takes at most 6 requests of _SILENCE_S each: a silent store is named in 13 minutes.
+_N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GIVE_UP_S = 6, 0.1, 10.0, 300.0
+_SILENCE_S = 60.0
 _N_THREADS = 8
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
 
 T = TypeVar("T")
 
@@ -173,28 +177,46 @@ def _get(uri: str, etag: str, span: ByteRange) -> bytes:
     wanted = {"Bucket": bucket, "Key": key, "IfMatch": etag, "Range": f"bytes={offset}-{offset + size - 1}"}
 
     def fetch() -> bytes:
-        return bytes(_client().get_object(**wanted)["Body"].read())
+        answer = _client().get_object(**wanted)
+        return _whole_body(answer, offset)
 
-    return _ask(uri, lambda: _insist(fetch))
+    return _ask(uri, fetch)
+
+
+def _whole_body(answer: Mapping[str, Any], offset: int) -> bytes:
+    """Read a body that is as long as its range: a wrong Content-Length would cut it without a word."""
+    from botocore.exceptions import IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
+
+    body = bytes(answer["Body"].read())
+    found = _CONTENT_RANGE.match(answer.get("ContentRange", ""))
+    n_expected = int(found[2]) - int(found[1]) + 1 if found and int(found[1]) == offset else -1
+    if len(body) != n_expected:
+        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=n_expected)
+    return body
 
 
 def _insist(fetch: Callable[[], T]) -> T:
     """Repeat what breaks off on its way, each time after a longer pause of random length."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
+    began = time.monotonic()
     for attempt in range(_N_ATTEMPTS - 1):
         try:
             return fetch()
-        except (HTTPClientError, IncompleteReadError):
+        except (HTTPClientError, IncompleteReadError, ResponseParserError):
+            if time.monotonic() - began > _GIVE_UP_S:
+                raise
             time.sleep(random.random() * min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt))  # noqa: S311  no secret
     return fetch()
 
 
 def _ask(uri: str, request: Callable[[], T]) -> T:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  boto3 takes a third of a second
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
     try:
-        return request()
+        return _insist(request)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "?")
         if code == "InvalidRange":
@@ -202,7 +224,7 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
         if code in {"PreconditionFailed", "412"}:
             raise DataError(f"{uri} was replaced while it was read; run the stage again.") from error
         raise DataError(f"{uri} cannot be read: {code}. Check the address and the credentials.") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise DataError(
             f"{uri} cannot be reached: {error}. Check ALCHEMIST_S3_ENDPOINT_URL and the network."
         ) from error
@@ -225,5 +247,5 @@ def _make_client(endpoint_url: str | None) -> Any:
     from botocore.config import Config  # noqa: PLC0415
 
     retries = {"mode": "standard", "max_attempts": 6}
-    config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=2 * _N_THREADS)
+    config = Config(retries=retries, connect_timeout=10, read_timeout=_SILENCE_S, max_pool_connections=2 * _N_THREADS)
     return boto3.client("s3", endpoint_url=endpoint_url, config=config)

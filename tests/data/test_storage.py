@@ -125,7 +125,7 @@ def test_a_store_that_fails_a_share_of_requests_is_read_in_full(
         monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
         load_settings.cache_clear()
         expected = fill(tar, record)
-        for _ in range(4):
+        for _ in range(6):
             for shard in list_shards(bucket):
                 with open_shard(shard.uri) as file:
                     assert file.read() == expected[shard.uri.removeprefix(f"{bucket}/")]
@@ -140,7 +140,7 @@ def test_a_store_that_always_fails_is_an_error_with_a_remedy(
 ) -> None:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
     monkeypatch.setattr(s3, "_FIRST_PAUSE_S", 0.0)
-    with faulty_proxy(endpoint, fault_ratio=1.0, seed=0) as proxy:
+    with faulty_proxy(endpoint, fault_ratio=1.0, seed=0, faults=("500", "503", "reset")) as proxy:
         monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
         load_settings.cache_clear()
         with pytest.raises(DataError, match=r"truth\.parquet cannot be re"):
