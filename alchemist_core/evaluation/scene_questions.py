@@ -13,13 +13,15 @@ import numpy as np
 
 from alchemist_core.errors import DataError
 from alchemist_core.evaluation.drawn_shapes import Shape
-from alchemist_core.evaluation.geneval import relations
+from alchemist_core.evaluation.geneval import relations, summarize
 
 _ITEM = r"an? (\w+) (\w+)"
 _SINGLE = re.compile(
     r"a (?:small|large) (\w+) (\w+) (at the (?:top|bottom)(?: left| right)?|on the (?:left|right)|in the middle)"
 )
 _COUPLE = re.compile(rf"{_ITEM} (left of|right of|above|below) {_ITEM}")
+_N_OTHERS = 8
+"""Other requests put to each picture: their mean says what chance answers, eight times as surely as one."""
 
 
 class Item(NamedTuple):
@@ -65,6 +67,28 @@ def answer(request: SceneRequest, shapes: Sequence[Shape]) -> dict[str, bool]:
         "colors" if is_single else "color_attr": items <= found,
         "position": holds(request, shapes),
     }
+
+
+def score_scenes(requests: Sequence[SceneRequest], shapes: Sequence[Sequence[Shape]]) -> dict[str, float]:
+    """Give each question's share of right answers, their mean, and how far that lies above what chance answers.
+
+    A patchwork shows some asked shape in every third picture, so a model that has learnt nothing is not at 0. By chance is
+    answered what the same pictures answer of each other's requests.
+
+    Args:
+        requests: One a picture.
+        shapes: What was found in each.
+    """
+    own = _summarize(requests, shapes)
+    others = [
+        _summarize([*requests[turn:], *requests[:turn]], shapes)["overall"]
+        for turn in range(1, min(_N_OTHERS + 1, len(requests)))
+    ]
+    return own | {"above_chance": own["overall"] - float(np.mean(others))}
+
+
+def _summarize(requests: Sequence[SceneRequest], shapes: Sequence[Sequence[Shape]]) -> dict[str, float]:
+    return summarize(collect([answer(*pair) for pair in zip(requests, shapes, strict=True)]))
 
 
 def _is_in_place(request: SceneRequest, shapes: Sequence[Shape]) -> bool:

@@ -12,8 +12,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.evaluation.contract import Contract
 from alchemist_core.evaluation.distances import clip_score, drawn_kernel_distance, fit_gaussian, frechet_distance
 from alchemist_core.evaluation.drawn_shapes import find_shapes
-from alchemist_core.evaluation.geneval import summarize
-from alchemist_core.evaluation.scene_questions import answer, collect, read_request
+from alchemist_core.evaluation.scene_questions import read_request, score_scenes
 from alchemist_core.local.scene_drawing import BACKGROUND, COLOURS
 from alchemist_core.models.features import Clip, EfficientNetLite0, Features, InceptionV3
 from alchemist_core.models.images import ImageArray
@@ -54,16 +53,17 @@ class ImageMetric:
         if n_images != self.contract.n_images:
             raise DataError(f"{n_images} images, but the contract says n_images {self.contract.n_images}")
         if self.contract.metric == "geneval_scenes":
-            values = summarize(collect([one for part in parts for one in part]))
+            requests, shapes = zip(*(pair for part in parts for pair in part), strict=True)
+            values = score_scenes(requests, shapes)
             return {title if tag == "overall" else f"{title}_{tag}": value for tag, value in values.items()}
         return {title: self._compare(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))}
 
     def _read(self, shard: ImageSet) -> Any:
-        """Give the features of a shard's images and, for CLIP, of their prompts; of scenes the answers."""
+        """Give the features of a shard's images and, for CLIP, of their prompts; of scenes what is asked and what is there."""
         image_NHWC = shard.resized(self.contract.resolution)
         if self.contract.metric == "geneval_scenes":
             pairs = zip(image_NHWC, shard.prompts, strict=True)
-            return [answer(read_request(prompt), find_shapes(image, COLOURS, BACKGROUND)) for image, prompt in pairs]
+            return [(read_request(prompt), find_shapes(image, COLOURS, BACKGROUND)) for image, prompt in pairs]
         if isinstance(self._network, Clip):
             return self._network.features(image_NHWC), self._network.text_features(shard.prompts)
         return (self._network.features(image_NHWC),)

@@ -116,4 +116,6 @@ def test_scenes_are_asked_every_question(tmp_path: Path) -> None:
     contract = contract_of("geneval_scenes", "drawn_shapes", n_images=60, resolution=64)
     values = ImageMetric(contract, None, []).measure(read_set(tmp_path))
     tags = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+    above_chance = values.pop("geneval_scenes_above_chance")
+    assert 0.6 < above_chance < 0.95
     assert values == {"geneval_scenes": 1.0} | {f"geneval_scenes_{tag}": 1.0 for tag in tags}

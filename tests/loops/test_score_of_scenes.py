@@ -55,7 +55,7 @@ def test_score_rises_and_kid_falls_with_training(tmp_path: Path) -> None:
         found.append(ImageMetric(questions, None, []).measure(read_set(out)) | kid.measure(read_set(out)))
     short, long = found
     # A patchwork of codes shows some asked shape by chance; its place and the colours of two are not answered so.
-    for question, least in (("", 0.03), ("_colors", 0.05), ("_position", 0.03)):
+    for question, least in (("", 0.03), ("_above_chance", 0.03), ("_colors", 0.05), ("_position", 0.03)):
         name = f"geneval_scenes{question}"
         assert long[name] > short[name] + least, (name, short, long)
     assert long["kid_efficientnet_lite0"] < short["kid_efficientnet_lite0"]
