@@ -69,12 +69,12 @@ def train_rater(
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
-    run = _Run(config, train, validation, out=out, cache=cache)
+    run = RaterRun(config, train, validation, out=out, cache=cache)
     run.train(report)
     return run.finish()
 
 
-class _Run:
+class RaterRun:
     """One training run: its data behind the frozen encoders, its models, its progress."""
 
     def __init__(
