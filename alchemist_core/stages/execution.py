@@ -106,12 +106,13 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
 
 
 def _work_and_tell(key: RunKey, run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
+    lineage.tell_start(key.stage, run.run_id, key.config)
     try:
         report = _work(run, work, ttl_s)
-    except Exception as error:
-        lineage.emit(key.stage, run.run_id, key.config, None, error=f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        lineage.tell_failure(key.stage, run.run_id, key.config, f"{type(error).__name__}: {error}")
         raise
-    lineage.emit(key.stage, run.run_id, key.config, report.model_dump(mode="json"))
+    lineage.tell_end(key.stage, run.run_id, key.config, report.model_dump(mode="json"))
     return report
 
 

@@ -1,13 +1,15 @@
-"""What a stage read and made, as OpenLineage events: dataset → shards → rater → scores → subset → model → metric.
+"""What a stage reads and makes, as OpenLineage events: dataset → shards → rater → scores → rank snapshot → subset → models → metric.
 
-Sent only where ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed; where to stands in the client's own OPENLINEAGE_
-variables. The view `alchemist.lineage` says the same of the store, row by row; this is for a catalogue of the whole house. A catalogue
-that is away stops no stage.
+Sent when a stage starts, and when it ends or fails, where ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed; where to
+stands in the client's own OPENLINEAGE_ variables. The view `alchemist.lineage` says the same of the store, row by row; this is for a
+catalogue of the whole house. A catalogue that is away stops no stage. A process that is killed sends no end: its next try is a run of
+its own.
 """
 
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,82 +18,134 @@ from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import say
 
 NAMESPACE = "alchemist"
+# Words of a config that name a rater only once the stage has looked: a catalogue must not take them for raters.
+ALIASES = frozenset({"production", "newest", "nightly"})
 Values = Mapping[str, Any]
 
 
-def emit(stage: str, run_id: int, config: Values, report: Values | None, *, error: str | None = None) -> None:
-    """Tell the catalogue how a run ended.
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One arrow of the picture: a job with the names of what it read and made; `parent` is the stage that it is a part of."""
 
-    Args:
-        stage: Its name.
-        run_id: Its row in `runs`; the event's id is made from it, so that a repeated event is the same one.
-        config: What it was asked for.
-        report: What it said, none if it failed.
-        error: Why it failed.
+    job: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    parent: str | None = None
+
+
+def tell_start(stage: str, run_id: int, config: Values) -> None:
+    """Tell the catalogue that a run has begun, and what its config alone says that it reads."""
+    _send(run_id, [Step(stage, known_inputs(stage, config), [])], "START")
+
+
+def tell_end(stage: str, run_id: int, config: Values, report: Values) -> None:
+    """Tell the catalogue what a run read and made."""
+    _send(run_id, steps(stage, {**config, **report}), "COMPLETE")
+
+
+def tell_failure(stage: str, run_id: int, config: Values, error: str) -> None:
+    """Tell the catalogue why a run failed; it made nothing."""
+    _send(run_id, [Step(stage, known_inputs(stage, config), [])], "FAIL", error=error)
+
+
+def known_inputs(stage: str, config: Values) -> list[str]:
+    """Return what a stage reads as far as its config says: versions and aliases are known at its end.
+
+    >>> known_inputs("score", {"dataset": "web", "rater": "production"})
+    ['shards/web']
     """
+    match stage:
+        case "ingest":
+            return _named("crawls", config.get("dataset"))
+        case "train_rater":
+            return [*_named("shards", config.get("dataset")), *_named("shards", config.get("validation"))]
+        case "score":
+            return [*_named("shards", config.get("dataset")), *_named("raters", config.get("rater"))]
+    return []
+
+
+def steps(stage: str, said: Values) -> list[Step]:
+    """Return the arrows of a run that ended; `said` is its config and, over it, its report.
+
+    >>> [(step.job, step.outputs) for step in steps("score", {"dataset": "web", "rater": "r1"})]
+    [('score', ['scores/r1'])]
+    """
+    read = known_inputs(stage, said)
+    version = _named("subsets", said.get("subset"))
+    match stage:
+        case "ingest":
+            return [Step(stage, read, _named("shards", said.get("dataset")))]
+        case "train_rater":
+            return [Step(stage, read, _named("raters", said.get("rater")))]
+        case "score":
+            return [Step(stage, read, _named("scores", said.get("rater")))]
+        case "select":
+            return _selection(said)
+        case "materialize":
+            return [Step(stage, version, [f"tars/{said['folder']}"])]
+        case "train_downstream":
+            return [Step(stage, version, _named("models", said.get("subset")))]
+        case "evaluate":
+            return [
+                Step(stage, _named("models", said.get("subset")), [f"metrics/{said['metric']} of {said['subset']}"])
+            ]
+    return [Step(stage, [], [])]
+
+
+def _selection(said: Values) -> list[Step]:
+    """A selection freezes the pool first: every version that was drawn from the same pool hangs on one snapshot."""
+    pool = [*_named("shards", said.get("dataset")), *_named("scores", said.get("rater"))]
+    snapshot = [f"snapshots/{said['eligible_hash']}"]
+    return [
+        Step("snapshot", pool, snapshot, parent="select"),
+        Step("select", snapshot, [f"subsets/{said['name']} v{said['version']}"]),
+    ]
+
+
+def _named(kind: str, names: Any) -> list[str]:
+    if not names:
+        return []
+    listed = names.split(",") if isinstance(names, str) else names
+    return [f"{kind}/{name.strip()}" for name in listed if name.strip() not in ALIASES]
+
+
+def _send(run_id: int, told: Sequence[Step], state: str, *, error: str | None = None) -> None:
     if not load_settings().openlineage:
         return
-    inputs, outputs = edges(stage, config, report or {})
     try:
         from openlineage.client import OpenLineageClient  # noqa: PLC0415  an extra
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's own
-            OpenLineageClient().emit(_event(stage, run_id, inputs, outputs, error))
+            client = OpenLineageClient()
+            for step in told:
+                client.emit(_event(run_id, step, state, error))
     except Exception as refused:  # noqa: BLE001  whatever a catalogue does is not the stage's business
         say(f"lineage was not sent: {type(refused).__name__}: {refused}")
 
 
-def edges(stage: str, config: Values, report: Values) -> tuple[list[str], list[str]]:
-    """Return the names of what a stage read and of what it made.
-
-    >>> edges("score", {"dataset": "web"}, {"rater": "r1"})
-    (['shards/web', 'raters/r1'], ['scores/r1'])
-    """
-    named = {**config, **report}
-    subset = f"subsets/{report.get('name', named.get('subset'))}"
-    version = f"{subset}/v{report['version']}" if report.get("version") else subset
-    shards = [f"shards/{name}" for name in _listed(config.get("dataset"))]
-    raters = [f"raters/{name}" for name in _listed(named.get("rater"))]
-    match stage:
-        case "ingest":
-            return [f"crawls/{name}" for name in _listed(config.get("dataset"))], shards
-        case "train_rater":
-            return [*shards, f"shards/{config.get('validation')}"], raters
-        case "score":
-            return [*shards, *raters], [name.replace("raters/", "scores/") for name in raters]
-        case "select":
-            return [*shards, *[name.replace("raters/", "scores/") for name in raters]], [version]
-        case "materialize":
-            return [subset], [f"tars/{report.get('folder')}"]
-        case "train_downstream":
-            return [subset], [f"models/{identity}" for identity in report.get("identities", [])]
-        case "evaluate":
-            return [f"models-of/{subset}"], [f"metrics/{report.get('metric')} of {report.get('subset')}"]
-    return [], []
-
-
-def _listed(names: Any) -> list[str]:
-    if not names:
-        return []
-    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
-
-
-def _event(stage: str, run_id: int, inputs: list[str], outputs: list[str], error: str | None) -> Any:
+def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
     from openlineage.client import event_v2 as event  # noqa: PLC0415  as above
-    from openlineage.client.facet_v2 import error_message_run  # noqa: PLC0415
+    from openlineage.client.facet_v2 import error_message_run, parent_run  # noqa: PLC0415
 
-    facets: dict[str, Any] = (
-        {"errorMessage": error_message_run.ErrorMessageRunFacet(message=error, programmingLanguage="python")}
-        if error
-        else {}
-    )
+    facets: dict[str, Any] = {}
+    if error is not None:
+        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(message=error, programmingLanguage="python")
+    if step.parent is not None:
+        facets["parent"] = parent_run.ParentRunFacet(
+            parent_run.Run(_run_uuid(run_id)), parent_run.Job(NAMESPACE, step.parent)
+        )
     return event.RunEvent(
-        eventType=event.RunState.FAIL if error else event.RunState.COMPLETE,
+        eventType=event.RunState[state],
         eventTime=datetime.now(UTC).isoformat(),
-        run=event.Run(str(uuid.uuid5(uuid.NAMESPACE_URL, f"alchemist:run:{run_id}")), facets),
-        job=event.Job(NAMESPACE, stage),
-        inputs=[event.InputDataset(NAMESPACE, name) for name in inputs],
-        outputs=[event.OutputDataset(NAMESPACE, name) for name in outputs] if not error else [],
+        run=event.Run(_run_uuid(run_id, part=step.job if step.parent else ""), facets),
+        job=event.Job(NAMESPACE, step.job),
+        inputs=[event.InputDataset(NAMESPACE, name) for name in step.inputs],
+        outputs=[event.OutputDataset(NAMESPACE, name) for name in step.outputs],
         producer=f"alchemist-platform/{code_version()}",
     )
+
+
+def _run_uuid(run_id: int, *, part: str = "") -> str:
+    """Return an id made from the run's row in `runs`, so that its start and its end are one run, and an event repeated is the same one."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"alchemist:run:{run_id}{part and ':' + part}"))

@@ -61,6 +61,8 @@ class SelectReport(Report):
     rank_histogram: list[int]
     n_removed: dict[str, int]
     rater: str
+    # Names the pool: equal hashes, equal pairs to draw from.
+    eligible_hash: str
     # What strategy auto took from the rater's region probe; none without one.
     region: str | None
     manifest_sha256: str
@@ -149,7 +151,7 @@ class Selection:
         return SelectReport(
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
             retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
-            rater=snapshot.rater.name, manifest_sha256=self.manifest_sha256,
+            rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
             region=self.region.describe() if self.region else None,
             **describe(self._engine, self.drawn, self.name, self.curve),
         )  # fmt: skip

@@ -1,15 +1,26 @@
-"""A stage tells a catalogue what it read and made, when it is asked to; a catalogue that is away stops nothing."""
+"""A stage tells a catalogue what it reads and makes, when it is asked to; a catalogue that is away stops nothing."""
 
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.lineage import edges, emit
+from alchemist_core.stages import lineage
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.lineage import known_inputs, steps
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from tests.trained_store import TrainedStore
 
 pytest.importorskip("openlineage.client", reason="the client comes with the extra `lineage`")
+SELECTED = {"dataset": ["web"], "rater": "r1", "name": "best", "version": 2, "eligible_hash": "e5"}
 
 
 @pytest.fixture
@@ -24,43 +35,80 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def read(path: Path) -> list[dict[str, object]]:
+def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def names(event: dict[str, Any], side: str) -> list[str]:
+    return [one["name"] for one in event[side]]
+
+
 def test_the_chain_from_crawl_to_metric_has_no_gap() -> None:
-    select = {"dataset": ["web"], "rater": "r1", "name": "best"}
-    steps = [
-        edges("ingest", {"dataset": "web"}, {}),
-        edges("train_rater", {"dataset": "web", "validation": "goal"}, {"rater": "r1"}),
-        edges("score", {"dataset": "web", "rater": "production"}, {"rater": "r1"}),
-        edges("select", select, {"name": "best", "version": 2}),
-    ]
-    for (_, made), (read_by_next, _) in itertools.pairwise(steps):
-        assert set(made) & set(read_by_next)
-    assert steps[-1][1] == ["subsets/best/v2"]
+    said = {
+        "ingest": {"dataset": "web"},
+        "train_rater": {"dataset": "web", "validation": "goal", "rater": "r1"},
+        "score": {"dataset": "web", "rater": "r1"},
+        "select": SELECTED,
+        "train_downstream": {"subset": "best v2"},
+        "evaluate": {"subset": "best v2", "metric": "heldout_loss"},
+    }
+    chain = list(itertools.chain.from_iterable(steps(stage, words) for stage, words in said.items()))
+    assert [step.job for step in chain] == [
+        "ingest", "train_rater", "score", "snapshot", "select", "train_downstream", "evaluate",
+    ]  # fmt: skip
+    for before, after in itertools.pairwise(chain):
+        assert set(before.outputs) & set(after.inputs), f"{before} does not lead to {after}"
+    assert chain[-1].outputs == ["metrics/heldout_loss of best v2"]
 
 
-def test_a_run_becomes_one_event_with_its_inputs_and_outputs(events: Path) -> None:
-    emit("score", 7, {"dataset": "web"}, {"rater": "r1"})
-    (event,) = read(events)
-    assert event["eventType"] == "COMPLETE"
-    assert [one["name"] for one in event["inputs"]] == ["shards/web", "raters/r1"]
-    assert [one["name"] for one in event["outputs"]] == ["scores/r1"]
+def test_tars_hang_on_the_version_that_was_drawn() -> None:
+    (drawn,) = [step for step in steps("select", SELECTED) if step.job == "select"]
+    (copied,) = steps("materialize", {"subset": "best v2", "folder": "/data/best"})
+    assert drawn.outputs == copied.inputs
 
 
-def test_a_failed_run_says_why_and_made_nothing(events: Path) -> None:
-    emit("score", 7, {"dataset": "web"}, None, error="DataError: no tar")
-    (event,) = read(events)
-    assert event["eventType"] == "FAIL"
-    assert event["outputs"] == []
-    assert event["run"]["facets"]["errorMessage"]["message"] == "DataError: no tar"
+@pytest.mark.parametrize("alias", sorted(lineage.ALIASES))
+def test_an_alias_is_no_rater_of_the_catalogue(alias: str) -> None:
+    assert known_inputs("score", {"dataset": "web", "rater": alias}) == ["shards/web"]
+
+
+@pytest.mark.db
+@pytest.mark.e2e
+def test_scoring_and_selection_are_told_from_start_to_end_with_the_snapshot_between(
+    trained_store: TrainedStore, events: Path
+) -> None:
+    rater = score(ScoreConfig(dataset="scenes")).rater
+    publish_night(PublishNightConfig(dataset="scenes"))
+    report = select(SelectConfig.model_validate({"dataset": "scenes", "name": "best", "policy": {"retention": 0.2}}))
+    told = read(events)
+    assert [(one["job"]["name"], one["eventType"]) for one in told] == [
+        ("score", "START"), ("score", "COMPLETE"), ("select", "START"), ("snapshot", "COMPLETE"), ("select", "COMPLETE"),
+    ]  # fmt: skip
+    _, scored, started, frozen, ended = told
+    assert names(scored, "outputs") == [f"scores/{rater}"]
+    assert names(frozen, "inputs") == ["shards/scenes", f"scores/{rater}"]
+    assert names(frozen, "outputs") == names(ended, "inputs") == [f"snapshots/{report.eligible_hash}"]
+    assert names(ended, "outputs") == [f"subsets/best v{report.version}"]
+    assert started["run"]["runId"] == ended["run"]["runId"] == frozen["run"]["facets"]["parent"]["run"]["runId"]
+    assert frozen["run"]["runId"] != ended["run"]["runId"]
+
+
+@pytest.mark.db
+def test_a_failed_run_says_why_and_made_nothing(database_url: str, events: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="nowhere") as raised:
+        ingest(IngestConfig.model_validate({"dataset": "web", "root": str(tmp_path / "nowhere"), "role": "train"}))
+    started, failed = read(events)
+    assert [one["eventType"] for one in (started, failed)] == ["START", "FAIL"]
+    assert started["run"]["runId"] == failed["run"]["runId"]
+    assert names(failed, "inputs") == ["crawls/web"]
+    assert failed["outputs"] == []
+    assert str(raised.value) in failed["run"]["facets"]["errorMessage"]["message"]
 
 
 def test_nothing_is_sent_unless_it_is_asked_for(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALCHEMIST_OPENLINEAGE")
     load_settings.cache_clear()
-    emit("score", 7, {"dataset": "web"}, {"rater": "r1"})
+    lineage.tell_start("score", 7, {"dataset": "web"})
     assert not events.exists()
 
 
@@ -68,5 +116,5 @@ def test_a_catalogue_that_is_away_stops_nothing(
     events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", "/proc/no/such/place")
-    emit("score", 7, {"dataset": "web"}, {"rater": "r1"})
+    lineage.tell_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
     assert "lineage was not sent" in capsys.readouterr().err
