@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from alchemist_core.data.faults import Reason
+from alchemist_core.data.fingerprint import FINGERPRINT_SIDE, fingerprint
 from alchemist_core.errors import DataError
 
 # Width times height; a header that claims more is refused before a pixel is decoded.
@@ -31,7 +32,6 @@ _MAGICS: tuple[tuple[str, bytes, int], ...] = (
 )
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-_HASH_SIDE = 8
 
 
 class BadImageError(DataError):
@@ -118,18 +118,15 @@ def _read_square(data: bytes, canvas_side: int) -> Image.Image:
 
 
 def hash_perceptually(data: bytes) -> int:
-    """Return the difference hash: 64 bits, signed, close for pictures that look alike.
+    """Return the fingerprint: 64 bits, signed, close for pictures that look alike.
 
     Raises:
         BadImageError: The bytes are no whole picture of a known format.
     """
     image = _open_image(data)
     with _pillow_faults():
-        image.draft("L", (4 * _HASH_SIDE, 4 * _HASH_SIDE))
-        grey = _to_rgb(image).convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX)
-        level = np.asarray(grey, np.int16)
-    bits = np.packbits(level[:, 1:] > level[:, :-1])
-    return int.from_bytes(bits.tobytes(), "big", signed=True)
+        image.draft("RGB", (2 * FINGERPRINT_SIDE, 2 * FINGERPRINT_SIDE))
+        return fingerprint(_to_rgb(image))
 
 
 def _open_image(data: bytes) -> ImageFile.ImageFile:

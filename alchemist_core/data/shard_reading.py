@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
 from alchemist_core.data.faults import Fault
@@ -17,7 +16,6 @@ from alchemist_core.errors import DataError
 class ShardContent:
     """A tar's sha256 and its records, or why it is no tar."""
 
-    began_at: datetime
     sha256: bytes
     pairs: list[Pair]
     faults: list[Fault]
@@ -40,7 +38,7 @@ class ReadShardTask:
         Raises:
             DataError: It is gone.
         """
-        began_at, size_bytes = datetime.now(UTC), self.file.size_bytes
+        size_bytes = self.file.size_bytes
         with open_shard(self.file.uri) as file:
             reader = OnePassReader(file, size_bytes)
             try:
@@ -48,10 +46,10 @@ class ReadShardTask:
                     read_pairs(cast("BinaryIO", reader), size_bytes, with_perceptual_hash=self.has_perceptual_hash)
                 )
             except DataError as error:
-                return ShardContent(began_at, reader.sha256(), [], [], rejection=str(error))
+                return ShardContent(reader.sha256(), [], [], rejection=str(error))
             pairs = [record for record in records if isinstance(record, Pair)]
             faults = [record for record in records if isinstance(record, Fault)]
-            return ShardContent(began_at, reader.sha256(), pairs, faults)
+            return ShardContent(reader.sha256(), pairs, faults)
 
 
 def read_shards(files: Sequence[ShardFile], *, n_workers: int, has_perceptual_hash: bool) -> Iterator[ShardContent]:
