@@ -48,7 +48,7 @@ def draw_arms(rows: Sequence[ArmRow], title: str) -> str:
     grid = [element("line", x1=x.at(tick), x2=x.at(tick), y1=TOP, y2=bottom, class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.4g}", x=x.at(tick), y=bottom + 16, class_="middle") for tick in ticks]
     below = element("text", "held-out loss, nats a token (left is better)", x=WIDTH - 14, y=bottom + 34, class_="end")
-    return _svg([*grid, *marks, *names, below], bottom + 42, title)
+    return svg_page([*grid, *marks, *names, below], bottom + 42, title)
 
 
 def draw_sweep(rows: Sequence[ArmRow], title: str) -> str:
@@ -60,11 +60,11 @@ def draw_sweep(rows: Sequence[ArmRow], title: str) -> str:
     for i, arm in enumerate(arms):
         colour = COLOURS[i % len(COLOURS)]
         marks += _level(rows, arm, x, y) if arm == FULL else _line(rows, arm, (x, y), colour)
-        marks += _key(i, arm, colour, is_level=arm == FULL)
+        marks += key_entry(i, arm, colour, is_level=arm == FULL)
     grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
     shares = [element("text", f"{i * 20} %", x=x.at(i / 5), y=268, class_="middle") for i in range(6)]
-    return _svg([*grid, *marks, *names, *shares], 298 + 18 * ((len(arms) + 1) // 2), title)
+    return svg_page([*grid, *marks, *names, *shares], 298 + 18 * ((len(arms) + 1) // 2), title)
 
 
 def draw_times(rows: Sequence[ArmRow], title: str) -> str:
@@ -77,7 +77,7 @@ def draw_times(rows: Sequence[ArmRow], title: str) -> str:
     for i, arm in enumerate(arms):
         marks += [
             *_line(rows, arm, (x, y), COLOURS[i % len(COLOURS)], is_time=True),
-            *_key(i, arm, COLOURS[i % len(COLOURS)], is_level=False),
+            *key_entry(i, arm, COLOURS[i % len(COLOURS)], is_level=False),
         ]
     grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
@@ -85,7 +85,7 @@ def draw_times(rows: Sequence[ArmRow], title: str) -> str:
     shown = [n for n in round_steps if low <= math.log10(n) <= high]
     times = [element("text", f"{n:,}", x=x.at(math.log10(n)), y=268, class_="middle") for n in shown]
     below = element("text", "steps", x=WIDTH - 14, y=284, class_="end")
-    return _svg([*grid, *marks, *names, *times, below], 298 + 18 * ((len(arms) + 1) // 2), title)
+    return svg_page([*grid, *marks, *names, *times, below], 298 + 18 * ((len(arms) + 1) // 2), title)
 
 
 def draw_curve(curve: Sequence[ValuePoint], title: str) -> str:
@@ -98,9 +98,9 @@ def draw_curve(curve: Sequence[ValuePoint], title: str) -> str:
     ranks = [element("text", f"{i / 5:g}", x=x.at(i / 5), y=268, class_="middle") for i in range(6)]
     below = element("text", "rank, 0 = highest score; worth in nats a token", x=WIDTH - 14, y=286, class_="end")
     band = [(p.rank, p.low) for p in curve] + [(p.rank, p.high) for p in reversed(curve)]
-    marks = [] if curve[0].low is None else [_path(band, (x, y), "none", fill=COLOURS[0], opacity="0.18")]
-    line = _path([(p.rank, p.value) for p in curve], (x, y), COLOURS[0])
-    return _svg([*grid, *marks, line, *names, *ranks, below], 294, title)
+    marks = [] if curve[0].low is None else [curve_path(band, (x, y), "none", fill=COLOURS[0], opacity="0.18")]
+    line = curve_path([(p.rank, p.value) for p in curve], (x, y), COLOURS[0])
+    return svg_page([*grid, *marks, line, *names, *ranks, below], 294, title)
 
 
 def _line(
@@ -108,7 +108,7 @@ def _line(
 ) -> list[Html]:
     places = {(math.log10(row.n_steps) if is_time else row.retention): row.loss for row in rows if row.arm == arm}
     found = sorted(places.items())
-    marks = [_path([(place, loss.mean) for place, loss in found], axes, colour)]
+    marks = [curve_path([(place, loss.mean) for place, loss in found], axes, colour)]
     for place, loss in found:
         x = axes[0].at(place)
         low, high = (axes[1].at(loss.mean if end is None else end) for end in (loss.low, loss.high))
@@ -124,7 +124,8 @@ def _level(rows: Sequence[ArmRow], arm: str, x: Span, y: Span) -> list[Html]:
     return [element("line", x1=x.start, x2=x.end, y1=y.at(mean), y2=y.at(mean), class_="axis")]
 
 
-def _key(i: int, arm: str, colour: str, *, is_level: bool) -> list[Html]:
+def key_entry(i: int, arm: str, colour: str, *, is_level: bool) -> list[Html]:
+    """Name the i-th line below the axes, two a row, beside a piece of it."""
     left, y = 44 + 180 * (i % 2), 298 + 18 * (i // 2)
     kind = {"class_": "axis"} if is_level else {"stroke": colour}
     mark = element("line", x1=left, x2=left + 18, y1=y - 4, y2=y - 4, stroke_width=2, **kind)
@@ -138,9 +139,12 @@ def _whisker(found: Estimate, x: Span, y: float, colour: str) -> list[Html]:
     return [element("line", x1=x.at(found.low), x2=x.at(found.high), y1=y, y2=y, stroke=colour, stroke_width=2), dot]
 
 
-def _path(points: Sequence[tuple[float, float | None]], axes: tuple[Span, Span], stroke: str, **more: str) -> Html:
+def curve_path(points: Sequence[tuple[float, float | None]], axes: tuple[Span, Span], stroke: str, **more: str) -> Html:
+    """Draw a line through points, those without a value left out; further words are its style."""
     path = "L".join(f"{axes[0].at(px)} {axes[1].at(py)}" for px, py in points if py is not None)
-    style = ";".join([f"stroke:{stroke}", "stroke-width:2", *(f"{name}:{value}" for name, value in more.items())])
+    style = ";".join([
+        f"stroke:{stroke}", "stroke-width:2", *(f"{name.replace('_', '-')}:{value}" for name, value in more.items()),
+    ])  # fmt: skip
     return element("path", d=f"M{path}", style=style)
 
 
@@ -149,7 +153,8 @@ def _range(found: Sequence[Estimate]) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _svg(children: Sequence[Html], height: float, title: str) -> str:
+def svg_page(children: Sequence[Html], height: float, title: str) -> str:
+    """Put a figure's marks into a picture that needs nothing beside it."""
     return element(
         "svg", element("title", title), element("style", Html(STYLE)), *children,
         xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=title,

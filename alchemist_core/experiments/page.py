@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from alchemist_core.data.artifacts import artifact_path, write_bytes_atomically
 from alchemist_core.experiments import tables
@@ -17,6 +17,24 @@ from alchemist_core.stages.report_page import ExperimentContent
 from alchemist_core.stages.report_page.experiments import experiment_article
 from alchemist_core.stages.report_page.markup import element
 from alchemist_core.stages.report_page.page import render_page
+
+
+class AnySheet(Protocol):
+    """What every sheet has: notes, figures by name as title and SVG, and texts for a page that knows nothing of rows."""
+
+    @property
+    def notes(self) -> list[str]:
+        """The title, then sentences."""
+        ...
+
+    @property
+    def figures(self) -> dict[str, tuple[str, str]]:
+        """Title and SVG by name."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """Notes, table and figures as texts."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +73,16 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
 
 def write_files(name: str, sheet: Sheet, result: dict[str, Any]) -> Path:
     """Write everything under artifacts/experiments/NAME and return the folder."""
+    return write_sheet(name, sheet, result, {"table.csv": tables.csv_table(sheet.rows)})
+
+
+def write_sheet(name: str, sheet: AnySheet, result: dict[str, Any], more: dict[str, str]) -> Path:
+    """Write any sheet, and further files by name, under artifacts/experiments/NAME."""
     folder = artifact_path(f"experiments/{name}")
     texts = {
-        "table.txt": "\n".join([*sheet.notes, "", tables.text_table(sheet.rows), ""]),
-        "table.csv": tables.csv_table(sheet.rows),
-        "result.json": json.dumps(result, indent=2, ensure_ascii=False) + "\n",
+        "table.txt": say_sheet(sheet) + "\n",
+        **more,
+        "result.json": json.dumps(result, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
         "index.html": render_experiment(name, sheet),
         **{f"{figure}.svg": f"{svg}\n" for figure, (_, svg) in sheet.figures.items()},
     }
@@ -68,7 +91,12 @@ def write_files(name: str, sheet: Sheet, result: dict[str, Any]) -> Path:
     return folder
 
 
-def render_experiment(name: str, sheet: Sheet) -> str:
+def say_sheet(sheet: AnySheet) -> str:
+    """Return the notes and the table for a terminal."""
+    return "\n".join([*sheet.notes, "", tables.lay_out(sheet.as_json()["table"])])
+
+
+def render_experiment(name: str, sheet: AnySheet) -> str:
     """Return the experiment's own page; the report shows the same article among others."""
     head, *rows = (tuple(line) for line in sheet.as_json()["table"])
     content = ExperimentContent(name, tuple(sheet.notes), head, tuple(rows), tuple(sheet.figures.values()))

@@ -20,8 +20,16 @@ def text_table(rows: Sequence[ArmRow]) -> str:
     >>> text_table([]).split()[:2]
     ['arm', 'kept']
     """
-    lines = [HEAD, *(cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    return lay_out([HEAD, *(cells(row) for row in rows)])
+
+
+def lay_out(lines: Sequence[tuple[str, ...]]) -> str:
+    """Put lines of texts beneath one another, each column as wide as its widest text.
+
+    >>> lay_out([("a", "kept"), ("random", "20%")]).splitlines()
+    ['a       kept', 'random  20%']
+    """
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

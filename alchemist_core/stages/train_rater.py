@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
+from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, fingerprint
@@ -57,11 +58,7 @@ def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterReport:
 
 def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterReport:
     """Read both datasets, train, register the version."""
-    rows = {
-        name: _read_pairs(config, stage_run, name, roles)
-        for name, roles in (("dataset", TRAIN_ROLES), ("validation", VALIDATION_ROLES))
-    }
-    rows["dataset"], overlap = _keep_apart(config, rows["dataset"], rows["validation"])
+    rows, overlap = read_both(config, stage_run.engine)
     identity = fingerprint(
         {"config": config.as_json()}
         | {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
@@ -86,6 +83,20 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
 
 
+def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[AnyRow]], dict[str, int]]:
+    """Return the pairs of both datasets, none of whose pictures is in both, and how many are or look as if they were.
+
+    Raises:
+        ConfigError: A dataset is unknown, of another role, or has too few pairs for a batch.
+    """
+    rows = {
+        name: _read_pairs(config, engine, name, roles)
+        for name, roles in (("dataset", TRAIN_ROLES), ("validation", VALIDATION_ROLES))
+    }
+    rows["dataset"], overlap = _keep_apart(config, rows["dataset"], rows["validation"])
+    return rows, overlap
+
+
 def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity: str, metrics: dict[str, Any]) -> None:
     raters.register_rater(
         stage_run.engine, name=name, rule=config.training.rule, config=config.as_json(), identity_hash=identity,
@@ -94,11 +105,11 @@ def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity
     )  # fmt: skip
 
 
-def _read_pairs(config: TrainRaterConfig, stage_run: StageRun, field: str, roles: tuple[str, ...]) -> Sequence[AnyRow]:
-    dataset = find_dataset(stage_run.engine, getattr(config, field))
+def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]) -> Sequence[AnyRow]:
+    dataset = find_dataset(engine, getattr(config, field))
     if dataset.role not in roles:
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")
-    rows = read_training_pairs(stage_run.engine, dataset.dataset_id, max_pairs=config.max_pairs)
+    rows = read_training_pairs(engine, dataset.dataset_id, max_pairs=config.max_pairs)
     return _enough(config, dataset.name, rows)
 
 

@@ -7,7 +7,8 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments import cost, page, tables
+from alchemist_core.experiments import cost, dynamics, dynamics_page, page
+from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import compare_cells
 from alchemist_core.experiments.running import Experiment, RunConfig
@@ -82,7 +83,7 @@ def list_(_config: ListConfig) -> ListReport:
         {
             "name": row.name,
             "state": "finished" if row.finished_at else "unfinished",
-            "question": QUESTIONS[row.config["experiment"]].title,
+            "question": _title(row.config["experiment"]),
         }
         for row in store.list_experiments(open_store())
     ]
@@ -95,19 +96,41 @@ def show(config: ShowConfig) -> RunReport:
     if row.result is None or row.finished_at is None:
         raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
     result = {key: value for key, value in row.result.items() if key != "sheet"}
+    if row.config["experiment"] == dynamics.NAME:
+        return _report_dynamics(row.name, dynamics_page.make_dynamics_sheet(result), result)
     return _report(row.name, page.make_sheet(QUESTIONS[row.config["experiment"]], result), result, None)
+
+
+def follow(config: DynamicsConfig) -> RunReport:
+    """Take the training of a rater again and follow pairs of every rank through it (Fig. 3); what was measured is found again."""
+    engine = open_store()
+    store.begin_experiment(engine, config.name, config.identity())
+    result = dynamics.follow(config)
+    sheet = dynamics_page.make_dynamics_sheet(result)
+    store.finish_experiment(engine, config.name, {**result, "sheet": sheet.as_json()})
+    return _report_dynamics(config.name, sheet, result)
+
+
+def _report_dynamics(name: str, sheet: page.AnySheet, result: dict[str, Any]) -> RunReport:
+    folder = page.write_sheet(name, sheet, result, {})
+    return RunReport(name=name, cost=None, folder=str(folder), table=page.say_sheet(sheet))
+
+
+def _title(experiment: str) -> str:
+    return dynamics.TITLE if experiment == dynamics.NAME else QUESTIONS[experiment].title
 
 
 def _report(name: str, sheet: page.Sheet, result: dict[str, Any], stated: dict[str, Any] | None) -> RunReport:
     folder = page.write_files(name, sheet, result)
     return RunReport(
         name=name, cost=stated, before=result["before"], rows=result["rows"], folder=str(folder),
-        table="\n".join([*sheet.notes, "", tables.text_table(sheet.rows)]),
+        table=page.say_sheet(sheet),
     )  # fmt: skip
 
 
 COMMANDS = {
     "run": Command(RunConfig, run),
+    "dynamics": Command(DynamicsConfig, follow),
     "list": Command(ListConfig, list_),
     "show": Command(ShowConfig, show),
 }
