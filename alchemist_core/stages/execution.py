@@ -15,6 +15,7 @@ from alchemist_core.config import Config, Report
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import lineage
+from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
 from alchemist_core.store.leases import is_live, renew_leases
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
@@ -126,18 +127,18 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         heartbeat.stop()
         code = error.exit_code if isinstance(error, AlchemistError) else 1
         fields = {"error": f"{type(error).__name__}: {error}", "exit_code": code, "progress": run.progress}
-        _finish_quietly(run, fields, work_seconds=time.monotonic() - began)
+        _finish_quietly(run, {**fields, **spent(time.monotonic() - began)})
         raise
     heartbeat.stop()
     fields = {"report": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
-    finish_run(run.engine, run.claim, state="succeeded", work_seconds=time.monotonic() - began, **fields)
+    finish_run(run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began))
     return report
 
 
-def _finish_quietly(run: StageRun, fields: dict[str, Any], *, work_seconds: float) -> None:
+def _finish_quietly(run: StageRun, fields: dict[str, Any]) -> None:
     # The error that ended the work matters more than one from noting it, for example when the server is down.
     with suppress(DatabaseError):
-        finish_run(run.engine, run.claim, state="failed", work_seconds=work_seconds, **fields)
+        finish_run(run.engine, run.claim, state="failed", **fields)
 
 
 def _follow(engine: Engine, key: RunKey) -> RunState | None:

@@ -54,10 +54,10 @@ def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> Sequence[A
 
 
 def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
-    """Return kind, name, device and seconds of the named subset versions, from the view `device_seconds`."""
+    """Return kind, name, device and seconds of the named subset versions, of their own work, from the view `costs`."""
     statement = text("""
-        SELECT kind, name, device, seconds FROM alchemist.device_seconds
-        WHERE kind = 'subset' AND name = ANY(:subsets) AND seconds IS NOT NULL ORDER BY name, device
+        SELECT kind, name, device, sum(seconds) AS seconds FROM alchemist.costs
+        WHERE kind = 'subset' AND name = ANY(:subsets) AND NOT is_shared GROUP BY kind, name, device ORDER BY name, device
     """)
     with engine.connect() as connection:
         return connection.execute(statement, {"subsets": list(subsets)}).all()

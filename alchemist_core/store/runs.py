@@ -98,7 +98,7 @@ def beat(connection: Connection, run_id: int, progress: dict[str, Any]) -> None:
 
 
 def finish_run(engine: Engine, claim: RunClaim, *, state: str, **fields: Any) -> None:
-    """End a run (`report`, `error`, `exit_code`, `work_seconds`, `progress`, `device`) and give its key back."""
+    """End a run (`report`, `error`, `exit_code`, `work_seconds`, `progress`, `device`, `cost`) and give its key back."""
     values = {"state": state, "finished_at": text("clock_timestamp()"), **fields}
     with engine.begin() as connection:
         connection.execute(update(Run).where(Run.run_id == claim.run_id, Run.state == "running").values(values))

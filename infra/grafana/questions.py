@@ -153,9 +153,19 @@ COST = Dashboard("alchemist-cost", "What does it cost?", (
               "FROM alchemist.runs WHERE work_seconds IS NOT NULL GROUP BY started_at::date, stage, device "
               "ORDER BY day DESC, stage LIMIT 60",
           kind="table", is_wide=True),
-    Panel("Device seconds of a night, a subset, a point of a metric", "none", "By device: multiply by your price of it.",
-          sql="SELECT kind, name, device, round(seconds::numeric, 1) AS seconds FROM alchemist.device_seconds "
-              "ORDER BY kind, name DESC, device LIMIT 100", kind="table", is_wide=True),
+    Panel("Cost of a night and of a subset version", "none",
+          "Own work, and the crawls, rater and scores a version was drawn from, which others share; empty: some of it had no price.",
+          sql="SELECT kind, name, round(sum(seconds)::numeric, 1) AS seconds, "
+              "round((CASE WHEN bool_and(cost IS NOT NULL OR is_shared) "
+              "THEN sum(cost) FILTER (WHERE NOT is_shared) END)::numeric, 4) AS own, "
+              "round((CASE WHEN bool_and(cost IS NOT NULL OR NOT is_shared) "
+              "THEN sum(cost) FILTER (WHERE is_shared) END)::numeric, 4) AS shared, "
+              "round((CASE WHEN bool_and(cost IS NOT NULL) THEN sum(cost) END)::numeric, 4) AS cost "
+              "FROM alchemist.costs WHERE kind IN ('night', 'subset') GROUP BY kind, name ORDER BY kind, name DESC LIMIT 60",
+          kind="table", is_wide=True),
+    Panel("The same by stage, and of a point of a metric", "none", "Where the money of a row above went: stage by stage, device by device.",
+          sql="SELECT kind, name, stage, is_shared, device, round(seconds::numeric, 1) AS seconds, round(cost::numeric, 4) AS cost "
+              "FROM alchemist.costs ORDER BY kind, name DESC, is_shared, stage, device LIMIT 200", kind="table", is_wide=True),
 ))  # fmt: skip
 
 DASHBOARDS = (HEALTHY, SCORING, RATER, SUBSET, COST)

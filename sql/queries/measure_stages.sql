@@ -9,12 +9,14 @@ WITH summed AS (
         state,
         count(*)::double precision AS n_runs,
         coalesce(sum(work_seconds), 0) AS work_seconds,
-        coalesce(sum(
+        -- A run that noted no cost had no price on its day: today's stands in.
+        coalesce(sum(coalesce(
+            cost,
             work_seconds / 3600 * CASE
                 WHEN device = 'cpu' THEN CAST(:price_per_core_hour AS double precision) * CAST(:n_cores AS integer)
                 ELSE CAST(:price_per_gpu_hour AS double precision)
             END
-        ), 0) AS cost,
+        )), 0) AS cost,
         extract(EPOCH FROM max(finished_at))::double precision AS finished_at
     FROM alchemist.runs
     GROUP BY stage, state

@@ -4,15 +4,17 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, Engine, make_url, text
 
 from alchemist_core.store.engine import make_engine
 from alchemist_core.telemetry import CATALOGUE
+from tests.given import insert_rows
 
 from .test_prometheus import metric_names, rules
 
@@ -20,6 +22,7 @@ GRAFANA = Path(__file__).resolve().parents[2] / "infra" / "grafana"
 QUESTIONS = {
     "Is the pipeline healthy?", "How far is scoring?", "Is the rater learning?", "Was the subset worth it?", "What does it cost?",
 }  # fmt: skip
+COSTS = Path(__file__).resolve().parents[1] / "sql" / "costs"
 PASSWORD = "for-this-test-server-only"
 
 
@@ -138,3 +141,17 @@ def test_every_sql_panel_runs_as_the_reader(reader: Connection, subtests: Callab
             assert "$" not in filled
             reader.exec_driver_sql(filled).all()
             reader.rollback()
+
+
+@pytest.mark.db
+def test_the_reader_sees_what_a_night_and_a_version_cost_with_all_that_led_to_it(
+    engine: Engine, reader: Connection
+) -> None:
+    given = yaml.safe_load((COSTS / "given.yaml").read_text())
+    with engine.begin() as connection:
+        insert_rows(connection, given)
+    (panel,) = [one for one in SQL_PANELS if one.title == "Cost of a night and of a subset version"]
+    night, version = [tuple(row) for row in reader.exec_driver_sql(panel.sql)]
+    assert night == ("night", "2026-01-02", Decimal("5.0"), Decimal("0.5"), None, Decimal("0.5"))
+    # Select, tars, two models and their evaluation, which had no price; then the crawl, three of four shards' scoring, the rater.
+    assert version == ("subset", "best v1", Decimal("37.0"), None, Decimal("30.8"), None)

@@ -40,6 +40,8 @@ class Run(Table):
     finished_at: Mapped[datetime | None]
     device: Mapped[str] = mapped_column(server_default="cpu")
     work_seconds: Mapped[float | None]
+    # At the prices of its day; none where no price was set.
+    cost: Mapped[float | None]
 
 
 class Lease(Table):

@@ -1,0 +1,76 @@
+-- Purpose: what a night, a subset version and a point of a metric cost, stage by stage, in seconds of work and in money.
+-- One row is: a night (by its crawl date), a subset version or an evaluated value, with a stage that worked for it on a device. Work
+--   is_shared that led to more than this version: the crawls, the rater and the scores it was drawn from, which stand whole at every
+--   version. A run that made several models or values is shared among them evenly. Money is at the price of the run's day; null
+--   where some of the work had none. A night counts failed tries, a version what it came from.
+-- Relies on: pk_runs, pk_shard_scores, pk_shards, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric; one pass over the ledger.
+CREATE VIEW alchemist.costs AS
+WITH points AS (
+    SELECT
+        evaluations.metric, models.subset_id, models.arm, models.seed, evaluations.run_id,
+        1.0::float8 / count(*) OVER (PARTITION BY evaluations.run_id) AS share
+    FROM alchemist.evaluations
+    INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
+),
+
+trained AS (
+    SELECT subset_id, run_id, 1.0::float8 / count(*) OVER (PARTITION BY run_id) AS share FROM alchemist.models
+),
+
+counted AS (
+    SELECT shard_scores.rater_id, shard_scores.night_id, shards.run_id AS ingest_id, shard_scores.run_id AS score_id, count(*) AS n_shards
+    FROM alchemist.shard_scores
+    INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
+    GROUP BY shard_scores.rater_id, shard_scores.night_id, shards.run_id, shard_scores.run_id
+),
+
+-- A run that brought or scored several nights: each has its share by shards.
+night_work AS (
+    SELECT night_id, ingest_id AS run_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, ingest_id) AS share FROM counted
+    UNION ALL
+    SELECT night_id, score_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, score_id) FROM counted
+),
+
+parts AS (
+    SELECT subset_id, run_id, 1.0::float8 AS share, FALSE AS is_shared FROM alchemist.subsets
+    UNION ALL
+    SELECT subset_id, run_id, share, FALSE FROM trained
+    UNION ALL
+    SELECT subset_id, run_id, share, FALSE FROM points
+    UNION ALL
+    SELECT subsets.subset_id, runs.run_id, 1, FALSE
+    FROM alchemist.runs
+    INNER JOIN alchemist.subsets ON runs.report ->> 'subset' = subsets.name || ' v' || subsets.version
+    WHERE runs.stage = 'materialize'
+    UNION ALL
+    SELECT subsets.subset_id, raters.run_id, 1, TRUE
+    FROM alchemist.subsets
+    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+    UNION ALL
+    SELECT subsets.subset_id, night_work.run_id, night_work.share, TRUE
+    FROM alchemist.subsets
+    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+    INNER JOIN night_work ON night_work.night_id = ANY(rank_snapshots.night_ids)
+),
+
+named AS (
+    SELECT 'night' AS kind, config ->> 'crawl_date' AS name, run_id, 1.0::float8 AS share, FALSE AS is_shared
+    FROM alchemist.runs WHERE stage IN ('ingest', 'score') AND config ->> 'crawl_date' IS NOT NULL
+    UNION ALL
+    SELECT 'subset', subsets.name || ' v' || subsets.version, parts.run_id, parts.share, parts.is_shared
+    FROM parts INNER JOIN alchemist.subsets ON parts.subset_id = subsets.subset_id
+    UNION ALL
+    SELECT
+        'metric point', points.metric || ' of ' || coalesce(subsets.name || ' v' || subsets.version, 'all') || ', ' || points.arm
+        || ' seed ' || points.seed, points.run_id, points.share, FALSE
+    FROM points LEFT JOIN alchemist.subsets ON points.subset_id = subsets.subset_id
+)
+
+SELECT
+    named.kind, named.name, runs.stage, named.is_shared, runs.device, sum(runs.work_seconds * named.share) AS seconds,
+    CASE WHEN count(*) = count(runs.cost) THEN sum(runs.cost * named.share) END AS cost
+FROM named INNER JOIN alchemist.runs ON named.run_id = runs.run_id
+WHERE runs.work_seconds IS NOT NULL
+GROUP BY named.kind, named.name, runs.stage, named.is_shared, runs.device;
