@@ -16,6 +16,9 @@ Field = dict[str, Any]
 # Airflow renders a task's command as a template once more: braces in a value would be executed.
 NO_TEMPLATE = "^[^{}]*$"
 KEPT = ("description", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "format")
+# A difference of one seed is no finding: it has no interval. The stage's own default is one, for a person who tries something.
+SEEDS = "0,1,2"
+SEEDS_TEXT = "Seeds, comma between them; the arms of one seed start alike. Three cost thrice the training of one, and give an interval"
 HEADER = (
     '"""The forms of the DAGs. Written by `make generate` from the config models; a test compares: do not edit."""\n'
 )
@@ -45,7 +48,9 @@ def build_forms() -> dict[str, dict[str, Field]]:
             "approve": _switch("approve", "Ask a person before the version is published"),
         },
         "evaluate_subset": {
-            **_form(TrainDownstreamConfig, "arms", "seeds", "truth"),
+            **_form(TrainDownstreamConfig, "arms"),
+            "seeds": {**_form(TrainDownstreamConfig, "seeds")["seeds"], "default": SEEDS, "description": SEEDS_TEXT},
+            **_form(TrainDownstreamConfig, "truth"),
             **_form(EvaluateConfig, "evaluation"),
             **_form(ReportConfig, "dataset"),
         },

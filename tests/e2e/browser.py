@@ -14,6 +14,8 @@ import pytest
 
 START_TIMEOUT_S = 30.0
 PAGE_TIMEOUT_S = 60.0
+# Width and height in CSS pixels.
+DESKTOP, PHONE = (1400, 1000), (390, 844)
 
 
 class Browser:
@@ -70,6 +72,18 @@ class Browser:
 
     def evaluate(self, script: str) -> Any:
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def resize(self, width: int, height: int) -> None:
+        """Show the page as a window of this size would, a narrow one as a phone."""
+        is_phone = width <= PHONE[0]
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
+        )
+        time.sleep(1.0)  # What moves when the width changes: drawers, the graph.
+
+    def overflow(self) -> int:
+        """Return by how many pixels the page is wider than its window."""
+        return int(self.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
     def picture(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

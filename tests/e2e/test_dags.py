@@ -3,7 +3,6 @@
 import json
 import time
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,7 +13,6 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.local import stack
-from alchemist_core.local.airflow_environment import USERNAME, load_secrets
 from alchemist_core.local.postgres import start_postgres
 from alchemist_core.local.prometheus import is_installed
 from alchemist_core.local.scenes import draw_scenes
@@ -25,12 +23,13 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.checksum import table_checksums
 from alchemist_core.store.engine import make_engine
 
-from .browser import Browser
+from .browser import DESKTOP, PHONE, Browser
+from .calm import N_STEPS, NIGHTS
+from .published_client import TIMEOUT_S, Airflow
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800), pytest.mark.xdist_group("airflow")]
 
-NIGHTS, EMPTY_NIGHT = ("2026-01-01", "2026-01-02"), "2026-01-03"
-TIMEOUT_S = 900
+EMPTY_NIGHT = "2026-01-03"
 PICTURES = Path(".alchemist/screenshots")
 
 
@@ -42,7 +41,9 @@ class Life:
     states: dict[str, str] = field(default_factory=dict)
     refused: int = 0
     changed_by_backfill: bool = True
+    evaluations_started_by: set[str] = field(default_factory=set)
     texts: dict[str, str] = field(default_factory=dict)
+    overflows: dict[str, int] = field(default_factory=dict)
 
     def query(self, sql: str) -> list[Any]:
         engine = make_engine(start_postgres(self.home).url())
@@ -50,47 +51,6 @@ class Life:
             rows = connection.execute(text(sql)).all()
         engine.dispose()
         return list(rows)
-
-
-class Airflow:
-    """The published client, logged in with a name and a password."""
-
-    def __init__(self, home: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the client's own, at its import
-            self.client = pytest.importorskip("airflow_client.client")
-        self.url = f"http://127.0.0.1:{read_state(home).ports.airflow}"
-        body = json.dumps({"username": USERNAME, "password": load_secrets(home)["password"]}).encode()
-        request = urllib.request.Request(f"{self.url}/auth/token", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            self.token = str(json.load(answer)["access_token"])
-        self.api = self.client.ApiClient(self.client.Configuration(host=self.url, access_token=self.token))
-        self.runs, self.tasks = self.client.DagRunApi(self.api), self.client.TaskInstanceApi(self.api)
-
-    def trigger(self, dag_id: str, conf: dict[str, Any], *, partition_key: str | None = None) -> str:
-        body = self.client.TriggerDAGRunPostBody(logical_date=None, conf=conf, partition_key=partition_key)
-        return str(self.runs.trigger_dag_run(dag_id, body).dag_run_id)
-
-    def wait(self, dag_id: str, run_id: str) -> str:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            state = str(self.runs.get_dag_run(dag_id, run_id).state.value)
-            if state in ("success", "failed"):
-                return state
-            time.sleep(1)
-        return "too slow"
-
-    def run(self, dag_id: str, conf: dict[str, Any], **options: Any) -> str:
-        return self.wait(dag_id, self.trigger(dag_id, conf, **options))
-
-    def wait_for_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            found = self.tasks.get_task_instance(dag_id, run_id, task_id).state
-            if found is not None and found.value == state:
-                return
-            time.sleep(1)
-        raise AssertionError(f"{dag_id}.{task_id} never was {state}")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +76,9 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
     night = {"dataset": "scenes", "root": str(corpus / "train")}
     life.states["a night with no rater"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[0])
-    life.states["the first rater"] = airflow.run("train_rater", {"dataset": "scenes", "validation": "v"})
+    life.states["the first rater"] = airflow.run(
+        "train_rater", {"dataset": "scenes", "validation": "v", "n_steps": N_STEPS}
+    )
     life.states["a night"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[1])
     life.states["an empty night, without a logical date"] = airflow.run(
         "nightly_rescore", {**night, "crawl_date": EMPTY_NIGHT}
@@ -169,7 +131,9 @@ def wait_for_evaluations(life: Life, airflow: Airflow) -> str:
     """Asset events start the DAG by themselves; all it has to do is done when no run is left and every subset has a value."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        states = [run.state.value for run in airflow.runs.get_dag_runs("evaluate_subset").dag_runs]
+        runs = airflow.runs.get_dag_runs("evaluate_subset").dag_runs
+        states = [run.state.value for run in runs]
+        life.evaluations_started_by = {run.run_type.value for run in runs}
         if states and not set(states) & {"queued", "running"} and len(evaluated(life)) == 3:
             return "success" if set(states) == {"success"} else str(states)
         if "failed" in states:
@@ -205,7 +169,11 @@ def look(life: Life, airflow: Airflow, folder: Path, run_id: str) -> None:
                 if after_click:
                     life.texts[name] = browser.click("Trigger", until=after_click)
             finally:
-                browser.picture(PICTURES / f"{name}.png")
+                for size, (width, height) in {"desktop": DESKTOP, "phone": PHONE}.items():
+                    browser.resize(width, height)
+                    browser.picture(PICTURES / f"{name}-{size}.png")
+                    life.overflows[f"{name}-{size}"] = browser.overflow()
+                browser.resize(*DESKTOP)
 
 
 def test_every_dag_runs_to_success(life: Life) -> None:
@@ -237,6 +205,16 @@ def test_subsets_that_were_published_at_once_are_all_evaluated_with_their_contro
     assert {row.n_arms for row in rows} == {2}
 
 
+def test_subsets_published_in_a_row_are_compared_by_the_scheduler_alone(life: Life) -> None:
+    assert life.evaluations_started_by == {"asset_triggered"}
+    rows = life.query(
+        "SELECT name, n_seeds, mean, gain, gain_low, gain_high FROM alchemist.subset_comparisons "
+        "WHERE arm = 'subset' AND metric = 'heldout_loss' ORDER BY name"
+    )
+    assert [(row.name, row.n_seeds) for row in rows] == [(name, 3) for name in sorted(evaluated(life))]
+    assert all(row.mean > 0 and row.gain_low < row.gain < row.gain_high for row in rows)
+
+
 def test_somebody_is_told_that_a_person_is_asked(life: Life) -> None:
     (row,) = life.query("SELECT subject, after FROM alchemist.audit_events WHERE action = 'approval asked'")
     assert row.subject == "build_subset.approve"
@@ -254,6 +232,11 @@ def test_every_suite_of_checks_left_its_outcomes(life: Life) -> None:
 def test_the_form_shows_titles_help_and_the_question_its_two_answers(life: Life) -> None:
     assert "Share of the eligible pairs to keep" in life.texts["form"]
     assert {"Approve", "Reject"} <= set(life.texts["approval"].split())
+
+
+def test_form_and_question_fit_a_phone_and_a_desktop(life: Life) -> None:
+    assert life.overflows == dict.fromkeys(life.overflows, 0)
+    assert len(life.overflows) == 4
 
 
 def test_airflow_tells_the_exporter_how_its_runs_ended(life: Life) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +17,9 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.checksum import table_checksums
 from alchemist_core.store.engine import make_engine
 
+from .calm import N_STEPS, NIGHTS, alchemist, run_first_days, run_second_night
+
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200), pytest.mark.xdist_group("airflow")]
-NIGHTS = ("2026-01-01", "2026-01-02")
 
 
 @pytest.fixture
@@ -37,29 +36,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     tmp_path.chmod(0o755)
     yield tmp_path / "stack"
     stack.down(tmp_path / "stack")
-
-
-def alchemist(url: str, home: Path, *words: str) -> None:
-    environment = os.environ | {"ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "alchemist_core", *words], env=environment, check=True, capture_output=True)
-
-
-def run_calmly(url: str, home: Path, corpus: Path) -> None:
-    """What the DAGs do, as commands of one uninterrupted shell."""
-    train = ("--dataset", "scenes", "--root", str(corpus / "train"))
-    alchemist(url, home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation")
-    alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[0])
-    alchemist(url, home, "duplicates", "find")
-    alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v")
-    alchemist(url, home, "score", "--dataset", "scenes", "--rater", "newest")
-    alchemist(url, home, "certify")
-    alchemist(url, home, "promote")
-    alchemist(url, home, "publish", "night", "--dataset", "scenes")
-    alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[1])
-    alchemist(url, home, "duplicates", "find")
-    alchemist(url, home, "score", "--dataset", "scenes", "--crawl-date", NIGHTS[1])
-    alchemist(url, home, "drift", "--dataset", "scenes")
-    alchemist(url, home, "publish", "night", "--dataset", "scenes")
 
 
 def wait_for_run(engine: Engine, stage: str, state: str = "running") -> int:
@@ -94,7 +70,8 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     stack.up(home)
     server = start_postgres(home)
     calm_url = server.create_database("calm")
-    run_calmly(calm_url, home.parent / "calm", corpus)
+    run_first_days(calm_url, home.parent / "calm", corpus)
+    run_second_night(calm_url, home.parent / "calm", corpus)
     alchemist(
         server.url(), home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation"
     )
@@ -106,7 +83,7 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
     airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
 
-    run_id = airflow.trigger("train_rater", {"dataset": "scenes", "validation": "v"})
+    run_id = airflow.trigger("train_rater", {"dataset": "scenes", "validation": "v", "n_steps": N_STEPS})
     job = wait_for_run(engine, "train_rater")
     kill(read_state(home).children["scheduler"].pid)
     airflow.wait("train_rater", run_id, timeout_s=600, report=print)

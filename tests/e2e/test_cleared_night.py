@@ -1,0 +1,81 @@
+"""A night that failed for good is cleared as a person does it in the UI: only what failed runs again, the tables end as they should."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.local import stack
+from alchemist_core.local.airflow_client import AirflowClient, AirflowError
+from alchemist_core.local.postgres import start_postgres
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.settings import load_settings
+from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.engine import make_engine
+
+from .calm import NIGHTS, run_first_days, run_second_night
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.xdist_group("airflow")]
+SUCCEEDED = (
+    "SELECT stage, count(*) AS n_runs FROM alchemist.runs "
+    "WHERE state = 'succeeded' AND config ->> 'crawl_date' = :night GROUP BY stage"
+)
+TOLD = "SELECT subject FROM alchemist.audit_events WHERE action = 'task failed'"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    draw_scenes(tmp_path / "scenes", n_train=1200, n_validation=2000, n_test=40, shard_size=60, side=32)
+    return tmp_path / "scenes"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home whose stack goes down with the test."""
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path / "stack"))
+    load_settings.cache_clear()
+    yield tmp_path / "stack"
+    stack.down(tmp_path / "stack")
+
+
+def count_successes(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        return {row.stage: row.n_runs for row in connection.execute(text(SUCCEEDED), {"night": NIGHTS[1]})}
+
+
+def clear(airflow: AirflowClient, run_id: str) -> set[str]:
+    """Press "Clear" on the run's failed tasks; says which ones Airflow puts back."""
+    body = {"dry_run": False, "dag_run_id": run_id, "only_failed": True, "reset_dag_runs": True}
+    found = airflow.call("POST", "/api/v2/dags/nightly_rescore/clearTaskInstances", body)
+    return {task["task_id"] for task in found["task_instances"]}
+
+
+def test_a_failed_night_that_is_cleared_ends_in_the_tables_of_one_that_never_failed(home: Path, corpus: Path) -> None:
+    server = start_postgres(home)
+    run_first_days(server.url(), home, corpus)
+    server.run_sql("CREATE DATABASE calm TEMPLATE alchemist OWNER alchemist")
+    run_second_night(server.url("calm"), home, corpus)
+    stack.up(home)
+    engine, airflow = make_engine(server.url()), stack.client(home)
+
+    raters, away = home / "artifacts" / "raters", home / "artifacts" / "raters-unmounted"
+    raters.rename(away)
+    run_id = airflow.trigger(
+        "nightly_rescore", {"dataset": "scenes", "root": str(corpus / "train")}, partition_key=NIGHTS[1]
+    )
+    with pytest.raises(AirflowError, match="score"):
+        airflow.wait("nightly_rescore", run_id, timeout_s=300, report=print)
+    assert count_successes(engine) == {"ingest": 1}
+    assert table_checksums(server.url()) != table_checksums(server.url("calm"))
+    with engine.connect() as connection:
+        assert list(connection.execute(text(TOLD)).scalars()) == ["nightly_rescore.score"]
+
+    away.rename(raters)
+    assert clear(airflow, run_id) == {"score", "check_scores", "drift", "publish"}
+    airflow.wait("nightly_rescore", run_id, timeout_s=300, report=print)
+
+    assert count_successes(engine) == {"ingest": 1, "score": 1}
+    engine.dispose()
+    assert table_checksums(server.url()) == table_checksums(server.url("calm"))
