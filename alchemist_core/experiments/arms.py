@@ -18,6 +18,8 @@ RATERS: dict[str, dict[str, Any]] = {
 DEFAULT_RATER = "alignment"
 # Arms that are no selection: what the stage train_downstream calls them.
 CONTROLS = ("full", "planted", "minus_loss")
+# What is known to be good, and pairs of a kind where it is too little: planted+plain, planted+chaotic.
+PLANTED, FILLED = "planted", "planted+"
 HEURISTICS = ("aesthetic", "clarity", "frequency", "edge_density")
 STRATEGIES = ("random", "top_k", "gsample", "head_gsample", "shift_gsample", "block")
 AUTO = "auto"
@@ -62,7 +64,7 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     if (number != "") != (name == "block"):
         raise ConfigError(f"Arm {word}: block takes its start rank (block@0.4), every other draw takes no number.")
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
-    if name in CONTROLS:
+    if name in CONTROLS or name.startswith(FILLED):
         # What the ranking by loss is drawn with, and what planted and full are trained beside.
         policy = paper_policy(retention) if name == "minus_loss" else {"strategy": "random"}
         return Arm(word, rater, policy, trains=name)
@@ -97,7 +99,7 @@ def _policy(word: str, name: str, number: str, retention: float) -> dict[str, An
         return {"strategy": strategy or "top_k", "score": heuristic}
     if name in STRATEGIES:
         return {"strategy": name}
-    known = ", ".join(("auto", "paper", *STRATEGIES, *HEURISTICS, *CONTROLS))
+    known = ", ".join(("auto", "paper", *STRATEGIES, *HEURISTICS, *CONTROLS, f"{FILLED}KIND"))
     raise ConfigError(
         f"Arm {word}: there is no draw {name!r}. Draws: {known}; a heuristic may name one, clarity:gsample."
     )

@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
-from statistics import variance
+from statistics import fmean, variance
 from typing import Any
 
 from alchemist_core.evaluation.paired import Estimate, detectable_effect, estimate, estimate_gain, estimate_share
+from alchemist_core.experiments.arms import FILLED, PLANTED
 from alchemist_core.experiments.cells import Cell
 
-RANDOM, PLANTED, FULL = "random", "planted", "full"
+RANDOM, FULL = "random", "full"
 # A policy that may be worse than random by less than this share of its loss is called non-inferior.
 MARGIN = 0.01
 
@@ -32,12 +33,14 @@ class ArmRow:
     loss: Estimate
     # random's loss less this one's
     gain: Estimate | None
-    # 0 = as random, 1 = as a draw of pairs known to be good; none for the full corpus, which takes more steps
+    # 0 = as random, 1 = as the best planted arm; none for the full corpus, which takes more steps
     gap_closed: Estimate | None
     # Whether the gain's lower end lies above −1 % of random's loss; none without an interval.
     is_noninferior: bool | None
     # Multiple of the experiment's epochs
     length: float = 1.0
+    # Whether it is the planted arm of several to which the gap is taken.
+    is_best_planted: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what the store keeps."""
@@ -77,6 +80,21 @@ def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: s
             return None
         shares.append(n_steps / last.n_steps)
     return estimate(shares) if shares else None
+
+
+def best_planted(losses: dict[str, LossOfSeed]) -> str | None:
+    """Return the planted arm of the lowest mean loss: what to do with too few good pairs is found by measuring.
+
+    >>> best_planted({"random": {3: 2.0}, "planted": {3: 1.5}, "planted+plain": {3: 1.4}})
+    'planted+plain'
+    """
+    planted = [arm for arm in losses if is_planted(arm)]
+    return min(planted, key=lambda arm: fmean(losses[arm].values()), default=None)
+
+
+def is_planted(arm: str) -> bool:
+    """Tell whether an arm is drawn from what is known to be good."""
+    return arm == PLANTED or arm.startswith(FILLED)
 
 
 def _by_seed(cells: Sequence[Cell], arm: str, retention: float) -> dict[int, list[Cell]]:
@@ -148,13 +166,18 @@ def describe_detectable(before: dict[str, Any]) -> str:
 
 def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, LossOfSeed]) -> ArmRow:
     first = next(cell for cell in cells if cell.arm == arm)
-    loss, random, planted = losses[arm], losses.get(RANDOM, {}), losses.get(PLANTED, {})
+    best = best_planted(losses)
+    loss, random, planted = losses[arm], losses.get(RANDOM, {}), losses[best] if best else {}
     gain = estimate_gain(loss, random) if arm != RANDOM else None
-    seeds = sorted(loss.keys() & random.keys() & planted.keys()) if arm not in (RANDOM, PLANTED, FULL) else []
+    seeds = (
+        sorted(loss.keys() & random.keys() & planted.keys())
+        if arm not in (RANDOM, FULL) and not is_planted(arm)
+        else []
+    )
     gap = estimate_share([random[s] - loss[s] for s in seeds], [random[s] - planted[s] for s in seeds])
     return ArmRow(
         arm, retention, first.n_samples, first.n_steps, estimate(list(loss.values())), gain, gap,
-        _is_noninferior(gain, random), first.length,
+        _is_noninferior(gain, random), first.length, arm == best and sum(map(is_planted, losses)) > 1,
     )  # fmt: skip
 
 

@@ -68,7 +68,14 @@ def show(found: Estimate | None, *, digits: int = 4, scale: float = 1.0, unit: s
 
 
 def verdict(row: ArmRow) -> str:
-    """Say what the interval of the gain shows."""
+    """Say what the interval of the gain shows, and which of several planted arms the gap is taken to."""
+    said = _say_gain(row)
+    if not row.is_best_planted:
+        return said
+    return f"{said}, the best planted arm" if said else "the best planted arm"
+
+
+def _say_gain(row: ArmRow) -> str:
     if row.gain is None or row.gain.low is None:
         return ""
     if row.gain.low > 0:

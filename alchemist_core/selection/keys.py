@@ -21,6 +21,7 @@ class Domain(IntEnum):
     RANDOM_CONTROL = 2
     PLANTED_CONTROL = 3
     SHUFFLE = 4
+    PLANTED_FILLING = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from alchemist_core.store.eligible import EligiblePairs
 from alchemist_core.store.subsets import SubsetRow
 
 ARMS = ("subset", "random", "planted", "full")
-WORTHY = "informative"
+PLANTED, WORTHY = "planted", "informative"
+# planted+plain: where the undamaged pairs are too few, plain ones fill the rest.
+FILLED = f"{PLANTED}+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +47,46 @@ class Arms:
                 return self._planted(seed)
             case "full":
                 return list_hashes(self.eligible.pair_hash_N32)
+            case _ if arm.startswith(FILLED):
+                return self._planted(seed, filling=arm.removeprefix(FILLED))
             case _:
-                raise ConfigError(f"--arms {arm}: unknown. Arms: {', '.join(ARMS)}.")
+                raise ConfigError(f"--arms {arm}: unknown. Arms: {', '.join(ARMS)}, {FILLED}KIND.")
 
     def _draw(self, among: NDArray[np.int64], k: int, seed: int, domain: Domain) -> list[bytes]:
         rank_N, hash_N = np.zeros(len(among)), self.eligible.pair_hash64_N[among]
         drawn = draw_members(rank_N, hash_N, k=k, strategy=Random(), noise=Noise(seed, domain))
         return list_hashes(self.eligible.pair_hash_N32[among[drawn]])
 
-    def _planted(self, seed: int) -> list[bytes]:
-        """Draw as many undamaged pairs as the subset has; where there are fewer, each is repeated as evenly as can be."""
+    def _planted(self, seed: int, filling: str | None = None) -> list[bytes]:
+        """Draw as many undamaged pairs as the subset has; where there are fewer, each is repeated as evenly as can be.
+
+        With a filling, pairs of that kind are drawn first for the places that are left, and what they leave is repeated.
+        """
+        worthy = self._of_kind(WORTHY, seed)
+        n_places = self.subset.n_samples
+        others: list[bytes] = []
+        if filling is not None:
+            among = self._of_kind(filling, seed)
+            n_filled = min(max(0, n_places - len(worthy)), len(among))
+            others = self._draw(among, n_filled, seed, Domain.PLANTED_FILLING) if n_filled else []
+        n_whole, n_rest = divmod(n_places - len(others), len(worthy))
+        every = list_hashes(self.eligible.pair_hash_N32[worthy])
+        return every * n_whole + (self._draw(worthy, n_rest, seed, Domain.PLANTED_CONTROL) if n_rest else []) + others
+
+    def _of_kind(self, kind: str, seed: int) -> NDArray[np.int64]:
+        """Return the places of the eligible pairs of a kind."""
         if self.truth is None:
             raise ConfigError(
                 "--arms planted needs --truth FILE: the Parquet file of a drawn corpus that says what each pair is worth."
             )
-        table = pq.read_table(self.truth)
-        worthy = {row["pair_hash"] for row in table.to_pylist() if row["kind"] == WORTHY}
-        among = np.array(
-            [i for i, pair_hash in enumerate(self.members("full", seed)) if pair_hash in worthy], dtype=np.int64
-        )
-        if not len(among):
+        rows = pq.read_table(self.truth).to_pylist()
+        wanted = {row["pair_hash"] for row in rows if row["kind"] == kind}
+        if not wanted:
+            kinds = ", ".join(sorted({row["kind"] for row in rows}))
+            raise ConfigError(f"--truth {self.truth}: it knows no pair of kind {kind!r}. Its kinds: {kinds}.")
+        among = [i for i, pair_hash in enumerate(self.members("full", seed)) if pair_hash in wanted]
+        if not among:
             raise ConfigError(
-                f"--truth {self.truth}: none of its {len(worthy):,} {WORTHY} pairs is eligible. Is it another corpus's?"
+                f"--truth {self.truth}: none of its {len(wanted):,} {kind} pairs is eligible. Is it another corpus's?"
             )
-        n_whole, n_rest = divmod(self.subset.n_samples, len(among))
-        every = list_hashes(self.eligible.pair_hash_N32[among])
-        return every * n_whole + (self._draw(among, n_rest, seed, Domain.PLANTED_CONTROL) if n_rest else [])
+        return np.array(among, dtype=np.int64)

@@ -66,7 +66,7 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
             if (run.retention, run.subset) == (retention, subset):
                 groups[run.arm].append(run)
         losses = {arm: {run.seed: run.heldout_loss for run in group} for arm, group in groups.items()}
-        arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=ARMS.index))
+        arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=_place))
         comparisons.append(Comparison(subset, retention, arms))
     return comparisons
 
@@ -83,6 +83,11 @@ def gap_closed(loss: dict[int, float], random: dict[int, float], planted: dict[i
     share = fmean(random[seed] - loss[seed] for seed in seeds) / gap
     residuals = [(random[s] - loss[s] - share * (random[s] - planted[s])) / gap for s in seeds]
     return Estimate(share, estimate_mean(residuals).half_width)
+
+
+def _place(arm: str) -> tuple[int, str]:
+    # planted+plain stands behind planted.
+    return ARMS.index(arm.partition("+")[0]), arm
 
 
 def _summarize(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:

@@ -1,0 +1,104 @@
+"""The planted arms: what is known to be good, repeated or filled up with pairs of a kind, and the best of them by measuring."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.arms import parse_arm
+from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments.results import ArmRow, best_planted, compare_cells
+from alchemist_core.experiments.tables import verdict
+from alchemist_core.stages.arms import Arms
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.snapshots import reload_snapshot
+from alchemist_core.store.subsets import find_subset
+
+# Of the 240 training scenes of the small corpus.
+N_GOOD, N_PLAIN, N_CHAOTIC = 96, 60, 48
+
+
+@pytest.fixture
+def draw(scored_store: Any, corpus: Path) -> Callable[..., list[bytes]]:
+    def members(arm: str, retention: float, seed: int = 0) -> list[bytes]:
+        policy = {"retention": retention}
+        name = f"s{retention:g}"
+        select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": policy}))
+        subset = find_subset(open_store(), name)
+        eligible = reload_snapshot(open_store(), subset.snapshot_id).pairs.open_pairs()
+        return Arms(subset, eligible, corpus / "truth.parquet").members(arm, seed)
+
+    return members
+
+
+@pytest.fixture(scope="session")
+def kind_of(corpus: Path) -> dict[bytes, str]:
+    return {row["pair_hash"]: row["kind"] for row in pq.read_table(corpus / "truth.parquet").to_pylist()}
+
+
+def kinds(members: list[bytes], kind_of: dict[bytes, str]) -> Counter[str]:
+    return Counter(kind_of[member] for member in members)
+
+
+@pytest.mark.db
+@pytest.mark.e2e
+def test_a_filling_takes_the_places_that_good_pairs_leave(
+    draw: Callable[..., list[bytes]], kind_of: dict[bytes, str]
+) -> None:
+    repeated, filled = draw("planted", 0.5), draw("planted+plain", 0.5)
+    assert kinds(repeated, kind_of) == {"informative": 120}
+    assert kinds(filled, kind_of) == {"informative": N_GOOD, "plain": 120 - N_GOOD}
+    assert len(set(filled)) == 120
+    assert set(filled) != set(draw("planted+plain", 0.5, seed=1))
+    # Where good pairs are enough, nothing is filled; where the filling is too small as well, good pairs are repeated.
+    assert draw("planted+plain", 0.2) == draw("planted", 0.2)
+    assert kinds(draw("planted+chaotic", 0.8), kind_of) == {"informative": 192 - N_CHAOTIC, "chaotic": N_CHAOTIC}
+
+
+@pytest.mark.db
+@pytest.mark.e2e
+def test_a_filling_that_nobody_knows_is_refused_with_the_kinds_that_there_are(draw: Callable[..., list[bytes]]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no pair of kind 'blurred'\. Its kinds: chaotic, informative, plain, wrong_caption"
+    ):
+        draw("planted+blurred", 0.5)
+
+
+def test_the_words_of_planted_arms_are_controls() -> None:
+    arm = parse_arm("planted+plain", retention=0.5, first_rater="loss")
+    assert (arm.trains, arm.rater, arm.is_sized) == ("planted+plain", "loss", True)
+    with pytest.raises(ConfigError, match=r"no draw 'plain\+planted'.*planted\+KIND"):
+        parse_arm("plain+planted", retention=0.5)
+
+
+def rows_of(**losses: list[float]) -> dict[str, ArmRow]:
+    cells = [
+        Cell(arm.replace("_", "+"), 0.5, seed, 9, 9, loss) for arm, of in losses.items() for seed, loss in enumerate(of)
+    ]
+    return {row.arm: row for row in compare_cells(cells)}
+
+
+def test_the_gap_is_taken_to_the_planted_arm_that_measured_best_and_the_table_names_it() -> None:
+    rows = rows_of(
+        random=[3.0, 3.1], planted=[2.5, 2.6], planted_plain=[2.0, 2.1], planted_chaotic=[2.2, 2.3], mine=[2.25, 2.35]
+    )
+    gap = rows["mine"].gap_closed
+    assert gap is not None
+    assert gap.mean == pytest.approx(0.75)
+    assert [arm for arm, row in rows.items() if row.is_best_planted] == ["planted+plain"]
+    assert verdict(rows["planted+plain"]) == "better than random, the best planted arm"
+    assert all(row.gap_closed is None for arm, row in rows.items() if arm != "mine")
+
+
+def test_one_planted_arm_is_the_mark_without_a_word() -> None:
+    rows = rows_of(random=[3.0, 3.1], planted=[2.0, 2.1], mine=[2.5, 2.6])
+    assert not rows["planted"].is_best_planted
+    assert rows["mine"].gap_closed is not None
+    assert rows["mine"].gap_closed.mean == pytest.approx(0.5)
+    assert best_planted({"random": {0: 1.0}}) is None
