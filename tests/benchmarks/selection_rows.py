@@ -24,7 +24,12 @@ def scenes_rows(world: str, names: Names) -> list[Row]:
         _information(f"{world}: auto 50 % less full, 30 epochs", of["r50-long"]["full"], of["r50-long"][AUTO]),
         _better(f"{world}: auto 50 % over full at equal steps", of["r50-steps"][AUTO], r50["full"]),
         _better(f"{world}: auto 20 % in half the steps over random", of["r20-half"][AUTO], r20["random"]),
-        _better(f"{world}: loss, Shift-Gsample over Gsample", r20["loss/paper"], r20["loss/gsample"]),
+        _better(
+            f"{world}: loss, Shift-Gsample at the paper's place over Gsample", r20["loss/paper"], r20["loss/gsample"]
+        ),
+        _better(
+            f"{world}: loss, Shift-Gsample where the probe puts it over Gsample", r20["loss/auto"], r20["loss/gsample"]
+        ),
         _better(f"{world}: loss, Gsample over random", r20["loss/gsample"], r20["random"]),
         _better(f"{world}: random over loss, top-k", r20["random"], r20["loss/top_k"]),
         *_noninferior(world, names),

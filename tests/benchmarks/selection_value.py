@@ -27,11 +27,11 @@ from tests.benchmarks.selection_rows import ROWS_OF_WORLD
 
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 # The cells of the region probe, which the parts then find: so the seeds that choose are measured side by side.
-BANDS = ",".join(("random", *(f"alignment/block@{start:g}" for start in (0, 0.2, 0.4, 0.6, 0.8))))
-PROBE = {"retentions": "0.2", "arms": BANDS, "choose-seeds": ""}
+STARTS = (0, 0.2, 0.4, 0.6, 0.8)
+PROBE = {"retentions": "0.2", "choose-seeds": ""}
 # What each part of a world asks of `alchemist experiment run`.
 SCENES = {
-    "r20": {"retentions": "0.2", "arms": "random,planted,alignment/auto,loss/top_k,loss/gsample,loss/paper"},
+    "r20": {"retentions": "0.2", "arms": "random,planted,alignment/auto,loss/top_k,loss/gsample,loss/paper,loss/auto"},
     "r50": {"retentions": "0.5", "arms": "random,planted,alignment/auto,full"},
     "r20-half": {"retentions": "0.2", "arms": "alignment/auto", "n-epochs": "5"},
     "r50-steps": {"retentions": "0.5", "arms": "alignment/auto", "length": "steps"},
@@ -118,7 +118,13 @@ class Bench:
         return ["experiment", "run", *(word for name, value in fields.items() for word in (f"--{name}", value))]
 
     def _fields(self, part: str) -> dict[str, str]:
-        return self.fields | (PROBE if part == "bands" else self.parts[part])
+        return self.fields | (PROBE | {"arms": self._bands()} if part == "bands" else self.parts[part])
+
+    def _bands(self) -> str:
+        """Return the arms that the region probes of this world's `auto` will look for."""
+        arms = ",".join(fields["arms"] for fields in self.parts.values()).split(",")
+        kinds = sorted({arm.partition("/")[0] for arm in arms if arm.endswith("/auto")})
+        return ",".join(("random", *(f"{kind}/block@{start:g}" for kind in kinds for start in STARTS)))
 
     def _config(self, part: str) -> RunConfig:
         return RunConfig.model_validate({name.replace("-", "_"): value for name, value in self._fields(part).items()})
