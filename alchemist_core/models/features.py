@@ -68,6 +68,39 @@ class InceptionV3:
         return _by_batches(image_NHWC, self._device, lambda pixels: self._network(pixels.to(torch.uint8))[0])
 
 
+class CleanInceptionV3(InceptionV3):
+    """The same network behind clean-fid's resizing: Pillow's bicubic to 299 px, channel by channel, never rounded.
+
+    Source: Parmar et al. 2022.
+    """
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        super().__init__(weights, device)
+        try:
+            from cleanfid.resize import build_resizer  # noqa: PLC0415  an extra of its own
+        except ImportError as error:
+            raise MissingDependencyError("clean-fid's resizing needs pip install '.[metrics]'") from error
+        self._resize = build_resizer("clean")
+        # torch-fidelity's own forward takes bytes and resizes them itself: its layers in their order, without the classifier.
+        self._layers = nn.Sequential(*(layer for name, layer in self._network.named_children() if name != "fc"))
+
+    def features(self, image_NHWC: ImageArray) -> Features:
+        """Give each image's features."""
+        parts = [
+            _by_batches(
+                np.stack([self._resize(image) for image in image_NHWC[start : start + _BATCH]]),
+                self._device,
+                self._pooled,
+            )
+            for start in range(0, len(image_NHWC), _BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _pooled(self, pixels_BCHW: Tensor) -> Tensor:
+        pooled_BD: Tensor = self._layers((pixels_BCHW - 128) / 128).flatten(1)
+        return pooled_BD
+
+
 class Clip:
     """CLIP's two projections into one space.
 

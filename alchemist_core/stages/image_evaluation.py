@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine
+
 from alchemist_core.config import fingerprint
 from alchemist_core.data.artifacts import artifact_path, require_artifact
 from alchemist_core.data.image_sets import is_finished, read_set
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
-from alchemist_core.evaluation.contract import Contract, prompts_sha256, read_contract
+from alchemist_core.evaluation.contract import Contract, read_contract, texts_sha256
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
@@ -17,6 +19,7 @@ from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
+from alchemist_core.store.pairs import read_categories
 from alchemist_core.store.tables import AnyRow
 
 SAMPLERS: dict[str, type[SamplingConfig] | type[FlowSamplingConfig]] = {
@@ -40,6 +43,7 @@ class ImageEvaluation:
                 f"contract {name} wants n_images {draft.n_images}, but the evaluation dataset has {len(rows)} pairs; "
                 "register a larger one, or lower n_images in a copy of the contract under another name"
             )
+        self.labels = _read_labels(stage_run.engine, rows, draft.categories)
         self.contract = self._pin(draft)
         self.contract_id = contracts.agree_on_contract(stage_run.engine, name, self.contract.as_json())
 
@@ -55,9 +59,10 @@ class ImageEvaluation:
         missing = [model for model in trained if model.model_id not in measured]
         if not missing:
             return 0
-        from alchemist_core.loops.image_metrics import ImageMetric  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.loops.image_metrics import ImageMetric, Labels  # noqa: PLC0415  torch only when there is work
 
-        metric = ImageMetric(self.contract, self.weights, self._references())
+        labels = None if self.labels is None else Labels(self.labels[: self.contract.n_images], self.labels)
+        metric = ImageMetric(self.contract, self.weights, self._references(), labels)
         for done, model in enumerate(missing, 1):
             values = metric.measure(read_set(self._draw(model)))
             contracts.store_values(
@@ -70,11 +75,13 @@ class ImageEvaluation:
 
     def _pin(self, draft: Contract) -> Contract:
         sampling = SAMPLERS[draft.sampler].model_validate(draft.sampling)
-        found: dict[str, Any] = {"prompts_sha256": prompts_sha256(self.prompts)}
+        found: dict[str, Any] = {"prompts_sha256": texts_sha256(self.prompts)}
         if self.weights is not None:
             found["weights_sha256"] = weights_sha256(self.weights)
         if draft.metric in {"fid", "kid"}:
             found["reference_sha256"] = members_sha256([bytes(row.image_hash) for row in self.rows])
+        if self.labels is not None:
+            found["labels_sha256"] = texts_sha256(self.labels)
         full = draft.model_copy(update={"sampling": sampling.model_dump(mode="json")})
         return full.pinned(**found)
 
@@ -101,3 +108,21 @@ class ImageEvaluation:
                 report=self.stage_run.report,
             )  # fmt: skip
         return out
+
+
+def _read_labels(engine: Engine, rows: Sequence[AnyRow], categories: Sequence[str] | None) -> list[str] | None:
+    """Return each pair's category; none where the contract asks for none.
+
+    Raises:
+        DataError: The dataset's categories are not the contract's.
+    """
+    if categories is None:
+        return None
+    category_of = read_categories(engine, [row.sample_id for row in rows])
+    labels = [category_of.get(row.sample_id, "none") for row in rows]
+    if set(labels) != set(categories):
+        raise DataError(
+            f"categories are {', '.join(sorted(categories))} in the contract, but {', '.join(sorted(set(labels)))} in the "
+            "evaluation dataset; import MJHQ-30K by its own layout, or name the dataset's in a copy of the contract"
+        )
+    return labels

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import ARRAY, BigInteger, Connection, Engine, any_, cast, select, text
 
 from alchemist_core.store.copy_in import copy_columns, copy_rows
 from alchemist_core.store.queries import load_query
@@ -43,6 +43,16 @@ def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterat
 def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
     """Yield who the pairs are, some thousands at a time, as the query `export_members` gives them; those taken down are absent."""
     return _stream(engine, "export_members", pair_hash_K32)
+
+
+def read_categories(engine: Engine, sample_ids: Sequence[int]) -> dict[int, str]:
+    """Return the category that the crawl gives each pair, by its id; pairs without one are absent."""
+    category = Sample.metadata_["category"].astext
+    statement = select(Sample.sample_id, category.label("category")).where(
+        Sample.sample_id == any_(cast(list(sample_ids), ARRAY(BigInteger))), category.is_not(None)
+    )
+    with engine.connect() as connection:
+        return {row.sample_id: row.category for row in connection.execute(statement)}
 
 
 def read_taken_down(engine: Engine) -> list[bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ImageFilter
 
 from alchemist_core.data.image_sets import ImageSet, finish_set, read_set, write_shard
-from alchemist_core.evaluation.contract import Contract, prompts_sha256, read_contract
+from alchemist_core.evaluation.contract import Contract, read_contract, texts_sha256
 from alchemist_core.local.scene_drawing import draw_informative
 from alchemist_core.loops.image_metrics import ImageMetric
 from alchemist_core.models.extractors import find_weights, weights_sha256
@@ -27,7 +27,7 @@ def measure(name: str) -> dict[str, float]:
     """Measure the stored images under a golden contract, every hash of which is first compared with what lies there."""
     _, contract = read_contract(str(GOLDEN / f"{name}.toml"))
     shards = list(read_set(GOLDEN / "images"))
-    found: dict[str, Any] = {"prompts_sha256": prompts_sha256([one for shard in shards for one in shard.prompts])}
+    found: dict[str, Any] = {"prompts_sha256": texts_sha256([one for shard in shards for one in shard.prompts])}
     weights = find_weights(contract.extractor, None)
     if weights is not None:
         found |= {"weights_sha256": weights_sha256(weights), "reference_sha256": _sha256(GOLDEN / "references")}
@@ -56,7 +56,7 @@ def _sha256(folder: Path) -> str:
 
 
 def _contract(name: str, prompts: list[str]) -> Contract:
-    shared = {"resolution": SIDE, "n_images": N_IMAGES, "prompts_sha256": prompts_sha256(prompts)}
+    shared = {"resolution": SIDE, "n_images": N_IMAGES, "prompts_sha256": texts_sha256(prompts)}
     if name == "scenes":
         return Contract.model_validate(shared | {"metric": "geneval_scenes", "extractor": "drawn_shapes"})
     weights = find_weights("efficientnet_lite0", None)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.contract import SHIPPED, Contract, prompts_sha256, read_contract, refuse_differences
+from alchemist_core.evaluation.contract import SHIPPED, Contract, read_contract, refuse_differences, texts_sha256
 
 FIELDS: dict[str, Any] = {
     "metric": "kid",
@@ -21,6 +21,8 @@ FIELDS: dict[str, Any] = {
     "sampler": "star",
     "sampling": {"guidance": 1.0, "top_k": 600},
     "reference_sha256": "c" * 64,
+    "categories": None,
+    "labels_sha256": None,
     "n_subsets": 10,
     "subset_size": 50,
 }
@@ -36,6 +38,8 @@ OTHERS: dict[str, Any] = {
     "sampler": "flow",
     "sampling": {"guidance": 2.0, "top_k": 600},
     "reference_sha256": "d" * 64,
+    "categories": ["animals"],
+    "labels_sha256": "d" * 64,
     "n_subsets": 11,
     "subset_size": 51,
 }
@@ -76,8 +80,27 @@ def test_a_shipped_contract_can_be_read(path: Path) -> None:
 
 def test_only_the_published_extractor_gives_a_metric_its_bare_name() -> None:
     assert read_contract("fid_mjhq")[1].title == "fid"
+    assert read_contract("clean_fid_mjhq")[1].title == "fid_inception_v3_clean"
     assert read_contract("kid_offline")[1].title == "kid_efficientnet_lite0"
     assert read_contract("scenes_geneval")[1].title == "geneval_scenes"
+
+
+def test_clean_fid_and_fid_are_never_mixed() -> None:
+    """They differ in the extractor alone: the same images, the same weights, another way to the network's 299 px."""
+    fid, clean = (read_contract(name)[1].as_json() for name in ("fid_mjhq", "clean_fid_mjhq"))
+    with pytest.raises(ConfigError, match=r"^extractor is 'inception_v3_clean', but fid_mjhq says 'inception_v3'\. "):
+        refuse_differences(fid, clean, whose="fid_mjhq")
+
+
+def test_categories_are_the_whole_s_contract_and_ten_names() -> None:
+    whole, split = (read_contract(name)[1].as_json() for name in ("fid_mjhq", "fid_mjhq_categories"))
+    assert split | {"categories": None} == whole
+    assert len(set(split["categories"])) == 10
+
+
+def test_categories_belong_to_a_fid_alone() -> None:
+    with pytest.raises(ValidationError, match="categories belong to metric fid, and to it alone; this one is kid"):
+        Contract.model_validate(FIELDS | {"categories": ["animals"]})
 
 
 def test_an_unknown_contract_is_answered_with_the_known_ones() -> None:
@@ -106,4 +129,4 @@ def test_draws_belong_to_a_kid_alone(changed: dict[str, Any]) -> None:
 
 
 def test_prompts_are_hashed_with_their_borders() -> None:
-    assert prompts_sha256(["ab", "c"]) != prompts_sha256(["a", "bc"])
+    assert texts_sha256(["ab", "c"]) != texts_sha256(["a", "bc"])

@@ -1,4 +1,4 @@
-"""FID and KID from images to number are those of torch-fidelity.
+"""FID and KID from images to number are those of torch-fidelity, and clean FID that of clean-fid.
 
 No package ships FID's InceptionV3: both get one file of weights of our own making. From features to number, torchmetrics and
 clean-fid are compared too, in tests/evaluation/test_distances.py.
@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from threadpoolctl import threadpool_limits
 from torch.utils.data import Dataset
 
 from alchemist_core.data.image_sets import ImageSet
 from alchemist_core.evaluation.contract import Contract
+from alchemist_core.evaluation.distances import fit_gaussian, frechet_distance
 from alchemist_core.loops.image_metrics import ImageMetric
+from alchemist_core.models.features import CleanInceptionV3, InceptionV3
 
 N_IMAGES = 16
 SUBSETS = {"n_subsets": 4, "subset_size": 12}
@@ -56,11 +59,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def ours(weights: Path, metric: str, images: np.ndarray, references: np.ndarray) -> float:
-    fields: dict[str, Any] = {"metric": metric, "extractor": "inception_v3", "resolution": 65, "n_images": N_IMAGES}
+def ours(
+    weights: Path, metric: str, images: np.ndarray, references: np.ndarray, extractor: str = "inception_v3"
+) -> float:
+    fields: dict[str, Any] = {"metric": metric, "extractor": extractor, "resolution": 65, "n_images": N_IMAGES}
     contract = Contract.model_validate(fields | (SUBSETS if metric == "kid" else {}))
     drawn = ImageSet(images, [""] * N_IMAGES, [0] * N_IMAGES)
-    return ImageMetric(contract, weights, [references]).measure([drawn])[metric]
+    return ImageMetric(contract, weights, [references]).measure([drawn])[contract.title]
 
 
 @pytest.mark.filterwarnings(
@@ -79,3 +84,31 @@ def test_fid_and_kid_of_images_are_torch_fidelity_s(weights: Path) -> None:
     fid, kid = (ours(weights, metric, images, references) for metric in ("fid", "kid"))
     assert fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+
+
+@threadpool_limits.wrap(limits=1)
+def test_clean_fid_of_images_is_clean_fid_s(weights: Path, tmp_path: Path) -> None:
+    """It reads folders of PNG and resizes them its own way; from there on tests/evaluation/test_distances.py compares."""
+    from cleanfid.fid import get_folder_features
+
+    sides, theirs = {"images": some_images(0, 256), "references": some_images(1, 160)}, []
+    for name, side in sides.items():
+        (tmp_path / name).mkdir()
+        for place, image in enumerate(side):
+            Image.fromarray(image).save(tmp_path / name / f"{place:02d}.png")
+        read = get_folder_features(
+            str(tmp_path / name), model=CleanInceptionV3(weights)._pooled, num_workers=0, mode="clean", verbose=False,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        theirs.append(fit_gaussian(read))
+    clean = ours(weights, "fid", *sides.values(), extractor="inception_v3_clean")
+    assert clean == pytest.approx(frechet_distance(*theirs), rel=1e-4)
+    # The other convention gives another number: they must not share a name.
+    assert abs(ours(weights, "fid", *sides.values()) / clean - 1) > 0.01
+
+
+def test_both_conventions_are_one_network_where_nothing_is_resized(weights: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), np.uint8)
+    np.testing.assert_allclose(
+        CleanInceptionV3(weights).features(images), InceptionV3(weights).features(images), rtol=1e-4, atol=1e-5
+    )
