@@ -27,6 +27,7 @@ OUTSIDE = {
         "its night has not passed its checks: {places}. alchemist check --suite scores, then alchemist publish night, and select again"
     ),
     "new pair": "its night was decided after this version was drawn: {places}. Select again to draw from it too",
+    "held out": "it is of {places}: what is held out is never selected, so that what is measured on it means something",
     "other dataset": "it is of {places}, which this version was not drawn from. alchemist select --dataset draws from several",
     "quarantined": "the rater set it aside ({detail}). alchemist retry-quarantine tries it again",
     "not scored": "the rater has not scored it: {places}. alchemist score, check and publish its night, and select again",

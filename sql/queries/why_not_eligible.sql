@@ -1,7 +1,8 @@
 -- Purpose: why pairs are not in an eligible set: the first reason that applies, and what a person needs to act on it.
 -- Parameters: rater_id integer, dataset_names text[], night_ids integer[], last_takedown_id integer (all four a rank snapshot's);
 --   reads the temporary table wanted (pair_hash bytea).
--- One row is: a wanted pair that the store knows; "new pair" means that its night was decided after the snapshot was taken.
+-- One row is: a wanted pair that the store knows; "new pair" means that its night was decided after the snapshot was taken, "held out"
+--   that it lies in validation or evaluation datasets alone, which `places` then names with their roles.
 -- Relies on: uq_samples_pair_hash, uq_takedowns_image_hash, pk_scores, ix_sample_locations_sample_id, pk_shard_scores,
 --   uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
@@ -10,6 +11,7 @@ SELECT
     samples.sample_id,
     CASE
         WHEN takedowns.takedown_id <= :last_takedown_id THEN 'taken down'
+        WHEN NOT sources.is_training THEN 'held out'
         WHEN NOT coalesce(sources.is_drawn_from, FALSE) THEN 'other dataset'
         WHEN seen.night_ids && CAST(:night_ids AS integer[]) THEN 'eligible'
         WHEN 'held' = ANY(seen.states) THEN 'held'
@@ -19,14 +21,16 @@ SELECT
         ELSE 'not scored'
     END AS reason,
     CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(seen.held_for, set_aside.reason) END AS detail,
-    coalesce(seen.named, sources.named, '{}') AS places
+    CASE WHEN NOT sources.is_training THEN sources.roles ELSE coalesce(seen.named, sources.named, '{}') END AS places
 FROM wanted
 INNER JOIN alchemist.samples ON wanted.pair_hash = samples.pair_hash
 LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash
 LEFT JOIN LATERAL (
     SELECT
         bool_or(datasets.role = 'train' AND datasets.name = ANY(CAST(:dataset_names AS text[]))) AS is_drawn_from,
-        array_agg(DISTINCT datasets.name) AS named
+        bool_or(datasets.role = 'train') AS is_training,
+        array_agg(DISTINCT datasets.name) AS named,
+        array_agg(DISTINCT datasets.name || ' (' || datasets.role || ')') AS roles
     FROM alchemist.sample_locations
     INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id
     INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id

@@ -30,10 +30,12 @@ def drawn(engine: Engine) -> Engine:
     with engine.begin() as connection:
         add_dataset(connection)
         add_dataset(connection, dataset_id=2, name="books")
+        insert_rows(connection, {"datasets": [{"dataset_id": 3, "name": "good", "role": "validation"}]})
         add_rater(connection)
     scores = np.random.default_rng(0).normal(size=400).astype(np.float32).tolist()
     add_night(engine, "2026-01-01", {"a.tar": scores}, state="selectable")
     add_night(engine, "2026-01-01", {"a.tar": [0.5]}, state="selectable", dataset_id=2)
+    add_night(engine, "2026-01-01", {"a.tar": [0.5]}, state="selectable", dataset_id=3)
     add_night(engine, "2026-01-02", {"a.tar": [0.5]}, state="held")
     policy = {"strategy": "shift_gsample", "retention": 0.2}
     select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": policy}))
@@ -109,6 +111,7 @@ def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) 
         ("2026-01-03", 1, "new pair", "Select again"),
         ("2026-01-04", 1, "night not decided", "alchemist publish night"),
         ("2026-01-01", 2, "other dataset", "it is of books"),
+        ("2026-01-01", 3, "held out", "it is of good (validation): what is held out is never selected"),
     ],
 )
 def test_a_pair_that_could_not_be_drawn_is_told_why_and_what_to_do(
