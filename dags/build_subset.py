@@ -44,7 +44,7 @@ def build_subset():
     @task.skip_if(lambda context: not context["params"]["materialize"], "tars were not asked for")
     @task.bash(do_xcom_push=False)
     def materialize(params):
-        return alchemist("materialize", subset=name(params))
+        return alchemist("materialize", subset=name(params), newest=True)
 
     preview = step("preview", lambda params: alchemist("select", dry_run=True, **spec(params)))
     checked = step("check_subset", lambda params: alchemist("check", suite="subset", subset=name(params)))

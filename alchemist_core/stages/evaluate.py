@@ -16,10 +16,11 @@ from alchemist_core.evaluation.contract import read_contract
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import StoredPairs, read_images
+from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
-from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import AnyRow
 
 METRIC, FLOW_METRIC = "heldout_loss", "heldout_flow_loss"
@@ -30,7 +31,7 @@ class EvaluateConfig(Config):
     """What to measure, and on what."""
 
     subset: str = Field(..., description="Name of the subset whose arms are measured")
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
     contract: str = Field(
         METRIC,
@@ -60,7 +61,7 @@ def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateReport:
 def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
     """Measure what is missing, model by model."""
     engine = stage_run.engine
-    subset = find_subset(engine, config.subset, version=config.version)
+    subset = choose_version(engine, config.subset, version=config.version)
     rater = rater_of_subset(engine, subset)
     is_flux = _is_of_flux(config.contract)
     trained = models.models_to_compare(engine, subset.subset_id, rater.name, is_flux=is_flux)

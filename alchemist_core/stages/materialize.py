@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
@@ -13,16 +13,20 @@ from alchemist_core.data.storage import is_s3, join_uri
 from alchemist_core.data.subset_members import locate_all
 from alchemist_core.errors import DataError
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store.members import count_taken_down, store_members
-from alchemist_core.store.subsets import SubsetRow, find_subset, forget_copy, mark_materialized, note_copy
+from alchemist_core.store.subsets import SubsetRow, forget_copy, mark_materialized, note_copy
 
 
 class MaterializeConfig(Config):
     """Which subset to copy, and into what."""
 
     subset: str = Field(..., description="Name of the subset")
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+    newest: bool = Field(
+        False, description="Take the newest version although another is published: it is copied before it is published"
+    )
     shard_size: int = Field(1000, ge=1, le=1_000_000, description="Samples a tar shard")
     shuffle_seed: int | None = Field(
         None,
@@ -41,6 +45,13 @@ class MaterializeConfig(Config):
         min_length=1,
         description="Folder or s3:// address to copy into, below it NAME/vVERSION; none: the home's own",
     )
+
+    @model_validator(mode="after")
+    def _names_one_version(self) -> "MaterializeConfig":
+        if self.newest and self.version is not None:
+            message = f"--version {self.version} and --newest are two answers: leave one of them out"
+            raise ValueError(message)
+        return self
 
 
 class MaterializeReport(Report):
@@ -64,7 +75,7 @@ def run(config: MaterializeConfig, *, slot: int = 0) -> MaterializeReport:
 def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeReport:
     """Find each member's bytes, copy them, verify them, note the place."""
     engine = stage_run.engine
-    subset = find_subset(engine, config.subset, version=config.version)
+    subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
     # With its membership in the store, a takedown finds every copy, published or not.
     store_members(engine, subset.subset_id, load_manifest(engine, subset))
     members, uri = locate_all(engine, subset), copy_uri(config, subset)

@@ -15,12 +15,13 @@ from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
+from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store import models
 from alchemist_core.store.members import store_members
 from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.snapshots import reload_snapshot
-from alchemist_core.store.subsets import SubsetRow, find_subset, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import AnyRow
 
 
@@ -28,7 +29,7 @@ class TrainDownstreamConfig(Config):
     """Which arms to train."""
 
     subset: str = Field(..., description="Name of the subset")
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     arms: Words = Field(
         ("subset", "random"), description="Arms, comma between them: subset, random, minus_loss, planted, full"
     )
@@ -68,7 +69,7 @@ class Comparison:
     def train(self, stage_run: StageRun) -> TrainDownstreamReport:
         """Train what is missing."""
         config, n_trained, identities = self.config, 0, []
-        subset = find_subset(stage_run.engine, config.subset, version=config.version)
+        subset = choose_version(stage_run.engine, config.subset, version=config.version)
         if stage_run.is_leader:
             # So that a takedown finds the models of a version that was never published, too.
             store_members(stage_run.engine, subset.subset_id, load_manifest(stage_run.engine, subset))

@@ -7,16 +7,16 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError
+from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_comparisons
-from alchemist_core.store.subsets import find_subset
 
 
 class CompareConfig(Config):
     """Which subset version."""
 
     subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
 
 
 class CompareReport(Report):
@@ -42,7 +42,7 @@ def run(config: CompareConfig) -> CompareReport:
         ConfigError: No model of the version has been evaluated.
     """
     engine = open_store()
-    subset = find_subset(engine, config.subset, version=config.version)
+    subset = choose_version(engine, config.subset, version=config.version)
     rows = [dict(row._mapping) for row in read_comparisons(engine, subset.subset_id)]  # noqa: SLF001  SQLAlchemy's public name
     if not rows:
         raise ConfigError(
