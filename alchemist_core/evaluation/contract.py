@@ -15,8 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 
-Metric = Literal["fid", "kid", "clip_score", "geneval_scenes"]
-Extractor = Literal["inception_v3", "inception_v3_clean", "efficientnet_lite0", "clip", "drawn_shapes"]
+Metric = Literal["fid", "kid", "clip_score", "geneval", "geneval_scenes"]
+Extractor = Literal["inception_v3", "inception_v3_clean", "efficientnet_lite0", "clip", "mask2former", "drawn_shapes"]
 STANDARD: dict[str, Extractor] = {"fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip"}
 """The extractor that a metric's bare name promises; with any other one the name says which."""
 
@@ -58,6 +58,25 @@ class Contract(Config):
     )
     n_subsets: int | None = Field(None, ge=1, le=10_000, description="Draws over which a KID is averaged")
     subset_size: int | None = Field(None, ge=2, le=100_000, description="Images of a draw")
+
+    images_per_prompt: int | None = Field(None, ge=1, le=64, description="GenEval's images of a prompt")
+    classes_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Hash of the names of a detector's classes in order"
+    )
+    namer_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the weights that name colours (CLIP)"
+    )
+    thresholds: dict[str, float | int] | None = Field(None, description="When a detector's box counts")
+
+    @model_validator(mode="after")
+    def _only_geneval_detects(self) -> "Contract":
+        is_detected = self.images_per_prompt is not None and self.thresholds is not None
+        if is_detected != (self.metric == "geneval") or (self.images_per_prompt is None) != (self.thresholds is None):
+            message = (
+                f"images_per_prompt and thresholds belong to metric geneval, and to it alone; this one is {self.metric}"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _only_a_kid_is_drawn(self) -> "Contract":

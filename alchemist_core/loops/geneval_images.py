@@ -57,8 +57,8 @@ def judge_images(
     images = list(find_images(folder))
     results = []
     for done, (path, metadata) in enumerate(images, 1):
-        image_HW3 = np.asarray(Image.open(path).convert("RGB"))
-        objects = _describe(image_HW3, metadata, names, detector.detect(image_HW3), namer)
+        image_HW3 = np.array(Image.open(path).convert("RGB"))
+        objects = _describe(image_HW3, metadata, names, detector.detect(image_HW3), namer, rules)
         kept = keep_detections(objects, metadata["tag"], rules)
         verdict = judge(metadata, kept, rules)
         boxes = {name: [[*map(float, one.box), one.score] for one in ones] for name, ones in kept.items()}
@@ -76,14 +76,19 @@ def summarize_results(results: Sequence[Result]) -> dict[str, float]:
 
 
 def _describe(
-    image_HW3: Picture, metadata: Mapping[str, Any], names: Sequence[str], found: Sequence[Found], namer: Namer
+    image_HW3: Picture,
+    metadata: Mapping[str, Any],
+    names: Sequence[str],
+    found: Sequence[Found],
+    namer: Namer,
+    rules: Rules,
 ) -> dict[str, list[Detection]]:
     """Group what was found by class; colours are named only where they are asked for and the box may count."""
     coloured = {item["class"] for item in metadata["include"] if "color" in item}
     objects: dict[str, list[Detection]] = {}
     for one in found:
         name = names[one.label]
-        is_asked = name in coloured and one.score > PUBLISHED.threshold
+        is_asked = name in coloured and one.score > rules.threshold
         colour = namer.name(image_HW3, one, name) if is_asked else None
         objects.setdefault(name, []).append(Detection(one.box, one.score, colour))
     return objects

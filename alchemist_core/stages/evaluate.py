@@ -61,6 +61,7 @@ def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateReport:
 def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
     """Measure what is missing, model by model."""
     engine = stage_run.engine
+    _refuse_geneval(config.contract)
     subset = choose_version(engine, config.subset, version=config.version)
     rater = rater_of_subset(engine, subset)
     is_flux = _is_of_flux(config.contract)
@@ -82,6 +83,14 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
         side = None if is_flux else rater.config["training"]["resolution"]
         _measure(stage_run, missing, rows, contract_id, metric=config.contract, side=side)
     return _report(engine, subset, trained, contract_id, metric=config.contract, n_measured=len(missing))
+
+
+def _refuse_geneval(contract: str) -> None:
+    if contract not in {METRIC, FLOW_METRIC} and read_contract(contract)[1].metric == "geneval":
+        raise ConfigError(
+            f"The contract {contract} is of images in GenEval's own folders: alchemist geneval draw, then "
+            f"alchemist geneval judge --contract {contract}."
+        )
 
 
 def _is_of_flux(contract: str) -> bool:

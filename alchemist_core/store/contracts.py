@@ -30,7 +30,7 @@ def agree_on_contract(engine: Engine, name: str, contract: dict[str, Any]) -> in
 
 
 def store_values(
-    engine: Engine, values: dict[str, float], *, model_id: int, contract_id: int, n: int, run_id: int
+    engine: Engine, values: dict[str, float], *, model_id: int, contract_id: int, n: int, run_id: int | None = None
 ) -> None:
     """Store all values of one model under one contract, or none of them."""
     shared = {"model_id": model_id, "contract_id": contract_id, "n": n, "run_id": run_id}

@@ -11,7 +11,9 @@ from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.layouts.geneval import has_images, read_prompts, write_images, write_results
 from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.geneval import PUBLISHED
 from alchemist_core.models.config import SamplingConfig
+from alchemist_core.stages.evaluate_geneval import agree_on_geneval, note_drawing, store_scores
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.models import find_model
 from alchemist_core.telemetry import say
@@ -46,6 +48,10 @@ class JudgeConfig(Config):
     clip: Path = Field(..., description="Folder of CLIP ViT-L/14 for transformers")
     names: Path = Field(..., description="GenEval's object_names.txt: a class a line, in the detector's order")
     out: Path = Field(..., description="File of verdicts to write, such as results.jsonl")
+    contract: str | None = Field(
+        None,
+        description="Pinned contract (geneval, or a .toml file): scores of a model drawn here go into the store's tables",
+    )
 
 
 class JudgeReport(Report):
@@ -62,6 +68,12 @@ def draw(config: DrawConfig) -> DrawReport:
     if model is None:
         raise ConfigError(f"No model {config.model!r}: give an identity that train-downstream reported.")
     prompts = read_prompts(config.prompts)
+    about = {
+        "model": config.model,
+        "first_seed": config.first_seed,
+        "sampling": config.sampling.model_dump(mode="json"),
+    }
+    note_drawing(config.out, about | {"n_images": config.n_images})
     missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
     if missing:
         import torch  # noqa: PLC0415  only when there is work
@@ -82,15 +94,23 @@ def judge(config: JudgeConfig) -> JudgeReport:
     from alchemist_core.models.detectors import ColourNamer, Mask2Former  # noqa: PLC0415
     from alchemist_core.models.features import Clip  # noqa: PLC0415
 
-    names = config.names.read_text(encoding="utf-8").split("\n")
+    lines = config.names.read_text(encoding="utf-8").split("\n")
+    names = [name.strip() for name in lines if name.strip()]
+    agreed = config.contract and agree_on_geneval(
+        config.contract, config.images, detector=config.detector, clip=config.clip, names=names
+    )
     results = judge_images(
-        config.images, [name.strip() for name in names if name.strip()], Mask2Former(config.detector),
-        ColourNamer(Clip(config.clip)), report=lambda done, total, note: say(f"geneval: {done}/{total} {note}"),
+        config.images, names, Mask2Former(config.detector), ColourNamer(Clip(config.clip)),
+        report=lambda done, total, note: say(f"geneval: {done}/{total} {note}"),
+        rules=agreed.rules if agreed else PUBLISHED,
     )  # fmt: skip
     if not results:
         raise ConfigError(f"{config.images} holds no images in the official layout: NUMBER/samples/*.png")
     write_results(config.out, results)
-    return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=summarize_results(results))
+    scores = summarize_results(results)
+    if agreed:
+        store_scores(agreed, scores)
+    return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=scores)
 
 
 def _draw_prompts(config: DrawConfig, drawer: Any, prompts: list[dict[str, Any]], chunk: list[int]) -> None:

@@ -23,6 +23,10 @@ FIELDS: dict[str, Any] = {
     "reference_sha256": "c" * 64,
     "categories": None,
     "labels_sha256": None,
+    "images_per_prompt": None,
+    "classes_sha256": None,
+    "namer_sha256": None,
+    "thresholds": None,
     "n_subsets": 10,
     "subset_size": 50,
 }
@@ -40,6 +44,10 @@ OTHERS: dict[str, Any] = {
     "reference_sha256": "d" * 64,
     "categories": ["animals"],
     "labels_sha256": "d" * 64,
+    "images_per_prompt": 4,
+    "classes_sha256": "d" * 64,
+    "namer_sha256": "d" * 64,
+    "thresholds": {"threshold": 0.3},
     "n_subsets": 11,
     "subset_size": 51,
 }

@@ -20,16 +20,8 @@ from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_downstream import TrainDownstreamConfig
-from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.corpus import ImportConfig, import_layout
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from tests.trained_store import TrainedStore
 
 CATEGORIES = ("animals", "indoor")
 N_IMAGES = 24
@@ -90,16 +82,11 @@ def test_a_reference_without_its_category_is_refused() -> None:
 
 
 @pytest.fixture
-def imported(trained_store: TrainedStore, tmp_path: Path) -> None:
-    """Two arms of a subset of scenes, a step each, and an evaluation dataset in MJHQ's layout."""
+def imported(trained_arms: list[str], tmp_path: Path) -> None:
+    """An evaluation dataset in MJHQ's layout beside two trained arms."""
     write_mjhq(tmp_path / "mjhq")
     import_layout(ImportConfig(layout="mjhq", source=str(tmp_path / "mjhq"), out=tmp_path / "tars"))
     ingest(IngestConfig.model_validate({"dataset": "mjhq", "root": str(tmp_path / "tars"), "role": "evaluation"}))
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
-    given = {"subset": "s", "arms": "subset,random", "model": {"n_steps": 1, "batch_size": 32}}
-    train_downstream(TrainDownstreamConfig.model_validate(given))
 
 
 @pytest.mark.db
