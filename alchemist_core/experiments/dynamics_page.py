@@ -1,13 +1,13 @@
 """Fig. 3 as a sheet: the loss and the gradient norm of each band along the epochs, and the figures of the first and the last mark."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.evaluation.paired import estimate
 from alchemist_core.experiments.dynamics import TITLE
 from alchemist_core.experiments.figures import COLOURS, TOP, WIDTH, Span, curve_path, key_entry, svg_page
 from alchemist_core.experiments.tables import show
+from alchemist_core.experiments.text_sheet import TextSheet
 from alchemist_core.stages.report_page.charts import nice_ticks
 from alchemist_core.stages.report_page.markup import Html, element
 
@@ -17,20 +17,7 @@ REFERENCE = "mean L(θ̂), all ranks"
 Line = list[tuple[float, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class DynamicsSheet:
-    """What a reader gets: notes, a row for each band as texts, figures by name as title and SVG."""
-
-    notes: list[str]
-    lines: list[tuple[str, ...]]
-    figures: dict[str, tuple[str, str]]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what a page needs: texts and pictures."""
-        return {"notes": self.notes, "table": [HEAD, *self.lines], "figures": list(self.figures.values())}
-
-
-def make_dynamics_sheet(result: dict[str, Any]) -> DynamicsSheet:
+def make_dynamics_sheet(result: dict[str, Any]) -> TextSheet:
     """Lay what was followed out; equal results give equal sheets."""
     courses = result["courses"]
     n_bands = len(courses[0]["n_in_band"])
@@ -42,7 +29,7 @@ def make_dynamics_sheet(result: dict[str, Any]) -> DynamicsSheet:
         f"dynamics-{name.partition('_')[0]}": (title, _draw(_lines(courses, name, n_bands), title))
         for name, title in titles.items()
     }
-    return DynamicsSheet(_notes(courses), [_row(courses, band, n_bands) for band in range(n_bands)], figures)
+    return TextSheet(_notes(courses), HEAD, [_row(courses, band, n_bands) for band in range(n_bands)], figures)
 
 
 def name_band(band: int, n_bands: int) -> str:

@@ -52,6 +52,11 @@ QUESTIONS: dict[str, Question] = {
         (0.2, 0.5),
         lengths=(0.25, 0.5, 1.0, 2.0),
     ),
+    "datasets": Question(
+        "Does it hold on every corpus, at every share kept? (Table 3)",
+        ("random", "loss/paper", "alignment/auto", "full"),
+        (0.2, 0.5),
+    ),
     "region": Question(
         "What is the fitted region worth?",
         ("random", "alignment/auto", "alignment/top_k", "alignment/head_gsample", "full"),

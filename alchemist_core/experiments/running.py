@@ -26,7 +26,7 @@ from alchemist_core.selection.strategies import STRATEGY_OF_RULE
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
 
-Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "region"]
+Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "datasets", "region"]
 
 
 class RunConfig(TrialsConfig):

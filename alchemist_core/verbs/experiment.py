@@ -7,7 +7,8 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments import cost, dynamics, dynamics_page, page
+from alchemist_core.experiments import cost, datasets, dynamics, dynamics_page, page
+from alchemist_core.experiments.datasets import DatasetsConfig
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import compare_cells
@@ -96,8 +97,10 @@ def show(config: ShowConfig) -> RunReport:
     if row.result is None or row.finished_at is None:
         raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
     result = {key: value for key, value in row.result.items() if key != "sheet"}
-    if row.config["experiment"] == dynamics.NAME:
-        return _report_dynamics(row.name, dynamics_page.make_dynamics_sheet(result), result)
+    if "courses" in result:
+        return _report_texts(row.name, dynamics_page.make_dynamics_sheet(result), result)
+    if "parts" in result:
+        return _report_texts(row.name, datasets.make_datasets_sheet(_in_order(row.config, result)), result)
     return _report(row.name, page.make_sheet(QUESTIONS[row.config["experiment"]], result), result, None)
 
 
@@ -108,10 +111,31 @@ def follow(config: DynamicsConfig) -> RunReport:
     result = dynamics.follow(config)
     sheet = dynamics_page.make_dynamics_sheet(result)
     store.finish_experiment(engine, config.name, {**result, "sheet": sheet.as_json()})
-    return _report_dynamics(config.name, sheet, result)
+    return _report_texts(config.name, sheet, result)
 
 
-def _report_dynamics(name: str, sheet: page.AnySheet, result: dict[str, Any]) -> RunReport:
+def compare_datasets(config: DatasetsConfig) -> RunReport:
+    """Run one experiment a corpus and lay them out together (Table 3); what exists is found again."""
+    parts = config.parts()
+    reports = {corpus: run(part) for corpus, part in parts.items()}
+    if config.dry_run:
+        seconds = sum(report.cost["seconds"] for report in reports.values() if report.cost)
+        return RunReport(name=config.title, cost={"seconds": seconds})
+    engine = open_store()
+    begun = store.begin_experiment(engine, config.title, config.identity())
+    found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
+    result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
+    sheet = datasets.make_datasets_sheet(_in_order(begun.config, result))
+    store.finish_experiment(engine, config.title, {**result, "sheet": sheet.as_json()})
+    return _report_texts(config.title, sheet, result)
+
+
+def _in_order(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts in the order in which they were asked for: the store keeps none."""
+    return {corpus: result["parts"][corpus] for corpus in config["corpora"]}
+
+
+def _report_texts(name: str, sheet: page.AnySheet, result: dict[str, Any]) -> RunReport:
     folder = page.write_sheet(name, sheet, result, {})
     return RunReport(name=name, cost=None, folder=str(folder), table=page.say_sheet(sheet))
 
@@ -130,6 +154,7 @@ def _report(name: str, sheet: page.Sheet, result: dict[str, Any], stated: dict[s
 
 COMMANDS = {
     "run": Command(RunConfig, run),
+    "datasets": Command(DatasetsConfig, compare_datasets),
     "dynamics": Command(DynamicsConfig, follow),
     "list": Command(ListConfig, list_),
     "show": Command(ShowConfig, show),

@@ -1,0 +1,106 @@
+"""Table 3: one question on several corpora, each rated by its own raters; what one corpus gave is found again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import text
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.datasets import DatasetsConfig, make_datasets_sheet, part_name
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.experiment import ListConfig, ShowConfig, compare_datasets, list_, run, show
+from tests.trained_store import TrainedStore
+
+SMALL, SMALLER = (f"scenes:n_train={n}+n_validation=128+n_test=32+side=32+shard_size=80" for n in (160, 128))
+
+
+def config(**fields: Any) -> DatasetsConfig:
+    given = {
+        "corpora": f"{SMALL},{SMALLER}", "arms": "random,alignment/auto", "retentions": "0.25,0.5", "choose_seeds": "", "seeds": "3",
+        "n_epochs": 1, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32,n_warmup_steps=4,n_steps=4",
+    }  # fmt: skip
+    return DatasetsConfig.model_validate(given | fields)
+
+
+def counted() -> tuple[int, int]:
+    with open_store().connect() as connection:
+        rows = connection.execute(
+            text("SELECT (SELECT count(*) FROM alchemist.models), (SELECT count(*) FROM alchemist.raters)")
+        )
+        models, raters = rows.one()
+    return int(models), int(raters)
+
+
+@pytest.mark.db
+@pytest.mark.e2e
+def test_two_drawn_corpora_at_two_retentions_and_what_exists_is_not_trained_again(trained_store: TrainedStore) -> None:
+    # What a run that was killed behind its first corpus left.
+    run(config().parts()[SMALL])
+    assert counted() == (4, 2)
+    first = compare_datasets(config())
+    assert counted() == (8, 3)
+    found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
+    assert first.table is not None
+    for corpus, n_train in ((SMALL, 160), (SMALLER, 128)):
+        rows = [line.split() for line in first.table.splitlines() if line.startswith(f"{corpus} ")]
+        assert [(row[1], row[2], int(row[3])) for row in rows] == [
+            (arm, f"{share:.0%}", round(share * n_train))
+            for share in (0.25, 0.5)
+            for arm in ("random", "alignment/auto")
+        ]
+    assert sum(name.endswith(".svg") for name in found) == 4
+    again = [compare_datasets(config()), show(ShowConfig(name="datasets"))]
+    assert counted() == (8, 3)
+    assert [other.table for other in again] == [first.table] * 2
+    assert {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()} == found
+    assert {row["name"] for row in list_(ListConfig()).experiments} == {
+        "datasets", *(part_name("datasets", corpus) for corpus in (SMALL, SMALLER))
+    }  # fmt: skip
+
+
+def test_a_corpus_by_name_brings_its_own_validation_and_evaluation() -> None:
+    (part,) = config(corpora="web-s{seed}/good/test").parts().values()
+    assert (part.dataset, part.validation, part.evaluation) == ("web-s{seed}", "good", "test")
+    assert (part.name, part.retentions, part.arms) == (
+        "datasets-web-s-seed-good-test", (0.25, 0.5), ("random", "alignment/auto")
+    )  # fmt: skip
+
+
+def test_the_default_asks_what_table_3_asks() -> None:
+    parts = DatasetsConfig().parts()
+    assert len(parts) == 2
+    for part in parts.values():
+        assert part.question_retentions == (0.2, 0.5)
+        assert {"random", "alignment/auto"} < set(part.question_arms)
+
+
+@pytest.mark.parametrize("corpora", ["web", "web/good", "web//test", "photos:n=3"])
+def test_a_word_that_names_no_corpus_is_refused(corpora: str) -> None:
+    with pytest.raises(ConfigError, match="give DATASET/VALIDATION/EVALUATION, or scenes:FIELD=VALUE"):
+        config(corpora=corpora).parts()
+
+
+def test_one_corpus_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="two of them are one corpus"):
+        config(corpora="scenes,scenes").parts()
+
+
+@pytest.mark.parametrize("field", ["dataset", "scenes", "rater"])
+def test_what_belongs_to_a_corpus_is_said_there(field: str) -> None:
+    named = {"dataset": "d", "validation": "v", "evaluation": "e"}
+    with pytest.raises(ValidationError, match=f"{field}.*: name what belongs to a corpus in --corpora"):
+        config(**{"scenes": {"scenes": "side=32"}, "dataset": named, "rater": {**named, "rater": "r"}}[field])
+
+
+def test_the_sheet_names_the_best_arm_of_each_corpus_and_share() -> None:
+    losses = {"random": 3.0, "a": 2.5, "b": 2.8, "full": 1.0}
+    cells = [
+        {"arm": arm, "retention": 0.2, "seed": seed, "n_samples": 9, "n_steps": 9, "loss": loss + seed / 10}
+        for arm, loss in losses.items()
+        for seed in (3, 4)
+    ]
+    sheet = make_datasets_sheet({"web": {"cells": cells}})
+    assert sheet.notes[1] == "web, 20% kept: a gains 0.5000 ± 0.0000 nats a token over random."
+    assert [line[:2] for line in sheet.lines] == [("web", arm) for arm in losses]
