@@ -19,7 +19,7 @@ from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.tables import HEAD, cells, show
 from alchemist_core.experiments.text_sheet import TextSheet
 
-NAME = "datasets"
+NAME: Literal["datasets"] = "datasets"
 DRAWN = "scenes"
 OWN = ("dataset", "validation", "evaluation", "truth", "rater", "scenes")
 UNSAFE = re.compile(r"[^A-Za-z0-9.]+")
