@@ -153,12 +153,14 @@ def _wait_until_healthy(home: Path) -> None:
     wanted = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
     while time.monotonic() < deadline:
         health = client(home).health()
-        runs = set(read_state(home).children) == set(COMMANDS)
-        if runs and all(health.get(name) == "healthy" for name in wanted):
+        missing = sorted(set(COMMANDS) - set(read_state(home).children))
+        if not missing and all(health.get(name) == "healthy" for name in wanted):
             return
         time.sleep(POLL_S)
+    # What answers may be another home's Airflow, when both chose one port: what does not stay up says so.
     remedy = f"read the logs in {home / 'logs'}, then `alchemist down` and `alchemist up`"
-    msg = f"Airflow is not healthy after {START_TIMEOUT_S:.0f} s ({health}): {remedy}"
+    down = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
+    msg = f"The stack is not up after {START_TIMEOUT_S:.0f} s ({down}): {remedy}"
     raise AirflowError(msg)
 
 

@@ -8,7 +8,7 @@ its own.
 
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -35,17 +35,17 @@ class Step:
 
 def tell_start(stage: str, run_id: int, config: Values) -> None:
     """Tell the catalogue that a run has begun, and what its config alone says that it reads."""
-    _send(run_id, [Step(stage, known_inputs(stage, config), [])], "START")
+    _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "START")
 
 
 def tell_end(stage: str, run_id: int, config: Values, report: Values) -> None:
     """Tell the catalogue what a run read and made."""
-    _send(run_id, steps(stage, {**config, **report}), "COMPLETE")
+    _send(run_id, lambda: steps(stage, {**config, **report}), "COMPLETE")
 
 
 def tell_failure(stage: str, run_id: int, config: Values, error: str) -> None:
     """Tell the catalogue why a run failed; it made nothing."""
-    _send(run_id, [Step(stage, known_inputs(stage, config), [])], "FAIL", error=error)
+    _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "FAIL", error=error)
 
 
 def known_inputs(stage: str, config: Values) -> list[str]:
@@ -109,7 +109,7 @@ def _named(kind: str, names: Any) -> list[str]:
     return [f"{kind}/{name.strip()}" for name in listed if name.strip() not in ALIASES]
 
 
-def _send(run_id: int, told: Sequence[Step], state: str, *, error: str | None = None) -> None:
+def _send(run_id: int, told: Callable[[], Sequence[Step]], state: str, *, error: str | None = None) -> None:
     if not load_settings().openlineage:
         return
     try:
@@ -118,9 +118,9 @@ def _send(run_id: int, told: Sequence[Step], state: str, *, error: str | None = 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's own
             client = OpenLineageClient()
-            for step in told:
+            for step in told():
                 client.emit(_event(run_id, step, state, error))
-    except Exception as refused:  # noqa: BLE001  whatever a catalogue does is not the stage's business
+    except Exception as refused:  # noqa: BLE001  neither a catalogue nor what is said to it is the stage's business
         say(f"lineage was not sent: {type(refused).__name__}: {refused}")
 
 
