@@ -65,8 +65,8 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         load_settings.cache_clear()
         for name, part, role in (("v", "validation", "validation"), ("t", "test", "evaluation")):
             ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
-        stack.up(home)
         try:
+            stack.up(home)
             yield live(Life(home), Airflow(home), corpus, folder)
         finally:
             stack.down(home)
