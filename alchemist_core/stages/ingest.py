@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Literal
 
 from pydantic import Field
@@ -17,14 +17,14 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
+from alchemist_core.store.engine import read_clock
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
-from alchemist_core.store.tables import utc_now
 
 DATED_FOLDER = re.compile(r"(?:^|/)(\d{4}-\d{2}-\d{2})(?=/)")
 BYTES_A_READER = 1 << 24
 """Less than this is read sooner than a worker process starts."""
 CLOCK_SLACK = timedelta(seconds=2)
-"""File systems round times down, and a storage's clock may be a little behind this machine's."""
+"""File systems round times down, and a storage's clock may be a little behind the database's."""
 
 
 class IngestConfig(Config):
@@ -71,17 +71,22 @@ def run(config: IngestConfig, *, slot: int = 0) -> IngestReport:
 def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
     """Register what is new, shard by shard; each shard is one transaction."""
     tally = Tally()
+    # By the clock that all machines share, and before anything is listed: what changes from now on is looked at again.
+    with stage_run.engine.connect() as connection:
+        began_at = read_clock(connection)
     for dataset in _datasets(config, stage_run):
         known = registry.known_shards(stage_run.engine, dataset.dataset_id)
-        wanted = _wanted_shards(config, dataset)
-        fresh = [shard for shard in wanted if not _is_known(stage_run, known.get(shard.uri), shard.file, tally)]
+        wanted = _wanted_shards(config, dataset, today=began_at.date())
+        fresh = [
+            shard for shard in wanted if not _is_known(stage_run, known.get(shard.uri), shard.file, began_at, tally)
+        ]
         n_done = len(wanted) - len(fresh)
         files = [shard.file for shard in fresh]
         contents = read_shards(files, n_workers=_count_readers(files), has_perceptual_hash=config.perceptual_hash)
         for shard, content in zip(fresh, contents, strict=True):
             new = NewShard(
                 dataset.dataset_id, shard.uri, content.sha256, shard.file.size_bytes, shard.crawl_date,
-                stage_run.run_id, content.began_at,
+                stage_run.run_id, began_at,
             )  # fmt: skip
             _store_shard(config, stage_run, new, content, tally)
             n_done += 1
@@ -127,22 +132,22 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
     return [registry.register_dataset(stage_run.engine, config.dataset, root_uri=config.root, role=config.role)]
 
 
-def _wanted_shards(config: IngestConfig, dataset: DatasetRow) -> list[WantedShard]:
+def _wanted_shards(config: IngestConfig, dataset: DatasetRow, *, today: date) -> list[WantedShard]:
     found = []
     for file in list_shards(dataset.root_uri):
         uri = file.uri.removeprefix(dataset.root_uri.rstrip("/")).lstrip("/")
         folder = DATED_FOLDER.search(uri)
-        crawl_date = date.fromisoformat(folder[1]) if folder else config.crawl_date or utc_now().date()
+        crawl_date = date.fromisoformat(folder[1]) if folder else config.crawl_date or today
         if config.crawl_date in (None, crawl_date):
             found.append(WantedShard(file, uri, crawl_date))
     return found
 
 
-def _is_known(stage_run: StageRun, known: KnownShard | None, file: ShardFile, tally: Tally) -> bool:
+def _is_known(stage_run: StageRun, known: KnownShard | None, file: ShardFile, began_at: datetime, tally: Tally) -> bool:
     """Tell whether a shard is registered; one whose bytes are others than then is noted as replaced."""
     if known is None or _is_repaired(known, file):
         return False
-    if known.size_bytes != file.size_bytes or not _is_unchanged(stage_run, known, file):
+    if known.size_bytes != file.size_bytes or not _is_unchanged(stage_run, known, file, began_at):
         tally.replaced.append(file.uri)
     tally.n_known += 1
     return True
@@ -155,14 +160,13 @@ def _is_repaired(known: KnownShard, file: ShardFile) -> bool:
     return known.size_bytes != file.size_bytes or sha256_of(file.uri) != known.sha256
 
 
-def _is_unchanged(stage_run: StageRun, known: KnownShard, file: ShardFile) -> bool:
+def _is_unchanged(stage_run: StageRun, known: KnownShard, file: ShardFile, began_at: datetime) -> bool:
     """Read a shard again only if it was touched since it was last read: a name, a size and a time say less than a hash."""
     if known.verified_at is None or file.changed_at < known.verified_at - CLOCK_SLACK:
         return True
-    began = utc_now()
     is_same = sha256_of(file.uri) == known.sha256
     if is_same and file.changed_at > known.verified_at:
-        registry.confirm_shard(stage_run.engine, known.shard_id, began)
+        registry.confirm_shard(stage_run.engine, known.shard_id, began_at)
     return is_same
 
 

@@ -1,9 +1,10 @@
 """How to reach the store: the given server, or the embedded one, started on first use."""
 
 import os
+from datetime import datetime
 from functools import cache
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -50,6 +51,12 @@ def make_engine(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={"application_name": f"alchemist-{os.getpid()}", "options": "-c timezone=UTC"},
     )
+
+
+def read_clock(connection: Connection) -> datetime:
+    """Return the present moment by the database's clock, which all machines share; what is decided by time is decided by it."""
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return now
 
 
 def open_store() -> Engine:

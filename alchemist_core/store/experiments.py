@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.tables import Experiment, utc_now
+from alchemist_core.store.tables import Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +83,4 @@ def finish_experiment(engine: Engine, name: str, result: dict[str, Any]) -> None
     with engine.begin() as connection:
         statement = update(Experiment).where(Experiment.name == name)
         connection.execute(statement.values(result=result))
-        connection.execute(statement.where(Experiment.finished_at.is_(None)).values(finished_at=utc_now()))
+        connection.execute(statement.where(Experiment.finished_at.is_(None)).values(finished_at=func.clock_timestamp()))

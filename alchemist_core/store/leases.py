@@ -1,7 +1,8 @@
 """Leases with fencing tokens: who may write what now, by the database's clock.
 
 A lease is renewed by its run's heartbeat. An expired one can be claimed by anybody; the claim draws a larger token, and a
-commit that still holds the old token is refused.
+commit that still holds the old token is refused. A lease that ends later than any can (`settings.lease_ttl_s` is an hour at
+most) was written before the clock was set back: it is as good as expired, or its resource would be locked for that long.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: fl
             acquired_at = clock_timestamp(),
             -- Not what was to be inserted: that was reckoned before this statement waited for a holder's transaction.
             expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-        WHERE leases.expires_at <= clock_timestamp()
+        WHERE leases.expires_at <= clock_timestamp() OR leases.expires_at > clock_timestamp() + make_interval(secs => 3660)
         RETURNING fencing_token
     """)
     token = connection.execute(statement, {"resource": resource, "run_id": run_id, "ttl_s": ttl_s}).scalar()
@@ -81,5 +82,8 @@ def release_lease(connection: Connection, claim: LeaseClaim) -> None:
 
 def is_live(connection: Connection, resource: str) -> bool:
     """Say whether anybody holds the resource now."""
-    statement = text("SELECT true FROM alchemist.leases WHERE resource = :resource AND expires_at > clock_timestamp()")
+    statement = text("""
+        SELECT true FROM alchemist.leases WHERE resource = :resource
+        AND expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => 3660)
+    """)
     return bool(connection.execute(statement, {"resource": resource}).scalar())

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from datetime import date
 
-from sqlalchemy import Connection, Engine, select, text, update
+from sqlalchemy import Connection, Engine, func, select, text, update
 
-from alchemist_core.store.tables import AnyRow, Dataset, Night, utc_now
+from alchemist_core.store.tables import AnyRow, Dataset, Night
 
 # Made once: a shard's commit, which looks for its night, takes milliseconds.
 FIND_OPEN = text("""
@@ -68,13 +68,13 @@ def _find_nights(
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:
     """Decide an open night (`selectable` or `held`); False when it was decided before."""
-    values = {"state": state, "reason": reason, "decided_by": actor, "decided_at": utc_now()}
+    values = {"state": state, "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "scored").values(values)
     return connection.execute(statement).rowcount == 1
 
 
 def release_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
     """Let a held night be drawn from after all; False when it is not held any more."""
-    values = {"state": "released", "reason": reason, "decided_by": actor, "decided_at": utc_now()}
+    values = {"state": "released", "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "held").values(values)
     return connection.execute(statement).rowcount == 1

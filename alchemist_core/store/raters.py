@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, or_, select, text, update
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.tables import Rater, utc_now
+from alchemist_core.store.tables import Rater
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def promote_rater(engine: Engine, rater: RaterRow, *, actor: str, reason: str | 
         before = _production_name(connection)
         if before == rater.name:
             return
-        now = utc_now()
+        now = func.clock_timestamp()
         connection.execute(update(Rater).where(Rater.state == "production").values(state="retired", retired_at=now))
         connection.execute(
             update(Rater)

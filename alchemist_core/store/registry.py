@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.copy_in import copy_rows
+from alchemist_core.store.engine import read_clock
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import AnyRow, Dataset, Shard, utc_now
+from alchemist_core.store.tables import AnyRow, Dataset, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def register_shard(
     """
     with engine.begin() as connection:
         _forget_rejected(connection, shard)
-        verified = replace(shard, verified_at=shard.verified_at or utc_now())
+        verified = replace(shard, verified_at=shard.verified_at or read_clock(connection))
         shard_id = _insert_shard(connection, verified, state="verified", n_samples=len(pairs) + len(faults))
         n_new = _insert_pairs(connection, shard_id, pairs)
         if imported and pairs:

@@ -9,7 +9,7 @@ from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.members import count_taken_down, has_members, store_members
-from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Subset, utc_now
+from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Subset
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, acti
         return False
     _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
     connection.execute(update(Subset).where(*published).values(state="superseded"))
-    values: dict[str, Any] = {"state": "published", "published_at": utc_now()}
+    values: dict[str, Any] = {"state": "published", "published_at": func.clock_timestamp()}
     if action == "publish":
         values["predecessor_id"] = before.subset_id if before else None
     connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
@@ -205,7 +205,7 @@ def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
     """Note where a version's bytes were copied to; the first time stays."""
     statement = update(Subset).where(Subset.subset_id == subset_id, Subset.materialized_at.is_(None))
     with engine.begin() as connection:
-        connection.execute(statement.values(materialized_uri=uri, materialized_at=utc_now()))
+        connection.execute(statement.values(materialized_uri=uri, materialized_at=func.clock_timestamp()))
 
 
 def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:

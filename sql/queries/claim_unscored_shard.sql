@@ -10,7 +10,8 @@ LEFT JOIN alchemist.shard_scores
 LEFT JOIN alchemist.leases
     ON
         leases.resource = 'shard:' || :rater_id || ':' || shards.shard_id
-        AND leases.expires_at > clock_timestamp()
+        -- Later than any lease can end: the clock was set back (leases.py).
+        AND leases.expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => 3660)
 WHERE
     shards.state = 'verified'
     AND shards.dataset_id = ANY(:dataset_ids)
