@@ -127,13 +127,26 @@ def read_contract(name: str) -> tuple[str, Contract]:
     Raises:
         ConfigError: No such contract, or a field that is none.
     """
+    stem, fields = read_fields(name)
+    try:
+        return stem, Contract.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"The contract {name} cannot be read: {error}") from error
+
+
+def read_fields(name: str) -> tuple[str, dict[str, Any]]:
+    """Read a contract's file, whatever it says.
+
+    Raises:
+        ConfigError: There is none, or it is no TOML.
+    """
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
         raise ConfigError(f"No contract {name!r}: give heldout_loss, one of {shipped}, or the path of a .toml file.")
     try:
-        return path.stem, Contract.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The contract {path} cannot be read: {error}") from error
 
 

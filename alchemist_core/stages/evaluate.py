@@ -12,7 +12,9 @@ from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.contract import read_contract
+from alchemist_core.evaluation.average import read_average
+from alchemist_core.evaluation.contract import read_contract, read_fields
+from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingredient
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import StoredPairs, read_images
@@ -64,13 +66,17 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
     _refuse_geneval(config.contract)
     subset = choose_version(engine, config.subset, version=config.version)
     rater = rater_of_subset(engine, subset)
-    is_flux = _is_of_flux(config.contract)
+    is_flux = _is_of_flux(engine, config.contract)
     trained = models.models_to_compare(engine, subset.subset_id, rater.name, is_flux=is_flux)
     if not trained:
         raise ConfigError(
             f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
             f"Run alchemist train-downstream --subset {subset.name} first."
         )
+    if config.contract not in {METRIC, FLOW_METRIC} and (average := read_average(config.contract)) is not None:
+        averages = AverageEvaluation(stage_run, *average)
+        n_measured = averages.measure(trained)
+        return _report(engine, subset, trained, averages.contract_id, metric=averages.title, n_measured=n_measured)
     rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     if config.contract not in {METRIC, FLOW_METRIC}:
         images = ImageEvaluation(stage_run, rows, contract=config.contract, weights=config.weights)
@@ -86,16 +92,20 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
 
 
 def _refuse_geneval(contract: str) -> None:
-    if contract not in {METRIC, FLOW_METRIC} and read_contract(contract)[1].metric == "geneval":
+    if contract not in {METRIC, FLOW_METRIC} and read_fields(contract)[1].get("metric") == "geneval":
         raise ConfigError(
             f"The contract {contract} is of images in GenEval's own folders: alchemist geneval draw, then "
             f"alchemist geneval judge --contract {contract}."
         )
 
 
-def _is_of_flux(contract: str) -> bool:
+def _is_of_flux(engine: Engine, contract: str) -> bool:
     """Tell whose models a contract measures: values of two families are never averaged."""
-    return contract == FLOW_METRIC or (contract != METRIC and read_contract(contract)[1].sampler == "flow")
+    if contract in {METRIC, FLOW_METRIC}:
+        return contract == FLOW_METRIC
+    if (average := read_average(contract)) is not None:
+        return bool(find_ingredient(engine, average[1].fid).contract["sampler"] == "flow")
+    return read_contract(contract)[1].sampler == "flow"
 
 
 def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:

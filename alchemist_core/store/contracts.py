@@ -1,12 +1,27 @@
 """Evaluation contracts by name, and the values measured under them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, func, insert, select
 
 from alchemist_core.config import fingerprint
 from alchemist_core.evaluation.contract import refuse_differences
 from alchemist_core.store.tables import Evaluation, EvaluationContract
+
+
+class NamedContract(NamedTuple):
+    """A contract that something was measured under, its name among its fields."""
+
+    contract_id: int
+    contract: dict[str, Any]
+
+
+def find_named(engine: Engine, name: str) -> NamedContract | None:
+    """Return the contract of a name, if anything was measured under it."""
+    statement = select(EvaluationContract.contract_id, EvaluationContract.contract)
+    with engine.connect() as connection:
+        found = connection.execute(statement.where(EvaluationContract.contract["name"].astext == name)).one_or_none()
+    return None if found is None else NamedContract(*found)
 
 
 def agree_on_contract(engine: Engine, name: str, contract: dict[str, Any]) -> int:
