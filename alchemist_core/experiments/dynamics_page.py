@@ -5,7 +5,7 @@ from typing import Any
 
 from alchemist_core.evaluation.paired import estimate
 from alchemist_core.experiments.dynamics import TITLE
-from alchemist_core.experiments.figures import COLOURS, TOP, WIDTH, Span, curve_path, key_entry, svg_page
+from alchemist_core.experiments.figures import BELOW_AXIS, COLOURS, TOP, WIDTH, Span, curve_path, key_entry, svg_page
 from alchemist_core.experiments.tables import show
 from alchemist_core.experiments.text_sheet import TextSheet
 from alchemist_core.stages.report_page.charts import nice_ticks
@@ -112,9 +112,9 @@ def _draw(lines: dict[str, Line], title: str) -> str:
         if line:
             style = {"stroke_dasharray": "3 3"} if is_level else {}
             marks.append(curve_path(line, (x, y), "#808080" if is_level else COLOURS[i], **style))
-        marks += key_entry(i, name, COLOURS[i], is_level=is_level)
+        marks += key_entry(i, name, COLOURS[i], is_level=is_level, top=BELOW_AXIS)
     grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
     below = [element("text", f"{tick:.3g}", x=x.at(tick), y=268, class_="middle") for tick in epochs]
     axis = element("text", "epochs of the training pairs", x=WIDTH - 14, y=284, class_="end")
-    return svg_page([*grid, *marks, *names, *below, axis], 304 + 18 * ((len(lines) + 1) // 2), title)
+    return svg_page([*grid, *marks, *names, *below, axis], BELOW_AXIS + 18 * ((len(lines) + 1) // 2), title)

@@ -14,6 +14,8 @@ from alchemist_core.stages.report_page.charts import nice_ticks
 from alchemist_core.stages.report_page.markup import Html, element
 
 WIDTH, LABELS, ROW, TOP = 420, 140, 24, 16
+# Where the names of lines begin, where the horizontal axis has a name of its own.
+BELOW_AXIS = 310
 # Colours that people with red-green blindness tell apart (Okabe, Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00", "#7f7f7f", "#a65628")
 STYLE = """
@@ -77,7 +79,7 @@ def draw_times(rows: Sequence[ArmRow], title: str) -> str:
     for i, arm in enumerate(arms):
         marks += [
             *_line(rows, arm, (x, y), COLOURS[i % len(COLOURS)], is_time=True),
-            *key_entry(i, arm, COLOURS[i % len(COLOURS)], is_level=False),
+            *key_entry(i, arm, COLOURS[i % len(COLOURS)], is_level=False, top=BELOW_AXIS),
         ]
     grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
@@ -85,7 +87,7 @@ def draw_times(rows: Sequence[ArmRow], title: str) -> str:
     shown = [n for n in round_steps if low <= math.log10(n) <= high]
     times = [element("text", f"{n:,}", x=x.at(math.log10(n)), y=268, class_="middle") for n in shown]
     below = element("text", "steps", x=WIDTH - 14, y=284, class_="end")
-    return svg_page([*grid, *marks, *names, *times, below], 298 + 18 * ((len(arms) + 1) // 2), title)
+    return svg_page([*grid, *marks, *names, *times, below], BELOW_AXIS + 18 * ((len(arms) + 1) // 2), title)
 
 
 def draw_curve(curve: Sequence[ValuePoint], title: str) -> str:
@@ -124,9 +126,9 @@ def _level(rows: Sequence[ArmRow], arm: str, x: Span, y: Span) -> list[Html]:
     return [element("line", x1=x.start, x2=x.end, y1=y.at(mean), y2=y.at(mean), class_="axis")]
 
 
-def key_entry(i: int, arm: str, colour: str, *, is_level: bool) -> list[Html]:
-    """Name the i-th line below the axes, two a row, beside a piece of it."""
-    left, y = 44 + 180 * (i % 2), 298 + 18 * (i // 2)
+def key_entry(i: int, arm: str, colour: str, *, is_level: bool, top: float = 298) -> list[Html]:
+    """Name the i-th line below the axes, two a row, beside a piece of it; `top` is where the first row stands."""
+    left, y = 44 + 180 * (i % 2), top + 18 * (i // 2)
     kind = {"class_": "axis"} if is_level else {"stroke": colour}
     mark = element("line", x1=left, x2=left + 18, y1=y - 4, y2=y - 4, stroke_width=2, **kind)
     return [mark, element("text", arm, x=left + 24, y=y)]

@@ -71,16 +71,12 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     return Sheet(notes, rows, figures)
 
 
-def write_files(name: str, sheet: Sheet, result: dict[str, Any]) -> Path:
-    """Write everything under artifacts/experiments/NAME and return the folder."""
-    return write_sheet(name, sheet, result, {"table.csv": tables.csv_table(sheet.rows)})
-
-
 def write_sheet(name: str, sheet: AnySheet, result: dict[str, Any], more: dict[str, str]) -> Path:
-    """Write any sheet, and further files by name, under artifacts/experiments/NAME."""
+    """Write a sheet, and further files by name, under artifacts/experiments/NAME and return the folder."""
     folder = artifact_path(f"experiments/{name}")
     texts = {
         "table.txt": say_sheet(sheet) + "\n",
+        **({"table.csv": tables.csv_table(sheet.rows)} if isinstance(sheet, Sheet) else {}),
         **more,
         "result.json": json.dumps(result, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
         "index.html": render_experiment(name, sheet),

@@ -7,10 +7,9 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments import cost, datasets, dynamics, dynamics_page, page
+from alchemist_core.experiments import cost, dynamics, page, sheets
 from alchemist_core.experiments.datasets import DatasetsConfig
 from alchemist_core.experiments.dynamics import DynamicsConfig
-from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import compare_cells
 from alchemist_core.experiments.running import Experiment, RunConfig
 from alchemist_core.store import experiments as store
@@ -72,10 +71,7 @@ def run(config: RunConfig) -> RunReport:
         "rows": [row.as_json() for row in compare_cells(cells)],
         "regions": experiment.regions(),
     }
-    sheet = page.make_sheet(QUESTIONS[begun.config["experiment"]], result)
-    # The report page shows the sheet as it is.
-    store.finish_experiment(engine, name, {**result, "sheet": sheet.as_json()})
-    return _report(name, sheet, result, stated)
+    return _finish(begun, result, stated)
 
 
 def list_(_config: ListConfig) -> ListReport:
@@ -84,7 +80,7 @@ def list_(_config: ListConfig) -> ListReport:
         {
             "name": row.name,
             "state": "finished" if row.finished_at else "unfinished",
-            "question": _title(row.config["experiment"]),
+            "question": sheets.title_of(row.config),
         }
         for row in store.list_experiments(open_store())
     ]
@@ -97,21 +93,14 @@ def show(config: ShowConfig) -> RunReport:
     if row.result is None or row.finished_at is None:
         raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
     result = {key: value for key, value in row.result.items() if key != "sheet"}
-    if "courses" in result:
-        return _report_texts(row.name, dynamics_page.make_dynamics_sheet(result), result)
-    if "parts" in result:
-        return _report_texts(row.name, datasets.make_datasets_sheet(_in_order(row.config, result)), result)
-    return _report(row.name, page.make_sheet(QUESTIONS[row.config["experiment"]], result), result, None)
+    return _report(row.name, row.config, result)
 
 
 def follow(config: DynamicsConfig) -> RunReport:
     """Take the training of a rater again and follow pairs of every rank through it (Fig. 3); what was measured is found again."""
     engine = open_store()
-    store.begin_experiment(engine, config.name, config.identity())
-    result = dynamics.follow(config)
-    sheet = dynamics_page.make_dynamics_sheet(result)
-    store.finish_experiment(engine, config.name, {**result, "sheet": sheet.as_json()})
-    return _report_texts(config.name, sheet, result)
+    begun = store.begin_experiment(engine, config.name, config.identity())
+    return _finish(begun, dynamics.follow(config))
 
 
 def compare_datasets(config: DatasetsConfig) -> RunReport:
@@ -125,29 +114,23 @@ def compare_datasets(config: DatasetsConfig) -> RunReport:
     begun = store.begin_experiment(engine, config.title, config.identity())
     found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
     result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
-    sheet = datasets.make_datasets_sheet(_in_order(begun.config, result))
-    store.finish_experiment(engine, config.title, {**result, "sheet": sheet.as_json()})
-    return _report_texts(config.title, sheet, result)
+    return _finish(begun, result)
 
 
-def _in_order(config: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts in the order in which they were asked for: the store keeps none."""
-    return {corpus: result["parts"][corpus] for corpus in config["corpora"]}
+def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunReport:
+    # The report page shows the sheet as it is.
+    sheet = sheets.sheet_of(begun.config, result).as_json()
+    store.finish_experiment(open_store(), begun.name, {**result, "sheet": sheet})
+    return _report(begun.name, begun.config, result, stated)
 
 
-def _report_texts(name: str, sheet: page.AnySheet, result: dict[str, Any]) -> RunReport:
-    folder = page.write_sheet(name, sheet, result, {})
-    return RunReport(name=name, cost=None, folder=str(folder), table=page.say_sheet(sheet))
-
-
-def _title(experiment: str) -> str:
-    return dynamics.TITLE if experiment == dynamics.NAME else QUESTIONS[experiment].title
-
-
-def _report(name: str, sheet: page.Sheet, result: dict[str, Any], stated: dict[str, Any] | None) -> RunReport:
-    folder = page.write_files(name, sheet, result)
+def _report(
+    name: str, config: dict[str, Any], result: dict[str, Any], stated: dict[str, Any] | None = None
+) -> RunReport:
+    sheet = sheets.sheet_of(config, result)
+    folder = page.write_sheet(name, sheet, result, {"table.md": sheets.markdown_of(name, config, result)})
     return RunReport(
-        name=name, cost=stated, before=result["before"], rows=result["rows"], folder=str(folder),
+        name=name, cost=stated, before=result.get("before"), rows=result.get("rows", []), folder=str(folder),
         table=page.say_sheet(sheet),
     )  # fmt: skip
 

@@ -48,7 +48,14 @@ def test_a_training_is_followed_once_and_stands_in_the_report(tmp_path: Path) ->
     assert "The trainings that were followed are the raters' own, bit for bit." in first.table
     assert len(re.findall(r"^ranks \d", first.table, re.MULTILINE)) == 4
     found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
-    assert {"dynamics-loss.svg", "dynamics-gradient.svg", "table.txt", "result.json", "index.html"} == found.keys()
+    assert {
+        "dynamics-loss.svg",
+        "dynamics-gradient.svg",
+        "table.txt",
+        "table.md",
+        "result.json",
+        "index.html",
+    } == found.keys()
     again: list[RunReport] = [follow(config()), show(ShowConfig(name="dynamics"))]
     assert [other.table for other in again] == [first.table] * 2
     assert {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()} == found

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alchemist_core.experiments.cells import Cell
-from alchemist_core.experiments.page import make_sheet, write_files
+from alchemist_core.experiments.page import make_sheet, write_sheet
 from alchemist_core.experiments.probing import Probed
 from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import compare_cells, state_detectable
@@ -100,7 +100,9 @@ def test_a_whisker_spans_its_interval() -> None:
 
 @pytest.mark.parametrize("n_choose", [1, 3])
 def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> None:
-    folders = [write_files("e", make_sheet(QUESTIONS["region"], result(n_choose)), result(n_choose)) for _ in range(2)]
+    folders = [
+        write_sheet("e", make_sheet(QUESTIONS["region"], result(n_choose)), result(n_choose), {}) for _ in range(2)
+    ]
     page = (folders[0] / "index.html").read_text(encoding="utf-8")
     assert folders[0] == folders[1]
     assert not re.search(r'(src="(?!data:image/svg)|href=|https?://(?!www\.w3\.org/2000/svg))', page)

@@ -19,8 +19,14 @@ def experiment_article(experiment: ExperimentContent) -> Html:
         element("h3", title, " ", element("small", experiment.name)),
         *(element("p", note, class_="line") for note in notes),
         element("div", *(_figure(title, svg) for title, svg in experiment.figures), class_="figures-row"),
-        table(experiment.head, rows, class_="experiment"),
+        table(experiment.head, rows, class_=_class_of(experiment.head)),
     )
+
+
+def _class_of(head: tuple[str, ...]) -> str:
+    """Say which columns are words: the first, an arm behind its corpus, and the verdict, which has no head."""
+    judged = " judged" if not head[-1] else ""
+    return f"experiment{judged}{' of-corpora' if head[1] == 'arm' else ''}"
 
 
 def _figure(title: str, svg: str) -> Html:

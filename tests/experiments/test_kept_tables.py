@@ -1,0 +1,41 @@
+"""Tables that are committed: each page is what its measurements give, and a figure that was typed is found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.experiments.sheets import markdown_of, title_of
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.experiments import begin_experiment, finish_experiment
+from tests.benchmarks.tables import FOLDER, keep, page_of
+from tests.experiments.test_page import cells, result
+
+
+@pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda path: path.stem)
+def test_a_committed_page_is_what_its_measurements_give(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == page_of(page.with_suffix(".json"))
+
+
+@pytest.mark.db
+@pytest.mark.usefixtures("database_url")
+def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
+    engine, asked = open_store(), {"experiment": "region", "seeds": [3, 4, 5], "dataset": None}
+    begin_experiment(engine, "mine", asked)
+    with pytest.raises(SystemExit, match="mine is not finished"):
+        keep("mine", tmp_path)
+    finish_experiment(engine, "mine", {**result(), "sheet": {"notes": []}})
+    page = keep("mine", tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert text == page_of(tmp_path / "mine.json") == markdown_of("mine", asked, result())
+    assert text.startswith(f"# mine: {QUESTIONS['region'].title}\n")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len({(cell.arm, cell.retention) for cell in cells()} | {("full", 0.5)})
+    assert len({len(row) for row in rows}) == 1
+    assert '`{"experiment": "region", "seeds": [3, 4, 5]}`' in text
+    assert "sheet" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["result"]
+
+
+def test_every_question_has_a_title() -> None:
+    assert {title_of({"experiment": name}) for name in ("dynamics", *QUESTIONS)} > {q.title for q in QUESTIONS.values()}
