@@ -154,9 +154,15 @@ def _write_private(path: Path, content: dict[str, str]) -> None:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: a connection of yesterday's server that lingers is no reason to move.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Tell whether both TCP and UDP are free: the exporter hears Airflow by UDP, and another home's may hear there already."""
+    return all(_can_bind(port, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+
+
+def _can_bind(port: int, kind: socket.SocketKind) -> bool:
+    with socket.socket(type=kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            # As servers do: a connection of yesterday's server that lingers is no reason to move. By UDP it would hide who listens.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -49,6 +49,13 @@ def test_a_taken_port_is_avoided_and_a_remembered_one_is_kept():
     assert choose_port(chosen, preferred=chosen, taken=[chosen]) != chosen
 
 
+def test_a_port_on_which_another_home_hears_airflow_is_avoided():
+    with socket.socket(type=socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        busy = taken.getsockname()[1]
+        assert choose_port(busy, preferred=busy) != busy
+
+
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path):
     first = load_secrets(tmp_path)
     assert load_secrets(tmp_path) == first
