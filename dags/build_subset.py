@@ -14,7 +14,10 @@ from jobs import form, step
 from people import COMMON, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
-QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}. Ranks: the log of `select`."
+DRAWN = (
+    "Drawn by strategy {{ params.strategy }}: {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}."
+)
+QUESTION = f"{DRAWN} Members, ranks and warnings end the log of `select`. Reject leaves the version unpublished."
 
 
 def name(params):

@@ -81,9 +81,13 @@ class Browser:
         )
         time.sleep(1.0)  # What moves when the width changes: drawers, the graph.
 
-    def overflow(self) -> int:
-        """Return by how many pixels the page is wider than its window."""
-        return int(self.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+    def shows(self, label: str) -> bool:
+        """Tell whether a button or label of this name lies within the window's width: a page may cut off what it cannot fit."""
+        named = f"[...document.querySelectorAll('button, label')].filter(one => one.innerText.trim().startsWith({json.dumps(label)}))"
+        inside = (
+            "(box => box.width > 0 && box.left >= 0 && box.right <= window.innerWidth)(one.getBoundingClientRect())"
+        )
+        return bool(self.evaluate(f"{named}.some(one => {inside})"))
 
     def picture(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
