@@ -14,10 +14,7 @@ from jobs import form, step
 from people import COMMON, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
-DRAWN = (
-    "Drawn by strategy {{ params.strategy }}: {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}."
-)
-QUESTION = f"{DRAWN} Members, ranks and warnings end the log of `select`. Reject leaves the version unpublished."
+QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}. Members, ranks: end of `select`'s log."
 
 
 def name(params):
