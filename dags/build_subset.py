@@ -14,7 +14,7 @@ from jobs import form, step
 from people import COMMON, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
-QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}. What came of it: the log of `select`."
+QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}. Members: the log of `select`."
 
 
 def name(params):
