@@ -44,6 +44,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
         return PublishNightReport(n_nights=0, note="no production rater: nothing scored")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
+    n_published = 0
     for night in nights:
         n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
         if n_left:
@@ -52,7 +53,9 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
             )
         _refuse_failed(engine, night)
         with engine.begin() as connection:
+            # Another command may have decided it meanwhile.
             if decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
+                n_published += 1
                 record_event(
                     connection,
                     current_actor(),
@@ -67,7 +70,9 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
             f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
         )
     waiting = f"{len(held)} held" if held else "no night was waiting"
-    return PublishNightReport(n_nights=len(nights), n_held=len(held), note=None if nights and not held else waiting)
+    return PublishNightReport(
+        n_nights=n_published, n_held=len(held), note=None if n_published and not held else waiting
+    )
 
 
 def _refuse_failed(engine: Engine, night: AnyRow) -> None:
