@@ -32,7 +32,7 @@ PROBE = {"retentions": "0.2", "choose-seeds": ""}
 # What each part of a world asks of `alchemist experiment run`.
 SCENES = {
     "r20": {"retentions": "0.2", "arms": "random,planted,alignment/auto,loss/top_k,loss/gsample,loss/paper,loss/auto"},
-    "r50": {"retentions": "0.5", "arms": "random,planted,alignment/auto,full"},
+    "r50": {"retentions": "0.5", "arms": "random,planted,planted+plain,planted+chaotic,alignment/auto,full"},
     "r20-half": {"retentions": "0.2", "arms": "alignment/auto", "n-epochs": "5"},
     "r50-steps": {"retentions": "0.5", "arms": "alignment/auto", "length": "steps"},
     "r50-long": {"retentions": "0.5", "arms": "alignment/auto,full", "n-epochs": "30"},
