@@ -17,7 +17,7 @@ from alchemist_core.data.reading_order import Reader, epoch_order, rank_share, w
 from alchemist_core.data.subset_dataset import SubsetDataset
 from alchemist_core.data.subset_members import LocatedSubset
 from alchemist_core.errors import DataError
-from tests.data.test_copying import find_sources
+from tests.data.copying.copies import find_sources
 
 N_SHARDS, N_RECORDS, BATCH = 3, 25, 4
 N = N_SHARDS * N_RECORDS
