@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from alchemist_core.experiments.sheets import markdown_of
+from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment
 
@@ -24,7 +25,9 @@ def keep(name: str, folder: Path = FOLDER) -> Path:
         raise SystemExit(f"experiment {name} is not finished: run it again, it goes on")
     kept = {"config": row.config, "result": {key: row.result[key] for key in row.result if key not in LEFT_OUT}}
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(kept, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    # Where a home lay on the machine that measured is nobody's business.
+    words = json.dumps(kept, sort_keys=True, ensure_ascii=False).replace(str(load_settings().home.resolve()), "HOME")
+    (folder / f"{name}.json").write_text(f"{words}\n", encoding="utf-8")
     page = folder / f"{name}.md"
     page.write_text(page_of(folder / f"{name}.json"), encoding="utf-8")
     return page
