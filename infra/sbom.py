@@ -16,6 +16,8 @@ def main() -> None:
         if component["name"] not in {"pip", "setuptools", "wheel"}
     ]
     bom.pop("dependencies", None)
+    # What made the list, with addresses of its own.
+    bom["metadata"].pop("tools", None)
     sys.stdout.write(json.dumps(bom, indent=1) + "\n")
 
 
