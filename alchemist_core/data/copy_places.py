@@ -134,10 +134,11 @@ class _InBucket:
             shards = self._read_manifest() if f"{self.uri}/{MANIFEST_NAME}" in labels else None
             if shards is None:
                 return None
-            sums = {found: label[_SHA256] for found, label in labels.items()}
-            sums |= {f"{self.uri}/{shard.name}": shard.sha256 for shard in shards}
-            is_whole = pool.map(lambda found: self._is_whole(found, sizes.get(found, -1), sums[found]), sums)
-            return shards if all(is_whole) else None
+            tars = {f"{self.uri}/{shard.name}": (shard.size_bytes, shard.sha256) for shard in shards}
+            if any((sizes.get(tar), labels.get(tar, {}).get(_SHA256)) != wanted for tar, wanted in tars.items()):
+                return None
+            is_read_back = pool.map(self._reads_back, labels, (label[_SHA256] for label in labels.values()))
+            return shards if all(is_read_back) else None
 
     def _read_manifest(self) -> list[CopiedShard] | None:
         with open_shard(f"{self.uri}/{MANIFEST_NAME}") as file:
@@ -149,6 +150,7 @@ class _InBucket:
             found_bytes, label = s3.read_labels(uri)
         except DataError:
             return False
-        if found_bytes != size_bytes or label.get(_SHA256) != digest:
-            return False
+        return (found_bytes, label.get(_SHA256)) == (size_bytes, digest) and self._reads_back(uri, digest)
+
+    def _reads_back(self, uri: str, digest: str) -> bool:
         return self.verify == "source" or sha256_of(uri).hex() == digest
