@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from sqlalchemy import text
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.evaluation.contract import SHIPPED, read_contract, texts_sha256
@@ -16,6 +14,7 @@ from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.geneval import DrawConfig, JudgeConfig, JudgeReport, draw, judge
 from tests.models.test_features import clip_folder
+from tests.random_detector import save_random_detector
 
 __all__ = ["clip_folder"]
 PROMPTS = [
@@ -45,19 +44,7 @@ CHANGES = [
 
 @pytest.fixture(scope="module")
 def detector_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Mask2Former of random weights and two classes."""
-    torch.manual_seed(0)
-    swin = SwinConfig(
-        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    config = Mask2FormerConfig(
-        backbone_config=swin, hidden_dim=32, feature_size=32, mask_feature_size=32, num_queries=6, num_labels=2,
-        encoder_layers=1, decoder_layers=2, num_attention_heads=2, encoder_feedforward_dim=16, dim_feedforward=16,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("mask2former")
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
-    return folder
+    return save_random_detector(tmp_path_factory.mktemp("mask2former"))
 
 
 def test_the_shipped_contract_pins_the_published_rules() -> None:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from alchemist_core.data.layouts.geneval import find_images, read_results, write_images, write_results
 from alchemist_core.errors import ConfigError
 from alchemist_core.loops.geneval_images import judge_images, summarize_results
 from alchemist_core.models.detectors import ColourNamer, Found, Mask2Former, _crop
+from tests.random_detector import save_random_detector
 
 NAMES = ["cup", "dog"]
 SHADES = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (30, 160, 60)}
@@ -96,19 +95,7 @@ def test_a_prompt_s_images_are_written_whole_and_again(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Mask2Former:
-    """A Mask2Former of random weights: what is tested is how its outputs become boxes."""
-    torch.manual_seed(0)
-    swin = SwinConfig(
-        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    config = Mask2FormerConfig(
-        backbone_config=swin, hidden_dim=32, feature_size=32, mask_feature_size=32, num_queries=6, num_labels=2,
-        encoder_layers=1, decoder_layers=2, num_attention_heads=2, encoder_feedforward_dim=16, dim_feedforward=16,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("mask2former")
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
-    return Mask2Former(folder)
+    return Mask2Former(save_random_detector(tmp_path_factory.mktemp("mask2former")))
 
 
 def test_a_network_s_boxes_are_the_ends_of_its_masks(detector: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
