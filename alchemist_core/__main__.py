@@ -28,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        say("Stopped. The same command goes on where it was.")
+        return 128 + signal.SIGINT
     if report:
         print(report)
     return 0

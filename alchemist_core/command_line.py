@@ -4,54 +4,51 @@ import argparse
 import ast
 import importlib
 import json
-import types
-import typing
-from collections.abc import Iterator
-from enum import Enum
+import shutil
+import textwrap
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
+from alchemist_core import __version__
 from alchemist_core.command import Command
-from alchemist_core.config import BARE_WORD, NO_FLAG, Config
+from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
+from alchemist_core.flags import add_flag, explain, flag_fields
+from alchemist_core.parser import Parser
 from alchemist_core.presets import PRESETS, preset_values
 
 STAGES = ("ingest", "train_rater", "score", "select", "materialize", "train_downstream", "evaluate", "report")
-VERBS = (
-    "check",
-    "plan",
-    "drift",
-    "certify",
-    "promote",
-    "publish",
-    "release",
-    "takedown",
-    "retry_quarantine",
-    "duplicates",
-    "aesthetic",
-    "export",
-    "subset",
-    "explain",
-    "compare",
-    "experiment",
-    "region_probe",
-    "db",
-    "corpus",
-    "geneval",
-    "up",
-    "down",
-    "status",
-    "logs",
-    "metrics",
-    "maintain",
-    "note",
-    "demo",
-)
-
-
+VERB_GROUPS = {
+    "decide and publish": (
+        "certify",
+        "promote",
+        "check",
+        "drift",
+        "publish",
+        "release",
+        "takedown",
+        "retry_quarantine",
+        "duplicates",
+        "aesthetic",
+    ),
+    "ask and compare": ("plan", "subset", "explain", "export", "compare", "experiment", "region_probe", "geneval"),
+    "keep the installation": (
+        "corpus",
+        "db",
+        "up",
+        "down",
+        "status",
+        "logs",
+        "metrics",
+        "maintain",
+        "note",
+        "demo",
+    ),
+}
+VERBS = tuple(verb for group in VERB_GROUPS.values() for verb in group)
 PASS_THROUGH = ("db", "psql")
 
 
@@ -66,6 +63,7 @@ def load_commands(verb: str) -> dict[str, Command]:
     return commands
 
 
+@cache
 def first_line(verb: str) -> str:
     """Read the first line of a verb's docstring without importing it."""
     path = Path(__file__).parent.parent / (module_name(verb).replace(".", "/") + ".py")
@@ -74,20 +72,41 @@ def first_line(verb: str) -> str:
 
 def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the verb that `arguments` name is imported (all of them when None)."""
-    parser = argparse.ArgumentParser(
-        prog="alchemist", description="Decide which images a text-to-image model should learn from."
+    parser = Parser(
+        prog="alchemist",
+        description="Decide which images a text-to-image model should learn from.",
+        epilog=_list_verbs(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.epilog = (
-        "Each verb explains itself: alchemist VERB --help. Settings (where things are) come from ALCHEMIST_ variables."
-    )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    parser.add_argument("--version", action="version", version=f"alchemist {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help="what to do, from the lists below")
     wanted = next((word for word in arguments or [] if not word.startswith("-")), None)
     for verb in (*STAGES, *VERBS):
         name = verb.replace("_", "-")
-        child = verbs.add_parser(name, help=first_line(verb), description=first_line(verb))
+        # Without a help text of its own: the epilog lists the verbs by what they are for.
+        child = verbs.add_parser(name, description=first_line(verb))
         if arguments is None or name == wanted:
             _add_commands(child, verb)
     return parser
+
+
+def _list_verbs() -> str:
+    """Return every verb with its first line, the stages in their order."""
+    width = min(shutil.get_terminal_size().columns - 2, 120)
+    lines = []
+    for title, verbs in {"the stages, in their order": STAGES, **VERB_GROUPS}.items():
+        lines.append(f"{title}:")
+        for verb in verbs:
+            head = f"  {verb.replace('_', '-'):<17} "
+            lines += textwrap.wrap(
+                head + first_line(verb), width, subsequent_indent=" " * len(head), break_on_hyphens=False
+            )
+        lines.append("")
+    lines += [
+        "Each verb explains itself: alchemist VERB --help.",
+        "Settings (where things are) are ALCHEMIST_ variables; the README names them.",
+    ]
+    return "\n".join(lines)
 
 
 def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -102,67 +121,14 @@ def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> None:
-    parser.set_defaults(command=command, verb_name=verb)
+    parser.set_defaults(command=command, verb_name=verb, program=parser.prog)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object on the last line")
     if verb in STAGES:
         text = "defaults by name; flags override single fields"
         parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help=f"{text} (default: tiny)")
         parser.add_argument("--slot", type=int, default=0, help="worker slot of a mapped stage (default: 0)")
     for path, field in flag_fields(command.config):
-        _add_flag(parser, path, field)
-
-
-def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Yield every field of a config model, nested models flattened: the last part of the path names the flag."""
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from flag_fields(field.annotation, (*prefix, name))
-        elif field.json_schema_extra != NO_FLAG:
-            yield (*prefix, name), field
-
-
-def _add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
-    # A field may not be called as Python's own words are: `from_` is the flag --from.
-    flag = "--" + path[-1].rstrip("_").replace("_", "-")
-    kind, choices = _flag_type(field.annotation)
-    default = "required" if field.is_required() else f"default: {_plain(field.get_default(call_default_factory=True))}"
-    text = f"{field.description or path[-1]} ({_bounds(field)}{default})".replace("%", "%%")
-    options: dict[str, Any] = {"dest": ".".join(path), "default": argparse.SUPPRESS, "help": text}
-    if field.json_schema_extra == BARE_WORD:
-        parser.add_argument(path[-1], metavar=path[-1].upper(), help=options["help"])
-    elif kind is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-    elif kind is argparse.REMAINDER:
-        parser.add_argument(
-            path[-1], nargs=argparse.REMAINDER, **(options | {"default": []}) | {"dest": ".".join(path)}
-        )
-    else:
-        parser.add_argument(flag, choices=choices, metavar=None if choices else path[-1].strip("_").upper(), **options)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
-
-
-def _flag_type(annotation: Any) -> tuple[Any, list[str] | None]:
-    """Return how a field is read from the command line; pydantic does the parsing and the bounds."""
-    if get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = next(part for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is Literal:
-        return str, [str(choice) for choice in get_args(annotation)]
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return str, [str(choice.value) for choice in annotation]
-    if get_origin(annotation) is list:
-        return list, None
-    return annotation, None
-
-
-def _bounds(field: FieldInfo) -> str:
-    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    parts = [f"{words[name]} {getattr(rule, name)}" for rule in field.metadata for name in words if hasattr(rule, name)]
-    return ", ".join(parts) + "; " if parts else ""
+        add_flag(parser, path, field)
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
@@ -202,13 +168,5 @@ def read_config(model: type[Config], options: dict[str, Any]) -> Config:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for fault in error.errors():
-        flag = "--" + str(fault["loc"][-1]).rstrip("_").replace("_", "-") if fault["loc"] else "the flags together"
-        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
-        lines.append(f"{flag}: {fault['msg']}{given}. See the flag's text in --help.")
-    return "\n".join(lines)
+        help_line = f"{options.get('program', 'alchemist')} --help explains every flag."
+        raise ConfigError(f"{explain(model, error)}\n{help_line}") from None

@@ -93,6 +93,66 @@ def test_a_value_out_of_bounds_is_refused_with_flag_limit_and_value(capsys: pyte
     assert "1.5" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["scor"], "Did you mean score?"),
+        (["subset", "lst"], "Did you mean list?"),
+        (["select", "--datset", "d"], "Did you mean --dataset?"),
+        (["check", "--suite", "subst"], "Did you mean subset?"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str], words: list[str], meant: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    text = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert meant in text
+    assert "--help" in text
+    assert "usage:" not in text
+
+
+def test_a_verb_that_was_left_out_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, listed in (([], "train-rater"), (["subset"], "rollback")):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert listed in capsys.readouterr().err
+
+
+def test_help_lists_every_verb_once_within_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = build_parser([]).format_help().splitlines()
+    heads = [line.split()[0] for line in lines if line.startswith("  ") and line[2:3].islower()]
+    assert sorted(heads) == sorted(verb.replace("_", "-") for verb in (*STAGES, *VERBS))
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, flag, text in (
+        (["takedown", "--sample", "a/b", "--reason", "asked"], "--sample:", "DATASET/SHARD/KEY"),
+        (["plan", "evaluate", "--seeds", "0,x"], "--seeds:", "comma between them"),
+        (["explain", "", "--subset", "s"], "SAMPLE:", "DATASET/SHARD/KEY"),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert flag in said
+        assert text in said
+
+
+def test_a_run_that_is_stopped_by_hand_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = load_commands("status")
+
+    def interrupted(_config: Config) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(commands, "", commands[""]._replace(run=interrupted))
+        assert main(["status"]) == 130
+    assert "goes on" in capsys.readouterr().err
+
+
 def test_what_follows_psql_is_psqls_own() -> None:
     parser = build_parser(["db", "psql"])
     with pytest.MonkeyPatch.context() as patch:
