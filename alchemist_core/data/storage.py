@@ -26,6 +26,11 @@ class ShardFile:
     """When its bytes, or its place, last changed by the storage's clock; no user can set it back."""
 
 
+def absolute_root(root_uri: str) -> str:
+    """Return a root as it is found from every folder: a night is ingested from another one than it was registered from."""
+    return root_uri if is_s3(root_uri) else str(_local_path(root_uri).absolute())
+
+
 def list_shards(root_uri: str) -> list[ShardFile]:
     """Return every `.tar` under a root, sorted by address; names that start with a dot are writes under way.
 

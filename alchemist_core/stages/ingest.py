@@ -11,7 +11,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words
 from alchemist_core.data.shard_reading import ShardContent, read_shards
-from alchemist_core.data.storage import ShardFile, list_shards, sha256_of
+from alchemist_core.data.storage import ShardFile, absolute_root, list_shards, sha256_of
 from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
@@ -19,6 +19,7 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
+from alchemist_core.telemetry import say
 
 DATED_FOLDER = re.compile(r"(?:^|/)(\d{4}-\d{2}-\d{2})(?=/)")
 BYTES_A_READER = 1 << 24
@@ -129,12 +130,18 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
         if config.root is not None:
             raise ConfigError(f"--root {config.root} needs --dataset: whose shards are they?")
         return registry.list_datasets(stage_run.engine, role="train")
-    return [registry.register_dataset(stage_run.engine, config.dataset, root_uri=config.root, role=config.role)]
+    if config.root is not None:
+        # Before it is registered: every later night would stop at an address that was mistyped once.
+        list_shards(config.root)
+    root_uri = None if config.root is None else absolute_root(config.root)
+    return [registry.register_dataset(stage_run.engine, config.dataset, root_uri=root_uri, role=config.role)]
 
 
 def _wanted_shards(config: IngestConfig, dataset: DatasetRow, *, today: date) -> list[WantedShard]:
-    found = []
-    for file in list_shards(dataset.root_uri):
+    found, files = [], list_shards(dataset.root_uri)
+    if not files:
+        say(f"No .tar lies under {dataset.root_uri}: nothing to ingest.")
+    for file in files:
         uri = file.uri.removeprefix(dataset.root_uri.rstrip("/")).lstrip("/")
         folder = DATED_FOLDER.search(uri)
         crawl_date = date.fromisoformat(folder[1]) if folder else config.crawl_date or today

@@ -55,6 +55,32 @@ def test_only_the_shards_of_the_crawl_date_are_ingested(corpus: Path, database_u
     assert (report.n_shards, report.n_known) == (3, 0)
 
 
+def test_a_root_that_was_mistyped_is_not_kept(corpus: Path, database_url: str, engine: Engine) -> None:
+    with pytest.raises(DataError, match="no folder that can be read"):
+        ingest(dataset="scenes", root=str(corpus / "tarin"))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.datasets")).scalar_one() == 0
+    ingest(dataset="scenes", root=str(corpus / "train"))
+    with pytest.raises(DataError):
+        ingest(dataset="scenes", root=str(corpus / "tarin"))
+    assert ingest(dataset="scenes").n_known == 6
+
+
+def test_a_root_as_seen_from_here_is_found_from_elsewhere(
+    corpus: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(corpus)
+    assert ingest(dataset="scenes", root="train").n_shards == 6
+    monkeypatch.chdir(tmp_path)
+    assert ingest(dataset="scenes").n_known == 6
+
+
+def test_a_root_without_a_tar_says_so(tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "00000.parquet").touch()
+    assert ingest(dataset="empty", root=str(tmp_path)).n_shards == 0
+    assert f"No .tar lies under {tmp_path}" in capsys.readouterr().err
+
+
 def test_an_empty_night_succeeds(corpus: Path, database_url: str) -> None:
     report = ingest(dataset="scenes", root=str(corpus / "train"), crawl_date="2026-03-03")
     assert (report.n_shards, report.n_locations) == (0, 0)
