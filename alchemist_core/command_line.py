@@ -16,7 +16,7 @@ from alchemist_core import __version__
 from alchemist_core.command import Command
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
-from alchemist_core.flags import add_flag, explain, flag_fields
+from alchemist_core.flags import add_flag, explain, flag_fields, usage_of
 from alchemist_core.parser import Parser
 from alchemist_core.presets import PRESETS, preset_values
 
@@ -122,6 +122,7 @@ def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> None:
     parser.set_defaults(command=command, verb_name=verb, program=parser.prog)
+    parser.usage = usage_of(command.config)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object on the last line")
     if verb in STAGES:
         text = "defaults by name; flags override single fields"

@@ -25,6 +25,14 @@ def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterato
             yield (*prefix, name), field
 
 
+def usage_of(model: type[BaseModel]) -> str:
+    """Return a command's usage in one line: what must be given, and that there is more."""
+    needed = [(flag_of(path[-1], field), path[-1].upper()) for path, field in flag_fields(model) if field.is_required()]
+    bare, flags = [flag for flag, word in needed if flag == word], [pair for pair in needed if pair[0] != pair[1]]
+    rest = "..." if any(_flag_type(field.annotation)[0] is list for _, field in flag_fields(model)) else "[flags]"
+    return " ".join(["%(prog)s", *bare, *(f"{flag} {word}" for flag, word in flags), rest])
+
+
 def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
     """Add the flag of one field, or its bare word."""
     kind, choices = _flag_type(field.annotation)

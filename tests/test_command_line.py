@@ -129,6 +129,22 @@ def test_help_lists_every_verb_once_within_80_columns(monkeypatch: pytest.Monkey
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["train-rater"], "alchemist train-rater --dataset DATASET --validation VALIDATION [flags]"),
+        (["explain"], "alchemist explain SAMPLE --subset SUBSET [flags]"),
+        (["db", "psql"], "alchemist db psql ..."),
+    ],
+)
+def test_the_usage_line_names_what_must_be_given(
+    capsys: pytest.CaptureFixture[str], words: list[str], usage: str
+) -> None:
+    with pytest.raises(SystemExit):
+        build_parser(words).parse_args([*words, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {usage}\n")
+
+
 def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFixture[str]) -> None:
     for words, flag, text in (
         (["takedown", "--sample", "a/b", "--reason", "asked"], "--sample:", "DATASET/SHARD/KEY"),
