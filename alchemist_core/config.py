@@ -5,6 +5,7 @@ Where things are is never here: that is `settings`.
 
 import hashlib
 import json
+import textwrap
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -21,6 +22,10 @@ BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_split)]
+
+
+LINE_LENGTH = 80
+"""Characters of a line on a terminal as it opens."""
 
 
 class Config(BaseModel):
@@ -42,21 +47,66 @@ class Config(BaseModel):
 
 
 class Report(BaseModel):
-    """What a stage says when it ends: `--json` prints it as the last line, `runs.report` keeps it."""
+    """What a stage says when it ends: `--json` prints it as the last line, `runs.report` keeps it.
+
+    >>> class Scored(Report):
+    ...     n_shards: int
+    ...     is_new: bool
+    ...     warnings: list[str]
+    >>> print(Scored(n_shards=1200, is_new=True, warnings=["One is late.", "One is damaged."]).summary())
+    shards:   1,200
+    new:      yes
+    warnings: One is late.
+              One is damaged.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def summary(self) -> str:
-        """Return the report as lines for a person."""
-        return "\n".join(f"{name.replace('_', ' ')}: {_plain(value)}" for name, value in self if value is not None)
+        """Return the report as lines for a person: names in one column, values in the next."""
+        fields = {_label(name): value for name, value in self if value is not None}
+        width = max(map(len, fields), default=0) + 2
+        return "\n".join(
+            line
+            for label, value in fields.items()
+            for line in _indent(f"{label}:".ljust(width), _lines(value, LINE_LENGTH - width))
+        )
+
+
+def _label(name: str) -> str:
+    # n_ and is_ are the code's words for a count and a yes or no.
+    return name.removeprefix("n_").removeprefix("is_").replace("_", " ")
+
+
+def _indent(label: str, lines: list[str]) -> list[str]:
+    return [(" " * len(label) if number else label) + line for number, line in enumerate(lines)]
+
+
+def _lines(value: object, width: int) -> list[str]:
+    """Put what is listed on one line, or on a line each: sentences, and what would be too long."""
+    if isinstance(value, dict):
+        texts = {str(key): ", ".join(_lines(item, width)) for key, item in value.items()}
+        line = ", ".join(f"{key} {text}" for key, text in texts.items())
+        key_width = max(map(len, texts), default=0)
+        return [line or "none"] if len(line) <= width else [f"{key:<{key_width}} {text}" for key, text in texts.items()]
+    if isinstance(value, (list, tuple)):
+        texts_of_items = [", ".join(_lines(item, width)) for item in value]
+        has_sentences = any(" " in text for text in texts_of_items)
+        return (
+            texts_of_items
+            if has_sentences
+            else textwrap.wrap(", ".join(texts_of_items), width, break_long_words=False, break_on_hyphens=False)
+            or ["none"]
+        )
+    return [_plain(value)]
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value) or "none"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def fingerprint(value: object) -> str:

@@ -30,7 +30,14 @@ class CertifyReport(Report):
 
     rater: str
     twin: str | None
-    checks: dict[str, float | None]
+    # As the certificate stores them: name, value, bounds (a bound of None is open).
+    checks: list[dict[str, Any]]
+
+    def summary(self) -> str:
+        """Return a line a check, beside its bounds, and what to do next."""
+        lines = [f"{check['name']:<28} {_value(check['value']):>12}  {_bounds(check)}" for check in self.checks]
+        head = f"{'check':<28} {'value':>12}  must be"
+        return "\n".join([f"{self.rater} is certified", head, *lines, f"next: alchemist promote --rater {self.rater}"])
 
 
 def run(config: CertifyConfig) -> CertifyReport:
@@ -57,11 +64,7 @@ def run(config: CertifyConfig) -> CertifyReport:
     record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())
     if failed:
         raise CheckFailedError(f"Rater {rater.name} is not certified: {'; '.join(failed)}.")
-    return CertifyReport(
-        rater=rater.name,
-        twin=twin.name if twin else None,
-        checks={check["name"]: _plain(check["value"]) for check in checks},
-    )
+    return CertifyReport(rater=rater.name, twin=twin.name if twin else None, checks=checks)
 
 
 def _examine(
@@ -79,8 +82,13 @@ def _examine(
     return [check.as_json() for check in checks], failures(checks)
 
 
-def _plain(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+def _value(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def _bounds(check: dict[str, Any]) -> str:
+    bounds = (("≥", check["low"]), ("≤", check["high"]))
+    return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "anything"
 
 
 COMMANDS = {"": Command(CertifyConfig, run)}
