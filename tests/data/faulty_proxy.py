@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -69,14 +69,17 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815  the library's names
 
     def _forward(self, data: bytes, fault: str | None) -> None:
-        connection = http.client.HTTPConnection(self.server.target)
-        connection.request(self.command, self.path, body=data or None, headers=dict(self.headers))
-        answer = connection.getresponse()
-        body = answer.read()
+        try:
+            with closing(http.client.HTTPConnection(self.server.target)) as connection:
+                connection.request(self.command, self.path, body=data or None, headers=dict(self.headers))
+                answer = connection.getresponse()
+                body = answer.read()
+        except (OSError, http.client.HTTPException):
+            self._reset()  # The store died.
+            return
         headers = {
             name: value for name, value in answer.getheaders() if name.lower() not in ("connection", "date", "server")
         }
-        connection.close()
         half = body[: len(body) // 2] if self.command != "HEAD" and len(body) > 1 else b""
         if fault == "unanswered":
             self._reset()
