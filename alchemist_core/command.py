@@ -11,3 +11,5 @@ class Command(NamedTuple):
 
     config: type[Config]
     run: Callable[..., Report | Any | None]
+    next_step: Callable[[Any, Any], str | None] = lambda _config, _report: None
+    """What a person types behind it, by its config and its report; None where nothing follows."""

@@ -148,7 +148,10 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     report = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
     if report is None:
         return ""
-    return json.dumps(report.model_dump(mode="json")) if options["json"] else report.summary()
+    if options["json"]:
+        return json.dumps(report.model_dump(mode="json"))
+    following = command.next_step(config, report)
+    return f"{report.summary()}\nnext: {following}" if following else str(report.summary())
 
 
 def _is_passed_through(arguments: list[str]) -> bool:

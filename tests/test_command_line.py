@@ -1,6 +1,7 @@
 """The command line is generated from config models and never loads what a command does not need."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,32 @@ def test_what_follows_psql_is_psqls_own() -> None:
         command_line.run_command(build_parser(["db", "psql"]), ["db", "psql", "-c", "SELECT 1", "--json"])
     assert parser is not None
     assert given == ["-c", "SELECT 1", "--json"]
+
+
+def next_command(said: str) -> list[str]:
+    """What a report tells its reader to type, as the words of the first command in it."""
+    (line,) = (line for line in said.splitlines() if line.startswith("next: "))
+    program, *words = shlex.split(line.removeprefix("next: ").partition(";")[0])
+    assert program == "alchemist"
+    return words
+
+
+@pytest.mark.db
+def test_a_report_ends_with_the_command_that_comes_next(
+    database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--n-train", "20", "--n-validation", "0", "--n-test", "0", "--n-nights", "1"]
+    assert main(["corpus", "scenes", "--out", str(tmp_path / "drawn"), *few]) == 0
+    ingest = next_command(capsys.readouterr().out)
+    assert ingest == ["ingest", "--dataset", "drawn", "--root", str(tmp_path / "drawn" / "train")]
+    assert main(ingest) == 0
+    score = next_command(capsys.readouterr().out)
+    assert score == ["score", "--dataset", "drawn"]
+    assert main(score) == 0
+    train = next_command(capsys.readouterr().out)
+    options = vars(build_parser(train).parse_args(train))
+    read_config(options["command"].config, options)
+    assert train[0] == "train-rater"
 
 
 @pytest.mark.db

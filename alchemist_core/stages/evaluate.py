@@ -193,4 +193,4 @@ def _report(
     )
 
 
-COMMANDS = {"": Command(EvaluateConfig, run)}
+COMMANDS = {"": Command(EvaluateConfig, run, lambda config, _: f"alchemist compare {config.subset}")}

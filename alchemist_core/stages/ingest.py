@@ -198,4 +198,15 @@ def _store_shard(config: IngestConfig, stage_run: StageRun, new: NewShard, conte
         tally.quarantined[fault.reason] = tally.quarantined.get(fault.reason, 0) + 1
 
 
-COMMANDS = {"": Command(IngestConfig, run)}
+def _next(config: IngestConfig, report: IngestReport) -> str | None:
+    name = config.dataset or "NAME"
+    if report.n_quarantined:
+        return "select shard_id, key, reason, detail from alchemist.quarantined_samples (alchemist db psql) shows what was set aside"
+    if config.role == "validation":
+        return f"alchemist train-rater --dataset NAME --validation {name}"
+    if config.role == "train":
+        return f"alchemist score --dataset {name}; without a rater: alchemist train-rater --dataset {name} --validation NAME"
+    return None
+
+
+COMMANDS = {"": Command(IngestConfig, run, _next)}

@@ -116,4 +116,8 @@ def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str)
         )
 
 
-COMMANDS = {"": Command(MaterializeConfig, run)}
+def _next(_config: MaterializeConfig, report: MaterializeReport) -> str | None:
+    return None if is_s3(report.folder) else f"cd {report.folder} && sha256sum --check SHA256SUMS"
+
+
+COMMANDS = {"": Command(MaterializeConfig, run, _next)}

@@ -50,4 +50,4 @@ def _without_time(page: str) -> str:
     return MADE_AT.sub("", page, count=1)
 
 
-COMMANDS = {"": Command(ReportConfig, run)}
+COMMANDS = {"": Command(ReportConfig, run, lambda _, report: f"open {report.path} in a browser; it loads nothing")}

@@ -166,4 +166,10 @@ def _require_rater(config: SelectConfig) -> RaterRow:
     return rater
 
 
-COMMANDS = {"": Command(SelectConfig, run)}
+def _next(_config: SelectConfig, report: SelectReport) -> str:
+    if report.version is None:
+        return "the same command without --dry-run"
+    return f"alchemist subset publish {report.name} --version {report.version}"
+
+
+COMMANDS = {"": Command(SelectConfig, run, _next)}

@@ -144,4 +144,4 @@ class Comparison:
         return StoredPairs([row_of[pair_hash] for pair_hash in members], side, stage_run.report)
 
 
-COMMANDS = {"": Command(TrainDownstreamConfig, run)}
+COMMANDS = {"": Command(TrainDownstreamConfig, run, lambda config, _: f"alchemist evaluate --subset {config.subset}")}

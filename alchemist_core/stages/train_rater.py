@@ -150,4 +150,4 @@ def _figures(metrics: dict[str, object]) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in metrics.items() if isinstance(value, (int, float))}
 
 
-COMMANDS = {"": Command(TrainRaterConfig, run)}
+COMMANDS = {"": Command(TrainRaterConfig, run, lambda _, report: f"alchemist certify --rater {report.rater}")}

@@ -94,8 +94,16 @@ def _read_layout(config: ImportConfig) -> Iterator[LayoutRecord]:
     return readers[config.layout](Path(config.source))
 
 
+def _next(_config: Config, report: CorpusReport) -> str:
+    folder = Path(report.folder)
+    if not (folder / "train").is_dir():
+        return f"alchemist ingest --dataset NAME --root {folder}"
+    rest = "then its validation and test folders with --role validation and --role evaluation, each under a name of its own"
+    return f"alchemist ingest --dataset {folder.name} --root {folder / 'train'}\n      {rest}"
+
+
 COMMANDS = {
-    "scenes": Command(ScenesCorpusConfig, scenes),
-    "emoji": Command(EmojiConfig, emoji),
-    "import": Command(ImportConfig, import_layout),
+    "scenes": Command(ScenesCorpusConfig, scenes, _next),
+    "emoji": Command(EmojiConfig, emoji, _next),
+    "import": Command(ImportConfig, import_layout, _next),
 }

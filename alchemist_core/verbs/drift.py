@@ -132,4 +132,16 @@ def _line(mover: Mover) -> str:
     return f"  {mover.kind} {mover.name}: {mover.n:,} scores, PSI {mover.psi_without:.3f} without them{look}"
 
 
-COMMANDS = {"": Command(DriftConfig, run)}
+def _next(config: DriftConfig, report: DriftReport) -> str | None:
+    if report.n_held:
+        return (
+            "look at the groups named above, then alchemist release night --dataset NAME --crawl-date DATE --reason WHY"
+        )
+    return f"alchemist publish night{_which(config)}" if report.n_nights else None
+
+
+def _which(config: DriftConfig) -> str:
+    return f" --dataset {config.dataset}" if config.dataset else ""
+
+
+COMMANDS = {"": Command(DriftConfig, run, _next)}

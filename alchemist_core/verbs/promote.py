@@ -44,7 +44,7 @@ def run(config: PromoteConfig) -> PromoteReport:
         mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())
         if config.shadow:
             say(
-                f"Scores the pool until it has caught up: alchemist score --rater {rater.name} (alchemist plan score estimates it)."
+                "It scores every night from now on; the pool before it only when it is asked to (alchemist plan score estimates it)."
             )
         return PromoteReport(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
     if not rater.certificate.get("is_certified") and config.without_certificate is None:
@@ -58,4 +58,8 @@ def run(config: PromoteConfig) -> PromoteReport:
     return PromoteReport(rater=rater.name, was=before.name if before else None)
 
 
-COMMANDS = {"": Command(PromoteConfig, run)}
+def _next(_config: PromoteConfig, report: PromoteReport) -> str:
+    return f"alchemist score --rater {report.rater}" if report.is_shadow else "alchemist score"
+
+
+COMMANDS = {"": Command(PromoteConfig, run, _next)}

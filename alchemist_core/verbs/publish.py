@@ -85,4 +85,10 @@ def _refuse_failed(engine: Engine, night: AnyRow) -> None:
         )
 
 
-COMMANDS = {"night": Command(PublishNightConfig, publish_night)}
+def _next(config: PublishNightConfig, report: PublishNightReport) -> str | None:
+    return (
+        f"alchemist select --dataset {config.dataset or 'NAME'} --retention 0.2 --dry-run" if report.n_nights else None
+    )
+
+
+COMMANDS = {"night": Command(PublishNightConfig, publish_night, _next)}

@@ -12,7 +12,13 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, list_subsets, rater_of_subset
 from alchemist_core.verbs.subset_diff import DiffSubsetConfig, diff
 from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
+from alchemist_core.verbs.subset_publish import (
+    PublishSubsetConfig,
+    PublishSubsetReport,
+    RollbackSubsetConfig,
+    publish,
+    rollback,
+)
 
 N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
@@ -118,11 +124,15 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
     )
 
 
+def _next(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:
+    return NEXT["published"].format(name=report.subset, version=report.version)
+
+
 COMMANDS = {
     "list": Command(SubsetListConfig, list_),
     "show": Command(SubsetShowConfig, show),
     "diff": Command(DiffSubsetConfig, diff),
-    "publish": Command(PublishSubsetConfig, publish),
+    "publish": Command(PublishSubsetConfig, publish, _next),
     "rollback": Command(RollbackSubsetConfig, rollback),
     "gc": Command(GcSubsetConfig, gc),
 }
