@@ -113,17 +113,21 @@ class _Following:
                 self._measure(done)
             report(done, total, note)
 
-        began = time.perf_counter()
-        self._measure(0)
-        seconds = time.perf_counter() - began
-        say(
-            f"{len(steps):,} marks of {seconds:.0f} seconds each ({len(self.band_N):,} losses, {self.has_gradient_N.sum():,} gradients), "
-            f"beside {self.total:,} steps of training."
-        )
+        # The first mark; after a kill between a checkpoint and the mark of its step, that one.
+        if self.training.progress.step in steps:
+            self._measure_in_time(self.training.progress.step, n_marks=len(steps))
         self.training.train(measure_and_report)
         # Training may have stopped before its last step.
         self._measure(self.training.progress.step)
         self._finish()
+
+    def _measure_in_time(self, step: int, *, n_marks: int) -> None:
+        began = time.perf_counter()
+        self._measure(step)
+        say(
+            f"{n_marks:,} marks of {time.perf_counter() - began:.0f} seconds each ({len(self.band_N):,} losses, "
+            f"{self.has_gradient_N.sum():,} gradients), beside {self.total:,} steps of training."
+        )
 
     def _measure(self, step: int) -> None:
         if step in self.marks:

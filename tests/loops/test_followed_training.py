@@ -4,12 +4,14 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from alchemist_core.loops import followed_training
 from alchemist_core.loops.checkpoints import partial_folder, write_json
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.encoding import encode_pairs
@@ -113,6 +115,26 @@ def test_a_killed_run_goes_on_and_measures_the_same(follow: Callable[..., Course
     assert dataclasses.asdict(follow("killed")) == dataclasses.asdict(follow("whole"))
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {"course.json"}
     assert not partial_folder(tmp_path / "killed").exists()
+
+
+def test_a_kill_between_a_checkpoint_and_the_mark_of_its_step_costs_no_mark(
+    follow: Callable[..., Course], rater: Path, tmp_path: Path
+) -> None:
+    other, measure, measured = shutil.copytree(rater, tmp_path / "other-rater"), followed_training.gradient_norms, []
+    config = CONFIG.model_copy(update={"checkpoint_every_steps": 15})
+    write_json(other / "config.json", config.model_dump(mode="json"))
+
+    def die_at_the_third_mark(*given: Any) -> torch.Tensor:
+        measured.append(given)
+        if len(measured) == 3:
+            raise KilledError
+        return measure(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(followed_training, "gradient_norms", die_at_the_third_mark)
+        with pytest.raises(KilledError):
+            follow("killed", of=other)
+    assert dataclasses.asdict(follow("killed", of=other)) == dataclasses.asdict(follow("whole"))
 
 
 def test_a_finished_course_is_read_and_not_trained_again(follow: Callable[..., Course]) -> None:
