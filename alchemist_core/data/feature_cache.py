@@ -8,6 +8,7 @@ Letters: N things asked for · K things known.
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,39 @@ class FeatureCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._segments = sorted(folder.glob("*.npz")) if folder.is_dir() else []
-        keys = [_read_keys(path) for path in self._segments]
-        self._key_K = np.concatenate(keys) if keys else np.empty(0, f"S{_KEY_BYTES}")
-        self._segment_K = np.repeat(np.arange(len(keys)), [len(segment) for segment in keys])
-        self._row_K = np.concatenate([np.arange(len(segment)) for segment in keys]) if keys else np.empty(0, np.int64)
-        self._order_K = np.argsort(self._key_K, kind="stable")
+        self._read_folder()
 
     def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Arrays]:
         """Return which keys are known, and the rows of those, in the order of the keys."""
+        try:
+            return self._find(keys)
+        except FileNotFoundError:
+            # A takedown has put another segment in the place of one that was read.
+            self._read_folder()
+            return self.find(keys)
+
+    def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
+        """Keep rows for a later cache on this folder; a reader sees a segment whole or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _write_segment(self._folder, _as_keys(keys), arrays)
+
+    def _read_folder(self) -> None:
+        found = {path: _read_keys(path) for path in sorted(self._folder.glob("*.npz"))}
+        segments = {path: key_K for path, key_K in found.items() if key_K is not None}
+        sizes = [len(key_K) for key_K in segments.values()]
+        self._segments = list(segments)
+        self._key_K = np.concatenate([np.empty(0, f"S{_KEY_BYTES}"), *segments.values()])
+        self._segment_K = np.repeat(np.arange(len(sizes)), sizes)
+        self._row_K = np.concatenate([np.empty(0, np.int64), *map(np.arange, sizes)])
+        self._order_K = np.argsort(self._key_K, kind="stable")
+
+    def _find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Arrays]:
         if not len(self._key_K) or not keys:
             return np.zeros(len(keys), bool), {}
         wanted_N, sorted_K = _as_keys(keys), self._key_K[self._order_K]
         place_N = np.minimum(np.searchsorted(sorted_K, wanted_N), len(sorted_K) - 1)
         is_known_N = sorted_K[place_N] == wanted_N
         return is_known_N, self._gather(self._order_K[place_N[is_known_N]])
-
-    def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
-        """Keep rows for a later cache on this folder; a reader sees a segment whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _write(self._folder / f"{_name(keys)}.npz", _as_keys(keys), arrays)
 
     def _gather(self, known_M: NDArray[np.int64]) -> Arrays:
         found: Arrays = {}
@@ -63,21 +77,28 @@ def forget(root: Path, keys: Iterable[bytes]) -> int:
     """
     gone, n_gone = _as_keys(sorted(set(keys))), 0
     for path in sorted(root.rglob("*.npz")):
-        with np.load(path) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        key_K = arrays.pop("keys").view(f"S{_KEY_BYTES}").ravel()
-        is_gone_K = np.isin(key_K, gone)
-        if not is_gone_K.any():
-            continue
-        n_gone += int(is_gone_K.sum())
-        if is_gone_K.all():
-            path.unlink()
-        else:
-            _write(path, key_K[~is_gone_K], {name: rows[~is_gone_K] for name, rows in arrays.items()})
+        # Another takedown may have rewritten it.
+        with suppress(FileNotFoundError):
+            n_gone += _forget_in(path, gone)
     return n_gone
 
 
-def _write(path: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> None:
+def _forget_in(path: Path, gone: NDArray[np.bytes_]) -> int:
+    with np.load(path) as stored:
+        key_K = _keys_of(stored)
+        is_kept_K = ~np.isin(key_K, gone)
+        if is_kept_K.all():
+            return 0
+        arrays = {name: stored[name][is_kept_K] for name in stored.files if name != "keys"}
+    if is_kept_K.any():
+        _write_segment(path.parent, key_K[is_kept_K], arrays)
+    path.unlink(missing_ok=True)
+    return int((~is_kept_K).sum())
+
+
+def _write_segment(folder: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> None:
+    """Write a segment under the name of its keys: a name never stands for other rows than whoever read it knows."""
+    path = folder / f"{hashlib.sha256(key_K.tobytes()).hexdigest()[:24]}.npz"
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("wb") as file:
         np.savez(file, allow_pickle=False, keys=key_K.view(np.uint8).reshape(-1, _KEY_BYTES), **arrays)
@@ -86,16 +107,20 @@ def _write(path: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> None:
     aside.replace(path)
 
 
-def _read_keys(path: Path) -> NDArray[np.bytes_]:
-    with np.load(path) as stored:
-        key_K: NDArray[np.bytes_] = stored["keys"].view(f"S{_KEY_BYTES}").ravel()
+def _read_keys(path: Path) -> NDArray[np.bytes_] | None:
+    """Return the keys of a segment; none where it is gone."""
+    try:
+        with np.load(path) as stored:
+            return _keys_of(stored)
+    except FileNotFoundError:
+        return None
+
+
+def _keys_of(stored: Any) -> NDArray[np.bytes_]:
+    key_K: NDArray[np.bytes_] = stored["keys"].view(f"S{_KEY_BYTES}").ravel()
     return key_K
 
 
 def _as_keys(keys: Sequence[bytes]) -> NDArray[np.bytes_]:
     # Compared as strings of 32 bytes: numpy drops zeros at the end of both sides alike.
     return np.frombuffer(b"".join(keys), f"S{_KEY_BYTES}")
-
-
-def _name(keys: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join(keys)).hexdigest()[:24]

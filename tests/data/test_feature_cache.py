@@ -57,6 +57,18 @@ def test_what_is_forgotten_is_gone_from_every_cache_and_its_neighbours_stay(tmp_
     assert not list((tmp_path / "b").iterdir())
 
 
+@pytest.mark.parametrize("gone", [[1], [1, 2, 3]])
+def test_a_cache_that_was_open_while_a_takedown_forgot_gives_no_row_of_another(tmp_path: Path, gone: list[int]) -> None:
+    FeatureCache(tmp_path).add([key(1), key(2), key(3)], rows([1, 2, 3]))
+    FeatureCache(tmp_path).add([key(4)], rows([4]))
+    is_open = FeatureCache(tmp_path)
+    forget(tmp_path, [key(number) for number in gone])
+    kept = [number for number in (1, 2, 3, 4) if number not in gone]
+    is_known, found = is_open.find([key(number) for number in (1, 2, 3, 4)])
+    assert is_known.tolist() == [number in kept for number in (1, 2, 3, 4)]
+    assert found["pooled"].tolist() == kept
+
+
 def test_a_segment_that_was_being_written_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / ".half.npz.77").write_bytes(b"PK half a file")
     assert not FeatureCache(tmp_path).find([key(1)])[0].any()
