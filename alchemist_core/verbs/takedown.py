@@ -58,7 +58,7 @@ def run(config: TakedownConfig) -> TakedownReport:
     engine = open_store()
     images = _images(config)
     n_new, n_pairs = take_down(engine, images, config.reason, actor=current_actor())
-    n_forgotten = forget(artifact_path(FEATURE_CACHE) / "images", images)
+    n_forgotten = forget(artifact_path(FEATURE_CACHE), images)
     reached = find_reach(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])

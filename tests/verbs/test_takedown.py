@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import text
 
@@ -201,10 +202,14 @@ def test_what_names_no_image_is_refused_and_nothing_is_recorded(fields: dict[str
     assert rows("SELECT count(*) FROM alchemist.takedowns")[0][0] == 0
 
 
-def test_what_an_encoder_made_of_the_image_goes_with_it() -> None:
+def test_what_any_encoder_made_of_the_image_goes_with_it() -> None:
     member = a_member()
+    # What FLUX's autoencoder gave, from which the picture can be drawn again.
+    latents = artifact_path(FEATURE_CACHE) / "latents" / "vae"
+    FeatureCache(latents).add([bytes(member.image_hash)], {"latent": np.zeros((1, 4))})
     kept = sorted((artifact_path(FEATURE_CACHE) / "images").rglob("*.npz"))
     assert kept  # Training the rater has left the codes of all its images.
     assert FeatureCache(kept[0].parent).find([bytes(member.image_hash)])[0].tolist() == [True]
-    assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 1
-    assert FeatureCache(kept[0].parent).find([bytes(member.image_hash)])[0].tolist() == [False]
+    assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 2
+    for folder in (kept[0].parent, latents):
+        assert FeatureCache(folder).find([bytes(member.image_hash)])[0].tolist() == [False]
