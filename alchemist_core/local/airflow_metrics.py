@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from alchemist_core.telemetry import Measurements
 
-LINE = re.compile(r"airflow\.(?P<name>[\w.]+)(?P<tags>(?:,[^:,=]+=[^:,]*)*):(?P<value>-?[\d.]+)\|(?P<kind>\w+)")
+LINE = re.compile(
+    r"airflow\.(?P<name>[\w.]+)(?P<tags>(?:,[^:,=]+=[^:,]*)*):(?P<value>-?\d{1,20}(?:\.\d*)?)\|(?P<kind>\w+)"
+)
 LONGEST_DATAGRAM = 65_535
 MAX_DAGS = 12
 """Our folder has five; a name beyond the bound is left out, so that no stranger's DAGs become labels without end."""
