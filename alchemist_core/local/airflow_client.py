@@ -3,6 +3,7 @@
 Knows the protocol and nothing of our DAGs. A server that restarts while we follow a run is waited for.
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -120,21 +121,21 @@ class AirflowClient:
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request and return its JSON; an absent server is waited for up to a minute.
+        """Send one request and return its JSON; an absent server is waited for up to a minute, an expired token renewed once.
 
         Raises:
             AirflowError: the server stays absent, or answers with an error.
         """
-        deadline = time.monotonic() + PATIENCE_S
+        deadline, is_renewed = time.monotonic() + PATIENCE_S, False
         while True:
             try:
                 if self._token is None:
                     self._login()
                 return self._send(method, path, body)
             except _RefusedError as error:
-                if error.status != HTTPStatus.UNAUTHORIZED or self._token is None:
+                if error.status != HTTPStatus.UNAUTHORIZED or self._token is None or is_renewed:
                     raise
-                self._token = None
+                self._token, is_renewed = None, True
             except OSError as error:
                 if time.monotonic() > deadline:
                     msg = f"Airflow at {self.url} does not answer ({error}): look at `alchemist status` and `alchemist logs api-server`"
@@ -157,6 +158,9 @@ class AirflowClient:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310  as above
                 found: dict[str, Any] = json.load(answer)
                 return found
+        except http.client.HTTPException as error:
+            # It was killed while it answered: as good as absent.
+            raise OSError(f"an answer broke off: {error}") from None
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:

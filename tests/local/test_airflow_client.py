@@ -10,6 +10,8 @@ from alchemist_core.local import airflow_client
 from alchemist_core.local.airflow_client import AirflowClient, AirflowError
 
 RUN = "/api/v2/dags/d/dagRuns/r"
+# An answer that breaks off: the server was killed while it wrote.
+CUT = "cut"
 
 
 @pytest.fixture
@@ -24,6 +26,8 @@ def airflow(tmp_path):
             queue = answers[self.command, self.path.partition("?")[0]]
             status, content = queue.pop(0) if len(queue) > 1 else queue[0]
             self.send_response(status)
+            if content is CUT:
+                self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(json.dumps(content).encode())
 
@@ -82,6 +86,23 @@ def test_a_server_whose_database_restarts_is_waited_for(airflow):
     client, answers, _ = airflow
     answers["POST", "/api/v2/dags/d/dagRuns"] = [(503, {}), (500, {}), (200, {"dag_run_id": "r"})]
     assert client.trigger("d") == "r"
+
+
+def test_a_server_that_is_killed_while_it_answers_is_waited_for(airflow):
+    client, answers, _ = airflow
+    answers["GET", RUN] = [(200, CUT), (200, {"state": "success"})]
+    assert client.call("GET", RUN) == {"state": "success"}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("refusing", "n_tokens"), [(("GET", RUN), 2), (("POST", "/auth/token"), 1)])
+def test_a_server_that_refuses_a_new_token_too_is_not_asked_for_ever(airflow, refusing, n_tokens):
+    client, answers, seen = airflow
+    answers["GET", RUN] = [(200, {"state": "success"})]
+    answers[refusing] = [(401, {"detail": "signature"})]
+    with pytest.raises(AirflowError, match="signature"):
+        client.call("GET", RUN)
+    assert len([request for request in seen if request[1] == "/auth/token"]) == n_tokens
 
 
 def test_each_change_of_a_task_is_reported_once(airflow):
