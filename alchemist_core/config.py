@@ -85,12 +85,12 @@ def _indent(label: str, lines: list[str]) -> list[str]:
 def _lines(value: object, width: int) -> list[str]:
     """Put what is listed on one line, or on a line each: sentences, and what would be too long."""
     if isinstance(value, dict):
-        texts = {str(key): ", ".join(_lines(item, width)) for key, item in value.items()}
-        line = ", ".join(f"{key} {text}" for key, text in texts.items())
+        texts = {str(key): _on_one_line(item) for key, item in value.items()}
+        line = _on_one_line(value)
         key_width = max(map(len, texts), default=0)
         return [line or "none"] if len(line) <= width else [f"{key:<{key_width}} {text}" for key, text in texts.items()]
     if isinstance(value, (list, tuple)):
-        texts_of_items = [", ".join(_lines(item, width)) for item in value]
+        texts_of_items = [_on_one_line(item) for item in value]
         has_sentences = any(" " in text for text in texts_of_items)
         return (
             texts_of_items
@@ -99,6 +99,14 @@ def _lines(value: object, width: int) -> list[str]:
             or ["none"]
         )
     return [_plain(value)]
+
+
+def _on_one_line(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_on_one_line(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_on_one_line, value)) or "none"
+    return _plain(value)
 
 
 def _plain(value: object) -> str:

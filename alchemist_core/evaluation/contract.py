@@ -15,12 +15,18 @@ from pydantic import Field, ValidationError, model_validator
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 
-Metric = Literal["fid", "kid", "clip_score", "geneval", "geneval_scenes"]
-Extractor = Literal["inception_v3", "inception_v3_clean", "efficientnet_lite0", "clip", "mask2former", "drawn_shapes"]
-STANDARD: dict[str, Extractor] = {"fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip"}
+Metric = Literal["fid", "kid", "clip_score", "image_text_similarity", "geneval", "geneval_scenes"]
+Extractor = Literal[
+    "inception_v3", "inception_v3_clean", "efficientnet_lite0", "clip", "efficientnet_lite0_minilm_head", "mask2former",
+    "centernet_pixel_colours", "centernet_clip_colours", "drawn_shapes",
+]  # fmt: skip
+STANDARD: dict[str, Extractor] = {
+    "fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip", "geneval": "mask2former",
+    "geneval_scenes": "drawn_shapes",
+}  # fmt: skip
 """The extractor that a metric's bare name promises; with any other one the name says which."""
 
-LEAST_SIDE = {"efficientnet_lite0": 32}
+LEAST_SIDE = {"efficientnet_lite0": 32, "efficientnet_lite0_minilm_head": 32}
 """Below it nothing is left of an image before the network's last layer."""
 
 SHIPPED = Path(__file__).parent / "contracts"
@@ -107,7 +113,7 @@ class Contract(Config):
         >>> Contract(metric="fid", extractor="efficientnet_lite0", resolution=64, n_images=9).title
         'fid_efficientnet_lite0'
         """
-        is_standard = STANDARD.get(self.metric, self.extractor) == self.extractor
+        is_standard = STANDARD.get(self.metric) == self.extractor
         return self.metric if is_standard else f"{self.metric}_{self.extractor}"
 
     def pinned(self, **found: Any) -> "Contract":

@@ -10,7 +10,10 @@ from PIL import Image
 from alchemist_core.data.layouts.geneval import Result, find_images
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.geneval import PUBLISHED, Detection, Rules, judge, keep_detections, summarize
-from alchemist_core.models.detectors import Found, Picture
+from alchemist_core.models.centernet import CenterNet
+from alchemist_core.models.detectors import ColourNamer, Found, Mask2Former, Picture, PixelNamer
+from alchemist_core.models.extractors import name_geneval_extractor
+from alchemist_core.models.features import Clip
 
 Report = Callable[[int, int, str], None]
 
@@ -34,6 +37,17 @@ class Namer(Protocol):
     def name(self, image_HW3: Picture, found: Found, class_name: str) -> str:
         """Name the colour of one object."""
         ...
+
+
+def load_networks(detector: Path, clip: Path | None) -> tuple[Detector, Namer]:
+    """Load what finds objects and what names colours, as `name_geneval_extractor` names them.
+
+    Raises:
+        ConfigError: Nothing of that kind lies there.
+    """
+    extractor = name_geneval_extractor(detector, clip)
+    finder = Mask2Former(detector) if extractor == "mask2former" else CenterNet(detector)
+    return finder, PixelNamer() if clip is None else ColourNamer(Clip(clip))
 
 
 def judge_images(

@@ -168,9 +168,11 @@ def count_decode_workers(n_pairs: int) -> int:
     return min(n_own_cores(), n_pairs // PAIRS_A_WORKER)
 
 
-def _next(config: ScoreConfig, report: ScoreReport) -> str:
+def _next(config: ScoreConfig, report: ScoreReport) -> str | None:
     if report.rater is None:
         return "alchemist train-rater --dataset NAME --validation NAME"
+    if not report.n_shards:
+        return None
     which = f" --dataset {config.dataset}" if config.dataset else ""
     return f"alchemist check --suite scores{which}, then alchemist drift{which} and alchemist publish night{which}"
 

@@ -63,7 +63,11 @@ def run(config: CertifyConfig) -> CertifyReport:
     checks, failed = _examine(rater, twin, training, (images, captions))
     record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())
     if failed:
-        raise CheckFailedError(f"Rater {rater.name} is not certified: {'; '.join(failed)}.")
+        lines = "".join(f"\n  {line}" for line in failed)
+        raise CheckFailedError(
+            f"Rater {rater.name} is not certified:{lines}\n"
+            "Train longer (--n-steps) or with more validation pairs; the runbook's heading certify says what else helps."
+        )
     return CertifyReport(rater=rater.name, twin=twin.name if twin else None, checks=checks)
 
 

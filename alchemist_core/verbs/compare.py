@@ -27,9 +27,10 @@ class CompareReport(Report):
 
     def summary(self) -> str:
         """Return one line an arm."""
-        lines = [f"{'metric':<14} {'arm':<10} {'seeds':>5} {'mean':>10}  gain over random"]
+        metric, arm = (max(len(name), *(len(row[name]) for row in self.rows)) for name in ("metric", "arm"))
+        lines = [f"{'metric':<{metric}}  {'arm':<{arm}}  seeds        mean  gain over random"]
         lines += [
-            f"{row['metric']:<14} {row['arm']:<10} {row['n_seeds']:>5} {row['mean']:>10.4f}  {_gain(row)}"
+            f"{row['metric']:<{metric}}  {row['arm']:<{arm}}  {row['n_seeds']:>5}  {row['mean']:>10.4f}  {_gain(row)}"
             for row in self.rows
         ]
         return "\n".join([self.subset, *lines])
@@ -58,4 +59,10 @@ def _gain(row: dict[str, Any]) -> str:
     return f"{row['gain']:.4f}{ends}"
 
 
-COMMANDS = {"": Command(CompareConfig, run)}
+def _next(config: CompareConfig, report: CompareReport) -> str | None:
+    if any(row["n_seeds"] > 1 for row in report.rows):
+        return None
+    return f"alchemist train-downstream --subset {config.subset} --seeds 0,1,2; one seed has no interval"
+
+
+COMMANDS = {"": Command(CompareConfig, run, _next)}

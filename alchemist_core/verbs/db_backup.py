@@ -56,10 +56,12 @@ def backup(config: BackupConfig) -> BackupReport:
     Raises:
         ConfigError: The folder exists.
     """
-    if config.folder.exists():
-        raise ConfigError(f"{config.folder} exists: name a new folder, so that no backup is ever overwritten.")
+    # Postgres' programs run in a folder of their own.
+    folder = config.folder.absolute()
+    if folder.exists():
+        raise ConfigError(f"{folder} exists: name a new folder, so that no backup is ever overwritten.")
     open_store().dispose()
-    url, aside = database_url(), config.folder.with_name(f".{config.folder.name}.part")
+    url, aside = database_url(), folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     # The checksum is of the very moment that is dumped. Artifacts are written before the rows that name them and never changed.
@@ -74,8 +76,8 @@ def backup(config: BackupConfig) -> BackupReport:
         shutil.copytree(artifacts, aside / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))
     note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(aside)}
     (aside / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
-    aside.replace(config.folder)
-    return _report(config.folder, note)
+    aside.replace(folder)
+    return _report(folder, note)
 
 
 def restore(config: RestoreConfig) -> BackupReport:

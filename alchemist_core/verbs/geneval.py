@@ -44,13 +44,20 @@ class JudgeConfig(Config):
     """Which images, by which networks."""
 
     images: Path = Field(..., description="Folder in the official layout: NUMBER/samples/*.png, NUMBER/metadata.jsonl")
-    detector: Path = Field(..., description="Folder of Mask2Former for transformers, trained on COCO's instances")
-    clip: Path = Field(..., description="Folder of CLIP ViT-L/14 for transformers")
+    detector: Path = Field(
+        ...,
+        description="Folder of Mask2Former for transformers, trained on COCO's instances; or the unpacked npm package "
+        "@vladmandic/human 3.3.6, for its CenterNet",
+    )
+    clip: Path | None = Field(
+        None, description="Folder of CLIP ViT-L/14 for transformers; none: beside CenterNet, pixels name colours"
+    )
     names: Path = Field(..., description="GenEval's object_names.txt: a class a line, in the detector's order")
     out: Path = Field(..., description="File of verdicts to write, such as results.jsonl")
     contract: str | None = Field(
         None,
-        description="Pinned contract (geneval, or a .toml file): scores of a model drawn here go into the store's tables",
+        description="Pinned contract (geneval, geneval_offline, or a .toml file): scores of a model drawn here go into "
+        "the store's tables",
     )
 
 
@@ -90,9 +97,7 @@ def draw(config: DrawConfig) -> DrawReport:
 
 def judge(config: JudgeConfig) -> JudgeReport:
     """Judge images and write the official evaluator's lines."""
-    from alchemist_core.loops.geneval_images import judge_images, summarize_results  # noqa: PLC0415  torch
-    from alchemist_core.models.detectors import ColourNamer, Mask2Former  # noqa: PLC0415
-    from alchemist_core.models.features import Clip  # noqa: PLC0415
+    from alchemist_core.loops.geneval_images import judge_images, load_networks, summarize_results  # noqa: PLC0415  torch
 
     lines = config.names.read_text(encoding="utf-8").split("\n")
     names = [name.strip() for name in lines if name.strip()]
@@ -100,7 +105,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
         config.contract, config.images, detector=config.detector, clip=config.clip, names=names
     )
     results = judge_images(
-        config.images, names, Mask2Former(config.detector), ColourNamer(Clip(config.clip)),
+        config.images, names, *load_networks(config.detector, config.clip),
         report=lambda done, total, note: say(f"geneval: {done}/{total} {note}"),
         rules=agreed.rules if agreed else PUBLISHED,
     )  # fmt: skip

@@ -52,6 +52,10 @@ class TakedownReport(Report):
     lookalikes: list[dict[str, Any]] = Field(default_factory=list)
     to_do: list[str] = Field(default_factory=list)
 
+    def summary(self) -> str:
+        """Return the fields; lookalikes were told one by one when they were found."""
+        return Report.summary(self.model_copy(update={"lookalikes": None}))
+
 
 def run(config: TakedownConfig) -> TakedownReport:
     """Record the takedown, name subsets, models and tars that contain the image, and list what looks like it."""

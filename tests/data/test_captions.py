@@ -76,3 +76,11 @@ def test_a_surrogate_pair_is_a_character() -> None:
 def test_a_caption_beyond_the_limit_is_a_fault() -> None:
     assert read_annotation(b"x" * 65536, None).caption == "x" * 65536
     assert reason_of(b"x" * 65537) == "caption_too_long"
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_the_limit_of_a_caption_is_one_wherever_it_stands(letter: str) -> None:
+    n_letters = 65536 // len(letter.encode())
+    longest, longer = (f'{{"caption": "{letter * n}"}}'.encode() for n in (n_letters, n_letters + 1))
+    assert read_annotation(None, longest).caption == letter * n_letters
+    assert reason_of(None, longer) == "caption_too_long"

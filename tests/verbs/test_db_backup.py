@@ -34,10 +34,12 @@ def backed_up(trained_store: TrainedStore, tmp_path: Path) -> Path:
     publish_night(PublishNightConfig(dataset="scenes"))
     choose("first")
     publish(PublishSubsetConfig(name="first"))
-    folder = tmp_path / "backups" / "monday"
-    report = backup(BackupConfig(folder=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        # As a user names it, from where he stands.
+        patch.chdir(tmp_path)
+        report = backup(BackupConfig(folder=Path("backups/monday")))
     assert report.checksum == checksum(trained_store.url)
-    return folder
+    return tmp_path / "backups" / "monday"
 
 
 @pytest.fixture
