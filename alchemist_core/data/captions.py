@@ -56,13 +56,19 @@ def read_annotation(text: bytes | None, document: bytes | None) -> Annotation:
         raise BadTextError(Reason.MISSING_CAPTION, "no text in .txt, and none under caption or text in .json")
     if not is_storable(caption):
         raise BadTextError(Reason.UNSTORABLE_TEXT, "the caption holds NUL or a lone surrogate")
+    _require_short(caption.encode())
     metadata = {name: value for name, value in fields.items() if name not in _OWN_COLUMNS | used}
     return Annotation(caption, _find_text(fields, ("url",)), _find_text(fields, _LICENCE_FIELDS), metadata)
 
 
-def _decode_caption(text: bytes) -> str:
+def _require_short(text: bytes) -> None:
     if len(text) > MAX_TEXT_BYTES:
         raise BadTextError(Reason.CAPTION_TOO_LONG, f"{len(text)} bytes; the limit is {MAX_TEXT_BYTES}")
+
+
+def _decode_caption(text: bytes) -> str:
+    # Before it is decoded: only so much of it was read.
+    _require_short(text)
     try:
         return text.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
