@@ -66,7 +66,9 @@ def name_geneval_extractor(detector: Path, clip: Path | None) -> str:
     if has_centernet(detector):
         return "centernet_pixel_colours" if clip is None else "centernet_clip_colours"
     if clip is None:
-        raise ConfigError(f"{detector} holds no CenterNet, and beside Mask2Former colours need --clip: name CLIP's folder.")
+        raise ConfigError(
+            f"{detector} holds no CenterNet, and beside Mask2Former colours need --clip: name CLIP's folder."
+        )
     return "mask2former"
 
 
