@@ -11,7 +11,7 @@ from alchemist_core.evaluation.geneval import COLOURS
 # Where each hue ends, in degrees; what lies beyond the last is red again.
 _HUES = ((15, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (255, "blue"), (305, "purple"), (345, "pink"))
 _DARK, _BRIGHT = 0.22, 0.7
-_GREY, _PALE = 0.18, 0.5
+_GREY, _PALE, _RUSTY = 0.18, 0.5, 0.7
 _BROWN = 0.65
 
 
@@ -30,16 +30,14 @@ def name_colour(pixel_N3: UInt8[np.ndarray, "N 3"]) -> str:
     # The angle in the plane across the grey axis, as in HSV up to a degree.
     hue_N = np.degrees(np.arctan2(np.sqrt(3) * (green_N - blue_N), 2 * red_N - green_N - blue_N)) % 360
     words_N = np.array([*[word for _, word in _HUES], "red"])[np.digitize(hue_N, [end for end, _ in _HUES])]
-    is_warm_N = np.isin(words_N, ("red", "orange", "yellow"))
-    cases = [
-        (value_N < _DARK, "black"),
-        (saturation_N < _GREY, np.where(value_N > _BRIGHT, "white", "grey")),
-        ((words_N == "red") & (saturation_N < _PALE) & (value_N > _BRIGHT), "pink"),
-        (is_warm_N & (words_N != "red") & (value_N < _BROWN), "brown"),
-        ((words_N == "red") & (saturation_N < 0.7) & (value_N < _BROWN), "brown"),
-    ]
-    named_N = np.select(
-        [where for where, _ in cases], [np.broadcast_to(word, words_N.shape) for _, word in cases], words_N
-    )
+    is_red_N, is_dim_N, is_grey_N = words_N == "red", value_N < _BROWN, saturation_N < _GREY
+    cases = {
+        "black": value_N < _DARK,
+        "white": is_grey_N & (value_N > _BRIGHT),
+        "grey": is_grey_N,
+        "pink": is_red_N & (saturation_N < _PALE) & (value_N > _BRIGHT),
+        "brown": is_dim_N & np.isin(words_N, ("orange", "yellow")) | is_dim_N & is_red_N & (saturation_N < _RUSTY),
+    }
+    named_N = np.select(list(cases.values()), [np.full_like(words_N, word) for word in cases], words_N)
     votes = [int((named_N == word).sum()) for word in COLOURS]
     return COLOURS[int(np.argmax(votes))]

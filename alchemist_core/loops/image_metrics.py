@@ -8,21 +8,23 @@ import numpy as np
 import torch
 
 from alchemist_core.data.image_sets import ImageSet
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.evaluation.contract import Contract
 from alchemist_core.evaluation.distances import clip_score, drawn_kernel_distance, fit_gaussian, frechet_distance
 from alchemist_core.evaluation.drawn_shapes import find_shapes
 from alchemist_core.evaluation.scene_questions import read_request, score_scenes
 from alchemist_core.local.scene_drawing import BACKGROUND, COLOURS
 from alchemist_core.models.features import CleanInceptionV3, Clip, EfficientNetLite0, Features, InceptionV3
+from alchemist_core.models.image_text import ImageText
 from alchemist_core.models.images import ImageArray
 
-Network = EfficientNetLite0 | InceptionV3 | CleanInceptionV3 | Clip
+Network = EfficientNetLite0 | InceptionV3 | CleanInceptionV3 | Clip | ImageText
 _NETWORKS: dict[str, Callable[[Path, str], Network]] = {
     "efficientnet_lite0": EfficientNetLite0,
     "inception_v3": InceptionV3,
     "inception_v3_clean": CleanInceptionV3,
     "clip": Clip,
+    "efficientnet_lite0_minilm_head": ImageText,
 }
 
 
@@ -39,6 +41,7 @@ class ImageMetric:
     Images come and go by the shard: what is kept of 30,000 are their features.
 
     Raises:
+        ConfigError: The network in `weights` is another one than the contract's.
         DataError: References and their labels differ in number.
     """
 
@@ -51,6 +54,11 @@ class ImageMetric:
             return
         assert weights is not None
         self._network = _NETWORKS[contract.extractor](weights, device)
+        if isinstance(self._network, ImageText) and self._network.side != contract.resolution:
+            raise ConfigError(
+                f"resolution is {contract.resolution}, but the head in {weights} was trained on pictures of "
+                f"{self._network.side} px: train one by alchemist image-text-head --resolution {contract.resolution}"
+            )
         if contract.metric in {"fid", "kid"}:
             self._reference_MD: Features = np.concatenate([self._network.features(part) for part in references])
             if labels is not None and len(labels.references) != len(self._reference_MD):
@@ -79,12 +87,12 @@ class ImageMetric:
         return {title: self._compare(*columns)} | self._by_category(columns[0])
 
     def _read(self, shard: ImageSet) -> Any:
-        """Give the features of a shard's images and, for CLIP, of their prompts; of scenes what is asked and what is there."""
+        """Give the features of a shard's images and, for CLIP and the head, of their prompts; of scenes what is asked and what is there."""
         image_NHWC = shard.resized(self.contract.resolution)
         if self.contract.metric == "geneval_scenes":
             pairs = zip(image_NHWC, shard.prompts, strict=True)
             return [(read_request(prompt), find_shapes(image, COLOURS, BACKGROUND)) for image, prompt in pairs]
-        if isinstance(self._network, Clip):
+        if isinstance(self._network, Clip | ImageText):
             return self._network.features(image_NHWC), self._network.text_features(shard.prompts)
         return (self._network.features(image_NHWC),)
 

