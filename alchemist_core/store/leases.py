@@ -37,7 +37,7 @@ def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: fl
             acquired_at = clock_timestamp(),
             -- Not what was to be inserted: that was reckoned before this statement waited for a holder's transaction.
             expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-        WHERE leases.expires_at <= clock_timestamp() OR leases.expires_at > clock_timestamp() + make_interval(secs => 3660)
+        WHERE NOT alchemist.is_live_lease(leases.expires_at)
         RETURNING fencing_token
     """)
     token = connection.execute(statement, {"resource": resource, "run_id": run_id, "ttl_s": ttl_s}).scalar()
@@ -83,7 +83,6 @@ def release_lease(connection: Connection, claim: LeaseClaim) -> None:
 def is_live(connection: Connection, resource: str) -> bool:
     """Say whether anybody holds the resource now."""
     statement = text("""
-        SELECT true FROM alchemist.leases WHERE resource = :resource
-        AND expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => 3660)
+        SELECT true FROM alchemist.leases WHERE resource = :resource AND alchemist.is_live_lease(expires_at)
     """)
     return bool(connection.execute(statement, {"resource": resource}).scalar())

@@ -10,8 +10,7 @@ LEFT JOIN alchemist.shard_scores
 LEFT JOIN alchemist.leases
     ON
         leases.resource = 'shard:' || :rater_id || ':' || shards.shard_id
-        -- Later than any lease can end: the clock was set back (leases.py).
-        AND leases.expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => 3660)
+        AND alchemist.is_live_lease(leases.expires_at)
 WHERE
     shards.state = 'verified'
     AND shards.dataset_id = ANY(:dataset_ids)

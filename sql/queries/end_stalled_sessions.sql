@@ -12,7 +12,7 @@ WITH stalled AS MATERIALIZED (
         ON leases.xmax = pg_locks.transactionid AND pg_locks.locktype = 'transactionid' AND pg_locks.granted
     INNER JOIN pg_stat_activity ON pg_locks.pid = pg_stat_activity.pid
     WHERE
-        leases.expires_at <= clock_timestamp()
+        NOT alchemist.is_live_lease(leases.expires_at)
         AND pg_locks.pid <> pg_backend_pid()
         AND pg_stat_activity.usename = current_user
 )

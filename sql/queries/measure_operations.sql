@@ -52,8 +52,8 @@ takedowns AS (
 SELECT 'alchemist_leases' AS metric, ARRAY[states.outcome] AS labels, states.n_leases::double precision AS value
 FROM (
     SELECT
-        count(*) FILTER (WHERE expires_at > clock_timestamp()) AS n_live,
-        count(*) FILTER (WHERE expires_at <= clock_timestamp()) AS n_expired
+        count(*) FILTER (WHERE alchemist.is_live_lease(expires_at)) AS n_live,
+        count(*) FILTER (WHERE NOT alchemist.is_live_lease(expires_at)) AS n_expired
     FROM alchemist.leases
 ) AS counted
 CROSS JOIN LATERAL (VALUES ('live', counted.n_live), ('expired', counted.n_expired)) AS states (outcome, n_leases)
