@@ -98,4 +98,11 @@ def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
         found.append(
             f"About {n_uncompared:,} pairs were never looked at for duplicates: run alchemist duplicates find first."
         )
+    if policy.max_share is not None and (source_N := snapshot.pairs.source_N) is not None:
+        n_sourceless = int(np.count_nonzero(source_N[drawn.member_K] == 0))
+        found.append(
+            f"{n_sourceless:,} of the members have no address (source_url), and so no source: the cap leaves them alone."
+            if n_sourceless
+            else None
+        )
     return [warning for warning in found if warning]

@@ -1,6 +1,7 @@
 """A preview: everything that a person should know before anything is spent, the selection itself as it would be, and no row."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -62,6 +63,16 @@ def test_a_preview_counts_members_by_dataset_and_date_and_estimates_their_bytes(
     assert set(report.datasets) == {"web", "books"}
     assert list(report.crawl_dates) == ["2026-01-01", "2026-01-02"]
     assert report.n_bytes == 1000 * report.datasets["web"] + 50 * report.datasets["books"]
+
+
+@pytest.mark.parametrize("n_without", [0, 40])
+def test_a_preview_counts_members_that_a_cap_of_sources_cannot_hold(store: Engine, n_without: int) -> None:
+    address = f"CASE WHEN sample_id > {n_without} THEN 'https://' || sample_id || '.example/x' END"
+    change(store, f"UPDATE alchemist.samples SET source_url = {address}")
+    report = draw(strategy="random", dry_run=True, max_share=0.9, max_share_of="source")
+    told = [text for text in report.warnings if "source_url" in text]
+    assert len(told) == (n_without > 0)
+    assert all(0 < int(text.split()[0]) < n_without for text in told)
 
 
 def test_many_dates_are_shown_by_month(store: Engine) -> None:
@@ -159,6 +170,6 @@ def test_the_help_describes_every_option(capsys: pytest.CaptureFixture[str], mon
         main(["select", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     for path, field in flag_fields(SelectConfig):
-        assert f"--{path[-1].replace('_', '-')} " in said
+        assert re.search(rf"--{path[-1].replace('_', '-')}\b", said)
         assert field.description is not None
         assert " ".join(field.description.split()) in said
