@@ -6,6 +6,7 @@ Where things are is never here: that is `settings`.
 import hashlib
 import json
 import textwrap
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -64,13 +65,17 @@ class Report(BaseModel):
 
     def summary(self) -> str:
         """Return the report as lines for a person: names in one column, values in the next."""
-        fields = {_label(name): value for name, value in self if value is not None}
-        width = max(map(len, fields), default=0) + 2
-        return "\n".join(
-            line
-            for label, value in fields.items()
-            for line in _indent(f"{label}:".ljust(width), _lines(value, LINE_LENGTH - width))
-        )
+        return lay_out({_label(name): value for name, value in self if value is not None})
+
+
+def lay_out(fields: Mapping[str, object]) -> str:
+    """Return named values as lines: names in one column, values in the next, what is long below one another."""
+    width = max(map(len, fields), default=0) + 2
+    return "\n".join(
+        line
+        for label, value in fields.items()
+        for line in _indent(f"{label}:".ljust(width), _lines(value, LINE_LENGTH - width))
+    )
 
 
 def _label(name: str) -> str:

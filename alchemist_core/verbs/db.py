@@ -104,6 +104,8 @@ COMMANDS = {
     "psql": Command(PsqlConfig, psql),
     "migrate": Command(NoConfig, migrate),
     "checksum": Command(NoConfig, checksum),
-    "backup": Command(BackupConfig, backup, lambda _, report: f"alchemist db restore {report.folder}, under a new ALCHEMIST_HOME"),
+    "backup": Command(
+        BackupConfig, backup, lambda _, report: f"alchemist db restore {report.folder}, under a new ALCHEMIST_HOME"
+    ),
     "restore": Command(RestoreConfig, restore),
 }

@@ -49,7 +49,11 @@ class RaterPlan(Report):
         """Return one line for a person."""
         took = "time unknown: nothing was scored yet" if self.seconds is None else f"about {self.seconds:,.0f} s"
         speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} pairs/s a slot"
-        cost = "cost unknown (set ALCHEMIST_PRICE_PER_CORE_HOUR or _GPU_HOUR)" if self.cost is None else f"cost about {self.cost:,.2f}"
+        cost = (
+            "cost unknown (set ALCHEMIST_PRICE_PER_CORE_HOUR or _GPU_HOUR)"
+            if self.cost is None
+            else f"cost about {self.cost:,.2f}"
+        )
         shadow, note = " (shadow)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
         return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} pairs, {took}{speed}, {cost}{note}"
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Report, lay_out
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
 from alchemist_core.data.copy_places import place_of
 from alchemist_core.data.feature_cache import forget
@@ -53,8 +53,18 @@ class TakedownReport(Report):
     to_do: list[str] = Field(default_factory=list)
 
     def summary(self) -> str:
-        """Return the fields; lookalikes were told one by one when they were found."""
-        return Report.summary(self.model_copy(update={"lookalikes": None}))
+        """Return what a person must know; lookalikes were told one by one when they were found."""
+        return lay_out({
+            "taken down" if self.is_new else "was taken down before": self.image_hashes,
+            "pairs with it": self.n_pairs,
+            "cached features deleted": self.n_forgotten,
+            "published subsets with it": self.published_subsets,
+            "successors published": self.successors,
+            "models trained on it": self.models,
+            "models that may have been": self.models_that_may,
+            "copies that still hold it": self.materialized,
+            "to do": self.to_do,
+        })  # fmt: skip
 
 
 def run(config: TakedownConfig) -> TakedownReport:

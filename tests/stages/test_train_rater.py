@@ -86,7 +86,7 @@ def test_a_rater_that_fails_is_told_why_and_stays_uncertified(
 ) -> None:
     ingest_corpus()
     name = train(rater_learning_rate=1e-9).rater
-    with pytest.raises(CheckFailedError, match=r"is not certified: .*caption_sensitivity"):
+    with pytest.raises(CheckFailedError, match=r"(?s)is not certified:.*caption_sensitivity"):
         certify(CertifyConfig(max_pairs=100))
     rater = find_rater(open_store(), name)
     assert rater is not None
