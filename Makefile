@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 comma := ,
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts fuzz sbom clean
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations fuzz sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench-select: $(STAMP) ## Selection and publishing at 30 million, copies against
 
 bench-analysts: $(STAMP) ## A scoring night alone and beside twenty analysts (alone)
 	@$(BIN)/python -m tests.benchmarks.analysts
+
+bench-migrations: $(STAMP) ## Forth and back between revisions on ten million scores, beside readers (10 minutes, 12 GB)
+	@$(BIN)/python -m tests.benchmarks.migrations
 
 fuzz: $(STAMP) ## A hundred thousand damaged inputs for every reader (5 minutes)
 	@$(BIN)/python -m tests.benchmarks.fuzz

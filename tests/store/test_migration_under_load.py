@@ -42,7 +42,7 @@ INSERT INTO alchemist.subsets (
     name, version, snapshot_id, strategy, retention, seed, spec, spec_hash, n_samples, manifest_sha256, manifest_uri, created_by,
     materialized_at, materialized_uri
 ) VALUES ('half', 1, 1, 'top_k', 0.5, 0, '{}', 's', 9, 'm', 'm.parquet', 'ann', now(), 'materialized/half/v1-1000');
-""".replace("N_SAMPLES", str(N_SAMPLES))
+"""
 TABLES = (
     "datasets",
     "shards",
@@ -72,7 +72,7 @@ def earlier(make_database: Callable[..., str]) -> Iterator[Engine]:
         config.attributes["connection"] = connection
         command.upgrade(config, EARLIER)
     with engine.begin() as connection:
-        connection.exec_driver_sql(FILLED)
+        connection.exec_driver_sql(FILLED.replace("N_SAMPLES", str(N_SAMPLES)))
     yield engine
     engine.dispose()
 
