@@ -6,7 +6,7 @@ Letters: N pairs · K distinct captions · S tokens over all scales · T text to
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from alchemist_core.data.feature_cache import FeatureCache
-from alchemist_core.loops.pairs import CHUNK, Batch, PairSource
+from alchemist_core.loops.pairs import CHUNK, Batch, PairSource, none_decoded
+from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import CaptionTable, TextEncoder, TextFeatures, WordVectors, encode_captions
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 
@@ -74,36 +75,51 @@ def encode_pairs(
         tokenizer: Encodes images.
         encoder: Encodes captions.
         cache: Folder of what these and other encoders gave before.
+
+    Raises:
+        DataError: No picture can be decoded.
     """
-    code_NS, is_had_N = _encode_images(pairs, tokenizer, cache)
+    config = tokenizer.config
+    code_NS = torch.zeros(len(pairs), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32)
+    folder = None if cache is None else cache / "images" / _tokenizer_fingerprint(tokenizer)
+    is_had_N = encode_images(pairs, tokenizer.encode, code_NS, name="code", cache=folder)
     kept_N, captions = np.flatnonzero(is_had_N), pairs.captions
     if len(kept_N) < len(pairs):
         code_NS, captions = code_NS[kept_N], [captions[place] for place in kept_N.tolist()]
     table = _encode_captions(captions, encoder, cache)
-    config = tokenizer.config
     is_small = len(kept_N) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
     return EncodedPairs(kept_N, code_NS, table, tokenizer, _read_tokens(tokenizer, code_NS) if is_small else None)
 
 
-def _encode_images(
-    pairs: PairSource, tokenizer: Tokenizer, cache: Path | None
-) -> tuple[Int[Tensor, "N S"], Bool[np.ndarray, " N"]]:
-    """Give the codes, and which pairs have them."""
-    keys, config = pairs.image_keys, tokenizer.config
-    code_NS = torch.zeros(len(pairs), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32)
-    is_had_N = np.zeros(len(pairs), bool)
-    known = None
-    if cache is not None and keys is not None:
-        known = FeatureCache(cache / "images" / _tokenizer_fingerprint(tokenizer))
+def encode_images(
+    pairs: PairSource, encode: Callable[[ImageArray], Tensor], row_N: Tensor, *, name: str, cache: Path | None
+) -> Bool[np.ndarray, " N"]:
+    """Fill each pair's row with what an encoder gives of its image; return which pairs have one.
+
+    Args:
+        pairs: Pairs; those without image keys are encoded anew.
+        encode: Gives a row for each of some images.
+        row_N: Rows to be filled, in the number format that is kept.
+        name: What a row is called in the cache.
+        cache: Folder of what this very encoder gave before.
+
+    Raises:
+        DataError: No picture can be decoded.
+    """
+    keys, is_had_N = pairs.image_keys, np.zeros(len(pairs), bool)
+    known = None if cache is None or keys is None else FeatureCache(cache)
+    if known is not None and keys is not None:
         is_had_N, found = known.find(keys)
         if found:
-            code_NS[torch.from_numpy(is_had_N)] = torch.from_numpy(found["code"]).to(code_NS.dtype)
+            row_N[torch.from_numpy(is_had_N)] = torch.from_numpy(found[name]).to(row_N.dtype)
     for chunk, image_NHWC in pairs.read(np.flatnonzero(~is_had_N)):
-        code_MS = tokenizer.encode(image_NHWC).cpu()
-        code_NS[chunk], is_had_N[chunk] = code_MS.to(code_NS.dtype), True
+        row_M = encode(image_NHWC).cpu().to(row_N.dtype)
+        row_N[torch.from_numpy(chunk)], is_had_N[chunk] = row_M, True
         if known is not None and keys is not None:
-            known.add([keys[place] for place in chunk], {"code": code_MS.int().numpy()})
-    return code_NS, is_had_N
+            known.add([keys[place] for place in chunk], {name: row_M.numpy()})
+    if not is_had_N.any():
+        raise none_decoded(len(pairs))
+    return is_had_N
 
 
 def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable | StepCaptions:

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from alchemist_core.data.feature_cache import FeatureCache
 from alchemist_core.errors import ConfigError
 from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.loops.encoding import encode_images
 from alchemist_core.loops.pairs import PairSource
 from alchemist_core.models.extractors import weights_sha256
 from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch
@@ -111,23 +111,9 @@ def encode_latents(
     pairs: PairSource, vae: FluxAutoencoder, cache: Path | None
 ) -> tuple[Float[Tensor, "N C H W"], np.ndarray]:
     """Give latents of half precision, and which pairs have them: all whose images can be read."""
-    keys = pairs.image_keys
-    latent_NCHW, is_had_N = (
-        torch.zeros(len(pairs), *vae.latent_shape(), dtype=torch.float16),
-        np.zeros(len(pairs), bool),
-    )
-    known = None
-    if cache is not None and keys is not None:
-        known = FeatureCache(cache / "latents" / vae.fingerprint())
-        is_had_N, found = known.find(keys)
-        if found:
-            latent_NCHW[torch.from_numpy(is_had_N)] = torch.from_numpy(found["latent"])
-    for chunk, image_NHWC in pairs.read(np.flatnonzero(~is_had_N)):
-        latent_MCHW = vae.encode(image_NHWC).half()
-        latent_NCHW[torch.from_numpy(chunk)], is_had_N[chunk] = latent_MCHW, True
-        if known is not None and keys is not None:
-            known.add([keys[place] for place in chunk], {"latent": latent_MCHW.numpy()})
-    return latent_NCHW, is_had_N
+    latent_NCHW = torch.zeros(len(pairs), *vae.latent_shape(), dtype=torch.float16)
+    folder = None if cache is None else cache / "latents" / vae.fingerprint()
+    return latent_NCHW, encode_images(pairs, vae.encode, latent_NCHW, name="latent", cache=folder)
 
 
 def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:

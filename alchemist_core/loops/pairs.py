@@ -111,10 +111,15 @@ class ImagesOf:
     def __getitem__(self, index_M: Int64[np.ndarray, " M"]) -> ImageArray:
         found = list(self.pairs.read(index_M))
         if not found:
-            raise DataError(f"none of {len(index_M):,} pictures can be decoded: look at alchemist.quarantined_samples")
+            raise none_decoded(len(index_M))
         chunks, images = zip(*found, strict=True)
         image_NHWC: ImageArray = np.concatenate(images)[np.argsort(np.concatenate(chunks), kind="stable")]
         return image_NHWC
+
+
+def none_decoded(n: int) -> DataError:
+    """Return the error that no picture of some pairs can be decoded."""
+    return DataError(f"none of {n:,} pictures can be decoded: look at alchemist.quarantined_samples")
 
 
 class Batch(NamedTuple):

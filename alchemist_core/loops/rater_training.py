@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from alchemist_core.errors import ConfigError, TrainingCollapsedError
+from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.evaluation.ranking import spearman
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.bilevel import Bilevel
@@ -65,6 +65,7 @@ def train_rater(
 
     Raises:
         ConfigError: The number format or the number of processes does not fit.
+        DataError: Fewer than two pictures of one side can be decoded.
         TrainingCollapsedError: A loss is not finite any more, or the weights went to single samples.
     """
     if (out / "metrics.json").exists():
@@ -92,6 +93,7 @@ class RaterRun:
         n_validation = int((self.data.kept_N < len(validation)).sum())
         self.n_held_out = max(1, n_validation // 10)
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
+        _require_several(training=self.n_train, validation=n_validation)
         sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
         self.bilevel = Bilevel(config, self.accelerator, sizes)
         self.progress = Progress()
@@ -223,6 +225,14 @@ class RaterRun:
         self.bilevel.load_state_dict(state["bilevel"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])
+
+
+def _require_several(**n_of: int) -> None:
+    for name, n_pairs in n_of.items():
+        if n_pairs < 2:
+            raise DataError(
+                f"{n_pairs} {name} pair has a picture that can be decoded, at least 2 are needed: ingest more"
+            )
 
 
 def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:

@@ -132,6 +132,18 @@ def test_pictures_of_which_none_can_be_decoded_are_an_error(pairs: Pairs) -> Non
         ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))[np.array([2])]
 
 
+def test_pairs_of_which_none_can_be_decoded_are_not_encoded(
+    tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path
+) -> None:
+    class Broken(Pairs):
+        def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            yield from ()
+
+    broken = Broken(pairs.image_NHWC, pairs.captions, pairs.image_keys)
+    with pytest.raises(DataError, match="none of 200 pictures can be decoded"):
+        encode_pairs(broken, tokenizer, CountingEncoder(), cache=tmp_path)
+
+
 def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
     encode_pairs(pairs, tokenizer, WordVectors(), cache=tmp_path)
     gone = Pairs(np.zeros_like(pairs.image_NHWC), pairs.captions, pairs.image_keys)

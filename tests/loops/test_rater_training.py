@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from alchemist_core.errors import ConfigError, TrainingCollapsedError
+from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.evaluation.ranking import area_under_curve
 from alchemist_core.loops.checkpoints import partial_folder
 from alchemist_core.loops.config import RaterTrainingConfig
@@ -186,6 +186,17 @@ def test_smaller_softmax_groups_are_another_objective(
         metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / str(group), report=ignore)
         sizes.append(metrics["history"][0]["effective_sample_size"])
     assert sizes == pytest.approx([8, 32], rel=1e-3)
+
+
+@pytest.mark.parametrize("of", ["training", "validation"])
+def test_one_pair_alone_is_too_few_to_train_on(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, of: str
+) -> None:
+    # As many as the stage asked for may have come, and all but one be broken.
+    one, config = np.arange(1), CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "n_codes": 2})
+    pairs = (train_pairs.rows(one), validation_pairs) if of == "training" else (train_pairs, validation_pairs.rows(one))
+    with pytest.raises(DataError, match=f"1 {of} pair"):
+        train_rater(config, *pairs, out=tmp_path / "rater", report=ignore)
 
 
 def test_fp16_without_a_gpu_is_refused(
