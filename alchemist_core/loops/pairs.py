@@ -5,6 +5,7 @@ Letters: N pairs · M of them · B pairs in a batch.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -152,7 +153,12 @@ def batch_index(n_pairs: int, step: int, *, batch_size: int, seed: int) -> Int64
     epoch_B = position_B // n_pairs
     index_B = torch.empty_like(position_B)
     for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         is_now_B = epoch_B == epoch
-        index_B[is_now_B] = torch.randperm(n_pairs, generator=generator)[position_B[is_now_B] % n_pairs]
+        index_B[is_now_B] = _epoch_order(n_pairs, seed, epoch)[position_B[is_now_B] % n_pairs]
     return index_B
+
+
+# Two batches a step, each of which may lie in two epochs.
+@lru_cache(maxsize=4)
+def _epoch_order(n_pairs: int, seed: int, epoch: int) -> Int64[Tensor, " N"]:
+    return torch.randperm(n_pairs, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

@@ -29,6 +29,16 @@ def test_a_step_s_batch_does_not_depend_on_the_steps_before() -> None:
     assert batch_index(7, 1000, batch_size=20, seed=3).tolist() == batch_index(7, 1000, batch_size=20, seed=3).tolist()
 
 
+def test_an_epoch_s_order_is_drawn_once_however_many_steps_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 30 million pairs it takes seconds, which a step must not pay.
+    drawn, draw = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **given: drawn.append(n) or draw(n, **given))
+    for step in range(20):
+        batch_index(1003, step, batch_size=100, seed=90)
+        batch_index(1005, step, batch_size=100, seed=91)
+    assert sorted(drawn) == [1003, 1003, 1005, 1005]
+
+
 def test_a_batch_may_be_larger_than_the_dataset() -> None:
     assert set(batch_index(3, 0, batch_size=8, seed=0).tolist()) == {0, 1, 2}
 
