@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "average .99": {"rater_average": 0.99},
     "sentence vectors (minilm)": {"text_encoder": "minilm"},
     "600 steps": {"n_steps": 600},
-    "2,400 steps": {"n_steps": 2400},
+    "2400 steps": {"n_steps": 2400},
 }
 UNROLLS = (10, 100)
 
