@@ -34,7 +34,17 @@ VERB_GROUPS = {
         "duplicates",
         "aesthetic",
     ),
-    "ask and compare": ("plan", "subset", "explain", "export", "compare", "experiment", "region_probe", "geneval"),
+    "ask and compare": (
+        "plan",
+        "subset",
+        "explain",
+        "export",
+        "compare",
+        "experiment",
+        "region_probe",
+        "geneval",
+        "image_text_head",
+    ),
     "keep the installation": (
         "corpus",
         "db",

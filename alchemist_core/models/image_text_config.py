@@ -14,8 +14,8 @@ class HeadTrainingConfig(Config):
 
     hidden: int = Field(512, ge=8, le=8192, description="Width of the layer in the middle of both networks")
     dim: int = Field(256, ge=2, le=4096, description="Features of the shared space")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of the middle layer that a step leaves out")
-    n_steps: int = Field(1000, ge=1, le=1_000_000, description="Steps")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of the middle layer that a step leaves out")
+    n_steps: int = Field(600, ge=1, le=1_000_000, description="Steps")
     batch_size: int = Field(256, ge=2, le=65_536, description="Pairs of a step, each the others' wrong answer")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Largest step size; it falls to 0 along a cosine")
     weight_decay: float = Field(0.1, ge=0, le=10, description="AdamW's decay")
