@@ -13,7 +13,7 @@ FORMS = {
         "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6) or loss (Eq. 9); empty: as the preset says', 'enum': [None, 'alignment', 'loss']},
         "seed": {'type': ['integer', 'null'], 'default': None, 'title': 'Seed', 'description': 'Seed of the first weights and of the order of the data; empty: as the preset says', 'exclusiveMaximum': 2147483648, 'minimum': 0},
         "n_steps": {'type': ['integer', 'null'], 'default': None, 'title': 'Steps', 'description': 'Bilevel steps; empty: as the preset says', 'maximum': 10000000, 'minimum': 1},
-        "max_pairs": {'type': ['integer', 'null'], 'default': None, 'title': 'Max pairs', 'minimum': 64, 'description': 'At most this many pairs of each dataset, first by hash; empty: all'},
+        "max_pairs": {'type': ['integer', 'null'], 'default': None, 'title': 'Max pairs', 'minimum': 64, 'description': 'At most this many pairs of each dataset, first by hash; empty: all, for training as many as are read'},
     },
     "build_subset": {
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training datasets to draw from, comma between them', 'pattern': '^[^{}]*$', 'minLength': 1},

@@ -113,6 +113,15 @@ class RaterTrainingConfig(BaseModel):
         return self.softmax_group or self.batch_size // self.n_accumulated
 
     @property
+    def n_read(self) -> int:
+        """Training pairs that all steps read, if none is read twice.
+
+        >>> RaterTrainingConfig(n_warmup_steps=400, n_steps=1200, batch_size=64).n_read
+        102400
+        """
+        return (self.n_warmup_steps + self.n_steps) * self.batch_size
+
+    @property
     def tokenizer(self) -> TokenizerConfig:
         """The published tokenizer, or what is fitted."""
         if self.tokenizer_from is not None:

@@ -31,7 +31,9 @@ class TrainRaterConfig(Config):
     dataset: str = Field(..., description="Training dataset whose pairs are rated")
     validation: str = Field(..., description="Validation dataset: what the model should become good at")
     max_pairs: int | None = Field(
-        None, ge=64, description="At most this many pairs of each dataset, first by hash; none: all"
+        None,
+        ge=64,
+        description="At most this many pairs of each dataset, first by hash; none: all, for training as many as are read",
     )
     training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="How the rater is trained")
 
@@ -109,7 +111,12 @@ def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tup
     dataset = find_dataset(engine, getattr(config, field))
     if dataset.role not in roles:
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")
-    rows = read_training_pairs(engine, dataset.dataset_id, max_pairs=config.max_pairs)
+    # Of 30 million pairs a run reads some hundred thousand: memory holds those alone.
+    n_read = config.training.n_read if field == "dataset" else None
+    limits = [n for n in (config.max_pairs, n_read) if n is not None]
+    rows = read_training_pairs(engine, dataset.dataset_id, max_pairs=min(limits, default=None))
+    if len(rows) == n_read:
+        say(f"{dataset.name}: the first {len(rows):,} pairs by hash, as many as all steps read.")
     return _enough(config, dataset.name, rows)
 
 

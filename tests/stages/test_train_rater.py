@@ -48,6 +48,15 @@ def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
     assert (shown, report.n_in_both, report.n_train) == (3, 3, 237)
 
 
+def test_no_more_pairs_are_held_than_all_steps_read(
+    ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest_corpus()
+    report = train(n_warmup_steps=1, n_steps=2)
+    assert (report.n_train, report.n_validation) == (3 * 32, 200)
+    assert "scenes: the first 96 pairs by hash" in capsys.readouterr().err
+
+
 def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], object]) -> None:
     ingest_corpus()
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in FEW.items()]
