@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from alchemist_core.loops.averaging import average_of
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.determinism import start_from_seed
 from alchemist_core.loops.pairs import Batch
@@ -58,7 +58,7 @@ class Bilevel:
             "reference": self._optimizer(self.reference, config.proxy_learning_rate),
             "rater": self._optimizer(self.rater, config.rater_learning_rate),
         }
-        self.average_rater = AveragedModel(self.unwrapped("rater"), avg_fn=self._average)
+        self.average_rater = average_of(self.unwrapped("rater"), config.rater_average)
         self.objective = RaterObjective(config, accelerator)
         # θ reads twice what θ̂ and the rater read: half the work each. Two Python threads of one OpenMP thread each use two
         # cores and never wait for each other inside a kernel; the three models share no weight, so the bits are the same.
@@ -120,7 +120,7 @@ class Bilevel:
 
     @property
     def scoring_rater(self) -> Rater:
-        """Give the rater averaged over its recent past: scores settle sooner than any single step's weights do."""
+        """Give the rater averaged over its recent past."""
         return cast("Rater", self.average_rater.module)
 
     def unwrapped(self, name: str) -> nn.Module:
@@ -181,11 +181,6 @@ class Bilevel:
                 self.accelerator.clip_grad_norm_(getattr(self, name).parameters(), self.config.gradient_clip)
             self.optimizers[name].step()
             self.optimizers[name].zero_grad()
-
-    def _average(self, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
-        # A shorter memory at first, so that the weights before the first step are soon forgotten.
-        kept = min(self.config.rater_average, (1 + int(n_averaged)) / (4 + int(n_averaged)))
-        return torch.lerp(now, mean, kept)
 
     def _mean(self, value: Tensor) -> float:
         """Average one number over the processes."""

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
+
+from alchemist_core.errors import ConfigError
 
 
 def partial_folder(out: Path) -> Path:
@@ -18,22 +21,31 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def save_state(out: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint of an unfinished run."""
+def save_state(out: Path, config: BaseModel, state: dict[str, Any]) -> None:
+    """Replace the checkpoint of an unfinished run of a config."""
     folder = partial_folder(out) / "resume"
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / "state.writing"
     with aside.open("wb") as file:
-        torch.save(state, file)
+        torch.save({"config": config.model_dump_json(), **state}, file)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(folder / "state.pt")
 
 
-def load_state(out: Path) -> dict[str, Any] | None:
-    """Read the checkpoint of an unfinished run, if there is one."""
+def load_state(out: Path, config: BaseModel) -> dict[str, Any] | None:
+    """Read the checkpoint of an unfinished run, if there is one.
+
+    Raises:
+        ConfigError: It is of another config.
+    """
     path = partial_folder(out) / "resume" / "state.pt"
-    return torch.load(path, weights_only=True) if path.exists() else None
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state["config"] != config.model_dump_json():
+        raise ConfigError(f"{partial_folder(out)} holds a run of another config; remove it")
+    return state
 
 
 def finish(out: Path) -> None:

@@ -4,16 +4,15 @@ It takes pairs and leaves a folder; which subset the pairs are, it does not know
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import DataError
 from alchemist_core.loops import checkpoints
+from alchemist_core.loops.averaging import average_of
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.loops.determinism import start_from_seed
 from alchemist_core.loops.launching import make_accelerator, own_slice
@@ -81,9 +80,7 @@ class _Run:
             self.recipe.schedule, optimizer, num_warmup_steps=n_warmup, num_training_steps=self.n_steps
         )
         self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
-        self.average = (
-            AveragedModel(self._plain_model(), avg_fn=partial(_average, config.average)) if config.average else None
-        )
+        self.average = average_of(self._plain_model(), config.average) if config.average else None
         self.step = 0
         self.losses: list[float] = []
         self._resume()
@@ -107,7 +104,7 @@ class _Run:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            checkpoints.save_state(self.out, self._state())
+            checkpoints.save_state(self.out, self.config, self._state())
         self.accelerator.wait_for_everyone()
 
     def _write(self) -> None:
@@ -147,7 +144,6 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "config": self.config.model_dump_json(),
             "model": self.recipe.kept_weights(self._plain_model()),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -157,20 +153,12 @@ class _Run:
         }
 
     def _resume(self) -> None:
-        state = checkpoints.load_state(self.out)
+        state = checkpoints.load_state(self.out, self.config)
         if state is None:
             return
-        if state["config"] != self.config.model_dump_json():
-            raise ConfigError(f"{checkpoints.partial_folder(self.out)} holds a run of another config; remove it")
         self.recipe.restore(self._plain_model(), state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.losses = state["step"], state["losses"]
-
-
-def _average(longest: float, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
-    # A shorter memory at first, so that the weights before the first step are soon forgotten.
-    kept = min(longest, (1 + int(n_averaged)) / (4 + int(n_averaged)))
-    return torch.lerp(now, mean, kept)

@@ -134,7 +134,7 @@ class RaterRun:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            checkpoints.save_state(self.out, self._state())
+            checkpoints.save_state(self.out, self.config, self._state())
         self.accelerator.wait_for_everyone()
 
     def _warm_up(self) -> str:
@@ -213,15 +213,12 @@ class RaterRun:
             "bilevel": self.bilevel.state_dict(),
             "progress": asdict(self.progress),
             "torch_rng": torch.get_rng_state(),
-            "config": self.config.model_dump_json(),
         }
 
     def _resume(self) -> None:
-        state = checkpoints.load_state(self.out)
+        state = checkpoints.load_state(self.out, self.config)
         if state is None:
             return
-        if state["config"] != self.config.model_dump_json():
-            raise ConfigError(f"{checkpoints.partial_folder(self.out)} holds a run of another config; remove it")
         self.bilevel.load_state_dict(state["bilevel"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.loops.averaging import average_weights
 from alchemist_core.loops.config import DownstreamConfig
-from alchemist_core.loops.downstream_training import _average, train_downstream
+from alchemist_core.loops.downstream_training import train_downstream
 from alchemist_core.loops.heldout import heldout_losses
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.models.config import TokenizerConfig
@@ -103,7 +104,7 @@ def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
 def test_the_average_of_weights_that_stand_still_is_them(longest: float) -> None:
     mean, now = torch.tensor([0.0]), torch.tensor([1.0])
     for n_averaged in range(1, 2000):
-        mean = _average(longest, mean, now, n_averaged)
+        mean = average_weights(longest, mean, now, n_averaged)
     assert mean.item() == pytest.approx(1.0, abs=1e-4)
 
 
