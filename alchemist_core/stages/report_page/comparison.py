@@ -66,7 +66,7 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
             if (run.retention, run.subset) == (retention, subset):
                 groups[run.arm].append(run)
         losses = {arm: {run.seed: run.heldout_loss for run in group} for arm, group in groups.items()}
-        arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=_place))
+        arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=place_of_arm))
         comparisons.append(Comparison(subset, retention, arms))
     return comparisons
 
@@ -85,8 +85,8 @@ def gap_closed(loss: dict[int, float], random: dict[int, float], planted: dict[i
     return Estimate(share, estimate_mean(residuals).half_width)
 
 
-def _place(arm: str) -> tuple[int, str]:
-    # planted+plain stands behind planted.
+def place_of_arm(arm: str) -> tuple[int, str]:
+    """Return what arms are sorted by: the order of `ARMS`, and planted+plain behind planted."""
     return ARMS.index(arm.partition("+")[0]), arm
 
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alchemist_core.stages.report_page.comparison import ARMS, Estimate, estimate_mean
+from alchemist_core.stages.report_page.comparison import Estimate, estimate_mean, place_of_arm
 from alchemist_core.stages.report_page.content import MetricRun
 from alchemist_core.stages.report_page.markup import Html, element
 from alchemist_core.stages.report_page.tables import show_estimate, table
@@ -38,7 +38,7 @@ def summarize_metrics(runs: Sequence[MetricRun]) -> list[MetricSummary]:
 def metrics_table(runs: Sequence[MetricRun]) -> Html:
     """Show every metric of a subset's arms; ↓ where lower is better."""
     summaries = summarize_metrics(runs)
-    arms = sorted({arm for one in summaries for arm in one.arms}, key=ARMS.index)
+    arms = sorted({arm for one in summaries for arm in one.arms}, key=place_of_arm)
     rows = [
         (
             (

@@ -88,6 +88,7 @@ def _worth(comparisons: Sequence[Comparison], metrics: Sequence[MetricRun]) -> H
         join(
             element("h3", f"{show_percent(comparison.retention)} kept ", element("small", comparison.subset)),
             comparison_table(comparison),
+            _one_seed(comparison),
             *_metrics([run for run in metrics if run.subset == comparison.subset]),
         )
         for comparison in comparisons
@@ -99,8 +100,15 @@ def _worth(comparisons: Sequence[Comparison], metrics: Sequence[MetricRun]) -> H
         "seeds. Gain: how much lower than random's, paired by seed. Gap closed: 0 % is as good as random, 100 % as good "
         "as pairs known to be good.",
         parts,
-        "No model has been evaluated yet: run evaluate_subset.",
+        "No model has been evaluated yet: alchemist train-downstream, then alchemist evaluate (in Airflow: evaluate_subset).",
     )
+
+
+def _one_seed(comparison: Comparison) -> Html | None:
+    if any(len(arm.loss_of_seed) > 1 for arm in comparison.arms):
+        return None
+    text = "One seed has no interval: alchemist train-downstream --seeds 0,1,2, then alchemist evaluate."
+    return element("p", text, class_="line note")
 
 
 def _metrics(runs: Sequence[MetricRun]) -> list[Html]:
@@ -125,7 +133,12 @@ def _experiments(content: ReportContent) -> Html | None:
 def _scores(content: ReportContent) -> Html:
     named = (("scores", "score (logit) →", content.scores), ("ranks", "rank, 0 = highest score →", content.ranks))
     charts = [
-        element("figure", histogram_chart(values, what), element("figcaption", caption))
+        element(
+            "figure",
+            element("p", "pairs", class_="unit", aria_hidden="true"),
+            histogram_chart(values, what),
+            element("figcaption", caption),
+        )
         for what, caption, values in named
         if values is not None
     ]
@@ -133,9 +146,9 @@ def _scores(content: ReportContent) -> Html:
         "scores",
         "How are the scores spread?",
         "The rater's instance logit of every eligible pair, and its rank on the rater's frozen scale. High scores have rank 0. "
-        "Ranks lie flat while the pool is the one that the scale was fitted to.",
+        "Ranks lie flat while the pool is the one that the scale was fitted to; pairs of one score share one rank and stand up.",
         charts,
-        "No pair has a score yet: train a rater, then score.",
+        "No pair has a score yet: alchemist train-rater, certify, promote, then score.",
     )
 
 
@@ -145,7 +158,7 @@ def _subsets(content: ReportContent) -> Html:
         "What was kept?",
         "Pairs by rank, from the highest score (0 %) to the lowest (100 %), and the part that each subset took.",
         [subset_article(subset) for subset in content.subsets],
-        "No subset has been selected yet: run build_subset.",
+        "No subset has been selected yet: alchemist select (in Airflow: build_subset).",
     )
 
 

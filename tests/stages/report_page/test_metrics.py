@@ -29,6 +29,12 @@ def test_without_a_control_there_is_no_gain() -> None:
     assert one.gain is None
 
 
+def test_a_planted_arm_that_was_filled_up_stands_behind_planted() -> None:
+    found = [MetricRun("s v1", "c", "fid", arm, 0, 1.0) for arm in ("full", "planted+plain", "subset", "planted")]
+    page = str(metrics_table(found))
+    assert page.index(">subset<") < page.index(">planted<") < page.index(">planted+plain<") < page.index(">full<")
+
+
 def test_every_metric_has_a_row_that_says_which_way_is_better() -> None:
     found = runs("kid_efficientnet_lite0", full=[0.01], subset=[0.002]) + runs("geneval_scenes", subset=[0.5])
     page = str(metrics_table(found))
