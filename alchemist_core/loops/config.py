@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from alchemist_core.config import NO_FLAG
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
-from alchemist_core.rating.config import Objective, ObjectiveConfig, PenaltySchedule, RaterReading, RatingRule
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TEXT_ENCODERS = r"^(words|minilm|clip:.+)$"
@@ -129,11 +129,6 @@ class RaterTrainingConfig(BaseModel):
         if self.coder == "convolutions":
             return tokenizer_tiny(self.resolution, self.n_codes)
         return TokenizerConfig(resolution=self.resolution, n_codes=self.n_codes)
-
-    @property
-    def constants(self) -> ObjectiveConfig:
-        """The objective's constants."""
-        return ObjectiveConfig(price_ratio=self.price_ratio)
 
     def proxy(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
         """Size both proxies to what they read."""

@@ -17,10 +17,15 @@ from torch import Tensor
 
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.rating import objective
-from alchemist_core.rating.config import Objective
+from alchemist_core.rating.config import DRIFT_PRICE, EMA_FACTOR, PRICE_FLOOR, Objective
 from alchemist_core.rating.rater import Rating
 from alchemist_core.rating.rules import sample_cost
 from alchemist_core.rating.weights import batch_weights, effective_sample_size, entropy, product_weights
+
+# Healthy runs stay above .3 of their group; a bare objective goes to one sample, or to a few with equal scores.
+_WINDOW, _LEAST_SHARE = 100, 0.1
+# Of so small a group that a tenth of it is less than one sample, one alone tells a collapse.
+_ONE_ALONE = 1.01
 
 
 @dataclass(slots=True)
@@ -65,9 +70,8 @@ class RaterObjective:
     @property
     def price(self) -> float:
         """Price of sharpness now, from the steps before this one."""
-        constants = self.config.constants
         return objective.sharpness_price(
-            self.averages.cost_spread, price_ratio=constants.price_ratio, price_floor=constants.price_floor
+            self.averages.cost_spread, price_ratio=self.config.price_ratio, price_floor=PRICE_FLOOR
         )
 
     def measure(self, loss_A: Tensor, loss_B: Tensor, reference_loss_B: Tensor, rating: Rating) -> Measured:
@@ -97,26 +101,25 @@ class RaterObjective:
 
     def move_averages(self, parts: Sequence[Measured]) -> tuple[float, float]:
         """Move the running means by one whole step; return its spread of c and the price that it was weighed by."""
-        price, averages, factor = self.price, self.averages, self.config.constants.ema_factor
+        price, averages = self.price, self.averages
         cost_B, batch_cost_G = (
             self._accelerator.gather(torch.cat([getattr(part, name) for part in parts]))
             for name in ("cost_B", "batch_cost_G")
         )
         spread, batch_cost = cost_B.std().item(), batch_cost_G.mean().item()
         gap = (batch_cost_G - averages.batch_cost).abs().mean().item()
-        averages.cost_spread = objective.running_mean(averages.cost_spread, spread, factor)
-        averages.batch_cost_spread = objective.running_mean(averages.batch_cost_spread, gap, factor)
-        averages.batch_cost = objective.running_mean(averages.batch_cost, batch_cost, factor)
+        averages.cost_spread = objective.running_mean(averages.cost_spread, spread, EMA_FACTOR)
+        averages.batch_cost_spread = objective.running_mean(averages.batch_cost_spread, gap, EMA_FACTOR)
+        averages.batch_cost = objective.running_mean(averages.batch_cost, batch_cost, EMA_FACTOR)
         return spread, price
 
     def _group_value(self, score_g: Tensor, group_logit: Tensor, cost_g: Tensor, batch_cost: Tensor) -> Tensor:
         if self.config.objective is Objective.PAPER_EXACT:
             return objective.paper_objective(score_g, group_logit, cost_g)
-        constants, averages = self.config.constants, self.averages
-        group_price = max(averages.batch_cost_spread, constants.price_floor)
-        return objective.instance_objective(
-            score_g, cost_g, price=self.price, drift_price=constants.drift_price
-        ) + objective.group_objective(group_logit, batch_cost, baseline=averages.batch_cost, price=group_price)
+        instance = objective.instance_objective(score_g, cost_g, price=self.price, drift_price=DRIFT_PRICE)
+        group_price = max(self.averages.batch_cost_spread, PRICE_FLOOR)
+        group = objective.group_objective(group_logit, batch_cost, baseline=self.averages.batch_cost, price=group_price)
+        return instance + group
 
     def _groups(self, value_B: Tensor) -> tuple[Tensor, ...]:
         return torch.split(value_B, self.config.group_size)
@@ -134,14 +137,10 @@ def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str |
     if broken:
         return f"{', '.join(broken)} is not finite at step {last['step']:.0f}; lower the proxies' learning rate"
     recent = [step["effective_sample_size"] for step in history[-_WINDOW:]]
-    least = _LEAST_SHARE * group_size
+    least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
     if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
         return (
-            f"over {_WINDOW} steps the weights went to {sum(recent) / _WINDOW:.1f} of {group_size} samples (at least "
-            f"{least:.1f} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
+            f"over {_WINDOW} steps the weights went to {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
+            f"{least:.3g} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
         )
     return None
-
-
-# Healthy runs stay above .3 of their group; a bare objective goes to one sample, or to a few with equal scores.
-_WINDOW, _LEAST_SHARE = 100, 0.1

@@ -240,6 +240,15 @@ def test_a_loss_that_is_not_finite_is_a_reason_to_stop() -> None:
     assert str(collapse_reason([step], 32)).startswith("train_loss is not finite at step 7")
 
 
+@pytest.mark.parametrize("group_size", [2, 8, 32])
+def test_weights_that_go_to_one_sample_are_a_collapse_in_a_group_of_any_size(group_size: int) -> None:
+    losses = {"validation_loss": 1.0, "train_loss": 1.0, "reference_loss": 1.0}
+    one, some = ([losses | {"step": step, "effective_sample_size": n} for step in range(100)] for n in (1.0, 1.02))
+    assert "the rater has collapsed" in (collapse_reason(one, group_size) or "")
+    assert collapse_reason(some[1:], group_size) is None
+    assert (collapse_reason(some, group_size) is None) == (group_size < 10)
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 30, "softmax_group": 16}, {"n_accumulated": 3}])
 def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match="must be a multiple of softmax_group"):
