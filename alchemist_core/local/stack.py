@@ -159,19 +159,22 @@ def _wait_until_healthy(home: Path) -> None:
         time.sleep(POLL_S)
     # What answers may be another home's Airflow, when both chose one port: what does not stay up says so.
     remedy = f"read the logs in {home / 'logs'}, then `alchemist down` and `alchemist up`"
-    down = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
-    msg = f"The stack is not up after {START_TIMEOUT_S:.0f} s ({down}): {remedy}"
+    why = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
+    msg = f"The stack is not up after {START_TIMEOUT_S:.0f} s ({why}): {remedy}"
     raise AirflowError(msg)
 
 
 def _end_leftovers(home: Path) -> None:
     """End what a killed supervisor left behind: recorded children with their sessions, and marked jobs."""
-    children = read_state(home).children.values()
+    if not airflow_home(home).exists():
+        return
+    children, mark = read_state(home).children.values(), f"{STACK_VARIABLE}={load_secrets(home)['stack']}"
     end([child.identity for child in children], grace_s=5.0)
+    # Since the machine was restarted, a recorded pid may be that of a stranger's session.
+    ours = set(find_marked(mark))
     for child in children:
-        send(find_session(child.pid), signal.SIGKILL)
-    if airflow_home(home).exists():
-        end(find_marked(f"{STACK_VARIABLE}={load_secrets(home)['stack']}"), grace_s=5.0)
+        send(ours.intersection(find_session(child.pid)), signal.SIGKILL)
+    end(find_marked(mark), grace_s=5.0)
 
 
 def _count_devices() -> int:
