@@ -13,14 +13,14 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from alchemist_core.local.postgres_place import PORTS
+from alchemist_core.local.postgres_programs import write_secret
 from alchemist_core.settings import load_settings
 
 AIRFLOW_PORT = 8080
 METRICS_PORT = 9477
 PROMETHEUS_PORT = 9090
 STATSD_PORT = 8125
-# Below the range from which the kernel takes the ports of outgoing connections.
-FALLBACK_PORTS = range(20_000, 32_000)
 USERNAME = "admin"
 STACK_VARIABLE = "ALCHEMIST_STACK"
 
@@ -48,11 +48,13 @@ def load_secrets(home: Path) -> dict[str, str]:
     path = airflow_home(home) / "secrets.json"
     if not path.exists():
         keys = {name: secrets.token_urlsafe(64) for name in ("api_secret", "jwt_secret", "password", "stack")}
-        _write_private(path, {**keys, "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()})
+        keys["fernet_key"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_secret(path, json.dumps(keys))
     found: dict[str, str] = json.loads(path.read_text())
     passwords = passwords_path(home)
     if not passwords.exists():
-        _write_private(passwords, {USERNAME: found["password"]})
+        write_secret(passwords, json.dumps({USERNAME: found["password"]}))
     return found
 
 
@@ -63,7 +65,7 @@ def passwords_path(home: Path) -> Path:
 
 def choose_port(remembered: int | None, *, preferred: int, taken: Collection[int | None] = ()) -> int:
     """Return a free loopback port: the remembered one, the preferred one, else one below the ephemeral range."""
-    candidates: list[int] = [*([remembered] if remembered else []), preferred, *FALLBACK_PORTS]
+    candidates: list[int] = [*([remembered] if remembered else []), preferred, *PORTS]
     return next(port for port in candidates if port not in taken and _is_free(port))
 
 
@@ -144,13 +146,6 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
     }
-
-
-def _write_private(path: Path, content: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file)
 
 
 def _is_free(port: int) -> bool:

@@ -1,5 +1,7 @@
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,17 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path):
     assert load_secrets(tmp_path) == first
     for path in (tmp_path / "airflow" / "secrets.json", passwords_path(tmp_path)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_a_secret(tmp_path):
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from alchemist_core.local.airflow_environment import load_secrets\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); load_secrets(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    assert load_secrets(tmp_path)["password"]
 
 
 def test_two_homes_share_no_secret(tmp_path):
