@@ -4,6 +4,7 @@ Columns, not rows: 30 million members never become Python objects. Letters: K me
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +110,17 @@ def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) ->
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest aside and rename it."""
+    """Write a manifest so that readers see all of it or nothing, also after a power cut."""
     hashes = pa.py_buffer(np.ascontiguousarray(manifest.pair_hash_K32))
     pair_hash = pa.FixedSizeBinaryArray.from_buffers(SCHEMA.field(0).type, len(manifest), [None, hashes])
     table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.writing")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     # Hashes are noise: nothing to compress, nothing that repeats.
     compression = {"pair_hash": "NONE", "rank": "ZSTD", "score": "ZSTD"}
     pq.write_table(table, aside, compression=compression, use_dictionary=False)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
     aside.replace(path)
 
 

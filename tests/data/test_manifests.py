@@ -1,6 +1,8 @@
 """A manifest is what was registered, or it is not used."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,25 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, n: int) -> None:
     assert read.pair_hashes() == HASHES[:n]
     assert read.rank_K.tolist() == given.rank_K.tolist()
     assert read.score_K.tolist() == given.score_K.tolist()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from alchemist_core.data.manifests import Manifest, hash_rows, read_manifest, write_manifest
+path, given = Path(sys.argv[1]), Manifest(hash_rows([bytes([n]) * 32 for n in range(50)]), np.zeros(50), np.zeros(50))
+for _ in range(40):
+    write_manifest(path, given)
+    read_manifest(path, sha256=given.sha256())
+"""
+
+
+def test_two_that_draw_a_lost_manifest_again_do_not_disturb_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "m.parquet")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == ["", ""]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
 
 
 def cut(data: bytes) -> bytes:
