@@ -103,7 +103,7 @@ def _lines(value: object, width: int) -> list[str]:
             else textwrap.wrap(", ".join(texts_of_items), width, break_long_words=False, break_on_hyphens=False)
             or ["none"]
         )
-    return [_plain(value)]
+    return _plain(value).splitlines() or [""]
 
 
 def _on_one_line(value: object) -> str:

@@ -147,6 +147,8 @@ def _wanted_shards(config: IngestConfig, dataset: DatasetRow, *, today: date) ->
         crawl_date = date.fromisoformat(folder[1]) if folder else config.crawl_date or today
         if config.crawl_date in (None, crawl_date):
             found.append(WantedShard(file, uri, crawl_date))
+    if files and not found:
+        say(f"{len(files):,} shards lie under {dataset.root_uri}, none of {config.crawl_date}.")
     return found
 
 
@@ -202,6 +204,8 @@ def _next(config: IngestConfig, report: IngestReport) -> str | None:
     name = config.dataset or "NAME"
     if report.n_quarantined:
         return "select shard_id, key, reason, detail from alchemist.quarantined_samples (alchemist db psql) shows what was set aside"
+    if not report.n_shards:
+        return None
     if config.role == "validation":
         return f"alchemist train-rater --dataset NAME --validation {name}"
     if config.role == "train":

@@ -9,6 +9,7 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.store.engine import database_url, open_store
+from alchemist_core.store.registry import find_dataset
 from alchemist_core.telemetry import say
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def run(config: CheckConfig) -> CheckReport:
     # Great Expectations is imported only inside the check: it takes seconds.
     from alchemist_core.quality.gate import failures, run_suite  # noqa: PLC0415
 
-    open_store()
+    engine = open_store()
+    if config.dataset is not None:
+        # A misspelt one has no night, and so nothing that could fail.
+        find_dataset(engine, config.dataset)
     outcomes = run_suite(
         database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=config.subset
     )

@@ -59,4 +59,7 @@ def list_(config: ListConfig) -> ListReport:
     return ListReport(groups=list_groups(open_store(), n_groups=config.groups))
 
 
-COMMANDS = {"find": Command(FindConfig, find), "list": Command(ListConfig, list_)}
+COMMANDS = {
+    "find": Command(FindConfig, find, lambda _, report: "alchemist duplicates list" if report.n_duplicates else None),
+    "list": Command(ListConfig, list_),
+}

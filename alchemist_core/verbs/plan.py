@@ -162,12 +162,14 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     checks = rater.certificate.get("checks", [])
     lines = [f"- {check['name']}: {check['value']:.4g}" for check in checks if check["value"] is not None]
     certified = "certified" if rater.certificate.get("is_certified") else "NOT certified"
+    is_there = production is not None and production.rater_id == rater.rater_id
     was = f"instead of {production.name}" if production else "as the first one"
+    change = "is in production already" if is_there else f"goes into production {was}"
     return PlanPromoteReport(
         rater=rater.name,
         production=production.name if production else None,
-        is_approval_needed=production is not None and production.rater_id != rater.rater_id,
-        question="\n".join([f"Rater {rater.name} ({rater.rule}, {certified}) goes into production {was}.", *lines]),
+        is_approval_needed=production is not None and not is_there,
+        question="\n".join([f"Rater {rater.name} ({rater.rule}, {certified}) {change}.", *lines]),
     )
 
 

@@ -116,7 +116,8 @@ class Retrying(Scoring):
         known = retries.known_reasons(self.stage_run.engine, self.rater.rater_id)
         if self.reason != TRANSIENT and self.reason not in known:
             raise ConfigError(
-                f"--reason {self.reason}: {self.rater.name} has set nothing aside for it (its reasons: {', '.join(known) or 'none'})."
+                f"--reason {self.reason}: {self.rater.name} has set nothing aside for it (its reasons: {', '.join(known) or 'none'}). "
+                "What ingest set aside is never scored: repair those records in a shard of a new name."
             )
         return f"nothing is set aside as {self.reason}"
 

@@ -81,9 +81,12 @@ def test_a_root_without_a_tar_says_so(tmp_path: Path, database_url: str, capsys:
     assert f"No .tar lies under {tmp_path}" in capsys.readouterr().err
 
 
-def test_an_empty_night_succeeds(corpus: Path, database_url: str) -> None:
+def test_an_empty_night_succeeds_and_says_so(
+    corpus: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = ingest(dataset="scenes", root=str(corpus / "train"), crawl_date="2026-03-03")
     assert (report.n_shards, report.n_locations) == (0, 0)
+    assert f"6 shards lie under {corpus / 'train'}, none of 2026-03-03" in capsys.readouterr().err
 
 
 def test_a_re_sharded_pair_is_a_new_location_of_the_old_pair(corpus: Path, tmp_path: Path, engine: Engine) -> None:
