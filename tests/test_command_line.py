@@ -48,6 +48,22 @@ def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
             assert command.config.model_config.get("extra") == "forbid"
 
 
+README = Path(command_line.__file__).parent.parent / "README.md"
+COMMANDS = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("alchemist ")]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_readme_is_accepted(line: str) -> None:
+    _, *words = shlex.split(line, comments=True)
+    options = vars(build_parser(words).parse_args(words[:2] if words[:2] == ["db", "psql"] else words))
+    read_config(options["command"].config, options)
+
+
+def test_the_readme_shows_every_stage() -> None:
+    shown = {line.split()[1].replace("-", "_") for line in COMMANDS}
+    assert set(STAGES) <= shown
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_gives_a_valid_config_for_every_stage(preset: str) -> None:
     required = {"dataset": "d", "validation": "v", "subset": "s"}
@@ -205,6 +221,15 @@ def test_a_report_ends_with_the_command_that_comes_next(
     options = vars(build_parser(train).parse_args(train))
     read_config(options["command"].config, options)
     assert train[0] == "train-rater"
+
+
+@pytest.mark.db
+@pytest.mark.parametrize("words", [["check", "--suite", "scores"], ["report"]])
+def test_a_dataset_that_is_not_there_is_no_empty_one(
+    database_url: str, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main([*words, "--dataset", "nope"]) == 2
+    assert "'nope' is not registered" in capsys.readouterr().err
 
 
 @pytest.mark.db
