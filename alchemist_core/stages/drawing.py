@@ -109,7 +109,7 @@ def draw(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -
     if policy.allow_fewer or policy.stratify or policy.max_share is not None:
         n_possible = sum(stratum.n_possible for stratum in strata)
         wanted = min(wanted, n_possible) if policy.allow_fewer else wanted
-        require_possible(wanted, n_possible, snapshot.n_eligible, what=_what(policy, strategy))
+        require_possible(wanted, n_possible, snapshot.n_eligible, what=_what(policy, snapshot, strategy))
     quotas = [wanted]
     if len(strata) > 1:
         quotas = divide_seats([part.n_eligible for part in strata], [part.n_possible for part in strata], wanted)
@@ -211,6 +211,9 @@ def _groups(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64] | 
     return snapshot.dataset_of()[1] + 1 if policy.stratify else _cap_groups(policy, snapshot)
 
 
-def _what(policy: SelectionPolicy, strategy: Strategy) -> str:
-    cap = f" with at most {policy.max_share:g} of one {policy.max_share_of}" if policy.max_share is not None else ""
-    return f"strategy {strategy.name}{cap}"
+def _what(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> str:
+    if policy.max_share is None:
+        return f"strategy {strategy.name}"
+    is_alone = policy.max_share_of == "dataset" and len(snapshot.dataset_of()[0]) == 1
+    hint = " (there is only one: --max-share-of source caps hosts)" if is_alone else ""
+    return f"strategy {strategy.name} with at most {policy.max_share:g} of one {policy.max_share_of}{hint}"

@@ -91,8 +91,8 @@ def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
         found.append(f"The head cut {cut} drops {share:.3f} of today's pool: the pool has moved. Consider --rescale.")
     if curve.is_saturated:
         found.append(
-            f"Retention {policy.retention:g} asks for more pairs than there are where the strategy wants most: by up to "
-            f"{curve.largest_gap:.2f} of a rank bin the draw differs from its target. The report shows both curves."
+            f"Retention {policy.retention:g} asks for more pairs than there are at the ranks that the strategy wants most: ranks "
+            "around them make up for it. alchemist subset show and the report draw what was asked for and what was kept."
         )
     if policy.duplicates != "keep" and (n_uncompared := count_uncompared(engine)):
         found.append(

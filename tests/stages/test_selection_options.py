@@ -167,6 +167,11 @@ def test_a_dataset_has_no_more_than_its_cap(store: Engine) -> None:
     assert report.n_removed["cap"] > 0
 
 
+def test_a_cap_of_datasets_on_one_alone_names_what_was_meant(store: Engine) -> None:
+    with pytest.raises(ConfigError, match="there is only one: --max-share-of source caps hosts"):
+        draw(0.3, dataset="web", max_share=0.9)
+
+
 def test_a_source_has_no_more_than_its_cap_and_unknown_sources_are_free(store: Engine) -> None:
     draw(0.1, max_share=0.25, max_share_of="source")
     hosts = {pair.sample_id: pair.source_url for pair in pairs(store, "sample_id, source_url")}
