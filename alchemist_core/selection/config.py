@@ -64,7 +64,7 @@ class SelectionPolicy(Config):
     duplicates: Duplicates = Field(
         "exact",
         description="Of which pairs the first-seen one is kept alone: exact, those with the same picture; near, also those whose "
-        "fingerprints differ in at most 2 of 64 bits, colour not among them; keep, none",
+        "fingerprints of brightness and colour differ in at most 2 of 64 bits; keep, none",
     )
     decontaminate: Words = Field(
         (),

@@ -112,8 +112,7 @@ class Keys:
 
     def all(self) -> NDArray[np.float64]:
         """Return every pair's key."""
-        parts = map_chunks(self.at, len(self._rank_N))
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate([np.empty(0), *map_chunks(self.at, len(self._rank_N))])
 
     def above(self, low: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the pairs whose keys are at least `low`, ascending, with their keys."""

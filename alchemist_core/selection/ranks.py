@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.errors import DataError
+from alchemist_core.selection.chunks import map_chunks
 
 MAX_KNOTS = 65_536
 # Further than this from the cut, the pool has moved against its scale and `--rescale` is due.
 MAX_CUT_DRIFT = 0.02
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +48,8 @@ class RankScale:
         >>> RankScale(np.array([1.0, 3.0]), np.array([1.0, 0.0])).rank(np.array([0.0, 1.5, 3.0])).tolist()
         [1.0, 0.75, 0.0]
         """
-        rank_N = np.empty(len(score_N), np.float64)
-        for start in range(0, len(score_N), _CHUNK):
-            rank_N[start : start + _CHUNK] = self._rank_chunk(score_N[start : start + _CHUNK].astype(np.float64))
-        return rank_N
+        parts = map_chunks(lambda chunk: self._rank_chunk(score_N[chunk].astype(np.float64)), len(score_N))
+        return np.concatenate([np.empty(0), *parts])
 
     def _rank_chunk(self, score_N: NDArray[np.float64]) -> NDArray[np.float64]:
         scores, ranks = self.knot_scores, self.knot_ranks

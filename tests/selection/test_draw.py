@@ -142,9 +142,10 @@ def test_ranks_and_hashes_of_different_pairs_are_refused():
         draw_members(np.zeros(2), np.arange(3), k=1, strategy=TopK(), noise=Noise(0))
 
 
-def test_pythons_hash_seed_and_the_number_of_threads_change_no_member():
+def test_neither_pythons_hash_seed_nor_the_number_of_threads_changes_a_member():
     script = (
-        "import numpy as np, hashlib\n"
+        "import numpy as np, hashlib, os, sys\n"
+        "os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])\n"
         "from alchemist_core.selection.draw import draw_members\n"
         "from alchemist_core.selection.keys import Noise\n"
         "from alchemist_core.selection.strategies import ShiftGsample\n"
@@ -154,13 +155,13 @@ def test_pythons_hash_seed_and_the_number_of_threads_change_no_member():
     )
     digests = {
         subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads},
+            [sys.executable, "-c", script, n_cores],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
-        for hash_seed, threads in (("0", "1"), ("1", "2"))
+        for hash_seed, n_cores in (("0", "1"), ("1", "2"))
     }
     here_K = draw_members(
         np.arange(300_000) / 300_000, np.arange(300_000) * 7919, k=60_000, strategy=ShiftGsample(), noise=Noise(5)
