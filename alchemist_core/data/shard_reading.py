@@ -11,6 +11,9 @@ from alchemist_core.data.storage import ShardFile, open_shard
 from alchemist_core.data.workers import Done, WorkerDiedError, Workers
 from alchemist_core.errors import DataError
 
+# Shards that are read and wait for their turn: all their pairs are in memory.
+_MAX_EARLY = 8
+
 
 @dataclass(frozen=True, slots=True)
 class ShardContent:
@@ -67,7 +70,7 @@ def read_shards(files: Sequence[ShardFile], *, n_workers: int, has_perceptual_ha
 
 
 class _ReadInOrder:
-    """Gives tasks to workers and keeps what comes early until its turn; no more is kept than workers have places."""
+    """Gives tasks to workers and keeps what comes early until its turn."""
 
     def __init__(self, tasks: Sequence[ReadShardTask], workers: Workers) -> None:
         self._tasks, self._workers = tasks, workers
@@ -78,7 +81,7 @@ class _ReadInOrder:
         n_submitted = 0
         for turn in range(len(self._tasks)):
             while turn not in self._early:
-                while n_submitted < len(self._tasks) and self._workers.has_room() and len(self._early) < 8:
+                while n_submitted < len(self._tasks) and self._workers.has_room() and len(self._early) < _MAX_EARLY:
                     self._submit(n_submitted)
                     n_submitted += 1
                 for done in self._workers.wait():

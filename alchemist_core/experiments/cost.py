@@ -30,16 +30,13 @@ class Work:
         return Work(*(getattr(self, name) * n for name in Work.__slots__))
 
 
-NO_WORK = Work(0, 0, 0, 0)
-
-
 def work_of_cells(
     config: TrialsConfig, arms: list[tuple[Arm, float]], models: Sequence[DownstreamConfig], n_pairs: int
 ) -> Work:
     """Count the work of one seed: its raters, and each model for each arm at a retention (the full corpus once)."""
     raters = {arm.rater for arm, _ in arms} if config.rater is None else set()
     n_rater_steps = sum(_rater_steps(config, kind) for kind in raters)
-    sizes = {(arm.word, retention if arm.is_sized else 1.0): arm for arm, retention in arms}
+    sizes = {(arm.word, retention if arm.is_sized else 1.0) for arm, retention in arms}
     n_steps = sum(model.steps(round(retention * n_pairs)) for _, retention in sizes for model in models)
     return Work(len(sizes) * len(models), n_steps, len(raters), n_rater_steps)
 

@@ -14,15 +14,6 @@ COLUMNS = (
 )
 
 
-def text_table(rows: Sequence[ArmRow]) -> str:
-    """Lay rows out for a terminal.
-
-    >>> text_table([]).split()[:2]
-    ['arm', 'kept']
-    """
-    return lay_out([HEAD, *(cells(row) for row in rows)])
-
-
 def lay_out(lines: Sequence[tuple[str, ...]]) -> str:
     """Put lines of texts beneath one another, each column as wide as its widest text.
 
