@@ -12,7 +12,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
-def _split(value: Any) -> Any:
+def split_commas(value: Any) -> Any:
+    """Read a field of several values from one text, comma between them; what is no text stays as it is.
+
+    >>> split_commas("0.2, 0.5,")
+    ('0.2', '0.5')
+    """
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -21,8 +26,8 @@ NO_FLAG: dict[str, Any] = {"is_flag": False}
 # For what a verb is about: it stands behind the verb as a bare word, `alchemist subset show NAME`.
 BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Integers = Annotated[tuple[int, ...], BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+Integers = Annotated[tuple[int, ...], BeforeValidator(split_commas)]
 
 
 LINE_LENGTH = 80

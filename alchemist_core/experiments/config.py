@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from alchemist_core.config import Config, Words
+from alchemist_core.config import Config, Words, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
@@ -14,12 +14,8 @@ from alchemist_core.presets import PRESETS, preset_values
 M = TypeVar("M", bound=BaseModel)
 
 
-def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
-Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(_split)]
+Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(split_commas)]
+Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(split_commas)]
 
 
 class TrialsConfig(Config):

@@ -48,8 +48,13 @@ class RankScale:
         >>> RankScale(np.array([1.0, 3.0]), np.array([1.0, 0.0])).rank(np.array([0.0, 1.5, 3.0])).tolist()
         [1.0, 0.75, 0.0]
         """
-        parts = map_chunks(lambda chunk: self._rank_chunk(score_N[chunk].astype(np.float64)), len(score_N))
-        return np.concatenate([np.empty(0), *parts])
+        rank_N = np.empty(len(score_N), np.float64)
+
+        def work(chunk: slice) -> None:
+            rank_N[chunk] = self._rank_chunk(score_N[chunk].astype(np.float64))
+
+        map_chunks(work, len(score_N))
+        return rank_N
 
     def _rank_chunk(self, score_N: NDArray[np.float64]) -> NDArray[np.float64]:
         scores, ranks = self.knot_scores, self.knot_ranks
