@@ -53,12 +53,12 @@ class FluxGenerator:
 
 
 @torch.inference_mode()
-def heldout_flow_losses(model_path: Path, pairs: PairSource, cache: Path | None = None) -> Float32[np.ndarray, " N"]:
+def heldout_flow_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, " N"]:
     """Give each pair's squared error of the velocity, averaged over fixed times, under noise that is its place's own."""
     config = read_config(model_path)
     assert config.flux is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = FluxRecipe(config, device).encode(pairs, cache)
+    data = FluxRecipe(config, device).encode(pairs, None)
     transformer = read_trained(model_path, config).eval().to(device)
     parts = [
         _losses(transformer, data, index_B, device, config.flux.guidance)
@@ -71,7 +71,8 @@ def _losses(
     transformer: torch.nn.Module, data: FluxPairs, index_B: torch.Tensor, device: torch.device, guidance: float
 ) -> torch.Tensor:
     latent_BCHW, text = data.rows(index_B).to(device)
-    noises = [torch.Generator().manual_seed(place) for place in index_B.tolist()]
+    # By the pair's own place: a picture that cannot be decoded must not change the noise of those behind it.
+    noises = [torch.Generator().manual_seed(place) for place in data.kept_N[index_B.numpy()].tolist()]
     noise_BCHW = torch.stack([torch.randn(latent_BCHW.shape[1:], generator=one) for one in noises]).to(device)
     shares = (torch.arange(N_TIMES) + 0.5) / N_TIMES
     times = torch.sigmoid(torch.special.ndtri(shares.double())).float()

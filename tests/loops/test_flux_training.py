@@ -15,7 +15,7 @@ from alchemist_core.loops.downstream_training import train_downstream
 from alchemist_core.loops.flux_generation import FluxGenerator, heldout_flow_losses
 from alchemist_core.loops.flux_recipe import encode_latents, read_trained
 from alchemist_core.loops.generators import load_drawer
-from alchemist_core.loops.pairs import Pairs
+from alchemist_core.loops.pairs import Chunks, Pairs
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import FluxAutoencoder
 from alchemist_core.models.lora import FLUX_TARGETS, load_lora
@@ -120,6 +120,19 @@ def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
         ours, theirs, before = (model(**given).sample for model in (merged, adapted, plain))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, before, atol=1e-2)
+
+
+def test_a_picture_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
+    trained: Path, test_pairs: Pairs
+) -> None:
+    class Unreadable(Pairs):
+        def read(self, index_M: np.ndarray) -> Chunks:
+            return super().read(index_M[index_M != 2])
+
+    few = test_pairs.rows(np.arange(12))
+    whole_N = heldout_flow_losses(trained, few)
+    without_N = heldout_flow_losses(trained, Unreadable(few.image_NHWC, few.captions))
+    np.testing.assert_allclose(without_N, np.delete(whole_N, 2), rtol=1e-4)
 
 
 def test_other_base_weights_are_refused(config: DownstreamConfig, trained: Path, tmp_path: Path) -> None:
