@@ -71,14 +71,13 @@ class TfjsGraph:
         return [values[name] for name in self._outputs]
 
     def _step(self, node: dict[str, Any]) -> Step:
-        operation = node["op"]
-        if operation in _CONVOLUTIONS:
-            return _convolution(node, self._weights)
-        if operation not in _STEPS:
-            raise ConfigError(
-                f"{node['name']} is a {operation}: known are {', '.join(sorted({*_STEPS, *_CONVOLUTIONS}))}"
-            )
-        return _STEPS[operation]
+        operation, name = node["op"], node["name"]
+        known = {*_STEPS, *_CONVOLUTIONS}
+        if operation not in known:
+            raise ConfigError(f"{name} is a {operation}, which is not known here; known are {', '.join(sorted(known))}")
+        if not _is_as_known(node, self._weights):
+            raise ConfigError(f"{name} is a {operation} of a kind that is not known here: {node.get('attr')}")
+        return _convolution(node, self._weights) if operation in _CONVOLUTIONS else _STEPS[operation]
 
 
 def _read_weights(topology: Path, manifest: Sequence[Mapping[str, Any]], device: str) -> dict[str, Tensor]:
@@ -118,7 +117,7 @@ def _is_as_known(node: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool
         is_plain = set(attributes["dilations"]["list"]["i"]) == {"1"} and _fused(node) <= {"BiasAdd", "Relu"}
         return is_plain and b64decode(attributes["data_format"]["s"]) == b"NHWC"
     if operation == "ResizeBilinear":
-        return not any(attributes[name].get("b") for name in ("align_corners", "half_pixel_centers"))
+        return not any(attributes.get(name, {}).get("b") for name in ("align_corners", "half_pixel_centers"))
     if operation in {"Mean", "ConcatV2"}:
         return last is not None and last.tolist() == ([1, 2] if operation == "Mean" else 3)
     # A vector would be added along the columns, where TensorFlow means channels.
