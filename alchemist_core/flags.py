@@ -27,10 +27,11 @@ def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterato
 
 def usage_of(model: type[BaseModel]) -> str:
     """Return a command's usage in one line: what must be given, and that there is more."""
-    needed = [(flag_of(path[-1], field), path[-1].upper()) for path, field in flag_fields(model) if field.is_required()]
-    bare, flags = [flag for flag, word in needed if flag == word], [pair for pair in needed if pair[0] != pair[1]]
+    named = [(flag_of(path[-1], field), path[-1].upper(), field.is_required()) for path, field in flag_fields(model)]
+    bare = [flag if is_required else f"[{flag}]" for flag, word, is_required in named if flag == word]
+    flags = [f"{flag} {word}" for flag, word, is_required in named if is_required and flag != word]
     rest = "..." if any(_flag_type(field.annotation)[0] is list for _, field in flag_fields(model)) else "[flags]"
-    return " ".join(["%(prog)s", *bare, *(f"{flag} {word}" for flag, word in flags), rest])
+    return " ".join(["%(prog)s", *bare, *flags, rest])
 
 
 def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
@@ -43,7 +44,9 @@ def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: Fiel
         # What another program is given, unchanged.
         parser.add_argument(path[-1], nargs=argparse.REMAINDER, metavar="...", help=options["help"])
     elif field.json_schema_extra == BARE_WORD:
-        parser.add_argument(path[-1], metavar=flag_of(path[-1], field), help=options["help"])
+        # One that may be left out stays out of the options: its default is the config model's.
+        word = options | {"metavar": flag_of(path[-1], field), "nargs": None if field.is_required() else "?"}
+        parser.add_argument(path[-1], **{name: value for name, value in word.items() if name != "dest"})
     elif kind is bool:
         parser.add_argument(flag_of(path[-1], field), action=argparse.BooleanOptionalAction, **options)
     else:

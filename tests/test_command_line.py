@@ -1,6 +1,7 @@
 """The command line is generated from config models and never loads what a command does not need."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -48,12 +49,16 @@ def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
             assert command.config.model_config.get("extra") == "forbid"
 
 
-README = Path(command_line.__file__).parent.parent / "README.md"
-COMMANDS = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("alchemist ")]
+CLONE = Path(command_line.__file__).parent.parent
+COMMANDS = [
+    line for line in (CLONE / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("alchemist ")
+]
+RUNBOOK = (CLONE / "infra" / "RUNBOOK.md").read_text(encoding="utf-8")
+FIRST_LOOKS = re.findall(r"^ {4}(alchemist .*)$|`(alchemist logs [a-z]+)`", RUNBOOK, re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme_is_accepted(line: str) -> None:
+@pytest.mark.parametrize("line", [*COMMANDS, *("".join(found) for found in FIRST_LOOKS)])
+def test_every_command_of_the_readme_and_the_runbooks_first_looks_is_accepted(line: str) -> None:
     _, *words = shlex.split(line, comments=True)
     options = vars(build_parser(words).parse_args(words[:2] if words[:2] == ["db", "psql"] else words))
     read_config(options["command"].config, options)
@@ -152,6 +157,7 @@ def test_help_lists_every_verb_once_within_80_columns(monkeypatch: pytest.Monkey
         (["train-rater"], "alchemist train-rater --dataset DATASET --validation VALIDATION [flags]"),
         (["explain"], "alchemist explain SAMPLE --subset SUBSET [flags]"),
         (["db", "psql"], "alchemist db psql ..."),
+        (["logs"], "alchemist logs [PROCESS] [flags]"),
     ],
 )
 def test_the_usage_line_names_what_must_be_given(
@@ -172,6 +178,12 @@ def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFix
         said = capsys.readouterr().err
         assert flag in said
         assert text in said
+
+
+def test_a_bare_word_that_is_left_out_has_its_default() -> None:
+    for words, process in ((["logs"], "scheduler"), (["logs", "metrics"], "metrics")):
+        options = vars(build_parser(words).parse_args(words))
+        assert read_config(options["command"].config, options).as_json()["process"] == process
 
 
 def test_a_run_that_is_stopped_by_hand_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

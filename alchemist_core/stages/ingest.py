@@ -77,7 +77,11 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
         began_at = read_clock(connection)
     for dataset in _datasets(config, stage_run):
         known = registry.known_shards(stage_run.engine, dataset.dataset_id)
-        wanted = _wanted_shards(config, dataset, today=began_at.date())
+        try:
+            wanted = _wanted_shards(config, dataset, today=began_at.date())
+        except DataError as error:
+            tally.unreachable.append(f"{dataset.name}: {error}")
+            continue
         fresh = [
             shard for shard in wanted if not _is_known(stage_run, known.get(shard.uri), shard.file, began_at, tally)
         ]
@@ -94,11 +98,7 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
             stage_run.report(n_done, len(wanted), dataset.name)
         if not fresh:
             stage_run.report(n_done, len(wanted), dataset.name)
-    if tally.replaced:
-        raise DataError(
-            f"Replaced under the same address: {', '.join(tally.replaced)}. Scores belong to the bytes that were registered. "
-            "Put the new shard under a new name, or restore the old bytes; the other shards were ingested."
-        )
+    tally.refuse_incomplete()
     return tally.report()
 
 
@@ -118,6 +118,22 @@ class Tally:
         self.n_shards = self.n_known = self.n_rejected = self.n_locations = self.n_new_pairs = 0
         self.quarantined: dict[str, int] = {}
         self.replaced: list[str] = []
+        self.unreachable: list[str] = []
+
+    def refuse_incomplete(self) -> None:
+        """Stop after all else was ingested.
+
+        Raises:
+            DataError: A dataset is away, or a shard is another one than was registered.
+        """
+        texts = list(self.unreachable)
+        if self.replaced:
+            texts.append(
+                f"Replaced under the same address: {', '.join(self.replaced)}. Scores belong to the bytes that were registered. "
+                "Put the new shard under a new name, or restore the old bytes."
+            )
+        if texts:
+            raise DataError("\n".join([*texts, "All else was ingested."]))
 
     def report(self) -> IngestReport:
         """Return the counts as the stage's report."""

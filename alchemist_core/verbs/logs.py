@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config
+from alchemist_core.config import BARE_WORD, Config
 from alchemist_core.local.stack import logs
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import say
@@ -12,7 +12,9 @@ from alchemist_core.telemetry import say
 class LogsConfig(Config):
     """Whose log."""
 
-    process: str = Field("scheduler", description="Process of the stack, as alchemist status names it")
+    process: str = Field(
+        "scheduler", description="Process of the stack, as alchemist status names it", json_schema_extra=BARE_WORD
+    )
     lines: int = Field(100, ge=1, le=100_000, description="Lines from the end")
 
 

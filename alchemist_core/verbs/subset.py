@@ -39,9 +39,11 @@ class SubsetListReport(Report):
 
     def summary(self) -> str:
         """Return one line a version."""
+        titles = [f"{s['name']} v{s['version']}" for s in self.subsets]
+        width = max(map(len, titles), default=0)
         rows = (
-            f"{s['name']} v{s['version']}  {s['state']}  {s['n_samples']:,} pairs  {s['strategy']} {s['retention']:g}"
-            for s in self.subsets
+            f"{title:<{width}}  {s['state']:<10}  {s['n_samples']:>11,} pairs  {s['strategy']} {s['retention']:g}"
+            for title, s in zip(titles, self.subsets, strict=True)
         )
         return "\n".join(rows) or "No subset yet. Make one: alchemist select --dataset NAME --retention 0.2"
 

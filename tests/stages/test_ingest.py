@@ -66,6 +66,18 @@ def test_a_root_that_was_mistyped_is_not_kept(corpus: Path, database_url: str, e
     assert ingest(dataset="scenes").n_known == 6
 
 
+def test_a_dataset_that_is_away_stops_no_other(corpus: Path, database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "mount").mkdir()
+    ingest(dataset="a_first", root=str(tmp_path / "mount"))
+    (tmp_path / "other").mkdir()
+    ingest(dataset="other", root=str(tmp_path / "other"))
+    (tmp_path / "mount").rmdir()
+    shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "other" / "a.tar")
+    with pytest.raises(DataError, match=r"a_first: The root .* is no folder"):
+        ingest()
+    assert ingest(dataset="other").n_known == 1
+
+
 def test_a_root_as_seen_from_here_is_found_from_elsewhere(
     corpus: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
