@@ -191,7 +191,15 @@ def test_show_draws_the_ranks_that_were_kept_and_says_how_to_go_on(
     assert shown.splitlines()[-1] == f"next: alchemist subset publish {NAME} --version 1"
     assert main(["subset", "publish", NAME]) == 0
     assert main(["subset", "list"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == "best v1 published 400 pairs shift_gsample 0.2".split()
+    assert capsys.readouterr().out.splitlines()[-1].split() == [
+        "best",
+        "v1",
+        "published",
+        "400",
+        "pairs",
+        "shift_gsample",
+        "0.2",
+    ]
 
 
 def test_a_subset_that_is_not_there_is_refused_with_those_that_are(
