@@ -81,6 +81,7 @@ def _tries(study: Study, seed: int) -> Iterator[tuple[str, Callable[[], dict[str
     for length in UNROLLS:
         name = f"unrolls of {length} steps"
         yield name, lambda length=length, name=name: {name: Run(study, seed, {}).train(unroll=length).scores()}
+    yield "mean of two raters", lambda: {"mean of two raters": _mean_of_two(study, seed)}
     yield "ancestors", lambda: _ancestors(Run(study, seed, {}))
 
 
@@ -90,6 +91,12 @@ def _ours(run: "Run", name: str) -> dict[str, np.ndarray]:
         return {name: run.scores()}
     loss_N, reference_N = run.losses(run.bilevel.proxy), run.losses(run.bilevel.reference)
     return {name: run.scores(), "no rater: last L(θ̂) - L(θ)": reference_N - loss_N, "no rater: -L(θ)": -loss_N}
+
+
+def _mean_of_two(study: Study, seed: int) -> np.ndarray:
+    """Two runs of ours on one corpus, which differ in all that a seed varies; each on its own spread."""
+    score_2N = np.stack([Run(study, each, {}).train().scores() for each in (seed, seed + 1_000)])
+    return (score_2N / score_2N.std(1, keepdims=True)).mean(0)
 
 
 def _ancestors(run: "Run") -> dict[str, np.ndarray]:
