@@ -103,7 +103,7 @@ class Workers:
     def _receive(self, worker: "_Worker") -> Iterator[Done]:
         try:
             message = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # An answer that is cut in its middle is an OSError.
             yield from self._replace(worker)
             return
         if message == READY:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import struct
+import sys
 import time
 from dataclasses import dataclass
 
@@ -16,6 +18,19 @@ class DieTask:
         return None
 
     def work(self, data: None, place: memoryview) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class CutTask:
+    """Kills the process in the middle of its answer, as the kernel does that is short of memory."""
+
+    def read(self) -> None:
+        return None
+
+    def work(self, data: None, place: memoryview) -> None:
+        # A message is its length and so many bytes; the connection is the worker's first argument.
+        os.write(int(sys.argv[1]), struct.pack("!i", 1000) + b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -19,7 +19,7 @@ from alchemist_core.data.images import decode_image
 from alchemist_core.data.workers import WorkerDiedError, Workers
 from alchemist_core.errors import AlchemistError, DataError
 from tests.data.conftest import draw_picture
-from tests.data.deadly import DieTask, KillerTask, SleepTask, UnreadableTask
+from tests.data.deadly import CutTask, DieTask, KillerTask, SleepTask, UnreadableTask
 
 SIDE = 8
 
@@ -166,6 +166,21 @@ def test_of_a_dead_worker_s_tasks_one_was_begun() -> None:
     errors = [done.error for done in ended]
     assert all(isinstance(error, WorkerDiedError) for error in errors)
     assert [error.is_begun for error in errors if isinstance(error, WorkerDiedError)] == [True, False, False]
+
+
+def test_a_worker_that_dies_in_the_middle_of_its_answer_is_replaced_too() -> None:
+    with Workers(1, module=CutTask.__module__) as workers:
+        workers.submit(CutTask(), 0)
+        workers.submit(SleepTask(0.01), 1)
+        ended = []
+        while len(ended) < 2:
+            ended += list(workers.wait())
+        errors = [done.error for done in ended]
+        assert [error.is_begun for error in errors if isinstance(error, WorkerDiedError)] == [True, False]
+        workers.submit(SleepTask(0.01), 2)
+        while not (again := list(workers.wait())):
+            pass
+    assert (again[0].ticket, again[0].error) == (2, None)
 
 
 def test_a_task_that_a_worker_cannot_read_comes_back_as_an_error_and_the_next_is_worked_on() -> None:
