@@ -65,11 +65,20 @@ def copy_size(uri: str) -> int:
 
 
 def remove_copy(uri: str) -> None:
-    """Remove a copy, also one that was not finished."""
+    """Remove a copy, also one that was not finished.
+
+    Raises:
+        DataError: Something of it cannot be removed, and is still there.
+    """
     if is_s3(uri):
         s3.remove_objects(uri)
     for folder in _folders(uri):
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise DataError(
+                f"{folder} cannot be removed ({error.strerror or error}): correct the folder's rights, then run again"
+            ) from error
 
 
 def _staging(uri: str) -> Path:

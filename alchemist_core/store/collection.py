@@ -1,6 +1,7 @@
 """What subset versions take up, and how they give it back: membership in the store, the address of their tars."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select, text, update
@@ -32,32 +33,51 @@ def manifest_uris(engine: Engine) -> set[str]:
 
 
 def collect(
-    engine: Engine, row: AnyRow, *, is_still_free: Callable[[Connection], bool], remove: Callable[[], Any]
+    engine: Engine,
+    row: AnyRow,
+    *,
+    is_still_free: Callable[[Connection], bool],
+    remove_copies: Callable[[], None],
+    remove_manifest: Callable[[], None],
 ) -> bool:
-    """Take a version's membership and tars off the store and remove its files, unless somebody wants it by now.
+    """Take a version's tars and membership off the store and remove its files, unless somebody wants it by now.
+
+    In two transactions: while membership is dropped, readers of every subset wait, and tars may take minutes. Membership goes last,
+    because a takedown finds by it whose tars hold a picture.
 
     Args:
         engine: The store.
         row: The version, as `find_collectable` or `find_tars_with_taken_down` gave it; the second kind keeps its membership.
-        is_still_free: Asked again under the name's lock.
-        remove: Deletes the files; called last, so that what is interrupted can be collected again.
+        is_still_free: Asked again under the name's lock, in both.
+        remove_copies: Deletes the tars; called last of its transaction, so that what is interrupted can be collected again.
+        remove_manifest: Deletes the manifest, likewise.
 
     Returns:
         False where the version is wanted again, its membership is just being stored, or a reader holds its partition for more than 5 s.
     """
     try:
-        with engine.begin() as connection:
-            connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-            lock_name(connection, row.name)
+        with _sole_judge(engine, row.name) as connection:
             if not is_still_free(connection):
-                return False
-            if "members_bytes" in row._fields and not drop_members(connection, row.subset_id):
                 return False
             values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "copy_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
-            remove()
+            remove_copies()
+        if "members_bytes" in row._fields:
+            with _sole_judge(engine, row.name) as connection:
+                if not (is_still_free(connection) and drop_members(connection, row.subset_id)):
+                    return False
+                remove_manifest()
     except DBAPIError as refused:
         if getattr(refused.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
             raise
         return False
     return True
+
+
+@contextmanager
+def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
+    """Begin a transaction in which nobody else adds, publishes or collects versions of the name."""
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        lock_name(connection, name)
+        yield connection

@@ -71,7 +71,12 @@ def gc(config: GcSubsetConfig) -> GcSubsetReport:
     removed, n_bytes = [], 0
     holdings, left = _holdings(engine, config)
     for holding in holdings:
-        if config.dry_run or _collect(engine, holding, config):
+        try:
+            is_gone = config.dry_run or _collect(engine, holding, config)
+        except DataError as error:
+            left.append(f"{holding.row.name} v{holding.row.version}: {error}")
+            continue
+        if is_gone:
             removed.append(str(holding))
             n_bytes += holding.n_bytes
         else:
@@ -129,20 +134,26 @@ def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
         )
         return row.subset_id in {one.subset_id for one in found}
 
-    return collection.collect(engine, row, is_still_free=is_still_free, remove=lambda: _remove(holding))
+    return collection.collect(
+        engine, row, is_still_free=is_still_free,
+        remove_copies=lambda: _remove_copies(holding), remove_manifest=lambda: _remove_manifest(holding),
+    )  # fmt: skip
 
 
-def _remove(holding: Holding) -> None:
+def _remove_copies(holding: Holding) -> None:
     for uri in holding.copies:
         remove_copy(uri)
+
+
+def _remove_manifest(holding: Holding) -> None:
     for path in holding.manifests:
         path.unlink(missing_ok=True)
 
 
 def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
-    """Find manifests without a row: their selection was interrupted before it stored one."""
+    """Find manifests without a row, whole or half written: their selection was interrupted before it stored one."""
     root, known = artifact_path("subsets"), collection.manifest_uris(engine)
-    for path in sorted(root.glob(f"{config.name or '*'}/*.parquet")):
+    for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
         is_old = path.stat().st_mtime <= time.time() - 86400 * config.min_age_days
         if is_old and path.relative_to(root.parent).as_posix() not in known:
             yield path

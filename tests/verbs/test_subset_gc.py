@@ -1,5 +1,6 @@
 """What no reader, model or job needs of old versions is collected, and nothing else."""
 
+import errno
 import os
 import random
 import threading
@@ -12,8 +13,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.copy_places import remove_copy
 from alchemist_core.errors import DataError
 from alchemist_core.store.subsets import find_subset
+from alchemist_core.verbs import subset_gc
 from alchemist_core.verbs.subset_gc import GcSubsetConfig, GcSubsetReport, gc
 from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
 from tests.given import insert_rows
@@ -105,11 +108,13 @@ def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Eng
 
 
 def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: Engine) -> None:
-    lost = artifact_path(f"subsets/{NAME}/0000.parquet")
-    lost.write_bytes(b"half")
-    os.utime(lost, (time.time() - 3 * 86400, time.time() - 3 * 86400))
-    assert collect(dry_run=False, min_age_days=2).removed == [f"no version's manifest: {lost}"]
-    assert not lost.exists()
+    # The second is what a kill leaves of a manifest that was being written.
+    lost = [artifact_path(f"subsets/{NAME}/{name}") for name in (".0000.parquet.4711", "0000.parquet")]
+    for path in lost:
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 3 * 86400, time.time() - 3 * 86400))
+    assert collect(dry_run=False, min_age_days=2).removed == [f"no version's manifest: {path}" for path in lost]
+    assert not any(path.exists() for path in lost)
 
 
 def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained_on_them(
@@ -127,6 +132,44 @@ def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained
     assert [line.split(" (")[0] for line in report.removed] == ["best v4"]
     assert [path.exists() for path in tars] == [False, True]
     assert find_subset(versions, NAME, version=4).copy_uris == []
+
+
+def test_while_tars_are_removed_readers_of_a_subset_need_not_wait(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, n_read = copied(1), []
+
+    def remove_and_read(uri: str) -> None:
+        with versions.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            n_read.append(connection.execute(text("SELECT count(*) FROM alchemist.subset_samples")).scalar_one())
+        remove_copy(uri)
+
+    monkeypatch.setattr(subset_gc, "remove_copy", remove_and_read)
+    collect(dry_run=False)
+    assert len(n_read) == 1
+    assert not tars.exists()
+    assert partitions(versions) == {2, 3}
+
+
+def test_tars_that_cannot_be_removed_are_left_with_their_membership_so_that_a_takedown_finds_them(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, unlink = copied(1), os.unlink
+
+    def refuse(path: str | Path, **place: int) -> None:
+        if str(path).endswith(".tar"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(path, **place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        report = collect(dry_run=False)
+    assert [line for line in report.left if "best v1: " in line and "cannot be removed (Permission denied)" in line]
+    assert [line.split(" (")[0] for line in report.removed] == ["best v5"]
+    assert tars.exists()
+    assert find_subset(versions, NAME, version=1).copy_uris != []
+    assert partitions(versions) == {1, 2, 3}
 
 
 @pytest.fixture
