@@ -11,7 +11,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words
 from alchemist_core.data.shard_reading import ShardContent, read_shards
-from alchemist_core.data.storage import ShardFile, absolute_root, list_shards, sha256_of
+from alchemist_core.data.storage import ShardFile, absolute_root, join_uri, list_shards, sha256_of
 from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
@@ -78,7 +78,7 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
     for dataset in _datasets(config, stage_run):
         known = registry.known_shards(stage_run.engine, dataset.dataset_id)
         try:
-            wanted = _wanted_shards(config, dataset, today=began_at.date())
+            wanted = _wanted_shards(config, dataset, tally, today=began_at.date())
         except DataError as error:
             tally.unreachable.append(f"{dataset.name}: {error}")
             continue
@@ -119,14 +119,20 @@ class Tally:
         self.quarantined: dict[str, int] = {}
         self.replaced: list[str] = []
         self.unreachable: list[str] = []
+        self.undated: set[str] = set()
 
     def refuse_incomplete(self) -> None:
         """Stop after all else was ingested.
 
         Raises:
-            DataError: A dataset is away, or a shard is another one than was registered.
+            DataError: A dataset is away, a folder is named like a day that no calendar has, or a shard is another one than was
+                registered.
         """
         texts = list(self.unreachable)
+        if self.undated:
+            texts.append(
+                f"No calendar has the day of {', '.join(sorted(self.undated))}: nothing in there was ingested. Correct the folder's name."
+            )
         if self.replaced:
             texts.append(
                 f"Replaced under the same address: {', '.join(self.replaced)}. Scores belong to the bytes that were registered. "
@@ -153,17 +159,22 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
     return [registry.register_dataset(stage_run.engine, config.dataset, root_uri=root_uri, role=config.role)]
 
 
-def _wanted_shards(config: IngestConfig, dataset: DatasetRow, *, today: date) -> list[WantedShard]:
+def _wanted_shards(config: IngestConfig, dataset: DatasetRow, tally: Tally, *, today: date) -> list[WantedShard]:
     found, files = [], list_shards(dataset.root_uri)
     if not files:
         say(f"No .tar lies under {dataset.root_uri}: nothing to ingest.")
     for file in files:
         uri = file.uri.removeprefix(dataset.root_uri.rstrip("/")).lstrip("/")
-        folder = DATED_FOLDER.search(uri)
-        crawl_date = date.fromisoformat(folder[1]) if folder else config.crawl_date or today
+        crawl_date = config.crawl_date or today
+        if folder := DATED_FOLDER.search(uri):
+            try:
+                crawl_date = date.fromisoformat(folder[1])
+            except ValueError:
+                tally.undated.add(join_uri(dataset.root_uri, uri[: folder.end()]))
+                continue
         if config.crawl_date in (None, crawl_date):
             found.append(WantedShard(file, uri, crawl_date))
-    if files and not found:
+    if files and not found and config.crawl_date is not None:
         say(f"{len(files):,} shards lie under {dataset.root_uri}, none of {config.crawl_date}.")
     return found
 

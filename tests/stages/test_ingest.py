@@ -66,6 +66,18 @@ def test_a_root_that_was_mistyped_is_not_kept(corpus: Path, database_url: str, e
     assert ingest(dataset="scenes").n_known == 6
 
 
+def test_a_folder_named_like_a_day_that_no_calendar_has_stops_no_other(
+    corpus: Path, database_url: str, tmp_path: Path
+) -> None:
+    for folder in ("2026-01-03", "2026-02-30"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+        shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "root" / folder / "a.tar")
+    with pytest.raises(DataError, match=r"No calendar has the day of .*/2026-02-30: .*\nAll else was ingested"):
+        ingest(dataset="web", root=str(tmp_path / "root"), perceptual_hash=False)
+    shutil.rmtree(tmp_path / "root" / "2026-02-30")
+    assert ingest(dataset="web").n_known == 1
+
+
 def test_a_dataset_that_is_away_stops_no_other(corpus: Path, database_url: str, tmp_path: Path) -> None:
     (tmp_path / "mount").mkdir()
     ingest(dataset="a_first", root=str(tmp_path / "mount"))
