@@ -18,7 +18,7 @@ QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }
 
 
 def name(params):
-    of = f"{params['dataset'].replace(',', '-')}-{params['strategy']}"
+    of = f"{params['dataset'].replace(' ', '').replace(',', '+')}-{params['strategy']}"
     return params["name"] or f"{of}-r{100 * params['retention']:g}"
 
 

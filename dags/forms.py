@@ -18,7 +18,7 @@ FORMS = {
     "build_subset": {
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training datasets to draw from, comma between them', 'pattern': '^[^{}]*$', 'minLength': 1},
         "retention": {'type': 'number', 'default': 0.2, 'title': 'Retention', 'description': 'Share of the eligible pairs to keep, ratio 0-1', 'exclusiveMinimum': 0, 'maximum': 1},
-        "name": {'type': ['string', 'null'], 'default': None, 'title': 'Name', 'pattern': '^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$', 'description': 'Name of the subset; empty: <dataset>-<strategy>-r<percent>'},
+        "name": {'type': ['string', 'null'], 'default': None, 'title': 'Name', 'pattern': '^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$', 'description': 'Name of the subset; empty: <dataset>-<strategy>-r<percent>'},
         "strategy": {'type': 'string', 'default': 'auto', 'title': 'Strategy', 'description': "How pairs are chosen by rank; auto: the rater's probed region (alchemist region-probe), without one head_gsample for a rater of rule alignment, shift_gsample for loss", 'enum': ['auto', 'shift_gsample', 'gsample', 'head_gsample', 'top_k', 'block', 'random']},
         "drop_top_ratio": {'type': ['number', 'null'], 'default': None, 'title': 'Drop top ratio', 'exclusiveMaximum': 1, 'minimum': 0, 'description': 'Head that is never kept, ratio 0-1 of the rank scale (shift_gsample: 0.25)'},
         "mean_rank": {'type': ['number', 'null'], 'default': None, 'title': 'Mean rank', 'maximum': 1, 'minimum': 0, 'description': 'Rank that is kept most, 0 = highest score (shift_gsample: 0.625, gsample: 0.5)'},

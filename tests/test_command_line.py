@@ -13,8 +13,9 @@ from alchemist_core import command_line
 from alchemist_core.__main__ import main
 from alchemist_core.command_line import STAGES, VERBS, build_parser, first_line, flag_fields, load_commands, read_config
 from alchemist_core.config import Config
+from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
-from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import SelectConfig, name_subset
 from alchemist_core.stages.train_rater import TrainRaterConfig
 
 HEAVY = ("torch", "airflow", "great_expectations", "transformers", "accelerate", "datasets")
@@ -87,6 +88,17 @@ def test_help_and_flags_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_name_that_select_gives_is_one_that_it_takes() -> None:
+    config = SelectConfig.model_validate({"dataset": "web,books", "policy": {"retention": 0.07}})
+    assert name_subset(config) == "web+books-auto-r7"
+    assert SelectConfig.model_validate({"dataset": "web", "name": name_subset(config)}).name == name_subset(config)
+
+
+def test_a_dataset_that_can_name_no_subset_asks_for_a_name() -> None:
+    with pytest.raises(ConfigError, match=r"'my crawl-auto-r20' cannot be a subset's name .*: give one by --name"):
+        name_subset(SelectConfig.model_validate({"dataset": "my crawl"}))
 
 
 def test_a_flag_overrides_the_preset_and_leaves_the_rest() -> None:

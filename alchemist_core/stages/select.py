@@ -1,5 +1,6 @@
 """Draw a subset version from a rank snapshot: exactly k members, a pure function of snapshot, strategy, retention and seed."""
 
+import re
 from functools import cached_property
 from typing import Any
 
@@ -9,12 +10,13 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words, fingerprint
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, read_manifest, rows_sha256, write_manifest
-from alchemist_core.errors import AlchemistError, DataError
+from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.stages.drawing import draw
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.preview import describe
+from alchemist_core.stages.version_manifest import manifest_of
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow, find_rater
@@ -23,6 +25,9 @@ from alchemist_core.store.snapshot_cache import scale_fingerprint
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_spec, store_subset
 
+# A plus, for it stands between the datasets in names that select gives.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
+
 
 class SelectConfig(Config):
     """What to select, and how."""
@@ -30,7 +35,7 @@ class SelectConfig(Config):
     dataset: Words = Field(..., description="Training datasets to draw from, comma between them")
     name: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        pattern=NAME_PATTERN,
         description="Name of the subset; none: <dataset>-<strategy>-r<percent>",
     )
     rater: str = Field(
@@ -109,6 +114,7 @@ class Selection:
 
     def __init__(self, config: SelectConfig, *, should_store: bool) -> None:
         self.config, self._engine = config, open_store()
+        self.name = config.name or name_subset(config)
         rater = _require_rater(config)
         policy, self.region = resolve_auto(self._engine, rater.rater_id, config.policy)
         snapshot = take_snapshot(
@@ -116,14 +122,11 @@ class Selection:
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
         )  # fmt: skip
         self.drawn = draw(policy, snapshot)
-        self.name = config.name or f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{policy.retention * 100:g}"
 
     @cached_property
     def manifest(self) -> Manifest:
         """The members with rank and score."""
-        snapshot, member_K = self.drawn.snapshot, self.drawn.member_K
-        pairs = snapshot.pairs
-        return Manifest(pairs.pair_hash_N32[member_K], snapshot.rank_N[member_K], pairs.score_N[member_K])
+        return manifest_of(self.drawn)
 
     @cached_property
     def manifest_sha256(self) -> str:
@@ -155,6 +158,20 @@ class Selection:
             region=self.region.describe() if self.region else None,
             **describe(self._engine, self.drawn, self.name, self.curve),
         )  # fmt: skip
+
+
+def name_subset(config: SelectConfig) -> str:
+    """Return the name of a subset that was given none.
+
+    Raises:
+        ConfigError: A dataset's name has signs that a subset's may not have.
+    """
+    name = f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{config.policy.retention * 100:g}"
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(
+            f"{name!r} cannot be a subset's name (letters, digits and . _ + -, at most 100): give one by --name."
+        )
+    return name
 
 
 def _require_rater(config: SelectConfig) -> RaterRow:
