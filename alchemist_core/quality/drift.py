@@ -18,7 +18,7 @@ from alchemist_core.evaluation.drift import Reference
 from alchemist_core.store import distributions
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.distributions import ScoreBand
-from alchemist_core.store.nights import decide_night
+from alchemist_core.store.nights import decide_night, night_title
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.tables import AnyRow
 
@@ -195,7 +195,7 @@ def judge_night(engine: Engine, night: AnyRow, rater: RaterRow) -> NightDrift:
         if found.verdict == "held":
             reason, actor = hold_reason(found), current_actor()
             if decide_night(connection, night.night_id, state="held", actor=actor, reason=reason):
-                subject = f"night {night.crawl_date} r{night.revision}"
+                subject = f"night {night_title(night)}"
                 record_event(connection, actor, "hold", subject, after={"state": "held", "reason": reason})
     return found
 

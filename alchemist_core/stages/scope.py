@@ -1,15 +1,31 @@
-"""Which datasets and crawl dates a scoring command means."""
+"""Which datasets and crawl dates a scoring command means, and whether a night of them is scored as a whole."""
 
 from datetime import date
 
 from sqlalchemy import Engine
 
-from alchemist_core.store.ledger import ScoringScope
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.store.ledger import ScoringScope, count_unscored
+from alchemist_core.store.nights import night_title
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.registry import find_dataset, list_datasets
+from alchemist_core.store.tables import AnyRow
 
 
 def scoring_scope(engine: Engine, rater: RaterRow, *, dataset: str | None, crawl_date: date | None) -> ScoringScope:
     """Return the named dataset, or every registered training dataset, under a rater."""
     rows = [find_dataset(engine, dataset)] if dataset else list_datasets(engine, role="train")
     return ScoringScope(rater.rater_id, tuple(row.dataset_id for row in rows), crawl_date)
+
+
+def require_complete(engine: Engine, night: AnyRow, rater: RaterRow) -> None:
+    """Refuse to decide about a night of which shards are unscored.
+
+    Raises:
+        CheckFailedError: Some are.
+    """
+    n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
+    if n_left:
+        raise CheckFailedError(
+            f"Night {night_title(night)} is not complete: {n_left} shards have no scores under {rater.name}. Run alchemist score first."
+        )

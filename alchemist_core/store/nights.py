@@ -29,6 +29,11 @@ def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, r
     return int(night_id)
 
 
+def night_title(night: AnyRow) -> str:
+    """Name a night as people say it: a crawl date alone is one of every dataset."""
+    return f"{night.dataset} {night.crawl_date} r{night.revision}"
+
+
 def open_nights(
     engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
 ) -> Sequence[AnyRow]:

@@ -5,18 +5,15 @@ from datetime import date
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import CheckFailedError
 from alchemist_core.quality.drift import Mover, NightDrift, judge_night
-from alchemist_core.stages.scope import scoring_scope
+from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.checks import store_check_results
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.ledger import ScoringScope, count_unscored
-from alchemist_core.store.nights import open_nights
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.nights import night_title, open_nights
+from alchemist_core.store.raters import find_rater
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 
@@ -54,21 +51,15 @@ def run(config: DriftConfig) -> DriftReport:
         return DriftReport(note="no production rater: nothing scored")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
-    found = [(night, _judge_complete(engine, night, rater)) for night in nights]
-    for night, drift in found:
+    found = []
+    for night in nights:
+        require_complete(engine, night, rater)
+        drift = judge_night(engine, night, rater)
         say(describe(night, drift))
-    store_check_results(engine, [_check_row(night, drift) for night, drift in found if drift.psi is not None])
+        # At once: where a later night stops this, one that is held by now is never measured again.
+        store_check_results(engine, [_check_row(night, drift)] if drift.psi is not None else [])
+        found.append((night, drift))
     return _report(found)
-
-
-def _judge_complete(engine: Engine, night: AnyRow, rater: RaterRow) -> NightDrift:
-    n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
-    if n_left:
-        raise CheckFailedError(
-            f"Night {night.crawl_date} of {night.dataset} is not complete: {n_left} shards have no scores under {rater.name}. "
-            "Run alchemist score first."
-        )
-    return judge_night(engine, night, rater)
 
 
 def _check_row(night: AnyRow, drift: NightDrift) -> dict[str, Any]:
@@ -98,15 +89,10 @@ def _report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
         n_nights=len(found),
         n_warned=sum(drift.verdict == "warned" for _, drift in found),
         n_held=sum(drift.verdict == "held" for _, drift in found),
-        moved_most=f"{title(most[0])} (PSI {most[1].psi:.3f})" if most else None,
+        moved_most=f"{night_title(most[0])} (PSI {most[1].psi:.3f})" if most else None,
         nights=rows,
         note=None if found else "no night was waiting",
     )
-
-
-def title(night: AnyRow) -> str:
-    """Name a night as people say it."""
-    return f"{night.dataset} {night.crawl_date} r{night.revision}"
 
 
 def describe(night: AnyRow, drift: NightDrift) -> str:
@@ -116,9 +102,9 @@ def describe(night: AnyRow, drift: NightDrift) -> str:
         "recorded": f"{drift.n_tested:,} scores recorded, nothing to compare them with yet",
     }
     if drift.psi is None:
-        return f"{title(night)}: {words[drift.verdict]}"
+        return f"{night_title(night)}: {words[drift.verdict]}"
     line = (
-        f"{title(night)}: {drift.verdict}. PSI {drift.psi:.3f}, KS distance {drift.ks_distance:.3f}: {drift.n_tested:,} scores "
+        f"{night_title(night)}: {drift.verdict}. PSI {drift.psi:.3f}, KS distance {drift.ks_distance:.3f}: {drift.n_tested:,} scores "
         f"against {drift.n_reference:,} of {drift.reference} (warns at .1, holds at .25)"
     )
     if drift.verdict == "steady":

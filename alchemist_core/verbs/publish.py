@@ -8,12 +8,11 @@ from sqlalchemy import Engine
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError
-from alchemist_core.stages.scope import scoring_scope
+from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.ledger import ScoringScope, count_unscored
-from alchemist_core.store.nights import decide_night, held_nights, open_nights
+from alchemist_core.store.nights import decide_night, held_nights, night_title, open_nights
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
@@ -46,11 +45,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     n_published = 0
     for night in nights:
-        n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
-        if n_left:
-            raise CheckFailedError(
-                f"Night {night.crawl_date} is not complete: {n_left} shards have no scores under {rater.name}. Run alchemist score first."
-            )
+        require_complete(engine, night, rater)
         _refuse_failed(engine, night)
         with engine.begin() as connection:
             # Another command may have decided it meanwhile.
@@ -60,13 +55,13 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
                     connection,
                     current_actor(),
                     "publish",
-                    f"night {night.crawl_date} r{night.revision}",
+                    f"night {night_title(night)}",
                     after={"state": "selectable"},
                 )
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
         say(
-            f"{night.dataset} {night.crawl_date} r{night.revision} is left alone, it is held: {night.reason}. Look at it, then: "
+            f"{night_title(night)} is left alone, it is held: {night.reason}. Look at it, then: "
             f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
         )
     waiting = f"{len(held)} held" if held else "no night was waiting"

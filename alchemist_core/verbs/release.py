@@ -14,7 +14,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, release_checks
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import held_nights, release_night
+from alchemist_core.store.nights import held_nights, night_title, release_night
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.tables import AnyRow
@@ -57,9 +57,8 @@ def night(config: ReleaseNightConfig) -> ReleaseNightReport:
         )
     _release(engine, config, held, failed, actor=actor)
     n_scored = _go_on(config) if failed else 0
-    titles = [f"{row.dataset} {row.crawl_date} r{row.revision}" for row in held]
     return ReleaseNightReport(
-        nights=titles or [f"{config.dataset} {config.crawl_date}"],
+        nights=[night_title(row) for row in held] or [f"{config.dataset} {config.crawl_date}"],
         was_held_for=[*(row.reason for row in held), *(f"{row.suite}.{row.expectation}" for row in failed)],
         released_by=actor,
         n_scored=n_scored,
@@ -78,7 +77,7 @@ def _release(
         for row in held:
             if release_night(connection, row.night_id, actor=actor, reason=config.reason):
                 record_event(
-                    connection, actor, "release", f"night {row.crawl_date} r{row.revision}",
+                    connection, actor, "release", f"night {night_title(row)}",
                     before={"state": "held", "reason": row.reason}, after={"state": "released", "reason": config.reason},
                 )  # fmt: skip
         if failed:

@@ -54,6 +54,19 @@ def states() -> Sequence[object]:
     return column("SELECT state FROM alchemist.nights ORDER BY night_id")
 
 
+def test_a_night_s_check_is_stored_although_a_later_one_is_not_complete(engine: Engine) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=3, seed=3)})
+    add_night(engine, "2026-01-04", {"a.tar": normal(600, seed=4)})
+    with engine.begin() as connection:
+        unscored = {"shard_id": 999, "dataset_id": 1, "crawl_date": "2026-01-04", "n_samples": 1}
+        insert_rows(connection, {"shards": [unscored]})
+    with pytest.raises(CheckFailedError, match="Night web 2026-01-04 r1 is not complete: 1 shards"):
+        drift()
+    assert states() == ["selectable", "selectable", "held", "scored"]
+    assert column("SELECT crawl_date FROM alchemist.check_results") == [date(2026, 1, 3)]
+
+
 def test_a_steady_night_is_measured_and_published(engine: Engine) -> None:
     accepted(engine)
     add_night(engine, "2026-01-03", {"a.tar": normal(600, seed=3)})
@@ -61,6 +74,7 @@ def test_a_steady_night_is_measured_and_published(engine: Engine) -> None:
     assert (night["verdict"], night["reference"], night["n_reference"]) == ("steady", "accepted nights", 1200)
     assert abs(night["psi"]) < 0.05
     assert publish().n_nights == 1
+    assert column("SELECT subject FROM alchemist.audit_events") == ["night web 2026-01-03 r1"]
 
 
 def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_person(
@@ -83,8 +97,8 @@ def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_pers
     events = column(
         "SELECT action || ' ' || subject || ' ' || (after ->> 'reason') FROM alchemist.audit_events ORDER BY 1"
     )
-    assert str(events[0]).startswith("hold night 2026-01-03 r1 scores drifted")
-    assert events[1] == "release night 2026-01-03 r1 a better crawl"
+    assert str(events[0]).startswith("hold night web 2026-01-03 r1 scores drifted")
+    assert events[1] == "release night web 2026-01-03 r1 a better crawl"
     assert column("SELECT reason FROM alchemist.nights WHERE state = 'released'") == ["a better crawl"]
 
 
