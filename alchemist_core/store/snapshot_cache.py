@@ -113,8 +113,13 @@ def _map(path: Path) -> tuple[NDArray[Any], str] | None:
 def _save(path: Path, column: NDArray[Any]) -> None:
     seal = path.with_suffix(".json")
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        np.save(file, column)
         aside = Path(file.name)
+        try:
+            np.save(file, column)
+        except OSError:
+            # A full disk would keep what was written of it.
+            aside.unlink()
+            raise
     # Without its seal a file counts for nothing, so it goes first and comes last.
     seal.unlink(missing_ok=True)
     aside.replace(path)

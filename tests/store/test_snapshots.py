@@ -1,10 +1,11 @@
 """Snapshots: what may be drawn at a moment stays so; kept pools are used only where they are what was kept; scales are frozen."""
 
+import errno
 import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -137,6 +138,20 @@ def test_a_snapshot_can_be_given_again_when_all_has_changed(store: Engine) -> No
     shutil.rmtree(load_settings().home / "snapshots")
     assert same(reload_snapshot(store, first.snapshot_id), first)
     assert (len(first.pairs), len(later.pairs)) == (400, 400 - 100 + 2 - 1)
+
+
+def test_a_full_disk_keeps_nothing_of_what_was_half_written(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = take(store)
+    (ranks,) = kept_files("rank-*.npy")
+    ranks.unlink()
+
+    def fill_up(file: BinaryIO, _column: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", fill_up)
+    assert same(take(store), first)
+    assert kept_files(".*") == []
 
 
 def test_a_score_changed_by_hand_is_found_out(store: Engine) -> None:
