@@ -69,10 +69,6 @@ class Drawn:
         outside = {"takedown": pairs.n_taken_down, "unscored": pairs.n_unscored}
         return count_exclusions(self.excluded_N) | {word: n for word, n in outside.items() if n}
 
-    def with_k(self, k: int) -> "Drawn":
-        """Return what the same draw would hold with another size."""
-        return draw(self.policy, self.snapshot, k=k)
-
     def curve(self) -> SelectionCurve:
         """Return the realised histogram of ranks beside what the strategy asked for."""
         pairs = self.snapshot.pairs

@@ -18,7 +18,7 @@ from alchemist_core.selection.ranks import needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import mixed_pairing_warning
 from alchemist_core.stages.drawing import Drawn
 from alchemist_core.store.duplicates import count_uncompared
-from alchemist_core.store.subsets import list_subsets
+from alchemist_core.store.subsets import published_version
 from alchemist_core.store.training_speed import seconds_per_member
 
 # More dates than a month has are shown by month.
@@ -63,11 +63,11 @@ def _by_month(dates: Counter[str]) -> dict[str, int]:
 
 def _overlap(engine: Engine, drawn: Drawn, name: str) -> float | None:
     """Return the share of the members that the published version has too; none where there is none of the name, or its manifest is lost."""
-    published = [row for row in list_subsets(engine, state="published") if row.name == name]
-    if not published:
+    published = published_version(engine, name)
+    if published is None:
         return None
     try:
-        before_M = read_first_bits(artifact_path(published[0].manifest_uri))
+        before_M = read_first_bits(artifact_path(published.manifest_uri))
     except DataError:
         return None
     # Ascending, as the pool is: each search starts near where the last one ended.

@@ -68,7 +68,7 @@ def list_regions(engine: Engine) -> list[tuple[str, RegionRow]]:
 
 
 def store_region(engine: Engine, rater_id: int, fitted: FittedRegion, measurements: dict[str, Any]) -> bool:
-    """Store a probe of a rater; False where the newest one says the same."""
+    """Store a probe of a rater; False where one says the same."""
     region = fitted.region
     fields = {
         "rater_id": rater_id, "drop_top_ratio": region.drop_top_ratio, "mean_rank": region.mean_rank, "std_rank": region.std_rank,

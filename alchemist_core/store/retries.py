@@ -69,8 +69,9 @@ def claim_retry(
             consume_lease(connection, lease)
             return None
         claimed = ClaimedShard(read_shard(connection, shard_id), lease)
-    unscored = read_unscored_pairs(engine, shard_id, scope.rater_id)
-    return Retry(claimed, ordinals, [row for row in unscored if row.ordinal in set(ordinals)])
+    tried = set(ordinals)
+    rows = [row for row in read_unscored_pairs(engine, shard_id, scope.rater_id) if row.ordinal in tried]
+    return Retry(claimed, ordinals, rows)
 
 
 def commit_retry(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
-from alchemist_core.store.leases import LeaseClaim, claim_lease, release_lease
+from alchemist_core.store.leases import LeaseClaim, claim_lease
 from alchemist_core.store.tables import Lease, Run
 
 
@@ -103,4 +103,3 @@ def finish_run(engine: Engine, claim: RunClaim, *, state: str, **fields: Any) ->
     with engine.begin() as connection:
         connection.execute(update(Run).where(Run.run_id == claim.run_id, Run.state == "running").values(values))
         connection.execute(text("DELETE FROM alchemist.leases WHERE run_id = :run_id"), {"run_id": claim.run_id})
-        release_lease(connection, claim.lease)

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from alchemist_core.quality.validation import CheckOutcome
 
 
+NIGHT_REMEDY = "Look at the data; a night that may be drawn from all the same: alchemist release night"
+REMEDIES = {
+    "subset": "Run its alchemist select again: the new version leaves out what was taken down or is no training data any more",
+    "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for random",
+}
+
+
 class CheckConfig(Config):
     """What to check."""
 
@@ -50,7 +57,7 @@ def run(config: CheckConfig) -> CheckReport:
     )
     if failed := failures(outcomes):
         texts = "\n".join(f"  {_title(outcome)}: {outcome.observed}" for outcome in failed)
-        remedy = "Look at the data; a night that may be drawn from all the same: alchemist release night"
+        remedy = REMEDIES.get(config.suite, NIGHT_REMEDY)
         raise CheckFailedError(
             f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results):\n{texts}\n{remedy}"
         )
