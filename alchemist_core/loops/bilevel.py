@@ -58,6 +58,8 @@ class Bilevel:
             "reference": self._optimizer(self.reference, config.proxy_learning_rate),
             "rater": self._optimizer(self.rater, config.rater_learning_rate),
         }
+        # accelerate's own optimisers would move the one scale of fp16 after each of three, between gradients of one step.
+        self.scaler = accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.average_rater = average_of(self.unwrapped("rater"), config.rater_average)
         self.objective = RaterObjective(config, accelerator)
         # θ reads twice what θ̂ and the rater read: half the work each. Two Python threads of one OpenMP thread each use two
@@ -68,10 +70,9 @@ class Bilevel:
 
     def warmup_step(self, parts: Sequence[Batch]) -> float:
         """Train the proxy alone, uniformly."""
-        losses = [warmup_objective(self.proxy(*train)) / len(parts) for train in parts]
-        for loss in losses:
-            self.accelerator.backward(loss)
+        losses = [self._warm_up_on(train, len(parts)) for train in parts]
         self._step(["proxy"])
+        self.scaler.update()
         return self._mean(torch.stack(losses).sum())
 
     def end_warmup(self) -> None:
@@ -96,6 +97,7 @@ class Bilevel:
         stepped = self._submit(self._step, ["reference", "rater"])
         self._step(["proxy"])
         stepped()
+        self.scaler.update()
         self.average_rater.update_parameters(self.unwrapped("rater"))
         return self._report(measured)
 
@@ -108,6 +110,7 @@ class Bilevel:
             "optimizers": optimizers,
             "average_rater": self.average_rater.state_dict(),
             "averages": asdict(self.objective.averages),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,6 +120,7 @@ class Bilevel:
             optimizer.load_state_dict(state["optimizers"][name])
         self.average_rater.load_state_dict(state["average_rater"])
         self.objective.load(state["averages"])
+        self.scaler.load_state_dict(state["scaler"])
 
     @property
     def scoring_rater(self) -> Rater:
@@ -136,11 +140,16 @@ class Bilevel:
         model = model.to(self.accelerator.device)
         return self.accelerator.prepare(torch.compile(model) if self.config.is_compiled else model)
 
-    def _optimizer(self, model: nn.Module, learning_rate: float) -> Any:
-        optimizer = torch.optim.AdamW(
+    def _optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
             model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=self.config.weight_decay, fused=True
         )
-        return self.accelerator.prepare(optimizer)
+
+    def _warm_up_on(self, train: Batch, n_parts: int) -> Tensor:
+        # Backward at once: only one part's activations are held, and several processes add up the gradients of each.
+        loss = warmup_objective(self.proxy(*train)) / n_parts
+        self.accelerator.backward(loss)
+        return loss.detach()
 
     def _read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Measured:
         """Read one part with all three models and add its gradients."""
@@ -177,10 +186,12 @@ class Bilevel:
 
     def _step(self, names: list[str]) -> None:
         for name in names:
+            optimizer = self.optimizers[name]
             if self.config.gradient_clip is not None:
-                self.accelerator.clip_grad_norm_(getattr(self, name).parameters(), self.config.gradient_clip)
-            self.optimizers[name].step()
-            self.optimizers[name].zero_grad()
+                self.scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(getattr(self, name).parameters(), self.config.gradient_clip)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
 
     def _mean(self, value: Tensor) -> float:
         """Average one number over the processes."""

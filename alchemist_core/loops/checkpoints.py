@@ -42,7 +42,8 @@ def load_state(out: Path, config: BaseModel) -> dict[str, Any] | None:
     path = partial_folder(out) / "resume" / "state.pt"
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    # Not to the GPU it was written from: each of several processes would fill the first one's.
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["config"] != config.model_dump_json():
         raise ConfigError(f"{partial_folder(out)} holds a run of another config; remove it")
     return state
