@@ -1,5 +1,6 @@
 """How a loop finds the processes and devices it was launched on: one, or as many as `accelerate launch` or torchrun started."""
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from alchemist_core.errors import ConfigError
 from alchemist_core.loops.config import Precision
 
+# The others wait while the first one fits a tokenizer and encodes; GPUs' default of ten minutes would end them.
+_LONGEST_WAIT = timedelta(days=2)
+
 
 def make_accelerator(precision: Precision = "fp32") -> Accelerator:
     """Join the launched processes, on a GPU where there is one.
@@ -21,8 +25,8 @@ def make_accelerator(precision: Precision = "fp32") -> Accelerator:
     has_gpu = torch.accelerator.is_available()
     if precision == "fp16" and not has_gpu:
         raise ConfigError("precision fp16 scales its losses on a GPU, and there is none; choose bf16 or fp32")
+    _join()
     return Accelerator(
-        # Said outright: without a GPU torchrun's processes would otherwise not find each other, and each train alone.
         cpu=not has_gpu,
         mixed_precision="no" if precision == "fp32" else precision,
         # Else accelerate moves a schedule once for each process at every step.
@@ -47,7 +51,12 @@ def own_slice(accelerator: Accelerator, index_B: Int64[Tensor, " B"]) -> Int64[T
 
 def tell_all(value: Any = None) -> Any:
     """Give every process what the first one says; each must call it once."""
-    PartialState(cpu=not torch.accelerator.is_available())
+    _join()
     told = [value]
     broadcast_object_list(told)
     return told[0]
+
+
+def _join() -> None:
+    # The CPU is said outright: without a GPU torchrun's processes would otherwise not find each other, and each train alone.
+    PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from alchemist_core.loops import launching
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.loops.rater_training import train_rater
@@ -93,6 +96,14 @@ def test_two_processes_give_the_loss_curve_of_one(folder: Path, train_pairs: Pai
     assert len(two) == len(one) == 25
     for name in one[0]:
         np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4, atol=1e-4)
+
+
+def test_processes_wait_for_the_first_one_as_long_as_it_fits_and_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(launching, "PartialState", lambda **options: given.append(options))
+    launching.tell_all()
+    launching.make_accelerator()
+    assert [options["timeout"] > timedelta(days=1) for options in given] == [True, True]
 
 
 def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(folder: Path) -> None:
