@@ -28,6 +28,8 @@ from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 
 Report = Callable[[int, int, str], None]
 _SAMPLE = 1024
+# Of pairs whose losses are looked at together: 4 GiB. All of a sample at the paper's size would be 11.
+_MOST_LOGITS = 2**30
 _N_QUANTILES = 257
 
 
@@ -169,7 +171,7 @@ class RaterRun:
 
     def _look_at_held_out(self) -> None:
         progress = self.progress
-        loss = self._proxy_loss(torch.arange(min(self.n_held_out, _SAMPLE))).mean().item()
+        loss = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE))).mean().item()
         progress.history[-1]["held_out_loss"] = loss
         if loss < progress.best_loss:
             rater = self.bilevel.scoring_rater.state_dict()
@@ -180,18 +182,22 @@ class RaterRun:
             progress.is_stopped = progress.n_worse >= self.config.patience
 
     @torch.no_grad()
-    def _proxy_loss(self, index_B: torch.Tensor) -> torch.Tensor:
+    def _losses(self, name: str, index_B: torch.Tensor) -> torch.Tensor:
         # Without what the accelerator put around it: the other processes do not take part.
-        loss_B: torch.Tensor = self.bilevel.unwrapped("proxy")(*self._batch(index_B))
-        return loss_B
+        model = self.bilevel.unwrapped(name)
+        return torch.cat([model(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
+
+    def _small_parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        config = self.tokenizer.config
+        return torch.split(index_B, max(1, _MOST_LOGITS // (config.n_tokens * config.n_codes)))
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, Any]:
         """Add the controls of decision 8: is the score more than a ranking by loss?"""
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
-        batch = self._batch(index_B)
-        score_B = self.bilevel.scoring_rater.score(*batch)
+        rater = self.bilevel.scoring_rater
+        score_B = torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
         return {
             "n_steps": self.progress.step,
             "stopped_early": self.progress.is_stopped,
@@ -202,9 +208,9 @@ class RaterRun:
             "score_quantiles": np.quantile(score_B.numpy(force=True), np.linspace(0, 1, _N_QUANTILES)).tolist(),
             "n_scores": len(score_B),
             "spearman_score_minus_loss": spearman(
-                score_B.numpy(force=True), -self._proxy_loss(index_B).numpy(force=True)
+                score_B.numpy(force=True), -self._losses("proxy", index_B).numpy(force=True)
             ),
-            "reference_loss_mean": self.bilevel.unwrapped("reference")(*batch).mean().item(),
+            "reference_loss_mean": self._losses("reference", index_B).mean().item(),
             "history": self.progress.history,
         }
 

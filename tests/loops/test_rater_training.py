@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.evaluation.ranking import area_under_curve
+from alchemist_core.loops import rater_training
 from alchemist_core.loops.checkpoints import partial_folder
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
@@ -216,6 +217,19 @@ def test_recomputed_activations_give_the_same_steps(
     full = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
     for row, expected in zip(metrics["history"], full, strict=False):
         assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+
+
+def test_losses_that_are_looked_at_in_small_parts_are_the_same(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "check_every_steps": 1})
+    whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", report=ignore)
+    # Seven pairs at a time.
+    monkeypatch.setattr(rater_training, "_MOST_LOGITS", 7 * config.tokenizer.n_tokens * config.n_codes)
+    parts = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "parts", report=ignore)
+    for name in ("score_std", "spearman_score_minus_loss", "reference_loss_mean"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6)
+    assert parts["history"][-1]["held_out_loss"] == pytest.approx(whole["history"][-1]["held_out_loss"], rel=1e-5)
 
 
 def test_a_run_whose_weights_collapse_stops_with_the_reason(
