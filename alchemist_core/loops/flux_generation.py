@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from alchemist_core.loops.flux_recipe import FluxPairs, FluxRecipe, base_and_parts, read_trained
 from alchemist_core.loops.generators import read_config
 from alchemist_core.loops.pairs import PairSource
+from alchemist_core.loops.scoring import own_device
 from alchemist_core.models.flux import draw_latents, flow_loss
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import FluxAutoencoder, FluxTextEncoder
@@ -57,7 +58,7 @@ def heldout_flow_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarr
     """Give each pair's squared error of the velocity, averaged over fixed times, under noise that is its place's own."""
     config = read_config(model_path)
     assert config.flux is not None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     data = FluxRecipe(config, device).encode(pairs, None)
     transformer = read_trained(model_path, config).eval().to(device)
     parts = [

@@ -10,6 +10,7 @@ from PIL import Image
 from alchemist_core.data.layouts.geneval import Result, find_images
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.geneval import PUBLISHED, Detection, Rules, judge, keep_detections, summarize
+from alchemist_core.loops.scoring import own_device
 from alchemist_core.models.centernet import CenterNet
 from alchemist_core.models.detectors import ColourNamer, Found, Mask2Former, Picture, PixelNamer
 from alchemist_core.models.extractors import name_geneval_extractor
@@ -45,9 +46,9 @@ def load_networks(detector: Path, clip: Path | None) -> tuple[Detector, Namer]:
     Raises:
         ConfigError: Nothing of that kind lies there.
     """
-    extractor = name_geneval_extractor(detector, clip)
-    finder = Mask2Former(detector) if extractor == "mask2former" else CenterNet(detector)
-    return finder, PixelNamer() if clip is None else ColourNamer(Clip(clip))
+    extractor, device = name_geneval_extractor(detector, clip), str(own_device())
+    finder = Mask2Former(detector, device) if extractor == "mask2former" else CenterNet(detector, device)
+    return finder, PixelNamer() if clip is None else ColourNamer(Clip(clip, device))
 
 
 def judge_images(

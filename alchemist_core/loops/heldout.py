@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.generators import load_generator, read_config
 from alchemist_core.loops.pairs import PairSource
+from alchemist_core.loops.scoring import own_device
 from alchemist_core.models.tokenizer import ENCODE_BATCH
 
 
@@ -27,7 +28,8 @@ def heldout_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, "
         from alchemist_core.loops.flux_generation import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
 
         return heldout_flow_losses(model_path, pairs)
-    star, tokenizer, encoder = load_generator(model_path, torch.device("cpu"))
+    device = own_device()
+    star, tokenizer, encoder = load_generator(model_path, device)
     data = encode_pairs(pairs, tokenizer, encoder)
-    parts = [star(*data.rows(index_B)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
+    parts = [star(*data.rows(index_B).to(device)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
     return torch.cat(parts).numpy(force=True)

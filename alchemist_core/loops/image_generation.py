@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alchemist_core.data.image_sets import ImageSet, finish_set, missing_shards, write_shard
 from alchemist_core.loops.generators import Sampling, load_drawer
+from alchemist_core.loops.scoring import own_device
 
 Report = Callable[[int, int, str], None]
 
@@ -28,7 +27,7 @@ def generate_images(
     missing = missing_shards(out, len(prompts))
     n_done = len(prompts) - sum(map(len, missing))
     if missing:
-        draw = load_drawer(model_path, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        draw = load_drawer(model_path, own_device())
     for places in missing:
         chunk = [prompts[place] for place in places]
         seeds = [first_seed + place for place in places]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from alchemist_core.data.image_sets import ImageSet
 from alchemist_core.errors import ConfigError, DataError
@@ -14,6 +13,7 @@ from alchemist_core.evaluation.distances import clip_score, drawn_kernel_distanc
 from alchemist_core.evaluation.drawn_shapes import find_shapes
 from alchemist_core.evaluation.scene_questions import read_request, score_scenes
 from alchemist_core.local.scene_drawing import BACKGROUND, COLOURS
+from alchemist_core.loops.scoring import own_device
 from alchemist_core.models.features import CleanInceptionV3, Clip, EfficientNetLite0, Features, InceptionV3
 from alchemist_core.models.image_text import ImageText
 from alchemist_core.models.images import ImageArray
@@ -49,11 +49,10 @@ class ImageMetric:
         self, contract: Contract, weights: Path | None, references: Iterable[ImageArray], labels: Labels | None = None
     ) -> None:
         self.contract, self._labels = contract, labels
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         if contract.metric == "geneval_scenes":
             return
         assert weights is not None
-        self._network = _NETWORKS[contract.extractor](weights, device)
+        self._network = _NETWORKS[contract.extractor](weights, str(own_device()))
         if isinstance(self._network, ImageText) and self._network.side != contract.resolution:
             raise ConfigError(
                 f"resolution is {contract.resolution}, but the head in {weights} was trained on pictures of "

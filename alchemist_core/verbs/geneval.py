@@ -83,12 +83,11 @@ def draw(config: DrawConfig) -> DrawReport:
     note_drawing(config.out, about | {"n_images": config.n_images})
     missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
     if missing:
-        import torch  # noqa: PLC0415  only when there is work
-
-        from alchemist_core.loops.generators import load_drawer  # noqa: PLC0415
+        from alchemist_core.loops.generators import load_drawer  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.loops.scoring import own_device  # noqa: PLC0415
 
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
-        drawer = load_drawer(path, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        drawer = load_drawer(path, own_device())
         for chunk in _chunks(missing):
             _draw_prompts(config, drawer, prompts, chunk)
             say(f"geneval: {chunk[-1] + 1}/{len(prompts)} prompts drawn")
