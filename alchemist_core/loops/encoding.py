@@ -88,7 +88,8 @@ def encode_pairs(
         code_NS, captions = code_NS[kept_N], [captions[place] for place in kept_N.tolist()]
     table = _encode_captions(captions, encoder, cache)
     is_small = len(kept_N) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
-    return EncodedPairs(kept_N, code_NS, table, tokenizer, _read_tokens(tokenizer, code_NS) if is_small else None)
+    tokens = _read_tokens(tokenizer, code_NS).to(torch.device("cpu")) if is_small else None
+    return EncodedPairs(kept_N, code_NS, table, tokenizer, tokens)
 
 
 def encode_images(
@@ -153,8 +154,7 @@ def _text_bytes(captions: Sequence[str], encoder: TextEncoder) -> int:
 
 
 def _read_tokens(tokenizer: Tokenizer, code_BS: Tensor) -> ImageTokens:
-    device = tokenizer.quantiser.codebook.weight.device
-    return tokenizer.tokens(code_BS.to(device).long()).to(torch.device("cpu"))
+    return tokenizer.tokens(code_BS.to(tokenizer.quantiser.codebook.weight.device).long())
 
 
 def _tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

@@ -68,9 +68,10 @@ class FluxRecipe:
     def encode(self, pairs: PairSource, cache: Path | None) -> FluxPairs:
         """Run the VAE over images that it has not seen yet; it is let go afterwards."""
         latent_NCHW, is_had_N = encode_latents(pairs, FluxAutoencoder(self._parts, self._flux, self._device), cache)
-        kept_N = np.flatnonzero(is_had_N)
-        captions = [pairs.captions[at] for at in kept_N.tolist()]
-        return FluxPairs(kept_N, latent_NCHW[kept_N], captions, FluxTextEncoder(self._parts, self._flux, self._device))
+        kept_N, captions = np.flatnonzero(is_had_N), pairs.captions
+        kept_captions = [captions[at] for at in kept_N.tolist()]
+        encoder = FluxTextEncoder(self._parts, self._flux, self._device)
+        return FluxPairs(kept_N, latent_NCHW[kept_N], kept_captions, encoder)
 
     def make_model(self) -> nn.Module:
         """Load the published weights and put adapters on them."""
