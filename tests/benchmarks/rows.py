@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alchemist_core.evaluation.paired import estimate
 from alchemist_core.settings import load_settings
-
-# Two-sided 95 % points of Student's t by degrees of freedom.
-_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 class Row(NamedTuple):
@@ -30,11 +28,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> (mean, round(half, 3))
     (2.0, 2.484)
     """
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.inf
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, _STUDENT[len(values) - 1] * math.sqrt(variance / len(values))
+    found = estimate(values)
+    return found.mean, math.inf if found.half_width is None else found.half_width
 
 
 def at_least(name: str, value: float, limit: float, unit: str, detail: str = "") -> Row:
