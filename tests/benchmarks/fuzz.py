@@ -23,11 +23,13 @@ from typing import NamedTuple
 import numpy as np
 
 from alchemist_core.data.captions import BadTextError, read_annotation
-from alchemist_core.data.copy_manifest import read_copy_manifest
+from alchemist_core.data.copy_manifest import MANIFEST_NAME, read_copy_manifest, write_copy_manifest
 from alchemist_core.data.faults import Fault, Reason, is_storable
 from alchemist_core.data.images import BadImageError, decode_image, read_header
 from alchemist_core.data.manifests import Manifest, read_manifest, write_manifest
+from alchemist_core.data.member_table import MemberSource, table_of
 from alchemist_core.data.pairs import read_pairs
+from alchemist_core.data.shard_copying import CopiedShard
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.conditions import parse_condition
@@ -89,7 +91,11 @@ def read_members(data: bytes) -> None:
 
 
 def read_copied(data: bytes) -> None:
-    read_copy_manifest(io.BytesIO(data))
+    found = read_copy_manifest(io.BytesIO(data))
+    if found is None:
+        raise DataError("no manifest of a copy")
+    for shard in found[1]:
+        assert [type(value) for value in shard] == [str, int, int, str, str]
 
 
 def shards() -> list[bytes]:
@@ -140,6 +146,16 @@ def manifests() -> list[bytes]:
         return [path.read_bytes()]
 
 
+def copies() -> list[bytes]:
+    sources = [
+        MemberSource("a.tar", f"key{row}", ("jpg", "txt"), (512, 2048), (900, 9), bytes(32), 0.5) for row in range(3)
+    ]
+    shards = [CopiedShard(f"{number:06d}.tar", n, 10_240, "0" * 64, "1" * 64) for number, n in enumerate((2, 1))]
+    with tempfile.TemporaryDirectory() as folder:
+        write_copy_manifest(Path(folder), table_of(sources), np.arange(3), shards, "identity")
+        return [(Path(folder) / MANIFEST_NAME).read_bytes()]
+
+
 TARGETS = {
     "shard": Target(read_shard, shards, (DataError,)),
     "picture": Target(read_picture, pictures, (BadImageError,)),
@@ -147,7 +163,7 @@ TARGETS = {
     "document": Target(read_document, documents, (BadTextError,)),
     "condition": Target(read_condition, conditions, (ConfigError,)),
     "manifest of a subset": Target(read_members, manifests, (DataError,)),
-    "manifest of a copy": Target(read_copied, manifests, (DataError,)),
+    "manifest of a copy": Target(read_copied, copies, (DataError,)),
 }
 
 
@@ -183,6 +199,9 @@ def attack(name: str, seed: int, n_cases: int) -> Outcome:
     faulthandler.dump_traceback_later(LONGEST_S * 30, exit=True)
     target, rng = TARGETS[name], np.random.default_rng(seed)
     seeds, n_refused, longest_s, findings = target.seeds(), 0, 0.0, []
+    for valid in seeds:
+        # A reader that refuses what the cases are made of would be tried at its door alone.
+        target.read(valid)
     for _ in range(n_cases):
         data, began = mutate(rng, seeds), time.perf_counter()
         try:
