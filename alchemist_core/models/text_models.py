@@ -29,7 +29,7 @@ class MiniLm:
     def __init__(self, device: str = "cpu") -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         folder = minilm_folder()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._tokenizer = _load_tokenizer(folder, self.n_tokens)
         self._model = _freeze(AutoModel.from_pretrained(folder), device)
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
@@ -47,13 +47,13 @@ class Clip:
     def __init__(self, source: str, device: str = "cpu") -> None:
         name, model_folder, tokenizer_folder = _clip_place(source)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name, subfolder=tokenizer_folder)
             self._model = _freeze(CLIPTextModel.from_pretrained(name, subfolder=model_folder), device)
+            self.dim = int(self._model.config.hidden_size)
+            self.n_tokens = int(self._model.config.max_position_embeddings)
+            self._tokenizer = _load_tokenizer(name, self.n_tokens, subfolder=tokenizer_folder)
         except (OSError, ValueError) as error:
             message = f"no CLIP text model at {source!r}: {error}; give a folder, ORG/NAME, or ORG/NAME/text_encoder"
             raise ConfigError(message) from error
-        self.dim = int(self._model.config.hidden_size)
-        self.n_tokens = int(self._model.config.max_position_embeddings)
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
         """Encode captions, cut after the last token that the model has a place for."""
@@ -63,7 +63,7 @@ class Clip:
 @torch.inference_mode()
 def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Encode captions sorted by length: each padded to the shortest of a few lengths that holds it, and to no more."""
-    ids_B = tokenizer(list(captions), truncation=True, max_length=n_tokens)["input_ids"] if captions else []
+    *ids_B, empty = _read_words(tokenizer, [*captions, ""], n_tokens)
     length_B = torch.tensor([padded_length(len(ids), n_tokens) for ids in ids_B])
     dim = model.config.hidden_size
     token_BTD = torch.zeros(len(captions), n_tokens, dim)
@@ -71,9 +71,10 @@ def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) 
     pooled_BD = torch.zeros(len(captions), dim)
     for length in sorted(set(length_B.tolist())):
         for index_P in torch.split(torch.nonzero(length_B == length).flatten(), _BATCH):
-            chunk = [captions[at] for at in index_P]
-            token_BTD[index_P, :length], mask_BT[index_P, :length], pooled_BD[index_P] = _forward(
-                tokenizer, model, chunk, length
+            chunk = [ids_B[at] for at in index_P]
+            part = _forward(model, [*chunk, *[empty] * (_BATCH - len(chunk))], length, padding=tokenizer.pad_token_id)
+            token_BTD[index_P, :length], mask_BT[index_P, :length], pooled_BD[index_P] = (
+                tensor[: len(chunk)] for tensor in part
             )
     return token_BTD, mask_BT, pooled_BD
 
@@ -87,16 +88,25 @@ def padded_length(n_words: int, n_tokens: int) -> int:
     return next((length for length in _LENGTHS if n_words <= length < n_tokens), n_tokens)
 
 
-def _forward(tokenizer: Any, model: Any, chunk: list[str], length: int) -> list[Tensor]:
-    padded = [*chunk, *[""] * (_BATCH - len(chunk))]
-    words = tokenizer(
-        padded, padding="max_length", truncation=True, max_length=length, return_tensors="pt",
-        return_token_type_ids=False,
-    )  # fmt: skip
-    found = model(**words.to(model.device))
-    mask_BT = words["attention_mask"].bool()
+def _forward(model: Any, ids_B: list[list[int]], length: int, *, padding: int) -> list[Tensor]:
+    word_BT = torch.tensor([[*ids, *[padding] * (length - len(ids))] for ids in ids_B], device=model.device)
+    n_words_B = torch.tensor([len(ids) for ids in ids_B], device=model.device)
+    mask_BT = torch.arange(length, device=model.device) < n_words_B[:, None]
+    found = model(input_ids=word_BT, attention_mask=mask_BT.long())
     part = (found.last_hidden_state * mask_BT[..., None]).float(), mask_BT, found.pooler_output.float()
-    return [tensor[: len(chunk)].cpu() for tensor in part]
+    return [tensor.cpu() for tensor in part]
+
+
+def _load_tokenizer(source: str, n_tokens: int, **place: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(source, **place)
+    # Threads share it, and none may change how it cuts and pads while another one reads: it is set here, once.
+    _read_words(tokenizer, [""], n_tokens)
+    return tokenizer
+
+
+def _read_words(tokenizer: Any, captions: list[str], n_tokens: int) -> list[list[int]]:
+    ids_B: list[list[int]] = tokenizer(captions, truncation=True, max_length=n_tokens)["input_ids"]
+    return ids_B
 
 
 def _freeze(model: Any, device: str) -> Any:

@@ -62,6 +62,17 @@ def test_a_caption_s_features_do_not_depend_on_its_company(clip: TextEncoder) ->
     assert torch.equal(together.pooled_BD[70], alone.pooled_BD[0])
 
 
+def test_captions_of_any_length_leave_the_tokenizer_as_it_is(clip: TextEncoder) -> None:
+    """Threads that rate share it: it must not cut or pad otherwise while another one reads by it."""
+    shared, seen = clip._tokenizer.backend_tokenizer, []
+    settings = shared.truncation, shared.padding
+    hook = clip._model.register_forward_pre_hook(lambda *_: seen.append((shared.truncation, shared.padding)))
+    clip.encode(["red", "a red cat and a red dog", "red " * 40])
+    hook.remove()
+    assert len(seen) == 3
+    assert all(each == settings for each in seen)
+
+
 def test_no_caption_has_features_too(clip: TextEncoder) -> None:
     text = clip.encode(["", "red"])
     assert text.mask_BT.sum(1).tolist() == [2, 3]
