@@ -17,7 +17,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.quality import suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
-from alchemist_core.store.checks import Columns, read_members, read_slice, released_checks, store_check_results
+from alchemist_core.store.checks import Columns, count_members, read_slice, released_checks, store_check_results
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.subsets import find_subset
@@ -100,7 +100,10 @@ def _check_subset(engine: Engine, suite: str, name: str | None) -> list[CheckOut
     manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
     # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
     ranks = [float(manifest.rank_K.min())] if len(manifest) else []
-    frames = {"check_subset": read_members(engine, manifest.pair_hashes(), row.subset_id), "manifest": {"rank": ranks}}
+    frames = {
+        "check_subset": count_members(engine, manifest.pair_hash_K32, row.subset_id),
+        "manifest": {"rank": ranks},
+    }
     return _validate_all(
         frames, suites.subset(row.n_samples, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0), is_whole=True
     )

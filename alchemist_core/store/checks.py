@@ -1,12 +1,14 @@
 """What data checks read and leave behind: one night's slice as columns, and one row an expectation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, insert, text
 
-from alchemist_core.store.copy_in import copy_rows
+from alchemist_core.store.pairs import list_wanted
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, CheckResult
 
@@ -19,12 +21,10 @@ def read_slice(engine: Engine, name: str, parameters: Mapping[str, Any]) -> Colu
         return _columns(connection, name, parameters)
 
 
-def read_members(engine: Engine, pair_hash_K: Iterable[bytes], subset_id: int) -> Columns:
-    """Return what the store knows of a subset's members, as columns."""
+def count_members(engine: Engine, pair_hash_K32: NDArray[np.uint8], subset_id: int) -> Columns:
+    """Return what the store knows of a subset's members, counted, as columns of one row. Letters: K members."""
     with engine.begin() as connection:
-        connection.execute(text("CREATE TEMPORARY TABLE wanted (pair_hash bytea) ON COMMIT DROP"))
-        copy_rows(connection, "wanted", ("pair_hash",), ((pair_hash,) for pair_hash in pair_hash_K))
-        connection.execute(text("ANALYZE wanted"))
+        list_wanted(connection, pair_hash_K32)
         return _columns(connection, "check_subset", {"subset_id": subset_id})
 
 

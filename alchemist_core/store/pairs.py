@@ -64,18 +64,19 @@ def read_taken_down(engine: Engine) -> list[bytes]:
 
 def _stream(engine: Engine, query: str, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
     with engine.begin() as connection:
-        connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer, pair_hash bytea) ON COMMIT DROP"))
-        _copy_wanted(connection, pair_hash_K32)
-        # Without it the planner expects a few rows and looks each of millions up by the index.
-        connection.execute(text("ANALYZE wanted"))
+        list_wanted(connection, pair_hash_K32)
         streamed = connection.execution_options(yield_per=_ROWS_A_BATCH)
         yield from streamed.execute(load_query(query)).partitions()
 
 
-def _copy_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> None:
+def list_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> None:
+    """Make the temporary table wanted (number integer, pair_hash bytea), a row a pair, until the transaction ends."""
+    connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer, pair_hash bytea) ON COMMIT DROP"))
     # 32 bytes as one value: a column of bytea, to numpy.
     pair_hash_K = np.ascontiguousarray(pair_hash_K32).view("V32").ravel()
     number_K = np.arange(len(pair_hash_K), dtype=np.int32)
     for start in range(0, len(pair_hash_K), _ROWS_A_COPY):
         rows = slice(start, start + _ROWS_A_COPY)
         copy_columns(connection, "wanted", {"number": number_K[rows], "pair_hash": pair_hash_K[rows]})
+    # Without it the planner expects a few rows and looks each of millions up by the index.
+    connection.execute(text("ANALYZE wanted"))
