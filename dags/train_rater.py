@@ -10,12 +10,12 @@ Runbook: infra/RUNBOOK.md#train_rater
 import json
 import os
 
-from airflow.sdk import dag
+from airflow.sdk import dag, task
 from commands import alchemist
 from jobs import form, job, listing, step
 from people import COMMON, approve
 
-NEWEST = "newest"  # the rater that this run has trained
+NEWEST = "newest"  # the rater that this run has trained; a week later, when a person has agreed, it may be another's
 WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
 
 
@@ -40,6 +40,10 @@ def train_rater():
     def score(slot, params):
         return alchemist("score", dataset=params["dataset"], rater=NEWEST, slot=slot)
 
+    @task.bash(do_xcom_push=False, trigger_rule="none_failed")
+    def promote(ti):
+        return alchemist("promote", rater=ti.xcom_pull(task_ids="plan_promote")["rater"])
+
     def of_dataset(*words, **flags):
         return lambda params: alchemist(*words, dataset=params["dataset"], **flags)
 
@@ -47,14 +51,10 @@ def train_rater():
     plan_promote = listing("plan_promote", lambda _: alchemist("plan", "promote", rater=NEWEST, json=True))
     question = "{{ ti.xcom_pull(task_ids='plan_promote')['question'] }}"
     approval = approve("approve", subject="Promote the new rater?", body=question, is_needed=needs_approval)
-    promote = step("promote", lambda _: alchemist("promote", rater=NEWEST), trigger_rule="none_failed")
+    checked = step("check_scores", of_dataset("check", suite="scores"))
     train() >> step("certify", lambda _: alchemist("certify", rater=NEWEST)) >> slots
-    score.expand(slot=slots) >> plan_promote >> approval >> promote
-    (
-        promote
-        >> step("check_scores", of_dataset("check", suite="scores"))
-        >> step("publish", of_dataset("publish", "night"))
-    )
+    score.expand(slot=slots) >> plan_promote >> approval >> promote() >> checked
+    checked >> step("publish", of_dataset("publish", "night"))
 
 
 train_rater()

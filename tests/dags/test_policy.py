@@ -24,6 +24,7 @@ ALLOWED_IMPORTS = {
     "functools", "json", "os", "shlex", "subprocess", "datetime", "airflow.sdk", "airflow.sdk.exceptions",
     "airflow.providers.standard.operators.hitl", *SUPPORT,
 }  # fmt: skip
+PLANNED = SimpleNamespace(xcom_pull=lambda task_ids: {"plan_promote": {"rater": "crawl-loss-0a1b2c3d"}}[task_ids])
 HOSTILE = "x'; touch /tmp/owned; echo \"$HOME"
 
 FILLED = {
@@ -64,7 +65,7 @@ def command(operator, params):
     """Return the command line that a task would run."""
     function = function_of(operator)
     run = SimpleNamespace(partition_key=None, run_after=datetime(2026, 1, 3, tzinfo=UTC))
-    context = {"params": params, "dag_run": run, "slot": 1, "subset": "best"}
+    context = {"params": params, "dag_run": run, "slot": 1, "subset": "best", "ti": PLANNED}
     line = function(*(context[name] for name in inspect.signature(function).parameters))
     return line if isinstance(line, str) else shlex.join(line)
 
@@ -180,6 +181,12 @@ def test_the_night_is_the_partition_key_else_the_forms_else_the_day_of_the_run(d
     run = SimpleNamespace(partition_key=partition_key, run_after=datetime(2026, 1, 3, tzinfo=UTC))
     score = function_of(dags["nightly_rescore"].get_task("score"))
     assert score(0, {"dataset": "", "crawl_date": crawl_date}, run).endswith(f"--crawl-date {night} ")
+
+
+def test_the_rater_that_a_person_was_asked_about_is_promoted_and_no_newer_one(dags):
+    dag = dags["train_rater"]
+    words = shlex.split(command(dag.get_task("promote"), form(dag, FILLED["train_rater"])))
+    assert words == ["alchemist", "promote", "--rater", "crawl-loss-0a1b2c3d"]
 
 
 def test_the_default_name_of_a_subset_is_one_that_select_takes(dags):

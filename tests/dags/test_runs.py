@@ -26,7 +26,7 @@ SCENARIOS = {
     "rater": {
         "dag": "train_rater",
         "conf": {"dataset": "crawl", "validation": "wanted"},
-        "plan": {"slots": [0], "is_approval_needed": False, "question": "?"},
+        "plan": {"slots": [0], "is_approval_needed": False, "question": "?", "rater": "crawl-loss-1"},
     },
     "dry run": {"dag": "build_subset", "conf": {**SUBSET, "dry_run": True}},
     "view only": {"dag": "build_subset", "conf": SUBSET},
@@ -82,7 +82,7 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     certified, scored, promoted = (
         commands.index("certify --rater newest"),
         commands.index("score --dataset crawl --rater newest --slot 0"),
-        commands.index("promote --rater newest"),
+        commands.index("promote --rater crawl-loss-1"),
     )
     assert certified < scored < promoted
 
