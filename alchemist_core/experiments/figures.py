@@ -98,7 +98,7 @@ def draw_curve(curve: Sequence[ValuePoint], title: str) -> str:
     grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
     names = [element("text", f"{tick:.3g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
     ranks = [element("text", f"{i / 5:g}", x=x.at(i / 5), y=268, class_="middle") for i in range(6)]
-    below = element("text", "rank, 0 = highest score; worth in nats a token", x=WIDTH - 14, y=286, class_="end")
+    below = element("text", "rank, 0 = highest score; worth as a log of the loss", x=WIDTH - 14, y=286, class_="end")
     band = [(p.rank, p.low) for p in curve] + [(p.rank, p.high) for p in reversed(curve)]
     marks = [] if curve[0].low is None else [curve_path(band, (x, y), "none", fill=COLOURS[0], opacity="0.18")]
     line = curve_path([(p.rank, p.value) for p in curve], (x, y), COLOURS[0])

@@ -75,17 +75,13 @@ class Probe:
 
     def _probe(self, retention: float, cells: list[Cell]) -> Probed:
         losses = losses_by_arm(cells)
-        gain_SB = np.array(
-            [
-                [losses[RANDOM][seed] - losses[band][seed] for band in self.plan.bands()]
-                for seed in self.plan.choose_seeds
-            ]
-        )
-        fit = fit_region(gain_SB, retention)
+        random_S = np.array([losses[RANDOM][seed] for seed in self.plan.choose_seeds])
+        loss_SB = np.array([[losses[band][seed] for band in self.plan.bands()] for seed in self.plan.choose_seeds])
+        fit = fit_region(np.log(random_S[:, None] / loss_SB), retention)
         reported = [cell for seed in self.plan.report_seeds for cell in self._try_region(seed, fit)]
         by_arm = losses_by_arm(reported)
         measured = estimate_gain(by_arm["region"], by_arm[RANDOM]) if reported else None
-        fitted = FittedRegion.of(fit, measured or fit.predicted)
+        fitted = FittedRegion.of(fit, measured, random_loss=float(random_S.mean()))
         self._store(fitted, fit, [*cells, *reported])
         say(fitted.describe())
         return Probed(fit, measured, fitted, paired_spread(losses))

@@ -1,8 +1,10 @@
 """The region probe's arithmetic: from what training on single bands of rank gave to the region that a draw should favour.
 
 A draw with density π over rank is taken to gain ∫ v·π − λ·KL(π ‖ uniform) over a random draw of its size: what its ranks are worth,
-less the price of their sameness. v has mean 0, since a random draw gains nothing; so the bands alone tell both v and λ. Knows
-nothing of training. Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
+less the price of their sameness. v has mean 0, since a random draw gains nothing; so the bands alone tell both v and λ. Gains are
+logs of a loss's ratio to random's: what is learnt already cannot be learnt again, and a band that teaches nothing, with a loss ten
+times random's, would else be taken for the price of sameness. Knows nothing of training.
+Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
 """
 
 import math
@@ -46,7 +48,7 @@ class Region:
 class FittedRegion:
     """A region with the gain over random that it was measured or predicted to have, in the metric's unit.
 
-    The ends are infinite where one seed alone gave no interval.
+    The ends are infinite where one seed alone gave no interval. A prediction is for draws of a band's size.
     """
 
     region: Region
@@ -54,12 +56,14 @@ class FittedRegion:
     gain: float
     gain_low: float
     gain_high: float
+    is_measured: bool
 
     @classmethod
-    def of(cls, fit: "RegionFit", gain: Estimate) -> "FittedRegion":
-        """Return a fit's region with a gain that was measured or predicted."""
-        low, high = (math.inf if end is None else end for end in (gain.low, gain.high))
-        return cls(fit.region, fit.retention, gain.mean, -low if gain.low is None else low, high)
+    def of(cls, fit: "RegionFit", measured: Estimate | None, *, random_loss: float) -> "FittedRegion":
+        """Return a fit's region with the gain that was measured, or else predicted, where random has the given loss."""
+        gain = measured or _in_unit(fit.predicted, random_loss)
+        low, high = (-math.inf, math.inf) if gain.low is None or gain.high is None else (gain.low, gain.high)
+        return cls(fit.region, fit.retention, gain.mean, low, high, measured is not None)
 
     @property
     def is_significant(self) -> bool:
@@ -84,13 +88,13 @@ class FittedRegion:
         region = self.region
         return (
             f"Strategy auto takes the probed region: head cut {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
-            f"spread {region.std_rank:g}; its gain was {gain}."
+            f"spread {region.std_rank:g}; its gain {'was' if self.is_measured else 'is predicted to be'} {gain}."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ValuePoint:
-    """What pairs of one rank are worth beside a mean pair's 0, in the metric's unit, with the interval over seeds."""
+    """What pairs of one rank are worth beside a mean pair's 0, as a log of the loss, with the interval over seeds."""
 
     rank: float
     value: float
@@ -107,7 +111,7 @@ class RegionFit:
     # λ: what one nat of sameness costs.
     sameness_price: float
     curve: tuple[ValuePoint, ...]
-    # Of the region chosen on the other seeds, on each seed in turn: choosing flatters none of them.
+    # The log gain of the region chosen on the other seeds, on each seed in turn: choosing flatters none of them.
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
     """Choose head cut, mean and spread by the predicted gain of the draw that they give at a retention.
 
     Args:
-        gain_SB: How much better than random training on each band alone was, by seed; higher is better.
+        gain_SB: Log of random's loss over the loss of training on each band alone, by seed; higher is better.
         retention: Share that the region's draw will keep, 0-1.
 
     Raises:
@@ -128,7 +132,7 @@ def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
     n_seeds, n_bands = gain_SB.shape
     if n_bands < 2:
         raise ConfigError(f"A region cannot be fitted to {n_bands} band: measure at least 2.")
-    regions, density_CG = _candidates(retention)
+    regions, density_CG = _candidates(retention, n_bands)
     gain_SC = np.stack([_predict(gain_B, density_CG) for gain_B in gain_SB])
     chosen = _choose(gain_SC.mean(axis=0), regions)
     others_SC = [np.delete(gain_SC, s, axis=0).mean(axis=0) for s in range(n_seeds)] if n_seeds > 1 else [gain_SC[0]]
@@ -161,6 +165,14 @@ def value_curve(gain_B: Floats) -> Floats:
     return solved
 
 
+def _in_unit(log_gain: Estimate, random_loss: float) -> Estimate:
+    """Turn logs of random's loss over another into what that loss is smaller by."""
+    ends = (log_gain.mean, log_gain.low, log_gain.high)
+    mean, low, high = (None if end is None else -random_loss * math.expm1(-end) for end in ends)
+    assert mean is not None
+    return Estimate(mean, low, high, log_gain.n)
+
+
 def _choose(gain_C: Floats, regions: list[Region]) -> int:
     """Return the best candidate; among those that are as good to a fiftieth, the one that leaves out least."""
     best = float(gain_C.max())
@@ -189,12 +201,13 @@ def _curve(gain_SB: Floats) -> tuple[ValuePoint, ...]:
 
 
 @cache
-def _candidates(retention: float) -> tuple[list[Region], Floats]:
+def _candidates(retention: float, n_bands: int) -> tuple[list[Region], Floats]:
     """Return the regions that can give a retention, and the density over rank that each draw without replacement has."""
     regions = [
         Region(cut, mean, spread)
         for cut, mean, spread in product(_CUTS, _MEANS, _SPREADS)
-        if mean >= cut and 1 - cut >= 1.02 * retention
+        # Of what is narrower than the bands, they tell nothing.
+        if mean >= cut and 1 - cut >= 1.02 * retention and spread * 2 * n_bands >= 1
     ]
     if not regions:
         regions = [Region(0.0, mean, _SPREADS[-1]) for mean in _MEANS]

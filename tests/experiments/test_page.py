@@ -34,7 +34,7 @@ def cells() -> list[Cell]:
 
 def result(n_choose: int = 3) -> dict[str, Any]:
     fit = fit_region(np.array([[0.4, 0.1, -0.2, -0.4, -1.0]] * n_choose) + np.eye(n_choose, 5) / 20, 0.2)
-    probed = Probed(fit, None, FittedRegion.of(fit, fit.predicted), 0.05)
+    probed = Probed(fit, None, FittedRegion.of(fit, None, random_loss=1.0), 0.05)
     return {
         "before": state_detectable(0.05, 3, source="seeds 0, 1, 2"),
         "cells": [cell.as_json() for cell in cells()],

@@ -33,7 +33,7 @@ def draw(**policy: Any) -> SelectReport:
 def store_fitted(*, low: float) -> None:
     rater = find_rater(open_store(), "production")
     assert rater is not None
-    fitted = FittedRegion(Region(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4)
+    fitted = FittedRegion(Region(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4, is_measured=False)
     store_region(open_store(), rater.rater_id, fitted, {"retention": 0.3})
 
 

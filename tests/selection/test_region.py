@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.region import fit_region, value_curve
+from alchemist_core.evaluation.paired import Estimate
+from alchemist_core.selection.region import FittedRegion, fit_region, value_curve
 from alchemist_core.selection.strategies import ShiftGsample
 
-# Gains over random of five bands, as the pilots' two worlds had them: useful pairs on top, and in the middle.
+# Log gains over random of five bands, much as the pilots' two worlds had them: useful pairs on top, and in the middle.
 ON_TOP = [0.40, -0.10, -0.40, -1.20, -1.50]
 IN_THE_MIDDLE = [-1.80, -0.20, 0.40, 0.20, -1.00]
 
@@ -52,6 +53,34 @@ def test_where_the_middle_is_best_the_head_is_left_out(retention: float) -> None
     assert 0.4 <= np.average(rank_G, weights=density_G) <= 0.7
     assert density_G[rank_G < 0.15].sum() < 0.02 * density_G.sum()
     assert fit.predicted.is_positive
+
+
+def test_a_band_that_teaches_nothing_does_not_pass_for_the_price_of_sameness() -> None:
+    """Losses of drawn scenes under rule loss: plain pictures lead, informative ones follow, and both ends are bad."""
+    log_gain_B = np.log(1.16 / np.array([13.45, 0.81, 0.65, 1.14, 1.69]))
+    fit = fit_region(measured(log_gain_B.tolist()), 0.2)
+    assert fit.region.drop_top_ratio >= 0.2
+    assert 0.3 <= fit.region.mean_rank <= 0.5
+    assert fit.region.std_rank <= 0.15
+    # The same fit to differences of losses chose a spread of .4 and promised 2.1 nats of 1.16.
+    assert 1.16 * np.exp(-fit.predicted.mean) == pytest.approx(0.6, abs=0.1)
+
+
+def test_no_region_is_narrower_than_the_bands_can_tell() -> None:
+    gains = [-1.0, 2.0, -1.0, -1.0, -1.0]
+    assert fit_region(measured(gains), 0.1).region.std_rank == 0.1
+    assert fit_region(measured([gain for gain in gains for _ in range(2)]), 0.1).region.std_rank == 0.05
+
+
+def test_a_prediction_is_told_as_one_and_a_measurement_as_another() -> None:
+    fit = fit_region(measured(ON_TOP), 0.2)
+    predicted = FittedRegion.of(fit, None, random_loss=2.0)
+    assert predicted.gain == pytest.approx(2.0 - 2.0 * np.exp(-fit.predicted.mean))
+    assert "its gain is predicted to be" in predicted.describe()
+    measured_gain = Estimate(0.3, 0.2, 0.4, 4)
+    told = FittedRegion.of(fit, measured_gain, random_loss=2.0)
+    assert (told.gain, told.gain_low, told.gain_high) == (0.3, 0.2, 0.4)
+    assert "its gain was 0.3000 [0.2000, 0.4000]" in told.describe()
 
 
 def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
