@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import Settings, load_settings
 
+_MOST_SILENCE_MS = 30_000
 DatabaseError = DBAPIError
 """What a refused statement or a lost server raises, for those who go on without it."""
 
@@ -44,13 +45,16 @@ def _require_postgres(url: str) -> str:
 
 
 def make_engine(url: str) -> Engine:
-    """Return an engine over psycopg2 for a libpq or SQLAlchemy URL."""
+    """Return an engine over psycopg2 for a libpq or SQLAlchemy URL; options that the URL gives are kept."""
     address = make_url(url).set(drivername="postgresql+psycopg2")
-    return create_engine(
-        address,
-        pool_pre_ping=True,
-        connect_args={"application_name": f"alchemist-{os.getpid()}", "options": "-c timezone=UTC"},
-    )
+    given = address.normalized_query.get("options", ())
+    arguments = {
+        "application_name": f"alchemist-{os.getpid()}",
+        "options": " ".join((*given, "-c timezone=UTC")),
+        # A server that is gone without a word must not keep a heartbeat waiting for the quarter of an hour that is usual.
+        **({} if "tcp_user_timeout" in address.query else {"tcp_user_timeout": _MOST_SILENCE_MS}),
+    }
+    return create_engine(address, pool_pre_ping=True, connect_args=arguments)
 
 
 def read_clock(connection: Connection) -> datetime:

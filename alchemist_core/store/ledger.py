@@ -168,8 +168,10 @@ def store_outcome(
         except UniqueViolation:
             # Another shard with one of these pairs was committed first: its scores are there now, and are the same.
             outcome = without_scored(engine, claimed, scope, outcome)
-        except LockNotAvailable:
-            # Raised by the COPY, whose pairs another transaction is storing.
+        except (LockNotAvailable, OperationalError) as error:
+            # Another transaction is storing some of these pairs; the COPY raises it bare, other statements as SQLAlchemy's.
+            if not isinstance(getattr(error, "orig", error), LockNotAvailable):
+                raise
             _end_stalled(engine)
 
 

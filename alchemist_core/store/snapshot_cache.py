@@ -94,6 +94,11 @@ def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify
     return rank_N
 
 
+def forget_pools() -> None:
+    """Delete all: another database of this home may give the same numbers and moments to other pools."""
+    shutil.rmtree(_folder(), ignore_errors=True)
+
+
 def _folder() -> Path:
     return load_settings().home.resolve() / "snapshots"
 

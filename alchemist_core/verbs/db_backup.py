@@ -23,6 +23,7 @@ from alchemist_core.store.backups import drop_schema, forget_code, frozen_moment
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.store.migrate import current_revision, migrate
+from alchemist_core.store.snapshot_cache import forget_pools
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
 _MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
@@ -96,6 +97,7 @@ def restore(config: RestoreConfig) -> BackupReport:
             "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
         )
     _restore_artifacts(folder / _ARTIFACTS)
+    forget_pools()
     drop_schema(url)
     _run(
         "pg_restore",

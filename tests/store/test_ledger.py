@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from psycopg2 import InterfaceError, OperationalError
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import LeaseLostError
@@ -18,10 +18,12 @@ from alchemist_core.store.ledger import (
     ClaimedShard,
     Provenance,
     ScoringScope,
+    ShardCounts,
     ShardOutcome,
     claim_unscored_shard,
     commit_shard,
     count_unscored,
+    store_outcome,
 )
 from alchemist_core.store.queries import load_query
 from tests.given import insert_rows
@@ -124,6 +126,25 @@ def test_a_pair_that_another_shard_scored_meanwhile_is_reused(store: Engine) -> 
     assert (counts.n_scored, counts.n_reused) == (3, 1)
     assert ask(store, "SELECT count(*), count(DISTINCT sample_id) FROM alchemist.scores") == [(5, 5)]
     assert ask(store, "SELECT count(*) FROM alchemist.heuristic_scores") == [(5,)]
+
+
+def test_a_lock_that_was_waited_for_too_long_is_waited_for_again(store: Engine) -> None:
+    holder = store.connect()
+    holder.execute(text("LOCK TABLE alchemist.heuristic_scores"))
+    n_tries = 0
+
+    def commit(connection: Connection, given: ShardOutcome) -> ShardCounts:
+        nonlocal n_tries
+        n_tries += 1
+        connection.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        try:
+            connection.execute(text("LOCK TABLE alchemist.heuristic_scores"))
+        finally:
+            holder.close()
+        return ShardCounts(3, len(given.sample_id_N), 0, 0)
+
+    assert store_outcome(store, claim(store), SCOPE, outcome(1, 2, 3), commit=commit).n_scored == 3
+    assert n_tries == 2
 
 
 def test_an_empty_shard_is_completed_with_nothing(store: Engine) -> None:

@@ -54,7 +54,11 @@ def test_a_restored_platform_selects_and_publishes_the_same_subset_bit_for_bit(
     expected = choose("second")
     published = find_subset(open_store(), "first")
     use_store(monkeypatch, elsewhere)
+    # Of another database that this home had: its numbers and moments may be the restored one's.
+    (other_pool := elsewhere.home / "snapshots" / "1" / "pool.json").parent.mkdir(parents=True)
+    other_pool.write_text("{}")
     report = restore(RestoreConfig(folder=backed_up))
+    assert not other_pool.exists()
     assert report.checksum == checksum(elsewhere.url)
     assert find_subset(open_store(), "first").manifest_sha256 == published.manifest_sha256
     found = choose("second")
