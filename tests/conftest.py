@@ -7,13 +7,16 @@ Each `database_url` is a copy of a template that was migrated once.
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy.exc import ProgrammingError
 
 from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
 from alchemist_core.settings import load_settings
@@ -133,7 +136,17 @@ def connection(engine: Engine) -> Iterator[Connection]:
 
 
 def drop_database(connection: Connection, name: str) -> None:
-    connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    ends_at = time.monotonic() + 30
+    while True:
+        try:
+            connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        except ProgrammingError as error:
+            # A session of a reader, which nobody but a superuser may end, was closed and is about to go.
+            if not isinstance(error.orig, InsufficientPrivilege) or time.monotonic() > ends_at:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _create(connection: Connection, template: str | None) -> str:

@@ -24,6 +24,8 @@ from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, ImageSource, resize_images
 from alchemist_core.models.quantiser import ResidualQuantiser
 
+# By default a GPU rounds what convolutions read to 10 bits, and an image's codes would depend on the card.
+torch.backends.cudnn.allow_tf32 = False
 # A code may differ in about 1 image of 1,000 between batch shapes, so every image meets the codebook in this one.
 ENCODE_BATCH = 256
 # An autoencoder at 256 px needs about a gigabyte for 16 images: larger images come in smaller batches.
