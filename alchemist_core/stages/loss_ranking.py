@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import fingerprint
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.data.manifests import list_hashes, members_sha256
+from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.drawing import draw, redraw
@@ -56,7 +57,7 @@ class LossRanking:
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
         if not path.exists():
             model = self._train(f"models/validation-{trained}", validation, config, report)
-            _measure(path, model, self._read(list_hashes(eligible.pair_hash_N32)))
+            _measure(path, model, self._read(list_hashes(eligible.pair_hash_N32)), n_wanted=len(eligible))
         losses: NDArray[np.float64] = np.load(path)
         return losses
 
@@ -71,10 +72,16 @@ class LossRanking:
         return artifact_path(uri)
 
 
-def _measure(path: Path, model: Path, pairs: Any) -> None:
+def _measure(path: Path, model: Path, pairs: Any, *, n_wanted: int) -> None:
     from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415  as above
 
+    loss_N = heldout_losses(model, pairs).astype(np.float64)
+    if len(loss_N) < n_wanted:
+        raise DataError(
+            f"{n_wanted - len(loss_N):,} of {n_wanted:,} pairs have a score and no picture that can be read any more, so that arm "
+            f"{MINUS_LOSS} cannot rank them: bring their shards back as they were ingested, or take the pictures down"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".writing.npy")
-    np.save(aside, heldout_losses(model, pairs).astype(np.float64))
+    np.save(aside, loss_N)
     aside.replace(path)

@@ -1,0 +1,59 @@
+"""The ranking by loss ranks every pair of the pool, or none."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
+from alchemist_core.errors import DataError
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
+from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+
+def train() -> TrainDownstreamReport:
+    model = {"n_steps": 1, "batch_size": 32, "width": 16, "depth": 1}
+    return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "minus_loss", "model": model}))
+
+
+def find_picture() -> tuple[Path, int, int]:
+    """The tar of one training picture, and where it lies in it."""
+    with open_store().connect() as connection:
+        root, uri, offset, size = connection.execute(
+            text("""
+            SELECT d.root_uri, h.uri, l.member_offsets[1], l.member_sizes[1]
+            FROM alchemist.sample_locations AS l JOIN alchemist.shards AS h USING (shard_id) JOIN alchemist.datasets AS d USING (dataset_id)
+            WHERE d.name = 'scenes' ORDER BY h.uri, l.ordinal LIMIT 1
+        """)
+        ).one()
+    return Path(root) / uri, offset, size
+
+
+def test_a_picture_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leaves_no_file(
+    trained_store: TrainedStore,
+) -> None:
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    # What was made of the pictures is known from the rater's training: as if another machine ranked.
+    shutil.rmtree(artifact_path(FEATURE_CACHE))
+    tar, offset, size = find_picture()
+    whole = tar.read_bytes()
+    try:
+        tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
+        with pytest.raises(DataError, match=r"^1 of \d+ pairs have a score and no picture that can be read any more"):
+            train()
+    finally:
+        tar.write_bytes(whole)
+    assert not list((trained_store.home / "artifacts" / "loss_rankings").glob("*"))
+    assert len(train().identities) == 1
