@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
+from alchemist_core.errors import DataError
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.stages.changes import find_changes
@@ -39,6 +40,7 @@ from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
+from alchemist_core.telemetry import say
 
 THUMBNAIL_SIDE = 96
 # More nights than this are told together.
@@ -137,7 +139,12 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
     if row.predecessor_id is None:
         return None
     before = find_by_id(engine, row.predecessor_id)
-    changes = find_changes(engine, before, row)
+    try:
+        changes = find_changes(engine, before, row)
+    except DataError as error:
+        # What it was drawn from has changed since: that is told, and hides no other subset.
+        say(f"{row.title}: not compared with version {before.version}: {error}")
+        return None
     return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import EvaluateConfig
@@ -16,12 +17,15 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.checksum import checksum
+from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.compare import CompareConfig
 from alchemist_core.verbs.compare import run as compare
 from alchemist_core.verbs.demo import read_arms
 from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.verbs.takedown import TakedownConfig
+from alchemist_core.verbs.takedown import run as takedown
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -103,3 +107,30 @@ def test_the_report_is_one_file_that_is_written_again_only_when_it_changes(corpu
 
 def test_a_report_can_be_made_before_anything_exists(database_url: str) -> None:
     assert report(ReportConfig()).n_bytes > 1000
+
+
+@pytest.mark.usefixtures("published")
+def test_a_version_whose_predecessor_cannot_be_drawn_again_is_reported_without_the_comparison(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open_store().connect() as connection:
+        image_hash = connection.execute(
+            text("""
+                SELECT encode(image_hash, 'hex') FROM alchemist.samples JOIN alchemist.sample_locations USING (sample_id)
+                JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE name = 'scenes' LIMIT 1
+            """)
+        ).scalar_one()
+    takedown(TakedownConfig(image_hash=image_hash, reason="asked", successors=False))
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.3}}))
+    publish(PublishSubsetConfig(name="s"))
+    assert "Since version 1" in Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
+    with open_store().begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE alchemist.rank_snapshots SET eligible_hash = repeat('0', 64)
+                WHERE snapshot_id = (SELECT snapshot_id FROM alchemist.subsets WHERE name = 's' AND version = 1)
+            """)
+        )
+    page = Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
+    assert "Since version 1" not in page
+    assert "s v2: not compared with version 1: " in capsys.readouterr().err
