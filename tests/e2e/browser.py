@@ -18,11 +18,19 @@ PAGE_TIMEOUT_S = 60.0
 DESKTOP, PHONE = (1400, 1000), (390, 844)
 
 
+def find_chromium() -> str | None:
+    """Return the program's path."""
+    return shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium: apt-get install chromium")
+
+
 class Browser:
     """One tab of a Chromium of its own."""
 
     def __init__(self, folder: Path, port: int, *, width: int = 1400, height: int = 1800) -> None:
-        program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+        program = find_chromium()
         if program is None:
             pytest.skip("no Chromium: apt-get install chromium")
         self._websocket = pytest.importorskip("websocket")
