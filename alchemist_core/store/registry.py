@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.copy_in import copy_rows
@@ -75,8 +76,13 @@ def register_dataset(engine: Engine, name: str, *, root_uri: str | None, role: s
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Name its folder or s3:// address once with --root.")
     with engine.begin() as connection:
-        statement = insert(Dataset).values(name=name, root_uri=root_uri, role=role).returning(Dataset.dataset_id)
-        return DatasetRow(connection.execute(statement).scalar_one(), name, root_uri, role)
+        given = insert(Dataset).values(name=name, root_uri=root_uri, role=role)
+        statement = given.on_conflict_do_nothing(index_elements=[Dataset.name]).returning(Dataset.dataset_id)
+        dataset_id = connection.execute(statement).scalar()
+    if dataset_id is None:
+        # Another process registered it meanwhile: it is no new one any more.
+        return register_dataset(engine, name, root_uri=root_uri, role=role)
+    return DatasetRow(dataset_id, name, root_uri, role)
 
 
 def list_datasets(engine: Engine, *, role: str | None = None) -> list[DatasetRow]:
