@@ -191,11 +191,12 @@ def test_a_value_out_of_bounds_is_refused(life: Life) -> None:
 
 def test_a_night_with_no_rater_scores_nothing_and_both_nights_end_selectable(life: Life) -> None:
     rows = life.query("SELECT crawl_date, status FROM alchemist.nightly_overview WHERE dataset = 'scenes' ORDER BY 1")
-    assert [(row.crawl_date.isoformat(), row.status) for row in rows] == [
-        (NIGHTS[0], "selectable"),
-        (NIGHTS[1], "selectable"),
-        (EMPTY_NIGHT, "empty"),
-    ]
+    status = {row.crawl_date.isoformat(): row.status for row in rows}
+    asked = {NIGHTS[0]: "selectable", NIGHTS[1]: "selectable", EMPTY_NIGHT: "empty"}
+    assert {night: status.pop(night, None) for night in asked} == asked
+    # Airflow takes a backfill for the schedule's last run, and then runs the night of yesterday, which brought nothing.
+    assert set(status.values()) <= {"empty"}
+    assert len(status) <= 1
 
 
 def test_subsets_that_were_published_at_once_are_all_evaluated_with_their_controls(life: Life) -> None:
