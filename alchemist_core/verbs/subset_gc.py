@@ -154,7 +154,9 @@ def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
     """Find manifests without a row, whole or half written: their selection was interrupted before it stored one."""
     root, known = artifact_path("subsets"), collection.manifest_uris(engine)
     for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
-        is_old = path.stat().st_mtime <= time.time() - 86400 * config.min_age_days
+        # A half-written one may be another process's of this moment.
+        least_s = max(86400 * config.min_age_days, 3600 if path.name.startswith(".") else 0)
+        is_old = path.exists() and path.stat().st_mtime <= time.time() - least_s
         if is_old and path.relative_to(root.parent).as_posix() not in known:
             yield path
 
