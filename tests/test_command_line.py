@@ -62,7 +62,7 @@ FIRST_LOOKS = re.findall(r"^ {4}(alchemist .*)$|`(alchemist logs [a-z]+)`", RUNB
 def test_every_command_of_the_readme_and_the_runbooks_first_looks_is_accepted(line: str) -> None:
     _, *words = shlex.split(line, comments=True)
     options = vars(build_parser(words).parse_args(words[:2] if words[:2] == ["db", "psql"] else words))
-    read_config(options["command"].config, options)
+    assert read_config(options["command"].config, options) is not None
 
 
 def test_the_readme_shows_every_stage() -> None:
