@@ -10,9 +10,9 @@ FORMS = {
         "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Defaults by name; other fields override them', 'enum': ['flux_mini', 'paper', 'paper_exact', 'paper_size', 'tiny']},
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset whose pairs are rated', 'pattern': '^[^{}]*$', 'minLength': 1},
         "validation": {'type': 'string', 'title': 'Validation', 'description': 'Validation dataset: what the model should become good at', 'pattern': '^[^{}]*$', 'minLength': 1},
-        "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6) or loss (Eq. 9); empty: as the preset says', 'enum': [None, 'alignment', 'loss']},
+        "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6), loss (Eq. 9), or learnability (two proxies, no rater network); empty: as the preset says', 'enum': [None, 'alignment', 'loss', 'learnability']},
         "seed": {'type': ['integer', 'null'], 'default': None, 'title': 'Seed', 'description': 'Seed of the first weights and of the order of the data; empty: as the preset says', 'exclusiveMaximum': 2147483648, 'minimum': 0},
-        "n_steps": {'type': ['integer', 'null'], 'default': None, 'title': 'Steps', 'description': 'Bilevel steps; empty: as the preset says', 'maximum': 10000000, 'minimum': 1},
+        "n_steps": {'type': ['integer', 'null'], 'default': None, 'title': 'Steps', 'description': 'Steps after the warm-up, bilevel or on validation data; empty: as the preset says', 'maximum': 10000000, 'minimum': 1},
         "max_pairs": {'type': ['integer', 'null'], 'default': None, 'title': 'Max pairs', 'minimum': 64, 'description': 'At most this many pairs of each dataset, first by hash; empty: all, for training as many as are read'},
     },
     "build_subset": {

@@ -14,6 +14,7 @@ RATERS: dict[str, dict[str, Any]] = {
     "alignment+group": {"rule": "alignment", "has_group_weight": True},
     "loss": {"rule": "loss"},
     "loss+group": {"rule": "loss", "has_group_weight": True},
+    "learnability": {"rule": "learnability"},
 }
 DEFAULT_RATER = "alignment"
 # Arms that are no selection: what the stage train_downstream calls them.

@@ -50,7 +50,7 @@ def measure_cell(
     """
     given = SelectionPolicy.model_validate({**policy, "retention": retention, "seed": trial.seed})
     # The members' own spec is in the name, so that an arm which another experiment tried too is one subset.
-    spec = policy_spec(given, given.resolve(rater.rule))  # type: ignore[arg-type]  # the table's CHECK allows two words
+    spec = policy_spec(given, given.resolve(rater.rule))  # type: ignore[arg-type]  # the table's CHECK knows the rules
     name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, spec])[:8]}"
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
     trained = train_downstream.run(

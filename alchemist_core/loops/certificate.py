@@ -123,20 +123,23 @@ def _codes(tokenizer: Tokenizer, clean: Pairs) -> list[HealthCheck]:
 
 def _training(training: Training) -> list[HealthCheck]:
     metrics, rule, group_size = training
-    history = metrics["history"]
+    correlation = metrics["spearman_score_minus_loss"]
+    # A rater of rule `loss` is meant to rank by loss.
+    limit = None if rule is RatingRule.LOSS else 0.98
+    return [
+        *([] if rule is RatingRule.LEARNABILITY else _weights(metrics["history"], group_size)),
+        HealthCheck("spearman_score_minus_loss", abs(correlation), None, limit, "1: the rater only ranks by loss"),
+    ]
+
+
+def _weights(history: Sequence[dict[str, float]], group_size: int) -> list[HealthCheck]:
     last = history[-max(1, len(history) // 10) :]
     size = float(np.mean([step["effective_sample_size"] for step in last])) / group_size
     entropy = float(np.mean([step["entropy"] for step in last])) / np.log(group_size)
-    correlation = metrics["spearman_score_minus_loss"]
-    # A rater of rule `loss` is meant to rank by loss.
-    limit = 0.98 if rule is RatingRule.ALIGNMENT else None
     return [
-        HealthCheck(
-            "effective_sample_size", size, 1.5 / group_size, 0.999, "share of its group, last tenth of the steps"
-        ),
+        HealthCheck("effective_sample_size", size, 1.5 / group_size, 0.999, "share of its group, last tenth of the steps"),
         HealthCheck("entropy", float(entropy), 0.05, 0.9999, "share of the uniform weights', last tenth of the steps"),
-        HealthCheck("spearman_score_minus_loss", abs(correlation), None, limit, "1: the rater only ranks by loss"),
-    ]
+    ]  # fmt: skip
 
 
 def _planted(
@@ -145,7 +148,7 @@ def _planted(
     plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
     chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
     other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))
-    least_plain = 0.7 if rule is RatingRule.ALIGNMENT else None
+    least_plain = None if rule is RatingRule.LOSS else 0.7
     return [
         HealthCheck("recall_of_plain", area_under_curve(score_N, plain_N), least_plain, None, "AUC, clean against plain"),
         HealthCheck("recall_of_chaotic", area_under_curve(score_N, chaotic_N), 0.7, None, "AUC, clean against chaotic"),

@@ -20,12 +20,15 @@ class RaterTrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: RatingRule = Field(
-        RatingRule.ALIGNMENT, description="What values a sample: alignment (Eq. 6) or loss (Eq. 9)"
+        RatingRule.ALIGNMENT,
+        description="What values a sample: alignment (Eq. 6), loss (Eq. 9), or learnability (two proxies, no rater network)",
     )
     objective: Objective = Field(Objective.REGULARISED, description="What the rater descends")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights and of the order of the data")
     n_warmup_steps: int = Field(400, ge=0, le=10_000_000, description="Uniform steps of the proxy before the rater")
-    n_steps: int = Field(1200, ge=1, le=10_000_000, description="Bilevel steps")
+    n_steps: int = Field(
+        1200, ge=1, le=10_000_000, description="Steps after the warm-up, bilevel or on validation data"
+    )
     batch_size: int = Field(64, ge=2, le=65536, description="Samples of each of the two batches of a step")
     softmax_group: int | None = Field(
         None, ge=2, le=65536, description="Samples whose weights sum to 1; it divides the batch; none: the batch"
@@ -135,7 +138,9 @@ class RaterTrainingConfig(BaseModel):
         return _star(tokenizer, text_dim, width=self.proxy_width, depth=self.proxy_depth, n_heads=self.n_heads)
 
     def rater(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
-        """Size the rater's trunk to what it reads."""
+        """Size the rater's trunk to what it reads; rule learnability has two proxies for a rater."""
+        if self.rule is RatingRule.LEARNABILITY:
+            return self.proxy(tokenizer, text_dim)
         return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)
 
 

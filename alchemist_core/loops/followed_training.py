@@ -147,7 +147,7 @@ class _Following:
 
     def _models(self) -> tuple[nn.Module, nn.Module]:
         """Copy both proxies without what saves memory in a step: a sample's own gradient knows no checkpoints."""
-        models = tuple(copy.deepcopy(self.training.bilevel.unwrapped(name)) for name in ("proxy", "reference"))
+        models = tuple(copy.deepcopy(self.training.models.unwrapped(name)) for name in ("proxy", "reference"))
         for model in models:
             for module in model.modules():
                 if isinstance(module, Trunk):

@@ -134,9 +134,9 @@ class Batch(NamedTuple):
         """Count the pairs; a tuple's own length is 2."""
         return len(self.tokens.code_BS)
 
-    def after(self, start: int) -> "Batch":
-        """Give the pairs from one place on."""
-        return Batch(self.tokens.after(start), self.text.after(start))
+    def between(self, start: int | None, stop: int | None) -> "Batch":
+        """Give the pairs between two places, views of these."""
+        return Batch(self.tokens.between(start, stop), self.text.between(start, stop))
 
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""

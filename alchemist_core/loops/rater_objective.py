@@ -136,7 +136,8 @@ def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str |
     broken = [name for name in ("validation_loss", "train_loss", "reference_loss") if not math.isfinite(last[name])]
     if broken:
         return f"{', '.join(broken)} is not finite at step {last['step']:.0f}; lower the proxies' learning rate"
-    recent = [step["effective_sample_size"] for step in history[-_WINDOW:]]
+    # Rule learnability weighs nothing.
+    recent = [step["effective_sample_size"] for step in history[-_WINDOW:] if "effective_sample_size" in step]
     least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
     if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
         return (

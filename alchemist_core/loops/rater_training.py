@@ -20,11 +20,14 @@ from alchemist_core.loops.bilevel import Bilevel
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.launching import make_accelerator, own_slice
+from alchemist_core.loops.learnability import Learnability
 from alchemist_core.loops.pairs import Batch, ImagesOf, JoinedPairs, PairSource, batch_index
 from alchemist_core.loops.rater_objective import collapse_reason
+from alchemist_core.loops.two_proxies import TwoProxies
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
+from alchemist_core.rating.config import RatingRule
 
 Report = Callable[[int, int, str], None]
 _SAMPLE = 1024
@@ -97,7 +100,8 @@ class RaterRun:
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
         _require_several(training=self.n_train, validation=n_validation)
         sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
-        self.bilevel = Bilevel(config, self.accelerator, sizes)
+        kind = Learnability if config.rule is RatingRule.LEARNABILITY else Bilevel
+        self.models: TwoProxies = kind(config, self.accelerator, sizes)
         self.progress = Progress()
         self._resume()
 
@@ -123,13 +127,13 @@ class RaterRun:
 
     def _write(self) -> None:
         if self.progress.is_stopped and self.progress.best_rater is not None:
-            self.bilevel.scoring_rater.load_state_dict(self.progress.best_rater)
+            self.models.scoring_rater.load_state_dict(self.progress.best_rater)
         folder = checkpoints.partial_folder(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         metrics = self._metrics()
         self.tokenizer.save(folder / "tokenizer.safetensors")
-        save_file(self.bilevel.scoring_rater.state_dict(), folder / "rater.safetensors")
-        save_file(self.bilevel.unwrapped("proxy").state_dict(), folder / "proxy.safetensors")
+        save_file(self.models.scoring_rater.state_dict(), folder / "rater.safetensors")
+        save_file(self.models.unwrapped("proxy").state_dict(), folder / "proxy.safetensors")
         checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
@@ -141,18 +145,18 @@ class RaterRun:
 
     def _warm_up(self) -> str:
         parts = [self._batch(index_B) for index_B in self._parts(self._train_index(self.progress.step))]
-        return f"warm-up, loss {self.bilevel.warmup_step(parts):.3f}"
+        return f"warm-up, loss {self.models.warmup_step(parts):.3f}"
 
     def _step(self) -> str:
         step, config = self.progress.step, self.config
         if step == config.n_warmup_steps:
-            self.bilevel.end_warmup()
+            self.models.end_warmup()
         n_before = step - config.n_warmup_steps
         validation_A = batch_index(self.n_validation, n_before, batch_size=config.batch_size, seed=config.seed + 1)
         both = zip(self._parts(validation_A + self.n_held_out), self._parts(self._train_index(step)), strict=True)
         parts = [self._batch(torch.cat(indices)) for indices in both]
         epoch = n_before * config.batch_size // self.n_validation
-        measured = self.bilevel.bilevel_step(parts, parts[0].n_pairs // 2, epoch=epoch)
+        measured = self.models.step(parts, parts[0].n_pairs // 2, epoch=epoch)
         self.progress.history.append({"step": step, **asdict(measured)})
         if (reason := collapse_reason(self.progress.history, config.group_size)) is not None:
             raise TrainingCollapsedError(f"Rater training stopped: {reason}.")
@@ -174,7 +178,7 @@ class RaterRun:
         loss = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE))).mean().item()
         progress.history[-1]["held_out_loss"] = loss
         if loss < progress.best_loss:
-            rater = self.bilevel.scoring_rater.state_dict()
+            rater = self.models.scoring_rater.state_dict()
             progress.best_rater = {name: tensor.detach().clone() for name, tensor in rater.items()}
             progress.best_loss, progress.best_step, progress.n_worse = loss, progress.step, 0
         else:
@@ -184,7 +188,7 @@ class RaterRun:
     @torch.no_grad()
     def _losses(self, name: str, index_B: torch.Tensor) -> torch.Tensor:
         # Without what the accelerator put around it: the other processes do not take part.
-        model = self.bilevel.unwrapped(name)
+        model = self.models.unwrapped(name)
         return torch.cat([model(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
 
     def _small_parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -196,7 +200,7 @@ class RaterRun:
         """Add the controls of decision 8: is the score more than a ranking by loss?"""
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
-        rater = self.bilevel.scoring_rater
+        rater = self.models.scoring_rater
         score_B = torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
         return {
             "n_steps": self.progress.step,
@@ -216,7 +220,7 @@ class RaterRun:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "bilevel": self.bilevel.state_dict(),
+            "models": self.models.state_dict(),
             "progress": asdict(self.progress),
             "torch_rng": torch.get_rng_state(),
         }
@@ -225,7 +229,7 @@ class RaterRun:
         state = checkpoints.load_state(self.out, self.config)
         if state is None:
             return
-        self.bilevel.load_state_dict(state["bilevel"])
+        self.models.load_state_dict(state["models"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])
 

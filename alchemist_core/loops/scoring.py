@@ -17,11 +17,11 @@ from alchemist_core.data.workers import n_own_cores
 from alchemist_core.loops.checkpoints import read_json
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
-from alchemist_core.loops.rater_network import make_rater
+from alchemist_core.loops.rater_network import make_scoring_rater
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, load_text_encoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
-from alchemist_core.rating.rater import Rater
+from alchemist_core.rating.rater import PairRater
 
 BF16_TOLERANCE = 0.02
 """Largest difference, in spreads of the scores, between a bf16 score of a GPU and the fp32 score of the same pair."""
@@ -41,7 +41,7 @@ class Scorer:
 
     def __init__(
         self,
-        rater: Rater,
+        rater: PairRater,
         tokenizer: Tokenizer,
         encoder: TextEncoder,
         *,
@@ -61,7 +61,7 @@ class Scorer:
         device = device or torch.device("cpu")
         encoder = load_text_encoder(config.text_encoder, str(device))
         size = config.rater(tokenizer.config, encoder.dim)
-        rater = make_rater(config, size)
+        rater = make_scoring_rater(config, size)
         rater.load_state_dict(load_file(path / "rater.safetensors"))
         return cls(rater, tokenizer, encoder, device=device)
 

@@ -33,9 +33,9 @@ class TextFeatures:
         """Gather some captions."""
         return TextFeatures(self.token_BTD[index_B], self.mask_BT[index_B], self.pooled_BD[index_B])
 
-    def after(self, start: int) -> "TextFeatures":
-        """Give the captions from one place on."""
-        return TextFeatures(self.token_BTD[start:], self.mask_BT[start:], self.pooled_BD[start:])
+    def between(self, start: int | None, stop: int | None) -> "TextFeatures":
+        """Give the captions between two places, views of these."""
+        return TextFeatures(self.token_BTD[start:stop], self.mask_BT[start:stop], self.pooled_BD[start:stop])
 
     def to(self, device: torch.device) -> "TextFeatures":
         """Move to a device."""

@@ -44,9 +44,9 @@ class ImageTokens:
         """Gather some images."""
         return ImageTokens(self.code_BS[index_B], self.input_BSD[index_B])
 
-    def after(self, start: int) -> "ImageTokens":
-        """Give the images from one place on."""
-        return ImageTokens(self.code_BS[start:], self.input_BSD[start:])
+    def between(self, start: int | None, stop: int | None) -> "ImageTokens":
+        """Give the images between two places, views of these."""
+        return ImageTokens(self.code_BS[start:stop], self.input_BSD[start:stop])
 
     def to(self, device: torch.device) -> "ImageTokens":
         """Move to a device."""

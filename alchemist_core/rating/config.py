@@ -10,6 +10,8 @@ class RatingRule(StrEnum):
     """Eq. 6: how much less it costs the model that also saw validation data than the one that saw none."""
     LOSS = "loss"
     """Eq. 9: how little it costs the former; plain samples come first."""
+    LEARNABILITY = "learnability"
+    """RHO-LOSS, JEST: how much less it costs a proxy once that went on with validation data alone; two proxies are the rater."""
 
 
 class Objective(StrEnum):

@@ -5,6 +5,7 @@ It is handed its backbone and knows neither the models that value samples nor wh
 Letters: B samples in a batch · G softmax groups of a batch · S image tokens · E features.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alchemist_core.rating.config import RaterReading
+
+
+class PairRater(nn.Module, ABC):
+    """What gives each pair one number, the same in any company; higher is worth more."""
+
+    @abstractmethod
+    def score(self, tokens: Any, text: Any) -> Float[Tensor, " B"]:
+        """Score a batch, each pair on its own."""
 
 
 class Rating(NamedTuple):
@@ -24,7 +33,7 @@ class Rating(NamedTuple):
     """Of each softmax group as a whole; never part of a score."""
 
 
-class Rater(nn.Module):
+class Rater(PairRater):
     """Scores pairs; heads in fp32 whatever the backbone computes in.
 
     The backbone answers `matches(tokens, text)`, features of every image token that tell how it meets the caption, or

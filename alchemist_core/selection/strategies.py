@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 StrategyName = Literal["auto", "shift_gsample", "gsample", "head_gsample", "top_k", "block", "random"]
-RatingRule = Literal["alignment", "loss"]
+RatingRule = Literal["alignment", "loss", "learnability"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,11 @@ STRATEGIES: dict[str, type[Strategy]] = {
     kind.name: kind for kind in (ShiftGsample, Gsample, HeadGsample, Random, TopK, Block)
 }
 # Which region of the ranking each rating rule puts its useful pairs in.
-STRATEGY_OF_RULE: dict[RatingRule, str] = {"alignment": HeadGsample.name, "loss": ShiftGsample.name}
+STRATEGY_OF_RULE: dict[RatingRule, str] = {
+    "alignment": HeadGsample.name,
+    "loss": ShiftGsample.name,
+    "learnability": HeadGsample.name,
+}
 
 # Held-out losses of the pilots on drawn scenes at retention 0.2; lower is better.
 _MIXED = {

@@ -98,7 +98,7 @@ def draw(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -
     Raises:
         ConfigError: If the head cut, the caps or the strata leave too few; the message names the largest possible retention.
     """
-    strategy = policy.resolve(snapshot.rater.rule)  # type: ignore[arg-type]  # the table's CHECK allows two words
+    strategy = policy.resolve(snapshot.rater.rule)  # type: ignore[arg-type]  # the table's CHECK knows the rules
     wanted = retention_to_k(policy.retention, snapshot.n_eligible) if k is None else k
     group_N = _groups(policy, snapshot)
     strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]

@@ -20,7 +20,9 @@ from alchemist_core.telemetry import say
 class RunConfig(TrialsConfig):
     """Whose ranking, on which seeds."""
 
-    kind: str = Field("alignment", description="Kind of the raters that are trained for every seed: alignment or loss")
+    kind: str = Field(
+        "alignment", description="Kind of the raters that are trained for every seed: alignment, loss or learnability"
+    )
     retentions: Ratios = Field((0.2, 0.5), description="Shares kept that a region is fitted for, comma between them")
     choose_seeds: Integers = Field((0, 1, 2), min_length=1, description="Seeds on which the region is fitted")
     report_seeds: Integers = Field(

@@ -65,12 +65,13 @@ def step_rows(study: Study) -> list[Row]:
         both = [
             data.rows(batch_index(len(data), turn * N_TIMED + step, batch_size=128, seed=0)) for step in range(N_TIMED)
         ]
-        seconds["ours"].append(_time(lambda batch: bilevel.bilevel_step([batch], 64), both))
+        seconds["ours"].append(_time(lambda batch: bilevel.step([batch], 64), both))
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
             first = torch.arange(64)
             halves = [
-                (type(batch)(batch.tokens.rows(first), batch.text.rows(first)), batch.after(64)) for batch in both
+                (type(batch)(batch.tokens.rows(first), batch.text.rows(first)), batch.between(64, None))
+                for batch in both
             ]
             seconds[f"plain, {n_threads} thread{'s' * (n_threads > 1)}"].append(
                 _time(lambda pair: plain.step(*pair), halves)
@@ -87,7 +88,7 @@ def step_rows(study: Study) -> list[Row]:
 
 def _breakdown(bilevel: Bilevel, both: list[Any]) -> list[Row]:
     """Time the parts of a step one after another, on one thread."""
-    train = [batch.after(64) for batch in both]
+    train = [batch.between(64, None) for batch in both]
     parts = {
         "θ forward, 128 pairs": _time(lambda batch: bilevel.proxy(*batch), both),
         "θ forward and backward": _time(lambda batch: bilevel.proxy(*batch).mean().backward(), both),

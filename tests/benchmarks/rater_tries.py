@@ -158,7 +158,7 @@ class Run:
             if unroll is not None and step % unroll == 0:
                 self.bilevel.reference.load_state_dict(self.bilevel.proxy.state_dict())
             index_B = torch.cat([self._validation_index(step), self._train_index(self.config.n_warmup_steps + step)])
-            self.bilevel.bilevel_step([self.data.rows(index_B)], self.config.batch_size)
+            self.bilevel.step([self.data.rows(index_B)], self.config.batch_size)
         return self
 
     def validation_batches(self, n_batches: int) -> Iterator[Batch]:

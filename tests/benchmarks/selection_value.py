@@ -31,14 +31,20 @@ STARTS = (0, 0.2, 0.4, 0.6, 0.8)
 PROBE = {"retentions": "0.2", "choose-seeds": ""}
 # What each part of a world asks of `alchemist experiment run`.
 SCENES = {
-    "r20": {"retentions": "0.2", "arms": "random,planted,alignment/auto,loss/top_k,loss/gsample,loss/paper,loss/auto"},
-    "r50": {"retentions": "0.5", "arms": "random,planted,planted+plain,planted+chaotic,alignment/auto,full"},
-    "r20-half": {"retentions": "0.2", "arms": "alignment/auto", "n-epochs": "5"},
-    "r50-steps": {"retentions": "0.5", "arms": "alignment/auto", "length": "steps"},
-    "r50-long": {"retentions": "0.5", "arms": "alignment/auto,full", "n-epochs": "30"},
+    "r20": {
+        "retentions": "0.2",
+        "arms": "random,planted,alignment/auto,learnability/auto,loss/top_k,loss/gsample,loss/paper,loss/auto",
+    },
+    "r50": {
+        "retentions": "0.5",
+        "arms": "random,planted,planted+plain,planted+chaotic,alignment/auto,learnability/auto,full",
+    },
+    "r20-half": {"retentions": "0.2", "arms": "alignment/auto,learnability/auto", "n-epochs": "5"},
+    "r50-steps": {"retentions": "0.5", "arms": "alignment/auto,learnability/auto", "length": "steps"},
+    "r50-long": {"retentions": "0.5", "arms": "alignment/auto,learnability/auto,full", "n-epochs": "30"},
 }
 PICTURES = {
-    "both": {"retentions": "0.2,0.5", "arms": "random,planted,alignment/auto,full"},
+    "both": {"retentions": "0.2,0.5", "arms": "random,planted,alignment/auto,learnability/auto,full"},
 }
 WORLDS = {"scenes": SCENES, "damaged": PICTURES, "real": PICTURES}
 PICTURE_FIELDS = "resolution=32,text_encoder=minilm"

@@ -37,7 +37,7 @@ def train(bilevel: Bilevel) -> dict[str, torch.Tensor]:
         bilevel.warmup_step([draw_batch(8, seed)])
     bilevel.end_warmup()
     for seed in range(3):
-        bilevel.bilevel_step([draw_batch(16, 10 + seed)], 8)
+        bilevel.step([draw_batch(16, 10 + seed)], 8)
     models = bilevel.state_dict()["models"]
     return {f"{name}.{key}": weight for name, weights in models.items() for key, weight in weights.items()}
 

@@ -27,7 +27,7 @@ class Rater(Table):
     __tablename__ = "raters"
     __table_args__ = (
         CheckConstraint("state IN ('candidate', 'production', 'retired')", name="state"),
-        CheckConstraint("rule IN ('alignment', 'loss')", name="rule"),
+        CheckConstraint("rule IN ('alignment', 'loss', 'learnability')", name="rule"),
         CheckConstraint("octet_length(checkpoint_sha256) = 32", name="sha256_bytes"),
         Index("uq_raters_one_production", "state", unique=True, postgresql_where=text("state = 'production'")),
     )
