@@ -29,7 +29,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "methods": Question(
         "Which way to choose is worth it? (Table 1)",
-        ("random", *HEURISTICS[1:], "minus_loss", "loss/paper", "alignment/auto", "full"),
+        ("random", *HEURISTICS[1:], "minus_loss", "loss/paper", "alignment/auto", "learnability/auto", "full"),
         (0.2, 0.5),
     ),
     "ablation": Question(

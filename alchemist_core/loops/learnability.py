@@ -42,7 +42,10 @@ class Learnability(TwoProxies):
         self._move(["proxy"])
         self.scaler.update()
         mean: list[float] = self.accelerator.reduce(figures_P4.mean(0), "mean").tolist()
-        return LearnabilityReport(*mean)
+        validation_loss, train_loss, reference_loss, square = mean
+        # From means, which parts and processes add up to: the spread is that of the whole batch however it was cut.
+        spread = max(0.0, square - (train_loss - reference_loss) ** 2) ** 0.5
+        return LearnabilityReport(validation_loss, train_loss, reference_loss, spread)
 
     @property
     def scoring_rater(self) -> LearnabilityRater:
@@ -55,5 +58,5 @@ class Learnability(TwoProxies):
             loss_B, reference_loss_B = self.unwrapped("proxy")(*train), self.unwrapped("reference")(*train)
         loss = self.proxy(*part.between(None, n_validation)).mean()
         self.accelerator.backward(loss / n_parts)
-        spread = (loss_B - reference_loss_B).std()
-        return torch.stack([loss.detach(), loss_B.mean(), reference_loss_B.mean(), spread])
+        square = (loss_B - reference_loss_B).square().mean()
+        return torch.stack([loss.detach(), loss_B.mean(), reference_loss_B.mean(), square])

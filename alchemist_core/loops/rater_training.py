@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
@@ -24,6 +25,7 @@ from alchemist_core.loops.learnability import Learnability
 from alchemist_core.loops.pairs import Batch, ImagesOf, JoinedPairs, PairSource, batch_index
 from alchemist_core.loops.rater_objective import collapse_reason
 from alchemist_core.loops.two_proxies import TwoProxies
+from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
@@ -100,8 +102,7 @@ class RaterRun:
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
         _require_several(training=self.n_train, validation=n_validation)
         sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
-        kind = Learnability if config.rule is RatingRule.LEARNABILITY else Bilevel
-        self.models: TwoProxies = kind(config, self.accelerator, sizes)
+        self.models = make_models(config, self.accelerator, sizes)
         self.progress = Progress()
         self._resume()
 
@@ -175,7 +176,9 @@ class RaterRun:
 
     def _look_at_held_out(self) -> None:
         progress = self.progress
-        loss = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE))).mean().item()
+        loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE)))
+        # One number for all processes: two that stop at different steps would wait for each other for ever.
+        loss = self.accelerator.reduce(loss_B.mean(), "mean").item()
         progress.history[-1]["held_out_loss"] = loss
         if loss < progress.best_loss:
             rater = self.models.scoring_rater.state_dict()
@@ -232,6 +235,14 @@ class RaterRun:
         self.models.load_state_dict(state["models"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])
+
+
+def make_models(
+    config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]
+) -> TwoProxies:
+    """Build what a run of this rule steps; `sizes` are the proxies' and the rater's."""
+    kind = Learnability if config.rule is RatingRule.LEARNABILITY else Bilevel
+    return kind(config, accelerator, sizes)
 
 
 def _require_several(**n_of: int) -> None:

@@ -7,7 +7,6 @@ Letters: N training pairs.
 """
 
 import argparse
-import copy
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,12 +16,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from alchemist_core.loops.bilevel import Bilevel
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.pairs import Batch, Pairs, batch_index
+from alchemist_core.loops.rater_network import make_rater
+from alchemist_core.loops.rater_training import make_models
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import fit_tokenizer
+from alchemist_core.rating.config import DRIFT_PRICE, PRICE_FLOOR
+from alchemist_core.rating.objective import instance_objective
+from alchemist_core.rating.rater import PairRater
 from alchemist_core.settings import load_settings
 from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.scenes_study import KINDS, Study, kind_aucs, load_study
@@ -44,6 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sentence vectors (minilm)": {"text_encoder": "minilm"},
     "600 steps": {"n_steps": 600},
     "2400 steps": {"n_steps": 2400},
+    "rule learnability, 600 steps": {"rule": "learnability", "n_steps": 600},
+    "rule learnability": {"rule": "learnability"},
 }
 UNROLLS = (10, 100)
 
@@ -82,6 +87,7 @@ def _tries(study: Study, seed: int) -> Iterator[tuple[str, Callable[[], dict[str
         name = f"unrolls of {length} steps"
         yield name, lambda length=length, name=name: {name: Run(study, seed, {}).train(unroll=length).scores()}
     yield "mean of two raters", lambda: {"mean of two raters": _mean_of_two(study, seed)}
+    yield "learnability in a network", lambda: _learnability_in_a_network(study, seed)
     yield "ancestors", lambda: _ancestors(Run(study, seed, {}))
 
 
@@ -89,7 +95,7 @@ def _ours(run: "Run", name: str) -> dict[str, np.ndarray]:
     run.train()
     if name != "ours":
         return {name: run.scores()}
-    loss_N, reference_N = run.losses(run.bilevel.proxy), run.losses(run.bilevel.reference)
+    loss_N, reference_N = run.losses(run.models.proxy), run.losses(run.models.reference)
     return {name: run.scores(), "no rater: last L(θ̂) - L(θ)": reference_N - loss_N, "no rater: -L(θ)": -loss_N}
 
 
@@ -100,9 +106,9 @@ def _mean_of_two(study: Study, seed: int) -> np.ndarray:
 
 
 def _ancestors(run: "Run") -> dict[str, np.ndarray]:
-    """Learning to Reweight's one-step alignment, by a finite difference; RHO-LOSS and JEST's learnability."""
+    """Learning to Reweight's one-step alignment, by a finite difference."""
     run.warm_up()
-    start, model = copy.deepcopy(run.bilevel.proxy.state_dict()), run.bilevel.proxy
+    model = run.models.proxy
     before_N = run.losses(model)
     for validation in run.validation_batches(8):
         (model(*validation).mean() / 8).backward()
@@ -112,24 +118,40 @@ def _ancestors(run: "Run") -> dict[str, np.ndarray]:
             if parameter.grad is not None:
                 parameter.sub_(0.05 * parameter.grad / length)
     model.zero_grad()
-    alignment_N = before_N - run.losses(model)
-    model.load_state_dict(start)
-    holdout_N = _trained_on_validation(run)
-    return {
-        "no rater: one-step alignment": alignment_N,
-        "no rater: learnability (RHO-LOSS, JEST)": before_N - holdout_N,
-    }
+    return {"no rater: one-step alignment": before_N - run.losses(model)}
 
 
-def _trained_on_validation(run: "Run") -> np.ndarray:
-    torch.manual_seed(run.seed)
-    model = copy.deepcopy(run.bilevel.reference)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.9, 0.95), weight_decay=0.01)
-    for batch in run.validation_batches(600):
-        model(*batch).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return run.losses(model)
+def _learnability_in_a_network(study: Study, seed: int) -> dict[str, np.ndarray]:
+    """Teach a rater's network what rule `learnability` says: at every step of its training, or at the end."""
+    run = Run(study, seed, {"rule": "learnability"})
+    run.warm_up()
+    networks = {name: make_rater(run.config, run.sizes[1]) for name in ("during", "after")}
+    learners = {name: torch.optim.AdamW(net.parameters(), 1e-3, betas=(0.9, 0.95)) for name, net in networks.items()}
+    for net in networks.values():
+        net.backbone.load_state_dict(run.models.proxy.state_dict())
+    spread = 0.0
+    for step in range(run.config.n_steps):
+        batch = run.train_batch(step)
+        with torch.no_grad():
+            cost_B = -run.models.scoring_rater.score(*batch)
+        price = max(0.5 * spread, PRICE_FLOOR)
+        score_B = networks["during"].score(*batch)
+        _descend(learners["during"], instance_objective(score_B, cost_B, price=price, drift_price=DRIFT_PRICE))
+        spread = 0.98 * spread + 0.02 * cost_B.std().item()
+        run.step(step)
+    target_N = torch.from_numpy(run.scores())
+    target_N = (target_N - target_N.mean()) / target_N.std()
+    for step in range(run.config.n_steps):
+        index_B = run.train_index(step)
+        score_B = networks["after"].score(*run.data.rows(index_B))
+        _descend(learners["after"], (score_B - target_N[index_B - run.n_validation]).square().mean())
+    return {f"learnability taught to a network {name} training": run.scores(net) for name, net in networks.items()}
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class Run:
@@ -142,24 +164,36 @@ class Run:
         images = np.concatenate([study.validation.image_NHWC, study.train.image_NHWC])
         both = Pairs(images, [*study.validation.captions, *study.train.captions])
         self.data, self.n_validation = encode_pairs(both, tokenizer, encoder), len(study.validation)
-        sizes = config.proxy(tokenizer.config, encoder.dim), config.rater(tokenizer.config, encoder.dim)
-        self.bilevel = Bilevel(config, Accelerator(cpu=True), sizes)
+        self.sizes = config.proxy(tokenizer.config, encoder.dim), config.rater(tokenizer.config, encoder.dim)
+        self.models = make_models(config, Accelerator(cpu=True), self.sizes)
 
     def warm_up(self) -> None:
         """Train the proxy alone."""
         for step in range(self.config.n_warmup_steps):
-            self.bilevel.warmup_step([self.data.rows(self._train_index(step))])
-        self.bilevel.end_warmup()
+            self.models.warmup_step([self.data.rows(self._train_index(step))])
+        self.models.end_warmup()
 
     def train(self, *, unroll: int | None = None) -> "Run":
         """Warm up, then step both levels; with `unroll`, θ̂ begins as θ again every so many steps."""
         self.warm_up()
         for step in range(self.config.n_steps):
             if unroll is not None and step % unroll == 0:
-                self.bilevel.reference.load_state_dict(self.bilevel.proxy.state_dict())
-            index_B = torch.cat([self._validation_index(step), self._train_index(self.config.n_warmup_steps + step)])
-            self.bilevel.step([self.data.rows(index_B)], self.config.batch_size)
+                self.models.reference.load_state_dict(self.models.proxy.state_dict())
+            self.step(step)
         return self
+
+    def step(self, step: int) -> None:
+        """Step once, the warm-up's steps not counted."""
+        index_B = torch.cat([self._validation_index(step), self.train_index(step)])
+        self.models.step([self.data.rows(index_B)], self.config.batch_size)
+
+    def train_index(self, step: int) -> Tensor:
+        """Give the places in the table of a step's training pairs, behind the warm-up."""
+        return self._train_index(self.config.n_warmup_steps + step)
+
+    def train_batch(self, step: int) -> Batch:
+        """Give the same pairs."""
+        return self.data.rows(self.train_index(step))
 
     def validation_batches(self, n_batches: int) -> Iterator[Batch]:
         """Give validation batches in training's order."""
@@ -171,9 +205,10 @@ class Run:
         return torch.cat([model(*batch) for batch in self._all()]).numpy()
 
     @torch.no_grad()
-    def scores(self) -> np.ndarray:
-        """Give every training pair's score."""
-        return torch.cat([self.bilevel.scoring_rater.score(*batch) for batch in self._all()]).numpy()
+    def scores(self, rater: PairRater | None = None) -> np.ndarray:
+        """Give every training pair's score, by the run's rater or another."""
+        rater = rater or self.models.scoring_rater
+        return torch.cat([rater.score(*batch) for batch in self._all()]).numpy()
 
     def _all(self) -> Iterator[Batch]:
         return (self.data.rows(index_B) for index_B in torch.arange(self.n_validation, len(self.data)).split(512))

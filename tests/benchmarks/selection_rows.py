@@ -10,6 +10,8 @@ from alchemist_core.store.experiments import find_experiment
 from tests.benchmarks.rows import Row
 
 AUTO = "alignment/auto"
+LEARNABILITY = "learnability/auto"
+JUDGED = (AUTO, LEARNABILITY)
 Names = Mapping[str, str]
 
 
@@ -20,10 +22,9 @@ def scenes_rows(world: str, names: Names) -> list[Row]:
     return [
         *_gaps(world, names["r50"], {0.5: 0.95}),
         *_gaps(world, names["r20"], {0.2: 0.90}),
-        _information(f"{world}: auto 50 % less full, 10 epochs", r50["full"], r50[AUTO]),
-        _information(f"{world}: auto 50 % less full, 30 epochs", of["r50-long"]["full"], of["r50-long"][AUTO]),
-        _better(f"{world}: auto 50 % over full at equal steps", of["r50-steps"][AUTO], r50["full"]),
-        _better(f"{world}: auto 20 % in half the steps over random", of["r20-half"][AUTO], r20["random"]),
+        *(row for arm in JUDGED for row in _of_arm(world, arm, of)),
+        _better(f"{world}: learnability over alignment at 20 %", r20[LEARNABILITY], r20[AUTO]),
+        _better(f"{world}: learnability over alignment at 50 %", r50[LEARNABILITY], r50[AUTO]),
         _better(
             f"{world}: loss, Shift-Gsample at the paper's place over Gsample", r20["loss/paper"], r20["loss/gsample"]
         ),
@@ -36,6 +37,17 @@ def scenes_rows(world: str, names: Names) -> list[Row]:
     ]
 
 
+def _of_arm(world: str, arm: str, of: Mapping[str, dict[str, LossOfSeed]]) -> list[Row]:
+    """Judge one ranking's fitted region by steps and by lengths."""
+    r20, r50, long, title = of["r20"], of["r50"], of["r50-long"], f"{world}: {arm}"
+    return [
+        _information(f"{title} 50 % less full, 10 epochs", r50["full"], r50[arm]),
+        _information(f"{title} 50 % less full, 30 epochs", long["full"], long[arm]),
+        _better(f"{title} 50 % over full at equal steps", of["r50-steps"][arm], r50["full"]),
+        _better(f"{title} 20 % in half the steps over random", of["r20-half"][arm], r20["random"]),
+    ]
+
+
 def damaged_rows(world: str, names: Names) -> list[Row]:
     """Judge point 2 with planted damage."""
     return [*_gaps(world, names["both"], {0.2: 1.0, 0.5: 0.95}), *_noninferior(world, names)]
@@ -43,8 +55,8 @@ def damaged_rows(world: str, names: Names) -> list[Row]:
 
 def real_rows(world: str, names: Names) -> list[Row]:
     """Judge point 2 on the corpus as it is, where no pair is known to be worse: planted is another random draw."""
-    rows = [row for row in compare_cells(_cells(names["both"])) if row.arm == AUTO and row.gain is not None]
-    gains = [_row(f"{world}: gain of auto at {row.retention:.0%}", row.gain) for row in rows if row.gain is not None]
+    rows = [row for row in compare_cells(_cells(names["both"])) if row.arm in JUDGED and row.gain is not None]
+    gains = [_row(f"{world}: gain of {row.arm} at {row.retention:.0%}", row.gain) for row in rows if row.gain]
     return [*gains, *_noninferior(world, names)]
 
 
@@ -64,9 +76,9 @@ def _cells(name: str) -> list[Cell]:
 def _gaps(world: str, name: str, limits: Mapping[float, float]) -> list[Row]:
     found = []
     for row in compare_cells(_cells(name)):
-        if row.arm == AUTO and row.gap_closed is not None:
+        if row.arm in JUDGED and row.gap_closed is not None:
             limit = limits[row.retention]
-            title = f"{world}: gap closed by auto at {row.retention:.0%}"
+            title = f"{world}: gap closed by {row.arm} at {row.retention:.0%}"
             found.append(
                 _row(title, row.gap_closed, unit="ratio", target=f"≥ {limit:g}", ok=row.gap_closed.mean >= limit)
             )
@@ -79,11 +91,12 @@ def _noninferior(world: str, names: Names) -> list[Row]:
     random = {row.retention: row.loss.mean for row in rows if row.arm == "random"}
     return [
         Row(
-            f"{world}: lower end of auto's gain at {row.retention:.0%}", round(row.gain.low / random[row.retention], 4), "of the loss",
+            f"{world}: lower end of the gain of {row.arm} at {row.retention:.0%}",
+            round(row.gain.low / random[row.retention], 4), "of the loss",
             f"> {-MARGIN}", bool(row.is_noninferior), f"gain {row.gain.mean:.4f}, {row.gain.n} seeds",
         )
         for row in rows
-        if row.arm == AUTO and row.gain is not None and row.gain.low is not None
+        if row.arm in JUDGED and row.gain is not None and row.gain.low is not None
     ]  # fmt: skip
 
 

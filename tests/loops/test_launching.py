@@ -16,6 +16,7 @@ from alchemist_core.loops import launching
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.loops.rater_training import train_rater
+from alchemist_core.rating.config import RatingRule
 
 CONFIG = RaterTrainingConfig(n_warmup_steps=5, n_steps=10, batch_size=16, proxy_width=16, rater_width=16, n_codes=32)
 SCRIPT = """
@@ -84,8 +85,12 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
         torch.testing.assert_close(launched[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
-def test_two_processes_give_the_loss_curve_of_one(folder: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
-    config = CONFIG.model_copy(update={"batch_size": 64, "softmax_group": 32, "n_steps": 25, "has_group_weight": True})
+@pytest.mark.parametrize("rule", [RatingRule.ALIGNMENT, RatingRule.LEARNABILITY])
+def test_two_processes_give_the_loss_curve_of_one(
+    folder: Path, train_pairs: Pairs, validation_pairs: Pairs, rule: RatingRule
+) -> None:
+    update = {"batch_size": 64, "softmax_group": 32, "n_steps": 25, "has_group_weight": True, "rule": rule}
+    config = CONFIG.model_copy(update=update)
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
     launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     launch([*launcher, "--mixed_precision=no", "--dynamo_backend=no"], folder)

@@ -95,3 +95,8 @@ def group_gradient(logit: float, batch_cost: float, baseline: float, price: floa
     """d/dlogit: ((m − b) + λ_b logit) W_b (1 − W_b)."""
     w = 1 / (1 + math.exp(-logit))
     return ((batch_cost - baseline) + price * logit) * w * (1 - w)
+
+
+def learnability(losses_before: list[float], losses_after: list[float]) -> list[float]:
+    """RHO-LOSS: what the loss fell by."""
+    return [before - after for before, after in zip(losses_before, losses_after, strict=True)]
