@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from alchemist_core.evaluation.ranking import area_under_curve
+from alchemist_core.loops.certificate import Training, certify
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.encoding import encode_pairs
 from alchemist_core.loops.launching import make_accelerator
@@ -107,6 +108,16 @@ def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, test_pair
     np.testing.assert_allclose(score_N, losses["before"] - losses["after"], atol=1e-5)
     proxy = load_file(rater / "proxy.safetensors")
     assert all(torch.equal(weight, state[f"after.{name}"]) for name, weight in proxy.items())
+
+
+def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, test_pairs: Pairs) -> None:
+    metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
+    examined = certify(Scorer.load(rater), test_pairs, Training(metrics, CONFIG.rule, CONFIG.group_size))
+    checks = {check.name: check for check in examined}
+    assert checks.keys() & {"effective_sample_size", "entropy"} == set()
+    assert checks["batch_invariance"].value == checks["corruption_isolation"].value == 0
+    assert checks["recall_of_plain"].low == 0.7
+    assert checks["spearman_score_minus_loss"].high == 0.98
 
 
 def test_the_history_tells_of_losses_and_of_no_weights(rater: Path) -> None:

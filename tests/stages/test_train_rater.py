@@ -9,6 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.errors import CheckFailedError
+from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterReport
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
@@ -17,6 +22,7 @@ from alchemist_core.verbs.certify import CertifyConfig
 from alchemist_core.verbs.certify import run as certify
 from alchemist_core.verbs.promote import PromoteConfig
 from alchemist_core.verbs.promote import run as promote
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 FEW = {"n_warmup_steps": 5, "n_steps": 5, "batch_size": 32, "softmax_group": 16}
@@ -116,3 +122,14 @@ def test_a_twin_of_another_seed_measures_the_stability_of_ranks(
     assert rater is not None
     (stability,) = (check for check in rater.certificate["checks"] if check["name"] == "rank_stability")
     assert -1 <= stability["value"] <= 1
+
+
+def test_two_proxies_for_a_rater_score_and_are_drawn_from_like_any_other(ingest_corpus: Callable[[], object]) -> None:
+    ingest_corpus()
+    rater = train(rule="learnability").rater
+    scored = score(ScoreConfig(dataset="scenes", rater=rater))
+    assert (scored.n_scored, scored.n_quarantined) == (240, 0)
+    publish_night(PublishNightConfig(dataset="scenes", rater=rater))
+    policy = SelectionPolicy.model_validate({"retention": 0.2})
+    selected = select(SelectConfig(dataset=("scenes",), name="by-proxies", rater=rater, policy=policy))
+    assert (selected.n_samples, selected.strategy) == (48, "head_gsample")
