@@ -1,6 +1,6 @@
 -- Who may do what. Run by migrate() as the owner after every change of this folder; harmless to repeat.
 --   owner             the user who migrates: owns everything, alone may create, alter and drop
---   alchemist_writer  stages: rows, never structure; partitions only by add_partition and drop_partition
+--   alchemist_writer  stages: rows, never structure; partitions and statistics only by functions
 --   alchemist_reader  Grafana, analysts: SELECT only, with timeouts
 -- Both can log in once an administrator gives them a password: ALTER ROLE alchemist_reader PASSWORD '…'.
 -- Where the owner may not create roles (a managed server), an administrator creates the two; until then nothing is granted.

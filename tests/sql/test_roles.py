@@ -7,6 +7,8 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from alchemist_core.store.maintenance import MANY_ROWS, refresh_statistics
+
 pytestmark = pytest.mark.db
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'alchemist'"
@@ -41,6 +43,20 @@ def test_the_writer_works_with_rows_and_gets_partitions_only_by_function(log_in:
         refused(writer, "SELECT alchemist.add_partition('datasets', 1)", "parents are scores and subset_samples")
 
 
+def test_the_writer_refreshes_statistics_of_tables_that_it_does_not_own(
+    log_in: Callable[[str], Connection], connection: Connection
+) -> None:
+    with log_in("alchemist_writer") as writer:
+        writer.execute(
+            text("SELECT alchemist.add_partition('scores', 1), alchemist.add_partition('subset_samples', 1)")
+        )
+        writer.commit()
+        assert refresh_statistics(writer.engine) == len(MANY_ROWS)
+        refused(writer, "SELECT alchemist.analyze_table('scores; DROP TABLE scores')", "does not exist")
+    looked_at = "SELECT relname FROM pg_class WHERE relnamespace = 'alchemist'::regnamespace AND reltuples >= 0 AND relkind IN ('r', 'p')"
+    assert {*MANY_ROWS, "scores_1"} <= set(connection.execute(text(looked_at)).scalars())
+
+
 def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], Connection]) -> None:
     with log_in("alchemist_reader") as reader:
         assert reader.execute(text("SHOW default_transaction_read_only")).scalar_one() == "on"
@@ -62,4 +78,5 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
         for (table,) in reader.execute(text(TABLES)).all():
             refused(reader, f"DELETE FROM alchemist.{table}", "permission denied")
         refused(reader, "SELECT alchemist.add_partition('scores', 1)", "permission denied")
+        refused(reader, "SELECT alchemist.analyze_table('scores')", "permission denied")
         refused(reader, "SELECT nextval('alchemist.fencing_tokens')", "permission denied")
