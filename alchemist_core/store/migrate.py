@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
@@ -17,13 +18,16 @@ from alchemist_core.store.engine import make_engine
 SQL = Path(__file__).resolve().parents[2] / "sql"
 MIGRATIONS = SQL / "migrations"
 UNDEFINED_TABLE, UNDEFINED_SCHEMA = "42P01", "3F000"
+# What a statement ends with that waited for others, as our own timeouts let it.
+WAITED = (LockNotAvailable, QueryCanceled, DeadlockDetected)
 
 
 def migrate(url: str) -> str:
     """Bring the database to this code's schema and return its revision; at head one query finds that out.
 
     Raises:
-        StoreError: the server does not answer, the database belongs to newer code, or a statement was refused.
+        StoreError: the server does not answer, the database belongs to newer code, others hold what is to be changed, or a
+            statement was refused.
     """
     engine = make_engine(url)
     try:
@@ -36,7 +40,11 @@ def migrate(url: str) -> str:
                 _apply_code(connection)
         return head_revision()
     except OperationalError as refused:
-        msg = f"the database refused: {str(refused.orig).strip()}; remedy: `alchemist db start`, or check ALCHEMIST_DATABASE_URL"
+        said = str(refused.orig).strip()
+        msg = f"the database refused: {said}; remedy: `alchemist db start`, or check ALCHEMIST_DATABASE_URL"
+        if isinstance(refused.orig, WAITED):
+            why = said.partition("\n")[0]
+            msg = f"others hold what this code's schema must change: {why}; remedy: run the command again when long queries have ended"
         raise StoreError(msg) from refused
     except ProgrammingError as refused:
         msg = f"the database cannot be migrated by this user: {str(refused.orig).strip()}; remedy: run it as the schema's owner"
@@ -129,7 +137,5 @@ def _apply_code(connection: Connection) -> None:
 
 
 def _execute_file(connection: Connection, path: Path) -> None:
-    cursor = connection.connection.cursor()
-    # Straight to the driver: a percent sign or a colon in a file is not a parameter.
-    cursor.execute(path.read_text())
-    cursor.close()
+    # A percent sign or a colon in a file is not a parameter.
+    connection.exec_driver_sql(path.read_text(), execution_options={"no_parameters": True})

@@ -113,6 +113,25 @@ def test_a_server_that_is_not_there_is_named_with_a_remedy() -> None:
         migrate("postgresql://nobody@127.0.0.1:1/none")
 
 
+@pytest.mark.parametrize("held", [
+    "SELECT count(*) FROM alchemist.lineage",
+    # Views are dropped without it, and made again with it.
+    "LOCK TABLE alchemist.samples IN ACCESS EXCLUSIVE MODE",
+])  # fmt: skip
+def test_who_holds_what_a_new_view_needs_is_not_taken_for_a_server_that_is_away(
+    engine: Engine, database_url: str, held: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("COMMENT ON SCHEMA alchemist IS 'older'"))
+    with engine.connect() as other:
+        other.execute(text(held))
+        with pytest.raises(StoreError, match=r"lock timeout.*run the command again") as refused:
+            migrate(database_url)
+        other.rollback()
+    assert "db start" not in str(refused.value)
+    assert migrate(database_url) == head_revision()
+
+
 def test_every_migration_stays_on_one_screen() -> None:
     for path in sorted((MIGRATIONS / "versions").glob("*.py")):
         assert len(path.read_text().splitlines()) <= 100, path
