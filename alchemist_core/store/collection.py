@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from alchemist_core.store.members import drop_members
+from alchemist_core.store.members import drop_members, lock_members
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import lock_name
 from alchemist_core.store.tables import AnyRow, Subset
@@ -43,29 +43,32 @@ def collect(
     """Take a version's tars and membership off the store and remove its files, unless somebody wants it by now.
 
     In two transactions: while membership is dropped, readers of every subset wait, and tars may take minutes. Membership goes last,
-    because a takedown finds by it whose tars hold a picture.
+    because a takedown finds by it whose tars hold a picture. In both nobody stores the membership, which every copy begins with: what
+    is copied while its tars go would be known to nobody.
 
     Args:
         engine: The store.
         row: The version, as `find_collectable` or `find_tars_with_taken_down` gave it; the second kind keeps its membership.
-        is_still_free: Asked again under the name's lock, in both.
+        is_still_free: Asked again under the locks, in both.
         remove_copies: Deletes the tars; called last of its transaction, so that what is interrupted can be collected again.
         remove_manifest: Deletes the manifest, likewise.
 
     Returns:
-        False where the version is wanted again, its membership is just being stored, or a reader holds its partition for more than 5 s.
+        False where the version is wanted again, has other copies by now, its membership is just being stored, or a reader holds its
+        partition for more than 5 s.
     """
     try:
         with _sole_judge(engine, row.name) as connection:
-            if not is_still_free(connection):
+            if not (_is_as_found(connection, row.subset_id, row.copy_uris) and is_still_free(connection)):
                 return False
             values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "copy_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
             remove_copies()
         if "members_bytes" in row._fields:
             with _sole_judge(engine, row.name) as connection:
-                if not (is_still_free(connection) and drop_members(connection, row.subset_id)):
+                if not (_is_as_found(connection, row.subset_id, []) and is_still_free(connection)):
                     return False
+                drop_members(connection, row.subset_id)
                 remove_manifest()
     except DBAPIError as refused:
         if getattr(refused.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
@@ -81,3 +84,9 @@ def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         lock_name(connection, name)
         yield connection
+
+
+def _is_as_found(connection: Connection, subset_id: int, copy_uris: Sequence[str]) -> bool:
+    """Tell whether a version has these copies alone, and keep it so until the transaction ends."""
+    noted = select(Subset.copy_uris).where(Subset.subset_id == subset_id).with_for_update()
+    return lock_members(connection, subset_id) and connection.execute(noted).scalar_one() == list(copy_uris)

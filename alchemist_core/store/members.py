@@ -43,13 +43,15 @@ def has_members(connection: Connection, subset_id: int) -> bool:
     return connection.execute(statement).first() is not None
 
 
-def drop_members(connection: Connection, subset_id: int) -> bool:
-    """Take a version's membership out of the store; its manifest can put it back. False where somebody is just storing it."""
+def lock_members(connection: Connection, subset_id: int) -> bool:
+    """Let nobody store a version's membership before this transaction ends; False where somebody is just doing it."""
     lock = text("SELECT pg_try_advisory_xact_lock(hashtext('alchemist.members'), :id)")
-    if not connection.execute(lock, {"id": subset_id}).scalar_one():
-        return False
+    return bool(connection.execute(lock, {"id": subset_id}).scalar_one())
+
+
+def drop_members(connection: Connection, subset_id: int) -> None:
+    """Take a version's membership, which `lock_members` keeps as it is, out of the store; its manifest can put it back."""
     connection.execute(text("SELECT alchemist.drop_partition('subset_samples', :id)"), {"id": subset_id})
-    return True
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -15,7 +16,10 @@ from sqlalchemy import Engine, text
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.copy_places import remove_copy
 from alchemist_core.errors import DataError
-from alchemist_core.store.subsets import find_subset
+from alchemist_core.stages.version_manifest import load_manifest
+from alchemist_core.store import collection
+from alchemist_core.store.members import store_members
+from alchemist_core.store.subsets import find_subset, note_copy
 from alchemist_core.verbs import subset_gc
 from alchemist_core.verbs.subset_gc import GcSubsetConfig, GcSubsetReport, gc
 from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
@@ -171,6 +175,49 @@ def test_tars_that_cannot_be_removed_are_left_with_their_membership_so_that_a_ta
     assert tars.exists()
     assert find_subset(versions, NAME, version=1).copy_uris != []
     assert partitions(versions) == {1, 2, 3}
+
+
+def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(1)
+    row = find_subset(versions, NAME, version=1)
+
+    def copy_again() -> None:
+        with versions.begin() as connection:
+            insert_rows(connection, {"runs": [{"run_id": 900, "stage": "materialize", "config": {"subset": NAME}}]})
+        store_members(versions, row.subset_id, load_manifest(versions, row))
+        note_copy(versions, row.subset_id, row.copy_uris[0])
+
+    copying = threading.Thread(target=copy_again)
+
+    def remove_slowly(uri: str) -> None:
+        copying.start()
+        copying.join(2)
+        remove_copy(uri)
+
+    monkeypatch.setattr(subset_gc, "remove_copy", remove_slowly)
+    report = collect(dry_run=False)
+    copying.join()
+    assert [line for line in report.left if line.startswith("best v1 is in use again")]
+    assert find_subset(versions, NAME, version=1).copy_uris == row.copy_uris
+    assert 1 in partitions(versions)
+
+
+def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(1)
+    row, collect_one = find_subset(versions, NAME, version=1), collection.collect
+
+    def copy_first(*given: Any, **how: Any) -> bool:
+        note_copy(versions, row.subset_id, "materialized/another")
+        return collect_one(*given, **how)
+
+    monkeypatch.setattr(collection, "collect", copy_first)
+    report = collect(dry_run=False)
+    assert [line for line in report.left if line.startswith("best v1 is in use again")]
+    assert find_subset(versions, NAME, version=1).copy_uris == [*row.copy_uris, "materialized/another"]
 
 
 @pytest.fixture
