@@ -1,7 +1,7 @@
 """What the training loops are told: sizes, lengths, rates. No torch here: the command line reads these bounds."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,11 @@ from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReadin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TEXT_ENCODERS = r"^(words|minilm|clip:.+)$"
+
+
+def _later_field(default: Any, **declared: Any) -> Any:
+    """Declare a field that a dump leaves out at its default: what was trained before there was the field keeps its identity."""
+    return Field(default, exclude_if=lambda value: value == default, **declared)
 
 
 class RaterTrainingConfig(BaseModel):
@@ -162,6 +167,11 @@ class DownstreamConfig(BaseModel):
         None, ge=1, le=100_000_000, description="Steps, whatever the subset's size; none: what the epochs need"
     )
     batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step")
+    n_accumulated: int = _later_field(1, ge=1, le=65536, description="Parts of a batch that are read one after another")
+    precision: Precision = _later_field("fp32", description="Number format of the forwards; fp16 needs a GPU")
+    is_checkpointed: bool = _later_field(
+        default=False, description="Whether backwards read activations anew: less memory, more time"
+    )
     learning_rate: float = Field(5e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
     n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
@@ -194,6 +204,13 @@ class DownstreamConfig(BaseModel):
     flux_parts: Path | None = Field(
         None, description="Folder of FLUX.1 in diffusers' layout: VAE, text encoders and tokenizers are read"
     )
+
+    @model_validator(mode="after")
+    def _parts_divide_the_batch(self) -> "DownstreamConfig":
+        if self.batch_size % self.n_accumulated:
+            message = f"batch_size {self.batch_size} must be a multiple of n_accumulated {self.n_accumulated}: parts are equal"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _flux_is_adapted(self) -> "DownstreamConfig":

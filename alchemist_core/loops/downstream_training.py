@@ -1,6 +1,7 @@
 """Training a generator on the pairs of one arm: same recipe, same first weights and same epochs for every arm.
 
 It takes pairs and leaves a folder; which subset the pairs are, it does not know.
+Letters: b pairs of a part of a batch.
 """
 
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.loops import checkpoints
 from alchemist_core.loops.averaging import average_of
 from alchemist_core.loops.config import DownstreamConfig
@@ -40,6 +42,10 @@ def train_downstream(
         out: Folder to make: model, tokenizer, config and metrics.
         report: Told the steps done, the steps planned, and a note.
         cache: Folder of what frozen encoders gave before.
+
+    Raises:
+        ConfigError: The number format or the number of processes does not fit, or a checkpoint is of another config.
+        DataError: There is no pair, or a pair's picture cannot be decoded.
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
@@ -59,7 +65,8 @@ class _Run:
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
         self.config, self.out, self.n_pairs = config, out, len(pairs)
-        self.accelerator = make_accelerator()
+        self.accelerator = make_accelerator(config.precision)
+        _require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
         self.recipe = load_recipe(config, tokenizer_from, device)
         with self.accelerator.main_process_first():
@@ -123,12 +130,11 @@ class _Run:
 
     def _descend(self) -> float:
         index_B = batch_index(self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
-        batch = self.data.rows(own_slice(self.accelerator, index_B)).to(self.accelerator.device)
+        parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
         # What a model draws at a step is a function of the step and the process, as the batch is of the step.
         n_processes = self.accelerator.num_processes
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * n_processes + self.accelerator.process_index)
-        loss = self.model(*batch).mean()
-        self.accelerator.backward(loss)
+        loss = torch.stack([self._descend_on(index_b) for index_b in parts]).sum()
         if self.recipe.gradient_clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         self.optimizer.step()
@@ -136,7 +142,14 @@ class _Run:
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self._plain_model())
-        return float(self.accelerator.reduce(loss.detach(), "mean").item())
+        return float(self.accelerator.reduce(loss, "mean").item())
+
+    def _descend_on(self, index_b: Int64[Tensor, " b"]) -> Tensor:
+        # Backward at once: only one part's activations are held, and several processes add up the gradients of each.
+        batch = self.data.rows(index_b).to(self.accelerator.device)
+        loss: Tensor = self.model(*batch).mean() / self.config.n_accumulated
+        self.accelerator.backward(loss)
+        return loss.detach()
 
     def _plain_model(self) -> nn.Module:
         model: nn.Module = self.accelerator.unwrap_model(self.model)
@@ -148,6 +161,7 @@ class _Run:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "step": self.step,
             "losses": self.losses,
         }
@@ -161,4 +175,14 @@ class _Run:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.losses = state["step"], state["losses"]
+
+
+def _require_equal_parts(config: DownstreamConfig, n_processes: int) -> None:
+    if config.batch_size % (n_processes * config.n_accumulated):
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not split into {n_processes} processes × n_accumulated "
+            f"{config.n_accumulated} equal parts; set it to a multiple of {n_processes * config.n_accumulated}"
+        )

@@ -76,7 +76,7 @@ class FluxRecipe:
     def make_model(self) -> nn.Module:
         """Load the published weights and put adapters on them."""
         transformer = load_flux(self._base, self._flux, DTYPES[self._flux.precision])
-        if self._flux.is_checkpointed:
+        if self._flux.is_checkpointed or self._config.is_checkpointed:
             transformer.enable_gradient_checkpointing()
         return FlowMatching(add_lora(transformer, self._config.lora_rank, targets=FLUX_TARGETS), self._flux.guidance)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Int64
 from torch import Tensor
@@ -20,15 +21,22 @@ def make_accelerator(precision: Precision = "fp32") -> Accelerator:
     """Join the launched processes, on a GPU where there is one.
 
     Raises:
-        ConfigError: fp16 without a GPU.
+        ConfigError: fp16 without a GPU, or another number format than the process already has.
     """
     has_gpu = torch.accelerator.is_available()
     if precision == "fp16" and not has_gpu:
         raise ConfigError("precision fp16 scales its losses on a GPU, and there is none; choose bf16 or fp32")
+    mixed_precision = "no" if precision == "fp32" else precision
+    # accelerate keeps one number format a process.
+    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+        raise ConfigError(
+            f"precision {precision} follows another one in the same process, which keeps to its first; give rater and model "
+            f"the same, or train each by a command of its own"
+        )
     _join()
     return Accelerator(
         cpu=not has_gpu,
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision=mixed_precision,
         # Else accelerate moves a schedule once for each process at every step.
         step_scheduler_with_optimizer=False,
         # The bias of the code head gives a rater's backbone nothing to learn from.

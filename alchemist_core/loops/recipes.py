@@ -80,6 +80,7 @@ class StarRecipe:
     def make_model(self) -> nn.Module:
         """Make a new generator, or adapters on a trained one."""
         star = Star(self._config.star(self._tokenizer.config, self._encoder.dim))
+        star.trunk.has_gradient_checkpointing = self._config.is_checkpointed
         if self._config.base is None:
             return star
         from alchemist_core.models.lora import add_lora  # noqa: PLC0415  peft takes seconds that training from scratch need not pay

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from alchemist_core.loops.pairs import Pairs
+from alchemist_core.models.config import TokenizerConfig
+from alchemist_core.models.tokenizer import fit_tokenizer
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 80, 220), "white": (240, 240, 240)}
 PLACES = {"top": (0, 4), "left": (4, 0), "bottom": (8, 4), "right": (4, 8)}
@@ -37,3 +41,12 @@ def validation_pairs() -> Pairs:
 @pytest.fixture(scope="session")
 def test_pairs() -> Pairs:
     return draw_pairs(60, seed=3)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_from(tmp_path_factory: pytest.TempPathFactory, validation_pairs: Pairs) -> Path:
+    """Give the folder of a tokenizer, as a rater's training leaves it."""
+    folder = tmp_path_factory.mktemp("rater")
+    config = TokenizerConfig(n_codes=64, n_rounds=4)
+    fit_tokenizer(validation_pairs.image_NHWC, config, seed=0).save(folder / "tokenizer.safetensors")
+    return folder

@@ -12,8 +12,6 @@ from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.loops.downstream_training import train_downstream
 from alchemist_core.loops.heldout import heldout_losses
 from alchemist_core.loops.pairs import Pairs
-from alchemist_core.models.config import TokenizerConfig
-from alchemist_core.models.tokenizer import fit_tokenizer
 
 CONFIG = DownstreamConfig(n_epochs=6, batch_size=20, width=32, checkpoint_every_steps=10)
 
@@ -29,14 +27,6 @@ def ignore(_done: int, _total: int, _note: str) -> None:
 def kill_at(step: int, done: int) -> None:
     if done == step:
         raise KilledError
-
-
-@pytest.fixture(scope="module")
-def tokenizer_from(tmp_path_factory: pytest.TempPathFactory, validation_pairs: Pairs) -> Path:
-    folder = tmp_path_factory.mktemp("rater")
-    config = TokenizerConfig(n_codes=64, n_rounds=4)
-    fit_tokenizer(validation_pairs.image_NHWC, config, seed=0).save(folder / "tokenizer.safetensors")
-    return folder
 
 
 def test_training_lowers_the_held_out_loss(

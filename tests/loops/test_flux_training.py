@@ -78,13 +78,25 @@ def test_the_loss_falls_in_training_and_on_held_out_pairs(
     assert after_N.mean() < before_N.mean() - 0.3
 
 
+@pytest.mark.parametrize(
+    "sparing", [{"flux": TINY.model_copy(update={"is_checkpointed": True})}, {"is_checkpointed": True}]
+)
 def test_reading_activations_anew_changes_no_loss(
-    config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, sparing: dict[str, object], validation_pairs: Pairs, tmp_path: Path
 ) -> None:
     few = config.model_copy(update={"n_steps": 4})
-    sparing = few.model_copy(update={"flux": TINY.model_copy(update={"is_checkpointed": True})})
     expected = train(few, validation_pairs, tmp_path / "plain")
-    assert train(sparing, validation_pairs, tmp_path / "sparing") == pytest.approx(expected, rel=1e-4)
+    found = train(few.model_copy(update=sparing), validation_pairs, tmp_path / "sparing")
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_batch_in_parts_learns_as_much(
+    config: DownstreamConfig, trained: Path, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    # Not the same steps: each part draws its own times and noise.
+    whole = train(config, validation_pairs, trained)
+    parts = train(config.model_copy(update={"n_accumulated": 4}), validation_pairs, tmp_path / "parts")
+    assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)
 
 
 def test_a_killed_run_goes_on_to_bit_identical_adapters(
