@@ -39,7 +39,8 @@ def paper_exact() -> Values:
 def paper_size() -> Values:
     """Train the paper's networks: STAR-0.3B as both proxies, a depth-8 rater of 38.95 M, the published tokenizer at 256 px.
 
-    Hardware: GPUs under accelerate launch; built and counted, not yet trained. Rule alignment.
+    Hardware: GPUs under accelerate launch; built and counted, not yet trained. Rule alignment. The 64 pairs of a part of the
+    downstream batch hold 44 GB of activations by count, so that one GPU of 80 GB will do; with --is-checkpointed about a seventh.
     Needs --tokenizer-from and --text-encoder clip:NAME.
     """
     training = {
@@ -49,7 +50,10 @@ def paper_size() -> Values:
         "softmax_group": 32, "n_warmup_steps": 50_000, "n_steps": 50_000, "rater_average": 0.9997,
         "check_every_steps": 1000, "checkpoint_every_steps": 1000,
     }  # fmt: skip
-    model = {"depth": 16, "width": 1024, "n_heads": 16, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.05}
+    model = {
+        "depth": 16, "width": 1024, "n_heads": 16, "batch_size": 512, "n_accumulated": 8, "precision": "bf16",
+        "learning_rate": 1e-4, "weight_decay": 0.05,
+    }  # fmt: skip
     return {"train_rater": {"training": training}, "train_downstream": {"model": model}}
 
 
