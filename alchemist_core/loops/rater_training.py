@@ -223,7 +223,8 @@ class RaterRun:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "models": self.models.state_dict(),
+            # The key of checkpoints from before there was a second kind.
+            "bilevel": self.models.state_dict(),
             "progress": asdict(self.progress),
             "torch_rng": torch.get_rng_state(),
         }
@@ -232,7 +233,7 @@ class RaterRun:
         state = checkpoints.load_state(self.out, self.config)
         if state is None:
             return
-        self.models.load_state_dict(state["models"])
+        self.models.load_state_dict(state["bilevel"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])
 
