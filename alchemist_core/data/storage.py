@@ -108,14 +108,30 @@ def _local_path(uri: str) -> Path:
 
 def _list_files(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
     root = _local_path(root_uri)
-    if not root.is_dir():
-        raise DataError(f"The root {root_uri} is no folder that can be read here; correct it, or mount it.")
-    for path in root.rglob("*.tar"):
-        if path.is_file():
+    try:
+        if not root.is_dir():
+            raise DataError(f"The root {root_uri} is no folder that can be read here; correct it, or mount it.")
+        for path in _find_tars(root):
             stat = path.stat()
             # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
             changed_at = datetime.fromtimestamp(stat.st_ctime, UTC)
             yield join_uri(root_uri, path.relative_to(root).as_posix()), stat.st_size, changed_at
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root} cannot be listed ({error.strerror}); correct its rights, or mount it again."
+        ) from error
+
+
+def _find_tars(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root, onerror=_refuse_folder):
+        tars = (Path(folder, name) for name in names if name.endswith(".tar"))
+        yield from (path for path in tars if path.is_file())
+
+
+def _refuse_folder(error: OSError) -> None:
+    # Taken for empty, it would be a night without a shard. One that went meanwhile has none, nor has a file system's own.
+    if not isinstance(error, FileNotFoundError) and Path(error.filename).name != "lost+found":
+        raise error
 
 
 def _open_file(uri: str) -> io.BufferedReader:

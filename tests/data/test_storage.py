@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +66,23 @@ def test_a_shard_reads_the_same_wherever_it_lies(root: str, tar, record) -> None
         found = list(read_pairs(file, shard.size_bytes))
     assert [pair.record.key for pair in found if isinstance(pair, Pair)] == ["b0", "b1", "b2"]
     assert sha256_of(shard.uri).hex() == hashlib.sha256(expected).hexdigest()
+
+
+@pytest.mark.parametrize("place", ["", "2026-01-02"])
+@pytest.mark.parametrize("error", [errno.ESTALE, errno.EACCES])
+def test_a_folder_that_cannot_be_listed_is_named_and_not_taken_for_an_empty_one(
+    folder: str, monkeypatch: pytest.MonkeyPatch, place: str, error: int
+) -> None:
+    lost, scan = f"{folder}/{place}".rstrip("/"), os.scandir
+
+    def refuse(path: str | Path) -> Any:
+        if str(path) == lost:
+            raise OSError(error, os.strerror(error), lost)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=f"{lost} cannot be listed .{os.strerror(error)}"):
+        list_shards(folder)
 
 
 def test_ranges_come_in_the_order_asked_for(root: str) -> None:
