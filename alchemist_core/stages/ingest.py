@@ -76,30 +76,33 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
     with stage_run.engine.connect() as connection:
         began_at = read_clock(connection)
     for dataset in _datasets(config, stage_run):
-        known = registry.known_shards(stage_run.engine, dataset.dataset_id)
         try:
-            wanted = _wanted_shards(config, dataset, tally, today=began_at.date())
+            _ingest_dataset(config, stage_run, dataset, began_at, tally)
         except DataError as error:
-            tally.unreachable.append(f"{dataset.name}: {error}")
-            continue
-        fresh = [
-            shard for shard in wanted if not _is_known(stage_run, known.get(shard.uri), shard.file, began_at, tally)
-        ]
-        n_done = len(wanted) - len(fresh)
-        files = [shard.file for shard in fresh]
-        contents = read_shards(files, n_workers=_count_readers(files), has_perceptual_hash=config.perceptual_hash)
-        for shard, content in zip(fresh, contents, strict=True):
-            new = NewShard(
-                dataset.dataset_id, shard.uri, content.sha256, shard.file.size_bytes, shard.crawl_date,
-                stage_run.run_id, began_at,
-            )  # fmt: skip
-            _store_shard(config, stage_run, new, content, tally)
-            n_done += 1
-            stage_run.report(n_done, len(wanted), dataset.name)
-        if not fresh:
-            stage_run.report(n_done, len(wanted), dataset.name)
+            tally.unreachable.append(f"{dataset.name}: {error} Not all of it was ingested.")
     tally.refuse_incomplete()
     return tally.report()
+
+
+def _ingest_dataset(
+    config: IngestConfig, stage_run: StageRun, dataset: DatasetRow, began_at: datetime, tally: "Tally"
+) -> None:
+    known = registry.known_shards(stage_run.engine, dataset.dataset_id)
+    wanted = _wanted_shards(config, dataset, tally, today=began_at.date())
+    fresh = [shard for shard in wanted if not _is_known(stage_run, known.get(shard.uri), shard.file, began_at, tally)]
+    n_done = len(wanted) - len(fresh)
+    files = [shard.file for shard in fresh]
+    contents = read_shards(files, n_workers=_count_readers(files), has_perceptual_hash=config.perceptual_hash)
+    for shard, content in zip(fresh, contents, strict=True):
+        new = NewShard(
+            dataset.dataset_id, shard.uri, content.sha256, shard.file.size_bytes, shard.crawl_date,
+            stage_run.run_id, began_at,
+        )  # fmt: skip
+        _store_shard(config, stage_run, new, content, tally)
+        n_done += 1
+        stage_run.report(n_done, len(wanted), dataset.name)
+    if not fresh:
+        stage_run.report(n_done, len(wanted), dataset.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,8 @@ class Tally:
         """Stop after all else was ingested.
 
         Raises:
-            DataError: A dataset is away, a folder is named like a day that no calendar has, or a shard is another one than was
-                registered.
+            DataError: A dataset, or a shard of it, cannot be read; a folder is named like a day that no calendar has; or a shard is
+                another one than was registered.
         """
         texts = list(self.unreachable)
         if self.undated:

@@ -90,6 +90,29 @@ def test_a_dataset_that_is_away_stops_no_other(corpus: Path, database_url: str, 
     assert ingest(dataset="other").n_known == 1
 
 
+def test_a_dataset_that_goes_away_while_it_is_read_stops_no_other(
+    corpus: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a_first", "other"):
+        (tmp_path / name).mkdir()
+        ingest(dataset=name, root=str(tmp_path / name))
+    shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "a_first" / "a.tar")
+    ingest(dataset="a_first")
+    # So that it is read again.
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.shards SET verified_at = verified_at - interval '1 hour'"))
+    shutil.copy(tmp_path / "a_first" / "a.tar", tmp_path / "other" / "b.tar")
+
+    def refuse(uri: str) -> bytes:
+        raise DataError(f"Shard {uri} cannot be opened (Stale file handle); restore it, or retire it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_stage, "sha256_of", refuse)
+        with pytest.raises(DataError, match=r"a_first: Shard .*a\.tar cannot be opened.*Not all of it"):
+            ingest()
+    assert ingest(dataset="other").n_known == 1
+
+
 def test_a_root_as_seen_from_here_is_found_from_elsewhere(
     corpus: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
