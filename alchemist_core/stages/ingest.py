@@ -222,7 +222,10 @@ def _store_shard(config: IngestConfig, stage_run: StageRun, new: NewShard, conte
         tally.n_rejected += 1
         return
     pairs, faults, imported = content.pairs, content.faults, config.imported_scores
-    _, n_new = registry.register_shard(stage_run.engine, new, pairs, faults, imported=imported)
+    n_new = registry.register_shard(stage_run.engine, new, pairs, faults, imported=imported)
+    if n_new is None:
+        tally.n_known += 1
+        return
     tally.n_shards += 1
     tally.n_locations += len(pairs) + len(faults)
     tally.n_new_pairs += n_new

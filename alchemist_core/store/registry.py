@@ -134,7 +134,7 @@ def reject_shard(engine: Engine, shard: NewShard, reason: str) -> None:
 
 def register_shard(
     engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any], *, imported: Sequence[str] = ()
-) -> tuple[int, int]:
+) -> int | None:
     """Store a verified shard, its pairs, their locations and its quarantined records in one transaction.
 
     Args:
@@ -145,17 +145,19 @@ def register_shard(
         imported: Names under which the crawl's own scores stand in the pairs' JSON.
 
     Returns:
-        The shard's id, and how many pairs nobody had seen before.
+        How many pairs nobody had seen before; none where another process has registered the shard meanwhile.
     """
     with engine.begin() as connection:
         _forget_rejected(connection, shard)
         verified = replace(shard, verified_at=shard.verified_at or read_clock(connection))
         shard_id = _insert_shard(connection, verified, state="verified", n_samples=len(pairs) + len(faults))
+        if shard_id is None:
+            return None
         n_new = _insert_pairs(connection, shard_id, pairs)
         if imported and pairs:
             connection.execute(load_query("import_scores"), {"names": list(imported)})
         insert_faults(connection, shard_id, faults, stage="ingest", rater_id=None, run_id=shard.run_id)
-        return shard_id, n_new
+        return n_new
 
 
 def _forget_rejected(connection: Connection, shard: NewShard) -> None:
@@ -164,9 +166,10 @@ def _forget_rejected(connection: Connection, shard: NewShard) -> None:
     connection.execute(delete(Shard).where(*same))
 
 
-def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int:
+def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int | None:
     values = {name: getattr(shard, name) for name in NewShard.__slots__}
-    return connection.execute(insert(Shard).values(values | fields).returning(Shard.shard_id)).scalar_one()
+    given = insert(Shard).values(values | fields).on_conflict_do_nothing(index_elements=[Shard.dataset_id, Shard.uri])
+    return connection.execute(given.returning(Shard.shard_id)).scalar()
 
 
 PAIR_COLUMNS = (
