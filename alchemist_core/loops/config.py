@@ -93,7 +93,8 @@ class RaterTrainingConfig(BaseModel):
     @model_validator(mode="after")
     def _rater_fits_its_start(self) -> "RaterTrainingConfig":
         sizes = (self.rater_width, self.rater_depth), (self.proxy_width, self.proxy_depth)
-        if self.rater_start == "proxy" and sizes[0] != sizes[1]:
+        has_network = self.rule is not RatingRule.LEARNABILITY
+        if has_network and self.rater_start == "proxy" and sizes[0] != sizes[1]:
             message = f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}; choose scratch"
             raise ValueError(message)
         return self
