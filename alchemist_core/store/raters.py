@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, func, insert, or_, select, text, upda
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.tables import Rater
+from alchemist_core.store.tables import Rater, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ COLUMNS = tuple(getattr(Rater, name) for name in RaterRow.__slots__)
 
 
 def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
-    """Return a rater by name, or by the words `production` or `newest`; None when there is none in production or at all.
+    """Return a rater by name, or by a word: `production`, or `newest`, which the last training gave; None when there is none.
 
     Raises:
         ConfigError: If a rater of that name does not exist; the text lists those that do.
@@ -40,7 +40,10 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
     if wanted == "production":
         statement = statement.where(Rater.state == "production")
     elif wanted == "newest":
-        statement = statement.order_by(Rater.rater_id.desc()).limit(1)
+        # Not the newest row: a training that found its rater again means that one, and so do the steps behind it.
+        last = select(Run.report["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
+        trained = last.order_by(Run.run_id.desc()).limit(1).scalar_subquery()
+        statement = statement.order_by((Rater.name == trained).desc().nulls_last(), Rater.rater_id.desc()).limit(1)
     else:
         statement = statement.where(Rater.name == wanted)
     with engine.connect() as connection:

@@ -124,6 +124,19 @@ def test_a_twin_of_another_seed_measures_the_stability_of_ranks(
     assert -1 <= stability["value"] <= 1
 
 
+def test_the_newest_rater_is_what_training_last_gave_found_again_or_not(ingest_corpus: Callable[[], object]) -> None:
+    ingest_corpus()
+    first, second = train(seed=1).rater, train(seed=2).rater
+    newest = find_rater(open_store(), "newest")
+    assert newest is not None
+    assert newest.name == second
+    again = train(seed=1)
+    assert (again.rater, again.is_new) == (first, False)
+    newest = find_rater(open_store(), "newest")
+    assert newest is not None
+    assert newest.name == first
+
+
 def test_two_proxies_for_a_rater_score_and_are_drawn_from_like_any_other(ingest_corpus: Callable[[], object]) -> None:
     ingest_corpus()
     rater = train(rule="learnability").rater
