@@ -33,7 +33,7 @@ class SelectionPolicy(Config):
     strategy: StrategyName = Field(
         "auto",
         description="How pairs are chosen by rank; auto: the rater's probed region (alchemist region-probe), "
-        "without one head_gsample for a rater of rule alignment, shift_gsample for loss",
+        "without one shift_gsample for a rater of rule loss, head_gsample for others",
     )
     retention: float = Field(0.2, gt=0, le=1, description="Share of the eligible pairs to keep, ratio 0-1")
     drop_top_ratio: float | None = Field(
