@@ -46,6 +46,12 @@ def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> Sequence[An
         return connection.execute(statement, {"dataset": dataset, "crawl_date": crawl_date}).all()
 
 
+def outdated_checks(engine: Engine, night_id: int) -> list[str]:
+    """Return the suites that looked at a night before the last of it had come."""
+    with engine.connect() as connection:
+        return list(connection.execute(load_query("outdated_checks"), {"night_id": night_id}).scalars())
+
+
 def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date | None) -> set[str]:
     """Return the expectations of a night that a person has released: they are counted and stop nothing any more."""
     statement = text("""

@@ -10,7 +10,7 @@ from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.checks import failed_checks
+from alchemist_core.store.checks import failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import decide_night, held_nights, night_title, open_nights
 from alchemist_core.store.raters import find_rater
@@ -35,7 +35,10 @@ class PublishNightReport(Report):
 
 
 def publish_night(config: PublishNightConfig) -> PublishNightReport:
-    """Make a scored and checked night selectable; an empty night, or one without a rater, has nothing to publish."""
+    """Make a scored and checked night selectable; an empty night, or one without a rater, has nothing to publish.
+
+    One that nobody checks is published unchecked; what was checked must have been checked as it is now.
+    """
     engine = open_store()
     rater = find_rater(engine, config.rater)
     if rater is None:
@@ -47,6 +50,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     for night in nights:
         require_complete(engine, night, rater)
         _refuse_failed(engine, night)
+        _refuse_outdated(engine, night)
         with engine.begin() as connection:
             # Another command may have decided it meanwhile.
             if decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
@@ -77,6 +81,15 @@ def _refuse_failed(engine: Engine, night: AnyRow) -> None:
         raise CheckFailedError(
             f"Night {night.crawl_date} of {night.dataset} did not pass its checks ({names}): it stays closed. Look at it, then: "
             f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
+        )
+
+
+def _refuse_outdated(engine: Engine, night: AnyRow) -> None:
+    if suites := outdated_checks(engine, night.night_id):
+        which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
+        commands = ", then ".join(f"alchemist check --suite {suite} {which}" for suite in suites)
+        raise CheckFailedError(
+            f"Night {night_title(night)} has grown since its {' and '.join(suites)} were checked. Run {commands}, then publish it again."
         )
 
 

@@ -1,0 +1,37 @@
+-- Purpose: which suites of checks looked at a night before the last of what they look at had come: their outcomes say nothing of it.
+-- Parameters: night_id integer.
+-- One row is: a suite whose last look is older than the night's newest shard or, for `scores`, its newest scores, and only those of the
+--   production rater, for it looks at no others. A suite that never looked at the night is none; a release and drift are no look.
+-- Relies on: pk_nights, ix_check_results_suite_dataset_name_crawl_date, ix_shards_dataset_id_crawl_date, ix_shard_scores_night_id.
+-- Safe to re-run: yes.
+WITH came AS (
+    SELECT
+        datasets.name AS dataset_name,
+        nights.crawl_date,
+        (
+            SELECT max(shards.created_at)
+            FROM alchemist.shards
+            WHERE shards.dataset_id = nights.dataset_id AND shards.crawl_date = nights.crawl_date AND shards.state <> 'retired'
+        ) AS registered_at,
+        (
+            SELECT max(shard_scores.scored_at)
+            FROM alchemist.shard_scores
+            WHERE shard_scores.night_id = nights.night_id AND raters.state = 'production'
+        ) AS scored_at
+    FROM alchemist.nights
+    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id
+    INNER JOIN alchemist.raters ON nights.rater_id = raters.rater_id
+    WHERE nights.night_id = :night_id
+)
+
+SELECT check_results.suite
+FROM came
+INNER JOIN alchemist.check_results
+    ON came.dataset_name = check_results.dataset_name AND came.crawl_date = coalesce(check_results.crawl_date, came.crawl_date)
+WHERE
+    check_results.suite IN ('shards', 'samples', 'scores')
+    AND check_results.expectation <> 'scores_are_steady'
+    AND check_results.observed -> 'released_by' IS NULL
+GROUP BY check_results.suite, came.registered_at, came.scored_at
+HAVING max(check_results.created_at) < CASE check_results.suite WHEN 'scores' THEN came.scored_at ELSE came.registered_at END
+ORDER BY check_results.suite
