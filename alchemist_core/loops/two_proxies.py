@@ -1,7 +1,4 @@
-"""What every rule of rating begins with: a proxy θ, warmed up alone, and a reference θ̂ that begins as its copy.
-
-Letters: B samples of the training batch.
-"""
+"""What every rule of rating begins with: a proxy θ, warmed up alone, and a reference θ̂ that begins as its copy."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -22,6 +19,9 @@ from alchemist_core.rating.rater import PairRater
 class TwoProxies(ABC):
     """Models and the optimisers of those that are trained. A rule says what a step does after the warm-up."""
 
+    proxy: Any
+    reference: Any
+
     def __init__(
         self,
         config: RaterTrainingConfig,
@@ -37,9 +37,6 @@ class TwoProxies(ABC):
         self.optimizers = {name: self._optimizer(getattr(self, name), rate) for name, rate in rates.items()}
         # accelerate's own optimisers would move the one scale of fp16 after each of three, between gradients of one step.
         self.scaler = accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
-
-    proxy: Any
-    reference: Any
 
     def warmup_step(self, parts: Sequence[Batch]) -> float:
         """Train the proxy alone, uniformly."""
