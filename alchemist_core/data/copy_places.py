@@ -4,6 +4,7 @@ To an object store each tar goes by way of the home: written there, uploaded, an
 """
 
 import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,9 +60,18 @@ def copy_to(
 
 
 def copy_size(uri: str) -> int:
-    """Return the bytes that a copy takes up, also one that was not finished."""
+    """Return the bytes that a copy takes up, also one that was not finished.
+
+    Raises:
+        DataError: It cannot be looked at, so that nobody knows whether it is there.
+    """
     n_uploaded = sum(size for _, size, _ in s3.find_objects(uri)) if is_s3(uri) else 0
-    return n_uploaded + sum(path.stat().st_size for folder in _folders(uri) for path in folder.rglob("*"))
+    try:
+        return n_uploaded + sum(map(_folder_size, _folders(uri)))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or uri} cannot be looked at ({error.strerror}): correct its rights, then run again"
+        ) from error
 
 
 def remove_copy(uri: str) -> None:
@@ -79,6 +89,14 @@ def remove_copy(uri: str) -> None:
             raise DataError(
                 f"{folder} cannot be removed ({error.strerror or error}): correct the folder's rights, then run again"
             ) from error
+
+
+def _folder_size(folder: Path) -> int:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = os.walk(folder, onerror=refuse)
+    return sum(Path(where, name).lstat().st_size for where, _, names in found for name in names)
 
 
 def _staging(uri: str) -> Path:

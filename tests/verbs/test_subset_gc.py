@@ -177,6 +177,24 @@ def test_tars_that_cannot_be_removed_are_left_with_their_membership_so_that_a_ta
     assert partitions(versions) == {1, 2, 3}
 
 
+def test_tars_that_cannot_be_looked_at_are_left_and_not_forgotten(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, scan = copied(1), os.scandir
+
+    def refuse(path: str | Path | int) -> Any:
+        if str(path) == str(tars):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        report = collect(dry_run=False)
+    assert [line for line in report.left if "best v1: " in line and "cannot be looked at (Permission denied)" in line]
+    assert tars.exists()
+    assert find_subset(versions, NAME, version=1).copy_uris != []
+
+
 def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
     versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
