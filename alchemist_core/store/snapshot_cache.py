@@ -117,14 +117,15 @@ def _map(path: Path) -> tuple[NDArray[Any], str] | None:
 
 def _save(path: Path, column: NDArray[Any]) -> None:
     seal = path.with_suffix(".json")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        aside = Path(file.name)
-        try:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             np.save(file, column)
-        except OSError:
-            # A full disk would keep what was written of it.
-            aside.unlink()
-            raise
+    except OSError:
+        # A full disk, which may show only as the file is closed, would keep what was written of it.
+        aside.unlink()
+        raise
     # Without its seal a file counts for nothing, so it goes first and comes last.
     seal.unlink(missing_ok=True)
     aside.replace(path)

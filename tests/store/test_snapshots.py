@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import threading
 from pathlib import Path
@@ -140,17 +141,28 @@ def test_a_snapshot_can_be_given_again_when_all_has_changed(store: Engine) -> No
     assert (len(first.pairs), len(later.pairs)) == (400, 400 - 100 + 2 - 1)
 
 
-def test_a_full_disk_keeps_nothing_of_what_was_half_written(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", ["as it is written", "as it is closed"])
+def test_a_full_disk_keeps_nothing_of_what_was_half_written(
+    store: Engine, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
     first = take(store)
     (ranks,) = kept_files("rank-*.npy")
     ranks.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_up(file: BinaryIO, _column: object) -> None:
         file.write(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if fails == "as it is written":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # Four bytes are in a buffer, and two fit.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2, limits[1]))
 
     monkeypatch.setattr(np, "save", fill_up)
-    assert same(take(store), first)
+    try:
+        again = take(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same(again, first)
     assert kept_files(".*") == []
 
 
