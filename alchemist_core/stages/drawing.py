@@ -158,7 +158,7 @@ class _Stratum:
     def draw(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the members, and the pairs that would be members but for a cap: places in the pool."""
         nobody = np.empty(0, np.int64)
-        if k == 0 and (self.n_eligible or self._index is not None):
+        if k == 0 and self._index is not None:
             return nobody, nobody
         if self._policy.max_share is None:
             noise = self._policy.noise()

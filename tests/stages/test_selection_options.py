@@ -258,6 +258,17 @@ def test_where_every_pair_scores_alike_a_head_cut_says_that_it_leaves_none(store
     assert draw(strategy="gsample").n_samples == 80
 
 
+@pytest.mark.parametrize("options", [{}, {"stratify": True}])
+def test_a_retention_that_keeps_none_is_refused_with_the_smallest_that_keeps_one(
+    store: Engine, options: dict[str, bool]
+) -> None:
+    for dry_run in (True, False):
+        with pytest.raises(
+            ConfigError, match=r"keeps none of 400 eligible pairs; the smallest that keeps one is 0\.0025"
+        ):
+            draw(retention=0.001, dry_run=dry_run, **options)
+
+
 def test_a_number_of_a_crawl_that_no_float_holds_counts_as_none(store: Engine) -> None:
     change(store, """
         UPDATE alchemist.heuristic_scores SET imported = '{"likes": 1e400}' WHERE sample_id = 1;
