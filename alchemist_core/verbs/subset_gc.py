@@ -24,7 +24,7 @@ class GcSubsetConfig(Config):
 
     name: str | None = Field(None, description="Name of a subset; none: all of them")
     min_age_days: float = Field(
-        7, ge=0, le=36_500, description="Days since a version was made or published before it may go"
+        7, ge=0, le=36_500, description="Days since a version was made, published or first copied before it may go"
     )
     dry_run: bool = Field(True, description="Only list what would go; --no-dry-run removes it")
 
@@ -153,9 +153,9 @@ def _remove_manifest(holding: Holding) -> None:
 def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
     """Find manifests without a row, whole or half written: their selection was interrupted before it stored one."""
     root, known = artifact_path("subsets"), collection.manifest_uris(engine)
+    # One of this moment may be another process's, which has yet to finish it or to store its row.
+    least_s = max(86400 * config.min_age_days, 3600)
     for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
-        # A half-written one may be another process's of this moment.
-        least_s = max(86400 * config.min_age_days, 3600 if path.name.startswith(".") else 0)
         is_old = path.exists() and path.stat().st_mtime <= time.time() - least_s
         if is_old and path.relative_to(root.parent).as_posix() not in known:
             yield path

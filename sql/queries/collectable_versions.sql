@@ -1,8 +1,8 @@
 -- Purpose: which subset versions may give back what they take up: nobody reads them, and their spec can make them again.
 -- Parameters: name text or null (all), min_age_days double precision.
 -- One row is: a version with what it still holds: members_bytes (0: no membership in the store), its manifest and its copies. Never one
---   that is published, that a rollback would go back to, that a model was trained on, that a running stage names, or that was made
---   or published within min_age_days.
+--   that is published, that a rollback would go back to, that a model was trained on, that a running stage names, or that was made,
+--   published or first copied within min_age_days.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id.
 -- Safe to re-run: yes.
 SELECT
@@ -17,7 +17,7 @@ FROM alchemist.subsets
 WHERE
     subsets.state <> 'published'
     AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
-    AND greatest(subsets.created_at, subsets.published_at) <= now() - make_interval(secs => 86400 * :min_age_days)
+    AND greatest(subsets.created_at, subsets.published_at, subsets.materialized_at) <= now() - make_interval(secs => 86400 * :min_age_days)
     AND NOT EXISTS (
         SELECT 1 FROM alchemist.subsets AS current
         WHERE current.state = 'published' AND current.predecessor_id = subsets.subset_id
