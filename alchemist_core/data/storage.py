@@ -130,7 +130,7 @@ def _find_tars(root: Path) -> Iterator[Path]:
 
 def _refuse_folder(error: OSError) -> None:
     # Taken for empty, it would be a night without a shard. One that went meanwhile has none, nor has a file system's own.
-    if not isinstance(error, FileNotFoundError) and Path(error.filename).name != "lost+found":
+    if not isinstance(error, FileNotFoundError) and _name(str(error.filename)) != "lost+found":
         raise error
 
 

@@ -85,6 +85,19 @@ def test_a_folder_that_cannot_be_listed_is_named_and_not_taken_for_an_empty_one(
         list_shards(folder)
 
 
+def test_what_a_file_system_keeps_for_itself_stops_no_listing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, scan = list_shards(folder), os.scandir
+    (Path(folder) / "lost+found").mkdir()
+
+    def refuse(path: str | Path) -> Any:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list_shards(folder) == expected
+
+
 def test_ranges_come_in_the_order_asked_for(root: str) -> None:
     ranges = [(300, 10), (0, 4), (16000, 384), (5, 0), (2, 300)]
     uri = f"{root}/truth.parquet"
