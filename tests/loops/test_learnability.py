@@ -23,7 +23,7 @@ from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 from alchemist_core.rating.config import RatingRule
 from tests.loops.test_bilevel import TEXT_DIM, TOKENIZER, draw_batch
 from tests.loops.test_rater_training import CONFIG as BILEVEL
-from tests.loops.test_rater_training import KilledError, ignore, kill_at
+from tests.loops.test_rater_training import ignore, kill_twice
 
 CONFIG = BILEVEL.model_copy(update={"rule": RatingRule.LEARNABILITY})
 SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=RatingRule.LEARNABILITY)
@@ -131,12 +131,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
     rater: Path, tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
 ) -> None:
     out = tmp_path / "rater"
-    for step in (40, 140):  # Once in the warm-up, once after.
-        with pytest.raises(KilledError):
-            train_rater(
-                CONFIG, train_pairs, validation_pairs, out=out,
-                report=lambda done, _t, _n, step=step: kill_at(step, done),
-            )  # fmt: skip
+    kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
     train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
     whole, resumed = load_file(rater / "rater.safetensors"), load_file(out / "rater.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)

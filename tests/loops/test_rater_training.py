@@ -36,6 +36,14 @@ def kill_at(step: int, done: int) -> None:
         raise KilledError
 
 
+def kill_twice(config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path) -> None:
+    """Begin a training, and go on with it, each time until a step: once in the warm-up, once after."""
+    for step in (40, 140):
+        with pytest.raises(KilledError):
+            train_rater(config, train, validation, out=out, report=lambda done, _t, _n, step=step: kill_at(step, done))
+        assert not out.exists()
+
+
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
@@ -100,16 +108,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
     rater: Path, tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
 ) -> None:
     out = tmp_path / "rater"
-    for step in (40, 140):  # Once in the warm-up, once after.
-        with pytest.raises(KilledError):
-            train_rater(
-                CONFIG,
-                train_pairs,
-                validation_pairs,
-                out=out,
-                report=lambda done, _t, _n, step=step: kill_at(step, done),
-            )
-        assert not out.exists()
+    kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
     steps: list[int] = []
     train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: steps.append(done))
     assert steps[0] == 126

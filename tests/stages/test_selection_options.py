@@ -81,53 +81,6 @@ def test_only_a_known_evaluation_dataset_decontaminates(store: Engine, name: str
         draw(decontaminate=name)
 
 
-def test_a_condition_decides_who_is_eligible(store: Engine) -> None:
-    report = draw(where="(sample_id <= 60 or aesthetic >= 30) and source_url like '%one.example%'", **ALL)
-    with store.connect() as connection:
-        expected = set(connection.execute(text("""
-            SELECT sample_id FROM alchemist.samples LEFT JOIN alchemist.heuristic_scores USING (sample_id)
-            WHERE (sample_id <= 60 OR aesthetic >= 30) AND source_url LIKE '%one.example%'
-        """)).scalars())  # fmt: skip
-    assert member_ids(store) == expected
-    assert report.n_removed == {"predicate": 400 - len(expected)}
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        "1 = 1; DROP TABLE alchemist.samples",
-        "caption = 'a' OR 1 = 1 --",
-        "sample_id = (SELECT 1)",
-        "pg_sleep(9) is null",
-        "score > 1",
-        "sample_id > 1 UNION SELECT 1",
-        "width >= 'x'",
-        "sample_id in ()",
-        "$1 = 1",
-        '"caption" = 1',
-        "caption like",
-        "(" * 60 + "width = 1" + ")" * 60,
-    ],
-)
-def test_what_is_not_a_condition_over_known_columns_is_refused_with_its_place(store: Engine, where: str) -> None:
-    with pytest.raises(ConfigError):
-        draw(where=where)
-
-
-@pytest.mark.parametrize(
-    "value", ["x'; DROP TABLE samples; --", "%s", "%(where)s", "\\", ":name", "$1", "\u2028é", "?"]
-)
-def test_a_hostile_value_is_only_a_value(store: Engine, value: str) -> None:
-    change(store, "UPDATE alchemist.samples SET caption = :value WHERE sample_id = 77", value=value)
-    assert draw(where="caption = '" + value.replace("'", "''") + "'", **ALL).n_samples == 1
-    assert member_ids(store) == {77}
-
-
-def test_a_condition_that_nothing_meets_says_so(store: Engine) -> None:
-    with pytest.raises(ConfigError, match="No pair is eligible"):
-        draw(where="width > 100000")
-
-
 def test_a_heuristic_ranks_the_pairs_that_have_it_on_a_scale_of_its_own(store: Engine) -> None:
     draw(0.2)
     report = draw(0.2, score="aesthetic", strategy="auto", name="pretty")
@@ -277,16 +230,6 @@ def test_a_number_of_a_crawl_that_no_float_holds_counts_as_none(store: Engine) -
     """)  # fmt: skip
     assert draw(1.0, score="imported.likes", strategy="random").n_samples == 298
     assert {1, 2, 3} & member_ids(store) == {3}
-
-
-def test_a_condition_that_leaves_nobody_out_keeps_no_snapshot_from_sql(store: Engine) -> None:
-    draw(where="sample_id > 0")
-    subset = find_subset(store, "s")
-    statement = text("SELECT pair_hash FROM alchemist.shift_gsample(:snapshot, 0.2)")
-    with store.connect() as connection:
-        found = {bytes(word) for word in connection.execute(statement, {"snapshot": subset.snapshot_id}).scalars()}
-    assert found == members(store)
-    assert manifest_of(redraw(store, subset)).sha256() == subset.manifest_sha256
 
 
 def test_what_the_draw_did_to_the_ranks_is_stored_beside_what_was_wanted(store: Engine) -> None:
