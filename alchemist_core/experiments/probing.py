@@ -1,4 +1,8 @@
-"""The region probe: train on bands of the ranking and at random, fit what ranks are worth, and measure the fitted region on other seeds."""
+"""The region probe: train on bands of the ranking and at random, fit what ranks are worth, and measure what was fitted.
+
+Each seed tries the region that the other seeds choose: a prediction by the curve leaves out what the curve gets wrong, and promised a
+gain where there was none (CHANGELOG).
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from alchemist_core.evaluation.paired import Estimate, estimate_gain
-from alchemist_core.experiments.arms import Arm, parse_arm
+from alchemist_core.experiments.arms import Arm, paper_policy, parse_arm
 from alchemist_core.experiments.cells import Cell, measure_cell
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.results import RANDOM, losses_by_arm, paired_spread
 from alchemist_core.experiments.trial import Trial
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.selection.config import strategy_spec
-from alchemist_core.selection.region import FittedRegion, RegionFit, fit_region
+from alchemist_core.selection.region import FittedRegion, Region, RegionFit, fit_region
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.regions import store_region
@@ -28,18 +32,30 @@ class ProbePlan:
     # A kind of rater, trained for every seed; or the name of one rater, whose corpus does not vary.
     kind: str
     n_bands: int
-    choose_seeds: tuple[int, ...]
-    report_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
     model: DownstreamConfig
 
     def bands(self) -> list[str]:
         """Return the arms of the bands, the highest scores first."""
         return [f"{self.kind}/block@{b / self.n_bands:g}" for b in range(self.n_bands)]
 
-    def arms(self) -> list[tuple[Arm, float]]:
-        """Return what a seed that chooses trains on: a random draw, and every band."""
+    def band_arms(self) -> list[tuple[Arm, float]]:
+        """Return what a seed trains on first: a random draw, and every band."""
         size = 1 / self.n_bands
         return [(parse_arm(word, retention=size, first_rater=self.kind), size) for word in (RANDOM, *self.bands())]
+
+    def arms(self, retentions: Sequence[float]) -> list[tuple[Arm, float]]:
+        """Return all that a seed trains on; where its regions will lie is not known yet, but any draw of their size costs the same."""
+        regions = [(self.region_arm(paper_policy(retention)), retention) for retention in retentions]
+        return [*self.band_arms(), *[(self.random_arm(retention), retention) for retention in retentions], *regions]
+
+    def random_arm(self, retention: float) -> Arm:
+        """Return the arm that a region is tried against."""
+        return parse_arm(RANDOM, retention=retention, first_rater=self.kind)
+
+    def region_arm(self, policy: dict[str, Any]) -> Arm:
+        """Return the arm that tries a region."""
+        return Arm("region", self.kind, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +63,16 @@ class Probed:
     """A probe's outcome at one retention."""
 
     fit: RegionFit
-    measured: Estimate | None
+    measured: Estimate
     fitted: FittedRegion
-    # Standard deviation of paired differences to random, from the seeds that chose.
+    # Standard deviation of paired differences to random, over the seeds and bands.
     spread: float | None
 
     def as_json(self) -> dict[str, Any]:
         """Return what the store keeps: `FittedRegion.of` makes the fitted region again."""
         return {
             "fit": self.fit.as_json(), "spread": self.spread, "said": self.fitted.describe(),
-            "measured": None if self.measured is None else asdict(self.measured),
+            "measured": asdict(self.measured),
         }  # fmt: skip
 
 
@@ -69,30 +85,33 @@ class Probe:
         self._trials: dict[int, Trial] = {}
 
     def run(self, retentions: Sequence[float]) -> list[Probed]:
-        """Measure the bands once, fit each retention, try each fitted region on the report seeds, store for every rater."""
-        cells = [cell for seed in self.plan.choose_seeds for cell in self._measure_bands(seed)]
+        """Measure the bands once, fit each retention, try what was fitted, store for every rater."""
+        cells = [cell for seed in self.plan.seeds for cell in self._measure_bands(seed)]
         return [self._probe(retention, cells) for retention in retentions]
 
     def _probe(self, retention: float, cells: list[Cell]) -> Probed:
         losses = losses_by_arm(cells)
-        random_S = np.array([losses[RANDOM][seed] for seed in self.plan.choose_seeds])
-        loss_SB = np.array([[losses[band][seed] for band in self.plan.bands()] for seed in self.plan.choose_seeds])
+        random_S = np.array([losses[RANDOM][seed] for seed in self.plan.seeds])
+        loss_SB = np.array([[losses[band][seed] for band in self.plan.bands()] for seed in self.plan.seeds])
         fit = fit_region(np.log(random_S[:, None] / loss_SB), retention)
-        reported = [cell for seed in self.plan.report_seeds for cell in self._try_region(seed, fit)]
-        by_arm = losses_by_arm(reported)
-        measured = estimate_gain(by_arm["region"], by_arm[RANDOM]) if reported else None
-        fitted = FittedRegion.of(fit, measured, random_loss=float(random_S.mean()))
-        self._store(fitted, fit, [*cells, *reported])
+        tried = [
+            cell
+            for seed, region in zip(self.plan.seeds, fit.held_out, strict=True)
+            for cell in self._try_region(seed, region, retention)
+        ]
+        by_arm = losses_by_arm(tried)
+        measured = estimate_gain(by_arm["region"], by_arm[RANDOM])
+        fitted = FittedRegion.of(fit, measured)
+        self._store(fitted, fit, [*cells, *tried])
         say(fitted.describe())
         return Probed(fit, measured, fitted, paired_spread(losses))
 
     def _measure_bands(self, seed: int) -> list[Cell]:
-        return [self._measure(seed, arm, size) for arm, size in self.plan.arms()]
+        return [self._measure(seed, arm, size) for arm, size in self.plan.band_arms()]
 
-    def _try_region(self, seed: int, fit: RegionFit) -> list[Cell]:
-        random = parse_arm(RANDOM, retention=fit.retention, first_rater=self.plan.kind)
-        region = Arm("region", self.plan.kind, strategy_spec(fit.region.strategy))
-        return [self._measure(seed, arm, fit.retention) for arm in (random, region)]
+    def _try_region(self, seed: int, region: Region, retention: float) -> list[Cell]:
+        arms = (self.plan.random_arm(retention), self.plan.region_arm(strategy_spec(region.strategy)))
+        return [self._measure(seed, arm, retention) for arm in arms]
 
     def _measure(self, seed: int, arm: Arm, retention: float) -> Cell:
         trial, rater = self._trial(seed)
@@ -111,8 +130,7 @@ class Probe:
     def _store(self, fitted: FittedRegion, fit: RegionFit, cells: Sequence[Cell]) -> None:
         measurements = {
             "retention": fit.retention,
-            "choose_seeds": list(self.plan.choose_seeds),
-            "report_seeds": list(self.plan.report_seeds),
+            "seeds": list(self.plan.seeds),
             "model": self.plan.model.model_dump(mode="json"),
             "fit": fit.as_json(),
             "cells": [cell.as_json() for cell in cells],

@@ -131,7 +131,8 @@ class Experiment:
         work = cost.work_of_cells(config, self.arms, self.models(), self.n_pairs).times(len(config.seeds))
         for kind in self.auto_kinds():
             plan = self._probe(kind).plan
-            work += cost.work_of_cells(config, plan.arms(), (plan.model,), self.n_pairs).times(len(config.choose_seeds))
+            arms = plan.arms(self._auto_retentions(kind))
+            work += cost.work_of_cells(config, arms, (plan.model,), self.n_pairs).times(len(config.choose_seeds))
         return cost.state_cost(config, work, self._model(1.0), rater=self.arms[0][0].rater)
 
     def auto_kinds(self) -> list[str]:
@@ -142,9 +143,12 @@ class Experiment:
     def fit_regions(self) -> None:
         """Fit the region of every `auto` arm on the seeds that choose."""
         for kind in self.auto_kinds():
-            retentions = [retention for arm, retention in self.arms if arm.policy is None and arm.rater == kind]
+            retentions = self._auto_retentions(kind)
             for retention, probed in zip(retentions, self._probe(kind).run(retentions), strict=True):
                 self.probed[kind, retention] = probed
+
+    def _auto_retentions(self, kind: str) -> list[float]:
+        return [retention for arm, retention in self.arms if arm.policy is None and arm.rater == kind]
 
     def regions(self) -> list[dict[str, Any]]:
         """Return what was fitted, for the store."""
@@ -187,7 +191,7 @@ class Experiment:
     def _probe(self, kind: str) -> Probe:
         # The seeds that choose also judge whether there is a gain: those that are reported have no say.
         small = self.config.model_of(n_epochs=self.config.probe_epochs)
-        return Probe(self.config, ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, (), small))
+        return Probe(self.config, ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, small))
 
 
 def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:

@@ -46,24 +46,19 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class FittedRegion:
-    """A region with the gain over random that it was measured or predicted to have, in the metric's unit.
-
-    The ends are infinite where one seed alone gave no interval. A prediction is for draws of a band's size.
-    """
+    """A region with the gain over random that was measured, in the metric's unit; its ends are infinite where one seed gave no interval."""
 
     region: Region
     retention: float
     gain: float
     gain_low: float
     gain_high: float
-    is_measured: bool
 
     @classmethod
-    def of(cls, fit: "RegionFit", measured: Estimate | None, *, random_loss: float) -> "FittedRegion":
-        """Return a fit's region with the gain that was measured, or else predicted, where random has the given loss."""
-        gain = measured or _in_unit(fit.predicted, random_loss)
+    def of(cls, fit: "RegionFit", gain: Estimate) -> "FittedRegion":
+        """Return a fit's region with the gain that was measured."""
         low, high = (-math.inf, math.inf) if gain.low is None or gain.high is None else (gain.low, gain.high)
-        return cls(fit.region, fit.retention, gain.mean, low, high, measured is not None)
+        return cls(fit.region, fit.retention, gain.mean, low, high)
 
     @property
     def is_significant(self) -> bool:
@@ -88,7 +83,7 @@ class FittedRegion:
         region = self.region
         return (
             f"Strategy auto takes the probed region: head cut {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
-            f"spread {region.std_rank:g}; its gain {'was' if self.is_measured else 'is predicted to be'} {gain}."
+            f"spread {region.std_rank:g}; its gain: {gain}."
         )
 
 
@@ -111,7 +106,9 @@ class RegionFit:
     # λ: what one nat of sameness costs.
     sameness_price: float
     curve: tuple[ValuePoint, ...]
-    # The log gain of the region chosen on the other seeds, on each seed in turn: choosing flatters none of them.
+    # For each seed the region that the other seeds choose, so that choosing flatters none of them; one seed alone has its own.
+    held_out: tuple[Region, ...]
+    # The log gain that the curve promises those regions, each on its seed.
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:
@@ -136,13 +133,14 @@ def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
     gain_SC = np.stack([_predict(gain_B, density_CG) for gain_B in gain_SB])
     chosen = _choose(gain_SC.mean(axis=0), regions)
     others_SC = [np.delete(gain_SC, s, axis=0).mean(axis=0) for s in range(n_seeds)] if n_seeds > 1 else [gain_SC[0]]
-    held_out = [float(gain_C[_choose(other_C, regions)]) for gain_C, other_C in zip(gain_SC, others_SC, strict=True)]
+    held_out_S = [_choose(other_C, regions) for other_C in others_SC]
     return RegionFit(
         region=regions[chosen],
         retention=retention,
         sameness_price=_sameness_price(gain_SB.mean(axis=0)),
         curve=_curve(gain_SB),
-        predicted=estimate(held_out),
+        held_out=tuple(regions[c] for c in held_out_S),
+        predicted=estimate([float(gain_C[c]) for gain_C, c in zip(gain_SC, held_out_S, strict=True)]),
     )
 
 
@@ -163,14 +161,6 @@ def value_curve(gain_B: Floats) -> Floats:
     wanted = np.concatenate([np.zeros(_GRID), gain_B - gain_B.mean()])
     solved: Floats = np.linalg.solve(system, wanted)[:_GRID]
     return solved
-
-
-def _in_unit(log_gain: Estimate, random_loss: float) -> Estimate:
-    """Turn logs of random's loss over another into what that loss is smaller by."""
-    ends = (log_gain.mean, log_gain.low, log_gain.high)
-    mean, low, high = (None if end is None else -random_loss * math.expm1(-end) for end in ends)
-    assert mean is not None
-    return Estimate(mean, low, high, log_gain.n)
 
 
 def _choose(gain_C: Floats, regions: list[Region]) -> int:

@@ -14,6 +14,7 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import read_average
 from alchemist_core.evaluation.contract import read_contract, read_fields
+from alchemist_core.stages.collective import in_turn
 from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingredient
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
@@ -84,11 +85,11 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
         return _report(engine, subset, trained, images.contract_id, metric=images.title, n_measured=n_measured)
     contract_id = models.store_contract(engine, flow_contract(rows) if is_flux else heldout_contract(rater, rows))
     measured = models.evaluated_models(engine, contract_id, config.contract)
-    missing = [model for model in trained if model.model_id not in measured]
+    missing, n_measured = [model for model in trained if model.model_id not in measured], 0
     if missing:
         side = None if is_flux else rater.config["training"]["resolution"]
-        _measure(stage_run, missing, rows, contract_id, metric=config.contract, side=side)
-    return _report(engine, subset, trained, contract_id, metric=config.contract, n_measured=len(missing))
+        n_measured = _measure(stage_run, missing, rows, contract_id, metric=config.contract, side=side)
+    return _report(engine, subset, trained, contract_id, metric=config.contract, n_measured=n_measured)
 
 
 def _refuse_geneval(contract: str) -> None:
@@ -148,7 +149,7 @@ def flow_contract(rows: Any) -> dict[str, Any]:
 
 def _measure(
     stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, metric: str, side: int | None
-) -> None:
+) -> int:
     from alchemist_core.loops.generators import read_config  # noqa: PLC0415  torch only when there is work
     from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415
     from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415
@@ -157,7 +158,8 @@ def _measure(
     pairs: Pairs | StoredPairs | None = None
     if side is not None:
         pairs = Pairs(*read_images(rows, side, stage_run.report)[:2])
-    for done, model in enumerate(missing, 1):
+    done = 0
+    for done, model in enumerate(in_turn(stage_run, missing, contract_id, metric), 1):
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
         if (flux := read_config(path).flux) is not None:
             pairs = StoredPairs(rows, flux.resolution, stage_run.report)
@@ -168,6 +170,7 @@ def _measure(
             value=float(loss_N.mean()), n=len(loss_N), run_id=stage_run.run_id,
         )  # fmt: skip
         stage_run.report(done, len(missing), f"{model.arm} seed {model.seed}: {loss_N.mean():.4f}")
+    return done
 
 
 def _report(

@@ -9,6 +9,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import AVERAGE, AverageContract, name_average
 from alchemist_core.evaluation.contract import Contract
 from alchemist_core.evaluation.distances import average_score
+from alchemist_core.stages.collective import in_turn
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
@@ -39,7 +40,8 @@ class AverageEvaluation:
         measured = models.evaluated_models(engine, self.contract_id, self.title)
         missing = [model for model in trained if model.model_id not in measured]
         found = {part: _read(engine, one, missing) for part, one in self.ingredients.items()}
-        for model in missing:
+        done = 0
+        for model in in_turn(self.stage_run, missing, self.contract_id, self.title):
             parts = {part: values[model.model_id] for part, values in found.items()}
             value = average_score(parts["clip_score"].value, parts["fid"].value)
             # Under their own names first, which tell tables that a FID is better when lower.
@@ -48,7 +50,8 @@ class AverageEvaluation:
                 engine, {self.title: value} | beside, model_id=model.model_id, contract_id=self.contract_id,
                 n=min(one.n for one in parts.values()), run_id=self.stage_run.run_id,
             )  # fmt: skip
-        return len(missing)
+            done += 1
+        return done
 
 
 class _Stored(NamedTuple):

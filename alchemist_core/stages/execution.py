@@ -17,7 +17,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages import lineage
 from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
-from alchemist_core.store.leases import is_live, renew_leases
+from alchemist_core.store.leases import holder, renew_leases
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
 
@@ -153,7 +153,7 @@ def _follow(engine: Engine, key: RunKey) -> RunState | None:
                 line.show(run.progress["done"], run.progress["total"], run.progress.get("note", ""))
             time.sleep(FOLLOW_INTERVAL_S)
             with engine.connect() as connection:
-                if not is_live(connection, key.resource):
+                if holder(connection, key.resource) is None:
                     run = read_run(connection, run.run_id)
                     return run if run.state in ENDED else None
                 run = read_run(connection, run.run_id)

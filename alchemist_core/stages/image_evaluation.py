@@ -15,6 +15,7 @@ from alchemist_core.evaluation.contract import Contract, read_contract, texts_sh
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
+from alchemist_core.stages.collective import alone_with, in_turn
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store import contracts, models
@@ -63,7 +64,8 @@ class ImageEvaluation:
 
         labels = None if self.labels is None else Labels(self.labels[: self.contract.n_images], self.labels)
         metric = ImageMetric(self.contract, self.weights, self._references(), labels)
-        for done, model in enumerate(missing, 1):
+        done = 0
+        for done, model in enumerate(in_turn(self.stage_run, missing, self.contract_id, self.title), 1):
             values = metric.measure(read_set(self._draw(model)))
             contracts.store_values(
                 engine, values, model_id=model.model_id, contract_id=self.contract_id, n=self.contract.n_images,
@@ -71,7 +73,7 @@ class ImageEvaluation:
             )  # fmt: skip
             note = f"{model.arm} seed {model.seed}: {self.title} {values[self.title]:.5g}"
             self.stage_run.report(done, len(missing), note)
-        return len(missing)
+        return done
 
     def _pin(self, draft: Contract) -> Contract:
         sampling = SAMPLERS[draft.sampler].model_validate(draft.sampling)
@@ -99,15 +101,21 @@ class ImageEvaluation:
             "first_seed": contract.first_seed, "sampling": contract.sampling,
         }  # fmt: skip
         out = artifact_path(f"images/{fingerprint(identity)}")
-        if not is_finished(out):
-            from alchemist_core.loops.image_generation import generate_images  # noqa: PLC0415  torch only when there is work
-
-            generate_images(
-                require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self.prompts,
-                first_seed=contract.first_seed, sampling=SAMPLERS[contract.sampler].model_validate(contract.sampling), out=out,
-                report=self.stage_run.report,
-            )  # fmt: skip
+        # Contracts that ask for the same images share them.
+        with alone_with(self.stage_run, f"images:{out.name}"):
+            if not is_finished(out):
+                self._generate(model, out)
         return out
+
+    def _generate(self, model: ModelRow, out: Path) -> None:
+        from alchemist_core.loops.image_generation import generate_images  # noqa: PLC0415  torch only when there is work
+
+        contract = self.contract
+        generate_images(
+            require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self.prompts,
+            first_seed=contract.first_seed, sampling=SAMPLERS[contract.sampler].model_validate(contract.sampling), out=out,
+            report=self.stage_run.report,
+        )  # fmt: skip
 
 
 def _read_labels(engine: Engine, rows: Sequence[AnyRow], categories: Sequence[str] | None) -> list[str] | None:

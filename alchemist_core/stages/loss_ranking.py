@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine
 
 from alchemist_core.config import fingerprint
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
@@ -19,7 +18,9 @@ from alchemist_core.data.manifests import list_hashes, members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.stages.collective import alone_with, wait_for_all
 from alchemist_core.stages.drawing import draw, redraw
+from alchemist_core.stages.execution import StageRun
 from alchemist_core.store.eligible import EligiblePairs
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
@@ -30,44 +31,48 @@ MINUS_LOSS = "minus_loss"
 """The arm's name."""
 
 ReadPairs = Callable[[list[bytes]], Any]
-Progress = Callable[[int, int, str], None]
 
 
 class LossRanking:
     """A subset's own policy, size and seed, on the ranking by loss."""
 
-    def __init__(self, engine: Engine, subset: SubsetRow, rater: AnyRow, read: ReadPairs) -> None:
-        self._engine, self._subset, self._rater, self._read = engine, subset, rater, read
+    def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, read: ReadPairs) -> None:
+        self._stage_run, self._subset, self._rater, self._read = stage_run, subset, rater, read
 
-    def members(self, config: DownstreamConfig, report: Progress) -> list[bytes]:
+    def members(self, config: DownstreamConfig) -> list[bytes]:
         """Return the pair hashes that the policy keeps when the lowest loss has rank 0."""
-        drawn = redraw(self._engine, self._subset)
+        drawn = redraw(self._stage_run.engine, self._subset)
         pairs = drawn.snapshot.pairs
-        score_K = -self._losses(pairs.open_pairs(), config, report)
+        score_K = -self._losses(pairs.open_pairs(), config)
         rank_N = np.ones(len(pairs))
         rank_N[pairs.open_mask()] = fit_rank_scale(score_K).rank(score_K)
         again = draw(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
         return list_hashes(pairs.pair_hash_N32[again.member_K])
 
-    def _losses(self, eligible: EligiblePairs, config: DownstreamConfig, report: Progress) -> NDArray[np.float64]:
-        dataset = find_dataset(self._engine, self._rater.config["validation"])
-        rows = read_training_pairs(self._engine, dataset.dataset_id)
+    def _losses(self, eligible: EligiblePairs, config: DownstreamConfig) -> NDArray[np.float64]:
+        engine = self._stage_run.engine
+        dataset = find_dataset(engine, self._rater.config["validation"])
+        rows = read_training_pairs(engine, dataset.dataset_id)
         validation = [bytes(row.pair_hash) for row in rows]
         trained = fingerprint([config.model_dump(mode="json"), self._rater.name, members_sha256(validation)])
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
-        if not path.exists():
-            model = self._train(f"models/validation-{trained}", validation, config, report)
-            _measure(path, model, self._read(list_hashes(eligible.pair_hash_N32)), n_wanted=len(eligible))
+        # All subsets of the rater share the model, and those of one pool its losses.
+        with alone_with(self._stage_run, f"model:validation-{trained}"):
+            if not path.exists():
+                model = self._train(f"models/validation-{trained}", validation, config)
+                if self._stage_run.is_leader:
+                    _measure(path, model, self._read(list_hashes(eligible.pair_hash_N32)), n_wanted=len(eligible))
+                wait_for_all()
         losses: NDArray[np.float64] = np.load(path)
         return losses
 
-    def _train(self, uri: str, validation: list[bytes], config: DownstreamConfig, report: Progress) -> Path:
+    def _train(self, uri: str, validation: list[bytes], config: DownstreamConfig) -> Path:
         from alchemist_core.loops.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
 
         tokenizer_from = require_artifact(self._rater.checkpoint_uri, self._rater.checkpoint_sha256)
         train_downstream(
-            config, self._read(validation), tokenizer_from=tokenizer_from, out=artifact_path(uri), report=report,
-            cache=artifact_path(FEATURE_CACHE),
+            config, self._read(validation), tokenizer_from=tokenizer_from, out=artifact_path(uri),
+            report=self._stage_run.report, cache=artifact_path(FEATURE_CACHE),
         )  # fmt: skip
         return artifact_path(uri)
 

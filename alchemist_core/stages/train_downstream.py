@@ -1,6 +1,7 @@
 """Train a text-to-image model on a subset and on its controls: same model, same initialisation, same epochs."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.stages.arms import Arms
-from alchemist_core.stages.collective import execute_together
+from alchemist_core.stages.collective import alone_with, execute_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
@@ -78,9 +79,11 @@ class Comparison:
         for seed in config.seeds:
             for arm in config.arms:
                 members = self._members(stage_run, arms, rater, arm=arm, seed=seed)
-                identity, is_new = self._train_arm(stage_run, subset, rater, arm=arm, seed=seed, members=members)
-                identities.append(identity)
-                n_trained += is_new
+                what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
+                identities.append(fingerprint(what))
+                # Full is every subset's arm, and another run may have been asked for it under another name.
+                with alone_with(stage_run, f"model:{identities[-1]}"):
+                    n_trained += self._train_arm(stage_run, subset, rater, what, members=members)
         return TrainDownstreamReport(
             subset=subset.title,
             n_trained=n_trained,
@@ -93,25 +96,26 @@ class Comparison:
     def _members(self, stage_run: StageRun, arms: Arms, rater: AnyRow, *, arm: str, seed: int) -> list[bytes]:
         if arm != MINUS_LOSS:
             return arms.members(arm, seed)
-        ranking = LossRanking(
-            stage_run.engine, arms.subset, rater, lambda hashes: self._pairs(stage_run, rater, hashes)
-        )
-        return ranking.members(self._model_config(seed), stage_run.report)
+        ranking = LossRanking(stage_run, arms.subset, rater, lambda hashes: self._pairs(stage_run, rater, hashes))
+        return ranking.members(self._model_config(seed))
 
     def _model_config(self, seed: int) -> DownstreamConfig:
         return self.config.model.model_copy(update={"seed": seed})
 
-    def _train_arm(
-        self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, *, arm: str, seed: int, members: list[bytes]
-    ) -> tuple[str, bool]:
-        model_config = self._model_config(seed)
-        what = {
-            "model": model_config.model_dump(mode="json"), "arm": arm, "rater": rater.name,
+    def _identify(
+        self, subset: SubsetRow, rater: AnyRow, *, arm: str, seed: int, members: list[bytes]
+    ) -> dict[str, Any]:
+        return {
+            "model": self._model_config(seed).model_dump(mode="json"), "arm": arm, "rater": rater.name,
             "members": members_sha256(members), "subset": None if arm == "full" else subset.spec_hash,
         }  # fmt: skip
-        identity = fingerprint(what)
+
+    def _train_arm(
+        self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, what: dict[str, Any], *, members: list[bytes]
+    ) -> bool:
+        identity, arm, seed = fingerprint(what), what["arm"], what["model"]["seed"]
         if models.find_model(stage_run.engine, identity) is not None:
-            return identity, False
+            return False
         from alchemist_core.loops.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
 
         folder = artifact_path(f"models/{identity}")
@@ -119,18 +123,17 @@ class Comparison:
         tokenizer_from = require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256)
         pairs = self._pairs(stage_run, rater, members)
         result = train_downstream(
-            model_config, pairs, tokenizer_from=tokenizer_from, out=folder, cache=artifact_path(FEATURE_CACHE),
+            self._model_config(seed), pairs, tokenizer_from=tokenizer_from, out=folder, cache=artifact_path(FEATURE_CACHE),
             report=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
         )  # fmt: skip
-        if not stage_run.is_leader:
-            return identity, True
-        models.store_model(
-            stage_run.engine, identity_hash=identity, arm=arm, subset_id=None if arm == "full" else subset.subset_id,
-            retention=1.0 if arm == "full" else subset.retention, seed=seed, config=what, n_samples=len(members),
-            n_steps=int(result["n_steps"]), members_sha256=what["members"], checkpoint_uri=f"models/{identity}",
-            checkpoint_sha256=folder_sha256(folder), run_id=stage_run.run_id,
-        )  # fmt: skip
-        return identity, True
+        if stage_run.is_leader:
+            models.store_model(
+                stage_run.engine, identity_hash=identity, arm=arm, subset_id=None if arm == "full" else subset.subset_id,
+                retention=1.0 if arm == "full" else subset.retention, seed=seed, config=what, n_samples=len(members),
+                n_steps=int(result["n_steps"]), members_sha256=what["members"], checkpoint_uri=f"models/{identity}",
+                checkpoint_sha256=folder_sha256(folder), run_id=stage_run.run_id,
+            )  # fmt: skip
+        return True
 
     def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> StoredPairs:
         rows = read_pair_locations(stage_run.engine, sorted(set(members)))

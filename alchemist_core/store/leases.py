@@ -80,9 +80,9 @@ def release_lease(connection: Connection, claim: LeaseClaim) -> None:
     connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token})
 
 
-def is_live(connection: Connection, resource: str) -> bool:
-    """Say whether anybody holds the resource now."""
+def holder(connection: Connection, resource: str) -> int | None:
+    """Return the run that holds the resource now, if any."""
     statement = text("""
-        SELECT true FROM alchemist.leases WHERE resource = :resource AND alchemist.is_live_lease(expires_at)
+        SELECT run_id FROM alchemist.leases WHERE resource = :resource AND alchemist.is_live_lease(expires_at)
     """)
-    return bool(connection.execute(statement, {"resource": resource}).scalar())
+    return connection.execute(statement, {"resource": resource}).scalar()

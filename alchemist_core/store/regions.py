@@ -28,10 +28,7 @@ class RegionRow:
     def fitted(self) -> FittedRegion:
         """What strategy `auto` needs to know."""
         region = Region(self.drop_top_ratio, self.mean_rank, self.std_rank)
-        is_measured = bool(self.measurements.get("report_seeds"))
-        return FittedRegion(
-            region, self.measurements["retention"], self.gain, self.gain_low, self.gain_high, is_measured
-        )
+        return FittedRegion(region, self.measurements["retention"], self.gain, self.gain_low, self.gain_high)
 
 
 COLUMNS = tuple(getattr(RegionProbe, name) for name in RegionRow.__slots__)

@@ -1,14 +1,13 @@
-"""Find which ranks are worth training on: train on bands, fit the region that strategy auto draws by, try it on other seeds."""
+"""Find which ranks are worth training on: train on bands, fit the region that strategy auto draws by, try it against random."""
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Integers, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
-from alchemist_core.experiments.arms import Arm, paper_policy, parse_arm
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, ProbePlan
 from alchemist_core.store.engine import open_store
@@ -24,20 +23,14 @@ class RunConfig(TrialsConfig):
         "alignment", description="Kind of the raters that are trained for every seed: alignment, loss or learnability"
     )
     retentions: Ratios = Field((0.2, 0.5), description="Shares kept that a region is fitted for, comma between them")
-    choose_seeds: Integers = Field((0, 1, 2), min_length=1, description="Seeds on which the region is fitted")
-    report_seeds: Integers = Field(
-        (3, 4, 5), description="Other seeds, on which the fitted region is tried against random"
+    seeds: Integers = Field(
+        (0, 1, 2, 3),
+        min_length=1,
+        description="Seeds on which the region is fitted; each tries the one that the others choose against random",
     )
     n_bands: int = Field(5, ge=2, le=20, description="Bands of rank, each trained on alone")
     n_epochs: int = Field(10, ge=1, le=10_000, description="Passes of every small model over its pairs")
     dry_run: bool = Field(False, description="Only say what it would cost")
-
-    @model_validator(mode="after")
-    def _seeds_are_kept_apart(self) -> "RunConfig":
-        if both := set(self.choose_seeds) & set(self.report_seeds):
-            message = f"seeds {sorted(both)} would choose the region and report it: give each seed to one of the two"
-            raise ValueError(message)
-        return self
 
 
 class RunReport(Report):
@@ -68,13 +61,7 @@ class ListReport(Report):
 
 def run(config: RunConfig) -> RunReport:
     """Probe; trained bands are found again, so a killed probe goes on."""
-    plan = ProbePlan(
-        _kind(config),
-        config.n_bands,
-        config.choose_seeds,
-        config.report_seeds,
-        config.model_of(n_epochs=config.n_epochs),
-    )
+    plan = ProbePlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))
     if config.dry_run:
@@ -109,16 +96,8 @@ def _kind(config: RunConfig) -> str:
 
 
 def _state_cost(config: RunConfig, plan: ProbePlan) -> dict[str, Any]:
-    n_pairs = cost.count_pairs(config, config.choose_seeds[0])
-    # Where the region will lie is not known yet: any draw of its size costs the same.
-    region = Arm("region", plan.kind, paper_policy(config.retentions[0]))
-    tries = [
-        (arm, retention)
-        for retention in config.retentions
-        for arm in (region, parse_arm("random", retention=retention, first_rater=plan.kind))
-    ]
-    work = cost.work_of_cells(config, plan.arms(), (plan.model,), n_pairs).times(len(config.choose_seeds))
-    work += cost.work_of_cells(config, tries, (plan.model,), n_pairs).times(len(config.report_seeds))
+    n_pairs = cost.count_pairs(config, config.seeds[0])
+    work = cost.work_of_cells(config, plan.arms(config.retentions), (plan.model,), n_pairs).times(len(config.seeds))
     return cost.state_cost(config, work, plan.model, rater=plan.kind)
 
 

@@ -91,6 +91,8 @@ class Bench:
         """Say what is to be trained and how long it would take, timed on this machine."""
         first, *others = self.parts
         work = self._work("bands").times(len(self.choose)) + self._work(first).times(len(self.seeds))
+        for kind in self._kinds():
+            work += self._work(f"probe-{kind}").times(len(self.choose))
         for part in others:
             models = self._work(part)
             # The first part trained the raters.
@@ -104,9 +106,10 @@ class Bench:
         )
 
     def run(self) -> list[Row]:
-        """Measure the bands, then every reported seed, then read each part whole."""
+        """Measure the bands, then the probed regions, then every reported seed, then read each part whole."""
         began = time.perf_counter()
         self._together([[self._command("bands", seed)] for seed in self.choose])
+        self._together([[self._command(f"probe-{kind}", self.seeds[0])] for kind in self._kinds()])
         # A seed's parts share its rater: one worker takes them one after another.
         self._together([[self._command(part, seed) for part in self.parts] for seed in self.seeds])
         names = {part: self._name(part, self.given.seeds) for part in self.parts}
@@ -124,13 +127,24 @@ class Bench:
         return ["experiment", "run", *(word for name, value in fields.items() for word in (f"--{name}", value))]
 
     def _fields(self, part: str) -> dict[str, str]:
-        return self.fields | (PROBE | {"arms": self._bands()} if part == "bands" else self.parts[part])
+        name, _, kind = part.partition("-")
+        if name == "bands":
+            return self.fields | PROBE | {"arms": self._bands()}
+        if name == "probe":
+            return self.fields | {"retentions": self._retentions(), "arms": f"random,{kind}/auto"}
+        return self.fields | self.parts[part]
+
+    def _kinds(self) -> list[str]:
+        """Return the kinds of raters whose `auto` this world asks for."""
+        arms = ",".join(fields["arms"] for fields in self.parts.values()).split(",")
+        return sorted({arm.partition("/")[0] for arm in arms if arm.endswith("/auto")})
+
+    def _retentions(self) -> str:
+        return ",".join(sorted({ratio for fields in self.parts.values() for ratio in fields["retentions"].split(",")}))
 
     def _bands(self) -> str:
         """Return the arms that the region probes of this world's `auto` will look for."""
-        arms = ",".join(fields["arms"] for fields in self.parts.values()).split(",")
-        kinds = sorted({arm.partition("/")[0] for arm in arms if arm.endswith("/auto")})
-        return ",".join(("random", *(f"{kind}/block@{start:g}" for kind in kinds for start in STARTS)))
+        return ",".join(("random", *(f"{kind}/block@{start:g}" for kind in self._kinds() for start in STARTS)))
 
     def _config(self, part: str) -> RunConfig:
         return RunConfig.model_validate({name.replace("-", "_"): value for name, value in self._fields(part).items()})

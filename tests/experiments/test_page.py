@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alchemist_core.evaluation.paired import estimate
 from alchemist_core.experiments import tables
 from alchemist_core.experiments.cells import Cell
 from alchemist_core.experiments.page import make_sheet, write_sheet
@@ -34,7 +35,8 @@ def cells() -> list[Cell]:
 
 def result(n_choose: int = 3) -> dict[str, Any]:
     fit = fit_region(np.array([[0.4, 0.1, -0.2, -0.4, -1.0]] * n_choose) + np.eye(n_choose, 5) / 20, 0.2)
-    probed = Probed(fit, None, FittedRegion.of(fit, None, random_loss=1.0), 0.05)
+    measured = estimate([0.2 + seed / 100 for seed in range(n_choose)])
+    probed = Probed(fit, measured, FittedRegion.of(fit, measured), 0.05)
     return {
         "before": state_detectable(0.05, 3, source="seeds 0, 1, 2"),
         "cells": [cell.as_json() for cell in cells()],

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_s
 
 def probe(**fields: Any) -> RunReport:
     given = {
-        "dataset": "scenes", "evaluation": "t", "rater": "production", "retentions": "0.3", "choose_seeds": "0,1", "report_seeds": "2,3",
+        "dataset": "scenes", "evaluation": "t", "rater": "production", "retentions": "0.3", "seeds": "0,1",
         "n_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
     }  # fmt: skip
     return run(RunConfig.model_validate(given | fields))
@@ -33,7 +33,7 @@ def draw(**policy: Any) -> SelectReport:
 def store_fitted(*, low: float) -> None:
     rater = find_rater(open_store(), "production")
     assert rater is not None
-    fitted = FittedRegion(Region(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4, is_measured=False)
+    fitted = FittedRegion(Region(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4)
     store_region(open_store(), rater.rater_id, fitted, {"retention": 0.3})
 
 
@@ -44,15 +44,14 @@ def n_models() -> int:
 
 def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     found = probe()
-    # 2 choosing seeds: random and 2 bands; 2 reporting seeds: random and the region.
+    # For each of 2 seeds random and 2 bands at 50 %; random and a region at 30 %.
     assert (found.cost["n_models"], n_models()) == (10, 10)
     ((name, row),) = list_regions(open_store())
     assert name == getattr(find_rater(open_store(), "production"), "name", None)
-    assert row.measurements["choose_seeds"] == [0, 1]
-    assert row.measurements["report_seeds"] == [2, 3]
-    assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "region"} == {2, 3}
+    assert row.measurements["seeds"] == [0, 1]
+    assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "region"} == {0, 1}
     assert len(row.measurements["fit"]["curve"]) == 120
-    # What was measured on the reporting seeds is what is believed, not the prediction.
+    # What was measured is what is believed, not the prediction.
     measured = found.regions[0]["measured"]
     assert (row.gain, row.gain_low) == (measured["mean"], measured["low"])
     assert found.said == [row.fitted.describe()] == [line["said"] for line in list_(ListConfig()).regions]
@@ -63,7 +62,7 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
 
 
 def test_one_seed_probes_without_an_interval_and_auto_is_random() -> None:
-    said = probe(choose_seeds="0", report_seeds="").said
+    said = probe(seeds="0").said
     assert "one seed, no interval" in said[0]
     assert draw().strategy == "random"
 

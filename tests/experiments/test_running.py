@@ -44,9 +44,9 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     # Cost, then what can be seen, then cells.
     order = [next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds show", "1/10 seed")]
     assert order == sorted(order)
-    # Of 2 choosing seeds: random and 2 bands; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
+    # Of 2 choosing seeds: random, 2 bands, random and a region; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
     n_first, before = n_models(), checksum(load_settings().database_url.get_secret_value())  # type: ignore[union-attr]
-    assert 6 + 8 <= n_first <= 6 + 10
+    assert 10 + 8 <= n_first <= 10 + 10
     again = run(config(corpus))
     assert n_models() == n_first
     assert checksum(load_settings().database_url.get_secret_value()) == before  # type: ignore[union-attr]
@@ -95,8 +95,8 @@ def test_a_dry_run_says_what_it_would_cost_and_show_and_stores_nothing(
     found = run(config(corpus, dry_run=True))
     said = capsys.readouterr()
     assert found.cost is not None
-    # 6 of the probe, 5 arms × 2 seeds.
-    assert (found.cost["n_models"], found.cost["n_raters"]) == (16, 0)
+    # 2 × 5 of the probe, 5 arms × 2 seeds.
+    assert (found.cost["n_models"], found.cost["n_raters"]) == (20, 0)
     assert "spreads of the paired differences" in said.out + said.err
     assert n_models() == 0
     assert list_(ListConfig()).experiments == []

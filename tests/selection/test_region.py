@@ -72,15 +72,13 @@ def test_no_region_is_narrower_than_the_bands_can_tell() -> None:
     assert fit_region(measured([gain for gain in gains for _ in range(2)]), 0.1).region.std_rank == 0.05
 
 
-def test_a_prediction_is_told_as_one_and_a_measurement_as_another() -> None:
-    fit = fit_region(measured(ON_TOP), 0.2)
-    predicted = FittedRegion.of(fit, None, random_loss=2.0)
-    assert predicted.gain == pytest.approx(2.0 - 2.0 * np.exp(-fit.predicted.mean))
-    assert "its gain is predicted to be" in predicted.describe()
-    measured_gain = Estimate(0.3, 0.2, 0.4, 4)
-    told = FittedRegion.of(fit, measured_gain, random_loss=2.0)
+def test_the_measured_gain_is_told_with_the_region() -> None:
+    told = FittedRegion.of(fit_region(measured(ON_TOP), 0.2), Estimate(0.3, 0.2, 0.4, 4))
     assert (told.gain, told.gain_low, told.gain_high) == (0.3, 0.2, 0.4)
-    assert "its gain was 0.3000 [0.2000, 0.4000]" in told.describe()
+    assert "its gain: 0.3000 [0.2000, 0.4000] nats a token over random at 20%" in told.describe()
+    assert (
+        "shows no gain" in FittedRegion.of(fit_region(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1)).describe()
+    )
 
 
 def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
@@ -92,7 +90,11 @@ def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
 def test_a_prediction_is_of_seeds_that_did_not_choose() -> None:
     # Each seed alone sees another best band: whoever chose and judged on the same seeds would promise a gain.
     gain_SB = np.array([[0.5, -0.5, 0.0, 0.0], [-0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5], [0.0, 0.0, -0.5, 0.5]])
-    assert fit_region(gain_SB, 0.25).predicted.mean < 0.0
+    fit = fit_region(gain_SB, 0.25)
+    assert fit.predicted.mean < 0.0
+    # What a seed will try is what a fit to the other seeds alone would choose.
+    assert fit.held_out == tuple(fit_region(np.delete(gain_SB, seed, axis=0), 0.25).region for seed in range(4))
+    assert fit_region(gain_SB[:1], 0.25).held_out == (fit_region(gain_SB[:1], 0.25).region,)
 
 
 def test_one_seed_predicts_without_an_interval() -> None:

@@ -21,7 +21,7 @@ def rater_id(engine: Engine) -> int:
 
 
 def fitted(retention: float = 0.2, *, low: float = 0.1, cut: float = 0.25) -> FittedRegion:
-    return FittedRegion(Region(cut, 0.6, 0.1), retention, 0.3, low, 0.5, is_measured=False)
+    return FittedRegion(Region(cut, 0.6, 0.1), retention, 0.3, low, 0.5)
 
 
 def probe(engine: Engine, rater_id: int, found: FittedRegion) -> bool:

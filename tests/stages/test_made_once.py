@@ -1,0 +1,99 @@
+"""What two runs want made, such as the model of the full corpus, is made by one of them; the other waits, and finds it."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.config import Config, Report
+from alchemist_core.stages.collective import alone_with
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.store.engine import open_store
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+
+pytestmark = pytest.mark.db
+MODEL = ("--n-epochs", "2", "--batch-size", "32", "--width", "16", "--depth", "1")
+
+
+class NumberConfig(Config):
+    number: int = 1
+
+
+class NumberReport(Report):
+    made_at: list[float]
+
+
+def make_together(number: int, *, takes_s: float, said: list[str]) -> NumberReport:
+    """Make the same thing as every other run, whatever the run's own config."""
+
+    def work(run: StageRun) -> NumberReport:
+        with alone_with(run, "model:m"):
+            began = time.monotonic()
+            said.append(f"{number} begins")
+            time.sleep(takes_s)
+            said.append(f"{number} ends")
+            return NumberReport(made_at=[began, time.monotonic()])
+
+    return execute("select", NumberConfig(number=number), work, NumberReport)
+
+
+def test_one_run_makes_a_thing_while_the_other_waits(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    threads = [
+        threading.Thread(target=make_together, args=(number,), kwargs={"takes_s": 1.5, "said": said})
+        for number in (1, 2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said in (["1 begins", "1 ends", "2 begins", "2 ends"], ["2 begins", "2 ends", "1 begins", "1 ends"])
+    assert "model:m is being made by run" in capsys.readouterr().err
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.leases")).scalar_one() == 0
+
+
+def test_what_a_dead_run_was_making_is_made_once_its_lease_has_expired(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            WITH dead AS (
+                INSERT INTO alchemist.runs (stage, slot, config, config_hash, code_version, host, pid)
+                VALUES ('select', 0, '{}', repeat('0', 64), 'c', 'h', 1) RETURNING run_id
+            )
+            INSERT INTO alchemist.leases (resource, fencing_token, run_id, expires_at)
+            SELECT 'model:m', nextval('alchemist.fencing_tokens'), run_id, clock_timestamp() + interval '2 seconds' FROM dead
+            """)
+        )
+    began = time.monotonic()
+    make_together(1, takes_s=0.0, said=[])
+    assert time.monotonic() - began >= 1.5
+
+
+def command(stage: str, *words: str) -> subprocess.Popen[str]:
+    given = [sys.executable, "-m", "alchemist_core", stage, *words]
+    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("trained_store")
+def test_two_subsets_that_share_the_model_of_the_full_corpus_train_and_measure_it_once() -> None:
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    for name, retention in (("a", 0.3), ("b", 0.5)):
+        select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": {"retention": retention}}))
+    for stage, words in (("train-downstream", ("--arms", "full,random", *MODEL)), ("evaluate", ())):
+        both = [command(stage, "--subset", name, *words) for name in ("a", "b")]
+        told = [process.communicate(timeout=120)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+    with open_store().connect() as connection:
+        arms = connection.execute(text("SELECT arm FROM alchemist.models ORDER BY arm")).scalars().all()
+        n_values = connection.execute(text("SELECT count(*) FROM alchemist.evaluations")).scalar_one()
+    assert (arms, n_values) == (["full", "random", "random"], 3)
