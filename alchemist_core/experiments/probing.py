@@ -101,6 +101,7 @@ class Probe:
         ]
         by_arm = losses_by_arm(tried)
         measured = estimate_gain(by_arm["region"], by_arm[RANDOM])
+        assert measured is not None
         fitted = FittedRegion.of(fit, measured)
         self._store(fitted, fit, [*cells, *tried])
         say(fitted.describe())

@@ -14,11 +14,11 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import read_average
 from alchemist_core.evaluation.contract import read_contract, read_fields
-from alchemist_core.stages.collective import in_turn
 from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingredient
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import StoredPairs, read_images
+from alchemist_core.stages.sharing import in_turn
 from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_training_pairs

@@ -9,8 +9,8 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import AVERAGE, AverageContract, name_average
 from alchemist_core.evaluation.contract import Contract
 from alchemist_core.evaluation.distances import average_score
-from alchemist_core.stages.collective import in_turn
 from alchemist_core.stages.execution import StageRun
+from alchemist_core.stages.sharing import in_turn
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
 

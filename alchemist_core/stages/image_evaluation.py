@@ -15,9 +15,9 @@ from alchemist_core.evaluation.contract import Contract, read_contract, texts_sh
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
-from alchemist_core.stages.collective import alone_with, in_turn
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
+from alchemist_core.stages.sharing import alone_with, in_turn
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.pairs import read_categories

@@ -12,7 +12,7 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.stages.arms import Arms
-from alchemist_core.stages.collective import alone_with, execute_together
+from alchemist_core.stages.collective import alone_together, execute_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
@@ -82,7 +82,7 @@ class Comparison:
                 what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
                 identities.append(fingerprint(what))
                 # Full is every subset's arm, and another run may have been asked for it under another name.
-                with alone_with(stage_run, f"model:{identities[-1]}"):
+                with alone_together(stage_run, f"model:{identities[-1]}"):
                     n_trained += self._train_arm(stage_run, subset, rater, what, members=members)
         return TrainDownstreamReport(
             subset=subset.title,

@@ -1,24 +1,27 @@
 """What two runs want made, such as the model of the full corpus, is made by one of them; the other waits, and finds it."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.config import Config, Report
-from alchemist_core.stages.collective import alone_with
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
+from alchemist_core.stages.sharing import alone_with
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 
 pytestmark = pytest.mark.db
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 MODEL = ("--n-epochs", "2", "--batch-size", "32", "--width", "16", "--depth", "1")
 
 
@@ -77,23 +80,34 @@ def test_what_a_dead_run_was_making_is_made_once_its_lease_has_expired(engine: E
     assert time.monotonic() - began >= 1.5
 
 
-def command(stage: str, *words: str) -> subprocess.Popen[str]:
-    given = [sys.executable, "-m", "alchemist_core", stage, *words]
-    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def command(stage: str, *words: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+    given, env = (
+        [sys.executable, *launcher, "-m", "alchemist_core", stage, *words],
+        os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+
+
+def wait_for(*processes: subprocess.Popen[str]) -> None:
+    told = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), told
 
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("trained_store")
-def test_two_subsets_that_share_the_model_of_the_full_corpus_train_and_measure_it_once() -> None:
+def test_two_subsets_train_and_measure_what_they_share_once() -> None:
+    """One by two launched processes, one alone: they share the model of the full corpus, and the one that ranks by loss."""
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
     for name, retention in (("a", 0.3), ("b", 0.5)):
         select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": {"retention": retention}}))
-    for stage, words in (("train-downstream", ("--arms", "full,random", *MODEL)), ("evaluate", ())):
-        both = [command(stage, "--subset", name, *words) for name in ("a", "b")]
-        told = [process.communicate(timeout=120)[0] for process in both]
-        assert [process.returncode for process in both] == [0, 0], told
+    words = ("--arms", "minus_loss,full,random", *MODEL)
+    wait_for(
+        command("train-downstream", "--subset", "a", *words, launcher=TWO_PROCESSES),
+        command("train-downstream", "--subset", "b", *words),
+    )
+    wait_for(*(command("evaluate", "--subset", name) for name in ("a", "b")))
     with open_store().connect() as connection:
         arms = connection.execute(text("SELECT arm FROM alchemist.models ORDER BY arm")).scalars().all()
         n_values = connection.execute(text("SELECT count(*) FROM alchemist.evaluations")).scalar_one()
-    assert (arms, n_values) == (["full", "random", "random"], 3)
+    assert (arms, n_values) == (["full", "minus_loss", "minus_loss", "random", "random"], 5)
