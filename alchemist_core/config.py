@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 def split_commas(value: Any) -> Any:
@@ -21,13 +21,25 @@ def split_commas(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def refuse_repeats(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Give seeds back, each of which is one run: a repeated one would count twice in every interval.
+
+    >>> refuse_repeats((3, 4))
+    (3, 4)
+    """
+    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if repeated:
+        raise ValueError(f"{', '.join(map(str, repeated))} is named more than once: leave the repeats out")
+    return seeds
+
+
 # For a field that its owner sets: it becomes neither a flag nor an entry of a form.
 NO_FLAG: dict[str, Any] = {"is_flag": False}
 # For what a verb is about: it stands behind the verb as a bare word, `alchemist subset show NAME`.
 BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
-Integers = Annotated[tuple[int, ...], BeforeValidator(split_commas)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(split_commas), AfterValidator(refuse_repeats)]
 
 
 LINE_LENGTH = 80

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Integers, fingerprint
+from alchemist_core.config import Seeds, fingerprint
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.errors import DataError
 from alchemist_core.experiments.config import TrialsConfig
@@ -32,7 +32,7 @@ class DynamicsConfig(TrialsConfig):
 
     name: str = Field(NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result")
     kind: Kind = Field("alignment", description="Kind of the raters whose ranks make the bands: alignment or loss")
-    seeds: Integers = Field((3,), min_length=1, description="Seeds; each is a training that is followed")
+    seeds: Seeds = Field((3,), min_length=1, description="Seeds; each is a training that is followed")
     n_followed: int = Field(10_000, ge=10, le=1_000_000, description="Training pairs that are followed, or all")
     n_gradients: int = Field(
         2_000, ge=10, le=1_000_000, description="Of these, pairs whose gradients are measured: a backward each a mark"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Integers, Words
+from alchemist_core.config import Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import Arm, parse_arm
@@ -43,10 +43,10 @@ class RunConfig(TrialsConfig):
         description="Arms, comma between them: [rater/]draw, such as random, loss/top_k, clarity; none: the question's",
     )
     retentions: Ratios = Field((), description="Shares kept, ratios 0-1, comma between them; none: the question's")
-    choose_seeds: Integers = Field(
-        (0, 1, 2), description="Seeds on which the region of strategy auto is fitted; none of them is reported"
+    choose_seeds: Seeds = Field(
+        (0, 1, 2, 3), description="Seeds on which the region of strategy auto is fitted; none of them is reported"
     )
-    seeds: Integers = Field((3, 4, 5, 6, 7), min_length=1, description="Seeds that are reported")
+    seeds: Seeds = Field((4, 5, 6, 7, 8), min_length=1, description="Seeds that are reported")
     n_epochs: int = Field(10, ge=1, le=10_000, description="Passes of every arm over its pairs")
     lengths: Multiples = Field(
         (),

@@ -46,7 +46,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class FittedRegion:
-    """A region with the gain over random that was measured, in the metric's unit; its ends are infinite where one seed gave no interval."""
+    """A region with the gain over random that regions chosen like it had, each on a seed that did not choose it, in the metric's unit.
+
+    The ends are infinite where there is no interval: of one seed alone.
+    """
 
     region: Region
     retention: float
@@ -56,7 +59,7 @@ class FittedRegion:
 
     @classmethod
     def of(cls, fit: "RegionFit", gain: Estimate) -> "FittedRegion":
-        """Return a fit's region with the gain that was measured."""
+        """Return a fit's region with the gain that was measured of its `held_out`."""
         low, high = (-math.inf, math.inf) if gain.low is None or gain.high is None else (gain.low, gain.high)
         return cls(fit.region, fit.retention, gain.mean, low, high)
 
@@ -72,18 +75,14 @@ class FittedRegion:
 
     def describe(self) -> str:
         """Say what was probed and what follows from it."""
-        ends = (
-            f"[{self.gain_low:.4f}, {self.gain_high:.4f}]"
-            if math.isfinite(self.gain_low)
-            else "(one seed, no interval)"
-        )
+        ends = f"[{self.gain_low:.4f}, {self.gain_high:.4f}]" if math.isfinite(self.gain_low) else "(no interval)"
         gain = f"{self.gain:.4f} {ends} nats a token over random at {self.retention:.0%}"
         if not self.is_significant:
             return f"The region probe shows no gain ({gain}): strategy auto draws at random."
         region = self.region
         return (
             f"Strategy auto takes the probed region: head cut {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
-            f"spread {region.std_rank:g}; its gain: {gain}."
+            f"spread {region.std_rank:g}; regions chosen on other seeds gained {gain}."
         )
 
 
@@ -108,7 +107,7 @@ class RegionFit:
     curve: tuple[ValuePoint, ...]
     # For each seed the region that the other seeds choose, so that choosing flatters none of them; one seed alone has its own.
     held_out: tuple[Region, ...]
-    # The log gain that the curve promises those regions, each on its seed.
+    # The log gain that the curve promises those regions, each on its seed: evidence of what the curve is good for.
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from alchemist_core.config import Config, Report
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.sharing import alone_with
+from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.runs import RunClaim
 
@@ -44,9 +44,9 @@ def execute_together(
 
 
 @contextmanager
-def alone_together(stage_run: StageRun, resource: str) -> Iterator[None]:
+def hold_together(stage_run: StageRun, resource: str) -> Iterator[None]:
     """Let no other run make the same thing meanwhile; every launched process enters once the first one holds the resource."""
-    with alone_with(stage_run, resource) if stage_run.is_leader else nullcontext():
+    with hold_resource(stage_run, resource) if stage_run.is_leader else nullcontext():
         wait_for_all()
         yield
 

@@ -18,7 +18,7 @@ from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingre
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import StoredPairs, read_images
-from alchemist_core.stages.sharing import in_turn
+from alchemist_core.stages.sharing import take_unmeasured
 from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store import models
 from alchemist_core.store.pairs import read_training_pairs
@@ -159,7 +159,7 @@ def _measure(
     if side is not None:
         pairs = Pairs(*read_images(rows, side, stage_run.report)[:2])
     done = 0
-    for done, model in enumerate(in_turn(stage_run, missing, contract_id, metric), 1):
+    for done, model in enumerate(take_unmeasured(stage_run, missing, contract_id=contract_id, metric=metric), 1):
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
         if (flux := read_config(path).flux) is not None:
             pairs = StoredPairs(rows, flux.resolution, stage_run.report)

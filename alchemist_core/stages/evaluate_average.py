@@ -10,7 +10,7 @@ from alchemist_core.evaluation.average import AVERAGE, AverageContract, name_ave
 from alchemist_core.evaluation.contract import Contract
 from alchemist_core.evaluation.distances import average_score
 from alchemist_core.stages.execution import StageRun
-from alchemist_core.stages.sharing import in_turn
+from alchemist_core.stages.sharing import take_unmeasured
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
 
@@ -41,7 +41,7 @@ class AverageEvaluation:
         missing = [model for model in trained if model.model_id not in measured]
         found = {part: _read(engine, one, missing) for part, one in self.ingredients.items()}
         done = 0
-        for model in in_turn(self.stage_run, missing, self.contract_id, self.title):
+        for model in take_unmeasured(self.stage_run, missing, contract_id=self.contract_id, metric=self.title):
             parts = {part: values[model.model_id] for part, values in found.items()}
             value = average_score(parts["clip_score"].value, parts["fid"].value)
             # Under their own names first, which tell tables that a FID is better when lower.

@@ -17,7 +17,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages import lineage
 from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
-from alchemist_core.store.leases import holder, renew_leases
+from alchemist_core.store.leases import find_holder, renew_leases
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
 
@@ -35,6 +35,8 @@ class StageRun:
         self.run_id = claim.run_id
         self.claim = claim
         self.progress: dict[str, Any] = {}
+        # What was spent on waiting for other runs is no work of this one: it costs nothing.
+        self.waited_seconds = 0.0
         self._line = line
 
     @classmethod
@@ -127,11 +129,13 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         heartbeat.stop()
         code = error.exit_code if isinstance(error, AlchemistError) else 1
         fields = {"error": f"{type(error).__name__}: {error}", "exit_code": code, "progress": run.progress}
-        _finish_quietly(run, {**fields, **spent(time.monotonic() - began)})
+        _finish_quietly(run, {**fields, **spent(time.monotonic() - began - run.waited_seconds)})
         raise
     heartbeat.stop()
     fields = {"report": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
-    finish_run(run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began))
+    finish_run(
+        run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began - run.waited_seconds)
+    )
     return report
 
 
@@ -153,7 +157,7 @@ def _follow(engine: Engine, key: RunKey) -> RunState | None:
                 line.show(run.progress["done"], run.progress["total"], run.progress.get("note", ""))
             time.sleep(FOLLOW_INTERVAL_S)
             with engine.connect() as connection:
-                if holder(connection, key.resource) is None:
+                if find_holder(connection, key.resource) is None:
                     run = read_run(connection, run.run_id)
                     return run if run.state in ENDED else None
                 run = read_run(connection, run.run_id)

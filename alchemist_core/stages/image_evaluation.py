@@ -17,7 +17,7 @@ from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
-from alchemist_core.stages.sharing import alone_with, in_turn
+from alchemist_core.stages.sharing import hold_resource, take_unmeasured
 from alchemist_core.store import contracts, models
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.pairs import read_categories
@@ -65,7 +65,9 @@ class ImageEvaluation:
         labels = None if self.labels is None else Labels(self.labels[: self.contract.n_images], self.labels)
         metric = ImageMetric(self.contract, self.weights, self._references(), labels)
         done = 0
-        for done, model in enumerate(in_turn(self.stage_run, missing, self.contract_id, self.title), 1):
+        for done, model in enumerate(
+            take_unmeasured(self.stage_run, missing, contract_id=self.contract_id, metric=self.title), 1
+        ):
             values = metric.measure(read_set(self._draw(model)))
             contracts.store_values(
                 engine, values, model_id=model.model_id, contract_id=self.contract_id, n=self.contract.n_images,
@@ -102,7 +104,7 @@ class ImageEvaluation:
         }  # fmt: skip
         out = artifact_path(f"images/{fingerprint(identity)}")
         # Contracts that ask for the same images share them.
-        with alone_with(self.stage_run, f"images:{out.name}"):
+        with hold_resource(self.stage_run, f"images:{out.name}"):
             if not is_finished(out):
                 self._generate(model, out)
         return out

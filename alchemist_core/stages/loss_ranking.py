@@ -18,7 +18,7 @@ from alchemist_core.data.manifests import list_hashes, members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.selection.ranks import fit_rank_scale
-from alchemist_core.stages.collective import alone_together, wait_for_all
+from alchemist_core.stages.collective import hold_together, wait_for_all
 from alchemist_core.stages.drawing import draw, redraw
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.store.eligible import EligiblePairs
@@ -57,7 +57,7 @@ class LossRanking:
         trained = fingerprint([config.model_dump(mode="json"), self._rater.name, members_sha256(validation)])
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
         # All subsets of the rater share the model, and those of one pool its losses.
-        with alone_together(self._stage_run, f"model:validation-{trained}"):
+        with hold_together(self._stage_run, f"model:validation-{trained}"):
             if not path.exists():
                 model = self._train(f"models/validation-{trained}", validation, config)
                 if self._stage_run.is_leader:

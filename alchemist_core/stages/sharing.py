@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import FOLLOW_INTERVAL_S, StageRun
 from alchemist_core.store import models
-from alchemist_core.store.leases import LeaseClaim, claim_lease, holder, release_lease
+from alchemist_core.store.leases import LeaseClaim, claim_lease, find_holder, release_lease
 from alchemist_core.telemetry import say
 
 
 @contextmanager
-def alone_with(stage_run: StageRun, resource: str) -> Iterator[None]:
+def hold_resource(stage_run: StageRun, resource: str) -> Iterator[None]:
     """Wait for whoever holds the resource, then hold it: look inside for what was made meanwhile."""
     lease = _claim(stage_run, resource)
     yield
@@ -21,12 +21,12 @@ def alone_with(stage_run: StageRun, resource: str) -> Iterator[None]:
         release_lease(connection, lease)
 
 
-def in_turn(
-    stage_run: StageRun, trained: Sequence[models.ModelRow], contract_id: int, metric: str
+def take_unmeasured(
+    stage_run: StageRun, trained: Sequence[models.ModelRow], *, contract_id: int, metric: str
 ) -> Iterator[models.ModelRow]:
     """Give each model that has no value yet, alone with it: what another run measures meanwhile is not given."""
     for model in trained:
-        with alone_with(stage_run, f"value:{contract_id}:{metric}:{model.model_id}"):
+        with hold_resource(stage_run, f"value:{contract_id}:{metric}:{model.model_id}"):
             if model.model_id not in models.evaluated_models(stage_run.engine, contract_id, metric):
                 yield model
 
@@ -36,10 +36,11 @@ def _claim(stage_run: StageRun, resource: str) -> LeaseClaim:
     while True:
         with stage_run.engine.begin() as connection:
             lease = claim_lease(connection, resource, run_id=stage_run.run_id, ttl_s=load_settings().lease_ttl_s)
-            run_id = None if lease else holder(connection, resource)
+            run_id = None if lease else find_holder(connection, resource)
         if lease is not None:
             return lease
         if run_id is not None and not is_told:
             say(f"{resource} is being made by run {run_id}: waiting for it.")
             is_told = True
         time.sleep(FOLLOW_INTERVAL_S)
+        stage_run.waited_seconds += FOLLOW_INTERVAL_S

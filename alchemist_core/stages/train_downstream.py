@@ -6,13 +6,13 @@ from typing import Any
 from pydantic import Field
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Integers, Report, Words, fingerprint
+from alchemist_core.config import Config, Report, Seeds, Words, fingerprint
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.stages.arms import Arms
-from alchemist_core.stages.collective import alone_together, execute_together
+from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
@@ -34,9 +34,7 @@ class TrainDownstreamConfig(Config):
     arms: Words = Field(
         ("subset", "random"), description="Arms, comma between them: subset, random, minus_loss, planted, full"
     )
-    seeds: Integers = Field(
-        (0,), description="Seeds, comma between them; the arms of one seed share their initialisation"
-    )
+    seeds: Seeds = Field((0,), description="Seeds, comma between them; the arms of one seed share their initialisation")
     truth: Path | None = Field(
         None, description="Parquet file of a drawn corpus that says what each pair is worth (arm planted)"
     )
@@ -82,7 +80,7 @@ class Comparison:
                 what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
                 identities.append(fingerprint(what))
                 # Full is every subset's arm, and another run may have been asked for it under another name.
-                with alone_together(stage_run, f"model:{identities[-1]}"):
+                with hold_together(stage_run, f"model:{identities[-1]}"):
                     n_trained += self._train_arm(stage_run, subset, rater, what, members=members)
         return TrainDownstreamReport(
             subset=subset.title,

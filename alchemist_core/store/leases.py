@@ -28,7 +28,9 @@ class LeaseClaim:
 
 def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: float) -> LeaseClaim | None:
     """Claim a resource unless a live lease holds it."""
+    # As in `renew_leases`: whoever is stopped before its commit would keep the row locked.
     statement = text("""
+        SET LOCAL idle_in_transaction_session_timeout = '10s';
         INSERT INTO alchemist.leases (resource, fencing_token, run_id, expires_at)
         VALUES (:resource, nextval('alchemist.fencing_tokens'), :run_id, clock_timestamp() + make_interval(secs => :ttl_s))
         ON CONFLICT (resource) DO UPDATE SET
@@ -80,7 +82,7 @@ def release_lease(connection: Connection, claim: LeaseClaim) -> None:
     connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token})
 
 
-def holder(connection: Connection, resource: str) -> int | None:
+def find_holder(connection: Connection, resource: str) -> int | None:
     """Return the run that holds the resource now, if any."""
     statement = text("""
         SELECT run_id FROM alchemist.leases WHERE resource = :resource AND alchemist.is_live_lease(expires_at)

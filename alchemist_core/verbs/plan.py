@@ -8,7 +8,7 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Integers, Report, Words
+from alchemist_core.config import Config, Report, Seeds, Words
 from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
@@ -78,7 +78,7 @@ class PlanEvaluateConfig(Config):
 
     evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
     arms: Words = Field(("subset", "random"), description="Arms that must have a value, comma between them")
-    seeds: Integers = Field((0,), description="Seeds that must have a value, comma between them")
+    seeds: Seeds = Field((0,), description="Seeds that must have a value, comma between them")
 
 
 class PlanPromoteConfig(Config):

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Integers, Report
+from alchemist_core.config import Config, Report, Seeds
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
@@ -23,7 +23,7 @@ class RunConfig(TrialsConfig):
         "alignment", description="Kind of the raters that are trained for every seed: alignment, loss or learnability"
     )
     retentions: Ratios = Field((0.2, 0.5), description="Shares kept that a region is fitted for, comma between them")
-    seeds: Integers = Field(
+    seeds: Seeds = Field(
         (0, 1, 2, 3),
         min_length=1,
         description="Seeds on which the region is fitted; each tries the one that the others choose against random",

@@ -92,7 +92,8 @@ class Bench:
         first, *others = self.parts
         work = self._work("bands").times(len(self.choose)) + self._work(first).times(len(self.seeds))
         for kind in self._kinds():
-            work += self._work(f"probe-{kind}").times(len(self.choose))
+            models = self._work(f"probe-{kind}")
+            work += Work(models.n_models, models.n_model_steps, 0, 0).times(len(self.choose))
         for part in others:
             models = self._work(part)
             # The first part trained the raters.
@@ -109,7 +110,9 @@ class Bench:
         """Measure the bands, then the probed regions, then every reported seed, then read each part whole."""
         began = time.perf_counter()
         self._together([[self._command("bands", seed)] for seed in self.choose])
-        self._together([[self._command(f"probe-{kind}", self.seeds[0])] for kind in self._kinds()])
+        # Each reports on a seed of its own: a corpus is drawn by one process.
+        probes = zip(self._kinds(), self.seeds, strict=False)
+        self._together([[self._command(f"probe-{kind}", seed)] for kind, seed in probes])
         # A seed's parts share its rater: one worker takes them one after another.
         self._together([[self._command(part, seed) for part in self.parts] for seed in self.seeds])
         names = {part: self._name(part, self.given.seeds) for part in self.parts}
@@ -131,7 +134,7 @@ class Bench:
         if name == "bands":
             return self.fields | PROBE | {"arms": self._bands()}
         if name == "probe":
-            return self.fields | {"retentions": self._retentions(), "arms": f"random,{kind}/auto"}
+            return self.fields | {"retentions": self._retentions(kind), "arms": f"random,{kind}/auto"}
         return self.fields | self.parts[part]
 
     def _kinds(self) -> list[str]:
@@ -139,8 +142,9 @@ class Bench:
         arms = ",".join(fields["arms"] for fields in self.parts.values()).split(",")
         return sorted({arm.partition("/")[0] for arm in arms if arm.endswith("/auto")})
 
-    def _retentions(self) -> str:
-        return ",".join(sorted({ratio for fields in self.parts.values() for ratio in fields["retentions"].split(",")}))
+    def _retentions(self, kind: str) -> str:
+        asked = [fields["retentions"] for fields in self.parts.values() if f"{kind}/auto" in fields["arms"]]
+        return ",".join(sorted({ratio for ratios in asked for ratio in ratios.split(",")}))
 
     def _bands(self) -> str:
         """Return the arms that the region probes of this world's `auto` will look for."""

@@ -15,6 +15,12 @@ def test_a_seed_that_chooses_does_not_report() -> None:
         RunConfig(experiment="region", choose_seeds=(0, 1), seeds=(1, 2))
 
 
+@pytest.mark.parametrize("given", ["0,1,0", (0, 1, 0)])
+def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
+    with pytest.raises(ValidationError, match="0 is named more than once"):
+        RunConfig(experiment="region", choose_seeds=given)
+
+
 @pytest.mark.parametrize(
     "given", [{"dataset": "d"}, {"dataset": "d", "evaluation": "e"}, {"evaluation": "e"}, {"rater": "production"}]
 )
@@ -58,5 +64,5 @@ def test_the_full_corpus_is_trained_once_whatever_the_retentions() -> None:
 def test_an_experiment_is_what_its_result_depends_on() -> None:
     first = RunConfig(experiment="region", name="a", dry_run=True).identity()
     assert first == RunConfig(experiment="region").identity()
-    assert first != RunConfig(experiment="region", seeds=(3, 4)).identity()
+    assert first != RunConfig(experiment="region", seeds=(4, 5)).identity()
     assert first["arms"], "the question's own arms are written down: a later version may ask for others"

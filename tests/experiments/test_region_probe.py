@@ -42,6 +42,17 @@ def n_models() -> int:
         return int(connection.execute(text("SELECT count(*) FROM alchemist.models")).scalar_one())
 
 
+def drawn_regions() -> list[dict[str, float]]:
+    """The region of every subset that drew by one, in the order of seeds."""
+    with open_store().connect() as connection:
+        specs = connection.execute(
+            text("SELECT spec FROM alchemist.subsets WHERE strategy LIKE '%gsample' AND retention = 0.3 ORDER BY seed")
+        ).scalars()
+        return [
+            {"drop_top_ratio": 0.0} | {name: spec[name] for name in Region.__slots__ if name in spec} for spec in specs
+        ]
+
+
 def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     found = probe()
     # For each of 2 seeds random and 2 bands at 50 %; random and a region at 30 %.
@@ -51,6 +62,8 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     assert row.measurements["seeds"] == [0, 1]
     assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "region"} == {0, 1}
     assert len(row.measurements["fit"]["curve"]) == 120
+    # Each seed drew by the region that the other one chose.
+    assert drawn_regions() == row.measurements["fit"]["held_out"]
     # What was measured is what is believed, not the prediction.
     measured = found.regions[0]["measured"]
     assert (row.gain, row.gain_low) == (measured["mean"], measured["low"])
@@ -63,7 +76,7 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
 
 def test_one_seed_probes_without_an_interval_and_auto_is_random() -> None:
     said = probe(seeds="0").said
-    assert "one seed, no interval" in said[0]
+    assert "no interval" in said[0]
     assert draw().strategy == "random"
 
 

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.errors import LeaseLostError
 from alchemist_core.settings import Settings
-from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, holder, renew_leases
+from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, find_holder, renew_leases
 
 pytestmark = pytest.mark.db
 
@@ -35,10 +35,10 @@ def test_the_lease_of_the_dead_can_be_claimed_and_fences_them_off(engine: Engine
 def test_nobody_waits_for_it(engine: Engine) -> None:
     claim(engine, run_id=1)
     with engine.begin() as connection:
-        assert holder(connection, "shard:1:1") is not None
+        assert find_holder(connection, "shard:1:1") is not None
     set_clock_back(engine)
     with engine.begin() as connection:
-        assert holder(connection, "shard:1:1") is None
+        assert find_holder(connection, "shard:1:1") is None
 
 
 def test_its_holder_makes_it_an_ordinary_one_by_the_next_heartbeat(engine: Engine) -> None:

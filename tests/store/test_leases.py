@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import LeaseLostError
-from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, holder, release_lease, renew_leases
+from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, find_holder, release_lease, renew_leases
 
 pytestmark = pytest.mark.db
 
@@ -73,7 +73,7 @@ def test_a_heartbeat_renews_live_leases_and_never_revives_an_expired_one(engine:
     expire(engine)
     with engine.begin() as connection:
         assert renew_leases(connection, 1, ttl_s=60) == set()
-        assert holder(connection, held.resource) is None
+        assert find_holder(connection, held.resource) is None
 
 
 def test_releasing_a_lost_lease_leaves_the_new_holder_alone(engine: Engine) -> None:
@@ -83,4 +83,4 @@ def test_releasing_a_lost_lease_leaves_the_new_holder_alone(engine: Engine) -> N
     assert lost is not None
     with engine.begin() as connection:
         release_lease(connection, lost)
-        assert holder(connection, lost.resource) is not None
+        assert find_holder(connection, lost.resource) is not None

@@ -1,5 +1,6 @@
 """A filled store of an earlier revision is brought to this code's while people read: no row changes, and nobody waits beyond a bound."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,9 @@ INSERT INTO alchemist.subsets (
     name, version, snapshot_id, strategy, retention, seed, spec, spec_hash, n_samples, manifest_sha256, manifest_uri, created_by,
     materialized_at, materialized_uri
 ) VALUES ('half', 1, 1, 'top_k', 0.5, 0, '{}', 's', 9, 'm', 'm.parquet', 'ann', now(), 'materialized/half/v1-1000');
+INSERT INTO alchemist.region_probes (rater_id, drop_top_ratio, mean_rank, std_rank, gain, gain_low, gain_high, measurements) VALUES
+    (1, 0, 0.5, 0.2, 0.03, 0.01, 0.05, '{"retention": 0.2, "report_seeds": []}'),
+    (1, 0, 0.5, 0.2, 0.03, 0.01, 0.05, '{"retention": 0.2, "report_seeds": [3, 4]}');
 """
 TABLES = (
     "datasets",
@@ -154,6 +158,13 @@ def test_a_filled_store_keeps_its_rows_and_its_readers(earlier: Engine) -> None:
     with earlier.connect() as connection:
         copies = connection.execute(text("SELECT copy_uris FROM alchemist.subsets")).scalar_one()
     assert copies == ["materialized/half/v1-1000"], "what a migration adds is filled from what was there"
+
+
+def test_a_gain_that_was_only_predicted_loses_its_interval(earlier: Engine) -> None:
+    migrate(url_of(earlier))
+    with earlier.connect() as connection:
+        ends = text("SELECT gain_low, gain_high FROM alchemist.region_probes ORDER BY region_probe_id")
+        assert [tuple(row) for row in connection.execute(ends)] == [(-math.inf, math.inf), (0.01, 0.05)]
 
 
 @pytest.mark.parametrize("table", ["sample_locations", "subsets"])

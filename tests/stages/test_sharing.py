@@ -16,7 +16,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.sharing import alone_with
+from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 
@@ -30,19 +30,18 @@ class NumberConfig(Config):
 
 
 class NumberReport(Report):
-    made_at: list[float]
+    number: int
 
 
 def make_together(number: int, *, takes_s: float, said: list[str]) -> NumberReport:
     """Make the same thing as every other run, whatever the run's own config."""
 
     def work(run: StageRun) -> NumberReport:
-        with alone_with(run, "model:m"):
-            began = time.monotonic()
+        with hold_resource(run, "model:m"):
             said.append(f"{number} begins")
             time.sleep(takes_s)
             said.append(f"{number} ends")
-            return NumberReport(made_at=[began, time.monotonic()])
+            return NumberReport(number=number)
 
     return execute("select", NumberConfig(number=number), work, NumberReport)
 
@@ -61,6 +60,9 @@ def test_one_run_makes_a_thing_while_the_other_waits(engine: Engine, capsys: pyt
     assert "model:m is being made by run" in capsys.readouterr().err
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.leases")).scalar_one() == 0
+        spent = connection.execute(text("SELECT sum(work_seconds) FROM alchemist.runs")).scalar_one()
+    # Twice 1.5 seconds of work; the second of waiting is nobody's.
+    assert 3.0 <= spent < 4.0
 
 
 def test_what_a_dead_run_was_making_is_made_once_its_lease_has_expired(engine: Engine) -> None:
@@ -89,7 +91,11 @@ def command(stage: str, *words: str, launcher: Sequence[str] = ()) -> subprocess
 
 
 def wait_for(*processes: subprocess.Popen[str]) -> None:
-    told = [process.communicate(timeout=200)[0] for process in processes]
+    try:
+        told = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0] * len(processes), told
 
 
