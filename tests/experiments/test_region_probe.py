@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_s
 def probe(**fields: Any) -> RunReport:
     given = {
         "dataset": "scenes", "evaluation": "t", "rater": "production", "retentions": "0.3", "seeds": "0,1",
-        "n_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
+        "n_epochs": 1, "n_bands": 3, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
     }  # fmt: skip
     return run(RunConfig.model_validate(given | fields))
 
@@ -55,8 +55,8 @@ def drawn_regions() -> list[dict[str, float]]:
 
 def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     found = probe()
-    # For each of 2 seeds random and 2 bands at 50 %; random and a region at 30 %.
-    assert (found.cost["n_models"], n_models()) == (10, 10)
+    # For each of 2 seeds random and 3 bands; random and a region at 30 %.
+    assert (found.cost["n_models"], n_models()) == (12, 12)
     ((name, row),) = list_regions(open_store())
     assert name == getattr(find_rater(open_store(), "production"), "name", None)
     assert row.measurements["seeds"] == [0, 1]
@@ -70,7 +70,7 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     assert found.said == [row.fitted.describe()] == [line["said"] for line in list_(ListConfig()).regions]
     assert draw().region == found.said[0]
     assert probe().said == found.said
-    assert n_models() == 10
+    assert n_models() == 12
     assert len(list_regions(open_store())) == 1
 
 
