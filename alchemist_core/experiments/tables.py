@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from alchemist_core.evaluation.paired import Estimate
-from alchemist_core.experiments.results import ArmRow
+from alchemist_core.experiments.results import RANDOM, ArmRow
 
 HEAD = ("arm", "kept", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")
 COLUMNS = (
@@ -71,6 +71,8 @@ def _say_gain(row: ArmRow) -> str:
         return ""
     if row.gain.low > 0:
         return "better than random"
+    if row.arm != RANDOM and row.gain.low == row.gain.high == 0.0:
+        return "drawn at random: the same pairs"
     worse = "worse than random" if (row.gain.high or 0.0) < 0 else "no difference shown"
     return f"{worse}, not inferior by 1 %" if row.is_noninferior else worse
 

@@ -71,6 +71,7 @@ def test_the_text_shows_mean_and_half_width() -> None:
         ([3.0, 3.001, 3.002], "no difference shown, not inferior by 1 %"),
         ([2.0, 3.0, 4.0], "no difference shown"),
         ([2.0], ""),
+        ([3.0, 3.002, 3.0], "drawn at random: the same pairs"),
     ],
 )
 def test_the_verdict_says_what_the_interval_shows(losses: list[float], said: str) -> None:
