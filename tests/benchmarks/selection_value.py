@@ -151,7 +151,8 @@ class Bench:
         return ",".join(("random", *(f"{kind}/block@{start:g}" for kind in self._kinds() for start in STARTS)))
 
     def _config(self, part: str) -> RunConfig:
-        return RunConfig.model_validate({name.replace("-", "_"): value for name, value in self._fields(part).items()})
+        fields = self._fields(part) | {"seeds": self.given.seeds}
+        return RunConfig.model_validate({name.replace("-", "_"): value for name, value in fields.items()})
 
     def _work(self, part: str) -> Work:
         experiment = Experiment(self._config(part))
