@@ -155,7 +155,7 @@ def read_first_bits(path: Path) -> NDArray[np.uint64]:
         DataError: If the file is missing or cannot be read.
     """
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
         parts = [
             np.ascontiguousarray(hash_column(pa.chunked_array(batch.columns))[:, :8]).view(">u8").ravel()
             for batch in file.iter_batches(batch_size=ROWS_A_PIECE, columns=["pair_hash"])

@@ -11,7 +11,6 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.conditions import parse_condition
 from tests.benchmarks.rows import Row, write_rows
 from tests.data.conftest import draw_picture, make_record, make_tar
+from tests.peak_memory import peak_mib
 
 LONGEST_S, MOST_BYTES = 10.0, 2**30
 # Sizes and signs at which readers fail.
@@ -213,8 +213,7 @@ def attack(name: str, seed: int, n_cases: int) -> Outcome:
         longest_s = max(longest_s, time.perf_counter() - began)
         faulthandler.dump_traceback_later(LONGEST_S * 30, exit=True)
     faulthandler.cancel_dump_traceback_later()
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Outcome(n_cases, n_refused, longest_s, peak_bytes, findings)
+    return Outcome(n_cases, n_refused, longest_s, round(peak_mib() * 2**20), findings)
 
 
 def main() -> None:

@@ -5,10 +5,8 @@ written to `.alchemist/bench/publish.json`. Alone on the machine: the pool of 30
 """
 
 import argparse
-import re
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 from sqlalchemy import Engine, text
@@ -18,6 +16,7 @@ from alchemist_core.store.subsets import publish_subset
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.score_pool import Pool
+from tests.peak_memory import peak_mib
 from tests.stored_version import add_version
 from tests.subset_reader import reading
 
@@ -53,14 +52,6 @@ def measure(engine: Engine, retention: float) -> list[Row]:
         Row("publish: memory beyond the manifest", round(grown_mib, 1), "MiB", "< 512", grown_mib < 512),
         *swap_times(engine, manifest),
     ]  # fmt: skip
-
-
-def peak_mib(*, reset: bool = False) -> float:
-    """Return the most memory that this process held since the last reset."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    (kib,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(kib) / 1024
 
 
 def swap_times(engine: Engine, manifest: Manifest) -> list[Row]:

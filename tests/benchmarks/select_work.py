@@ -23,7 +23,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
-from tests.benchmarks.publish import peak_mib
+from tests.peak_memory import peak_mib
 
 ROUNDS = 5
 NAME = "large"

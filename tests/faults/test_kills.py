@@ -82,7 +82,7 @@ def test_stages_killed_at_random_moments_end_as_if_nothing_had_happened(
     for words, duration in zip(CHAIN, seconds, strict=True):
         for _ in range(2):
             process = start(words, disturbed)
-            time.sleep(duration * rng.uniform(0.2, 0.9))
+            time.sleep(duration * rng.uniform(0.1, 0.7))
             n_kills += process.poll() is None
             process.send_signal(signal.SIGKILL)
             process.communicate()

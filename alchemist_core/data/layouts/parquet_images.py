@@ -29,7 +29,8 @@ def read_parquet(source: Path) -> Iterator[LayoutRecord]:
     if not paths:
         raise DataError(f"{source} holds no .parquet file")
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        # Read ahead, every row would stay in memory until the file is closed.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             image, caption = find_columns(file.schema_arrow, path)
             for batch in file.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():

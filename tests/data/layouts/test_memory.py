@@ -10,24 +10,23 @@ import pytest
 
 from tests.data.layouts.given_layouts import png
 
+ROOT = Path(__file__).parents[3]
 N_ROWS = 100_000
 # The rows of the file would take 400 MB at once.
 PICTURE = png() + bytes(4096 - len(png()))
 IMPORT = """
-import resource, sys
+import sys
 from pathlib import Path
 from alchemist_core.data.layouts.parquet_images import read_parquet
 from alchemist_core.data.layouts.records import write_shards
-
-def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from tests.peak_memory import peak_mib
 
 records = read_parquet(Path(sys.argv[1]))
 for _ in range(200):
     next(records)
-before = peak_mb()
+before = peak_mib()
 n = 200 + write_shards(records, Path(sys.argv[2]), shard_size=1000)
-print(n, round(peak_mb() - before))
+print(n, round(peak_mib() - before))
 """
 
 
@@ -45,9 +44,13 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_hundred_thousand_rows_are_imported_in_bounded_memory(parquet: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, str(parquet), str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", IMPORT, str(parquet), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    n_rows, grown_mb = map(int, done.stdout.split())
+    n_rows, grown_mib = map(int, done.stdout.split())
     assert n_rows == N_ROWS
     assert len(list(tmp_path.glob("*.tar"))) == N_ROWS // 1000
-    assert grown_mb < 64
+    assert grown_mib < 64
