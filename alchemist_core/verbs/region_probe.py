@@ -60,7 +60,7 @@ class ListReport(Report):
 
 
 def run(config: RunConfig) -> RunReport:
-    """Probe; trained bands are found again, so a killed probe goes on."""
+    """Train on bands of ranks and at random, fit the region, try it; what was trained is found again, so a killed probe goes on."""
     plan = ProbePlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))
