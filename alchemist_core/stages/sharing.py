@@ -32,15 +32,15 @@ def take_unmeasured(
 
 
 def _claim(stage_run: StageRun, resource: str) -> LeaseClaim:
-    is_told = False
+    is_told, began = False, time.monotonic()
     while True:
         with stage_run.engine.begin() as connection:
             lease = claim_lease(connection, resource, run_id=stage_run.run_id, ttl_s=load_settings().lease_ttl_s)
             run_id = None if lease else find_holder(connection, resource)
         if lease is not None:
+            stage_run.waited_seconds += time.monotonic() - began
             return lease
         if run_id is not None and not is_told:
             say(f"{resource} is being made by run {run_id}: waiting for it.")
             is_told = True
         time.sleep(FOLLOW_INTERVAL_S)
-        stage_run.waited_seconds += FOLLOW_INTERVAL_S
