@@ -10,7 +10,7 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words, fingerprint
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, read_manifest, rows_sha256, write_manifest
-from alchemist_core.errors import AlchemistError, ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.stages.drawing import draw
@@ -177,7 +177,7 @@ def name_subset(config: SelectConfig) -> str:
 def _require_rater(config: SelectConfig) -> RaterRow:
     rater = find_rater(open_store(), config.rater)
     if rater is None:
-        raise AlchemistError(
+        raise ConfigError(
             "There is no rater in production: train one (alchemist train-rater) and promote it (alchemist promote)."
         )
     return rater

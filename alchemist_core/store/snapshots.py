@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
-from alchemist_core.errors import AlchemistError, ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
@@ -68,7 +68,7 @@ def take_snapshot(
         should_store: False for a preview, which writes nothing to the store.
 
     Raises:
-        AlchemistError: If nothing is selectable.
+        ConfigError: If nothing is selectable.
         ConfigError: If a dataset is unknown; if one to draw from is no training dataset, or one to decontaminate against is one.
     """
     with frozen(engine) as connection:
@@ -81,7 +81,7 @@ def take_snapshot(
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
     if not len(pairs):
-        raise AlchemistError(
+        raise ConfigError(
             f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks, or no "
             f"pair has the score {moment.score!r}. "
             "Run alchemist score, alchemist check --suite scores and alchemist publish night first."

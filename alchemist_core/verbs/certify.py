@@ -7,7 +7,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
-from alchemist_core.errors import AlchemistError, CheckFailedError, ConfigError
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store.audit import current_actor
@@ -49,7 +49,7 @@ def run(config: CertifyConfig) -> CertifyReport:
     engine = open_store()
     rater = find_rater(engine, config.rater)
     if rater is None:
-        raise AlchemistError(
+        raise ConfigError(
             "There is no rater to certify. Train one: alchemist train-rater --dataset NAME --validation NAME."
         )
     training = RaterTrainingConfig.model_validate(rater.config["training"])

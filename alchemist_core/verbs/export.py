@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.errors import ConfigError
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import PLACE, SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.pairs import stream_members
@@ -62,7 +62,7 @@ def scores(config: ExportScoresConfig) -> ExportReport:
     """Write a rater's scores and ranks with the pairs that they belong to."""
     rater = find_rater(open_store(), config.rater)
     if rater is None:
-        raise AlchemistError("There is no rater in production, so there are no scores. Name one: --rater NAME.")
+        raise ConfigError("There is no rater in production, so there are no scores. Name one: --rater NAME.")
     return _export(config, "export_scores", SCORE_COLUMNS, {"rater_id": rater.rater_id})
 
 

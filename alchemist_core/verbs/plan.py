@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Seeds, Words
-from alchemist_core.errors import AlchemistError
+from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
 from alchemist_core.stages.scope import scoring_scope
@@ -153,12 +153,12 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     """Say what promoting a rater would change, and whether a person must agree.
 
     Raises:
-        AlchemistError: There is no such rater.
+        ConfigError: There is no such rater.
     """
     engine = open_store()
     rater, production = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
-        raise AlchemistError("There is no rater to promote. Train one: alchemist train-rater.")
+        raise ConfigError("There is no rater to promote. Train one: alchemist train-rater.")
     checks = rater.certificate.get("checks", [])
     lines = [f"- {check['name']}: {check['value']:.4g}" for check in checks if check["value"] is not None]
     certified = "certified" if rater.certificate.get("is_certified") else "NOT certified"

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import AlchemistError, CheckFailedError
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater, mark_shadow, promote_rater
@@ -37,7 +37,7 @@ def run(config: PromoteConfig) -> PromoteReport:
     engine = open_store()
     rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
-        raise AlchemistError(
+        raise ConfigError(
             "There is no rater to promote. Train one: alchemist train-rater --dataset NAME --validation NAME."
         )
     if config.shadow is not None:

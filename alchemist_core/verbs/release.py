@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.errors import ConfigError
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.audit import current_actor, record_event
@@ -48,7 +48,7 @@ def night(config: ReleaseNightConfig) -> ReleaseNightReport:
     failed = failed_checks(engine, config.dataset, config.crawl_date)
     rater = find_rater(engine, config.rater)
     if rater is None and not failed:
-        raise AlchemistError("There is no rater in production, so no night is held. Name the rater: --rater NAME.")
+        raise ConfigError("There is no rater in production, so no night is held. Name the rater: --rater NAME.")
     held = _held(engine, config, rater) if rater else []
     if not held and not failed:
         raise ConfigError(
