@@ -8,14 +8,19 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.store.ledger import ScoringScope, count_unscored
 from alchemist_core.store.nights import night_title
 from alchemist_core.store.raters import RaterRow
-from alchemist_core.store.registry import find_dataset, list_datasets
+from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
 from alchemist_core.store.tables import AnyRow
 
 
 def scoring_scope(engine: Engine, rater: RaterRow, *, dataset: str | None, crawl_date: date | None) -> ScoringScope:
     """Return the named dataset, or every registered training dataset, under a rater."""
-    rows = [find_dataset(engine, dataset)] if dataset else list_datasets(engine, role="train")
+    rows = datasets_in_scope(engine, dataset)
     return ScoringScope(rater.rater_id, tuple(row.dataset_id for row in rows), crawl_date)
+
+
+def datasets_in_scope(engine: Engine, dataset: str | None) -> list[DatasetRow]:
+    """Return the named dataset, or every registered training dataset."""
+    return list_datasets(engine, role="train") if dataset is None else [find_dataset(engine, dataset)]
 
 
 def require_complete(engine: Engine, night: AnyRow, rater: RaterRow) -> None:

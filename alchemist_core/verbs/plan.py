@@ -1,7 +1,7 @@
 """Say what is to be done, and in how many worker slots, before anything is spent."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 from pydantic import Field
@@ -12,12 +12,13 @@ from alchemist_core.config import Config, Report, Seeds, Words
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
-from alchemist_core.stages.scope import scoring_scope
+from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored
 from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
+from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.scoring_speed import scoring_speed
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
 from alchemist_core.store.tables import AnyRow
@@ -58,10 +59,18 @@ class RaterPlan(Report):
         return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} pairs, {took}{speed}, {cost}{note}"
 
 
+class ScoreTask(Report):
+    """One process that scores: whose shards it claims, and its slot. No dataset: every registered training dataset."""
+
+    dataset: str | None
+    slot: int
+
+
 class PlanScoreReport(Report):
-    """Work ahead. `slots` is never empty: mapping over nothing would skip every task behind it."""
+    """Work ahead. `slots` and `work` are never empty: mapping over nothing would skip every task behind it."""
 
     slots: list[int]
+    work: list[ScoreTask]
     rater: str | None
     n_shards: int
     n_samples: int
@@ -71,6 +80,33 @@ class PlanScoreReport(Report):
         """Return one line a rater."""
         lines = [plan.summary() for plan in self.raters] or ["no production rater: nothing would be scored"]
         return "\n".join([*lines, f"worker slots: {len(self.slots)}"])
+
+
+class PlanNightConfig(Config):
+    """Which night."""
+
+    crawl_date: date = Field(..., description="Crawl date (YYYY-MM-DD)")
+    dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
+
+
+class NightPlan(Report):
+    """One dataset's crawl date."""
+
+    dataset: str
+    crawl_date: date
+
+
+class PlanNightReport(Report):
+    """Whose night it is, each to be ingested, checked and scored by itself."""
+
+    datasets: list[str]
+    nights: list[NightPlan]
+    """A night of each dataset, and earlier ones that still wait for shards that were being uploaded."""
+
+    def summary(self) -> str:
+        """Return one line a night."""
+        lines = [f"{night.dataset} {night.crawl_date}" for night in self.nights]
+        return "\n".join(lines) or "no training dataset is registered: alchemist ingest --dataset NAME --root FOLDER"
 
 
 class PlanEvaluateConfig(Config):
@@ -102,25 +138,51 @@ class PlanEvaluateReport(Report):
     subsets: list[str]
 
 
+def plan_night(config: PlanNightConfig) -> PlanNightReport:
+    """List the training datasets of a night; one whose root is unreachable is listed too, so that its own task fails."""
+    engine = open_store()
+    # A dataset that is named may be new: its first ingest registers it.
+    named = [row.name for row in list_datasets(engine, role="train")] if config.dataset is None else [config.dataset]
+    nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
+    return PlanNightReport(datasets=named, nights=nights)
+
+
 def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
     """Count the shards and pairs that the rater has not scored, and estimate what scoring them takes."""
     engine = open_store()
     raters = find_raters(engine, config.rater)
-    unscored = {
-        rater.rater_id: count_unscored(
-            engine, scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
-        )
+    names = [row.name for row in datasets_in_scope(engine, config.dataset)]
+    unscored = {(rater.rater_id, name): _count(engine, config, rater, name) for rater in raters for name in names}
+    of_rater = {
+        rater.rater_id: _add(counts for (rater_id, _), counts in unscored.items() if rater_id == rater.rater_id)
         for rater in raters
     }
-    most_shards = max((n_shards for n_shards, _ in unscored.values()), default=0)
-    n_slots = max(1, min(load_settings().score_slots, most_shards))
+    n_slots = _count_slots(of_rater.values())
+    of_dataset = {name: [counts for (_, other), counts in unscored.items() if other == name] for name in names}
+    work = [ScoreTask(dataset=name, slot=slot) for name in names for slot in range(_count_slots(of_dataset[name]))]
+    n_shards, n_samples = _add(of_rater.values())
     return PlanScoreReport(
         slots=list(range(n_slots)),
+        work=work or [ScoreTask(dataset=None, slot=0)],
         rater=", ".join(rater.name for rater in raters) or None,
-        n_shards=sum(n_shards for n_shards, _ in unscored.values()),
-        n_samples=sum(n_samples for _, n_samples in unscored.values()),
-        raters=[_estimate(engine, rater, unscored[rater.rater_id], n_slots) for rater in raters],
+        n_shards=n_shards,
+        n_samples=n_samples,
+        raters=[_estimate(engine, rater, of_rater[rater.rater_id], n_slots) for rater in raters],
     )
+
+
+def _count(engine: Engine, config: PlanScoreConfig, rater: RaterRow, dataset: str) -> tuple[int, int]:
+    return count_unscored(engine, scoring_scope(engine, rater, dataset=dataset, crawl_date=config.crawl_date))
+
+
+def _add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    both = list(counts)
+    return sum(n_shards for n_shards, _ in both), sum(n_samples for _, n_samples in both)
+
+
+def _count_slots(counts: Iterable[tuple[int, int]]) -> int:
+    """Return how many processes may share the shards: as set, fewer where a rater has fewer shards left, at least one."""
+    return max(1, min(load_settings().score_slots, max((n_shards for n_shards, _ in counts), default=0)))
 
 
 def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slots: int) -> RaterPlan:
@@ -197,6 +259,7 @@ def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set
 
 
 COMMANDS = {
+    "night": Command(PlanNightConfig, plan_night),
     "score": Command(PlanScoreConfig, plan_score),
     "promote": Command(PlanPromoteConfig, plan_promote),
     "evaluate": Command(PlanEvaluateConfig, plan_evaluate),

@@ -1,0 +1,67 @@
+"""What a DAG maps over: the datasets of a night, and a process for each dataset and slot."""
+
+import json
+from datetime import date
+
+import pytest
+from sqlalchemy import Engine
+
+from alchemist_core.__main__ import main
+from alchemist_core.settings import load_settings
+from alchemist_core.verbs.plan import PlanScoreConfig, plan_score
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_rater
+
+pytestmark = pytest.mark.db
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def add_shards(engine: Engine, dataset_id: int, *uris: str, crawl_date: str = "2026-01-02") -> None:
+    shard = {"dataset_id": dataset_id, "crawl_date": crawl_date, "n_samples": 5}
+    rows = [{**shard, "shard_id": 10 * dataset_id + number, "uri": uri} for number, uri in enumerate(uris)]
+    with engine.begin() as connection:
+        insert_rows(connection, {"shards": rows})
+
+
+def test_a_night_is_planned_for_every_training_dataset_whatever_its_root_is_like(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        datasets = [
+            {"dataset_id": 1, "name": "web", "root_uri": "/nowhere"},
+            {"dataset_id": 2, "name": "books"},
+            {"dataset_id": 3, "name": "goal", "role": "validation"},
+        ]
+        insert_rows(connection, {"datasets": datasets})
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--json"]) == 0
+    assert last_line(capsys) == {
+        "datasets": ["books", "web"],
+        "nights": [{"dataset": name, "crawl_date": "2026-01-02"} for name in ("books", "web")],
+    }
+
+
+def test_a_dataset_that_is_named_may_be_registered_by_its_first_ingest(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--dataset", "new", "--json"]) == 0
+    assert last_line(capsys)["datasets"] == ["new"]
+
+
+def test_scoring_is_planned_for_each_dataset_and_slot_and_never_for_none(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan_score(PlanScoreConfig()).model_dump()["work"] == [{"dataset": None, "slot": 0}]
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+        add_rater(connection)
+    add_shards(engine, 1, "a.tar", "b.tar", "c.tar")
+    monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "2")
+    load_settings.cache_clear()
+    report = plan_score(PlanScoreConfig(crawl_date=date(2026, 1, 2)))
+    assert [(task.dataset, task.slot) for task in report.work] == [("books", 0), ("web", 0), ("web", 1)]
+    assert (report.slots, report.n_shards, report.n_samples) == ([0, 1], 3, 15)
