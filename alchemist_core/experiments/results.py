@@ -155,13 +155,19 @@ def state_detectable(spread: float | None, n_seeds: int, *, source: str) -> dict
 
 
 def describe_detectable(before: dict[str, Any]) -> str:
-    """Say it in one sentence."""
+    """Describe the smallest gain that the seeds can show.
+
+    >>> print(describe_detectable(state_detectable(0.0184, 5, source="seeds 0, 1, 2")).partition(" (")[0])
+    Smallest gain over random that 5 seeds would show with 80% power: 0.0309 nats per token
+    """
     if before["effect_in_spreads"] is None:
-        return "One seed shows no effect: its table has no intervals."
-    beside = f"{before['n_seeds']} seeds show, in 4 of 5 repetitions, a difference to random of"
+        return "One seed cannot show a gain: its table has no intervals."
+    head = f"Smallest gain over random that {before['n_seeds']} seeds would show with 80% power: "
+    deviation = "standard deviation of the differences to random at equal seeds"
     if before["effect"] is None:
-        return f"{beside} {before['effect_in_spreads']:.2f} spreads of the paired differences; their spread is not known yet."
-    return f"{beside} {before['effect']:.4f} nats a token (spread {before['spread']:.4f}, {before['spread_from']}); less may stay unseen."
+        return f"{head}{before['effect_in_spreads']:.2f} × the {deviation}, which has not been measured yet."
+    known = f"{deviation}: {before['spread']:.4f}, from {before['spread_from']}"
+    return f"{head}{before['effect']:.4f} nats per token ({known}). A smaller gain may go unnoticed."
 
 
 def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, LossOfSeed]) -> ArmRow:

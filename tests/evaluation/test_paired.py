@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from alchemist_core.evaluation.paired import (
     detectable_effect,
@@ -32,10 +33,33 @@ def test_an_interval_of_five_seeds_holds_the_truth_in_95_of_100_repetitions() ->
     assert covered == pytest.approx(0.95, abs=0.012)
 
 
-def test_the_detectable_effect_is_found_with_the_power_that_it_names() -> None:
-    effect = detectable_effect(1.0, 6)
-    values_RS = np.random.default_rng(1).normal(effect, 1.0, (4000, 6))
-    assert np.mean([estimate(values_S.tolist()).is_positive for values_S in values_RS]) == pytest.approx(0.8, abs=0.06)
+def power_by_quadrature(effect: float, n: int) -> float:
+    """Chance that the t statistic of n differences exceeds its threshold, over every sample variance that they can have.
+
+    With V chi-squared with n − 1 degrees: P(t > q) = E[Φ(effect·√n − q·√(V / (n − 1)))].
+    """
+    df, threshold = n - 1, TABLE_975[n - 1]
+    v = np.linspace(1e-9, 12 * df + 60, 400_001)
+    density = np.exp((df / 2 - 1) * np.log(v) - v / 2 - df / 2 * math.log(2) - math.lgamma(df / 2))
+    chance = stats.norm.cdf(effect * math.sqrt(n) - threshold * np.sqrt(v / df))
+    return float(np.trapezoid(density * chance, v))
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 10, 31])
+def test_the_detectable_effect_has_the_power_that_it_names_however_few_the_seeds(n: int) -> None:
+    assert power_by_quadrature(detectable_effect(1.0, n), n) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_three_seeds_show_an_effect_of_3_26_standard_deviations_as_the_noncentral_t_says() -> None:
+    assert stats.nct.sf(stats.t.ppf(0.975, 2), 2, detectable_effect(1.0, 3) * math.sqrt(3)) == pytest.approx(0.8)
+    assert detectable_effect(1.0, 3) == pytest.approx(3.264, abs=1e-3)
+    assert detectable_effect(0.02, 3) == pytest.approx(0.02 * 3.264, abs=1e-4)
+
+
+def test_the_detectable_effect_is_found_as_often_as_it_says() -> None:
+    effect = detectable_effect(1.0, 4)
+    values_RS = np.random.default_rng(1).normal(effect, 1.0, (4000, 4))
+    assert np.mean([estimate(values_S.tolist()).is_positive for values_S in values_RS]) == pytest.approx(0.8, abs=0.02)
 
 
 def test_one_seed_gives_no_interval_and_shows_no_effect() -> None:

@@ -111,7 +111,7 @@ def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> N
     assert folders[0] == folders[1]
     assert not re.search(r'(src="(?!data:image/svg)|href=|https?://(?!www\.w3\.org/2000/svg))', page)
     assert "5 seeds" not in page
-    assert "3 seeds show, in 4 of 5 repetitions" in page
+    assert "3 seeds would show with 80% power" in page
     assert page.count("data:image/svg+xml;base64,") == 3
 
 

@@ -93,12 +93,21 @@ def test_the_spread_is_pooled_over_arms_and_paired_by_seed() -> None:
     assert paired_spread(losses_by_arm([*cells_of("random", [1.0]), *cells_of("a", [2.0])])) is None
 
 
-def test_what_can_be_seen_is_said_in_the_metrics_unit_once_the_spread_is_known() -> None:
-    before = state_detectable(0.1, 5, source="seeds 0, 1, 2")
-    assert before["effect"] == pytest.approx(0.1 * 1.662, abs=1e-3)
-    assert "0.1663 nats a token (spread 0.1000, seeds 0, 1, 2)" in describe_detectable(before)
-    assert "1.66 spreads" in describe_detectable(state_detectable(None, 5, source="not measured"))
-    assert "One seed shows no effect" in describe_detectable(state_detectable(0.1, 1, source="x"))
+def test_the_smallest_gain_that_seeds_can_show_is_a_sentence_in_the_metrics_unit() -> None:
+    before = state_detectable(0.0184, 5, source="seeds 0, 1, 2")
+    assert before["effect"] == pytest.approx(0.0184 * 1.682, abs=1e-4)
+    assert describe_detectable(before) == (
+        "Smallest gain over random that 5 seeds would show with 80% power: 0.0309 nats per token (standard deviation of the "
+        "differences to random at equal seeds: 0.0184, from seeds 0, 1, 2). A smaller gain may go unnoticed."
+    )
+
+
+def test_before_any_measurement_the_smallest_gain_is_a_multiple_of_a_named_standard_deviation() -> None:
+    assert describe_detectable(state_detectable(None, 3, source="not measured")) == (
+        "Smallest gain over random that 3 seeds would show with 80% power: 3.26 × the standard deviation of the differences "
+        "to random at equal seeds, which has not been measured yet."
+    )
+    assert "One seed cannot show a gain" in describe_detectable(state_detectable(0.1, 1, source="x"))
 
 
 def timed(arm: str, seed: int, losses: dict[int, float]) -> list[Cell]:

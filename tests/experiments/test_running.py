@@ -42,7 +42,9 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
     assert {"table.txt", "table.csv", "result.json", "index.html", "arms-r30.svg"} <= found.keys()
     # Cost, then what can be seen, then cells.
-    order = [next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds show", "1/10 seed")]
+    order = [
+        next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds would show", "1/10 seed")
+    ]
     assert order == sorted(order)
     # Of 2 choosing seeds: random, 2 bands, random and a region; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
     n_first, before = n_models(), checksum(load_settings().database_url.get_secret_value())  # type: ignore[union-attr]

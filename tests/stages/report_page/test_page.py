@@ -109,7 +109,7 @@ def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
 def test_an_experiment_shows_its_expectation_its_table_and_its_figures(content, outline):
     (experiment,) = content.experiments
     assert set(experiment.notes) <= {text.strip() for text in outline.text}
-    assert "5 seeds show, in 4 of 5 repetitions" in " ".join(outline.text)
+    assert "5 seeds would show with 80% power" in " ".join(outline.text)
     assert {cell for row in experiment.rows for cell in row if cell} <= set(outline.text)
     figures = [attributes for tag, attributes in outline.elements if tag == "img" and attributes["alt"]]
     assert len(figures) == len(experiment.figures) == 1
