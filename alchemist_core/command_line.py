@@ -149,7 +149,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
         ConfigError: If a value breaks a bound of the config model.
     """
     # What follows a pass-through command is another program's: argparse would take its flags for ours.
-    n_ours = len(PASS_THROUGH) if _is_passed_through(arguments) else len(arguments)
+    n_ours = _count_ours(arguments)
     options = vars(parser.parse_args(arguments[:n_ours]))
     options["arguments"] = arguments[n_ours:]
     command: Command = options["command"]
@@ -164,9 +164,14 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     return f"{report.summary()}\nnext: {following}" if following else str(report.summary())
 
 
-def _is_passed_through(arguments: list[str]) -> bool:
+def _count_ours(arguments: list[str]) -> int:
+    """Return how many of the words are ours: behind a pass-through command only its own flags, when they come first."""
     n = len(PASS_THROUGH)
-    return tuple(arguments[:n]) == PASS_THROUGH and arguments[n : n + 1] not in (["-h"], ["--help"])
+    if tuple(arguments[:n]) != PASS_THROUGH or arguments[n : n + 1] in (["-h"], ["--help"]):
+        return len(arguments)
+    behind = arguments[n] if len(arguments) > n else ""
+    flag, equals, _ = behind.partition("=")
+    return n + (0 if flag != "--role" else 1 if equals else 2)
 
 
 def read_config(model: type[Config], options: dict[str, Any]) -> Config:

@@ -2,7 +2,8 @@
 --   owner             the user who migrates: owns everything, alone may create, alter and drop
 --   alchemist_writer  stages: rows, never structure; partitions and statistics only by functions
 --   alchemist_reader  Grafana, analysts: SELECT only, with timeouts
--- Both can log in once an administrator gives them a password: ALTER ROLE alchemist_reader PASSWORD '…'.
+-- Both can log in once they have a password. The embedded server gives each its own; elsewhere an administrator does:
+-- ALTER ROLE alchemist_reader PASSWORD '…'.
 -- Where the owner may not create roles (a managed server), an administrator creates the two; until then nothing is granted.
 
 DO $$
@@ -14,6 +15,11 @@ BEGIN
     END IF;
     IF may_create AND to_regrole('alchemist_reader') IS NULL THEN
         CREATE ROLE alchemist_reader LOGIN;
+    END IF;
+    -- An administrator, or the embedded server, may have created the role before.
+    IF pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') AND NOT EXISTS (
+        SELECT FROM pg_db_role_setting WHERE setrole = to_regrole('alchemist_reader') AND setdatabase = 0
+    ) THEN
         ALTER ROLE alchemist_reader SET default_transaction_read_only = on;
         ALTER ROLE alchemist_reader SET statement_timeout = '60s';
         ALTER ROLE alchemist_reader SET idle_in_transaction_session_timeout = '60s';

@@ -210,15 +210,17 @@ def test_a_run_that_is_stopped_by_hand_leaves_no_traceback(capsys: pytest.Captur
     assert "goes on" in capsys.readouterr().err
 
 
-def test_what_follows_psql_is_psqls_own() -> None:
-    parser = build_parser(["db", "psql"])
+@pytest.mark.parametrize(
+    ("words", "role"), [([], "reader"), (["--role", "writer"], "writer"), (["--role=owner"], "owner")]
+)
+def test_what_follows_psql_is_psqls_own(words: list[str], role: str) -> None:
+    given: list[Config] = []
+    commands = load_commands("db")
     with pytest.MonkeyPatch.context() as patch:
-        given: list[str] = []
-        commands = load_commands("db")
-        patch.setitem(commands, "psql", commands["psql"]._replace(run=lambda config: given.extend(config.arguments)))
-        command_line.run_command(build_parser(["db", "psql"]), ["db", "psql", "-c", "SELECT 1", "--json"])
-    assert parser is not None
-    assert given == ["-c", "SELECT 1", "--json"]
+        patch.setitem(commands, "psql", commands["psql"]._replace(run=given.append))
+        command = ["db", "psql", *words, "-c", "SELECT 1", "--json", "--role"]
+        command_line.run_command(build_parser(command), command)
+    assert given[0].as_json() == {"role": role, "arguments": ["-c", "SELECT 1", "--json", "--role"]}
 
 
 def next_command(said: str) -> list[str]:

@@ -3,21 +3,32 @@
 Every command finds the same server: it outlives the command that started it. Knows nothing of the schema in it, and talks
 to it only by the wheel's own programs; drivers belong to `store`.
 
-The order of what is written makes every interruption harmless: the password first, then the data (made aside and renamed),
-then `server.json`, which says that roles and database stand.
+The order of what is written makes every interruption harmless: the passwords first, then the data (made aside and renamed),
+then `server.json`, which says that the database exists and that every role has its password.
 """
 
 import json
 import os
-import secrets
 import shlex
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alchemist_core.errors import StoreError
 from alchemist_core.local.postgres_account import Account, find_account, own_folder
+from alchemist_core.local.postgres_passwords import (
+    LOGINS,
+    PASSWORDS_SET,
+    SUPERUSER,
+    Role,
+    are_set,
+    has_password,
+    make_passwords,
+    read_passwords,
+    scram_verifier,
+    unset,
+)
 from alchemist_core.local.postgres_place import (
     free_port,
     locked,
@@ -33,8 +44,7 @@ from alchemist_core.local.postgres_programs import environment, program, psql_pa
 
 __all__ = ["EmbeddedPostgres", "is_running", "psql_path", "start_postgres", "stop_postgres"]
 
-OWNER = "alchemist"  # owns the platform's databases; may make roles and databases, nothing more
-SUPERUSER = "postgres"
+OWNER = LOGINS["owner"]
 MAX_FAILURES = 20
 RECOVERY_TIMEOUT_S = 300.0  # of a server that was killed in the middle of much writing
 CONFIG = """
@@ -46,12 +56,16 @@ jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
 """
-# Both roles have the one password: it guards against other users of this machine, the split of roles against accidents.
+# The owner may alter the other roles as if it had created them: migrations do, in `sql/roles.sql`.
 BOOTSTRAP = r"""
-\getenv password PGPASSWORD
-SELECT format('CREATE ROLE %I LOGIN CREATEDB CREATEROLE PASSWORD %L', :'owner', :'password')
-WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'owner') \gexec
+\getenv verifiers ALCHEMIST_VERIFIERS
+CREATE TEMPORARY TABLE logins AS
+SELECT key AS login, value AS verifier, to_regrole(key) IS NULL AS is_new FROM json_each_text(:'verifiers');
+SELECT format('CREATE ROLE %I LOGIN', login) FROM logins WHERE is_new \gexec
+SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', login, verifier) FROM logins \gexec
+ALTER ROLE :"owner" CREATEDB CREATEROLE;
 GRANT pg_monitor TO :"owner";
+GRANT :"writer", :"reader" TO :"owner" WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 """
 CREATE_DATABASE = r"""
 SELECT pg_advisory_lock(hashtext(:'name')) \g /dev/null
@@ -67,23 +81,31 @@ class EmbeddedPostgres:
     port: int
     socket_dir: Path
     data_dir: Path
-    password: str = field(repr=False)
+    passwords: dict[str, str] = field(repr=False)
 
-    def url(self, database: str = "alchemist") -> str:
-        """Return the libpq URL of one database; it holds the password."""
-        return f"postgresql://{OWNER}:{self.password}@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str = "alchemist", role: Role = "owner") -> str:
+        """Return the libpq URL of one database for one role; it holds the role's password."""
+        login = LOGINS[role]
+        return f"postgresql://{login}:{self.passwords[login]}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str) -> str:
         """Make a database of the owner unless it exists, and return its URL."""
         self.run_sql(CREATE_DATABASE, name=name, owner=OWNER)
         return self.url(name)
 
-    def run_sql(self, script: str, **variables: str) -> str:
-        """Run a psql script as superuser in the maintenance database, and return what it prints."""
+    def run_sql(self, script: str, *, secret: dict[str, str] | None = None, **variables: str) -> str:
+        """Run a psql script as superuser in the maintenance database, and return what it prints.
+
+        Args:
+            script: What psql reads.
+            secret: Environment variables for the script, for values that no list of processes may show.
+            variables: psql variables of the script.
+        """
         given = [f"--set={name}={value}" for name, value in variables.items()]
         where = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": SUPERUSER, "PGDATABASE": "postgres"}
         command = [str(psql_path()), "-X", "-q", "-A", "-t", "--set=ON_ERROR_STOP=1", *given]
-        return run_program(command, env=environment() | where | {"PGPASSWORD": self.password}, script=script)
+        hidden = {"PGPASSWORD": self.passwords[SUPERUSER], **(secret or {})}
+        return run_program(command, env=environment() | where | hidden, script=script)
 
 
 def start_postgres(home: Path) -> EmbeddedPostgres:
@@ -93,7 +115,7 @@ def start_postgres(home: Path) -> EmbeddedPostgres:
         StoreError: the server cannot be made or started; the text holds the reason and the end of its log.
     """
     running = _running(home)
-    if running is not None and record_path(home).exists():
+    if running is not None and are_set(record_path(home)):
         return running
     with locked(home) as folder:
         return _start(home, folder)
@@ -101,7 +123,7 @@ def start_postgres(home: Path) -> EmbeddedPostgres:
 
 def stop_postgres(home: Path) -> bool:
     """Stop the server of this home and wait for its end; false when none ran."""
-    if _running(home) is None:
+    if not is_running(home):
         return False
     with locked(home):
         place = server_dir(home)
@@ -113,28 +135,46 @@ def stop_postgres(home: Path) -> bool:
 
 def is_running(home: Path) -> bool:
     """Tell whether the server of this home answers."""
-    return _running(home) is not None
+    return has_password(home.resolve() / "postgres") and ready_port(server_dir(home) / "data") is not None
 
 
 def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     place = server_dir(home)
     account = find_account(place)
-    password_path = folder / "password"
-    if not password_path.exists():
+    if not has_password(folder):
         _discard(place, account)
-        write_secret(password_path, secrets.token_urlsafe(24))
+    if read_passwords(folder) is None:
+        unset(record_path(home))
+    passwords = make_passwords(folder)
     own_folder(place, account)
     own_folder(socket_dir(place), account)
     if not (place / "data" / "PG_VERSION").exists():
         record_path(home).unlink(missing_ok=True)
-        _make_cluster(place, account, password_path.read_text())
+        _make_cluster(place, account, passwords[SUPERUSER])
     _launch(place, account, recorded_port(home))
     server = _running(home)
     assert server is not None, f"PostgreSQL ended as soon as it was ready in {place}"
-    if not record_path(home).exists():
-        server.run_sql(BOOTSTRAP, owner=OWNER)
+    if not are_set(record_path(home)):
+        _set_passwords(server)
         server.create_database(OWNER)
-    write_secret(record_path(home), json.dumps({"port": server.port, "server_dir": str(place)}))
+    record = {"port": server.port, "server_dir": str(place), PASSWORDS_SET: True}
+    write_secret(record_path(home), json.dumps(record))
+    return server
+
+
+def _set_passwords(server: EmbeddedPostgres) -> None:
+    """Create the roles that do not exist yet, and give each its password."""
+    verifiers = {login: scram_verifier(password) for login, password in server.passwords.items()}
+    secret = {"ALCHEMIST_VERIFIERS": json.dumps(verifiers)}
+    _as_superuser(server).run_sql(BOOTSTRAP, secret=secret, **LOGINS)
+
+
+def _as_superuser(server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """Return the server with a superuser's password that it accepts: older homes gave the superuser the owner's."""
+    try:
+        server.run_sql("SELECT 1")
+    except StoreError:
+        return replace(server, passwords=server.passwords | {SUPERUSER: server.passwords[OWNER]})
     return server
 
 
@@ -177,12 +217,10 @@ def _launch(place: Path, account: Account, port: int) -> None:
 
 
 def _running(home: Path) -> EmbeddedPostgres | None:
-    password = home.resolve() / "postgres" / "password"
+    passwords = read_passwords(home.resolve() / "postgres")
     place = server_dir(home)
     port = ready_port(place / "data")
-    if port is None or not password.exists():
-        return None
-    return EmbeddedPostgres(port, socket_dir(place), place / "data", password.read_text())
+    return EmbeddedPostgres(port, socket_dir(place), place / "data", passwords) if port and passwords else None
 
 
 def _discard(place: Path, account: Account) -> None:

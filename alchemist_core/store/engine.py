@@ -5,10 +5,11 @@ from datetime import datetime
 from functools import cache
 
 from sqlalchemy import Connection, Engine, create_engine, func, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.local.postgres_passwords import LOGINS, Role
 from alchemist_core.settings import Settings, load_settings
 
 _MOST_SILENCE_MS = 30_000
@@ -28,6 +29,23 @@ def database_url(settings: Settings | None = None) -> str:
     from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
 
     return start_postgres(settings.home).url()
+
+
+def role_url(role: Role) -> str:
+    """Return the store's libpq URL for one role; it has no password where only the server's administrator knows that."""
+    settings = load_settings()
+    if settings.database_url is None:
+        from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
+
+        return start_postgres(settings.home).url(role=role)
+    address = make_url(database_url(settings)).set(drivername="postgresql")
+    # Whoever is neither the writer nor the reader is the owner, as `sql/roles.sql` has it.
+    own = next((name for name, login in LOGINS.items() if login == address.username), "owner")
+    if role != own:
+        given = address.set(username=LOGINS[role])
+        # `set` takes None for "unchanged".
+        address = URL.create("postgresql", given.username, None, given.host, given.port, given.database, given.query)
+    return address.render_as_string(hide_password=False)
 
 
 def _require_postgres(url: str) -> str:

@@ -9,8 +9,9 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.postgres import psql_path, start_postgres, stop_postgres
+from alchemist_core.local.postgres_passwords import Role
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import database_url
+from alchemist_core.store.engine import database_url, role_url
 from alchemist_core.telemetry import say
 from alchemist_core.verbs.db_backup import BackupConfig, RestoreConfig, backup, restore
 
@@ -19,9 +20,23 @@ class NoConfig(Config):
     """Nothing to choose."""
 
 
-class PsqlConfig(Config):
-    """What psql gets."""
+class UrlConfig(Config):
+    """Whose address is printed."""
 
+    role: Role = Field(
+        "reader",
+        description="Role that logs in: reader (queries only), writer (what stages need) or owner (migrations)",
+    )
+
+
+class PsqlConfig(Config):
+    """Who logs in, and what psql gets."""
+
+    role: Role = Field(
+        "reader",
+        description="Role that logs in: reader (queries only), writer or owner; comes before psql's own options. On a server "
+        "of your own the URL's user always logs in, and reader means read-only transactions",
+    )
     arguments: list[str] = Field(
         default_factory=list, description="Everything after `psql` is psql's own, for example -c 'SELECT 1'"
     )
@@ -48,9 +63,9 @@ class ChecksumReport(Report):
 
 
 def start(_config: NoConfig) -> UrlReport:
-    """Start the embedded server (a no-op when it runs) and print its URL."""
+    """Start the embedded server (a no-op when it runs) and print the reader's URL."""
     _require_embedded()
-    return UrlReport(url=start_postgres(load_settings().home).url())
+    return UrlReport(url=start_postgres(load_settings().home).url(role="reader"))
 
 
 def stop(_config: NoConfig) -> None:
@@ -60,19 +75,29 @@ def stop(_config: NoConfig) -> None:
     say("The embedded Postgres is stopped; alchemist db start brings it back.")
 
 
-def url(_config: NoConfig) -> UrlReport:
-    """Print the libpq URL of the store."""
-    return UrlReport(url=database_url())
+def url(config: UrlConfig) -> UrlReport:
+    """Print the libpq URL of the store for one role: the reader unless --role names another."""
+    address = role_url(config.role)
+    if urlsplit(address).password is None:
+        say(
+            f"ALCHEMIST_DATABASE_URL holds another role's password, so this URL of the {config.role} has none: "
+            "ask the server's administrator for it and set PGPASSWORD."
+        )
+    return UrlReport(url=address)
 
 
 def psql(config: PsqlConfig) -> None:
-    """Open psql on the store; what follows goes to psql unchanged."""
-    program, address = str(psql_path()), urlsplit(database_url())
+    """Open psql on the store as the reader, or as --role; all other arguments go to psql unchanged."""
+    # A given server has one login, its URL's: there the reader is that login in read-only transactions.
+    is_given = load_settings().database_url is not None
+    address = urlsplit(database_url() if is_given else role_url(config.role))
+    if config.role == "reader":
+        os.environ["PGOPTIONS"] = f"{os.environ.get('PGOPTIONS', '')} -c default_transaction_read_only=on"
     # By the environment: a password in the arguments would show in the list of processes.
     os.environ["PGPASSWORD"] = unquote(address.password or "")
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
     # Replaces this process, so that psql owns the terminal and its exit code is ours.
-    os.execv(program, [program, place, *config.arguments])  # noqa: S606  no shell is meant
+    os.execv(str(psql_path()), ["psql", place, *config.arguments])  # noqa: S606  no shell is meant
 
 
 def migrate(_config: NoConfig) -> None:
@@ -100,7 +125,7 @@ def _require_embedded() -> None:
 COMMANDS = {
     "start": Command(NoConfig, start),
     "stop": Command(NoConfig, stop),
-    "url": Command(NoConfig, url),
+    "url": Command(UrlConfig, url),
     "psql": Command(PsqlConfig, psql),
     "migrate": Command(NoConfig, migrate),
     "checksum": Command(NoConfig, checksum),

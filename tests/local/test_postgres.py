@@ -1,5 +1,6 @@
 """The embedded server is one server for all commands, whatever happens to those that start it."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,9 @@ import psycopg2
 import pytest
 
 from alchemist_core.errors import StoreError
-from alchemist_core.local.postgres import is_running, psql_path, start_postgres, stop_postgres
+from alchemist_core.local.postgres import EmbeddedPostgres, is_running, psql_path, start_postgres, stop_postgres
+from alchemist_core.local.postgres_passwords import LOGINS, PASSWORDS_SET, unset
+from alchemist_core.store.migrate import migrate
 
 pytestmark = [pytest.mark.db, pytest.mark.xdist_group("embedded-postgres")]
 
@@ -140,12 +143,101 @@ def test_a_taken_port_is_left_alone(used_home: Path) -> None:
 
 def test_nobody_enters_without_the_password(used_home: Path) -> None:
     server = start_postgres(used_home)
-    assert stat.S_IMODE((used_home / "postgres" / "password").stat().st_mode) == 0o600
-    assert server.password not in repr(server)
+    files = list((used_home / "postgres").glob("password*"))
+    assert len(files) == len(set(server.passwords.values())) == 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert not [password for password in server.passwords.values() if password in repr(server)]
     for host in ("127.0.0.1", server.socket_dir):
-        for user in ("alchemist", "postgres"):
+        for user in server.passwords:
             with pytest.raises(psycopg2.OperationalError, match="password"):
                 psycopg2.connect(host=str(host), port=server.port, user=user, dbname="alchemist", passfile="/nowhere")
+
+
+def test_each_role_logs_in_with_its_own_password_and_no_other(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    for role, login in LOGINS.items():
+        assert ask(server.url(role=role), "SELECT current_user") == login
+        for other in server.passwords.keys() - {login}:
+            stranger = server.url(role=role).replace(server.passwords[login], server.passwords[other])
+            with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+                psycopg2.connect(stranger)
+    stored = server.run_sql("SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL")
+    assert all(line.startswith("SCRAM-SHA-256$") for line in stored.splitlines())
+
+
+def make_old(home: Path) -> EmbeddedPostgres:
+    """Turn a home into one of older code: one password for owner and superuser, no other roles, nothing noted of them."""
+    server = start_postgres(home)
+    record = home / "postgres" / "server.json"
+    owner = server.passwords["alchemist"]
+    server.run_sql(f"""
+        DROP OWNED BY alchemist_writer, alchemist_reader; DROP ROLE alchemist_writer, alchemist_reader;
+        ALTER ROLE postgres PASSWORD '{owner}'; ALTER ROLE alchemist PASSWORD '{owner}'
+    """)
+    for name in ("postgres", "alchemist_writer", "alchemist_reader"):
+        (home / "postgres" / f"password-{name}").unlink()
+    record.write_text(
+        json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != PASSWORDS_SET})
+    )
+    return server
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_an_older_home_gets_a_password_for_each_role_and_keeps_its_data(home: Path, *, is_up: bool) -> None:
+    old = make_old(home)
+    migrate(old.url())
+    ask(old.url(), "CREATE TABLE kept AS SELECT 7 AS n")
+    if not is_up:
+        stop_postgres(home)
+    server = start_postgres(home)
+    assert server.url() == old.url(), "what runs already goes on with the owner's password"
+    assert ask(server.url(), "SELECT n FROM kept") == "7"
+    assert ask(server.url(role="reader"), "SELECT count(*) FROM alchemist.datasets") == "0"
+    ask(
+        server.url(role="writer"),
+        "INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('web', '/web', 'train')",
+    )
+    assert len(set(server.passwords.values())) == 4
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(server.url().replace("//alchemist:", "//postgres:"))
+
+
+def test_roles_that_exist_before_the_first_migration_get_their_rights_and_limits_from_it(home: Path) -> None:
+    server = start_postgres(home)
+    migrate(server.url())
+    assert ask(server.url(role="reader"), "SHOW default_transaction_read_only") == "on"
+    assert ask(server.url(role="reader"), "SHOW statement_timeout") == "1min"
+    assert ask(server.url(role="writer"), "SHOW default_transaction_read_only") == "off"
+
+
+@pytest.mark.parametrize("lost", ["password-postgres", "password-alchemist_reader"])
+def test_a_start_that_was_killed_between_file_and_server_is_done_again(home: Path, lost: str) -> None:
+    make_old(home)
+    (home / "postgres" / lost).write_text("written, and then killed")
+    server = start_postgres(home)
+    assert (home / "postgres" / lost).read_text() == "written, and then killed"
+    assert ask(server.url(role="reader"), "SELECT 1") == "1"
+    assert server.run_sql("SELECT 1").strip() == "1"
+
+
+def test_a_start_that_was_killed_before_the_note_is_done_again(home: Path) -> None:
+    before = start_postgres(home)
+    unset(home / "postgres" / "server.json")
+    server = start_postgres(home)
+    assert server == before
+    assert ask(server.url(role="reader"), "SELECT 1") == "1"
+    assert server.run_sql("SELECT 1").strip() == "1"
+
+
+def test_no_password_is_in_the_servers_log_whatever_it_logs(home: Path) -> None:
+    server = start_postgres(home)
+    server.run_sql("ALTER SYSTEM SET log_statement = 'all'; SELECT pg_reload_conf()")
+    unset(home / "postgres" / "server.json")
+    (home / "postgres" / "password-alchemist_reader").unlink()
+    server = start_postgres(home)
+    log = (server.data_dir.parent / "log").read_text()
+    assert "ALTER ROLE alchemist_reader LOGIN PASSWORD" in log
+    assert not [password for password in server.passwords.values() if password in log]
 
 
 def test_the_owner_is_no_superuser_and_gets_databases_on_demand(used_home: Path) -> None:
