@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 def split_commas(value: Any) -> Any:
@@ -62,6 +63,12 @@ class Config(BaseModel):
         True
         """
         return fingerprint(self.as_json())
+
+
+class Section(Config):
+    """Root of every section of the project file that holds bounds: TOML has types, so a text or a yes is no number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 
 
 class Report(BaseModel):
@@ -137,6 +144,21 @@ def _plain(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+def bounds_of(field: FieldInfo) -> str:
+    """Return the bounds of a field in words.
+
+    >>> bounds_of(Field(0.5, gt=0, le=1))
+    'above 0, at most 1'
+    """
+    rules = [
+        (words, getattr(rule, name)) for rule in field.metadata for name, words in BOUNDS.items() if hasattr(rule, name)
+    ]
+    return ", ".join(f"{words} {value}" for words, value in rules)
 
 
 def fingerprint(value: object) -> str:

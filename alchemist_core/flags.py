@@ -11,9 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from alchemist_core.config import BARE_WORD, NO_FLAG
-
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+from alchemist_core.config import BARE_WORD, NO_FLAG, bounds_of
 
 
 def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
@@ -69,7 +67,8 @@ def flag_of(name: str, field: FieldInfo) -> str:
 def describe(name: str, field: FieldInfo) -> str:
     """Return a field's text with its bounds and its default."""
     default = "required" if field.is_required() else f"default: {_plain(field.get_default(call_default_factory=True))}"
-    return f"{field.description or name} ({_bounds(field)}{default})"
+    bounds = bounds_of(field)
+    return f"{field.description or name} ({bounds + '; ' if bounds else ''}{default})"
 
 
 def _plain(value: Any) -> str:
@@ -89,13 +88,6 @@ def _flag_type(annotation: Any) -> tuple[Any, list[str] | None]:
     if get_origin(annotation) is list:
         return list, None
     return annotation, None
-
-
-def _bounds(field: FieldInfo) -> str:
-    parts = [
-        f"{BOUNDS[name]} {getattr(rule, name)}" for rule in field.metadata for name in BOUNDS if hasattr(rule, name)
-    ]
-    return ", ".join(parts) + "; " if parts else ""
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:

@@ -3,11 +3,14 @@
 What a stage does is never here: that is its config model.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from alchemist_core.errors import ConfigError
 
 
 class Settings(BaseSettings):
@@ -22,6 +25,9 @@ class Settings(BaseSettings):
         None, description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded one under home is started"
     )
     s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; unset: AWS")
+    project: Path | None = Field(
+        None, description="Project file; unset: alchemist.toml in the working directory or the nearest folder above it"
+    )
     dags: Path | None = Field(None, description="Folder of the DAG files; unset: dags/ of the clone")
     lease_ttl_s: float = Field(
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
@@ -62,6 +68,30 @@ class Settings(BaseSettings):
     def artifacts(self) -> Path:
         """Folder of raters, subsets, models and reports; every artifact is found by its hash."""
         return self.home.resolve() / "artifacts"
+
+
+PROJECT_FILE = "alchemist.toml"
+
+
+def find_project_file() -> Path | None:
+    """Return the absolute path of the project file; none where there is none.
+
+    A file that was only found, not named, must belong to this user or to root: it names code that checks run, and whoever
+    may write into a folder above this one, such as /tmp, could leave one there.
+
+    Raises:
+        ConfigError: `ALCHEMIST_PROJECT` is not a file, or the file that was found belongs to somebody else.
+    """
+    named = load_settings().project
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"ALCHEMIST_PROJECT is {str(named)!r}, which is not a file. Name an {PROJECT_FILE}.")
+        return named.resolve()
+    here = Path.cwd()
+    found = next((path for folder in (here, *here.parents) if (path := folder / PROJECT_FILE).is_file()), None)
+    if found is not None and found.stat().st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{found} belongs to another user. To use it all the same, set ALCHEMIST_PROJECT={found}.")
+    return found
 
 
 @cache

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.exc import ProgrammingError
 
 from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
+from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import migrate
@@ -71,9 +72,14 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path / "alchemist-home"))
-    load_settings.cache_clear()
+    _forget_settings()
     yield
+    _forget_settings()
+
+
+def _forget_settings() -> None:
     load_settings.cache_clear()
+    load_project.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,33 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from alchemist_core.config import Section
 
 N_BINS = 10
 SKETCH_POINTS = 1024
-MIN_SCORES = 500
-"""Fewer scores are too few to be judged: a tenth of 100 scores or fewer swings by itself."""
-WARN_PSI, HOLD_PSI = 0.1, 0.25
 
 Floats = NDArray[np.floating]
+
+
+class DriftLimits(Section):
+    """When a night's scores have moved too far: `[drift]` of the project file, or `[datasets.NAME.drift]` for one dataset."""
+
+    warn_psi: float = Field(0.1, ge=0, le=100, description="Corrected PSI from which a night is warned about")
+    hold_psi: float = Field(0.25, ge=0, le=100, description="Corrected PSI from which a night is held")
+    # A tenth of 100 scores or fewer swings by itself.
+    min_scores: int = Field(
+        500, ge=50, le=10**9, description="Scores below which a night is pooled with the nights to come, and never held"
+    )
+
+    @model_validator(mode="after")
+    def _warns_before_it_holds(self) -> "DriftLimits":
+        if self.warn_psi > self.hold_psi:
+            raise ValueError(
+                f"warn_psi = {self.warn_psi} is above hold_psi = {self.hold_psi}: a night is warned about first"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,22 +172,25 @@ def contributions(count_GB: Floats, reference_count_B: Floats) -> NDArray[np.flo
     return whole - np.array(without_G)
 
 
-def judge(psi: float | None, *, n_own: int, n_tested: int, is_first: bool) -> str:
+def judge(psi: float | None, limits: DriftLimits, *, n_own: int, n_tested: int, is_first: bool) -> str:
     """Say what becomes of a night: `recorded`, `pooled` with the nights to come, `steady`, `warned` or `held`.
 
     Args:
         psi: Its corrected PSI; none where there is nothing to compare with.
-        n_own: Its own scores; fewer than 500 are never held.
+        limits: The dataset's limits.
+        n_own: Its own scores; fewer than the limits' `min_scores` are never held.
         n_tested: Its scores and those of the small nights before it that were pooled.
         is_first: Whether it was compared with the rater's reference, which only warns.
 
-    >>> judge(0.3, n_own=900, n_tested=900, is_first=False), judge(0.3, n_own=90, n_tested=900, is_first=False)
-    ('held', 'warned')
+    >>> judge(0.3, DriftLimits(), n_own=900, n_tested=900, is_first=False)
+    'held'
+    >>> judge(0.3, DriftLimits(), n_own=90, n_tested=900, is_first=False)
+    'warned'
     """
-    if n_tested < MIN_SCORES:
+    if n_tested < limits.min_scores:
         return "pooled"
     if psi is None:
         return "recorded"
-    if psi >= HOLD_PSI and n_own >= MIN_SCORES and not is_first:
+    if psi >= limits.hold_psi and n_own >= limits.min_scores and not is_first:
         return "held"
-    return "warned" if psi >= WARN_PSI else "steady"
+    return "warned" if psi >= limits.warn_psi else "steady"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alchemist_core.local.postgres_place import PORTS
 from alchemist_core.local.postgres_programs import write_secret
-from alchemist_core.settings import load_settings
+from alchemist_core.settings import find_project_file, load_settings
 
 AIRFLOW_PORT = 8080
 METRICS_PORT = 9477
@@ -88,6 +88,8 @@ def build_environment(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "ALCHEMIST_HOME": str(home),
         "ALCHEMIST_DATABASE_URL": store_url,
+        # Tasks run in other working directories, from which the file would not be found.
+        **({"ALCHEMIST_PROJECT": str(project)} if (project := find_project_file()) else {}),
         STACK_VARIABLE: keys["stack"],
         # A job's lines reach its log as they are printed.
         "PYTHONUNBUFFERED": "1",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.evaluation import drift
-from alchemist_core.evaluation.drift import Reference
+from alchemist_core.evaluation.drift import DriftLimits, Reference
 from alchemist_core.store import distributions
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.distributions import ScoreBand
@@ -79,8 +79,8 @@ class NightDrift:
 class Night:
     """A night under test: its scores with those of the small nights pooled with it, and what they are compared with."""
 
-    def __init__(self, engine: Engine, night: AnyRow, rater: RaterRow) -> None:
-        self.engine, self.night, self.rater = engine, night, rater
+    def __init__(self, engine: Engine, night: AnyRow, rater: RaterRow, limits: DriftLimits) -> None:
+        self.engine, self.night, self.rater, self.limits = engine, night, rater, limits
         self.own_N = distributions.read_night_scores(engine, rater.rater_id, [night.night_id])["score"]
         self.night_ids = [night.night_id, *distributions.read_pooled(engine, night, rater.rater_id)]
         self.tested = distributions.read_night_scores(engine, rater.rater_id, self.night_ids)
@@ -103,12 +103,12 @@ class Night:
     def measure(self) -> NightDrift:
         """Measure the night and name what moved it."""
         n_own, n_tested = len(self.own_N), len(self.tested)
-        if self.reference is None or n_tested < drift.MIN_SCORES:
-            verdict = drift.judge(None, n_own=n_own, n_tested=n_tested, is_first=True)
+        if self.reference is None or n_tested < self.limits.min_scores:
+            verdict = drift.judge(None, self.limits, n_own=n_own, n_tested=n_tested, is_first=True)
             return NightDrift(self.night.night_id, verdict, n_own, n_tested)
         found = drift.measure(self.tested["score"], self.reference)
         is_first = self.source != FROM_ACCEPTED
-        verdict = drift.judge(found.psi, n_own=n_own, n_tested=n_tested, is_first=is_first)
+        verdict = drift.judge(found.psi, self.limits, n_own=n_own, n_tested=n_tested, is_first=is_first)
         return NightDrift(
             self.night.night_id, verdict, n_own, n_tested, round(found.psi, 6), round(found.ks_distance, 6),
             self.source, round(self.reference.n), self._movers(self.reference),
@@ -179,9 +179,9 @@ def _record_shape(engine: Engine, night_id: int, rater: RaterRow) -> tuple[NDArr
     return shape, len(score_N)
 
 
-def judge_night(engine: Engine, night: AnyRow, rater: RaterRow) -> NightDrift:
+def judge_night(engine: Engine, night: AnyRow, rater: RaterRow, limits: DriftLimits) -> NightDrift:
     """Measure an open night, store its distribution and, where it moved too far, hold it; all in one transaction."""
-    tested = Night(engine, night, rater)
+    tested = Night(engine, night, rater, limits)
     found = tested.measure()
     fields = {
         name: getattr(found, name)
@@ -193,14 +193,14 @@ def judge_night(engine: Engine, night: AnyRow, rater: RaterRow) -> NightDrift:
             histogram=tested.histogram(), explanation=[asdict(mover) for mover in found.movers],
         )  # fmt: skip
         if found.verdict == "held":
-            reason, actor = hold_reason(found), current_actor()
+            reason, actor = hold_reason(found, limits), current_actor()
             if decide_night(connection, night.night_id, state="held", actor=actor, reason=reason):
                 subject = f"night {night_title(night)}"
                 record_event(connection, actor, "hold", subject, after={"state": "held", "reason": reason})
     return found
 
 
-def hold_reason(found: NightDrift) -> str:
+def hold_reason(found: NightDrift, limits: DriftLimits) -> str:
     """Say in one line why a night is held."""
     first = f"; {found.movers[0].kind} {found.movers[0].name} moved it most" if found.movers else ""
-    return f"scores drifted: PSI {found.psi:.3f} (limit {drift.HOLD_PSI}) against {found.reference}{first}"
+    return f"scores drifted: PSI {found.psi:.3f} (limit {limits.hold_psi:g}) against {found.reference}{first}"

@@ -1,4 +1,7 @@
-"""Compare a night's scores with the accepted nights; one that moved too far is held, with the group that moved it most."""
+"""Compare a night's scores with the accepted nights; one that moved too far is held, with the group that moved it most.
+
+How far is too far, the project file says: `[drift]`, or `[datasets.NAME.drift]`.
+"""
 
 from collections.abc import Sequence
 from datetime import date
@@ -8,6 +11,8 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
+from alchemist_core.evaluation.drift import DriftLimits
+from alchemist_core.project import load_project
 from alchemist_core.quality.drift import Mover, NightDrift, judge_night
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.checks import store_check_results
@@ -54,25 +59,31 @@ def run(config: DriftConfig) -> DriftReport:
     found = []
     for night in nights:
         require_complete(engine, night, rater)
-        drift = judge_night(engine, night, rater)
-        say(describe(night, drift))
+        limits = load_project().of_dataset(night.dataset).drift
+        drift = judge_night(engine, night, rater, limits)
+        say(describe(night, drift, limits))
         # At once: where a later night stops this, one that is held by now is never measured again.
-        store_check_results(engine, [_check_row(night, drift)] if drift.psi is not None else [])
+        store_check_results(engine, [_check_row(night, drift, limits)] if drift.psi is not None else [])
         found.append((night, drift))
     return _report(found)
 
 
-def _check_row(night: AnyRow, drift: NightDrift) -> dict[str, Any]:
+def _check_row(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> dict[str, Any]:
+    project = load_project()
+    origins = {key: project.origin("drift", key, night.dataset) for key in DriftLimits.model_fields}
     # A warning among the checks: what stops the night is that it is held.
     return {
         "suite": "scores",
         "expectation": "scores_are_steady",
         "severity": "warn",
         "is_success": drift.verdict not in ("warned", "held"),
-        "observed": {"psi": drift.psi, "ks_distance": drift.ks_distance, "verdict": drift.verdict},
+        "observed": {
+            "psi": drift.psi, "ks_distance": drift.ks_distance, "verdict": drift.verdict,
+            "expected": limits.as_json(), "expected_by": origins,
+        },
         "dataset_name": night.dataset,
         "crawl_date": night.crawl_date,
-    }
+    }  # fmt: skip
 
 
 def _report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
@@ -95,7 +106,7 @@ def _report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
     )
 
 
-def describe(night: AnyRow, drift: NightDrift) -> str:
+def describe(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> str:
     """Say what was measured of a night, and where to look."""
     words = {
         "pooled": f"only {drift.n_tested:,} scores: pooled with the nights to come",
@@ -105,7 +116,7 @@ def describe(night: AnyRow, drift: NightDrift) -> str:
         return f"{night_title(night)}: {words[drift.verdict]}"
     line = (
         f"{night_title(night)}: {drift.verdict}. PSI {drift.psi:.3f}, KS distance {drift.ks_distance:.3f}: {drift.n_tested:,} scores "
-        f"against {drift.n_reference:,} of {drift.reference} (warns at .1, holds at .25)"
+        f"against {drift.n_reference:,} of {drift.reference} (warns at {limits.warn_psi:g}, holds at {limits.hold_psi:g})"
     )
     if drift.verdict == "steady":
         return line

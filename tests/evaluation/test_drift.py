@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alchemist_core.evaluation import drift
-from alchemist_core.evaluation.drift import HOLD_PSI, WARN_PSI, merge, sketch
+from alchemist_core.evaluation.drift import DriftLimits, merge, sketch
 from alchemist_core.selection.ranks import fit_rank_scale
 from tests.oracles.oracle_drift import oracle_counts, oracle_edges, oracle_ks, oracle_psi
 
+LIMITS = DriftLimits()
 SCORES = st.lists(st.integers(-20, 20).map(lambda i: i / 4), min_size=1, max_size=60)
 
 
@@ -67,7 +68,7 @@ def distances(shift: float, *, n: int, m: int, trials: int) -> np.ndarray:
 def verdicts(shift: float, *, n: int, m: int, trials: int = 1_000) -> tuple[float, float, float]:
     """Share of nights that would be warned about and held, and the mean PSI."""
     psi = distances(shift, n=n, m=m, trials=trials)
-    return float((psi >= WARN_PSI).mean()), float((psi >= HOLD_PSI).mean()), float(psi.mean())
+    return float((psi >= LIMITS.warn_psi).mean()), float((psi >= LIMITS.hold_psi).mean()), float(psi.mean())
 
 
 def test_without_a_change_no_night_is_held_and_hardly_one_warned_about() -> None:
@@ -77,7 +78,7 @@ def test_without_a_change_no_night_is_held_and_hardly_one_warned_about() -> None
     assert warned <= 0.005
     assert abs(mean) < 0.003
     uncorrected = distances(0.0, n=100, m=100, trials=500) + 9 * (1 / 100 + 1 / 100)
-    assert np.mean(uncorrected >= WARN_PSI) > 0.3
+    assert np.mean(uncorrected >= LIMITS.warn_psi) > 0.3
 
 
 @pytest.mark.parametrize(("shift", "least_warned", "least_held"), [(0.5, 0.98, 0.3), (0.6, 1.0, 0.9), (0.8, 1.0, 1.0)])
@@ -92,7 +93,7 @@ def test_a_shift_is_found_with_the_power_that_its_size_deserves(
 def test_a_small_shift_of_a_huge_night_is_not_held_for_being_significant() -> None:
     _, held, mean = verdicts(0.1, n=200_000, m=200_000, trials=3)
     assert held == 0
-    assert 0.005 < mean < WARN_PSI
+    assert 0.005 < mean < LIMITS.warn_psi
 
 
 @given(st.integers(2, 8), st.integers(0, 2**32 - 1))
@@ -127,4 +128,4 @@ def test_a_groups_contribution_is_the_whole_less_the_night_without_it() -> None:
     ],
 )  # fmt: skip
 def test_what_becomes_of_a_night(psi: float | None, n_own: int, n_tested: int, is_first: bool, verdict: str) -> None:
-    assert drift.judge(psi, n_own=n_own, n_tested=n_tested, is_first=is_first) == verdict
+    assert drift.judge(psi, LIMITS, n_own=n_own, n_tested=n_tested, is_first=is_first) == verdict

@@ -127,3 +127,11 @@ def test_airflow_tells_the_exporter_about_itself(tmp_path):
     )
     assert found["ALCHEMIST_STATSD_PORT"] == found["AIRFLOW__METRICS__STATSD_PORT"] == "20002"
     assert found["ALCHEMIST_AIRFLOW_DATABASE_URL"] == "postgresql+psycopg2://m"
+
+
+def test_tasks_read_the_project_file_that_was_found_where_the_stack_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    urls = {"metadata_url": "postgresql://m", "store_url": "postgresql://store"}
+    assert "ALCHEMIST_PROJECT" not in build_environment(tmp_path, port=8081, **urls)
+    (tmp_path / "alchemist.toml").touch()
+    assert build_environment(tmp_path, port=8081, **urls)["ALCHEMIST_PROJECT"] == str(tmp_path / "alchemist.toml")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.settings import load_settings
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.verbs.drift import DriftConfig, DriftReport, run
@@ -202,6 +204,26 @@ def test_releasing_what_is_not_held_says_so(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(10)}, state="selectable")
     with pytest.raises(ConfigError, match="No night of web 2026-01-01 is held"):
         release(ReleaseNightConfig(dataset="web", crawl_date=date(2026, 1, 1), reason="why not"))
+
+
+def test_a_dataset_s_own_limits_hold_its_nights_and_no_other_s(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "alchemist.toml").write_text("[drift]\nmin_scores = 400\n[datasets.web.drift]\nhold_psi = 50.0\n")
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    load_settings.cache_clear()
+    with engine.begin() as connection:
+        add_dataset(connection, dataset_id=2, name="books")
+    for dataset_id in (1, 2):
+        add_night(engine, "2026-01-01", {"a.tar": normal(600, seed=1)}, state="selectable", dataset_id=dataset_id)
+        add_night(engine, "2026-01-02", {"b.tar": normal(450, mean=3, seed=2)}, dataset_id=dataset_id)
+    assert drift().n_held == 1
+    assert "(warns at 0.1, holds at 50)" in capsys.readouterr().err
+    assert states() == ["selectable", "scored", "selectable", "held"]
+    applied = "SELECT observed -> 'expected' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
+    assert column(applied) == ["50.0", "0.25"]
+    by = "SELECT observed -> 'expected_by' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
+    assert column(by) == ["[datasets.web.drift] hold_psi", "default"]
 
 
 def test_without_a_rater_there_is_nothing_to_measure(engine: Engine) -> None:

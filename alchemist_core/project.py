@@ -1,0 +1,177 @@
+"""The project file says *what* this installation curates and within which limits: `alchemist.toml`, one section a subject.
+
+A section is a model beside its owner; this module composes them, reads the file and says where each value came from. Where
+things are (servers, folders, secrets) is never here: that is `settings`. Without a file every value is its default.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from alchemist_core.config import Config, Section, bounds_of
+from alchemist_core.errors import ConfigError
+from alchemist_core.evaluation.drift import DriftLimits
+from alchemist_core.quality.limits import CheckLimits
+from alchemist_core.rating.acceptance import AcceptanceLimits
+from alchemist_core.settings import find_project_file
+
+
+class IngestSection(Section):
+    """How shards are read."""
+
+    repair: bool = Field(True, description="Repair what can be repaired without a guess; false: quarantine it")
+
+
+class DatasetSection(Config):
+    """One dataset's own values; what it does not set is as the project's section of the same name says."""
+
+    ingest: IngestSection = Field(IngestSection(), description="As [ingest], for this dataset alone")
+    checks: CheckLimits = Field(CheckLimits(), description="As [checks], for this dataset alone")
+    drift: DriftLimits = Field(DriftLimits(), description="As [drift], for this dataset alone")
+
+
+class Project(Config):
+    """The whole project file; frozen, unknown keys refused."""
+
+    ingest: IngestSection = Field(IngestSection(), description="How shards are read")
+    checks: CheckLimits = Field(CheckLimits(), description="When a data check warns or fails")
+    drift: DriftLimits = Field(DriftLimits(), description="When a night's scores have moved too far")
+    acceptance: AcceptanceLimits = Field(
+        AcceptanceLimits(), description="What a rater must show before it may be promoted"
+    )
+    datasets: dict[str, DatasetSection] = Field({}, description="Values of single datasets, by name")
+
+    _path: Path | None = PrivateAttr(None)
+    _given: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any) -> None:
+        """Remember the file as it was written: a dataset's completed section does not tell what it set itself."""
+        if context:
+            self._path, self._given = context["path"], context["given"]
+
+    @property
+    def path(self) -> Path | None:
+        """The file that this was read from; none: there is none, all values are defaults."""
+        return self._path
+
+    def of_dataset(self, name: str) -> DatasetSection:
+        """Return the effective values of a dataset: its own, else the project's, else the defaults."""
+        own = self.datasets.get(name)
+        return own or DatasetSection(ingest=self.ingest, checks=self.checks, drift=self.drift)
+
+    def origin(self, section: str, key: str, dataset: str | None = None) -> str:
+        """Say where an effective value came from: a section of the file, or `default`.
+
+        >>> Project().origin("checks", "max_quarantined_ratio")
+        'default'
+        """
+        places = [("datasets", dataset, section), (section,)] if dataset is not None else [(section,)]
+        for place in places:
+            if _has(self._given, (*place, key)):
+                return f"[{_dotted(place)}] {key}"
+        return "default"
+
+
+@cache
+def load_project() -> Project:
+    """Read the project file once a process; without one, return the defaults.
+
+    Raises:
+        ConfigError: The file cannot be read, is not TOML, or holds a key or value that is not allowed.
+    """
+    path = find_project_file()
+    return Project() if path is None else read_project(path)
+
+
+def read_project(path: Path) -> Project:
+    """Read one project file."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    try:
+        return Project.model_validate(_with_inherited(given), context={"path": path, "given": given})
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error, given))) from None
+
+
+def _with_inherited(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the sections of each dataset by the project's own, so that rules between two keys see the effective values."""
+    datasets = given.get("datasets")
+    if not isinstance(datasets, dict):
+        return dict(given)
+    return {**given, "datasets": {name: _completed(given, own) for name, own in datasets.items()}}
+
+
+def _completed(given: Mapping[str, Any], own: object) -> object:
+    if not isinstance(own, dict):
+        return own
+    shared = {name: given[name] for name in DatasetSection.model_fields if isinstance(given.get(name), dict)}
+    both = {name: {**section, **own[name]} for name, section in shared.items() if isinstance(own.get(name), dict)}
+    return {**shared, **own, **both}
+
+
+def _explain(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+    faults = error.errors()
+    # What a dataset inherits is told once, where it was written; a rule between two keys belongs to the section.
+    told = [fault for fault in faults if _has(given, fault["loc"])]
+    yield from map(_explain_fault, told or faults)
+
+
+def _explain_fault(fault: ErrorDetails) -> str:
+    place = tuple(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return _explain_unknown(place)
+    said = fault["msg"].removeprefix("Value error, ")
+    field = _fields_at(place[:-1]).get(place[-1]) if place else None
+    if field is None or isinstance(fault["input"], Mapping):
+        return f"[{_dotted(place)}] is not allowed: {said}."
+    allowed = "; ".join(part for part in (field.description, bounds_of(field), f"default: {field.default}") if part)
+    return f"{_title(place)} = {fault['input']!r} is not allowed: {said} ({allowed})."
+
+
+def _explain_unknown(place: tuple[str, ...]) -> str:
+    key, known = place[-1], sorted(_fields_at(place[:-1]))
+    near = get_close_matches(key.replace("-", "_"), known, n=1)
+    elsewhere = [f"[{section}] {key}" for section in Project.model_fields if key in _fields_at((section,))]
+    hint = f"Did you mean {(near or elsewhere)[0]}?" if near or elsewhere else f"Known keys: {', '.join(known)}."
+    return f"{_title(place)} is not a known key. {hint}"
+
+
+def _fields_at(place: tuple[str, ...]) -> Mapping[str, FieldInfo]:
+    """Return the keys that a section may hold; a section of names, as [datasets], may hold any."""
+    kind: Any = Project
+    for part in place:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            field = getattr(kind, "model_fields", {}).get(part)
+            kind = field.annotation if field else None
+    fields: Mapping[str, FieldInfo] = getattr(kind, "model_fields", {})
+    return fields
+
+
+def _has(given: object, place: tuple[int | str, ...]) -> bool:
+    for part in place:
+        if not isinstance(given, Mapping) or part not in given:
+            return False
+        given = given[part]
+    return True
+
+
+def _title(place: tuple[str, ...]) -> str:
+    return f"[{_dotted(place[:-1])}] {place[-1]!r}" if len(place) > 1 else f"{place[-1]!r}"
+
+
+def _dotted(place: tuple[str, ...]) -> str:
+    """Write the name of a section as TOML does: a part that is not a bare key is quoted."""
+    return ".".join(part if part.isascii() and part.replace("-", "_").isidentifier() else repr(part) for part in place)

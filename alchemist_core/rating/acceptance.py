@@ -1,0 +1,42 @@
+"""Bounds of a rater's acceptance report, as settings of the project file: `[acceptance]`."""
+
+from pydantic import Field
+
+from alchemist_core.config import Section
+
+
+class AcceptanceLimits(Section):
+    """What a rater must show on clean samples before it may be promoted."""
+
+    max_batch_change: float = Field(
+        1e-5, ge=0, le=1, description="Largest change of a score by batch composition, in spreads of the clean scores"
+    )
+    max_neighbour_change: float = Field(
+        0, ge=0, le=1, description="Largest change of a score by damaged samples in the same batch"
+    )
+    max_flipped_codes: int = Field(
+        0, ge=0, le=10**6, description="Images whose tokens may change with the batch composition"
+    )
+    min_score_spread: float = Field(
+        1e-6, ge=0, le=1e30, description="Standard deviation of the scores of clean samples"
+    )
+    max_loss_correlation: float = Field(
+        0.98,
+        ge=0,
+        le=1,
+        description="Absolute Spearman correlation of the score with minus the loss; not for rule loss",
+    )
+    min_effective_samples: float = Field(
+        1.5, ge=0, le=10**6, description="Effective sample size of a group of training weights, in samples"
+    )
+    max_effective_ratio: float = Field(
+        0.999, ge=0, le=1, description="Effective sample size as a share of its group, above which weights are uniform"
+    )
+    min_entropy_ratio: float = Field(0.05, ge=0, le=1, description="Entropy as a share of the uniform weights' entropy")
+    max_entropy_ratio: float = Field(0.9999, ge=0, le=1, description="As min_entropy_ratio, the upper bound")
+    min_plain_auc: float = Field(0.7, ge=0, le=1, description="AUC of clean against plain images; not for rule loss")
+    min_chaotic_auc: float = Field(0.7, ge=0, le=1, description="AUC of clean against chaotic images")
+    min_caption_auc: float = Field(0.55, ge=0, le=1, description="AUC of a sample's own caption against another's")
+    min_rank_stability: float = Field(
+        0.5, ge=-1, le=1, description="Spearman correlation with a rater of another seed, where one was trained"
+    )
