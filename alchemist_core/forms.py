@@ -13,9 +13,10 @@ from alchemist_core.presets import PRESETS
 
 Field = dict[str, Any]
 
-# Airflow renders a task's command as a template once more: braces in a value would be executed.
-NO_TEMPLATE = "^[^{}]*$"
-KEPT = ("description", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "format")
+KEPT = ("description", "enum", "pattern", "format")
+# Airflow's number widget silently changes what was typed to the nearest `minimum` or `maximum` that it sees. Inside `allOf` it does
+# not see them, and its server still refuses what breaks them.
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 # A difference of one seed is no finding: it has no interval. The stage's own default is one, for a person who tries something.
 SEEDS = "0,1,2"
 SEEDS_TEXT = "Seeds, comma between them; the arms of one seed start alike. Three cost thrice the training of one, and give an interval"
@@ -85,13 +86,14 @@ def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
     """
     choices = field.get("anyOf", [field])
     inner = next(choice for choice in choices if choice.get("type") != "null")
-    kept = {key: value for key, value in {**inner, **field}.items() if key in KEPT}
+    merged = {**inner, **field}
+    kept = {key: value for key, value in merged.items() if key in KEPT}
+    if bounds := {key: value for key, value in merged.items() if key in BOUNDS}:
+        kept["allOf"] = [bounds]
     if kept.get("format") != "date":  # the only format that has a widget of its own
         kept.pop("format", None)
     kept["description"] = kept["description"].replace("; none: ", "; empty: ")
     kind = "string" if inner["type"] == "array" else inner["type"]
-    if kind == "string" and not kept.keys() & {"enum", "format"}:
-        kept.setdefault("pattern", NO_TEMPLATE)
     if len(choices) > 1:
         return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
     if is_preset:

@@ -8,23 +8,27 @@ Safe to re-run: yes, the same form gives the same members. A dry run ends after 
 Runbook: infra/RUNBOOK.md#build_subset
 """
 
-from airflow.sdk import Asset, dag, task
+from airflow.sdk import Asset, dag
 from commands import alchemist
 from jobs import form, step
 from people import COMMON, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
-QUESTION = "{{ params.strategy }}, {{ params.retention }} of {{ params.dataset }}, seed {{ params.seed }}. Members: the log of `select`."
 
 
-def name(params):
-    of = f"{params['dataset'].replace(' ', '').replace(',', '+')}-{params['strategy']}"
-    return params["name"] or f"{of}-r{100 * params['retention']:g}"
+def name(run):
+    of = f"{run.form['dataset'].replace(' ', '').replace(',', '+')}-{run.form['strategy']}"
+    return run.form["name"] or f"{of}-r{100 * run.form['retention']:g}"
 
 
-def spec(params):
-    drawn = {field: params[field] for field in params if field not in ("materialize", "dry_run", "approve")}
-    return drawn | {"name": name(params)}
+def spec(run):
+    drawn = {field: value for field, value in run.form.items() if field not in ("materialize", "dry_run", "approve")}
+    return drawn | {"name": name(run)}
+
+
+def question(run):
+    text = "{strategy}, {retention} of {dataset}, seed {seed}. Members: the log of `select`."
+    return f"Publish subset {name(run)}?", text.format(**run.form)
 
 
 @dag(
@@ -36,23 +40,18 @@ def spec(params):
     **COMMON,
 )
 def build_subset():
-    @task.skip_if(lambda context: context["params"]["dry_run"], "a dry run ends after the preview")
-    @task.bash(do_xcom_push=False)
-    def select(params):
-        return alchemist("select", **spec(params))
-
-    @task.skip_if(lambda context: not context["params"]["materialize"], "tars were not asked for")
-    @task.bash(do_xcom_push=False)
-    def materialize(params):
-        return alchemist("materialize", subset=name(params), newest=True)
-
-    preview = step("preview", lambda params: alchemist("select", dry_run=True, **spec(params)))
-    checked = step("check_subset", lambda params: alchemist("check", suite="subset", subset=name(params)))
-    when = {"is_needed": lambda context: context["params"]["approve"], "trigger_rule": ONLY_WHAT_RAN}
-    asked = approve("approve", subject="Publish subset {{ params.name or params.dataset }}?", body=QUESTION, **when)
+    preview = step("preview", lambda run: alchemist("select", dry_run=True, **spec(run)))
+    select = step("select", lambda run: alchemist("select", **spec(run)), when=lambda run: not run.form["dry_run"])
+    checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run)))
+    materialize = step(
+        "materialize",
+        lambda run: alchemist("materialize", subset=name(run), newest=True),
+        when=lambda run: run.form["materialize"],
+    )
+    asked = approve("approve", ask=question, when=lambda run: run.form["approve"], trigger_rule=ONLY_WHAT_RAN)
     options = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
-    publish = step("publish", lambda params: alchemist("subset", "publish", name(params)), **options)
-    preview >> select() >> checked >> materialize() >> asked >> publish
+    publish = step("publish", lambda run: alchemist("subset", "publish", operand=name(run)), **options)
+    preview >> select >> checked >> materialize >> asked >> publish
     checked >> [asked, publish]
 
 

@@ -14,12 +14,16 @@ Runbook: infra/RUNBOOK.md#evaluate_subset
 import json
 import os
 
-from airflow.sdk import Asset, dag, task
+from airflow.sdk import Asset, dag
 from commands import alchemist
-from jobs import form, job, listing, step
+from jobs import device_step, form, mapped_step, step
 from people import COMMON
 
 DEFAULTS = json.loads(os.environ.get("ALCHEMIST_EVALUATE", "{}"))
+
+
+def chosen(run, *names):
+    return {name: run.form[name] for name in names}
 
 
 @dag(
@@ -31,26 +35,22 @@ DEFAULTS = json.loads(os.environ.get("ALCHEMIST_EVALUATE", "{}"))
     **COMMON,
 )
 def evaluate_subset():
-    def wanted(params):
-        return {name: params[name] for name in ("evaluation", "arms", "seeds")}
+    def waiting(run):
+        return alchemist("plan", "evaluate", json=True, **chosen(run, "evaluation", "arms", "seeds"))
 
-    @job()
-    def train_downstream(subset, params):
-        arms = {name: params[name] for name in ("arms", "seeds", "truth")}
-        return alchemist("train-downstream", subset=subset, **arms)
+    def train(run):
+        return alchemist("train-downstream", subset=run.item, **chosen(run, "arms", "seeds", "truth"))
 
-    @job()
-    def evaluate(subset, params):
-        return alchemist("evaluate", subset=subset, evaluation=params["evaluation"])
+    def measure(run):
+        return alchemist("evaluate", subset=run.item, **chosen(run, "evaluation"))
 
-    @task.bash(do_xcom_push=False)
-    def check_evaluation(subset):
-        return alchemist("check", suite="evaluation", subset=subset)
+    def check(run):
+        return alchemist("check", suite="evaluation", subset=run.item)
 
-    subsets = listing("plan", lambda params: alchemist("plan", "evaluate", json=True, **wanted(params)), "subsets")
-    report = step("report", lambda params: alchemist("report", dataset=params["dataset"]), trigger_rule="none_failed")
-    measured = train_downstream.expand(subset=subsets) >> evaluate.expand(subset=subsets)
-    measured >> check_evaluation.expand(subset=subsets) >> report
+    subsets = step("plan", waiting, returns="subsets").output
+    report = step("report", lambda run: alchemist("report", **chosen(run, "dataset")), trigger_rule="none_failed")
+    measured = device_step("train_downstream", train, over=subsets) >> device_step("evaluate", measure, over=subsets)
+    measured >> mapped_step("check_evaluation", check, over=subsets) >> report
 
 
 evaluate_subset()

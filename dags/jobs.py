@@ -1,20 +1,30 @@
-"""A task is one command line: a light one runs beside Airflow, a device's on this machine or in a pod of its own.
+"""What a task is: one command line, beside Airflow or in a pod of its own.
+
+No operator here has template fields: a value from a form, from another task's result or from a run's name is never rendered, so
+it cannot be interpreted a second time. `tests/dags/test_policy.py` refuses any other operator in a DAG.
 
 ALCHEMIST_JOB_RUNNER=local|kubernetes. The pod's image, devices, volumes and secrets stand in a template of infra/kubernetes.
 """
 
-import functools
 import json
 import os
-import shlex
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from airflow.sdk import Param, task
+from airflow.providers.standard.hooks.subprocess import SubprocessHook
+from airflow.sdk import BaseOperator, Param, RetryPolicy
+from airflow.sdk.definitions.retry_policy import RetryDecision
+from airflow.sdk.exceptions import AirflowSkipException
+from commands import environment_of
 from forms import FORMS
 
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
 LONGEST = timedelta(days=3)
+LONGEST_VALUE = 10_000  # characters; the kernel takes 131,071 bytes in one argument
+# Exit codes that the same command would give again (alchemist_core/errors.py; a test compares).
+FINAL_EXIT_CODES = (2, 5, 7, 9)
 
 
 def form(dag_id, **defaults):
@@ -23,41 +33,124 @@ def form(dag_id, **defaults):
     return {name: Param(**field | given.get(name, {})) for name, field in FORMS[dag_id].items()}
 
 
+class CommandFailed(SystemExit):
+    """A command that failed: Airflow logs it as one line, without a traceback."""
+
+    def __init__(self, line, code):
+        super().__init__(line or f"exit code {code}")
+        self.exit_code = code
+
+
+class GiveUpOnFinalErrors(RetryPolicy):
+    """Fail at once where the same command would fail again."""
+
+    def evaluate(self, exception, try_number, max_tries, context=None):  # noqa: ARG002  the policy's interface
+        """Decide by the command's exit code."""
+        code = getattr(exception, "exit_code", None)
+        if code in FINAL_EXIT_CODES:
+            return RetryDecision.fail(f"exit code {code}: the same command would fail again")
+        return RetryDecision.default()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command line may be made of: all that comes from outside, by name."""
+
+    form: dict[str, Any]
+    """The fields of the DAG's form, and nothing else."""
+    item: Any
+    """What a mapped task was given; none for others."""
+    day: str
+    """The day whose crawl the run is about, YYYY-MM-DD."""
+    task_instance: Any
+
+    @classmethod
+    def of(cls, context, item=None):
+        """Read a run, and refuse keys that its form does not have."""
+        dag_run, fields = context["dag_run"], FORMS.get(context["dag"].dag_id, {})
+        if unknown := sorted((dag_run.conf or {}).keys() - fields.keys()):
+            allowed = ", ".join(fields) or "none, this DAG has no form"
+            raise CommandFailed(
+                f"Unknown key in the run's configuration: {', '.join(map(repr, unknown))}. Allowed: {allowed}.", 2
+            )
+        given = {name: context["params"][name] for name in fields}
+        for name, value in given.items():
+            if isinstance(value, str) and ("\0" in value or len(value) > LONGEST_VALUE):
+                raise CommandFailed(
+                    f"{name} cannot be an argument of a command: at most {LONGEST_VALUE:,} characters, none of them NUL.",
+                    2,
+                )
+        day = dag_run.partition_key or given.get("crawl_date") or dag_run.run_after.date().isoformat()
+        return cls(given, item, day, context["ti"])
+
+    def result_of(self, task_id):
+        """Return what a listing task of this run returned."""
+        return self.task_instance.xcom_pull(task_ids=task_id)
+
+
+class CommandTask(BaseOperator):
+    """Run the command line that `line(run)` returns; skip where `when(run)` is false.
+
+    Args:
+        line: makes the argument list from a `Run`.
+        when: whether the task has something to do; none: always.
+        item: what this one of several mapped tasks is given.
+        returns: a key of the command's last line, read as JSON, that becomes the task's result; an empty one: all of it.
+    """
+
+    template_fields = ()
+
+    def __init__(self, *, line, when=None, item=None, returns=None, **options):
+        super().__init__(**{"do_xcom_push": returns is not None, **options})
+        self.line, self.when, self.item, self.returns = line, when, item, returns
+        self.hook = SubprocessHook()
+
+    def execute(self, context):
+        """Run it here, without a shell."""
+        line = self.read_line(context)
+        done = self.hook.run_command(line, env=environment_of(line))
+        if done.exit_code != 0:
+            raise CommandFailed(done.output, done.exit_code)
+        if self.returns is None:
+            return None
+        result = json.loads(done.output)
+        return result[self.returns] if self.returns else result
+
+    def read_line(self, context):
+        """Return the argument list of this run."""
+        run = Run.of(context, self.item)
+        if self.when is not None and not self.when(run):
+            raise AirflowSkipException("not asked for")
+        return self.line(run)
+
+    def on_kill(self):
+        """Stop the command with its task."""
+        self.hook.send_sigterm()
+
+
 def step(task_id, line, **options):
-    """Return a task beside Airflow that runs `line(params)`."""
-
-    @task.bash(task_id=task_id, **{"do_xcom_push": False, **options})
-    def run(params):
-        return line(params)
-
-    return run()
+    """Return a task beside Airflow."""
+    return CommandTask(task_id=task_id, line=line, **options)
 
 
-def listing(task_id, line, key=None):
-    """Return a task that returns something: its last line as JSON, or one entry of it."""
-    return step(
-        task_id,
-        line,
-        do_xcom_push=True,
-        output_processor=lambda text: json.loads(text)[key] if key else json.loads(text),
-    )
+def device_step(task_id, line, *, over=None, **options):
+    """Return a task that puts a model on a device: it waits in the pool gpu; `over`: one task for each item of this result."""
+    kind = CommandTask if RUNNER == "local" else _pod_task()
+    options = {"pool": "gpu", "execution_timeout": LONGEST, "do_xcom_push": False, "line": line, **options}
+    if over is None:
+        return kind(task_id=task_id, **options)
+    return kind.partial(task_id=task_id, **options).expand(item=over)
 
 
-def job(**options):
-    """Decorate a function that returns the command line of a stage for a device: it waits in the pool gpu."""
-    options = {"do_xcom_push": False, "pool": "gpu", "execution_timeout": LONGEST, **options}
-    if RUNNER == "local":
-        return task.bash(**options)
+def mapped_step(task_id, line, *, over, **options):
+    """Return one task beside Airflow for each item of a result."""
+    return CommandTask.partial(task_id=task_id, line=line, do_xcom_push=False, **options).expand(item=over)
+
+
+def _pod_task():
+    """Return the operator of a command in a pod; its provider is imported only where it is used."""
     if RUNNER != "kubernetes":
         raise ValueError(f"ALCHEMIST_JOB_RUNNER is {RUNNER!r}: it must be local or kubernetes")
+    from pods import PodTask  # noqa: PLC0415  as said
 
-    def decorate(function):
-        @functools.wraps(function)
-        def words(*args, **kwargs):
-            return shlex.split(function(*args, **kwargs))
-
-        # A worker that dies leaves its pod; the next try finds it by its labels, and its stage by the lease.
-        name = function.__name__.replace("_", "-")
-        return task.kubernetes_cmd(name=name, pod_template_file=POD_TEMPLATE, durable=True, **options)(words)
-
-    return decorate
+    return PodTask

@@ -25,7 +25,7 @@ from people import COMMON
 )
 def maintenance():
     def run(task_id, *words, **flags):
-        return step(task_id, lambda _: alchemist(*words, **flags))
+        return step(task_id, lambda _run: alchemist(*words, **flags))
 
     run("collect_subsets", "subset", "gc", no_dry_run=True) >> run("complete_takedowns", "maintain", "takedowns")
     run("remove_leases", "maintain", "leases")

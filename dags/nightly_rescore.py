@@ -8,17 +8,14 @@ succeeds. What fails a check or drifts stays closed until `alchemist release nig
 Runbook: infra/RUNBOOK.md#nightly_rescore
 """
 
-import json
-
-from airflow.sdk import CronPartitionTimetable, dag, task
+from airflow.sdk import CronPartitionTimetable, dag
 from commands import alchemist
-from jobs import form, job, step
+from jobs import device_step, form, step
 from people import COMMON
 
 
-def night(params, run):
-    day = run.partition_key or params["crawl_date"] or run.run_after.date().isoformat()
-    return {"dataset": params["dataset"], "crawl_date": day}
+def night(*words, **flags):
+    return lambda run: alchemist(*words, **flags, dataset=run.form["dataset"], crawl_date=run.day)
 
 
 @dag(
@@ -32,29 +29,15 @@ def night(params, run):
     **COMMON,
 )
 def nightly_rescore():
-    def dated(task_id, *words, **flags):
-        @task.bash(task_id=task_id, do_xcom_push=False)
-        def run(params, dag_run):
-            return alchemist(*words, **flags, **night(params, dag_run))
+    def score(run):
+        return night("score", rater="nightly", slot=run.item)(run)
 
-        return run()
-
-    @task.bash(do_xcom_push=False)
-    def ingest(params, dag_run):
-        return alchemist("ingest", root=params["root"], role="train", **night(params, dag_run))
-
-    @task.bash(output_processor=lambda line: json.loads(line)["slots"])
-    def plan(params, dag_run):
-        return alchemist("plan", "score", rater="nightly", json=True, **night(params, dag_run))
-
-    @job()
-    def score(slot, params, dag_run):
-        return alchemist("score", rater="nightly", slot=slot, **night(params, dag_run))
-
-    shards, samples, scores = (dated(f"check_{s}", "check", suite=s) for s in ("shards", "samples", "scores"))
-    (came := ingest()) >> step("find_duplicates", lambda _: alchemist("duplicates", "find"))
-    came >> shards >> samples >> (slots := plan())
-    score.expand(slot=slots) >> scores >> dated("drift", "drift") >> dated("publish", "publish", "night")
+    ingest = step("ingest", lambda run: night("ingest", root=run.form["root"], role="train")(run))
+    shards, samples, scores = (step(f"check_{s}", night("check", suite=s)) for s in ("shards", "samples", "scores"))
+    plan = step("plan", night("plan", "score", rater="nightly", json=True), returns="slots")
+    ingest >> step("find_duplicates", lambda _run: alchemist("duplicates", "find"))
+    ingest >> shards >> samples >> plan >> (scored := device_step("score", score, over=plan.output))
+    scored >> scores >> step("drift", night("drift")) >> step("publish", night("publish", "night"))
 
 
 nightly_rescore()

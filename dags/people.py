@@ -1,16 +1,18 @@
 """What Airflow tells people, and what it asks them: by `alchemist note`, which the dashboard shows and your program hears."""
 
-import shlex
+import logging
 import subprocess
 from datetime import timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseNotifier
 from airflow.sdk.exceptions import AirflowSkipException
-from commands import alchemist
+from commands import alchemist, environment_of
+from jobs import CommandFailed, GiveUpOnFinalErrors, Run
 
 PATIENCE = timedelta(days=7)
 NOTE_TIMEOUT_S = 60
+TASK_LOG = logging.getLogger("airflow.task")
 
 
 def tell(kind, context, **flags):
@@ -18,42 +20,60 @@ def tell(kind, context, **flags):
     one = context["task_instance"]
     line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, **flags)
     try:
-        subprocess.run(shlex.split(line), check=True, timeout=NOTE_TIMEOUT_S)
+        subprocess.run(line, check=True, timeout=NOTE_TIMEOUT_S, env=environment_of(line))
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"not noted: {error}")  # noqa: T201  into the task's log
+        TASK_LOG.warning("not noted: %s", error)
 
 
 def note_failure(context):
     """Write why a task failed for good; the note adds the end of its log, which says more than the exception."""
     one = context["task_instance"]
     tell("failure", context, reason=context.get("exception"), try_number=one.try_number, map_index=one.map_index)
+    repeat_reason(context)
+
+
+def repeat_reason(context):
+    """Let the line that helps be the last one of the task's log."""
+    if isinstance(error := context.get("exception"), CommandFailed):
+        TASK_LOG.error("%s", error)
 
 
 class NoteQuestion(BaseNotifier):
     """Somebody learns that a task waits for an answer."""
 
-    def __init__(self, question):
-        super().__init__()
-        self.question = question
-
-    template_fields = ("question",)
+    template_fields = ()
 
     def notify(self, context):
-        """Tell it, with the templates filled in."""
-        tell("approval", context, reason=self.question)
+        """Tell the question that the task asks."""
+        tell("approval", context, reason=context["task"].subject)
 
 
-def approve(task_id, *, subject, body, is_needed, **options):
-    """Return a task that waits for a person; it is skipped where `is_needed(context)` says that nobody need agree."""
+class Question(ApprovalOperator):
+    """Wait for a person's answer to what `ask(run)` returns, a subject and a text; skip where `when(run)` is false.
 
-    def skip_unless_needed(context):
-        if not is_needed(context):
-            raise AirflowSkipException("nobody need agree to this")
+    What is asked is made when the task runs, not rendered: a name that looks like a template stays a name.
+    """
 
-    return ApprovalOperator(
-        task_id=task_id, subject=subject, body=body, notifiers=[NoteQuestion(subject)], response_timeout=PATIENCE,
-        execution_timeout=None, pre_execute=skip_unless_needed, **options,
-    )  # fmt: skip
+    template_fields = ()
+
+    def __init__(self, *, ask, when, **options):
+        super().__init__(
+            subject="?", notifiers=[NoteQuestion()], response_timeout=PATIENCE, execution_timeout=None, **options
+        )
+        self.ask, self.when = ask, when
+
+    def execute(self, context):
+        """Ask, unless nobody has to agree."""
+        run = Run.of(context)
+        if not self.when(run):
+            raise AirflowSkipException("no approval needed")
+        self.subject, self.body = self.ask(run)
+        return super().execute(context)
+
+
+def approve(task_id, **options):
+    """Return a task that waits for a person."""
+    return Question(task_id=task_id, **options)
 
 
 # What every DAG here has: nobody wants the nights since 1970, and a failure tells somebody.
@@ -63,6 +83,8 @@ COMMON = {
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(hours=12),
+        "retry_policy": GiveUpOnFinalErrors(),
         "on_failure_callback": note_failure,
+        "on_retry_callback": repeat_reason,
     },
 }

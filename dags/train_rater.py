@@ -10,17 +10,13 @@ Runbook: infra/RUNBOOK.md#train_rater
 import json
 import os
 
-from airflow.sdk import dag, task
+from airflow.sdk import dag
 from commands import alchemist
-from jobs import form, job, listing, step
+from jobs import device_step, form, step
 from people import COMMON, approve
 
 NEWEST = "newest"  # the rater that this run has trained; a week later, when a person has agreed, it may be another's
 WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
-
-
-def needs_approval(context):
-    return context["ti"].xcom_pull(task_ids="plan_promote")["is_approval_needed"]
 
 
 @dag(
@@ -32,28 +28,33 @@ def needs_approval(context):
     **COMMON,
 )
 def train_rater():
-    @job(task_id="train_rater")
-    def train(params):
-        return alchemist("train-rater", **params)
-
-    @job()
-    def score(slot, params):
-        return alchemist("score", dataset=params["dataset"], rater=NEWEST, slot=slot)
-
-    @task.bash(do_xcom_push=False, trigger_rule="none_failed")
-    def promote(ti):
-        return alchemist("promote", rater=ti.xcom_pull(task_ids="plan_promote")["rater"])
-
     def of_dataset(*words, **flags):
-        return lambda params: alchemist(*words, dataset=params["dataset"], **flags)
+        return lambda run: alchemist(*words, dataset=run.form["dataset"], **flags)
 
-    slots = listing("plan", of_dataset("plan", "score", rater=NEWEST, json=True), "slots")
-    plan_promote = listing("plan_promote", lambda _: alchemist("plan", "promote", rater=NEWEST, json=True))
-    question = "{{ ti.xcom_pull(task_ids='plan_promote')['question'] }}"
-    approval = approve("approve", subject="Promote the new rater?", body=question, is_needed=needs_approval)
-    checked = step("check_scores", of_dataset("check", suite="scores"))
-    train() >> step("certify", lambda _: alchemist("certify", rater=NEWEST)) >> slots
-    score.expand(slot=slots) >> plan_promote >> approval >> promote() >> checked
+    def score(run):
+        return of_dataset("score", rater=NEWEST, slot=run.item)(run)
+
+    def promote(run):
+        return alchemist("promote", rater=run.result_of("plan_promote")["rater"])
+
+    train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form))
+    plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
+    scored = device_step("score", score, over=plan.output)
+    plan_promote = step("plan_promote", lambda _run: alchemist("plan", "promote", rater=NEWEST, json=True), returns="")
+    asked = approve(
+        "approve",
+        ask=lambda run: ("Promote the new rater?", run.result_of("plan_promote")["question"]),
+        when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
+    )
+    promoted = step("promote", promote, trigger_rule="none_failed")
+    train >> step("certify", lambda _run: alchemist("certify", rater=NEWEST)) >> plan
+    (
+        scored
+        >> plan_promote
+        >> asked
+        >> promoted
+        >> (checked := step("check_scores", of_dataset("check", suite="scores")))
+    )
     checked >> step("publish", of_dataset("publish", "night"))
 
 

@@ -1,10 +1,9 @@
 """What every DAG file must be: small, import-light, documented, and nothing but command lines that our own parser accepts."""
 
 import ast
-import inspect
+import importlib
 import itertools
 import re
-import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -18,14 +17,24 @@ from alchemist_core.forms import render_forms
 from .conftest import DAGS, NAMES
 
 RUNBOOK = DAGS.parent / "infra" / "RUNBOOK.md"
-SUPPORT = ("commands", "forms", "jobs", "people")
+SUPPORT = ("commands", "forms", "jobs", "people", "pods")
 DEVICE_TASKS = {"score", "train_rater", "train_downstream", "evaluate"}
-ALLOWED_IMPORTS = {
-    "functools", "json", "os", "shlex", "subprocess", "datetime", "airflow.sdk", "airflow.sdk.exceptions",
-    "airflow.providers.standard.operators.hitl", *SUPPORT,
-}  # fmt: skip
-PLANNED = SimpleNamespace(xcom_pull=lambda task_ids: {"plan_promote": {"rater": "crawl-loss-0a1b2c3d"}}[task_ids])
-HOSTILE = "x'; touch /tmp/owned; echo \"$HOME"
+ALLOWED_IMPORTS = {"json", "os", "airflow.sdk", *SUPPORT}
+RESULTS = {"plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True}}
+PLANNED = SimpleNamespace(xcom_pull=lambda task_ids: RESULTS[task_ids])
+# What a shell, a template, an option parser, a terminal or a reader of Unicode would take for more than a value.
+HOSTILE = [
+    "x'; touch /tmp/owned; echo \"$HOME",
+    '{{ "\\x27; touch OWNED; echo \\x27" }}',
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    "--role=evaluation",
+    "-h",
+    "a\nb",
+    "\x1b]0;title\x07",
+    "$(id)`id`",
+    "ｗｅｂ\u202egnp.exe",
+    "x" * 10_000,
+]
 
 FILLED = {
     "nightly_rescore": {"dataset": "crawl", "root": "/data/crawl", "crawl_date": "2026-01-02"},
@@ -53,26 +62,26 @@ def form(dag, given):
     return {**{name: dag.params.get_param(name).value for name in dag.params}, **given}
 
 
-def function_of(operator):
-    return operator.python_callable  # a mapped operator of a decorator has it too
-
-
 def attribute(operator, name):
     return operator.partial_kwargs.get(name) if operator.is_mapped else getattr(operator, name)
 
 
-def command(operator, params):
-    """Return the command line that a task would run."""
-    function = function_of(operator)
-    run = SimpleNamespace(partition_key=None, run_after=datetime(2026, 1, 3, tzinfo=UTC))
-    context = {"params": params, "dag_run": run, "slot": 1, "subset": "best", "ti": PLANNED}
-    line = function(*(context[name] for name in inspect.signature(function).parameters))
-    return line if isinstance(line, str) else shlex.join(line)
+def run_of(dag, params, *, item="best", **about):
+    """Return what a task's command line is made of."""
+    about = {"partition_key": None, "conf": params, "run_after": datetime(2026, 1, 3, tzinfo=UTC), **about}
+    context = {"params": params, "dag_run": SimpleNamespace(**about), "dag": dag, "ti": PLANNED}
+    return importlib.import_module("jobs").Run.of(context, item)
+
+
+def command(operator, params, **about):
+    """Return the argument list that a task would run."""
+    item = 1 if operator.task_id == "score" else "best"
+    return attribute(operator, "line")(run_of(operator.dag, params, item=item, **about))
 
 
 def command_tasks(dag):
     """The tasks that run a command: all but questions to people."""
-    return [task for task in dag.tasks if hasattr(task, "python_callable")]
+    return [task for task in dag.tasks if task.task_id != "approve"]
 
 
 def pictured_edges(text):
@@ -146,30 +155,100 @@ def test_a_question_to_a_person_is_told_to_somebody_and_ends_in_time(dag):
         assert question.response_timeout
 
 
+def test_no_value_is_rendered_as_a_template(dag):
+    for operator in dag.tasks:
+        kind = operator.operator_class if operator.is_mapped else type(operator)
+        assert kind.__module__ in SUPPORT, f"{operator.task_id} is no operator of ours"
+        assert tuple(kind.template_fields) == ()
+        assert tuple(operator.template_fields) == ()
+        for notifier in getattr(operator, "notifiers", ()):
+            assert tuple(notifier.template_fields) == ()
+
+
+def test_a_command_in_a_pod_is_not_rendered_either(dags):
+    pods = importlib.import_module("pods")
+    assert pods.PodTask.template_fields == ()
+    one = pods.PodTask(
+        task_id="score", line=lambda run: ["alchemist", "score", f"--dataset={run.form['dataset']}"], item=0
+    )
+    context = {
+        "params": {"dataset": "{{ 7 * 7 }}", "root": "", "crawl_date": ""},
+        "ti": PLANNED,
+        "dag": dags["nightly_rescore"],
+    }
+    context["dag_run"] = SimpleNamespace(conf={}, partition_key=None, run_after=datetime(2026, 1, 3, tzinfo=UTC))
+    assert one.read_line(context) == ["alchemist", "score", "--dataset={{ 7 * 7 }}"]
+
+
+def test_a_key_that_the_form_does_not_have_is_refused_with_the_allowed_ones(dag):
+    jobs = importlib.import_module("jobs")
+    with pytest.raises(jobs.CommandFailed) as refused:
+        run_of(dag, form(dag, REQUIRED.get(dag.dag_id, {})), conf={"{{ 7 * 7 }}": 1})
+    assert refused.value.exit_code == 2
+    assert "'{{ 7 * 7 }}'" in str(refused.value)
+    assert all(name in str(refused.value) for name in dag.params) if dag.params else "no form" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "x" * 200_000], ids=["NUL", "longer than an argument can be"])
+def test_a_value_that_cannot_be_an_argument_is_refused_by_its_field(dags, value):
+    jobs = importlib.import_module("jobs")
+    with pytest.raises(jobs.CommandFailed, match="dataset") as refused:
+        run_of(dags["nightly_rescore"], {"dataset": value, "root": "", "crawl_date": ""})
+    assert refused.value.exit_code == 2
+
+
 @pytest.mark.parametrize("is_filled", [False, True], ids=["defaults", "filled"])
 def test_every_command_is_accepted_by_the_command_line(dag, is_filled):
     params = form(dag, FILLED[dag.dag_id] if is_filled else REQUIRED.get(dag.dag_id, {}))
     for operator in command_tasks(dag):
-        program, *words = shlex.split(command(operator, params))
+        program, *words = command(operator, params)
         options = vars(build_parser(words).parse_args(words))
         read_config(options["command"].config, options)
         assert program == "alchemist"
 
 
-def test_a_value_from_the_form_stays_one_word(dag):
-    params = {
-        name: HOSTILE if isinstance(value, str) else value for name, value in form(dag, FILLED[dag.dag_id]).items()
-    }
-    lines = [shlex.split(command(operator, params)) for operator in command_tasks(dag)]
-    assert any(HOSTILE in word for line in lines for word in line) or not FILLED[dag.dag_id]
-    assert not {"touch", "echo"} & {word for line in lines for word in line}
+@pytest.mark.parametrize("hostile", HOSTILE, ids=[repr(value[:12]) for value in HOSTILE])
+def test_a_value_from_the_form_is_one_argument_as_it_was_typed(dag, hostile):
+    given = FILLED[dag.dag_id]
+    params = {name: hostile if isinstance(value, str) else value for name, value in form(dag, given).items()}
+    lines = [command(operator, params) for operator in command_tasks(dag)]
+    words = {word for line in lines for word in line if hostile in word}
+    assert words or not given
+    # Behind an equals sign, or behind the marker that ends the flags.
+    for line in lines:
+        for at, word in enumerate(line):
+            assert hostile not in word or (word.startswith("--") and "=" in word) or line[at - 1] == "--"
+
+
+@pytest.mark.parametrize("words", [("select",), ("subset", "publish"), ("note", "failure")])
+def test_a_command_sees_neither_airflows_database_nor_its_keys(dags, words, monkeypatch):
+    secrets = (
+        "AIRFLOW__CORE__FERNET_KEY",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "AIRFLOW__API_AUTH__JWT_SECRET",
+        "PGPASSWORD",
+    )
+    for name in (*secrets, "ALCHEMIST_AIRFLOW_DATABASE_URL", "ALCHEMIST_DATABASE_URL"):
+        monkeypatch.setenv(name, "secret")
+    seen = importlib.import_module("commands").environment_of(["alchemist", *words])
+    assert not seen.keys() & {*secrets, "ALCHEMIST_AIRFLOW_DATABASE_URL"}
+    assert {"PATH", "ALCHEMIST_DATABASE_URL"} <= seen.keys()
+
+
+def test_only_the_command_that_cleans_airflows_database_has_its_address(dags, monkeypatch):
+    monkeypatch.setenv("ALCHEMIST_AIRFLOW_DATABASE_URL", "secret")
+    commands = importlib.import_module("commands")
+    lines = [
+        command(operator, form(dag, FILLED[name])) for name, dag in dags.items() for operator in command_tasks(dag)
+    ]
+    reached = [line for line in lines if "ALCHEMIST_AIRFLOW_DATABASE_URL" in commands.environment_of(line)]
+    assert reached == [["alchemist", "maintain", "airflow"]]
 
 
 def test_a_value_of_zero_reaches_the_command_line(dags):
     dag = dags["build_subset"]
-    words = shlex.split(command(dag.get_task("select"), form(dag, FILLED["build_subset"])))
-    assert words[words.index("--drop-top-ratio") + 1] == "0"
-    assert words[words.index("--seed") + 1] == "0"
+    words = command(dag.get_task("select"), form(dag, FILLED["build_subset"]))
+    assert {"--drop-top-ratio=0", "--seed=0"} <= set(words)
 
 
 @pytest.mark.parametrize(
@@ -178,47 +257,39 @@ def test_a_value_of_zero_reaches_the_command_line(dags):
     ids=["partition key", "form", "day of the run"],
 )
 def test_the_night_is_the_partition_key_else_the_forms_else_the_day_of_the_run(dags, partition_key, crawl_date, night):
-    run = SimpleNamespace(partition_key=partition_key, run_after=datetime(2026, 1, 3, tzinfo=UTC))
-    score = function_of(dags["nightly_rescore"].get_task("score"))
-    assert score(0, {"dataset": "", "crawl_date": crawl_date}, run).endswith(f"--crawl-date {night} ")
+    params = {"dataset": "", "root": "", "crawl_date": crawl_date}
+    line = command(dags["nightly_rescore"].get_task("score"), params, partition_key=partition_key)
+    assert f"--crawl-date={night}" in line
 
 
 def test_the_rater_that_a_person_was_asked_about_is_promoted_and_no_newer_one(dags):
     dag = dags["train_rater"]
-    words = shlex.split(command(dag.get_task("promote"), form(dag, FILLED["train_rater"])))
-    assert words == ["alchemist", "promote", "--rater", "crawl-loss-0a1b2c3d"]
+    words = command(dag.get_task("promote"), form(dag, FILLED["train_rater"]))
+    assert words == ["alchemist", "promote", "--rater=crawl-loss-0a1b2c3d"]
 
 
 def test_the_default_name_of_a_subset_is_one_that_select_takes(dags):
     dag = dags["build_subset"]
-    line = command(dag.get_task("select"), form(dag, {**FILLED["build_subset"], "dataset": "web, books", "name": None}))
-    words = shlex.split(line)[1:]
+    params = form(dag, {**FILLED["build_subset"], "dataset": "web, books", "name": None})
+    words = command(dag.get_task("select"), params)[1:]
     options = vars(build_parser(words).parse_args(words))
     assert read_config(options["command"].config, options).as_json()["name"] == "web+books-shift_gsample-r25"
 
 
-def test_a_name_that_ends_like_a_script_is_not_taken_for_a_template_file(dags):
-    publish = dags["build_subset"].get_task("publish")
-    assert not command(publish, form(dags["build_subset"], {**FILLED["build_subset"], "name": "best.sh"})).endswith(
-        ".sh"
-    )
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_what_can_only_fail_again_is_not_tried_again(dags, code):
+    jobs = importlib.import_module("jobs")
+    decision = jobs.GiveUpOnFinalErrors().evaluate(jobs.CommandFailed("error: …", code), 1, 2)
+    assert decision.action.value == ("fail" if code in jobs.FINAL_EXIT_CODES else "default")
 
 
 def test_the_forms_are_those_of_the_config_models():
     assert (DAGS / "forms.py").read_text() == render_forms()
 
 
-def test_template_marks_in_a_form_are_refused(dags):
-    from airflow.sdk.exceptions import ParamValidationError  # noqa: TID251  tests of DAGs run Airflow
-
-    for name in ("dataset", "name"):
-        with pytest.raises(ParamValidationError):
-            dags["build_subset"].params.get_param(name).resolve("{{ conf }}")
-
-
 def test_dag_files_are_parsed_in_a_fifth_of_a_second():
     script = (
-        "import sys, time, runpy; sys.path.insert(0, sys.argv[1]); import airflow.sdk, airflow.providers.standard.decorators.bash\n"
+        "import sys, time, runpy; sys.path.insert(0, sys.argv[1]); import airflow.sdk, people\n"
         "for path in sys.argv[2:]:\n    start = time.process_time(); runpy.run_path(path); print(time.process_time() - start)"
     )
     paths = [str(DAGS / f"{name}.py") for name in NAMES]

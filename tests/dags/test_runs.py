@@ -14,13 +14,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group
 
 STAND_IN = """#!/bin/sh
 echo "$@" >> "$ALCHEMIST_HOME/commands"
+env >> "$ALCHEMIST_HOME/environment"
 case "$1" in
 plan) echo "a library's warning" >&2; cat "$ALCHEMIST_HOME/plan.json";;
 note) ;;
-*) case "$*" in *broken*) exit 1;; esac; echo "done";;
+*) case "$*" in *broken*) exit 1;; *refused*) echo "error: no such dataset"; exit 2;; esac; echo "done";;
 esac
 """
 SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
+TEMPLATE = '{{ "\\x27; touch $ALCHEMIST_HOME/OWNED; echo \\x27" }}{{ 7 * 7 }}'
 SCENARIOS = {
     "two slots": {"dag": "nightly_rescore", "conf": {"crawl_date": "2026-01-02"}, "plan": {"slots": [0, 1]}},
     "rater": {
@@ -34,14 +36,19 @@ SCENARIOS = {
     "fails": {"dag": "build_subset", "conf": {**SUBSET, "name": "broken"}},
     "nothing waits": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": []}},
     "two wait": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["a", "b"]}},
+    "refused": {"dag": "build_subset", "conf": {**SUBSET, "name": "refused"}},
+    "template as a value": {"dag": "build_subset", "conf": {**SUBSET, "dataset": TEMPLATE}},
+    "template as a key": {
+        "dag": "train_rater",
+        "conf": {"dataset": "crawl", "validation": "wanted", TEMPLATE: TEMPLATE},
+    },
     "upkeep": {"dag": "maintenance", "conf": {}},
 }
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(home):
     """Each scenario's states, and all commands in their order."""
-    home = tmp_path_factory.mktemp("runs")
     (home / "bin").mkdir()
     (home / "bin" / "alchemist").write_text(STAND_IN)
     (home / "bin" / "alchemist").chmod(0o755)
@@ -63,12 +70,18 @@ def runs(tmp_path_factory):
     return dict(zip(SCENARIOS, states, strict=True)), (home / "commands").read_text().splitlines()
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The folder that the commands ran in."""
+    return tmp_path_factory.mktemp("runs")
+
+
 def test_a_night_is_scored_by_every_slot(runs):
     states, commands = runs
     assert states["two slots"]["state"] == "success"
     assert states["two slots"]["tasks"]["score"] == ["success", "success"]
-    assert "score --rater nightly --slot 0 --crawl-date 2026-01-02" in commands
-    assert "score --rater nightly --slot 1 --crawl-date 2026-01-02" in commands
+    assert "score --rater=nightly --slot=0 --crawl-date=2026-01-02" in commands
+    assert "score --rater=nightly --slot=1 --crawl-date=2026-01-02" in commands
 
 
 def test_a_warning_of_a_library_does_not_spoil_the_plan(runs):
@@ -80,9 +93,9 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     states, commands = runs
     assert states["rater"]["state"] == "success"
     certified, scored, promoted = (
-        commands.index("certify --rater newest"),
-        commands.index("score --dataset crawl --rater newest --slot 0"),
-        commands.index("promote --rater crawl-loss-1"),
+        commands.index("certify --rater=newest"),
+        commands.index("score --dataset=crawl --rater=newest --slot=0"),
+        commands.index("promote --rater=crawl-loss-1"),
     )
     assert certified < scored < promoted
 
@@ -96,9 +109,7 @@ def test_the_first_rater_is_promoted_without_a_question(runs):
 def test_a_failed_task_is_noted_with_its_reason_after_its_last_try(runs):
     _, commands = runs
     notes = [line for line in commands if line.startswith("note failure")]
-    assert len(notes) == 1
-    assert "--subject build_subset.preview" in notes[0]
-    assert "exit code 1" in notes[0]
+    assert sum("--subject=build_subset.preview" in line and "exit code 1" in line for line in notes) == 1
 
 
 def test_every_task_of_the_upkeep_runs(runs):
@@ -138,5 +149,31 @@ def test_with_no_subset_waiting_the_report_is_still_made(runs):
 def test_every_waiting_subset_is_trained_on_and_evaluated(runs):
     states, commands = runs
     assert states["two wait"]["state"] == "success"
-    assert {f"evaluate --subset {name}" for name in "ab"} <= set(commands)
-    assert {f"check --suite evaluation --subset {name}" for name in "ab"} <= set(commands)
+    assert {f"evaluate --subset={name}" for name in "ab"} <= set(commands)
+    assert {f"check --suite=evaluation --subset={name}" for name in "ab"} <= set(commands)
+
+
+def test_a_template_in_a_value_reaches_the_command_as_it_was_typed_and_runs_nowhere(runs, home):
+    _, commands = runs
+    assert any(f"--dataset={TEMPLATE}" in line for line in commands)
+    assert not any("49" in line for line in commands)
+    assert not [path for path in home.rglob("*") if "OWNED" in path.name]
+
+
+def test_a_key_that_is_not_in_the_form_fails_the_run_before_any_command(runs):
+    states, commands = runs
+    assert states["template as a key"]["state"] == "failed"
+    assert states["template as a key"]["tasks"]["train_rater"] == ["failed"]
+    assert any("note failure" in line and "Unknown key" in line for line in commands)
+
+
+def test_what_can_only_fail_again_is_tried_once(runs):
+    states, commands = runs
+    assert states["refused"]["tasks"]["preview"] == ["failed"]
+    assert sum(line.startswith("select --dry-run") and "refused" in line for line in commands) == 1
+
+
+def test_no_command_sees_what_belongs_to_airflow(runs, home):
+    seen = {line.partition("=")[0] for line in (home / "environment").read_text().splitlines()}
+    assert "ALCHEMIST_HOME" in seen
+    assert not [name for name in seen if name.startswith("AIRFLOW__")]
