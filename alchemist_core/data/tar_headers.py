@@ -1,12 +1,16 @@
 """Walks the headers of a tar and goes on behind damage. Knows nothing of records, keys or images.
 
-`tarfile` stops without a word at the first bad header; here that is reported and the walk finds the next good one.
+`tarfile` stops silently at the first bad header; here that is reported and the walk finds the next good one.
+
+Letters: B blocks of 512 bytes · D digits of a checksum.
 """
 
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
+
+import numpy as np
 
 from alchemist_core.data.faults import Reason
 from alchemist_core.data.tar_extensions import (
@@ -20,7 +24,7 @@ from alchemist_core.errors import DataError
 
 _BLOCK = tarfile.BLOCKSIZE
 _SCAN_BYTES = 1 << 20
-_MAGIC, _MAGIC_AT = b"ustar", 257
+_CHECKSUM = slice(148, 156)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,9 @@ def walk_tar(file: BinaryIO, size_bytes: int) -> Iterator[Entry | Damage]:
     """Yield entries and damage in the order of the file; folders are passed over.
 
     Raises:
-        DataError: The file is no tar from its first block on.
+        DataError: The file is no tar: no good header is found anywhere in it.
     """
-    _check_first_block(_read_at(file, 0, _BLOCK))
+    _require_tar(file, size_bytes)
     yield from _Walk(file, size_bytes).steps()
 
 
@@ -114,11 +118,13 @@ class _Walk:
             yield Entry(extension.path or header.name, start, size, reason, detail)
 
 
-def _check_first_block(block: bytes) -> None:
+def _require_tar(file: BinaryIO, size_bytes: int) -> None:
+    """Refuse a file without a good header. A tar whose first header is damaged is still a tar: only one record is lost."""
+    block = _read_at(file, 0, _BLOCK)
     if not block:
         raise DataError("the file is empty, not a tar; upload it again")
-    looks_like_tar = block[_MAGIC_AT:].startswith(_MAGIC) or not block.strip(b"\0") or _parse_header(block)
-    if len(block) < _BLOCK or not looks_like_tar:
+    is_tar = len(block) == _BLOCK and (not block.strip(b"\0") or _parse_header(block) is not None)
+    if not is_tar and _find_header(file, _BLOCK, size_bytes) >= size_bytes:
         kind = "gzip" if block.startswith(b"\x1f\x8b") else f"a file that starts with {block[:8]!r}"
         raise DataError(f"expected an uncompressed tar, found {kind}; unpack it, or remove it from the dataset's root")
 
@@ -164,11 +170,18 @@ def _find_header(file: BinaryIO, offset: int, size_bytes: int) -> int:
     """Return the offset of the next good header at or behind a block's start, or the end of the file."""
     file.seek(offset)
     while offset < size_bytes and (chunk := file.read(_SCAN_BYTES)):
-        at = chunk.find(_MAGIC)
-        while at >= 0:
-            start = at - _MAGIC_AT
-            if start >= 0 and start % _BLOCK == 0 and _parse_header(chunk[start : start + _BLOCK]):
+        for start in _candidate_blocks(chunk):
+            if _parse_header(chunk[start : start + _BLOCK]):
                 return offset + start
-            at = chunk.find(_MAGIC, at + 1)
         offset += len(chunk)
     return size_bytes
+
+
+def _candidate_blocks(chunk: bytes) -> Iterator[int]:
+    """Yield the starts of blocks whose checksum field holds octal digits: old tars have no magic to look for."""
+    block_B512 = np.frombuffer(chunk, np.uint8, len(chunk) // _BLOCK * _BLOCK).reshape(-1, _BLOCK)
+    digit_BD = block_B512[:, _CHECKSUM]
+    is_padding_BD = (digit_BD == ord(" ")) | (digit_BD == 0)
+    is_octal_BD = (digit_BD >= ord("0")) & (digit_BD <= ord("7"))
+    is_candidate_B = (is_octal_BD | is_padding_BD).all(axis=1) & is_octal_BD.any(axis=1)
+    yield from (np.flatnonzero(is_candidate_B) * _BLOCK).tolist()

@@ -1,9 +1,10 @@
 """Whatever is done to a shard's bytes: every location is accounted for, and what was not touched reads as before."""
 
 import io
+import tarfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alchemist_core.data.faults import Fault, Reason, is_storable
@@ -50,6 +51,7 @@ def extent(pair: Pair) -> tuple[int, int]:
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8))
+@example([(259.5 / 30720, 1)])
 def test_flipped_bytes_hurt_only_the_records_that_they_lie_in(clean, flips) -> None:
     raw = bytearray(clean.raw)
     places = [int(place * len(raw)) for place, _ in flips]
@@ -89,10 +91,20 @@ def test_a_cut_anywhere_keeps_what_lies_before_it(clean, place) -> None:
 def test_replaced_stretches_are_accounted_for(clean, start, length, stuff) -> None:
     first = int(start * len(clean.raw))
     last = first + int(length * (len(clean.raw) - first))
+    raw = clean.raw[:first] + stuff + clean.raw[last:]
     try:
-        check_accounting(read_all(clean.raw[:first] + stuff + clean.raw[last:]))
+        check_accounting(read_all(raw))
     except DataError:
+        # No good header is left anywhere.
         assert first < BLOCK
+        assert not any(has_good_header(raw[at : at + BLOCK]) for at in range(0, len(raw), BLOCK))
+
+
+def has_good_header(block: bytes) -> bool:
+    try:
+        return bool(tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape"))
+    except tarfile.HeaderError:
+        return False
 
 
 @settings(deadline=None, max_examples=100)
