@@ -16,6 +16,11 @@ IMAGE_EXTS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff
 MAX_KEY_BYTES = 1024
 # Of one record; a row of the store holds them all.
 MAX_MEMBERS = 256
+# What macOS, Windows and pax put beside a crawl's files; no file of a record has such a name.
+_CLUTTER = re.compile(
+    r"(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini|(?:__MACOSX|PaxHeaders?(?:\.\d+)?)/.*|pax_global_header)",
+    re.DOTALL,
+)
 _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -63,7 +68,7 @@ def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
     """Yield every record of a shard, or the fault that stands in its place.
 
     Raises:
-        DataError: The file is no tar from its first block on.
+        DataError: The file is no tar: no good header is found anywhere in it.
     """
     seen: set[str] = set()
     for ordinal, group in enumerate(_clear_suspects(_group_entries(walk_tar(file, size_bytes)))):
@@ -78,29 +83,49 @@ def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
 def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
     group: _Group | None = None
     damage: Damage | None = None
+    # Files of no record, which end none: macOS puts some between the files of a record. They follow the group that they lie in.
+    strays: list[_Group] = []
     for step in steps:
         if isinstance(step, Damage):
+            if damage is not None:
+                yield from _close(group, damage, strays)
+                group = None
             damage = step
             continue
         key, ext, reason, detail = _split_name(step.name)
-        is_next = group is None or key != group.key or reason is Reason.BAD_NAME
+        if reason is Reason.BAD_NAME:
+            strays += _stray_file(step, key, detail)
+            continue
+        is_next = group is None or key != group.key
         if damage is not None and group is not None and not is_next:
             group.accuse(damage.reason, damage.detail)
         elif is_next:
-            yield from _close(group, damage)
+            yield from _close(group, damage, strays)
             group = _Group(key, suspicions=[damage] if damage else [])
         damage = None
         assert group is not None
         _add_member(group, step, ext)
         if reason is not None:
             group.accuse(reason, detail)
-    yield from _close(group, damage)
+    yield from _close(group, damage, strays)
 
 
-def _close(group: _Group | None, damage: Damage | None) -> Iterator[_Group]:
+def _stray_file(entry: Entry, key: str, detail: str) -> list[_Group]:
+    """Return the fault of a file that has no key; nothing for what a system wrote, unless the tar is damaged there."""
+    if is_clutter(entry.name) and entry.reason in (None, Reason.NOT_A_FILE):
+        return []
+    stray = _Group(key)
+    _add_member(stray, entry, "")
+    stray.accuse(Reason.BAD_NAME, detail)
+    return [stray]
+
+
+def _close(group: _Group | None, damage: Damage | None, strays: list[_Group]) -> Iterator[_Group]:
     if group is not None:
         group.suspicions += [damage] if damage else []
         yield group
+    yield from strays
+    strays.clear()
     if damage is not None:
         yield _Group(f"offset-{damage.offset}", reason=damage.reason, detail=damage.detail, gap=damage)
 
@@ -152,6 +177,15 @@ def _joint_shape(groups: list[_Group]) -> frozenset[str]:
     return frozenset().union(*shapes) if len(shapes) > 1 else frozenset()
 
 
+def is_clutter(name: str) -> bool:
+    """Tell whether a system wrote the file beside the crawl's own: it is passed over, and no record is lost with it.
+
+    >>> is_clutter("./._000.jpg"), is_clutter("PaxHeaders.12/000.jpg"), is_clutter("000.jpg")
+    (True, True, False)
+    """
+    return _CLUTTER.fullmatch(name) is not None
+
+
 def _split_name(name: str) -> tuple[str, str, Reason | None, str]:
     """Split a member's name into key and extension, with what is wrong with it.
 
@@ -166,8 +200,8 @@ def _split_name(name: str) -> tuple[str, str, Reason | None, str]:
     parts = path.split("/")
     if path.startswith("/") or ".." in parts or "\\" in path or _DRIVE.match(path):
         return key, ext, Reason.UNSAFE_PATH, f"{name!r} leads out of its folder"
-    if match is None:
-        return key, ext, Reason.BAD_NAME, f"{name!r} is not KEY.EXTENSION"
+    if match is None or is_clutter(path):
+        return path, "", Reason.BAD_NAME, f"{name!r} is not KEY.EXTENSION"
     if not is_storable(path):
         return key, ext, Reason.UNSTORABLE_TEXT, f"name {name!r} holds NUL or is not UTF-8"
     return key, ext, None, ""

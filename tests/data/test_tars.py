@@ -52,6 +52,27 @@ def test_a_file_that_is_no_tar_from_its_first_byte_is_refused(raw: bytes) -> Non
         index(raw)
 
 
+@pytest.mark.parametrize("place", range(257, 262))
+def test_a_damaged_first_header_costs_its_record_and_not_the_tar(tar, place: int) -> None:
+    for bit in range(8):
+        raw = small(tar)
+        raw[place] ^= 1 << bit
+        assert reasons(bytes(raw)) == {"a": "corrupt_header", "b": "ok", "c": "ok", "d": "ok"}
+
+
+def test_an_old_tar_without_magic_reads_on_behind_its_damaged_first_header(tar) -> None:
+    raw = small(tar)
+    for start in range(0, 24 * BLOCK, 2 * BLOCK):
+        header = raw[start : start + BLOCK]
+        header[257:265] = bytes(8)
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        raw[start : start + BLOCK] = header
+    assert set(reasons(bytes(raw)).values()) == {"ok"}
+    raw[0] ^= 1
+    assert reasons(bytes(raw)) == {"a": "corrupt_header", "b": "ok", "c": "ok", "d": "ok"}
+
+
 def test_an_empty_shard_has_no_records(tar) -> None:
     assert index(tar([])) == []
 
@@ -113,7 +134,45 @@ def test_a_path_that_leads_out_of_its_folder_is_set_aside(tar, name: str) -> Non
     assert [getattr(record, "reason", "ok") for record in found] == ["ok", "unsafe_path", "ok"]
 
 
-@pytest.mark.parametrize("name", ["README", ".jpg", "x/.hidden", "._a"])
+CLUTTER = [
+    "._{}",
+    "./._{}",
+    ".DS_Store",
+    "x/.DS_Store",
+    "__MACOSX/._{}",
+    "PaxHeaders.123/{}",
+    "./PaxHeader/{}",
+    "Thumbs.db",
+]
+
+
+@pytest.mark.parametrize("clutter", CLUTTER)
+def test_what_macos_and_others_write_between_the_files_of_a_record_loses_no_record(tar, clutter: str) -> None:
+    names = [f"{key}.{ext}" for key in "abc" for ext in ("jpg", "txt", "json")]
+    entries = [entry for name in names for entry in ((clutter.format(name), b"\0\5\x16\7"), (name, b"1"))]
+    found = index(tar(entries))
+    assert [(record.ordinal, record.key) for record in found] == [(0, "a"), (1, "b"), (2, "c")]
+    assert all(isinstance(record, Record) and len(record.members) == 3 for record in found)
+
+
+@pytest.mark.parametrize("name", ["README", ".hidden", "x/.jpg"])
+def test_a_file_with_a_bad_name_between_the_files_of_a_record_does_not_end_the_record(tar, name: str) -> None:
+    found = reasons(tar([("a.jpg", b"1"), (name, b"2"), ("a.txt", b"3"), ("b.jpg", b"4"), ("b.txt", b"5")]))
+    assert found == {"a": "ok", name: "bad_name", "b": "ok"}
+
+
+def test_damage_beside_clutter_is_still_counted(tar) -> None:
+    raw = bytearray(tar([("a.jpg", b"1"), ("._a.txt", b"2"), ("a.txt", b"3"), ("b.jpg", b"4"), ("b.txt", b"5")]))
+    raw[2 * BLOCK] ^= 1
+    assert reasons(bytes(raw)) == {"a": "corrupt_header", "b": "ok"}
+    raw = bytearray(tar([("a.jpg", b"1"), ("a.txt", b"2"), ("._b.jpg", b"3"), ("b.jpg", b"4"), ("b.txt", b"5")]))
+    raw[2 * BLOCK] ^= 1
+    assert reasons(bytes(raw[: 6 * BLOCK])) == {"a": "corrupt_header", f"offset-{6 * BLOCK}": "truncated_tar"}
+    # A file that was cut may have been clutter or not: the tar is cut either way.
+    assert reasons(bytes(raw[6 * BLOCK :] + raw[4 * BLOCK : 5 * BLOCK])) == {"b": "ok", "._b.jpg": "truncated_tar"}
+
+
+@pytest.mark.parametrize("name", ["README", ".jpg", "x/.hidden"])
 def test_a_name_without_key_or_extension_is_set_aside(tar, name: str) -> None:
     assert list(reasons(tar([("a.jpg", b"1"), (name, b"2")])).values()) == ["ok", "bad_name"]
 
