@@ -1,10 +1,12 @@
 """What can be wrong with one record of a shard: a reason code each, stable because people query for it."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 _MAX_KEY_CHARS = 256
 _MAX_DETAIL_CHARS = 500
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Reason(StrEnum):
@@ -67,7 +69,7 @@ def make_fault(ordinal: int, key: str, reason: Reason, detail: str) -> Fault:
         ordinal,
         escape_unstorable(key)[:_MAX_KEY_CHARS],
         reason.value,
-        escape_unstorable(detail)[:_MAX_DETAIL_CHARS],
+        escape_unstorable(_ADDRESS.sub("", detail))[:_MAX_DETAIL_CHARS],
         is_transient=reason in _TRANSIENT,
     )
 

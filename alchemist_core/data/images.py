@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from alchemist_core.data.faults import Reason
 from alchemist_core.data.fingerprint import FINGERPRINT_SIDE, fingerprint
@@ -160,6 +160,9 @@ def _pillow_faults() -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except UnidentifiedImageError as error:
+        # Its own text names an object's address in memory, which is another in every process.
+        raise BadImageError(Reason.BAD_IMAGE, "the header behind the first bytes cannot be read") from error
     except Exception as error:  # Pillow's parsers raise whatever a broken file leads them to
         is_cut = "truncated" in str(error) or isinstance(error, EOFError)
         reason = Reason.TRUNCATED_IMAGE if is_cut else Reason.BAD_IMAGE

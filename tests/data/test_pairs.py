@@ -95,6 +95,15 @@ def test_every_text_of_a_fault_can_be_stored(tar, read, picture) -> None:
     assert all(is_storable(fault.key) and is_storable(fault.detail) for fault in faults)
 
 
+def test_a_quarantine_detail_holds_nothing_that_differs_between_equal_bytes(tar, read, picture) -> None:
+    damaged = [picture(kind=kind)[:30] + b"?" * 200 for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")]
+    raw = tar([entry for at, data in enumerate(damaged) for entry in ((f"{at}.png", data), (f"{at}.txt", b"words"))])
+    kept_alive = [read(raw) for _ in range(3)]
+    assert kept_alive[0] == kept_alive[1] == kept_alive[2]
+    assert len(kept_alive[0]) == 6
+    assert not any("0x" in fault.detail or "_io" in fault.detail for fault in kept_alive[0])
+
+
 def test_a_drawn_corpus_reads_as_pairs_that_the_truth_knows(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
