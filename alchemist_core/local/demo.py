@@ -13,7 +13,7 @@ from typing import Any
 
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
-from alchemist_core.local.stack import StackStatus, client, up
+from alchemist_core.local.stack import StackStatus, bring_store, client, up
 from alchemist_core.telemetry import say
 
 DATASET = "scenes"
@@ -50,6 +50,7 @@ class Demo:
         self.say(
             f"corpus: {drawn.n_train:,} training scenes {'found' if drawn.is_reused else 'drawn'} in {self.corpus}"
         )
+        bring_store(self.home)
         ingest(f"{DATASET}-validation", self.corpus / "validation", "validation")
         ingest(f"{DATASET}-test", self.corpus / "test", "evaluation")
         status = up(self.home)

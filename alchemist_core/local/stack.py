@@ -39,9 +39,11 @@ from alchemist_core.local.stack_state import (
 from alchemist_core.local.stack_status import StackStatus, client, logs, look, status
 from alchemist_core.local.supervisor import COMMANDS, PROGRAMS
 from alchemist_core.settings import load_settings
-from alchemist_core.telemetry import ProgressLine
+from alchemist_core.store.engine import database_url
+from alchemist_core.store.migrate import check_schema, head_revision, migrate
+from alchemist_core.telemetry import ProgressLine, say
 
-__all__ = ["StackStatus", "client", "down", "logs", "status", "up"]
+__all__ = ["StackStatus", "bring_store", "client", "down", "logs", "status", "up"]
 
 PREFERRED_PORTS = {
     "airflow": AIRFLOW_PORT,
@@ -68,8 +70,9 @@ def up(home: Path) -> StackStatus:
         if not is_reused:
             line.show(0, 3, "Postgres")
             _end_leftovers(home)
+            bring_store(home)
             ports = _choose_ports(read_state(home).ports)
-            _migrate(home, start_postgres(home), ports.airflow)
+            _migrate_airflow(home, start_postgres(home), ports.airflow)
             write_state(home, StackState(ports=ports))
             line.show(1, 3, "Airflow")
             _start_supervisor(home)
@@ -82,6 +85,15 @@ def up(home: Path) -> StackStatus:
         )
         line.show(3, 3, "ready")
     return look(home, is_reused=is_reused)
+
+
+def bring_store(home: Path) -> None:
+    """Create or migrate the store, which belongs to the stack; a store on a server of the user's own is only checked."""
+    settings = load_settings()
+    if settings.database_url is not None:
+        check_schema(database_url(settings))
+    elif migrate(start_postgres(home).url()):
+        say(f"The store's schema is now at revision {head_revision()}.")
 
 
 def down(home: Path) -> StackStatus:
@@ -117,7 +129,7 @@ def _choose_ports(remembered: Ports | None) -> Ports:
     return Ports(**chosen)
 
 
-def _migrate(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
+def _migrate_airflow(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
     """Bring Airflow's own database up to date, unless a stamp beside its data says that it is."""
     stamp = postgres.data_dir.parent / "airflow-version"
     current = _airflow_version()

@@ -30,11 +30,6 @@ def drop_schema(url: str) -> None:
     _run(url, "DROP SCHEMA IF EXISTS alchemist CASCADE")
 
 
-def forget_code(url: str) -> None:
-    """Let the next `migrate` apply functions, views and grants again: a restored database has no grants."""
-    _run(url, "COMMENT ON SCHEMA alchemist IS NULL")
-
-
 def _run(url: str, statement: str) -> None:
     engine = make_engine(url)
     try:

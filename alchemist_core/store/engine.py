@@ -82,13 +82,19 @@ def read_clock(connection: Connection) -> datetime:
 
 
 def open_store() -> Engine:
-    """Return this process's engine on the migrated store."""
-    return _open(database_url())
+    """Return this process's engine on the store, whose schema must be this code's.
+
+    Raises:
+        StoreError: The schema is older, newer or another one; only `alchemist db migrate` changes it.
+    """
+    settings = load_settings()
+    return _open(database_url(settings), is_embedded=settings.database_url is None)
 
 
 @cache
-def _open(url: str) -> Engine:
-    from alchemist_core.store.migrate import migrate  # noqa: PLC0415  alembic is imported only where the store is opened
+def _open(url: str, *, is_embedded: bool) -> Engine:
+    from alchemist_core.store.migrate import check_schema  # noqa: PLC0415  it imports this module
 
-    migrate(url)
+    # The embedded server is the user's own, so its empty database is filled here. On a server of theirs, `db migrate` does it.
+    check_schema(url, may_create=is_embedded)
     return make_engine(url)

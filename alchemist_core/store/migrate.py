@@ -1,11 +1,17 @@
-"""Bring a database to the schema of this code: migrations, then functions, views and roles.
+"""Bring a database to the schema of this code (migrations, then functions, views and roles), or check that it is there.
 
-A migration is frozen and runs once. Functions, views and grants have one text each, in `sql/`, applied again whenever a
-file has changed; the hash of what was applied is the schema's comment. Knows nothing of the tables' meaning.
+A migration is frozen and runs once. Functions, views and grants have one text each, in `sql/`; `migrate` applies them again
+when a file has changed. The schema's comment lists the hashes of what was applied, the newest first, so that code whose
+views were replaced recognises itself as the older one. Only `alchemist db migrate`, and the creation of an empty store, call
+`migrate`; every other command calls `check_schema` and changes nothing, so old and new code can share a store without
+replacing each other's views.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
@@ -18,27 +24,103 @@ from alchemist_core.store.engine import make_engine
 SQL = Path(__file__).resolve().parents[2] / "sql"
 MIGRATIONS = SQL / "migrations"
 UNDEFINED_TABLE, UNDEFINED_SCHEMA = "42P01", "3F000"
+HASH = re.compile(r"\b[0-9a-f]{64}\b")
+# How many earlier hashes of views and functions the schema's comment keeps.
+N_REMEMBERED = 50
 # What a statement ends with that waited for others, as our own timeouts let it.
 WAITED = (LockNotAvailable, QueryCanceled, DeadlockDetected)
 
 
-def migrate(url: str) -> str:
-    """Bring the database to this code's schema and return its revision; at head one query finds that out.
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What a database says of its schema: the migrations' revision, and the hashes of applied SQL files, newest first."""
+
+    revision: str | None = None
+    applied: tuple[str, ...] = ()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the database has exactly this code's schema."""
+        return self.revision == head_revision() and self.applied[:1] == (code_hash(),)
+
+    @property
+    def is_created(self) -> bool:
+        """Whether the schema's first creation ended: views come after the last migration."""
+        return bool(self.applied)
+
+
+def migrate(url: str, *, should_reapply: bool = False) -> bool:
+    """Bring the database to this code's schema; returns whether anything had to change. At head one query finds that out.
+
+    Args:
+        url: Address of the database; its user owns the schema, or may create it.
+        should_reapply: Apply functions, views and grants even if the database says that it has them: a restored one has no grants.
 
     Raises:
-        StoreError: the server does not answer, the database belongs to newer code, others hold what is to be changed, or a
-            statement was refused.
+        StoreError: The server does not answer, the database belongs to newer code, other sessions hold what is to be
+            changed, or a statement was refused.
     """
+    with _connected(url) as connection:
+        state = _state(connection)
+        if state.is_current and not should_reapply:
+            return False
+        _refuse_newer(state)
+        connection.rollback()
+        if state.revision != head_revision():
+            _upgrade(connection)
+        _apply_code(connection, should_reapply=should_reapply)
+        return True
+
+
+def check_schema(url: str, *, may_create: bool = False) -> None:
+    """Refuse a schema that is not this code's; an existing one is never changed.
+
+    Args:
+        url: Address of the database.
+        may_create: Whether an empty database is brought to this code's schema, as one whose creation was interrupted.
+
+    Raises:
+        StoreError: The server does not answer, or the schema is older, newer or another one; the text names the command that helps.
+    """
+    state = schema_state(url)
+    _refuse_newer(state)
+    if state.is_current:
+        return
+    if not state.is_created and may_create:
+        migrate(url)
+        return
+    if not state.is_created:
+        raise StoreError(
+            "The store has no complete schema yet. Run `alchemist db migrate` as the owner of the database."
+        )
+    if state.revision != head_revision():
+        raise StoreError(
+            f"The store's schema is at revision {state.revision}, this code needs {head_revision()}. "
+            "Run `alchemist db migrate` as the owner of the schema."
+        )
+    if code_hash() in state.applied:
+        raise StoreError(
+            "Newer code has replaced the store's views, this code needs the former ones. Update the code; "
+            "to go back to this code for all users, run `alchemist db migrate`."
+        )
+    raise StoreError(
+        "The store's views and functions are not those of this code. Run `alchemist db migrate` as the owner of the schema."
+    )
+
+
+def schema_state(url: str) -> SchemaState:
+    """Return what the database says of its schema, whatever its age."""
+    with _connected(url) as connection:
+        return _state(connection)
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    """Connect, and turn what the server refuses into one line with a remedy."""
     engine = make_engine(url)
     try:
         with engine.connect() as connection:
-            state = _state(connection)
-            if state != (head_revision(), code_hash()):
-                _refuse_newer(state[0])
-                connection.rollback()
-                _upgrade(connection)
-                _apply_code(connection)
-        return head_revision()
+            yield connection
     except OperationalError as refused:
         said = str(refused.orig).strip()
         msg = f"the database refused: {said}; remedy: `alchemist db start`, or check ALCHEMIST_DATABASE_URL"
@@ -55,12 +137,7 @@ def migrate(url: str) -> str:
 
 def current_revision(url: str) -> str | None:
     """Return the revision of a database; nothing when it was never migrated."""
-    engine = make_engine(url)
-    try:
-        with engine.connect() as connection:
-            return _state(connection)[0]
-    finally:
-        engine.dispose()
+    return schema_state(url).revision
 
 
 def head_revision() -> str:
@@ -91,7 +168,7 @@ def _code_files() -> Iterator[Path]:
     yield SQL / "roles.sql"
 
 
-def _state(connection: Connection) -> tuple[str | None, str | None]:
+def _state(connection: Connection) -> SchemaState:
     query = (
         "SELECT (SELECT version_num FROM alchemist.alembic_version),"
         " obj_description('alchemist'::regnamespace, 'pg_namespace')"
@@ -101,13 +178,13 @@ def _state(connection: Connection) -> tuple[str | None, str | None]:
     except DBAPIError as refused:
         if getattr(refused.orig, "pgcode", None) not in {UNDEFINED_TABLE, UNDEFINED_SCHEMA}:
             raise
-        return None, None
-    return revision, applied
+        return SchemaState()
+    return SchemaState(revision, tuple(HASH.findall(applied or "")))
 
 
-def _refuse_newer(revision: str | None) -> None:
-    if revision is not None and revision > head_revision():
-        msg = f"the database is at revision {revision}, this code ends at {head_revision()}: update the code"
+def _refuse_newer(state: SchemaState) -> None:
+    if state.revision is not None and state.revision > head_revision():
+        msg = f"the database is at revision {state.revision}, this code ends at {head_revision()}: update the code"
         raise StoreError(msg)
 
 
@@ -122,18 +199,22 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _apply_code(connection: Connection) -> None:
+def _apply_code(connection: Connection, *, should_reapply: bool) -> None:
     """Apply functions, views and roles in one transaction; views are dropped first, so that their columns may change."""
     with connection.begin():
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.code'))"))
-        if _state(connection)[1] == code_hash():
+        state = _state(connection)
+        if state.is_current and not should_reapply:
             return
         connection.execute(text("SET LOCAL lock_timeout = '4s'"))
         for path in sorted((SQL / "views").glob("*.sql"), reverse=True):
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS alchemist.{path.stem}")
         for path in _code_files():
             _execute_file(connection, path)
-        connection.exec_driver_sql(f"COMMENT ON SCHEMA alchemist IS '{code_hash()}'")
+        former = [applied for applied in state.applied if applied != code_hash()]
+        connection.exec_driver_sql(
+            f"COMMENT ON SCHEMA alchemist IS '{' '.join([code_hash(), *former[:N_REMEMBERED]])}'"
+        )
 
 
 def _execute_file(connection: Connection, path: Path) -> None:

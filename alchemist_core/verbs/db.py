@@ -8,10 +8,10 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.local.postgres import psql_path, start_postgres, stop_postgres
+from alchemist_core.local.postgres import psql_path, stop_postgres
 from alchemist_core.local.postgres_passwords import Role
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import database_url, role_url
+from alchemist_core.store.engine import database_url, open_store, role_url
 from alchemist_core.telemetry import say
 from alchemist_core.verbs.db_backup import BackupConfig, RestoreConfig, backup, restore
 
@@ -63,9 +63,10 @@ class ChecksumReport(Report):
 
 
 def start(_config: NoConfig) -> UrlReport:
-    """Start the embedded server (a no-op when it runs) and print the reader's URL."""
+    """Start the embedded server (a no-op when it runs), create an empty store's schema, and print the reader's URL."""
     _require_embedded()
-    return UrlReport(url=start_postgres(load_settings().home).url(role="reader"))
+    open_store()
+    return UrlReport(url=role_url("reader"))
 
 
 def stop(_config: NoConfig) -> None:
@@ -101,19 +102,19 @@ def psql(config: PsqlConfig) -> None:
 
 
 def migrate(_config: NoConfig) -> None:
-    """Bring the schema to the newest revision (every other command does so too)."""
-    from alchemist_core.store.migrate import current_revision  # noqa: PLC0415  alembic only where it is used
+    """Bring the schema to this code's revision, views and grants; no other command changes an existing schema."""
+    from alchemist_core.store.migrate import head_revision  # noqa: PLC0415  alembic only where it is used
     from alchemist_core.store.migrate import migrate as upgrade  # noqa: PLC0415
 
-    address = database_url()
-    upgrade(address)
-    say(f"The schema is at revision {current_revision(address)}.")
+    has_changed = upgrade(database_url())
+    say(f"The schema is {'now' if has_changed else 'already'} at revision {head_revision()}.")
 
 
 def checksum(_config: NoConfig) -> ChecksumReport:
     """Print a checksum over all data, equal for equal data whatever its ids and times."""
     from alchemist_core.store.checksum import checksum as take  # noqa: PLC0415  reads every table
 
+    open_store()
     return ChecksumReport(checksum=take(database_url()))
 
 

@@ -19,10 +19,10 @@ from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.postgres_programs import client_program, environment, run_program
 from alchemist_core.settings import load_settings
-from alchemist_core.store.backups import drop_schema, forget_code, frozen_moment, is_empty
+from alchemist_core.store.backups import drop_schema, frozen_moment, is_empty
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import database_url, open_store
-from alchemist_core.store.migrate import current_revision, migrate
+from alchemist_core.store.migrate import check_schema, current_revision, migrate
 from alchemist_core.store.snapshot_cache import forget_pools
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
@@ -90,8 +90,8 @@ def restore(config: RestoreConfig) -> BackupReport:
     """
     folder = config.folder.resolve()
     note = _read_note(folder)
-    open_store().dispose()
     url = database_url()
+    check_schema(url, may_create=True)
     if not is_empty(url):
         raise ConfigError(
             "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
@@ -109,8 +109,8 @@ def restore(config: RestoreConfig) -> BackupReport:
         str(folder / _DATABASE),
     )
     is_same_code = current_revision(url) == note["revision"]
-    forget_code(url)
-    migrate(url)
+    # A restored database has no grants, whatever its comment says of them.
+    migrate(url, should_reapply=True)
     # A newer schema may have columns that the old checksum did not know.
     if is_same_code and (found := checksum(url)) != note["checksum"]:
         raise DataError(

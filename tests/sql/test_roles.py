@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.store.maintenance import MANY_ROWS, refresh_statistics
+from alchemist_core.store.migrate import check_schema
 
 pytestmark = pytest.mark.db
 
@@ -18,6 +19,12 @@ def refused(connection: Connection, statement: str, reason: str, **values: Any) 
     with pytest.raises(DBAPIError, match=reason):
         connection.execute(text(statement), values)
     connection.rollback()
+
+
+@pytest.mark.parametrize("role", ["alchemist_writer", "alchemist_reader"])
+def test_roles_that_may_not_migrate_open_a_current_store(log_in: Callable[[str], Connection], role: str) -> None:
+    with log_in(role) as connection:
+        check_schema(connection.engine.url.render_as_string(hide_password=False))
 
 
 def test_the_writer_can_neither_drop_nor_alter_nor_create(log_in: Callable[[str], Connection]) -> None:

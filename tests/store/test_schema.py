@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from pytest_alembic.tests import (  # noqa: F401  the four checks are collected from here
     test_model_definitions_match_ddl,
@@ -17,11 +18,13 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from alchemist_core.errors import StoreError
-from alchemist_core.store.engine import make_engine
-from alchemist_core.store.migrate import MIGRATIONS, code_hash, current_revision, head_revision, migrate
+from alchemist_core.settings import load_settings
+from alchemist_core.store.engine import make_engine, open_store
+from alchemist_core.store.migrate import MIGRATIONS, check_schema, code_hash, current_revision, head_revision, migrate
 from alchemist_core.store.tables import Table
 
 pytestmark = pytest.mark.db
+OTHER_CODE = "0" * 64
 
 CONSTRAINTS = """
 SELECT conrelid::regclass::text AS owner, conname AS name, pg_get_constraintdef(oid) AS definition
@@ -70,18 +73,20 @@ def test_migrations_make_the_declared_tables_to_the_last_constraint(
 
 
 def test_migrating_again_changes_nothing(database_url: str) -> None:
-    assert migrate(database_url) == head_revision() == current_revision(database_url)
+    assert not migrate(database_url)
+    assert current_revision(database_url) == head_revision()
 
 
 def test_processes_that_migrate_at_once_do_it_once(make_database: Callable[..., str]) -> None:
     url = make_database(template=None)
     code = "import sys; from alchemist_core.store.migrate import migrate; print(migrate(sys.argv[1]))"
     started = [subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[0].strip() for process in started] == [head_revision()] * 3
+    assert [process.communicate()[0].strip() in {"True", "False"} for process in started] == [True] * 3
+    assert current_revision(url) == head_revision()
 
 
 def test_a_command_that_finds_the_schema_at_head_never_imports_alembic(database_url: str) -> None:
-    code = "import sys; from alchemist_core.store.migrate import migrate; migrate(sys.argv[1]); print('alembic' in sys.modules)"
+    code = "import sys; from alchemist_core.store.migrate import check_schema; check_schema(sys.argv[1]); print('alembic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, database_url], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -97,15 +102,87 @@ def test_a_database_of_newer_code_is_refused(engine: Engine, database_url: str) 
         migrate(database_url)
 
 
-def test_a_changed_view_is_applied_again(engine: Engine, database_url: str) -> None:
+def applied(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        comment = connection.execute(text("SELECT obj_description('alchemist'::regnamespace)")).scalar_one()
+    return str(comment).split()
+
+
+def write_applied(engine: Engine, *hashes: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"COMMENT ON SCHEMA alchemist IS '{' '.join(hashes)}'"))
+
+
+def is_view_there(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return bool(connection.execute(text("SELECT to_regclass('alchemist.lineage') IS NOT NULL")).scalar_one())
+
+
+def test_only_migrate_applies_a_changed_view_again(engine: Engine, database_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("DROP VIEW alchemist.lineage"))
-        connection.execute(text("COMMENT ON SCHEMA alchemist IS 'older'"))
-    migrate(database_url)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM alchemist.lineage")).scalar_one() == 0
-        comment = connection.execute(text("SELECT obj_description('alchemist'::regnamespace)")).scalar_one()
-    assert comment == code_hash()
+    write_applied(engine, OTHER_CODE)
+    with pytest.raises(StoreError, match=r"not those of this code\. Run `alchemist db migrate`"):
+        open_store()
+    assert not is_view_there(engine)
+    assert migrate(database_url)
+    open_store()
+    assert is_view_there(engine)
+    assert applied(engine) == [code_hash(), OTHER_CODE]
+
+
+def test_older_code_that_opens_the_store_leaves_newer_views_and_is_told_to_be_updated(engine: Engine) -> None:
+    write_applied(engine, OTHER_CODE, code_hash())
+    with pytest.raises(StoreError, match=r"Newer code has replaced the store's views.*Update the code"):
+        open_store()
+    assert applied(engine) == [OTHER_CODE, code_hash()]
+
+
+def test_a_store_of_an_older_revision_is_refused_with_the_command_that_helps(
+    make_database: Callable[..., str], alembic_config: Config
+) -> None:
+    url = make_database(template=None)
+    older = make_engine(url)
+    with older.connect() as connection:
+        alembic_config.attributes["connection"] = connection
+        command.upgrade(alembic_config, "0024")
+    write_applied(older, OTHER_CODE)
+    with pytest.raises(
+        StoreError, match=rf"revision 0024, this code needs {head_revision()}\. Run `alchemist db migrate`"
+    ):
+        check_schema(url)
+    # The embedded server's store has rows of its user: it is not an empty one.
+    with pytest.raises(StoreError, match="db migrate"):
+        check_schema(url, may_create=True)
+    assert current_revision(url) == "0024"
+    assert migrate(url)
+    check_schema(url)
+    older.dispose()
+
+
+def test_an_empty_database_of_a_given_server_is_left_empty(
+    make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_database(template=None)
+    monkeypatch.setenv("ALCHEMIST_DATABASE_URL", url)
+    load_settings.cache_clear()
+    with pytest.raises(StoreError, match=r"no complete schema yet\. Run `alchemist db migrate`"):
+        open_store()
+    assert current_revision(url) is None
+
+
+@pytest.mark.parametrize("interrupted_at", ["0007", "head"])
+def test_the_creation_of_the_embedded_store_goes_on_after_an_interruption(
+    make_database: Callable[..., str], alembic_config: Config, interrupted_at: str
+) -> None:
+    url = make_database(template=None)
+    half = make_engine(url)
+    with half.connect() as connection:
+        alembic_config.attributes["connection"] = connection
+        command.upgrade(alembic_config, interrupted_at)
+    half.dispose()
+    check_schema(url, may_create=True)
+    check_schema(url)
 
 
 def test_a_server_that_is_not_there_is_named_with_a_remedy() -> None:
@@ -129,7 +206,7 @@ def test_who_holds_what_a_new_view_needs_is_not_taken_for_a_server_that_is_away(
             migrate(database_url)
         other.rollback()
     assert "db start" not in str(refused.value)
-    assert migrate(database_url) == head_revision()
+    assert migrate(database_url)
 
 
 def test_every_migration_stays_on_one_screen() -> None:
