@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
@@ -24,6 +24,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import migrate
 
+ROLE_PASSWORD = "for-this-test-server-only"
 LEFT_BY = "alchemist-tests-of-"
 # The machine may be busy: how long an example takes says nothing about the code.
 settings.register_profile("alchemist", deadline=None)
@@ -123,6 +124,22 @@ def database_url(make_database: Callable[..., str], server_url: str, monkeypatch
     with engine.connect() as connection:
         drop_database(connection, str(make_url(url).database))
     engine.dispose()
+
+
+@pytest.fixture
+def log_in_at(server_url: str) -> Callable[[str, str], str]:
+    """log_in_at(url, role): the URL of the same database for another role of this test run's server."""
+
+    def give_password(url: str, role: str) -> str:
+        owner = make_engine(server_url)
+        with owner.begin() as connection:
+            # Roles are the whole server's: another worker of xdist may be at the same line.
+            connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            connection.execute(text(f"ALTER ROLE {role} PASSWORD '{ROLE_PASSWORD}'"))
+        owner.dispose()
+        return make_url(url).set(username=role, password=ROLE_PASSWORD).render_as_string(hide_password=False)
+
+    return give_password
 
 
 @pytest.fixture

@@ -1,0 +1,98 @@
+"""Every command that a DAG runs works as the writer, who may neither create nor alter nor drop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.__main__ import main
+from alchemist_core.settings import load_settings
+from alchemist_core.store.engine import make_engine, open_store
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+FEW_STEPS = ("--n-steps", "2", "--n-warmup-steps", "2", "--batch-size", "32")
+NIGHT = ("--dataset", "more", "--crawl-date", "2026-01-01")
+NAME = "scenes-auto-r50"
+EXIT_NOT_CERTIFIED = 5  # two steps make no good rater, but the certificate is stored
+# What nightly_rescore, train_rater, build_subset, evaluate_subset and maintenance run, and what notes and people add.
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("ingest", "--dataset", "more", "--root", "CORPUS", "--role", "train"),
+    ("duplicates", "find"),
+    ("plan", "score", "--rater", "nightly", "--json"),
+    ("score", "--rater", "nightly", "--dataset", "scenes"),
+    ("score", "--rater", "nightly", "--dataset", "more"),
+    *(("check", "--suite", suite, "--dataset", "scenes") for suite in ("shards", "samples", "scores")),
+    ("drift", "--dataset", "scenes"),
+    ("publish", "night", "--dataset", "scenes"),
+    ("check", "--suite", "scores", "--dataset", "more"),
+    ("drift", "--dataset", "more"),
+    ("release", "night", *NIGHT, "--reason", "looked at"),
+    ("retry-quarantine", "--reason", "transient"),
+    ("train-rater", "--dataset", "scenes", "--validation", "v", *FEW_STEPS),
+    ("plan", "promote", "--rater", "newest", "--json"),
+    ("certify", "--rater", "newest", "--max-pairs", "64"),
+    ("promote", "--rater", "newest", "--without-certificate", "two steps"),
+    ("score", "--dataset", "scenes"),
+    ("check", "--suite", "scores", "--dataset", "scenes"),
+    ("publish", "night", "--dataset", "scenes"),
+    ("select", "--dataset", "scenes", "--retention", "0.5", "--dry-run"),
+    ("select", "--dataset", "scenes", "--retention", "0.5"),
+    ("check", "--suite", "subset", "--subset", NAME),
+    ("materialize", "--subset", NAME, "--newest"),
+    ("subset", "publish", NAME),
+    ("select", "--dataset", "scenes", "--retention", "0.5", "--seed", "3"),
+    ("subset", "publish", NAME),
+    ("subset", "rollback", NAME),
+    ("plan", "evaluate", "--json"),
+    ("train-downstream", "--subset", NAME, *FEW_STEPS),
+    ("evaluate", "--subset", NAME, "--evaluation", "t"),
+    ("check", "--suite", "evaluation", "--subset", NAME),
+    ("compare", NAME),
+    ("report", "--dataset", "scenes"),
+    ("takedown", "--sample", "SAMPLE", "--reason", "asked for"),
+    ("subset", "gc", "--no-dry-run", "--min-age-days", "0"),
+    *(("maintain", what) for what in ("takedowns", "leases", "retention", "statistics")),
+    ("note", "failure", "--subject", "dag.task", "--reason", "tried"),
+    ("note", "approval", "--subject", "dag.task", "--reason", "asked"),
+)
+
+
+@pytest.fixture
+def writer(trained_store: TrainedStore, log_in_at: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The trained store's URL for the writer, which this process's settings name."""
+    url = log_in_at(trained_store.url, "alchemist_writer")
+    monkeypatch.setenv("ALCHEMIST_DATABASE_URL", url)
+    load_settings.cache_clear()
+    return url
+
+
+FIRST_SAMPLE = """
+    SELECT concat_ws('/', datasets.name, shards.uri, sample_locations.key) FROM alchemist.sample_locations
+    INNER JOIN alchemist.shards USING (shard_id) INNER JOIN alchemist.datasets USING (dataset_id)
+    WHERE datasets.name = 'scenes' ORDER BY shards.uri, sample_locations.key LIMIT 1
+"""
+HOLD = (
+    "UPDATE alchemist.nights SET state = 'held', reason = 'drift', decided_at = now() WHERE crawl_date = '2026-01-01'"
+)
+
+
+def test_every_command_of_the_dags_works_as_the_writer(
+    writer: str, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = make_engine(writer)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT current_user")).scalar_one() == "alchemist_writer"
+        given = {"CORPUS": str(corpus / "train"), "SAMPLE": connection.execute(text(FIRST_SAMPLE)).scalar_one()}
+    expected = {"certify": EXIT_NOT_CERTIFIED}
+    for words in COMMANDS:
+        if words[0] == "release":
+            with engine.begin() as connection:
+                connection.execute(text(HOLD))
+        code = main([given.get(word, word) for word in words])
+        said = capsys.readouterr()
+        assert code == expected.get(words[0], 0), (" ".join(words), said.err[-2000:])
+    engine.dispose()
+    open_store().dispose()
