@@ -17,6 +17,7 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 from alchemist_core.flags import add_flag, explain, flag_fields, usage_of
+from alchemist_core.notifications import send_announced
 from alchemist_core.parser import Parser
 from alchemist_core.presets import PRESETS, preset_values
 
@@ -155,7 +156,10 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     command: Command = options["command"]
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES
-    report = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
+    try:
+        report = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
+    finally:
+        send_announced()
     if report is None:
         return ""
     if options["json"]:

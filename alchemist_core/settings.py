@@ -54,7 +54,20 @@ class Settings(BaseSettings):
         None, ge=1024, le=65535, description="UDP port where the exporter hears Airflow's statsd; unset: it does not"
     )
     notify_command: str | None = Field(
-        None, description="Program that is given each failed task and each question on its standard input; unset: none"
+        None,
+        description="Program that is given each event a person should hear of, as JSON on its standard input; unset: none",
+    )
+    notify_url: SecretStr | None = Field(
+        None,
+        description="Addresses that are sent the same events, a space between them: slack://, msteams://, mailto://, "
+        "json://HOST/PATH or any other that Apprise knows; unset: none",
+    )
+    airflow_url: str | None = Field(
+        None, description="Address of Airflow's page as people open it, for links; unset: Airflow's own api.base_url"
+    )
+    docs_url: str | None = Field(
+        None,
+        description="Address of the folder where people read RUNBOOK.md, for links; unset: the folder beside the code",
     )
     openlineage: bool = Field(
         False,

@@ -17,10 +17,11 @@ LAYERS = (
     {"loops"},
     {"data", "store", "quality", "models", "local"},
     {"rating", "selection", "evaluation", "heuristics"},
-    {"command", "code_version", "settings", "config", "errors", "telemetry"},
+    {"command", "code_version", "settings", "config", "errors", "notifications", "telemetry"},
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 OWNERS = {
+    "apprise": {"notifications"},
     "accelerate": {"loops"},
     "airflow": set(),
     "boto3": {"data"},

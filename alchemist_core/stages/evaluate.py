@@ -1,5 +1,6 @@
 """Measure trained models under a pinned contract: the held-out loss on an evaluation dataset, or a metric of images drawn for it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import read_average
 from alchemist_core.evaluation.contract import read_contract, read_fields
+from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingredient
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
@@ -21,6 +23,8 @@ from alchemist_core.stages.pair_reading import StoredPairs, read_images
 from alchemist_core.stages.sharing import take_unmeasured
 from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store import models
+from alchemist_core.store.notifications import announce
+from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
@@ -182,6 +186,7 @@ def _report(
     metric: str,
     n_measured: int,
 ) -> EvaluateReport:
+    _announce_if_worse(engine, subset, contract_id, metric)
     values: dict[str, list[float]] = {}
     for row in models.read_evaluations(engine, [model.model_id for model in trained], contract_id):
         if row.metric == metric:
@@ -194,6 +199,26 @@ def _report(
         n_reused=len(trained) - n_measured,
         means={arm: round(sum(found) / len(found), 5) for arm, found in values.items()},
     )
+
+
+def _announce_if_worse(engine: Engine, subset: SubsetRow, contract_id: int, metric: str) -> None:
+    """Tell people where the whole interval of the gain over random is below 0, once a version and contract."""
+    for row in read_comparisons(engine, subset.subset_id):
+        is_asked = (row.arm, row.metric, row.contract_id) == ("subset", metric, contract_id)
+        if not is_asked or row.gain_high is None or row.gain_high >= 0:
+            continue
+        event = Event(
+            kind="worse_than_random",
+            key=f"worse_than_random:{subset.subset_id}:{contract_id}:{metric}",
+            what_happened=f"{subset.title} is worse than a random subset of its size in {metric}: gain {row.gain:.4f}, "
+            f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_seeds} seeds.",
+            where_to_look=page_of_this_task("evaluationregression"),
+            what_to_do=f"alchemist compare {shlex.quote(subset.name)} --version {subset.version}; the version before it comes "
+            f"back by: alchemist subset rollback {shlex.quote(subset.name)}",
+            facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_seeds},
+        )
+        with engine.begin() as connection:
+            announce(connection, event)
 
 
 COMMANDS = {"": Command(EvaluateConfig, run, lambda config, _: f"alchemist compare {config.subset}")}

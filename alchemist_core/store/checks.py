@@ -1,18 +1,24 @@
 """What data checks read and leave behind: one night's slice as columns, and one row an expectation."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy import Connection, Engine, func, insert, select, text
 
+from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.store.notifications import announce
 from alchemist_core.store.pairs import list_wanted
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, CheckResult
 
 Columns = dict[str, list[Any]]
+OBSERVED_LENGTH = 300
+"""Characters of what a failed check observed that a notification shows; `check_results` has all of it."""
 
 
 def read_slice(engine: Engine, name: str, parameters: Mapping[str, Any]) -> Columns:
@@ -29,11 +35,54 @@ def count_members(engine: Engine, pair_hash_K32: NDArray[np.uint8], subset_id: i
 
 
 def store_check_results(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store the outcomes of one suite's expectations."""
+    """Store the outcomes of one suite's expectations; those that stop the pipeline are announced in the same transaction."""
     if not rows:
         return
+    stopped: dict[str | None, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["severity"] == "fail" and not row["is_success"]:
+            stopped.setdefault(row.get("dataset_name"), []).append(row)
     with engine.begin() as connection:
+        for failed in stopped.values():
+            announce(connection, _failed_check(failed, last_success=_last_success(connection, failed)))
         connection.execute(insert(CheckResult), list(rows))
+
+
+def _last_success(connection: Connection, failed: Sequence[Mapping[str, Any]]) -> int:
+    """Return the newest result where one of the checks passed: a failure is one event until then, and a new one afterwards."""
+    first, same = failed[0], CheckResult.__table__.columns
+    where = [same[name].is_not_distinct_from(first.get(name)) for name in ("dataset_name", "crawl_date", "subset_name")]
+    names = [row["expectation"] for row in failed]
+    statement = select(func.coalesce(func.max(CheckResult.check_result_id), 0)).where(
+        CheckResult.suite == first["suite"], CheckResult.expectation.in_(names), CheckResult.is_success, *where
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> Event:
+    """Say which checks of one dataset's night, or of one subset, failed."""
+    suite, dataset, day, subset = (
+        failed[0].get(name) for name in ("suite", "dataset_name", "crawl_date", "subset_name")
+    )
+    names = sorted(row["expectation"] for row in failed)
+    if subset is not None:
+        about, remedy = (
+            f"subset {subset}",
+            f"alchemist subset show {shlex.quote(subset)}, then repair what the check names and run it again",
+        )
+    else:
+        about = f"dataset {dataset}, {f'night {day}' if day else 'all nights'}"
+        which = f"--dataset {shlex.quote(dataset or 'NAME')} --crawl-date {day or 'DATE'}"
+        remedy = f"Repair the data and run the night again, or, if the data is right: alchemist release night {which} --reason WHY"
+    observed = {row["expectation"]: json.dumps(row["observed"], default=str)[:OBSERVED_LENGTH] for row in failed}
+    return Event(
+        kind="failed_check",
+        key=f"failed_check:{suite}:{dataset}:{day}:{subset}:{','.join(names)}:{last_success}",
+        what_happened=f"Suite {suite} stopped {about}: {', '.join(names)} failed.",
+        where_to_look=page_of_this_task("check"),
+        what_to_do=remedy,
+        facts=observed,
+    )
 
 
 def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> Sequence[AnyRow]:

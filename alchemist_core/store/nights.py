@@ -1,11 +1,14 @@
 """Nights: one revision of a crawl date of a dataset under one rater. Write, audit, publish: only decided nights are selectable."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import date
 
 from sqlalchemy import Connection, Engine, func, select, text, update
 
-from alchemist_core.store.tables import AnyRow, Dataset, Night
+from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.store.notifications import announce
+from alchemist_core.store.tables import AnyRow, Dataset, Night, Rater
 
 # Made once: a shard's commit, which looks for its night, takes milliseconds.
 FIND_OPEN = text("""
@@ -72,10 +75,42 @@ def _find_nights(
 
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:
-    """Decide an open night (`selectable` or `held`); False when it was decided before."""
+    """Decide an open night (`selectable` or `held`); False when it was decided before.
+
+    A held night is announced here, in the same transaction, so that no caller can forget it; `deliver` sends it afterwards.
+    """
     values = {"state": state, "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "scored").values(values)
-    return connection.execute(statement).rowcount == 1
+    is_decided = connection.execute(statement).rowcount == 1
+    if is_decided and state == "held":
+        announce(connection, _held(connection, night_id))
+    return is_decided
+
+
+def _held(connection: Connection, night_id: int) -> Event:
+    columns = (Dataset.name.label("dataset"), Night.crawl_date, Night.revision, Night.reason, Rater.name.label("rater"))
+    statement = (
+        select(*columns)
+        .join(Dataset, Dataset.dataset_id == Night.dataset_id)
+        .join(Rater, Rater.rater_id == Night.rater_id)
+        .where(Night.night_id == night_id)
+    )
+    night = connection.execute(statement).one()
+    return Event(
+        kind="held_night",
+        key=f"held_night:{night_id}",
+        what_happened=f"Night {night_title(night)} is held: {night.reason}.",
+        where_to_look=page_of_this_task("drift"),
+        what_to_do=f"If its scores are right: {release_command(night)}. If its data is wrong: leave it held.",
+        facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": night.rater},
+    )
+
+
+def release_command(night: AnyRow) -> str:
+    """Return the command that releases a night, as a person types it."""
+    return (
+        f"alchemist release night --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
+    )
 
 
 def release_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:

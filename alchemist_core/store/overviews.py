@@ -76,9 +76,9 @@ def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
 
 
 def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
-    """Return metric, arm, n_seeds, mean, gain and its ends of a subset version, from the view `subset_comparisons`."""
+    """Return metric, arm, n_seeds, mean, gain, its ends and the contract of a subset version, from the view `subset_comparisons`."""
     statement = text("""
-        SELECT metric, arm, n_seeds, mean, gain, gain_low, gain_high FROM alchemist.subset_comparisons
+        SELECT metric, arm, n_seeds, mean, gain, gain_low, gain_high, contract_id FROM alchemist.subset_comparisons
         WHERE subset_id = :subset_id ORDER BY metric, arm
     """)
     with engine.connect() as connection:

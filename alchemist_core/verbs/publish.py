@@ -12,7 +12,8 @@ from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import decide_night, held_nights, night_title, open_nights
+from alchemist_core.store.nights import decide_night, held_nights, night_title, open_nights, release_command
+from alchemist_core.store.notifications import deliver
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
@@ -30,7 +31,6 @@ class PublishNightReport(Report):
     """What became selectable."""
 
     n_nights: int
-    n_held: int = 0
     note: str | None = None
 
 
@@ -38,8 +38,12 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     """Make a scored and checked night selectable; an empty night, or one without a rater, has nothing to publish.
 
     One that nobody checks is published unchecked; what was checked must have been checked as it is now.
+
+    Raises:
+        CheckFailedError: A night is held, after the others were published; or a night failed its checks.
     """
     engine = open_store()
+    deliver(engine)  # what a killed command had announced
     rater = find_rater(engine, config.rater)
     if rater is None:
         say("no production rater: nothing scored")
@@ -65,13 +69,15 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
         say(
-            f"{night_title(night)} is left alone, it is held: {night.reason}. Look at it, then: "
-            f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
+            f"{night_title(night)} is left alone, it is held: {night.reason}. Look at it, then: {release_command(night)}"
         )
-    waiting = f"{len(held)} held" if held else "no night was waiting"
-    return PublishNightReport(
-        n_nights=n_published, n_held=len(held), note=None if n_published and not held else waiting
-    )
+    if held:
+        # Red in Airflow too: what a person must decide does not look like success.
+        raise CheckFailedError(
+            f"{n_published} nights were published, {len(held)} are held and cannot be selected: "
+            f"{', '.join(night_title(night) for night in held)}."
+        )
+    return PublishNightReport(n_nights=n_published, note=None if n_published else "no night was waiting")
 
 
 def _refuse_failed(engine: Engine, night: AnyRow) -> None:

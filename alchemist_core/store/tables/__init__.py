@@ -1,6 +1,6 @@
 """Typed tables of the store. A table is a contract: all stand from the first migration, each filled by the stage that owns it."""
 
-from alchemist_core.store.tables.operations import AuditEvent, CheckResult, Lease, Run, fencing_tokens
+from alchemist_core.store.tables.operations import AuditEvent, CheckResult, Lease, Notification, Run, fencing_tokens
 from alchemist_core.store.tables.ratings import (
     Night,
     RankScale,
@@ -48,6 +48,7 @@ __all__ = [
     "Lease",
     "Model",
     "Night",
+    "Notification",
     "QuarantinedSample",
     "RankScale",
     "RankSnapshot",

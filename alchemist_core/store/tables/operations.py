@@ -3,7 +3,8 @@
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Sequence
+from sqlalchemy import BigInteger, CheckConstraint, Index, Sequence, String, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from alchemist_core.store.tables.schema import BigKey, Created, Table
@@ -90,3 +91,24 @@ class AuditEvent(Table):
     before: Mapped[dict[str, Any] | None]
     after: Mapped[dict[str, Any] | None]
     happened_at: Mapped[Created]
+
+
+class Notification(Table):
+    """An event that a person should hear of; `event` is what its receivers are sent."""
+
+    __tablename__ = "notifications"
+    __table_args__ = (
+        CheckConstraint("state IN ('waiting', 'delivered', 'failed', 'no_receiver')", name="state"),
+        UniqueConstraint("key"),
+        Index("ix_notifications_waiting", "notification_id", postgresql_where=text("state = 'waiting'")),
+    )
+
+    notification_id: Mapped[BigKey]
+    key: Mapped[str]
+    kind: Mapped[str]
+    event: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="waiting")
+    n_attempts: Mapped[int] = mapped_column(server_default="0")
+    delivered_to: Mapped[list[str]] = mapped_column(ARRAY(String), server_default=text("'{}'"))
+    error: Mapped[str | None]
+    created_at: Mapped[Created]

@@ -1,0 +1,190 @@
+"""What a person is told, and how it reaches them: a program of theirs, or a web address (Slack, Teams, mail, any webhook).
+
+Knows no store: `store/notifications.py` keeps the events and calls `send_to` for each receiver.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from alchemist_core.errors import AlchemistError
+from alchemist_core.settings import load_settings
+
+Kind = Literal["held_night", "failed_check", "failed_task", "question", "answered", "worse_than_random"]
+TITLES: dict[Kind, str] = {
+    "held_night": "A night is held",
+    "failed_check": "A data check failed",
+    "failed_task": "A task failed",
+    "question": "A question waits for an answer",
+    "answered": "A question was answered",
+    "worse_than_random": "A subset is worse than random",
+}
+COMMAND_TIMEOUT_S = 30
+RETRIES, RETRY_WAIT_S = 2, 0.5
+"""After a first attempt at a web address fails; each attempt ends after 8 seconds at most."""
+LONGEST_TEXT = 4000
+"""Characters of one text, from its end: receivers refuse long messages, and the end of a log says most."""
+# A chat program gives these a meaning (`<!channel>` in Slack, `@everyone` in Discord): names of data must not call people.
+HARMLESS = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
+INFRA = Path(__file__).resolve().parents[1] / "infra"
+
+
+class NotSentError(AlchemistError):
+    """Report a receiver that did not take an event; the text holds no secret."""
+
+
+_senders: dict[object, Callable[[], None]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that a person should hear of. `key` makes it one event: the same key is told once."""
+
+    kind: Kind
+    key: str
+    what_happened: str
+    where_to_look: str
+    what_to_do: str
+    facts: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Return the headline."""
+        return f"Alchemist: {TITLES[self.kind]}"
+
+    @property
+    def text(self) -> str:
+        """Return the message for a person: what happened, where to look, what to do, then the figures."""
+        facts = [f"{name}: {value}" for name, value in self.facts.items() if value is not None]
+        lines = [self.what_happened, f"Look: {self.where_to_look}", f"Do: {self.what_to_do}", *facts]
+        # Further lines of a value are indented: a log or a name cannot pass for a line of ours.
+        return "\n".join(plain(line).replace("\n", "\n    ") for line in lines)
+
+
+def plain(text: str) -> str:
+    r"""Return a text without signs that a terminal or a chat program would interpret; line breaks stay, too long a start is cut.
+
+    >>> plain("a\x1b[31m<!channel>\u202eb")
+    'a[31m‹!channel›b'
+    """
+    kept = (sign for sign in text if sign == "\n" or unicodedata.category(sign) not in {"Cc", "Cf", "Cs", "Zl", "Zp"})
+    return "".join(kept).translate(HARMLESS)[-LONGEST_TEXT:]
+
+
+def send_at_end(store: object, send: Callable[[], None]) -> None:
+    """Note that a store has events to send when this command ends; the command line calls `send_announced`."""
+    _senders[store] = send
+
+
+def send_announced() -> None:
+    """Send what this process has announced, whether its command succeeded or not."""
+    while _senders:
+        _senders.popitem()[1]()
+
+
+def airflow_address() -> str | None:
+    """Return the address of Airflow's page, if it is known."""
+    given = load_settings().airflow_url or os.environ.get("AIRFLOW__API__BASE_URL")
+    return given.rstrip("/") if given else None
+
+
+def task_page(dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, tab: str = "") -> str | None:
+    """Return the address of a task's page in Airflow.
+
+    >>> import os; os.environ["AIRFLOW__API__BASE_URL"] = "http://localhost:8080/"
+    >>> task_page("d", "manual__2026-01-02T00:00:00+00:00", "t", tab="required_actions")
+    'http://localhost:8080/dags/d/runs/manual__2026-01-02T00%3A00%3A00%2B00%3A00/tasks/t/required_actions'
+    """
+    address = airflow_address()
+    if address is None:
+        return None
+    task = "/".join(quote(part, safe="") for part in ("dags", dag_id, "runs", run_id, "tasks", task_id))
+    mapped = f"/mapped/{map_index}" if map_index >= 0 else ""
+    return f"{address}/{task}{mapped}" + (f"/{tab}" if tab else "")
+
+
+def page_of_this_task(otherwise: str) -> str:
+    """Return the page of the Airflow task that runs this command; outside Airflow the runbook's heading `otherwise`."""
+    names = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "AIRFLOW_CTX_TASK_ID")
+    dag_id, run_id, task_id = (os.environ.get(name, "") for name in names)
+    map_index = int(os.environ.get("AIRFLOW_CTX_MAP_INDEX", "-1"))
+    page = task_page(dag_id, run_id, task_id, map_index=map_index) if dag_id and run_id and task_id else None
+    return page or runbook_page(otherwise)
+
+
+def docs_address() -> str:
+    """Return where the runbook's folder is shown: ALCHEMIST_DOCS_URL, else the folder beside this code."""
+    return (load_settings().docs_url or INFRA.as_uri()).rstrip("/")
+
+
+def runbook_page(heading: str) -> str:
+    """Return the address of a heading of the runbook."""
+    return f"{docs_address()}/RUNBOOK.md#{heading}"
+
+
+def receivers() -> Iterator[tuple[str, Callable[[Event], None]]]:
+    """Yield each receiver that the settings name: a name without secrets, and what sends an event there.
+
+    Calling it raises NotSentError, also where the setting itself is wrong: a mistyped address must not stop a stage.
+    """
+    settings = load_settings()
+    if settings.notify_command:
+        command = settings.notify_command
+        yield "command", lambda event: _run_command(command, event)
+    addresses = settings.notify_url.get_secret_value().split() if settings.notify_url else []
+    for number, address in enumerate(addresses, 1):
+        # By its hash: an event that one of several receivers has taken is not sent there again.
+        name = f"url {number} ({sha256(address.encode()).hexdigest()[:8]})"
+        yield name, lambda event, address=address: _post(address, event)  # type: ignore[misc]  # bound now, not later
+
+
+def _run_command(command: str, event: Event) -> None:
+    document = {"title": event.title, **asdict(event), "text": event.text}
+    try:
+        subprocess.run(
+            shlex.split(command), input=json.dumps(document), text=True, check=True, timeout=COMMAND_TIMEOUT_S,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise NotSentError(f"ALCHEMIST_NOTIFY_COMMAND: {error}") from None
+
+
+def _post(address: str, event: Event) -> None:
+    with warnings.catch_warnings():
+        # Apprise imports every service's own library that it finds; some of them use what Python has deprecated.
+        warnings.simplefilter("ignore")
+        _post_by_apprise(address, event)
+
+
+def _post_by_apprise(address: str, event: Event) -> None:
+    import apprise  # noqa: PLC0415  half a second, and only where something happened
+
+    asset = apprise.AppriseAsset(
+        app_id="Alchemist", async_mode=False, default_service_retry=RETRIES, default_service_wait=RETRY_WAIT_S
+    )
+    service = apprise.Apprise(asset=asset)
+    with apprise.LogCapture(level=apprise.logging.WARNING) as said:  # type: ignore[no-untyped-call]
+        # A plain web address is a webhook that takes JSON.
+        if not any(service.add(form) for form in (address, *_as_webhook(address))):
+            raise NotSentError(
+                "the address is not one that Apprise knows. Use json://HOST/PATH, slack://… or msteams://…."
+            )
+        kind = apprise.NotifyType.INFO if event.kind in ("question", "answered") else apprise.NotifyType.WARNING
+        is_sent = service.notify(event.text, event.title, kind, body_format=apprise.NotifyFormat.TEXT)
+        if not is_sent:
+            lines = [line for line in said.getvalue().splitlines() if line.strip()]
+            raise NotSentError(plain(lines[-1] if lines else "it did not take the message"))
+
+
+def _as_webhook(address: str) -> list[str]:
+    scheme, separator, rest = address.partition("://")
+    return [f"{'jsons' if scheme == 'https' else 'json'}://{rest}"] if separator and scheme in ("http", "https") else []

@@ -1,0 +1,208 @@
+"""People hear of what waits for them, from the command that found it: within seconds, with a link that opens, once."""
+
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.__main__ import main
+from alchemist_core.quality.gate import store_check_results
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.evaluate import _announce_if_worse
+from alchemist_core.store.notifications import deliver
+from alchemist_core.store.subsets import find_subset
+from tests.given import insert_rows
+from tests.receiver import Receiver, receiving
+from tests.scored_nights import add_dataset, add_night, add_rater
+
+pytestmark = pytest.mark.db
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A receiver, and an Airflow whose pages it answers; the commands run as tasks of that Airflow."""
+    with receiving() as found:
+        monkeypatch.setenv("ALCHEMIST_NOTIFY_URL", found.url)
+        monkeypatch.setenv("ALCHEMIST_AIRFLOW_URL", found.url.removesuffix("/hook"))
+        for name, value in {"DAG_ID": "nightly_rescore", "DAG_RUN_ID": "r/1", "TASK_ID": "drift"}.items():
+            monkeypatch.setenv(f"AIRFLOW_CTX_{name}", value)
+        load_settings.cache_clear()
+        yield found
+
+
+@pytest.fixture
+def held(engine: Engine) -> None:
+    """A night that is about to be held: two accepted ones before it, and scores that lie elsewhere."""
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+    for day, mean, state in ((1, 0, "selectable"), (2, 0, "selectable"), (3, 3, "scored")):
+        scores = np.random.default_rng(day).normal(mean, size=600).tolist()
+        add_night(engine, f"2026-01-0{day}", {"a.tar": scores}, state=state)
+
+
+def message(receiver: Receiver) -> list[str]:
+    (post,) = receiver.posts
+    lines: list[str] = post["message"].splitlines()
+    return lines
+
+
+def opens(line: str) -> bool:
+    with urllib.request.urlopen(line.removeprefix("Look: ")) as answer:
+        return bool(answer.status == 200)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_held_night_is_told_by_the_command_that_holds_it_within_ten_seconds(
+    engine: Engine, receiver: Receiver
+) -> None:
+    assert main(["drift"]) == 0
+    arrived = datetime.now(UTC)
+    what, look, do, *_ = message(receiver)
+    assert what.startswith("Night web 2026-01-03 r1 is held: scores drifted: PSI ")
+    assert look.endswith("/dags/nightly_rescore/runs/r%2F1/tasks/drift")
+    assert opens(look)
+    assert "alchemist release night --dataset web --crawl-date 2026-01-03 --reason WHY" in do
+    with engine.connect() as connection:
+        held_at = connection.execute(text("SELECT decided_at FROM alchemist.nights WHERE state = 'held'")).scalar_one()
+    assert (arrived - held_at).total_seconds() < 10
+    assert main(["drift"]) == 0
+    assert len(receiver.posts) == 1
+
+
+@pytest.mark.usefixtures("held", "receiver")
+def test_publishing_ends_with_code_5_where_a_night_is_held(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
+    add_night(engine, "2026-01-04", {"a.tar": np.random.default_rng(4).normal(size=600).tolist()})
+    assert main(["drift"]) == 0
+    assert main(["publish", "night"]) == 5
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "error: 1 nights were published, 1 are held and cannot be selected: web 2026-01-03 r1."
+    )
+    with engine.connect() as connection:
+        states = connection.execute(text("SELECT state FROM alchemist.nights ORDER BY crawl_date")).scalars().all()
+    assert states == ["selectable", "selectable", "held", "selectable"]
+
+
+def failed(**changed: object) -> dict[str, object]:
+    return {
+        "suite": "samples", "expectation": "most_locations_are_usable", "severity": "fail", "is_success": False,
+        "observed": {"unexpected_count": 3}, "dataset_name": "web", "crawl_date": "2026-01-03", "subset_name": None, **changed,
+    }  # fmt: skip
+
+
+def test_a_failed_check_is_told_once_until_it_has_passed_and_fails_again(engine: Engine, receiver: Receiver) -> None:
+    for outcome in (failed(), failed(), failed(is_success=True), failed()):
+        store_check_results(engine, [outcome, failed(severity="warn", expectation="only_counted")])
+        deliver(engine)
+    assert len(receiver.posts) == 2
+    what, look, do, *facts = receiver.posts[0]["message"].splitlines()
+    assert what == "Suite samples stopped dataset web, night 2026-01-03: most_locations_are_usable failed."
+    assert opens(look)
+    assert "alchemist release night --dataset web --crawl-date 2026-01-03 --reason WHY" in do
+    assert facts == ['most_locations_are_usable: {"unexpected_count": 3}']
+
+
+def test_a_failed_check_of_a_real_suite_is_told_by_the_command_line(engine: Engine, receiver: Receiver) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        # Five locations were found in it, and nothing is known of them.
+        insert_rows(
+            connection, {"shards": [{"shard_id": 1, "dataset_id": 1, "crawl_date": "2026-01-03", "n_samples": 5}]}
+        )
+    assert main(["check", "--suite", "shards", "--dataset", "web", "--crawl-date", "2026-01-03"]) == 5
+    assert message(receiver)[0].startswith("Suite shards stopped dataset web, night 2026-01-03: ")
+
+
+def compared(engine: Engine, losses: dict[str, tuple[float, ...]]) -> None:
+    """Store a subset with models of two arms, one a seed, each with a held-out loss."""
+    models, evaluations = [], []
+    for arm, values in losses.items():
+        for seed, value in enumerate(values):
+            model = {"model_id": len(models) + 1, "subset_id": 1, "arm": arm, "seed": seed}
+            models.append(model)
+            evaluations.append({
+                "evaluation_id": len(models), "model_id": len(models), "contract_id": 1, "metric": "heldout_loss", "value": value,
+            })  # fmt: skip
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": 1, "name": "s", "snapshot_id": 1, "state": "published"}],
+            "models": models, "evaluation_contracts": [{"contract_id": 1}], "evaluations": evaluations,
+        })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "n_told"),
+    [((3.41, 3.42, 3.40), 1), ((3.41, 3.10, 3.30), 0), ((3.01, 3.02, 3.03), 0)],
+    ids=["surely worse", "may be chance", "better"],
+)
+def test_a_subset_that_is_surely_worse_than_random_is_told_once(
+    engine: Engine, receiver: Receiver, losses: tuple[float, ...], n_told: int
+) -> None:
+    compared(engine, {"subset": losses, "random": (3.19, 3.20, 3.20)})
+    for _ in range(2):
+        _announce_if_worse(engine, find_subset(engine, "s"), 1, "heldout_loss")
+        deliver(engine)
+    assert len(receiver.posts) == n_told
+    if n_told:
+        what, look, do, *_ = message(receiver)
+        assert what.startswith(
+            "s v1 is worse than a random subset of its size in heldout_loss: gain -0.2133, 95% interval ["
+        )
+        assert opens(look)
+        assert "alchemist compare s --version 1" in do
+
+
+def test_a_task_that_failed_is_told_once_with_its_page(engine: Engine, receiver: Receiver) -> None:
+    note = [
+        "note",
+        "failure",
+        "--subject",
+        "d.t",
+        "--run",
+        "r 1",
+        "--map-index",
+        "2",
+        "--try-number",
+        "3",
+        "--reason",
+        "full\ndisk",
+    ]
+    assert [main(note), main(note)] == [0, 0]
+    what, look, *_ = message(receiver)
+    assert (what, look.partition("/dags/")[2]) == ("d.t: full", "d/runs/r%201/tasks/t/mapped/2")
+    assert opens(look)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.audit_events")).scalar() == 1
+
+
+def test_a_question_and_its_answer_are_told_and_kept(engine: Engine, receiver: Receiver) -> None:
+    where = ["--subject", "train_rater.approve", "--run", "r1"]
+    assert main(["note", "approval", *where, "--reason", "Promote r2?"]) == 0
+    answer = ["--answer", "Reject", "--approved-by", "ann", "--comment", "not yet; $(id)", "--reason", "Promote r2?"]
+    assert main(["note", "answer", *where, *answer]) == 0
+    asked, answered = (post["message"].splitlines() for post in receiver.posts)
+    assert asked[0] == "train_rater.approve: Promote r2?"
+    assert asked[1].endswith("/tasks/approve/required_actions")
+    assert answered[0] == "train_rater.approve: Reject by ann: not yet; $(id)"
+    with engine.connect() as connection:
+        after = connection.execute(
+            text("SELECT after FROM alchemist.audit_events WHERE action = 'approval answered'")
+        ).scalar_one()
+    assert after.items() >= {
+        "approved_by": "ann", "answer": "Reject", "comment": "not yet; $(id)", "asked": "Promote r2?", "run": "r1",
+    }.items()  # fmt: skip
+
+
+def test_an_unreachable_receiver_fails_no_command(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_NOTIFY_URL", "json://127.0.0.1:1/")
+    load_settings.cache_clear()
+    assert main(["note", "failure", "--subject", "d.t", "--run", "r", "--reason", "why"]) == 0
+    assert capfd.readouterr().err.count("error: ") == 1
