@@ -91,25 +91,14 @@ def send_announced() -> None:
         _senders.popitem()[1]()
 
 
-def airflow_address() -> str | None:
-    """Return the address of Airflow's page, if it is known."""
-    given = load_settings().airflow_url or os.environ.get("AIRFLOW__API__BASE_URL")
-    return given.rstrip("/") if given else None
-
-
 def task_page(dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, tab: str = "") -> str | None:
-    """Return the address of a task's page in Airflow.
-
-    >>> import os; os.environ["AIRFLOW__API__BASE_URL"] = "http://localhost:8080/"
-    >>> task_page("d", "manual__2026-01-02T00:00:00+00:00", "t", tab="required_actions")
-    'http://localhost:8080/dags/d/runs/manual__2026-01-02T00%3A00%3A00%2B00%3A00/tasks/t/required_actions'
-    """
-    address = airflow_address()
+    """Return the address of a task's page in Airflow; none where ALCHEMIST_AIRFLOW_URL does not say where Airflow is."""
+    address = load_settings().airflow_url
     if address is None:
         return None
     task = "/".join(quote(part, safe="") for part in ("dags", dag_id, "runs", run_id, "tasks", task_id))
     mapped = f"/mapped/{map_index}" if map_index >= 0 else ""
-    return f"{address}/{task}{mapped}" + (f"/{tab}" if tab else "")
+    return f"{address.rstrip('/')}/{task}{mapped}" + (f"/{tab}" if tab else "")
 
 
 def page_of_this_task(otherwise: str) -> str:

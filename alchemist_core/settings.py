@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         "json://HOST/PATH or any other that Apprise knows; unset: none",
     )
     airflow_url: str | None = Field(
-        None, description="Address of Airflow's page as people open it, for links; unset: Airflow's own api.base_url"
+        None, description="Address of Airflow's page as people open it, for links; unset: links lead to the runbook"
     )
     docs_url: str | None = Field(
         None,

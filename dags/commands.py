@@ -16,6 +16,8 @@ PASSED = (
     "LD_LIBRARY_PATH", "LD_PRELOAD", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 PASSED_PREFIXES = (
+    # What Airflow says of the run itself: who acts, for the audit log, and links to its page.
+    "AIRFLOW_CTX_",
     "ALCHEMIST_", "LC_", "SSL_", "AWS_", "CUDA_", "NVIDIA_", "NCCL_", "ACCELERATE_", "TORCH_", "PYTORCH_", "HF_", "OMP_", "MKL_",
     "OPENBLAS_", "OPENLINEAGE_", "KUBERNETES_SERVICE_",
 )  # fmt: skip

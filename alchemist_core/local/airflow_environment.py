@@ -88,6 +88,7 @@ def build_environment(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "ALCHEMIST_HOME": str(home),
         "ALCHEMIST_DATABASE_URL": store_url,
+        "ALCHEMIST_AIRFLOW_URL": f"http://127.0.0.1:{port}",
         # Tasks run in other working directories, from which the file would not be found.
         **({"ALCHEMIST_PROJECT": str(project)} if (project := find_project_file()) else {}),
         STACK_VARIABLE: keys["stack"],
