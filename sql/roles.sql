@@ -30,6 +30,13 @@ END $$;
 
 DO $$
 BEGIN
+    -- So that the owner's functions may end a writer's session; the owner may do all that the writer may anyway.
+    IF
+        pg_has_role(to_regrole('alchemist_writer'), 'MEMBER WITH ADMIN OPTION')
+        AND NOT pg_has_role(to_regrole('alchemist_writer'), 'USAGE')
+    THEN
+        GRANT alchemist_writer TO CURRENT_USER;
+    END IF;
     IF to_regrole('alchemist_writer') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA alchemist TO alchemist_writer;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA alchemist TO alchemist_writer;

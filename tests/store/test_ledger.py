@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import LeaseLostError
 from alchemist_core.store import ledger
+from alchemist_core.store.engine import make_engine
 from alchemist_core.store.leases import consume_lease
 from alchemist_core.store.ledger import (
     ClaimedShard,
@@ -172,6 +174,14 @@ class StoppedCopy:
         return b""
 
 
+@pytest.fixture
+def as_writer(store: Engine, database_url: str, log_in_at: Callable[[str, str], str]) -> Iterator[Engine]:
+    """The same store for the writer's role."""
+    engine = make_engine(log_in_at(database_url, "alchemist_writer"))
+    yield engine
+    engine.dispose()
+
+
 def commit_and_stop(store: Engine, claimed: ClaimedShard, copy: StoppedCopy) -> None:
     """Begin a commit as a scorer does, and stand still inside its COPY."""
     with store.connect() as connection:
@@ -182,17 +192,20 @@ def commit_and_stop(store: Engine, claimed: ClaimedShard, copy: StoppedCopy) -> 
         connection.invalidate()
 
 
+@pytest.mark.parametrize(("holder", "waiter"), [("owner", "owner"), ("owner", "writer"), ("writer", "owner")])
 def test_a_process_that_stands_still_inside_its_copy_is_ended_by_who_waits_for_its_lease(
-    store: Engine, monkeypatch: pytest.MonkeyPatch
+    store: Engine, as_writer: Engine, monkeypatch: pytest.MonkeyPatch, holder: str, waiter: str
 ) -> None:
     monkeypatch.setattr(ledger, "END_SILENCE", "SET LOCAL lock_timeout = '300ms'")
-    first, copy = claim(store, ttl_s=1), StoppedCopy()
+    engines = {"owner": store, "writer": as_writer}
+    first, copy = claim(engines[holder], ttl_s=1), StoppedCopy()
     with ThreadPoolExecutor(1) as pool:
-        stopped = pool.submit(commit_and_stop, store, first, copy)
+        stopped = pool.submit(commit_and_stop, engines[holder], first, copy)
         assert copy.is_begun.wait(20)
         time.sleep(1.1)
-        assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None, "it waited, and ended the session"
-        taken = claim(store, run_id=2)
+        waits = engines[waiter]
+        assert claim_unscored_shard(waits, SCOPE, run_id=2, ttl_s=60) is None, "it waited, and ended the session"
+        taken = claim(waits, run_id=2)
         copy.is_over.set()
         stopped.result(20)
     assert taken.shard.shard_id == first.shard.shard_id
