@@ -67,16 +67,16 @@ class Project(Config):
         return own or DatasetSection(ingest=self.ingest, checks=self.checks, drift=self.drift)
 
     def origin(self, section: str, key: str, dataset: str | None = None) -> str:
-        """Say where an effective value came from: a section of the file, or `default`.
+        """Say where an effective value came from: a section of the file, or the default.
 
         >>> Project().origin("checks", "max_quarantined_ratio")
-        'default'
+        'default of [checks] max_quarantined_ratio'
         """
         places = [("datasets", dataset, section), (section,)] if dataset is not None else [(section,)]
         for place in places:
             if _has(self._given, (*place, key)):
                 return f"[{_dotted(place)}] {key}"
-        return "default"
+        return f"default of [{section}] {key}"
 
 
 @cache

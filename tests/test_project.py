@@ -101,7 +101,7 @@ def test_a_dataset_has_its_own_values_and_inherits_the_rest(tmp_path: Path) -> N
     assert (web.ingest.repair, odd.ingest.repair) == (True, False)
     assert project.origin("checks", "max_garbage_ratio", "web") == "[datasets.web.checks] max_garbage_ratio"
     assert project.origin("checks", "max_quarantined_ratio", "web") == "[checks] max_quarantined_ratio"
-    assert project.origin("checks", "max_garbage_ratio", "books") == "default"
+    assert project.origin("checks", "max_garbage_ratio", "books") == "default of [checks] max_garbage_ratio"
     assert project.origin("ingest", "repair", "a.b\n") == "[datasets.'a.b\\n'.ingest] repair"
 
 

@@ -15,6 +15,7 @@ from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.quality import suites
+from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
 from alchemist_core.store.checks import Columns, count_members, read_slice, released_checks, store_check_results
@@ -22,7 +23,7 @@ from alchemist_core.store.engine import make_engine
 from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.subsets import find_subset
 
-NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[], list[Check]]]] = {
+NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[CheckLimits], list[Check]]]] = {
     "shards": (("check_shards",), suites.shards),
     "samples": (("check_samples",), suites.samples),
     "scores": (("check_ledger", "check_scores"), suites.scores),
@@ -38,7 +39,7 @@ def run_suite(
     dataset: str | None = None,
     crawl_date: date | None = None,
     subset: str | None = None,
-    run_id: int | None = None,
+    limits_of: Callable[[str], AppliedLimits] = lambda _: AppliedLimits(),
 ) -> list[CheckOutcome]:
     """Test a suite, store the outcomes in `check_results` and return them.
 
@@ -48,7 +49,7 @@ def run_suite(
         dataset: Whose night; none: every training dataset, each by itself.
         crawl_date: Which night; none: all of them.
         subset: Name of the subset whose newest version the suites `subset` and `evaluation` look at.
-        run_id: The run that asked, if one did.
+        limits_of: Gives the limits of a dataset by its name.
 
     Raises:
         ConfigError: The suite is unknown, or a suite of subsets was asked for without a name.
@@ -58,10 +59,10 @@ def run_suite(
         if suite in SUBSET_SUITES:
             outcomes = _check_subset(engine, suite, subset)
         elif suite in NIGHT_SUITES:
-            outcomes = _check_nights(engine, suite, dataset, crawl_date)
+            outcomes = _check_nights(engine, suite, dataset, crawl_date, limits_of)
         else:
             raise ConfigError(f"There is no suite {suite!r}. Suites: {', '.join(SUITES)}.")
-        where = {"crawl_date": crawl_date, "subset_name": subset, "run_id": run_id}
+        where = {"crawl_date": crawl_date, "subset_name": subset}
         store_check_results(engine, [_row(suite, outcome, where) for outcome in outcomes])
     finally:
         engine.dispose()
@@ -73,20 +74,37 @@ def failures(outcomes: list[CheckOutcome]) -> list[CheckOutcome]:
     return [outcome for outcome in outcomes if outcome.severity == FAIL and not outcome.is_success]
 
 
-def _check_nights(engine: Engine, suite: str, dataset: str | None, crawl_date: date | None) -> list[CheckOutcome]:
+def _check_nights(
+    engine: Engine, suite: str, dataset: str | None, crawl_date: date | None, limits_of: Callable[[str], AppliedLimits]
+) -> list[CheckOutcome]:
     names = [dataset] if dataset is not None else [row.name for row in list_datasets(engine, role="train")]
-    return [outcome for name in names for outcome in _check_night(engine, suite, name, crawl_date)]
+    return [outcome for name in names for outcome in _check_night(engine, suite, name, crawl_date, limits_of(name))]
 
 
-def _check_night(engine: Engine, suite: str, dataset: str, crawl_date: date | None) -> list[CheckOutcome]:
+def _check_night(
+    engine: Engine, suite: str, dataset: str, crawl_date: date | None, applied: AppliedLimits
+) -> list[CheckOutcome]:
     frames, checks = NIGHT_SUITES[suite]
-    night = {"dataset": dataset, "crawl_date": crawl_date}
-    outcomes = _validate_all({name: read_slice(engine, name, night) for name in frames}, checks())
+    night = {"dataset": dataset, "crawl_date": crawl_date, **applied.limits.as_json()}
+    outcomes = _validate_all({name: read_slice(engine, name, night) for name in frames}, checks(applied.limits))
     released = released_checks(engine, suite, dataset, crawl_date)
     return [
-        replace(outcome, dataset=dataset, severity=WARN if outcome.expectation in released else outcome.severity)
+        replace(
+            _with_limits(outcome, applied),
+            dataset=dataset,
+            severity=WARN if outcome.expectation in released else outcome.severity,
+        )
         for outcome in outcomes
     ]
+
+
+def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
+    """Note the limits that were applied and where each came from, so that an outcome can be explained later."""
+    if not outcome.settings:
+        return outcome
+    limits = {key: getattr(applied.limits, key) for key in outcome.settings}
+    origins = {key: applied.origin(key) for key in outcome.settings}
+    return replace(outcome, observed=outcome.observed | {"limits": limits, "limits_from": origins})
 
 
 def _check_subset(engine: Engine, suite: str, name: str | None) -> list[CheckOutcome]:

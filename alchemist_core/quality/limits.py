@@ -1,5 +1,8 @@
 """Bounds of the built-in data checks, as settings of the project file: `[checks]`, or `[datasets.NAME.checks]` for one dataset."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 from pydantic import Field, model_validator
 
 from alchemist_core.config import Section
@@ -75,3 +78,11 @@ class CheckLimits(Section):
                 f"max_caption_characters = {self.max_caption_characters}: every caption would be unusual"
             )
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedLimits:
+    """The limits of one dataset; `origin` says of a key where its value came from."""
+
+    limits: CheckLimits = field(default_factory=CheckLimits)
+    origin: Callable[[str], str] = "default of [checks] {}".format

@@ -1,19 +1,16 @@
 """What must hold of a night, a subset and its evaluation. A failed `fail` stops the pipeline, a failed `warn` is counted.
 
-Only names and bounds: how an expectation is tested is `validation.py`, what stands in a column is the query of its frame.
+Only names and where bounds apply: the bounds are `limits.py`, how an expectation is tested is `validation.py`, what stands in
+a column is the query of its frame.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from alchemist_core.quality.limits import CheckLimits
+
 FAIL, WARN = "fail", "warn"
-MAX_REJECTED_RATIO = 0.05
-MAX_QUARANTINED_RATIO, USUAL_QUARANTINED_RATIO = 0.2, 0.05
-# A web crawl always has a few odd ones, which training survives.
-MAX_ODD_RATIO = 0.01
-MAX_GARBAGE_RATIO = 0.1
-MAX_DUPLICATE_RATIO = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,42 +22,55 @@ class Check:
     frame: str
     expectation: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    """Keys of `[checks]` that the bound comes from."""
 
 
-def shards() -> list[Check]:
+def shards(limits: CheckLimits) -> list[Check]:
     """Every shard is decided, and accounts for every location that was found in it."""
-    frame = "check_shards"
-    few = {"column": "is_rejected", "max_value": MAX_REJECTED_RATIO}
+    frame, key = "check_shards", "max_rejected_ratio"
+    few = {"column": "is_rejected", "max_value": limits.max_rejected_ratio}
     return [
         _in_set("shards_are_verified_or_rejected", FAIL, frame, "state", ["verified", "rejected"]),
         _equal("locations_are_kept_or_quarantined", frame, "n_samples", "n_accounted"),
-        Check("few_shards_are_rejected", WARN, frame, "ExpectColumnMeanToBeBetween", few),
+        Check("few_shards_are_rejected", WARN, frame, "ExpectColumnMeanToBeBetween", few, (key,)),
     ]
 
 
-def samples() -> list[Check]:
-    """Pairs are what training can use, and few locations had to be set aside."""
+def samples(limits: CheckLimits) -> list[Check]:
+    """Samples are what training can use, and few locations had to be quarantined."""
+    lengths, repeats = ("min_caption_characters", "max_caption_characters"), ("min_repeated_characters",)
+    side, shape = ("min_image_side",), ("max_aspect_ratio",)
+    rows = (
+        ("captions_are_not_empty", FAIL, "empty_ratio", "max_empty_caption_ratio", ()),
+        ("captions_have_usual_lengths", WARN, "odd_length_ratio", "max_odd_caption_ratio", lengths),
+        ("captions_are_no_garbage", WARN, "garbage_ratio", "max_garbage_ratio", repeats),
+        ("images_have_enough_pixels", WARN, "small_ratio", "max_small_image_ratio", side),
+        ("images_have_usual_shapes", WARN, "odd_shape_ratio", "max_odd_shape_ratio", shape),
+        ("few_pairs_came_twice", WARN, "duplicate_ratio", "max_duplicate_ratio", ()),
+        ("most_locations_are_usable", FAIL, "quarantined_ratio", "max_quarantined_ratio", ()),
+        ("few_locations_are_quarantined", WARN, "quarantined_ratio", "warn_quarantined_ratio", ()),
+    )
     return [
-        _at_most("captions_are_not_empty", FAIL, "empty_ratio", 0),
-        _at_most("captions_have_usual_lengths", WARN, "odd_length_ratio", MAX_ODD_RATIO),
-        _at_most("captions_are_no_garbage", WARN, "garbage_ratio", MAX_GARBAGE_RATIO),
-        _at_most("images_have_enough_pixels", WARN, "small_ratio", 0),
-        _at_most("images_have_usual_shapes", WARN, "odd_shape_ratio", MAX_ODD_RATIO),
-        _at_most("few_pairs_came_twice", WARN, "duplicate_ratio", MAX_DUPLICATE_RATIO),
-        _at_most("most_locations_are_usable", FAIL, "quarantined_ratio", MAX_QUARANTINED_RATIO),
-        _at_most("few_locations_are_quarantined", WARN, "quarantined_ratio", USUAL_QUARANTINED_RATIO),
-    ]
+        Check(
+            name, severity, "check_samples", "ExpectColumnValuesToBeBetween",
+            {"column": column, "max_value": getattr(limits, key)}, (key, *more),
+        )
+        for name, severity, column, key, more in rows
+    ]  # fmt: skip
 
 
-def scores() -> list[Check]:
+def scores(limits: CheckLimits) -> list[Check]:
     """The production rater's ledger is complete and adds up; its scores are numbers that differ."""
     frame = "check_scores"
+    constant = _in_set("no_shard_is_constant", FAIL, frame, "is_constant", [0])
+    differ = _above("scores_differ", FAIL, frame, "night_spread", limits.min_night_spread)
     return [
         _in_set("every_shard_is_scored", FAIL, "check_ledger", "is_scored", [True]),
         _equal("locations_are_scored_or_quarantined", "check_ledger", "n_samples", "n_accounted"),
         _equal("scores_are_finite", frame, "n_scores", "n_finite"),
-        _in_set("no_shard_is_constant", FAIL, frame, "is_constant", [0]),
-        _above("scores_differ", FAIL, frame, "night_spread", 0),
+        replace(constant, settings=("min_shard_scores",)),
+        replace(differ, settings=("min_night_spread", "min_night_scores")),
     ]
 
 
@@ -94,11 +104,6 @@ def _in_set(name: str, severity: str, frame: str, column: str, values: list[Any]
 
 def _equal(name: str, frame: str, column: str, other: str) -> Check:
     return Check(name, FAIL, frame, "ExpectColumnPairValuesToBeEqual", {"column_A": column, "column_B": other})
-
-
-def _at_most(name: str, severity: str, column: str, most: float) -> Check:
-    arguments = {"column": column, "max_value": most}
-    return Check(name, severity, "check_samples", "ExpectColumnValuesToBeBetween", arguments)
 
 
 def _above(name: str, severity: str, frame: str, column: str, bound: float) -> Check:

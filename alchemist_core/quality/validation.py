@@ -24,6 +24,7 @@ class CheckOutcome:
     is_success: bool
     observed: dict[str, Any]
     dataset: str | None = None
+    settings: tuple[str, ...] = ()
 
 
 def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> list[CheckOutcome]:
@@ -62,4 +63,6 @@ def _outcome(check: Check, result: Mapping[str, Any]) -> CheckOutcome:
     if reason := result["exception_info"].get("exception_message"):
         observed["exception"] = reason
     bounds = {name: value for name, value in check.arguments.items() if not name.startswith("column")}
-    return CheckOutcome(check.name, check.severity, bool(result["success"]), {**observed, "expected": bounds})
+    return CheckOutcome(
+        check.name, check.severity, bool(result["success"]), {**observed, "expected": bounds}, settings=check.settings
+    )

@@ -1,4 +1,7 @@
-"""Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted."""
+"""Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted.
+
+Where a check warns or fails, the project file says: `[checks]`, or `[datasets.NAME.checks]` for one dataset.
+"""
 
 from datetime import date
 from typing import TYPE_CHECKING, Literal
@@ -8,6 +11,8 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError
+from alchemist_core.project import load_project
+from alchemist_core.quality.limits import AppliedLimits
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.telemetry import say
@@ -53,22 +58,36 @@ def run(config: CheckConfig) -> CheckReport:
         # A misspelt one has no night, and so nothing that could fail.
         find_dataset(engine, config.dataset)
     outcomes = run_suite(
-        database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=config.subset
-    )
+        database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=config.subset,
+        limits_of=_limits_of,
+    )  # fmt: skip
     if failed := failures(outcomes):
-        texts = "\n".join(f"  {_title(outcome)}: {outcome.observed}" for outcome in failed)
+        texts = "\n".join(f"  {describe(outcome)}" for outcome in failed)
         remedy = REMEDIES.get(config.suite, NIGHT_REMEDY)
         raise CheckFailedError(
             f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results):\n{texts}\n{remedy}"
         )
-    warnings = [_title(outcome) for outcome in outcomes if not outcome.is_success]
+    warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
         say(f"warning: {warning}")
     return CheckReport(suite=config.suite, n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings)
 
 
-def _title(outcome: "CheckOutcome") -> str:
-    return f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
+def _limits_of(dataset: str) -> AppliedLimits:
+    project = load_project()
+    return AppliedLimits(project.of_dataset(dataset).checks, lambda key: project.origin("checks", key, dataset))
+
+
+def describe(outcome: "CheckOutcome") -> str:
+    """Say of an expectation that did not hold what was found, what is allowed, and where that was set."""
+    seen, title = (
+        outcome.observed,
+        f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation,
+    )
+    found = seen.get("exception") or seen.get("examples") or seen.get("observed_value")
+    allowed = ", ".join(f"{name} {value}" for name, value in seen.get("expected", {}).items())
+    limits = ", ".join(f"{key} = {value} ({seen['limits_from'][key]})" for key, value in seen.get("limits", {}).items())
+    return f"{title}: found {found}" + (f"; allowed: {limits or allowed}" if limits or allowed else "")
 
 
 COMMANDS = {"": Command(CheckConfig, run)}

@@ -79,7 +79,7 @@ def _check_row(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> dict[st
         "is_success": drift.verdict not in ("warned", "held"),
         "observed": {
             "psi": drift.psi, "ks_distance": drift.ks_distance, "verdict": drift.verdict,
-            "expected": limits.as_json(), "expected_by": origins,
+            "limits": limits.as_json(), "limits_from": origins,
         },
         "dataset_name": night.dataset,
         "crawl_date": night.crawl_date,

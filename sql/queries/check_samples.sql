@@ -1,7 +1,8 @@
 -- Purpose: what the suite `samples` looks at: every location of a night, good or set aside at ingest, counted here.
--- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
+-- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date), min_caption_characters,
+--   max_caption_characters, min_repeated_characters, min_image_side integer, max_aspect_ratio float8: limits of the dataset.
 -- One row is: the night; ratios are of its kept locations, quarantined_ratio of all. None where the night is empty.
---   Garbage in any language: no letter, a control character, bytes that were no UTF-8, one character ten times in a row.
+--   Garbage in any language: no letter, a control character, bytes that were no UTF-8, one character min_repeated_characters times in a row.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_sample_locations, uq_quarantined_samples_shard_id_ordinal_rater_id, pk_samples.
 -- Safe to re-run: yes.
 WITH night AS (
@@ -19,10 +20,18 @@ kept AS (
         count(*) AS n,
         count(DISTINCT samples.sample_id) AS n_distinct,
         count(*) FILTER (WHERE btrim(samples.caption) = '') AS n_empty,
-        count(*) FILTER (WHERE char_length(btrim(samples.caption)) NOT BETWEEN 3 AND 2000) AS n_odd_length,
-        count(*) FILTER (WHERE samples.caption ~ '^[\x01-\x40\x5b-\x60\x7b-\x7f]*$|[\x01-\x08\x0e-\x1f\ufffd]|(.)\1{9}') AS n_garbage,
-        count(*) FILTER (WHERE least(samples.width, samples.height) < 8) AS n_small,
-        count(*) FILTER (WHERE samples.width::float8 / samples.height NOT BETWEEN 0.2 AND 5.0) AS n_odd_shape
+        count(*) FILTER (
+            WHERE char_length(btrim(samples.caption)) NOT BETWEEN :min_caption_characters AND :max_caption_characters
+        ) AS n_odd_length,
+        count(*) FILTER (
+            WHERE samples.caption ~ (
+                '^[\x01-\x40\x5b-\x60\x7b-\x7f]*$|[\x01-\x08\x0e-\x1f\ufffd]|(.)\1{' || (:min_repeated_characters - 1) || '}'
+            )
+        ) AS n_garbage,
+        count(*) FILTER (WHERE least(samples.width, samples.height) < :min_image_side) AS n_small,
+        count(*) FILTER (
+            WHERE greatest(samples.width, samples.height)::float8 / least(samples.width, samples.height) > :max_aspect_ratio
+        ) AS n_odd_shape
     FROM night
     INNER JOIN alchemist.sample_locations ON night.shard_id = sample_locations.shard_id
     INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id

@@ -1,7 +1,8 @@
 -- Purpose: what the suite `scores` looks at second: the production rater's scores of a night, counted shard by shard.
--- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
--- One row is: a scored shard; night_spread is the same in all: standard deviation over the night's scores, null below 500.
---   A shard of 100 scores or more that are all equal is constant. None without a production rater.
+-- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date), min_night_scores,
+--   min_shard_scores integer: limits of the dataset.
+-- One row is: a scored shard; night_spread is the same in all: standard deviation over the night's scores, null below min_night_scores.
+--   A shard of min_shard_scores scores or more that are all equal is constant. None without a production rater.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, pk_scores.
 -- Safe to re-run: yes.
 WITH found AS (
@@ -31,9 +32,9 @@ SELECT
     uri,
     n AS n_scores,
     n_finite,
-    (is_flat AND n >= 100)::integer AS is_constant,
+    (is_flat AND n >= :min_shard_scores)::integer AS is_constant,
     CASE
-        WHEN sum(n) OVER () >= 500
+        WHEN sum(n) OVER () >= :min_night_scores
             THEN sqrt(greatest(sum(total_squares) OVER () / sum(n) OVER () - (sum(total) OVER () / sum(n) OVER ()) ^ 2, 0))
     END AS night_spread
 FROM found

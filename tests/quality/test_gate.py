@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.quality.gate import failures, run_suite
+from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.validation import CheckOutcome
+from alchemist_core.settings import load_settings
+from alchemist_core.verbs.check import CheckConfig
+from alchemist_core.verbs.check import run as check
 from tests.given import insert_rows, sha256
 
 pytestmark = pytest.mark.db
@@ -104,6 +109,69 @@ def test_quarantine_warns_early_and_stops_above_a_fifth(
     outcomes = run_suite(database_url, "samples", dataset="web", crawl_date=NIGHT)
     assert names(outcomes, severity="warn") == ["few_locations_are_quarantined"]
     assert names(outcomes, severity="fail") == (["most_locations_are_usable"] if is_fatal else [])
+
+
+def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it(
+    engine: Engine,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = one_night()
+    given["datasets"] += [{"dataset_id": 2, "name": "books"}]
+    given["shards"] += [{"shard_id": 2, "dataset_id": 2, "crawl_date": NIGHT, "n_samples": 6}]
+    given["sample_locations"] += [{"shard_id": 2, "ordinal": i, "sample_id": i} for i in range(6)]
+    given["quarantined_samples"] = [{"shard_id": shard, "ordinal": 100 + i} for shard in (1, 2) for i in range(2)]
+    store(engine, given)
+    (tmp_path / "alchemist.toml").write_text("[datasets.web.checks]\nmax_quarantined_ratio = 0.3\n")
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    load_settings.cache_clear()
+    check(CheckConfig(suite="samples", dataset="web", crawl_date=NIGHT))
+    told = capsys.readouterr().err
+    assert (
+        "few_locations_are_quarantined: found [0.25]; allowed: warn_quarantined_ratio = 0.05 (default of [checks]"
+        in told
+    )
+    with pytest.raises(CheckFailedError) as failed:
+        check(CheckConfig(suite="samples", dataset="books", crawl_date=NIGHT))
+    line = "books: most_locations_are_usable: found [0.25]; allowed: max_quarantined_ratio = 0.2 (default of [checks]"
+    assert line in str(failed.value)
+    query = """
+        SELECT observed -> 'limits', observed -> 'limits_from' FROM alchemist.check_results
+        WHERE expectation = 'most_locations_are_usable' ORDER BY check_result_id
+    """
+    with engine.connect() as connection:
+        kept = [tuple(row) for row in connection.execute(text(query))]
+    assert kept == [
+        ({"max_quarantined_ratio": 0.3}, {"max_quarantined_ratio": "[datasets.web.checks] max_quarantined_ratio"}),
+        ({"max_quarantined_ratio": 0.2}, {"max_quarantined_ratio": "default of [checks] max_quarantined_ratio"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("suite", "limits", "expectation"),
+    [
+        ("samples", {"min_caption_characters": 30}, "captions_have_usual_lengths"),
+        ("samples", {"max_caption_characters": 4}, "captions_have_usual_lengths"),
+        ("samples", {"min_repeated_characters": 2}, "captions_are_no_garbage"),
+        ("samples", {"min_image_side": 1000}, "images_have_enough_pixels"),
+        ("samples", {"max_aspect_ratio": 1.0}, "images_have_usual_shapes"),
+        ("scores", {"min_night_scores": 2, "min_night_spread": 10.0}, "scores_differ"),
+    ],
+)
+def test_every_limit_reaches_what_is_counted(
+    engine: Engine, database_url: str, suite: str, limits: dict[str, Any], expectation: str
+) -> None:
+    given = one_night()
+    for row in given["samples"]:
+        row |= {"caption": f"good book {row['sample_id']}", "width": 60, "height": 40}
+    store(engine, given)
+    applied = AppliedLimits(CheckLimits(**limits))
+    outcomes = run_suite(database_url, suite, dataset="web", crawl_date=NIGHT, limits_of=lambda _: applied)
+    assert [outcome.expectation for outcome in outcomes if not outcome.is_success] == [expectation]
+    (found,) = [outcome for outcome in outcomes if outcome.expectation == expectation]
+    assert found.observed["limits"] | limits == found.observed["limits"]
 
 
 def test_odd_pairs_warn_and_an_empty_caption_stops(engine: Engine, database_url: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from alchemist_core.quality.limits import CheckLimits
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import SQL
 
@@ -97,7 +98,7 @@ def test_a_nights_shard_is_claimed_by_its_date(large: Connection) -> None:
 
 @pytest.mark.parametrize("name", ["check_shards", "check_samples", "check_ledger", "check_scores"])
 def test_a_nights_checks_read_that_nights_locations_alone(large: Connection, name: str) -> None:
-    assert indexes(large, query(name), dataset="web", crawl_date="2020-01-08") & BY_SHARD
+    assert indexes(large, query(name), dataset="web", crawl_date="2020-01-08", **CheckLimits().as_json()) & BY_SHARD
 
 
 @pytest.mark.parametrize("view", ["current_scores", "sample_history"])

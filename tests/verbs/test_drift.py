@@ -221,10 +221,10 @@ def test_a_dataset_s_own_limits_hold_its_nights_and_no_other_s(
     assert drift().n_held == 1
     assert "(warns at 0.1, holds at 50)" in capsys.readouterr().err
     assert states() == ["selectable", "scored", "selectable", "held"]
-    applied = "SELECT observed -> 'expected' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
+    applied = "SELECT observed -> 'limits' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
     assert column(applied) == ["50.0", "0.25"]
-    by = "SELECT observed -> 'expected_by' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
-    assert column(by) == ["[datasets.web.drift] hold_psi", "default"]
+    by = "SELECT observed -> 'limits_from' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
+    assert column(by) == ["[datasets.web.drift] hold_psi", "default of [drift] hold_psi"]
 
 
 def test_without_a_rater_there_is_nothing_to_measure(engine: Engine) -> None:
