@@ -17,6 +17,7 @@ from alchemist_core.evaluation.planting import chaotic_images, plain_images, shu
 from alchemist_core.evaluation.ranking import area_under_curve, spearman
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.models.tokenizer import Tokenizer
+from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import RatingRule
 
 _SEED = 20260101
@@ -71,6 +72,7 @@ def certify(
     *,
     twin: PairScorer | None = None,
     tokenizer: Tokenizer | None = None,
+    limits: AcceptanceLimits | None = None,
 ) -> list[HealthCheck]:
     """Examine a rater.
 
@@ -80,19 +82,25 @@ def certify(
         training: How it came about.
         twin: A rater of the same config and data but another seed, where one was trained.
         tokenizer: The rater's.
+        limits: The bounds; none: the defaults.
     """
+    limits = limits or AcceptanceLimits()
     score_N = scorer.score(clean.image_NHWC, clean.captions)
     return [
-        *_invariance(scorer, clean, score_N),
-        *(_codes(tokenizer, clean) if tokenizer is not None else []),
-        HealthCheck("score_spread", float(score_N.std()), 1e-6, None, "standard deviation over clean pairs"),
-        *_training(training),
-        *_planted(scorer, clean, score_N, training.rule),
-        _stability(score_N, clean, twin),
+        *_invariance(scorer, clean, score_N, limits),
+        *(_codes(tokenizer, clean, limits) if tokenizer is not None else []),
+        HealthCheck(
+            "score_spread", float(score_N.std()), limits.min_score_spread, None, "standard deviation over clean pairs"
+        ),
+        *_training(training, limits),
+        *_planted(scorer, clean, score_N, (training.rule, limits)),
+        _stability(score_N, clean, twin, limits),
     ]
 
 
-def _invariance(scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"]) -> list[HealthCheck]:
+def _invariance(
+    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], limits: AcceptanceLimits
+) -> list[HealthCheck]:
     spread = max(float(score_N.std()), 1e-12)
     backwards = clean.rows(np.arange(len(clean))[::-1].copy())
     moved_N = scorer.score(backwards.image_NHWC, backwards.captions)[::-1] - score_N
@@ -100,13 +108,14 @@ def _invariance(scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, "
     broken[::2] = np.random.default_rng(_SEED).integers(0, 256, broken[::2].shape, np.uint8)
     captions = ["" if place % 2 == 0 else caption for place, caption in enumerate(clean.captions)]
     beside_N = (scorer.score(broken, captions) - score_N)[1::2]
+    change, beside = float(np.abs(moved_N).max()) / spread, float(np.abs(beside_N).max(initial=0))
     return [
-        HealthCheck("batch_invariance", float(np.abs(moved_N).max()) / spread, None, 1e-5, "largest change by company"),
-        HealthCheck("corruption_isolation", float(np.abs(beside_N).max(initial=0)), None, 0.0, "change by bad neighbours"),
-    ]  # fmt: skip
+        HealthCheck("batch_invariance", change, None, limits.max_batch_change, "largest change by batch composition"),
+        HealthCheck("corruption_isolation", beside, None, limits.max_neighbour_change, "change by bad neighbours"),
+    ]
 
 
-def _codes(tokenizer: Tokenizer, clean: Pairs) -> list[HealthCheck]:
+def _codes(tokenizer: Tokenizer, clean: Pairs, limits: AcceptanceLimits) -> list[HealthCheck]:
     """Count the images whose codes change: in other company they must not; in another batch shape a kernel may flip one."""
     image_NHWC = clean.image_NHWC
     code_NS = tokenizer.encode(image_NHWC)
@@ -116,53 +125,60 @@ def _codes(tokenizer: Tokenizer, clean: Pairs) -> list[HealthCheck]:
     by_company, by_shape = (int((codes != code_NS).any(1).sum()) for codes in (backwards_NS, shaped_NS))
     return [
         HealthCheck(
-            "flipped_codes", by_company, None, 0, f"by company; {by_shape} of {len(clean)} in batches of {_OTHER_SHAPE}"
+            "flipped_codes", by_company, None, limits.max_flipped_codes,
+            f"by batch composition; {by_shape} of {len(clean)} in batches of {_OTHER_SHAPE}",
         )
-    ]
+    ]  # fmt: skip
 
 
-def _training(training: Training) -> list[HealthCheck]:
+def _training(training: Training, limits: AcceptanceLimits) -> list[HealthCheck]:
     metrics, rule, group_size = training
     correlation = metrics["spearman_score_minus_loss"]
     # A rater of rule `loss` is meant to rank by loss.
-    limit = None if rule is RatingRule.LOSS else 0.98
+    limit = None if rule is RatingRule.LOSS else limits.max_loss_correlation
     return [
-        *([] if rule is RatingRule.LEARNABILITY else _weights(metrics["history"], group_size)),
+        *([] if rule is RatingRule.LEARNABILITY else _weights(metrics["history"], group_size, limits)),
         HealthCheck("spearman_score_minus_loss", abs(correlation), None, limit, "1: the rater only ranks by loss"),
     ]
 
 
-def _weights(history: Sequence[dict[str, float]], group_size: int) -> list[HealthCheck]:
+def _weights(history: Sequence[dict[str, float]], group_size: int, limits: AcceptanceLimits) -> list[HealthCheck]:
     last = history[-max(1, len(history) // 10) :]
     size = float(np.mean([step["effective_sample_size"] for step in last])) / group_size
     entropy = float(np.mean([step["entropy"] for step in last])) / np.log(group_size)
+    sizes = limits.min_effective_samples / group_size, limits.max_effective_ratio
+    entropies = limits.min_entropy_ratio, limits.max_entropy_ratio
     return [
-        HealthCheck("effective_sample_size", size, 1.5 / group_size, 0.999, "share of its group, last tenth of the steps"),
-        HealthCheck("entropy", float(entropy), 0.05, 0.9999, "share of the uniform weights', last tenth of the steps"),
-    ]  # fmt: skip
+        HealthCheck("effective_sample_size", size, *sizes, "share of its group, last tenth of the steps"),
+        HealthCheck("entropy", float(entropy), *entropies, "share of the uniform weights', last tenth of the steps"),
+    ]
 
 
 def _planted(
-    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], rule: RatingRule
+    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], asked: tuple[RatingRule, AcceptanceLimits]
 ) -> list[HealthCheck]:
+    rule, limits = asked
     plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
     chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
     other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))
-    least_plain = None if rule is RatingRule.LOSS else 0.7
-    return [
-        HealthCheck("recall_of_plain", area_under_curve(score_N, plain_N), least_plain, None, "AUC, clean against plain"),
-        HealthCheck("recall_of_chaotic", area_under_curve(score_N, chaotic_N), 0.7, None, "AUC, clean against chaotic"),
-        HealthCheck("caption_sensitivity", area_under_curve(score_N, other_N), 0.55, None, "AUC, own against another's caption"),
-    ]  # fmt: skip
+    least_plain = None if rule is RatingRule.LOSS else limits.min_plain_auc
+    rows = (
+        ("recall_of_plain", plain_N, least_plain, "AUC, clean against plain"),
+        ("recall_of_chaotic", chaotic_N, limits.min_chaotic_auc, "AUC, clean against chaotic"),
+        ("caption_sensitivity", other_N, limits.min_caption_auc, "AUC, own against another's caption"),
+    )
+    return [HealthCheck(name, area_under_curve(score_N, bad_N), least, None, note) for name, bad_N, least, note in rows]
 
 
-def _stability(score_N: Float32[np.ndarray, " N"], clean: Pairs, twin: PairScorer | None) -> HealthCheck:
+def _stability(
+    score_N: Float32[np.ndarray, " N"], clean: Pairs, twin: PairScorer | None, limits: AcceptanceLimits
+) -> HealthCheck:
+    least = limits.min_rank_stability
     if twin is None:
-        return HealthCheck("rank_stability", None, 0.5, None, "not measured: train the same config with another seed")
-    return HealthCheck(
-        "rank_stability", spearman(score_N, twin.score(clean.image_NHWC, clean.captions)), 0.5, None,
-        "Spearman with a rater of another seed, over clean pairs",
-    )  # fmt: skip
+        note = "not measured: train the same config with another seed"
+        return HealthCheck("rank_stability", None, least, None, note)
+    same = spearman(score_N, twin.score(clean.image_NHWC, clean.captions))
+    return HealthCheck("rank_stability", same, least, None, "Spearman with a rater of another seed, over clean pairs")
 
 
 def failures(checks: Sequence[HealthCheck]) -> list[str]:

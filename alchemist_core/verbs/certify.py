@@ -1,4 +1,7 @@
-"""Examine a rater and store its health certificate; only a certified rater is promoted."""
+"""Examine a rater and store its health certificate; only a certified rater is promoted.
+
+What it must show, the project file says: `[acceptance]`.
+"""
 
 from typing import Any
 
@@ -9,6 +12,7 @@ from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.project import load_project
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
@@ -81,7 +85,7 @@ def _examine(
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
     checks = certify(
         scorers[0], Pairs(*clean), Training(rater.certificate, training.rule, training.group_size),
-        twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer,
+        twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer, limits=load_project().acceptance,
     )  # fmt: skip
     return [check.as_json() for check in checks], failures(checks)
 

@@ -13,6 +13,7 @@ from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.loops.pairs import Pairs
 from alchemist_core.loops.rater_training import train_rater
 from alchemist_core.loops.scoring import Scorer
+from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import RatingRule
 
 CONFIG = RaterTrainingConfig(n_warmup_steps=60, n_steps=150, batch_size=32, proxy_width=32, rater_width=32, n_codes=64)
@@ -108,3 +109,15 @@ def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[st
         history = [step | {"effective_sample_size": size, "entropy": entropy} for step in metrics["history"]]
         checks = examine(judge, test_pairs, metrics | {"history": history})
         assert [checks[name].is_ok for name in ("effective_sample_size", "entropy")] == [False, False]
+
+
+def test_limits_of_the_project_file_are_the_bounds_that_a_rater_is_held_to(
+    metrics: dict[str, Any], test_pairs: Pairs
+) -> None:
+    limits = AcceptanceLimits(min_plain_auc=0.9, min_rank_stability=0.6, max_entropy_ratio=0.5, min_effective_samples=2)
+    same = Judge(lambda image_NHWC, _: image_NHWC.astype(np.float64).std(axis=(1, 2, 3)))
+    checks = examine(same, test_pairs, metrics, limits=limits)
+    assert checks["recall_of_plain"].low == 0.9
+    assert checks["rank_stability"].low == 0.6
+    assert (checks["entropy"].low, checks["entropy"].high) == (0.05, 0.5)
+    assert checks["effective_sample_size"].low == 2 / 32
