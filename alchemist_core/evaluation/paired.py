@@ -4,9 +4,13 @@ Three to ten seeds are usual: normal and bootstrap intervals would cover too lit
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+LOWER_IS_BETTER = "loss|^fid|^kid"
+"""Regular expression of the metrics of which a lower value is better, as Python, Postgres and Prometheus read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,33 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half, len(values))
 
 
-def estimate_gain(loss_of_seed: dict[int, float], control_of_seed: dict[int, float]) -> Estimate | None:
-    """Return how much lower the losses are than a control's, over the seeds that both have; None without any."""
-    seeds = sorted(loss_of_seed.keys() & control_of_seed.keys())
-    return estimate([control_of_seed[seed] - loss_of_seed[seed] for seed in seeds]) if seeds else None
+def is_lower_better(metric: str) -> bool:
+    """Whether a lower value of a metric is better: of losses, FID and KID; of every other metric a higher one is.
+
+    The SQL function `alchemist.gain_over` and the alert `SubsetWorseThanRandom` hold the same pattern; tests compare them.
+
+    >>> is_lower_better("heldout_loss"), is_lower_better("clip_score")
+    (True, False)
+    """
+    return re.search(LOWER_IS_BETTER, metric) is not None
+
+
+def gain_over(metric: str, value: float, control: float) -> float:
+    """Return by how much a value is better than a control's, in the metric's unit: positive is always better.
+
+    >>> gain_over("heldout_loss", 2.0, 3.0), gain_over("clip_score", 0.25, 0.5)
+    (1.0, -0.25)
+    """
+    return control - value if is_lower_better(metric) else value - control
+
+
+def estimate_gain(
+    value_of_seed: dict[int, float], control_of_seed: dict[int, float], *, metric: str = "loss"
+) -> Estimate | None:
+    """Return how much better the values are than a control's, over the seeds that both have; None without any."""
+    seeds = sorted(value_of_seed.keys() & control_of_seed.keys())
+    gains = [gain_over(metric, value_of_seed[seed], control_of_seed[seed]) for seed in seeds]
+    return estimate(gains) if gains else None
 
 
 def estimate_share(part: Sequence[float], whole: Sequence[float]) -> Estimate | None:

@@ -76,9 +76,12 @@ def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
 
 
 def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
-    """Return metric, arm, n_seeds, mean, gain, its ends and the contract of a subset version, from the view `subset_comparisons`."""
+    """Return each arm's mean and its gains over random and full with their ends, and the contract, from `subset_comparisons`."""
     statement = text("""
-        SELECT metric, arm, n_seeds, mean, gain, gain_low, gain_high, contract_id FROM alchemist.subset_comparisons
+        SELECT
+            metric, arm, n_seeds, mean, gain, gain_low, gain_high, gain_over_full, gain_over_full_low, gain_over_full_high,
+            contract_id
+        FROM alchemist.subset_comparisons
         WHERE subset_id = :subset_id ORDER BY metric, arm
     """)
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Compare a subset's arms: mean over seeds, and the gain over random with its interval, from the view `subset_comparisons`."""
+"""Compare a subset's arms: mean over seeds, and the gains over random and over the full corpus, from the view `subset_comparisons`."""
 
 from typing import Any
 
@@ -26,14 +26,19 @@ class CompareReport(Report):
     rows: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return one line an arm."""
+        """Return one line an arm, and what a gain means."""
         metric, arm = (max(len(name), *(len(row[name]) for row in self.rows)) for name in ("metric", "arm"))
-        lines = [f"{'metric':<{metric}}  {'arm':<{arm}}  seeds        mean  gain over random"]
-        lines += [
-            f"{row['metric']:<{metric}}  {row['arm']:<{arm}}  {row['n_seeds']:>5}  {row['mean']:>10.4f}  {_gain(row)}"
-            for row in self.rows
+        gains = [_gain(row, "gain") for row in self.rows]
+        width = max(len("gain over random"), *map(len, gains))
+        lines = [
+            f"{'metric':<{metric}}  {'arm':<{arm}}  seeds        mean  {'gain over random':<{width}}  gain over full"
         ]
-        return "\n".join([self.subset, *lines])
+        lines += [
+            f"{row['metric']:<{metric}}  {row['arm']:<{arm}}  {row['n_seeds']:>5}  {row['mean']:>10.4f}  {gain:<{width}}  "
+            f"{_gain(row, 'gain_over_full')}"
+            for row, gain in zip(self.rows, gains, strict=True)
+        ]
+        return "\n".join([self.subset, *lines, "A positive gain is better, for losses and for scores."])
 
 
 def run(config: CompareConfig) -> CompareReport:
@@ -52,11 +57,11 @@ def run(config: CompareConfig) -> CompareReport:
     return CompareReport(subset=subset.title, rows=rows)
 
 
-def _gain(row: dict[str, Any]) -> str:
-    if row["gain"] is None:
+def _gain(row: dict[str, Any], name: str) -> str:
+    gain, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if gain is None:
         return "–"
-    ends = "" if row["gain_low"] is None else f" [{row['gain_low']:.4f}, {row['gain_high']:.4f}]"
-    return f"{row['gain']:.4f}{ends}"
+    return f"{gain:+.4f}" if low is None else f"{gain:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _next(config: CompareConfig, report: CompareReport) -> str | None:

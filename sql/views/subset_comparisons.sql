@@ -1,43 +1,67 @@
 -- Purpose: what each subset version was worth beside its controls, with the interval that so few seeds give.
 -- One row is: an arm of a subset version under the newest contract of a metric that its models were evaluated by: the mean over
---   seeds, and by how much it lies below random's, paired by seed. The ends are Student's at 95 % (30 degrees of freedom stand for
---   more); null with one common seed. Lower is better for a loss and for FID; for a score of which more is better, a gain is negative.
+--   seeds, and how much better it is than random, and than the full corpus, paired by seed. Positive is always better, for a loss
+--   as for a score. The ends are Student's at 95 % (30 degrees of freedom stand for more); null with one common seed. The full corpus
+--   is an arm of every version of its rater. Of several models of one arm and seed the newest counts.
 -- Relies on: ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
 CREATE VIEW alchemist.subset_comparisons AS
-WITH measured AS (
+WITH own AS (
     SELECT
-        models.subset_id, evaluations.metric, models.arm, models.seed, evaluations.value, evaluations.contract_id,
+        models.subset_id, models.model_id, evaluations.metric, models.arm, models.seed, evaluations.value, evaluations.contract_id,
         max(evaluations.contract_id) OVER (PARTITION BY models.subset_id, evaluations.metric) AS newest_contract_id
     FROM alchemist.models
     INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
     WHERE models.subset_id IS NOT NULL
 ),
 
-paired AS (
-    SELECT mine.*, CASE WHEN mine.arm <> 'random' THEN random.value - mine.value END AS gain
-    FROM measured AS mine
-    LEFT JOIN measured AS random
+measured AS (
+    SELECT subset_id, model_id, metric, contract_id, arm, seed, value FROM own WHERE contract_id = newest_contract_id
+    UNION ALL
+    SELECT compared.subset_id, models.model_id, compared.metric, compared.contract_id, models.arm, models.seed, evaluations.value
+    FROM (SELECT DISTINCT subset_id, metric, newest_contract_id AS contract_id FROM own) AS compared
+    INNER JOIN alchemist.subsets ON compared.subset_id = subsets.subset_id
+    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+    INNER JOIN alchemist.models ON models.arm = 'full' AND models.config ->> 'rater' = raters.name
+    INNER JOIN alchemist.evaluations
         ON
-            mine.subset_id = random.subset_id AND mine.metric = random.metric AND mine.seed = random.seed
-            AND mine.contract_id = random.contract_id AND random.arm = 'random'
-    WHERE mine.contract_id = mine.newest_contract_id
+            models.model_id = evaluations.model_id AND compared.metric = evaluations.metric
+            AND compared.contract_id = evaluations.contract_id
+),
+
+newest AS (
+    SELECT DISTINCT ON (subset_id, metric, arm, seed) *
+    FROM measured
+    ORDER BY subset_id ASC, metric ASC, arm ASC, seed ASC, model_id DESC
+),
+
+paired AS (
+    SELECT
+        mine.*,
+        CASE WHEN mine.arm <> 'random' THEN alchemist.gain_over(mine.metric, mine.value, random.value) END AS gain,
+        CASE WHEN mine.arm <> 'full' THEN alchemist.gain_over(mine.metric, mine.value, whole.value) END AS gain_over_full
+    FROM newest AS mine
+    LEFT JOIN newest AS random
+        ON mine.subset_id = random.subset_id AND mine.metric = random.metric AND mine.seed = random.seed AND random.arm = 'random'
+    LEFT JOIN newest AS whole
+        ON mine.subset_id = whole.subset_id AND mine.metric = whole.metric AND mine.seed = whole.seed AND whole.arm = 'full'
 ),
 
 summed AS (
     SELECT
-        subset_id, metric, contract_id, arm,
-        count(DISTINCT seed) AS n_seeds, avg(value) AS mean, avg(gain) AS gain,
-        stddev_samp(gain) / sqrt(count(gain)) * (ARRAY[
-            12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
-            2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423
-        ])[least(count(gain) - 1, 30)] AS half_width
+        subset_id, metric, contract_id, arm, count(*) AS n_seeds, avg(value) AS mean, avg(gain) AS gain, avg(gain_over_full) AS gain_over_full,
+        stddev_samp(gain) / sqrt(count(gain)) * alchemist.student_quantile(count(gain) - 1) AS half_width,
+        stddev_samp(gain_over_full) / sqrt(count(gain_over_full)) * alchemist.student_quantile(count(gain_over_full) - 1) AS full_half_width
     FROM paired
     GROUP BY subset_id, metric, contract_id, arm
 )
 
 SELECT
-    subsets.name, subsets.version, subsets.retention, subsets.state, summed.metric, summed.arm, summed.n_seeds, summed.mean, summed.gain,
-    summed.gain - summed.half_width AS gain_low, summed.gain + summed.half_width AS gain_high,
+    subsets.name, subsets.version, subsets.retention, subsets.state, summed.metric, summed.arm, summed.n_seeds, summed.mean,
+    summed.gain, summed.gain - summed.half_width AS gain_low, summed.gain + summed.half_width AS gain_high,
+    summed.gain_over_full, summed.gain_over_full - summed.full_half_width AS gain_over_full_low,
+    summed.gain_over_full + summed.full_half_width AS gain_over_full_high,
     summed.contract_id, subsets.subset_id
 FROM summed
 INNER JOIN alchemist.subsets ON summed.subset_id = subsets.subset_id

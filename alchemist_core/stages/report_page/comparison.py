@@ -3,24 +3,14 @@
 Knows nothing of pages. Three to five seeds are usual: bootstrap and normal intervals would cover too little there.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
-from alchemist_core.evaluation.paired import student_quantile
+from alchemist_core.evaluation.paired import Estimate, estimate, estimate_gain, estimate_share
 from alchemist_core.stages.report_page.content import ArmRun
 
 ARMS = ("subset", "random", "minus_loss", "planted", "full")
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean and the half-width of its 95 % interval; None where one value alone gives no interval."""
-
-    mean: float
-    half_width: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +35,6 @@ class Comparison:
     arms: tuple[ArmSummary, ...]
 
 
-def estimate_mean(values: Sequence[float]) -> Estimate:
-    """Return the mean with its Student's t half-width.
-
-    >>> estimate_mean([1.0, 2.0, 3.0])
-    Estimate(mean=2.0, half_width=2.4841...)
-    """
-    if len(values) < 2:
-        return Estimate(fmean(values), None)
-    t = student_quantile(0.975, len(values) - 1)
-    return Estimate(fmean(values), t * stdev(values) / math.sqrt(len(values)))
-
-
 def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
     """Return a comparison for each subset, the smallest retention first, its arms in the order of `ARMS`."""
     comparisons = []
@@ -77,12 +55,9 @@ def gap_closed(loss: dict[int, float], random: dict[int, float], planted: dict[i
     The half-width is the delta method's for a ratio of paired means. None without common seeds, or without a gap.
     """
     seeds = sorted(loss.keys() & random.keys() & planted.keys())
-    gap = fmean(random[seed] - planted[seed] for seed in seeds) if seeds else 0.0
-    if gap <= 0:
-        return None
-    share = fmean(random[seed] - loss[seed] for seed in seeds) / gap
-    residuals = [(random[s] - loss[s] - share * (random[s] - planted[s])) / gap for s in seeds]
-    return Estimate(share, estimate_mean(residuals).half_width)
+    return estimate_share(
+        [random[seed] - loss[seed] for seed in seeds], [random[seed] - planted[seed] for seed in seeds]
+    )
 
 
 def place_of_arm(arm: str) -> tuple[int, str]:
@@ -93,13 +68,12 @@ def place_of_arm(arm: str) -> tuple[int, str]:
 def _summarize(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:
     first = group[0]
     loss, random, planted = (losses.get(arm, {}) for arm in (first.arm, "random", "planted"))
-    common = sorted(loss.keys() & random.keys())
     return ArmSummary(
         first.arm,
         first.n_samples,
         first.n_steps,
         loss,
-        estimate_mean(list(loss.values())),
-        estimate_mean([random[seed] - loss[seed] for seed in common]) if common and first.arm != "random" else None,
+        estimate(list(loss.values())),
+        estimate_gain(loss, random) if first.arm != "random" else None,
         gap_closed(loss, random, planted) if first.arm == "subset" else None,
     )

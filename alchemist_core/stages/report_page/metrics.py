@@ -4,12 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alchemist_core.stages.report_page.comparison import Estimate, estimate_mean, place_of_arm
+from alchemist_core.evaluation.paired import Estimate, estimate, estimate_gain, is_lower_better
+from alchemist_core.stages.report_page.comparison import place_of_arm
 from alchemist_core.stages.report_page.content import MetricRun
 from alchemist_core.stages.report_page.markup import Html, element
 from alchemist_core.stages.report_page.tables import show_estimate, table
-
-_DISTANCES = ("fid", "kid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +19,6 @@ class MetricSummary:
     metric: str
     arms: dict[str, Estimate]
     gain: Estimate | None  # How much better the subset is than random, paired by seed.
-
-    @property
-    def is_distance(self) -> bool:
-        """Tell whether lower is better."""
-        return self.metric.startswith(_DISTANCES)
 
 
 def summarize_metrics(runs: Sequence[MetricRun]) -> list[MetricSummary]:
@@ -43,7 +37,7 @@ def metrics_table(runs: Sequence[MetricRun]) -> Html:
         (
             (
                 element("code", one.contract),
-                f"{one.metric} {'↓' if one.is_distance else '↑'}",
+                f"{one.metric} {'↓' if is_lower_better(one.metric) else '↑'}",
                 *(show_estimate(one.arms.get(arm), _digits(one)) for arm in arms),
                 show_estimate(one.gain, _digits(one)),
             ),
@@ -55,11 +49,9 @@ def metrics_table(runs: Sequence[MetricRun]) -> Html:
 
 
 def _summarize(contract: str, metric: str, arms: dict[str, dict[int, float]]) -> MetricSummary:
-    subset, random = arms.get("subset", {}), arms.get("random", {})
-    sign = -1.0 if metric.startswith(_DISTANCES) else 1.0
-    gains = [sign * (subset[seed] - random[seed]) for seed in sorted(subset.keys() & random.keys())]
-    means = {arm: estimate_mean(list(values.values())) for arm, values in arms.items()}
-    return MetricSummary(contract, metric, means, estimate_mean(gains) if gains else None)
+    means = {arm: estimate(list(values.values())) for arm, values in arms.items()}
+    gain = estimate_gain(arms.get("subset", {}), arms.get("random", {}), metric=metric)
+    return MetricSummary(contract, metric, means, gain)
 
 
 def _digits(one: MetricSummary) -> int:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from alchemist_core.stages.report_page.comparison import ArmSummary, Comparison, Estimate
+from alchemist_core.evaluation.paired import Estimate
+from alchemist_core.stages.report_page.comparison import ArmSummary, Comparison
 from alchemist_core.stages.report_page.content import CostRow, DriftRow, NightRow, QuarantineRow, VersionChange
 from alchemist_core.stages.report_page.markup import Html, element
 
