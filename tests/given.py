@@ -86,7 +86,9 @@ def _subset(row: Row) -> dict[str, Any]:
     }
     manifest = {"n_samples": 1, "manifest_sha256": "m", "manifest_uri": "m.parquet", "created_by": "ann"}
     is_selected = row.get("state", "selected") == "selected"
-    return {"version": 1, **spec, **manifest} | ({} if is_selected else {"published_at": "2026-01-04T00:00:00Z"})
+    published = {} if is_selected else {"published_at": "2026-01-04T00:00:00Z"}
+    withdrawn = {"withdrawn_at": "now", "withdrawn_by": "ann", "withdrawn_reason": "broken captions"}
+    return {"version": 1, **spec, **manifest, **published} | (withdrawn if row.get("state") == "withdrawn" else {})
 
 
 def _model(row: Row) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from alchemist_core.data.reading_order import Numbers, Reader, epoch_order, rank
 from alchemist_core.data.subset_members import LocatedSubset, locate_remaining
 from alchemist_core.errors import DataError
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.subsets import find_for_readers
+from alchemist_core.store.version_choice import choose_version
 
 State = dict[str, Any]
 
@@ -32,12 +32,13 @@ class SubsetDataset(IterableDataset[Any]):
 
     Args:
         subset: Name of the subset, or where its members lie.
-        version: Version number; none: the one that is published, or the newest where none is.
+        version: Version number; none: the published version, the newest where none is published. The choice is printed.
         seed: Of the order.
         reader: Which part this process reads, and in what batches; none: by torch's process group, one by one.
         transform: Applied to each sample in the worker that read it.
 
     Raises:
+        ConfigError: There is no such version, or it was withdrawn; the text says why and what to use.
         DataError: A member has no live location although nobody took it down.
     """
 
@@ -156,7 +157,7 @@ class _Place:
 def _locate(name: str, version: int | None) -> LocatedSubset:
     engine = open_store()
     try:
-        return locate_remaining(engine, find_for_readers(engine, name, version=version))
+        return locate_remaining(engine, choose_version(engine, name, version=version))
     finally:
         # Workers are forked from this process and must not inherit its connections.
         engine.dispose()

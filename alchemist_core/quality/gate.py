@@ -21,7 +21,7 @@ from alchemist_core.quality.validation import CheckOutcome, validate
 from alchemist_core.store.checks import Columns, count_members, read_slice, released_checks, store_check_results
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.registry import list_datasets
-from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.subsets import SubsetRow
 
 NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[CheckLimits], list[Check]]]] = {
     "shards": (("check_shards",), suites.shards),
@@ -38,7 +38,7 @@ def run_suite(
     *,
     dataset: str | None = None,
     crawl_date: date | None = None,
-    subset: str | None = None,
+    subset: SubsetRow | None = None,
     limits_of: Callable[[str], AppliedLimits] = lambda _: AppliedLimits(),
 ) -> list[CheckOutcome]:
     """Test a suite, store the outcomes in `check_results` and return them.
@@ -48,11 +48,11 @@ def run_suite(
         suite: `shards`, `samples` or `scores` of a night, `subset`, or `evaluation` of a subset.
         dataset: Whose night; none: every training dataset, each by itself.
         crawl_date: Which night; none: all of them.
-        subset: Name of the subset whose newest version the suites `subset` and `evaluation` look at.
+        subset: The version that the suites `subset` and `evaluation` look at.
         limits_of: Gives the limits of a dataset by its name.
 
     Raises:
-        ConfigError: The suite is unknown, or a suite of subsets was asked for without a name.
+        ConfigError: The suite is unknown, or a suite of subsets was asked for without one.
     """
     engine = make_engine(url)
     try:
@@ -62,7 +62,7 @@ def run_suite(
             outcomes = _check_nights(engine, suite, dataset, crawl_date, limits_of)
         else:
             raise ConfigError(f"There is no suite {suite!r}. Suites: {', '.join(SUITES)}.")
-        where = {"crawl_date": crawl_date, "subset_name": subset}
+        where = {"crawl_date": crawl_date, "subset_name": subset.name if subset else None}
         store_check_results(engine, [_row(suite, outcome, where) for outcome in outcomes])
     finally:
         engine.dispose()
@@ -107,14 +107,12 @@ def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
     return replace(outcome, observed=outcome.observed | {"limits": limits, "limits_from": origins})
 
 
-def _check_subset(engine: Engine, suite: str, name: str | None) -> list[CheckOutcome]:
-    if name is None:
-        raise ConfigError(f"The suite {suite!r} needs the name of a subset.")
-    row = find_subset(engine, name)
+def _check_subset(engine: Engine, suite: str, row: SubsetRow | None) -> list[CheckOutcome]:
+    if row is None:
+        raise ConfigError(f"The suite {suite!r} needs the name of a subset: --subset NAME.")
     if suite == "evaluation":
-        return _validate_all(
-            {"check_evaluation": read_slice(engine, "check_evaluation", {"subset": name})}, suites.evaluation()
-        )
+        columns = read_slice(engine, "check_evaluation", {"subset_id": row.subset_id})
+        return _validate_all({"check_evaluation": columns}, suites.evaluation())
     manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
     # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
     ranks = [float(manifest.rank_K.min())] if len(manifest) else []

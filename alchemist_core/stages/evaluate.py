@@ -21,7 +21,6 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import StoredPairs, read_images
 from alchemist_core.stages.sharing import take_unmeasured
-from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store import models
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.overviews import read_comparisons
@@ -29,6 +28,7 @@ from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.version_choice import VERSION_TEXT, choose_version
 
 METRIC, FLOW_METRIC = "heldout_loss", "heldout_flow_loss"
 """Held-out losses of the scale-wise generator, and of flow matching (FLUX-mini): two units, never in one table."""

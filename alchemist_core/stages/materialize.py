@@ -13,10 +13,10 @@ from alchemist_core.data.storage import is_s3, join_uri
 from alchemist_core.data.subset_members import locate_all
 from alchemist_core.errors import DataError
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store.members import count_taken_down, store_members
 from alchemist_core.store.subsets import SubsetRow, forget_copy, mark_materialized, note_copy
+from alchemist_core.store.version_choice import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
 
 
 class MaterializeConfig(Config):
@@ -24,9 +24,7 @@ class MaterializeConfig(Config):
 
     subset: str = Field(..., description="Name of the subset")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
-    newest: bool = Field(
-        False, description="Take the newest version although another is published: it is copied before it is published"
-    )
+    newest: bool = Field(False, description=NEWEST_TEXT)
     shard_size: int = Field(1000, ge=1, le=1_000_000, description="Samples a tar shard")
     shuffle_seed: int | None = Field(
         None,
@@ -46,12 +44,7 @@ class MaterializeConfig(Config):
         description="Folder or s3:// address to copy into, below it NAME/vVERSION; none: the home's own",
     )
 
-    @model_validator(mode="after")
-    def _names_one_version(self) -> "MaterializeConfig":
-        if self.newest and self.version is not None:
-            message = f"--version {self.version} and --newest are two answers: leave one of them out"
-            raise ValueError(message)
-        return self
+    _names_one_version = model_validator(mode="after")(refuse_two_versions)
 
 
 class MaterializeReport(Report):

@@ -31,6 +31,7 @@ from alchemist_core.stages.report_page import (
     SubsetContent,
     Tile,
     VersionChange,
+    WithdrawnRow,
     encode_thumbnail,
     pick_band,
 )
@@ -61,6 +62,11 @@ def gather_content(stage_run: StageRun, dataset: str | None, *, made_at: datetim
         scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
         ranks=Histogram.of(snapshot.rank_N, bounds=(0.0, 1.0)) if snapshot else None,
         subsets=[_subset(engine, row) for row in subsets],
+        withdrawn=[
+            WithdrawnRow(row.title, row.withdrawn_at.date(), row.withdrawn_by or "", row.withdrawn_reason or "")
+            for row in list_subsets(engine, state="withdrawn")
+            if row.withdrawn_at and _is_of(engine, row, dataset)
+        ],
         sheets=_sheets(stage_run, snapshot) if snapshot else (),
         arms=[arm for row in subsets for arm in _arms(engine, row)],
         metrics=[metric for row in subsets for metric in _metrics(engine, row)],

@@ -24,6 +24,7 @@ from alchemist_core.store.regions import resolve_auto
 from alchemist_core.store.snapshot_cache import scale_fingerprint
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_spec, store_subset
+from alchemist_core.store.version_choice import describe_withdrawal
 
 # A plus, for it stands between the datasets in names that select gives.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
@@ -93,6 +94,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
     if known is None or not artifact_path(uri).exists():
         write_manifest(artifact_path(uri), manifest)
     if known is not None:
+        _refuse_withdrawn(known)
         if known.manifest_sha256 != selection.manifest_sha256:
             raise DataError(
                 f"Subset {known.title} was {known.manifest_sha256}, the same spec now gives {selection.manifest_sha256}: not stored."
@@ -107,6 +109,15 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
         created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip
     return selection.report(subset, is_new=True)
+
+
+def _refuse_withdrawn(known: SubsetRow) -> None:
+    """Refuse to give a withdrawn version as what was selected: the next steps would check, copy and publish another one."""
+    if known.state == "withdrawn":
+        raise ConfigError(
+            f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options; or publish it all the same: "
+            f"alchemist subset publish {known.name} --version {known.version} --reinstate."
+        )
 
 
 class Selection:

@@ -16,7 +16,6 @@ from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
-from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.stages.version_manifest import load_manifest
 from alchemist_core.store import models
 from alchemist_core.store.members import store_members
@@ -24,6 +23,7 @@ from alchemist_core.store.pairs import read_pair_locations
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.version_choice import VERSION_TEXT, choose_version
 
 
 class TrainDownstreamConfig(Config):

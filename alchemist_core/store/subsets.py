@@ -1,6 +1,7 @@
 """Subset versions: stored once, published by one transaction, found by name."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
@@ -33,6 +34,9 @@ class SubsetRow:
     copy_uris: list[str]
     curves: dict[str, Any] | None
     predecessor_id: int | None
+    withdrawn_at: datetime | None
+    withdrawn_by: str | None
+    withdrawn_reason: str | None
 
     @property
     def title(self) -> str:
@@ -44,12 +48,13 @@ COLUMNS = tuple(getattr(Subset, name) for name in SubsetRow.__slots__)
 
 
 def find_subset(engine: Engine, name: str, *, version: int | None = None) -> SubsetRow:
-    """Return a version of a subset; without a number the newest.
+    """Return a version of a subset; without a number the newest, a withdrawn one only where there is no other.
 
     Raises:
         ConfigError: If there is none; the text lists those that exist.
     """
-    statement = select(*COLUMNS).where(Subset.name == name).order_by(Subset.version.desc()).limit(1)
+    statement = select(*COLUMNS).where(Subset.name == name).limit(1)
+    statement = statement.order_by(Subset.state == "withdrawn", Subset.version.desc())
     if version is not None:
         statement = statement.where(Subset.version == version)
     with engine.connect() as connection:
@@ -57,16 +62,6 @@ def find_subset(engine: Engine, name: str, *, version: int | None = None) -> Sub
         if row is None:
             raise _unknown(connection, name, version)
     return SubsetRow(*row)
-
-
-def find_for_readers(engine: Engine, name: str, *, version: int | None = None) -> SubsetRow:
-    """Return what readers of a subset see: the version that is published, the newest where none is; or the one that they name.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    published = published_version(engine, name) if version is None else None
-    return published or find_subset(engine, name, version=version)
 
 
 def list_subsets(engine: Engine, *, state: str | None = None) -> list[SubsetRow]:
@@ -110,6 +105,62 @@ def published_version(engine: Engine, name: str) -> SubsetRow | None:
     return None if row is None else SubsetRow(*row)
 
 
+def last_withdrawn(engine: Engine, name: str) -> SubsetRow | None:
+    """Return the version that was withdrawn last of those that had been published, if there is one."""
+    statement = select(*COLUMNS).where(
+        Subset.name == name, Subset.state == "withdrawn", Subset.published_at.is_not(None)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(statement.order_by(Subset.withdrawn_at.desc()).limit(1)).one_or_none()
+    return None if row is None else SubsetRow(*row)
+
+
+def find_predecessor(engine: Engine, subset: SubsetRow) -> SubsetRow | None:
+    """Return the version that a rollback goes back to: what was published before, those passed over that were withdrawn since."""
+    before, seen = subset, {subset.subset_id}
+    # Two versions that were published in turn are each other's predecessor.
+    while before.predecessor_id is not None and before.predecessor_id not in seen:
+        before = find_by_id(engine, before.predecessor_id)
+        if before.state != "withdrawn":
+            return before
+        seen.add(before.subset_id)
+    return None
+
+
+def withdraw_subset(
+    engine: Engine, subset: SubsetRow, *, reason: str, actor: str, fallback: SubsetRow | None
+) -> SubsetRow | None:
+    """Withdraw a version; where it was the published one, publish the fallback in its place in the same transaction.
+
+    Args:
+        engine: The store.
+        subset: The version to withdraw; withdrawn already, nothing happens.
+        reason: Why.
+        actor: Who withdraws.
+        fallback: The version to return to, with its membership stored; none: no version is published afterwards.
+
+    Returns:
+        The fallback, if it was published.
+
+    Raises:
+        DataError: The fallback cannot be published; nothing has changed then.
+    """
+    with engine.begin() as connection:
+        lock_name(connection, subset.name)
+        state = connection.execute(select(Subset.state).where(Subset.subset_id == subset.subset_id)).scalar_one()
+        if state == "withdrawn":
+            return None
+        withdrawn: dict[str, Any] = {"state": "withdrawn", "withdrawn_at": func.clock_timestamp()}
+        values = {**withdrawn, "withdrawn_by": actor, "withdrawn_reason": reason}
+        connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
+        event = {"before": {"version": subset.version, "state": state}, "after": {"reason": reason}}
+        record_event(connection, actor, "withdraw", f"subset {subset.name}", **event)
+        if state != "published" or fallback is None:
+            return None
+        _make_current(connection, fallback, actor=actor, action="rollback")
+        return fallback
+
+
 def publish_subset(
     engine: Engine, subset: SubsetRow, manifest: Manifest, *, actor: str, action: str = "publish"
 ) -> bool:
@@ -123,10 +174,11 @@ def publish_subset(
         subset: The version to publish.
         manifest: Its members.
         actor: Who publishes.
-        action: `publish`, or `rollback`: going back does not change what the version itself goes back to.
+        action: `publish`, or `rollback`: going back does not change what the version itself goes back to; or `reinstate`: as
+            `publish`, of a version that was withdrawn.
 
     Raises:
-        DataError: If a member is not in the store, or its picture was taken down.
+        DataError: If a member is not in the store, or its picture was taken down, or the version was withdrawn.
     """
     published = published_version(engine, subset.name)
     if published is not None and published.subset_id == subset.subset_id:
@@ -147,10 +199,16 @@ def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, acti
     before = connection.execute(select(Subset.subset_id, Subset.version).where(*published)).one_or_none()
     if before is not None and before.subset_id == subset.subset_id:
         return False
+    state = connection.execute(select(Subset.state).where(Subset.subset_id == subset.subset_id)).scalar_one()
+    if state == "withdrawn" and action != "reinstate":
+        raise DataError(f"{subset.title} was withdrawn while it was being published: it is not published.")
     _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
     connection.execute(update(Subset).where(*published).values(state="superseded"))
-    values: dict[str, Any] = {"state": "published", "published_at": func.clock_timestamp()}
-    if action == "publish":
+    values: dict[str, Any] = {
+        "state": "published", "published_at": func.clock_timestamp(),
+        "withdrawn_at": None, "withdrawn_by": None, "withdrawn_reason": None,
+    }  # fmt: skip
+    if action != "rollback":
         values["predecessor_id"] = before.subset_id if before else None
     connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
     record_event(

@@ -6,7 +6,7 @@ Where a check warns or fails, the project file says: `[checks]`, or `[datasets.N
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
@@ -15,6 +15,7 @@ from alchemist_core.project import load_project
 from alchemist_core.quality.limits import AppliedLimits
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.version_choice import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
 from alchemist_core.telemetry import say
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class CheckConfig(Config):
     dataset: str | None = Field(None, description="Dataset; none: every training dataset, each by itself")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
     subset: str | None = Field(None, description="Name of the subset (suites subset and evaluation)")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+    newest: bool = Field(False, description=NEWEST_TEXT)
+
+    _names_one_version = model_validator(mode="after")(refuse_two_versions)
 
 
 class CheckReport(Report):
@@ -57,8 +62,11 @@ def run(config: CheckConfig) -> CheckReport:
     if config.dataset is not None:
         # A misspelt one has no night, and so nothing that could fail.
         find_dataset(engine, config.dataset)
+    subset = None
+    if config.subset is not None:
+        subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
     outcomes = run_suite(
-        database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=config.subset,
+        database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=subset,
         limits_of=_limits_of,
     )  # fmt: skip
     if failed := failures(outcomes):

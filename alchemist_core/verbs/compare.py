@@ -7,9 +7,9 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.stages.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_comparisons
+from alchemist_core.store.version_choice import VERSION_TEXT, choose_version
 
 
 class CompareConfig(Config):

@@ -12,9 +12,10 @@ from alchemist_core.selection.exclusions import EXCLUSIONS
 from alchemist_core.stages.drawing import Drawn, redraw
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.standings import find_pair, why_not_eligible
-from alchemist_core.store.subsets import SubsetRow, find_subset
+from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.store.takedowns import reason_of_takedown
+from alchemist_core.store.version_choice import VERSION_TEXT, choose_version
 
 # By the reasons of the query why_not_eligible; `places` are nights, or datasets where it lies in no night.
 OUTSIDE = {
@@ -51,7 +52,7 @@ class ExplainConfig(Config):
         json_schema_extra=BARE_WORD,
     )
     subset: str = Field(..., description="Name of the subset")
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
 
 
 class ExplainReport(Report):
@@ -77,7 +78,7 @@ class ExplainReport(Report):
 def run(config: ExplainConfig) -> ExplainReport:
     """Draw the version again and say where the pair stands."""
     engine = open_store()
-    subset = find_subset(engine, config.subset, version=config.version)
+    subset = choose_version(engine, config.subset, version=config.version, may_be_withdrawn=True)
     pair = find_pair(engine, config.sample)
     drawn = redraw(engine, subset)
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])

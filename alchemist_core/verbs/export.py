@@ -13,8 +13,8 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import PLACE, SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.pairs import stream_members
 from alchemist_core.store.raters import find_rater
-from alchemist_core.store.subsets import find_for_readers
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.version_choice import VERSION_TEXT, choose_version
 from alchemist_core.telemetry import ProgressLine
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ class ExportSubsetConfig(Config):
     """Which subset version, and where to."""
 
     name: str = Field(..., description="Name of the subset")
-    version: int | None = Field(
-        None, ge=1, description="Version number; none: the one that is published, or the newest where none is"
-    )
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     out: Path = Field(..., description=OUT)
 
 
@@ -76,7 +74,7 @@ def subset(config: ExportSubsetConfig) -> ExportReport:
     from alchemist_core.stages.version_manifest import load_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
 
     path, engine = _writable(config.out), open_store()
-    manifest = load_manifest(engine, find_for_readers(engine, config.name, version=config.version))
+    manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))
     located = stream_members(engine, manifest.pair_hash_K32)
     return _write(path, MEMBER_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
 

@@ -9,15 +9,18 @@ from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.copy_places import place_of
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.subsets import find_subset, list_subsets, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
+from alchemist_core.store.version_choice import VERSION_TEXT, choose_version, describe_withdrawal
 from alchemist_core.verbs.subset_diff import DiffSubsetConfig, diff
 from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
 from alchemist_core.verbs.subset_publish import (
     PublishSubsetConfig,
     PublishSubsetReport,
     RollbackSubsetConfig,
+    WithdrawSubsetConfig,
     publish,
     rollback,
+    withdraw,
 )
 
 N_BARS, BAR_WIDTH = 20, 40
@@ -25,6 +28,8 @@ NEXT = {
     "selected": "alchemist subset publish {name} --version {version}",
     "published": "alchemist materialize --subset {name} --version {version}, or alchemist train-downstream --subset {name}",
     "superseded": "alchemist subset rollback {name} --version {version} brings it back; alchemist subset gc collects it",
+    "withdrawn": "alchemist subset list shows what to use instead; alchemist subset publish {name} --version {version} --reinstate "
+    "publishes it again",
 }
 
 
@@ -43,6 +48,7 @@ class SubsetListReport(Report):
         width = max(map(len, titles), default=0)
         rows = (
             f"{title:<{width}}  {s['state']:<10}  {s['n_samples']:>11,} pairs  {s['strategy']} {s['retention']:g}"
+            + (f"  {s['withdrawal']}" if s["withdrawal"] else "")
             for title, s in zip(titles, self.subsets, strict=True)
         )
         return "\n".join(rows) or "No subset yet. Make one: alchemist select --dataset NAME --retention 0.2"
@@ -52,7 +58,7 @@ class SubsetShowConfig(Config):
     """Which subset."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
 
 
 class SubsetShowReport(Report):
@@ -60,6 +66,8 @@ class SubsetShowReport(Report):
 
     subset: str
     state: str
+    # Who withdrew it, when and why; none where nobody did.
+    withdrawal: str | None
     n_samples: int
     spec: dict[str, Any]
     rater: str
@@ -102,18 +110,26 @@ def list_(_config: SubsetListConfig) -> SubsetListReport:
     """List all subset versions, oldest first."""
     fields = ("name", "version", "state", "n_samples", "strategy", "retention")
     return SubsetListReport(
-        subsets=[{name: getattr(row, name) for name in fields} for row in list_subsets(open_store())]
+        subsets=[
+            {**{name: getattr(row, name) for name in fields}, "withdrawal": _withdrawal(row)}
+            for row in list_subsets(open_store())
+        ]
     )
+
+
+def _withdrawal(row: SubsetRow) -> str | None:
+    return describe_withdrawal(row) if row.state == "withdrawn" else None
 
 
 def show(config: SubsetShowConfig) -> SubsetShowReport:
     """Show what a subset version is made of, which ranks it kept, and where it lies."""
     engine = open_store()
-    subset = find_subset(engine, config.name, version=config.version)
+    subset = choose_version(engine, config.name, version=config.version, may_be_withdrawn=True)
     rater = rater_of_subset(engine, subset)
     return SubsetShowReport(
         subset=subset.title,
         state=subset.state,
+        withdrawal=_withdrawal(subset),
         n_samples=subset.n_samples,
         spec=subset.spec,
         rater=rater.name,
@@ -136,5 +152,6 @@ COMMANDS = {
     "diff": Command(DiffSubsetConfig, diff),
     "publish": Command(PublishSubsetConfig, publish, _next),
     "rollback": Command(RollbackSubsetConfig, rollback),
+    "withdraw": Command(WithdrawSubsetConfig, withdraw),
     "gc": Command(GcSubsetConfig, gc),
 }

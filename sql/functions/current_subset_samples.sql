@@ -4,12 +4,31 @@
 -- One statement is one snapshot: during a publish or a rollback it gives the old version or the new one, never a mix. It is inlined
 -- (LANGUAGE sql, STABLE, no SET), so joins and conditions around it reach the partition's index.
 
+-- The published version of a name; null where none was ever published. Where the published one was withdrawn and no other is
+-- published, an error says why and what to do: an empty answer would read as an empty subset.
+CREATE OR REPLACE FUNCTION alchemist.published_subset_id(subset_name text) RETURNS integer
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+DECLARE
+    current_id integer := (SELECT subset_id FROM alchemist.subsets WHERE name = subset_name AND state = 'published');
+    withdrawn record;
+BEGIN
+    IF current_id IS NULL THEN
+        SELECT version, withdrawn_at, withdrawn_by, withdrawn_reason INTO withdrawn
+        FROM alchemist.subsets
+        WHERE name = subset_name AND state = 'withdrawn' AND published_at IS NOT NULL
+        ORDER BY withdrawn_at DESC LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'subset % v% was withdrawn on % by %: %',
+                subset_name, withdrawn.version, withdrawn.withdrawn_at::date, withdrawn.withdrawn_by, withdrawn.withdrawn_reason
+                USING HINT = 'No version of it is published now. The view alchemist.subset_overview lists its versions.';
+        END IF;
+    END IF;
+    RETURN current_id;
+END $$;
+
 CREATE OR REPLACE FUNCTION alchemist.current_subset_samples(subset_name text) RETURNS SETOF alchemist.subset_samples
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT subset_samples.*
     FROM alchemist.subset_samples
-    WHERE
-        subset_samples.subset_id = (
-            SELECT subsets.subset_id FROM alchemist.subsets WHERE subsets.name = $1 AND subsets.state = 'published'
-        )
+    WHERE subset_samples.subset_id = (SELECT alchemist.published_subset_id($1))
 $$;

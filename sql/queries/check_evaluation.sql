@@ -1,14 +1,13 @@
--- Purpose: what the suite `evaluation` looks at: every value that the newest published version of a subset was measured by.
--- Parameters: subset text, its name.
+-- Purpose: what the suite `evaluation` looks at: every value that a subset version was measured by.
+-- Parameters: subset_id integer.
 -- One row is: a value; is_pinned says that its arm's control has one under the same contract, which alone makes it comparable.
--- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Relies on: ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
 -- Safe to re-run: yes.
 WITH measured AS (
     SELECT evaluations.metric, evaluations.value, evaluations.n, evaluations.contract_id, models.arm, models.seed
-    FROM alchemist.subsets
-    INNER JOIN alchemist.models ON subsets.subset_id = models.subset_id
+    FROM alchemist.models
     INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
-    WHERE subsets.name = :subset AND subsets.state = 'published'
+    WHERE models.subset_id = :subset_id
 ),
 
 newest AS (

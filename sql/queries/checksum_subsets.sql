@@ -18,7 +18,7 @@ lines AS (
         'subsets' AS table_name, ROW(
             titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, titled.strategy, titled.retention, titled.seed,
             titled.spec, titled.spec_hash, titled.n_samples, titled.manifest_sha256, titled.manifest_uri, titled.state,
-            titled.materialized_uri, titled.copy_uris, titled.predecessor_version
+            titled.materialized_uri, titled.copy_uris, titled.predecessor_version, titled.withdrawn_reason
         )::text AS line
     FROM titled
     INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id

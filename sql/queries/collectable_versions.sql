@@ -1,10 +1,21 @@
 -- Purpose: which subset versions may give back what they take up: nobody reads them, and their spec can make them again.
 -- Parameters: name text or null (all), min_age_days double precision.
 -- One row is: a version with what it still holds: members_bytes (0: no membership in the store), its manifest and its copies. Never one
---   that is published, that a rollback would go back to, that a model was trained on, that a running stage names, or that was made,
---   published or first copied within min_age_days.
+--   that is published, that a rollback would go back to (withdrawn versions are passed over), that a model was trained on, that a
+--   running stage names, or that was made, published, first copied or withdrawn within min_age_days.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id.
 -- Safe to re-run: yes.
+WITH RECURSIVE rollback_targets AS (
+    SELECT published.predecessor_id AS subset_id
+    FROM alchemist.subsets AS published
+    WHERE published.state = 'published' AND published.predecessor_id IS NOT NULL
+    UNION
+    SELECT passed_over.predecessor_id
+    FROM rollback_targets
+    INNER JOIN alchemist.subsets AS passed_over ON rollback_targets.subset_id = passed_over.subset_id
+    WHERE passed_over.state = 'withdrawn' AND passed_over.predecessor_id IS NOT NULL
+)
+
 SELECT
     subsets.subset_id,
     subsets.name,
@@ -17,10 +28,11 @@ FROM alchemist.subsets
 WHERE
     subsets.state <> 'published'
     AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
-    AND greatest(subsets.created_at, subsets.published_at, subsets.materialized_at) <= now() - make_interval(secs => 86400 * :min_age_days)
-    AND NOT EXISTS (
-        SELECT 1 FROM alchemist.subsets AS current
-        WHERE current.state = 'published' AND current.predecessor_id = subsets.subset_id
+    AND greatest(subsets.created_at, subsets.published_at, subsets.materialized_at, subsets.withdrawn_at)
+    <= now() - make_interval(secs => 86400 * :min_age_days)
+    AND (
+        subsets.state = 'withdrawn'
+        OR NOT EXISTS (SELECT 1 FROM rollback_targets WHERE rollback_targets.subset_id = subsets.subset_id)
     )
     AND NOT EXISTS (SELECT 1 FROM alchemist.models WHERE models.subset_id = subsets.subset_id)
     AND NOT EXISTS (

@@ -1,7 +1,11 @@
 -- Purpose: where a thing came from, one step at a time: follow parent to child = parent of the next row.
--- One row is: an edge from a thing (kind, id, name) to what it was made from.
+-- One row is: an edge from a thing (kind, id, name) to what it was made from; the name of a subset version says if it was withdrawn.
 -- Relies on: the primary keys.
 CREATE VIEW alchemist.lineage AS
+WITH versions AS (
+    SELECT *, name || ' v' || version || CASE WHEN state = 'withdrawn' THEN ' (withdrawn)' ELSE '' END AS title FROM alchemist.subsets
+)
+
 SELECT
     'evaluation' AS kind, evaluations.evaluation_id AS id, evaluations.metric AS name,
     'model' AS parent_kind, models.model_id::bigint AS parent_id, models.arm || ' seed ' || models.seed AS parent_name
@@ -16,15 +20,15 @@ INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluatio
 UNION ALL
 SELECT
     'model', models.model_id, models.arm || ' seed ' || models.seed,
-    'subset', subsets.subset_id, subsets.name || ' v' || subsets.version
+    'subset', versions.subset_id, versions.title
 FROM alchemist.models
-INNER JOIN alchemist.subsets ON models.subset_id = subsets.subset_id
+INNER JOIN versions ON models.subset_id = versions.subset_id
 UNION ALL
 SELECT
-    'subset', subsets.subset_id, subsets.name || ' v' || subsets.version,
+    'subset', versions.subset_id, versions.title,
     'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash
-FROM alchemist.subsets
-INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+FROM versions
+INNER JOIN alchemist.rank_snapshots ON versions.snapshot_id = rank_snapshots.snapshot_id
 UNION ALL
 SELECT
     'rank snapshot', rank_snapshots.snapshot_id, rank_snapshots.eligible_hash,
@@ -47,7 +51,7 @@ SELECT made.kind, made.id, made.name, 'run', runs.run_id, runs.stage
 FROM (
     SELECT 'rater' AS kind, rater_id AS id, name, run_id FROM alchemist.raters
     UNION ALL
-    SELECT 'subset', subset_id, name || ' v' || version, run_id FROM alchemist.subsets
+    SELECT 'subset', subset_id, title, run_id FROM versions
     UNION ALL
     SELECT 'model', model_id, arm || ' seed ' || seed, run_id FROM alchemist.models
     UNION ALL

@@ -44,6 +44,9 @@ SELECT
     subsets.created_at,
     subsets.published_at,
     subsets.materialized_at,
+    subsets.withdrawn_at,
+    subsets.withdrawn_by,
+    subsets.withdrawn_reason,
     subsets.subset_id
 FROM alchemist.subsets
 INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id

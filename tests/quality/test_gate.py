@@ -16,6 +16,7 @@ from alchemist_core.quality.gate import failures, run_suite
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
+from alchemist_core.store.subsets import find_subset
 from alchemist_core.verbs.check import CheckConfig
 from alchemist_core.verbs.check import run as check
 from tests.given import insert_rows, sha256
@@ -219,12 +220,12 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
         "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
         "subsets": [{"subset_id": 1, "name": "s", "snapshot_id": 1, "n_samples": 2, "manifest_sha256": manifest.sha256()}],
     })  # fmt: skip
-    assert failures(run_suite(database_url, "subset", subset="s")) == []
+    assert failures(run_suite(database_url, "subset", subset=find_subset(engine, "s"))) == []
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.subsets SET n_samples = 3"))
         connection.execute(text("UPDATE alchemist.datasets SET role = 'validation'"))
     store(engine, {"takedowns": [{"image_hash": sha256("image 1"), "reason": "asked", "requested_by": "ann"}]})
-    outcomes = run_suite(database_url, "subset", subset="s")
+    outcomes = run_suite(database_url, "subset", subset=find_subset(engine, "s"))
     assert names(outcomes, severity="fail") == [
         "subset_has_its_size",
         "no_member_is_taken_down",
@@ -233,7 +234,7 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.datasets SET role = 'evaluation'"))
         connection.execute(text("""UPDATE alchemist.subsets SET spec = '{"drop_top_ratio": 0.25}'"""))
-    leaked = names(run_suite(database_url, "subset", subset="s"), severity="fail")
+    leaked = names(run_suite(database_url, "subset", subset=find_subset(engine, "s")), severity="fail")
     assert leaked[-2:] == ["no_member_is_of_evaluation_data", "the_head_is_cut"]
 
 

@@ -18,12 +18,13 @@ from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainD
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.queries import load_query
 from alchemist_core.verbs.compare import CompareConfig
 from alchemist_core.verbs.compare import run as compare
 from alchemist_core.verbs.demo import read_arms
 from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
 from alchemist_core.verbs.takedown import TakedownConfig
 from alchemist_core.verbs.takedown import run as takedown
 from tests.trained_store import TrainedStore
@@ -78,6 +79,27 @@ def test_a_comparison_over_seeds_lands_in_sql_with_its_interval(corpus: Path) ->
     assert rows["subset"]["gain"] == pytest.approx(rows["random"]["mean"] - rows["subset"]["mean"])
     assert rows["subset"]["gain_low"] < rows["subset"]["gain"] < rows["subset"]["gain_high"]
     assert f"{rows['subset']['gain']:.4f} [" in found.summary()
+
+
+@pytest.mark.usefixtures("published")
+def test_a_withdrawn_subset_is_evaluated_no_more_and_the_report_keeps_it_as_history(corpus: Path) -> None:
+    train(corpus, arms="subset,random")
+    evaluate(EvaluateConfig(subset="s"))
+    assert plan_evaluate(PlanEvaluateConfig(seeds=(0, 1))).subsets == ["s"]
+    page = Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
+    assert ("s v1" in page, "Withdrawn versions" in page) == (True, False)
+    withdraw(WithdrawSubsetConfig(name="s", reason="captions of the wrong crawl"))
+    assert plan_evaluate(PlanEvaluateConfig(seeds=(0, 1))).subsets == []
+    with open_store().connect() as connection:
+        assert connection.execute(load_query("measure_subsets")).all() == []
+        states = "SELECT DISTINCT state FROM alchemist.subset_comparisons"
+        assert connection.execute(text(states)).scalars().all() == ["withdrawn"]
+    with pytest.raises(ConfigError, match="captions of the wrong crawl"):
+        evaluate(EvaluateConfig(subset="s"))
+    page = Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
+    assert "Withdrawn versions" in page
+    assert "captions of the wrong crawl" in page
+    assert "No model has been evaluated yet" in page
 
 
 @pytest.mark.usefixtures("published")

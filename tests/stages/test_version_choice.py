@@ -1,7 +1,13 @@
 """Which version a stage takes where none is named: the published one, else the newest; and it says which, and why."""
 
+from pathlib import Path
+
 import pytest
 
+from alchemist_core.__main__ import main
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import read_manifest
+from alchemist_core.data.subset_dataset import SubsetDataset
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
@@ -13,6 +19,8 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.subsets import find_subset
 from alchemist_core.verbs.compare import CompareConfig
 from alchemist_core.verbs.compare import run as compare
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
@@ -35,7 +43,7 @@ def two_versions(trained_store: TrainedStore) -> None:
 def test_a_stage_takes_the_published_version_though_a_newer_one_waits(capsys: pytest.CaptureFixture[str]) -> None:
     publish(PublishSubsetConfig(name="s", version=1))
     assert materialize(MaterializeConfig(subset="s")).subset == "s v1"
-    assert "s v1 is taken, the published version; the newest is v2 (--version 2)." in said(capsys)
+    assert "Using s v1, the published version; the newest is v2 (--version 2)." in said(capsys)
     model = {"n_epochs": 1, "batch_size": 32, "width": 16, "depth": 1}
     trained = train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "subset", "model": model}))
     assert (trained.subset, evaluate(EvaluateConfig(subset="s")).subset) == ("s v1", "s v1")
@@ -49,21 +57,55 @@ def test_the_newest_is_taken_where_none_is_published_where_it_is_named_and_where
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert materialize(MaterializeConfig(subset="s")).subset == "s v2"
-    assert "s v2 is taken, the newest version: none is published." in said(capsys)
+    assert "Using s v2, the newest version; none is published." in said(capsys)
     publish(PublishSubsetConfig(name="s", version=1))
     # What is about to be published is copied first.
     assert materialize(MaterializeConfig(subset="s", newest=True)).subset == "s v2"
-    assert "s v2 is taken, the newest version; published is v1." in said(capsys)
+    assert "Using s v2, the newest version; published is v1." in said(capsys)
     assert materialize(MaterializeConfig(subset="s", version=2)).subset == "s v2"
-    assert "is taken" not in said(capsys)
+    assert "Using" not in said(capsys)
     publish(PublishSubsetConfig(name="s", version=2))
     assert materialize(MaterializeConfig(subset="s")).subset == "s v2"
-    assert "s v2 is taken, the published version." in said(capsys)
+    assert "Using s v2, the published version." in said(capsys)
 
 
-def test_a_version_and_the_newest_are_two_answers() -> None:
-    with pytest.raises(ValueError, match="--version 1 and --newest"):
-        MaterializeConfig(subset="s", version=1, newest=True)
+@pytest.mark.usefixtures("two_versions")
+def test_every_command_means_the_same_version_where_none_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`check`, `explain` and `subset show` once took the newest; readers saw the published one."""
+    publish(PublishSubsetConfig(name="s", version=1))
+    row = find_subset(open_store(), "s", version=1)
+    pair = min(read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256).pair_hashes())
+    commands = (
+        ["subset", "show", "s"],
+        ["explain", pair.hex(), "--subset", "s"],
+        ["check", "--suite", "subset", "--subset", "s"],
+        ["export", "subset", "--name", "s", "--out", str(tmp_path / "m.csv")],
+    )
+    for command in commands:
+        capsys.readouterr()
+        assert main(command) == 0
+        assert "Using s v1, the published version; the newest is v2 (--version 2)." in said(capsys), command
+    SubsetDataset("s")
+    assert "Using s v1, the published version; the newest is v2 (--version 2)." in said(capsys)
+    # What a DAG checks, copies and publishes is the version that it has just selected.
+    for command in (
+        ["check", "--suite", "subset", "--subset", "s", "--newest"],
+        ["materialize", "--subset", "s", "--newest"],
+        ["subset", "publish", "s"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 0
+        assert "Using s v2, the newest version; published is v1." in said(capsys), command
+
+
+@pytest.mark.parametrize("command", ["check --suite subset --subset s", "materialize --subset s"])
+def test_a_command_that_names_a_version_and_the_newest_is_refused(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), "--version", "1", "--newest"]) == 2
+    assert "--version 1 and --newest contradict each other" in said(capsys)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.subsets import find_for_readers
+from alchemist_core.store.version_choice import choose_version
 from alchemist_core.verbs.export import ExportSubsetConfig
 from alchemist_core.verbs.export import subset as export_subset
 from alchemist_core.verbs.subset_diff import DiffSubsetConfig, DiffSubsetReport, diff
@@ -146,7 +146,7 @@ def test_a_rollback_returns_to_what_was_published_before(pool: Engine) -> None:
     with pytest.raises(ConfigError, match="No version of best is published"):
         rollback(RollbackSubsetConfig(name=NAME))
     run_publish(1)
-    with pytest.raises(ConfigError, match="best v1 was the first"):
+    with pytest.raises(ConfigError, match="best v1 has no earlier version"):
         rollback(RollbackSubsetConfig(name=NAME))
     run_publish(2)
     assert rollback(RollbackSubsetConfig(name=NAME)).version == current(pool).version == 1
@@ -174,7 +174,7 @@ def test_a_rolled_back_subset_is_what_readers_see(pool: Engine, tmp_path: Path) 
     rollback(RollbackSubsetConfig(name=NAME))
     assert export_subset(ExportSubsetConfig(name=NAME, out=tmp_path / "m.csv")).n_rows == 200
     assert export_subset(ExportSubsetConfig(name=NAME, version=2, out=tmp_path / "m.csv")).n_rows == 400
-    assert find_for_readers(pool, NAME).version == 1
+    assert choose_version(pool, NAME, version=None).version == 1
 
 
 def test_show_draws_the_ranks_that_were_kept_and_says_how_to_go_on(

@@ -16,6 +16,7 @@ from alchemist_core.stages.report_page.content import (
     SubsetContent,
     Tile,
     VersionChange,
+    WithdrawnRow,
 )
 from alchemist_core.stages.report_page.page import render_report
 from alchemist_core.stages.report_page.sheets import BANDS, encode_thumbnail, pick_band
@@ -37,6 +38,7 @@ __all__ = [
     "SubsetContent",
     "Tile",
     "VersionChange",
+    "WithdrawnRow",
     "encode_thumbnail",
     "pick_band",
     "render_report",

@@ -79,6 +79,16 @@ class SubsetContent:
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawnRow:
+    """A subset version that somebody withdrew: it is kept as history, and compared with nothing."""
+
+    subset: str  # Name and version.
+    withdrawn_on: date
+    withdrawn_by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """One real image of a contact sheet: its thumbnail (JPEG bytes), caption, rank and score."""
 
@@ -198,6 +208,7 @@ class ReportContent:
     scores: Histogram | None = None
     ranks: Histogram | None = None
     subsets: Sequence[SubsetContent] = ()
+    withdrawn: Sequence[WithdrawnRow] = ()
     sheets: Sequence[ContactSheet] = ()
     arms: Sequence[ArmRun] = ()
     metrics: Sequence[MetricRun] = ()

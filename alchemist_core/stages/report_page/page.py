@@ -19,6 +19,7 @@ from alchemist_core.stages.report_page.tables import (
     quarantine_table,
     show_estimate,
     show_percent,
+    withdrawn_table,
 )
 
 # Nothing may be loaded from anywhere and nothing may run: the file is the report, for ever.
@@ -157,9 +158,18 @@ def _subsets(content: ReportContent) -> Html:
         "subsets",
         "What was kept?",
         "Pairs by rank, from the highest score (0 %) to the lowest (100 %), and the part that each subset took.",
-        [subset_article(subset) for subset in content.subsets],
+        [*(subset_article(subset) for subset in content.subsets), *_withdrawn(content)],
         "No subset has been selected yet: alchemist select (in Airflow: build_subset).",
     )
+
+
+def _withdrawn(content: ReportContent) -> list[Html]:
+    if not content.withdrawn:
+        return []
+    return [
+        element("h3", "Withdrawn versions ", element("small", "not to be used")),
+        withdrawn_table(content.withdrawn),
+    ]
 
 
 def _sheets(content: ReportContent) -> Html:

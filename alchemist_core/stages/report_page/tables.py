@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from alchemist_core.evaluation.paired import Estimate
 from alchemist_core.stages.report_page.comparison import ArmSummary, Comparison
-from alchemist_core.stages.report_page.content import CostRow, DriftRow, NightRow, QuarantineRow, VersionChange
+from alchemist_core.stages.report_page.content import (
+    CostRow,
+    DriftRow,
+    NightRow,
+    QuarantineRow,
+    VersionChange,
+    WithdrawnRow,
+)
 from alchemist_core.stages.report_page.markup import Html, element
 
 _ARM_NOTES = {
@@ -50,6 +57,14 @@ def change_table(change: VersionChange) -> Html:
     rows.append(("all of them", sum(change.leavers.values()), sum(change.joiners.values())))
     cells = [((name, *(_figure(f"{n:,}") for n in counts)), "") for name, *counts in rows]
     return table(("Why", "Pairs that left", "Pairs that joined"), cells, class_="change")
+
+
+def withdrawn_table(rows: Sequence[WithdrawnRow]) -> Html:
+    """Show which versions were withdrawn, by whom, when and why."""
+    cells = [
+        ((row.subset, row.withdrawn_on.isoformat(), row.withdrawn_by, element("bdi", row.reason)), "") for row in rows
+    ]
+    return table(("Version", "Withdrawn on", "By", "Reason"), cells, class_="withdrawn")
 
 
 def quarantine_table(rows: Sequence[QuarantineRow]) -> Html:

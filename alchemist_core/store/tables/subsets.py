@@ -17,10 +17,15 @@ class Subset(Table):
     __table_args__ = (
         UniqueConstraint("name", "version"),
         UniqueConstraint("name", "spec_hash"),
-        CheckConstraint("state IN ('selected', 'published', 'superseded')", name="state"),
+        CheckConstraint("state IN ('selected', 'published', 'superseded', 'withdrawn')", name="state"),
         CheckConstraint("retention > 0 AND retention <= 1", name="retention"),
         CheckConstraint("n_samples >= 0", name="n_samples"),
-        CheckConstraint("(state = 'selected') = (published_at IS NULL)", name="published"),
+        CheckConstraint("state = 'withdrawn' OR (state = 'selected') = (published_at IS NULL)", name="published"),
+        CheckConstraint(
+            "(state = 'withdrawn') = (withdrawn_at IS NOT NULL) AND (state = 'withdrawn') = (withdrawn_by IS NOT NULL) "
+            "AND (state = 'withdrawn') = (withdrawn_reason IS NOT NULL)",
+            name="withdrawn",
+        ),
         Index("uq_subsets_one_published", "name", unique=True, postgresql_where=text("state = 'published'")),
     )
 
@@ -50,6 +55,10 @@ class Subset(Table):
     curves: Mapped[dict[str, Any] | None]
     # The version that was published when this one was: what a rollback goes back to.
     predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("alchemist.subsets.subset_id"))
+    # Set while the state is `withdrawn`; a version that is published again loses them, and the audit events keep them.
+    withdrawn_at: Mapped[datetime | None]
+    withdrawn_by: Mapped[str | None]
+    withdrawn_reason: Mapped[str | None]
 
 
 class SubsetSample(Table):
