@@ -42,7 +42,7 @@ def question(run):
 def build_subset():
     preview = step("preview", lambda run: alchemist("select", dry_run=True, **spec(run)))
     select = step("select", lambda run: alchemist("select", **spec(run)), when=lambda run: not run.form["dry_run"])
-    checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run)))
+    checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run), newest=True))
     materialize = step(
         "materialize",
         lambda run: alchemist("materialize", subset=name(run), newest=True),

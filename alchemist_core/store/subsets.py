@@ -153,8 +153,10 @@ def withdraw_subset(
         withdrawn: dict[str, Any] = {"state": "withdrawn", "withdrawn_at": func.clock_timestamp()}
         values = {**withdrawn, "withdrawn_by": actor, "withdrawn_reason": reason}
         connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
-        event = {"before": {"version": subset.version, "state": state}, "after": {"reason": reason}}
-        record_event(connection, actor, "withdraw", f"subset {subset.name}", **event)
+        record_event(
+            connection, actor, "withdraw", f"subset {subset.name}",
+            before={"version": subset.version, "state": state}, after={"reason": reason},
+        )  # fmt: skip
         if state != "published" or fallback is None:
             return None
         _make_current(connection, fallback, actor=actor, action="rollback")
