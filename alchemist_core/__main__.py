@@ -18,22 +18,30 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; what fails ends in one line, never in a traceback."""
     signal.signal(signal.SIGTERM, _stop)
     given = sys.argv[1:] if arguments is None else arguments
     try:
         report = run_command(build_parser(given), given)
-    except AlchemistError as error:
-        say(f"error: {error}")
-        return error.exit_code
+        if report:
+            print(report, flush=True)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it was.")
         return 128 + signal.SIGINT
-    if report:
-        print(report)
+    except Exception as error:  # noqa: BLE001  each one has a line and an exit code
+        return _fail(error, given)
     return 0
+
+
+def _fail(error: Exception, words: list[str]) -> int:
+    """Print the line that helps and return its exit code; a defect's traceback goes to a file."""
+    from alchemist_core.failures import explain, report_defect  # noqa: PLC0415  only where something failed
+
+    known = explain(error)
+    say(f"error: {known or report_defect(error, words)}")
+    return known.exit_code if known else AlchemistError.exit_code
 
 
 if __name__ == "__main__":

@@ -149,6 +149,10 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     Raises:
         ConfigError: If a value breaks a bound of the config model.
     """
+    if any("\0" in word for word in arguments):
+        raise ConfigError(
+            "An argument holds a NUL character, which neither paths nor the database can hold. Remove it."
+        )
     # What follows a pass-through command is another program's: argparse would take its flags for ours.
     n_ours = _count_ours(arguments)
     options = vars(parser.parse_args(arguments[:n_ours]))

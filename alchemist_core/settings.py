@@ -7,7 +7,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alchemist_core.errors import ConfigError
@@ -109,5 +110,21 @@ def find_project_file() -> Path | None:
 
 @cache
 def load_settings() -> Settings:
-    """Read the environment once a process."""
-    return Settings()
+    """Read the environment once a process.
+
+    Raises:
+        ConfigError: A variable breaks a bound; the text names the variable, and its value unless that is a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain_fault(fault) for fault in error.errors())) from None
+
+
+def _explain_fault(fault: ErrorDetails) -> str:
+    name = str(fault["loc"][0])
+    field = Settings.model_fields.get(name)
+    is_secret = field is None or "Secret" in str(field.annotation)
+    given = "" if is_secret else f", not {fault['input']!r}"
+    described = "" if field is None else f" ({field.description})"
+    return f"{Settings.model_config['env_prefix']}{name.upper()}{described}: {fault['msg']}{given}. Correct the variable or unset it."

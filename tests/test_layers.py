@@ -11,7 +11,7 @@ import alchemist_core
 ROOT = Path(alchemist_core.__file__).parent
 # From the top: what stands lower knows nothing of what stands higher.
 LAYERS = (
-    {"__main__", "command_line", "flags", "forms", "parser", "presets", "experiments", "verbs"},
+    {"__main__", "command_line", "failures", "flags", "forms", "parser", "presets", "experiments", "verbs"},
     {"stages"},
     {"project"},
     {"loops"},

@@ -18,6 +18,7 @@ from alchemist_core.stages import lineage
 from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
 from alchemist_core.store.leases import find_holder, renew_leases
+from alchemist_core.store.refusals import explain_refusal
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
 
@@ -124,7 +125,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
     heartbeat.start()
     began = time.monotonic()
     try:
-        report = work(run)
+        report = _explained(run, work)
     except BaseException as error:
         heartbeat.stop()
         code = error.exit_code if isinstance(error, AlchemistError) else 1
@@ -137,6 +138,17 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began - run.waited_seconds)
     )
     return report
+
+
+def _explained(run: StageRun, work: Callable[[StageRun], R]) -> R:
+    """Work; what Postgres refuses ends in one line with a remedy, here and in the ledger. A defect is marked with its run."""
+    try:
+        return work(run)
+    except Exception as error:
+        error.add_note(f"run {run.run_id}")
+        if (known := explain_refusal(error)) is not None:
+            raise known from error
+        raise
 
 
 def _finish_quietly(run: StageRun, fields: dict[str, Any]) -> None:

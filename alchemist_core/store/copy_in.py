@@ -2,7 +2,10 @@
 
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
     """COPY rows into a table, inside the connection's transaction, without holding them all in memory."""
     cursor = connection.connection.cursor()
     names = ", ".join(f'"{column}"' for column in columns)
-    cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN", RowReader(rows))
+    with quiet_driver():
+        cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN", RowReader(rows))
 
 
 def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArray[Any]]) -> int:
@@ -31,8 +35,25 @@ def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArr
     cursor = connection.connection.cursor()
     names = ", ".join(f'"{column}"' for column in columns)
     data = io.BytesIO(encode_columns(list(columns.values())))
-    cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)", data, CHUNK_BYTES)
+    with quiet_driver():
+        cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN (FORMAT binary)", data, CHUNK_BYTES)
     return int(cursor.rowcount)
+
+
+@contextmanager
+def quiet_driver() -> Iterator[None]:
+    """Keep psycopg2 from printing a SystemError of its own when the server ends a COPY; it raises the real error as well."""
+    former = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if kind is not SystemError:
+            former(kind, error, trace)
+
+    sys.excepthook = hook
+    try:
+        yield
+    finally:
+        sys.excepthook = former
 
 
 def encode_columns(columns: Sequence[NDArray[Any]]) -> bytes:

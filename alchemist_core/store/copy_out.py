@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ClauseElement, Connection
 
 from alchemist_core.errors import StoreError
-from alchemist_core.store.copy_in import BINARY_END, BINARY_HEAD
+from alchemist_core.store.copy_in import BINARY_END, BINARY_HEAD, quiet_driver
 
 
 def copy_out(
@@ -31,7 +31,8 @@ def copy_out(
     cursor = connection.connection.cursor()
     query = cursor.mogrify(str(compiled), compiled.construct_params(dict(parameters)))
     data = io.BytesIO()
-    cursor.copy_expert(b"COPY (" + query + b"\n) TO STDOUT (FORMAT binary)", data)
+    with quiet_driver():
+        cursor.copy_expert(b"COPY (" + query + b"\n) TO STDOUT (FORMAT binary)", data)
     return decode_rows(data.getbuffer(), fields)
 
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from psycopg2.errors import DeadlockDetected, LockNotAvailable, QueryCanceled
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.errors import StoreError
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.refusals import explain_refusal
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 MIGRATIONS = SQL / "migrations"
@@ -27,8 +27,6 @@ UNDEFINED_TABLE, UNDEFINED_SCHEMA = "42P01", "3F000"
 HASH = re.compile(r"\b[0-9a-f]{64}\b")
 # How many earlier hashes of views and functions the schema's comment keeps.
 N_REMEMBERED = 50
-# What a statement ends with that waited for others, as our own timeouts let it.
-WAITED = (LockNotAvailable, QueryCanceled, DeadlockDetected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +119,10 @@ def _connected(url: str) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
-    except OperationalError as refused:
-        said = str(refused.orig).strip()
-        msg = f"the database refused: {said}; remedy: `alchemist db start`, or check ALCHEMIST_DATABASE_URL"
-        if isinstance(refused.orig, WAITED):
-            why = said.partition("\n")[0]
-            msg = f"others hold what this code's schema must change: {why}; remedy: run the command again when long queries have ended"
-        raise StoreError(msg) from refused
-    except ProgrammingError as refused:
-        msg = f"the database cannot be migrated by this user: {str(refused.orig).strip()}; remedy: run it as the schema's owner"
-        raise StoreError(msg) from refused
+    except DBAPIError as refused:
+        if (known := explain_refusal(refused)) is not None:
+            raise known from refused
+        raise
     finally:
         engine.dispose()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
+from alchemist_core.errors import StoreError
 from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.store.checksum import checksum, table_checksums
@@ -140,8 +141,11 @@ def kill_server_while_scoring(home: Path, store: TrainedStore) -> None:
     assert wait_for_ledger(store, at_least=1) < N_SHARDS, "scoring was over before the kill"
     server = start_postgres(home)
     os.kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-    process.communicate(timeout=120)
-    assert process.returncode != 0, "the command must not end as if its server had lived"
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == StoreError.exit_code, said
+    assert "Traceback" not in said
+    assert len(said.partition("error: ")[2].strip().splitlines()) == 1, "one line, no page of SQL"
+    assert "it resumes" in said
     started = start_postgres(home)
     assert make_url(started.url()).port == make_url(store.url).port, "a restarted server keeps its port"
     assert 1 <= wait_for_ledger(store, at_least=1) < N_SHARDS, "committed shards stay, the others are not half there"

@@ -202,7 +202,7 @@ def test_who_holds_what_a_new_view_needs_is_not_taken_for_a_server_that_is_away(
         connection.execute(text("COMMENT ON SCHEMA alchemist IS 'older'"))
     with engine.connect() as other:
         other.execute(text(held))
-        with pytest.raises(StoreError, match=r"lock timeout.*run the command again") as refused:
+        with pytest.raises(StoreError, match=r"lock timeout.*Run the command again") as refused:
             migrate(database_url)
         other.rollback()
     assert "db start" not in str(refused.value)

@@ -1,0 +1,61 @@
+"""What Postgres refused, as one line for the person who ran the command: what happened, and what to do.
+
+A statement that is wrong in itself stays an exception with a traceback: it is a defect, and no remedy of a user's helps.
+"""
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+
+from alchemist_core.errors import AlchemistError, ConfigError, StoreError
+
+AGAIN = "then run the same command again: it resumes"
+# By SQLSTATE, or its class of two characters; the longest match counts. {} is the server's own first line.
+REMEDIES = {
+    "08": f"Postgres ended the connection: {{}}. Start it (`alchemist db start`) or check ALCHEMIST_DATABASE_URL, {AGAIN}.",
+    "22": "Postgres refused a value: {}. Correct the value.",
+    "25006": "Postgres is read-only for this user: {}. Give ALCHEMIST_DATABASE_URL of a user who may write, on the primary server.",
+    "28": "Postgres refused the login: {}. Check user and password in ALCHEMIST_DATABASE_URL.",
+    "3F000": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
+    "40": "Other sessions change the same rows: {}. Run the command again.",
+    "42501": "This database user may not do that: {}. Stages need the writer's URL, `alchemist db migrate` the owner's.",
+    "42703": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
+    "42883": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
+    "42P01": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
+    "53": f"Postgres has no resources left: {{}}. Close sessions or give it more memory, {AGAIN}.",
+    "53100": f"The disk of Postgres is full: {{}}. Free space there, {AGAIN}.",
+    "55": "Other sessions hold what this command needs: {}. Run the command again when they have ended.",
+    "57014": "Postgres cancelled a statement: {}. Raise the timeout or wait for other work to end, then run the command again.",
+    "57": f"Postgres is going down or starting: {{}}. Wait, or start it (`alchemist db start`), {AGAIN}.",
+    "58": f"Postgres cannot use its files: {{}}. Check its disk and its log, {AGAIN}.",
+    "XX001": "Postgres found damaged data: {}. Restore a backup (`alchemist db restore`).",
+    "XX002": "Postgres found a damaged index: {}. Run REINDEX as the owner, then the command again.",
+}  # fmt: skip
+
+
+def explain_refusal(error: BaseException) -> AlchemistError | None:
+    """Return one line with a remedy for what the server or the way to it caused; None for what the code itself caused."""
+    if isinstance(error, PendingRollbackError):
+        return _because("08", "the transaction was lost")
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(original, psycopg2.Error):
+        return None
+    lines = str(original).strip().splitlines()
+    said = lines[0].rstrip(".") if lines else type(original).__name__
+    state = original.pgcode or _state_of(original, said)
+    return None if state is None else _because(state, said)
+
+
+def _state_of(original: psycopg2.Error, said: str) -> str | None:
+    """Return a state for errors of the driver, which have none: a lost connection, a login, a value that it cannot encode."""
+    if "authentication failed" in said or "does not exist" in said:
+        return "28"
+    if isinstance(original, (psycopg2.OperationalError, psycopg2.InterfaceError)):
+        return "08"
+    return "08" if "server closed" in said or "connection" in said else None
+
+
+def _because(state: str, said: str) -> AlchemistError | None:
+    text = REMEDIES.get(state) or REMEDIES.get(state[:2])
+    if text is None:
+        return None
+    return (ConfigError if state.startswith("22") else StoreError)(text.format(said))
