@@ -20,7 +20,7 @@ from alchemist_core.telemetry import say
 QUERIES = (
     "select * from alchemist.nightly_overview",
     "select name, version, n_samples, subset_heldout_loss, random_heldout_loss from alchemist.subset_overview",
-    "select rank, score, caption from alchemist.current_scores join alchemist.samples using (sample_id) order by rank limit 5",
+    "select * from alchemist.sample_history where sample_id = 1",
 )
 
 

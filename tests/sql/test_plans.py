@@ -1,6 +1,7 @@
 """On a hundred thousand pairs the hot queries use the indexes that their headers name."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import Connection, text
 from alchemist_core.quality.limits import CheckLimits
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import SQL
+from alchemist_core.verbs.demo import QUERIES
 
 pytestmark = pytest.mark.db
 
@@ -104,6 +106,19 @@ def test_a_nights_checks_read_that_nights_locations_alone(large: Connection, nam
 @pytest.mark.parametrize("view", ["current_scores", "sample_history"])
 def test_one_pair_is_looked_up_not_searched(large: Connection, view: str) -> None:
     assert "scores_1_pkey" in indexes(large, f"SELECT * FROM alchemist.{view} WHERE sample_id = 77")
+
+
+EXAMPLES = [
+    *QUERIES,
+    *re.findall(r"^alchemist db psql -c '(select [^']+)'", (SQL.parent / "README.md").read_text(), re.MULTILINE),
+]
+
+
+@pytest.mark.parametrize("sql", [sql for sql in EXAMPLES if "shift_gsample" not in sql])
+def test_no_sql_example_of_readme_and_demo_reads_all_scores(large: Connection, sql: str) -> None:
+    """At 30 million pairs it would meet the reader's timeout of 60 s."""
+    whole = {node["Relation Name"] for node in nodes(large, sql) if node.get("Node Type") == "Seq Scan"}
+    assert not [name for name in whole if name.startswith("scores_")]
 
 
 def test_the_rank_of_a_sample_is_one_look(large: Connection) -> None:
