@@ -182,9 +182,21 @@ def _count_ours(arguments: list[str]) -> int:
     return n + (0 if flag != "--role" else 1 if equals else 2)
 
 
+def _number(given: Any) -> float | None:
+    """Return a flag's value as a number; None where it is none, which the config model then refuses with its own text."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return None
+
+
 def read_config(model: type[Config], options: dict[str, Any]) -> Config:
     """Compose the preset's defaults with the given flags into a validated config."""
-    values: dict[str, Any] = preset_values(options["preset"], options["verb_name"]) if "preset" in options else {}
+    values: dict[str, Any] = {}
+    if "preset" in options:
+        values = preset_values(
+            options["preset"], options["verb_name"], retention=_number(options.get("policy.retention"))
+        )
     for path, _ in flag_fields(model):
         name = ".".join(path)
         if name in options:

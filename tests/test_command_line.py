@@ -81,6 +81,24 @@ def test_every_preset_gives_a_valid_config_for_every_stage(preset: str) -> None:
         assert "Hardware:" in PRESETS[preset].__doc__
 
 
+@pytest.mark.parametrize(
+    ("retention", "cut"), [("0.2", 0.25), ("0.75", 0.25), ("0.8", 0.15), ("0.9", 0.05), (None, 0.25)]
+)
+def test_the_preset_paper_lowers_the_head_cut_as_the_authors_did(retention: str | None, cut: float) -> None:
+    for preset in ("paper", "paper_exact"):
+        words = ["select", "--dataset", "web", "--preset", preset, *(["--retention", retention] if retention else [])]
+        options = vars(build_parser(words).parse_args(words))
+        assert read_config(options["command"].config, options).policy.drop_top_ratio == cut
+        words += ["--drop-top-ratio", "0.1"]
+        options = vars(build_parser(words).parse_args(words))
+        assert read_config(options["command"].config, options).policy.drop_top_ratio == 0.1
+
+
+def test_a_retention_that_is_no_number_is_refused_under_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--dataset", "web", "--preset", "paper", "--retention", "most"]) == 2
+    assert "--retention" in capsys.readouterr().err
+
+
 def test_help_and_flags_load_nothing_heavy() -> None:
     code = (
         "import sys; from alchemist_core.command_line import build_parser; build_parser(None).format_help();"

@@ -120,19 +120,18 @@ STRATEGY_OF_RULE: dict[RatingRule, str] = {
     "learnability": HeadGsample.name,
 }
 
-# Held-out losses of the pilots on drawn scenes at retention 0.2; lower is better.
 _MIXED = {
     ("alignment", "shift_gsample"): (
-        "rule 'alignment' puts the useful pairs on top, and shift_gsample drops the top: in the pilot its held-out loss "
-        "was 3.41, random's 3.19 and top_k's 2.79. Strategy 'auto' takes head_gsample here."
+        "Rating rule 'alignment' gives the most useful samples the highest scores, and strategy shift_gsample drops those. "
+        "Strategy auto takes head_gsample for this rule."
     ),
     ("loss", "top_k"): (
-        "rule 'loss' puts the plainest pairs on top, and top_k keeps only those: in the pilot its held-out loss was "
-        "4.77, random's 3.08 and shift_gsample's 2.81. Strategy 'auto' takes shift_gsample here."
+        "Rating rule 'loss' gives the plainest samples the highest scores, and strategy top_k keeps only those. "
+        "Strategy auto takes shift_gsample for this rule."
     ),
 }
 
 
 def mixed_pairing_warning(strategy: Strategy, rule: RatingRule) -> str | None:
-    """Return what preview and report say where strategy and rating rule contradict each other, with the measured loss."""
+    """Return a warning where the strategy keeps what the rating rule puts least trust in, or drops what it values most; else None."""
     return _MIXED.get((rule, strategy.name))

@@ -15,7 +15,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.ranks import needs_rescale, share_above_cut
-from alchemist_core.selection.strategies import mixed_pairing_warning
+from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warning
 from alchemist_core.stages.drawing import Drawn
 from alchemist_core.store.duplicates import count_uncompared
 from alchemist_core.store.subsets import published_version
@@ -89,6 +89,11 @@ def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
     if needs_rescale(snapshot.rank_N, cut):
         share = share_above_cut(snapshot.rank_N, cut)
         found.append(f"The head cut {cut} drops {share:.3f} of today's pool: the pool has moved. Consider --rescale.")
+    if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - (usual := ShiftGsample().drop_top_ratio):
+        found.append(
+            f"Retention {policy.retention:g} needs a lower head cut than the usual {usual:g}: it is {cut:g}. Subsets of different "
+            f"head cuts need not be nested. To nest smaller subsets in this one, select them with --drop-top-ratio {cut:g} too."
+        )
     if curve.is_saturated:
         found.append(
             f"Retention {policy.retention:g} asks for more pairs than there are at the ranks that the strategy wants most: ranks "

@@ -75,6 +75,23 @@ def test_a_preview_counts_members_that_a_cap_of_sources_cannot_hold(store: Engin
     assert all(0 < int(text.split()[0]) < n_without for text in told)
 
 
+def test_the_preset_paper_selects_80_percent_and_says_that_nesting_ends(
+    store: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    select = "select --dataset web,books --preset paper --json --retention"
+    found = {}
+    for retention in ("0.5", "0.8"):
+        assert main([*select.split(), retention]) == 0
+        found[retention] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["0.8"]["n_samples"] == 320
+    told = {retention: [text for text in report["warnings"] if "nested" in text] for retention, report in found.items()}
+    assert (told["0.5"], len(told["0.8"])) == ([], 1)
+    assert "--drop-top-ratio 0.15" in told["0.8"][0]
+    # What the flag says is so: under one head cut the smaller subset lies in the larger one.
+    draw(0.5, name="smaller", dataset="web,books", strategy="shift_gsample", drop_top_ratio=0.15)
+    assert members(store, "smaller") <= members(store, found["0.8"]["name"])
+
+
 def test_many_dates_are_shown_by_month(store: Engine) -> None:
     for day in range(MAX_DATES):
         add_night(store, f"2026-03-{day + 1:02d}", {"a.tar": [0.5]}, state="selectable", dataset_id=WEB)
