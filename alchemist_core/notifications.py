@@ -5,6 +5,7 @@ Knows no store: `store/notifications.py` keeps the events and calls `send_to` fo
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import unicodedata
@@ -78,6 +79,17 @@ def plain(text: str) -> str:
     """
     kept = (sign for sign in text if sign == "\n" or unicodedata.category(sign) not in {"Cc", "Cf", "Cs", "Zl", "Zp"})
     return "".join(kept).translate(HARMLESS)[-LONGEST_TEXT:]
+
+
+def code_span(value: object) -> str:
+    r"""Return a value as Markdown code, in which no renderer finds a link, HTML or markup, whatever the value holds.
+
+    >>> print(code_span("[a](http://b)\n<i>`` "))
+    ``` [a](http://b) ‹i›``  ```
+    """
+    text = " ".join(plain(str(value)).splitlines())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def send_at_end(store: object, send: Callable[[], None]) -> None:

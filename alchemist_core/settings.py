@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     airflow_url: str | None = Field(
         None, description="Address of Airflow's page as people open it, for links; unset: links lead to the runbook"
     )
+    reports_url: str | None = Field(
+        None, description="Address where people open the pages of artifacts/reports, for links; unset: their paths"
+    )
     docs_url: str | None = Field(
         None,
         description="Address of the folder where people read RUNBOOK.md, for links; unset: the folder beside the code",

@@ -1,7 +1,7 @@
 """Draw a subset version from what is scored, check it and publish it.
 
-    preview → select → check_subset → materialize → approve → publish
-    check_subset → approve
+    preview → select → check_subset → materialize → plan_publish → approve → publish
+    check_subset → plan_publish
     check_subset → publish
 
 Safe to re-run: yes, the same form gives the same members. A dry run ends after the preview; tars and a question only if asked for.
@@ -11,7 +11,7 @@ Runbook: infra/RUNBOOK.md#build_subset
 from airflow.sdk import Asset, dag
 from commands import alchemist
 from jobs import form, step
-from people import COMMON, approve
+from people import COMMON, answered, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
 
@@ -27,8 +27,7 @@ def spec(run):
 
 
 def question(run):
-    text = "{strategy}, {retention} of {dataset}, seed {seed}. Members: the log of `select`."
-    return f"Publish subset {name(run)}?", text.format(**run.form)
+    return f"Publish subset {name(run)}?", run.result_of("plan_publish")["question"]
 
 
 @dag(
@@ -40,19 +39,21 @@ def question(run):
     **COMMON,
 )
 def build_subset():
+    def publish_what_was_asked(run):
+        version = (run.result_of("plan_publish") or {}).get("version")
+        return alchemist("subset", "publish", operand=name(run), version=version, **answered(run.result_of("approve")))
+
     preview = step("preview", lambda run: alchemist("select", dry_run=True, **spec(run)))
     select = step("select", lambda run: alchemist("select", **spec(run)), when=lambda run: not run.form["dry_run"])
     checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run), newest=True))
-    materialize = step(
-        "materialize",
-        lambda run: alchemist("materialize", subset=name(run), newest=True),
-        when=lambda run: run.form["materialize"],
-    )
-    asked = approve("approve", ask=question, when=lambda run: run.form["approve"], trigger_rule=ONLY_WHAT_RAN)
-    options = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
-    publish = step("publish", lambda run: alchemist("subset", "publish", operand=name(run)), **options)
-    preview >> select >> checked >> materialize >> asked >> publish
-    checked >> [asked, publish]
+    copy = {"when": lambda run: run.form["materialize"]}
+    materialize = step("materialize", lambda run: alchemist("materialize", subset=name(run), newest=True), **copy)
+    asks = {"when": lambda run: run.form["approve"], "trigger_rule": ONLY_WHAT_RAN, "returns": ""}
+    plan_publish = step("plan_publish", lambda run: alchemist("plan", "publish", operand=name(run), json=True), **asks)
+    then = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
+    publish = step("publish", publish_what_was_asked, **then)
+    preview >> select >> checked >> materialize >> plan_publish >> approve("approve", ask=question) >> publish
+    checked >> [plan_publish, publish]
 
 
 build_subset()

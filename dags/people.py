@@ -5,12 +5,13 @@ import subprocess
 from datetime import timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import BaseNotifier
+from airflow.sdk import BaseNotifier, Param
 from airflow.sdk.exceptions import AirflowSkipException
 from commands import alchemist, environment_of
 from jobs import CommandFailed, GiveUpOnFinalErrors, Run
 
 PATIENCE = timedelta(days=7)
+COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Kept in the audit log")
 NOTE_TIMEOUT_S = 60
 TASK_LOG = logging.getLogger("airflow.task")
 
@@ -45,21 +46,33 @@ class NoteQuestion(BaseNotifier):
 
     def notify(self, context):
         """Tell the question that the task asks."""
-        tell("approval", context, reason=context["task"].subject)
+        task, one = context["task"], context["task_instance"]
+        tell("approval", context, reason=f"{task.subject}\n{task.body}", try_number=one.try_number)
+
+
+def answered(given):
+    """Return who answered a question and with which comment, as flags of a command; none where nobody was asked."""
+    if not given:
+        return {}
+    user, said = given.get("responded_by_user") or {}, given.get("params_input") or {}
+    comment = str(said.get("comment") or "").replace("\0", "")
+    return {"approved_by": user.get("name") or user.get("id") or "unknown", "comment": comment}
 
 
 class Question(ApprovalOperator):
     """Wait for a person's answer to what `ask(run)` returns, a subject and a text; skip where `when(run)` is false.
 
-    What is asked is made when the task runs, not rendered: a name that looks like a template stays a name.
+    What is asked is made when the task runs, not rendered: a name that looks like a template stays a name. Who answered, when and with
+    which comment is noted in the store, also for a rejection, behind which no command runs.
     """
 
     template_fields = ()
 
-    def __init__(self, *, ask, when, **options):
+    def __init__(self, *, ask, when=lambda _run: True, **options):
         super().__init__(
-            subject="?", notifiers=[NoteQuestion()], response_timeout=PATIENCE, execution_timeout=None, **options
-        )
+            subject="?", notifiers=[NoteQuestion()], response_timeout=PATIENCE,
+            execution_timeout=None, **options,
+        )  # fmt: skip
         self.ask, self.when = ask, when
 
     def execute(self, context):
@@ -70,10 +83,18 @@ class Question(ApprovalOperator):
         self.subject, self.body = self.ask(run)
         return super().execute(context)
 
+    def execute_complete(self, context, event):
+        """Note the answer, then go on or skip what follows."""
+        if "error" not in event:
+            said = {**answered(event), "answer": event["chosen_options"][0]}
+            one = context["task_instance"]
+            tell("answer", context, reason="\n".join(self.ask(Run.of(context))), try_number=one.try_number, **said)
+        return super().execute_complete(context, event)
+
 
 def approve(task_id, **options):
     """Return a task that waits for a person."""
-    return Question(task_id=task_id, **options)
+    return Question(task_id=task_id, params={"comment": COMMENT}, **options)
 
 
 # What every DAG here has: nobody wants the nights since 1970, and a failure tells somebody.

@@ -13,7 +13,7 @@ import os
 from airflow.sdk import dag
 from commands import alchemist
 from jobs import device_step, form, step
-from people import COMMON, approve
+from people import COMMON, answered, approve
 
 NEWEST = "newest"  # the rater that this run has trained; a week later, when a person has agreed, it may be another's
 WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
@@ -35,7 +35,7 @@ def train_rater():
         return of_dataset("score", rater=NEWEST, slot=run.item)(run)
 
     def promote(run):
-        return alchemist("promote", rater=run.result_of("plan_promote")["rater"])
+        return alchemist("promote", rater=run.result_of("plan_promote")["rater"], **answered(run.result_of("approve")))
 
     train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form))
     plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
@@ -47,14 +47,9 @@ def train_rater():
         when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
     )
     promoted = step("promote", promote, trigger_rule="none_failed")
+    checked = step("check_scores", of_dataset("check", suite="scores"))
     train >> step("certify", lambda _run: alchemist("certify", rater=NEWEST)) >> plan
-    (
-        scored
-        >> plan_promote
-        >> asked
-        >> promoted
-        >> (checked := step("check_scores", of_dataset("check", suite="scores")))
-    )
+    scored >> plan_promote >> asked >> promoted >> checked
     checked >> step("publish", of_dataset("publish", "night"))
 
 

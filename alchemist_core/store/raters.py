@@ -130,8 +130,13 @@ def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str)
             )  # fmt: skip
 
 
-def promote_rater(engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None) -> None:
-    """Put a rater into production and retire the one before: every reader switches at the commit."""
+def promote_rater(
+    engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None, said: dict[str, str] | None = None
+) -> None:
+    """Put a rater into production and retire the one before: every reader switches at the commit.
+
+    The audit event keeps `reason`, why one without a certificate is promoted, and `said`, who approved it.
+    """
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE alchemist.raters IN SHARE ROW EXCLUSIVE MODE"))
         before = _production_name(connection)
@@ -150,7 +155,7 @@ def promote_rater(engine: Engine, rater: RaterRow, *, actor: str, reason: str | 
             "promote",
             f"rater {rater.name}",
             before={"production": before},
-            after={"production": rater.name} | ({"without_certificate": reason} if reason else {}),
+            after={"production": rater.name} | ({"without_certificate": reason} if reason else {}) | (said or {}),
         )
 
 

@@ -10,7 +10,7 @@ from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.members import count_taken_down, has_members, store_members
-from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Subset
+from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Run, Subset
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,21 @@ def withdraw_subset(
         return fallback
 
 
+def selection_report(engine: Engine, subset: SubsetRow) -> dict[str, Any]:
+    """Return what `select` reported when it made a version; empty where its run is not kept."""
+    statement = select(Run.report).join(Subset, Subset.run_id == Run.run_id).where(Subset.subset_id == subset.subset_id)
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar() or {}
+
+
 def publish_subset(
-    engine: Engine, subset: SubsetRow, manifest: Manifest, *, actor: str, action: str = "publish"
+    engine: Engine,
+    subset: SubsetRow,
+    manifest: Manifest,
+    *,
+    actor: str,
+    action: str = "publish",
+    said: dict[str, str] | None = None,
 ) -> bool:
     """Make a version the published one of its name; False when it was already.
 
@@ -178,6 +191,7 @@ def publish_subset(
         actor: Who publishes.
         action: `publish`, or `rollback`: going back does not change what the version itself goes back to; or `reinstate`: as
             `publish`, of a version that was withdrawn.
+        said: Who approved it, and with which comment, for the audit event.
 
     Raises:
         DataError: If a member is not in the store, or its picture was taken down, or the version was withdrawn.
@@ -188,7 +202,7 @@ def publish_subset(
     store_members(engine, subset.subset_id, manifest)
     with engine.begin() as connection:
         lock_name(connection, subset.name)
-        return _make_current(connection, subset, actor=actor, action=action)
+        return _make_current(connection, subset, actor=actor, action=action, said=said)
 
 
 def lock_name(connection: Connection, name: str) -> None:
@@ -196,7 +210,9 @@ def lock_name(connection: Connection, name: str) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.subsets:' || :name))"), {"name": name})
 
 
-def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, action: str) -> bool:
+def _make_current(
+    connection: Connection, subset: SubsetRow, *, actor: str, action: str, said: dict[str, str] | None = None
+) -> bool:
     published = (Subset.name == subset.name, Subset.state == "published")
     before = connection.execute(select(Subset.subset_id, Subset.version).where(*published)).one_or_none()
     if before is not None and before.subset_id == subset.subset_id:
@@ -215,7 +231,7 @@ def _make_current(connection: Connection, subset: SubsetRow, *, actor: str, acti
     connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
     record_event(
         connection, actor, action, f"subset {subset.name}",
-        before={"version": before.version if before else None}, after={"version": subset.version},
+        before={"version": before.version if before else None}, after={"version": subset.version, **(said or {})},
     )  # fmt: skip
     return True
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Seeds, Words
 from alchemist_core.errors import ConfigError
+from alchemist_core.notifications import code_span
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
@@ -22,6 +23,7 @@ from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.scoring_speed import scoring_speed
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.verbs.plan_publish import PlanPublishConfig, plan_publish
 
 
 class PlanScoreConfig(Config):
@@ -222,16 +224,17 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     if rater is None:
         raise ConfigError("There is no rater to promote. Train one: alchemist train-rater.")
     checks = rater.certificate.get("checks", [])
-    lines = [f"- {check['name']}: {check['value']:.4g}" for check in checks if check["value"] is not None]
+    measured = [check for check in checks if check["value"] is not None]
+    lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
     certified = "certified" if rater.certificate.get("is_certified") else "NOT certified"
     is_there = production is not None and production.rater_id == rater.rater_id
-    was = f"instead of {production.name}" if production else "as the first one"
+    was = f"instead of {code_span(production.name)}" if production else "as the first one"
     change = "is in production already" if is_there else f"goes into production {was}"
     return PlanPromoteReport(
         rater=rater.name,
         production=production.name if production else None,
         is_approval_needed=production is not None and not is_there,
-        question="\n".join([f"Rater {rater.name} ({rater.rule}, {certified}) {change}.", *lines]),
+        question="\n".join([f"Rater {code_span(rater.name)} ({rater.rule}, {certified}) {change}.", "", *lines]),
     )
 
 
@@ -262,5 +265,6 @@ COMMANDS = {
     "night": Command(PlanNightConfig, plan_night),
     "score": Command(PlanScoreConfig, plan_score),
     "promote": Command(PlanPromoteConfig, plan_promote),
+    "publish": Command(PlanPublishConfig, plan_publish),
     "evaluate": Command(PlanEvaluateConfig, plan_evaluate),
 }

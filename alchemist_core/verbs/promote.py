@@ -5,7 +5,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import CheckFailedError, ConfigError
-from alchemist_core.store.audit import current_actor
+from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater, mark_shadow, promote_rater
 from alchemist_core.telemetry import say
@@ -22,6 +22,8 @@ class PromoteConfig(Config):
         None,
         description="Leave production as it is; the candidate scores every night beside it (--no-shadow: no longer)",
     )
+    approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
+    comment: str | None = Field(None, max_length=2000, description=COMMENT)
 
 
 class PromoteReport(Report):
@@ -54,7 +56,8 @@ def run(config: PromoteConfig) -> PromoteReport:
         )
     if before is None:
         say("The store had no rater in production: the first one is promoted without approval.")
-    promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate)
+    said = approval(config.approved_by, config.comment)
+    promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate, said=said)
     return PromoteReport(rater=rater.name, was=before.name if before else None)
 
 

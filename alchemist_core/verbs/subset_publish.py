@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.stages.version_manifest import load_manifest
-from alchemist_core.store.audit import current_actor
+from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.members import store_members
 from alchemist_core.store.subsets import (
@@ -28,6 +28,8 @@ class PublishSubsetConfig(Config):
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description="Version number; none: the newest, whichever is published")
     reinstate: bool = Field(False, description="Publish a version although it was withdrawn; it is withdrawn no longer")
+    approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
+    comment: str | None = Field(None, max_length=2000, description=COMMENT)
 
 
 class RollbackSubsetConfig(Config):
@@ -81,11 +83,12 @@ def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
     subset = choose_version(
         engine, config.name, version=config.version, is_newest=True, may_be_withdrawn=config.version is not None
     )
+    said = approval(config.approved_by, config.comment)
     if subset.state != "withdrawn":
-        return _publish(engine, subset, action="publish")
+        return _publish(engine, subset, action="publish", said=said)
     if not config.reinstate:
         raise ConfigError(_withdrawn(subset))
-    return _publish(engine, subset, action="reinstate")
+    return _publish(engine, subset, action="reinstate", said=said)
 
 
 def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
@@ -175,6 +178,9 @@ def _withdrawn(subset: SubsetRow) -> str:
     )
 
 
-def _publish(engine: Engine, subset: SubsetRow, *, action: str) -> PublishSubsetReport:
-    is_new = publish_subset(engine, subset, load_manifest(engine, subset), actor=current_actor(), action=action)
+def _publish(
+    engine: Engine, subset: SubsetRow, *, action: str, said: dict[str, str] | None = None
+) -> PublishSubsetReport:
+    manifest = load_manifest(engine, subset)
+    is_new = publish_subset(engine, subset, manifest, actor=current_actor(), action=action, said=said)
     return PublishSubsetReport(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)

@@ -1,8 +1,11 @@
 """What every DAG file must be: small, import-light, documented, and nothing but command lines that our own parser accepts."""
 
 import ast
+import contextlib
 import importlib
 import itertools
+import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +23,14 @@ RUNBOOK = DAGS.parent / "infra" / "RUNBOOK.md"
 SUPPORT = ("commands", "forms", "jobs", "people", "pods")
 DEVICE_TASKS = {"score", "train_rater", "train_downstream", "evaluate"}
 ALLOWED_IMPORTS = {"json", "os", "airflow.sdk", *SUPPORT}
-RESULTS = {"plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True}}
+ANSWER = {
+    "chosen_options": ["Approve"], "params_input": {"comment": "fine; $(id)\0"}, "responded_by_user": {"id": "7", "name": "ann"},
+}  # fmt: skip
+RESULTS = {
+    "plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True},
+    "plan_publish": {"version": 3, "question": "?"},
+    "approve": ANSWER,
+}
 PLANNED = SimpleNamespace(xcom_pull=lambda task_ids: RESULTS[task_ids])
 # What a shell, a template, an option parser, a terminal or a reader of Unicode would take for more than a value.
 HOSTILE = [
@@ -135,7 +145,7 @@ def test_work_for_a_device_waits_in_the_gpu_pool(dag):
 
 def test_only_listing_tasks_return_a_value(dag):
     returning = {task.task_id for task in command_tasks(dag) if attribute(task, "do_xcom_push") is not False}
-    assert returning == {task.task_id for task in dag.tasks} & {"plan", "plan_promote"}
+    assert returning == {task.task_id for task in dag.tasks} & {"plan", "plan_promote", "plan_publish"}
 
 
 def test_a_task_is_tried_again_later_and_later_ends_in_time_and_says_why_it_failed(dag):
@@ -265,7 +275,65 @@ def test_the_night_is_the_partition_key_else_the_forms_else_the_day_of_the_run(d
 def test_the_rater_that_a_person_was_asked_about_is_promoted_and_no_newer_one(dags):
     dag = dags["train_rater"]
     words = command(dag.get_task("promote"), form(dag, FILLED["train_rater"]))
-    assert words == ["alchemist", "promote", "--rater=crawl-loss-0a1b2c3d"]
+    assert words == [
+        "alchemist",
+        "promote",
+        "--rater=crawl-loss-0a1b2c3d",
+        "--approved-by=ann",
+        "--comment=fine; $(id)",
+    ]
+
+
+def test_the_version_that_a_person_was_asked_about_is_published_and_no_newer_one(dags):
+    dag = dags["build_subset"]
+    words = command(dag.get_task("publish"), form(dag, FILLED["build_subset"]))
+    said = ["--version=3", "--approved-by=ann", "--comment=fine; $(id)"]
+    assert words == ["alchemist", "subset", "publish", *said, "--", "best"]
+
+
+@pytest.mark.parametrize("given", [None, {}], ids=["skipped", "nothing"])
+def test_where_nobody_was_asked_nobody_is_named(dags, given):
+    assert importlib.import_module("people").answered(given) == {}
+
+
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, option, tmp_path, monkeypatch):
+    program = tmp_path / "alchemist"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open({str(tmp_path / 'noted')!r}, 'w'))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    dag = dags["build_subset"]
+    about = {"dag_id": "build_subset", "task_id": "approve", "run_id": "r 1", "try_number": 1, "map_index": -1}
+    one = SimpleNamespace(**about, xcom_pull=PLANNED.xcom_pull, xcom_push=lambda **_: None)
+    params = form(dag, FILLED["build_subset"])
+    run = SimpleNamespace(partition_key=None, conf={}, run_after=datetime(2026, 1, 3, tzinfo=UTC))
+    context = {
+        "task_instance": one,
+        "ti": one,
+        "params": params,
+        "dag_run": run,
+        "dag": dag,
+        "task": dag.get_task("approve"),
+    }
+    event = {**ANSWER, "chosen_options": [option], "responded_at": datetime(2026, 1, 3, tzinfo=UTC)}
+    with contextlib.ExitStack() as skipping:
+        if option == "Reject":
+            skipped = importlib.import_module("airflow.sdk.exceptions").DownstreamTasksSkipped
+            skipping.enter_context(pytest.raises(skipped))
+        dag.get_task("approve").execute_complete(context, event)
+    noted = json.loads((tmp_path / "noted").read_text())
+    assert noted[:2] == ["note", "answer"]
+    options = vars(build_parser(noted).parse_args(noted))
+    config = read_config(options["command"].config, options)
+    assert (config.subject, config.run, config.answer) == ("build_subset.approve", "r 1", option)
+    assert (config.approved_by, config.comment) == ("ann", "fine; $(id)")
+
+
+def test_a_command_knows_the_run_that_it_belongs_to(dags, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "r1")
+    assert importlib.import_module("commands").environment_of(["alchemist", "drift"])["AIRFLOW_CTX_DAG_RUN_ID"] == "r1"
 
 
 def test_the_default_name_of_a_subset_is_one_that_select_takes(dags):

@@ -30,6 +30,7 @@ from .published_client import TIMEOUT_S, Airflow
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800), pytest.mark.xdist_group("airflow")]
 
 EMPTY_NIGHT = "2026-01-03"
+COMMENT = "looks good; {{ 7 * 7 }} $(id)"
 PICTURES = Path(".alchemist/screenshots")
 
 
@@ -92,7 +93,7 @@ def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
     airflow.wait_for_task("build_subset", asked, "approve", "awaiting_input")
     if find_chromium():
         look(life, airflow, folder, asked)
-    answer = airflow.client.UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={})
+    answer = airflow.client.UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={"comment": COMMENT})
     airflow.tasks.update_hitl_detail("build_subset", asked, "approve", -1, answer)
     life.states["a subset that a person approved"] = airflow.wait("build_subset", asked)
     life.states["evaluation"] = wait_for_evaluations(life, airflow)
@@ -221,6 +222,14 @@ def test_somebody_is_told_that_a_person_is_asked(life: Life) -> None:
     (row,) = life.query("SELECT subject, after FROM alchemist.audit_events WHERE action = 'approval asked'")
     assert row.subject == "build_subset.approve"
     assert "Publish subset asked?" in row.after["reason"]
+    assert "- Compared with the published version: none is published yet" in row.after["reason"]
+
+
+def test_who_approved_when_and_with_which_comment_is_kept_in_the_store(life: Life) -> None:
+    (answered,) = life.query("SELECT after FROM alchemist.audit_events WHERE action = 'approval answered'")
+    (published,) = life.query("SELECT after FROM alchemist.audit_events WHERE subject = 'subset asked'")
+    assert answered.after.items() >= {"answer": "Approve", "approved_by": "admin", "comment": COMMENT}.items()
+    assert published.after == {"version": 1, "approved_by": "admin", "comment": COMMENT}
 
 
 def test_every_suite_of_checks_left_its_outcomes(life: Life) -> None:
