@@ -14,9 +14,9 @@ from alchemist_core.presets import PRESETS
 Field = dict[str, Any]
 
 KEPT = ("description", "enum", "pattern", "format")
-# Airflow's number widget silently changes what was typed to the nearest `minimum` or `maximum` that it sees. Inside `allOf` it does
-# not see them, and its server still refuses what breaks them.
-BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+# Airflow's number widget changes a typed 35 to the maximum and drops a minus sign, without a word. A number is therefore typed as
+# text: its pattern and, for a number sent by REST, its bounds inside `allOf` are checked by Airflow's server.
+BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
 # A difference of one seed is no finding: it has no interval. The stage's own default is one, for a person who tries something.
 SEEDS = "0,1,2"
 SEEDS_TEXT = "Seeds, comma between them; the arms of one seed start alike. Three cost thrice the training of one, and give an interval"
@@ -88,21 +88,48 @@ def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
     inner = next(choice for choice in choices if choice.get("type") != "null")
     merged = {**inner, **field}
     kept = {key: value for key, value in merged.items() if key in KEPT}
-    if bounds := {key: value for key, value in merged.items() if key in BOUNDS}:
-        kept["allOf"] = [bounds]
     if kept.get("format") != "date":  # the only format that has a widget of its own
         kept.pop("format", None)
     kept["description"] = kept["description"].replace("; none: ", "; empty: ")
-    kind = "string" if inner["type"] == "array" else inner["type"]
+    kind: Any = "string" if inner["type"] == "array" else inner["type"]
+    if kind in ("integer", "number"):
+        kept |= _typed_number(kind, {key: merged[key] for key in BOUNDS if key in merged})
+        kind = ["string", kind]
     if len(choices) > 1:
-        return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
+        return {"type": _or_null(kind), "default": None, "title": _title(name), **kept}
     if is_preset:
         kept["description"] += "; empty: as the preset says"
         kept |= {"enum": [None, *kept["enum"]]} if "enum" in kept else {}
-        return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
+        return {"type": _or_null(kind), "default": None, "title": _title(name), **kept}
     if field["is_required"]:
         return {"type": kind, "title": _title(name), **kept, **({"minLength": 1} if kind == "string" else {})}
     return {"type": kind, "default": _text(field["default"]), "title": _title(name), **kept}
+
+
+def _typed_number(kind: str, bounds: Field) -> Field:
+    """Return the pattern of a number that is typed, and what it allows in words: the refusal shows both.
+
+    >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100})["allowed"]
+    'at least 0, below 100'
+    """
+    words = ", ".join(
+        f"{BOUNDS[key]} {value:g}" if kind == "number" else f"{BOUNDS[key]} {value}" for key, value in bounds.items()
+    )
+    largest = bounds.get("maximum", bounds.get("exclusiveMaximum", 10**9))
+    if kind == "integer":
+        pattern = rf"^\s*[0-9]{{1,{len(str(largest))}}}\s*$"
+    elif largest == 1:
+        words += "; such as 0.2 or 20%"
+        not_zero = r"(?![0.\s%]*$)" if "exclusiveMinimum" in bounds else ""
+        not_one = r"(?!0*1\.?0*\s*$|0*100)" if "exclusiveMaximum" in bounds else ""
+        pattern = rf"^\s*{not_zero}{not_one}(0*\.[0-9]+|0+\.?|0*1\.?0*|([0-9]{{1,2}}(\.[0-9]+)?|100(\.0+)?)\s*%)\s*$"
+    else:
+        pattern = rf"^\s*([0-9]{{1,{len(str(int(largest)))}}}(\.[0-9]*)?|\.[0-9]+)\s*$"
+    return {"pattern": pattern, "allowed": words, "allOf": [bounds]}
+
+
+def _or_null(kind: Any) -> list[str]:
+    return [*(kind if isinstance(kind, list) else [kind]), "null"]
 
 
 def _text(default: Any) -> Any:

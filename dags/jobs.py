@@ -52,6 +52,25 @@ class GiveUpOnFinalErrors(RetryPolicy):
         return RetryDecision.default()
 
 
+def read_value(name, value, field):
+    """Return one value of a form; a number that was typed as text becomes a number, 20% is 0.2."""
+    if not isinstance(value, str):
+        return value
+    if "\0" in value or len(value) > LONGEST_VALUE:
+        raise CommandFailed(
+            f"{name} cannot be an argument of a command: at most {LONGEST_VALUE:,} characters, none of them NUL.", 2
+        )
+    if "integer" not in field["type"] and "number" not in field["type"]:
+        return value
+    text = value.strip()
+    try:
+        if "integer" in field["type"]:
+            return int(text)
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise CommandFailed(f"{name} is {value!r}: it must be a number, {field['allowed']}.", 2) from None
+
+
 @dataclass(frozen=True)
 class Run:
     """What a command line may be made of: all that comes from outside, by name."""
@@ -73,13 +92,7 @@ class Run:
             raise CommandFailed(
                 f"Unknown key in the run's configuration: {', '.join(map(repr, unknown))}. Allowed: {allowed}.", 2
             )
-        given = {name: context["params"][name] for name in fields}
-        for name, value in given.items():
-            if isinstance(value, str) and ("\0" in value or len(value) > LONGEST_VALUE):
-                raise CommandFailed(
-                    f"{name} cannot be an argument of a command: at most {LONGEST_VALUE:,} characters, none of them NUL.",
-                    2,
-                )
+        given = {name: read_value(name, context["params"][name], field) for name, field in fields.items()}
         day = dag_run.partition_key or given.get("crawl_date") or dag_run.run_after.date().isoformat()
         return cls(given, item, day, context["ti"])
 

@@ -31,15 +31,13 @@ def train_rater():
     def of_dataset(*words, **flags):
         return lambda run: alchemist(*words, dataset=run.form["dataset"], **flags)
 
-    def score(run):
-        return of_dataset("score", rater=NEWEST, slot=run.item)(run)
-
     def promote(run):
         return alchemist("promote", rater=run.result_of("plan_promote")["rater"], **answered(run.result_of("approve")))
 
     train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form))
+    certify = step("certify", lambda _run: alchemist("certify", rater=NEWEST))
     plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
-    scored = device_step("score", score, over=plan.output)
+    score = device_step("score", lambda run: of_dataset("score", rater=NEWEST, slot=run.item)(run), over=plan.output)
     plan_promote = step("plan_promote", lambda _run: alchemist("plan", "promote", rater=NEWEST, json=True), returns="")
     asked = approve(
         "approve",
@@ -48,8 +46,7 @@ def train_rater():
     )
     promoted = step("promote", promote, trigger_rule="none_failed")
     checked = step("check_scores", of_dataset("check", suite="scores"))
-    train >> step("certify", lambda _run: alchemist("certify", rater=NEWEST)) >> plan
-    scored >> plan_promote >> asked >> promoted >> checked
+    train >> certify >> plan >> score >> plan_promote >> asked >> promoted >> checked
     checked >> step("publish", of_dataset("publish", "night"))
 
 

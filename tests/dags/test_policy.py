@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from alchemist_core.command_line import build_parser, read_config
+from alchemist_core.errors import FINAL_EXIT_CODES
 from alchemist_core.forms import render_forms
 
 from .conftest import DAGS, NAMES
@@ -342,6 +343,37 @@ def test_the_default_name_of_a_subset_is_one_that_select_takes(dags):
     words = command(dag.get_task("select"), params)[1:]
     options = vars(build_parser(words).parse_args(words))
     assert read_config(options["command"].config, options).as_json()["name"] == "web+books-shift_gsample-r25"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("0.2", 0.2), (".5", 0.5), ("20%", 0.2), (" 12.5 % ", 0.125), ("1", 1.0), (0.3, 0.3)]
+)
+def test_a_typed_retention_is_the_number_that_is_used(dags, typed, meant):
+    dag = dags["build_subset"]
+    dag.params.get_param("retention").resolve(typed)
+    words = command(dag.get_task("select"), form(dag, {**FILLED["build_subset"], "retention": typed}))
+    assert f"--retention={meant}" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        *(("retention", value) for value in ("35", "1.5", "0", "-1", "0%", "101%", "a", "1e-3", "٣", 35, 1.5, 0, -1)),
+        *(("seed", value) for value in ("-3", "1.5", "x", -3, 1.5)),
+        ("drop_top_ratio", "100%"), ("mean_rank", "-0.1"), ("std_rank", "-1"), ("start_rank", 1),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_bounds_is_refused_with_what_is_allowed(dags, name, typed):
+    from airflow.sdk.exceptions import ParamValidationError  # noqa: TID251  tests of DAGs run Airflow
+
+    with pytest.raises(ParamValidationError) as refused:
+        dags["build_subset"].params.get_param(name).resolve(typed)
+    words = ("at most", "below") if isinstance(typed, str) else ("minimum", "maximum", "is not of type")
+    assert any(word in str(refused.value) for word in words)
+
+
+def test_the_codes_that_are_not_tried_again_are_those_of_the_error_classes(dags):
+    assert importlib.import_module("jobs").FINAL_EXIT_CODES == FINAL_EXIT_CODES
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 7, 8, 9])
