@@ -14,8 +14,8 @@ from alchemist_core.presets import PRESETS
 Field = dict[str, Any]
 
 KEPT = ("description", "enum", "pattern", "format")
-# Airflow's number widget changes a typed 35 to the maximum and drops a minus sign, without a word. A number is therefore typed as
-# text: its pattern and, for a number sent by REST, its bounds inside `allOf` are checked by Airflow's server.
+# Airflow's number widget changes a typed 35 to the maximum and drops a minus sign, without a word. A field that declares no type is
+# a text widget; what is typed there (`then`) and a number that REST sends (`else`) are both checked by Airflow's server.
 BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
 # A difference of one seed is no finding: it has no interval. The stage's own default is one, for a person who tries something.
 SEEDS = "0,1,2"
@@ -91,25 +91,27 @@ def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
     if kept.get("format") != "date":  # the only format that has a widget of its own
         kept.pop("format", None)
     kept["description"] = kept["description"].replace("; none: ", "; empty: ")
-    kind: Any = "string" if inner["type"] == "array" else inner["type"]
-    if kind in ("integer", "number"):
-        kept |= _typed_number(kind, {key: merged[key] for key in BOUNDS if key in merged})
-        kind = ["string", kind]
-    if len(choices) > 1:
-        return {"type": _or_null(kind), "default": None, "title": _title(name), **kept}
-    if is_preset:
+    kind = "string" if inner["type"] == "array" else inner["type"]
+    is_empty_allowed = len(choices) > 1 or is_preset
+    if is_preset and len(choices) == 1:
         kept["description"] += "; empty: as the preset says"
         kept |= {"enum": [None, *kept["enum"]]} if "enum" in kept else {}
-        return {"type": _or_null(kind), "default": None, "title": _title(name), **kept}
+    if kind in ("integer", "number"):
+        bounds = {key: merged[key] for key in BOUNDS if key in merged}
+        default = None if is_empty_allowed else str(field["default"])
+        number = _typed_number(kind, bounds, is_empty_allowed=is_empty_allowed)
+        return {"default": default, "title": _title(name), **kept, **number}
+    if is_empty_allowed:
+        return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
     if field["is_required"]:
         return {"type": kind, "title": _title(name), **kept, **({"minLength": 1} if kind == "string" else {})}
     return {"type": kind, "default": _text(field["default"]), "title": _title(name), **kept}
 
 
-def _typed_number(kind: str, bounds: Field) -> Field:
-    """Return the pattern of a number that is typed, and what it allows in words: the refusal shows both.
+def _typed_number(kind: str, bounds: Field, *, is_empty_allowed: bool) -> Field:
+    """Return the conditions of a number: a pattern for typed text, with what it allows in words, and bounds for a number.
 
-    >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100})["allowed"]
+    >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100}, is_empty_allowed=False)["then"]["allowed"]
     'at least 0, below 100'
     """
     words = ", ".join(
@@ -125,11 +127,8 @@ def _typed_number(kind: str, bounds: Field) -> Field:
         pattern = rf"^\s*{not_zero}{not_one}(0*\.[0-9]+|0+\.?|0*1\.?0*|([0-9]{{1,2}}(\.[0-9]+)?|100(\.0+)?)\s*%)\s*$"
     else:
         pattern = rf"^\s*([0-9]{{1,{len(str(int(largest)))}}}(\.[0-9]*)?|\.[0-9]+)\s*$"
-    return {"pattern": pattern, "allowed": words, "allOf": [bounds]}
-
-
-def _or_null(kind: Any) -> list[str]:
-    return [*(kind if isinstance(kind, list) else [kind]), "null"]
+    number = {"type": [kind, "null"] if is_empty_allowed else kind, **bounds}
+    return {"if": {"type": "string"}, "then": {"allowed": words, "pattern": pattern}, "else": number}
 
 
 def _text(default: Any) -> Any:

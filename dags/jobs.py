@@ -29,7 +29,10 @@ FINAL_EXIT_CODES = (2, 5, 7, 9)
 
 def form(dag_id, **defaults):
     """Return a DAG's form; `defaults` fill in what a scheduled run cannot be asked."""
-    given = {name: {"default": value} for name, value in defaults.items()}
+    # A number as text: Airflow would show a number in the widget that changes what is typed.
+    given = {
+        name: {"default": str(value) if "else" in FORMS[dag_id][name] else value} for name, value in defaults.items()
+    }
     return {name: Param(**field | given.get(name, {})) for name, field in FORMS[dag_id].items()}
 
 
@@ -60,15 +63,15 @@ def read_value(name, value, field):
         raise CommandFailed(
             f"{name} cannot be an argument of a command: at most {LONGEST_VALUE:,} characters, none of them NUL.", 2
         )
-    if "integer" not in field["type"] and "number" not in field["type"]:
+    if "else" not in field:
         return value
     text = value.strip()
     try:
-        if "integer" in field["type"]:
+        if "integer" in field["else"]["type"]:
             return int(text)
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        raise CommandFailed(f"{name} is {value!r}: it must be a number, {field['allowed']}.", 2) from None
+        raise CommandFailed(f"{name} is {value!r}: it must be a number, {field['then']['allowed']}.", 2) from None
 
 
 @dataclass(frozen=True)
