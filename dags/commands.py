@@ -21,8 +21,8 @@ PASSED_PREFIXES = (
     "ALCHEMIST_", "LC_", "SSL_", "AWS_", "CUDA_", "NVIDIA_", "NCCL_", "ACCELERATE_", "TORCH_", "PYTORCH_", "HF_", "OMP_", "MKL_",
     "OPENBLAS_", "OPENLINEAGE_", "KUBERNETES_SERVICE_",
 )  # fmt: skip
-# What only one command needs: cleaning Airflow's database takes its address, a note of a failure the folder of the task logs.
-NEEDED_BY = {"ALCHEMIST_AIRFLOW_DATABASE_URL": ("maintain", "airflow"), "AIRFLOW_HOME": ("note",)}
+# What only some commands need: cleaning Airflow's database takes its address, a note of a failure the folder of the task logs.
+NEEDED_BY = {"ALCHEMIST_AIRFLOW_DATABASE_URL": ["maintain airflow"], "AIRFLOW_HOME": ["maintain airflow", "note failure"]}
 
 
 def alchemist(*words, operand=None, **flags):
@@ -46,13 +46,11 @@ def alchemist(*words, operand=None, **flags):
 
 def environment_of(line):
     """Return the environment of a command: the variables of this process that the command needs, and no other."""
-    words = tuple(line[1:])
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if (words[: len(NEEDED_BY[name])] == NEEDED_BY[name] if name in NEEDED_BY else _is_passed(name))
-    }
+    verb = " ".join(line[1:3])
+    return {name: value for name, value in os.environ.items() if _is_passed(name, verb)}
 
 
-def _is_passed(name):
+def _is_passed(name, verb):
+    if name in NEEDED_BY:
+        return verb in NEEDED_BY[name]
     return name in PASSED or name.startswith(PASSED_PREFIXES)

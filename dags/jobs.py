@@ -8,11 +8,15 @@ ALCHEMIST_JOB_RUNNER=local|kubernetes. The pod's image, devices, volumes and sec
 
 import json
 import os
+import signal
+import subprocess
+import tempfile
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import BaseOperator, Param, RetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowSkipException
@@ -23,6 +27,8 @@ RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; the kernel takes 131,071 bytes in one argument
+N_LINES_KEPT = 30
+NOT_STARTED = 127
 # Exit codes that the same command would give again (alchemist_core/errors.py; a test compares).
 FINAL_EXIT_CODES = (2, 5, 7, 9)
 
@@ -37,10 +43,10 @@ def form(dag_id, **defaults):
 
 
 class CommandFailed(SystemExit):
-    """A command that failed: Airflow logs it as one line, without a traceback."""
+    """A command that failed: Airflow logs its reason, without a traceback."""
 
-    def __init__(self, line, code):
-        super().__init__(line or f"exit code {code}")
+    def __init__(self, reason, code):
+        super().__init__(reason or f"exit code {code}")
         self.exit_code = code
 
 
@@ -119,18 +125,38 @@ class CommandTask(BaseOperator):
     def __init__(self, *, line, when=None, item=None, returns=None, **options):
         super().__init__(**{"do_xcom_push": returns is not None, **options})
         self.line, self.when, self.item, self.returns = line, when, item, returns
-        self.hook = SubprocessHook()
+        self.process = None
 
     def execute(self, context):
         """Run it here, without a shell."""
-        line = self.read_line(context)
-        done = self.hook.run_command(line, env=environment_of(line))
-        if done.exit_code != 0:
-            raise CommandFailed(done.output, done.exit_code)
+        said = self.run(self.read_line(context))
         if self.returns is None:
             return None
-        result = json.loads(done.output)
+        result = json.loads(said[-1])
         return result[self.returns] if self.returns else result
+
+    def run(self, line):
+        """Run a command, log what it prints, and return the end of it."""
+        self.log.info("Running %s", line)
+        said = deque(maxlen=N_LINES_KEPT)
+        with tempfile.TemporaryDirectory() as folder:
+            # A session of its own, so that it outlives a worker that dies: the next try follows its run.
+            options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "cwd": folder}
+            try:
+                self.process = subprocess.Popen(line, env=environment_of(line), **options)
+            except OSError as error:
+                raise CommandFailed(f"{line[0]} cannot be started: {error.strerror}.", NOT_STARTED) from None
+            for raw in self.process.stdout:
+                text = raw.decode(errors="backslashreplace").rstrip()
+                self.log.info("%s", text)
+                if text.startswith("error: "):
+                    said.clear()
+                if text:
+                    said.append(text)
+            if code := self.process.wait():
+                is_explained = said and said[0].startswith("error: ")
+                raise CommandFailed("\n".join(said) if is_explained else "".join([*said][-1:]), code)
+        return said
 
     def read_line(self, context):
         """Return the argument list of this run."""
@@ -141,7 +167,9 @@ class CommandTask(BaseOperator):
 
     def on_kill(self):
         """Stop the command with its task."""
-        self.hook.send_sigterm()
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
 
 
 def step(task_id, line, **options):

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Bring both databases up to date and let Grafana in; harmless to repeat. Run by compose.yaml once before anything else starts.
+# Bring both databases up to date and give each role its password; harmless to repeat. Run by compose.yaml once before anything else.
+# ALCHEMIST_DATABASE_URL is the owner's here, and only here.
 set -euo pipefail
 python - <<'PYTHON'
 import os
@@ -8,17 +9,27 @@ from psycopg2 import sql
 
 from alchemist_core.store.migrate import migrate
 
+AIRFLOW = sql.Identifier("alchemist_airflow")
+PASSWORDS = {
+    "alchemist_reader": "STORE_READER_PASSWORD",
+    "alchemist_writer": "STORE_WRITER_PASSWORD",
+    "alchemist_airflow": "AIRFLOW_DATABASE_PASSWORD",
+}
+
 url = os.environ["ALCHEMIST_DATABASE_URL"]
+migrate(url)
 connection = psycopg2.connect(url)
 connection.autocommit = True
 with connection.cursor() as cursor:
+    cursor.execute("SELECT to_regrole('alchemist_airflow') IS NULL")
+    if cursor.fetchone()[0]:
+        cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(AIRFLOW))
+    for role, variable in PASSWORDS.items():
+        password = sql.Literal(os.environ[variable])
+        cursor.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), password))
     cursor.execute("SELECT true FROM pg_database WHERE datname = 'airflow'")
     if cursor.fetchone() is None:
-        cursor.execute("CREATE DATABASE airflow")
-migrate(url)
-with connection.cursor() as cursor:
-    password = sql.Literal(os.environ["STORE_READER_PASSWORD"])
-    cursor.execute(sql.SQL("ALTER ROLE alchemist_reader LOGIN PASSWORD {}").format(password))
+        cursor.execute(sql.SQL("CREATE DATABASE airflow OWNER {}").format(AIRFLOW))
 PYTHON
 airflow db migrate
 airflow pools set gpu "${ALCHEMIST_SCORE_SLOTS:-1}" "One slot a device"

@@ -71,6 +71,14 @@ CREATE_DATABASE = r"""
 SELECT pg_advisory_lock(hashtext(:'name')) \g /dev/null
 SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'owner')
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
+SELECT format('ALTER DATABASE %I OWNER TO %I', datname, :'owner') FROM pg_database
+WHERE datname = :'name' AND datdba <> to_regrole(:'owner') \gexec
+\connect :"name"
+-- What an older home made as another role: tables with their sequences, and types. REASSIGN OWNED would take other databases too.
+SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'owner') FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> to_regrole(:'owner') \gexec
+SELECT format('ALTER TYPE %s OWNER TO %I', oid::regtype, :'owner') FROM pg_type
+WHERE typnamespace = 'public'::regnamespace AND typtype = 'e' AND typowner <> to_regrole(:'owner') \gexec
 """
 
 
@@ -88,10 +96,10 @@ class EmbeddedPostgres:
         login = LOGINS[role]
         return f"postgresql://{login}:{self.passwords[login]}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, name: str) -> str:
-        """Make a database of the owner unless it exists, and return its URL."""
-        self.run_sql(CREATE_DATABASE, name=name, owner=OWNER)
-        return self.url(name)
+    def create_database(self, name: str, role: Role = "owner") -> str:
+        """Make a database of this role unless it exists, and return its URL; what is in an older one becomes the role's."""
+        self.run_sql(CREATE_DATABASE, name=name, owner=LOGINS[role])
+        return self.url(name, role)
 
     def run_sql(self, script: str, *, secret: dict[str, str] | None = None, **variables: str) -> str:
         """Run a psql script as superuser in the maintenance database, and return what it prints.

@@ -15,10 +15,16 @@ from typing import Literal
 
 from alchemist_core.local.postgres_programs import write_secret
 
-Role = Literal["owner", "writer", "reader"]
+Role = Literal["owner", "writer", "reader", "airflow"]
 SUPERUSER = "postgres"
-LOGINS: dict[Role, str] = {"owner": "alchemist", "writer": "alchemist_writer", "reader": "alchemist_reader"}
-"""What each role is called on the server. The owner may make roles and databases, the others come from `sql/roles.sql`."""
+LOGINS: dict[Role, str] = {
+    "owner": "alchemist",
+    "writer": "alchemist_writer",
+    "reader": "alchemist_reader",
+    "airflow": "alchemist_airflow",
+}
+"""What each role is called on the server. The owner may make roles and databases; writer and reader are described in
+`sql/roles.sql`; airflow owns Airflow's database and reads nothing of the store."""
 
 PASSWORDS_SET = "has_role_passwords"
 """Entry of the home's record which says that the server was given the passwords of these files."""

@@ -131,12 +131,12 @@ def _choose_ports(remembered: Ports | None) -> Ports:
 
 def _migrate_airflow(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
     """Bring Airflow's own database up to date, unless a stamp beside its data says that it is."""
-    stamp = postgres.data_dir.parent / "airflow-version"
+    stamp = postgres.data_dir.parent / "airflow-version-and-role"
     current = _airflow_version()
     if stamp.exists() and stamp.read_text() == current:
         return
-    url = postgres.create_database("airflow")
-    environment = build_environment(home, port=port, metadata_url=url, store_url=postgres.url())
+    url = postgres.create_database("airflow", role="airflow")
+    environment = build_environment(home, port=port, metadata_url=url, store_url=postgres.url(role="writer"))
     command = [str(PROGRAMS / "airflow"), "db", "migrate"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

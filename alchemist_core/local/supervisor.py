@@ -163,11 +163,16 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         assert self._postgres is not None, "Postgres is revived before any child starts"
         given = load_settings().database_url
-        store_url = given.get_secret_value() if given else self._postgres.url()
+        # Neither Airflow nor what it starts may change the schema: `up` has migrated the store.
+        store_url = given.get_secret_value() if given else self._postgres.url(role="writer")
+        metadata_url = self._postgres.url("airflow", role="airflow")
         return build_environment(
-            self._home, port=self._ports.airflow, metadata_url=self._postgres.url("airflow"), store_url=store_url,
+            self._home,
+            port=self._ports.airflow,
+            metadata_url=metadata_url,
+            store_url=store_url,
             statsd_port=self._ports.statsd,
-        )  # fmt: skip
+        )
 
     def _write(self) -> None:
         children = {child.name: state for child in self._children if (state := child.state())}

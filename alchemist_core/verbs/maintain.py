@@ -71,7 +71,9 @@ def airflow(config: RetentionConfig) -> MaintainReport:
         return MaintainReport(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set: nothing was cleaned")
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
     command = [str(Path(sys.executable).parent / "airflow"), "db", "clean", "--yes", "--skip-archive"]
-    environment = os.environ | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value()}
+    # Without the second variable Airflow derives an asynchronous URL, which takes a driver that it does not bring.
+    addresses = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value(), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": ""}
+    environment = os.environ | addresses
     done = subprocess.run(
         [*command, "--clean-before-timestamp", before.isoformat()],
         env=environment, capture_output=True, text=True, check=False,

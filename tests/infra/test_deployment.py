@@ -33,11 +33,10 @@ GPU = {"score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.tr
 pods = {}
 for task_id, dag in GPU.items():
     task = dag.get_task(task_id)
-    mapped = {"op_kwargs": {"slot": 0} if task_id == "score" else {"subset": "best"}}
-    operator = task.unmap(mapped) if task.is_mapped else task
+    operator = task.unmap({"item": 0 if task_id == "score" else "best"}) if task.is_mapped else task
     params = {name: dag.params.get_param(name).value for name in dag.params} | {"dataset": "crawl", "validation": "goal"}
-    run = SimpleNamespace(partition_key="2026-01-02")
-    operator.cmds = operator._generate_cmds({"params": params, "dag_run": run})
+    run = SimpleNamespace(partition_key="2026-01-02", conf={})
+    operator.cmds = operator.read_line({"params": params, "dag_run": run, "dag": dag, "ti": None})
     pod = operator.build_pod_request_obj()
     pods[task_id] = client.ApiClient().sanitize_for_serialization(pod)
 print("\\n" + json.dumps(pods))

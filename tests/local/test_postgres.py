@@ -144,7 +144,7 @@ def test_a_taken_port_is_left_alone(used_home: Path) -> None:
 def test_nobody_enters_without_the_password(used_home: Path) -> None:
     server = start_postgres(used_home)
     files = list((used_home / "postgres").glob("password*"))
-    assert len(files) == len(set(server.passwords.values())) == 4
+    assert len(files) == len(set(server.passwords.values())) == 5
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert not [password for password in server.passwords.values() if password in repr(server)]
     for host in ("127.0.0.1", server.socket_dir):
@@ -245,6 +245,18 @@ def test_the_owner_is_no_superuser_and_gets_databases_on_demand(used_home: Path)
     url = server.create_database("airflow")
     assert server.create_database("airflow") == url
     assert ask(url, "SELECT current_database() || ' ' || current_setting('is_superuser')") == "airflow off"
+
+
+def test_airflows_database_becomes_its_own_roles_and_that_role_reads_nothing_of_the_store(used_home: Path) -> None:
+    server = start_postgres(used_home)
+    older = server.create_database("history")
+    ask(older, "CREATE TYPE mood AS ENUM ('well'); CREATE TABLE runs (run_id serial, mood mood); SELECT 'made'")
+    ask(server.url(), "CREATE SCHEMA alchemist; CREATE TABLE alchemist.scores (); SELECT 'made'")
+    url = server.create_database("history", role="airflow")
+    assert ask(url, "SELECT string_agg(DISTINCT tableowner, ',') FROM pg_tables WHERE tablename = 'runs'") == "alchemist_airflow"
+    assert ask(url, "ALTER TYPE mood ADD VALUE 'better'; INSERT INTO runs (mood) VALUES ('well'); SELECT 'written'") == "written"
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        ask(server.url(role="airflow"), "SELECT 'read' FROM alchemist.scores")
 
 
 def test_psql_of_the_wheel_runs() -> None:
