@@ -22,7 +22,10 @@ PASSED_PREFIXES = (
     "OPENBLAS_", "OPENLINEAGE_", "KUBERNETES_SERVICE_",
 )  # fmt: skip
 # What only some commands need: cleaning Airflow's database takes its address, a note of a failure the folder of the task logs.
-NEEDED_BY = {"ALCHEMIST_AIRFLOW_DATABASE_URL": ["maintain airflow"], "AIRFLOW_HOME": ["maintain airflow", "note failure"]}
+NEEDED_BY = {
+    "ALCHEMIST_AIRFLOW_DATABASE_URL": ["maintain airflow"],
+    "AIRFLOW_HOME": ["maintain airflow", "note failure"],
+}
 
 
 def alchemist(*words, operand=None, **flags):

@@ -72,7 +72,10 @@ def airflow(config: RetentionConfig) -> MaintainReport:
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
     command = [str(Path(sys.executable).parent / "airflow"), "db", "clean", "--yes", "--skip-archive"]
     # Without the second variable Airflow derives an asynchronous URL, which takes a driver that it does not bring.
-    addresses = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value(), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": ""}
+    addresses = {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value(),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": "",
+    }
     environment = os.environ | addresses
     done = subprocess.run(
         [*command, "--clean-before-timestamp", before.isoformat()],

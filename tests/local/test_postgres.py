@@ -171,10 +171,10 @@ def make_old(home: Path) -> EmbeddedPostgres:
     record = home / "postgres" / "server.json"
     owner = server.passwords["alchemist"]
     server.run_sql(f"""
-        DROP OWNED BY alchemist_writer, alchemist_reader; DROP ROLE alchemist_writer, alchemist_reader;
+        DROP OWNED BY alchemist_writer, alchemist_reader; DROP ROLE alchemist_writer, alchemist_reader, alchemist_airflow;
         ALTER ROLE postgres PASSWORD '{owner}'; ALTER ROLE alchemist PASSWORD '{owner}'
     """)
-    for name in ("postgres", "alchemist_writer", "alchemist_reader"):
+    for name in ("postgres", "alchemist_writer", "alchemist_reader", "alchemist_airflow"):
         (home / "postgres" / f"password-{name}").unlink()
     record.write_text(
         json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != PASSWORDS_SET})
@@ -197,7 +197,7 @@ def test_an_older_home_gets_a_password_for_each_role_and_keeps_its_data(home: Pa
         server.url(role="writer"),
         "INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('web', '/web', 'train')",
     )
-    assert len(set(server.passwords.values())) == 4
+    assert len(set(server.passwords.values())) == 5
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(server.url().replace("//alchemist:", "//postgres:"))
 
@@ -253,8 +253,14 @@ def test_airflows_database_becomes_its_own_roles_and_that_role_reads_nothing_of_
     ask(older, "CREATE TYPE mood AS ENUM ('well'); CREATE TABLE runs (run_id serial, mood mood); SELECT 'made'")
     ask(server.url(), "CREATE SCHEMA alchemist; CREATE TABLE alchemist.scores (); SELECT 'made'")
     url = server.create_database("history", role="airflow")
-    assert ask(url, "SELECT string_agg(DISTINCT tableowner, ',') FROM pg_tables WHERE tablename = 'runs'") == "alchemist_airflow"
-    assert ask(url, "ALTER TYPE mood ADD VALUE 'better'; INSERT INTO runs (mood) VALUES ('well'); SELECT 'written'") == "written"
+    assert (
+        ask(url, "SELECT string_agg(DISTINCT tableowner, ',') FROM pg_tables WHERE tablename = 'runs'")
+        == "alchemist_airflow"
+    )
+    assert (
+        ask(url, "ALTER TYPE mood ADD VALUE 'better'; INSERT INTO runs (mood) VALUES ('well'); SELECT 'written'")
+        == "written"
+    )
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         ask(server.url(role="airflow"), "SELECT 'read' FROM alchemist.scores")
 
