@@ -99,7 +99,7 @@ def test_a_dry_run_says_what_it_would_cost_and_show_and_stores_nothing(
     assert found.cost is not None
     # 2 × 5 of the probe, 5 arms × 2 seeds.
     assert (found.cost["n_models"], found.cost["n_raters"]) == (20, 0)
-    assert "spreads of the paired differences" in said.out + said.err
+    assert "standard deviation of the differences" in said.out + said.err
     assert n_models() == 0
     assert list_(ListConfig()).experiments == []
 
