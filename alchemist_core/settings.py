@@ -34,6 +34,14 @@ class Settings(BaseSettings):
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
     )
     score_slots: int = Field(1, ge=1, le=256, description="Worker slots of a scoring night: one per GPU, 1 on a CPU")
+    jobs_per_device: int | None = Field(
+        None, ge=1, le=64,
+        description="Jobs that may use one device at a time; unset: one on a GPU, any number on a CPU",
+    )  # fmt: skip
+    devices: str | None = Field(
+        None,
+        description="Names of this machine's devices in CUDA's order, comma between them; unset: the UUIDs of its GPUs, or its CPU",
+    )
     decode_workers: int | None = Field(
         None, ge=0, le=1024, description="Processes that decode or read shards; 0: none beside; unset: one a core"
     )

@@ -4,12 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alchemist_core.config import Config, Report
 from alchemist_core.experiments.arms import Arm
 from alchemist_core.experiments.config import TrialsConfig
-from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.loops.config import DownstreamConfig, RaterTrainingConfig
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
+
+
+class StepTimingConfig(Config):
+    """Whose steps are timed."""
+
+    model: DownstreamConfig
+    rater: RaterTrainingConfig
+
+
+class StepTimingReport(Report):
+    """Seconds of a step on this machine."""
+
+    model_s: float
+    rater_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +76,23 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
         model: The downstream model.
         rater: Kind of rater whose step is timed.
     """
-    from alchemist_core.loops.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
-
-    model_s, rater_s = seconds_a_step(model, config.training_of(rater, 0))
+    timing = StepTimingConfig(model=model, rater=config.training_of(rater, 0))
+    timed = execute("time_steps", timing, lambda stage_run: time_steps(timing, stage_run), StepTimingReport)
+    model_s, rater_s = timed.model_s, timed.rater_s
     return {
         "n_models": work.n_models, "n_raters": work.n_raters, "n_model_steps": work.n_model_steps, "n_rater_steps": work.n_rater_steps,
         "seconds_a_model_step": round(model_s, 5), "seconds_a_rater_step": round(rater_s, 5),
         "seconds": round(work.n_model_steps * model_s + work.n_rater_steps * rater_s, 1),
     }  # fmt: skip
+
+
+def time_steps(config: StepTimingConfig, stage_run: StageRun) -> StepTimingReport:
+    """Time a few real steps: a run of its own, since it uses a device."""
+    hold_device(stage_run)
+    from alchemist_core.loops.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
+
+    model_s, rater_s = seconds_a_step(config.model, config.rater)
+    return StepTimingReport(model_s=model_s, rater_s=rater_s)
 
 
 def describe_cost(cost: dict[str, Any]) -> str:

@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Seeds, fingerprint
+from alchemist_core.config import Report, Seeds, fingerprint
 from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.errors import DataError
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.trial import Trial
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.pair_reading import StoredPairs
 from alchemist_core.stages.train_rater import TrainRaterConfig, read_both
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.telemetry import ProgressLine, say
+from alchemist_core.telemetry import say
 
 NAME = "dynamics"
 TITLE = "What do pairs of each rank do while the proxy trains? (Fig. 3)"
@@ -50,6 +52,13 @@ class DynamicsConfig(TrialsConfig):
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on: the stored name stands for it."""
         return {"experiment": NAME, **self.model_dump(mode="json", exclude={"name"})}
+
+
+class FollowedReport(Report):
+    """One training that was followed."""
+
+    largest_difference: float
+    marks: list[dict[str, Any]]
 
 
 def follow(config: DynamicsConfig) -> dict[str, Any]:
@@ -86,9 +95,6 @@ def choose_followed(rank_N: NDArray[np.float64], config: DynamicsConfig, seed: i
 
 
 def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
-    from alchemist_core.loops.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
-    from alchemist_core.loops.pairs import JoinedPairs  # noqa: PLC0415
-
     trial = Trial(config, seed)
     trial.prepare()
     rater = trial.rater(config.kind)
@@ -98,21 +104,35 @@ def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
     chosen = choose_followed(_ranks(rater, trained.dataset, hashes), config, seed)
     n_in_band = np.bincount(chosen["band_N"], minlength=config.n_bands).tolist()
     say(f"seed {seed}: rater {rater.name}, {len(chosen['place_N']):,} pairs are followed, by bands {n_in_band}")
-    followed = Followed(**chosen, n_bands=config.n_bands, n_marks=config.n_marks)
-    # Who is followed is in the name: after a takedown it may be others.
-    who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
-    with ProgressLine(f"follow seed {seed}") as line:
-        validation, train = (
-            StoredPairs(rows[name], trained.training.resolution, line.show) for name in ("validation", "dataset")
-        )
-        course = follow_training(
-            require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedPairs(validation, train), followed,
-            out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), report=line.show,
-        )  # fmt: skip
+
+    def work(stage_run: StageRun) -> FollowedReport:
+        return _follow_training(config, stage_run, rater, rows, chosen)
+
+    alone = config.model_copy(update={"seeds": (seed,)})
+    followed = execute("follow_training", alone, work, FollowedReport)
     return {
         "rater": rater.name, "n_in_band": n_in_band, "n_gradients": int(chosen["has_gradient_N"].sum()),
-        "largest_difference": course.largest_difference, "marks": [asdict(mark) for mark in course.marks],
+        **followed.model_dump(),
     }  # fmt: skip
+
+
+def _follow_training(
+    config: DynamicsConfig, stage_run: StageRun, rater: RaterRow, rows: dict[str, Any], chosen: dict[str, Any]
+) -> FollowedReport:
+    hold_device(stage_run)
+    from alchemist_core.loops.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
+    from alchemist_core.loops.pairs import JoinedPairs  # noqa: PLC0415
+
+    side = TrainRaterConfig.model_validate(rater.config).training.resolution
+    validation, train = (StoredPairs(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
+    # Who is followed is in the name: after a takedown it may be others.
+    who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
+    course = follow_training(
+        require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedPairs(validation, train),
+        Followed(**chosen, n_bands=config.n_bands, n_marks=config.n_marks),
+        out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), report=stage_run.report,
+    )  # fmt: skip
+    return FollowedReport(largest_difference=course.largest_difference, marks=[asdict(mark) for mark in course.marks])
 
 
 def _ranks(rater: RaterRow, dataset: str, hashes: list[bytes]) -> NDArray[np.float64]:

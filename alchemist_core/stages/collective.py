@@ -6,7 +6,9 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from alchemist_core.config import Config, Report
-from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import HelperWatch, StageRun, execute
 from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.runs import RunClaim
@@ -20,6 +22,7 @@ def execute_together(
     """Run a stage's work in every launched process; a process alone just runs it.
 
     The first one claims the run key and tells the others whether there is work: where it follows a live run instead, they end.
+    It also holds every device that the processes on its machine use, before it meets them: they allocate nothing until then.
     """
     if _is_alone():
         return execute(stage, config, work, report_type, slot=slot)
@@ -29,10 +32,13 @@ def execute_together(
         claim = tell_all()
         if claim is None:
             raise SystemExit(0)
-        return work(StageRun.of_helper(open_store(), claim))
+        engine = open_store()
+        HelperWatch(engine, claim, load_settings().lease_ttl_s).start()
+        return work(StageRun.of_helper(engine, claim))
     told: list[RunClaim] = []
 
     def announced(stage_run: StageRun) -> R:
+        hold_device(stage_run, n_devices=int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
         told.append(tell_all(stage_run.claim))
         return work(stage_run)
 

@@ -16,6 +16,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import read_average
 from alchemist_core.evaluation.contract import read_contract, read_fields
 from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingredient
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
@@ -154,6 +155,7 @@ def flow_contract(rows: Any) -> dict[str, Any]:
 def _measure(
     stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, metric: str, side: int | None
 ) -> int:
+    hold_device(stage_run)
     from alchemist_core.loops.generators import read_config  # noqa: PLC0415  torch only when there is work
     from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415
     from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415

@@ -17,12 +17,13 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages import lineage
 from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
-from alchemist_core.store.leases import find_holder, renew_leases
+from alchemist_core.store.leases import LeaseClaim, find_holder, is_held, renew_leases
 from alchemist_core.store.refusals import explain_refusal
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
 
 FOLLOW_INTERVAL_S = 1.0
+RENEWAL_POLL_S = 0.05
 ENDED = ("succeeded", "failed")
 
 R = TypeVar("R", bound=Report)
@@ -38,6 +39,9 @@ class StageRun:
         self.progress: dict[str, Any] = {}
         # What was spent on waiting for other runs is no work of this one: it costs nothing.
         self.waited_seconds = 0.0
+        # Leases of the devices that the run uses, given back when it ends.
+        self.devices: list[LeaseClaim] = []
+        self.heartbeat: Heartbeat | None = None
         self._line = line
 
     @classmethod
@@ -51,14 +55,20 @@ class StageRun:
         return self._line is not None
 
     def report(self, done: int, total: int, note: str = "") -> None:
-        """Show progress here, and by the next heartbeat to followers."""
+        """Show progress here, and by the next heartbeat to followers; a run whose leases may be lost does not return."""
+        self.require_leases()
         self.progress = {"done": done, "total": total, "note": note}
         if self._line is not None:
             self._line.show(done, total, note)
 
+    def require_leases(self) -> None:
+        """Block while a lease may have expired, as after the process was stopped for a while: then it is renewed, or this process ends."""
+        if self.heartbeat is not None:
+            self.heartbeat.require_renewed()
+
 
 class Heartbeat(threading.Thread):
-    """Renews the run's leases. A run that has lost its lease stops itself: somebody else may be writing."""
+    """Renews the run's leases. A run that has lost one stops itself: another process may be writing, or using its device."""
 
     def __init__(self, run: StageRun, ttl_s: float) -> None:
         super().__init__(daemon=True, name="heartbeat")
@@ -69,28 +79,66 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         """Beat three times a lease's length, until stopped."""
         while not self._stopped.wait(self._ttl_s / 3):
+            # What is claimed while this is asked is not among the answers.
+            held, asked_at = [self._run.claim.lease, *self._run.devices], time.monotonic()
             try:
                 with self._run.engine.begin() as connection:
                     tokens = renew_leases(connection, self._run.run_id, ttl_s=self._ttl_s)
                     beat(connection, self._run.run_id, self._run.progress)
             except DatabaseError:
-                tokens = None
-            self._judge(tokens)
+                self._judge(held, None, asked_at)
+            else:
+                self._judge(held, tokens, asked_at)
 
-    def _judge(self, tokens: set[int] | None) -> None:
-        lease = self._run.claim.lease
-        if tokens is not None and lease.fencing_token in tokens:
-            self._renewed_at = time.monotonic()
-        elif (tokens is not None or time.monotonic() - self._renewed_at > self._ttl_s) and not self._stopped.is_set():
-            say(f"Lost the lease on {lease.resource}: this process stops; the lease's new holder goes on.")
-            sys.stderr.flush()
-            # Not an exception: the working thread may sit in a long kernel, and must not write any more.
-            os._exit(LeaseLostError.exit_code)
+    def _judge(self, held: list[LeaseClaim], tokens: set[int] | None, asked_at: float) -> None:
+        lost = [] if tokens is None else [lease for lease in held if lease.fencing_token not in tokens]
+        if tokens is not None and not lost:
+            self._renewed_at = asked_at
+        elif (lost or self._is_overdue()) and not self._stopped.is_set():
+            _end_process(f"Lost the lease on {(lost or held)[0].resource}: this process stops.")
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() - self._renewed_at > self._ttl_s
+
+    def require_renewed(self) -> None:
+        """Block while the last renewal is older than a lease lasts: the next beat renews it or ends this process."""
+        while self._is_overdue() and not self._stopped.is_set():
+            time.sleep(RENEWAL_POLL_S)
 
     def stop(self) -> None:
         """End the beat and wait for it."""
         self._stopped.set()
         self.join()
+
+
+class HelperWatch(threading.Thread):
+    """Ends a launched helper whose leader lost its lease: another run may be using the helper's device by then."""
+
+    def __init__(self, engine: Engine, claim: RunClaim, ttl_s: float) -> None:
+        super().__init__(daemon=True, name="helper watch")
+        self._engine, self._claim, self._ttl_s = engine, claim, ttl_s
+
+    def run(self) -> None:
+        """Look three times a lease's length, until the leader has succeeded."""
+        seen_at = time.monotonic()
+        while time.monotonic() - seen_at <= self._ttl_s:
+            time.sleep(self._ttl_s / 3)
+            asked_at = time.monotonic()
+            with suppress(DatabaseError), self._engine.connect() as connection:
+                if is_held(connection, self._claim.lease):
+                    seen_at = asked_at
+                elif read_run(connection, self._claim.run_id).state == "succeeded":
+                    return
+                else:
+                    break
+        _end_process(f"Run {self._claim.run_id} does not hold its devices any more: this helper process stops.")
+
+
+def _end_process(message: str) -> None:
+    say(message)
+    sys.stderr.flush()
+    # Not an exception: the working thread may sit in a long kernel, and must not write any more.
+    os._exit(LeaseLostError.exit_code)
 
 
 def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_type: type[R], *, slot: int = 0) -> R:
@@ -120,8 +168,15 @@ def _work_and_tell(key: RunKey, run: StageRun, work: Callable[[StageRun], R], tt
     return report
 
 
+def _free_device_memory() -> None:
+    """Give back what torch keeps for its next tensors: the process may go on while another run takes the device."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
-    heartbeat = Heartbeat(run, ttl_s)
+    heartbeat = run.heartbeat = Heartbeat(run, ttl_s)
     heartbeat.start()
     began = time.monotonic()
     try:
@@ -133,6 +188,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         _finish_quietly(run, {**fields, **spent(time.monotonic() - began - run.waited_seconds)})
         raise
     heartbeat.stop()
+    _free_device_memory()
     fields = {"report": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
     finish_run(
         run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began - run.waited_seconds)

@@ -15,6 +15,7 @@ from alchemist_core.evaluation.contract import Contract, read_contract, texts_sh
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.stages.sharing import hold_resource, take_unmeasured
@@ -60,6 +61,7 @@ class ImageEvaluation:
         missing = [model for model in trained if model.model_id not in measured]
         if not missing:
             return 0
+        hold_device(self.stage_run)
         from alchemist_core.loops.image_metrics import ImageMetric, Labels  # noqa: PLC0415  torch only when there is work
 
         labels = None if self.labels is None else Labels(self.labels[: self.contract.n_images], self.labels)

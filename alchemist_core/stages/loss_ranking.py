@@ -19,6 +19,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.collective import hold_together, wait_for_all
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.drawing import draw, redraw
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.store.eligible import EligiblePairs
@@ -56,6 +57,8 @@ class LossRanking:
         validation = [bytes(row.pair_hash) for row in rows]
         trained = fingerprint([config.model_dump(mode="json"), self._rater.name, members_sha256(validation)])
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
+        if not path.exists():
+            hold_device(self._stage_run)
         # All subsets of the rater share the model, and those of one pool its losses.
         with hold_together(self._stage_run, f"model:validation-{trained}"):
             if not path.exists():

@@ -17,6 +17,7 @@ from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import DataError
 from alchemist_core.loops.scoring_shards import PendingShard
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
@@ -127,6 +128,7 @@ class Scoring:
     @contextmanager
     def open_pipeline(self) -> "Iterator[ScoringPipeline]":
         """Load the rater and start what decodes for it; all of it ends with the block."""
+        hold_device(self.stage_run)
         from alchemist_core.loops.scoring import Scorer, own_device  # noqa: PLC0415  torch only when there is work
         from alchemist_core.loops.scoring_pipeline import ScoringPipeline  # noqa: PLC0415
 

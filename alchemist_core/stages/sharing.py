@@ -1,14 +1,17 @@
 """What runs of different configs want made alike, such as the model of the full corpus: one makes it, the others wait and find it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import FOLLOW_INTERVAL_S, StageRun
 from alchemist_core.store import models
 from alchemist_core.store.leases import LeaseClaim, claim_lease, find_holder, release_lease
 from alchemist_core.telemetry import say
+
+Claimed = TypeVar("Claimed")
 
 
 @contextmanager
@@ -31,16 +34,29 @@ def take_unmeasured(
                 yield model
 
 
-def _claim(stage_run: StageRun, resource: str) -> LeaseClaim:
-    is_told, began = False, time.monotonic()
-    while True:
-        with stage_run.engine.begin() as connection:
-            lease = claim_lease(connection, resource, run_id=stage_run.run_id, ttl_s=load_settings().lease_ttl_s)
-            run_id = None if lease else find_holder(connection, resource)
-        if lease is not None:
-            stage_run.waited_seconds += time.monotonic() - began
-            return lease
-        if run_id is not None and not is_told:
-            say(f"{resource} is being made by run {run_id}: waiting for it.")
-            is_told = True
+def wait_for_claim(
+    stage_run: StageRun, claim: Callable[[], Claimed | None], describe: Callable[[], str | None]
+) -> Claimed:
+    """Claim again and again until it succeeds; what is waited for is printed once, and the time costs the run nothing."""
+    told, began = None, time.monotonic()
+    while (claimed := claim()) is None:
+        text = describe()
+        if text is not None and text != told:
+            say(text)
+            told = text
         time.sleep(FOLLOW_INTERVAL_S)
+    stage_run.waited_seconds += time.monotonic() - began
+    return claimed
+
+
+def _claim(stage_run: StageRun, resource: str) -> LeaseClaim:
+    def claim() -> LeaseClaim | None:
+        with stage_run.engine.begin() as connection:
+            return claim_lease(connection, resource, run_id=stage_run.run_id, ttl_s=load_settings().lease_ttl_s)
+
+    def describe() -> str | None:
+        with stage_run.engine.connect() as connection:
+            run_id = find_holder(connection, resource)
+        return None if run_id is None else f"{resource} is being made by run {run_id}: waiting for it."
+
+    return wait_for_claim(stage_run, claim, describe)

@@ -13,6 +13,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.stages.arms import Arms
 from alchemist_core.stages.collective import execute_together, hold_together
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.stages.pair_reading import StoredPairs
@@ -79,6 +80,9 @@ class Comparison:
                 members = self._members(stage_run, arms, rater, arm=arm, seed=seed)
                 what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
                 identities.append(fingerprint(what))
+                if models.find_model(stage_run.engine, identities[-1]) is None:
+                    # Before the model's own lease, and so in every run: else two could wait for each other.
+                    hold_device(stage_run)
                 # Full is every subset's arm, and another run may have been asked for it under another name.
                 with hold_together(stage_run, f"model:{identities[-1]}"):
                     n_trained += self._train_arm(stage_run, subset, rater, what, members=members)

@@ -13,6 +13,7 @@ from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.stages.collective import execute_together
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.pair_reading import StoredPairs
 from alchemist_core.store import raters
@@ -70,6 +71,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
         return TrainRaterReport(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.certificate), **n_pairs
         )
+    hold_device(stage_run)
     from alchemist_core.loops.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
     side = config.training.resolution

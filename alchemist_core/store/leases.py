@@ -5,12 +5,34 @@ commit that still holds the old token is refused. A lease that ends later than a
 most) was written before the clock was set back: it is as good as expired, or its resource would be locked for that long.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.errors import LeaseLostError
 
+# The first condition keeps those who ask in vain from locking a live lease's row, which its holder has to renew.
+CLAIM = text("""
+    SET LOCAL idle_in_transaction_session_timeout = '10s';
+    INSERT INTO alchemist.leases (resource, fencing_token, run_id, expires_at)
+    SELECT
+        CAST(:resource AS varchar), nextval('alchemist.fencing_tokens'), CAST(:run_id AS bigint),
+        clock_timestamp() + make_interval(secs => :ttl_s)
+    WHERE NOT EXISTS (
+        SELECT FROM alchemist.leases AS held
+        WHERE held.resource = :resource AND alchemist.is_live_lease(held.expires_at)
+    )
+    ON CONFLICT (resource) DO UPDATE SET
+        fencing_token = excluded.fencing_token,
+        run_id = excluded.run_id,
+        acquired_at = clock_timestamp(),
+        -- Not what was to be inserted: that was reckoned before this statement waited for a holder's transaction.
+        expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+    WHERE NOT alchemist.is_live_lease(leases.expires_at)
+    RETURNING fencing_token
+""")
 CONSUME = text("""
     DELETE FROM alchemist.leases
     WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
@@ -28,22 +50,25 @@ class LeaseClaim:
 
 def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: float) -> LeaseClaim | None:
     """Claim a resource unless a live lease holds it."""
-    # As in `renew_leases`: whoever is stopped before its commit would keep the row locked.
-    statement = text("""
-        SET LOCAL idle_in_transaction_session_timeout = '10s';
-        INSERT INTO alchemist.leases (resource, fencing_token, run_id, expires_at)
-        VALUES (:resource, nextval('alchemist.fencing_tokens'), :run_id, clock_timestamp() + make_interval(secs => :ttl_s))
-        ON CONFLICT (resource) DO UPDATE SET
-            fencing_token = excluded.fencing_token,
-            run_id = excluded.run_id,
-            acquired_at = clock_timestamp(),
-            -- Not what was to be inserted: that was reckoned before this statement waited for a holder's transaction.
-            expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-        WHERE NOT alchemist.is_live_lease(leases.expires_at)
-        RETURNING fencing_token
-    """)
-    token = connection.execute(statement, {"resource": resource, "run_id": run_id, "ttl_s": ttl_s}).scalar()
+    # As in `renew_leases`: a process that is stopped before its commit would keep the row locked.
+    token = connection.execute(CLAIM, {"resource": resource, "run_id": run_id, "ttl_s": ttl_s}).scalar()
     return None if token is None else LeaseClaim(resource, token)
+
+
+def claim_together(engine: Engine, resources: Sequence[str], *, run_id: int, ttl_s: float) -> list[LeaseClaim] | None:
+    """Claim all resources in one transaction, or none where a live lease holds one of them.
+
+    They are claimed in sorted order, so that two claims of several resources cannot wait for each other.
+    """
+    claims = []
+    with engine.connect() as connection, connection.begin() as transaction:
+        for resource in sorted(resources):
+            claim = claim_lease(connection, resource, run_id=run_id, ttl_s=ttl_s)
+            if claim is None:
+                transaction.rollback()
+                return None
+            claims.append(claim)
+    return claims
 
 
 def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[int]:
@@ -88,3 +113,41 @@ def find_holder(connection: Connection, resource: str) -> int | None:
         SELECT run_id FROM alchemist.leases WHERE resource = :resource AND alchemist.is_live_lease(expires_at)
     """)
     return connection.execute(statement, {"resource": resource}).scalar()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The run that holds a resource: what a person needs to find its process."""
+
+    resource: str
+    run_id: int
+    stage: str
+    host: str
+    pid: int
+    acquired_at: datetime
+
+    def describe(self) -> str:
+        """Return it as one clause."""
+        since = f"{self.acquired_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"run {self.run_id} ({self.stage}, host {self.host}, pid {self.pid}) since {since}"
+
+
+def list_holders(connection: Connection, prefix: str) -> list[Holder]:
+    """Return the live leases of all resources whose name starts with the prefix, by name."""
+    statement = text("""
+        SELECT leases.resource, leases.run_id, runs.stage, runs.host, runs.pid, leases.acquired_at
+        FROM alchemist.leases INNER JOIN alchemist.runs ON leases.run_id = runs.run_id
+        WHERE starts_with(leases.resource, :prefix) AND alchemist.is_live_lease(leases.expires_at)
+        ORDER BY leases.resource
+    """)
+    return [Holder(*row) for row in connection.execute(statement, {"prefix": prefix})]
+
+
+def is_held(connection: Connection, claim: LeaseClaim) -> bool:
+    """Return whether a claim still holds its resource."""
+    statement = text("""
+        SELECT count(*) FROM alchemist.leases
+        WHERE resource = :resource AND fencing_token = :token AND alchemist.is_live_lease(expires_at)
+    """)
+    values = {"resource": claim.resource, "token": claim.fencing_token}
+    return bool(connection.execute(statement, values).scalar_one())

@@ -13,13 +13,13 @@ from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.loops.config import RaterTrainingConfig
 from alchemist_core.project import load_project
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.store.audit import current_actor
-from alchemist_core.store.engine import open_store
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.raters import RaterRow, find_rater, find_twin, record_certificate
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.telemetry import ProgressLine
 
 
 class CertifyConfig(Config):
@@ -50,7 +50,12 @@ def run(config: CertifyConfig) -> CertifyReport:
     Raises:
         CheckFailedError: A check failed; the text names each with its bound.
     """
-    engine = open_store()
+    return execute("certify", config, lambda stage_run: examine(config, stage_run), CertifyReport)
+
+
+def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
+    """Read the clean pairs, examine the rater on them, store the certificate."""
+    engine = stage_run.engine
     rater = find_rater(engine, config.rater)
     if rater is None:
         raise ConfigError(
@@ -61,8 +66,8 @@ def run(config: CertifyConfig) -> CertifyReport:
     rows = read_training_pairs(engine, validation.dataset_id, max_pairs=config.max_pairs)
     if not rows:
         raise ConfigError(f"Dataset {validation.name!r} has no pairs any more: nothing to certify {rater.name} on.")
-    with ProgressLine("certify") as line:
-        images, captions, *_ = read_images(rows, training.resolution, line.show)
+    images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
+    hold_device(stage_run, is_on_cpu=True)
     twin = find_twin(engine, rater)
     checks, failed = _examine(rater, twin, training, (images, captions))
     record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())

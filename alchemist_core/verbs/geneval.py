@@ -13,10 +13,10 @@ from alchemist_core.data.layouts.geneval import has_images, read_prompts, write_
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.geneval import PUBLISHED
 from alchemist_core.models.config import SamplingConfig
+from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.evaluate_geneval import agree_on_geneval, note_drawing, store_scores
-from alchemist_core.store.engine import open_store
+from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.models import find_model
-from alchemist_core.telemetry import say
 
 _PROMPTS_AT_ONCE = 16
 
@@ -71,7 +71,12 @@ class JudgeReport(Report):
 
 def draw(config: DrawConfig) -> DrawReport:
     """Draw a model's images of every prompt that has none yet."""
-    model = find_model(open_store(), config.model)
+    return execute("geneval_draw", config, lambda stage_run: draw_images(config, stage_run), DrawReport)
+
+
+def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
+    """Draw the missing images, some prompts at a time."""
+    model = find_model(stage_run.engine, config.model)
     if model is None:
         raise ConfigError(f"No model {config.model!r}: give an identity that train-downstream reported.")
     prompts = read_prompts(config.prompts)
@@ -83,6 +88,7 @@ def draw(config: DrawConfig) -> DrawReport:
     note_drawing(config.out, about | {"n_images": config.n_images})
     missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
     if missing:
+        hold_device(stage_run)
         from alchemist_core.loops.generators import load_drawer  # noqa: PLC0415  torch only when there is work
         from alchemist_core.loops.scoring import own_device  # noqa: PLC0415
 
@@ -90,12 +96,18 @@ def draw(config: DrawConfig) -> DrawReport:
         drawer = load_drawer(path, own_device())
         for chunk in _chunks(missing):
             _draw_prompts(config, drawer, prompts, chunk)
-            say(f"geneval: {chunk[-1] + 1}/{len(prompts)} prompts drawn")
+            stage_run.report(chunk[-1] + 1, len(prompts), "prompts drawn")
     return DrawReport(folder=str(config.out.resolve()), n_prompts=len(prompts), n_drawn=len(missing))
 
 
 def judge(config: JudgeConfig) -> JudgeReport:
     """Judge images and write the official evaluator's lines."""
+    return execute("geneval_judge", config, lambda stage_run: judge_folder(config, stage_run), JudgeReport)
+
+
+def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
+    """Detect, name colours, judge, write."""
+    hold_device(stage_run)
     from alchemist_core.loops.geneval_images import judge_images, load_networks, summarize_results  # noqa: PLC0415  torch
 
     lines = config.names.read_text(encoding="utf-8").split("\n")
@@ -105,8 +117,7 @@ def judge(config: JudgeConfig) -> JudgeReport:
     )
     results = judge_images(
         config.images, names, *load_networks(config.detector, config.clip),
-        report=lambda done, total, note: say(f"geneval: {done}/{total} {note}"),
-        rules=agreed.rules if agreed else PUBLISHED,
+        report=stage_run.report, rules=agreed.rules if agreed else PUBLISHED,
     )  # fmt: skip
     if not results:
         raise ConfigError(f"{config.images} holds no images in the official layout: NUMBER/samples/*.png")

@@ -15,12 +15,12 @@ from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import write_bytes_atomically
 from alchemist_core.errors import DataError
 from alchemist_core.models.image_text_config import HeadRecord, HeadTrainingConfig, refuse_weak
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.pair_reading import StoredPairs
-from alchemist_core.store.engine import open_store
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.telemetry import ProgressLine
 
 if TYPE_CHECKING:
     from alchemist_core.models.image_text import Encoders
@@ -64,18 +64,20 @@ def run(config: HeadConfig) -> HeadReport:
         ConfigError: It tells too little apart; nothing is written.
         DataError: There are too few pairs.
     """
-    train_rows, heldout_rows = _split(open_store(), config)
+    return execute("image_text_head", config, lambda stage_run: make_head(config, stage_run), HeadReport)
+
+
+def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
+    """Make the head from the dataset's pairs and write its file."""
+    train_rows, heldout_rows = _split(stage_run.engine, config)
+    hold_device(stage_run, is_on_cpu=True)
     from alchemist_core.loops.image_text_training import tell_apart, train_head  # noqa: PLC0415  torch only when there is work
     from alchemist_core.models.image_text import Encoders, pack_head  # noqa: PLC0415
 
     encoders = Encoders()
-    train = _encode(train_rows, encoders, config.resolution)
-    heldout = _encode(heldout_rows, encoders, config.resolution)
-    with ProgressLine("image-text-head") as line:
-        head = train_head(
-            train.image_ND, train.text_NC, train.captions, config.training,
-            report=lambda done, total, _note: line.show(done, total),
-        )  # fmt: skip
+    train = _encode(stage_run, train_rows, encoders, config.resolution)
+    heldout = _encode(stage_run, heldout_rows, encoders, config.resolution)
+    head = train_head(train.image_ND, train.text_NC, train.captions, config.training, report=stage_run.report)
     record = HeadRecord(
         dataset=config.dataset, heldout=config.heldout or f"one caption in {_ONE_IN} of {config.dataset}",
         n_train=len(train.captions), n_heldout=len(heldout.captions),
@@ -115,13 +117,12 @@ def _is_held_out(caption: str) -> bool:
     return int.from_bytes(digest[:8], "big") % _ONE_IN == 0
 
 
-def _encode(rows: Sequence[AnyRow], encoders: "Encoders", side: int) -> _Encoded:
+def _encode(stage_run: StageRun, rows: Sequence[AnyRow], encoders: "Encoders", side: int) -> _Encoded:
     """Encode each pair whose picture can be decoded, in the order of the rows."""
     features: dict[int, NDArray[np.float32]] = {}
-    with ProgressLine("image-text-head encodes") as line:
-        for place_M, image_MHWC in StoredPairs(rows, side, lambda *_: None).read(np.arange(len(rows))):
-            features.update(zip(place_M.tolist(), encoders.encode_images(image_MHWC), strict=True))
-            line.show(len(features), len(rows))
+    for place_M, image_MHWC in StoredPairs(rows, side, lambda *_: None).read(np.arange(len(rows))):
+        features.update(zip(place_M.tolist(), encoders.encode_images(image_MHWC), strict=True))
+        stage_run.report(len(features), len(rows), "encoded")
     kept = sorted(features)
     captions = [rows[place].caption for place in kept]
     return _Encoded(captions, np.stack([features[place] for place in kept]), encoders.encode_texts(captions))

@@ -1,0 +1,164 @@
+"""Fifty kills and stops of workers and jobs that contend for one device: it never has two holders by the database's clock."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from tests.device_jobs import USES, stray_uses
+
+pytestmark = [pytest.mark.db, pytest.mark.faults]
+N_KILLS, N_RIVALS, LEASE_TTL_S, PATIENCE_S = 50, 4, 2.0, 120.0
+# The table of leases notes each claim and each end itself: the test need not look at the right moment.
+AUDIT = """
+    CREATE TABLE holds (
+        resource text, token bigint PRIMARY KEY, from_at timestamptz DEFAULT clock_timestamp(), until_at timestamptz
+    );
+    CREATE FUNCTION note_hold() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP <> 'INSERT' AND (TG_OP = 'DELETE' OR OLD.fencing_token <> NEW.fencing_token) THEN
+            UPDATE holds SET until_at = least(OLD.expires_at, clock_timestamp()) WHERE token = OLD.fencing_token;
+        END IF;
+        IF TG_OP <> 'DELETE' AND (TG_OP = 'INSERT' OR OLD.fencing_token <> NEW.fencing_token) THEN
+            INSERT INTO holds (resource, token) VALUES (NEW.resource, NEW.fencing_token);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_hold AFTER INSERT OR UPDATE OR DELETE ON alchemist.leases FOR EACH ROW EXECUTE FUNCTION note_hold();
+"""
+OVERLAPS = """
+    SELECT count(*) FROM holds AS earlier INNER JOIN holds AS later
+        ON earlier.resource = later.resource AND earlier.token < later.token
+    WHERE earlier.until_at IS NULL OR earlier.until_at > later.from_at
+"""
+
+
+class Rivals:
+    """Workers and their jobs."""
+
+    def __init__(self) -> None:
+        self.forker = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.device_workers"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pairs: list[tuple[int, int]] = []
+        self.n_started = 0
+
+    def start(self, n_steps: int) -> None:
+        assert self.forker.stdin is not None
+        assert self.forker.stdout is not None
+        self.n_started += 1
+        given = {name: value for name, value in os.environ.items() if name.startswith("ALCHEMIST_")}
+        order = {"environment": given, "job": {"number": self.n_started, "n_steps": n_steps}}
+        self.forker.stdin.write(json.dumps(order) + "\n")
+        self.forker.stdin.flush()
+        worker, job = map(int, self.forker.stdout.readline().split())
+        self.pairs.append((worker, job))
+
+    def alive(self) -> list[tuple[int, int]]:
+        """The pairs whose job lives."""
+        return [pair for pair in self.pairs if is_alive(pair[1])]
+
+    def end(self) -> None:
+        for process in [process for pair in self.pairs for process in pair]:
+            send(process, signal.SIGKILL)
+        self.forker.kill()
+        self.forker.communicate()
+
+
+@pytest.fixture
+def rivals() -> Iterator[Rivals]:
+    made = Rivals()
+    yield made
+    made.end()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Whether a living process was hit."""
+    was_alive = is_alive(pid)
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+    return was_alive
+
+
+def strike(rng: random.Random, worker: int, job: int) -> tuple[str, bool]:
+    """Kill or stop one of the two; a stopped job goes on after less or more than a lease's length."""
+    how = rng.choice(("kill job", "kill worker", "end job", "end worker", "stop job briefly", "stop job for long"))
+    if how.startswith("stop"):
+        is_hit = send(job, signal.SIGSTOP)
+        time.sleep(LEASE_TTL_S * (0.2 if how.endswith("briefly") else 1.6))
+        send(job, signal.SIGCONT)
+        return how, is_hit
+    number = signal.SIGKILL if how.startswith("kill") else signal.SIGTERM
+    return how, send(worker if how.endswith("worker") else job, number)
+
+
+@pytest.mark.timeout(900)
+def test_a_device_has_one_holder_over_fifty_kills_of_workers_and_jobs(
+    engine: Engine, rivals: Rivals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_JOBS_PER_DEVICE", "1")
+    monkeypatch.setenv("ALCHEMIST_DEVICES", "GPU-of-the-test")
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", str(LEASE_TTL_S))
+    with engine.begin() as connection:
+        connection.execute(text(USES))
+        connection.execute(text(AUDIT))
+    rng, struck, stopped = random.Random(2026), dict[str, int](), set[int]()
+    while sum(struck.values()) < N_KILLS:
+        while len(rivals.alive()) < N_RIVALS:
+            rivals.start(rng.randrange(5, 120))
+        time.sleep(rng.random() * LEASE_TTL_S / 2)
+        # Mostly the one that holds the device: a kill of one that waits changes nothing.
+        holder = holding_pid(engine) if rng.random() < 0.7 else None
+        pairs = rivals.alive()
+        worker, job = next((pair for pair in pairs if pair[1] == holder), rng.choice(pairs))
+        how, is_hit = strike(rng, worker, job)
+        if is_hit:
+            struck[how] = struck.get(how, 0) + 1
+            stopped |= {job} if how == "stop job for long" else set()
+    deadline = time.monotonic() + PATIENCE_S
+    while rivals.alive():
+        assert time.monotonic() < deadline, "somebody waits for a device that nobody holds"
+        time.sleep(0.1)
+    check(engine, stopped)
+    assert len(struck) == 6, struck
+
+
+def holding_pid(engine: Engine) -> int | None:
+    query = """
+        SELECT runs.pid FROM alchemist.leases INNER JOIN alchemist.runs ON leases.run_id = runs.run_id
+        WHERE leases.resource LIKE 'device:%' AND alchemist.is_live_lease(leases.expires_at)
+    """
+    with engine.connect() as connection:
+        return connection.execute(text(query)).scalar()
+
+
+def check(engine: Engine, stopped: set[int]) -> None:
+    with engine.connect() as connection:
+        n_holds = connection.execute(text("SELECT count(*) FROM holds WHERE resource LIKE 'device:%'")).scalar_one()
+        n_overlaps = connection.execute(text(OVERLAPS)).scalar_one()
+        n_uses, n_users = connection.execute(text("SELECT count(*), count(DISTINCT pid) FROM uses")).one()
+    strays = stray_uses(engine)
+    print(
+        f"{n_holds} holds, {n_overlaps} overlap; {n_uses} uses by {n_users} jobs, {len(strays)} after a newer holder's"
+    )
+    assert n_overlaps == 0
+    assert min(n_holds, n_users) >= 20, "the device must change hands"
+    # Stopped between its look at the lease and the use behind it, a process uses the device once more when it goes on.
+    assert len(strays) == len(set(strays) & stopped)
