@@ -61,10 +61,27 @@ class Project(Config):
         """The file that this was read from; none: there is none, all values are defaults."""
         return self._path
 
-    def of_dataset(self, name: str) -> DatasetSection:
-        """Return the effective values of a dataset: its own, else the project's, else the defaults."""
-        own = self.datasets.get(name)
+    def of_dataset(self, name: str | None) -> DatasetSection:
+        """Return the effective values of a dataset: its own, else the project's, else the defaults; of none: the project's."""
+        own = self.datasets.get(name) if name is not None else None
         return own or DatasetSection(ingest=self.ingest, checks=self.checks, drift=self.drift)
+
+    def suites_folder(self, dataset: str | None = None) -> Path | None:
+        """Return the folder of the user's own suites; none without a project file, or where the default one does not exist.
+
+        Raises:
+            ConfigError: The folder that the file names is not there.
+        """
+        if self.path is None:
+            return None
+        suites = self.of_dataset(dataset).checks.suites
+        folder = self.path.parent / suites
+        if folder.is_dir():
+            return folder
+        origin = self.origin("checks", "suites", dataset)
+        if origin.startswith("["):
+            raise ConfigError(f"{self.path}: {origin} = {suites!r}: {folder} is not a folder.")
+        return None
 
     def origin(self, section: str, key: str, dataset: str | None = None) -> str:
         """Say where an effective value came from: a section of the file, or the default.

@@ -16,11 +16,21 @@ from alchemist_core.data.manifests import read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.quality import suites
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
+from alchemist_core.quality.own_suites import GATES, Asked, is_own, run_own_suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
-from alchemist_core.store.checks import Columns, count_members, read_slice, released_checks, store_check_results
+from alchemist_core.store.checks import (
+    Columns,
+    count_members,
+    failed_checks,
+    read_slice,
+    released_checks,
+    store_check_results,
+)
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.registry import list_datasets
+from alchemist_core.store.slices import Rows
+from alchemist_core.store.snapshots import read_dataset_names
 from alchemist_core.store.subsets import SubsetRow
 
 NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[CheckLimits], list[Check]]]] = {
@@ -39,7 +49,7 @@ def run_suite(
     dataset: str | None = None,
     crawl_date: date | None = None,
     subset: SubsetRow | None = None,
-    limits_of: Callable[[str], AppliedLimits] = lambda _: AppliedLimits(),
+    limits_of: Callable[[str | None], AppliedLimits] = lambda _: AppliedLimits(),
 ) -> list[CheckOutcome]:
     """Test a suite, store the outcomes in `check_results` and return them.
 
@@ -49,7 +59,7 @@ def run_suite(
         dataset: Whose night; none: every training dataset, each by itself.
         crawl_date: Which night; none: all of them.
         subset: The version that the suites `subset` and `evaluation` look at.
-        limits_of: Gives the limits of a dataset by its name.
+        limits_of: Gives the limits of a dataset by its name; of no dataset: the project's.
 
     Raises:
         ConfigError: The suite is unknown, or a suite of subsets was asked for without one.
@@ -57,7 +67,7 @@ def run_suite(
     engine = make_engine(url)
     try:
         if suite in SUBSET_SUITES:
-            outcomes = _check_subset(engine, suite, subset)
+            outcomes = _check_subset(engine, suite, subset, limits_of)
         elif suite in NIGHT_SUITES:
             outcomes = _check_nights(engine, suite, dataset, crawl_date, limits_of)
         else:
@@ -75,7 +85,11 @@ def failures(outcomes: list[CheckOutcome]) -> list[CheckOutcome]:
 
 
 def _check_nights(
-    engine: Engine, suite: str, dataset: str | None, crawl_date: date | None, limits_of: Callable[[str], AppliedLimits]
+    engine: Engine,
+    suite: str,
+    dataset: str | None,
+    crawl_date: date | None,
+    limits_of: Callable[[str | None], AppliedLimits],
 ) -> list[CheckOutcome]:
     names = [dataset] if dataset is not None else [row.name for row in list_datasets(engine, role="train")]
     return [outcome for name in names for outcome in _check_night(engine, suite, name, crawl_date, limits_of(name))]
@@ -87,6 +101,10 @@ def _check_night(
     frames, checks = NIGHT_SUITES[suite]
     night = {"dataset": dataset, "crawl_date": crawl_date, **applied.limits.as_json()}
     outcomes = _validate_all({name: read_slice(engine, name, night) for name in frames}, checks(applied.limits))
+    rows = Rows(engine, applied.limits.suite_timeout_s, dataset=dataset, crawl_date=crawl_date)
+    outcomes += _check_own(suite, applied, {dataset}, rows)
+    if crawl_date is not None:
+        outcomes += _dropped(engine, suite, dataset, crawl_date, outcomes)
     released = released_checks(engine, suite, dataset, crawl_date)
     return [
         replace(
@@ -98,6 +116,27 @@ def _check_night(
     ]
 
 
+def _check_own(suite: str, applied: AppliedLimits, datasets: set[str], rows: Rows) -> list[CheckOutcome]:
+    """Run the user's own suites behind ours."""
+    if applied.folder is None or suite not in GATES:
+        return []
+    known = frozenset(row.name for row in list_datasets(rows.engine))
+    return run_own_suites(Asked(suite, applied.folder, frozenset(datasets), known, applied.limits.max_examples), rows)
+
+
+def _dropped(
+    engine: Engine, suite: str, dataset: str, crawl_date: date, outcomes: list[CheckOutcome]
+) -> list[CheckOutcome]:
+    """Note that an expectation which failed earlier is in no suite any more: it would hold the night for ever."""
+    now = {outcome.expectation for outcome in outcomes}
+    gone = [
+        row.expectation
+        for row in failed_checks(engine, dataset, crawl_date)
+        if row.suite == suite and is_own(row.expectation) and row.expectation not in now
+    ]
+    return [CheckOutcome(name, WARN, is_success=True, observed={"note": "no longer in any suite"}) for name in gone]
+
+
 def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
     """Note the limits that were applied and where each came from, so that an outcome can be explained later."""
     if not outcome.settings:
@@ -107,9 +146,9 @@ def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
     return replace(outcome, observed=outcome.observed | {"limits": limits, "limits_from": origins})
 
 
-def _check_subset(engine: Engine, suite: str, row: SubsetRow | None) -> list[CheckOutcome]:
-    if row is None:
-        raise ConfigError(f"The suite {suite!r} needs the name of a subset: --subset NAME.")
+def _check_subset(
+    engine: Engine, suite: str, row: SubsetRow | None, limits_of: Callable[[str | None], AppliedLimits]
+) -> list[CheckOutcome]:
     if suite == "evaluation":
         columns = read_slice(engine, "check_evaluation", {"subset_id": row.subset_id})
         return _validate_all({"check_evaluation": columns}, suites.evaluation())
@@ -120,9 +159,12 @@ def _check_subset(engine: Engine, suite: str, row: SubsetRow | None) -> list[Che
         "check_subset": count_members(engine, manifest.pair_hash_K32, row.subset_id),
         "manifest": {"rank": ranks},
     }
-    return _validate_all(
+    outcomes = _validate_all(
         frames, suites.subset(row.n_samples, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0), is_whole=True
     )
+    applied = limits_of(None)
+    rows = Rows(engine, applied.limits.suite_timeout_s, pair_hash_K32=manifest.pair_hash_K32)
+    return outcomes + _check_own(suite, applied, {*read_dataset_names(engine, row.snapshot_id)}, rows)
 
 
 def _validate_all(frames: Mapping[str, Columns], checks: list[Check], *, is_whole: bool = False) -> list[CheckOutcome]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import Field, model_validator
 
@@ -82,7 +83,8 @@ class CheckLimits(Section):
 
 @dataclass(frozen=True, slots=True)
 class AppliedLimits:
-    """The limits of one dataset; `origin` says of a key where its value came from."""
+    """The limits of one dataset; `origin` says of a key where its value came from, `folder` is that of the user's own suites."""
 
     limits: CheckLimits = field(default_factory=CheckLimits)
     origin: Callable[[str], str] = "default of [checks] {}".format
+    folder: Path | None = None

@@ -1,15 +1,22 @@
-"""One frame against its checks, by Great Expectations: the only module that imports it, and only when there are rows.
+"""Checks by Great Expectations, of a frame or of rows of the store: the only module that imports it, and only when there are rows.
 
 Its import costs 4 to 5 seconds. The context lives in memory: no project folder, no Data Docs, no analytics.
 """
 
+import json
 import os
+import runpy
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from alchemist_core.errors import DataError
 from alchemist_core.quality.suites import Check
+from alchemist_core.store.slices import Slice
 
 KEPT_EXAMPLES = 5
 KEPT_FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_count")
@@ -29,10 +36,7 @@ class CheckOutcome:
 
 def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> list[CheckOutcome]:
     """Test the checks of one frame; the outcomes are in the checks' order."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "False"
-    with warnings.catch_warnings():
-        # Great Expectations and its own imports use what Python and pandas have deprecated; nothing here can help that.
-        warnings.simplefilter("ignore")
+    with _quiet():
         results = _results(columns, checks)
     return [_outcome(check, results[check.name]) for check in checks]
 
@@ -40,19 +44,15 @@ def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> l
 def _results(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> dict[str, dict[str, Any]]:
     import great_expectations as gx  # noqa: PLC0415  4 to 5 seconds
     import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415  comes with it
-    from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("store").add_dataframe_asset("slice")
+    asset = _context().data_sources.add_pandas("store").add_dataframe_asset("slice")
     whole = asset.add_batch_definition_whole_dataframe("whole")
     batch = whole.get_batch(batch_parameters={"dataframe": pd.DataFrame(columns)})
     suite = gx.ExpectationSuite(name="suite")
     for check in checks:
         kind = getattr(gx.expectations, check.expectation)
         suite.add_expectation(kind(**check.arguments, meta={"check": check.name}))
-    validated: dict[str, Any] = batch.validate(suite, result_format="BASIC").to_json_dict()  # type: ignore[no-untyped-call]
-    return {result["expectation_config"]["meta"]["check"]: result for result in validated["results"]}
+    return _validated(batch, suite, "BASIC")
 
 
 def _outcome(check: Check, result: Mapping[str, Any]) -> CheckOutcome:
@@ -66,3 +66,102 @@ def _outcome(check: Check, result: Mapping[str, Any]) -> CheckOutcome:
     return CheckOutcome(
         check.name, check.severity, bool(result["success"]), {**observed, "expected": bounds}, settings=check.settings
     )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSuite:
+    """A user's own suite, as Great Expectations reads it."""
+
+    expectations: list[Any]
+    meta: dict[str, Any]
+
+
+def load_suite(path: Path) -> OwnSuite:
+    """Read a suite: JSON in the library's format, or a Python file that defines `suite`.
+
+    Raises:
+        DataError: The file cannot be read, or an expectation in it does not exist or has wrong arguments.
+    """
+    with _quiet():
+        try:
+            found = _load_python(path) if path.suffix == ".py" else _load_json(path)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a suite in Python may raise anything
+            said = str(error).strip().splitlines()
+            raise DataError(f"{type(error).__name__}: {said[0] if said else 'no reason given'}") from None
+    if not found.expectations:
+        raise DataError("It holds no expectations.")
+    return found
+
+
+def _load_json(path: Path) -> OwnSuite:
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration  # noqa: PLC0415
+
+    given = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(given, dict) or not isinstance(given.get("expectations"), list):
+        raise TypeError('a suite is an object with a list "expectations", as ExpectationSuite.to_json_dict() gives it')
+    # One by one: the suite's own constructor leaves an expectation that it cannot read out, with a word in the log.
+    expectations = [ExpectationConfiguration(**each).to_domain_obj() for each in given["expectations"]]
+    return OwnSuite(expectations, given.get("meta") or {})
+
+
+def _load_python(path: Path) -> OwnSuite:
+    import great_expectations as gx  # noqa: PLC0415
+
+    suite = runpy.run_path(str(path)).get("suite")
+    if not isinstance(suite, gx.ExpectationSuite):
+        raise TypeError("it must define `suite`, an ExpectationSuite")
+    return OwnSuite(list(suite.expectations), dict(suite.meta))
+
+
+def validate_slice(slice_: Slice, expectations: Mapping[str, Any], *, max_examples: int) -> dict[str, dict[str, Any]]:
+    """Test expectations, by name, over rows of the store, by the library's own SQL data source."""
+    import great_expectations as gx  # noqa: PLC0415
+
+    with _quiet():
+        # What it connects to is `slice_.connect`; an address with a password in it would be searched for templates.
+        source = _context().data_sources.add_postgres(
+            "store", connection_string="postgresql+psycopg2://check@store/slice", kwargs={"creator": slice_.connect}
+        )
+        batch = source.add_query_asset("slice", query=slice_.query).add_batch_definition_whole_table("all").get_batch()
+        is_sql = {
+            name: isinstance(each, gx.expectations.UnexpectedRowsExpectation) for name, each in expectations.items()
+        }
+        found: dict[str, dict[str, Any]] = {}
+        # Rows of an expectation that is SQL itself are given only completely, of which the library bounds the number.
+        for is_own_sql, kind in ((False, "SUMMARY"), (True, "COMPLETE")):
+            suite = gx.ExpectationSuite(name=f"own {kind}")
+            for name, expectation in expectations.items():
+                if is_sql[name] is is_own_sql:
+                    expectation.meta = {"check": name}
+                    suite.expectations.append(expectation)
+            if suite.expectations:
+                found |= _validated(batch, suite, {
+                    "result_format": kind, "unexpected_index_column_names": slice_.row_names,
+                    "partial_unexpected_count": max_examples, "return_unexpected_index_query": False,
+                })  # fmt: skip
+        source.get_execution_engine().close()
+    return found
+
+
+def _validated(batch: Any, suite: Any, result_format: Any) -> dict[str, dict[str, Any]]:
+    validated: dict[str, Any] = batch.validate(suite, result_format=result_format).to_json_dict()
+    return {result["expectation_config"]["meta"]["check"]: result for result in validated["results"]}
+
+
+def _context() -> Any:
+    import great_expectations as gx  # noqa: PLC0415  4 to 5 seconds
+    from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return context
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's words, and a suite's own, off standard output: its last line may be a report."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "False"
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        # Great Expectations and its own imports use what Python and pandas have deprecated; nothing here can help that.
+        warnings.simplefilter("ignore")
+        yield

@@ -215,3 +215,10 @@ def _store_snapshot(connection: Connection, values: dict[str, Any]) -> int:
     if known is not None:
         return known
     return connection.execute(insert(RankSnapshot).values(values).returning(RankSnapshot.snapshot_id)).scalar_one()
+
+
+def read_dataset_names(engine: Engine, snapshot_id: int) -> list[str]:
+    """Return the datasets that a snapshot draws from."""
+    statement = select(RankSnapshot.dataset_names).where(RankSnapshot.snapshot_id == snapshot_id)
+    with engine.connect() as connection:
+        return list(connection.execute(statement).scalar_one())

@@ -1,6 +1,7 @@
 """Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted.
 
-Where a check warns or fails, the project file says: `[checks]`, or `[datasets.NAME.checks]` for one dataset.
+Where a check warns or fails, the project file says: `[checks]`, or `[datasets.NAME.checks]` for one dataset. Suites of your own,
+in the folder suites/ beside it, run behind the built-in one that they name.
 """
 
 from datetime import date
@@ -70,10 +71,11 @@ def run(config: CheckConfig) -> CheckReport:
         limits_of=_limits_of,
     )  # fmt: skip
     if failed := failures(outcomes):
+        # What failed comes last: a log's last line is the one that is read.
         texts = "\n".join(f"  {describe(outcome)}" for outcome in failed)
         remedy = REMEDIES.get(config.suite, NIGHT_REMEDY)
         raise CheckFailedError(
-            f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results):\n{texts}\n{remedy}"
+            f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results). {remedy}.\n{texts}"
         )
     warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
@@ -81,21 +83,26 @@ def run(config: CheckConfig) -> CheckReport:
     return CheckReport(suite=config.suite, n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings)
 
 
-def _limits_of(dataset: str) -> AppliedLimits:
+def _limits_of(dataset: str | None) -> AppliedLimits:
     project = load_project()
-    return AppliedLimits(project.of_dataset(dataset).checks, lambda key: project.origin("checks", key, dataset))
+    limits = project.of_dataset(dataset).checks
+    return AppliedLimits(
+        limits, lambda key: project.origin("checks", key, dataset), folder=project.suites_folder(dataset)
+    )
 
 
 def describe(outcome: "CheckOutcome") -> str:
     """Say of an expectation that did not hold what was found, what is allowed, and where that was set."""
-    seen, title = (
-        outcome.observed,
-        f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation,
-    )
-    found = seen.get("exception") or seen.get("examples") or seen.get("observed_value")
+    title = f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
+    seen = outcome.observed
+    if reason := seen.get("exception"):
+        return f"{title}: {reason}"
+    n_bad, n_all = (seen.get(figure) or 0 for figure in ("unexpected_count", "element_count"))
+    n = f"{n_bad:,} of {n_all:,} unexpected, such as " if n_all > 1 else ""
     allowed = ", ".join(f"{name} {value}" for name, value in seen.get("expected", {}).items())
     limits = ", ".join(f"{key} = {value} ({seen['limits_from'][key]})" for key, value in seen.get("limits", {}).items())
-    return f"{title}: found {found}" + (f"; allowed: {limits or allowed}" if limits or allowed else "")
+    found = seen.get("examples") or seen.get("observed_value")
+    return f"{title}: found {n}{found}" + (f"; allowed: {limits or allowed}" if limits or allowed else "")
 
 
 COMMANDS = {"": Command(CheckConfig, run)}

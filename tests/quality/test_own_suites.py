@@ -1,0 +1,304 @@
+"""A user's own suites gate a night like ours: what fails holds it and is named with rows; what cannot be run fails with a reason."""
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
+from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.project import load_project
+from alchemist_core.quality.validation import CheckOutcome
+from alchemist_core.settings import load_settings
+from alchemist_core.store.checks import failed_checks
+from alchemist_core.verbs.check import CheckConfig, describe
+from alchemist_core.verbs.check import run as check
+from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from alchemist_core.verbs.release import ReleaseNightConfig
+from alchemist_core.verbs.release import night as release
+from tests.given import insert_rows, sha256
+from tests.quality.test_gate import NIGHT, one_night
+
+pytestmark = pytest.mark.db
+
+HOSTILE = "we'b\"; DROP TABLE alchemist.scores; -- {{ 7*7 }} %s :x \\ $HOME"
+NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "licence"}}
+WIDE = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "width", "min_value": 60}}
+PYTHON = """
+import great_expectations as gx
+suite = gx.ExpectationSuite(name="wide", meta={"alchemist": {"gate": "samples"}})
+suite.add_expectation(gx.expectations.ExpectColumnValuesToBeBetween(column="width", min_value=60))
+print("a suite may print")
+"""
+
+
+@pytest.fixture
+def suites(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of suites beside the project file; a night of six samples, of which 2 and 3 are narrow."""
+    given = one_night()
+    for row in given["samples"]:
+        row |= {"width": 64, "height": 64, "caption": f"good book {row['sample_id']}", "licence": "cc0"}
+    for row in given["samples"][2:4]:
+        row["width"] = 16 + row["sample_id"]
+    with engine.begin() as connection:
+        insert_rows(connection, given)
+    (tmp_path / "alchemist.toml").touch()
+    (tmp_path / "suites").mkdir()
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    load_settings.cache_clear()
+    load_project.cache_clear()
+    return tmp_path / "suites"
+
+
+def write(folder: Path, name: str, *expectations: Mapping[str, Any], **meta: Any) -> None:
+    suite = {"name": name, "expectations": list(expectations), "meta": {"alchemist": meta}}
+    (folder / name).write_text(json.dumps(suite))
+
+
+def samples(**fields: Any) -> str:
+    """Check the night's samples; returns the text of the failure, else nothing."""
+    try:
+        check(CheckConfig.model_validate({"suite": "samples", "dataset": "web", "crawl_date": NIGHT} | fields))
+    except CheckFailedError as failed:
+        return str(failed)
+    return ""
+
+
+def stored(engine: Engine, expectation: str) -> list[Any]:
+    query = "SELECT is_success, severity, observed FROM alchemist.check_results WHERE expectation = :name ORDER BY check_result_id"
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query), {"name": expectation})]
+
+
+def failed_of(engine: Engine) -> list[str]:
+    return [row.expectation for row in failed_checks(engine, "web", NIGHT)]
+
+
+def test_a_json_suite_that_holds_changes_nothing_and_leaves_its_outcomes(engine: Engine, suites: Path) -> None:
+    write(suites, "samples_licences.json", NOT_NULL)
+    assert samples() == ""
+    assert stored(engine, "samples_licences.json/can_be_run")[0][:2] == (True, "fail")
+    name = "samples_licences.json/expect_column_values_to_not_be_null(licence)"
+    assert [row[:2] for row in stored(engine, name)] == [(True, "fail")]
+
+
+@pytest.mark.parametrize("kind", ["json", "py"])
+def test_a_failing_suite_holds_the_night_names_rows_and_is_released_with_a_reason(
+    engine: Engine, suites: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "json":
+        write(suites, "samples_wide.json", WIDE)
+    else:
+        (suites / "wide.py").write_text(PYTHON)
+    name = f"{'samples_wide.json' if kind == 'json' else 'wide.py'}/expect_column_values_to_be_between(width)"
+    (last,) = samples().splitlines()[1:]
+    assert last.startswith(f"  web: {name}: found 2 of 6 unexpected, such as [{{")
+    assert "'sample_id': 2" in last
+    assert "'sample_id': 3" in last
+    assert "'width': 18" in last
+    assert last.endswith("allowed: column width, min_value 60.0")
+    ((is_success, severity, observed),) = stored(engine, name)
+    assert (is_success, severity, observed["unexpected_count"]) == (False, "fail", 2)
+    assert [row["sample_id"] for row in observed["examples"]] == [2, 3]
+    assert capsys.readouterr().out == ""
+    for suite in ("shards", "scores"):
+        check(CheckConfig(suite=suite, dataset="web", crawl_date=NIGHT))
+    which = {"dataset": "web", "crawl_date": NIGHT}
+    with pytest.raises(CheckFailedError, match="did not pass its checks"):
+        publish_night(PublishNightConfig.model_validate(which))
+    report = release(ReleaseNightConfig.model_validate(which | {"reason": "narrow ones are known"}))
+    assert report.was_held_for == [f"samples.{name}"]
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT state FROM alchemist.nights")).scalar_one() == "selectable"
+    assert samples() == "", "what a person has released is counted and stops nothing any more"
+
+
+def test_a_suite_of_scores_looks_at_the_production_rater_s_scores(engine: Engine, suites: Path) -> None:
+    write(
+        suites,
+        "scores_low.json",
+        {"type": "expect_column_max_to_be_between", "kwargs": {"column": "score", "max_value": 0.5}},
+    )
+    assert samples() == ""
+    assert "scores_low.json/expect_column_max_to_be_between(score): found 0.714" in samples(suite="scores")
+
+
+def test_a_suite_of_shards_and_one_over_a_view_of_its_choice(suites: Path) -> None:
+    few = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "n_samples", "min_value": 100}}
+    write(suites, "shards_full.json", few)
+    none_left = {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "status", "value_set": ["done"]}}
+    write(suites, "shards_status.json", none_left, view="nightly_overview")
+    lines = samples(suite="shards").splitlines()[1:]
+    assert "shards_full.json/expect_column_values_to_be_between(n_samples)" in lines[0]
+    assert "'uri': '000001.tar'" in lines[0]
+    assert "shards_status.json/expect_column_values_to_be_in_set(status)" in lines[1]
+
+
+def test_an_expectation_of_rows_by_sql_names_its_rows_and_one_marked_as_a_warning_only_warns(
+    engine: Engine, suites: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = {"unexpected_rows_query": "SELECT sample_id, width FROM {batch} WHERE width < 60"}
+    write(
+        suites, "samples_sql.json", {"type": "unexpected_rows_expectation", "kwargs": sql, "severity": "warning"},
+        WIDE | {"severity": "warning"},
+    )  # fmt: skip
+    assert samples() == ""
+    told = capsys.readouterr().err
+    assert "samples_sql.json/unexpected_rows_expectation" in told
+    assert "{'sample_id': 2, 'width': 18}" in told
+    assert failed_of(engine) == []
+
+
+def test_a_suite_is_run_for_the_datasets_that_it_names_alone(suites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(suites, "samples_other.json", WIDE, datasets=["books"])
+    assert samples() == ""
+    assert "samples_other.json/its_datasets_exist: found ['books']" in capsys.readouterr().err
+    write(suites, "samples_web.json", WIDE, datasets=["books", "web"])
+    assert "samples_web.json" in samples()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("samples_x.json", "{", "JSONDecodeError"),
+        ("samples_x.json", "[]", 'a suite is an object with a list "expectations"'),
+        ("samples_x.json", '{"expectations": []}', "It holds no expectations."),
+        ("samples_x.json", '{"expectations": [{"type": "expect_wonders", "kwargs": {}}]}', "expect_wonders"),
+        (
+            "samples_x.json",
+            '{"expectations": [{"expectation_type": "expect_wonders", "kwargs": {}}]}',
+            "expectation_type",
+        ),
+        ("samples_x.json", b"\xff", "UnicodeDecodeError"),
+        ("samples_x.py", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("samples_x.py", "raise SystemExit(0)", "SystemExit"),
+        ("samples_x.py", "suite = 3", "it must define `suite`, an ExpectationSuite"),
+        ("x.py", "suite = 3", "it must define `suite`, an ExpectationSuite"),
+    ],
+)
+def test_a_suite_that_cannot_be_read_fails_the_check_with_a_line(
+    suites: Path, name: str, content: str | bytes, said: str
+) -> None:
+    (suites / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (last,) = samples().splitlines()[1:]
+    assert f"web: {name}/can_be_run: " in last
+    assert said in last
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({"view": "zzz"}, "There is no view 'zzz' in the store. Views: "),
+        ({"view": "crawled_sample"}, "Did you mean crawled_samples?"),
+        ({"view": "datasets"}, "has no column dataset and no column crawl_date"),
+        ({"view": "samples; DROP TABLE alchemist.scores"}, "There is no view"),
+        ({"gate": "scores"}, "Its name says that it gates samples, its meta.alchemist.gate says scores."),
+        ({"gates": "samples"}, "meta.alchemist.gates is not allowed"),
+        ({"datasets": "web"}, "meta.alchemist.datasets is not allowed"),
+    ],
+)
+def test_a_suite_that_says_of_itself_what_cannot_be_fails_the_check(
+    suites: Path, meta: dict[str, Any], said: str
+) -> None:
+    write(suites, "samples_x.json", WIDE, **meta)
+    (last,) = samples().splitlines()[1:]
+    assert "web: samples_x.json/can_be_run: " in last
+    assert said in last
+
+
+def test_a_suite_that_does_not_say_what_it_gates_fails_the_check(suites: Path) -> None:
+    write(suites, "mine.json", WIDE)
+    assert "mine.json/can_be_run: It does not say what it gates" in samples()
+
+
+def test_an_unknown_column_fails_its_expectation_whatever_its_severity_and_leaves_the_others(suites: Path) -> None:
+    missing = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "wdith"}, "severity": "warning"}
+    write(suites, "samples_x.json", missing, NOT_NULL)
+    (last,) = samples().splitlines()[1:]
+    assert 'samples_x.json/expect_column_values_to_not_be_null(wdith): Error: The column "wdith"' in last
+
+
+def test_a_mended_suite_and_a_removed_one_hold_the_night_no_longer(engine: Engine, suites: Path) -> None:
+    write(suites, "samples_x.json", WIDE)
+    (suites / "samples_y.json").write_text("{")
+    assert len(samples().splitlines()) == 3
+    assert len(failed_of(engine)) == 2
+    write(suites, "samples_x.json", NOT_NULL)
+    (suites / "samples_y.json").unlink()
+    assert samples() == ""
+    assert failed_of(engine) == []
+
+
+def test_a_night_without_samples_passes(suites: Path) -> None:
+    write(suites, "samples_x.json", {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}})
+    assert samples(crawl_date=date(2026, 5, 5)) == ""
+
+
+def test_hostile_names_and_values_are_values(engine: Engine, suites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.datasets SET name = :name"), {"name": HOSTILE})
+        connection.execute(text("UPDATE alchemist.samples SET caption = E'\\x1b[31m=1+1{{ 7*7 }}' WHERE sample_id = 2"))
+    hostile = {"type": "expect_column_values_to_not_be_in_set", "kwargs": {"column": "caption", "value_set": [HOSTILE]}}
+    clean = {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "caption", "regex": "^good"}}
+    write(suites, "samples_\x1b[31m'$(id).json", hostile, clean, datasets=[HOSTILE])
+    rows = {
+        "type": "unexpected_rows_expectation",
+        "kwargs": {"unexpected_rows_query": "SELECT 1; DELETE FROM alchemist.scores"},
+    }
+    write(suites, "samples_writes.json", rows)
+    said = samples(dataset=HOSTILE)
+    assert said.count("\n") == 2
+    assert "\x1b" not in said
+    assert "expect_column_values_to_match_regex(caption): found 1 of 6 unexpected" in said
+    assert "samples_writes.json/unexpected_rows_expectation: " in said
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.scores")).scalar_one() == 6
+
+
+def test_a_query_that_takes_too_long_is_given_up(suites: Path) -> None:
+    (suites.parent / "alchemist.toml").write_text("[checks]\nsuite_timeout_s = 1\n")
+    slow = {"unexpected_rows_query": "SELECT * FROM {batch} WHERE pg_sleep(10) IS NULL"}
+    write(suites, "samples_slow.json", {"type": "unexpected_rows_expectation", "kwargs": slow})
+    assert "canceling statement due to statement timeout" in samples()
+
+
+def test_a_suite_of_subsets_looks_at_the_version_s_members_alone(engine: Engine, suites: Path) -> None:
+    members = [sha256(i) for i in (1, 2)]
+    manifest = Manifest(hash_rows(members), np.array([0.1, 0.2]), np.array([1.0, 2.0]))
+    write_manifest(artifact_path("m.parquet"), manifest)
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": 1, "name": "s", "snapshot_id": 1, "n_samples": 2, "manifest_sha256": manifest.sha256()}],
+        })  # fmt: skip
+        connection.execute(
+            text("UPDATE alchemist.samples SET pair_hash = :hash WHERE sample_id = 1"), {"hash": sha256(1)}
+        )
+        connection.execute(
+            text("UPDATE alchemist.samples SET pair_hash = :hash WHERE sample_id = 2"), {"hash": sha256(2)}
+        )
+    write(suites, "subset_wide.json", WIDE, datasets=["web"])
+    with pytest.raises(CheckFailedError) as failed:
+        check(CheckConfig(suite="subset", subset="s"))
+    assert "subset_wide.json/expect_column_values_to_be_between(width): found 1 of 2 unexpected" in str(failed.value)
+
+
+def test_a_named_folder_that_is_not_there_is_refused_and_the_default_one_may_be_absent(suites: Path) -> None:
+    suites.rmdir()
+    assert samples() == ""
+    (suites.parent / "alchemist.toml").write_text("[datasets.web.checks]\nsuites = 'mine'\n")
+    load_project.cache_clear()
+    with pytest.raises(ConfigError, match=r"\[datasets.web.checks\] suites = 'mine': .*mine is not a folder"):
+        samples()
+
+
+def test_what_was_found_is_said_without_its_dataset_where_there_is_none() -> None:
+    outcome = CheckOutcome("a", "fail", is_success=False, observed={"observed_value": 3, "expected": {"max_value": 2}})
+    assert describe(outcome) == "a: found 3; allowed: max_value 2"
