@@ -17,6 +17,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
 from alchemist_core.stages.select import SelectConfig, name_subset
 from alchemist_core.stages.train_rater import TrainRaterConfig
+from alchemist_core.verbs.check import CheckConfig
 
 HEAVY = ("torch", "airflow", "great_expectations", "transformers", "accelerate", "datasets")
 
@@ -151,7 +152,7 @@ def test_a_value_out_of_bounds_is_refused_with_flag_limit_and_value(capsys: pyte
         (["scor"], "Did you mean score?"),
         (["subset", "lst"], "Did you mean list?"),
         (["select", "--datset", "d"], "Did you mean --dataset?"),
-        (["check", "--suite", "subst"], "Did you mean subset?"),
+        (["ingest", "--role", "trian"], "Did you mean train?"),
     ],
 )
 def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
@@ -164,6 +165,17 @@ def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
     assert meant in text
     assert "--help" in text
     assert "usage:" not in text
+
+
+@pytest.mark.parametrize(
+    ("suites", "said"), [("shards,subst", "Did you mean subset?"), (",", "Name at least one."), ("shards,,", "")]
+)
+def test_of_several_suites_a_mistyped_one_is_answered_with_the_one_that_was_meant(suites: str, said: str) -> None:
+    if not said:
+        assert CheckConfig.model_validate({"suite": suites}).suite == ("shards",)
+        return
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_config(CheckConfig, {"suite": suites})
 
 
 def test_a_verb_that_was_left_out_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:

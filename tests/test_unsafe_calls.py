@@ -8,7 +8,20 @@ import alchemist_core
 
 ROOT = Path(alchemist_core.__file__).parent
 BANNED_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-BANNED_CALLS = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.jit.load"}
+BANNED_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "os.system",
+    "os.popen",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "torch.jit.load",
+    "runpy.run_path",
+    "runpy.run_module",
+}
+# A suite of expectations in Python is the operator's own code.
+ALLOWED = {("quality/validation.py", "runpy.run_path")}
 
 
 def calls() -> Iterator[tuple[str, str, dict[str, ast.expr]]]:
@@ -35,7 +48,8 @@ def test_arrays_are_never_unpickled() -> None:
 
 
 def test_nothing_is_evaluated_and_no_shell_is_started() -> None:
-    assert [(place, name) for place, name, _ in calls() if name in BANNED_CALLS] == []
+    found = {(place.partition(":")[0], name) for place, name, _ in calls() if name in BANNED_CALLS}
+    assert found == ALLOWED
     assert [place for place, _, keywords in calls() if is_true(keywords.get("shell"))] == []
 
 

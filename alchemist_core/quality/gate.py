@@ -149,6 +149,8 @@ def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
 def _check_subset(
     engine: Engine, suite: str, row: SubsetRow | None, limits_of: Callable[[str | None], AppliedLimits]
 ) -> list[CheckOutcome]:
+    if row is None:
+        raise ConfigError(f"The suite {suite!r} needs the name of a subset: --subset NAME.")
     if suite == "evaluation":
         columns = read_slice(engine, "check_evaluation", {"subset_id": row.subset_id})
         return _validate_all({"check_evaluation": columns}, suites.evaluation())

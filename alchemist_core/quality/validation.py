@@ -116,6 +116,9 @@ def _load_python(path: Path) -> OwnSuite:
 def validate_slice(slice_: Slice, expectations: Mapping[str, Any], *, max_examples: int) -> dict[str, dict[str, Any]]:
     """Test expectations, by name, over rows of the store, by the library's own SQL data source."""
     import great_expectations as gx  # noqa: PLC0415
+    from great_expectations.expectations.core.unexpected_rows_expectation import (  # noqa: PLC0415
+        UnexpectedRowsExpectation,
+    )
 
     with _quiet():
         # What it connects to is `slice_.connect`; an address with a password in it would be searched for templates.
@@ -123,9 +126,7 @@ def validate_slice(slice_: Slice, expectations: Mapping[str, Any], *, max_exampl
             "store", connection_string="postgresql+psycopg2://check@store/slice", kwargs={"creator": slice_.connect}
         )
         batch = source.add_query_asset("slice", query=slice_.query).add_batch_definition_whole_table("all").get_batch()
-        is_sql = {
-            name: isinstance(each, gx.expectations.UnexpectedRowsExpectation) for name, each in expectations.items()
-        }
+        is_sql = {name: isinstance(each, UnexpectedRowsExpectation) for name, each in expectations.items()}
         found: dict[str, dict[str, Any]] = {}
         # Rows of an expectation that is SQL itself are given only completely, of which the library bounds the number.
         for is_own_sql, kind in ((False, "SUMMARY"), (True, "COMPLETE")):

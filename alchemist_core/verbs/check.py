@@ -5,12 +5,13 @@ in the folder suites/ beside it, run behind the built-in one that they name.
 """
 
 from datetime import date
-from typing import TYPE_CHECKING, Literal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Report, Words
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import load_project
 from alchemist_core.quality.limits import AppliedLimits
@@ -30,11 +31,26 @@ REMEDIES = {
 }
 
 
+SUITES = ("shards", "samples", "scores", "subset", "evaluation")
+
+
+def _require_known(suites: tuple[str, ...]) -> tuple[str, ...]:
+    for suite in suites or ("",):
+        if suite not in SUITES:
+            near = get_close_matches(suite, SUITES, n=1)
+            raise ValueError(
+                f"there is no suite {suite!r}. " + (f"Did you mean {near[0]}?" if near else "Name at least one.")
+            )
+    return suites
+
+
 class CheckConfig(Config):
     """What to check."""
 
-    suite: Literal["shards", "samples", "scores", "subset", "evaluation"] = Field(
-        ..., description="Suite of expectations"
+    suite: Annotated[Words, AfterValidator(_require_known)] = Field(
+        ...,
+        description=f"Suite of expectations, or several with commas between them: {', '.join(SUITES)}; "
+        "their bounds, and the folder of suites of your own, are [checks] in alchemist.toml",
     )
     dataset: str | None = Field(None, description="Dataset; none: every training dataset, each by itself")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
@@ -55,7 +71,7 @@ class CheckReport(Report):
 
 
 def run(config: CheckConfig) -> CheckReport:
-    """Run the suite, store every outcome, stop where one failed."""
+    """Run the suites, store every outcome in `check_results`, stop where one failed."""
     # Great Expectations is imported only inside the check: it takes seconds.
     from alchemist_core.quality.gate import failures, run_suite  # noqa: PLC0415
 
@@ -66,21 +82,27 @@ def run(config: CheckConfig) -> CheckReport:
     subset = None
     if config.subset is not None:
         subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
-    outcomes = run_suite(
-        database_url(), config.suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=subset,
-        limits_of=_limits_of,
-    )  # fmt: skip
-    if failed := failures(outcomes):
-        # What failed comes last: a log's last line is the one that is read.
-        texts = "\n".join(f"  {describe(outcome)}" for outcome in failed)
-        remedy = REMEDIES.get(config.suite, NIGHT_REMEDY)
-        raise CheckFailedError(
-            f"{len(failed)} of {len(outcomes)} checks of suite {config.suite} failed (all are in check_results). {remedy}.\n{texts}"
-        )
+    outcomes, lines = [], []
+    for suite in config.suite:
+        found = run_suite(
+            database_url(), suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=subset,
+            limits_of=_limits_of,
+        )  # fmt: skip
+        outcomes += found
+        if failed := failures(found):
+            lines += [
+                f"{len(failed)} of {len(found)} checks of suite {suite} failed. {REMEDIES.get(suite, NIGHT_REMEDY)}."
+            ]
+            # What failed comes last: a log's last line is the one that is read.
+            lines += [f"  {describe(outcome)}" for outcome in failed]
+    if lines:
+        raise CheckFailedError("\n".join(lines))
     warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
         say(f"warning: {warning}")
-    return CheckReport(suite=config.suite, n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings)
+    return CheckReport(
+        suite=", ".join(config.suite), n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings
+    )
 
 
 def _limits_of(dataset: str | None) -> AppliedLimits:

@@ -1,6 +1,7 @@
 """A user's own suites gate a night like ours: what fails holds it and is named with rows; what cannot be run fails with a reason."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -235,6 +236,15 @@ def test_a_mended_suite_and_a_removed_one_hold_the_night_no_longer(engine: Engin
     assert failed_of(engine) == []
 
 
+def test_several_suites_run_in_one_process_and_all_that_failed_is_said(suites: Path) -> None:
+    write(suites, "shards_many.json", {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 2}})
+    write(suites, "samples_x.json", WIDE)
+    lines = samples(suite="shards,samples,scores").splitlines()
+    assert [line.partition(" failed")[0] for line in lines[::2]] == [
+        "1 of 5 checks of suite shards", "1 of 10 checks of suite samples"
+    ]  # fmt: skip
+
+
 def test_a_night_without_samples_passes(suites: Path) -> None:
     write(suites, "samples_x.json", {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}})
     assert samples(crawl_date=date(2026, 5, 5)) == ""
@@ -297,6 +307,16 @@ def test_a_named_folder_that_is_not_there_is_refused_and_the_default_one_may_be_
     load_project.cache_clear()
     with pytest.raises(ConfigError, match=r"\[datasets.web.checks\] suites = 'mine': .*mine is not a folder"):
         samples()
+
+
+def test_what_the_runbook_shows_is_read_and_run(engine: Engine, suites: Path) -> None:
+    runbook = (Path(__file__).parents[2] / "infra" / "RUNBOOK.md").read_text(encoding="utf-8")
+    (project,), (suite,) = (re.findall(rf"```{kind}\n(.*?)```", runbook, re.DOTALL) for kind in ("toml", "json"))
+    (suites.parent / "alchemist.toml").write_text(project)
+    (suites / "samples_captions.json").write_text(suite)
+    assert samples() == ""
+    assert stored(engine, "samples_captions.json/expect_column_mean_to_be_between(width)")[0][:2] == (False, "warn")
+    assert stored(engine, "samples_captions.json/unexpected_rows_expectation")[0][:2] == (True, "fail")
 
 
 def test_what_was_found_is_said_without_its_dataset_where_there_is_none() -> None:
