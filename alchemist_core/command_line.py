@@ -32,6 +32,7 @@ VERB_GROUPS = {
         "release",
         "takedown",
         "retry_quarantine",
+        "shard",
         "duplicates",
         "aesthetic",
     ),

@@ -59,6 +59,18 @@ class DataError(AlchemistError):
     exit_code = 6
 
 
+class MissingShardError(DataError):
+    """Report a registered shard whose file is not there."""
+
+
+class ChangedShardError(DataError):
+    """Report a registered shard that holds other bytes than were registered."""
+
+
+class UnreachableRootError(DataError):
+    """Report storage that cannot be reached: nothing is known of the shards there."""
+
+
 class MissingDependencyError(AlchemistError):
     """Name the extra that a command needs and that is not installed."""
 

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     decode_workers: int | None = Field(
         None, ge=0, le=1024, description="Processes that decode or read shards; 0: none beside; unset: one a core"
     )
+    upload_settle_s: float = Field(
+        3600.0,
+        ge=0,
+        description="Seconds for which a tar without an end mark must stay unchanged before it is read as it is: a younger one is an "
+        "upload under way",
+    )
     aesthetic_clip: Path | None = Field(
         None, description="Folder of the CLIP model that aesthetic scores are made with; unset: there are none"
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alchemist_core.data.decoding import Decoded, DecodeTask, view_images
 from alchemist_core.data.faults import Reason
 from alchemist_core.data.workers import Done, WorkerDiedError, Workers
+from alchemist_core.errors import DataError
 
 TASK_PICTURES = 64
 """Most pictures of a task."""
@@ -29,6 +30,13 @@ class DecodedPart:
     """Place of the first one in the task as it was submitted."""
     image_BHWC: NDArray[np.uint8]
     decoded: Decoded
+    error: DataError | None = None
+    """Why the shard cannot be read, if it cannot: the part has no images then."""
+
+    @property
+    def n_images(self) -> int:
+        """How many images were decoded, or could not be because of the error."""
+        return len(self.image_BHWC)
 
 
 class Decoders(Protocol):
@@ -90,7 +98,11 @@ class InlineDecoders:
         """Decode what waits."""
         while self._waiting:
             task, ticket = self._waiting.popleft()
-            decoded = task.work(task.read(), self._place)
+            try:
+                decoded = task.work(task.read(), self._place)
+            except DataError as error:
+                yield _failed(task, ticket, 0, error)
+                continue
             yield DecodedPart(ticket, 0, view_images(self._place, len(task.ranges), task.side), decoded)
 
     def close(self) -> None:
@@ -137,11 +149,7 @@ class ProcessDecoders:
         self._workers.submit(task, _Sent(task, ticket))
 
     def wait(self) -> Iterator[DecodedPart]:
-        """Wait for the workers; raise what a task raised.
-
-        Raises:
-            DataError: A shard is gone, or its bytes are not those that were registered.
-        """
+        """Wait for the workers; a part whose shard is gone, or holds other bytes than were registered, comes with the error."""
         while self._again and self._workers.has_room():
             sent = self._again.popleft()
             self._workers.submit(sent.task, sent)
@@ -149,6 +157,8 @@ class ProcessDecoders:
             sent = done.ticket
             if isinstance(done.error, WorkerDiedError):
                 yield from self._try_again(sent, done.error)
+            elif isinstance(done.error, DataError):
+                yield _failed(sent.task, sent.ticket, sent.first, done.error)
             elif done.error is not None:
                 raise done.error
             else:
@@ -171,6 +181,10 @@ class ProcessDecoders:
     def close(self) -> None:
         """End the processes."""
         self._workers.close()
+
+
+def _failed(task: DecodeTask, ticket: Any, first: int, error: DataError) -> DecodedPart:
+    return DecodedPart(ticket, first, np.zeros((len(task.ranges), 1, 1, 3), np.uint8), Decoded(), error)
 
 
 def _split(sent: _Sent) -> list[_Sent]:

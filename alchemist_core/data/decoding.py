@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from alchemist_core.data.byte_ranges import ByteRange
 from alchemist_core.data.faults import Reason
 from alchemist_core.data.images import BadImageError, decode_views
-from alchemist_core.data.storage import read_ranges
-from alchemist_core.errors import DataError
+from alchemist_core.data.storage import read_ranges, remedy_of
+from alchemist_core.errors import ChangedShardError
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
 
 
@@ -44,7 +44,7 @@ class DecodeTask:
         """Decode into the place and measure what is to be measured.
 
         Raises:
-            DataError: The bytes are not those that were registered.
+            ChangedShardError: The bytes are not those that were registered.
         """
         image_BHWC = view_images(place, len(data), self.side)
         luma_BHW = np.zeros((len(data), LUMA_SIDE, LUMA_SIDE), np.uint8) if any(self.is_measured_B) else None
@@ -64,10 +64,9 @@ class DecodeTask:
     def _require_registered(self, at: int, picture: bytes) -> None:
         if hashlib.sha256(picture).digest() != self.image_hash_B[at]:
             offset, size = self.ranges[at]
-            raise DataError(
-                f"Shard {self.uri} is not the tar that was registered (the picture at bytes {offset} to {offset + size} has "
-                "another sha256). Scores belong to registered bytes: restore it, or put the new tar under a new name and "
-                "ingest it."
+            raise ChangedShardError(
+                f"Shard {self.uri} is not the tar that was registered (the image at bytes {offset} to {offset + size} has "
+                f"another sha256). {remedy_of(self.uri)}"
             )
 
     def _measure(self, luma_BHW: NDArray[np.uint8], faults: dict[int, tuple[Reason, str]]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from alchemist_core.data.byte_ranges import ByteRange, cut_ranges, merge_ranges
-from alchemist_core.errors import DataError
+from alchemist_core.errors import DataError, MissingShardError, UnreachableRootError
 from alchemist_core.settings import load_settings
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _BUFFER_BYTES = 1 << 16
 _N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GIVE_UP_S = 6, 0.1, 10.0, 300.0
 _SILENCE_S = 60.0
 _N_THREADS = 8
+_KINDS: dict[str, type[DataError]] = {
+    "NoSuchKey": MissingShardError, "404": MissingShardError, "NoSuchBucket": UnreachableRootError,
+}  # fmt: skip
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
 
 T = TypeVar("T")
@@ -43,7 +46,7 @@ def list_objects(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
     """
     found = find_objects(root_uri)
     if not found:
-        raise DataError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
+        raise UnreachableRootError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
     yield from found
 
 
@@ -63,6 +66,18 @@ def find_objects(root_uri: str) -> list[tuple[str, int, datetime]]:
     ]
 
 
+def has_objects(root_uri: str) -> bool:
+    """Tell whether any object lies under a prefix.
+
+    Raises:
+        DataError: The bucket cannot be listed.
+    """
+    bucket, prefix = _split(root_uri)
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    page = _ask(root_uri, lambda: _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
+    return bool(page.get("Contents"))
+
+
 def read_labels(uri: str) -> tuple[int, dict[str, str]]:
     """Return an object's size and the labels that it was put with.
 
@@ -72,6 +87,17 @@ def read_labels(uri: str) -> tuple[int, dict[str, str]]:
     bucket, key = _split(uri)
     head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
     return int(head["ContentLength"]), dict(head["Metadata"])
+
+
+def stat_object(uri: str) -> tuple[int, datetime]:
+    """Return an object's size and the time of its last change.
+
+    Raises:
+        DataError: It is absent or may not be read.
+    """
+    bucket, key = _split(uri)
+    head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return int(head["ContentLength"]), head["LastModified"]
 
 
 def put_file(uri: str, path: Path, labels: Mapping[str, str]) -> None:
@@ -223,9 +249,11 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
             return cast("T", b"")
         if code in {"PreconditionFailed", "412"}:
             raise DataError(f"{uri} was replaced while it was read; run the stage again.") from error
-        raise DataError(f"{uri} cannot be read: {code}. Check the address and the credentials.") from error
+        raise _KINDS.get(code, DataError)(
+            f"{uri} cannot be read: {code}. Check the address and the credentials."
+        ) from error
     except (BotoCoreError, ResponseParserError) as error:
-        raise DataError(
+        raise UnreachableRootError(
             f"{uri} cannot be reached: {error}. Check ALCHEMIST_S3_ENDPOINT_URL and the network."
         ) from error
 

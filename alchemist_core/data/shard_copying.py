@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from alchemist_core.data.captions import BadTextError, read_annotation
 from alchemist_core.data.member_table import MemberSource
 from alchemist_core.data.pairs import hash_content, hash_pair
-from alchemist_core.data.storage import view_ranges
+from alchemist_core.data.storage import remedy_of, view_ranges
 from alchemist_core.data.tar_writer import hash_from_disk, write_tar
 from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.errors import DataError
@@ -148,5 +148,5 @@ def _chunks(records: Sequence[MemberSource]) -> Iterator[list[MemberSource]]:
 def _describe_change(record: MemberSource, detail: str) -> str:
     return (
         f"{record.uri}: record {record.key!r} is not the pair {record.pair_hash.hex()[:16]} that was registered ({detail}). "
-        "Restore the shard, or retire it and select again."
+        f"{remedy_of(record.uri)}, and select again."
     )

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from alchemist_core.data.faults import Fault
+from alchemist_core.data.faults import Fault, Reason
 from alchemist_core.data.one_pass import OnePassReader
 from alchemist_core.data.pairs import Pair, read_pairs
-from alchemist_core.data.storage import ShardFile, open_shard
+from alchemist_core.data.storage import ShardFile, open_shard, remedy_of
 from alchemist_core.data.workers import Done, WorkerDiedError, Workers
 from alchemist_core.errors import DataError
 
@@ -23,6 +23,11 @@ class ShardContent:
     pairs: list[Pair]
     faults: list[Fault]
     rejection: str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the tar has no end mark, as one that is being uploaded."""
+        return any(fault.reason == Reason.TRUNCATED_TAR.value for fault in self.faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +60,34 @@ class ReadShardTask:
             return ShardContent(reader.sha256(), pairs, faults)
 
 
-def read_shards(files: Sequence[ShardFile], *, n_workers: int, has_perceptual_hash: bool) -> Iterator[ShardContent]:
-    """Yield the content of every file, in their order, while workers read on.
+def read_shards(
+    files: Sequence[ShardFile], *, n_workers: int, has_perceptual_hash: bool
+) -> Iterator[ShardContent | DataError]:
+    """Yield the content of every file, in their order, while workers read on; an error where one could not be read.
 
-    Raises:
-        DataError: A file is gone, or a worker died on it twice.
+    What is wrong with one shard (it is gone, a worker died on it twice, it needs more memory than there is) stops no other.
     """
     tasks = [ReadShardTask(file, has_perceptual_hash) for file in files]
     if n_workers == 0:
-        yield from (task.work() for task in tasks)
+        yield from (_read_here(task) for task in tasks)
         return
     with Workers(n_workers, module=__name__) as workers:
         yield from _ReadInOrder(tasks, workers).contents()
+
+
+def _read_here(task: ReadShardTask) -> ShardContent | DataError:
+    try:
+        return task.work()
+    except Exception as error:  # noqa: BLE001  whatever a shard's bytes cause, it is that shard's alone
+        return _error_of(task, error)
+
+
+def _error_of(task: ReadShardTask, error: Exception) -> DataError:
+    if isinstance(error, DataError):
+        return error
+    return DataError(
+        f"Shard {task.file.uri} cannot be read ({type(error).__name__}: {error}). {remedy_of(task.file.uri)}"
+    )
 
 
 class _ReadInOrder:
@@ -74,10 +95,10 @@ class _ReadInOrder:
 
     def __init__(self, tasks: Sequence[ReadShardTask], workers: Workers) -> None:
         self._tasks, self._workers = tasks, workers
-        self._early: dict[int, ShardContent] = {}
+        self._early: dict[int, ShardContent | DataError] = {}
         self._suspects: set[int] = set()
 
-    def contents(self) -> Iterator[ShardContent]:
+    def contents(self) -> Iterator[ShardContent | DataError]:
         n_submitted = 0
         for turn in range(len(self._tasks)):
             while turn not in self._early:
@@ -92,13 +113,14 @@ class _ReadInOrder:
         self._workers.submit(self._tasks[number], number)
 
     def _receive(self, done: Done) -> None:
+        task = self._tasks[done.ticket]
         if not isinstance(done.error, WorkerDiedError):
-            if done.error is not None:
-                raise done.error
-            self._early[done.ticket] = done.result
-            return
-        if done.error.is_begun and done.ticket in self._suspects:
-            uri = self._tasks[done.ticket].file.uri
-            raise DataError(f"Two worker processes died while they read {uri} ({done.error}). Retire it, or repair it.")
-        self._suspects |= {done.ticket} if done.error.is_begun else set()
-        self._submit(done.ticket)
+            self._early[done.ticket] = done.result if done.error is None else _error_of(task, done.error)
+        elif done.error.is_begun and done.ticket in self._suspects:
+            self._early[done.ticket] = DataError(
+                f"Two worker processes died while they read {task.file.uri} ({done.error}): one of its images is hostile, or memory "
+                f"is short. {remedy_of(task.file.uri)}"
+            )
+        else:
+            self._suspects |= {done.ticket} if done.error.is_begun else set()
+            self._submit(done.ticket)

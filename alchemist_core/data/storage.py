@@ -3,15 +3,25 @@
 import hashlib
 import io
 import os
+import re
+import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 
 from alchemist_core.data import s3
 from alchemist_core.data.byte_ranges import ByteRange, cut_ranges, merge_ranges
-from alchemist_core.errors import DataError
+from alchemist_core.data.faults import is_storable
+from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 
+_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
+# What uploaders and browsers append until the last byte is there.
+_UNFINISHED = re.compile(
+    r"\.tar\.(part|partial|tmp|temp|filepart|crdownload|download|aria2|upload|uploading)$", re.IGNORECASE
+)
+_LINK = "is a symbolic link to a folder, which is not followed. Put the folder itself there, or let the link's name start with a dot."
 # To read so many bytes too many from a file costs less than to ask once more.
 _MAX_GAP_BYTES = 1 << 13
 
@@ -31,15 +41,104 @@ def absolute_root(root_uri: str) -> str:
     return root_uri if is_s3(root_uri) else str(_local_path(root_uri).absolute())
 
 
-def list_shards(root_uri: str) -> list[ShardFile]:
-    """Return every `.tar` under a root, sorted by address; names that start with a dot are writes under way.
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Something under a root that is not read: why, and what to do. `is_loss` unless its name says that it is not to be read."""
+
+    uri: str
+    why: str
+    is_loss: bool = True
+
+
+@dataclass(slots=True)
+class RootListing:
+    """What lies under a root: the tars, by address, and what is passed over."""
+
+    shards: list[ShardFile] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+    unread_folders: list[str] = field(default_factory=list)
+    """Folders that cannot be listed: nobody knows which tars lie there."""
+
+
+def list_root(root_uri: str) -> RootListing:
+    """Return every `.tar` under a root, sorted by address, and whatever else looks like a shard but is not read.
+
+    A name that starts with a dot, of a file or a folder, is a write under way.
 
     Raises:
         DataError: The root does not exist or cannot be listed.
     """
-    found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri)
-    shards = [ShardFile(*entry) for entry in found if entry[0].endswith(".tar") and not _name(entry[0]).startswith(".")]
-    return sorted(shards, key=lambda shard: shard.uri)
+    listing = RootListing()
+    found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri, listing)
+    for entry in found:
+        why = _why_not_read(entry[0].removeprefix(root_uri.rstrip("/")).lstrip("/"))
+        if why is not None:
+            listing.passed_over.append(PassedOver(entry[0], *why))
+        elif entry[0].endswith(".tar"):
+            listing.shards.append(ShardFile(*entry))
+    listing.shards.sort(key=lambda shard: shard.uri)
+    listing.passed_over.sort(key=lambda other: other.uri)
+    return listing
+
+
+def list_shards(root_uri: str) -> list[ShardFile]:
+    """Return every `.tar` under a root, sorted by address; a root of which a folder cannot be listed is refused.
+
+    Raises:
+        DataError: The root, or a folder in it, cannot be listed.
+    """
+    listing = list_root(root_uri)
+    for other in listing.passed_over:
+        if other.uri in listing.unread_folders:
+            raise DataError(f"{other.uri} {other.why}")
+    return listing.shards
+
+
+def _why_not_read(path: str) -> tuple[str, bool] | None:
+    """Return why a path under a root is passed over, and whether that is a loss; none where it is a shard or of no interest.
+
+    >>> _why_not_read("2026-01-01/.part/a.tar"), _why_not_read("a.tar.part"), _why_not_read("notes.txt")
+    (('is hidden: a write under way', False), ('is a write under way by its name', False), None)
+    """
+    if _COMPRESSED.search(path):
+        return "is compressed. Unpack it to a plain .tar, or remove it from the root.", not _is_hidden(path)
+    if _UNFINISHED.search(path):
+        return "is a write under way by its name", False
+    if not path.endswith(".tar"):
+        return None
+    if _is_hidden(path):
+        return "is hidden: a write under way", False
+    if not is_storable(path):
+        return "has a name that is not UTF-8, or holds NUL. Rename it.", True
+    return None
+
+
+def _is_hidden(path: str) -> bool:
+    return path.startswith(".") or "/." in path
+
+
+def stat_shard(uri: str) -> ShardFile:
+    """Return a shard's size and the time of its last change.
+
+    Raises:
+        DataError: There is none at this address.
+    """
+    if is_s3(uri):
+        return ShardFile(uri, *s3.stat_object(uri))
+    with _open_file(uri) as file:
+        stat = os.fstat(file.fileno())
+    return ShardFile(uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC))
+
+
+def has_files(root_uri: str) -> bool:
+    """Tell whether anything lies under a root: one that is not mounted is empty, and says nothing of its shards."""
+    try:
+        if is_s3(root_uri):
+            return s3.has_objects(root_uri)
+        with os.scandir(_local_path(root_uri)) as entries:
+            return any(True for _ in entries)
+    except (OSError, DataError):
+        return False
 
 
 def open_shard(uri: str) -> io.BufferedReader:
@@ -69,11 +168,20 @@ def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
     views = s3.view_ranges(uri, ranges) if is_s3(uri) else _view_ranges(uri, ranges)
     for (offset, size), view in zip(ranges, views, strict=True):
         if len(view) != size:
-            raise DataError(
+            raise ChangedShardError(
                 f"{uri} ends before byte {offset + size}, where a registered member ends: it is not the shard that was "
-                "ingested. Restore it, or put the new tar under a new name and ingest it."
+                f"ingested. {remedy_of(uri)}"
             )
     return views
+
+
+def remedy_of(uri: str) -> str:
+    """Return what to do about a shard whose bytes are not, or no longer, those that were registered."""
+    name = shlex.quote(uri)
+    return (
+        f"Restore its bytes; or read it anew: alchemist shard reread {name} --reason WHY; or give it up: "
+        f"alchemist shard retire {name} --reason WHY"
+    )
 
 
 def sha256_of(uri: str) -> bytes:
@@ -106,39 +214,58 @@ def _local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
-def _list_files(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
+def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int, datetime]]:
     root = _local_path(root_uri)
-    try:
-        if not root.is_dir():
-            raise DataError(f"The root {root_uri} is no folder that can be read here; correct it, or mount it.")
-        for path in _find_tars(root):
+    if not root.is_dir():
+        raise UnreachableRootError(
+            f"The root {root_uri} is unreachable: no folder that can be read here. Correct it, or mount it."
+        )
+    for path in _find_files(root, listing):
+        uri = join_uri(root_uri, path.relative_to(root).as_posix())
+        try:
             stat = path.stat()
-            # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
-            changed_at = datetime.fromtimestamp(stat.st_ctime, UTC)
-            yield join_uri(root_uri, path.relative_to(root).as_posix()), stat.st_size, changed_at
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or root} cannot be listed ({error.strerror}); correct its rights, or mount it again."
-        ) from error
+        except OSError as error:
+            if path.is_symlink() and path.name.endswith(".tar"):
+                listing.passed_over.append(
+                    PassedOver(uri, f"is a link that leads nowhere ({error.strerror}). Remove it.")
+                )
+            continue
+        if not S_ISREG(stat.st_mode):
+            continue
+        # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
+        yield uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC)
 
 
-def _find_tars(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root, onerror=_refuse_folder):
-        tars = (Path(folder, name) for name in names if name.endswith(".tar"))
-        yield from (path for path in tars if path.is_file())
+def _find_files(root: Path, listing: RootListing) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        # Taken for empty, it would be a night without a shard. One that went meanwhile has none, nor has a file system's own.
+        if isinstance(error, FileNotFoundError) or _name(str(error.filename)) == "lost+found":
+            return
+        if Path(str(error.filename)) == root:
+            raise UnreachableRootError(
+                f"The root {root} is unreachable: it cannot be listed ({error.strerror}). Correct its rights, or mount it again."
+            )
+        listing.unread_folders.append(str(error.filename))
+        text = f"cannot be listed ({error.strerror}). Correct its rights, or mount it again."
+        listing.passed_over.append(PassedOver(str(error.filename), text))
+
+    for folder, folders, names in os.walk(root, onerror=note):
+        places = [Path(folder, name) for name in folders]
+        listing.passed_over += [PassedOver(str(place), _LINK) for place in places if _is_unfollowed_link(place, root)]
+        yield from (Path(folder, name) for name in names)
 
 
-def _refuse_folder(error: OSError) -> None:
-    # Taken for empty, it would be a night without a shard. One that went meanwhile has none, nor has a file system's own.
-    if not isinstance(error, FileNotFoundError) and _name(str(error.filename)) != "lost+found":
-        raise error
+def _is_unfollowed_link(place: Path, root: Path) -> bool:
+    return place.is_symlink() and not _is_hidden(place.relative_to(root).as_posix())
 
 
 def _open_file(uri: str) -> io.BufferedReader:
     try:
         return _local_path(uri).open("rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingShardError(f"Shard {uri} is missing ({error.strerror}). {remedy_of(uri)}") from error
     except OSError as error:
-        raise DataError(f"Shard {uri} cannot be opened ({error.strerror}); restore it, or retire it.") from error
+        raise DataError(f"Shard {uri} cannot be opened ({error.strerror}). {remedy_of(uri)}") from error
 
 
 def _view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
@@ -147,7 +274,7 @@ def _view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
         try:
             blocks = [_read_span(file.fileno(), offset, size) for offset, size in spans]
         except OSError as error:
-            raise DataError(f"Shard {uri} cannot be read ({error.strerror}); restore it, or retire it.") from error
+            raise DataError(f"Shard {uri} cannot be read ({error.strerror}). {remedy_of(uri)}") from error
     return cut_ranges(blocks, spans, ranges)
 
 

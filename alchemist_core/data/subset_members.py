@@ -51,7 +51,12 @@ def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
     missing = located.missing()
     if len(missing):
         remedy = _remedy(engine, subset)
-        raise _lost(subset, located.manifest, missing, f"taken down, or their shard was retired). {remedy}")
+        raise _lost(
+            subset,
+            located.manifest,
+            missing,
+            f"taken down, or their shard is missing, changed or retired: alchemist shard list). {remedy}",
+        )
     return located.members
 
 
@@ -66,7 +71,12 @@ def locate_remaining(engine: Engine, subset: SubsetRow) -> LocatedSubset:
     taken_down = set(read_taken_down(engine)) if len(missing) else set()
     lost = np.array([n for n in missing if located.manifest.pair_hash_K32[n].tobytes() not in taken_down], np.int64)
     if len(lost):
-        raise _lost(subset, located.manifest, lost, f"their shard was retired). {_SELECT}")
+        raise _lost(
+            subset,
+            located.manifest,
+            lost,
+            f"their shard is missing, changed or retired: alchemist shard list). {_SELECT}",
+        )
     return located
 
 

@@ -55,7 +55,8 @@ class ScoringPipeline:
     Args:
         scorer: Rates batches.
         decoders: Decode pictures; closed at the end.
-        commit: Stores a complete shard; called in one thread, in the order in which shards are completed.
+        commit: Stores a complete shard, or gives back one that could not be read (its `error`); called in one thread, in the order in
+            which shards are completed.
         rater_name: For the text of faults.
     """
 
@@ -105,6 +106,9 @@ class ScoringPipeline:
         for first, task in shard.tasks(self._scorer.image_side):
             while not self._decoders.has_room():
                 self._collect()
+            if shard.error is not None:
+                self._settle(shard, shard.n_pairs - first)
+                return
             self._decoders.submit(task, (shard, first))
 
     def _collect(self) -> None:
@@ -114,14 +118,18 @@ class ScoringPipeline:
     def _take(self, part: DecodedPart) -> None:
         """Note a part's faults and measures, and fill its good pictures into batches."""
         shard, first = part.ticket
+        if part.error is not None:
+            shard.error = part.error
+            self._settle(shard, part.n_images)
+            return
         first += part.first
         decoded, n_pictures = part.decoded, len(part.image_BHWC)
         for at, (reason, detail) in decoded.faults.items():
             shard.set_aside(first + at, reason, detail)
         if decoded.measure_BM is not None:
             shard.measure_NM[first : first + n_pictures] = decoded.measure_BM
-        if decoded.faults and shard.settle(len(decoded.faults)):
-            self._complete(shard)
+        if decoded.faults:
+            self._settle(shard, len(decoded.faults))
         good_P = np.delete(np.arange(n_pictures), list(decoded.faults))
         image_PHWC = part.image_BHWC[good_P] if decoded.faults else part.image_BHWC
         while len(good_P):
@@ -146,11 +154,14 @@ class ScoringPipeline:
             for shard, at_P in batch.parts:
                 shard.store_scores(at_P, score_B[start : start + len(at_P)], self._rater_name)
                 start += len(at_P)
-                if shard.settle(len(at_P)):
-                    self._complete(shard)
+                self._settle(shard, len(at_P))
         finally:
             batch.clear()
             self._free.put(batch)
+
+    def _settle(self, shard: PendingShard, n_pairs: int) -> None:
+        if shard.settle(n_pairs):
+            self._complete(shard)
 
     def _complete(self, shard: PendingShard) -> None:
         self._commits.append(self._writing.submit(self._commit, shard))

@@ -51,6 +51,8 @@ class PendingShard:
         self.score_N = np.full(len(pairs), np.nan, np.float32)
         self.measure_NM = np.full((len(pairs), len(MEASURES)), np.nan, np.float32)
         self._bad: dict[int, tuple[Reason, str]] = {}
+        self.error: DataError | None = None
+        """Why the shard cannot be read; it is complete then, and nothing of it is stored."""
         self._n_left = len(pairs)
         self._lock = threading.Lock()
 

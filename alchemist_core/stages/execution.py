@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
 from alchemist_core.config import Config, Report
+from alchemist_core.data.faults import escape_unstorable
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import lineage
@@ -184,7 +185,12 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
     except BaseException as error:
         heartbeat.stop()
         code = error.exit_code if isinstance(error, AlchemistError) else 1
-        fields = {"error": f"{type(error).__name__}: {error}", "exit_code": code, "progress": run.progress}
+        # A file's name may be text that no database takes.
+        fields = {
+            "error": escape_unstorable(f"{type(error).__name__}: {error}"),
+            "exit_code": code,
+            "progress": run.progress,
+        }
         _finish_quietly(run, {**fields, **spent(time.monotonic() - began - run.waited_seconds)})
         raise
     heartbeat.stop()

@@ -1,9 +1,11 @@
 """Score every pair that the rater has not scored yet; every location of a shard ends scored or quarantined, exactly once."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -13,22 +15,28 @@ from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.data.artifacts import require_artifact
 from alchemist_core.data.decoders import open_decoders
+from alchemist_core.data.storage import has_files
 from alchemist_core.data.workers import n_own_cores
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 from alchemist_core.loops.scoring_shards import PendingShard
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
-from alchemist_core.store.ledger import Provenance, ScoringScope
+from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope
 from alchemist_core.store.raters import RaterRow, find_raters
+from alchemist_core.store.registry import unreadable_shards
+from alchemist_core.store.tables import AnyRow, utc_now
 from alchemist_core.telemetry import say
 
 if TYPE_CHECKING:
     from alchemist_core.loops.scoring_pipeline import ScoringPipeline
 
 WAIT_S = 1.0
+MAX_NAMED = 20
+"""Shards that an error names; it counts the rest."""
+UNREADABLE: dict[type[DataError], str] = {MissingShardError: "missing", ChangedShardError: "changed"}
 PAIRS_A_WORKER = 1000
 """Fewer than this are decoded sooner than a worker process starts."""
 
@@ -72,17 +80,28 @@ def own_slot(slot: int) -> int:
 
 
 def score(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
-    """Score with the rater that is meant, or one after the other with all of the night's, production first."""
+    """Score with the rater that is meant, or one after the other with all of the night's, production first.
+
+    Raises:
+        DataError: Some shards could not be read; all else was scored.
+    """
     raters = find_raters(stage_run.engine, config.rater)
     if not raters:
         say("no production rater: nothing scored")
         return ScoreReport(rater=None, note="no production rater: nothing scored")
-    return _together([_score_safely(config, rater, stage_run) for rater in raters])
+    left: list[str] = []
+    report = _together([_score_safely(config, rater, stage_run, left) for rater in raters])
+    if left:
+        say(f"Scored {report.n_shards:,} shards: {report.n_scored:,} locations, {report.n_quarantined:,} quarantined.")
+        named = list(dict.fromkeys(left))
+        more = [f"and {len(named) - MAX_NAMED:,} more: alchemist shard list"] if len(named) > MAX_NAMED else []
+        raise DataError("\n".join([*named[:MAX_NAMED], *more, "All else was scored."]))
+    return report
 
 
-def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun) -> ScoreReport:
+def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreReport:
     try:
-        return score_with(config, rater, stage_run)
+        return score_with(config, rater, stage_run, left)
     except DataError as error:
         if not rater.is_shadow:
             raise
@@ -100,20 +119,33 @@ def _together(reports: list[ScoreReport]) -> ScoreReport:
     return ScoreReport(rater=", ".join(str(report.rater) for report in reports), note=notes or None, **sums)
 
 
-def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun) -> ScoreReport:
-    """Score the unscored shards in scope with one rater, until every one is in the ledger."""
+def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreReport:
+    """Score the unscored shards in scope with one rater, until each is in the ledger or among those that are left."""
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
+        left += _describe_unreadable(scope, stage_run)
         return ScoreReport(rater=rater.name, note="everything in scope was scored before")
     scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
     with scoring.open_pipeline() as pipeline:
-        while ledger.count_unscored(stage_run.engine, scope)[0]:
-            n_before = scoring.counts["n_shards"]
+        while ledger.count_unscored(stage_run.engine, scoring.scope)[0]:
+            n_before = scoring.n_ended
             pipeline.run(scoring.claim)
-            if scoring.counts["n_shards"] == n_before:
+            if scoring.n_ended == n_before:
                 # Other slots hold what is left: they finish it, or their leases expire.
                 time.sleep(WAIT_S)
+    left += [*scoring.errors, *_describe_unreadable(scope, stage_run)]
     return scoring.report()
+
+
+def _describe_unreadable(scope: ScoringScope, stage_run: StageRun) -> list[str]:
+    """Name the shards in scope that are unscored because they are missing or have changed, whoever found that."""
+    with stage_run.engine.connect() as connection:
+        rows = unreadable_shards(connection, scope.dataset_ids, scope.crawl_date, rater_id=scope.rater_id)
+    return [
+        f"{row.dataset}: {row.uri} is {row.state} ({row.reason}). Restore its bytes and ingest; or alchemist shard reread {row.shard_id} "
+        f"--reason WHY; or alchemist shard retire {row.shard_id} --reason WHY"
+        for row in rows
+    ]
 
 
 class Scoring:
@@ -122,6 +154,10 @@ class Scoring:
     def __init__(self, rater: RaterRow, scope: ScoringScope, stage_run: StageRun, *, has_heuristics: bool) -> None:
         self.rater, self.scope, self.stage_run, self.has_heuristics = rater, scope, stage_run, has_heuristics
         self.n_total = ledger.count_unscored(stage_run.engine, scope)[1]
+        # What could not be read and is not marked in the store, by its text.
+        self.errors: list[str] = []
+        # Shards are claimed in one thread and committed in another.
+        self._lock = threading.Lock()
         self.counts = dict.fromkeys(("n_shards", "n_samples", "n_scored", "n_reused", "n_quarantined"), 0)
         self.began = time.monotonic()
 
@@ -138,16 +174,52 @@ class Scoring:
         with ScoringPipeline(scorer, decoders, self.commit, rater_name=self.rater.name) as pipeline:
             yield pipeline
 
+    @property
+    def n_ended(self) -> int:
+        """How many shards were scored, or left because they could not be read."""
+        return self.counts["n_shards"] + len(self.scope.skipped_ids)
+
     def claim(self) -> PendingShard | None:
-        """Claim a shard and read its unscored pairs; none when every shard is scored or held by another slot."""
+        """Claim a shard and read its unscored pairs; none when every shard is scored, left, or held by another slot."""
         engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
-        claimed = ledger.claim_unscored_shard(engine, self.scope, run_id=run_id, ttl_s=ttl_s)
-        if claimed is None:
-            return None
-        rows = ledger.read_unscored_pairs(engine, claimed.shard.shard_id, self.scope.rater_id)
-        return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
+        while claimed := ledger.claim_unscored_shard(engine, self.scope, run_id=run_id, ttl_s=ttl_s):
+            rows = ledger.read_unscored_pairs(engine, claimed.shard.shard_id, self.scope.rater_id)
+            try:
+                return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
+            except DataError as error:
+                self.leave(claimed, error)
+        return None
 
     def commit(self, shard: PendingShard) -> None:
+        """Store a complete shard, or leave one that could not be read: no shard stops another."""
+        if shard.error is None:
+            self.store(shard)
+        else:
+            self.leave(shard.claimed, shard.error)
+
+    def leave(self, claimed: ClaimedShard, error: DataError) -> None:
+        """Give a shard back that cannot be read; one that is gone or has changed is marked so, and claimed by nobody any more."""
+        say(f"Left unscored: {error}")
+        is_reachable = not isinstance(error, UnreachableRootError) and has_files(claimed.shard.root_uri)
+        state = next((name for kind, name in UNREADABLE.items() if is_reachable and isinstance(error, kind)), None)
+        with self._lock:
+            if not is_reachable:
+                self._leave_dataset(claimed.shard, error)
+            elif state is None:
+                self.errors.append(str(error))
+            # Before it is given back, or this process would claim it again.
+            self.scope = replace(self.scope, skipped_ids=(*self.scope.skipped_ids, claimed.shard.shard_id))
+        reason = f"found by score at {utc_now():%Y-%m-%d %H:%M} UTC"
+        ledger.give_up_shard(self.stage_run.engine, claimed, state=state, reason=reason)
+
+    def _leave_dataset(self, shard: AnyRow, error: DataError) -> None:
+        """Claim no more shards under a root that is away: nothing is known of them, so their states stay as they are."""
+        if shard.dataset_id in self.scope.dataset_ids:
+            self.errors.append(f"The root {shard.root_uri} is unreachable ({error}). Mount it, then score again.")
+            others = tuple(other for other in self.scope.dataset_ids if other != shard.dataset_id)
+            self.scope = replace(self.scope, dataset_ids=others)
+
+    def store(self, shard: PendingShard) -> None:
         """Store a complete shard and count it."""
         counts = ledger.commit_shard(
             self.stage_run.engine, shard.claimed, self.scope, outcome=shard.outcome(), provenance=self.provenance

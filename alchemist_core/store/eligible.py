@@ -28,6 +28,8 @@ class Moment:
     where: str | None = None
     # Whether each pair's source counts, for a cap.
     with_sources: bool = False
+    # Shards that were retired or superseded up to it do not count.
+    last_retirement_id: int = 0
 
     @property
     def is_fixed(self) -> bool:
@@ -46,7 +48,7 @@ class Moment:
     @property
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of the query `eligible_pairs`."""
-        names = ("rater_id", "last_takedown_id", "last_compared_id", "duplicates", "score")
+        names = ("rater_id", "last_takedown_id", "last_compared_id", "duplicates", "score", "last_retirement_id")
         return {"night_ids": list(self.night_ids)} | {name: asdict(self)[name] for name in names}
 
 

@@ -24,7 +24,7 @@ from alchemist_core.store.copy_in import copy_columns
 from alchemist_core.store.leases import LeaseClaim, claim_lease, lost, release_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.registry import insert_faults, read_shard
+from alchemist_core.store.registry import insert_faults, mark_unreadable, read_shard
 from alchemist_core.store.tables import AnyRow, ShardScore
 
 # Kept by the session and emptied at each commit: a new table for every shard would bloat the catalogue.
@@ -46,10 +46,15 @@ class ScoringScope:
     rater_id: int
     dataset_ids: tuple[int, ...]
     crawl_date: date | None = None
+    # Shards that this run could not read: it leaves them to a later one.
+    skipped_ids: tuple[int, ...] = ()
 
     def parameters(self) -> dict[str, Any]:
         """Return the scope as query parameters."""
-        return {"rater_id": self.rater_id, "dataset_ids": list(self.dataset_ids), "crawl_date": self.crawl_date}
+        return {
+            "rater_id": self.rater_id, "dataset_ids": list(self.dataset_ids), "crawl_date": self.crawl_date,
+            "skipped_ids": list(self.skipped_ids),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,14 @@ def _claim(connection: Connection, scope: ScoringScope, *, run_id: int, ttl_s: f
         release_lease(connection, lease)
         return None
     return ClaimedShard(read_shard(connection, shard_id), lease)
+
+
+def give_up_shard(engine: Engine, claimed: ClaimedShard, *, state: str | None, reason: str) -> None:
+    """Give a claimed shard back unscored; with a state, mark it as missing or changed, so that nobody claims it before it is repaired."""
+    with engine.begin() as connection:
+        release_lease(connection, claimed.lease)
+        if state is not None:
+            mark_unreadable(connection, claimed.shard.shard_id, state, reason)
 
 
 def _end_stalled(engine: Engine) -> None:

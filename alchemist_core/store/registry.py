@@ -1,18 +1,24 @@
 """Datasets and shards: what is registered, and the one transaction that registers a shard with all that lies in it."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, delete, select, text, update
+from sqlalchemy import Connection, Engine, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from alchemist_core.data.faults import Reason
 from alchemist_core.errors import ConfigError
+from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.copy_in import copy_rows
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import AnyRow, Dataset, Shard
+from alchemist_core.store.tables import AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
+
+READABLE = ("verified", "missing", "changed")
+"""States of a shard whose pairs are registered and that nobody has given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class KnownShard:
     state: str
     sha256: bytes
     verified_at: datetime | None
+    crawl_date: date
+    reason: str | None
 
 
 class Member(Protocol):
@@ -58,21 +66,25 @@ class Member(Protocol):
     size: int
 
 
-def register_dataset(engine: Engine, name: str, *, root_uri: str | None, role: str) -> DatasetRow:
-    """Return the dataset, registered on first use; a given root moves it, a different role is refused."""
+DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+def register_dataset(
+    engine: Engine, name: str, *, root_uri: str | None, role: str, move_root: bool = False
+) -> DatasetRow:
+    """Return the dataset, registered on first use.
+
+    Raises:
+        ConfigError: The name is not one, the dataset has another role, or another root that is not to be moved.
+    """
     known = {row.name: row for row in list_datasets(engine)}
     if name in known:
-        row = known[name]
-        if row.role != role:
-            raise ConfigError(
-                f"Dataset {name!r} is registered with role {row.role!r}, not {role!r}. Choose another name."
-            )
-        if root_uri is not None and root_uri != row.root_uri:
-            with engine.begin() as connection:
-                connection.execute(
-                    update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(root_uri=root_uri)
-                )
-        return DatasetRow(row.dataset_id, name, root_uri or row.root_uri, role)
+        return _require_same(engine, known[name], root_uri=root_uri, role=role, move_root=move_root)
+    if not DATASET_NAME.fullmatch(name):
+        shown = f"{name[:40]!r}" + ("..." if len(name) > 40 else "")
+        raise ConfigError(
+            f"--dataset {shown} is not a name of a dataset: 1 to 100 letters, digits, or . _ + -, the first a letter or digit."
+        )
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Name its folder or s3:// address once with --root.")
     with engine.begin() as connection:
@@ -81,8 +93,29 @@ def register_dataset(engine: Engine, name: str, *, root_uri: str | None, role: s
         dataset_id = connection.execute(statement).scalar()
     if dataset_id is None:
         # Another process registered it meanwhile: it is no new one any more.
-        return register_dataset(engine, name, root_uri=root_uri, role=role)
+        return register_dataset(engine, name, root_uri=root_uri, role=role, move_root=move_root)
     return DatasetRow(dataset_id, name, root_uri, role)
+
+
+def _require_same(engine: Engine, row: DatasetRow, *, root_uri: str | None, role: str, move_root: bool) -> DatasetRow:
+    if row.role != role:
+        raise ConfigError(
+            f"Dataset {row.name!r} is registered with role {row.role!r}, not {role!r}. Choose another name."
+        )
+    if root_uri is None or root_uri.rstrip("/") == row.root_uri.rstrip("/"):
+        return row
+    if not move_root:
+        raise ConfigError(
+            f"--root {root_uri}: dataset {row.name!r} has the root {row.root_uri}. Leave --root out; or, where its shards were moved, "
+            "add --move-root; shards of another source need a dataset of their own."
+        )
+    with engine.begin() as connection:
+        connection.execute(update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(root_uri=root_uri))
+        record_event(
+            connection, current_actor(), "move_root", f"dataset {row.name}",
+            before={"root_uri": row.root_uri}, after={"root_uri": root_uri},
+        )  # fmt: skip
+    return replace(row, root_uri=root_uri)
 
 
 def list_datasets(engine: Engine, *, role: str | None = None) -> list[DatasetRow]:
@@ -111,31 +144,119 @@ def find_dataset(engine: Engine, name: str) -> DatasetRow:
 
 
 def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
-    """Return every registered shard by its address."""
-    columns = (Shard.shard_id, Shard.size_bytes, Shard.state, Shard.sha256, Shard.verified_at)
-    statement = select(Shard.uri, *columns).where(Shard.dataset_id == dataset_id)
+    """Return every registered shard by its address; of superseded ones the revision that took their place."""
+    reason = func.coalesce(Shard.state_reason, Shard.rejected_reason)
+    columns = (Shard.shard_id, Shard.size_bytes, Shard.state, Shard.sha256, Shard.verified_at, Shard.crawl_date, reason)
+    statement = select(Shard.uri, *columns).where(Shard.dataset_id == dataset_id, Shard.state != "superseded")
     with engine.connect() as connection:
         return {row[0]: KnownShard(*row[1:]) for row in connection.execute(statement)}
 
 
+def find_shards(
+    engine: Engine, *, dataset: str | None = None, states: Sequence[str] | None = None, subject: str | None = None
+) -> Sequence[AnyRow]:
+    """Return shards with their datasets; a subject is an id, an address below the root, or a whole address."""
+    parameters = {"dataset": dataset, "states": None if states is None else list(states), "subject": subject}
+    with engine.connect() as connection:
+        return connection.execute(load_query("find_shards"), parameters).all()
+
+
+def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int]:
+    """Return how many shards are in each state."""
+    statement = select(Shard.state, func.count()).join(Dataset, Dataset.dataset_id == Shard.dataset_id)
+    if dataset is not None:
+        statement = statement.where(Dataset.name == dataset)
+    with engine.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(statement.group_by(Shard.state).order_by(Shard.state))}
+
+
 def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime) -> None:
     """Note that a shard was read again and is what was registered."""
-    statement = update(Shard).where(Shard.shard_id == shard_id).values(verified_at=verified_at)
+    values = {"verified_at": verified_at, "state": "verified", "state_reason": None, "state_changed_at": None}
+    statement = update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE)).values(values)
     with engine.begin() as connection:
         connection.execute(statement)
 
 
+def mark_shard(engine: Engine, shard_id: int, state: str, reason: str) -> None:
+    """Note that a registered shard cannot be read as it was registered: `missing` or `changed`."""
+    with engine.begin() as connection:
+        mark_unreadable(connection, shard_id, state, reason)
+
+
+def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: str) -> None:
+    """As `mark_shard`, in the transaction of the caller; a shard that a person retired stays retired."""
+    values = {"state": state, "state_reason": reason, "state_changed_at": func.clock_timestamp()}
+    connection.execute(
+        update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE), Shard.state != state).values(values)
+    )
+
+
+def is_cut(engine: Engine, shard_id: int) -> bool:
+    """Tell whether a registered shard had no end mark: it may have been an upload under way."""
+    bad = QuarantinedSample
+    where = (bad.shard_id == shard_id, bad.rater_id.is_(None), bad.reason == Reason.TRUNCATED_TAR.value)
+    with engine.connect() as connection:
+        return connection.execute(select(bad.quarantine_id).where(*where).limit(1)).scalar() is not None
+
+
+def unreadable_shards(
+    connection: Connection, dataset_ids: Sequence[int], crawl_date: date | None, *, rater_id: int
+) -> Sequence[AnyRow]:
+    """Return the shards that a rater has not scored and cannot score, for they are missing or changed: dataset, uri, state, reason."""
+    is_scored = exists().where(ShardScore.shard_id == Shard.shard_id, ShardScore.rater_id == rater_id)
+    statement = (
+        select(
+            Dataset.name.label("dataset"), Shard.uri, Shard.shard_id, Shard.state, Shard.state_reason.label("reason")
+        )
+        .join(Dataset, Dataset.dataset_id == Shard.dataset_id)
+        .where(Shard.dataset_id.in_(dataset_ids), Shard.state.in_(("missing", "changed")), ~is_scored)
+        .order_by(Dataset.name, Shard.uri)
+    )
+    if crawl_date is not None:
+        statement = statement.where(Shard.crawl_date == crawl_date)
+    return connection.execute(statement).all()
+
+
+def retire_shard(connection: Connection, shard_id: int, *, state: str = "retired", reason: str) -> bool:
+    """Let a shard be read no more: `retired` by a person, or `superseded` by a later revision; False when it was before."""
+    # One at a time: a snapshot counts those up to a number, so a lower one must not come after a higher.
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.retirements'))"))
+    newest = select(func.coalesce(func.max(Shard.retirement_id), 0)).scalar_subquery()
+    values = {
+        "state": state, "state_reason": reason, "state_changed_at": func.clock_timestamp(), "rejected_reason": None,
+        "retirement_id": func.coalesce(Shard.retirement_id, newest + 1),
+    }  # fmt: skip
+    statement = (
+        update(Shard).where(Shard.shard_id == shard_id, Shard.state.not_in((state, "superseded"))).values(values)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
 def reject_shard(engine: Engine, shard: NewShard, reason: str) -> None:
     """Register a shard that cannot be read at all, with the reason."""
+    _note_unread(engine, shard, state="rejected", rejected_reason=reason)
+
+
+def await_shard(engine: Engine, shard: NewShard, reason: str) -> None:
+    """Register that a shard is being uploaded: nothing of it counts before it is whole, or is left as it is."""
+    _note_unread(engine, shard, state="growing", state_reason=reason)
+
+
+def _note_unread(engine: Engine, shard: NewShard, **fields: Any) -> None:
     with engine.begin() as connection:
-        _forget_rejected(connection, shard)
-        _insert_shard(connection, replace(shard, verified_at=None), state="rejected", rejected_reason=reason)
+        _forget_unread(connection, shard)
+        _insert_shard(connection, replace(shard, verified_at=None), **fields)
 
 
 def register_shard(
-    engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any], *, imported: Sequence[str] = ()
-) -> int | None:
+    engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any], *, imported: Sequence[str] = (),
+    supersedes: int | None = None,
+) -> int | None:  # fmt: skip
     """Store a verified shard, its pairs, their locations and its quarantined records in one transaction.
+
+    A revision takes the place of the shard that it supersedes. What decided nights hold of that one stays as it is; its scores are
+    those of its pairs, so equal pairs keep them.
 
     Args:
         engine: The store.
@@ -143,12 +264,15 @@ def register_shard(
         pairs: Good records, as `data.pairs` reads them.
         faults: Bad records, each with its reason.
         imported: Names under which the crawl's own scores stand in the pairs' JSON.
+        supersedes: The shard under the same address, of which this one is a later revision.
 
     Returns:
         How many pairs nobody had seen before; none where another process has registered the shard meanwhile.
     """
     with engine.begin() as connection:
-        _forget_rejected(connection, shard)
+        _forget_unread(connection, shard)
+        if supersedes is not None:
+            retire_shard(connection, supersedes, state="superseded", reason="a later revision lies under its address")
         verified = replace(shard, verified_at=shard.verified_at or read_clock(connection))
         shard_id = _insert_shard(connection, verified, state="verified", n_samples=len(pairs) + len(faults))
         if shard_id is None:
@@ -160,15 +284,19 @@ def register_shard(
         return n_new
 
 
-def _forget_rejected(connection: Connection, shard: NewShard) -> None:
-    # A rejected shard is an upload that failed: a later one under the same address takes its place.
-    same = (Shard.dataset_id == shard.dataset_id, Shard.uri == shard.uri, Shard.state == "rejected")
+def _forget_unread(connection: Connection, shard: NewShard) -> None:
+    # Nothing rests on a shard that was rejected or is being uploaded: what lies under its address later takes its place.
+    same = (Shard.dataset_id == shard.dataset_id, Shard.uri == shard.uri, Shard.state.in_(("rejected", "growing")))
     connection.execute(delete(Shard).where(*same))
 
 
 def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int | None:
     values = {name: getattr(shard, name) for name in NewShard.__slots__}
-    given = insert(Shard).values(values | fields).on_conflict_do_nothing(index_elements=[Shard.dataset_id, Shard.uri])
+    given = (
+        insert(Shard)
+        .values(values | fields)
+        .on_conflict_do_nothing(index_elements=[Shard.dataset_id, Shard.uri], index_where=text("state <> 'superseded'"))
+    )
     return connection.execute(given.returning(Shard.shard_id)).scalar()
 
 

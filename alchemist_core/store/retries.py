@@ -6,7 +6,7 @@ A decided night stays as it is, so that a snapshot of it can be read for ever: w
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from alchemist_core.store.leases import claim_lease, consume_lease
 from alchemist_core.store.ledger import (
@@ -23,7 +23,7 @@ from alchemist_core.store.ledger import (
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import insert_faults, read_shard
-from alchemist_core.store.tables import AnyRow, Night, QuarantinedSample, RetriedSample, ShardScore
+from alchemist_core.store.tables import AnyRow, Night, QuarantinedSample, RetriedSample, Shard, ShardScore
 
 TRANSIENT = "transient"
 
@@ -43,6 +43,19 @@ def find_retryable(engine: Engine, scope: ScoringScope, reason: str) -> dict[int
     with engine.connect() as connection:
         rows = connection.execute(load_query("find_retryable_shards"), parameters)
         return {row.shard_id: row.n_locations for row in rows}
+
+
+def count_at_ingest(engine: Engine, scope: ScoringScope, reason: str) -> int:
+    """Count the locations that ingest quarantined for a reason: they were never a rater's to try again."""
+    bad = QuarantinedSample
+    is_meant = bad.is_transient if reason == TRANSIENT else bad.reason == reason
+    statement = (
+        select(func.count(bad.quarantine_id))
+        .join(Shard, Shard.shard_id == bad.shard_id)
+        .where(bad.rater_id.is_(None), is_meant, Shard.state == "verified", Shard.dataset_id.in_(scope.dataset_ids))
+    )
+    with engine.connect() as connection:
+        return int(connection.execute(statement).scalar_one())
 
 
 def known_reasons(engine: Engine, rater_id: int) -> list[str]:

@@ -146,7 +146,12 @@ def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts],
         rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
         "near" if options.duplicates == "near" else "exact",
         options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
+        last_retirement_id=_last_retirement(connection),
     )  # fmt: skip
+
+
+def _last_retirement(connection: Connection) -> int:
+    return connection.execute(select(func.max(Shard.retirement_id))).scalar() or 0
 
 
 def _require_training_data(connection: Connection, names: Sequence[str]) -> None:

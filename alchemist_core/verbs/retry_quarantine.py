@@ -6,7 +6,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
@@ -88,7 +88,7 @@ class Retrying(Scoring):
             self._n_held += 1
         return None
 
-    def commit(self, shard: "PendingShard") -> None:
+    def store(self, shard: "PendingShard") -> None:
         """Store what a shard's locations came to."""
         retry, outcome = self._retries.pop(shard.claimed.shard.shard_id), shard.outcome()
         retries.commit_retry(self.stage_run.engine, retry, self.scope, outcome=outcome, provenance=self.provenance)
@@ -100,7 +100,16 @@ class Retrying(Scoring):
         self.stage_run.report(self.counts["n_samples"], self.n_total)
 
     def outcome(self) -> RetryQuarantineReport:
-        """Return the counts."""
+        """Return the counts.
+
+        Raises:
+            DataError: Some shards could not be read; all others were tried.
+        """
+        if n_unread := len(self.scope.skipped_ids):
+            raise DataError(
+                f"{n_unread:,} shards could not be read and stay as they are; {self.counts['n_shards']:,} were tried again. "
+                "alchemist shard list shows which are missing or have changed."
+            )
         held = f"{self._n_held} shards are held by another run: try again later" if self._n_held else None
         return RetryQuarantineReport(
             rater=self.rater.name, n_shards=self.counts["n_shards"], n_tried=self.counts["n_samples"],
@@ -113,13 +122,18 @@ class Retrying(Scoring):
         Raises:
             ConfigError: If the reason is unknown; the text lists those that exist.
         """
-        known = retries.known_reasons(self.stage_run.engine, self.rater.rater_id)
+        engine, rater_id = self.stage_run.engine, self.rater.rater_id
+        if n_of_ingest := retries.count_at_ingest(engine, self.scope, self.reason):
+            return (
+                f"{n_of_ingest:,} locations were quarantined by ingest as {self.reason}, which no rater has seen: ingest reads a shard "
+                "again when its bytes have changed. To read one again now: alchemist shard reread SHARD --reason WHY"
+            )
+        known = retries.known_reasons(engine, rater_id)
         if self.reason != TRANSIENT and self.reason not in known:
             raise ConfigError(
-                f"--reason {self.reason}: {self.rater.name} has set nothing aside for it (its reasons: {', '.join(known) or 'none'}). "
-                "What ingest set aside is never scored: repair those records in a shard of a new name."
+                f"--reason {self.reason}: {self.rater.name} has quarantined nothing for it (its reasons: {', '.join(known) or 'none'})."
             )
-        return f"nothing is set aside as {self.reason}"
+        return f"nothing is quarantined as {self.reason}"
 
 
 COMMANDS = {"": Command(RetryQuarantineConfig, run)}

@@ -5,11 +5,12 @@
 SET LOCAL check_function_bodies = off;
 
 -- One row is: a scored pair of the nights, whatever excludes it. first_sample_id is the first pair of its duplicate group, 0 where it
--- is that pair or in no group; of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever. A group is
+-- is that pair or in no group. A pair that lies only in shards retired up to last_retirement_id is none. Of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever. A group is
 -- the pairs of one picture (duplicates = 'exact'), or of one that looks alike too ('near').
+DROP FUNCTION IF EXISTS alchemist.drawable_pairs(integer, integer[], integer, bigint, text, text, bigint, bigint);
 CREATE OR REPLACE FUNCTION alchemist.drawable_pairs(
     rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, duplicates text, score_name text,
-    after_sample_id bigint, last_sample_id bigint
+    after_sample_id bigint, last_sample_id bigint, last_retirement_id integer
 ) RETURNS TABLE (
     sample_id bigint, pair_hash bytea, score float8, night_id integer, first_sample_id bigint, is_taken_down boolean
 ) LANGUAGE sql STABLE PARALLEL SAFE AS $$
@@ -48,6 +49,7 @@ FROM (
         AND night_locations.night_id = ANY($2)
         AND night_locations.sample_id > $7
         AND night_locations.sample_id <= $8
+        AND night_locations.shard_id NOT IN (SELECT shards.shard_id FROM alchemist.shards WHERE shards.retirement_id <= $9)
     GROUP BY night_locations.sample_id
 ) AS located
 INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id

@@ -52,7 +52,8 @@ BEGIN
         SELECT pairs.*
         FROM alchemist.drawable_pairs(
             scale.rater_id, taken.night_ids, taken.last_takedown_id, coalesce((taken.options ->> 'last_compared_id')::bigint, 0),
-            coalesce(taken.options ->> 'duplicates', 'exact'), scale.score, -1, 9223372036854775807
+            coalesce(taken.options ->> 'duplicates', 'exact'), scale.score, -1, 9223372036854775807,
+            coalesce((taken.options ->> 'last_retirement_id')::integer, 0)
         ) AS pairs
         WHERE NOT pairs.is_taken_down AND pairs.score IS NOT NULL AND pairs.score <> 'NaN'
             AND NOT EXISTS (SELECT FROM contaminated WHERE contaminated.sample_id = pairs.sample_id)

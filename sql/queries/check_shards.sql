@@ -1,6 +1,6 @@
 -- Purpose: what the suite `shards` looks at: every shard of a night, with what was found in it.
 -- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
--- One row is: a shard that is not retired; n_accounted is counted from its locations and quarantine rows.
+-- One row is: a shard that was read, good or rejected; n_accounted is counted from its locations and quarantine rows.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_sample_locations, uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
 SELECT
@@ -23,7 +23,7 @@ SELECT
 FROM alchemist.shards
 INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
 WHERE
-    shards.state <> 'retired'
+    shards.state IN ('registered', 'verified', 'rejected')
     AND coalesce(datasets.name = CAST(:dataset AS text), datasets.role = 'train')
     AND (CAST(:crawl_date AS date) IS NULL OR shards.crawl_date = :crawl_date)
 ORDER BY shards.shard_id

@@ -1,5 +1,6 @@
 -- Purpose: pick the next shard that a rater has not scored and that no live lease holds.
--- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date).
+-- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date), skipped_ids bigint[]
+--   (shards that this run could not read).
 -- One row is: a shard, locked until the transaction ends; none when nothing is free.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_leases.
 -- Safe to re-run: yes, it changes nothing; the claim is the lease that the same transaction writes.
@@ -16,6 +17,7 @@ WHERE
     AND shards.dataset_id = ANY(:dataset_ids)
     AND (CAST(:crawl_date AS date) IS NULL OR shards.crawl_date = :crawl_date)
     AND shard_scores.shard_id IS NULL
+    AND shards.shard_id <> ALL(CAST(:skipped_ids AS bigint[]))
     AND leases.resource IS NULL
 ORDER BY shards.shard_id
 LIMIT 1

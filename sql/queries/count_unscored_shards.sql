@@ -1,5 +1,6 @@
 -- Purpose: count what a rater has left to do.
--- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date).
+-- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date), skipped_ids bigint[]
+--   (shards that this run could not read).
 -- One row is: n_shards and n_samples not scored yet, leased or not.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores.
 -- Safe to re-run: yes.
@@ -14,3 +15,4 @@ WHERE
     AND shards.dataset_id = ANY(:dataset_ids)
     AND (CAST(:crawl_date AS date) IS NULL OR shards.crawl_date = :crawl_date)
     AND shard_scores.shard_id IS NULL
+    AND shards.shard_id <> all(CAST(:skipped_ids AS bigint[]))

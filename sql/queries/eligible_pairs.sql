@@ -1,7 +1,8 @@
 -- Purpose: what may be drawn: the scored pairs of decided nights, with what decides whether each may be.
 -- Parameters: rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint (0: duplicates are kept),
 --   duplicates text (exact or near),
---   score text (rater, or a heuristic), after_sample_id bigint and last_sample_id bigint (a range of samples).
+--   score text (rater, or a heuristic), after_sample_id bigint and last_sample_id bigint (a range of samples),
+--   last_retirement_id integer (shards retired up to it do not count).
 -- One row is: a pair with its score (NaN where it has none), its first night, the first pair of its duplicate group (0: none before it).
 -- Relies on: alchemist.drawable_pairs; ix_sample_locations_sample_id, the rater's partition of pk_scores, pk_samples, pk_duplicate_samples.
 -- Safe to re-run: yes; no column is null and none varies in length, so that arrays are read from its binary COPY.
@@ -14,5 +15,6 @@ SELECT
     is_taken_down
 FROM alchemist.drawable_pairs(
     CAST(:rater_id AS integer), CAST(:night_ids AS integer[]), CAST(:last_takedown_id AS integer), CAST(:last_compared_id AS bigint),
-    CAST(:duplicates AS text), CAST(:score AS text), CAST(:after_sample_id AS bigint), CAST(:last_sample_id AS bigint)
+    CAST(:duplicates AS text), CAST(:score AS text), CAST(:after_sample_id AS bigint), CAST(:last_sample_id AS bigint),
+    CAST(:last_retirement_id AS integer)
 )

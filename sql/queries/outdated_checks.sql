@@ -11,7 +11,9 @@ WITH came AS (
         (
             SELECT max(shards.created_at)
             FROM alchemist.shards
-            WHERE shards.dataset_id = nights.dataset_id AND shards.crawl_date = nights.crawl_date AND shards.state <> 'retired'
+            WHERE
+                shards.dataset_id = nights.dataset_id AND shards.crawl_date = nights.crawl_date
+                AND shards.state IN ('registered', 'verified', 'rejected')
         ) AS registered_at,
         (
             SELECT max(shard_scores.scored_at)

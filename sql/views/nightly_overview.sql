@@ -1,6 +1,6 @@
 -- Purpose: is last night done, and what did it bring?
--- One row is: a training dataset's crawl date with shards, a night or a check; without retired shards; by the production rater.
---   Done means: n_locations = n_scored + n_quarantined.
+-- One row is: a training dataset's crawl date with shards, a night or a check; without retired and superseded shards; by the
+--   production rater. n_unread_shards cannot be read now: uploads under way, missing or changed. Done: n_locations = n_scored + n_quarantined.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
@@ -26,16 +26,16 @@ counted AS (
     SELECT
         shards.dataset_id, shards.crawl_date, count(*) AS n_shards,
         count(*) FILTER (WHERE shards.state = 'rejected') AS n_rejected_shards,
-        count(shard_scores.shard_id) AS n_scored_shards,
-        sum(shards.n_samples) AS n_locations,
-        sum(set_aside.n_quarantined) AS n_quarantined,
-        sum(shard_scores.n_scored) AS n_scored,
-        sum(shard_scores.n_reused) AS n_reused
+        count(*) FILTER (WHERE shards.state IN ('growing', 'missing', 'changed')) AS n_unread_shards,
+        count(*) FILTER (WHERE shards.state = 'verified') AS n_readable_shards,
+        count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
+        sum(shards.n_samples) AS n_locations, sum(set_aside.n_quarantined) AS n_quarantined,
+        sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused
     FROM alchemist.shards
     LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
     LEFT JOIN alchemist.shard_scores
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
-    WHERE shards.state <> 'retired'
+    WHERE shards.state NOT IN ('retired', 'superseded')
     GROUP BY shards.dataset_id, shards.crawl_date
 ),
 
@@ -64,13 +64,14 @@ SELECT
         WHEN counted.n_shards IS NULL THEN 'empty'
         WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
+        WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unread_shards THEN 'nothing scored: no shard can be read now'
         WHEN stopped.expectations IS NOT NULL THEN 'stopped by checks: ' || stopped.expectations
-        WHEN counted.n_scored_shards < counted.n_shards - counted.n_rejected_shards
-            THEN format('partly scored: %s of %s shards', counted.n_scored_shards, n_shards - n_rejected_shards)
+        WHEN counted.n_scored_shards < counted.n_readable_shards
+            THEN format('partly scored: %s of %s shards', counted.n_scored_shards, counted.n_readable_shards)
         WHEN decided.state = 'held' THEN 'held: ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
-    END AS status
+    END AS status, coalesce(counted.n_unread_shards, 0) AS n_unread_shards
 FROM dated
 INNER JOIN alchemist.datasets ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train'
 LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date

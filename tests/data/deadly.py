@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from alchemist_core.data.decoding import Decoded, DecodeTask
+from alchemist_core.data.shard_reading import ReadShardTask, ShardContent
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,15 @@ class DieTask:
 
     def work(self, data: None, place: memoryview) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DeadlyShardTask(ReadShardTask):
+    """Kills the process that reads the shard, as an image does that needs more memory than there is."""
+
+    def work(self, _data: None = None, _place: memoryview | None = None) -> ShardContent:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
 
 @dataclass(frozen=True)

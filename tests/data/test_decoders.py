@@ -17,7 +17,7 @@ from alchemist_core.data.decoders import TASK_PICTURES, InlineDecoders, ProcessD
 from alchemist_core.data.decoding import DecodeTask
 from alchemist_core.data.images import decode_image
 from alchemist_core.data.workers import WorkerDiedError, Workers
-from alchemist_core.errors import AlchemistError, DataError
+from alchemist_core.errors import AlchemistError, ChangedShardError, MissingShardError
 from tests.data.conftest import draw_picture
 from tests.data.deadly import CutTask, DieTask, KillerTask, SleepTask, UnreadableTask
 
@@ -97,19 +97,23 @@ def test_a_broken_picture_is_one_fault_and_changes_nothing_beside_it(tmp_path: P
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_bytes_that_are_not_the_registered_ones_are_refused(task: DecodeTask, n_workers: int) -> None:
+def test_a_shard_that_changed_or_is_gone_comes_with_its_error_beside_the_others(
+    task: DecodeTask, n_workers: int
+) -> None:
     changed = replace(task, image_hash_B=[*task.image_hash_B[:-1], bytes(32)])
-    decoders = open_decoders(n_workers, SIDE)
+    tasks = [changed, replace(task, uri="/absent.tar"), task]
+    decoders, parts = open_decoders(n_workers, SIDE), {}
     try:
-        with pytest.raises(DataError, match="not the tar that was registered"):
-            collect(decoders, [changed])
+        for number, one in enumerate(tasks):
+            decoders.submit(one, number)
+        while not decoders.is_idle():
+            parts |= {part.ticket: (type(part.error), str(part.error), part.n_images) for part in decoders.wait()}
     finally:
         decoders.close()
-
-
-def test_a_shard_that_is_gone_is_refused_by_name(decoders: ProcessDecoders, task: DecodeTask) -> None:
-    with pytest.raises(DataError, match=r"absent\.tar"):
-        collect(decoders, [replace(task, uri="/absent.tar")])
+    assert [parts[number][0] for number in range(3)] == [ChangedShardError, MissingShardError, type(None)]
+    assert "not the tar that was registered" in parts[0][1]
+    assert "absent.tar" in parts[1][1]
+    assert {n_images for *_, n_images in parts.values()} == {len(task.ranges)}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from alchemist_core.data import one_pass
 from alchemist_core.data.one_pass import OnePassReader
 from alchemist_core.data.pairs import Pair, read_pairs
-from alchemist_core.data.shard_reading import read_shards
+from alchemist_core.data.shard_reading import ReadShardTask, ShardContent, _ReadInOrder, read_shards
 from alchemist_core.data.storage import list_shards
-from alchemist_core.errors import DataError
+from alchemist_core.data.workers import Workers
+from alchemist_core.errors import DataError, MissingShardError
+from tests.data.deadly import DeadlyShardTask
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,11 +72,23 @@ def test_workers_give_what_one_process_gives_in_the_same_order(root: Path) -> No
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_a_file_that_goes_away_meanwhile_is_named(root: Path, n_workers: int) -> None:
+def test_a_file_that_goes_away_meanwhile_is_named_and_stops_no_other(root: Path, n_workers: int) -> None:
     files = list_shards(str(root))
     (root / "07.tar").unlink()
-    with pytest.raises(DataError, match=r"07\.tar"):
-        list(read_shards(files, n_workers=n_workers, has_perceptual_hash=False))
+    found = list(read_shards(files, n_workers=n_workers, has_perceptual_hash=False))
+    assert [number for number, content in enumerate(found) if isinstance(content, DataError)] == [7]
+    assert isinstance(found[7], MissingShardError)
+    assert f"alchemist shard retire {root}/07.tar" in str(found[7])
+
+
+def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
+    files = list_shards(str(root))
+    tasks = [(DeadlyShardTask if number == 3 else ReadShardTask)(file, False) for number, file in enumerate(files)]
+    with Workers(2, module=DeadlyShardTask.__module__) as workers:
+        found = list(_ReadInOrder(tasks, workers).contents())
+    assert [number for number, content in enumerate(found) if isinstance(content, DataError)] == [3]
+    assert "Two worker processes died while they read" in str(found[3])
+    assert [len(content.pairs) for content in found[:5] if isinstance(content, ShardContent)] == [3, 4, 5, 3]
 
 
 def test_without_fingerprints_no_picture_is_decoded(root: Path) -> None:

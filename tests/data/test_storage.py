@@ -9,7 +9,7 @@ import pytest
 
 from alchemist_core.data import s3
 from alchemist_core.data.pairs import Pair, read_pairs
-from alchemist_core.data.storage import list_shards, open_shard, read_ranges, sha256_of
+from alchemist_core.data.storage import list_root, list_shards, open_shard, read_ranges, sha256_of
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from tests.data.faulty_proxy import faulty_proxy
@@ -81,8 +81,41 @@ def test_a_folder_that_cannot_be_listed_is_named_and_not_taken_for_an_empty_one(
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=f"{lost} cannot be listed .{os.strerror(error)}"):
+    with pytest.raises(DataError, match=f"{lost} .*cannot be listed .{os.strerror(error)}"):
         list_shards(folder)
+
+
+def test_the_rest_of_a_root_is_listed_beside_a_folder_that_cannot_be(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, scan = f"{folder}/2026-01-02", os.scandir
+
+    def refuse(path: str | Path) -> Any:
+        if str(path) == lost:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lost)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_root(folder)
+    assert [Path(shard.uri).name for shard in listing.shards] == ["000000.tar", "000001.tar"]
+    assert listing.unread_folders == [lost]
+
+
+def test_what_is_not_read_is_named_and_only_what_was_meant_to_be_read_is_a_loss(folder: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "2026-01-03").symlink_to(elsewhere)
+    (tmp_path / ".part").mkdir()
+    for name in ("b.tar.gz", "c.tgz", "d.tar.part", ".part/e.tar", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.tar").symlink_to(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"caf\xe9.tar")).write_bytes(b"x")
+    found = {other.uri.removeprefix(f"{folder}/"): other.is_loss for other in list_root(folder).passed_over}
+    assert found == {
+        "2026-01-03": True, "b.tar.gz": True, "c.tgz": True, "gone.tar": True, "caf\udce9.tar": True,
+        "2026-01-01/.000002.tar": False, ".part/e.tar": False, "d.tar.part": False,
+    }  # fmt: skip
+    assert len(list_root(folder).shards) == 3
 
 
 def test_what_a_file_system_keeps_for_itself_stops_no_listing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

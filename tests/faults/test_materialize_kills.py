@@ -157,7 +157,7 @@ def test_a_flipped_byte_in_a_source_is_named_and_nothing_is_published(
 def test_a_missing_source_is_named_and_nothing_is_published(source: Source, capsys: pytest.CaptureFixture[str]) -> None:
     tar = source.root / "000003500.tar"
     away = tar.rename(tar.with_suffix(".away"))
-    damage(source, capsys, "000003500.tar", "cannot be opened", "restore it, or retire it")
+    damage(source, capsys, "000003500.tar", "is missing", "alchemist shard retire")
     away.rename(tar)
     assert len(make(source)) > 90
 

@@ -181,7 +181,7 @@ def test_an_error_of_a_commit_ends_the_run(tmp_path: Path) -> None:
         run([make_shard(tmp_path, number, list(range(8))) for number in range(9)], PixelScorer(4), refuse)
 
 
-def test_an_error_of_the_claim_and_of_the_decoder_end_the_run(tmp_path: Path) -> None:
+def test_an_error_of_the_claim_ends_the_run_and_a_shard_that_is_gone_only_its_own(tmp_path: Path) -> None:
     def fail() -> PendingShard:
         raise AlchemistError("no database")
 
@@ -190,10 +190,13 @@ def test_an_error_of_the_claim_and_of_the_decoder_end_the_run(tmp_path: Path) ->
         pytest.raises(AlchemistError, match="no database"),
     ):
         pipeline.run(fail)
-    shard = make_shard(tmp_path, 1, [1])
+    shards = [make_shard(tmp_path, number, list(range(200))) for number in range(3)]
     (tmp_path / "1.tar").unlink()
-    with pytest.raises(DataError, match=r"1\.tar"):
-        run([shard], PixelScorer(4), lambda _: None)
+    ended: dict[int, DataError | None] = {}
+    run(shards, PixelScorer(4), lambda shard: ended.update({shard.claimed.shard.shard_id: shard.error}))
+    assert sorted(ended) == [0, 1, 2]
+    assert [number for number, error in ended.items() if error is not None] == [1]
+    assert "1.tar" in str(ended[1])
 
 
 def test_a_commit_runs_beside_the_next_shard_s_forward(tmp_path: Path) -> None:

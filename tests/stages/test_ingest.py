@@ -85,7 +85,7 @@ def test_a_dataset_that_is_away_stops_no_other(corpus: Path, database_url: str, 
     ingest(dataset="other", root=str(tmp_path / "other"))
     (tmp_path / "mount").rmdir()
     shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "other" / "a.tar")
-    with pytest.raises(DataError, match=r"a_first: The root .* is no folder"):
+    with pytest.raises(DataError, match=r"a_first: The root .* is unreachable"):
         ingest()
     assert ingest(dataset="other").n_known == 1
 
@@ -104,11 +104,11 @@ def test_a_dataset_that_goes_away_while_it_is_read_stops_no_other(
     shutil.copy(tmp_path / "a_first" / "a.tar", tmp_path / "other" / "b.tar")
 
     def refuse(uri: str) -> bytes:
-        raise DataError(f"Shard {uri} cannot be opened (Stale file handle); restore it, or retire it.")
+        raise DataError(f"Shard {uri} cannot be opened (Stale file handle).")
 
     with monkeypatch.context() as patch:
         patch.setattr(ingest_stage, "sha256_of", refuse)
-        with pytest.raises(DataError, match=r"a_first: Shard .*a\.tar cannot be opened.*Not all of it"):
+        with pytest.raises(DataError, match=r"a_first: a\.tar: Shard .*a\.tar cannot be opened"):
             ingest()
     assert ingest(dataset="other").n_known == 1
 
@@ -192,7 +192,7 @@ def test_a_shard_replaced_under_its_name_is_refused_by_name(tmp_path: Path, corp
     ingest(dataset="replaced", root=str(root))
     (root / "a.tar").write_bytes(tars[0].read_bytes() + bytes(10240))
     shutil.copy(tars[2], root / "b.tar")
-    with pytest.raises(DataError, match=r"a\.tar.*under a new name"):
+    with pytest.raises(DataError, match=r"a\.tar.*alchemist shard reread"):
         ingest(dataset="replaced", root=str(root))
     with engine.connect() as connection:
         uris = connection.execute(text("SELECT uri FROM alchemist.shards ORDER BY uri")).scalars().all()
@@ -209,8 +209,194 @@ def test_a_shard_replaced_by_one_of_the_same_size_is_refused_too(tmp_path: Path,
     data[-5000] ^= 1
     (root / "a.tar").write_bytes(data)
     os.utime(root / "a.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(DataError, match=r"a\.tar.*under a new name"):
+    with pytest.raises(DataError, match=r"a\.tar.*alchemist shard reread"):
         ingest(dataset="replaced")
+
+
+def cut_tar(corpus: Path, *, n_bytes: int = 30_000) -> tuple[bytes, bytes]:
+    """A whole tar, and its beginning as an upload under way shows it."""
+    whole = next((corpus / "train").rglob("*.tar")).read_bytes()
+    return whole, whole[:n_bytes]
+
+
+def states(engine: Engine) -> dict[str, str]:
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT uri, state FROM alchemist.shards WHERE state <> 'superseded'"))
+        return {row.uri: row.state for row in rows}
+
+
+def settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_UPLOAD_SETTLE_S", "0")
+    load_settings.cache_clear()
+
+
+def test_an_upload_under_way_is_taken_up_when_it_is_whole_without_a_verb(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    whole, part = cut_tar(corpus)
+    (tmp_path / "2026-01-01").mkdir()
+    (tmp_path / "2026-01-01" / "a.tar").write_bytes(part)
+    (tmp_path / "b.tar").write_bytes(whole)
+    report = ingest(dataset="web", root=str(tmp_path))
+    assert (report.n_shards, report.n_growing, report.n_locations) == (1, 1, 40)
+    assert states(engine) == {"2026-01-01/a.tar": "growing", "b.tar": "verified"}
+    # The next night is another date's: what has become whole since is taken up all the same, under its own date.
+    (tmp_path / "2026-01-01" / "a.tar").write_bytes(whole)
+    report = ingest(dataset="web", crawl_date="2026-01-02")
+    assert (report.n_shards, report.n_growing, report.n_quarantined) == (1, 0, 0)
+    with engine.connect() as connection:
+        statement = text("SELECT crawl_date, n_samples, state FROM alchemist.shards WHERE uri = '2026-01-01/a.tar'")
+        assert tuple(connection.execute(statement).one()) == (date(2026, 1, 1), 40, "verified")
+
+
+def test_a_file_that_has_only_begun_is_an_upload_under_way(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert ingest(dataset="web", root=str(tmp_path)).n_growing == 1
+    (tmp_path / "a.tar").write_bytes(cut_tar(corpus)[0])
+    assert ingest(dataset="web").n_locations == 40
+
+
+def test_a_cut_tar_that_nothing_changes_any_more_is_read_as_it_is(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").write_bytes(cut_tar(corpus)[1])
+    assert ingest(dataset="web", root=str(tmp_path)).n_growing == 1
+    settle_at_once(monkeypatch)
+    report = ingest(dataset="web")
+    assert (report.n_shards, report.quarantined) == (1, {"truncated_tar": 1})
+    assert report.n_locations > 5
+    assert ingest(dataset="web").n_known == 1
+
+
+def test_a_cut_tar_that_was_registered_and_is_completed_later_becomes_a_revision(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, part = cut_tar(corpus)
+    (tmp_path / "a.tar").write_bytes(part)
+    settle_at_once(monkeypatch)
+    n_before = ingest(dataset="web", root=str(tmp_path)).n_new_pairs
+    (tmp_path / "a.tar").write_bytes(whole)
+    report = ingest(dataset="web")
+    assert (report.n_shards, report.n_locations, report.n_new_pairs, report.n_quarantined) == (1, 40, 40 - n_before, 0)
+    assert states(engine) == {"a.tar": "verified"}
+    assert ingest(dataset="web").n_known == 1
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.live_locations")).scalar_one() == 40
+
+
+def test_a_shard_whose_file_is_gone_is_noticed_and_stops_no_other(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+    tars = sorted((corpus / "train").rglob("*.tar"))
+    for number in range(2):
+        shutil.copy(tars[number], tmp_path / f"{number}.tar")
+    ingest(dataset="web", root=str(tmp_path))
+    (tmp_path / "0.tar").rename(tmp_path / "aside")
+    shutil.copy(tars[2], tmp_path / "2.tar")
+    for _ in range(2):
+        with pytest.raises(
+            DataError, match=r"web: 0\.tar: missing \(no file .* UTC\).*alchemist shard retire .*/0\.tar --reason"
+        ):
+            ingest(dataset="web")
+    assert states(engine) == {"0.tar": "missing", "1.tar": "verified", "2.tar": "verified"}
+    (tmp_path / "aside").rename(tmp_path / "0.tar")
+    assert ingest(dataset="web").n_known == 3
+    assert states(engine)["0.tar"] == "verified"
+
+
+def test_a_missing_shard_of_an_earlier_night_does_not_fail_a_later_one(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    for folder in ("2026-01-01", "2026-01-02"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / folder / "a.tar")
+    ingest(dataset="web", root=str(tmp_path))
+    (tmp_path / "2026-01-01" / "a.tar").unlink()
+    with pytest.raises(DataError, match=r"2026-01-01/a\.tar: missing"):
+        ingest(dataset="web", crawl_date="2026-01-02")
+    assert ingest(dataset="web", crawl_date="2026-01-02").n_known == 1
+
+
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_root_that_is_away_says_nothing_of_its_shards(
+    tmp_path: Path, corpus: Path, engine: Engine, is_mounted: bool
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(next((corpus / "train").rglob("*.tar")), root / "a.tar")
+    ingest(dataset="web", root=str(root))
+    root.rename(tmp_path / "away")
+    if is_mounted:
+        root.mkdir()  # The mount point of a disk that is not mounted.
+    with pytest.raises(DataError, match=r"The root .*root is unreachable"):
+        ingest(dataset="web")
+    assert states(engine) == {"a.tar": "verified"}
+
+
+def test_names_that_cannot_be_stored_and_folders_that_are_not_read_stop_no_other(
+    tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = next((corpus / "train").rglob("*.tar"))
+    shutil.copy(good, tmp_path / "good.tar")
+    shutil.copy(good, os.fsencode(tmp_path) + b"/caf\xe9.tar")
+    shutil.copy(good, tmp_path / "b.tar.gz")
+    (tmp_path / "2026-01-03").symlink_to(corpus / "train")
+    (tmp_path / ".part").mkdir()
+    shutil.copy(good, tmp_path / ".part" / "c.tar")
+    with pytest.raises(DataError) as caught:
+        ingest(dataset="web", root=str(tmp_path))
+    said = str(caught.value)
+    assert r"caf\udce9.tar: has a name that is not UTF-8" in said
+    assert "b.tar.gz: is compressed" in said
+    assert "2026-01-03: is a symbolic link to a folder" in said
+    assert "c.tar" not in said
+    assert "passed over .part/c.tar: is hidden" in capsys.readouterr().err
+    assert states(engine) == {"good.tar": "verified"}
+
+
+def test_a_hidden_shard_that_older_code_registered_is_not_missing(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+    for name in ("part", "whole"):
+        (tmp_path / name).mkdir()
+        shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / name / "a.tar")
+    ingest(dataset="web", root=str(tmp_path))
+    (tmp_path / "part").rename(tmp_path / ".part")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.shards SET uri = '.part/a.tar' WHERE uri = 'part/a.tar'"))
+    ingest(dataset="web")
+    assert set(states(engine).values()) == {"verified"}
+
+
+def test_another_root_neither_moves_a_dataset_nor_brings_foreign_shards(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    good = sorted((corpus / "train").rglob("*.tar"))
+    for name, tar in (("own", good[0]), ("foreign", good[1])):
+        (tmp_path / name).mkdir()
+        shutil.copy(tar, tmp_path / name / f"{name}.tar")
+    ingest(dataset="web", root=str(tmp_path / "own"))
+    with pytest.raises(ConfigError, match=r"has the root .*/own\. .*--move-root"):
+        ingest(dataset="web", root=str(tmp_path / "foreign"))
+    with pytest.raises(ConfigError, match=r"1 of 1 shards of web are not under .*/foreign.*own\.tar"):
+        ingest(dataset="web", root=str(tmp_path / "foreign"), move_root=True)
+    assert states(engine) == {"own.tar": "verified"}
+    assert ingest(dataset="web", root=f"{tmp_path}/own/").n_known == 1
+    shutil.copy(good[0], tmp_path / "foreign" / "own.tar")
+    report = ingest(dataset="web", root=str(tmp_path / "foreign"), move_root=True)
+    assert (report.n_known, report.n_shards) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["", "a,b", "a\nb", "x" * 10_000, "-x", "../up", "a b"])
+def test_a_dataset_has_a_name_that_every_tool_can_write(tmp_path: Path, engine: Engine, name: str) -> None:
+    with pytest.raises(ConfigError, match="is not a name of a dataset") as caught:
+        ingest(dataset=name, root=str(tmp_path))
+    assert len(str(caught.value)) < 250
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.datasets")).scalar_one() == 0
+
+
+def test_a_dataset_that_has_an_odd_name_goes_on(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+    with engine.begin() as connection:
+        statement = text("INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('a b', :root, 'train')")
+        connection.execute(statement, {"root": str(corpus / "train")})
+    assert ingest(dataset="a b").n_shards == 6
 
 
 def test_a_shard_that_was_only_touched_is_known_and_read_again_once(

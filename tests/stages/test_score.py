@@ -17,7 +17,11 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.score import ScoreConfig, ScoreReport, run
 from alchemist_core.store.checksum import checksum, table_checksums
 from alchemist_core.store.engine import make_engine, open_store
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
+from alchemist_core.verbs.retry_quarantine import RetryQuarantineConfig, RetryQuarantineReport
+from alchemist_core.verbs.retry_quarantine import run as retry_quarantine
 from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -175,16 +179,97 @@ def test_company_and_order_do_not_move_a_score_by_one_bit(
     assert all(found[pair_hash] == expected[pair_hash] for pair_hash in found)
 
 
-def test_a_shard_that_changed_after_ingest_is_not_scored(
+def copy_shards(corpus: Path, root: Path, *names: str) -> None:
+    root.mkdir(exist_ok=True)
+    for name, tar in zip(names, sorted((corpus / "train").rglob("*.tar")), strict=False):
+        shutil.copy(tar, root / name)
+
+
+def states() -> dict[str, str]:
+    with open_store().connect() as connection:
+        statement = text(
+            "SELECT uri, state FROM alchemist.shards JOIN alchemist.datasets USING (dataset_id) WHERE name = 'web'"
+        )
+        return {row.uri: row.state for row in connection.execute(statement)}
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_shard_that_is_gone_or_has_changed_since_ingest_stops_no_other(
+    trained_store: TrainedStore, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_workers: int
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", str(n_workers))
+    load_settings.cache_clear()
+    root = tmp_path / "web"
+    copy_shards(corpus, root, "0.tar", "1.tar", "2.tar", "3.tar")
+    ingest_folder("web", root)
+    kept = (root / "0.tar").read_bytes()
+    (root / "0.tar").unlink()
+    shutil.copy(root / "3.tar", root / "1.tar")
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            score(dataset="web")
+        said = str(caught.value)
+        assert "web: 0.tar is missing (found by score at" in said
+        assert "web: 1.tar is changed (found by score at" in said
+        assert "alchemist shard retire" in said
+        assert said.endswith("All else was scored.")
+    assert states() == {"0.tar": "missing", "1.tar": "changed", "2.tar": "verified", "3.tar": "verified"}
+    assert ask("SELECT count(*) FROM alchemist.shard_scores") == 2
+    assert ask("SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%'") == 0
+    # What was left does not keep the rest of the night from being published.
+    assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
+    (root / "0.tar").write_bytes(kept)
+    with pytest.raises(DataError, match=r"1\.tar: replaced under the same address"):
+        ingest_folder("web", root)
+    with pytest.raises(DataError, match=r"1\.tar is changed"):
+        score(dataset="web")
+    assert ask("SELECT count(*) FROM alchemist.shard_scores") == 3
+
+
+def test_a_root_that_is_away_stops_no_other_dataset_and_marks_no_shard(
     trained_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "swapped").mkdir()
-    tars = sorted((corpus / "train").rglob("*.tar"))
-    shutil.copy(tars[0], tmp_path / "swapped" / "a.tar")
-    ingest_folder("swapped", tmp_path / "swapped")
-    shutil.copy(tars[1], tmp_path / "swapped" / "a.tar")
-    with pytest.raises(DataError, match="put the new tar under a new name"):
-        score(dataset="swapped")
+    root = tmp_path / "web"
+    copy_shards(corpus, root, "0.tar", "1.tar")
+    ingest_folder("web", root)
+    root.rename(tmp_path / "away")
+    with pytest.raises(DataError, match=r"The root .*/web is unreachable .*\nAll else was scored"):
+        score()
+    assert set(states().values()) == {"verified"}
+    assert ask("SELECT count(*) FROM alchemist.shard_scores") == 6
+    (tmp_path / "away").rename(root)
+    assert score().n_shards == 2
+
+
+def test_an_upload_that_was_read_while_it_grew_is_scored_again_only_where_it_is_new(
+    trained_store: TrainedStore, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_UPLOAD_SETTLE_S", "0")
+    load_settings.cache_clear()
+    root = tmp_path / "web"
+    copy_shards(corpus, root, "a.tar")
+    whole = (root / "a.tar").read_bytes()
+    (root / "a.tar").write_bytes(whole[:30_000])
+    ingest_folder("web", root)
+    first = score(dataset="web")
+    before = scores_of(open_store())
+    publish_night(PublishNightConfig(dataset="web"))
+    assert run_retry("transient").note is not None
+    assert "alchemist shard reread" in str(run_retry("truncated_tar").note)
+    (root / "a.tar").write_bytes(whole)
+    ingest_folder("web", root)
+    again = score(dataset="web")
+    assert (again.n_shards, again.n_scored, again.n_reused, again.n_quarantined) == (1, 40, first.n_scored, 0)
+    after = scores_of(open_store())
+    assert {pair_hash: after[pair_hash] for pair_hash in before} == before
+    assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
+    rater = find_rater(open_store(), "production")
+    assert rater is not None
+    assert len(take_snapshot(open_store(), rater, ["web"]).pairs) == 40
+
+
+def run_retry(reason: str) -> RetryQuarantineReport:
+    return retry_quarantine(RetryQuarantineConfig(reason=reason, dataset="web"))
 
 
 def test_the_database_refuses_a_ledger_row_that_lost_a_location(trained_store: TrainedStore) -> None:
@@ -214,7 +299,7 @@ def test_a_late_shard_opens_a_new_revision_of_its_night_only(
     shutil.copytree(corpus / "train", late)
     source = members_of(next((corpus / "validation").rglob("*.tar")))
     write_tar(late / "2026-01-02" / "late.tar", source[:9])
-    ingest_folder("scenes", late)
+    ingest(IngestConfig.model_validate({"dataset": "scenes", "root": str(late), "move_root": True}))
     with pytest.raises(CheckFailedError, match="not complete"):
         score_half_then_publish()
     assert score(dataset="scenes").n_samples == 3

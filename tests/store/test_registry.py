@@ -18,11 +18,11 @@ def test_a_dataset_that_another_process_is_registering_is_found_once_it_has(engi
     with ThreadPoolExecutor(1) as thread:
         with engine.begin() as other:
             other.execute(text("INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('web', '/a', 'train')"))
-            second = thread.submit(register_dataset, engine, "web", root_uri="/b", role=role)
+            second = thread.submit(register_dataset, engine, "web", root_uri="/a/", role=role)
             while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
                 assert not second.done()
         if role == "train":
-            assert second.result().root_uri == "/b"
+            assert second.result().root_uri == "/a"
         else:
             with pytest.raises(ConfigError, match="'web' is registered with role 'train', not 'validation'"):
                 second.result()

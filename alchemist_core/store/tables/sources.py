@@ -14,6 +14,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.orm import Mapped, mapped_column
@@ -35,12 +36,24 @@ class Dataset(Table):
 
 
 class Shard(Table):
-    """One tar. `n_samples` counts the locations found in it, good and bad."""
+    """One tar. `n_samples` counts the locations found in it, good and bad.
+
+    Only a verified shard is read. growing: an upload under way, nothing of it is registered. missing, changed: its file is gone, or holds
+    other bytes than were registered. rejected: not a readable tar. retired: a person decided. superseded: a later revision lies there.
+    """
 
     __tablename__ = "shards"
     __table_args__ = (
-        UniqueConstraint("dataset_id", "uri"),
-        CheckConstraint("state IN ('registered', 'verified', 'retired', 'rejected')", name="state"),
+        Index(
+            "uq_shards_dataset_id_uri", "dataset_id", "uri", unique=True, postgresql_where=text("state <> 'superseded'")
+        ),
+        Index(
+            "uq_shards_retirement_id", "retirement_id", unique=True, postgresql_where=text("retirement_id IS NOT NULL")
+        ),
+        CheckConstraint(
+            "state IN ('registered', 'growing', 'verified', 'missing', 'changed', 'rejected', 'retired', 'superseded')",
+            name="state",
+        ),
         CheckConstraint("octet_length(sha256) = 32", name="sha256_bytes"),
         CheckConstraint("size_bytes >= 0 AND n_samples >= 0", name="counts"),
         CheckConstraint("(state = 'rejected') = (rejected_reason IS NOT NULL)", name="rejected_has_reason"),
@@ -59,6 +72,11 @@ class Shard(Table):
     run_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[Created]
     verified_at: Mapped[datetime | None]
+    # Why the shard is not read, and since when.
+    state_reason: Mapped[str | None]
+    state_changed_at: Mapped[datetime | None]
+    # The order in which shards left for good: a snapshot counts those up to its own.
+    retirement_id: Mapped[int | None]
 
 
 class Sample(Table):
