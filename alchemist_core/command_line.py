@@ -48,6 +48,7 @@ VERB_GROUPS = {
         "image_text_head",
     ),
     "keep the installation": (
+        "dataset",
         "corpus",
         "db",
         "up",

@@ -19,7 +19,7 @@ from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, Probed, ProbePlan
 from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import describe_detectable, state_detectable
-from alchemist_core.experiments.trial import Trial, tokenizer_sha256
+from alchemist_core.experiments.trial import Trial, require_evaluation, tokenizer_sha256
 from alchemist_core.loops.config import DownstreamConfig
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.strategies import STRATEGY_OF_RULE
@@ -112,6 +112,7 @@ class Experiment:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.arms = config.cells()
+        require_evaluation(config, (*config.choose_seeds, *config.seeds))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.probed: dict[tuple[str, float], Probed] = {}
 

@@ -1,6 +1,7 @@
 """One seed of an experiment: its corpus and its raters, made by the stages or found again."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from alchemist_core.config import fingerprint
@@ -11,6 +12,7 @@ from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import ingest, score, train_rater
+from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.telemetry import say
@@ -74,6 +76,17 @@ class Trial:
     @property
     def _root(self) -> Path:
         return load_settings().home.resolve() / "corpora" / self._drawn_name
+
+
+def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
+    """Refuse a named evaluation dataset that models may have learned from, before anything is trained.
+
+    Raises:
+        ConfigError: A seed's dataset is not registered, or its role is not evaluation.
+    """
+    if config.evaluation is not None:
+        for name in {Trial(config, seed).evaluation for seed in seeds}:
+            evaluation_dataset(open_store(), name)
 
 
 def _require_rater(name: str, kind: str) -> RaterRow:

@@ -23,6 +23,7 @@ from alchemist_core.stages.image_evaluation import ImageEvaluation
 from alchemist_core.stages.pair_reading import StoredPairs, read_images
 from alchemist_core.stages.sharing import take_unmeasured
 from alchemist_core.store import models
+from alchemist_core.store.datasets import default_evaluation
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.pairs import read_training_pairs
@@ -40,7 +41,9 @@ class EvaluateConfig(Config):
 
     subset: str = Field(..., description="Name of the subset whose arms are measured")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
-    evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
+    evaluation: str | None = Field(
+        None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
+    )
     contract: str = Field(
         METRIC,
         description="heldout_loss (nats a token), heldout_flow_loss (FLUX-mini), a shipped contract's name, or a .toml file",
@@ -115,20 +118,24 @@ def _is_of_flux(engine: Engine, contract: str) -> bool:
 
 
 def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:
-    """Return the named evaluation dataset, or the only one.
+    """Return the named evaluation dataset, or the default one.
 
     Raises:
-        ConfigError: If there is none, or several and none is named.
+        ConfigError: There is none, or the named dataset has another role: a loss on data that the rater or a model may have
+            learned from is not a held-out loss.
     """
-    if name is not None:
-        return find_dataset(engine, name)
-    found = list_datasets(engine, role="evaluation")
-    if len(found) != 1:
-        names = ", ".join(row.name for row in found) or "none"
+    found = default_evaluation(engine) if name is None else find_dataset(engine, name)
+    if found is None:
         raise ConfigError(
-            f"Name the evaluation dataset with --evaluation (registered: {names}; register one by alchemist ingest --role evaluation)."
+            "There is no evaluation dataset. Register one: alchemist ingest --dataset NAME --root FOLDER --role evaluation."
         )
-    return found[0]
+    if found.role != "evaluation":
+        known = ", ".join(row.name for row in list_datasets(engine, role="evaluation")) or "none"
+        raise ConfigError(
+            f"--evaluation {found.name}: its role is {found.role}, so raters or models may have learned from it; only datasets of "
+            f"role evaluation are allowed (registered: {known})."
+        )
+    return found
 
 
 def heldout_contract(rater: AnyRow, rows: Any) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def register_dataset(
         raise ConfigError(
             f"--dataset {shown} is not a name of a dataset: 1 to 100 letters, digits, or . _ + -, the first a letter or digit."
         )
+    _refuse_removed(engine, name)
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Name its folder or s3:// address once with --root.")
     with engine.begin() as connection:
@@ -119,8 +120,9 @@ def _require_same(engine: Engine, row: DatasetRow, *, root_uri: str | None, role
 
 
 def list_datasets(engine: Engine, *, role: str | None = None) -> list[DatasetRow]:
-    """Return the registered datasets by name, of one role or all."""
+    """Return the registered datasets by name, of one role or all; without those that were removed."""
     statement = select(Dataset.dataset_id, Dataset.name, Dataset.root_uri, Dataset.role).order_by(Dataset.name)
+    statement = statement.where(Dataset.removed_at.is_(None))
     if role is not None:
         statement = statement.where(Dataset.role == role)
     with engine.connect() as connection:
@@ -137,10 +139,24 @@ def find_dataset(engine: Engine, name: str) -> DatasetRow:
     for row in known:
         if row.name == name:
             return row
+    _refuse_removed(engine, name)
     names = ", ".join(row.name for row in known) or "none"
     raise ConfigError(
         f"Dataset {name!r} is not registered (registered: {names}). Run alchemist ingest --dataset {name} --root FOLDER."
     )
+
+
+def _refuse_removed(engine: Engine, name: str) -> None:
+    statement = select(Dataset.removed_at, Dataset.removed_reason).where(
+        Dataset.name == name, Dataset.removed_at.is_not(None)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+    if row is not None:
+        raise ConfigError(
+            f"Dataset {name!r} was removed on {row.removed_at:%Y-%m-%d} ({row.removed_reason}). "
+            f"Choose another name, or free this one: alchemist dataset rename {name} {name}-removed."
+        )
 
 
 def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:

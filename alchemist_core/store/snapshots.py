@@ -155,7 +155,8 @@ def _last_retirement(connection: Connection) -> int:
 
 
 def _require_training_data(connection: Connection, names: Sequence[str]) -> None:
-    role_of = {row.name: row.role for row in connection.execute(select(Dataset.name, Dataset.role))}
+    statement = select(Dataset.name, Dataset.role).where(Dataset.removed_at.is_(None))
+    role_of = {row.name: row.role for row in connection.execute(statement)}
     for name in names:
         if name not in role_of:
             raise ConfigError(f"{name} is not registered: there are {', '.join(sorted(role_of)) or 'no datasets'}.")
@@ -174,7 +175,8 @@ def _effective(moment: Moment, pairs: EligiblePairs) -> dict[str, Any]:
 
 def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:
     for name in names:
-        role = connection.execute(select(Dataset.role).where(Dataset.name == name)).scalar()
+        registered = select(Dataset.role).where(Dataset.name == name, Dataset.removed_at.is_(None))
+        role = connection.execute(registered).scalar()
         if role in (None, "train"):
             found = "is not registered" if role is None else "is a training dataset"
             raise ConfigError(f"--decontaminate {name}: it {found}; needed is a validation or evaluation dataset.")

@@ -10,7 +10,7 @@ from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.members import count_taken_down, has_members, store_members
-from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Rater, Run, Subset
+from alchemist_core.store.tables import AnyRow, Dataset, RankScale, RankSnapshot, Rater, Run, Subset
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,13 @@ def _require_publishable(connection: Connection, subset: SubsetRow, otherwise: s
         raise DataError(
             f"{subset.title} has no members: there is nothing to publish. Select again with a larger retention."
         )
+    removed = connection.execute(
+        select(Dataset.name)
+        .join(RankSnapshot, Dataset.name == RankSnapshot.dataset_names.any_())
+        .where(RankSnapshot.snapshot_id == subset.snapshot_id, Dataset.removed_at.is_not(None))
+    ).scalars()
+    if names := ", ".join(removed):
+        raise ConfigError(f"{subset.title} draws from {names}, which was removed. Select again without it.{otherwise}")
     if not has_members(connection, subset.subset_id):
         raise DataError(
             f"The membership of {subset.title} was collected while it was being published: publish it again."

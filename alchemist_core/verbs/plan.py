@@ -114,7 +114,9 @@ class PlanNightReport(Report):
 class PlanEvaluateConfig(Config):
     """What would be evaluated."""
 
-    evaluation: str | None = Field(None, description="Evaluation dataset; none: the only registered one")
+    evaluation: str | None = Field(
+        None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
+    )
     arms: Words = Field(("subset", "random"), description="Arms that must have a value, comma between them")
     seeds: Seeds = Field((0,), description="Seeds that must have a value, comma between them")
 

@@ -10,6 +10,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, ProbePlan
+from alchemist_core.experiments.trial import require_evaluation
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.regions import list_regions
@@ -62,6 +63,7 @@ class ListReport(Report):
 def run(config: RunConfig) -> RunReport:
     """Train on bands of ranks and at random, fit the region, try it; what was trained is found again, so a killed probe goes on."""
     plan = ProbePlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
+    require_evaluation(config, config.seeds)
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))
     if config.dry_run:

@@ -1,4 +1,4 @@
--- Purpose: what a metric calls a dataset, so that labels stay bounded: the five newest training datasets by name, the rest 'other'.
+-- Purpose: what a metric calls a dataset, so that labels stay bounded: the five newest training datasets by name, the rest 'other'; without removed ones.
 -- One row is: a training dataset and its label.
 -- Relies on: pk_datasets; a handful of rows.
 CREATE VIEW alchemist.labelled_datasets AS
@@ -7,4 +7,4 @@ SELECT
     name,
     CASE WHEN row_number() OVER (ORDER BY dataset_id DESC) <= 5 THEN name ELSE 'other' END AS label
 FROM alchemist.datasets
-WHERE role = 'train';
+WHERE role = 'train' AND removed_at IS NULL;

@@ -73,7 +73,8 @@ SELECT
         ELSE 'scored'
     END AS status, coalesce(counted.n_unread_shards, 0) AS n_unread_shards
 FROM dated
-INNER JOIN alchemist.datasets ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train'
+INNER JOIN alchemist.datasets
+    ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train' AND datasets.removed_at IS NULL
 LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date
 LEFT JOIN decided ON dated.dataset_id = decided.dataset_id AND dated.crawl_date = decided.crawl_date
 LEFT JOIN stopped ON datasets.name = stopped.dataset_name AND dated.crawl_date = stopped.crawl_date

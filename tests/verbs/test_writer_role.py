@@ -48,7 +48,12 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("subset", "rollback", NAME),
     ("plan", "evaluate", "--json"),
     ("train-downstream", "--subset", NAME, *FEW_STEPS),
-    ("evaluate", "--subset", NAME, "--evaluation", "t"),
+    ("ingest", "--dataset", "t2", "--root", "TEST", "--role", "evaluation"),
+    ("evaluate", "--subset", NAME),
+    ("dataset", "set-default", "t2"),
+    ("evaluate", "--subset", NAME),
+    ("dataset", "rename", "t2", "second"),
+    ("dataset", "remove", "second", "--reason", "tried"),
     ("check", "--suite", "evaluation", "--subset", NAME),
     ("compare", NAME),
     ("report", "--dataset", "scenes"),
@@ -85,7 +90,11 @@ def test_every_command_of_the_dags_works_as_the_writer(
     engine = make_engine(writer)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT current_user")).scalar_one() == "alchemist_writer"
-        given = {"CORPUS": str(corpus / "train"), "SAMPLE": connection.execute(text(FIRST_SAMPLE)).scalar_one()}
+        given = {
+            "CORPUS": str(corpus / "train"),
+            "TEST": str(corpus / "test"),
+            "SAMPLE": connection.execute(text(FIRST_SAMPLE)).scalar_one(),
+        }
     expected = {"certify": EXIT_NOT_CERTIFIED}
     for words in COMMANDS:
         if words[0] == "release":

@@ -26,13 +26,24 @@ class Dataset(Table):
     """A source of shards; only role `train` is ever selectable."""
 
     __tablename__ = "datasets"
-    __table_args__ = (CheckConstraint("role IN ('train', 'validation', 'evaluation')", name="role"),)
+    __table_args__ = (
+        CheckConstraint("role IN ('train', 'validation', 'evaluation')", name="role"),
+        CheckConstraint(
+            "NOT is_default OR role = 'evaluation' AND removed_at IS NULL", name="default_is_for_evaluation"
+        ),
+        CheckConstraint("(removed_at IS NULL) = (removed_reason IS NULL)", name="removed_has_reason"),
+        Index("uq_datasets_is_default", "is_default", unique=True, postgresql_where=text("is_default")),
+    )
 
     dataset_id: Mapped[Key]
     name: Mapped[str] = mapped_column(unique=True)
     root_uri: Mapped[str]
     role: Mapped[str]
     created_at: Mapped[Created]
+    # The evaluation dataset that was chosen as the default; without one it is the first registered.
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
+    removed_at: Mapped[datetime | None]
+    removed_reason: Mapped[str | None]
 
 
 class Shard(Table):

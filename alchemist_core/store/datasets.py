@@ -1,0 +1,165 @@
+"""What is decided about a registered dataset: which one evaluates by default, what it is called, whether it is still used."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, select, text, update
+
+from alchemist_core.config import fingerprint
+from alchemist_core.errors import ConfigError
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.queries import load_query
+from alchemist_core.store.registry import DatasetRow, find_dataset
+from alchemist_core.store.tables import AnyRow, CheckResult, Dataset, RankSnapshot, Rater, Subset
+
+
+def describe_datasets(engine: Engine, name: str | None = None) -> Sequence[AnyRow]:
+    """Return the rows of `sql/queries/list_datasets.sql`: one dataset, or all; removed ones too."""
+    with engine.connect() as connection:
+        return connection.execute(load_query("list_datasets"), {"name": name}).all()
+
+
+def default_evaluation(engine: Engine) -> DatasetRow | None:
+    """Return the evaluation dataset that is used when none is named: the chosen one, else the first registered."""
+    statement = (
+        select(Dataset.dataset_id, Dataset.name, Dataset.root_uri, Dataset.role)
+        .where(Dataset.role == "evaluation", Dataset.removed_at.is_(None))
+        .order_by(Dataset.is_default.desc(), Dataset.dataset_id)
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+    return None if row is None else DatasetRow(*row)
+
+
+def set_default(engine: Engine, name: str) -> str | None:
+    """Use this evaluation dataset when none is named; returns the name of the former default.
+
+    Raises:
+        ConfigError: There is no such dataset, or it is not for evaluation.
+    """
+    row, former = find_dataset(engine, name), default_evaluation(engine)
+    if row.role != "evaluation":
+        raise ConfigError(
+            f"Dataset {name!r} has the role {row.role}; only an evaluation dataset can be the default. "
+            "List them: alchemist dataset list."
+        )
+    before = None if former is None else former.name
+    with engine.begin() as connection:
+        connection.execute(update(Dataset).where(Dataset.is_default).values(is_default=False))
+        connection.execute(update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(is_default=True))
+        record_event(
+            connection, current_actor(), "set default", f"dataset {name}",
+            before={"default": before}, after={"default": name},
+        )  # fmt: skip
+    return before
+
+
+def rename(engine: Engine, name: str, new_name: str) -> None:
+    """Give a dataset another name, wherever the store names it; shards, samples, scores, nights and subsets are untouched.
+
+    Raises:
+        ConfigError: There is no such dataset, or the new name is taken.
+    """
+    with engine.begin() as connection:
+        ids = {row.name: row.dataset_id for row in connection.execute(select(Dataset.name, Dataset.dataset_id))}
+        if name not in ids:
+            raise ConfigError(f"Dataset {name!r} is not registered (registered: {', '.join(sorted(ids)) or 'none'}).")
+        if new_name in ids:
+            raise ConfigError(f"The name {new_name!r} is taken. Choose another one: alchemist dataset list shows all.")
+        connection.execute(update(Dataset).where(Dataset.dataset_id == ids[name]).values(name=new_name))
+        connection.execute(update(CheckResult).where(CheckResult.dataset_name == name).values(dataset_name=new_name))
+        _rename_in_snapshots(connection, name, new_name)
+        _rename_in_specs(connection, name, new_name)
+        _rename_in_raters(connection, name, new_name)
+        record_event(
+            connection, current_actor(), "rename", f"dataset {new_name}",
+            before={"name": name}, after={"name": new_name},
+        )  # fmt: skip
+
+
+def _rename_in_snapshots(connection: Connection, name: str, new_name: str) -> None:
+    rows = connection.execute(select(RankSnapshot.snapshot_id, RankSnapshot.dataset_names, RankSnapshot.options)).all()
+    for row in rows:
+        names = sorted(new_name if one == name else one for one in row.dataset_names)
+        options = _renamed(row.options, name, new_name)
+        if (names, options) != (row.dataset_names, row.options):
+            same = RankSnapshot.snapshot_id == row.snapshot_id
+            connection.execute(update(RankSnapshot).where(same).values(dataset_names=names, options=options))
+
+
+def _rename_in_specs(connection: Connection, name: str, new_name: str) -> None:
+    for row in connection.execute(select(Subset.subset_id, Subset.spec)).all():
+        spec = _renamed(row.spec, name, new_name)
+        if spec != row.spec:
+            same = Subset.subset_id == row.subset_id
+            connection.execute(update(Subset).where(same).values(spec=spec, spec_hash=fingerprint(spec)))
+
+
+def _rename_in_raters(connection: Connection, name: str, new_name: str) -> None:
+    for row in connection.execute(select(Rater.rater_id, Rater.config)).all():
+        own = {key: new_name for key in ("dataset", "validation") if row.config.get(key) == name}
+        if own:
+            same = Rater.rater_id == row.rater_id
+            connection.execute(update(Rater).where(same).values(config=row.config | own))
+
+
+def _renamed(options: dict[str, Any], name: str, new_name: str) -> dict[str, Any]:
+    """Return selection options with a new name; of all they hold, only `decontaminate` names datasets."""
+    names = options.get("decontaminate")
+    if not names or name not in names:
+        return options
+    return options | {"decontaminate": [new_name if one == name else one for one in names]}
+
+
+def remove(engine: Engine, row: DatasetRow, *, reason: str) -> None:
+    """Use a dataset no more; its rows stay.
+
+    Raises:
+        ConfigError: Published subsets draw from it.
+    """
+    with engine.begin() as connection:
+        # One at a time with `publish`, which a subset of this dataset must not slip past.
+        connection.execute(text("LOCK TABLE alchemist.subsets IN SHARE ROW EXCLUSIVE MODE"))
+        published = [one for one in _subsets_of(connection, row.name) if one.state == "published"]
+        if published:
+            titles = ", ".join(f"{one.name} v{one.version}" for one in published)
+            raise ConfigError(
+                f"Published subsets draw from {row.name!r}: {titles}. Replace them by a selection without it "
+                "(alchemist select, alchemist subset publish), or withdraw them (alchemist subset withdraw NAME --reason TEXT), "
+                "then remove it."
+            )
+        values = {"removed_at": func.clock_timestamp(), "removed_reason": reason, "is_default": False}
+        connection.execute(update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(values))
+        record_event(
+            connection, current_actor(), "remove", f"dataset {row.name}",
+            before={"role": row.role, "root_uri": row.root_uri}, after={"reason": reason},
+        )  # fmt: skip
+
+
+def subsets_of(engine: Engine, name: str) -> Sequence[AnyRow]:
+    """Return name, version and state of the subset versions that draw from a dataset."""
+    with engine.connect() as connection:
+        return _subsets_of(connection, name)
+
+
+def _subsets_of(connection: Connection, name: str) -> Sequence[AnyRow]:
+    statement = (
+        select(Subset.name, Subset.version, Subset.state)
+        .join(RankSnapshot, RankSnapshot.snapshot_id == Subset.snapshot_id)
+        .where(RankSnapshot.dataset_names.any_() == name)
+        .order_by(Subset.name, Subset.version)
+    )
+    return connection.execute(statement).all()
+
+
+def raters_of(engine: Engine, name: str) -> list[str]:
+    """Return the raters that were trained or validated on a dataset and are in production or shadows."""
+    statement = (
+        select(Rater.name)
+        .where((Rater.config["dataset"].astext == name) | (Rater.config["validation"].astext == name))
+        .where((Rater.state == "production") | Rater.is_shadow)
+        .order_by(Rater.name)
+    )
+    with engine.connect() as connection:
+        return list(connection.execute(statement).scalars())
