@@ -44,6 +44,7 @@ def build_forms() -> dict[str, dict[str, Field]]:
         "build_subset": {
             **_form(SelectConfig, "dataset", "retention", "name", "strategy"),
             **_form(SelectConfig, "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater"),
+            **_form(SelectConfig, "duplicates", "rescale"),
             "materialize": _switch("materialize", "Write the members as tar shards with a verified manifest"),
             "dry_run": _switch("dry_run", "Only preview what would be selected"),
             "approve": _switch("approve", "Ask a person before the version is published"),

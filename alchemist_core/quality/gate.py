@@ -9,16 +9,19 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine
 
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
+from alchemist_core.data.manifests import Manifest, read_manifest
 from alchemist_core.errors import ConfigError
 from alchemist_core.quality import suites
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.own_suites import GATES, Asked, is_own, run_own_suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
+from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store.checks import (
     Columns,
     count_members,
@@ -28,10 +31,11 @@ from alchemist_core.store.checks import (
     store_check_results,
 )
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.regions import expected_gain
 from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.slices import Rows
 from alchemist_core.store.snapshots import read_dataset_names
-from alchemist_core.store.subsets import SubsetRow
+from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 
 NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[CheckLimits], list[Check]]]] = {
     "shards": (("check_shards",), suites.shards),
@@ -155,18 +159,44 @@ def _check_subset(
         columns = read_slice(engine, "check_evaluation", {"subset_id": row.subset_id})
         return _validate_all({"check_evaluation": columns}, suites.evaluation())
     manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
-    # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
-    ranks = [float(manifest.rank_K.min())] if len(manifest) else []
     frames = {
         "check_subset": count_members(engine, manifest.pair_hash_K32, row.subset_id),
-        "manifest": {"rank": ranks},
+        "manifest": _drawn(engine, row, manifest),
     }
-    outcomes = _validate_all(
-        frames, suites.subset(row.n_samples, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0), is_whole=True
-    )
     applied = limits_of(None)
+    checks = suites.subset(row.n_samples, applied.limits, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0)
+    outcomes = _validate_all(frames, checks, is_whole=True)
+    if probe := _probed(engine, row):
+        outcomes += [_with_limits(outcome, applied) for outcome in _validate_all({"probe": probe}, checks)]
     rows = Rows(engine, applied.limits.suite_timeout_s, pair_hash_K32=manifest.pair_hash_K32)
     return outcomes + _check_own(suite, applied, {*read_dataset_names(engine, row.snapshot_id)}, rows)
+
+
+def _drawn(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns:
+    """Return what a version's draw did to the ranks, as columns of one row; none of a version without members."""
+    if not len(manifest):
+        return {"rank": [], "dropped_share": [], "is_mixed": []}
+    cut = row.spec.get("drop_top_ratio") or 0.0
+    n_pool_R = np.asarray(row.curves["n_pool"] if row.curves else (), np.float64)
+    # Bins of equal width; the one that holds the cut counts by its share.
+    below_R = np.clip(cut * len(n_pool_R) - np.arange(len(n_pool_R)), 0, 1)
+    dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
+    strategy = STRATEGIES[row.strategy]
+    is_rated = row.spec.get("score", RATER_SCORE) == RATER_SCORE
+    warning = mixed_pairing_warning(strategy(), rater_of_subset(engine, row).rule) if is_rated else None
+    # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
+    return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}
+
+
+def _probed(engine: Engine, row: SubsetRow) -> Columns:
+    """Return the gain over random that the rater's probe expects of a version, as columns of one row; none without a probe."""
+    if not row.curves:
+        return {}
+    spec = {"strategy": row.strategy, "retention": row.retention, **row.spec}
+    gain = expected_gain(engine, rater_of_subset(engine, row).rater_id, spec, row.curves["n_kept"])
+    if gain is None or gain.high is None:
+        return {}
+    return {"expected_gain": [gain.mean], "expected_gain_low": [gain.low], "expected_gain_high": [gain.high]}
 
 
 def _validate_all(frames: Mapping[str, Columns], checks: list[Check], *, is_whole: bool = False) -> list[CheckOutcome]:

@@ -61,6 +61,13 @@ class CheckLimits(Section):
     min_shard_scores: int = Field(
         100, ge=2, le=10**9, description="Scores from which a shard whose scores are all equal fails the check"
     )
+    min_expected_gain: float = Field(
+        0,
+        ge=-10,
+        le=10,
+        description="Gain of a subset over a random one of its size (log of random's loss over its loss) that the rater's probe must "
+        "leave possible, else the check fails; below 0 also subsets pass that the probe expects to be worse than random",
+    )
     suites: str = Field(
         "suites", min_length=1, description="Folder of your own suites, relative to the project file, or absolute"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alchemist_core.quality.limits import CheckLimits
+from alchemist_core.selection.ranks import MAX_CUT_DRIFT
 
 FAIL, WARN = "fail", "warn"
 
@@ -74,10 +75,16 @@ def scores(limits: CheckLimits) -> list[Check]:
     ]
 
 
-def subset(n_samples: int, *, drop_top_ratio: float = 0.0) -> list[Check]:
-    """A subset version has exactly its members: training data, none taken down, none of the head where it must be cut."""
+def subset(n_samples: int, limits: CheckLimits, *, drop_top_ratio: float = 0.0) -> list[Check]:
+    """A subset version has exactly its members, training data without takedowns, and no measurement says random were better."""
     frame = "check_subset"
     head = {"column": "rank", "min_value": drop_top_ratio}
+    gain = {"column": "expected_gain_high", "min_value": limits.min_expected_gain}
+    moved = {
+        "column": "dropped_share",
+        "min_value": drop_top_ratio - MAX_CUT_DRIFT,
+        "max_value": drop_top_ratio + MAX_CUT_DRIFT,
+    }
     return [
         _in_set("subset_has_its_size", FAIL, frame, "n_members", [n_samples]),
         _in_set("no_member_is_taken_down", FAIL, frame, "n_taken_down", [0]),
@@ -85,6 +92,16 @@ def subset(n_samples: int, *, drop_top_ratio: float = 0.0) -> list[Check]:
         _in_set("no_member_is_of_evaluation_data", FAIL, frame, "n_of_evaluation_data", [0]),
         _in_set("membership_is_stored", FAIL, frame, "n_not_stored", [0]),
         Check("the_head_is_cut", FAIL, "manifest", "ExpectColumnValuesToBeBetween", head),
+        Check("the_head_cut_drops_its_share", WARN, "manifest", "ExpectColumnValuesToBeBetween", moved),
+        _in_set("strategy_fits_the_rating_rule", WARN, "manifest", "is_mixed", [False]),
+        Check(
+            "not_expected_to_be_worse_than_random",
+            FAIL,
+            "probe",
+            "ExpectColumnValuesToBeBetween",
+            gain,
+            ("min_expected_gain",),
+        ),
     ]
 
 

@@ -143,6 +143,22 @@ def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
     )
 
 
+def predict_gain(gain_SB: Floats, n_kept_R: NDArray[np.int64]) -> Estimate:
+    """Predict the log gain over random of a selection from what training on bands of rank gave, with its interval over seeds.
+
+    Args:
+        gain_SB: Log of random's loss over the loss of training on each band alone, by seed; higher is better.
+        n_kept_R: Samples kept in equal bins of rank, the highest scores first.
+
+    >>> found = predict_gain(np.array([[0.3, -0.5], [0.3, -0.5]]), np.array([0, 10]))
+    >>> round(found.mean, 2), found.is_positive
+    (-0.5, False)
+    """
+    density_G = n_kept_R[np.minimum((_ranks() * len(n_kept_R)).astype(int), len(n_kept_R) - 1)].astype(np.float64)
+    density_1G = (density_G / density_G.mean())[None, :]
+    return estimate([float(_predict(gain_B, density_1G)[0]) for gain_B in gain_SB])
+
+
 def value_curve(gain_B: Floats) -> Floats:
     """Return the flattest curve over rank whose mean on each band is the band's value: its gain less the mean gain.
 

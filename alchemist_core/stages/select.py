@@ -11,6 +11,7 @@ from alchemist_core.config import Config, Report, Words, fingerprint
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, read_manifest, rows_sha256, write_manifest
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.evaluation.paired import Estimate
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.stages.drawing import draw
@@ -20,7 +21,7 @@ from alchemist_core.stages.version_manifest import manifest_of
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.regions import resolve_auto
+from alchemist_core.store.regions import describe_worse, expected_gain, is_worse, resolve_auto
 from alchemist_core.store.snapshot_cache import scale_fingerprint
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_spec, store_subset
@@ -71,6 +72,12 @@ class SelectReport(Report):
     eligible_hash: str
     # What strategy auto took from the rater's region probe; none without one.
     region: str | None
+    # Log of random's loss over this selection's, as the rater's probe predicts it: positive is better. None without a probe.
+    expected_gain: float | None
+    expected_gain_low: float | None
+    expected_gain_high: float | None
+    # Whether that whole interval lies above 0, or below; none where it holds 0.
+    is_better_than_random: bool | None
     manifest_sha256: str
     overlap_with_published: float | None
     # From the newest downstream training; none before the first.
@@ -149,6 +156,12 @@ class Selection:
         """What the draw did to the ranks."""
         return self.drawn.curve()
 
+    @cached_property
+    def expected_gain(self) -> Estimate | None:
+        """What the rater's probe says of this selection."""
+        rater_id = self.drawn.snapshot.rater.rater_id
+        return expected_gain(self._engine, rater_id, self.spec(), self.curve.n_kept)
+
     def spec(self) -> dict[str, Any]:
         """Return all that the members depend on; hashes, not ids, name the snapshot."""
         snapshot = self.drawn.snapshot
@@ -167,8 +180,23 @@ class Selection:
             retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
             region=self.region.describe() if self.region else None,
-            **describe(self._engine, self.drawn, self.name, self.curve),
+            **_expectation(self.expected_gain), **self._description(),
         )  # fmt: skip
+
+    def _description(self) -> dict[str, Any]:
+        found = describe(self._engine, self.drawn, self.name, self.curve)
+        if self.expected_gain is not None and is_worse(self.expected_gain):
+            found["warnings"].append(describe_worse(self.expected_gain))
+        return found
+
+
+def _expectation(gain: Estimate | None) -> dict[str, float | bool | None]:
+    low, high = (None, None) if gain is None else (gain.low, gain.high)
+    is_better = None if low is None or high is None or low <= 0 <= high else low > 0
+    return {
+        "expected_gain": gain.mean if gain else None, "expected_gain_low": low, "expected_gain_high": high,
+        "is_better_than_random": is_better,
+    }  # fmt: skip
 
 
 def name_subset(config: SelectConfig) -> str:

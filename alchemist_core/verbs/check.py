@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 NIGHT_REMEDY = "Look at the data; a night that may be drawn from all the same: alchemist release night"
 REMEDIES = {
-    "subset": "Run its alchemist select again: the new version leaves out what was taken down or is no training data any more",
+    "subset": "Run its alchemist select again: the new version leaves out what was taken down or is no training data any more. Where it is "
+    "expected to be worse than random: take strategy auto; [checks] min_expected_gain sets what is allowed",
     "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for random",
 }
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.paired import Estimate
-from alchemist_core.selection.region import FittedRegion, fit_region, value_curve
+from alchemist_core.selection.region import FittedRegion, fit_region, predict_gain, value_curve
 from alchemist_core.selection.strategies import ShiftGsample
 
 # Log gains over random of five bands, much as the pilots' two worlds had them: useful pairs on top, and in the middle.
@@ -53,6 +53,21 @@ def test_where_the_middle_is_best_the_head_is_left_out(retention: float) -> None
     assert 0.4 <= np.average(rank_G, weights=density_G) <= 0.7
     assert density_G[rank_G < 0.15].sum() < 0.02 * density_G.sum()
     assert fit.predicted.is_positive
+
+
+def test_a_selection_of_the_useful_ranks_is_expected_to_gain_and_one_of_the_others_to_lose() -> None:
+    gain_SB = measured(ON_TOP)
+    kept = {name: np.array(n_kept_R) for name, n_kept_R in {"top": [9, 3, 1, 0, 0], "bottom": [0, 0, 0, 3, 9]}.items()}
+    top, bottom, even = (
+        predict_gain(gain_SB, n_kept_R) for n_kept_R in (kept["top"], kept["bottom"], np.ones(20, int))
+    )
+    assert top.is_positive
+    assert bottom.high is not None
+    assert bottom.high < 0
+    assert even.mean == pytest.approx(0, abs=1e-9)
+    # One band alone is what was measured, but for the gain of all bands together, which is noise or the price of sameness.
+    alone = predict_gain(gain_SB, np.array([1, 0, 0, 0, 0]))
+    assert alone.mean == pytest.approx(gain_SB[:, 0].mean(), abs=0.1)
 
 
 def test_a_band_that_teaches_nothing_does_not_pass_for_the_price_of_sameness() -> None:

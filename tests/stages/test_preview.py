@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from alchemist_core.__main__ import main
 from alchemist_core.command_line import flag_fields
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import members_sha256, read_first_bits, read_manifest
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.project import load_project
+from alchemist_core.selection.region import FittedRegion, Region
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.preview import MAX_DATES
 from alchemist_core.stages.select import SelectConfig
+from alchemist_core.store.regions import store_region
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.given import insert_rows
@@ -90,6 +95,69 @@ def test_the_preset_paper_selects_80_percent_and_says_that_nesting_ends(
     # What the flag says is so: under one head cut the smaller subset lies in the larger one.
     draw(0.5, name="smaller", dataset="web,books", strategy="shift_gsample", drop_top_ratio=0.15)
     assert members(store, "smaller") <= members(store, found["0.8"]["name"])
+
+
+@pytest.fixture
+def probed(store: Engine) -> Engine:
+    """A store whose rater was probed: the highest scores are worth most, by four seeds and five bands."""
+    losses = {"random": 3.0, **{f"alignment/block@{start:g}": 2.6 + 1.5 * start for start in (0, 0.2, 0.4, 0.6, 0.8)}}
+    cells = [
+        {"arm": arm, "retention": 0.2, "seed": seed, "loss": loss + 0.01 * seed * (1 + len(arm) % 3)}
+        for arm, loss in losses.items()
+        for seed in range(4)
+    ]
+    with store.connect() as connection:
+        rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
+    region = FittedRegion(Region(0.0, 0.1, 0.1), 0.2, 0.4, 0.3, 0.5)
+    store_region(store, rater_id, region, {"retention": 0.2, "cells": cells})
+    return store
+
+
+@pytest.mark.usefixtures("probed")
+def test_a_selection_that_the_probe_expects_to_be_worse_than_random_says_so_and_fails_its_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = draw(strategy="shift_gsample")
+    assert report.is_better_than_random is False
+    assert report.expected_gain_low < report.expected_gain < report.expected_gain_high < 0  # type: ignore[operator]
+    (told,) = [text for text in report.warnings if "worse than a random one of its size" in text]
+    assert f"{report.expected_gain:.4f}" in told
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == CheckFailedError.exit_code
+    refused = capsys.readouterr().err
+    assert "not_expected_to_be_worse_than_random" in refused
+    assert "min_expected_gain = 0" in refused
+    # Whoever wants it all the same says so in the project file.
+    project = tmp_path / "alchemist.toml"
+    project.write_text("[checks]\nmin_expected_gain = -10\n")
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(project))
+    load_settings.cache_clear()
+    load_project.cache_clear()
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+
+
+@pytest.mark.usefixtures("probed")
+@pytest.mark.parametrize(("strategy", "is_better"), [("auto", True), ("random", None)])
+def test_a_selection_that_is_not_expected_to_be_worse_passes_its_check(strategy: str, is_better: bool | None) -> None:
+    report = draw(strategy=strategy)
+    assert (report.is_better_than_random, report.expected_gain is None) == (is_better, is_better is None)
+    assert not [text for text in report.warnings if "worse than a random" in text]
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+
+
+def test_without_a_probe_a_mixed_pairing_and_a_moved_head_cut_are_warnings_of_the_check(
+    store: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw()
+    add_night(store, "2026-03-01", {"a.tar": np.linspace(1, 3, 300).tolist()}, state="selectable", dataset_id=WEB)
+    report = draw(retention=0.1)
+    assert report.is_better_than_random is None
+    assert any("Consider --rescale" in text for text in report.warnings)
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+    told = capsys.readouterr().err
+    assert "the_head_cut_drops_its_share" in told
+    draw(retention=0.1, rescale=True)
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+    assert "the_head_cut_drops_its_share" not in capsys.readouterr().err
 
 
 def test_many_dates_are_shown_by_month(store: Engine) -> None:
