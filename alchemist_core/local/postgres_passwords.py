@@ -34,6 +34,11 @@ _FILES = {"alchemist": "password", **{name: f"password-{name}" for name in (SUPE
 _ITERATIONS = 4096  # Postgres's own default; the passwords are random, so more would only cost time
 
 
+def has_server(home: Path) -> bool:
+    """Return whether this home has an embedded server, be it up or down."""
+    return has_password(home.resolve() / "postgres")
+
+
 def has_password(folder: Path) -> bool:
     """Return whether this folder has belonged to a server before."""
     return (folder / _FILES[LOGINS["owner"]]).exists()

@@ -99,6 +99,8 @@ def bring_store(home: Path) -> None:
 def down(home: Path) -> StackStatus:
     """Stop what `up` started, running jobs included, then Postgres; a second call changes nothing."""
     home = home.resolve()
+    if not home.exists():
+        return status(home)
     with hold_lock(command_lock(home), should_wait=True):
         state = read_state(home)
         supervisor = identify(state.supervisor_pid) if state.supervisor_pid else None

@@ -98,6 +98,8 @@ def supervisor_lock(home: Path) -> Path:
 
 
 def is_supervised(home: Path) -> bool:
-    """Tell whether a supervisor of this home lives."""
+    """Tell whether a supervisor of this home lives; looking creates nothing."""
+    if not supervisor_lock(home).exists():
+        return False
     with hold_lock(supervisor_lock(home), should_wait=False) as is_ours:
         return not is_ours

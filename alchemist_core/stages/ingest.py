@@ -27,7 +27,7 @@ from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
-from alchemist_core.store.engine import read_clock
+from alchemist_core.store.engine import create_store, read_clock
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
 from alchemist_core.telemetry import say
 
@@ -85,6 +85,9 @@ class IngestReport(Report):
 
 def run(config: IngestConfig, *, slot: int = 0) -> IngestReport:
     """Ingest the new shards of one dataset, or of every registered training dataset."""
+    # Without a root nothing new can be registered: such an ingest needs a store that exists.
+    if config.root is not None:
+        create_store()
     return execute("ingest", config, lambda stage_run: ingest(config, stage_run), IngestReport, slot=slot)
 
 

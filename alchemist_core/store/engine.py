@@ -3,14 +3,18 @@
 import os
 from datetime import datetime
 from functools import cache
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.local.postgres_passwords import LOGINS, Role
+from alchemist_core.local.postgres_passwords import LOGINS, Role, has_server
 from alchemist_core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from alchemist_core.local.postgres import EmbeddedPostgres
 
 _MOST_SILENCE_MS = 30_000
 DatabaseError = DBAPIError
@@ -18,26 +22,22 @@ DatabaseError = DBAPIError
 
 
 def database_url(settings: Settings | None = None) -> str:
-    """Return the libpq URL of the store; without `ALCHEMIST_DATABASE_URL` the embedded server is started.
+    """Return the libpq URL of the store; without `ALCHEMIST_DATABASE_URL` the home's embedded server is started if it is down.
 
     Raises:
-        ConfigError: The setting is no URL of a Postgres server.
+        ConfigError: The setting is not a valid URL of a Postgres server, or the home has no store.
     """
     settings = settings or load_settings()
     if settings.database_url is not None:
         return _require_postgres(settings.database_url.get_secret_value())
-    from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
-
-    return start_postgres(settings.home).url()
+    return _embedded(settings).url()
 
 
 def role_url(role: Role) -> str:
     """Return the store's libpq URL for one role; it has no password where only the server's administrator knows that."""
     settings = load_settings()
     if settings.database_url is None:
-        from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
-
-        return start_postgres(settings.home).url(role=role)
+        return _embedded(settings).url(role=role)
     address = make_url(database_url(settings)).set(drivername="postgresql")
     # Whoever is neither the writer nor the reader is the owner, as `sql/roles.sql` has it.
     own = next((name for name, login in LOGINS.items() if login == address.username), "owner")
@@ -46,6 +46,27 @@ def role_url(role: Role) -> str:
         # `set` takes None for "unchanged".
         address = URL.create("postgresql", given.username, None, given.host, given.port, given.database, given.query)
     return address.render_as_string(hide_password=False)
+
+
+def create_store() -> None:
+    """Create the home's embedded server unless it exists; `open_store` fills it. A server of the user's own exists already."""
+    settings = load_settings()
+    if settings.database_url is None:
+        from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
+
+        start_postgres(settings.home)
+
+
+def _embedded(settings: Settings) -> "EmbeddedPostgres":
+    from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
+
+    # Whoever only reads, and mistyped a folder, must not get an empty store and be told that there are no subsets.
+    if not has_server(settings.home):
+        raise ConfigError(
+            f"There is no store in {settings.home.resolve()} (ALCHEMIST_HOME, or .alchemist in the current folder). Change to your "
+            "store's folder or set ALCHEMIST_HOME; to create a store: alchemist ingest --dataset NAME --root FOLDER, or alchemist up."
+        )
+    return start_postgres(settings.home)
 
 
 def _require_postgres(url: str) -> str:

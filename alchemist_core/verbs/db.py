@@ -11,7 +11,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.local.postgres import psql_path, stop_postgres
 from alchemist_core.local.postgres_passwords import Role
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import database_url, open_store, role_url
+from alchemist_core.store.engine import create_store, database_url, open_store, role_url
 from alchemist_core.telemetry import say
 from alchemist_core.verbs.db_backup import BackupConfig, RestoreConfig, backup, restore
 
@@ -65,6 +65,7 @@ class ChecksumReport(Report):
 def start(_config: NoConfig) -> UrlReport:
     """Start the embedded server (a no-op when it runs), create an empty store's schema, and print the reader's URL."""
     _require_embedded()
+    create_store()
     open_store()
     return UrlReport(url=role_url("reader"))
 
@@ -106,6 +107,7 @@ def migrate(_config: NoConfig) -> None:
     from alchemist_core.store.migrate import head_revision  # noqa: PLC0415  alembic only where it is used
     from alchemist_core.store.migrate import migrate as upgrade  # noqa: PLC0415
 
+    create_store()
     has_changed = upgrade(database_url())
     say(f"The schema is {'now' if has_changed else 'already'} at revision {head_revision()}.")
 

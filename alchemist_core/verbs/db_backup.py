@@ -21,7 +21,7 @@ from alchemist_core.local.postgres_programs import client_program, environment, 
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import drop_schema, frozen_moment, is_empty
 from alchemist_core.store.checksum import checksum
-from alchemist_core.store.engine import database_url, open_store
+from alchemist_core.store.engine import create_store, database_url, open_store
 from alchemist_core.store.migrate import check_schema, current_revision, migrate
 from alchemist_core.store.snapshot_cache import forget_pools
 
@@ -90,6 +90,7 @@ def restore(config: RestoreConfig) -> BackupReport:
     """
     folder = config.folder.resolve()
     note = _read_note(folder)
+    create_store()
     url = database_url()
     check_schema(url, may_create=True)
     if not is_empty(url):

@@ -8,12 +8,13 @@ from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost, dynamics, page, sheets
+from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.datasets import DatasetsConfig
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.results import compare_cells
 from alchemist_core.experiments.running import Experiment, RunConfig
 from alchemist_core.store import experiments as store
-from alchemist_core.store.engine import open_store
+from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.telemetry import say
 
 
@@ -60,6 +61,7 @@ def run(config: RunConfig) -> RunReport:
     say(cost.describe_cost(stated))
     if config.dry_run:
         return RunReport(name=name, cost=stated, before=experiment.state_beforehand())
+    _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, name, config.identity())
     experiment.fit_regions()
@@ -98,6 +100,7 @@ def show(config: ShowConfig) -> RunReport:
 
 def follow(config: DynamicsConfig) -> RunReport:
     """Take the training of a rater again and follow pairs of every rank through it (Fig. 3); what was measured is found again."""
+    _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, config.name, config.identity())
     return _finish(begun, dynamics.follow(config))
@@ -115,6 +118,12 @@ def compare_datasets(config: DatasetsConfig) -> RunReport:
     found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
     result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
     return _finish(begun, result)
+
+
+def _create_for_scenes(config: TrialsConfig) -> None:
+    """Create a missing store where the scenes are drawn: no dataset that is named could be in it."""
+    if config.dataset is None:
+        create_store()
 
 
 def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunReport:

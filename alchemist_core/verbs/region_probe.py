@@ -11,7 +11,7 @@ from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, ProbePlan
 from alchemist_core.experiments.trial import require_evaluation
-from alchemist_core.store.engine import open_store
+from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.regions import list_regions
 from alchemist_core.telemetry import say
@@ -68,6 +68,8 @@ def run(config: RunConfig) -> RunReport:
     say(cost.describe_cost(stated))
     if config.dry_run:
         return RunReport(cost=stated)
+    if config.dataset is None:
+        create_store()
     found = Probe(config, plan).run(config.retentions)
     return RunReport(
         cost=stated, regions=[probed.as_json() for probed in found], said=[probed.fitted.describe() for probed in found]

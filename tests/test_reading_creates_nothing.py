@@ -1,0 +1,138 @@
+"""Only commands that bring data or start servers create a store; every other one refuses a folder without one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alchemist_core.__main__ import main
+from alchemist_core.command_line import STAGES, VERBS, load_commands
+from alchemist_core.errors import ConfigError
+from alchemist_core.local.postgres import is_running, stop_postgres
+from alchemist_core.settings import load_settings
+
+# Each of them creates a store: they bring the data along, start the stack, or are asked for the server itself.
+CREATE = {
+    "ingest (with --root)", "demo", "up", "db start", "db migrate", "db restore",
+    "experiment run", "experiment datasets", "experiment dynamics", "region-probe run",
+}  # fmt: skip
+# Each of them needs no store.
+WITHOUT = {"db stop", "down", "status", "logs", "corpus scenes", "corpus emoji", "corpus import", "maintain airflow"}
+REFUSE: dict[str, tuple[str, ...]] = {
+    "ingest": (),
+    "train-rater": ("--dataset", "d", "--validation", "v"),
+    "score": (),
+    "select": ("--dataset", "d"),
+    "materialize": ("--subset", "s"),
+    "train-downstream": ("--subset", "s"),
+    "evaluate": ("--subset", "s"),
+    "report": (),
+    "certify": (),
+    "promote": (),
+    "check": ("--suite", "scores"),
+    "drift": (),
+    "publish night": (),
+    "release night": ("--dataset", "d", "--crawl-date", "2026-01-01", "--reason", "asked for"),
+    "takedown": ("--image-hash", "0" * 64, "--reason", "asked for"),
+    "retry-quarantine": (),
+    "shard list": (),
+    "shard show": ("a.tar",),
+    "shard retire": ("a.tar", "--reason", "asked for"),
+    "shard reread": ("a.tar", "--reason", "asked for"),
+    "duplicates find": (),
+    "duplicates list": (),
+    "aesthetic": ("--dataset", "d"),
+    "plan night": ("--crawl-date", "2026-01-01"),
+    "plan score": (),
+    "plan promote": (),
+    "plan publish": ("s",),
+    "plan evaluate": (),
+    "subset list": (),
+    "subset show": ("s",),
+    "subset diff": ("s",),
+    "subset publish": ("s",),
+    "subset rollback": ("s",),
+    "subset withdraw": ("s", "--reason", "asked for"),
+    "subset gc": (),
+    "explain": ("12", "--subset", "s"),
+    "export scores": ("--out", "o.parquet"),
+    "export samples": ("--out", "o.parquet"),
+    "export subset": ("--name", "s", "--out", "o.parquet"),
+    "compare": ("s",),
+    "experiment list": (),
+    "experiment show": ("e",),
+    "region-probe list": (),
+    "geneval draw": ("--model", "m", "--prompts", "p.jsonl", "--out", "o"),
+    "geneval judge": ("--images", "i", "--detector", "d", "--names", "n", "--out", "o"),
+    "image-text-head": ("--dataset", "d", "--out", "o.safetensors"),
+    "dataset list": (),
+    "dataset show": ("d",),
+    "dataset set-default": ("d",),
+    "dataset rename": ("d", "e"),
+    "dataset remove": ("d", "--reason", "asked for"),
+    "db url": (),
+    "db psql": ("-c", "SELECT 1"),
+    "db checksum": (),
+    "db backup": ("b",),
+    "metrics serve": (),
+    "maintain leases": (),
+    "maintain takedowns": (),
+    "maintain retention": (),
+    "maintain statistics": (),
+    "note failure": ("--subject", "d.t", "--reason", "asked for"),
+    "note approval": ("--subject", "d.t", "--reason", "asked for"),
+    "note answer": ("--subject", "d.t", "--answer", "approve", "--approved-by", "me"),
+}
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which nobody has begun anything, as the current one."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("ALCHEMIST_HOME")
+    load_settings.cache_clear()
+    yield folder
+    stop_postgres(folder / ".alchemist")
+
+
+def test_every_command_creates_a_store_or_refuses_or_needs_none() -> None:
+    names = {f"{verb.replace('_', '-')} {sub}".strip() for verb in (*STAGES, *VERBS) for sub in load_commands(verb)}
+    assert names == {name for name in CREATE if "(" not in name} | WITHOUT | set(REFUSE)
+
+
+@pytest.mark.parametrize("command", REFUSE)
+def test_a_command_that_reads_refuses_a_folder_without_a_store(
+    command: str, empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), *REFUSE[command]]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(
+        f"error: There is no store in {empty / '.alchemist'} (ALCHEMIST_HOME, or .alchemist in the current"
+    )
+    assert "alchemist ingest --dataset NAME --root FOLDER" in said
+    assert "\n" not in said
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["db stop", "down", "status"])
+def test_looking_at_the_servers_of_a_folder_without_any_creates_nothing(command: str, empty: Path) -> None:
+    assert main(command.split()) == 0
+    assert list(empty.iterdir()) == []
+
+
+def test_a_dataset_of_a_subset_is_not_read_from_a_folder_without_a_store(empty: Path) -> None:
+    from alchemist_core.data.subset_dataset import SubsetDataset
+
+    with pytest.raises(ConfigError, match=f"There is no store in {empty / '.alchemist'}"):
+        SubsetDataset("web-auto-r20")
+    assert list(empty.iterdir()) == []
+
+
+@pytest.mark.db
+def test_ingesting_a_folder_of_shards_creates_the_store(empty: Path) -> None:
+    (empty / "shards").mkdir()
+    assert main(["ingest", "--dataset", "d", "--root", "shards"]) == 0
+    assert is_running(empty / ".alchemist")
+    assert main(["dataset", "list"]) == 0
