@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, model_validator
+from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words
@@ -16,7 +17,7 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import load_project
 from alchemist_core.quality.limits import AppliedLimits
 from alchemist_core.store.engine import database_url, open_store
-from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.registry import find_dataset, list_datasets
 from alchemist_core.store.version_choice import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
 from alchemist_core.telemetry import say
 
@@ -80,6 +81,7 @@ def run(config: CheckConfig) -> CheckReport:
     if config.dataset is not None:
         # A misspelt one has no night, and so nothing that could fail.
         find_dataset(engine, config.dataset)
+    _warn_of_unknown_sections(engine)
     subset = None
     if config.subset is not None:
         subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
@@ -104,6 +106,15 @@ def run(config: CheckConfig) -> CheckReport:
     return CheckReport(
         suite=", ".join(config.suite), n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings
     )
+
+
+def _warn_of_unknown_sections(engine: Engine) -> None:
+    """Say which sections of datasets apply to nothing: a misspelt name would leave the defaults in force in silence."""
+    project, known = load_project(), [row.name for row in list_datasets(engine)]
+    for name in sorted(set(project.datasets) - set(known)):
+        near = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        say(f"warning: {project.path} has a section for the dataset {name!r}, which is not registered.{hint}")
 
 
 def _limits_of(dataset: str | None) -> AppliedLimits:

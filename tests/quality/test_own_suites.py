@@ -245,6 +245,16 @@ def test_several_suites_run_in_one_process_and_all_that_failed_is_said(suites: P
     ]  # fmt: skip
 
 
+def test_a_section_of_a_misspelt_dataset_is_named(suites: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (suites.parent / "alchemist.toml").write_text(
+        "[datasets.wbe.checks]\nmax_quarantined_ratio = 0.5\n[datasets.web]\n"
+    )
+    assert samples(suite="shards") == ""
+    told = capsys.readouterr().err
+    assert "has a section for the dataset 'wbe', which is not registered. Did you mean 'web'?" in told
+    assert told.count("has a section") == 1
+
+
 def test_a_night_without_samples_passes(suites: Path) -> None:
     write(suites, "samples_x.json", {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}})
     assert samples(crawl_date=date(2026, 5, 5)) == ""
