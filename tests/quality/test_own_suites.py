@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -288,7 +288,15 @@ def test_a_query_that_takes_too_long_is_given_up(suites: Path) -> None:
     assert "canceling statement due to statement timeout" in samples()
 
 
-def test_a_suite_of_subsets_looks_at_the_version_s_members_alone(engine: Engine, suites: Path) -> None:
+@pytest.mark.parametrize("role", ["owner", "alchemist_writer"])
+def test_a_suite_of_subsets_looks_at_the_version_s_members_alone(
+    engine: Engine,
+    database_url: str,
+    suites: Path,
+    log_in_at: Callable[[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+) -> None:
     members = [sha256(i) for i in (1, 2)]
     manifest = Manifest(hash_rows(members), np.array([0.1, 0.2]), np.array([1.0, 2.0]))
     write_manifest(artifact_path("m.parquet"), manifest)
@@ -305,6 +313,12 @@ def test_a_suite_of_subsets_looks_at_the_version_s_members_alone(engine: Engine,
             text("UPDATE alchemist.samples SET pair_hash = :hash WHERE sample_id = 2"), {"hash": sha256(2)}
         )
     write(suites, "subset_wide.json", WIDE, datasets=["web"])
+    write(suites, "samples_wide.json", WIDE)
+    if role != "owner":
+        # As a task of Airflow does.
+        monkeypatch.setenv("ALCHEMIST_DATABASE_URL", log_in_at(database_url, role))
+        load_settings.cache_clear()
+    assert "samples_wide.json" in samples()
     with pytest.raises(CheckFailedError) as failed:
         check(CheckConfig(suite="subset", subset="s"))
     assert "subset_wide.json/expect_column_values_to_be_between(width): found 1 of 2 unexpected" in str(failed.value)

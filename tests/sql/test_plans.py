@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from alchemist_core.quality.limits import CheckLimits
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.migrate import SQL
+from alchemist_core.store.slices import OF_DATE, OF_NIGHT, SET_UP
 from alchemist_core.verbs.demo import QUERIES
 
 pytestmark = pytest.mark.db
@@ -101,6 +102,13 @@ def test_a_nights_shard_is_claimed_by_its_date(large: Connection) -> None:
 @pytest.mark.parametrize("name", ["check_shards", "check_samples", "check_ledger", "check_scores"])
 def test_a_nights_checks_read_that_nights_locations_alone(large: Connection, name: str) -> None:
     assert indexes(large, query(name), dataset="web", crawl_date="2020-01-08", **CheckLimits().as_json()) & BY_SHARD
+
+
+@pytest.mark.parametrize("view", ["crawled_samples", "scored_samples"])
+def test_a_users_own_suite_reads_that_nights_locations_alone(large: Connection, view: str) -> None:
+    limits = {"dataset": "web", "crawl_date": "2020-01-08", "timeout_ms": "60000"}
+    large.execute(SET_UP, limits)
+    assert indexes(large, f"SELECT * FROM alchemist.{view} WHERE {OF_NIGHT} AND {OF_DATE}") & BY_SHARD
 
 
 @pytest.mark.parametrize("view", ["current_scores", "sample_history"])
