@@ -1,0 +1,211 @@
+"""Finds the legacy encoding of a caption that is not UTF-8, where only one reading is plausible. Knows no tar and no JSON.
+
+A wrong reading is worse than none, so each encoding has its own proof, and what has no proof stays quarantined:
+UTF-16 and UTF-32 by their byte order mark; Windows-1252 (with Latin-1) by words in which accented letters stand among ASCII
+letters, which no other script does, in places where Central European, Baltic and Turkish code pages have no letter; Windows-1251 and
+KOI8-R by the case and frequency of Russian letters, against each other and against Greek and Hebrew; Shift-JIS by its kana.
+"""
+
+import codecs
+import math
+import re
+import unicodedata
+
+# Shorter ones are also the start of a longer one.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf_32"),
+    (codecs.BOM_UTF32_BE, "utf_32"),
+    (codecs.BOM_UTF16_LE, "utf_16"),
+    (codecs.BOM_UTF16_BE, "utf_16"),
+)
+_WORD = re.compile(r"[^\W\d_]+")
+ENCODINGS = ("utf_16", "utf_32", "cp1252", "cp1251", "koi8_r", "cp932")
+"""Python's names of the encodings that a caption may be repaired from."""
+
+
+def find_encoding(data: bytes) -> str | None:
+    r"""Return the name of the one plausible encoding; None where there is none, or more than one.
+
+    >>> find_encoding("crème brûlée".encode("latin-1")), find_encoding(b"\xcf\xf0")
+    ('cp1252', None)
+    """
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            text = _decode(data, name)
+            return name if text is not None and text.strip() and _is_clean(text) else None
+    found = [name for name, is_plausible in _PROOFS.items() if (text := _decode(data, name)) and is_plausible(text)]
+    return found[0] if len(found) == 1 else None
+
+
+def _decode(data: bytes, encoding: str) -> str | None:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_clean(text: str) -> bool:
+    """Tell whether every character is assigned, and none is a control sign but white space."""
+    return all(sign in "\t\r\n" or unicodedata.category(sign)[0] != "C" for sign in text)
+
+
+# --- Windows-1252 -------------------------------------------------------------------------------------------------------------
+
+# These letters are the same in the Latin code pages 1250, 1252 and 1254, and are no letter of a Baltic word where the rules below let
+# them stand; the others are known by whole words only.
+_SAFE_LETTERS = re.compile(
+    r"é(?!lt)|[öüßóú]|ä(?![aeo])|(?<=[a-hj-zé])í(?![iu])"
+    # Where DOS code pages have ß, which follows a vowel, these have á.
+    r"|(?<=[bcdfghj-np-tv-z])á|(?<=[cgq]u)á|(?<=[bcdfghjklmnprstv]i)á(?=[bcdfglmnprst][aeiou])|(?<=[aeio])ë(?=[a-z])|ç(?=[aouáéó]|ão|ões?$)|(?<=[aeiou])ñ(?=[aeiouáéíóú])"
+    r"|ão|ãe(?=s?$)|(?<=[a-zç])õe(?=[sm]?$)|(?<![aeiouyåäö])å(?![aeiouy])|(?<![aeiouyøæ])ø(?=[bdfghjklmnprstv])|(?<=[bdfghjklmnprstv])æ(?![aeiouyw])"
+)
+_ADJACENT = re.compile(r"éé|ää|öö|çã|çõ|üß|öß|äß")
+_WORDS_IN_LINES = """
+    lumière dernière première rivière manière matière barrière galère crème frère mère père mystère caractère misère sphère
+    hivernière sorcière fougère étagère crinière jardinière cuisinière cafetière théière bière bannière carrière clairière croisière
+    fermière frontière glacière gouttière lisière litière paupière poussière prière salière soupière tanière visière volière arrière
+    problème système thème poème emblème deuxième troisième quatrième cinquième sixième dixième siècle pièce règle modèle fidèle
+    parallèle bibliothèque chèque grecque chèvre lèvre fièvre orfèvre piège siège collège manège privilège scène ébène achète poète
+    planète athlète flèche brèche crèche sèche fève grève élève célèbre zèbre algèbre cèdre remède près après très dès succès accès
+    progrès procès congrès exprès grès complète discrète secrète inquiète concrète entière derrière hélicoptère atmosphère cimetière
+    fête tête bête quête conquête enquête forêt arrêt intérêt prêt prête même extrême suprême pêche pêcheur rêve rêveur chêne
+    fenêtre crêpe évêque être ancêtre guêpe vêtement hêtre arête crête tempête prêtre champêtre honnête êtes fêtard
+    você três mês bebê português francês inglês japonês chinês escocês irlandês holandês camponês
+    à là voilà déjà città libertà metà età qualità è caffè cioè tè così sì lì lunedì martedì mercoledì giovedì venerdì però può ciò
+    perciò più giù virtù gioventù où papà felicità velocità università attività società verità unità novità identità capacità
+    elettricità comunità possibilità visibilità modalità
+    naïf naïve maïs mosaïque thaï thaïlande thaïlandais haïti caïman aïeul caraïbe hawaï faïence jamaïque laïque héroïque
+    août goût coût dû sûr sûre mûr mûre brûlé brûlée brûlant flûte croûte voûte bûche bûcheron piqûre
+    château châteaux pâte gâteau gâteaux théâtre bâtiment plâtre bâton âge âgé âgée âme câble pâle mâle grâce lâche pâques bâche
+    tâche âne crâne pâtisserie pâtissier châtaigne châtain câlin câlins lâmpada câmera câmara ângulo âncora pântano mecânico
+    mecânica romântico romântica oceânico tâmara relâmpago britânico britânica islâmico islâmica
+    île îlot maître maîtresse boîte chaîne dîner cloître gîte huître abîme connaître fraîche traîneau traîneaux faîte entraînement
+    hôtel côte côté drôle rôti rôtie hôpital hôpitaux tôt plutôt bientôt trône diplôme pôle cône dôme fantôme arôme contrôle rôle
+    clôture icône tôle hôte hôtesse rhône saône pentecôte impôt dépôt entrepôt symptôme ônibus avô cômoda econômico econômica
+    antônio
+    árbol árboles ángel ángeles águila área álbum ático áfrica árabe ácido álamo índia índio ícone índice ítem
+    cœur sœur œuvre œuf bœuf nœud vœu vœux œil manœuvre œillet chœur mœurs æble æbler æg ægte æske ældre manhã maçã irmã lã alemã
+    romã
+"""
+_KNOWN_WORDS = frozenset(_WORDS_IN_LINES.split())
+# What may stand between words, and where: other code pages have letters in these places.
+_SIGNS = re.compile(
+    r"""(?x)
+    (?<=[a-zA-Z]{2}[a-tv-zA-Z])’s\b | (?<=n)’t\b | (?<=\bIt|\bit|\bHe|\bhe)’s\b | \b(?:I|i)’m\b | (?<=[a-z]s)’(?=\s)
+    | (?:\b[ldjmtscnLDJMTSCN]|\b[Qq]u)’(?=[aeiouhyéAEIOUHYÉ]\w\w)
+    | (?:(?<=\s)|(?<=^)|(?<=\())“(?=\w[^“”]*”) | (?<=[\w.,!?])”(?=\W|$)
+    | (?<=[\s\d])[–—](?=[\s\d]) | (?<=\w)…(?=\s|$) | (?:(?<=\s)|(?<=^))•(?=\s)
+    | (?<=[A-Za-z0-9])[™®](?=\W|$) | (?:(?<=\s)|(?<=^))©(?=\s|\d) | (?<=\d)\s?°(?=[CF]?\b|\W|$)
+    | [£€](?=\s?\d) | (?<=\d)\s?€ | (?:(?<=[\d\s])|(?<=^))[½¼¾](?=\W|$) | (?:(?<=\bm)|(?<=[ck]m))[²³](?=\W|$) | (?<=\d)[ºª](?=\W|$)
+    | (?<=\d)\s?×\s?(?=\d) | (?:(?<=\s)|(?<=^))«(?=[\w\s]) | (?<=[\w.,!?\s])»(?=\W|$)
+    | (?:(?<=\s)|(?<=^))¿(?=\w.*\?) | (?:(?<=\s)|(?<=^))¡(?=\w.*!) | (?<=\d)\xa0 | \xa0(?=[\d»%€]) | (?<=«)\xa0
+    """
+)
+
+
+def _is_western(text: str) -> bool:
+    """Tell whether a Windows-1252 reading is one of a Western European language, and no other code page could be meant."""
+    if not _is_clean(text):
+        return False
+    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    rest = _SIGNS.sub(
+        lambda found: " " + "".join(sign for sign in found[0] if sign.isascii()), _WORD.sub(_ascii_only, text)
+    )
+    if not rest.isascii() or not all(_is_western_word(word) for word in words):
+        return False
+    return any(len(word) > 2 for word in words) or (not words and not text.isascii())
+
+
+def _ascii_only(word: re.Match[str]) -> str:
+    return re.sub(r"[^\x00-\x7f]", "e", word[0])
+
+
+def _is_western_word(word: str) -> bool:
+    lower = word.lower()
+    if not (word in (lower, lower.upper(), lower.capitalize()) or "ß" in word):
+        return False
+    if lower in _KNOWN_WORDS or lower.removesuffix("s") in _KNOWN_WORDS:
+        return True
+    n_ascii = sum(sign.isascii() for sign in word)
+    runs = [found[0] for found in re.finditer(r"[^\x00-\x7f]{2,}", lower)]
+    if n_ascii < max(2, len(word) - n_ascii) or not all(_ADJACENT.fullmatch(run) for run in runs):
+        return len(word) == 1 and lower in "éóöå"
+    return _SAFE_LETTERS.sub("", lower).isascii()
+
+
+# --- Windows-1251 and KOI8-R --------------------------------------------------------------------------------------------------
+
+# Letters in 10,000 of Russian prose.
+_RUSSIAN = dict(zip(
+    "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё",
+    (1097, 845, 801, 735, 670, 626, 547, 473, 454, 440, 349, 321, 298, 281, 262, 201, 190, 174, 170, 165, 159, 144, 121, 97, 94, 73, 64, 48,
+     36, 32, 26, 4, 20), strict=True,
+))  # fmt: skip
+_MIN_RUSSIAN_LETTERS = 8
+# Nats a letter, on average: Russian has -2.9, other scripts that are read as Russian mostly less than -3.3.
+_MIN_LIKELIHOOD = -3.4
+_RUSSIAN_SIGNS = re.compile(r"(?:(?<=\s)|^)«(?=\w)|(?<=[\w.!?])»|(?<=\s)[–—](?=\s)|№(?=\s?\d)|(?<=\w)…|\xa0")
+_IMPOSSIBLE = re.compile(
+    r"^[ьыъ]|[аеёиоуыэюя]{3}|[бвгджзклмнпрстфхцчшщ]{5}|(?<![аеёиоуыэюя])(?<!^)й|й[аеиуыэюяьъ]|[^бвгджзклмнпрстфхцчшщ][ьъы]|ъ(?![еёюя])"
+    r"|[чщжш][ыюя]|[гкх]ы|ц[юя]|щ[^аеёинуь]"
+)
+# One of these letters must be there. Windows-1251: Hebrew has none of the last five and no capitals, Greek has neither а nor я, and
+# on old Macs я is read as Я. KOI8-R: Greek capitals and Thai are read as other small letters.
+_NOT_HEBREW_OR_GREEK = re.compile(r"^(?=.*[ыьэюяА-Я])(?=.*[ая])(?!(?=.*Я)(?!.*я))")
+_NOT_GREEK_OR_THAI = re.compile(r"[шэщчъВЕЖЗИ-УХЧ-ЩЭЯ]|.{16}")
+
+
+def _is_russian(text: str, disproof: re.Pattern[str]) -> bool:
+    """Tell whether a Cyrillic reading is Russian: common letters in possible places, and no other script could be meant."""
+    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    letters = "".join(words)
+    signs = _RUSSIAN_SIGNS.sub("", _WORD.sub(_ascii_only, text))
+    if (
+        not _is_clean(text)
+        or not signs.isascii()
+        or len(letters) < _MIN_RUSSIAN_LETTERS
+        or not disproof.search(letters)
+    ):
+        return False
+    is_russian = set(letters.lower()) <= _RUSSIAN.keys() and all(map(_is_russian_word, words))
+    return is_russian and _log_likelihood(letters.lower()) > _MIN_LIKELIHOOD
+
+
+def _is_russian_word(word: str) -> bool:
+    lower = word.lower()
+    return word in (lower, lower.capitalize()) and not _IMPOSSIBLE.search(lower)
+
+
+def _log_likelihood(letters: str) -> float:
+    return sum(math.log(_RUSSIAN[letter] / 10_000) for letter in letters) / len(letters)
+
+
+# --- Shift-JIS ----------------------------------------------------------------------------------------------------------------
+
+_KANA = re.compile(r"[ぁ-ゖァ-ヺー]")
+_JAPANESE = re.compile(r"[ぁ-ゖァ-ヺー々〆一-鿿]+")
+_JAPANESE_SIGNS = re.compile(r"[　、。・「」『』（）！？：〜～＆／’“”…０-９Ａ-Ｚａ-ｚ×→★☆♪％＋＝＃]")
+_MIN_KANA = 3
+
+
+def _is_japanese(text: str) -> bool:
+    """Tell whether a Shift-JIS reading is Japanese: kana in runs, common characters, no half-width katakana."""
+    if not _is_clean(text) or len(_KANA.findall(text)) < _MIN_KANA:
+        return False
+    runs = _JAPANESE.findall(text)
+    rest = _JAPANESE_SIGNS.sub("", _JAPANESE.sub("", text))
+    rare = sum(len(run.encode("cp932")) // 2 for run in runs) - sum(_is_common(sign) for run in runs for sign in run)
+    return rest.isascii() and rare == 0 and max(map(len, runs)) >= _MIN_KANA
+
+
+def _is_common(sign: str) -> bool:
+    """Tell whether a character is kana or of the first level of the standard: bytes of other encodings give the second."""
+    return sign.encode("cp932") < b"\x98\x9f"
+
+
+_PROOFS = {
+    "cp1252": _is_western,
+    "cp1251": lambda text: _is_russian(text, _NOT_HEBREW_OR_GREEK),
+    "koi8_r": lambda text: _is_russian(text, _NOT_GREEK_OR_THAI),
+    "cp932": _is_japanese,
+}
