@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         description="Seconds for which a tar without an end mark must stay unchanged before it is read as it is: a younger one is an "
         "upload under way",
     )
+    decode_limit_s: float = Field(
+        10.0, gt=0, le=3600, description="Seconds of processor time that one image may take to read; past it: too_slow"
+    )
     aesthetic_clip: Path | None = Field(
         None, description="Folder of the CLIP model that aesthetic scores are made with; unset: there are none"
     )

@@ -23,6 +23,7 @@ SCHEMA = pa.schema([
     ("shard", pa.string()), ("key", pa.string()), ("pair_hash", pa.binary(32)), ("rank", pa.float64()),
     ("source_uri", pa.dictionary(pa.int32(), pa.string())), ("source_key", pa.large_string()),
     ("source_exts", pa.list_(pa.string())), ("source_offsets", pa.list_(pa.int64())), ("source_sizes", pa.list_(pa.int64())),
+    ("repair", pa.string()),
 ])  # fmt: skip
 _IDENTITY, _SHARDS = b"alchemist.copy", b"alchemist.shards"
 _GROUP_ROWS = 1 << 17
@@ -106,6 +107,7 @@ def _manifest_rows(
         "rank": part.column("rank"),
         "source_uri": _with_words(part.column("source"), members.uris),
         **{f"source_{name}": part.column(name) for name in ("key", "exts", "offsets", "sizes")},
+        "repair": part.column("repair"),
     }
     return pa.table(columns, schema=SCHEMA)
 

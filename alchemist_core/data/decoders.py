@@ -6,6 +6,7 @@ nor its neighbours stop a night.
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.data.decoding import Decoded, DecodeTask, view_images
-from alchemist_core.data.faults import Reason
+from alchemist_core.data.image_limits import explain_death, is_costly
 from alchemist_core.data.workers import Done, WorkerDiedError, Workers
 from alchemist_core.errors import DataError
 
@@ -73,11 +74,13 @@ def open_decoders(n_workers: int, side: int) -> Decoders:
 
 
 class InlineDecoders:
-    """Decodes in this process, one task at a time."""
+    """Decodes in this process, one task at a time; a task with a costly image goes to a process of its own, which may die."""
 
     def __init__(self, side: int) -> None:
+        self._side = side
         self._place = memoryview(bytearray(TASK_PICTURES * side * side * 3))
         self._waiting: deque[tuple[DecodeTask, Any]] = deque()
+        self._apart: ProcessDecoders | None = None
 
     def await_ready(self) -> None:
         """Stand already."""
@@ -99,15 +102,29 @@ class InlineDecoders:
         while self._waiting:
             task, ticket = self._waiting.popleft()
             try:
-                decoded = task.work(task.read(), self._place)
+                data = task.read()
+                if any(map(is_costly, data)):
+                    yield from self._decode_apart(task, ticket)
+                    continue
+                decoded = task.work(data, self._place, nullcontext)
             except DataError as error:
                 yield _failed(task, ticket, 0, error)
                 continue
             yield DecodedPart(ticket, 0, view_images(self._place, len(task.ranges), task.side), decoded)
 
+    def _decode_apart(self, task: DecodeTask, ticket: Any) -> Iterator[DecodedPart]:
+        if self._apart is None:
+            self._apart = ProcessDecoders(1, self._side)
+        self._apart.submit(task, ticket)
+        while not self._apart.is_idle():
+            yield from self._apart.wait()
+
     def close(self) -> None:
-        """Forget what waits."""
+        """Forget what waits, and end the process."""
         self._waiting.clear()
+        if self._apart is not None:
+            self._apart.close()
+            self._apart = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +192,7 @@ class ProcessDecoders:
         elif not sent.is_suspect:
             self._again.extend(_split(sent))
         else:
-            fault = Decoded({0: (Reason.DECODER_DIED, str(error))})
+            fault = Decoded({0: explain_death(error.code)})
             yield DecodedPart(sent.ticket, sent.first, np.zeros((1, 1, 1, 3), np.uint8), fault)
 
     def close(self) -> None:

@@ -4,6 +4,8 @@ Letters: B pictures of a task · M measures.
 """
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +13,13 @@ from numpy.typing import NDArray
 
 from alchemist_core.data.byte_ranges import ByteRange
 from alchemist_core.data.faults import Reason
+from alchemist_core.data.image_limits import one_image
 from alchemist_core.data.images import BadImageError, decode_views
 from alchemist_core.data.storage import read_ranges, remedy_of
 from alchemist_core.errors import ChangedShardError
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
+
+Bound = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,13 @@ class DecodeTask:
         """Fetch the bytes of all pictures."""
         return read_ranges(self.uri, self.ranges)
 
-    def work(self, data: list[bytes], place: memoryview) -> Decoded:
+    def work(self, data: list[bytes], place: memoryview, bound: Bound = one_image) -> Decoded:
         """Decode into the place and measure what is to be measured.
+
+        Args:
+            data: The bytes of all images.
+            place: Where their pixels go.
+            bound: What limits one image: by default it ends this process.
 
         Raises:
             ChangedShardError: The bytes are not those that were registered.
@@ -53,7 +63,8 @@ class DecodeTask:
             self._require_registered(at, picture)
             try:
                 luma_side = LUMA_SIDE if self.is_measured_B[at] else None
-                image_BHWC[at], luma_HW = decode_views(picture, self.side, luma_side=luma_side)
+                with bound():
+                    image_BHWC[at], luma_HW = decode_views(picture, self.side, luma_side=luma_side)
             except BadImageError as error:
                 faults[at] = (error.reason, error.detail)
                 continue

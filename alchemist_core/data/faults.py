@@ -39,6 +39,7 @@ class Reason(StrEnum):
     ANIMATED_IMAGE = "animated_image"
     IMAGE_TOO_LARGE = "image_too_large"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
+    TOO_SLOW = "too_slow"
     DECODER_DIED = "decoder_died"
     # Its score.
     SCORE_NOT_FINITE = "score_not_finite"

@@ -5,6 +5,7 @@ loaders do: what is judged is what is trained on.
 """
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,12 @@ from alchemist_core.data.faults import Reason
 from alchemist_core.data.fingerprint import FINGERPRINT_SIDE, fingerprint
 from alchemist_core.errors import DataError
 
-# Width times height; a header that claims more is refused before a pixel is decoded.
 MAX_PIXELS = 1 << 26
+"""Width times height; a header that claims more is refused before a pixel is decoded."""
+MAX_DECODED_BYTES = 1 << 29
+"""What Pillow and its decoder may hold of one image; a header that leads to more is refused before a pixel is decoded."""
+MAX_SCANS = 100
+"""Scans of a JPEG: each costs time whatever it holds, and encoders make a dozen."""
 # Both sides of a JPEG are decoded to at least this: raters of up to half of it and the heuristics share one decode.
 CANVAS_SIDE = 256
 _MAGICS: tuple[tuple[str, bytes, int], ...] = (
@@ -30,6 +35,15 @@ _MAGICS: tuple[tuple[str, bytes, int], ...] = (
     ("tiff", b"II*\0", 0),
     ("tiff", b"MM\0*", 0),
 )
+# Pillow keeps one byte a pixel of these, two of 16-bit grey, four of all else; RGB that is converted to has four.
+_ONE_BYTE, _RGB_BYTES = ("1", "L", "P"), 4
+# What decoders hold beside Pillow's own pixels, in bytes a pixel: WebP two canvases and a copy, TIFF a strip as large as the image.
+_DECODER_BYTES = {"webp": 12, "tiff": 4}
+# Rows that are converted at a time: a conversion's intermediate images are no larger than that.
+_STRIP_ROWS = 256
+_JPEG_SCAN = b"\xff\xda"
+# What ends a scan: neither a stuffed byte nor a restart.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -50,15 +64,45 @@ class ImageHeader:
     format: str
     width: int
     height: int
+    n_decoded_bytes: int
+    """Bound of what decoding it holds in memory."""
+    is_animated: bool
 
 
 def read_header(data: bytes) -> ImageHeader:
     """Read format and size without decoding a pixel.
 
     Raises:
-        BadImageError: Empty, no picture of a known format, animated, or larger than `MAX_PIXELS`.
+        BadImageError: Empty, no image of a known format, or one that takes more memory or time than an image may.
     """
-    return _header_of(_open_image(data), sniff_format(data))
+    return _open_image(data)[1]
+
+
+def require_first_frame(data: bytes) -> None:
+    """Refuse an animation whose first frame shows nothing: its caption is about what follows.
+
+    Raises:
+        BadImageError: The frame is of one colour, or the bytes are no whole image of a known format.
+    """
+    with _pillow_faults():
+        channels = _read_square(data, CANVAS_SIDE).split()
+    if all(low == high for low, high in (channel.getextrema() for channel in channels)):
+        raise BadImageError(Reason.ANIMATED_IMAGE, "the first frame of the animation is of one colour")
+
+
+def encode_first_frame(data: bytes) -> bytes:
+    """Return the first frame of an animation as a PNG, for readers that would take all frames.
+
+    Raises:
+        BadImageError: The bytes are no whole image of a known format.
+    """
+    image, _ = _open_image(data)
+    buffer = io.BytesIO()
+    with _pillow_faults():
+        image.load()
+        frame = image if image.mode in ("L", "RGB", "RGBA", "P") else image.convert("RGBA")
+        frame.copy().save(buffer, "PNG", save_all=False)
+    return buffer.getvalue()
 
 
 def sniff_format(data: bytes) -> str:
@@ -111,10 +155,10 @@ def decode_views(
 
 def _read_square(data: bytes, canvas_side: int) -> Image.Image:
     """Decode the largest centred square; a JPEG straight to the least of its sizes in which both sides reach the canvas."""
-    image = _open_image(data)
+    image, _ = _open_image(data)
     image.draft("RGB", (canvas_side, canvas_side))
     left, top, edge = _centre_square(image.size)
-    return _to_rgb(image if image.width == image.height else image.crop((left, top, left + edge, top + edge)))
+    return _to_rgb(image, (left, top, left + edge, top + edge))
 
 
 def hash_perceptually(data: bytes) -> int:
@@ -123,32 +167,64 @@ def hash_perceptually(data: bytes) -> int:
     Raises:
         BadImageError: The bytes are no whole picture of a known format.
     """
-    image = _open_image(data)
+    image, _ = _open_image(data)
     with _pillow_faults():
         image.draft("RGB", (2 * FINGERPRINT_SIDE, 2 * FINGERPRINT_SIDE))
-        return fingerprint(_to_rgb(image))
+        return fingerprint(_to_rgb(image, (0, 0, *image.size)))
 
 
-def _open_image(data: bytes) -> ImageFile.ImageFile:
+def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:
     name = sniff_format(data)
+    n_scans = _count_scans(data) if name == "jpeg" else 1
+    if n_scans > MAX_SCANS:
+        raise BadImageError(Reason.TOO_SLOW, f"a JPEG of {n_scans} scans; the limit is {MAX_SCANS}")
     with _pillow_faults():
         image = Image.open(io.BytesIO(data), formats=[name.upper()])
-        _header_of(image, name)
         # A JPEG with a preview behind it opens as a multi-picture file; its first picture is the one.
-        if name != "jpeg" and getattr(image, "is_animated", False):
-            raise BadImageError(
-                Reason.ANIMATED_IMAGE, f"{getattr(image, 'n_frames', '?')} frames; stills are read only"
-            )
-    return image
+        is_animated = name != "jpeg" and getattr(image, "is_animated", False)
+        if is_animated and name == "tiff":
+            raise BadImageError(Reason.ANIMATED_IMAGE, "several pages; a TIFF of one page is read only")
+        return image, _header_of(image, name, n_scans, is_animated=is_animated)
 
 
-def _header_of(image: Image.Image, name: str) -> ImageHeader:
+def _header_of(image: Image.Image, name: str, n_scans: int, *, is_animated: bool) -> ImageHeader:
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImageError(Reason.BAD_IMAGE, f"{width} by {height} pixels")
     if width * height > MAX_PIXELS:
         raise BadImageError(Reason.IMAGE_TOO_LARGE, f"{width} by {height} pixels; the limit is {MAX_PIXELS} in all")
-    return ImageHeader(name, width, height)
+    n_bytes = width * height * (_bytes_a_pixel(image.mode) + _RGB_BYTES + _DECODER_BYTES.get(name, 0))
+    if n_scans > 1:
+        # All coefficients of all channels are held until the last scan, at the full size.
+        n_bytes += 2 * width * height * len(image.getbands())
+    if n_bytes > MAX_DECODED_BYTES:
+        text = f"{width} by {height} pixels of mode {image.mode} in {name} take {n_bytes} bytes to decode; the limit is {MAX_DECODED_BYTES}"
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, text)
+    return ImageHeader(name, width, height, n_bytes, is_animated)
+
+
+def _bytes_a_pixel(mode: str) -> int:
+    if mode in _ONE_BYTE:
+        return 1
+    return 2 if mode.startswith("I;16") else 4
+
+
+def _count_scans(data: bytes) -> int:
+    """Count a JPEG's scans, or return a lower number where it has a few: what lies in its metadata may be counted, too."""
+    if (n_markers := data.count(_JPEG_SCAN)) <= MAX_SCANS:
+        return n_markers
+    n_scans, at = 0, 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xD9:
+        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:
+            at += 1
+            continue
+        n_scans += marker == 0xDA
+        at += 2 + size
+        if marker == 0xDA:
+            found = _MARKER.search(data, at)
+            at = found.start() if found else len(data)
+    return n_scans
 
 
 @contextmanager
@@ -160,6 +236,8 @@ def _pillow_faults() -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except MemoryError as error:
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, "decoding it takes more memory than an image may") from error
     except UnidentifiedImageError as error:
         # Its own text names an object's address in memory, which is another in every process.
         raise BadImageError(Reason.BAD_IMAGE, "the header behind the first bytes cannot be read") from error
@@ -175,9 +253,20 @@ def _centre_square(size: tuple[int, int]) -> tuple[int, int, int]:
     return (width - edge) // 2, (height - edge) // 2, edge
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return a part of the image as RGB, converted some rows at a time: no intermediate image is as large as the whole."""
+    image.load()
+    left, top, right, bottom = box
     if image.mode == "RGB":
-        return image
+        return image if box == (0, 0, *image.size) else image.crop(box)
+    rgb = Image.new("RGB", (right - left, bottom - top))
+    for row in range(top, bottom, _STRIP_ROWS):
+        strip = image.crop((left, row, right, min(row + _STRIP_ROWS, bottom)))
+        rgb.paste(_strip_to_rgb(strip), (0, row - top))
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _GREY_16:
         level = np.asarray(image).astype(np.int64)
         return Image.fromarray(np.clip(level >> 8, 0, 255).astype(np.uint8)).convert("RGB")

@@ -17,17 +17,21 @@ from alchemist_core.data.storage import join_uri
 from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.selection.keys import Domain, mix64
 
-LOCATION_COLUMNS = ("key", "exts", "offsets", "sizes", "content_hash")
+LOCATION_COLUMNS = ("key", "exts", "offsets", "sizes", "content_hash", "repair")
 """What a location says beside its member's number and its shard."""
 _TYPES = {
     "number": pa.int64(), "source": pa.int32(), "key": pa.large_string(), "exts": pa.list_(pa.string()),
     "offsets": pa.list_(pa.int64()), "sizes": pa.list_(pa.int64()), "content_hash": pa.binary(32),
+    "repair": pa.string(),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSource:
-    """One chosen record and where the bytes of its members lie; `content_hash` is over all of them, where ingest took it."""
+    """One chosen record and where the bytes of its members lie; `content_hash` is over all of them, where ingest took it.
+
+    `repair` says what a reader has to repair in them.
+    """
 
     uri: str
     key: str
@@ -37,6 +41,7 @@ class MemberSource:
     pair_hash: bytes
     rank: float
     content_hash: bytes | None = None
+    repair: str | None = None
 
 
 class MemberTable:
@@ -62,10 +67,10 @@ class MemberTable:
     def rows(self, index_K: NDArray[np.int64]) -> list[MemberSource]:
         """Return some members as Python objects: for hundreds of them."""
         part = self.table.take(pa.array(index_K))
-        names = (*LOCATION_COLUMNS[:-1], "pair_hash", "rank", "content_hash")
-        key, *lists, pair_hash, rank, content_hash = (part.column(name).to_pylist() for name in names)
+        names = (*LOCATION_COLUMNS[:-2], "pair_hash", "rank", *LOCATION_COLUMNS[-2:])
+        key, exts, offsets, sizes, *rest = (part.column(name).to_pylist() for name in names)
         uris = [self.uris[source] for source in part.column("source").to_pylist()]
-        columns = (uris, key, *(map(tuple, column) for column in lists), pair_hash, rank, content_hash)
+        columns = (uris, key, *(map(tuple, column) for column in (exts, offsets, sizes)), *rest)
         return [MemberSource(*row) for row in zip(*columns, strict=True)]
 
     def source_order(self) -> NDArray[np.int64]:
@@ -97,7 +102,7 @@ def gather_members(
     """Gather streamed locations of a manifest's rows into columns; only one batch at a time is Python objects.
 
     Args:
-        batches: Rows of (number of the manifest's row, root, address under it, key, exts, offsets, sizes, content hash).
+        batches: Rows of (number of the manifest's row, root, address under it, key, exts, offsets, sizes, content hash, repair).
         pair_hash_K32: The manifest's hashes.
         rank_K: The manifest's ranks.
     """
@@ -117,7 +122,10 @@ def gather_members(
 
 def table_of(sources: Sequence[MemberSource]) -> MemberTable:
     """Put a few records into columns, in their order."""
-    rows = [(number, "", s.uri, s.key, s.exts, s.offsets, s.sizes, s.content_hash) for number, s in enumerate(sources)]
+    rows = [
+        (number, "", s.uri, s.key, s.exts, s.offsets, s.sizes, s.content_hash, s.repair)
+        for number, s in enumerate(sources)
+    ]
     pair_hash_N32 = np.frombuffer(b"".join(source.pair_hash for source in sources), np.uint8).reshape(-1, 32)
     return gather_members([rows], pair_hash_N32, np.array([source.rank for source in sources], np.float64))
 
@@ -139,7 +147,7 @@ def _recode(source_N: NDArray[np.int32], sources: dict[str, int], uris: Sequence
 
 
 def _columns(batch: Sequence[Sequence[Any]], sources: dict[str, int]) -> pa.Table:
-    number, root, uri, *rest = zip(*batch, strict=True) if batch else ([],) * 8
+    number, root, uri, *rest = zip(*batch, strict=True) if batch else ([],) * 9
     source = [sources.setdefault(join_uri(*place), len(sources)) for place in zip(root, uri, strict=True)]
     values = dict(zip(("number", "source", *LOCATION_COLUMNS), (number, source, *rest), strict=True))
     values["content_hash"] = [None if value is None else bytes(value) for value in values["content_hash"]]

@@ -2,12 +2,21 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol
 
-from alchemist_core.data.captions import MAX_JSON_BYTES, MAX_TEXT_BYTES, Annotation, BadTextError, read_annotation
+from alchemist_core.data.captions import (
+    MAX_JSON_BYTES,
+    MAX_TEXT_BYTES,
+    Annotation,
+    BadTextError,
+    find_repairs,
+    read_annotation,
+)
 from alchemist_core.data.faults import Fault, Reason, make_fault
-from alchemist_core.data.images import BadImageError, ImageHeader, hash_perceptually, read_header
+from alchemist_core.data.images import BadImageError, ImageHeader, hash_perceptually, read_header, require_first_frame
+from alchemist_core.data.repairs import NO_REPAIRS, Repair, Repairs, join_repairs
 from alchemist_core.data.tars import IMAGE_EXTS, Member, Record, index_tar
 
 MAX_IMAGE_BYTES = 1 << 28
@@ -31,26 +40,66 @@ class Pair:
     source_url: str | None
     licence: str | None
     metadata: dict[str, Any]
+    repair: str | None = None
+    """What was repaired, as `repairs.join_repairs` writes it."""
 
 
-def read_pairs(file: BinaryIO, size_bytes: int, *, with_perceptual_hash: bool = True) -> Iterator[Pair | Fault]:
-    """Yield a pair or a fault for every record of a shard, in its order.
+class RecordGuard(Protocol):
+    """Bounds what one record may cost its reader."""
+
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:
+        """Bound the time of a record."""
+        ...
+
+    def admit(self, data: bytes) -> None:
+        """Refuse an image that is not to be read in this process."""
+        ...
+
+
+class NoGuard:
+    """Reads whatever comes."""
+
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  as the protocol has it
+        """Bound nothing."""
+        return nullcontext()
+
+    def admit(self, data: bytes) -> None:
+        """Refuse nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the records of a shard are read.
 
     Args:
-        file: The shard, seekable.
-        size_bytes: Its size.
-        with_perceptual_hash: Also decode each picture, reduced, for a 64-bit fingerprint. A cut picture is then found
-            here; without it, at scoring.
+        has_perceptual_hash: Also decode each image, reduced, for a 64-bit fingerprint. A cut image is then found here; without it, at
+            scoring.
+        repair: Repair what can be repaired without a guess; otherwise it is quarantined.
+    """
+
+    has_perceptual_hash: bool = True
+    repair: bool = True
+
+
+def read_pairs(
+    file: BinaryIO,
+    size_bytes: int,
+    reading: Reading = Reading(),
+    guard: RecordGuard = NoGuard(),  # noqa: B008  both are immutable
+) -> Iterator[Pair | Fault]:
+    """Yield a pair or a fault for every record of a shard, in its order.
 
     Raises:
-        DataError: The file is no tar from its first block on.
+        DataError: The file is no tar: no good header is found anywhere in it.
     """
     for record in index_tar(file, size_bytes):
         if isinstance(record, Fault):
             yield record
             continue
         try:
-            yield _read_pair(file, record, with_perceptual_hash=with_perceptual_hash)
+            with guard.one_record(record.ordinal):
+                pair = _read_pair(file, record, reading, guard)
+            yield pair
         except (BadImageError, BadTextError) as error:
             yield make_fault(record.ordinal, record.key, error.reason, error.detail)
 
@@ -81,17 +130,24 @@ def hash_content(member_hashes: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"".join(member_hashes)).digest()
 
 
-def _read_pair(file: BinaryIO, record: Record, *, with_perceptual_hash: bool) -> Pair:
-    annotation = _read_annotation(file, record)
+def _read_pair(file: BinaryIO, record: Record, reading: Reading, guard: RecordGuard) -> Pair:
+    annotation, repairs = _read_annotation(file, record, reading)
     image = find_image(record)
     if image.size > MAX_IMAGE_BYTES:
         raise BadImageError(Reason.IMAGE_TOO_LARGE, f"{image.size} bytes; the limit is {MAX_IMAGE_BYTES}")
     data = _read_member(file, image)
+    guard.admit(data)
     header = read_header(data)
-    perceptual_hash = hash_perceptually(data) if with_perceptual_hash else None
+    if header.is_animated:
+        if not reading.repair:
+            raise BadImageError(Reason.ANIMATED_IMAGE, "several frames; stills are read only")
+        require_first_frame(data)
+        repairs |= {Repair.FIRST_FRAME}
+    perceptual_hash = hash_perceptually(data) if reading.has_perceptual_hash else None
     image_hash = hashlib.sha256(data).digest()
     hashes = [image_hash if member is image else _hash_member(file, member) for member in record.members]
-    return _make_pair(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
+    pair = _make_pair(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
+    return replace(pair, repair=join_repairs(repairs))
 
 
 def _make_pair(
@@ -120,14 +176,15 @@ def _make_pair(
     )
 
 
-def _read_annotation(file: BinaryIO, record: Record) -> Annotation:
+def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[Annotation, Repairs]:
     members = {member.ext: member for member in record.members}
-    text, document = members.get("txt"), members.get("json")
     # One byte beyond the limit is enough to be refused; a hostile size is never read whole.
-    return read_annotation(
-        _read_member(file, text, MAX_TEXT_BYTES + 1) if text else None,
-        _read_member(file, document, MAX_JSON_BYTES + 1) if document else None,
+    text, document = (
+        _read_member(file, members[ext], limit + 1) if ext in members else None
+        for ext, limit in (("txt", MAX_TEXT_BYTES), ("json", MAX_JSON_BYTES))
     )
+    repairs = find_repairs(text, document) if reading.repair else NO_REPAIRS
+    return read_annotation(text, document, repairs), repairs
 
 
 def _read_member(file: BinaryIO, member: Member, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:

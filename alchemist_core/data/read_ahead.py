@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.data.member_table import MemberTable
+from alchemist_core.data.repaired_samples import repair_sample
 from alchemist_core.data.shard_copying import read_records
 from alchemist_core.data.storage import is_s3
 
@@ -21,7 +22,7 @@ _N_FILE_THREADS, _N_OBJECT_THREADS = 4, 32
 def read_ahead(members: MemberTable, index_K: NDArray[np.int64]) -> Iterator[Sample]:
     """Yield members in the order given, as webdataset does: `__key__`, `__url__`, and bytes by extension; and pair_hash, rank.
 
-    Every member's bytes are compared with what ingest registered.
+    Every member's bytes are compared with what ingest registered, and then repaired where ingest repaired them.
 
     Raises:
         DataError: A source is gone, or holds other bytes.
@@ -47,7 +48,7 @@ def _read_group(members: MemberTable, index_K: NDArray[np.int64]) -> list[Sample
         {
             "__key__": record.key,
             "__url__": record.uri,
-            **{ext: bytes(data) for ext, data in zip(record.exts, parts, strict=True)},
+            **repair_sample({ext: bytes(data) for ext, data in zip(record.exts, parts, strict=True)}, record.repair),
             "pair_hash": record.pair_hash,
             "rank": record.rank,
         }

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from alchemist_core.data.captions import BadTextError, read_annotation
 from alchemist_core.data.member_table import MemberSource
 from alchemist_core.data.pairs import hash_content, hash_pair
+from alchemist_core.data.repairs import split_repairs
 from alchemist_core.data.storage import remedy_of, view_ranges
 from alchemist_core.data.tar_writer import hash_from_disk, write_tar
 from alchemist_core.data.tars import IMAGE_EXTS
@@ -115,7 +116,7 @@ def check_record(record: MemberSource, members: Sequence[bytes | memoryview]) ->
     by_ext = dict(zip(record.exts, members, strict=True))
     text, document = (bytes(by_ext[ext]) if ext in by_ext else None for ext in ("txt", "json"))
     try:
-        caption = read_annotation(text, document).caption
+        caption = read_annotation(text, document, split_repairs(record.repair)).caption
     except BadTextError as error:
         raise DataError(_describe_change(record, str(error))) from error
     image_hash = next((found for ext, found in zip(record.exts, hashes, strict=True) if ext in IMAGE_EXTS), b"")

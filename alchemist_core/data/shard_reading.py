@@ -1,18 +1,24 @@
 """Everything that ingest wants of tars, each read in one pass, several at a time in worker processes. Knows no database."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, cast
 
 from alchemist_core.data.faults import Fault, Reason
+from alchemist_core.data.image_limits import CostlyImageError, explain_death, is_costly, one_image
+from alchemist_core.data.images import BadImageError
 from alchemist_core.data.one_pass import OnePassReader
-from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.pairs import Pair, Reading, RecordGuard, read_pairs
 from alchemist_core.data.storage import ShardFile, open_shard, remedy_of
 from alchemist_core.data.workers import Done, WorkerDiedError, Workers
 from alchemist_core.errors import DataError
 
 # Shards that are read and wait for their turn: all their pairs are in memory.
 _MAX_EARLY = 8
+# Which record a worker is reading, counted from one; zero: none.
+_RECORD = struct.Struct("<q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +36,91 @@ class ShardContent:
         return any(fault.reason == Reason.TRUNCATED_TAR.value for fault in self.faults)
 
 
+class CheapOnly:
+    """Guards a reader whose process must not die: a costly image ends the reading of the shard, not the process."""
+
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  as the protocol has it
+        """Bound nothing: what is admitted takes little."""
+        return nullcontext()
+
+    def admit(self, data: bytes) -> None:
+        """Refuse an image that could take long.
+
+        Raises:
+            CostlyImageError: It could.
+        """
+        if is_costly(data):
+            raise CostlyImageError("an image of this shard is to be read in a process of its own")
+
+
+class MayDie:
+    """Guards a reader in a worker process: it dies on a record that takes too long, and has left that record's number before.
+
+    Args:
+        place: Memory that the parent sees.
+        lost: What became of records on which a process has died.
+    """
+
+    def __init__(self, place: memoryview, lost: Mapping[int, tuple[Reason, str]]) -> None:
+        self._place, self._lost = place, lost
+
+    @contextmanager
+    def one_record(self, ordinal: int) -> Iterator[None]:
+        """Note the record, and bound its time and memory.
+
+        Raises:
+            BadImageError: A process has died on it.
+        """
+        if ordinal in self._lost:
+            raise BadImageError(*self._lost[ordinal])
+        _RECORD.pack_into(self._place, 0, ordinal + 1)
+        try:
+            with one_image():
+                yield
+        finally:
+            _RECORD.pack_into(self._place, 0, 0)
+
+    def admit(self, data: bytes) -> None:
+        """Refuse nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadShardTask:
-    """One tar to read: its hash, its index, headers and captions, and on request each picture's fingerprint."""
+    """One tar to read: its hash, its index, headers and captions, and on request each picture's fingerprint.
+
+    `lost` says of records on which a process has died why they are quarantined.
+    """
 
     file: ShardFile
-    has_perceptual_hash: bool
+    reading: Reading
+    lost: Mapping[int, tuple[Reason, str]] = field(default_factory=dict)
 
     def read(self) -> None:
         """Fetch nothing beforehand: a shard may be larger than memory."""
 
-    def work(self, _data: None = None, _place: memoryview | None = None) -> ShardContent:
+    def work(self, _data: None, place: memoryview) -> ShardContent:
+        """Read the tar in a process that may die.
+
+        Raises:
+            DataError: It is gone.
+        """
+        _RECORD.pack_into(place, 0, 0)
+        return self.read_content(MayDie(place, self.lost))
+
+    def read_content(self, guard: RecordGuard) -> ShardContent:
         """Read the tar.
 
         Raises:
             DataError: It is gone.
+            CostlyImageError: The guard refused an image.
         """
         size_bytes = self.file.size_bytes
         with open_shard(self.file.uri) as file:
             reader = OnePassReader(file, size_bytes)
             try:
-                records = list(
-                    read_pairs(cast("BinaryIO", reader), size_bytes, with_perceptual_hash=self.has_perceptual_hash)
-                )
+                records = list(read_pairs(cast("BinaryIO", reader), size_bytes, self.reading, guard))
+            except CostlyImageError:
+                raise
             except DataError as error:
                 return ShardContent(reader.sha256(), [], [], rejection=str(error))
             pairs = [record for record in records if isinstance(record, Pair)]
@@ -61,23 +129,35 @@ class ReadShardTask:
 
 
 def read_shards(
-    files: Sequence[ShardFile], *, n_workers: int, has_perceptual_hash: bool
+    files: Sequence[ShardFile],
+    *,
+    n_workers: int,
+    reading: Reading = Reading(),  # noqa: B008  it is frozen
 ) -> Iterator[ShardContent | DataError]:
     """Yield the content of every file, in their order, while workers read on; an error where one could not be read.
 
-    What is wrong with one shard (it is gone, a worker died on it twice, it needs more memory than there is) stops no other.
+    What is wrong with one shard (it is gone, a worker died on it twice, it needs more memory than there is) stops no other; a record
+    on which workers die is quarantined alone.
     """
-    tasks = [ReadShardTask(file, has_perceptual_hash) for file in files]
+    tasks = [ReadShardTask(file, reading) for file in files]
     if n_workers == 0:
         yield from (_read_here(task) for task in tasks)
-        return
-    with Workers(n_workers, module=__name__) as workers:
+    else:
+        yield from _read_in_workers(tasks, n_workers)
+
+
+def _read_in_workers(tasks: Sequence[ReadShardTask], n_workers: int) -> Iterator[ShardContent | DataError]:
+    with Workers(n_workers, module=__name__, place_bytes=_RECORD.size) as workers:
         yield from _ReadInOrder(tasks, workers).contents()
 
 
 def _read_here(task: ReadShardTask) -> ShardContent | DataError:
+    """Read a shard in this process, unless an image may take long: then in one that may die."""
     try:
-        return task.work()
+        return task.read_content(CheapOnly())
+    except CostlyImageError:
+        (content,) = _read_in_workers([task], 1)
+        return content
     except Exception as error:  # noqa: BLE001  whatever a shard's bytes cause, it is that shard's alone
         return _error_of(task, error)
 
@@ -94,9 +174,10 @@ class _ReadInOrder:
     """Gives tasks to workers and keeps what comes early until its turn."""
 
     def __init__(self, tasks: Sequence[ReadShardTask], workers: Workers) -> None:
-        self._tasks, self._workers = tasks, workers
+        self._tasks, self._workers = list(tasks), workers
         self._early: dict[int, ShardContent | DataError] = {}
-        self._suspects: set[int] = set()
+        # Tasks, with the record that was being read, on which a worker died once: it may have been killed from outside.
+        self._suspects: set[tuple[int, int]] = set()
 
     def contents(self) -> Iterator[ShardContent | DataError]:
         n_submitted = 0
@@ -116,11 +197,25 @@ class _ReadInOrder:
         task = self._tasks[done.ticket]
         if not isinstance(done.error, WorkerDiedError):
             self._early[done.ticket] = done.result if done.error is None else _error_of(task, done.error)
-        elif done.error.is_begun and done.ticket in self._suspects:
-            self._early[done.ticket] = DataError(
-                f"Two worker processes died while they read {task.file.uri} ({done.error}): one of its images is hostile, or memory "
-                f"is short. {remedy_of(task.file.uri)}"
-            )
+            return
+        if done.error.is_begun and (error := self._accuse(done.ticket, done)):
+            self._early[done.ticket] = error
         else:
-            self._suspects |= {done.ticket} if done.error.is_begun else set()
             self._submit(done.ticket)
+
+    def _accuse(self, number: int, done: Done) -> DataError | None:
+        """Set the record aside on which a worker died, if it took too long or another died on it; return an error if it was none."""
+        assert isinstance(done.error, WorkerDiedError)
+        assert done.place is not None
+        ordinal = _RECORD.unpack_from(done.place)[0] - 1
+        reason, detail = explain_death(done.error.code)
+        task, is_suspect = self._tasks[number], (number, ordinal) in self._suspects
+        self._suspects.add((number, ordinal))
+        if ordinal >= 0 and (is_suspect or reason is Reason.TOO_SLOW):
+            self._tasks[number] = replace(task, lost={**task.lost, ordinal: (reason, detail)})
+        elif is_suspect:
+            uri = task.file.uri
+            return DataError(
+                f"Two worker processes died while they read {uri} ({done.error}): memory is short. {remedy_of(uri)}"
+            )
+        return None

@@ -7,6 +7,7 @@ process waits for, so that it can be killed at any moment, and it ends when its 
 import importlib
 import itertools
 import mmap
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -69,6 +70,9 @@ def _read_ahead(connection: Connection, coming: "Queue[tuple[Task | None, tuple[
 def _attempt(function: Callable[[], Any]) -> tuple[bool, Any]:
     try:
         return True, function()
+    except MemoryError:
+        # An image in work took what there was, whoever asked last: the parent finds out which one.
+        os.abort()
     except Exception as error:  # noqa: BLE001  it is raised in the parent, which knows what it means
         return False, error
 

@@ -34,12 +34,15 @@ class WorkerDiedError(AlchemistError):
 
     def __init__(self, code: int, *, is_begun: bool) -> None:
         super().__init__(f"a worker process ended with code {code}")
-        self.is_begun = is_begun
+        self.code, self.is_begun = code, is_begun
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of a task: its result and its place (until the next task is submitted), or the error that ended it."""
+    """The end of a task: its result and its place (until the next task is submitted), or the error that ended it.
+
+    The place is there, too, where a worker died on the task: it holds what was written until then.
+    """
 
     ticket: Any
     result: Any = None
@@ -125,7 +128,8 @@ class Workers:
             )
         self._workers[self._workers.index(worker)] = _Worker(self._module, self._arena_bytes)
         for number, ticket in enumerate(worker.tickets):
-            yield Done(ticket, error=WorkerDiedError(code, is_begun=number == 0))
+            place = place_of(worker.arena, worker.n_done + number)
+            yield Done(ticket, place=place, error=WorkerDiedError(code, is_begun=number == 0))
 
     def close(self) -> None:
         """End all processes, whatever they are at."""

@@ -1,6 +1,7 @@
 """Find new shards, verify them, and register every pair and where its bytes lie; bad ones are quarantined with a reason."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -11,6 +12,8 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words
 from alchemist_core.data.faults import escape_unstorable
+from alchemist_core.data.pairs import Reading
+from alchemist_core.data.repairs import names_of
 from alchemist_core.data.shard_reading import ShardContent, read_shards
 from alchemist_core.data.storage import (
     RootListing,
@@ -24,6 +27,7 @@ from alchemist_core.data.storage import (
 )
 from alchemist_core.data.workers import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
+from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
@@ -63,6 +67,11 @@ class IngestConfig(Config):
         True,
         description="Also decode each picture, reduced, to a 64-bit fingerprint: finds near-duplicates and cut pictures",
     )
+    repair: bool | None = Field(
+        None,
+        description="Repair samples that can be repaired without a guess (first frame of an animation, caption in a legacy encoding); "
+        "no: quarantine them; none: as [ingest] repair of the project file says",
+    )
     imported_scores: Words = Field(
         ("aesthetic", "aesthetic_score", "clarity_score", "pwatermark", "punsafe", "similarity"),
         description="Numbers of the records' JSON to keep beside the heuristics, by name, comma between them",
@@ -81,6 +90,8 @@ class IngestReport(Report):
     n_growing: int = 0
     n_passed_over: int = 0
     quarantined: dict[str, int]
+    n_repaired: int = 0
+    repaired: dict[str, int] = Field({})
 
 
 def run(config: IngestConfig, *, slot: int = 0) -> IngestReport:
@@ -122,8 +133,9 @@ class Tally:
 
     def __init__(self) -> None:
         self.n_shards = self.n_known = self.n_rejected = self.n_locations = self.n_new_pairs = 0
-        self.n_growing = self.n_passed_over = 0
+        self.n_growing = self.n_passed_over = self.n_repaired = 0
         self.quarantined: dict[str, int] = {}
+        self.repaired: Counter[str] = Counter()
         self._left: dict[tuple[str, str], list[str]] = {}
 
     def leave(self, dataset: str, names: Sequence[str], why: str) -> None:
@@ -144,7 +156,12 @@ class Tally:
     def report(self) -> IngestReport:
         """Return the counts as the stage's report."""
         counts = {name: value for name, value in vars(self).items() if name.startswith("n_")}
-        return IngestReport(**counts, n_quarantined=sum(self.quarantined.values()), quarantined=self.quarantined)
+        return IngestReport(
+            **counts,
+            n_quarantined=sum(self.quarantined.values()),
+            quarantined=self.quarantined,
+            repaired=dict(self.repaired),
+        )
 
 
 def _enumerate(names: Sequence[str]) -> str:
@@ -210,13 +227,18 @@ class _Ingestion:
         wanted = list(self._wanted(listing))
         fresh = [shard for shard in map(self._judge, wanted) if shard is not None]
         n_done, files = len(wanted) - len(fresh), [shard.file for shard in fresh]
-        contents = read_shards(files, n_workers=_count_readers(files), has_perceptual_hash=self._config.perceptual_hash)
+        contents = read_shards(files, n_workers=_count_readers(files), reading=self._reading())
         for shard, content in zip(fresh, contents, strict=True):
             self._store(shard, content)
             n_done += 1
             self._stage_run.report(n_done, len(wanted), self._dataset.name)
         if not fresh:
             self._stage_run.report(n_done, len(wanted), self._dataset.name)
+
+    def _reading(self) -> Reading:
+        config, repair = self._config, self._config.repair
+        own = load_project().of_dataset(self._dataset.name).ingest
+        return Reading(config.perceptual_hash, own.repair if repair is None else repair)
 
     def _require_root(self, listing: RootListing) -> None:
         root_uri, readable = (
@@ -395,6 +417,8 @@ class _Ingestion:
         tally.n_shards += 1
         tally.n_locations += len(pairs) + len(faults)
         tally.n_new_pairs += n_new
+        tally.n_repaired += sum(pair.repair is not None for pair in pairs)
+        tally.repaired.update(names_of(pair.repair for pair in pairs))
         for fault in faults:
             tally.quarantined[fault.reason] = tally.quarantined.get(fault.reason, 0) + 1
 

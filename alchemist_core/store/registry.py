@@ -290,7 +290,9 @@ def register_shard(
         if supersedes is not None:
             retire_shard(connection, supersedes, state="superseded", reason="a later revision lies under its address")
         verified = replace(shard, verified_at=shard.verified_at or read_clock(connection))
-        shard_id = _insert_shard(connection, verified, state="verified", n_samples=len(pairs) + len(faults))
+        n_repaired = sum(pair.repair is not None for pair in pairs)
+        counts = {"n_samples": len(pairs) + len(faults), "n_repaired": n_repaired}
+        shard_id = _insert_shard(connection, verified, state="verified", **counts)
         if shard_id is None:
             return None
         n_new = _insert_pairs(connection, shard_id, pairs)
@@ -319,6 +321,7 @@ def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int
 PAIR_COLUMNS = (
     "ordinal", "key", "image_hash", "caption_hash", "pair_hash", "caption", "width", "height", "format", "perceptual_hash",
     "source_url", "licence", "metadata", "member_exts", "member_offsets", "member_sizes", "content_hash",
+    "repair",
 )  # fmt: skip
 
 
@@ -328,7 +331,8 @@ def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -
         CREATE TEMPORARY TABLE incoming (
             ordinal integer, key text, image_hash bytea, caption_hash bytea, pair_hash bytea, caption text, width integer,
             height integer, format text, perceptual_hash bigint, source_url text, licence text, metadata jsonb,
-            member_exts text[], member_offsets bigint[], member_sizes bigint[], content_hash bytea
+            member_exts text[], member_offsets bigint[], member_sizes bigint[], content_hash bytea,
+            repair text
         ) ON COMMIT DROP
     """)
     )
@@ -347,8 +351,8 @@ def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -
     ).rowcount
     statement = text("""
         INSERT INTO alchemist.sample_locations
-            (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash)
-        SELECT :shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash
+            (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash, repair)
+        SELECT :shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash, repair
         FROM incoming INNER JOIN alchemist.samples USING (pair_hash)
     """)
     connection.execute(statement, {"shard_id": shard_id})
@@ -361,7 +365,7 @@ def _pair_row(pair: Any) -> tuple[Any, ...]:
         pair.record.ordinal, pair.record.key, pair.image_hash, pair.caption_hash, pair.pair_hash, pair.caption, pair.width,
         pair.height, pair.format, pair.perceptual_hash, pair.source_url, pair.licence, pair.metadata,
         [member.ext for member in members], [member.offset for member in members], [member.size for member in members],
-        pair.content_hash,
+        pair.content_hash, pair.repair,
     )  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
+from alchemist_core.data.pairs import Reading
 from alchemist_core.data.shard_reading import ShardContent, read_shards
 from alchemist_core.data.storage import join_uri, stat_shard
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
@@ -155,7 +157,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
     row = _find(engine, config.shard)
     with engine.connect() as connection:
         began_at = read_clock(connection)
-    content, size_bytes = _read(_address(row))
+    content, size_bytes = _read(_address(row), row.dataset)
     subject = {"dataset": row.dataset, "uri": row.uri, "state": "verified"}
     if content.sha256 == bytes(row.sha256) and row.state in registry.READABLE:
         registry.confirm_shard(engine, row.shard_id, began_at)
@@ -178,11 +180,12 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
     )
 
 
-def _read(address: str) -> tuple[ShardContent, int]:
+def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
     file = stat_shard(address)
+    reading = Reading(repair=load_project().of_dataset(dataset).ingest.repair)
     # In a process of its own, which a hostile image may kill.
     n_workers = 0 if load_settings().decode_workers == 0 else 1
-    (content,) = read_shards([file], n_workers=n_workers, has_perceptual_hash=True)
+    (content,) = read_shards([file], n_workers=n_workers, reading=reading)
     if isinstance(content, DataError):
         raise content
     if content.rejection is not None:

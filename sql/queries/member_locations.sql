@@ -11,7 +11,8 @@ SELECT DISTINCT ON (wanted.number)
     live_locations.member_exts,
     live_locations.member_offsets,
     live_locations.member_sizes,
-    live_locations.content_hash
+    live_locations.content_hash,
+    live_locations.repair
 FROM wanted
 INNER JOIN alchemist.live_locations ON wanted.pair_hash = live_locations.pair_hash
 ORDER BY wanted.number, live_locations.shard_id, live_locations.ordinal

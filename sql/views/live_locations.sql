@@ -18,7 +18,8 @@ SELECT
     sample_locations.member_exts,
     sample_locations.member_offsets,
     sample_locations.member_sizes,
-    sample_locations.content_hash
+    sample_locations.content_hash,
+    sample_locations.repair
 FROM alchemist.samples
 INNER JOIN alchemist.sample_locations ON samples.sample_id = sample_locations.sample_id
 INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id AND shards.state = 'verified'

@@ -29,7 +29,7 @@ counted AS (
         count(*) FILTER (WHERE shards.state IN ('growing', 'missing', 'changed')) AS n_unread_shards,
         count(*) FILTER (WHERE shards.state = 'verified') AS n_readable_shards,
         count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
-        sum(shards.n_samples) AS n_locations, sum(set_aside.n_quarantined) AS n_quarantined,
+        sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(set_aside.n_quarantined) AS n_quarantined,
         sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused
     FROM alchemist.shards
     LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
@@ -57,7 +57,7 @@ SELECT
     dated.crawl_date,
     coalesce(counted.n_shards, 0) AS n_shards, coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards,
     coalesce(counted.n_locations, 0) AS n_locations,
-    coalesce(counted.n_quarantined, 0)::bigint AS n_quarantined,
+    coalesce(counted.n_quarantined, 0)::bigint AS n_quarantined, coalesce(counted.n_repaired, 0)::bigint AS n_repaired,
     coalesce(counted.n_scored, 0) AS n_scored, coalesce(counted.n_reused, 0) AS n_reused,
     decided.state AS night_state,
     CASE

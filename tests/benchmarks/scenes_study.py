@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from alchemist_core.data.images import decode_image
-from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.pairs import Pair, Reading, read_pairs
 from alchemist_core.data.tars import IMAGE_EXTS
 from alchemist_core.evaluation.ranking import area_under_curve
 from alchemist_core.local.scenes import draw_scenes
@@ -47,7 +47,7 @@ def read_tars(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
     images, captions, hashes = [], [], []
     for path in sorted(folder.rglob("*.tar")):
         with path.open("rb") as file:
-            pairs = list(read_pairs(file, path.stat().st_size, with_perceptual_hash=False))
+            pairs = list(read_pairs(file, path.stat().st_size, Reading(has_perceptual_hash=False)))
             for pair in pairs:
                 if not isinstance(pair, Pair):
                     continue

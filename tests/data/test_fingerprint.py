@@ -14,7 +14,7 @@ from scipy.fft import dctn
 
 from alchemist_core.data.fingerprint import FINGERPRINT_SIDE, fingerprint
 from alchemist_core.data.images import hash_perceptually
-from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.pairs import Pair, Reading, read_pairs
 from alchemist_core.data.storage import list_shards, open_shard, read_ranges
 from alchemist_core.local.scene_drawing import COLOURS, draw_informative
 from alchemist_core.selection.duplicates import MAX_DISTANCE, hamming_distance
@@ -91,7 +91,7 @@ def photographs(real_corpus: Path) -> list[Image.Image]:
     """Every fifth picture of a shard."""
     (shard,) = (shard for shard in list_shards(str(real_corpus)) if shard.uri.endswith("000001.tar"))
     with open_shard(shard.uri) as file:
-        pairs = list(read_pairs(file, shard.size_bytes, with_perceptual_hash=False))[::5]
+        pairs = list(read_pairs(file, shard.size_bytes, Reading(has_perceptual_hash=False)))[::5]
     members = [next(m for m in p.record.members if m.ext in {"jpg", "png"}) for p in pairs if isinstance(p, Pair)]
     data = read_ranges(shard.uri, [(member.offset, member.size) for member in members])
     return [on_white(Image.open(io.BytesIO(each))) for each in data]

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alchemist_core.data.images import BadImageError, decode_image, hash_perceptually, read_header
+from alchemist_core.data.images import (
+    BadImageError,
+    decode_image,
+    encode_first_frame,
+    hash_perceptually,
+    read_header,
+    require_first_frame,
+)
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -62,10 +69,52 @@ def test_16_bits_are_scaled_and_not_clipped() -> None:
     assert (decode_image(encode(grey), 8) == 0x80).all()
 
 
-@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
-def test_animated_pictures_are_refused(kind: str, options: dict[str, object]) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    assert reason_of(encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)) == "animated_image"
+def animate(frames: list[Image.Image], kind: str) -> bytes:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_read(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames[0].paste("white", (0, 0, 4, 8))
+    data = animate(frames, kind)
+    assert read_header(data).is_animated
+    assert (decode_image(data, 8) == np.asarray(frames[0])).all()
+    require_first_frame(data)
+    still = encode_first_frame(data)
+    assert not read_header(still).is_animated
+    assert (decode_image(still, 8) == decode_image(data, 8)).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_an_animation_whose_first_frame_is_of_one_colour_is_refused(kind: str) -> None:
+    striped = Image.new("RGB", (8, 8), "red")
+    striped.paste("white", (0, 0, 4, 8))
+    with pytest.raises(BadImageError, match="one colour"):
+        require_first_frame(animate([Image.new("RGB", (8, 8), "red"), striped], kind))
+
+
+def test_a_transparent_first_frame_shows_nothing_whatever_its_pixels_are() -> None:
+    rng = np.random.default_rng(0)
+    clear = Image.fromarray(np.dstack([rng.integers(0, 256, (8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)]))
+    shown = Image.new("RGBA", (8, 8), "red")
+    with pytest.raises(BadImageError, match="one colour"):
+        require_first_frame(encode(clear, "PNG", save_all=True, append_images=[shown]))
+
+
+def test_a_tiff_of_several_pages_is_no_animation_and_is_refused() -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    assert reason_of(animate(pages, "TIFF")) == "animated_image"
+
+
+def test_a_jpeg_with_a_preview_behind_it_is_its_first_image() -> None:
+    images = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    data = encode(images[0], "MPO", save_all=True, append_images=images[1:])
+    assert not read_header(data).is_animated
+    red, _, blue = decode_image(data, 8)[4, 4]
+    assert red > 200
+    assert blue < 60
 
 
 def test_a_cut_jpeg_has_a_header_but_no_pixels(picture) -> None:

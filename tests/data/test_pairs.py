@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.data.faults import Fault, is_storable
-from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.pairs import Pair, Reading, read_pairs
 from alchemist_core.data.storage import list_shards, open_shard
 from alchemist_core.local.scenes import draw_scenes
 
@@ -19,7 +19,7 @@ BAD_RECORDS = {
     "truncated_image": [("b.jpg", "cut jpeg"), ("b.txt", b"words")],
     "caption_not_utf8": [("b.png", "picture"), ("b.txt", b"\xff\xfe")],
     "unstorable_text": [("b.png", "picture"), ("b.txt", b"a\0b")],
-    "bad_json": [("b.png", "picture"), ("b.txt", b"words"), ("b.json", b'{"aesthetic": NaN}')],
+    "bad_json": [("b.png", "picture"), ("b.json", b'{"caption": "words"')],
     "caption_too_long": [("b.png", "picture"), ("b.txt", b"x" * 100_000)],
     "duplicate_member": [("b.png", "picture"), ("b.png", "picture"), ("b.txt", b"words")],
     "unsafe_path": [("../b.png", "picture"), ("../b.txt", b"words")],
@@ -70,7 +70,7 @@ def test_an_extension_does_not_decide_the_format(tar, read, picture) -> None:
 
 def test_fingerprints_are_left_out_where_they_are_not_wanted(tar, record) -> None:
     raw = tar(record("a", 1))
-    (pair,) = read_pairs(io.BytesIO(raw), len(raw), with_perceptual_hash=False)
+    (pair,) = read_pairs(io.BytesIO(raw), len(raw), Reading(has_perceptual_hash=False))
     assert isinstance(pair, Pair)
     assert pair.perceptual_hash is None
 

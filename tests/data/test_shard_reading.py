@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alchemist_core.data import one_pass
 from alchemist_core.data.one_pass import OnePassReader
-from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.pairs import Pair, Reading, read_pairs
 from alchemist_core.data.shard_reading import ReadShardTask, ShardContent, _ReadInOrder, read_shards
 from alchemist_core.data.storage import list_shards
 from alchemist_core.data.workers import Workers
@@ -62,7 +62,7 @@ def test_workers_give_what_one_process_gives_in_the_same_order(root: Path) -> No
     files = list_shards(str(root))
     found = [
         [(content.sha256, content.pairs, content.faults, content.rejection) for content in contents]
-        for contents in (read_shards(files, n_workers=n, has_perceptual_hash=True) for n in (0, 1, 2))
+        for contents in (read_shards(files, n_workers=n, reading=Reading()) for n in (0, 1, 2))
     ]
     assert found[0] == found[1] == found[2]
     assert [sha256 for sha256, *_ in found[0]] == [
@@ -75,7 +75,7 @@ def test_workers_give_what_one_process_gives_in_the_same_order(root: Path) -> No
 def test_a_file_that_goes_away_meanwhile_is_named_and_stops_no_other(root: Path, n_workers: int) -> None:
     files = list_shards(str(root))
     (root / "07.tar").unlink()
-    found = list(read_shards(files, n_workers=n_workers, has_perceptual_hash=False))
+    found = list(read_shards(files, n_workers=n_workers, reading=Reading(has_perceptual_hash=False)))
     assert [number for number, content in enumerate(found) if isinstance(content, DataError)] == [7]
     assert isinstance(found[7], MissingShardError)
     assert f"alchemist shard retire {root}/07.tar" in str(found[7])
@@ -83,8 +83,11 @@ def test_a_file_that_goes_away_meanwhile_is_named_and_stops_no_other(root: Path,
 
 def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
     files = list_shards(str(root))
-    tasks = [(DeadlyShardTask if number == 3 else ReadShardTask)(file, False) for number, file in enumerate(files)]
-    with Workers(2, module=DeadlyShardTask.__module__) as workers:
+    tasks = [
+        (DeadlyShardTask if number == 3 else ReadShardTask)(file, Reading(has_perceptual_hash=False))
+        for number, file in enumerate(files)
+    ]
+    with Workers(2, module=DeadlyShardTask.__module__, place_bytes=8) as workers:
         found = list(_ReadInOrder(tasks, workers).contents())
     assert [number for number, content in enumerate(found) if isinstance(content, DataError)] == [3]
     assert "Two worker processes died while they read" in str(found[3])
@@ -92,5 +95,5 @@ def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
 
 
 def test_without_fingerprints_no_picture_is_decoded(root: Path) -> None:
-    (content, *_) = read_shards(list_shards(str(root))[:1], n_workers=0, has_perceptual_hash=False)
+    (content, *_) = read_shards(list_shards(str(root))[:1], n_workers=0, reading=Reading(has_perceptual_hash=False))
     assert [pair.perceptual_hash for pair in content.pairs] == [None] * 3

@@ -14,10 +14,12 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.project import read_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestReport, run
 from alchemist_core.store.checksum import checksum
+from tests.data.conftest import draw_picture, make_record, make_tar
 
 pytestmark = pytest.mark.db
 
@@ -157,6 +159,51 @@ def test_bad_records_are_quarantined_and_their_neighbours_kept(tmp_path: Path, c
         rows = connection.execute(text("SELECT key, reason FROM alchemist.quarantined_samples ORDER BY ordinal")).all()
     assert [row.key for row in rows] == ["x", "y"]
     assert report.quarantined == {row.reason: 1 for row in rows}
+
+
+@pytest.fixture
+def repairable(tmp_path: Path) -> Path:
+    """A whole record, and two that can be repaired."""
+    entries = [
+        *make_record("a", 1),
+        ("b.png", draw_picture(2)), ("b.txt", "Un café crème".encode("latin-1")),
+        ("c.png", draw_picture(3)), ("c.txt", b"from text"), ("c.json", b"{"),
+    ]  # fmt: skip
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl" / "a.tar").write_bytes(make_tar(entries))
+    return tmp_path / "crawl"
+
+
+def test_what_is_repaired_is_named_at_its_location_and_counted(repairable: Path, engine: Engine) -> None:
+    report = ingest(dataset="web", root=str(repairable))
+    assert (report.n_locations, report.n_quarantined, report.n_repaired) == (3, 0, 2)
+    assert report.repaired == {"caption_from_cp1252": 1, "caption_from_txt": 1}
+    with engine.connect() as connection:
+        stored = connection.execute(
+            text(
+                "SELECT key, caption, repair FROM alchemist.sample_locations JOIN alchemist.samples USING (sample_id) ORDER BY key"
+            )
+        ).all()
+        overview = connection.execute(text("SELECT n_locations, n_repaired FROM alchemist.nightly_overview")).one()
+    assert [tuple(row) for row in stored] == [
+        ("a", "picture number 1", None),
+        ("b", "Un café crème", "caption_from_cp1252"),
+        ("c", "from text", "caption_from_txt"),
+    ]
+    assert tuple(overview) == (3, 2)
+
+
+@pytest.mark.parametrize("is_flag", [True, False])
+def test_without_repair_what_could_be_repaired_is_quarantined(
+    repairable: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_flag: bool
+) -> None:
+    flags = {"repair": False} if is_flag else {}
+    if not is_flag:
+        (tmp_path / "alchemist.toml").write_text("[datasets.web.ingest]\nrepair = false\n")
+        monkeypatch.setattr(ingest_stage, "load_project", lambda: read_project(tmp_path / "alchemist.toml"))
+    report = ingest(dataset="web", root=str(repairable), **flags)
+    assert (report.n_locations, report.n_repaired) == (3, 0)
+    assert report.quarantined == {"caption_not_utf8": 1, "bad_json": 1}
 
 
 def test_what_is_no_tar_is_rejected_and_a_good_upload_takes_its_place(

@@ -47,7 +47,7 @@ class Dataset(Table):
 
 
 class Shard(Table):
-    """One tar. `n_samples` counts the locations found in it, good and bad.
+    """One tar. `n_samples` counts the locations found in it, good and bad, `n_repaired` those that were repaired.
 
     Only a verified shard is read. growing: an upload under way, nothing of it is registered. missing, changed: its file is gone, or holds
     other bytes than were registered. rejected: not a readable tar. retired: a person decided. superseded: a later revision lies there.
@@ -77,6 +77,7 @@ class Shard(Table):
     sha256: Mapped[bytes]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     n_samples: Mapped[int] = mapped_column(server_default="0")
+    n_repaired: Mapped[int] = mapped_column(server_default="0")
     crawl_date: Mapped[date]
     state: Mapped[str] = mapped_column(server_default="registered")
     rejected_reason: Mapped[str | None]
@@ -146,6 +147,8 @@ class SampleLocation(Table):
     member_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
     # Over every member's bytes, so that a copy can be checked; none where it was ingested before this was kept.
     content_hash: Mapped[bytes | None]
+    # What was repaired instead of quarantining the location; none where nothing was.
+    repair: Mapped[str | None]
 
 
 class QuarantinedSample(Table):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alchemist_core.data.copying import Copy, Layout, copy_members
 from alchemist_core.data.member_table import MemberSource, table_of
-from alchemist_core.data.pairs import Pair, read_pairs
+from alchemist_core.data.pairs import Pair, Reading, read_pairs
 from alchemist_core.data.storage import list_shards, open_shard
 
 
@@ -13,11 +13,13 @@ def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberSou
     sources = []
     for shard in list_shards(str(root)):
         with open_shard(shard.uri) as file:
-            for number, pair in enumerate(read_pairs(file, shard.size_bytes, with_perceptual_hash=False)):
+            for number, pair in enumerate(read_pairs(file, shard.size_bytes, Reading(has_perceptual_hash=False))):
                 assert isinstance(pair, Pair)
                 exts, offsets, sizes = zip(*((m.ext, m.offset, m.size) for m in pair.record.members), strict=True)
                 source = MemberSource(shard.uri, pair.record.key, exts, offsets, sizes, pair.pair_hash, number / 10)
-                sources.append(replace(source, content_hash=pair.content_hash if has_content_hash else None))
+                sources.append(
+                    replace(source, content_hash=pair.content_hash if has_content_hash else None, repair=pair.repair)
+                )
     return sources
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from alchemist_core.data.faults import Fault
 from alchemist_core.data.images import decode_image
-from alchemist_core.data.pairs import find_image, read_pairs
+from alchemist_core.data.pairs import Reading, find_image, read_pairs
 from alchemist_core.experiments.cells import Cell
 from alchemist_core.experiments.page import make_sheet
 from alchemist_core.experiments.questions import QUESTIONS
@@ -131,7 +131,7 @@ def real_pairs():
         return None
     images, captions = [], []
     with shard.open("rb") as file:
-        for pair in read_pairs(file, shard.stat().st_size, with_perceptual_hash=False):
+        for pair in read_pairs(file, shard.stat().st_size, Reading(has_perceptual_hash=False)):
             if not isinstance(pair, Fault) and len(images) < 600:
                 member, place = find_image(pair.record), file.tell()
                 file.seek(member.offset)
