@@ -27,6 +27,12 @@ class IngestSection(Section):
     """How shards are read."""
 
     repair: bool = Field(True, description="Repair what can be repaired without a guess; false: quarantine it")
+    crawl_interval_days: int | None = Field(
+        None,
+        ge=0,
+        le=366,
+        description="Days between two crawls, for the alert NightlyStale; 0: no more are expected; unset: as its last crawls were",
+    )
 
 
 class DatasetSection(Config):

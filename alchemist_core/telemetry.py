@@ -124,6 +124,11 @@ CATALOGUE = (
         ("dataset",),
     ),
     Metric(
+        "alchemist_night_interval_seconds",
+        "Usual time between two crawl dates of a dataset: as the project file says, else measured from its newest ones.",
+        ("dataset",),
+    ),
+    Metric(
         "alchemist_score_psi",
         "Distance of the newest measured night's scores from the accepted ones: population stability index.",
         ("dataset", "rater"),
@@ -155,6 +160,8 @@ CATALOGUE = (
         "Mean value of a metric over the models of a published subset, or of its random control.",
         ("subset", "metric", "outcome"),
     ),
+    Metric("alchemist_docs_info", "Where people read RUNBOOK.md, as a label; the value is 1.", ("url",)),
+    Metric("alchemist_airflow_listening", "Whether the exporter is told to hear Airflow's statsd: 1 or 0."),
     Metric("alchemist_airflow_heartbeats_total", "Heartbeats of Airflow's scheduler since the exporter started."),
     Metric("alchemist_airflow_import_errors", "DAG files that Airflow could not import."),
     Metric("alchemist_airflow_run_seconds", "Duration of a DAG's newest run, by how it ended.", ("dag", "outcome")),

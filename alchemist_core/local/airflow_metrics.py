@@ -46,6 +46,11 @@ class AirflowMetrics:
                 with self._lock:
                     self._keep(found["name"], tags, float(found["value"]))
 
+    def expect_heartbeats(self) -> None:
+        """Count heartbeats from 0: a scheduler that was never heard is silent, not absent."""
+        with self._lock:
+            self._values.setdefault(("alchemist_airflow_heartbeats_total", ()), 0.0)
+
     def read(self) -> Measurements:
         """Return every series' labels and value, by metric name."""
         with self._lock:
@@ -81,6 +86,7 @@ def listen(metrics: AirflowMetrics, address: str, port: int) -> threading.Thread
     """Hear Airflow on a UDP port until the process ends."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind((address, port))
+    metrics.expect_heartbeats()
 
     def work() -> None:
         while True:

@@ -5,7 +5,9 @@ from sqlalchemy import Engine, text
 from alchemist_core.settings import Settings
 from alchemist_core.store.queries import load_query
 
-QUERIES = ("measure_stages", "measure_samples", "measure_nights", "measure_operations", "measure_subsets")
+QUERIES = (
+    "measure_stages", "measure_samples", "measure_nights", "measure_freshness", "measure_operations", "measure_subsets",
+)  # fmt: skip
 TIMEOUT_MS = 10_000
 """Longer than any of them should ever take: a scrape that hangs would pile up behind the next one."""
 

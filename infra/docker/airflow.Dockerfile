@@ -6,6 +6,7 @@ WORKDIR /opt/alchemist
 COPY constraints.txt pyproject.toml README.md ./
 COPY alchemist_core alchemist_core
 COPY sql sql
+COPY infra/RUNBOOK.md infra/
 COPY dags dags
 # Editable: sql/ and dags/ stay where the code looks for them, beside it.
 RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[airflow,kubernetes]'
@@ -13,5 +14,9 @@ ENV AIRFLOW_HOME=/opt/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/alchemist/dags \
     ALCHEMIST_HOME=/var/lib/alchemist
 RUN install --directory --owner alchemist --group alchemist /opt/airflow /opt/airflow/logs /var/lib/alchemist
+# What every run and ledger row names: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
+ARG CODE_VERSION
+RUN test -n "${CODE_VERSION}"
+ENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}
 USER 10001:10001
 CMD ["airflow", "version"]

@@ -9,10 +9,15 @@ RUN pip install --no-cache-dir "torch==${TORCH_VERSION}" "torchvision==${TORCHVI
 COPY constraints.txt pyproject.toml README.md ./
 COPY alchemist_core alchemist_core
 COPY sql sql
+COPY infra/RUNBOOK.md infra/
 RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics]'
 ENV ALCHEMIST_HOME=/var/lib/alchemist \
     HF_HUB_OFFLINE=1 \
     PYTHONUNBUFFERED=1
 RUN install --directory --owner alchemist --group alchemist /var/lib/alchemist
+# What every run and ledger row names: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
+ARG CODE_VERSION
+RUN test -n "${CODE_VERSION}"
+ENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}
 USER 10001:10001
 CMD ["alchemist", "--help"]

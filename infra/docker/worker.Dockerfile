@@ -9,6 +9,7 @@ RUN pip install --no-cache-dir "torch==${TORCH_VERSION}" "torchvision==${TORCHVI
 COPY constraints.txt pyproject.toml README.md ./
 COPY alchemist_core alchemist_core
 COPY sql sql
+COPY infra/RUNBOOK.md infra/
 COPY dags dags
 RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics,airflow]'
 ENV AIRFLOW_HOME=/opt/airflow \
@@ -17,5 +18,9 @@ ENV AIRFLOW_HOME=/opt/airflow \
     HF_HUB_OFFLINE=1 \
     PYTHONUNBUFFERED=1
 RUN install --directory --owner alchemist --group alchemist /opt/airflow /opt/airflow/logs /var/lib/alchemist
+# What every run and ledger row names: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
+ARG CODE_VERSION
+RUN test -n "${CODE_VERSION}"
+ENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}
 USER 10001:10001
 CMD ["airflow", "scheduler"]

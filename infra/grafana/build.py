@@ -86,6 +86,8 @@ def variable(label: str, metric: str) -> Json:
         "query": {"query": query, "refId": label},
         "definition": query,
         "includeAll": True,
+        # Also what has no series yet; in a query of the store it stands between ^( and )$ too.
+        "allValue": ".*",
         "multi": True,
         "refresh": 2,
         "current": {"text": ["All"], "value": ["$__all"]},

@@ -1,4 +1,4 @@
--- Purpose: the exporter's series of nights: decisions, freshness, drift, and what the newest crawl date of each dataset brought.
+-- Purpose: the exporter's series of nights: decisions, drift, and what the newest crawl date of each dataset brought.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now.
 -- Relies on: ix_shards_dataset_id_crawl_date (one date a dataset), pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
@@ -60,9 +60,6 @@ reasons AS (
 
 SELECT 'alchemist_nights' AS metric, ARRAY[label, state] AS labels, count(*)::double precision AS value
 FROM decided GROUP BY label, state
-UNION ALL
-SELECT 'alchemist_newest_night_timestamp_seconds', ARRAY[label], extract(EPOCH FROM max(crawl_date))::double precision
-FROM decided WHERE state IN ('selectable', 'released') GROUP BY label
 UNION ALL
 SELECT 'alchemist_score_psi', ARRAY[label, name], psi FROM drifted WHERE label <> 'other'
 UNION ALL

@@ -40,13 +40,15 @@ recounted AS (
     ORDER BY coalesce(named.label, 'all') ASC, check_results.check_result_id DESC
 ),
 
+-- Both outcomes always: without a takedown they are 0, not absent.
 takedowns AS (
     SELECT
-        CASE WHEN bytes_removed_at IS NULL THEN 'pending' ELSE 'done' END AS outcome,
-        count(*) AS n_takedowns,
-        extract(EPOCH FROM min(requested_at))::double precision AS requested_at
-    FROM alchemist.takedowns
-    GROUP BY bytes_removed_at IS NULL
+        outcomes.outcome,
+        count(takedowns.requested_at) AS n_takedowns,
+        extract(EPOCH FROM min(takedowns.requested_at))::double precision AS requested_at
+    FROM (VALUES ('pending', FALSE), ('done', TRUE)) AS outcomes (outcome, is_done)
+    LEFT JOIN alchemist.takedowns ON outcomes.is_done = (takedowns.bytes_removed_at IS NOT NULL)
+    GROUP BY outcomes.outcome
 )
 
 SELECT 'alchemist_leases' AS metric, ARRAY[states.outcome] AS labels, states.n_leases::double precision AS value
@@ -66,4 +68,5 @@ SELECT 'alchemist_ledger_mismatched_shards', ARRAY[label], n_shards FROM recount
 UNION ALL
 SELECT 'alchemist_takedowns', ARRAY[outcome], n_takedowns::double precision FROM takedowns
 UNION ALL
-SELECT 'alchemist_takedown_oldest_timestamp_seconds', ARRAY[outcome], requested_at FROM takedowns WHERE outcome = 'pending'
+SELECT 'alchemist_takedown_oldest_timestamp_seconds', ARRAY[outcome], requested_at FROM takedowns
+WHERE outcome = 'pending' AND requested_at IS NOT NULL

@@ -376,6 +376,19 @@ def test_the_codes_that_are_not_tried_again_are_those_of_the_error_classes(dags)
     assert importlib.import_module("jobs").FINAL_EXIT_CODES == FINAL_EXIT_CODES
 
 
+def test_the_runbooks_backfill_makes_the_nights_that_it_names(dags):
+    serialization = importlib.import_module("airflow.serialization.serialized_objects")
+    make_infos = importlib.import_module("airflow.models.backfill")._get_info_list
+    page = RUNBOOK.read_text()
+    named = re.search(r"For the three nights (.*):$", page, flags=re.MULTILINE)[1]
+    first, end = re.search(r"--from-date (\S+) --to-date (\S+) --max-active-runs", page).groups()
+    dag = serialization.DagSerialization.from_dict(serialization.DagSerialization.to_dict(dags["nightly_rescore"]))
+    first, end = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, end))
+    infos = make_infos(dag=dag, from_date=first, to_date=end, reverse=False)
+    assert [info.partition_key for info in infos] == re.findall(r"\d{4}-\d\d-\d\d", named)
+    assert len(infos) == 3
+
+
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 7, 8, 9])
 def test_what_can_only_fail_again_is_not_tried_again(dags, code):
     jobs = importlib.import_module("jobs")

@@ -14,14 +14,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.local.airflow_metrics import MAX_DAGS, AirflowMetrics, listen
-from alchemist_core.settings import Settings
+from alchemist_core.project import Project
+from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.measurements import read_measurements
 from alchemist_core.store.queries import load_query
 from alchemist_core.telemetry import CATALOGUE, Measurements, StoreCollector
+from alchemist_core.verbs.metrics import described, with_expectations
 from tests.sql.test_plans import nodes
 
-ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag"}
+ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag", "url"}
 N_SHARDS = 1_000_000
 
 
@@ -137,6 +139,40 @@ def test_airflows_words_become_series_and_strangers_do_not() -> None:
     }
 
 
+def test_a_scheduler_that_was_never_heard_is_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = AirflowMetrics()
+    assert heard.read() == {}
+    listen(heard, "127.0.0.1", free_port(socket.SOCK_DGRAM))
+    assert heard.read() == {"alchemist_airflow_heartbeats_total": [((), 0.0)]}
+    assert described(Settings(statsd_port=8125))["alchemist_airflow_listening"] == [((), 1.0)]
+    assert described(Settings())["alchemist_airflow_listening"] == [((), 0.0)]
+
+
+def test_alerts_link_to_the_runbook_where_people_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (((address,), _),) = described(Settings())["alchemist_docs_info"]
+    with urllib.request.urlopen(f"{address}/RUNBOOK.md") as page:
+        assert page.read().startswith(b"# Runbook")
+    monkeypatch.setenv("ALCHEMIST_DOCS_URL", "https://docs.example/infra/")
+    load_settings.cache_clear()
+    assert described(Settings())["alchemist_docs_info"] == [(("https://docs.example/infra",), 1.0)]
+
+
+def test_the_project_file_says_how_often_a_dataset_is_crawled_or_that_it_is_no_more() -> None:
+    newest = [((name,), 0.0) for name in ("daily", "weekly", "ended", "new")]
+    measured = {
+        "alchemist_newest_night_timestamp_seconds": newest,
+        "alchemist_night_interval_seconds": [((name,), 86400.0) for name in ("daily", "weekly", "ended")],
+    }
+    days = {"weekly": 7, "ended": 0, "new": 1}
+    datasets = {name: {"ingest": {"crawl_interval_days": n}} for name, n in days.items()}
+    project = Project.model_validate({"datasets": datasets})
+    found = with_expectations(measured, project)
+    assert dict(found["alchemist_night_interval_seconds"]) == {
+        ("daily",): 86400.0, ("weekly",): 604800.0, ("new",): 86400.0,
+    }  # fmt: skip
+    assert found["alchemist_newest_night_timestamp_seconds"] == newest
+
+
 def test_dags_beyond_the_bound_are_left_out() -> None:
     assert len(airflow_of_many_dags().read()["alchemist_airflow_runs_total"]) == 2 * MAX_DAGS
 
@@ -149,7 +185,7 @@ def test_what_the_statsd_client_of_airflow_sends_is_heard() -> None:
     client.timing("dagrun.duration.success,dag_id=nightly_rescore", 2500.0)
     client.close()
     deadline = time.monotonic() + 5
-    while not heard.read() and time.monotonic() < deadline:
+    while "alchemist_airflow_run_seconds" not in heard.read() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert heard.read()["alchemist_airflow_run_seconds"] == [(("nightly_rescore", "success"), 2.5)]
 
