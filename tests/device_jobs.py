@@ -1,23 +1,31 @@
 """Jobs that hold a device and use it step by step, as processes of their own; each use is a row by the database's clock.
 
-`python -m tests.device_jobs '{"number": 1, "n_steps": 50}'` is one job. Where the device is free it is a training in miniature: the
-next step begins with a report of progress, then the device is used.
+A job is a training in miniature: each step begins with a report of progress, then the device is used. It is started by a worker, in
+a session of its own, as Airflow's worker starts a command: the job outlives its worker. `python -m tests.device_jobs` forks workers,
+which spares each job the seconds of importing: it reads an order a line and answers with the pids of the worker and of its job.
 """
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine, text
 
+from alchemist_core.__main__ import _stop
 from alchemist_core.config import Config, Report
+from alchemist_core.errors import AlchemistError
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 
-STEP_S = 0.02
+STEP_S, PATIENCE_S = 0.02, 120.0
 USES = """
     CREATE TABLE uses (
         resource text NOT NULL, token bigint NOT NULL, run_id bigint NOT NULL, pid integer NOT NULL,
@@ -91,8 +99,139 @@ def stray_uses(engine: Engine) -> list[int]:
         return list(connection.execute(text(STRAY_USES)).scalars())
 
 
-if __name__ == "__main__":
-    from alchemist_core.__main__ import _stop
-
+def _run_job(order: dict[str, Any]) -> int:
+    for name in [name for name in os.environ if name.startswith("ALCHEMIST_")]:
+        del os.environ[name]
+    os.environ.update(order["environment"])
+    load_settings.cache_clear()
     signal.signal(signal.SIGTERM, _stop)
-    print(run(JobConfig.model_validate(json.loads(sys.argv[1]))).model_dump_json())
+    folder = Path(order["folder"])
+    os.dup2(os.open(folder / "told", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
+    try:
+        report = run(JobConfig.model_validate(order["job"]))
+    except AlchemistError as error:
+        return error.exit_code
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    (folder / "report").write_text(report.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+def _start_worker(order: dict[str, Any]) -> tuple[int, int]:
+    told, tell = os.pipe()
+    if worker := os.fork():
+        os.close(tell)
+        job = int(os.read(told, 20))
+        os.close(told)
+        return worker, job
+    if job := os.fork():
+        os.write(tell, str(job).encode())
+        _, status = os.waitpid(job, 0)
+        aside = Path(order["folder"]) / "code.writing"
+        aside.write_text(str(os.waitstatus_to_exitcode(status)), encoding="ascii")
+        aside.rename(aside.with_suffix(""))
+        os._exit(0)
+    os.setsid()
+    try:
+        os._exit(_run_job(order))
+    finally:
+        os._exit(1)
+
+
+class Job:
+    """A job and its worker, seen from a test."""
+
+    def __init__(self, worker: int, pid: int, folder: Path) -> None:
+        self.worker, self.pid, self.folder = worker, pid, folder
+
+    def is_alive(self) -> bool:
+        """Whether the job itself runs, or is stopped."""
+        return is_alive(self.pid)
+
+    def code(self) -> int:
+        """Wait for the job's end; returns its exit status, as its worker saw it."""
+        path = self.folder / "code"
+        _wait(path.exists, f"the end of job {self.pid}")
+        return int(path.read_text(encoding="ascii"))
+
+    def report(self) -> JobReport:
+        """Wait for the job's success; whether its worker lived does not matter."""
+        path = self.folder / "report"
+        _wait(lambda: path.exists() or not self.is_alive(), f"the report of job {self.pid}")
+        assert path.exists(), self.told()
+        return JobReport.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def told(self) -> str:
+        """Return what the job has printed so far."""
+        path = self.folder / "told"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def wait_until_told(self, words: str) -> str:
+        """Wait for a line with these words, and return it."""
+        _wait(lambda: words in self.told(), f"{words!r} of job {self.pid}")
+        return next(line for line in self.told().splitlines() if words in line)
+
+
+class Forker:
+    """The process that forks workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[Job] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.device_jobs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, **config: Any) -> Job:
+        """Start a job under this process's settings."""
+        folder = self.folder / f"job-{len(self.jobs)}"
+        folder.mkdir()
+        given = {name: value for name, value in os.environ.items() if name.startswith("ALCHEMIST_")}
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"environment": given, "job": config, "folder": str(folder)}) + "\n")
+        self.process.stdin.flush()
+        worker, pid = map(int, self.process.stdout.readline().split())
+        self.jobs.append(Job(worker, pid, folder))
+        return self.jobs[-1]
+
+    def kill_jobs(self) -> None:
+        """Kill what is left of them."""
+        for pid in [pid for job in self.jobs for pid in (job.worker, job.pid) if is_alive(pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill all."""
+        self.kill_jobs()
+        self.process.kill()
+        self.process.communicate()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs or is stopped: a zombie is dead."""
+    return _state(pid) not in {"Z", "X", ""}
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _wait(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(*_start_worker(json.loads(line)), flush=True)

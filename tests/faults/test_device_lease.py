@@ -1,11 +1,8 @@
 """Fifty kills and stops of workers and jobs that contend for one device: it never has two holders by the database's clock."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.device_jobs import USES, stray_uses
+from tests.device_jobs import USES, Forker, Job, is_alive, stray_uses
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 N_KILLS, N_RIVALS, LEASE_TTL_S, PATIENCE_S = 50, 4, 2.0, 120.0
@@ -42,51 +39,11 @@ OVERLAPS = """
 """
 
 
-class Rivals:
-    """Workers and their jobs."""
-
-    def __init__(self) -> None:
-        self.forker = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.device_workers"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.pairs: list[tuple[int, int]] = []
-        self.n_started = 0
-
-    def start(self, n_steps: int) -> None:
-        assert self.forker.stdin is not None
-        assert self.forker.stdout is not None
-        self.n_started += 1
-        given = {name: value for name, value in os.environ.items() if name.startswith("ALCHEMIST_")}
-        order = {"environment": given, "job": {"number": self.n_started, "n_steps": n_steps}}
-        self.forker.stdin.write(json.dumps(order) + "\n")
-        self.forker.stdin.flush()
-        worker, job = map(int, self.forker.stdout.readline().split())
-        self.pairs.append((worker, job))
-
-    def alive(self) -> list[tuple[int, int]]:
-        """The pairs whose job lives."""
-        return [pair for pair in self.pairs if is_alive(pair[1])]
-
-    def end(self) -> None:
-        for process in [process for pair in self.pairs for process in pair]:
-            send(process, signal.SIGKILL)
-        self.forker.kill()
-        self.forker.communicate()
-
-
 @pytest.fixture
-def rivals() -> Iterator[Rivals]:
-    made = Rivals()
+def rivals(tmp_path: Path) -> Iterator[Forker]:
+    made = Forker(tmp_path)
     yield made
     made.end()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def send(pid: int, number: signal.Signals) -> bool:
@@ -97,21 +54,21 @@ def send(pid: int, number: signal.Signals) -> bool:
     return was_alive
 
 
-def strike(rng: random.Random, worker: int, job: int) -> tuple[str, bool]:
+def strike(rng: random.Random, job: Job) -> tuple[str, bool]:
     """Kill or stop one of the two; a stopped job goes on after less or more than a lease's length."""
     how = rng.choice(("kill job", "kill worker", "end job", "end worker", "stop job briefly", "stop job for long"))
     if how.startswith("stop"):
-        is_hit = send(job, signal.SIGSTOP)
+        is_hit = send(job.pid, signal.SIGSTOP)
         time.sleep(LEASE_TTL_S * (0.2 if how.endswith("briefly") else 1.6))
-        send(job, signal.SIGCONT)
+        send(job.pid, signal.SIGCONT)
         return how, is_hit
     number = signal.SIGKILL if how.startswith("kill") else signal.SIGTERM
-    return how, send(worker if how.endswith("worker") else job, number)
+    return how, send(job.worker if how.endswith("worker") else job.pid, number)
 
 
 @pytest.mark.timeout(900)
 def test_a_device_has_one_holder_over_fifty_kills_of_workers_and_jobs(
-    engine: Engine, rivals: Rivals, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rivals: Forker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALCHEMIST_JOBS_PER_DEVICE", "1")
     monkeypatch.setenv("ALCHEMIST_DEVICES", "GPU-of-the-test")
@@ -121,19 +78,18 @@ def test_a_device_has_one_holder_over_fifty_kills_of_workers_and_jobs(
         connection.execute(text(AUDIT))
     rng, struck, stopped = random.Random(2026), dict[str, int](), set[int]()
     while sum(struck.values()) < N_KILLS:
-        while len(rivals.alive()) < N_RIVALS:
-            rivals.start(rng.randrange(5, 120))
+        while len(alive := [job for job in rivals.jobs if job.is_alive()]) < N_RIVALS:
+            rivals.start(number=len(rivals.jobs), n_steps=rng.randrange(5, 120))
         time.sleep(rng.random() * LEASE_TTL_S / 2)
         # Mostly the one that holds the device: a kill of one that waits changes nothing.
         holder = holding_pid(engine) if rng.random() < 0.7 else None
-        pairs = rivals.alive()
-        worker, job = next((pair for pair in pairs if pair[1] == holder), rng.choice(pairs))
-        how, is_hit = strike(rng, worker, job)
+        job = next((job for job in alive if job.pid == holder), rng.choice(alive))
+        how, is_hit = strike(rng, job)
         if is_hit:
             struck[how] = struck.get(how, 0) + 1
-            stopped |= {job} if how == "stop job for long" else set()
+            stopped |= {job.pid} if how == "stop job for long" else set()
     deadline = time.monotonic() + PATIENCE_S
-    while rivals.alive():
+    while any(job.is_alive() for job in rivals.jobs):
         assert time.monotonic() < deadline, "somebody waits for a device that nobody holds"
         time.sleep(0.1)
     check(engine, stopped)

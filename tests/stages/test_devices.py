@@ -1,7 +1,6 @@
 """A device has one holder: a second job waits and says for whom, whatever became of the first one's worker."""
 
 import ast
-import json
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices, hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
-from tests.device_jobs import USES, JobConfig, JobReport, stray_uses
+from tests.device_jobs import USES, Forker, Job, JobConfig, JobReport, is_stopped, stray_uses
 
 ROOT = Path(alchemist_core.__file__).parent
 PATIENCE_S = 60.0
@@ -48,46 +47,17 @@ def store(engine: Engine) -> Engine:
     return engine
 
 
-class Job:
-    """One job as a process; `launcher` starts it, for example a shell that stands for a worker."""
-
-    def __init__(self, launcher: Sequence[str] = (), **config: Any) -> None:
-        line = [sys.executable, "-m", "tests.device_jobs", json.dumps(config)]
-        self.process = subprocess.Popen(
-            [*launcher, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def finish(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, out, err
-
-    def report(self) -> JobReport:
-        code, out, err = self.finish()
-        assert code == 0, err
-        return JobReport.model_validate_json(out)
-
-    def wait_until_said(self, words: str) -> str:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if words in line:
-                return line
-        raise AssertionError(f"the job ended and did not say {words!r}")
+@pytest.fixture(scope="module")
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    made = Forker(tmp_path_factory.mktemp("jobs"))
+    yield made
+    made.end()
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Job]]:
-    jobs: list[Job] = []
-
-    def make(**config: Any) -> Job:
-        jobs.append(Job(**config))
-        return jobs[-1]
-
-    yield make
-    for job in jobs:
-        # The job lives in its launcher's group.
-        if job.process.poll() is None:
-            os.killpg(job.process.pid, signal.SIGKILL)
-        job.process.communicate()
+def start(forker: Forker) -> Iterator[Callable[..., Job]]:
+    yield forker.start
+    forker.kill_jobs()
 
 
 def ask(engine: Engine, query: str) -> Any:
@@ -114,9 +84,9 @@ def test_a_second_job_waits_says_for_whom_and_goes_on_when_the_device_is_free(
     first = start(number=1, until=str(tmp_path / "end"))
     run_id = wait_for(store, "SELECT max(run_id) FROM uses")
     second = start(number=2)
-    told = second.wait_until_said("Waiting for a device")
+    told = second.wait_until_told("Waiting for a device")
     assert f"{devices.find_cpu().name} is held by run {run_id} (train_rater, host " in told
-    assert f"pid {first.process.pid}) since 20" in told
+    assert f"pid {first.pid}) since 20" in told
     assert describe_held_devices(store)[0].startswith(f"Device {devices.find_cpu().name} is held by run {run_id} ")
     (tmp_path / "end").touch()
     assert first.report().tokens < second.report().tokens
@@ -134,13 +104,11 @@ def test_a_second_job_waits_says_for_whom_and_goes_on_when_the_device_is_free(
 def test_a_job_whose_worker_was_killed_still_holds_its_device(
     store: Engine, start: Callable[..., Job], tmp_path: Path
 ) -> None:
-    worker = start(launcher=("sh", "-c", '"$@" & wait', "worker"), number=1, until=str(tmp_path / "end"))
-    orphan = wait_for(store, "SELECT max(pid) FROM uses")
-    assert orphan != worker.process.pid
-    worker.process.send_signal(signal.SIGKILL)
-    worker.process.wait()
+    orphan = start(number=1, until=str(tmp_path / "end"))
+    wait_for(store, "SELECT count(*) FROM uses")
+    os.kill(orphan.worker, signal.SIGKILL)
     second = start(number=2)
-    assert f"pid {orphan})" in second.wait_until_said("Waiting for a device")
+    assert f"pid {orphan.pid})" in second.wait_until_told("Waiting for a device")
     # Longer than a lease lasts: the orphan renews it.
     held = "SELECT max(expires_at) > (SELECT max(acquired_at) FROM alchemist.leases) + interval '5 seconds' FROM alchemist.leases"
     wait_for(store, held)
@@ -154,7 +122,7 @@ def test_a_job_whose_worker_was_killed_still_holds_its_device(
 def test_a_killed_job_loses_its_device_when_its_lease_expires(store: Engine, start: Callable[..., Job]) -> None:
     first = start(number=1, n_steps=100_000)
     wait_for(store, "SELECT count(*) FROM uses")
-    first.process.kill()
+    os.kill(first.pid, signal.SIGKILL)
     second = start(number=2)
     second.report()
     assert (n_users(store), stray_uses(store)) == (2, [])
@@ -168,23 +136,22 @@ def test_a_job_that_was_stopped_past_its_lease_ends_before_it_uses_the_device_ag
     wait_for(store, "SELECT count(*) = 5 FROM uses")
     second = start(number=2, until=str(tmp_path / "end"))
     wait_for(store, "SELECT count(DISTINCT pid) = 2 FROM uses")
-    first.process.send_signal(signal.SIGCONT)
-    code, _, told = first.finish()
-    assert code == LeaseLostError.exit_code
-    assert "this process stops" in told
+    os.kill(first.pid, signal.SIGCONT)
+    assert first.code() == LeaseLostError.exit_code
+    assert "this process stops" in first.told()
     (tmp_path / "end").touch()
     second.report()
     assert stray_uses(store) == []
-    assert ask(store, f"SELECT count(*) FROM uses WHERE pid = {first.process.pid}") == 5
+    assert ask(store, f"SELECT count(*) FROM uses WHERE pid = {first.pid}") == 5
 
 
 @pytest.mark.db
 def test_a_job_that_was_stopped_for_less_than_its_lease_goes_on(store: Engine, start: Callable[..., Job]) -> None:
     job = start(number=1, n_steps=10, stop_before=5)
     wait_for(store, "SELECT count(*) = 5 FROM uses")
-    while " T " not in Path(f"/proc/{job.process.pid}/stat").read_text(encoding="ascii"):
+    while not is_stopped(job.pid):
         time.sleep(0.01)
-    job.process.send_signal(signal.SIGCONT)
+    os.kill(job.pid, signal.SIGCONT)
     job.report()
     assert ask(store, "SELECT count(*) FROM uses") == 10
 
@@ -197,7 +164,7 @@ def test_as_many_jobs_share_a_device_as_the_setting_says(
     jobs = [start(number=number, until=str(tmp_path / "end")) for number in (1, 2)]
     wait_for(store, "SELECT count(DISTINCT pid) = 2 FROM uses")
     third = start(number=3)
-    assert third.wait_until_said("Waiting for a device").count("is held by run") == 2
+    assert third.wait_until_told("Waiting for a device").count("is held by run") == 2
     (tmp_path / "end").touch()
     for job in (*jobs, third):
         job.report()
@@ -229,7 +196,7 @@ def test_a_job_of_several_processes_holds_all_devices_or_none(
     wait_for(store, "SELECT count(*) FROM uses")
     both = [start(number=number, n_devices=2) for number in (2, 3)]
     for job in both:
-        assert "right is held by run" in job.wait_until_said("Waiting for a device")
+        assert "right is held by run" in job.wait_until_told("Waiting for a device")
     assert ask(store, "SELECT string_agg(resource, ' ') FROM alchemist.leases WHERE resource LIKE 'device:%'") == (
         "device:right:0"
     )
