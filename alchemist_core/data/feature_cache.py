@@ -7,6 +7,8 @@ Letters: N things asked for · K things known.
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 
 _KEY_BYTES = 32
 Arrays = dict[str, NDArray[Any]]
+DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, ValueError, SyntaxError)
+"""What numpy raises for a segment with other bytes than were written: each file in it has a CRC."""
 
 
 class FeatureCache:
@@ -31,7 +35,7 @@ class FeatureCache:
         try:
             return self._find(keys)
         except FileNotFoundError:
-            # A takedown has put another segment in the place of one that was read.
+            # A takedown has put another segment in the place of one that was read, or a damaged one was deleted.
             self._read_folder()
             return self.find(keys)
 
@@ -62,11 +66,10 @@ class FeatureCache:
         found: Arrays = {}
         for segment in np.unique(self._segment_K[known_M]):
             is_here_M = self._segment_K[known_M] == segment
-            with np.load(self._segments[segment]) as stored:
-                for name in (name for name in stored.files if name != "keys"):
-                    values = stored[name]
-                    rows = found.setdefault(name, np.empty((len(known_M), *values.shape[1:]), values.dtype))
-                    rows[is_here_M] = values[self._row_K[known_M[is_here_M]]]
+            _, stored = _load_segment(self._segments[segment])
+            for name, values in stored.items():
+                rows = found.setdefault(name, np.empty((len(known_M), *values.shape[1:]), values.dtype))
+                rows[is_here_M] = values[self._row_K[known_M[is_here_M]]]
         return found
 
 
@@ -77,19 +80,19 @@ def forget(root: Path, keys: Iterable[bytes]) -> int:
     """
     gone, n_gone = _as_keys(sorted(set(keys))), 0
     for path in sorted(root.rglob("*.npz")):
-        # Another takedown may have rewritten it.
+        # Another takedown may have rewritten it. A damaged one is deleted whole: it may hold what must go.
         with suppress(FileNotFoundError):
             n_gone += _forget_in(path, gone)
     return n_gone
 
 
 def _forget_in(path: Path, gone: NDArray[np.bytes_]) -> int:
-    with np.load(path) as stored:
-        key_K = _keys_of(stored)
-        is_kept_K = ~np.isin(key_K, gone)
-        if is_kept_K.all():
-            return 0
-        arrays = {name: stored[name][is_kept_K] for name in stored.files if name != "keys"}
+    key_K, stored = _load_segment(path, keys_only=True)
+    is_kept_K = ~np.isin(key_K, gone)
+    if is_kept_K.all():
+        return 0
+    key_K, stored = _load_segment(path)
+    arrays = {name: values[is_kept_K] for name, values in stored.items()}
     if is_kept_K.any():
         _write_segment(path.parent, key_K[is_kept_K], arrays)
     path.unlink(missing_ok=True)
@@ -110,15 +113,26 @@ def _write_segment(folder: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> N
 def _read_keys(path: Path) -> NDArray[np.bytes_] | None:
     """Return the keys of a segment; none where it is gone."""
     try:
-        with np.load(path) as stored:
-            return _keys_of(stored)
+        return _load_segment(path, keys_only=True)[0]
     except FileNotFoundError:
         return None
 
 
-def _keys_of(stored: Any) -> NDArray[np.bytes_]:
-    key_K: NDArray[np.bytes_] = stored["keys"].view(f"S{_KEY_BYTES}").ravel()
-    return key_K
+def _load_segment(path: Path, *, keys_only: bool = False) -> tuple[NDArray[np.bytes_], Arrays]:
+    """Return the keys of a segment and its arrays; a damaged segment is deleted, since encoders make its rows again.
+
+    Raises:
+        FileNotFoundError: The segment is gone, or was damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            key_K: NDArray[np.bytes_] = stored["keys"].view(f"S{_KEY_BYTES}").ravel()
+            names = () if keys_only else (name for name in stored.files if name != "keys")
+            arrays = {name: stored[name] for name in names}
+    except DAMAGES as damage:
+        path.unlink(missing_ok=True)
+        raise FileNotFoundError(f"{path} was damaged and is deleted") from damage
+    return key_K, arrays
 
 
 def _as_keys(keys: Sequence[bytes]) -> NDArray[np.bytes_]:

@@ -72,3 +72,32 @@ def test_a_cache_that_was_open_while_a_takedown_forgot_gives_no_row_of_another(t
 def test_a_segment_that_was_being_written_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / ".half.npz.77").write_bytes(b"PK half a file")
     assert not FeatureCache(tmp_path).find([key(1)])[0].any()
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """A segment that a disk has changed: cut short, or with a changed byte."""
+    at = int(rng.integers(len(data)))
+    return (
+        data[:at] if rng.random() < 0.3 else data[:at] + bytes([data[at] ^ 1 << int(rng.integers(8))]) + data[at + 1 :]
+    )
+
+
+def test_a_damaged_segment_never_stops_a_takedown_and_never_gives_a_wrong_row(tmp_path: Path) -> None:
+    FeatureCache(tmp_path).add([key(1), key(2)], rows([1, 2]))
+    (path,) = tmp_path.iterdir()
+    whole, n_deleted = path.read_bytes(), 0
+    for seed in range(200):
+        path.write_bytes(damaged(whole, np.random.default_rng(seed)))
+        is_known, found = FeatureCache(tmp_path).find([key(1), key(2)])
+        assert (
+            found["pooled"].tolist() == [n for n, known in zip((1, 2), is_known, strict=True) if known]
+            if found
+            else True
+        )
+        n_deleted += not path.exists()
+        path.write_bytes(damaged(whole, np.random.default_rng(seed)))
+        forget(tmp_path, [key(1)])
+        assert not FeatureCache(tmp_path).find([key(1)])[0].any()
+        for left in tmp_path.iterdir():
+            left.unlink()
+    assert n_deleted > 100

@@ -213,3 +213,13 @@ def test_what_any_encoder_made_of_the_image_goes_with_it() -> None:
     assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 2
     for folder in (kept[0].parent, latents):
         assert FeatureCache(folder).find([bytes(member.image_hash)])[0].tolist() == [False]
+
+
+def test_a_damaged_cache_segment_does_not_stop_the_successors() -> None:
+    folder = artifact_path(FEATURE_CACHE) / "encoder"
+    FeatureCache(folder).add([bytes(32)], {"pooled": np.zeros(1, np.float32)})
+    (segment,) = folder.iterdir()
+    segment.write_bytes(segment.read_bytes()[:40])
+    report = takedown(image_hash=bytes(a_member().image_hash).hex())
+    assert report.successors == [f"{NAME} v2"]
+    assert not segment.exists(), "it may hold what was made of the image"
