@@ -5,7 +5,6 @@ Shards are not copied: they are the user's own. What can be made again (material
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,18 @@ from pydantic import Field
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.data.artifacts import FEATURE_CACHE
 from alchemist_core.data.workers import n_own_cores
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.local.postgres_programs import client_program, environment, run_program
+from alchemist_core.local.stack_state import hold_lock
 from alchemist_core.settings import load_settings
-from alchemist_core.store.backups import drop_schema, frozen_moment, is_empty
+from alchemist_core.store.backups import clear_for_restore, frozen_moment
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import create_store, database_url, open_store
-from alchemist_core.store.migrate import check_schema, current_revision, migrate
+from alchemist_core.store.migrate import current_revision, migrate
 from alchemist_core.store.snapshot_cache import forget_pools
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
+_ASIDE = ".restoring"
 _MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
 
 
@@ -49,6 +50,14 @@ class BackupReport(Report):
     revision: str
     n_files: int
     n_bytes: int
+
+
+class _Note(Report):
+    """What a backup says of itself, in `backup.json`."""
+
+    checksum: str
+    revision: str
+    files: dict[str, str]
 
 
 def backup(config: BackupConfig) -> BackupReport:
@@ -84,35 +93,25 @@ def backup(config: BackupConfig) -> BackupReport:
 def restore(config: RestoreConfig) -> BackupReport:
     """Bring a backup into an empty store, and compare the checksum with the one taken then.
 
+    All or nothing at every moment: an empty store's schema is dropped in one transaction, the backup's is made in another,
+    and until `migrate` has granted its roles the schema counts as incomplete. The same command resumes after a kill.
+
     Raises:
-        ConfigError: The store holds data.
+        ConfigError: The store holds other data.
         DataError: The backup is damaged, an artifact here is another one, or the data that came back differ.
     """
     folder = config.folder.resolve()
     note = _read_note(folder)
     create_store()
     url = database_url()
-    check_schema(url, may_create=True)
-    if not is_empty(url):
-        raise ConfigError(
-            "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
-        )
-    _restore_artifacts(folder / _ARTIFACTS)
-    forget_pools()
-    drop_schema(url)
-    _run(
-        "pg_restore",
-        url,
-        "--format=directory",
-        f"--jobs={n_own_cores()}",
-        "--no-owner",
-        "--exit-on-error",
-        str(folder / _DATABASE),
-    )
-    is_same_code = current_revision(url) == note["revision"]
-    # A restored database has no grants, whatever its comment says of them.
-    migrate(url, should_reapply=True)
-    # A newer schema may have columns that the old checksum did not know.
+    # A second restore waits for the first one, and then finds its data.
+    with hold_lock(load_settings().home.resolve() / "restore.lock", should_wait=True):
+        _restore_artifacts(folder / _ARTIFACTS)
+        _restore_database(url, folder, note)
+        # A newer schema may have columns that the old checksum did not know.
+        is_same_code = current_revision(url) == note["revision"]
+        # A restored database has no grants, whatever it says of itself.
+        migrate(url, should_reapply=True)
     if is_same_code and (found := checksum(url)) != note["checksum"]:
         raise DataError(
             f"The restored data have checksum {found}, the backup was taken at {note['checksum']}: do not use them."
@@ -120,14 +119,37 @@ def restore(config: RestoreConfig) -> BackupReport:
     return _report(folder, note)
 
 
+def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
+    if clear_for_restore(url):
+        forget_pools()
+        # In one transaction, so not in parallel. Without comments: the schema's own would call it complete before its grants.
+        options = ("--format=directory", "--single-transaction", "--exit-on-error", "--no-owner", "--no-comments")
+        _run("pg_restore", url, *options, str(folder / _DATABASE))
+    elif not _is_same(url, note):
+        raise ConfigError(
+            "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
+        )
+
+
+def _is_same(url: str, note: dict[str, Any]) -> bool:
+    """Tell whether the store already holds the backup's data: a restore was killed after its transaction."""
+    return bool(current_revision(url) == note["revision"] and checksum(url) == note["checksum"])
+
+
 def _run(name: str, url: str, *arguments: str) -> None:
     # By the environment: a password in the arguments would show in the list of processes.
     address = urlsplit(url)
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
-    run_program(
-        [client_program(name), f"--dbname={place}", *arguments],
-        env=environment() | {"PGPASSWORD": unquote(address.password or "")},
-    )
+    try:
+        run_program(
+            [client_program(name), f"--dbname={place}", *arguments],
+            env=environment() | {"PGPASSWORD": unquote(address.password or "")},
+        )
+    except StoreError as error:
+        # Behind its first line stands the statement, a page of SQL.
+        raise StoreError(
+            f"{str(error).partition(chr(10))[0]}. Correct this, then run the same command again."
+        ) from error
 
 
 def _left_out(at: Path, artifacts: Path, names: list[str]) -> list[str]:
@@ -149,10 +171,11 @@ def _sha256(path: Path) -> str:
 
 def _read_note(folder: Path) -> dict[str, Any]:
     try:
-        note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+        note = _Note.model_validate_json((folder / _NOTE).read_text(encoding="utf-8")).model_dump()
     except (OSError, ValueError) as error:
+        why = "backup.json is damaged" if isinstance(error, ValueError) else error.strerror
         raise DataError(
-            f"{folder} holds no backup ({error}): name the folder that `alchemist db backup` made."
+            f"{folder} holds no backup ({why}): name the folder that `alchemist db backup` made."
         ) from error
     found = _hash_files(folder)
     if wrong := sorted(
@@ -165,8 +188,10 @@ def _read_note(folder: Path) -> dict[str, Any]:
 
 
 def _restore_artifacts(source: Path) -> None:
-    """Copy what is not here; refuse before anything is written where something else has a name."""
+    """Copy what is not here, each file aside and renamed; refuse before anything is written where something else has a name."""
     target = load_settings().artifacts
+    for left in target.rglob(f".*{_ASIDE}"):
+        left.unlink()
     files = (
         [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
     )
@@ -176,7 +201,7 @@ def _restore_artifacts(source: Path) -> None:
     for name in files:
         if not (target / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            aside = (target / name).with_name(f".{name.name}.{os.getpid()}")
+            aside = (target / name).with_name(f".{name.name}{_ASIDE}")
             shutil.copy2(source / name, aside)
             aside.replace(target / name)
 

@@ -1,18 +1,21 @@
 """A restored platform is the one that was backed up: same checksum, same subset bit for bit; a damaged backup is refused."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.engine import make_engine, open_store
+from alchemist_core.store.migrate import current_revision
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.verbs.db_backup import BackupConfig, RestoreConfig, backup, restore
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
@@ -78,6 +81,7 @@ def test_restored_rows_are_granted_to_readers_again(
 
 
 def test_a_store_with_data_is_never_overwritten_and_neither_is_a_backup(backed_up: Path) -> None:
+    choose("second")
     with pytest.raises(ConfigError, match="holds data"):
         restore(RestoreConfig(folder=backed_up))
     with pytest.raises(ConfigError, match="exists"):
@@ -118,3 +122,55 @@ def test_an_artifact_that_is_another_one_here_is_refused(
 def test_a_folder_that_is_no_backup_says_so(trained_store: TrainedStore, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no backup"):
         restore(RestoreConfig(folder=tmp_path))
+
+
+@pytest.mark.parametrize("note", ["{", "[1]", '{"checksum": "x"}', ""])
+def test_a_damaged_backup_note_says_so(trained_store: TrainedStore, tmp_path: Path, note: str) -> None:
+    (tmp_path / "backup.json").write_text(note)
+    with pytest.raises(DataError, match=r"holds no backup \(backup.json is damaged\)"):
+        restore(RestoreConfig(folder=tmp_path))
+
+
+def test_a_schema_that_a_killed_restore_of_older_code_left_is_replaced(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(elsewhere.url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA alchemist")
+        connection.exec_driver_sql("CREATE TABLE alchemist.datasets (name text)")
+        connection.exec_driver_sql("INSERT INTO alchemist.datasets VALUES ('half')")
+    engine.dispose()
+    use_store(monkeypatch, elsewhere)
+    assert restore(RestoreConfig(folder=backed_up)).checksum == checksum(elsewhere.url)
+
+
+def test_a_restore_that_is_repeated_finds_its_own_data(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(monkeypatch, elsewhere)
+    assert restore(RestoreConfig(folder=backed_up)) == restore(RestoreConfig(folder=backed_up))
+
+
+def test_a_restore_that_is_refused_in_the_middle_leaves_nothing(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(monkeypatch, elsewhere)
+    # A session that would not let the tables of the backup be made: the last data come behind them.
+    toc = backed_up / "database" / "toc.dat"
+    whole = toc.read_bytes()
+    toc.write_bytes(whole.replace(b"COPY alchemist.shards ", b"COPY alchemist.shardz ", 1))
+    seal(backed_up)
+    with pytest.raises(StoreError, match="shardz") as refused:
+        restore(RestoreConfig(folder=backed_up))
+    assert len(str(refused.value).splitlines()) == 1
+    assert current_revision(elsewhere.url) is None
+    toc.write_bytes(whole)
+    seal(backed_up)
+    assert restore(RestoreConfig(folder=backed_up)).checksum == checksum(elsewhere.url)
+
+
+def seal(folder: Path) -> None:
+    """Write the hashes of the files as they are now."""
+    note = json.loads((folder / "backup.json").read_text())
+    note["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in note["files"]}
+    (folder / "backup.json").write_text(json.dumps(note))
