@@ -1,7 +1,7 @@
 -- Who may do what. Run by migrate() as the owner after every change of this folder; harmless to repeat.
 --   owner             the user who migrates: owns everything, alone may create, alter and drop
 --   alchemist_writer  stages: rows, never structure; partitions and statistics only by functions
---   alchemist_reader  Grafana, analysts: SELECT only, with timeouts
+--   alchemist_reader  Grafana, analysts: SELECT only; its timeouts are defaults that it can lift, `end_long_reads` is the bound
 -- Both can log in once they have a password. The embedded server gives each its own; elsewhere an administrator does:
 -- ALTER ROLE alchemist_reader PASSWORD '…'.
 -- Where the owner may not create roles (a managed server), an administrator creates the two; until then nothing is granted.
@@ -36,6 +36,13 @@ BEGIN
         AND NOT pg_has_role(to_regrole('alchemist_writer'), 'USAGE')
     THEN
         GRANT alchemist_writer TO CURRENT_USER;
+    END IF;
+    -- Likewise a reader's that runs past its bound: `end_long_reads`.
+    IF
+        pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION')
+        AND NOT pg_has_role(to_regrole('alchemist_reader'), 'USAGE')
+    THEN
+        GRANT alchemist_reader TO CURRENT_USER;
     END IF;
     IF to_regrole('alchemist_writer') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA alchemist TO alchemist_writer;

@@ -19,6 +19,7 @@ from alchemist_core.stages import lineage
 from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
 from alchemist_core.store.leases import LeaseClaim, find_holder, is_held, renew_leases
+from alchemist_core.store.maintenance import end_long_reads
 from alchemist_core.store.refusals import explain_refusal
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
@@ -90,6 +91,12 @@ class Heartbeat(threading.Thread):
                 self._judge(held, None, asked_at)
             else:
                 self._judge(held, tokens, asked_at)
+                self._end_long_reads()
+
+    def _end_long_reads(self) -> None:
+        # A reader's lock may keep this stage waiting, and its timeouts are its own to lift.
+        with suppress(DatabaseError), self._run.engine.begin() as connection:
+            end_long_reads(connection)
 
     def _judge(self, held: list[LeaseClaim], tokens: set[int] | None, asked_at: float) -> None:
         lost = [] if tokens is None else [lease for lease in held if lease.fencing_token not in tokens]

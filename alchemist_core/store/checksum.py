@@ -15,7 +15,7 @@ from alchemist_core.store.queries import load_query
 
 QUERIES = ("checksum_sources", "checksum_ratings", "checksum_subsets")
 # What ran and who did what: not data.
-LEFT_OUT = frozenset({"runs", "leases", "check_results", "audit_events", "notifications"})
+LEFT_OUT = frozenset({"runs", "leases", "locks", "check_results", "audit_events", "notifications"})
 # Text of numbers, bytes and dates depends on these settings.
 SETTINGS = ("extra_float_digits = 1", "bytea_output = 'hex'", "datestyle = 'ISO'", "timezone = 'UTC'")
 ROWS_A_FETCH = 10_000

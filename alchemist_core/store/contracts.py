@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, insert, select
 
 from alchemist_core.config import fingerprint
 from alchemist_core.evaluation.contract import refuse_differences
+from alchemist_core.store.locks import take_lock
 from alchemist_core.store.tables import Evaluation, EvaluationContract
 
 
@@ -34,7 +35,7 @@ def agree_on_contract(engine: Engine, name: str, contract: dict[str, Any]) -> in
     statement = select(EvaluationContract.contract_id, EvaluationContract.contract)
     with engine.begin() as connection:
         # Of two first evaluations at once, the later one meets the earlier one's contract.
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"contract {name}", 0))))
+        take_lock(connection, f"contract {name}")
         found = connection.execute(statement.where(EvaluationContract.contract["name"].astext == name)).one_or_none()
         if found is None:
             values = {"contract_hash": fingerprint(named), "contract": named}

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
+from alchemist_core.store.locks import take_lock
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow
 
@@ -33,7 +34,7 @@ class BlockCounts:
 def find_duplicates(engine: Engine, *, block_pairs: int = BLOCK_PAIRS) -> BlockCounts | None:
     """Compare the next block of pairs that were never compared; none when there is none. One caller at a time, others wait."""
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.duplicates'))"))
+        take_lock(connection, "duplicates")
         block = _next_block(connection, block_pairs)
         if block is None:
             return None

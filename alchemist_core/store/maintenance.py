@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.store.takedowns import find_reach
 
@@ -10,6 +10,9 @@ MANY_ROWS = (
     "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",
 )  # fmt: skip
 """Partitioned parents are among them, which autovacuum never analyses."""
+
+MOST_READ_S = 90.0
+"""Seconds of a reader's statement: its role's timeout of 60 s, which a session can lift, and some grace."""
 
 
 def remove_expired_leases(engine: Engine) -> tuple[int, int]:
@@ -25,6 +28,12 @@ def remove_expired_leases(engine: Engine) -> tuple[int, int]:
     with engine.begin() as connection:
         n_leases = len(connection.execute(leases).all())
         return n_leases, connection.execute(runs).rowcount
+
+
+def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> int:
+    """End sessions of readers that run past the bound, whatever timeouts they have set; returns how many."""
+    sweep = text("SELECT pid FROM alchemist.end_long_reads(make_interval(secs => :most_s)) WHERE is_told")
+    return len(connection.execute(sweep, {"most_s": most_s}).all())
 
 
 def complete_takedowns(engine: Engine) -> tuple[int, int]:

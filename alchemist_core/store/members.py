@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import DataError
 from alchemist_core.store.copy_in import copy_columns
+from alchemist_core.store.locks import take_lock, try_lock
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import SubsetSample
 
@@ -45,8 +46,7 @@ def has_members(connection: Connection, subset_id: int) -> bool:
 
 def lock_members(connection: Connection, subset_id: int) -> bool:
     """Let nobody store a version's membership before this transaction ends; False where somebody is just doing it."""
-    lock = text("SELECT pg_try_advisory_xact_lock(hashtext('alchemist.members'), :id)")
-    return bool(connection.execute(lock, {"id": subset_id}).scalar_one())
+    return try_lock(connection, f"members {subset_id}")
 
 
 def drop_members(connection: Connection, subset_id: int) -> None:
@@ -57,16 +57,14 @@ def drop_members(connection: Connection, subset_id: int) -> None:
 @contextmanager
 def _sole_filler(engine: Engine, subset_id: int) -> Iterator[Connection]:
     """Give a connection under whose lock, over several transactions, nobody else fills or drops the version's partition."""
-    with engine.connect() as connection:
-        with connection.begin():
-            connection.execute(text("SELECT pg_advisory_lock(hashtext('alchemist.members'), :id)"), {"id": subset_id})
-        try:
+    # The lock lasts as long as its transaction, so it has a connection of its own.
+    with engine.connect() as connection, engine.connect() as holder:
+        with holder.begin():
+            # Made and committed first: a row that is only being made would let `lock_members` wait.
+            take_lock(holder, f"members {subset_id}")
+        with holder.begin():
+            take_lock(holder, f"members {subset_id}")
             yield connection
-        finally:
-            with connection.begin():
-                connection.execute(
-                    text("SELECT pg_advisory_unlock(hashtext('alchemist.members'), :id)"), {"id": subset_id}
-                )
 
 
 def count_taken_down(connection: Connection, subset_id: int) -> int:

@@ -194,6 +194,7 @@ def _upgrade(connection: Connection) -> None:
 def _apply_code(connection: Connection, *, should_reapply: bool) -> None:
     """Apply functions, views and roles in one transaction; views are dropped first, so that their columns may change."""
     with connection.begin():
+        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.code'))"))
         state = _state(connection)
         if state.is_current and not should_reapply:

@@ -14,6 +14,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.copy_in import copy_rows
 from alchemist_core.store.engine import read_clock
+from alchemist_core.store.locks import take_lock
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
 
@@ -237,7 +238,7 @@ def unreadable_shards(
 def retire_shard(connection: Connection, shard_id: int, *, state: str = "retired", reason: str) -> bool:
     """Let a shard be read no more: `retired` by a person, or `superseded` by a later revision; False when it was before."""
     # One at a time: a snapshot counts those up to a number, so a lower one must not come after a higher.
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.retirements'))"))
+    take_lock(connection, "retirements")
     newest = select(func.coalesce(func.max(Shard.retirement_id), 0)).scalar_subquery()
     values = {
         "state": state, "state_reason": reason, "state_changed_at": func.clock_timestamp(), "rejected_reason": None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, select
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
@@ -17,6 +17,7 @@ from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.eligible import EligiblePairs, Moment
+from alchemist_core.store.locks import take_lock
 from alchemist_core.store.pools import NightFacts, PoolRequest, frozen, read_nights
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
@@ -197,7 +198,7 @@ def _rank_scale(
     )
     if should_store:
         # Two first selections at once would each freeze a scale of their own.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.rank_scales'))"))
+        take_lock(connection, "rank_scales")
     row = connection.execute(newest).one_or_none()
     known = None if row is None else RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
     if row is not None and known is not None and not rescale:

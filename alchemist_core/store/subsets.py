@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
+from alchemist_core.store.locks import take_lock
 from alchemist_core.store.members import count_taken_down, has_members, store_members
 from alchemist_core.store.tables import AnyRow, Dataset, RankScale, RankSnapshot, Rater, Run, Subset
 
@@ -207,7 +208,7 @@ def publish_subset(
 
 def lock_name(connection: Connection, name: str) -> None:
     """Let one session at a time add versions of a name or change which is published."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.subsets:' || :name))"), {"name": name})
+    take_lock(connection, f"subset {name}")
 
 
 def _make_current(

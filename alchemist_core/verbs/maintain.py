@@ -37,9 +37,14 @@ class MaintainReport(Report):
 
 
 def leases(_config: MaintainConfig) -> MaintainReport:
-    """Delete leases that expired an hour ago and end their runs; live ones are never touched."""
-    n_leases, n_runs = maintenance.remove_expired_leases(open_store())
-    return MaintainReport(n_done=n_leases, note=f"{n_runs} runs had ended without a word")
+    """Delete leases that expired an hour ago and end their runs, and end readers' sessions that run past their bound."""
+    engine = open_store()
+    n_leases, n_runs = maintenance.remove_expired_leases(engine)
+    with engine.begin() as connection:
+        n_reads = maintenance.end_long_reads(connection)
+    return MaintainReport(
+        n_done=n_leases, note=f"Marked {n_runs} runs as lost (no heartbeat); ended {n_reads} sessions of readers."
+    )
 
 
 def takedowns(_config: MaintainConfig) -> MaintainReport:

@@ -3,6 +3,7 @@
 -- SECURITY DEFINER: stages may insert but not create, so the owner's rights are lent here, for two tables and one integer each.
 -- LIKE + CHECK + ATTACH, because CREATE TABLE … PARTITION OF waits for every open reader and queues the rest behind it. The
 -- CHECK spares ATTACH its scan; ATTACH adopts the primary key that LIKE made.
+-- What somebody may still read is never dropped: scores only of a retired rater, members only of a version that `subset gc` may collect.
 
 CREATE OR REPLACE FUNCTION alchemist.partition_key(parent text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -18,7 +19,7 @@ BEGIN
         RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples, ids start at 1', id, parent;
     END IF;
     -- Two sessions that add the same partition: the second waits here and finds it.
-    PERFORM pg_advisory_xact_lock(hashtext('alchemist.partition'), hashtext(child));
+    PERFORM alchemist.take_lock('partition ' || child);
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN
         RETURN;
     END IF;
@@ -40,7 +41,13 @@ BEGIN
     IF alchemist.partition_key(parent) IS NULL OR id IS NULL THEN
         RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples', id, parent;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('alchemist.partition'), hashtext(child));
+    IF parent = 'scores' AND EXISTS (SELECT FROM alchemist.raters WHERE rater_id = id AND state <> 'retired') THEN
+        RAISE EXCEPTION 'rater % is not retired: its scores are in use', id USING ERRCODE = 'object_in_use';
+    END IF;
+    IF parent = 'subset_samples' AND NOT alchemist.is_version_free(id) THEN
+        RAISE EXCEPTION 'version % of a subset is in use: its members stay', id USING ERRCODE = 'object_in_use';
+    END IF;
+    PERFORM alchemist.take_lock('partition ' || child);
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN
         EXECUTE format('ALTER TABLE alchemist.%I DETACH PARTITION alchemist.%I', parent, child);
         EXECUTE format('DROP TABLE alchemist.%I', child);

@@ -18,7 +18,8 @@ def is_ours(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def run(connection: Connection) -> None:
-    # Waits its turn before any timeout counts: a second process finds the work done.
+    # Waits its turn: a second process finds the work done. Not for ever, since any session may take this lock.
+    connection.execute(text("SET lock_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_lock(hashtext('alchemist.migrations'))"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     connection.execute(text("SET lock_timeout = '4s'"))

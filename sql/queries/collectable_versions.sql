@@ -5,17 +5,6 @@
 --   running stage names, or that was made, published, first copied or withdrawn within min_age_days.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id.
 -- Safe to re-run: yes.
-WITH RECURSIVE rollback_targets AS (
-    SELECT published.predecessor_id AS subset_id
-    FROM alchemist.subsets AS published
-    WHERE published.state = 'published' AND published.predecessor_id IS NOT NULL
-    UNION
-    SELECT passed_over.predecessor_id
-    FROM rollback_targets
-    INNER JOIN alchemist.subsets AS passed_over ON rollback_targets.subset_id = passed_over.subset_id
-    WHERE passed_over.state = 'withdrawn' AND passed_over.predecessor_id IS NOT NULL
-)
-
 SELECT
     subsets.subset_id,
     subsets.name,
@@ -26,17 +15,8 @@ SELECT
     coalesce(pg_total_relation_size(to_regclass('alchemist.subset_samples_' || subsets.subset_id)), 0) AS members_bytes
 FROM alchemist.subsets
 WHERE
-    subsets.state <> 'published'
+    alchemist.is_version_free(subsets.subset_id)
     AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
     AND greatest(subsets.created_at, subsets.published_at, subsets.materialized_at, subsets.withdrawn_at)
     <= now() - make_interval(secs => 86400 * :min_age_days)
-    AND (
-        subsets.state = 'withdrawn'
-        OR NOT EXISTS (SELECT 1 FROM rollback_targets WHERE rollback_targets.subset_id = subsets.subset_id)
-    )
-    AND NOT EXISTS (SELECT 1 FROM alchemist.models WHERE models.subset_id = subsets.subset_id)
-    AND NOT EXISTS (
-        SELECT 1 FROM alchemist.runs
-        WHERE runs.state = 'running' AND runs.config ->> 'subset' = subsets.name
-    )
 ORDER BY subsets.name, subsets.version

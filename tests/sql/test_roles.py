@@ -1,14 +1,24 @@
 """The writer writes rows and never structure; the reader reads."""
 
+import re
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from alchemist_core.store.maintenance import MANY_ROWS, refresh_statistics
-from alchemist_core.store.migrate import check_schema
+import alchemist_core
+from alchemist_core.store.duplicates import find_duplicates
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.locks import take_lock
+from alchemist_core.store.maintenance import MANY_ROWS, end_long_reads, refresh_statistics
+from alchemist_core.store.migrate import SQL, check_schema
+from alchemist_core.store.subsets import lock_name
+from tests.given import insert_rows
+from tests.scored_nights import add_rater
 
 pytestmark = pytest.mark.db
 
@@ -87,3 +97,117 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
         refused(reader, "SELECT alchemist.add_partition('scores', 1)", "permission denied")
         refused(reader, "SELECT alchemist.analyze_table('scores')", "permission denied")
         refused(reader, "SELECT nextval('alchemist.fencing_tokens')", "permission denied")
+
+
+def test_the_writer_drops_no_partition_that_somebody_may_read(
+    log_in: Callable[[str], Connection], engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        for rater_id, state in ((1, "production"), (2, "candidate"), (3, "retired")):
+            add_rater(connection, rater_id=rater_id, name=f"r{rater_id}", state=state)
+        insert_rows(connection, {
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [0.1, 0.9], "knot_ranks": [1, 0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": i, "name": "s", "version": i, "snapshot_id": 1} for i in (1, 2, 3)],
+            "subset_samples": [{"subset_id": i, "sample_id": 1, "rank": 0.5} for i in (1, 2, 3)],
+            "models": [{"model_id": 1, "arm": "subset", "subset_id": 2}],
+        })  # fmt: skip
+        connection.execute(
+            text("UPDATE alchemist.subsets SET state = 'published', published_at = now() WHERE subset_id = 1")
+        )
+    with log_in("alchemist_writer") as writer:
+        for arguments in ("'scores', 1", "'scores', 2", "'subset_samples', 1", "'subset_samples', 2"):
+            refused(writer, f"SELECT alchemist.drop_partition({arguments})", "in use")
+        for arguments in ("'scores', 3", "'subset_samples', 3"):
+            writer.execute(text(f"SELECT alchemist.drop_partition({arguments})"))
+        writer.commit()
+    with engine.connect() as connection:
+        left = "SELECT relname FROM pg_inherits JOIN pg_class ON inhrelid = pg_class.oid WHERE relkind = 'r' ORDER BY 1"
+        assert list(connection.execute(text(left)).scalars()) == [
+            "scores_1",
+            "scores_2",
+            "subset_samples_1",
+            "subset_samples_2",
+        ]
+
+
+def test_a_reader_cannot_take_a_lock_of_ours(log_in: Callable[[str], Connection]) -> None:
+    with log_in("alchemist_reader") as reader:
+        reader.execute(text("SET default_transaction_read_only = off"))
+        reader.commit()
+        refused(reader, "SELECT * FROM alchemist.locks FOR UPDATE", "permission denied")
+        refused(reader, "SELECT * FROM alchemist.locks FOR KEY SHARE", "permission denied")
+        refused(reader, "SELECT alchemist.take_lock('duplicates')", "permission denied")
+        refused(reader, "SELECT alchemist.try_lock('duplicates')", "permission denied")
+        refused(reader, "LOCK TABLE alchemist.locks IN ROW SHARE MODE", "permission denied")
+        refused(reader, "INSERT INTO alchemist.locks VALUES ('mine')", "permission denied")
+
+
+# What the code before the table of locks waited for.
+OLD_KEYS = "hashtext('alchemist.duplicates')", "hashtext('alchemist.rank_scales')", "hashtext('alchemist.subsets:half')"
+
+
+def test_stages_do_not_wait_for_a_readers_advisory_locks(
+    log_in: Callable[[str], Connection], database_url: str
+) -> None:
+    working = make_engine(f"{database_url}?options=-c%20lock_timeout%3D2s")
+    with log_in("alchemist_reader") as reader:
+        for key in OLD_KEYS:
+            reader.execute(text(f"SELECT pg_advisory_lock({key})"))
+        assert find_duplicates(working) is None
+        with working.begin() as connection:
+            take_lock(connection, "rank_scales")
+            lock_name(connection, "half")
+    working.dispose()
+
+
+@pytest.mark.parametrize("held", [
+    "SELECT pg_sleep(600)",
+    "SELECT count(*) FROM alchemist.samples",
+    "SELECT pg_advisory_lock(1)",
+])  # fmt: skip
+def test_a_reader_that_lifts_its_timeouts_is_ended_all_the_same(
+    log_in: Callable[[str], Connection], engine: Engine, held: str
+) -> None:
+    ended: list[DBAPIError] = []
+    reader = log_in("alchemist_reader")
+    reader.execute(text("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"))
+    reader.commit()
+
+    def read() -> None:
+        try:
+            while True:
+                reader.execute(text(held))
+        except DBAPIError as refused:
+            ended.append(refused)
+
+    # Statements that return at once leave a transaction idle between them, or run one after the other in it.
+    thread = threading.Thread(target=read)
+    thread.start()
+    while thread.is_alive():
+        with engine.begin() as connection:
+            end_long_reads(connection, most_s=0.05)
+        thread.join(timeout=0.1)
+    assert "terminating connection" in str(ended[0]) or "closed" in str(ended[0])
+    reader.invalidate()
+    reader.close()
+
+
+def test_the_sweep_leaves_writers_and_quick_readers_alone(
+    log_in: Callable[[str], Connection], connection: Connection
+) -> None:
+    with log_in("alchemist_writer") as writer, log_in("alchemist_reader") as reader:
+        writer.execute(text("SELECT pg_advisory_lock(1)"))
+        reader.execute(text("SELECT 1"))
+        assert end_long_reads(writer, most_s=600) == 0
+        assert end_long_reads(connection, most_s=0) == 1, "the reader in its transaction, not the writer in its own"
+        writer.execute(text("SELECT 1"))
+        reader.invalidate()
+
+
+def test_no_stage_relies_on_an_advisory_lock_that_a_reader_may_take() -> None:
+    package, word = Path(alchemist_core.__file__).parent, re.compile(r"pg_(try_)?advisory_")
+    found = {path.name for path in package.rglob("*.py") if word.search(path.read_text())}
+    assert found == {"migrate.py", "postgres.py"}, "their waits are bounded, or their server has no readers yet"
+    files = [path for folder in ("functions", "queries", "views") for path in (SQL / folder).glob("*.sql")]
+    assert [path.name for path in files if word.search(path.read_text())] == []

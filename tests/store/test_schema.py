@@ -69,7 +69,7 @@ def test_migrations_make_the_declared_tables_to_the_last_constraint(
         Table.metadata.create_all(connection)
     assert definitions(engine) == definitions(declared)
     declared.dispose()
-    assert len(Table.metadata.tables) == 29
+    assert len(Table.metadata.tables) == 30
 
 
 def test_migrating_again_changes_nothing(database_url: str) -> None:

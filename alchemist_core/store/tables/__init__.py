@@ -1,6 +1,14 @@
 """Typed tables of the store. A table is a contract: all stand from the first migration, each filled by the stage that owns it."""
 
-from alchemist_core.store.tables.operations import AuditEvent, CheckResult, Lease, Notification, Run, fencing_tokens
+from alchemist_core.store.tables.operations import (
+    AuditEvent,
+    CheckResult,
+    Lease,
+    Lock,
+    Notification,
+    Run,
+    fencing_tokens,
+)
 from alchemist_core.store.tables.ratings import (
     Night,
     RankScale,
@@ -46,6 +54,7 @@ __all__ = [
     "Experiment",
     "HeuristicScore",
     "Lease",
+    "Lock",
     "Model",
     "Night",
     "Notification",

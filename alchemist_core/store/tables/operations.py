@@ -57,6 +57,14 @@ class Lease(Table):
     expires_at: Mapped[datetime]
 
 
+class Lock(Table):
+    """A name that a transaction can lock. A row and no advisory lock, which readers could take too."""
+
+    __tablename__ = "locks"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
 class CheckResult(Table):
     """One expectation's outcome."""
 

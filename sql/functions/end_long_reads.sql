@@ -1,0 +1,33 @@
+-- End the sessions of alchemist_reader that run past their bound, or that hold an advisory lock, for which a reader has no use.
+--
+-- Postgres lets every user change the timeouts of its own session, so a role's settings are defaults and no bounds; this sweep is the
+-- bound. A statement, or an idle transaction, may last `most`; a transaction ten times that.
+-- SECURITY DEFINER: stages run it as the writer; the owner may act as the reader (`roles.sql`). Where an administrator made the role
+-- and did not grant it, no session is ended.
+
+CREATE OR REPLACE FUNCTION alchemist.end_long_reads(most interval) RETURNS TABLE (pid integer, is_told boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- MATERIALIZED, or the planner may tell sessions to end before it looks whose they are.
+    RETURN QUERY WITH past_bound AS MATERIALIZED (
+        SELECT session.pid
+        FROM pg_stat_activity AS session
+        WHERE
+            session.usesysid = to_regrole('alchemist_reader')
+            AND session.datname = current_database()
+            AND session.pid <> pg_backend_pid()
+            AND pg_has_role(session.usesysid, 'USAGE')
+            AND (
+                (session.state = 'active' AND session.query_start < clock_timestamp() - most)
+                OR (starts_with(session.state, 'idle in transaction') AND session.state_change < clock_timestamp() - most)
+                OR session.xact_start < clock_timestamp() - 10 * most
+                OR EXISTS (
+                    SELECT FROM pg_locks WHERE pg_locks.pid = session.pid AND pg_locks.locktype = 'advisory' AND pg_locks.granted
+                )
+            )
+    )
+
+    SELECT past_bound.pid, pg_terminate_backend(past_bound.pid) FROM past_bound;
+END $$;
+
+REVOKE ALL ON FUNCTION alchemist.end_long_reads(interval) FROM public;
