@@ -80,6 +80,12 @@ class Settings(BaseSettings):
         description="Addresses that are sent the same events, a space between them: slack://, msteams://, mailto://, "
         "json://HOST/PATH or any other that Apprise knows; unset: none",
     )
+    airflow_users: str = Field(
+        "admin:admin",
+        pattern=r"^[A-Za-z0-9._-]+:(viewer|user|op|admin)(,[A-Za-z0-9._-]+:(viewer|user|op|admin))*$",
+        description="Who may log in to the local Airflow, as NAME:ROLE with commas between them; "
+        "roles: viewer (sees), user (also starts runs), op (also changes pools), admin",
+    )
     airflow_url: str | None = Field(
         None, description="Address of Airflow's page as people open it, for links; unset: links lead to the runbook"
     )

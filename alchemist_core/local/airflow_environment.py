@@ -52,10 +52,16 @@ def load_secrets(home: Path) -> dict[str, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_secret(path, json.dumps(keys))
     found: dict[str, str] = json.loads(path.read_text())
-    passwords = passwords_path(home)
-    if not passwords.exists():
-        write_secret(passwords, json.dumps({USERNAME: found["password"]}))
+    _ensure_passwords(passwords_path(home), found["password"])
     return found
+
+
+def _ensure_passwords(path: Path, of_admin: str) -> None:
+    """Give each user of the settings a password: Airflow would make one itself, and print it into its log."""
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {USERNAME: of_admin}
+    names = [user.partition(":")[0] for user in load_settings().airflow_users.split(",")]
+    if not path.exists() or set(names) - known.keys():
+        write_secret(path, json.dumps({name: secrets.token_urlsafe(24) for name in names} | known))
 
 
 def passwords_path(home: Path) -> Path:
@@ -123,7 +129,7 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "CORE__FERNET_KEY": keys["fernet_key"],
         "CORE__EXECUTION_API_SERVER_URL": f"{base_url}/execution/",
         "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": load_settings().airflow_users,
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords_path(home)),
         # Retries and owner of every task: a job whose worker died is found again by the retried command.
         "CORE__DEFAULT_TASK_RETRIES": "2",

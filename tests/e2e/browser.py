@@ -67,6 +67,29 @@ class Browser:
         self.evaluate(f"{find}.click()")
         return self.wait_for(until)
 
+    def type(self, field: str, text: str) -> str:
+        """Type into a field of Airflow's form key by key, as a person does, and return what the field shows then."""
+        find = f"document.querySelector('[name=\"element_{field}\"]')"
+        self.evaluate(f"(one => {{ one.focus(); one.select() }})({find})")
+        for key in ("Backspace", *text, "Tab"):
+            named = {"key": key} if len(key) > 1 else {"key": key, "text": key}
+            code = {"Backspace": 8, "Tab": 9}.get(key, 0)
+            self.call("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=code, **named)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+        time.sleep(0.5)  # What the form does when the field is left.
+        return str(self.evaluate(f"{find}.value"))
+
+    def press_last(self, label: str) -> None:
+        """Press the last button of this name, and wait for the server's answer."""
+        self.evaluate(
+            f"[...document.querySelectorAll('button')].filter(one => one.innerText.trim() == {json.dumps(label)}).pop().click()"
+        )
+        time.sleep(4.0)
+
+    def text(self) -> str:
+        """Return the page's text."""
+        return str(self.evaluate("document.body.innerText"))
+
     def wait_for(self, words: str) -> str:
         """Return the page's text once it holds these words."""
         deadline, text = time.monotonic() + PAGE_TIMEOUT_S, ""

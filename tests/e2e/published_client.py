@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alchemist_core.local.airflow_environment import USERNAME, load_secrets
+from alchemist_core.local.airflow_environment import USERNAME, passwords_path
 from alchemist_core.local.stack_state import read_state
 
 TIMEOUT_S = 900
@@ -18,12 +18,13 @@ TIMEOUT_S = 900
 class Airflow:
     """The published client, logged in with a name and a password."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, username: str = USERNAME) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's own, at its import
             self.client = pytest.importorskip("airflow_client.client")
         self.url = f"http://127.0.0.1:{read_state(home).ports.airflow}"
-        body = json.dumps({"username": USERNAME, "password": load_secrets(home)["password"]}).encode()
+        password = json.loads(passwords_path(home).read_text())[username]
+        body = json.dumps({"username": username, "password": password}).encode()
         request = urllib.request.Request(f"{self.url}/auth/token", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as answer:
             self.token = str(json.load(answer)["access_token"])

@@ -1,0 +1,239 @@
+"""What a user of Airflow types or sends, against the real scheduler: nothing is interpreted a second time, and no secret is seen.
+
+The attacker has Airflow's role "user": may start runs, answer questions and read logs, and nothing else.
+"""
+
+import itertools
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alchemist_core.local import stack
+from alchemist_core.local.airflow_environment import airflow_home, load_secrets, passwords_path
+from alchemist_core.settings import load_settings
+
+from .browser import DESKTOP, PHONE, Browser, needs_chromium
+from .published_client import Airflow
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800), pytest.mark.xdist_group("airflow")]
+
+PICTURES = Path(".alchemist/screenshots")
+# Every text field of every form, with what makes the rest of the form valid.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "nightly_rescore": ("dataset", "root", "crawl_date"),
+    "train_rater": ("dataset", "validation", "preset", "rule", "seed", "n_steps", "max_pairs"),
+    "build_subset": (
+        "dataset", "retention", "name", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater",
+    ),
+    "evaluate_subset": ("arms", "seeds", "truth", "evaluation", "dataset"),
+    "maintenance": (),
+}  # fmt: skip
+VALID = {
+    "nightly_rescore": {"dataset": "nowhere"},
+    "train_rater": {"dataset": "nowhere", "validation": "nowhere"},
+    "build_subset": {"dataset": "nowhere"},
+    "evaluate_subset": {},
+    "maintenance": {},
+}
+TYPED = [("35", False), ("1.5", False), ("0", False), ("-1", False), ("20%", True), ("0.35", True)]
+
+
+def hostile_values(mark: Path) -> list[str]:
+    """Return what a shell, a template, an option parser, a terminal or a reader of Unicode would take for more than a value."""
+    return [
+        f'{{{{ "\\x27; touch {mark}; echo \\x27" }}}}',
+        f"{{{{ ''.__class__.__mro__[1].__subclasses__() }}}}{{% raw %}}'; touch {mark}; '",
+        "{{ conf.get('core', 'fernet_key') }}{{ var.value.x }}{{ macros }}",
+        f"'; touch {mark}; echo '",
+        f"$(touch {mark})`touch {mark}`",
+        f"a\nb; touch {mark}\n",
+        "--role=evaluation",
+        "\x1b]0;title\x07\x1b[2J",
+        "ｎｏｗｈｅｒｅ\u202egnp",
+        "a\x00b",
+        "x" * 200_000,
+    ]
+
+
+@dataclass
+class Attack:
+    """What was tried, and what came of it."""
+
+    home: Path
+    mark: Path
+    refusals: list[int] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reached: list[str] = field(default_factory=list)
+
+    def logs(self) -> str:
+        """Return every log line that a task wrote, and every result that it left."""
+        return "\n".join(path.read_text(errors="replace") for path in (airflow_home(self.home) / "logs").rglob("*.log"))
+
+
+@pytest.fixture(scope="module")
+def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
+    folder = tmp_path_factory.mktemp("attack")
+    folder.chmod(0o755)
+    home = folder / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALCHEMIST_HOME", str(home))
+        patch.setenv("ALCHEMIST_AIRFLOW_USERS", "admin:admin,mallory:user,watcher:viewer")
+        load_settings.cache_clear()
+        try:
+            stack.up(home)
+            yield run_attack(Attack(home, folder / "OWNED"))
+        finally:
+            stack.down(home)
+    load_settings.cache_clear()
+
+
+def run_attack(attack: Attack) -> Attack:
+    airflow = Airflow(attack.home, "mallory")
+    runs: list[tuple[str, str]] = []
+    for dag_id, conf in itertools.chain(values_of_fields(attack.mark), keys(attack.mark)):
+        try:
+            runs.append((dag_id, airflow.trigger(dag_id, conf)))
+        except airflow.client.ApiException as refused:
+            attack.refusals.append(int(refused.status))
+    for dag_id, run_id in runs:
+        attack.states[f"{dag_id} {run_id}"] = airflow.wait(dag_id, run_id)
+    attack.reached = probe(airflow)
+    return attack
+
+
+def values_of_fields(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each field once with the worst value, and all fields of a form at once with each."""
+    for dag_id, names in FIELDS.items():
+        worst, *others = hostile_values(mark)
+        for name in names:
+            yield dag_id, {**VALID[dag_id], name: worst}
+        for value in others:
+            texts = [
+                name
+                for name in names
+                if name in ("dataset", "root", "validation", "rater", "arms", "truth", "evaluation")
+            ]
+            if texts:
+                yield dag_id, {**VALID[dag_id], **dict.fromkeys(texts, value)}
+
+
+def keys(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A hostile key beside a valid form, of each DAG."""
+    for dag_id in FIELDS:
+        for value in hostile_values(mark)[:5]:
+            yield dag_id, {**VALID[dag_id], value: value}
+        yield dag_id, {**VALID[dag_id], "dry-run": "x", "json": True}
+
+
+def probe(airflow: Airflow) -> list[str]:
+    """Return what this user's token gets from the API where settings and results might lie."""
+    found = []
+    (run, *_) = airflow.runs.get_dag_runs("build_subset", limit=1).dag_runs
+    task = f"/api/v2/dags/build_subset/dagRuns/{run.dag_run_id}/taskInstances"
+    for path in (
+        "/api/v2/connections", "/api/v2/variables", "/api/v2/config", "/api/v2/providers", "/api/v2/plugins", "/api/v2/pools",
+        task, f"{task}/preview", f"{task}/preview/xcomEntries", f"{task}/preview/logs/1", "/api/v2/importErrors", "/api/v2/eventLogs",
+    ):  # fmt: skip
+        request = urllib.request.Request(airflow.url + path, headers={"Authorization": f"Bearer {airflow.token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                found.append(answer.read().decode(errors="replace"))
+        except urllib.error.HTTPError as refused:
+            found.append(refused.read().decode(errors="replace"))
+    return found
+
+
+def secrets_of(home: Path) -> set[str]:
+    """Return every password and key of an installation."""
+    found = {value for name, value in load_secrets(home).items() if name != "stack"}
+    found |= set(json.loads(passwords_path(home).read_text()).values())
+    return found | {path.read_text().strip() for path in (home / "postgres").glob("password*")}
+
+
+def test_no_hostile_value_is_executed(attack: Attack) -> None:
+    assert not attack.mark.exists()
+    assert not list(attack.home.rglob("OWNED*"))
+
+
+def test_every_hostile_value_is_refused_or_fails_its_run(attack: Attack) -> None:
+    assert len(attack.refusals) > 10
+    # NUL is refused by Airflow's own database, which its API answers with 500.
+    assert set(attack.refusals) <= {400, 422, 500}
+    assert len(attack.states) > 40
+    # An evaluation with a strange name of a dataset finds nothing that waits, which is no error.
+    assert {state for name, state in attack.states.items() if not name.startswith("evaluate_subset")} == {"failed"}
+
+
+def test_no_template_was_rendered(attack: Attack) -> None:
+    logs = attack.logs()
+    assert "__subclasses__()" in logs, "the value reached the command as it was typed"
+    assert "<class '" not in logs
+
+
+def test_no_secret_of_the_installation_is_in_a_log_a_result_or_an_answer_of_the_api(attack: Attack) -> None:
+    everything = attack.logs() + "\n".join(attack.reached)
+    assert len(secrets_of(attack.home)) >= 9
+    assert not [secret for secret in secrets_of(attack.home) if secret in everything]
+
+
+def test_a_run_with_an_unknown_key_says_which_keys_are_allowed(attack: Attack) -> None:
+    assert "Unknown key in the run's configuration: 'dry-run', 'json'. Allowed: dataset, retention" in attack.logs()
+
+
+def test_a_viewer_starts_no_run(attack: Attack) -> None:
+    airflow = Airflow(attack.home, "watcher")
+    with pytest.raises(airflow.client.ApiException) as refused:
+        airflow.trigger("maintenance", {})
+    assert refused.value.status == 403
+
+
+@needs_chromium
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_retention_that_is_typed_is_the_one_that_is_used_or_is_refused(
+    attack: Attack, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    airflow = Airflow(attack.home)
+    with Browser(tmp_path / "chromium", 26_000 + size[0]) as browser:
+        browser.log_in(airflow.url, airflow.token)
+        for typed, is_accepted in TYPED:
+            before = airflow.runs.get_dag_runs("build_subset").total_entries
+            browser.open(f"{airflow.url}/dags/build_subset", until="Trigger")
+            browser.resize(*size)
+            browser.click("Trigger", until="Share of the eligible")
+            browser.type("dataset", "nowhere")
+            assert browser.type("retention", typed) == typed
+            browser.press_last("Trigger")
+            browser.picture(PICTURES / f"typed-{typed.strip('%')}-{size[0]}.png")
+            newest = airflow.runs.get_dag_runs("build_subset", order_by=["-id"])
+            assert (newest.total_entries > before) == is_accepted
+            if is_accepted:
+                assert newest.dag_runs[0].conf["retention"] == typed
+            else:
+                assert "above 0, at most 1" in browser.text()
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("dag_id", "name", "allowed"), [("train_rater", "seed", "at least 0"), ("build_subset", "seed", "at least 0")]
+)
+def test_a_negative_seed_is_refused_with_what_is_allowed(
+    attack: Attack, tmp_path: Path, dag_id: str, name: str, allowed: str
+) -> None:
+    airflow = Airflow(attack.home)
+    with Browser(tmp_path / "chromium", 26_700 + len(dag_id)) as browser:
+        browser.log_in(airflow.url, airflow.token)
+        browser.open(f"{airflow.url}/dags/{dag_id}", until="Trigger")
+        browser.click("Trigger", until="Seed")
+        browser.type("dataset", "nowhere")
+        if dag_id == "train_rater":
+            browser.type("validation", "nowhere")
+        assert browser.type(name, "-3") == "-3"
+        browser.press_last("Trigger")
+        assert allowed in browser.text()
