@@ -38,6 +38,7 @@ VERB_GROUPS = {
     ),
     "ask and compare": (
         "plan",
+        "night",
         "subset",
         "explain",
         "export",

@@ -28,7 +28,7 @@ POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; the kernel takes 131,071 bytes in one argument
 N_LINES_KEPT = 30
-NOT_STARTED = 127
+NOT_STARTED, FOUND_FAILED = 127, 5
 # Exit codes that the same command would give again (alchemist_core/errors.py; a test compares).
 FINAL_EXIT_CODES = (2, 5, 7, 9)
 
@@ -109,6 +109,13 @@ class Run:
         """Return what a listing task of this run returned."""
         return self.task_instance.xcom_pull(task_ids=task_id)
 
+    def unsuccessful(self, task_ids=None, *, map_index=None):
+        """Return the tasks of this run, of these ids and this one of mapped tasks, that ended otherwise than well."""
+        here = self.task_instance
+        states = here.get_task_states(here.dag_id, map_index=map_index, task_ids=task_ids, run_ids=[here.run_id])
+        ended = states.get(here.run_id, {})
+        return sorted(name for name, state in ended.items() if state in ("failed", "upstream_failed"))
+
 
 class CommandTask(BaseOperator):
     """Run the command line that `line(run)` returns; skip where `when(run)` is false.
@@ -118,18 +125,31 @@ class CommandTask(BaseOperator):
         when: whether the task has something to do; none: always.
         item: what this one of several mapped tasks is given.
         returns: a key of the command's last line, read as JSON, that becomes the task's result; an empty one: all of it.
+        needs: tasks that must have succeeded for the same item; the others of a mapped task may have failed.
+        closes: whether this task ends the run: it fails, after its command, when any task of the run did.
     """
 
     template_fields = ()
 
-    def __init__(self, *, line, when=None, item=None, returns=None, **options):
+    def __init__(self, *, line, when=None, item=None, returns=None, needs=(), closes=False, **options):
         super().__init__(**{"do_xcom_push": returns is not None, **options})
-        self.line, self.when, self.item, self.returns = line, when, item, returns
+        self.line, self.when, self.item, self.returns, self.needs, self.closes = (
+            line,
+            when,
+            item,
+            returns,
+            needs,
+            closes,
+        )
         self.process = None
 
     def execute(self, context):
         """Run it here, without a shell."""
         said = self.run(self.read_line(context))
+        if self.closes and (failed := Run.of(context).unsuccessful()):
+            raise CommandFailed(
+                "\n".join([*said, f"error: These tasks of the run failed: {', '.join(failed)}."]), FOUND_FAILED
+            )
         if self.returns is None:
             return None
         result = json.loads(said[-1])
@@ -163,6 +183,8 @@ class CommandTask(BaseOperator):
         run = Run.of(context, self.item)
         if self.when is not None and not self.when(run):
             raise AirflowSkipException("not asked for")
+        if self.needs and (failed := run.unsuccessful(list(self.needs), map_index=run.task_instance.map_index)):
+            raise CommandFailed(f"Not run: {', '.join(failed)} of the same item failed. Look there.", FOUND_FAILED)
         return self.line(run)
 
     def on_kill(self):
@@ -180,7 +202,15 @@ def step(task_id, line, **options):
 def device_step(task_id, line, *, over=None, **options):
     """Return a task that puts a model on a device: it waits in the pool gpu; `over`: one task for each item of this result."""
     kind = CommandTask if RUNNER == "local" else _pod_task()
-    options = {"pool": "gpu", "execution_timeout": LONGEST, "do_xcom_push": False, "line": line, **options}
+    # Who waits for a device longest is no matter: a night goes before a training, and that before an evaluation.
+    options = {
+        "pool": "gpu",
+        "weight_rule": "absolute",
+        "execution_timeout": LONGEST,
+        "do_xcom_push": False,
+        "line": line,
+        **options,
+    }
     if over is None:
         return kind(task_id=task_id, **options)
     return kind.partial(task_id=task_id, **options).expand(item=over)

@@ -1,21 +1,29 @@
-"""Score what the last crawl brought, so that it can be drawn from.
+"""Score what the last crawl brought, so that it can be selected from.
 
-    ingest → check_shards → check_samples → plan → score → check_scores → drift → publish
-    ingest → find_duplicates
+    plan_night → ingest → check_shards → check_samples → plan → score → check_scores → drift → publish → summary
+    ingest → find_duplicates → summary
+    plan_night → summary
 
-Safe to re-run: yes, every task finds what is done already. Without a production rater it ingests and checks, scores nothing and
-succeeds. What fails a check or drifts stays closed until `alchemist release night`; earlier nights stay selectable. Shadows are scored too.
+A night is one dataset's crawl date: each is a mapped task of its own, and one that fails stops no other. What fails a check or
+drifts stays closed until `alchemist release night`. The run ends red when anything failed, and `summary` names what was left.
+Safe to re-run: yes, every task finds what is done already. Without a production rater nothing is scored. Shadows are scored too.
 Runbook: infra/RUNBOOK.md#nightly_rescore
 """
 
 from airflow.sdk import CronPartitionTimetable, dag
 from commands import alchemist
-from jobs import device_step, form, step
+from jobs import device_step, form, mapped_step, step
 from people import COMMON
+
+LATE = {"trigger_rule": "all_done"}  # after all, whether they failed or not
 
 
 def night(*words, **flags):
-    return lambda run: alchemist(*words, **flags, dataset=run.form["dataset"], crawl_date=run.day)
+    return lambda run: alchemist(*words, **flags, **run.item)
+
+
+def names(run):
+    return ",".join(f"{one['dataset']}:{one['crawl_date']}" for one in run.result_of("plan_night") or ())
 
 
 @dag(
@@ -29,15 +37,30 @@ def night(*words, **flags):
     **COMMON,
 )
 def nightly_rescore():
-    def score(run):
-        return night("score", rater="nightly", slot=run.item)(run)
+    def each(task_id, line, **options):
+        return mapped_step(task_id, line, over=nights, **{"trigger_rule": "all_done", **options})
 
-    ingest = step("ingest", lambda run: night("ingest", root=run.form["root"], role="train")(run))
-    shards, samples, scores = (step(f"check_{s}", night("check", suite=s)) for s in ("shards", "samples", "scores"))
-    plan = step("plan", night("plan", "score", rater="nightly", json=True), returns="slots")
-    ingest >> step("find_duplicates", lambda _run: alchemist("duplicates", "find"))
-    ingest >> shards >> samples >> plan >> (scored := device_step("score", score, over=plan.output))
-    scored >> scores >> step("drift", night("drift")) >> step("publish", night("publish", "night"))
+    def of_form(run):
+        return alchemist("plan", "night", json=True, dataset=run.form["dataset"], crawl_date=run.day)
+
+    def waiting(run):
+        return alchemist("plan", "score", rater="nightly", json=True, nights=names(run), crawl_date=run.day)
+
+    nights = (planned := step("plan_night", of_form, returns="nights")).output
+    bring = {
+        "line": lambda run: night("ingest", root=run.form["root"], role="train")(run),
+        "trigger_rule": "all_success",
+    }
+    ingest = each("ingest", **bring)
+    shards, samples, scores = (each(f"check_{s}", night("check", suite=s)) for s in ("shards", "samples", "scores"))
+    plan = step("plan", waiting, returns="work", **LATE)
+    score = device_step("score", night("score", rater="nightly"), over=plan.output, priority_weight=30, **LATE)
+    drift = each("drift", night("drift"), needs=("check_shards", "check_samples", "check_scores"))
+    publish = each("publish", night("publish", "night"), needs=("drift",))
+    summary = step("summary", lambda run: alchemist("night", "list", nights=names(run)), closes=True, **LATE)
+    planned >> ingest >> shards >> samples >> plan >> score >> scores >> drift >> publish >> summary
+    ingest >> step("find_duplicates", lambda _run: alchemist("duplicates", "find"), **LATE) >> summary
+    planned >> summary
 
 
 nightly_rescore()

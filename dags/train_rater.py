@@ -34,10 +34,12 @@ def train_rater():
     def promote(run):
         return alchemist("promote", rater=run.result_of("plan_promote")["rater"], **answered(run.result_of("approve")))
 
-    train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form))
+    train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form), priority_weight=20)
     certify = step("certify", lambda _run: alchemist("certify", rater=NEWEST))
     plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
-    score = device_step("score", lambda run: of_dataset("score", rater=NEWEST, slot=run.item)(run), over=plan.output)
+    score = device_step(
+        "score", lambda run: of_dataset("score", rater=NEWEST, slot=run.item)(run), over=plan.output, priority_weight=20
+    )
     plan_promote = step("plan_promote", lambda _run: alchemist("plan", "promote", rater=NEWEST, json=True), returns="")
     asked = approve(
         "approve",

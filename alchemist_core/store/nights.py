@@ -2,10 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 
 from sqlalchemy import Connection, Engine, func, select, text, update
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.tables import AnyRow, Dataset, Night, Rater
@@ -22,6 +24,22 @@ OPEN_NEXT = text("""
     FROM alchemist.nights WHERE dataset_id = :dataset_id AND crawl_date = :crawl_date AND rater_id = :rater_id
     ON CONFLICT DO NOTHING
 """)
+
+
+def read_night(text: str) -> tuple[str, date]:
+    """Read a night as commands write it.
+
+    >>> read_night("web:2026-01-02")
+    ('web', datetime.date(2026, 1, 2))
+
+    Raises:
+        ConfigError: It is not DATASET:YYYY-MM-DD.
+    """
+    name, _, day = text.rpartition(":")
+    with suppress(ValueError):
+        if name:
+            return name, date.fromisoformat(day)
+    raise ConfigError(f"{text!r} is not a night: name it as DATASET:YYYY-MM-DD.")
 
 
 def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, rater_id: int) -> int:

@@ -14,9 +14,11 @@ from alchemist_core.notifications import code_span
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
+from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored
 from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
+from alchemist_core.store.nights import read_night
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.registry import list_datasets
@@ -31,6 +33,9 @@ class PlanScoreConfig(Config):
 
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all that are unscored")
+    nights: Words = Field(
+        (), description="Nights as DATASET:YYYY-MM-DD, comma between them, in place of --dataset and --crawl-date"
+    )
     rater: str = Field(
         "production", description="Rater by name, or production, newest, or nightly (production and every shadow)"
     )
@@ -62,9 +67,10 @@ class RaterPlan(Report):
 
 
 class ScoreTask(Report):
-    """One process that scores: whose shards it claims, and its slot. No dataset: every registered training dataset."""
+    """One process that scores: whose shards it claims, of which day, and its slot. No dataset: every registered training dataset."""
 
     dataset: str | None
+    crawl_date: date | None
     slot: int
 
 
@@ -155,19 +161,23 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
     """Count the shards and pairs that the rater has not scored, and estimate what scoring them takes."""
     engine = open_store()
     raters = find_raters(engine, config.rater)
-    names = [row.name for row in datasets_in_scope(engine, config.dataset)]
-    unscored = {(rater.rater_id, name): _count(engine, config, rater, name) for rater in raters for name in names}
+    nights = _nights_to_score(engine, config)
+    unscored = {(rater.rater_id, night): _count(engine, rater, *night) for rater in raters for night in nights}
     of_rater = {
         rater.rater_id: _add(counts for (rater_id, _), counts in unscored.items() if rater_id == rater.rater_id)
         for rater in raters
     }
     n_slots = _count_slots(of_rater.values())
-    of_dataset = {name: [counts for (_, other), counts in unscored.items() if other == name] for name in names}
-    work = [ScoreTask(dataset=name, slot=slot) for name in names for slot in range(_count_slots(of_dataset[name]))]
+    of_night = {night: [counts for (_, other), counts in unscored.items() if other == night] for night in nights}
+    work = [
+        ScoreTask(dataset=night[0], crawl_date=night[1], slot=slot)
+        for night in nights
+        for slot in range(_count_slots(of_night[night]))
+    ]
     n_shards, n_samples = _add(of_rater.values())
     return PlanScoreReport(
         slots=list(range(n_slots)),
-        work=work or [ScoreTask(dataset=None, slot=0)],
+        work=work or [ScoreTask(dataset=None, crawl_date=config.crawl_date, slot=0)],
         rater=", ".join(rater.name for rater in raters) or None,
         n_shards=n_shards,
         n_samples=n_samples,
@@ -175,8 +185,20 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
     )
 
 
-def _count(engine: Engine, config: PlanScoreConfig, rater: RaterRow, dataset: str) -> tuple[int, int]:
-    return count_unscored(engine, scoring_scope(engine, rater, dataset=dataset, crawl_date=config.crawl_date))
+def _nights_to_score(engine: Engine, config: PlanScoreConfig) -> list[tuple[str, date | None]]:
+    """Return pairs of dataset and crawl date; of several nights those whose dataset is registered and that no check has stopped.
+
+    `alchemist release night` scores a stopped one when a person has looked at it.
+    """
+    if not config.nights:
+        return [(row.name, config.crawl_date) for row in datasets_in_scope(engine, config.dataset)]
+    registered = {row.name for row in list_datasets(engine, role="train")}
+    nights = [night for night in map(read_night, config.nights) if night[0] in registered]
+    return [night for night in nights if not failed_checks(engine, *night)]
+
+
+def _count(engine: Engine, rater: RaterRow, dataset: str, crawl_date: date | None) -> tuple[int, int]:
+    return count_unscored(engine, scoring_scope(engine, rater, dataset=dataset, crawl_date=crawl_date))
 
 
 def _add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:

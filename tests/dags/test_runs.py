@@ -23,8 +23,10 @@ esac
 """
 SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
 TEMPLATE = '{{ "\\x27; touch $ALCHEMIST_HOME/OWNED; echo \\x27" }}{{ 7 * 7 }}'
+NIGHTS = [{"dataset": name, "crawl_date": "2026-01-02"} for name in ("web", "broken", "books")]
+PLAN = {"nights": NIGHTS, "work": [{**night, "slot": slot} for night in NIGHTS[::2] for slot in (0, 1)]}
 SCENARIOS = {
-    "two slots": {"dag": "nightly_rescore", "conf": {"crawl_date": "2026-01-02"}, "plan": {"slots": [0, 1]}},
+    "two slots": {"dag": "nightly_rescore", "conf": {"crawl_date": "2026-01-02"}, "plan": PLAN},
     "rater": {
         "dag": "train_rater",
         "conf": {"dataset": "crawl", "validation": "wanted"},
@@ -76,12 +78,26 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def test_a_night_is_scored_by_every_slot(runs):
+def test_a_night_is_scored_by_every_slot_of_every_dataset(runs):
     states, commands = runs
-    assert states["two slots"]["state"] == "success"
-    assert states["two slots"]["tasks"]["score"] == ["success", "success"]
-    assert "score --rater=nightly --slot=0 --crawl-date=2026-01-02" in commands
-    assert "score --rater=nightly --slot=1 --crawl-date=2026-01-02" in commands
+    assert states["two slots"]["tasks"]["score"] == ["success"] * 4
+    for dataset in ("web", "books"):
+        for slot in (0, 1):
+            assert f"score --rater=nightly --dataset={dataset} --crawl-date=2026-01-02 --slot={slot}" in commands
+
+
+def test_a_dataset_that_fails_stops_no_other_and_the_run_ends_red(runs):
+    states, commands = runs
+    tasks = states["two slots"]["tasks"]
+    assert sorted(tasks["ingest"]) == ["failed", "success", "success"]
+    assert sorted(tasks["publish"]) == ["failed", "success", "success"]
+    assert {line.split()[2] for line in commands if line.startswith("publish night")} == {
+        "--dataset=web",
+        "--dataset=books",
+    }
+    assert tasks["summary"] == ["failed"]
+    assert states["two slots"]["state"] == "failed"
+    assert "night list --nights=web:2026-01-02,broken:2026-01-02,books:2026-01-02" in commands
 
 
 def test_a_warning_of_a_library_does_not_spoil_the_plan(runs):

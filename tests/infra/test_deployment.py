@@ -33,7 +33,8 @@ GPU = {"score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.tr
 pods = {}
 for task_id, dag in GPU.items():
     task = dag.get_task(task_id)
-    operator = task.unmap({"item": 0 if task_id == "score" else "best"}) if task.is_mapped else task
+    item = {"dataset": "crawl", "crawl_date": "2026-01-02", "slot": 0} if task_id == "score" else "best"
+    operator = task.unmap({"item": item}) if task.is_mapped else task
     params = {name: dag.params.get_param(name).value for name in dag.params} | {"dataset": "crawl", "validation": "goal"}
     run = SimpleNamespace(partition_key="2026-01-02", conf={})
     operator.cmds = operator.read_line({"params": params, "dag_run": run, "dag": dag, "ti": None})

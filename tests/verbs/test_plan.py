@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from alchemist_core.__main__ import main
+from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.verbs.plan import PlanScoreConfig, plan_score
 from tests.given import insert_rows
@@ -54,7 +55,7 @@ def test_a_dataset_that_is_named_may_be_registered_by_its_first_ingest(
 def test_scoring_is_planned_for_each_dataset_and_slot_and_never_for_none(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert plan_score(PlanScoreConfig()).model_dump()["work"] == [{"dataset": None, "slot": 0}]
+    assert plan_score(PlanScoreConfig()).model_dump()["work"] == [{"dataset": None, "crawl_date": None, "slot": 0}]
     with engine.begin() as connection:
         add_dataset(connection)
         add_dataset(connection, dataset_id=2, name="books")
@@ -65,3 +66,26 @@ def test_scoring_is_planned_for_each_dataset_and_slot_and_never_for_none(
     report = plan_score(PlanScoreConfig(crawl_date=date(2026, 1, 2)))
     assert [(task.dataset, task.slot) for task in report.work] == [("books", 0), ("web", 0), ("web", 1)]
     assert (report.slots, report.n_shards, report.n_samples) == ([0, 1], 3, 15)
+    assert {task.crawl_date for task in report.work} == {date(2026, 1, 2)}
+
+
+def test_several_nights_are_planned_at_once_each_with_its_own_day(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+        add_rater(connection)
+    add_shards(engine, 1, "a.tar")
+    add_shards(engine, 2, "b.tar", crawl_date="2026-01-01")
+    report = plan_score(
+        PlanScoreConfig(nights=("web:2026-01-02", "web:2026-01-01", "books:2026-01-01", "new:2026-01-02"))
+    )
+    assert [(task.dataset, str(task.crawl_date), task.slot) for task in report.work] == [
+        ("web", "2026-01-02", 0), ("web", "2026-01-01", 0), ("books", "2026-01-01", 0),
+    ]  # fmt: skip
+    assert report.n_shards == 2
+
+
+@pytest.mark.parametrize("night", ["web", "web:yesterday", "2026-01-02"])
+def test_a_night_that_cannot_be_read_is_refused_with_its_form(database_url: str, night: str) -> None:
+    with pytest.raises(ConfigError, match="DATASET:YYYY-MM-DD"):
+        plan_score(PlanScoreConfig(nights=(night,)))
