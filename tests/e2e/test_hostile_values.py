@@ -70,7 +70,7 @@ class Attack:
     refusals: list[int] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    reached: list[str] = field(default_factory=list)
+    reached: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def logs(self) -> str:
         """Return every log line that a task wrote, and every result that it left."""
@@ -84,7 +84,7 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
     home = folder / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALCHEMIST_HOME", str(home))
-        patch.setenv("ALCHEMIST_AIRFLOW_USERS", "admin:admin,mallory:user,watcher:viewer")
+        patch.setenv("ALCHEMIST_AIRFLOW_USERS", "admin:admin,mallory:user,watcher:viewer,keeper:op")
         load_settings.cache_clear()
         try:
             stack.up(home)
@@ -104,7 +104,7 @@ def run_attack(attack: Attack) -> Attack:
             attack.refusals.append(int(refused.status))
     for dag_id, run_id in runs:
         attack.states[f"{dag_id} {run_id}"] = airflow.wait(dag_id, run_id)
-    attack.reached = probe(airflow)
+    attack.reached = {name: probe(Airflow(attack.home, name)) for name in ("watcher", "mallory", "keeper", "admin")}
     return attack
 
 
@@ -132,9 +132,9 @@ def keys(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield dag_id, {**VALID[dag_id], "dry-run": "x", "json": True}
 
 
-def probe(airflow: Airflow) -> list[str]:
+def probe(airflow: Airflow) -> dict[str, str]:
     """Return what this user's token gets from the API where settings and results might lie."""
-    found = []
+    found = {}
     (run, *_) = airflow.runs.get_dag_runs("build_subset", limit=1).dag_runs
     task = f"/api/v2/dags/build_subset/dagRuns/{run.dag_run_id}/taskInstances"
     for path in (
@@ -144,9 +144,9 @@ def probe(airflow: Airflow) -> list[str]:
         request = urllib.request.Request(airflow.url + path, headers={"Authorization": f"Bearer {airflow.token}"})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                found.append(answer.read().decode(errors="replace"))
+                found[path] = answer.read().decode(errors="replace")
         except urllib.error.HTTPError as refused:
-            found.append(refused.read().decode(errors="replace"))
+            found[path] = refused.read().decode(errors="replace")
     return found
 
 
@@ -178,13 +178,22 @@ def test_no_template_was_rendered(attack: Attack) -> None:
 
 
 def test_no_secret_of_the_installation_is_in_a_log_a_result_or_an_answer_of_the_api(attack: Attack) -> None:
-    everything = attack.logs() + "\n".join(attack.reached)
+    everything = attack.logs() + "\n".join(text for answers in attack.reached.values() for text in answers.values())
     assert len(secrets_of(attack.home)) >= 9
     assert not [secret for secret in secrets_of(attack.home) if secret in everything]
 
 
 def test_a_run_with_an_unknown_key_says_which_keys_are_allowed(attack: Attack) -> None:
     assert "Unknown key in the run's configuration: 'dry-run', 'json'. Allowed: dataset, retention" in attack.logs()
+
+
+def test_airflows_configuration_is_shown_to_nobody(attack: Attack) -> None:
+    assert all("sql_alchemy_conn" not in answers["/api/v2/config"] for answers in attack.reached.values())
+
+
+def test_a_user_reads_neither_connections_nor_variables(attack: Attack) -> None:
+    for path in ("/api/v2/connections", "/api/v2/variables"):
+        assert "orbidden" in attack.reached["mallory"][path]
 
 
 def test_a_viewer_starts_no_run(attack: Attack) -> None:
