@@ -29,7 +29,11 @@ def tell(kind, context, **flags):
 def note_failure(context):
     """Write why a task failed for good; the note adds the end of its log, which says more than the exception."""
     one = context["task_instance"]
-    tell("failure", context, reason=context.get("exception"), try_number=one.try_number, map_index=one.map_index)
+    # A task that was killed, or that never started, has no exception.
+    reason = (
+        str(context.get("exception") or "") or "Airflow names no reason: the task was killed, lost or never started."
+    )
+    tell("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
     repeat_reason(context)
 
 

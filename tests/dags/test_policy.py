@@ -331,14 +331,35 @@ def test_where_nobody_was_asked_nobody_is_named(dags, given):
     assert importlib.import_module("people").answered(given) == {}
 
 
-@pytest.mark.parametrize("option", ["Approve", "Reject"])
-def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, option, tmp_path, monkeypatch):
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """What `alchemist` was called with, read by the command line's own parser: its words and its config."""
     program = tmp_path / "alchemist"
     program.write_text(
         f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open({str(tmp_path / 'noted')!r}, 'w'))\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def read():
+        words = json.loads((tmp_path / "noted").read_text())
+        options = vars(build_parser(words).parse_args(words))
+        return words[:2], read_config(options["command"].config, options)
+
+    return read
+
+
+@pytest.mark.parametrize("exception", [None, "", ValueError("why"), ValueError()], ids=repr)
+def test_a_failure_is_noted_also_where_airflow_names_no_reason(dags, noted, exception):
+    one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=2, map_index=-1)
+    importlib.import_module("people").note_failure({"task_instance": one, "exception": exception})
+    words, config = noted()
+    assert words == ["note", "failure"]
+    assert config.reason == "why" or config.reason.startswith("Airflow names no reason")
+
+
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, option, noted):
     dag = dags["build_subset"]
     about = {"dag_id": "build_subset", "task_id": "approve", "run_id": "r 1", "try_number": 1, "map_index": -1}
     one = SimpleNamespace(**about, xcom_pull=PLANNED.xcom_pull, xcom_push=lambda **_: None)
@@ -358,10 +379,8 @@ def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, o
             skipped = importlib.import_module("airflow.sdk.exceptions").DownstreamTasksSkipped
             skipping.enter_context(pytest.raises(skipped))
         dag.get_task("approve").execute_complete(context, event)
-    noted = json.loads((tmp_path / "noted").read_text())
-    assert noted[:2] == ["note", "answer"]
-    options = vars(build_parser(noted).parse_args(noted))
-    config = read_config(options["command"].config, options)
+    words, config = noted()
+    assert words == ["note", "answer"]
     assert (config.subject, config.run, config.answer) == ("build_subset.approve", "r 1", option)
     assert (config.approved_by, config.comment) == ("ann", "fine; $(id)")
 
