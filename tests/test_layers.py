@@ -29,6 +29,7 @@ OWNERS = {
     "great_expectations": {"quality"},
     "psycopg2": {"store"},
     "sqlalchemy": {"store"},
+    "sqlglot": {"store"},
 }
 # What the store gives out, by the names that its users write into their signatures.
 HANDLES = {"Connection", "Engine"}

@@ -71,7 +71,11 @@ class SelectionPolicy(Config):
         description="Evaluation datasets, comma between them: pictures that are in one or look like one of it are left out",
     )
     where: str | None = Field(
-        None, min_length=1, description="Condition on samples, such as: width >= 256 and not licence is null; none: all"
+        None,
+        min_length=1,
+        description="Condition on samples, such as: width * height >= 1e6 and greatest(width, height) / least(width, height) <= 2 "
+        "and licence is not null. Comparisons, and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, "
+        "lower, upper, coalesce; none: all",
     )
     stratify: bool = Field(False, description="Keep the same share of every dataset (quotas by Sainte-Laguë)")
     max_share: float | None = Field(

@@ -1,64 +1,77 @@
-"""A small language for conditions, from text to a tree: comparisons, `in`, `like`, `is null`, `and`, `or`, `not`, parentheses.
+"""Conditions on samples: an SQL expression over known columns, parsed by sqlglot and built again from a list of what is allowed.
 
-    score > 1.5 and (dataset = 'web' or caption like '%cat%') and not width in (64, 128)
+    score > 1.5 and (dataset = 'web' or caption ilike '%cat%') and width * height >= 1e6
+    greatest(width, height) / least(width, height) <= 2 and length(coalesce(licence, '')) between 1 and 20
 
-Values never become SQL text: the tree holds them as Python values, and `store/export.py` binds them. Knows no columns.
+Nothing of the text reaches the database: columns and functions are looked up by name, and values are bound parameters. Whatever is not
+listed here is refused, with a mark under the place. A division is one of real numbers, and by 0 it is null.
 """
 
-import re
-from dataclasses import dataclass
-from typing import Any, NoReturn
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any, NamedTuple, NoReturn
 
+import sqlglot
+from sqlalchemy import ColumnElement, Double, and_, cast, func, literal, not_, or_
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]  # its public place
+
+from alchemist_core.data.faults import is_storable
 from alchemist_core.errors import ConfigError
 
 MAX_CHARS, MAX_DEPTH = 10_000, 50
-COMPARISONS = ("<=", ">=", "<>", "!=", "=", "<", ">")
-TOKEN = re.compile(
-    r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![A-Za-z_])|(?P<text>'(?:[^']|'')*')"
-    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign><=|>=|<>|!=|[=<>(),])|(?P<end>$)|(?P<bad>.))",
-    re.DOTALL,
-)
+T = TokenType
+VALUES = {T.VAR, T.NUMBER, T.STRING, T.NULL, T.TRUE, T.FALSE}
+COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.EQ: operator.eq, exp.NEQ: operator.ne, exp.LT: operator.lt, exp.LTE: operator.le, exp.GT: operator.gt,
+    exp.GTE: operator.ge,
+}  # fmt: skip
+ARITHMETIC: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.Add: operator.add, exp.Sub: operator.sub, exp.Mul: operator.mul,
+    exp.Div: lambda one, other: one / func.nullif(other, 0.0),
+}  # fmt: skip
+# A dot begins a number such as .5.
+PREFIXES = {T.NOT, T.L_PAREN, T.DASH, T.PLUS, T.DOT}
+INFIXES = {
+    T.EQ, T.NEQ, T.LT, T.LTE, T.GT, T.GTE, T.PLUS, T.DASH, T.STAR, T.SLASH, T.AND, T.OR, T.LIKE, T.ILIKE, T.BETWEEN, T.IS,
+    T.COMMA, T.IN, T.NOT,
+}  # fmt: skip
+WANTED: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    date: "'YYYY-MM-DD'",
+    bytes: "hex digits in quotes",
+    bool: "true or false",
+}
+# Of which kind the arguments are (none: all of one kind), of which kind the result is (none: theirs), and what Postgres calls it.
+FUNCTIONS: dict[type[exp.Expr], tuple[type | None, type | None, str]] = {
+    exp.Abs: (float, float, "abs"),
+    exp.Least: (float, float, "least"),
+    exp.Greatest: (float, float, "greatest"),
+    exp.Length: (str, int, "length"),
+    exp.Lower: (str, str, "lower"),
+    exp.Upper: (str, str, "upper"),
+    exp.Coalesce: (None, None, "coalesce"),
+}
+# What sqlglot notes of a node beside its operands, that changes nothing of its meaning here.
+NOTES = {"this", "expression", "expressions", "low", "high", "ignore_nulls", "typed", "safe", "is_string", "quoted"}
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
-    """A column against values: `op` is a comparison, `in`, `like` or `is null`; `at` is where it stands in the text."""
+class Operand(NamedTuple):
+    """A part of a condition: an expression of a kind; `value` is that of a literal, whose kind its neighbour decides."""
 
-    column: str
-    op: str
-    values: tuple[Any, ...]
+    element: ColumnElement[Any] | None
+    kind: type
     at: int
+    value: Any = None
 
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    """What must not hold."""
-
-    part: "Condition"
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Several conditions under `and` or `or`."""
-
-    word: str
-    parts: "tuple[Condition, ...]"
-
-
-Condition = Compare | Not | Group
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A piece of the text, and where it begins."""
-
-    kind: str
-    text: str
-    at: int
-
-    def __str__(self) -> str:
-        """Return it as an error names it."""
-        return repr(self.text) if self.text else "the end"
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number of either kind."""
+        return self.kind in (int, float)
 
 
 def refuse(text: str, at: int, message: str) -> NoReturn:
@@ -70,122 +83,248 @@ def refuse(text: str, at: int, message: str) -> NoReturn:
     raise ConfigError(f"--where: {message} (character {at + 1}).\n  {text}\n  {' ' * at}^")
 
 
-def parse_condition(text: str) -> Condition:
-    """Parse a condition.
+def compile_condition(text: str, kinds: Mapping[str, type[Any]], columns: Any) -> ColumnElement[bool]:
+    """Return a condition as an expression over columns.
 
-    >>> parse_condition("score > 1 and caption like '%cat%'").word
-    'and'
+    Args:
+        text: The condition.
+        kinds: The columns that it may name, with the kinds of their values.
+        columns: The columns themselves, by name.
 
     Raises:
-        ConfigError: If it is no condition; the text shows where.
+        ConfigError: If it is no condition, or one that is not allowed; the text shows where.
     """
     if len(text) > MAX_CHARS:
         raise ConfigError(f"--where: {len(text):,} characters; the limit is {MAX_CHARS:,}.")
-    parser = _Parser(text)
-    condition = parser.alternatives(0)
-    if parser.token.kind != "end":
-        refuse(text, parser.token.at, f"expected and, or or the end, found {parser.token.text!r}")
-    return condition
+    _check_tokens(text, kinds)
+    try:
+        tree = sqlglot.parse_one(text, read="postgres", into=exp.Condition)
+    except RecursionError:
+        refuse(text, 0, f"nested deeper than {MAX_DEPTH}")
+    except (SqlglotError, ValueError) as error:
+        refuse(text, len(text), f"not a condition: {str(error).partition('.')[0].partition(' Line')[0]}")
+    return _Compiler(text, kinds, columns).condition(tree)
 
 
-def _tokens(text: str) -> list[Token]:
-    found: list[Token] = []
-    at = 0
-    while not found or found[-1].kind != "end":
-        match = TOKEN.match(text, at)
-        assert match is not None
-        assert match.lastgroup is not None
-        token = Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup))
-        if token.kind == "bad":
-            what = "a text without its closing quote" if token.text == "'" else f"unexpected {token.text!r}"
-            refuse(text, token.at, what)
-        found.append(token)
-        at = match.end()
-    return found
-
-
-class _Parser:
-    """Descends through the tokens; one method a rule of the grammar."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self._tokens, self._next = text, _tokens(text), 0
-
-    @property
-    def token(self) -> Token:
-        return self._tokens[self._next]
-
-    def take(self, *words: str) -> bool:
-        """Step over the token if it is one of these signs or words."""
-        is_there = self.token.kind in ("word", "sign") and self.token.text.lower() in words
-        self._next += is_there
-        return is_there
-
-    def require(self, sign: str) -> None:
-        if not self.take(sign):
-            refuse(self.text, self.token.at, f"expected {sign!r}, found {self.token}")
-
-    def alternatives(self, depth: int) -> Condition:
+def _check_tokens(text: str, kinds: Mapping[str, type[Any]]) -> None:
+    """Refuse signs and words that no condition has, and those that stand where another kind belongs: the parser tells no places."""
+    wants_value, before, depth = True, None, 0
+    for token in _tokens(text):
+        kind = T.VAR if token.text.lower() in kinds and token.token_type != T.IDENTIFIER else token.token_type
+        depth += (kind == T.L_PAREN) - (kind == T.R_PAREN)
         if depth > MAX_DEPTH:
-            refuse(self.text, self.token.at, f"nested deeper than {MAX_DEPTH}")
-        return self._joined("or", lambda: self._joined("and", lambda: self._negated(depth)))
+            refuse(text, token.start, f"nested deeper than {MAX_DEPTH}")
+        if token.comments or kind not in {*VALUES, *PREFIXES, *INFIXES, T.R_PAREN} or _is_odd(text, token, kind):
+            refuse(text, token.start, f"unexpected {text[token.start : token.end + 1]!r}")
+        if before == T.IN and kind != T.L_PAREN:
+            refuse(text, token.start, f"expected '(', found {text[token.start : token.end + 1]!r}")
+        is_call = kind == T.L_PAREN and before in (T.VAR, T.IN)
+        # What follows `not`, `is` or an operator is a value; `x not in`, `x is not null` and `x in (` are the exceptions.
+        is_part = (before, kind) in {
+            (T.NOT, T.IN),
+            (T.NOT, T.LIKE),
+            (T.NOT, T.ILIKE),
+            (T.NOT, T.BETWEEN),
+            (T.IS, T.NOT),
+        }
+        if wants_value and not is_part and kind not in {*VALUES, *PREFIXES}:
+            refuse(text, token.start, f"expected a column or a value, found {text[token.start : token.end + 1]!r}")
+        if not wants_value and not is_call and kind not in {*INFIXES, T.R_PAREN}:
+            refuse(
+                text,
+                token.start,
+                f"expected an operator, and, or or the end, found {text[token.start : token.end + 1]!r}",
+            )
+        wants_value, before = kind not in {*VALUES, T.R_PAREN}, kind
+    if wants_value or depth > 0:
+        refuse(
+            text,
+            len(text),
+            "expected a column or a value, found the end" if wants_value else "expected ')', found the end",
+        )
 
-    def _joined(self, word: str, part: Any) -> Condition:
-        parts = [part()]
-        while self.take(word):
-            parts.append(part())
-        return parts[0] if len(parts) == 1 else Group(word, tuple(parts))
 
-    def _negated(self, depth: int) -> Condition:
+def _tokens(text: str) -> Sequence[Token]:
+    rest = text.replace("''", "  ")
+    if rest.count("'") % 2:
+        refuse(text, rest.rindex("'"), "a text without its closing quote")
+    try:
+        return sqlglot.tokenize(text, read="postgres")
+    except SqlglotError:
+        return refuse(text, 0, "not a condition")
+
+
+def _is_odd(text: str, token: Token, kind: TokenType) -> bool:
+    """Whether it is a text in other signs than single quotes, such as $$x$$, or a dot that begins no number."""
+    if kind == T.DOT:
+        return not text[token.end + 1 : token.end + 2].isdigit()
+    return kind == T.STRING and text[token.start] != "'"
+
+
+class _Compiler:
+    """Turns a tree into an expression over known columns."""
+
+    def __init__(self, text: str, kinds: Mapping[str, type[Any]], columns: Any) -> None:
+        self._text, self._kinds, self._columns = text, kinds, columns
+
+    def condition(self, tree: exp.Expr, depth: int = 0) -> ColumnElement[bool]:
+        """Return what must hold."""
+        found = self._build(tree, depth)
+        if found.kind is not bool:
+            self._refuse(tree, f"expected a condition, found {WANTED[found.kind]}")
+        return self._bound(found, bool)
+
+    def _build(self, node: exp.Expr, depth: int) -> Operand:
         if depth > MAX_DEPTH:
-            refuse(self.text, self.token.at, f"nested deeper than {MAX_DEPTH}")
-        if self.take("not"):
-            return Not(self._negated(depth + 1))
-        if self.take("("):
-            inside = self.alternatives(depth + 1)
-            self.require(")")
-            return inside
-        return self._comparison()
+            self._refuse(node, f"nested deeper than {MAX_DEPTH}")
+        if more := {name for name, value in node.args.items() if value} - NOTES - {"negate"}:
+            self._refuse(node, f"{', '.join(sorted(more))} is not allowed here")
+        found = self._part(node, depth + 1)
+        if not node.args.get("negate"):
+            return found
+        assert found.element is not None
+        return found._replace(element=not_(found.element))
 
-    def _comparison(self) -> Condition:
-        column = self.token
-        if column.kind != "word" or column.text.lower() in ("and", "or", "in", "like", "is", "null"):
-            refuse(self.text, column.at, f"expected a column, found {column}")
-        self._next += 1
-        if self.take("is"):
-            is_negated = self.take("not")
-            self.require("null")
-            found: Condition = Compare(column.text.lower(), "is null", (), column.at)
-            return Not(found) if is_negated else found
-        if self.take("not"):
-            return Not(self._membership(column))
-        if self.token.text.lower() in ("in", "like"):
-            return self._membership(column)
-        sign = self.token.text
-        if not self.take(*COMPARISONS):
-            refuse(self.text, self.token.at, f"expected a comparison, in, like or is, found {self.token}")
-        return Compare(column.text.lower(), "<>" if sign == "!=" else sign, (self._value(),), column.at)
+    def _part(self, node: exp.Expr, depth: int) -> Operand:
+        at, kind = self._place(node), type(node)
+        if isinstance(node, exp.Paren):
+            return self._build(node.this, depth)
+        if isinstance(node, (exp.And, exp.Or)):
+            parts = [self.condition(part, depth) for part in node.flatten()]
+            return Operand(and_(*parts) if isinstance(node, exp.And) else or_(*parts), bool, at)
+        if isinstance(node, exp.Not):
+            return Operand(not_(self.condition(node.this, depth)), bool, at)
+        if isinstance(node, exp.Column):
+            return self._column(node)
+        if isinstance(node, (exp.Literal, exp.Boolean, exp.Neg)):
+            return self._value(node, depth)
+        return self._call(node, depth) if kind in FUNCTIONS else self._operation(node, depth)
 
-    def _membership(self, column: Token) -> Compare:
-        if self.take("like"):
-            if self.token.kind != "text":
-                refuse(self.text, self.token.at, "like takes a text in single quotes")
-            return Compare(column.text.lower(), "like", (self._value(),), column.at)
-        if not self.take("in"):
-            refuse(self.text, self.token.at, f"expected in or like, found {self.token}")
-        self.require("(")
-        values = [self._value()]
-        while self.take(","):
-            values.append(self._value())
-        self.require(")")
-        return Compare(column.text.lower(), "in", tuple(values), column.at)
+    def _operation(self, node: exp.Expr, depth: int) -> Operand:
+        kind = type(node)
+        if kind in COMPARISONS:
+            one, other = (self._build(part, depth) for part in (node.this, node.expression))
+            return self._compare(COMPARISONS[kind], node, one, other)
+        if kind in ARITHMETIC:
+            numbers = [self._number(part, depth) for part in (node.this, node.expression)]
+            return Operand(ARITHMETIC[kind](*numbers), float, self._place(node))
+        return self._test(node, depth)
 
-    def _value(self) -> Any:
-        token = self.token
-        self._next += 1
-        if token.kind == "text":
-            return token.text[1:-1].replace("''", "'")
-        if token.kind == "number":
-            return float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)
-        if token.text.lower() in ("true", "false"):
-            return token.text.lower() == "true"
-        return refuse(self.text, token.at, f"expected a number or a text in single quotes, found {token}")
+    def _test(self, node: exp.Expr, depth: int) -> Operand:
+        """Return `between`, `in`, `like`, `ilike` and `is null`; all else is refused."""
+        at = self._place(node)
+        if isinstance(node, exp.Between):
+            tested, low, high = (self._build(part, depth) for part in (node.this, node.args["low"], node.args["high"]))
+            ends = (self._compare(operator.ge, node, tested, low), self._compare(operator.le, node, tested, high))
+            return Operand(and_(*(self._bound(end, bool) for end in ends)), bool, at)
+        if isinstance(node, exp.In) and node.expressions:
+            tested = self._build(node.this, depth)
+            values = [self._compare(operator.eq, node, tested, self._build(part, depth)) for part in node.expressions]
+            return Operand(or_(*(self._bound(value, bool) for value in values)), bool, at)
+        if isinstance(node, (exp.Like, exp.ILike)):
+            return self._like(node, depth)
+        if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
+            tested = self._build(node.this, depth)
+            return Operand(self._bound(tested, tested.kind).is_(None), bool, at)
+        return self._refuse(node, f"{node.sql('postgres')[:40]!r} is not allowed: use comparisons, between, in, like, is null, + - * / "
+                     f"and {', '.join(name for _, _, name in FUNCTIONS.values())}")  # fmt: skip
+
+    def _like(self, node: exp.Like | exp.ILike, depth: int) -> Operand:
+        tested, pattern = self._build(node.this, depth), self._build(node.expression, depth)
+        if not isinstance(pattern.value, str):
+            self._refuse(node.expression, "like takes a text in single quotes")
+        if tested.kind is not str:
+            self._refuse(node.this, f"like is for texts; this is compared with {WANTED[tested.kind]}")
+        element, text = self._bound(tested, str), self._bound(pattern, str)
+        return Operand(element.ilike(text) if isinstance(node, exp.ILike) else element.like(text), bool, tested.at)
+
+    def _column(self, node: exp.Column) -> Operand:
+        name, at = node.name.lower(), self._place(node)
+        if name not in self._kinds:
+            refuse(self._text, at, f"there is no column {name!r} (columns: {', '.join(self._kinds)})")
+        return Operand(self._columns[name], self._kinds[name], at)
+
+    def _value(self, node: exp.Expr, depth: int) -> Operand:
+        at = self._place(node)
+        if isinstance(node, exp.Boolean):
+            return Operand(None, bool, at, value=bool(node.this))
+        if isinstance(node, exp.Literal):
+            value = node.this if node.is_string else _number(node.this)
+            return Operand(None, type(value), at, value=value)
+        inner = self._build(node.this, depth)
+        if inner.is_number and inner.value is not None:
+            return inner._replace(value=-inner.value)
+        return Operand(-self._number(node.this, depth), float, at)
+
+    def _number(self, node: exp.Expr, depth: int) -> ColumnElement[float]:
+        """Return a part of a sum or product: as a real number, of which no product of whole numbers overflows."""
+        found = self._build(node, depth)
+        if not found.is_number:
+            self._refuse(node, f"expected a number, found {WANTED[found.kind]}")
+        return cast(self._bound(found, float), Double)
+
+    def _call(self, node: exp.Expr, depth: int) -> Operand:
+        wanted, result, name = FUNCTIONS[type(node)]
+        parts = [node.this, *node.expressions]
+        if wanted is float:
+            return Operand(
+                getattr(func, name)(*(self._number(part, depth) for part in parts)), float, self._place(node)
+            )
+        found = [self._build(part, depth) for part in parts]
+        kind = wanted or next((one.kind for one in found if one.element is not None), found[0].kind)
+        if kind is int and any(one.kind is float for one in found):
+            kind = float
+        element = getattr(func, name)(*(self._bound(one, kind) for one in found))
+        return Operand(element, result or kind, self._place(node))
+
+    def _compare(self, compare: Callable[[Any, Any], Any], node: exp.Expr, one: Operand, other: Operand) -> Operand:
+        kind = one.kind if one.element is not None or other.element is None else other.kind
+        if one.element is None and other.element is None:
+            self._refuse(node, "expected a column, found only values")
+        if one.is_number and other.is_number:
+            kind = int if (one.kind, other.kind) == (int, int) else float
+        return Operand(compare(self._bound(one, kind), self._bound(other, kind)), bool, self._place(node))
+
+    def _bound(self, operand: Operand, kind: type) -> ColumnElement[Any]:
+        """Return an operand as an expression of a kind; a literal becomes a bound value."""
+        if operand.element is not None:
+            if operand.kind is not kind and not (operand.is_number and kind in (int, float)):
+                refuse(self._text, operand.at, f"expected {WANTED[kind]}, found {WANTED[operand.kind]}")
+            return operand.element
+        return (
+            literal(self._converted(operand, kind), Double)
+            if kind is float
+            else literal(self._converted(operand, kind))
+        )
+
+    def _converted(self, operand: Operand, kind: type) -> Any:
+        value, is_number = operand.value, operand.is_number
+        try:
+            if kind is float and is_number:
+                return float(value)
+            if kind is int and is_number and value == int(value):
+                return int(value)
+            if kind is date and isinstance(value, str):
+                return date.fromisoformat(value)
+            if kind is bytes and isinstance(value, str):
+                return bytes.fromhex(value)
+            if kind is str and isinstance(value, str) and is_storable(value):
+                return value
+            if kind is bool and isinstance(value, bool):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        return refuse(self._text, operand.at, f"expected {WANTED[kind]}, found {value!r}")
+
+    def _place(self, node: exp.Expr) -> int:
+        return min((part.meta["start"] for part in node.walk() if "start" in part.meta), default=0)
+
+    def _refuse(self, node: exp.Expr, message: str) -> NoReturn:
+        refuse(self._text, self._place(node), message)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

@@ -24,7 +24,10 @@ OUT = "File to write, its form by its ending (.parquet, .csv, .jsonl); it appear
 MEMBER_COLUMNS: dict[str, type[Any]] = {
     "pair_hash": bytes, "rank": float, "score": float, "sample_id": int, "source_url": str, "licence": str, **PLACE,
 }  # fmt: skip
-WHERE = "Condition, for example \"score > 1.5 and dataset = 'web' and not caption like '%logo%'\"; none: all"
+WHERE = (
+    "Condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Comparisons, and, or, not, between, "
+    "in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all"
+)
 
 
 class ExportSamplesConfig(Config):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from sqlalchemy import column
 
 from alchemist_core.data.captions import BadTextError, read_annotation
 from alchemist_core.data.copy_manifest import MANIFEST_NAME, read_copy_manifest, write_copy_manifest
@@ -31,7 +32,8 @@ from alchemist_core.data.pairs import read_pairs
 from alchemist_core.data.shard_copying import CopiedShard
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
-from alchemist_core.store.conditions import parse_condition
+from alchemist_core.store.conditions import compile_condition
+from alchemist_core.store.export import SCORE_COLUMNS
 from tests.benchmarks.rows import Row, write_rows
 from tests.data.conftest import draw_picture, make_record, make_tar
 from tests.peak_memory import peak_mib
@@ -80,7 +82,8 @@ def read_document(data: bytes) -> None:
 
 
 def read_condition(data: bytes) -> None:
-    parse_condition(data.decode("utf-8", "replace"))
+    columns = {name: column(name) for name in SCORE_COLUMNS}
+    compile_condition(data.decode("utf-8", "replace"), SCORE_COLUMNS, columns)
 
 
 def read_members(data: bytes) -> None:

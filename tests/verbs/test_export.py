@@ -80,10 +80,10 @@ def test_a_condition_keeps_what_it_says(tmp_path: Path, where: str, wanted: obje
     ("where", "message"),
     [
         ("rating > 1", "there is no column 'rating' .columns: sample_id, pair_hash, score"),
-        ("width > 'wide'", "width is compared with a whole number, not with 'wide'"),
-        ("crawl_date = 'yesterday'", "crawl_date is compared with 'YYYY-MM-DD'"),
+        ("width > 'wide'", "expected a whole number, found 'wide'"),
+        ("crawl_date = 'yesterday'", "expected 'YYYY-MM-DD', found 'yesterday'"),
         ("score like '1%'", "like is for texts"),
-        ("caption = 'a\x00b'", "caption is compared with a text"),
+        ("caption = 'a\x00b'", "expected a text"),
         ("1 = 1", "expected a column"),
     ],
 )
