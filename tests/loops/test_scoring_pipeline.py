@@ -190,7 +190,7 @@ def test_an_error_of_the_claim_ends_the_run_and_a_shard_that_is_gone_only_its_ow
         pytest.raises(AlchemistError, match="no database"),
     ):
         pipeline.run(fail)
-    shards = [make_shard(tmp_path, number, list(range(200))) for number in range(3)]
+    shards = [make_shard(tmp_path, number, list(range(8))) for number in range(3)]
     (tmp_path / "1.tar").unlink()
     ended: dict[int, DataError | None] = {}
     run(shards, PixelScorer(4), lambda shard: ended.update({shard.claimed.shard.shard_id: shard.error}))
