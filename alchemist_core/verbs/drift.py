@@ -11,6 +11,7 @@ from pydantic import Field
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
+from alchemist_core.errors import CheckFailedError
 from alchemist_core.evaluation.drift import DriftLimits
 from alchemist_core.project import load_project
 from alchemist_core.quality.drift import Mover, NightDrift, judge_night
@@ -56,15 +57,21 @@ def run(config: DriftConfig) -> DriftReport:
         return DriftReport(note="no production rater: nothing scored")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
-    found = []
+    found, refused = [], []
     for night in nights:
-        require_complete(engine, night, rater)
+        try:
+            require_complete(engine, night, rater)
+        except CheckFailedError as error:
+            refused.append(str(error))
+            continue
         limits = load_project().of_dataset(night.dataset).drift
         drift = judge_night(engine, night, rater, limits)
         say(describe(night, drift, limits))
         # At once: where a later night stops this, one that is held by now is never measured again.
         store_check_results(engine, [_check_row(night, drift, limits)] if drift.psi is not None else [])
         found.append((night, drift))
+    if refused:
+        raise CheckFailedError("\n".join([*refused, f"{len(found)} other nights were measured."]))
     return _report(found)
 
 

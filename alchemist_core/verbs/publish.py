@@ -14,7 +14,7 @@ from alchemist_core.store.checks import failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import decide_night, held_nights, night_title, open_nights, release_command
 from alchemist_core.store.notifications import deliver
-from alchemist_core.store.raters import find_rater
+from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 
@@ -40,7 +40,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     One that nobody checks is published unchecked; what was checked must have been checked as it is now.
 
     Raises:
-        CheckFailedError: A night is held, after the others were published; or a night failed its checks.
+        CheckFailedError: After the others were published: a night is held, failed its checks, or must be scored or checked first.
     """
     engine = open_store()
     deliver(engine)  # what a killed command had announced
@@ -50,34 +50,40 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
         return PublishNightReport(n_nights=0, note="no production rater: nothing scored")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
-    n_published = 0
+    n_published, refused = 0, []
     for night in nights:
-        require_complete(engine, night, rater)
-        _refuse_failed(engine, night)
-        _refuse_outdated(engine, night)
-        with engine.begin() as connection:
-            # Another command may have decided it meanwhile.
-            if decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
-                n_published += 1
-                record_event(
-                    connection,
-                    current_actor(),
-                    "publish",
-                    f"night {night_title(night)}",
-                    after={"state": "selectable"},
-                )
+        try:
+            n_published += _publish(engine, night, rater)
+        except CheckFailedError as error:
+            refused.append(str(error))
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
         say(
             f"{night_title(night)} is left alone, it is held: {night.reason}. Look at it, then: {release_command(night)}"
         )
-    if held:
-        # Red in Airflow too: what a person must decide does not look like success.
-        raise CheckFailedError(
-            f"{n_published} nights were published, {len(held)} are held and cannot be selected: "
-            f"{', '.join(night_title(night) for night in held)}."
-        )
+    if held or refused:
+        # Red in Airflow too: what a person must decide does not look like success. After all others: what keeps one closed is its own.
+        told = f"{n_published} nights were published, {len(held)} are held and cannot be selected"
+        names = f": {', '.join(night_title(night) for night in held)}" if held else ""
+        raise CheckFailedError("\n".join([*refused, f"{told}{names}."]))
     return PublishNightReport(n_nights=n_published, note=None if n_published else "no night was waiting")
+
+
+def _publish(engine: Engine, night: AnyRow, rater: RaterRow) -> int:
+    """Publish one night, and return how many that were: another command may have decided it meanwhile.
+
+    Raises:
+        CheckFailedError: Shards of it are unscored, a check failed, or it has grown since it was checked.
+    """
+    require_complete(engine, night, rater)
+    _refuse_failed(engine, night)
+    _refuse_outdated(engine, night)
+    with engine.begin() as connection:
+        if not decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
+            return 0
+        subject = f"night {night_title(night)}"
+        record_event(connection, current_actor(), "publish", subject, after={"state": "selectable"})
+    return 1
 
 
 def _refuse_failed(engine: Engine, night: AnyRow) -> None:

@@ -92,11 +92,17 @@ def _go_on(config: ReleaseNightConfig) -> int:
     """Do what the DAG would have done behind the check that stopped it; returns how many pairs were scored."""
     which = {"dataset": config.dataset, "crawl_date": config.crawl_date}
     raters = "nightly" if config.rater == "production" else config.rater
-    report = score(ScoreConfig.model_validate({**which, "rater": raters}))
+    try:
+        n_scored, left = score(ScoreConfig.model_validate({**which, "rater": raters})).n_scored, None
+    except DataError as error:
+        # All but some shards was scored: the night goes on without those, and the command fails at its end.
+        n_scored, left = 0, error
     check.run(check.CheckConfig.model_validate({**which, "suite": "scores"}))
     drift.run(drift.DriftConfig.model_validate({**which, "rater": config.rater}))
     publish.publish_night(publish.PublishNightConfig.model_validate({**which, "rater": config.rater}))
-    return report.n_scored
+    if left is not None:
+        raise left
+    return n_scored
 
 
 COMMANDS = {"night": Command(ReleaseNightConfig, night)}

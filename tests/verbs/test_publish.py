@@ -46,3 +46,15 @@ def test_another_raters_scores_need_no_check_for_the_suite_looks_at_production_a
         # The first shard is unscored by it: only its night counts here.
         connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'retired' WHERE uri LIKE '%%a.tar'")
     assert publish_night(PublishNightConfig(dataset="web", rater="tried")).n_nights == 1
+
+
+def test_a_night_that_must_be_checked_first_keeps_no_other_closed(checked: Engine) -> None:
+    with checked.begin() as connection:
+        add_dataset(connection, dataset_id=2, name="books")
+    add_night(checked, NIGHT, {"b.tar": SCORES})
+    add_night(checked, NIGHT, {"a.tar": SCORES}, dataset_id=2)
+    with pytest.raises(CheckFailedError, match=r"web 2026-01-01 r1 has grown.*\n1 nights were published"):
+        publish_night(PublishNightConfig())
+    with checked.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT dataset_id, state FROM alchemist.nights ORDER BY 1").all()
+    assert [tuple(row) for row in rows] == [(1, "scored"), (2, "selectable")]
