@@ -9,7 +9,7 @@ from types import FrameType
 
 from alchemist_core.command_line import build_parser, run_command
 from alchemist_core.errors import AlchemistError
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import escape_control, say
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         report = run_command(build_parser(given), given)
         if report:
-            print(report, flush=True)
+            print(escape_control(report), flush=True)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

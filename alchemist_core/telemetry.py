@@ -5,6 +5,7 @@ name has, is for what Airflow says of itself: one of the files in dags/.
 """
 
 import os
+import re
 import sys
 import threading
 import time
@@ -40,9 +41,22 @@ class _Console(Console):
 console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+# All of C0 but tab and newline, DEL, C1, and the signs that turn the direction of text.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def escape_control(text: str) -> str:
+    r"""Replace control signs by their escapes: names of files and captions come from outside, and a terminal obeys what it is shown.
+
+    >>> escape_control("a\x1b[2Jb\tc")
+    'a\\x1b[2Jb\tc'
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str) -> None:
     """Print one line for the person who watches the run."""
-    console.print(text, markup=False)
+    console.print(escape_control(text), markup=False)
 
 
 class ProgressLine:
@@ -69,6 +83,7 @@ class ProgressLine:
 
     def show(self, done: int, total: int, note: str = "") -> None:
         """Show the state of the work; cheap enough to call at every step."""
+        note = escape_control(note)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, note=note)
         elif time.monotonic() - self._said_at >= LOG_INTERVAL_S or (done == total and total > 0):

@@ -17,7 +17,7 @@ from alchemist_core.data.copying import Copy, Layout, Report, copy_members, hidd
 from alchemist_core.data.member_table import MemberTable
 from alchemist_core.data.shard_copying import CopiedShard, InFolder, ShardPlan, Verify
 from alchemist_core.data.storage import is_s3, open_shard, sha256_of
-from alchemist_core.errors import DataError
+from alchemist_core.errors import DataError, MissingShardError
 
 _N_QUESTIONS = 16
 _COPY, _SHA256 = "alchemist-copy", "alchemist-sha256"
@@ -57,6 +57,19 @@ def copy_to(
     n_bytes = copy.n_bytes_written + sum(map(bucket.put, beside))
     shutil.rmtree(_staging(uri))
     return copy._replace(n_bytes_written=n_bytes)
+
+
+def is_finished(uri: str) -> bool:
+    """Tell whether a copy has its manifest, which is written last; one that cannot be looked at counts as finished."""
+    if not is_s3(uri):
+        return (artifact_path(uri) / MANIFEST_NAME).exists()
+    try:
+        s3.stat_object(f"{uri.rstrip('/')}/{MANIFEST_NAME}")
+    except MissingShardError:
+        return False
+    except DataError:
+        return True
+    return True
 
 
 def copy_size(uri: str) -> int:

@@ -1,4 +1,7 @@
-"""Write rows as Parquet, CSV or JSON lines, batch by batch: bounded memory, and a file that is there whole or not at all."""
+"""Write rows as Parquet, CSV or JSON lines, batch by batch: bounded memory, and a file that is there whole or not at all.
+
+In CSV, text that a spreadsheet would take for a formula has an apostrophe before it; Parquet and JSON lines hold text as it is.
+"""
 
 import csv
 import json
@@ -51,10 +54,11 @@ def _write_parquet(path: Path, kinds: Kinds, batches: Batches) -> int:
 def _write_csv(path: Path, kinds: Kinds, batches: Batches) -> int:
     n_rows = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        # RFC 4180; a carriage return in a text is quoted only so.
+        writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(kinds)
         for batch in batches:
-            writer.writerows(map(_as_text, row) for row in batch)
+            writer.writerows([_as_cell(_as_text(value)) for value in row] for row in batch)
             n_rows += len(batch)
     return n_rows
 
@@ -73,6 +77,18 @@ FORMS: dict[str, Callable[[Path, Kinds, Batches], int]] = {
     ".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_lines
 }  # fmt: skip
 """What can be written, by the ending of the file's name; hashes are hex digits where the form has no bytes."""
+
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _as_cell(value: Any) -> Any:
+    """Keep a spreadsheet from executing text of the crawl, as OWASP advises; numbers are no text and stay numbers.
+
+    >>> _as_cell("=1+1"), _as_cell(-1.5), _as_cell("a - b")
+    ("'=1+1", -1.5, 'a - b')
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 def _plain(value: Any) -> Any:

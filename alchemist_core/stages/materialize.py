@@ -1,12 +1,13 @@
 """Copy a subset's bytes into tar shards with a verified manifest; what has no live location any more is refused by name."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.data.copy_places import copy_to, place_of, remove_copy, require_reachable
+from alchemist_core.data.copy_places import copy_size, copy_to, place_of, remove_copy, require_reachable
 from alchemist_core.data.copying import Layout
 from alchemist_core.data.shard_copying import Verify
 from alchemist_core.data.storage import is_s3, join_uri
@@ -75,7 +76,11 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     require_reachable(uri)
     note_copy(engine, subset.subset_id, uri)
     layout = Layout(config.shard_size, config.shuffle_seed)
-    copy = copy_to(members, uri, layout, verify=config.verify, report=stage_run.report)
+    try:
+        copy = copy_to(members, uri, layout, verify=config.verify, report=stage_run.report)
+    except Exception:
+        _forget_if_empty(stage_run, subset, uri)
+        raise
     _require_nobody_taken_down(stage_run, subset, uri)
     mark_materialized(engine, subset.subset_id, uri)
     return MaterializeReport(
@@ -95,6 +100,14 @@ def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:
     if config.to is None:
         return f"materialized/{name}"
     return join_uri(config.to if is_s3(config.to) else str(Path(config.to).absolute()), name)
+
+
+def _forget_if_empty(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:
+    """Forget a copy of which nothing was written: no takedown and no collection need to look there."""
+    # The error that ended the copy matters more than one from looking.
+    with suppress(DataError):
+        if copy_size(uri) == 0:
+            forget_copy(stage_run.engine, subset.subset_id, uri)
 
 
 def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:

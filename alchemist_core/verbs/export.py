@@ -20,7 +20,10 @@ from alchemist_core.telemetry import ProgressLine
 if TYPE_CHECKING:
     from alchemist_core.data.manifests import Manifest
 
-OUT = "File to write, its form by its ending (.parquet, .csv, .jsonl); it appears when it is complete, in place of an earlier one"
+OUT = (
+    "File to write, its form by its ending (.parquet, .csv, .jsonl); it appears when it is complete, in place of an earlier one. "
+    "In a .csv, text that starts like a formula has an apostrophe before it"
+)
 MEMBER_COLUMNS: dict[str, type[Any]] = {
     "pair_hash": bytes, "rank": float, "score": float, "sample_id": int, "source_url": str, "licence": str, **PLACE,
 }  # fmt: skip

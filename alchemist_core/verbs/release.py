@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.audit import current_actor, record_event

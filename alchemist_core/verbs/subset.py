@@ -7,7 +7,7 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.copy_places import place_of
+from alchemist_core.data.copy_places import is_finished, place_of
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
 from alchemist_core.store.version_choice import VERSION_TEXT, choose_version, describe_withdrawal
@@ -136,7 +136,7 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
         datasets=rater.dataset_names,
         manifest_sha256=subset.manifest_sha256,
         manifest=str(artifact_path(subset.manifest_uri)),
-        copies=[place_of(uri) for uri in subset.copy_uris],
+        copies=[place_of(uri) if is_finished(uri) else f"{place_of(uri)} (not finished)" for uri in subset.copy_uris],
         curves=subset.curves,
         next=NEXT[subset.state].format(name=subset.name, version=subset.version),
     )

@@ -225,6 +225,13 @@ def test_a_bucket_that_is_not_there_is_refused_and_not_noted(folder: Engine, obj
     assert find_subset(folder, NAME).copy_uris == []
 
 
+def test_a_copy_that_failed_before_anything_was_written_is_not_listed(folder: Engine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises((DataError, OSError)):
+        run(to=str(tmp_path / "file"))
+    assert find_subset(folder, NAME).copy_uris == []
+
+
 def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
     folder: Engine, object_store: str
 ) -> None:

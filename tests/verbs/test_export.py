@@ -1,5 +1,7 @@
 """An export holds the rows of its condition, whole or not at all, and a condition is never more than a condition."""
 
+import csv
+import json
 from datetime import date
 from pathlib import Path
 
@@ -147,3 +149,20 @@ def test_without_a_rater_there_are_no_scores(tmp_path: Path, engine: Engine) -> 
         connection.execute(text("UPDATE alchemist.raters SET state = 'retired'"))
     with pytest.raises(AlchemistError, match="no rater in production"):
         export_scores(tmp_path)
+
+
+def test_text_of_the_crawl_is_no_formula_in_a_csv_and_numbers_stay_numbers(engine: Engine, tmp_path: Path) -> None:
+    formulas = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "a=1"]
+    with engine.begin() as connection:
+        for number, caption in enumerate(formulas):
+            connection.execute(
+                text("UPDATE alchemist.samples SET caption = :caption WHERE sample_id = :id"),
+                {"caption": caption, "id": number + 1},
+            )
+    scores(ExportScoresConfig(out=tmp_path / "scores.csv"))
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["caption"] for row in rows[:7]] == [*(f"'{caption}" for caption in formulas[:6]), "a=1"]
+    assert float(rows[0]["score"]) == pytest.approx(-2)
+    scores(ExportScoresConfig(out=tmp_path / "scores.jsonl"))
+    assert json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0])["caption"] == "=1+1"

@@ -149,7 +149,7 @@ def _scores(content: ReportContent) -> Html:
         "The rater's instance logit of every eligible pair, and its rank on the rater's frozen scale. High scores have rank 0. "
         "Ranks lie flat while the pool is the one that the scale was fitted to; pairs of one score share one rank and stand up.",
         charts,
-        "No pair has a score yet: alchemist train-rater, certify, promote, then score.",
+        "Shown from the first selection on, which freezes the scale of ranks: alchemist score, then alchemist select.",
     )
 
 
