@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.store.notifications import announce
+from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, Dataset, Night, Rater
 
 # Made once: a shard's commit, which looks for its night, takes milliseconds.
@@ -90,6 +91,13 @@ def _find_nights(
         statement = statement.where(Night.crawl_date == crawl_date)
     with engine.connect() as connection:
         return connection.execute(statement).all()
+
+
+def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> Sequence[AnyRow]:
+    """Return the earlier nights that shards came late for: dataset, crawl_date."""
+    parameters = {"dataset_ids": list(dataset_ids), "before": before}
+    with engine.connect() as connection:
+        return connection.execute(load_query("late_nights"), parameters).all()
 
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:

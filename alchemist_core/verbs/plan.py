@@ -18,7 +18,7 @@ from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored
 from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
-from alchemist_core.store.nights import read_night
+from alchemist_core.store.nights import late_nights, read_night
 from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.registry import list_datasets
@@ -109,7 +109,7 @@ class PlanNightReport(Report):
 
     datasets: list[str]
     nights: list[NightPlan]
-    """A night of each dataset, and earlier ones that still wait for shards that were being uploaded."""
+    """A night of each dataset, then the earlier ones that shards came late for: uploads that were under way when their night ran."""
 
     def summary(self) -> str:
         """Return one line a night."""
@@ -151,9 +151,12 @@ class PlanEvaluateReport(Report):
 def plan_night(config: PlanNightConfig) -> PlanNightReport:
     """List the training datasets of a night; one whose root is unreachable is listed too, so that its own task fails."""
     engine = open_store()
+    rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
     # A dataset that is named may be new: its first ingest registers it.
-    named = [row.name for row in list_datasets(engine, role="train")] if config.dataset is None else [config.dataset]
+    named = [row.name for row in rows] if config.dataset is None else [config.dataset]
+    late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
+    nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
     return PlanNightReport(datasets=named, nights=nights)
 
 

@@ -52,6 +52,21 @@ def test_a_dataset_that_is_named_may_be_registered_by_its_first_ingest(
     assert last_line(capsys)["datasets"] == ["new"]
 
 
+def test_an_upload_that_was_under_way_brings_its_night_up_again(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+    add_shards(engine, 1, "a.tar", crawl_date="2026-01-01")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'growing'")
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--json"]) == 0
+    assert last_line(capsys)["nights"] == [
+        {"dataset": "web", "crawl_date": "2026-01-02"},
+        {"dataset": "web", "crawl_date": "2026-01-01"},
+    ]
+
+
 def test_scoring_is_planned_for_each_dataset_and_slot_and_never_for_none(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
