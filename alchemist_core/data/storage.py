@@ -130,6 +130,28 @@ def stat_shard(uri: str) -> ShardFile:
     return ShardFile(uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC))
 
 
+def list_files(root_uri: str) -> list[str]:
+    """Return the address of every file under a root, sorted; none where there is no such root.
+
+    Raises:
+        DataError: The object store cannot be asked.
+    """
+    if is_s3(root_uri):
+        return sorted(uri for uri, _, _ in s3.find_objects(root_uri))
+    root = _local_path(root_uri)
+    found = [root] if root.is_file() else root.rglob("*")
+    return sorted(str(path) for path in found if path.is_file())
+
+
+def put_file(uri: str, path: Path) -> None:
+    """Put a local file to an address in an object store.
+
+    Raises:
+        DataError: It may not be written, or the store cannot be reached.
+    """
+    s3.put_file(uri, path, {})
+
+
 def has_files(root_uri: str) -> bool:
     """Tell whether anything lies under a root: one that is not mounted is empty, and says nothing of its shards."""
     try:

@@ -1,21 +1,22 @@
 """Any image-text set that Hugging Face's `datasets` can open: a name on the hub, or a folder of pictures with metadata."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alchemist_core.data.layouts.parquet_images import CAPTION_COLUMNS
-from alchemist_core.data.layouts.records import LayoutRecord
+from alchemist_core.data.layouts.records import LayoutRecord, read_named_image
 from alchemist_core.errors import DataError, MissingDependencyError
 
 
-def read_huggingface(source: str, split: str = "train") -> Iterator[LayoutRecord]:
+def read_huggingface(source: str, split: str = "train", start: int = 0) -> Iterator[LayoutRecord]:
     """Yield every row of a split as it streams; nothing is downloaded whole or decoded.
 
     Args:
         source: A folder, or ORG/NAME on the hub.
         split: The split's name.
+        start: Rows that were read before: the library passes over them.
 
     Raises:
         DataError: The set cannot be opened, or has no picture or no caption.
@@ -36,12 +37,18 @@ def read_huggingface(source: str, split: str = "train") -> Iterator[LayoutRecord
         raise DataError(
             f"{source} has columns {', '.join(features)}: a picture and one of {', '.join(CAPTION_COLUMNS)} are needed"
         )
-    for row in rows.cast_column(image, datasets.Image(decode=False)):
+    for row in rows.cast_column(image, datasets.Image(decode=False)).skip(start):
         yield _make_record(row, image, caption)
 
 
 def _make_record(row: dict[str, Any], image: str, caption: str) -> LayoutRecord:
     found = row.pop(image) or {}
-    data, path = found.get("bytes"), found.get("path")
-    read = partial(bytes, data) if data is not None else Path(path).read_bytes if path else bytes
-    return LayoutRecord(read, row.pop(caption) or "", row)
+    data, note = found.get("bytes"), {}
+    read: Callable[[], bytes] = partial(bytes, data or b"")
+    if data is None:
+        read, note = read_named_image(found.get("path"), _read_if_there)
+    return LayoutRecord(read, row.pop(caption) or "", row | note)
+
+
+def _read_if_there(path: str) -> bytes:
+    return Path(path).read_bytes() if Path(path).is_file() else b""

@@ -19,6 +19,7 @@ from alchemist_core.data.layouts.geneval import (
     write_results,
 )
 from alchemist_core.data.layouts.hpdv3 import read_array, read_hpdv3
+from alchemist_core.data.layouts.huggingface import _make_record as make_hub_record
 from alchemist_core.data.layouts.huggingface import read_huggingface
 from alchemist_core.data.layouts.mjhq import read_mjhq
 from alchemist_core.data.layouts.parquet_images import read_parquet
@@ -54,6 +55,24 @@ def test_a_picture_may_be_a_path_beside_the_file(tmp_path: Path) -> None:
     image = pa.array([{"bytes": None, "path": "1.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     pq.write_table(pa.table({"image": image, "text": ["a caption"]}), tmp_path / "p.parquet")
     assert next(read_parquet(tmp_path)).read_image() == png(1)
+
+
+def test_an_image_that_is_an_address_elsewhere_is_quarantined_with_that_address(tmp_path: Path) -> None:
+    address = "hf://datasets/org/name@0123/1.png"
+    image = pa.array([{"bytes": None, "path": address}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": image, "text": ["a caption"]}), tmp_path / "p.parquet")
+    row = {"image": {"bytes": None, "path": address}, "text": "a caption"}
+    for record in (next(read_parquet(tmp_path)), make_hub_record(row, "image", "text")):
+        assert (record.read_image(), record.metadata) == (b"", {"unread_path": address})
+
+
+@pytest.mark.parametrize(("start", "n_read"), [(0, 7), (2, 5), (3, 4), (5, 2), (6, 1), (7, 0)])
+def test_rows_that_were_read_before_are_passed_over(tmp_path: Path, start: int, n_read: int) -> None:
+    write_flux_reason(tmp_path / "a", n=5)
+    write_flux_reason(tmp_path / "b", n=2, first=5)
+    found = [record.metadata["id"][-1] for record in read_parquet(tmp_path, start)]
+    assert found == list("0123456"[start:])
+    assert len(found) == n_read
 
 
 @pytest.mark.parametrize(("columns", "message"), [
@@ -120,6 +139,7 @@ def test_a_hugging_face_folder_of_pictures_streams(tmp_path: Path) -> None:
     found = list(read_huggingface(str(tmp_path)))
     assert [(record.caption, record.read_image()) for record in found] == [(f"picture {k}", png(k)) for k in range(3)]
     assert found[0].metadata == {"source": "hand"}
+    assert [record.caption for record in read_huggingface(str(tmp_path), start=2)] == ["picture 2"]
 
 
 def test_geneval_s_folders_and_lines_go_out_and_in(tmp_path: Path) -> None:
