@@ -43,7 +43,8 @@ def read_huggingface(source: str, split: str = "train", start: int = 0) -> Itera
 
 def _make_record(row: dict[str, Any], image: str, caption: str) -> LayoutRecord:
     found = row.pop(image) or {}
-    data, note = found.get("bytes"), {}
+    data = found.get("bytes")
+    note: dict[str, Any] = {}
     read: Callable[[], bytes] = partial(bytes, data or b"")
     if data is None:
         read, note = read_named_image(found.get("path"), _read_if_there)
