@@ -4,7 +4,15 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import LeaseLostError
-from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, find_holder, release_lease, renew_leases
+from alchemist_core.store.leases import (
+    LeaseClaim,
+    claim_lease,
+    claim_together,
+    consume_lease,
+    find_holder,
+    release_lease,
+    renew_leases,
+)
 
 pytestmark = pytest.mark.db
 
@@ -84,3 +92,25 @@ def test_releasing_a_lost_lease_leaves_the_new_holder_alone(engine: Engine) -> N
     with engine.begin() as connection:
         release_lease(connection, lost)
         assert find_holder(connection, lost.resource) is not None
+
+
+def test_asking_in_vain_does_not_keep_the_holder_from_renewing(engine: Engine) -> None:
+    with engine.begin() as connection:
+        held = claim_lease(connection, "device:GPU-1:0", run_id=1, ttl_s=30.0)
+    assert held is not None
+    with engine.connect() as asking, engine.begin() as renewing:
+        assert claim_lease(asking, "device:GPU-1:0", run_id=2, ttl_s=30.0) is None
+        # The process that asked is stopped here, inside its transaction.
+        renewing.execute(text("SET LOCAL lock_timeout = '2s'"))
+        assert renew_leases(renewing, 1, ttl_s=30.0) == {held.fencing_token}
+
+
+def test_several_resources_are_claimed_all_or_none(engine: Engine) -> None:
+    assert claim_together(engine, ["device:b:0"], run_id=1, ttl_s=30.0) is not None
+    assert claim_together(engine, ["device:a:0", "device:b:0", "device:c:0"], run_id=2, ttl_s=30.0) is None
+    with engine.connect() as connection:
+        held = connection.execute(text("SELECT resource, run_id FROM alchemist.leases")).all()
+    assert [tuple(row) for row in held] == [("device:b:0", 1)]
+    claims = claim_together(engine, ["device:c:0", "device:a:0"], run_id=2, ttl_s=30.0)
+    assert claims is not None
+    assert [claim.resource for claim in claims] == ["device:a:0", "device:c:0"]
