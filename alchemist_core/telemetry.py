@@ -160,6 +160,11 @@ CATALOGUE = (
     ),
     Metric("alchemist_check_failures", "Failed data checks of the last day, by severity.", ("reason", "outcome")),
     Metric("alchemist_task_failures", "Failed Airflow tasks of the last day, as dag.task.", ("stage",)),
+    Metric(
+        "alchemist_notifications",
+        "Events of the last day that people should hear of: delivered, waiting, failed, or without a receiver.",
+        ("outcome",),
+    ),
     Metric("alchemist_leases", "Leases by state: live, or expired and not claimed again.", ("outcome",)),
     Metric("alchemist_takedowns", "Takedowns: done, or pending while something still holds the bytes.", ("outcome",)),
     Metric(

@@ -1,4 +1,4 @@
--- Purpose: the exporter's series of operation: leases, failed checks and tasks, recounted ledger, takedowns.
+-- Purpose: the exporter's series of operation: leases, failed checks and tasks, recounted ledger, takedowns, notifications.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now; checks and tasks of the last day, the 15 that failed most.
 -- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
@@ -70,3 +70,6 @@ SELECT 'alchemist_takedowns', ARRAY[outcome], n_takedowns::double precision FROM
 UNION ALL
 SELECT 'alchemist_takedown_oldest_timestamp_seconds', ARRAY[outcome], requested_at FROM takedowns
 WHERE outcome = 'pending' AND requested_at IS NOT NULL
+UNION ALL
+SELECT 'alchemist_notifications', ARRAY[state], count(*)::double precision
+FROM alchemist.notifications WHERE created_at > clock_timestamp() - make_interval(days => 1) GROUP BY state

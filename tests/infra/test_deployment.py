@@ -166,3 +166,17 @@ def run_linter(command: list[str]) -> None:
         pytest.skip(f"{command[0]} is missing: it comes with the extra `dev` or with Debian's Prometheus")
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_names_its_code_and_holds_the_page_that_its_links_name(path: Path) -> None:
+    text = path.read_text()
+    assert 'RUN test -n "${CODE_VERSION}"\nENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}\n' in text
+    assert "COPY infra/RUNBOOK.md infra/\n" in text
+
+
+def test_compose_builds_each_image_with_its_code_version() -> None:
+    services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"].values()
+    builds = [service["build"] for service in services if "build" in service]
+    assert builds
+    assert {build["args"]["CODE_VERSION"] for build in builds} == {"${CODE_VERSION:-unknown}"}
