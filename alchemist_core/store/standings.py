@@ -70,4 +70,6 @@ def _set_aside(engine: Engine, named: str) -> str:
             " alchemist subset show NAME lists the datasets; a place is DATASET/SHARD/KEY, the shard with its folder."
         )
     detail = f" ({row.detail})" if row.detail else ""
-    return f" What lies there was quarantined by {row.stage}: {row.reason}{detail}. alchemist retry-quarantine tries it again."
+    # What ingest quarantined no rater has seen: only reading the shard again can change it.
+    again = "retry-quarantine" if row.stage == "score" else "shard reread"
+    return f" What lies there was quarantined by {row.stage}: {row.reason}{detail}. alchemist {again} tries it again."

@@ -31,8 +31,7 @@ counted AS (
         count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
         sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(set_aside.n_quarantined) AS n_quarantined,
         sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused
-    FROM alchemist.shards
-    LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
+    FROM alchemist.shards LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
     LEFT JOIN alchemist.shard_scores
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
     WHERE shards.state NOT IN ('retired', 'superseded')

@@ -144,7 +144,7 @@ def test_what_was_set_aside_is_told_with_its_reason(drawn: Engine) -> None:
             connection,
             {"quarantined_samples": [{"shard_id": shard_id, "ordinal": 900, "key": "bad", "detail": "12 bytes"}]},
         )
-    with pytest.raises(ConfigError, match=r"quarantined by ingest: truncated \(12 bytes\). alchemist retry-quarantine"):
+    with pytest.raises(ConfigError, match=r"quarantined by ingest: truncated \(12 bytes\). alchemist shard reread"):
         explain("web/2026-01-01/a.tar/bad")
 
 
