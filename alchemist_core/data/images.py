@@ -39,8 +39,8 @@ _MAGICS: tuple[tuple[str, bytes, int], ...] = (
 _ONE_BYTE, _RGB_BYTES = ("1", "L", "P"), 4
 # What decoders hold beside Pillow's own pixels, in bytes a pixel: WebP two canvases and a copy, TIFF a strip as large as the image.
 _DECODER_BYTES = {"webp": 12, "tiff": 4}
-# Rows that are converted at a time: a conversion's intermediate images are no larger than that.
-_STRIP_ROWS = 256
+# Pixels that are converted at a time: a conversion's intermediate images are no larger than that.
+_STRIP_PIXELS = 1 << 20
 _JPEG_SCAN = b"\xff\xda"
 # What ends a scan: neither a stuffed byte nor a restart.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -149,6 +149,8 @@ def decode_views(
         if luma_side is None:
             return pixels, None
         if canvas_side != CANVAS_SIDE:
+            # One of them at a time in memory.
+            del square
             square = _read_square(data, CANVAS_SIDE)
         return pixels, np.asarray(square.convert("L").resize((luma_side, luma_side), Image.Resampling.BICUBIC))
 
@@ -260,16 +262,16 @@ def _to_rgb(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     if image.mode == "RGB":
         return image if box == (0, 0, *image.size) else image.crop(box)
     rgb = Image.new("RGB", (right - left, bottom - top))
-    for row in range(top, bottom, _STRIP_ROWS):
-        strip = image.crop((left, row, right, min(row + _STRIP_ROWS, bottom)))
+    n_rows = max(1, _STRIP_PIXELS // rgb.width)
+    for row in range(top, bottom, n_rows):
+        strip = image.crop((left, row, right, min(row + n_rows, bottom)))
         rgb.paste(_strip_to_rgb(strip), (0, row - top))
     return rgb
 
 
 def _strip_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _GREY_16:
-        level = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(level >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")

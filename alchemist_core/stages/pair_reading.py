@@ -5,6 +5,7 @@ Letters: N pairs · M of them.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alchemist_core.data.decoders import ProcessDecoders
+from alchemist_core.data.decoding import DecodeTask
+from alchemist_core.data.image_limits import is_costly
 from alchemist_core.data.images import BadImageError, decode_image
 from alchemist_core.data.members import image_member
 from alchemist_core.data.storage import join_uri, read_ranges
@@ -87,18 +91,50 @@ class StoredPairs:
                 places = list(group)
                 for start in range(0, len(places), _N_FILES):
                     part = places[start : start + _N_FILES]
-                    files = read_ranges(uri, [image_member(rows[at]) for at in part])
-                    for place, image in zip(part, pool.map(self._decode_one, files), strict=True):
+                    files = dict(zip(part, read_ranges(uri, [image_member(rows[at]) for at in part]), strict=True))
+                    costly = [at for at in part if is_costly(files[at])]
+                    cheap = [at for at in part if at not in set(costly)] if costly else part
+                    for place, image in zip(
+                        cheap, pool.map(self._decode_one, (files[at] for at in cheap)), strict=True
+                    ):
                         if image is not None:
                             yield place, image
+                    yield from self._decode_apart(uri, costly)
                     n_done += len(part)
                     self.report(n_done, len(index), "read")
+
+    def _decode_apart(self, uri: str, places: list[int]) -> Iterator[tuple[int, Images]]:
+        """Decode images that may take long, in processes that may die on them."""
+        if not places:
+            return
+        rows = [self.rows[at] for at in places]
+        with closing(ProcessDecoders(min(n_own_cores(), len(places)), self.side)) as decoders:
+            for at, row in enumerate(rows):
+                while not decoders.has_room():
+                    yield from _good_images(decoders, places)
+                hashes = [bytes(row.image_hash)]
+                decoders.submit(DecodeTask(uri, [image_member(row)], hashes, self.side, [False]), at)
+            while not decoders.is_idle():
+                yield from _good_images(decoders, places)
 
     def _decode_one(self, data: bytes) -> Images | None:
         try:
             return decode_image(data, self.side)
         except BadImageError:
             return None
+
+
+def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple[int, Images]]:
+    """Yield what has been decoded.
+
+    Raises:
+        DataError: The shard is gone, or holds other bytes than were registered.
+    """
+    for part in decoders.wait():
+        if part.error is not None:
+            raise part.error
+        if not part.decoded.faults:
+            yield places[part.ticket], part.image_BHWC[0].copy()
 
 
 def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadPairs:

@@ -5,10 +5,12 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from alchemist_core.data.decoding import Decoded, DecodeTask
-from alchemist_core.data.shard_reading import ReadShardTask, ShardContent
+from alchemist_core.data.shard_reading import MayDie, ReadShardTask, ShardContent
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,23 @@ class DeadlyShardTask(ReadShardTask):
     def work(self, _data: None = None, _place: memoryview | None = None) -> ShardContent:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+@dataclass(frozen=True)
+class DeadlyRecordTask(ReadShardTask):
+    """Kills the process that reads the second record, until that one is set aside."""
+
+    def work(self, _data: None, place: memoryview) -> ShardContent:
+        return self.read_content(_Killer(place, self.lost))
+
+
+class _Killer(MayDie):
+    @contextmanager
+    def one_record(self, ordinal: int) -> Iterator[None]:
+        with super().one_record(ordinal):
+            if ordinal == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield
 
 
 @dataclass(frozen=True)
