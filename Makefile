@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 comma := ,
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations fuzz sbom clean
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ bench-analysts: $(STAMP) ## A scoring night alone and beside twenty analysts (al
 
 bench-migrations: $(STAMP) ## Forth and back between revisions on ten million scores, beside readers (10 minutes, 12 GB)
 	@$(BIN)/python -m tests.benchmarks.migrations
+
+bench-repairs: $(STAMP) ## What repairs recover of 1,000 damaged records of each kind, and that none is wrong (1 minute)
+	@$(BIN)/python -m tests.benchmarks.repairs
 
 fuzz: $(STAMP) ## A hundred thousand damaged inputs for every reader (5 minutes)
 	@$(BIN)/python -m tests.benchmarks.fuzz

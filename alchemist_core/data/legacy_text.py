@@ -10,6 +10,8 @@ import codecs
 import math
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 
 # Shorter ones are also the start of a longer one.
 _MARKS = (
@@ -56,9 +58,11 @@ def _is_clean(text: str) -> bool:
 _SAFE_LETTERS = re.compile(
     r"é(?!lt)|[öüßóú]|ä(?![aeo])|(?<=[a-hj-zé])í(?![iu])"
     # Where DOS code pages have ß, which follows a vowel, these have á.
-    r"|(?<=[bcdfghj-np-tv-z])á|(?<=[cgq]u)á|(?<=[bcdfghjklmnprstv]i)á(?=[bcdfglmnprst][aeiou])|(?<=[aeio])ë(?=[a-z])|ç(?=[aouáéó]|ão|ões?$)|(?<=[aeiou])ñ(?=[aeiouáéíóú])"
-    r"|ão|ãe(?=s?$)|(?<=[a-zç])õe(?=[sm]?$)|(?<![aeiouyåäö])å(?![aeiouy])|(?<![aeiouyøæ])ø(?=[bdfghjklmnprstv])|(?<=[bdfghjklmnprstv])æ(?![aeiouyw])"
+    r"|(?<=[bcdfghj-np-tv-z])á(?!$)|(?<=[cgq]u)á(?!$)|(?<=[bcdfghjklmnprstv]i)á(?=[bcdfglmnprst][aeiou])|(?<=[aeio])ë(?=[a-z])|ç(?=[aouáéó]|ão|ões?$)|(?<=[aeiou])ñ(?=[aeiouáéíóú])"
+    r"|ão|ãe(?=s?$)|(?<=[a-zç])õe(?=[sm]?$)|(?<![aeiouyåäö])å(?![aeiouybckptz])|(?<=b)åt|(?<=r)åk|(?<![aeiouyøæ])ø(?=[bdfghjklmnprstv])(?!si)|(?<=[bdfghjklmnprstv])æ(?![aeiouyw]|s?$)"
 )
+# Letters that no word has both of.
+_NORTHERN, _SOUTHERN = re.compile(r"[øæå]"), re.compile(r"[áíóúñãõç]")
 _ADJACENT = re.compile(r"éé|ää|öö|çã|çõ|üß|öß|äß")
 _WORDS_IN_LINES = """
     lumière dernière première rivière manière matière barrière galère crème frère mère père mystère caractère misère sphère
@@ -85,17 +89,20 @@ _WORDS_IN_LINES = """
     antônio
     árbol árboles ángel ángeles águila área álbum ático áfrica árabe ácido álamo índia índio ícone índice ítem
     cœur sœur œuvre œuf bœuf nœud vœu vœux œil manœuvre œillet chœur mœurs æble æbler æg ægte æske ældre manhã maçã irmã lã alemã
-    romã
+    romã træ knæ
+está papá mamá sofá allá quizá canadá panamá bogotá olá pará maracujá chá já lá
 """
 _KNOWN_WORDS = frozenset(_WORDS_IN_LINES.split())
+# A Czech "no.", in the reading of Windows-1252.
+_CZECH_NUMBER = re.compile(r"\b[èÈ]\.")
 # What may stand between words, and where: other code pages have letters in these places.
 _SIGNS = re.compile(
     r"""(?x)
     (?<=[a-zA-Z]{2}[a-tv-zA-Z])’s\b | (?<=n)’t\b | (?<=\bIt|\bit|\bHe|\bhe)’s\b | \b(?:I|i)’m\b | (?<=[a-z]s)’(?=\s)
     | (?:\b[ldjmtscnLDJMTSCN]|\b[Qq]u)’(?=[aeiouhyéAEIOUHYÉ]\w\w)
     | (?:(?<=\s)|(?<=^)|(?<=\())“(?=\w[^“”]*”) | (?<=[\w.,!?])”(?=\W|$)
-    | (?<=[\s\d])[–—](?=[\s\d]) | (?<=\w)…(?=\s|$) | (?:(?<=\s)|(?<=^))•(?=\s)
-    | (?<=[A-Za-z0-9])[™®](?=\W|$) | (?:(?<=\s)|(?<=^))©(?=\s|\d) | (?<=\d)\s?°(?=[CF]?\b|\W|$)
+    | (?<=[\s\d])[–—](?=[\s\d]) | (?:(?<=\s)|(?<=^))•(?=\s)
+    | (?<=[A-Z0-9])[™®](?=\W|$) | (?:(?<=\s)|(?<=^))©(?=\s|\d) | (?<=\d)\s?°(?=[CF]?\b|\W|$)
     | [£€](?=\s?\d) | (?<=\d)\s?€ | (?:(?<=[\d\s])|(?<=^))[½¼¾](?=\W|$) | (?:(?<=\bm)|(?<=[ck]m))[²³](?=\W|$) | (?<=\d)[ºª](?=\W|$)
     | (?<=\d)\s?×\s?(?=\d) | (?:(?<=\s)|(?<=^))«(?=[\w\s]) | (?<=[\w.,!?\s])»(?=\W|$)
     | (?:(?<=\s)|(?<=^))¿(?=\w.*\?) | (?:(?<=\s)|(?<=^))¡(?=\w.*!) | (?<=\d)\xa0 | \xa0(?=[\d»%€]) | (?<=«)\xa0
@@ -105,7 +112,7 @@ _SIGNS = re.compile(
 
 def _is_western(text: str) -> bool:
     """Tell whether a Windows-1252 reading is one of a Western European language, and no other code page could be meant."""
-    if not _is_clean(text):
+    if not _is_clean(text) or text.count("“") != text.count("”") or _CZECH_NUMBER.search(text):
         return False
     words = [word for word in _WORD.findall(text) if not word.isascii()]
     rest = _SIGNS.sub(
@@ -130,7 +137,7 @@ def _is_western_word(word: str) -> bool:
     runs = [found[0] for found in re.finditer(r"[^\x00-\x7f]{2,}", lower)]
     if n_ascii < max(2, len(word) - n_ascii) or not all(_ADJACENT.fullmatch(run) for run in runs):
         return len(word) == 1 and lower in "éóöå"
-    return _SAFE_LETTERS.sub("", lower).isascii()
+    return _SAFE_LETTERS.sub("", lower).isascii() and not (_NORTHERN.search(lower) and _SOUTHERN.search(lower))
 
 
 # --- Windows-1251 and KOI8-R --------------------------------------------------------------------------------------------------
@@ -144,31 +151,32 @@ _RUSSIAN = dict(zip(
 _MIN_RUSSIAN_LETTERS = 8
 # Nats a letter, on average: Russian has -2.9, other scripts that are read as Russian mostly less than -3.3.
 _MIN_LIKELIHOOD = -3.4
+# Over the other encoding's reading of the same bytes, which is as Cyrillic.
+_MIN_LEAD = 0.3
 _RUSSIAN_SIGNS = re.compile(r"(?:(?<=\s)|^)«(?=\w)|(?<=[\w.!?])»|(?<=\s)[–—](?=\s)|№(?=\s?\d)|(?<=\w)…|\xa0")
 _IMPOSSIBLE = re.compile(
     r"^[ьыъ]|[аеёиоуыэюя]{3}|[бвгджзклмнпрстфхцчшщ]{5}|(?<![аеёиоуыэюя])(?<!^)й|й[аеиуыэюяьъ]|[^бвгджзклмнпрстфхцчшщ][ьъы]|ъ(?![еёюя])"
     r"|[чщжш][ыюя]|[гкх]ы|ц[юя]|щ[^аеёинуь]"
 )
+# Where old Macs have quotation marks and dashes.
+_LONE_CAPITAL = re.compile(r"(?<!^)(?<![^\W\d_])[А-Я](?![^\W\d_])")
 # One of these letters must be there. Windows-1251: Hebrew has none of the last five and no capitals, Greek has neither а nor я, and
 # on old Macs я is read as Я. KOI8-R: Greek capitals and Thai are read as other small letters.
 _NOT_HEBREW_OR_GREEK = re.compile(r"^(?=.*[ыьэюяА-Я])(?=.*[ая])(?!(?=.*Я)(?!.*я))")
 _NOT_GREEK_OR_THAI = re.compile(r"[шэщчъВЕЖЗИ-УХЧ-ЩЭЯ]|.{16}")
 
 
-def _is_russian(text: str, disproof: re.Pattern[str]) -> bool:
-    """Tell whether a Cyrillic reading is Russian: common letters in possible places, and no other script could be meant."""
+def _is_russian(text: str, own: str, rival: str, evidence: re.Pattern[str]) -> bool:
+    """Tell whether a Cyrillic reading is Russian: common letters in possible places, and nothing else could be meant."""
     words = [word for word in _WORD.findall(text) if not word.isascii()]
     letters = "".join(words)
     signs = _RUSSIAN_SIGNS.sub("", _WORD.sub(_ascii_only, text))
-    if (
-        not _is_clean(text)
-        or not signs.isascii()
-        or len(letters) < _MIN_RUSSIAN_LETTERS
-        or not disproof.search(letters)
-    ):
+    if not _is_clean(text) or not signs.isascii() or _LONE_CAPITAL.search(text):
         return False
-    is_russian = set(letters.lower()) <= _RUSSIAN.keys() and all(map(_is_russian_word, words))
-    return is_russian and _log_likelihood(letters.lower()) > _MIN_LIKELIHOOD
+    if len(letters) < _MIN_RUSSIAN_LETTERS or not evidence.search(letters) or not all(map(_is_russian_word, words)):
+        return False
+    other = _decode(letters.encode(own), rival) or ""
+    return _log_likelihood(letters) > max(_MIN_LIKELIHOOD, _log_likelihood(other) + _MIN_LEAD)
 
 
 def _is_russian_word(word: str) -> bool:
@@ -177,7 +185,10 @@ def _is_russian_word(word: str) -> bool:
 
 
 def _log_likelihood(letters: str) -> float:
-    return sum(math.log(_RUSSIAN[letter] / 10_000) for letter in letters) / len(letters)
+    """Return the mean over the letters; of what is not all Russian letters, the least."""
+    if not letters or not set(letters.lower()) <= _RUSSIAN.keys():
+        return -math.inf
+    return sum(math.log(_RUSSIAN[letter] / 10_000) for letter in letters.lower()) / len(letters)
 
 
 # --- Shift-JIS ----------------------------------------------------------------------------------------------------------------
@@ -203,9 +214,9 @@ def _is_common(sign: str) -> bool:
     return sign.encode("cp932") < b"\x98\x9f"
 
 
-_PROOFS = {
+_PROOFS: dict[str, Callable[[str], bool]] = {
     "cp1252": _is_western,
-    "cp1251": lambda text: _is_russian(text, _NOT_HEBREW_OR_GREEK),
-    "koi8_r": lambda text: _is_russian(text, _NOT_GREEK_OR_THAI),
+    "cp1251": partial(_is_russian, own="cp1251", rival="koi8_r", evidence=_NOT_HEBREW_OR_GREEK),
+    "koi8_r": partial(_is_russian, own="koi8_r", rival="cp1251", evidence=_NOT_GREEK_OR_THAI),
     "cp932": _is_japanese,
 }
