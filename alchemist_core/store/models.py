@@ -90,7 +90,8 @@ def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int)
         select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n)
         .join(Evaluation, Evaluation.model_id == Model.model_id)
         .where(Model.model_id.in_(model_ids), Evaluation.contract_id == contract_id)
-        .order_by(Model.arm, Model.seed)
+        # Of several models of one arm and seed the newest comes last: who keeps one value a seed keeps that one, as the views do.
+        .order_by(Model.arm, Model.seed, Model.model_id)
     )
     with engine.connect() as connection:
         return connection.execute(statement).all()

@@ -11,9 +11,11 @@ from alchemist_core.evaluation.average import AVERAGE
 from alchemist_core.evaluation.contract import Metric
 from alchemist_core.evaluation.paired import LOWER_IS_BETTER, gain_over
 from alchemist_core.stages.evaluate import FLOW_METRIC, METRIC
-from alchemist_core.stages.report_page.content import MetricRun
+from alchemist_core.stages.report_page.comparison import compare_arms
+from alchemist_core.stages.report_page.content import ArmRun, MetricRun
 from alchemist_core.stages.report_page.metrics import summarize_metrics
 from alchemist_core.store.migrate import SQL
+from alchemist_core.store.models import read_evaluations
 from alchemist_core.verbs.compare import CompareConfig
 from alchemist_core.verbs.compare import run as compare
 from tests.given import insert_rows
@@ -76,6 +78,23 @@ def test_compare_report_and_sql_print_the_same_gain_for_a_loss_and_for_a_score(
     assert [row["gain_low"], row["gain_high"]] == pytest.approx([summary.gain.low, summary.gain.high], rel=1e-4)
     printed = compare(CompareConfig(subset="s")).summary()
     assert re.search(rf"{metric} +subset .* \+{gain:.4f} \[", printed)
+
+
+def test_of_an_arm_that_was_trained_again_report_and_compare_take_the_newest_model(measured: Engine) -> None:
+    again = [{"model_id": 9 - n, "arm": "subset", "subset_id": 1, "identity_hash": f"again {n}"} for n in (0, 1)]
+    found = [{"model_id": 9 - n, "contract_id": 1, "value": 1.0 + n} for n in (0, 1)]
+    with measured.begin() as connection:
+        insert_rows(connection, {"models": again, "evaluations": found})
+    rows = read_evaluations(measured, range(1, 10), 1)
+    runs = [ArmRun("s v1", 0.2, row.arm, row.seed, 1, 1, row.value) for row in rows if row.metric == "heldout_loss"]
+    (summary,) = [arm for arm in compare_arms(runs)[0].arms if arm.arm == "subset"]
+    (row,) = [
+        row
+        for row in compare(CompareConfig(subset="s")).rows
+        if (row["metric"], row["arm"]) == ("heldout_loss", "subset")
+    ]
+    assert summary.loss_of_seed[0] == 1.0
+    assert [summary.loss.mean, row["mean"]] == pytest.approx([1.6, 1.6])
 
 
 @pytest.mark.usefixtures("measured")
