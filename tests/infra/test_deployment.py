@@ -180,3 +180,11 @@ def test_compose_builds_each_image_with_its_code_version() -> None:
     builds = [service["build"] for service in services if "build" in service]
     assert builds
     assert {build["args"]["CODE_VERSION"] for build in builds} == {"${CODE_VERSION:-unknown}"}
+
+
+@pytest.mark.parametrize("name", [".env", "infra/.env", "infra/prod.env"])
+def test_files_of_secrets_are_not_committed_by_mistake(name: str) -> None:
+    done = subprocess.run(["git", "check-ignore", "-q", name], cwd=INFRA.parent, check=False)
+    if done.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert done.returncode == 0
