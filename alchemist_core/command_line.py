@@ -56,6 +56,7 @@ VERB_GROUPS = {
         "down",
         "status",
         "logs",
+        "airflow",
         "metrics",
         "maintain",
         "note",
@@ -63,7 +64,7 @@ VERB_GROUPS = {
     ),
 }
 VERBS = tuple(verb for group in VERB_GROUPS.values() for verb in group)
-PASS_THROUGH = ("db", "psql")
+PASS_THROUGH = (("db", "psql"), ("airflow",))
 
 
 def module_name(verb: str) -> str:
@@ -176,12 +177,11 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
 
 
 def _count_ours(arguments: list[str]) -> int:
-    """Return how many of the words are ours: behind a pass-through command only its own flags, when they come first."""
-    n = len(PASS_THROUGH)
-    if tuple(arguments[:n]) != PASS_THROUGH or arguments[n : n + 1] in (["-h"], ["--help"]):
+    """Return how many of the words are ours: behind a pass-through command only --role, when it comes first."""
+    n = next((len(words) for words in PASS_THROUGH if tuple(arguments[: len(words)]) == words), len(arguments))
+    if arguments[n : n + 1] in (["-h"], ["--help"]):
         return len(arguments)
-    behind = arguments[n] if len(arguments) > n else ""
-    flag, equals, _ = behind.partition("=")
+    flag, equals, _ = arguments[n].partition("=") if len(arguments) > n else ("", "", "")
     return n + (0 if flag != "--role" else 1 if equals else 2)
 
 

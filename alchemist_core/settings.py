@@ -100,6 +100,19 @@ class Settings(BaseSettings):
         False,
         description="Whether stages send OpenLineage events; where to stands in the OPENLINEAGE_ variables of its client",
     )
+    log_max_mib: int = Field(
+        50, ge=1, le=100_000, description="Size in MiB at which the log of a process of the local stack is rotated"
+    )
+    task_log_keep_days: float = Field(
+        30.0, gt=0, le=36_500, description="Days that `alchemist maintain logs` keeps the logs of Airflow's tasks"
+    )
+    task_log_max_mib: int = Field(
+        2_000, ge=1, le=100_000_000,
+        description="Size in MiB of all logs of Airflow's tasks, above which `alchemist maintain logs` removes the oldest",
+    )  # fmt: skip
+    task_logs: Path | None = Field(
+        None, description="Folder of the logs of Airflow's tasks; unset: airflow/logs under home"
+    )
     airflow_database_url: SecretStr | None = Field(
         None, description="Airflow's own database, for its cleaning; unset: it is not cleaned"
     )

@@ -253,6 +253,16 @@ def test_what_follows_psql_is_psqls_own(words: list[str], role: str) -> None:
     assert given[0].as_json() == {"role": role, "arguments": ["-c", "SELECT 1", "--json", "--role"]}
 
 
+def test_what_follows_airflow_is_airflows_own() -> None:
+    given: list[Config] = []
+    commands = load_commands("airflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(commands, "", commands[""]._replace(run=given.append))
+        words = ["airflow", "dags", "trigger", "build_subset", "--conf", '{"name": "a b"}', "--json"]
+        command_line.run_command(build_parser(words), words)
+    assert given[0].as_json() == {"arguments": words[1:]}
+
+
 def next_command(said: str) -> list[str]:
     """What a report tells its reader to type, as the words of the first command in it."""
     (line,) = (line for line in said.splitlines() if line.startswith("next: "))

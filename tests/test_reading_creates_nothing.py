@@ -17,7 +17,18 @@ CREATE = {
     "experiment run", "experiment datasets", "experiment dynamics", "region-probe run",
 }  # fmt: skip
 # Each of them needs no store.
-WITHOUT = {"db stop", "down", "status", "logs", "corpus scenes", "corpus emoji", "corpus import", "maintain airflow"}
+WITHOUT = {
+    "db stop",
+    "down",
+    "status",
+    "logs",
+    "corpus scenes",
+    "corpus emoji",
+    "corpus import",
+    "maintain airflow",
+    "maintain logs",
+    "airflow",
+}
 REFUSE: dict[str, tuple[str, ...]] = {
     "ingest": (),
     "train-rater": ("--dataset", "d", "--validation", "v"),
@@ -116,9 +127,19 @@ def test_a_command_that_reads_refuses_a_folder_without_a_store(
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["db stop", "down", "status"])
+@pytest.mark.parametrize("command", ["db stop", "down", "status", "maintain logs"])
 def test_looking_at_the_servers_of_a_folder_without_any_creates_nothing(command: str, empty: Path) -> None:
     assert main(command.split()) == 0
+    assert list(empty.iterdir()) == []
+
+
+def test_airflows_own_command_line_refuses_a_folder_without_a_stack(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["airflow", "dags", "list"]) != 0
+    assert (
+        f"There is no Airflow in {empty / '.alchemist'}. Start the stack once: alchemist up." in capsys.readouterr().err
+    )
     assert list(empty.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alchemist_core.errors import StoreError
+from alchemist_core.local.log_files import MIB, rotate
 from alchemist_core.local.postgres_account import Account, find_account, own_folder
 from alchemist_core.local.postgres_passwords import (
     LOGINS,
@@ -33,14 +34,17 @@ from alchemist_core.local.postgres_place import (
     free_port,
     locked,
     log_tail,
+    note_owner,
     postmaster_lives,
     ready_port,
     record_path,
     recorded_port,
+    refuse_copy,
     server_dir,
     socket_dir,
 )
 from alchemist_core.local.postgres_programs import environment, program, psql_path, run_program, write_secret
+from alchemist_core.settings import load_settings
 
 __all__ = ["EmbeddedPostgres", "is_running", "psql_path", "start_postgres", "stop_postgres"]
 
@@ -148,6 +152,7 @@ def is_running(home: Path) -> bool:
 
 def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     place = server_dir(home)
+    refuse_copy(home, place)
     account = find_account(place)
     if not has_password(folder):
         _discard(place, account)
@@ -155,6 +160,7 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
         unset(record_path(home))
     passwords = make_passwords(folder)
     own_folder(place, account)
+    note_owner(home, place)
     own_folder(socket_dir(place), account)
     if not (place / "data" / "PG_VERSION").exists():
         record_path(home).unlink(missing_ok=True)
@@ -205,6 +211,8 @@ def _make_cluster(place: Path, account: Account, password: str) -> None:
 def _launch(place: Path, account: Account, port: int) -> None:
     """Start the server unless it answers; pg_ctl gives it a session and a log file of its own, and waits until it is ready."""
     data, log = place / "data", place / "log"
+    if log.exists():
+        rotate(log, max_bytes=load_settings().log_max_mib * MIB)
     pg_ctl, socket_option = program("pg_ctl", place, account), shlex.quote(str(socket_dir(place)))
     n_failures, deadline = 0, time.monotonic() + RECOVERY_TIMEOUT_S
     while ready_port(data) is None:

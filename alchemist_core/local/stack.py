@@ -37,7 +37,7 @@ from alchemist_core.local.stack_state import (
     write_state,
 )
 from alchemist_core.local.stack_status import StackStatus, client, logs, look, status
-from alchemist_core.local.supervisor import COMMANDS, PROGRAMS
+from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, stack_environment
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import database_url
 from alchemist_core.store.migrate import check_schema, head_revision, migrate
@@ -114,6 +114,20 @@ def down(home: Path) -> StackStatus:
     return status(home)
 
 
+def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
+    """Return Airflow's program and the environment in which it works on this home's stack; Postgres is started if it is down.
+
+    Raises:
+        MissingDependencyError: Airflow is not installed beside this command.
+        AirflowError: The stack of this home was never started, so that there is no Airflow in it.
+    """
+    _check_installed()
+    ports = read_state(home).ports
+    if ports is None:
+        raise AirflowError(f"There is no Airflow in {home}. Start the stack once: alchemist up.")
+    return PROGRAMS / "airflow", stack_environment(home, ports, start_postgres(home))
+
+
 def _check_installed() -> None:
     if not (PROGRAMS / "airflow").exists():
         msg = f"Airflow is not installed beside {sys.executable}: pip install 'alchemist-platform[airflow]', or `make setup`"
@@ -167,7 +181,8 @@ def _wait_until_healthy(home: Path) -> None:
     wanted = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
     while time.monotonic() < deadline:
         health = client(home).health()
-        missing = sorted(set(COMMANDS) - set(read_state(home).children))
+        state = read_state(home)
+        missing = sorted(set(state.programs or COMMANDS) - set(state.children))
         if not missing and all(health.get(name) == "healthy" for name in wanted):
             return
         time.sleep(POLL_S)

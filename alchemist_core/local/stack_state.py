@@ -45,6 +45,8 @@ class StackState:
     ports: Ports | None = None
     supervisor_pid: int | None = None
     children: dict[str, ChildState] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()
+    """What the supervisor keeps alive; a program that was installed later is not among them. Empty while none supervises."""
 
 
 def state_path(home: Path) -> Path:
@@ -60,7 +62,8 @@ def read_state(home: Path) -> StackState:
         return StackState()
     children = {name: ChildState(**child) for name, child in raw["children"].items()}
     ports = Ports(**raw["ports"]) if raw["ports"] else None
-    return StackState(ports=ports, supervisor_pid=raw["supervisor_pid"], children=children)
+    programs = tuple(raw.get("programs", ()))
+    return StackState(ports=ports, supervisor_pid=raw["supervisor_pid"], children=children, programs=programs)
 
 
 def write_state(home: Path, state: StackState) -> None:

@@ -26,6 +26,8 @@ class StackStatus:
     n_restarts: int
     import_errors: tuple[str, ...] = ()
     prometheus_url: str | None = None
+    not_started: tuple[str, ...] = ()
+    """Programs that were installed after the stack was started."""
 
     @property
     def is_running(self) -> bool:
@@ -45,6 +47,10 @@ class StackStatus:
             f"  {name}: {f'pid {pid}' if pid else 'down, about to start'}" for name, pid in self.processes.items()
         ]
         lines += [f"  postgres: {'runs' if self.is_postgres_running else 'down, about to start'}"]
+        lines += [
+            f"  {name}: installed after the stack was started; alchemist down and alchemist up start it"
+            for name in self.not_started
+        ]
         lines += [f"Restarted processes: {self.n_restarts}"] if self.n_restarts else []
         return "\n".join([*lines, *(f"A DAG file that Airflow cannot import: {error}" for error in self.import_errors)])
 
@@ -92,7 +98,8 @@ def look(home: Path, *, is_reused: bool) -> StackStatus:
         prometheus_url=f"http://127.0.0.1:{state.ports.prometheus}"
         if state.ports and state.ports.prometheus and "prometheus" in alive
         else None,
-        processes={name: alive[name].pid if name in alive else None for name in COMMANDS},
+        processes={name: alive[name].pid if name in alive else None for name in state.programs or COMMANDS},
+        not_started=tuple(name for name in COMMANDS if state.programs and name not in state.programs),
         n_restarts=sum(child.n_restarts for child in state.children.values()),
         import_errors=tuple(client(home).import_errors()) if supervised and "api-server" in alive else (),
     )

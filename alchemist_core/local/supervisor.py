@@ -18,6 +18,7 @@ from pathlib import Path
 from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, load_secrets
+from alchemist_core.local.log_files import MIB, rotate_all
 from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, send
 from alchemist_core.local.prometheus import is_installed, prometheus_command
@@ -140,6 +141,7 @@ class Supervisor:
         health["api_server"] = "healthy" if health else "silent"
         for child in self._children:
             child.judge(health)
+        rotate_all(self._home, max_bytes=load_settings().log_max_mib * MIB)
         self._looked_at = time.monotonic()
 
     def _revive_postgres(self) -> None:
@@ -162,21 +164,23 @@ class Supervisor:
 
     def _environment(self) -> dict[str, str]:
         assert self._postgres is not None, "Postgres is revived before any child starts"
-        given = load_settings().database_url
-        # Neither Airflow nor what it starts may change the schema: `up` has migrated the store.
-        store_url = given.get_secret_value() if given else self._postgres.url(role="writer")
-        metadata_url = self._postgres.url("airflow", role="airflow")
-        return build_environment(
-            self._home,
-            port=self._ports.airflow,
-            metadata_url=metadata_url,
-            store_url=store_url,
-            statsd_port=self._ports.statsd,
-        )
+        return stack_environment(self._home, self._ports, self._postgres)
 
     def _write(self) -> None:
         children = {child.name: state for child in self._children if (state := child.state())}
-        write_state(self._home, StackState(ports=self._ports, supervisor_pid=os.getpid(), children=children))
+        programs = tuple(child.name for child in self._children)
+        write_state(self._home, StackState(self._ports, os.getpid(), children, programs))
+
+
+def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> dict[str, str]:
+    """Return the environment of the stack's processes."""
+    given = load_settings().database_url
+    # Neither Airflow nor what it starts may change the schema: `up` has migrated the store.
+    store_url = given.get_secret_value() if given else postgres.url(role="writer")
+    metadata_url = postgres.url("airflow", role="airflow")
+    return build_environment(
+        home, port=ports.airflow, metadata_url=metadata_url, store_url=store_url, statsd_port=ports.statsd
+    )
 
 
 def main() -> None:

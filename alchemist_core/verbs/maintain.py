@@ -11,6 +11,8 @@ from pydantic import Field
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import AlchemistError
+from alchemist_core.local.airflow_environment import airflow_home
+from alchemist_core.local.log_files import MIB, remove_old, rotate_all
 from alchemist_core.settings import load_settings
 from alchemist_core.store import maintenance
 from alchemist_core.store.engine import open_store
@@ -91,10 +93,24 @@ def airflow(config: RetentionConfig) -> MaintainReport:
     return MaintainReport(n_done=1)
 
 
+def logs(_config: MaintainConfig) -> MaintainReport:
+    """Rotate the local stack's logs and remove old logs of Airflow's tasks, as the settings of size and age say."""
+    settings = load_settings()
+    home = settings.home.resolve()
+    n_rotated = rotate_all(home, max_bytes=settings.log_max_mib * MIB)
+    n_removed, n_left = remove_old(
+        settings.task_logs or airflow_home(home) / "logs",
+        keep_days=settings.task_log_keep_days,
+        max_bytes=settings.task_log_max_mib * MIB,
+    )
+    return MaintainReport(n_done=n_removed, n_left=n_left, note=f"{n_rotated} logs of processes were rotated")
+
+
 COMMANDS = {
     "leases": Command(MaintainConfig, leases),
     "takedowns": Command(MaintainConfig, takedowns),
     "retention": Command(RetentionConfig, retention),
     "statistics": Command(MaintainConfig, statistics),
     "airflow": Command(RetentionConfig, airflow),
+    "logs": Command(MaintainConfig, logs),
 }

@@ -33,3 +33,7 @@ def test_commands_in_the_runbook_name_verbs_that_exist() -> None:
     named = set(re.findall(r"`alchemist ([a-z-]+)", RUNBOOK.read_text()))
     assert named
     assert {name.replace("-", "_") for name in named} <= {*STAGES, *VERBS}
+
+
+def test_the_runbooks_airflow_commands_work_beside_the_local_stack() -> None:
+    assert re.findall(r"`airflow \w+[^`]*`", RUNBOOK.read_text()) == []

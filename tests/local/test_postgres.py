@@ -300,3 +300,68 @@ def test_a_folder_that_is_a_link_is_refused(home: Path) -> None:
     (home / "postgres" / "server").symlink_to(home / "elsewhere")
     with pytest.raises(StoreError, match="another user"):
         start_postgres(home)
+
+
+def copy_home(home: Path, to: Path) -> Path:
+    subprocess.run(["cp", "-a", home, to], check=True)
+    return to
+
+
+def test_a_home_that_was_copied_while_its_server_runs_never_uses_the_originals(used_home: Path, tmp_path: Path) -> None:
+    original = start_postgres(used_home)
+    copied = copy_home(used_home, used_home.parent / f"copy-of-{used_home.name}")
+    assert not is_running(copied)
+    with pytest.raises(StoreError, match=f"is a copy of a home .* {original.data_dir}.*alchemist db backup"):
+        start_postgres(copied)
+    assert not stop_postgres(copied)
+    assert is_running(used_home), "the original's server was not stopped"
+    stop_postgres(used_home)
+    with pytest.raises(StoreError, match="is a copy"):
+        start_postgres(copied)
+    shutil.rmtree(copied)
+
+
+def test_a_home_that_was_copied_while_its_server_was_down_has_a_server_of_its_own(used_home: Path) -> None:
+    ask(start_postgres(used_home).url(), "CREATE TABLE apart AS SELECT 7 AS n")
+    stop_postgres(used_home)
+    copied = copy_home(used_home, used_home.parent / "calm-copy")
+    original, own = start_postgres(used_home), start_postgres(copied)
+    try:
+        assert own.port != original.port
+        ask(own.url(), "UPDATE apart SET n = 8")
+        assert (ask(original.url(), "SELECT n FROM apart"), ask(own.url(), "SELECT n FROM apart")) == ("7", "8")
+    finally:
+        stop_postgres(copied)
+        shutil.rmtree(copied)
+    assert is_running(used_home)
+
+
+def test_a_home_that_was_moved_after_its_server_was_killed_starts(home: Path) -> None:
+    ask(start_postgres(home).url(), "CREATE TABLE kept AS SELECT 7 AS n")
+    os.kill(postmaster(home), signal.SIGKILL)
+    while is_running(home):
+        time.sleep(0.05)
+    moved = home.rename(home.parent / "moved")
+    try:
+        assert ask(start_postgres(moved).url(), "SELECT n FROM kept") == "7"
+    finally:
+        stop_postgres(moved)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server may lie outside its home")
+def test_a_copy_of_a_home_whose_data_lie_elsewhere_does_not_take_them(home: Path) -> None:
+    closed = home.parent / "closed"
+    closed.mkdir(mode=0o700)
+    server = start_postgres(closed / "home")
+    try:
+        copied = copy_home(closed / "home", closed / "copy")
+        assert not is_running(copied)
+        assert not stop_postgres(copied)
+        with pytest.raises(StoreError, match=f"is a copy of a home .* {server.data_dir.parent}"):
+            start_postgres(copied)
+        stop_postgres(closed / "home")
+        moved = (closed / "home").rename(closed / "moved")
+        assert start_postgres(moved).data_dir == server.data_dir
+    finally:
+        stop_postgres(closed / "moved")
+        shutil.rmtree(server.data_dir.parent)

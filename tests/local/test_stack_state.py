@@ -1,3 +1,4 @@
+import os
 import socket
 import stat
 import subprocess
@@ -10,7 +11,10 @@ import yaml
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import build_environment, choose_port, load_secrets, passwords_path
+from alchemist_core.local.postgres import start_postgres, stop_postgres
+from alchemist_core.local.processes import identify
 from alchemist_core.local.prometheus import prometheus_command
+from alchemist_core.local.stack import airflow_command
 from alchemist_core.local.stack_state import (
     ChildState,
     Ports,
@@ -21,15 +25,50 @@ from alchemist_core.local.stack_state import (
     supervisor_lock,
     write_state,
 )
-from alchemist_core.local.stack_status import client, logs
+from alchemist_core.local.stack_status import client, logs, status
+from alchemist_core.local.supervisor import COMMANDS
 
 
 def test_the_state_is_read_as_it_was_written(tmp_path):
     state = StackState(
-        ports=Ports(8080, 9477), supervisor_pid=7, children={"scheduler": ChildState(8, 9, n_restarts=1)}
-    )
+        ports=Ports(8080, 9477), supervisor_pid=7, children={"scheduler": ChildState(8, 9, n_restarts=1)},
+        programs=("scheduler", "metrics"),
+    )  # fmt: skip
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
+
+
+def test_a_program_that_was_installed_while_the_stack_runs_is_not_waited_for(tmp_path):
+    me = identify(os.getpid())
+    child = ChildState(me.pid, me.birth, n_restarts=0)
+    older = tuple(name for name in COMMANDS if name not in ("prometheus", "api-server"))
+    write_state(tmp_path, StackState(Ports(1, 2), me.pid, dict.fromkeys(older, child), older))
+    with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+        found = status(tmp_path)
+    assert set(found.processes) == set(older)
+    assert all(found.processes.values())
+    assert "api-server" in found.not_started
+    said = found.describe()
+    assert "about to start" not in said.replace("postgres: down, about to start", "")
+    assert "api-server: installed after the stack was started; alchemist down and alchemist up start it" in said
+
+
+def test_the_state_of_older_code_is_read(tmp_path):
+    (tmp_path / "stack.json").write_text('{"ports": null, "supervisor_pid": null, "children": {}}')
+    assert read_state(tmp_path) == StackState()
+
+
+def test_airflows_command_line_gets_the_stacks_environment(tmp_path):
+    server = start_postgres(tmp_path)
+    try:
+        write_state(tmp_path, StackState(ports=Ports(18080, 19477)))
+        program, environment = airflow_command(tmp_path)
+        assert program.name == "airflow"
+        assert environment["AIRFLOW_HOME"] == str(tmp_path / "airflow")
+        assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].endswith(f"127.0.0.1:{server.port}/airflow")
+        assert "alchemist_writer" in environment["ALCHEMIST_DATABASE_URL"]
+    finally:
+        stop_postgres(tmp_path)
 
 
 def test_a_new_home_has_an_empty_state(tmp_path):
