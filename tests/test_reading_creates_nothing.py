@@ -53,6 +53,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "duplicates find": (),
     "duplicates list": (),
     "aesthetic": ("--dataset", "d"),
+    "night list": (),
     "plan night": ("--crawl-date", "2026-01-01"),
     "plan score": (),
     "plan promote": (),
