@@ -149,7 +149,7 @@ def test_a_flipped_byte_in_a_source_is_named_and_nothing_is_published(
     tar = source.root / "000002000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(bytes(byte ^ (at % 40_000 == 20_000) for at, byte in enumerate(whole)))
-    damage(source, capsys, "000002000.tar: record '0000020", "another sha256", "Restore the shard")
+    damage(source, capsys, "000002000.tar: record '0000020", "another sha256", "Restore its bytes")
     tar.write_bytes(whole)
     assert make(source) == expected
 
