@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from alchemist_core.local.postgres_account import path_key
 from alchemist_core.local.postgres_place import PORTS
 from alchemist_core.local.postgres_programs import write_secret
 from alchemist_core.settings import find_project_file, load_settings
@@ -64,6 +65,11 @@ def _ensure_passwords(path: Path, of_admin: str) -> None:
         write_secret(path, json.dumps({name: secrets.token_urlsafe(24) for name in names} | known))
 
 
+def stack_mark(home: Path) -> str:
+    """Return the value of the variable by which a home's processes are recognised; a copy of the home has another one."""
+    return f"{load_secrets(home)['stack']}-{path_key(home.resolve())}"
+
+
 def passwords_path(home: Path) -> Path:
     """Return the file that holds the login's password, in the form that Airflow reads."""
     return airflow_home(home) / "passwords.json"
@@ -97,7 +103,7 @@ def build_environment(
         "ALCHEMIST_AIRFLOW_URL": f"http://127.0.0.1:{port}",
         # Tasks run in other working directories, from which the file would not be found.
         **({"ALCHEMIST_PROJECT": str(project)} if (project := find_project_file()) else {}),
-        STACK_VARIABLE: keys["stack"],
+        STACK_VARIABLE: stack_mark(home),
         # A job's lines reach its log as they are printed.
         "PYTHONUNBUFFERED": "1",
         "AIRFLOW_HOME": str(airflow_home(home)),

@@ -23,7 +23,7 @@ from alchemist_core.local.airflow_environment import (
     build_environment,
     choose_port,
     dags_folder,
-    load_secrets,
+    stack_mark,
 )
 from alchemist_core.local.postgres import EmbeddedPostgres, start_postgres, stop_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, is_alive, send
@@ -197,7 +197,7 @@ def _end_leftovers(home: Path) -> None:
     """End what a killed supervisor left behind: recorded children with their sessions, and marked jobs."""
     if not airflow_home(home).exists():
         return
-    children, mark = read_state(home).children.values(), f"{STACK_VARIABLE}={load_secrets(home)['stack']}"
+    children, mark = read_state(home).children.values(), f"{STACK_VARIABLE}={stack_mark(home)}"
     end([child.identity for child in children], grace_s=5.0)
     # Since the machine was restarted, a recorded pid may be that of a stranger's session.
     ours = set(find_marked(mark))

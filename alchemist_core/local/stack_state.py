@@ -55,10 +55,13 @@ def state_path(home: Path) -> Path:
 
 
 def read_state(home: Path) -> StackState:
-    """Return the state as last written; empty for a new home."""
+    """Return the state as last written; empty for a new home, and for a copy, whose file names the original's processes."""
     try:
         raw = json.loads(state_path(home).read_text())
     except FileNotFoundError:
+        return StackState()
+    owner = Path(raw.get("home", home))
+    if owner.exists() and not owner.samefile(home):
         return StackState()
     children = {name: ChildState(**child) for name, child in raw["children"].items()}
     ports = Ports(**raw["ports"]) if raw["ports"] else None
@@ -69,7 +72,7 @@ def read_state(home: Path) -> StackState:
 def write_state(home: Path, state: StackState) -> None:
     """Replace the state in one step: a reader sees the old or the new."""
     draft = state_path(home).with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(state), indent=1))
+    draft.write_text(json.dumps({"home": str(home.resolve()), **asdict(state)}, indent=1))
     draft.replace(state_path(home))
 
 

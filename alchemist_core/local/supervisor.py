@@ -17,7 +17,7 @@ from pathlib import Path
 
 from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_client import AirflowClient
-from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, load_secrets
+from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, stack_mark
 from alchemist_core.local.log_files import MIB, rotate_all
 from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
 from alchemist_core.local.processes import end, find_marked, find_session, identify, send
@@ -133,7 +133,7 @@ class Supervisor:
         # Workers wait for their tasks: they go without a word, so that the next start takes those tasks up again.
         for process in ours:
             send(find_session(process.pid), signal.SIGKILL)
-        end(find_marked(f"{STACK_VARIABLE}={load_secrets(self._home)['stack']}"), grace_s=GRACE_S)
+        end(find_marked(f"{STACK_VARIABLE}={stack_mark(self._home)}"), grace_s=GRACE_S)
         write_state(self._home, StackState(ports=self._ports))
 
     def _look(self) -> None:

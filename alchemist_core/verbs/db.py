@@ -73,8 +73,11 @@ def start(_config: NoConfig) -> UrlReport:
 def stop(_config: NoConfig) -> None:
     """Stop the embedded server; its data stays."""
     _require_embedded()
-    stop_postgres(load_settings().home)
-    say("The embedded Postgres is stopped; alchemist db start brings it back.")
+    home = load_settings().home
+    if stop_postgres(home):
+        say("The embedded Postgres is stopped; alchemist db start brings it back.")
+    else:
+        say(f"No Postgres of {home.resolve()} runs: there was nothing to stop.")
 
 
 def url(config: UrlConfig) -> UrlReport:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secrets
+from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secrets, stack_mark
 from alchemist_core.local.processes import identify
 from alchemist_core.local.stack import _end_leftovers
 from alchemist_core.local.stack_state import ChildState, StackState, write_state
@@ -54,7 +54,7 @@ def test_a_strangers_session_that_has_a_recorded_pid_lives_on(tmp_path, start_se
 
 
 def test_what_a_killed_supervisor_left_is_ended_with_its_session(tmp_path, start_session):
-    mark = {STACK_VARIABLE: load_secrets(tmp_path)["stack"]}
+    mark = {STACK_VARIABLE: stack_mark(tmp_path)}
     leader, worker = start_session({**os.environ, **mark})
     record(tmp_path, leader.pid)
     _end_leftovers(tmp_path)

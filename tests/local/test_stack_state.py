@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -10,7 +11,13 @@ import yaml
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.airflow_client import AirflowError
-from alchemist_core.local.airflow_environment import build_environment, choose_port, load_secrets, passwords_path
+from alchemist_core.local.airflow_environment import (
+    build_environment,
+    choose_port,
+    load_secrets,
+    passwords_path,
+    stack_mark,
+)
 from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.local.processes import identify
 from alchemist_core.local.prometheus import prometheus_command
@@ -51,6 +58,18 @@ def test_a_program_that_was_installed_while_the_stack_runs_is_not_waited_for(tmp
     said = found.describe()
     assert "about to start" not in said.replace("postgres: down, about to start", "")
     assert "api-server: installed after the stack was started; alchemist down and alchemist up start it" in said
+
+
+def test_a_copy_of_a_home_knows_no_process_of_the_originals_stack(tmp_path):
+    original, state = tmp_path / "original", StackState(Ports(1, 2), 7, {"scheduler": ChildState(8, 9, n_restarts=0)})
+    original.mkdir()
+    load_secrets(original)
+    write_state(original, state)
+    copied = shutil.copytree(original, tmp_path / "copy")
+    assert read_state(copied) == StackState()
+    assert stack_mark(copied) != stack_mark(original)
+    shutil.rmtree(copied)
+    assert read_state(original.rename(tmp_path / "moved")) == state, "what was moved is still the same stack"
 
 
 def test_the_state_of_older_code_is_read(tmp_path):
