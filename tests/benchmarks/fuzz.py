@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import column
 
-from alchemist_core.data.captions import BadTextError, read_annotation
+from alchemist_core.data.captions import BadTextError, find_repairs, read_annotation
 from alchemist_core.data.copy_manifest import MANIFEST_NAME, read_copy_manifest, write_copy_manifest
 from alchemist_core.data.faults import Fault, Reason, is_storable
 from alchemist_core.data.images import BadImageError, decode_image, read_header
@@ -74,11 +74,12 @@ def read_picture(data: bytes) -> None:
 
 
 def read_text(data: bytes) -> None:
-    assert is_storable(read_annotation(data, None).caption)
+    assert is_storable(read_annotation(data, None, find_repairs(data, None)).caption)
 
 
 def read_document(data: bytes) -> None:
-    assert is_storable(read_annotation(None, data).caption)
+    assert is_storable(read_annotation(None, data, find_repairs(None, data)).caption)
+    assert is_storable(read_annotation(b"words", data, find_repairs(b"words", data)).caption)
 
 
 def read_condition(data: bytes) -> None:
