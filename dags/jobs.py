@@ -7,6 +7,7 @@ ALCHEMIST_JOB_RUNNER=local|kubernetes. The pod's image, devices, volumes and sec
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -168,7 +169,7 @@ class CommandTask(BaseOperator):
                 raise CommandFailed(f"{line[0]} cannot be started: {error.strerror}.", NOT_STARTED) from None
             for raw in self.process.stdout:
                 text = raw.decode(errors="backslashreplace").rstrip()
-                self.log.info("%s", text)
+                self.log.log(logging.ERROR if text.startswith("error: ") else logging.INFO, "%s", text)
                 if text.startswith("error: "):
                     said.clear()
                 if text:

@@ -23,7 +23,7 @@ from .conftest import DAGS, NAMES
 RUNBOOK = DAGS.parent / "infra" / "RUNBOOK.md"
 SUPPORT = ("commands", "forms", "jobs", "people", "pods")
 DEVICE_TASKS = {"score", "train_rater", "train_downstream", "evaluate"}
-ALLOWED_IMPORTS = {"json", "os", "airflow.sdk", *SUPPORT}
+ALLOWED_IMPORTS = {"json", "logging", "os", "airflow.sdk", *SUPPORT}
 ANSWER = {
     "chosen_options": ["Approve"], "params_input": {"comment": "fine; $(id)\0"}, "responded_by_user": {"id": "7", "name": "ann"},
 }  # fmt: skip
