@@ -39,17 +39,22 @@ def question(run):
     **COMMON,
 )
 def build_subset():
+    def selected(run):
+        return {"version": run.result_of("select")}
+
     def publish_what_was_asked(run):
-        version = (run.result_of("plan_publish") or {}).get("version")
-        return alchemist("subset", "publish", operand=name(run), version=version, **answered(run.result_of("approve")))
+        return alchemist("subset", "publish", operand=name(run), **selected(run), **answered(run.result_of("approve")))
 
     preview = step("preview", lambda run: alchemist("select", dry_run=True, **spec(run)))
-    select = step("select", lambda run: alchemist("select", **spec(run)), when=lambda run: not run.form["dry_run"])
-    checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run), newest=True))
+    wanted = {"when": lambda run: not run.form["dry_run"], "returns": "version"}
+    select = step("select", lambda run: alchemist("select", json=True, **spec(run)), **wanted)
+    checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run), **selected(run)))
     copy = {"when": lambda run: run.form["materialize"]}
-    materialize = step("materialize", lambda run: alchemist("materialize", subset=name(run), newest=True), **copy)
+    materialize = step("materialize", lambda run: alchemist("materialize", subset=name(run), **selected(run)), **copy)
     asks = {"when": lambda run: run.form["approve"], "trigger_rule": ONLY_WHAT_RAN, "returns": ""}
-    plan_publish = step("plan_publish", lambda run: alchemist("plan", "publish", operand=name(run), json=True), **asks)
+    plan_publish = step(
+        "plan_publish", lambda run: alchemist("plan", "publish", operand=name(run), json=True, **selected(run)), **asks
+    )
     then = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
     publish = step("publish", publish_what_was_asked, **then)
     preview >> select >> checked >> materialize >> plan_publish >> approve("approve", ask=question) >> publish

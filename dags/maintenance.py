@@ -5,6 +5,7 @@
     forget_old_checks → refresh_statistics
     recount_ledger
     clean_airflow
+    remove_logs
 
 Safe to re-run: yes. What is published, live or newest stays; takedowns are complete when no tar of ours holds the picture.
 Runbook: infra/RUNBOOK.md#maintenance
@@ -32,6 +33,7 @@ def maintenance():
     run("forget_old_checks", "maintain", "retention") >> run("refresh_statistics", "maintain", "statistics")
     run("recount_ledger", "check", suite="scores")
     run("clean_airflow", "maintain", "airflow")
+    run("remove_logs", "maintain", "logs")
 
 
 maintenance()

@@ -31,6 +31,7 @@ NIGHT = {"dataset": "crawl", "crawl_date": "2026-01-02"}
 RESULTS = {
     "plan_night": [NIGHT],
     "plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True},
+    "select": 3,
     "plan_publish": {"version": 3, "question": "?"},
     "approve": ANSWER,
 }
@@ -157,7 +158,13 @@ def test_work_for_a_device_waits_in_the_gpu_pool(dag):
 
 def test_only_listing_tasks_return_a_value(dag):
     returning = {task.task_id for task in command_tasks(dag) if attribute(task, "do_xcom_push") is not False}
-    assert returning == {task.task_id for task in dag.tasks} & {"plan", "plan_night", "plan_promote", "plan_publish"}
+    assert returning == {task.task_id for task in dag.tasks} & {
+        "plan",
+        "plan_night",
+        "plan_promote",
+        "plan_publish",
+        "select",
+    }
 
 
 def test_a_task_is_tried_again_later_and_later_ends_in_time_and_says_why_it_failed(dag):
@@ -388,6 +395,13 @@ def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, o
 def test_a_command_knows_the_run_that_it_belongs_to(dags, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "r1")
     assert importlib.import_module("commands").environment_of(["alchemist", "drift"])["AIRFLOW_CTX_DAG_RUN_ID"] == "r1"
+
+
+def test_what_is_checked_copied_and_published_is_the_version_that_was_selected(dags):
+    dag = dags["build_subset"]
+    params = form(dag, FILLED["build_subset"])
+    for task_id in ("check_subset", "materialize", "plan_publish", "publish"):
+        assert "--version=3" in command(dag.get_task(task_id), params)
 
 
 def test_the_default_name_of_a_subset_is_one_that_select_takes(dags):

@@ -17,6 +17,7 @@ echo "$@" >> "$ALCHEMIST_HOME/commands"
 env >> "$ALCHEMIST_HOME/environment"
 case "$1" in
 plan) echo "a library's warning" >&2; cat "$ALCHEMIST_HOME/plan.json";;
+select) case "$*" in *broken*) exit 1;; *refused*) echo "error: no such dataset"; exit 2;; *--json*) echo '{"version": 7}';; esac;;
 note) ;;
 *) case "$*" in *broken*) exit 1;; *refused*) echo "error: no such dataset"; exit 2;; esac; echo "done";;
 esac
