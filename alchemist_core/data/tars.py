@@ -164,7 +164,8 @@ def _judge(groups: list[_Group], expected: frozenset[str]) -> list[_Group]:
     """Accuse the incomplete suspects; damage that has an accused neighbour is no further loss."""
     explained: list[Damage] = []
     for group in groups:
-        if group.suspicions and group.shape != expected:
+        # More members than a neighbour has are no loss; where nothing is expected, nothing is proved.
+        if group.suspicions and not (expected and expected <= group.shape):
             damage = group.suspicions[0]
             group.accuse(damage.reason, f"a member is missing next to damage: {damage.detail}")
             explained += group.suspicions
