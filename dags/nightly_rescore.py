@@ -53,7 +53,9 @@ def nightly_rescore():
     }
     ingest = each("ingest", **bring)
     shards, samples, scores = (each(f"check_{s}", night("check", suite=s)) for s in ("shards", "samples", "scores"))
-    plan = step("plan", waiting, returns="work", **LATE)
+    # Without nights, `plan score` would plan every unscored shard, also those of nights that a check has stopped.
+    named = {"when": lambda run: run.result_of("plan_night") is not None}
+    plan = step("plan", waiting, returns="work", **named, **LATE)
     score = device_step("score", night("score", rater="nightly"), over=plan.output, priority_weight=30, **LATE)
     drift = each("drift", night("drift"), needs=("check_shards", "check_samples", "check_scores"))
     publish = each("publish", night("publish", "night"), needs=("drift",))

@@ -303,7 +303,7 @@ def test_json_is_one_object_on_the_last_line(database_url: str, capsys: pytest.C
     assert main(["plan", "score", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {
         "slots": [0],
-        "work": [{"dataset": None, "crawl_date": None, "slot": 0}],
+        "work": [],
         "rater": None,
         "n_shards": 0,
         "n_samples": 0,

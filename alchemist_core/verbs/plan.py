@@ -67,15 +67,15 @@ class RaterPlan(Report):
 
 
 class ScoreTask(Report):
-    """One process that scores: whose shards it claims, of which day, and its slot. No dataset: every registered training dataset."""
+    """One process that scores: whose shards it claims, of which day, and its slot."""
 
-    dataset: str | None
+    dataset: str
     crawl_date: date | None
     slot: int
 
 
 class PlanScoreReport(Report):
-    """Work ahead. `slots` and `work` are never empty: mapping over nothing would skip every task behind it."""
+    """Work ahead. `slots` is never empty: mapping over nothing would skip every task behind it. `work` is only what may be scored."""
 
     slots: list[int]
     work: list[ScoreTask]
@@ -180,7 +180,7 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
     n_shards, n_samples = _add(of_rater.values())
     return PlanScoreReport(
         slots=list(range(n_slots)),
-        work=work or [ScoreTask(dataset=None, crawl_date=config.crawl_date, slot=0)],
+        work=work,
         rater=", ".join(rater.name for rater in raters) or None,
         n_shards=n_shards,
         n_samples=n_samples,

@@ -223,6 +223,13 @@ def test_a_nights_dataset_is_checked_and_published_only_if_its_own_earlier_tasks
     assert attribute(dag.get_task("summary"), "closes")
 
 
+@pytest.mark.parametrize(("nights", "is_planned"), [(None, False), ([], True), ([NIGHT], True)])
+def test_without_a_plan_of_nights_no_scoring_is_planned(dags, nights, is_planned):
+    jobs, plan = importlib.import_module("jobs"), dags["nightly_rescore"].get_task("plan")
+    run = jobs.Run({}, None, "2026-01-02", SimpleNamespace(xcom_pull=lambda task_ids: {"plan_night": nights}[task_ids]))
+    assert attribute(plan, "when")(run) is is_planned
+
+
 def test_a_night_waits_for_a_device_before_a_training_and_that_before_an_evaluation(dags):
     tasks = [dags[name].get_task(task) for name, task in (
         ("nightly_rescore", "score"), ("train_rater", "train_rater"), ("evaluate_subset", "train_downstream"),

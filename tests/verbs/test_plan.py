@@ -67,10 +67,8 @@ def test_an_upload_that_was_under_way_brings_its_night_up_again(
     ]
 
 
-def test_scoring_is_planned_for_each_dataset_and_slot_and_never_for_none(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert plan_score(PlanScoreConfig()).model_dump()["work"] == [{"dataset": None, "crawl_date": None, "slot": 0}]
+def test_scoring_is_planned_for_each_dataset_and_slot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan_score(PlanScoreConfig()).work == []
     with engine.begin() as connection:
         add_dataset(connection)
         add_dataset(connection, dataset_id=2, name="books")
@@ -98,6 +96,17 @@ def test_several_nights_are_planned_at_once_each_with_its_own_day(engine: Engine
         ("web", "2026-01-02", 0), ("web", "2026-01-01", 0), ("books", "2026-01-01", 0),
     ]  # fmt: skip
     assert report.n_shards == 2
+
+
+def test_where_checks_have_stopped_every_night_nothing_is_scored(engine: Engine, database_url: str) -> None:
+    failed = {"suite": "samples", "expectation": "most_locations_are_usable", "severity": "fail", "is_success": False}
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+        night = {"dataset_name": "web", "crawl_date": "2026-01-02", "observed": {}}
+        insert_rows(connection, {"check_results": [failed | night]})
+    add_shards(engine, 1, "a.tar")
+    assert plan_score(PlanScoreConfig(nights=("web:2026-01-02",))).work == []
 
 
 @pytest.mark.parametrize("night", ["web", "web:yesterday", "2026-01-02"])
