@@ -118,7 +118,7 @@ def _typed_number(kind: str, bounds: Field, *, is_empty_allowed: bool) -> Field:
     words = ", ".join(
         f"{BOUNDS[key]} {value:g}" if kind == "number" else f"{BOUNDS[key]} {value}" for key, value in bounds.items()
     )
-    largest = bounds.get("maximum", bounds.get("exclusiveMaximum", 10**9))
+    largest: float = bounds.get("maximum") or bounds.get("exclusiveMaximum") or 10**9
     assert isinstance(largest, (int, float)), f"a bound of a form is {largest!r}"
     if kind == "integer":
         pattern = rf"^\s*[0-9]{{1,{len(str(largest))}}}\s*$"
