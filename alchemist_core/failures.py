@@ -7,6 +7,7 @@ a defect: its traceback goes to a file of the home, and the line names that file
 import errno
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -31,6 +32,18 @@ REMEDIES = {
     errno.ENAMETOOLONG: "is too long for the file system. Name a shorter path",
     errno.ELOOP: "is a loop of symbolic links. Name another path",
 }
+
+NUMBERS = ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES), (IsADirectoryError, errno.EISDIR))
+
+SERVER = "A server did not answer as expected: {}. Check its address and the network, then run the command again."
+BY_LIBRARY = {
+    "pyarrow": "A Parquet or Arrow file is damaged or of another form: {}. Write it again, or name another file.",
+    "safetensors": "A safetensors file is damaged or of another form: {}. Name another file.",
+    "safetensors_rust": "A safetensors file is damaged or of another form: {}. Name another file.",
+    **dict.fromkeys(("boto3", "botocore", "httpx", "requests", "urllib3"), SERVER),
+}
+# How libraries written in Rust say it.
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def explain(error: BaseException) -> AlchemistError | None:
@@ -59,46 +72,48 @@ def first_line(error: BaseException) -> str:
 
 
 def _explain_os_error(error: OSError) -> AlchemistError:
-    name = error.filename if error.filename is not None else None
-    place = f"{os.fsdecode(name)} " if isinstance(name, (str, bytes, os.PathLike)) else ""
-    if error.errno in FULL:
-        return AlchemistError(
-            f"The disk is full{f' at {place.strip()}' if place else ''}. Free space, then run the same command again."
-        )
-    if error.errno in REMEDIES:
-        return ConfigError(f"{place or 'A path '}{REMEDIES[error.errno]}.")
+    named = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else None
+    place = os.fsdecode(named) if named is not None else ""
+    # Libraries raise the class without its number.
+    number = error.errno or next((code for kind, code in NUMBERS if isinstance(error, kind)), None)
+    if number in FULL:
+        at = f" at {place}" if place else ""
+        return AlchemistError(f"The disk is full{at}. Free space, then run the same command again.")
+    if number in REMEDIES:
+        fault, _, remedy = REMEDIES[number].partition(". ")
+        return ConfigError(f"{f'{place} {fault}' if place else first_line(error)}. {remedy}.")
     return AlchemistError(
-        f"{place}cannot be used: {first_line(error)}. Check the path, the disk and the network, then run the command again.".lstrip()
+        f"{place or 'A file or a connection'} cannot be used: {first_line(error)}. Check the path, the disk and the network, then run the "
+        "command again."
     )
 
 
 def _explain_by_library(error: BaseException) -> AlchemistError | None:
-    """Judge by the library's name: none of them is imported before it has raised something."""
-    library = type(error).__module__.partition(".")[0]
+    """Judge by the library's name or words: none of them is imported before it has raised something."""
+    library, said = type(error).__module__.partition(".")[0], first_line(error)
     if library in {"sqlalchemy", "psycopg2"}:
         from alchemist_core.store.refusals import explain_refusal  # noqa: PLC0415
 
         return explain_refusal(error)
     if isinstance(error, ValidationError):
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or error.title}: {fault['msg']}" for fault in error.errors()
-        )
-        return ConfigError(
-            f"Values do not fit together ({error.title}): {faults}. Correct them; --help lists the bounds."
-        )
-    if library == "pyarrow":
-        return DataError(
-            f"A Parquet or Arrow file is damaged or of another form: {first_line(error)}. Write it again, or name another file."
-        )
-    if library in {"botocore", "boto3", "requests", "httpx", "urllib3"}:
-        return DataError(
-            f"A server did not answer as expected: {first_line(error)}. Check its address and the network, then run the command again."
-        )
+        return _explain_validation(error)
+    if found := OS_ERROR.search(str(error)):
+        return _explain_os_error(OSError(int(found[1]), said))
+    if "PytorchStreamWriter" in str(error):
+        return AlchemistError(f"A checkpoint cannot be written: {said}. Free space, then run the same command again.")
     if type(error).__name__ == "OutOfMemoryError":
         return AlchemistError(
-            f"The memory of the device is used up: {first_line(error)}. Use smaller batches, then run the command again."
+            f"The memory of the device is used up: {said}. Use smaller batches, then run the command again."
         )
-    return None
+    remedy = BY_LIBRARY.get(library)
+    return None if remedy is None else DataError(remedy.format(said))
+
+
+def _explain_validation(error: ValidationError) -> ConfigError:
+    faults = [f"{'.'.join(map(str, fault['loc'])) or error.title}: {fault['msg']}" for fault in error.errors()]
+    return ConfigError(
+        f"Values do not fit together ({error.title}): {'; '.join(faults)}. Correct them; --help lists the bounds."
+    )
 
 
 def report_defect(error: BaseException, words: list[str]) -> str:

@@ -30,6 +30,17 @@ def test_an_error_of_the_system_names_the_path_and_a_remedy(number: int, code: i
     assert remedy in str(known)
 
 
+@pytest.mark.parametrize(("error", "remedy"), [
+    (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/1: file write failed"), "Free space"),
+    (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "The disk is full"),
+    (FileNotFoundError("No such file or directory: /data/model.safetensors"), "Check the path"),
+    (MemoryError(), "smaller batches"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not valid UTF-8"),
+])  # fmt: skip
+def test_what_libraries_say_in_their_own_words_is_understood(error: Exception, remedy: str) -> None:
+    assert remedy in str(explain(error))
+
+
 @pytest.fixture
 def _defect(monkeypatch: pytest.MonkeyPatch) -> None:
     def divide(_config: object) -> None:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -79,7 +81,7 @@ class Arms:
             raise ConfigError(
                 "--arms planted needs --truth FILE: the Parquet file of a drawn corpus that says what each pair is worth."
             )
-        rows = pq.read_table(self.truth).to_pylist()
+        rows = _read_truth(self.truth)
         wanted = {row["pair_hash"] for row in rows if row["kind"] == kind}
         if not wanted:
             kinds = ", ".join(sorted({row["kind"] for row in rows}))
@@ -90,3 +92,15 @@ class Arms:
                 f"--truth {self.truth}: none of its {len(wanted):,} {kind} pairs is eligible. Is it another corpus's?"
             )
         return np.array(among, dtype=np.int64)
+
+
+def _read_truth(path: Path) -> list[dict[str, Any]]:
+    """Read what each pair of a synthetic corpus is worth."""
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=["pair_hash", "kind"]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"--truth {path} is not a Parquet file with the columns pair_hash and kind ({why}). Name the truth.parquet of a drawn corpus."
+        ) from error
+    return rows

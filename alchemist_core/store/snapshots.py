@@ -87,6 +87,12 @@ def take_snapshot(
             f"pair has the score {moment.score!r}. "
             "Run alchemist score, alchemist check --suite scores and alchemist publish night first."
         )
+    if should_store and not pairs.count_open():
+        # Before anything is stored: a snapshot without a pair serves nobody.
+        raise ConfigError(
+            f"No pair is eligible: conditions, duplicates and takedowns leave out all {len(pairs):,} scored pairs. Loosen --where or "
+            "--decontaminate, or score more shards."
+        )
     with engine.begin() as connection:
         scale_id, scale = _rank_scale(connection, moment, pairs.score_N, rescale=rescale, should_store=should_store)
         values: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,10 +96,12 @@ def import_layout(config: ImportConfig) -> CorpusReport:
         return CorpusReport(folder=out, counts={})
     if is_s3(out) and not any(place.glob("*")) and find_shards(out):
         raise DataError(f"{out} is not empty and holds no import of this home; name another address")
-    marker.start()
     first = first_unfinished(out)
     records = _read_layout(config, start=first * config.shard_size)
-    n_records = write_shards(records, out, shard_size=config.shard_size, first_shard=first)
+    # A source that cannot be read is refused before anything is written.
+    head = list(islice(records, 1))
+    marker.start()
+    n_records = write_shards(chain(head, records), out, shard_size=config.shard_size, first_shard=first)
     marker.finish()
     return CorpusReport(folder=out, counts={"records": n_records})
 

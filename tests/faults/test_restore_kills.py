@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,15 @@ def finish_restore(folder: Path, store: TrainedStore) -> float:
     return time.monotonic() - began
 
 
-def kill_restore(folder: Path, store: TrainedStore, *, after_s: float, with_children: bool) -> bool:
-    """Kill a restore and wait until nothing of it works any more; true if it was still running."""
+def kill_restore(folder: Path, store: TrainedStore, *, after_s: float, from_load: bool, with_children: bool) -> None:
+    """Kill a restore some time after its start, or after it began to load the data; wait until nothing of it works any more."""
     process = start_restore(folder, store)
+    if from_load:
+        wait_for_load(process, store)
     time.sleep(after_s)
-    was_running = process.poll() is None
     if with_children:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
     process.communicate()
@@ -64,7 +67,17 @@ def kill_restore(folder: Path, store: TrainedStore, *, after_s: float, with_chil
             connection.rollback()
             time.sleep(0.05)
     engine.dispose()
-    return was_running
+
+
+def wait_for_load(process: subprocess.Popen[str], store: TrainedStore) -> None:
+    loading = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pg_restore'"
+    )
+    engine = make_engine(store.url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while process.poll() is None and not connection.execute(loading).scalar_one():
+            time.sleep(0.01)
+    engine.dispose()
 
 
 def empty(store: TrainedStore) -> None:
@@ -104,8 +117,11 @@ def kill_and_complete(
     for seed in seeds:
         rng = random.Random(seed)
         empty(target)
-        kill_restore(folder, target, after_s=duration * rng.uniform(0.3, 1.0), with_children=rng.random() < 0.5)
+        from_load, with_children = rng.random() < 0.5, rng.random() < 0.5
+        after_s = duration * (rng.uniform(0, 0.3) if from_load else rng.uniform(0.2, 0.9))
+        kill_restore(folder, target, after_s=after_s, from_load=from_load, with_children=with_children)
         found[judge(target, expected)] += 1
+        print(f"seed {seed}: {found}", flush=True)
         finish_restore(folder, target)
         check_schema(target.url)
         assert checksum(target.url) == expected
@@ -126,6 +142,5 @@ def test_a_hundred_killed_restores_leave_nothing_or_everything(
     copy_trained: Callable[[], TrainedStore], make_database: Callable[..., str], tmp_path: Path
 ) -> None:
     found = kill_and_complete(copy_trained, make_database, tmp_path / "backup", range(100, 200))
-    print(f"100 kills left {found}")
     assert found["nothing"] >= 10
     assert found["everything"] >= 10
