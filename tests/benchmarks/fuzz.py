@@ -46,7 +46,7 @@ NUMBERS = [
     for order in ("big", "little")
 ]
 CONDITIONS = (
-    "rank < 0.1 and caption like '%cat%'", "not (width >= 256 or licence is null)", "format in ('JPEG', 'PNG') and clarity > -1.5e3",
+    "rank < 0.1 and caption like '%cat%'", "not (width >= 256 or licence is null)", "licence in ('CC0', 'MIT') and score > -1.5e3",
 )  # fmt: skip
 
 
