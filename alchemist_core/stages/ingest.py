@@ -275,18 +275,24 @@ class _Ingestion:
         found = [*(file.uri for file in listing.shards), *(other.uri for other in listing.passed_over)]
         there = {_below(self._dataset.root_uri, uri) for uri in found}
         unread = tuple(f"{_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
-        gone = [
-            (uri, shard)
-            for uri, shard in self._known.items()
-            if shard.state in registry.READABLE and uri not in there and not uri.startswith(unread)
-        ]
+        gone = [(uri, shard) for uri, shard in self._known.items() if uri not in there and not uri.startswith(unread)]
+        self._forget_given_up([(uri, shard.shard_id) for uri, shard in gone if shard.state == "growing"])
         for uri, shard in gone:
+            if shard.state not in registry.READABLE:
+                continue
             since = shard.reason or f"no file was there at {self._began_at:%Y-%m-%d %H:%M} UTC"
             if shard.state != "missing":
                 registry.mark_shard(self._engine, shard.shard_id, "missing", since)
             elif self._config.crawl_date not in (None, shard.crawl_date):
                 continue
             self._leave(uri, "missing", since)
+
+    def _forget_given_up(self, uploads: Sequence[tuple[str, int]]) -> None:
+        """Forget uploads whose files are gone: they would be waited for, and bring their nights up again, for ever."""
+        if uploads:
+            names = _enumerate([uri for uri, _ in uploads])
+            say(f"{self._dataset.name}: {names}the file is gone before it was whole. Nothing waits for it any more.")
+            registry.forget_growing(self._engine, [shard_id for _, shard_id in uploads])
 
     def _leave(self, uri: str, state: str, since: str) -> None:
         name = join_uri(self._dataset.root_uri, uri)

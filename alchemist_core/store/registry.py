@@ -260,6 +260,12 @@ def await_shard(engine: Engine, shard: NewShard, reason: str) -> None:
     _note_unread(engine, shard, state="growing", state_reason=reason)
 
 
+def forget_growing(engine: Engine, shard_ids: Sequence[int]) -> None:
+    """Forget uploads that were given up: their files are gone, and nothing of them was registered."""
+    with engine.begin() as connection:
+        connection.execute(delete(Shard).where(Shard.shard_id.in_(shard_ids), Shard.state == "growing"))
+
+
 def _note_unread(engine: Engine, shard: NewShard, **fields: Any) -> None:
     with engine.begin() as connection:
         _forget_unread(connection, shard)

@@ -19,6 +19,8 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestReport, run
 from alchemist_core.store.checksum import checksum
+from alchemist_core.store.nights import late_nights
+from alchemist_core.store.registry import list_datasets
 from tests.data.conftest import draw_picture, make_record, make_tar
 
 pytestmark = pytest.mark.db
@@ -294,6 +296,23 @@ def test_an_upload_under_way_is_taken_up_when_it_is_whole_without_a_verb(
     with engine.connect() as connection:
         statement = text("SELECT crawl_date, n_samples, state FROM alchemist.shards WHERE uri = '2026-01-01/a.tar'")
         assert tuple(connection.execute(statement).one()) == (date(2026, 1, 1), 40, "verified")
+
+
+def test_an_upload_that_is_given_up_is_waited_for_no_longer(
+    tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part = cut_tar(corpus)
+    (tmp_path / "2026-01-01").mkdir()
+    (tmp_path / "2026-01-01" / "a.tar").write_bytes(part)
+    (tmp_path / "b.tar").write_bytes(whole)
+    ingest(dataset="web", root=str(tmp_path))
+    (tmp_path / "2026-01-01" / "a.tar").unlink()
+    # The run succeeds: nothing was lost that had been registered.
+    ingest(dataset="web", crawl_date="2026-01-02")
+    assert states(engine) == {"b.tar": "verified"}
+    assert "2026-01-01/a.tar: the file is gone" in capsys.readouterr().err
+    ids = [row.dataset_id for row in list_datasets(engine)]
+    assert late_nights(engine, ids, date(2026, 1, 2)) == []
 
 
 def test_a_file_that_has_only_begun_is_an_upload_under_way(tmp_path: Path, corpus: Path, engine: Engine) -> None:
