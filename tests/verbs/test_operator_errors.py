@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from _pytest.mark import ParameterSet
 from sqlalchemy import make_url, text
 
 from alchemist_core.__main__ import main
@@ -31,7 +32,7 @@ from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.faults.test_kills import environment
 from tests.trained_store import TrainedStore, use_store
 
-pytestmark = [pytest.mark.db, pytest.mark.e2e]
+pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.xdist_group("operator_errors")]
 
 TABLE = Path(__file__).with_name("operator_errors.txt")
 AWAY = "postgresql://nobody@127.0.0.1:1/none"
@@ -184,7 +185,14 @@ def states(shop: Shop) -> list[tuple[object, ...]]:
     return [shop.state()]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+def sampled(rows: list[Row]) -> list[ParameterSet]:
+    """Mark all but every eighth row as slow: `make test-faults` runs them."""
+    return [
+        pytest.param(row, id=str(row), marks=[pytest.mark.faults] * (number % 8 > 0)) for number, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("row", sampled(ROWS))
 def test_a_mistake_ends_in_one_line_and_changes_nothing(
     row: Row,
     shop: Shop,
