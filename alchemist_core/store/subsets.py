@@ -221,8 +221,9 @@ def _make_current(
     state = connection.execute(select(Subset.state).where(Subset.subset_id == subset.subset_id)).scalar_one()
     if state == "withdrawn" and action != "reinstate":
         raise DataError(f"{subset.title} was withdrawn while it was being published: it is not published.")
-    _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
+    # Before the look at its datasets: it waits for the removal of one, which locks this table.
     connection.execute(update(Subset).where(*published).values(state="superseded"))
+    _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
     values: dict[str, Any] = {
         "state": "published", "published_at": func.clock_timestamp(),
         "withdrawn_at": None, "withdrawn_by": None, "withdrawn_reason": None,

@@ -164,7 +164,7 @@ def _withdraw(engine: Engine, subset: SubsetRow, reason: str) -> None:
         try:
             store_members(engine, fallback.subset_id, load_manifest(engine, fallback))
             withdraw_subset(engine, subset, reason=reason, actor=actor, fallback=fallback)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             say(f"{fallback.title} cannot be published in its place: {error}")
         else:
             return

@@ -1,5 +1,6 @@
 """Datasets are listed, renamed and removed without losing what was made of them; evaluation has a default."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from alchemist_core.verbs import dataset as verbs
 from alchemist_core.verbs.explain import ExplainConfig
 from alchemist_core.verbs.explain import run as explain
 from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.verbs.subset_publish import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
 from tests.given import insert_rows
 from tests.selectable_store import change, fill
 
@@ -45,7 +46,11 @@ def rows(engine: Engine, statement: str) -> list[tuple]:
 
 
 def select_web(**options: object) -> object:
-    given = {"dataset": "web", "name": "s", "policy": {"retention": 0.3, "decontaminate": "bench", **options}}
+    return select_from("web", **options)
+
+
+def select_from(dataset: str, **options: object) -> object:
+    given = {"dataset": dataset, "name": "s", "policy": {"retention": 0.3, "decontaminate": "bench", **options}}
     return select(SelectConfig.model_validate(given))
 
 
@@ -175,6 +180,31 @@ def test_a_removed_dataset_is_read_no_more_and_its_history_stays(store: Engine, 
     change(store, "ALTER TABLE alchemist.datasets ALTER COLUMN dataset_id RESTART WITH 100")
     ingest(IngestConfig(dataset="web", root=str(tmp_path)))
     assert find_dataset(store, "web").root_uri == str(tmp_path)
+
+
+def test_a_subset_is_not_published_past_the_removal_of_its_dataset(store: Engine) -> None:
+    select_web()
+    with ThreadPoolExecutor(1) as pool, store.connect() as other:
+        with store.begin() as removing:
+            removing.execute(text("LOCK TABLE alchemist.subsets IN SHARE ROW EXCLUSIVE MODE"))
+            removing.execute(
+                text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'why' WHERE name = 'web'")
+            )
+            publishing = pool.submit(publish, PublishSubsetConfig(name="s"))
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not publishing.done()
+        with pytest.raises(ConfigError, match="draws from web, which was removed"):
+            publishing.result(timeout=60)
+    assert find_subset(store, "s").state == "selected"
+
+
+def test_a_version_is_withdrawn_although_the_one_before_draws_from_a_removed_dataset(store: Engine) -> None:
+    for dataset in ("web", "books"):
+        select_from(dataset)
+        publish(PublishSubsetConfig(name="s"))
+    verbs.remove(verbs.DatasetRemoveConfig(name="web", reason="the licence ended"))
+    report = withdraw(WithdrawSubsetConfig(name="s", reason="a mistake"))
+    assert (report.version, report.published) == (2, None)
 
 
 def test_removing_the_default_makes_the_first_registered_the_default(store: Engine) -> None:
