@@ -151,12 +151,28 @@ def receivers() -> Iterator[tuple[str, Callable[[Event], None]]]:
 def _run_command(command: str, event: Event) -> None:
     document = {"title": event.title, **asdict(event), "text": event.text}
     try:
+        words = shlex.split(command)
         subprocess.run(
-            shlex.split(command), input=json.dumps(document), text=True, check=True, timeout=COMMAND_TIMEOUT_S,
+            words,
+            input=json.dumps(document),
+            text=True,
+            check=True,
+            timeout=COMMAND_TIMEOUT_S,
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise NotSentError(f"ALCHEMIST_NOTIFY_COMMAND: {error}") from None
+        raise NotSentError(f"ALCHEMIST_NOTIFY_COMMAND: {_why_not_run(error)}") from None
+
+
+def _why_not_run(error: Exception) -> str:
+    """Say how a program failed, without its arguments: they may hold a password, and logs and the store keep this text."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"it ended with exit code {error.returncode}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it took more than {COMMAND_TIMEOUT_S} seconds"
+    if isinstance(error, OSError):
+        return f"it cannot be started ({error.strerror})"
+    return f"it cannot be read as a command line ({error})"
 
 
 def _post(address: str, event: Event) -> None:

@@ -112,6 +112,26 @@ def test_an_event_that_one_of_two_receivers_took_is_not_sent_there_again(
     assert states(engine) == [("delivered", 2)]
 
 
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("false --token=SECRET", "exit code 1"),
+        ("/nowhere/tell --token=SECRET", "cannot be started (No such file or directory)"),
+        ("tell --token='SECRET", "cannot be read as a command line"),
+    ],
+)
+def test_the_arguments_of_a_command_that_fails_are_shown_nowhere(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, why: str
+) -> None:
+    use(monkeypatch, command=command)
+    tell(engine)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT error FROM alchemist.notifications")).scalar_one()
+    for shown in (kept, capsys.readouterr().err):
+        assert why in shown
+        assert "SECRET" not in shown
+
+
 def test_a_command_is_given_the_event_as_json(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "tell"
     program.write_text(f"#!/bin/sh\ncat > '{tmp_path}/heard'\n")
