@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,10 @@ _UNFINISHED = re.compile(
     r"\.tar\.(part|partial|tmp|temp|filepart|crdownload|download|aria2|upload|uploading)$", re.IGNORECASE
 )
 _LINK = "is a symbolic link to a folder, which is not followed. Put the folder itself there, or let the link's name start with a dot."
+_FOLDER = "is a folder with the name of a shard. Pack its files into a plain .tar, or rename it."
+_SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
+# So many bytes that nobody wrote are no part of a tar: a download reserved the space, or the file claims a size that it never had.
+_HOLE_BYTES = 1 << 30
 # To read so many bytes too many from a file costs less than to ask once more.
 _MAX_GAP_BYTES = 1 << 13
 
@@ -104,10 +109,12 @@ def _why_not_read(path: str) -> tuple[str, bool] | None:
         return "is compressed. Unpack it to a plain .tar, or remove it from the root.", not _is_hidden(path)
     if _UNFINISHED.search(path):
         return "is a write under way by its name", False
-    if not path.endswith(".tar"):
+    if not path.lower().endswith(".tar"):
         return None
     if _is_hidden(path):
         return "is hidden: a write under way", False
+    if not path.endswith(".tar"):
+        return "does not end in .tar in small letters. Rename it.", True
     if not is_storable(path):
         return "has a name that is not UTF-8, or holds NUL. Rename it.", True
     return None
@@ -252,7 +259,10 @@ def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int,
                     PassedOver(uri, f"is a link that leads nowhere ({error.strerror}). Remove it.")
                 )
             continue
-        if not S_ISREG(stat.st_mode):
+        why = _why_no_tar(path, stat) if path.name.endswith(".tar") else None
+        if why is not None and not _is_hidden(path.relative_to(root).as_posix()):
+            listing.passed_over.append(PassedOver(uri, why))
+        if why is not None or not S_ISREG(stat.st_mode):
             continue
         # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
         yield uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC)
@@ -273,12 +283,35 @@ def _find_files(root: Path, listing: RootListing) -> Iterator[Path]:
 
     for folder, folders, names in os.walk(root, onerror=note):
         places = [Path(folder, name) for name in folders]
-        listing.passed_over += [PassedOver(str(place), _LINK) for place in places if _is_unfollowed_link(place, root)]
+        shown = [place for place in places if not _is_hidden(place.relative_to(root).as_posix())]
+        listing.passed_over += [PassedOver(str(place), _LINK) for place in shown if place.is_symlink()]
+        listing.passed_over += [
+            PassedOver(str(place), _FOLDER) for place in shown if place.name.endswith(".tar") and not place.is_symlink()
+        ]
         yield from (Path(folder, name) for name in names)
 
 
-def _is_unfollowed_link(place: Path, root: Path) -> bool:
-    return place.is_symlink() and not _is_hidden(place.relative_to(root).as_posix())
+def _why_no_tar(path: Path, stat: os.stat_result) -> str | None:
+    if not S_ISREG(stat.st_mode):
+        return _SPECIAL
+    if stat.st_size > _HOLE_BYTES and (n_bytes := _hole_of(path, stat.st_size)):
+        return f"has {n_bytes:,} bytes in a row that were never written. Complete its download, or remove it."
+    return None
+
+
+def _hole_of(path: Path, size_bytes: int) -> int:
+    """Return the size of a hole that is too large for a tar, 0 where there is none: reading it would take hours and find zeros."""
+    if not hasattr(os, "SEEK_HOLE"):
+        return 0
+    with suppress(OSError), path.open("rb") as file:
+        at = 0
+        while (at := os.lseek(file.fileno(), at, os.SEEK_HOLE)) < size_bytes:
+            hole, at = at, size_bytes
+            with suppress(OSError):  # nothing is written behind it
+                at = os.lseek(file.fileno(), hole, os.SEEK_DATA)
+            if at - hole >= _HOLE_BYTES:
+                return at - hole
+    return 0
 
 
 def _open_file(uri: str) -> io.BufferedReader:

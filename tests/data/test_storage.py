@@ -118,6 +118,25 @@ def test_what_is_not_read_is_named_and_only_what_was_meant_to_be_read_is_a_loss(
     assert len(list_root(folder).shards) == 3
 
 
+def test_what_is_called_a_tar_but_is_no_file_or_was_never_written_is_named(folder: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "unpacked.tar").mkdir()
+    (tmp_path / ".hidden.tar").mkdir()
+    (tmp_path / "loop.tar").symlink_to("loop.tar")
+    (tmp_path / "LOUD.TAR").write_bytes(b"x")
+    with (tmp_path / "terabyte.tar").open("wb") as file:
+        file.write(b"x" * 1024)
+        file.truncate(1 << 40)
+    with (tmp_path / "large.tar").open("wb") as file:
+        file.truncate(1 << 29)
+    found = {
+        other.uri.removeprefix(f"{folder}/"): other.why for other in list_root(folder).passed_over if other.is_loss
+    }
+    assert found.keys() == {"pipe.tar", "unpacked.tar", "loop.tar", "LOUD.TAR", "terabyte.tar"}
+    assert "never written" in found["terabyte.tar"]
+    assert "large.tar" in {Path(shard.uri).name for shard in list_root(folder).shards}
+
+
 def test_what_a_file_system_keeps_for_itself_stops_no_listing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, scan = list_shards(folder), os.scandir
     (Path(folder) / "lost+found").mkdir()
