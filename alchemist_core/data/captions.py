@@ -16,7 +16,8 @@ MAX_TEXT_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 64
 # Postgres stores numbers of jsonb as numeric; longer digits are no measurement of a picture.
-_MAX_INTEGER = 10**100
+_MAX_DIGITS = 100
+_MAX_INTEGER = 10**_MAX_DIGITS
 _CAPTION_FIELDS = ("caption", "text")
 _LICENCE_FIELDS = ("license", "licence")
 # White space is none; what double decoding leaves above 0x7f stays as it is.
@@ -174,12 +175,20 @@ def _parse_document(document: bytes, repairs: Repairs) -> dict[str, Any]:
         document = document.rstrip(b"\0")
     constant = _as_null if Repair.JSON_NUMBERS in repairs else _refuse_constant
     try:
-        fields = json.loads(document.decode("utf-8-sig"), parse_constant=constant)
-    except (ValueError, RecursionError) as error:
+        fields = json.loads(document.decode("utf-8-sig"), parse_constant=constant, parse_int=_read_integer)
+    except RecursionError as error:
+        raise BadTextError(Reason.BAD_JSON, f"nested deeper than {MAX_JSON_DEPTH}") from error
+    except ValueError as error:
         raise BadTextError(Reason.BAD_JSON, f"{type(error).__name__}: {error}") from error
     if not isinstance(fields, dict):
         raise BadTextError(Reason.BAD_JSON, f"expected an object, found {type(fields).__name__}")
     return fields
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS + 2:
+        raise BadTextError(Reason.BAD_JSON, f"an integer of more than {_MAX_DIGITS} digits")
+    return int(digits)
 
 
 def _as_null(_name: str) -> None:
@@ -211,4 +220,4 @@ def _check_leaf(value: object) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise BadTextError(Reason.BAD_JSON, "a number overflows to infinity")
     if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-        raise BadTextError(Reason.BAD_JSON, "an integer of more than 100 digits")
+        raise BadTextError(Reason.BAD_JSON, f"an integer of more than {_MAX_DIGITS} digits")
