@@ -54,6 +54,15 @@ def escape_control(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def on_one_line(text: str) -> str:
+    r"""Replace line breaks too: a name that holds one must not look like two lines of a list.
+
+    >>> on_one_line("a\nb.tar")
+    'a\\nb.tar'
+    """
+    return escape_control(text).replace("\n", "\\n")
+
+
 def say(text: str) -> None:
     """Print one line for the person who watches the run."""
     console.print(escape_control(text), markup=False)

@@ -33,7 +33,7 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
 from alchemist_core.store.engine import create_store, read_clock
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import on_one_line, say
 
 DATED_FOLDER = re.compile(r"(?:^|/)(\d{4}-\d{2}-\d{2})(?=/)")
 BYTES_A_READER = 1 << 24
@@ -41,6 +41,8 @@ BYTES_A_READER = 1 << 24
 CLOCK_SLACK = timedelta(seconds=2)
 """File systems round times down, and a storage's clock may be a little behind the database's."""
 TAR_BLOCK_BYTES = 512
+ALL_ELSE = "All else was ingested."
+"""The last line of an ingest's error."""
 MAX_NAMED = 5
 """Shards of one trouble that a message names; it counts the rest."""
 
@@ -89,6 +91,7 @@ class IngestReport(Report):
     n_quarantined: int
     n_growing: int = 0
     n_passed_over: int = 0
+    n_of_other_days: int = 0
     quarantined: dict[str, int]
     n_repaired: int = 0
     repaired: dict[str, int] = Field({})
@@ -112,7 +115,9 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
         try:
             _Ingestion(config, stage_run, dataset, began_at, tally).run()
         except DataError as error:
-            tally.leave(dataset.name, [], f"{error} Nothing of it was ingested.")
+            tally.leave(
+                dataset.name, [], f"{error} Nothing of it was ingested; when that is mended, run this ingest again."
+            )
     tally.refuse_incomplete()
     return tally.report()
 
@@ -133,14 +138,14 @@ class Tally:
 
     def __init__(self) -> None:
         self.n_shards = self.n_known = self.n_rejected = self.n_locations = self.n_new_pairs = 0
-        self.n_growing = self.n_passed_over = self.n_repaired = 0
+        self.n_growing = self.n_passed_over = self.n_of_other_days = self.n_repaired = 0
         self.quarantined: dict[str, int] = {}
         self.repaired: Counter[str] = Counter()
         self._left: dict[tuple[str, str], list[str]] = {}
 
     def leave(self, dataset: str, names: Sequence[str], why: str) -> None:
         """Note what was not ingested, and what to do about it; all else goes on."""
-        self._left.setdefault((dataset, why), []).extend(map(escape_unstorable, names))
+        self._left.setdefault((dataset, why), []).extend(on_one_line(escape_unstorable(name)) for name in names)
 
     def refuse_incomplete(self) -> None:
         """Stop after all else was ingested.
@@ -151,7 +156,7 @@ class Tally:
         if self._left:
             say(f"Ingested {self.n_shards:,} shards with {self.n_locations:,} locations; {self.n_known:,} were known.")
             lines = [f"{dataset}: {_enumerate(names)}{why}" for (dataset, why), names in self._left.items()]
-            raise DataError("\n".join([*lines, "All else was ingested."]))
+            raise DataError("\n".join([*lines, ALL_ELSE]))
 
     def report(self) -> IngestReport:
         """Return the counts as the stage's report."""
@@ -262,7 +267,7 @@ class _Ingestion:
             if other.is_loss:
                 self._tally.leave(self._dataset.name, [name], other.why)
             else:
-                kept.setdefault(other.why, []).append(name)
+                kept.setdefault(other.why, []).append(on_one_line(name))
         for why, names in kept.items():
             say(f"{self._dataset.name}: passed over {_enumerate(names)}{why}.")
 
@@ -285,34 +290,58 @@ class _Ingestion:
                 registry.mark_shard(self._engine, shard.shard_id, "missing", since)
             elif self._config.crawl_date not in (None, shard.crawl_date):
                 continue
-            self._leave(uri, "missing", since)
+            self._leave(uri, shard, "missing", since)
 
     def _forget_given_up(self, uploads: Sequence[tuple[str, int]]) -> None:
         """Forget uploads whose files are gone: they would be waited for, and bring their nights up again, for ever."""
         if uploads:
-            names = _enumerate([uri for uri, _ in uploads])
+            names = _enumerate([on_one_line(uri) for uri, _ in uploads])
             say(f"{self._dataset.name}: {names}the file is gone before it was whole. Nothing waits for it any more.")
             registry.forget_growing(self._engine, [shard_id for _, shard_id in uploads])
 
-    def _leave(self, uri: str, state: str, since: str) -> None:
-        name = join_uri(self._dataset.root_uri, uri)
-        self._tally.leave(self._dataset.name, [uri], f"{state} ({since}). {remedy_of(name)}")
+    def _leave(self, uri: str, shard: KnownShard, state: str, since: str) -> None:
+        self._tally.leave(self._dataset.name, [uri], f"{state} ({since}). {remedy_of(str(shard.shard_id))}")
 
     def _wanted(self, listing: RootListing) -> Iterator[WantedShard]:
         root_uri, crawl_date, n_wanted = self._dataset.root_uri, self._config.crawl_date, 0
+        of_other_days: Counter[date] = Counter()
         if not listing.shards:
             say(f"No .tar lies under {root_uri}: nothing to ingest.")
         for file in listing.shards:
             uri = _below(root_uri, file.uri)
             own_date = self._date_of(uri)
             known = self._known.get(uri)
-            # An upload of an earlier night that has become whole is taken up by any later night.
-            is_late = known is not None and known.state == "growing"
-            if own_date is not None and (crawl_date in (None, own_date) or is_late):
+            if own_date is None:
+                continue
+            if crawl_date in (None, own_date):
                 n_wanted += 1
-                yield WantedShard(file, uri, known.crawl_date if known and is_late else own_date)
+                yield WantedShard(file, uri, known.crawl_date if known and known.state == "growing" else own_date)
+            elif known is None:
+                of_other_days[own_date] += 1
+            elif self._may_be_readable_now(known, file):
+                yield WantedShard(file, uri, known.crawl_date)
         if listing.shards and not n_wanted and crawl_date is not None:
             say(f"{len(listing.shards):,} shards lie under {root_uri}, none of {crawl_date}.")
+        self._tell_other_days(of_other_days)
+
+    @staticmethod
+    def _may_be_readable_now(known: KnownShard, file: ShardFile) -> bool:
+        """Any night looks again at another night's shard that could not be read: an upload, one that is back, one that was repaired."""
+        is_touched = file.changed_at > known.noted_at - CLOCK_SLACK
+        return known.state in ("growing", "missing") or (known.state in ("changed", "rejected") and is_touched)
+
+    def _tell_other_days(self, counts: Mapping[date, int]) -> None:
+        """Name the days that nobody ingested although shards of them are there: they came late, or their folder has a wrong date."""
+        night, today = self._config.crawl_date, self._began_at.date()
+        days = [day for day in sorted(counts) if night is not None and (day < night or day > today)]
+        self._tally.n_of_other_days += sum(counts[day] for day in days)
+        if days:
+            named = _enumerate([f"{counts[day]:,} of {day}" for day in days]).removesuffix(": ")
+            say(
+                f"{self._dataset.name}: not ingested, because they are not of {night}: shards {named}. To ingest a day: start "
+                f"nightly_rescore with that crawl_date, or alchemist ingest --dataset {self._dataset.name} --crawl-date {days[0]}. "
+                "A wrong date: rename the folder."
+            )
 
     def _date_of(self, uri: str) -> date | None:
         """Return the day that a shard belongs to; none where its folder names one that no calendar has."""
@@ -353,8 +382,10 @@ class _Ingestion:
         since = f"other bytes than were registered were there at {self._began_at:%Y-%m-%d %H:%M} UTC"
         if known.state == "changed" and known.reason:
             since = known.reason
+            if self._config.crawl_date not in (None, known.crawl_date):
+                return
         registry.mark_shard(self._engine, known.shard_id, "changed", since)
-        self._leave(uri, "replaced under the same address", since)
+        self._leave(uri, known, "replaced under the same address", since)
 
     @staticmethod
     def _is_repaired(known: KnownShard, file: ShardFile) -> bool:

@@ -57,6 +57,8 @@ class KnownShard:
     verified_at: datetime | None
     crawl_date: date
     reason: str | None
+    noted_at: datetime
+    """When its state was noted: what is changed later may be another state."""
 
 
 class Member(Protocol):
@@ -163,7 +165,10 @@ def _refuse_removed(engine: Engine, name: str) -> None:
 def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
     """Return every registered shard by its address; of superseded ones the revision that took their place."""
     reason = func.coalesce(Shard.state_reason, Shard.rejected_reason)
-    columns = (Shard.shard_id, Shard.size_bytes, Shard.state, Shard.sha256, Shard.verified_at, Shard.crawl_date, reason)
+    noted_at = func.coalesce(Shard.state_changed_at, Shard.created_at)
+    columns = (
+        Shard.shard_id, Shard.size_bytes, Shard.state, Shard.sha256, Shard.verified_at, Shard.crawl_date, reason, noted_at,
+    )  # fmt: skip
     statement = select(Shard.uri, *columns).where(Shard.dataset_id == dataset_id, Shard.state != "superseded")
     with engine.connect() as connection:
         return {row[0]: KnownShard(*row[1:]) for row in connection.execute(statement)}
@@ -176,6 +181,19 @@ def find_shards(
     parameters = {"dataset": dataset, "states": None if states is None else list(states), "subject": subject}
     with engine.connect() as connection:
         return connection.execute(load_query("find_shards"), parameters).all()
+
+
+def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> Sequence[AnyRow]:
+    """Return the quarantined records of a shard, in its order: key, reason, detail."""
+    bad = QuarantinedSample
+    statement = (
+        select(bad.key, bad.reason, bad.detail)
+        .where(bad.shard_id == shard_id)
+        .order_by(bad.ordinal, bad.quarantine_id)
+        .limit(limit)
+    )
+    with engine.connect() as connection:
+        return connection.execute(statement).all()
 
 
 def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int]:

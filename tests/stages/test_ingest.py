@@ -359,7 +359,7 @@ def test_a_shard_whose_file_is_gone_is_noticed_and_stops_no_other(tmp_path: Path
     shutil.copy(tars[2], tmp_path / "2.tar")
     for _ in range(2):
         with pytest.raises(
-            DataError, match=r"web: 0\.tar: missing \(no file .* UTC\).*alchemist shard retire .*/0\.tar --reason"
+            DataError, match=r"web: 0\.tar: missing \(no file .* UTC\).*alchemist shard retire \d+ --reason"
         ):
             ingest(dataset="web")
     assert states(engine) == {"0.tar": "missing", "1.tar": "verified", "2.tar": "verified"}
@@ -379,6 +379,62 @@ def test_a_missing_shard_of_an_earlier_night_does_not_fail_a_later_one(
     with pytest.raises(DataError, match=r"2026-01-01/a\.tar: missing"):
         ingest(dataset="web", crawl_date="2026-01-02")
     assert ingest(dataset="web", crawl_date="2026-01-02").n_known == 1
+
+
+def by_day(tmp_path: Path, corpus: Path, *days: str) -> list[Path]:
+    """A good shard in each day's folder."""
+    tars = sorted((corpus / "train").rglob("*.tar"))
+    for number, day in enumerate(days):
+        (tmp_path / day).mkdir()
+        shutil.copy(tars[number], tmp_path / day / "a.tar")
+    return tars
+
+
+@pytest.mark.parametrize("state", ["missing", "changed", "rejected"])
+def test_a_shard_that_can_be_read_again_is_found_by_the_ingest_of_any_later_night(
+    tmp_path: Path, corpus: Path, engine: Engine, state: str
+) -> None:
+    by_day(tmp_path, corpus, "2026-01-01", "2026-01-02")
+    shard = tmp_path / "2026-01-01" / "a.tar"
+    whole = shard.read_bytes()
+    if state == "rejected":
+        shard.write_bytes(b"<html>" * 200)
+        assert ingest(dataset="web", root=str(tmp_path)).n_rejected == 1
+    else:
+        ingest(dataset="web", root=str(tmp_path))
+        shard.unlink() if state == "missing" else shard.write_bytes(whole[:-512] + b"x" * 512)
+        with pytest.raises(DataError, match=r"2026-01-01/a\.tar"):
+            ingest(dataset="web", crawl_date="2026-01-01")
+    assert states(engine)["2026-01-01/a.tar"] == state
+    ingest(dataset="web", crawl_date="2026-01-02")
+    shard.write_bytes(whole)
+    ingest(dataset="web", crawl_date="2026-01-02")
+    assert states(engine) == {"2026-01-01/a.tar": "verified", "2026-01-02/a.tar": "verified"}
+
+
+def test_shards_of_days_that_nobody_ingested_are_named_with_what_to_do(
+    tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_day(tmp_path, corpus, "2026-01-01", "2026-01-02", "2026-01-03", "2999-01-01")
+    report = ingest(dataset="web", root=str(tmp_path), crawl_date="2026-01-02")
+    assert (report.n_shards, report.n_of_other_days) == (1, 2)
+    said = capsys.readouterr().err
+    assert "not ingested, because they are not of 2026-01-02: shards 1 of 2026-01-01, 1 of 2999-01-01" in said
+    assert "alchemist ingest --dataset web --crawl-date 2026-01-01" in said
+    ingest(dataset="web", crawl_date="2026-01-01")
+    assert ingest(dataset="web", crawl_date="2026-01-02").n_of_other_days == 1
+
+
+def test_a_name_with_a_line_break_stays_one_line_and_is_named_by_its_id(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    odd = tmp_path / "two\nlines.tar"
+    shutil.copy(next((corpus / "train").rglob("*.tar")), odd)
+    shutil.copy(odd, tmp_path / "other.tar")
+    ingest(dataset="web", root=str(tmp_path))
+    odd.unlink()
+    with pytest.raises(DataError, match=r"web: two\\nlines\.tar: missing .*alchemist shard retire \d+ --reason"):
+        ingest(dataset="web")
 
 
 @pytest.mark.parametrize("is_mounted", [True, False])
