@@ -155,6 +155,8 @@ def plan_night(config: PlanNightConfig) -> PlanNightReport:
     # A dataset that is named may be new: its first ingest registers it.
     named = [row.name for row in rows] if config.dataset is None else [config.dataset]
     late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
+    # What a check has stopped waits for a person, not for another night.
+    late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
     nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
     return PlanNightReport(datasets=named, nights=nights)

@@ -1,7 +1,8 @@
 -- Purpose: earlier nights that are to be run once more, because shards came late: uploads that were under way, or not scored yet.
 -- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates).
 -- One row is: a dataset and a crawl date with a growing shard, or with a verified one that the production rater has not scored although
---   it has a night of that date. A date that it never scored is none: a new rater catches up with the pool by itself.
+--   it has a night of that date, or was in production when the shard came. Other dates are none: a new rater catches up with the pool by
+--   itself.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_nights_dataset_id_crawl_date_rater_id_revision; reads all shards.
 -- Safe to re-run: yes.
 SELECT DISTINCT
@@ -22,13 +23,16 @@ WHERE
                 FROM alchemist.shard_scores
                 WHERE shard_scores.shard_id = shards.shard_id AND shard_scores.rater_id = raters.rater_id
             )
-            AND EXISTS (
-                SELECT 1
-                FROM alchemist.nights
-                WHERE
-                    nights.dataset_id = shards.dataset_id
-                    AND nights.crawl_date = shards.crawl_date
-                    AND nights.rater_id = raters.rater_id
+            AND (
+                shards.created_at > raters.promoted_at
+                OR EXISTS (
+                    SELECT 1
+                    FROM alchemist.nights
+                    WHERE
+                        nights.dataset_id = shards.dataset_id
+                        AND nights.crawl_date = shards.crawl_date
+                        AND nights.rater_id = raters.rater_id
+                )
             )
         )
     )

@@ -67,6 +67,23 @@ def test_an_upload_that_was_under_way_brings_its_night_up_again(
     ]
 
 
+def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_stopped_it(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+        connection.exec_driver_sql("UPDATE alchemist.raters SET promoted_at = '2026-01-01'")
+    add_shards(engine, 1, "a.tar", crawl_date="2026-01-01")
+    assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
+    assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03", "2026-01-01"]  # type: ignore[attr-defined]
+    failed = {"suite": "samples", "dataset_name": "web", "crawl_date": "2026-01-01", "is_success": False}
+    with engine.begin() as connection:
+        insert_rows(connection, {"check_results": [failed]})
+    assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
+    assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
+
+
 def test_scoring_is_planned_for_each_dataset_and_slot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_score(PlanScoreConfig()).work == []
     with engine.begin() as connection:
