@@ -1,6 +1,7 @@
 """What people look at: rows of the views and of the queries behind the report."""
 
 from collections.abc import Sequence
+from datetime import date
 
 from sqlalchemy import Engine, select, text
 
@@ -18,6 +19,22 @@ def read_nights(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
     """)
     with engine.connect() as connection:
         return connection.execute(statement, {"dataset": dataset}).all()
+
+
+def failed_ingests(engine: Engine, nights: Sequence[tuple[str, date]]) -> dict[tuple[str, date], str]:
+    """Return the error of each night whose newest ingest did not succeed."""
+    return {(row.dataset, row.crawl_date): row.error or "" for row in _of_nights(engine, "unread_of_nights", nights)}
+
+
+def quarantine_of_nights(engine: Engine, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:
+    """Return dataset, crawl_date, reason, n_locations and the shard with most of them, the most frequent reason of a night first."""
+    return _of_nights(engine, "quarantine_of_nights", nights)
+
+
+def _of_nights(engine: Engine, query: str, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:
+    parameters = {"datasets": [name for name, _ in nights], "crawl_dates": [day for _, day in nights]}
+    with engine.connect() as connection:
+        return connection.execute(load_query(query), parameters).all()
 
 
 def read_quarantine(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:

@@ -8,13 +8,15 @@ from sqlalchemy import Engine
 
 from alchemist_core.command import Command
 from alchemist_core.config import Config, Report, Words
+from alchemist_core.stages.ingest import ALL_ELSE
 from alchemist_core.store import registry
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import read_night
-from alchemist_core.store.overviews import read_nights
+from alchemist_core.store.overviews import failed_ingests, quarantine_of_nights, read_nights
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.telemetry import on_one_line
+from alchemist_core.verbs.shard import UNREAD, remedy_of_shard
 
-UNREAD = ("growing", "missing", "changed", "rejected")
 MOST_SHARDS = 10
 
 
@@ -33,7 +35,7 @@ class UnreadShard(Report):
     uri: str
     state: str
     reason: str | None
-    remedy: str
+    remedy: str | None
 
 
 class ListedNight(Report):
@@ -48,7 +50,33 @@ class ListedNight(Report):
     n_quarantined: int
     unread: list[UnreadShard]
     n_more_unread: int = 0
-    remedy: str | None
+    not_ingested: list[str] = Field([])
+    """What the newest ingest of this night left, each with what to do; empty where it succeeded."""
+    quarantined: dict[str, int] = Field({})
+    """Reasons, with how many locations have each."""
+    remedies: list[str] = Field([])
+
+    def lines(self) -> list[str]:
+        """Return a line for the night, and below it one for each trouble and each next step."""
+        counts = f"{self.n_shards:,} shards, {self.n_scored:,} scored, {self.n_quarantined:,} quarantined"
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.quarantined.items())
+        left = [
+            *self.not_ingested,
+            *(
+                f"{on_one_line(one.uri)}: {one.state}, {one.reason or 'no reason noted'}; next: {one.remedy}"
+                for one in self.unread
+            ),
+        ]
+        return [
+            f"{self.dataset} {self.crawl_date}: {self.status}; {counts}{f' ({reasons})' if reasons else ''}",
+            *(f"  {line}" for line in left),
+            *(
+                [f"  and {self.n_more_unread:,} more shards: alchemist shard list --dataset {self.dataset}"]
+                if self.n_more_unread
+                else []
+            ),
+            *(f"  next: {remedy}" for remedy in self.remedies),
+        ]
 
 
 class NightListReport(Report):
@@ -58,16 +86,7 @@ class NightListReport(Report):
 
     def summary(self) -> str:
         """Return a line for each night, and below it one for each shard that was left out."""
-        lines = []
-        for night in self.nights:
-            counts = f"{night.n_shards:,} shards, {night.n_scored:,} scored, {night.n_quarantined:,} quarantined"
-            lines.append(f"{night.dataset} {night.crawl_date}: {night.status}; {counts}")
-            lines += [
-                f"  {one.uri}: {one.state}, {one.reason or 'no reason noted'}; next: {one.remedy}"
-                for one in night.unread
-            ]
-            lines += [f"  and {night.n_more_unread:,} more shards"] if night.n_more_unread else []
-            lines += [f"  next: {night.remedy}"] if night.remedy else []
+        lines = [line for night in self.nights for line in night.lines()]
         return "\n".join(lines) or "no night yet: alchemist ingest --dataset NAME --root FOLDER"
 
 
@@ -79,48 +98,69 @@ def list_(config: NightListConfig) -> NightListReport:
     wanted = dict.fromkeys(map(read_night, config.nights))
     rows = [row for row in read_nights(engine, config.dataset) if not wanted or (row.dataset, row.crawl_date) in wanted]
     newest = [row for name in dict.fromkeys(row.dataset for row in rows) for row in _of(rows, name)[-config.limit :]]
-    return NightListReport(nights=[_listed(engine, row) for row in newest])
+    return NightListReport(nights=_listed(engine, newest))
 
 
 def _of(rows: Sequence[AnyRow], dataset: str) -> list[AnyRow]:
     return [row for row in rows if row.dataset == dataset]
 
 
-def _listed(engine: Engine, night: AnyRow) -> ListedNight:
-    shards = registry.find_shards(engine, dataset=night.dataset, states=UNREAD)
-    left = [shard for shard in shards if shard.crawl_date == night.crawl_date]
-    unread = [
-        UnreadShard(
-            shard_id=row.shard_id, uri=row.uri, state=row.state, reason=row.reason, remedy=_remedy_of_shard(row)
+def _listed(engine: Engine, rows: Sequence[AnyRow]) -> list[ListedNight]:
+    nights = [(row.dataset, row.crawl_date) for row in rows]
+    errors, reasons = failed_ingests(engine, nights), quarantine_of_nights(engine, nights)
+    unread = registry.find_shards(engine, states=UNREAD)
+    return [
+        _describe(
+            row,
+            [shard for shard in unread if (shard.dataset, shard.crawl_date) == night],
+            [reason for reason in reasons if (reason.dataset, reason.crawl_date) == night],
+            errors.get(night),
         )
-        for row in left[:MOST_SHARDS]
+        for row, night in zip(rows, nights, strict=True)
     ]
+
+
+def _describe(night: AnyRow, unread: Sequence[AnyRow], reasons: Sequence[AnyRow], error: str | None) -> ListedNight:
+    shards = [
+        UnreadShard(shard_id=row.shard_id, uri=row.uri, state=row.state, reason=row.reason, remedy=remedy_of_shard(row))
+        for row in unread[:MOST_SHARDS]
+    ]
+    left = _left_by_ingest(night, unread, error)
     return ListedNight(
-        dataset=night.dataset, crawl_date=night.crawl_date, status=night.status, n_shards=night.n_shards,
-        n_locations=night.n_locations, n_scored=night.n_scored, n_quarantined=night.n_quarantined, unread=unread,
-        n_more_unread=len(left) - len(unread), remedy=_remedy_of_night(night),
+        dataset=night.dataset, crawl_date=night.crawl_date, n_shards=night.n_shards, n_locations=night.n_locations,
+        status="not ingested" if error and night.status == "empty" else night.status,
+        n_scored=night.n_scored, n_quarantined=night.n_quarantined, unread=shards, n_more_unread=len(unread) - len(shards),
+        not_ingested=left, quarantined={row.reason: row.n_locations for row in reasons},
+        remedies=_remedies_of_night(night, reasons, is_left=bool(left)),
     )  # fmt: skip
 
 
-def _remedy_of_shard(shard: AnyRow) -> str:
-    if shard.state == "growing":
-        return "none, it is read by itself when it is whole"
-    if shard.state == "missing":
-        return f"restore the file, or alchemist shard retire {shard.shard_id} --reason WHY"
-    if shard.state == "changed":
-        return f"restore the old bytes, or alchemist shard reread {shard.shard_id} --reason WHY"
-    return f"upload a readable tar, or alchemist shard retire {shard.shard_id} --reason WHY"
+def _left_by_ingest(night: AnyRow, unread: Sequence[AnyRow], error: str | None) -> list[str]:
+    """Return the lines of an ingest's error that tell of this dataset and not of a listed shard; of another error all lines."""
+    text, prefix = (error or "").partition(": ")[2], f"{night.dataset}: "
+    lines = text.removesuffix(ALL_ELSE).strip().splitlines()
+    if text.endswith(ALL_ELSE):
+        lines = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    return [line for line in lines if not any(on_one_line(shard.uri) in line for shard in unread)]
 
 
-def _remedy_of_night(night: AnyRow) -> str | None:
+def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: bool) -> list[str]:
     which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
-    if night.status.startswith(("held", "stopped")):
-        return f"look at it, then alchemist release night {which} --reason WHY"
-    if night.status.startswith("partly"):
-        return f"alchemist score {which}"
-    if night.status == "scored":
-        return f"alchemist publish night {which}"
-    return None
+    steps = [f"mend that, then alchemist ingest {which}"] if is_left else []
+    if reasons:
+        steps += [f"look at what is quarantined: alchemist shard show {reasons[0].shard_id}"]
+    release = f"alchemist release night {which} --reason WHY"
+    if night.status.startswith("held"):
+        steps += [f"look at it, then {release}"]
+    elif night.status.startswith("stopped"):
+        steps += [
+            f"alchemist check --suite shards,samples,scores {which} shows what was found; if the night is good all the same, {release}"
+        ]
+    elif night.status.startswith("partly"):
+        steps += [f"alchemist score {which}"]
+    elif night.status == "scored":
+        steps += [f"alchemist publish night {which}"]
+    return steps
 
 
 COMMANDS = {"list": Command(NightListConfig, list_)}

@@ -1,6 +1,6 @@
 """List shards, look at one, retire one, or read one again: what to do about a shard that errors and the runbook name."""
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Literal
 
 from pydantic import Field
@@ -20,8 +20,10 @@ from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store, read_clock
 from alchemist_core.store.registry import NewShard
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.telemetry import on_one_line
 
 UNREAD = ("growing", "missing", "changed", "rejected")
+MOST_QUARANTINED = 20
 SUBJECT = "Shard by its id, its address below the root, or its whole address"
 State = Literal["growing", "verified", "missing", "changed", "rejected", "retired", "superseded"]
 
@@ -49,6 +51,7 @@ class ListedShard(Report):
     state: str
     since: datetime
     reason: str | None
+    remedy: str | None
 
 
 class ListReport(Report):
@@ -61,8 +64,10 @@ class ListReport(Report):
         """Return a line for each shard."""
         counted = ", ".join(f"{n:,} {state}" for state, n in self.counts.items()) or "none"
         lines = [
-            f"{shard.shard_id:>8}  {shard.dataset}  {shard.uri}  {shard.state} since {shard.since:%Y-%m-%d %H:%M}"
+            f"{shard.shard_id:>8}  {shard.dataset}  {on_one_line(shard.uri)}  {shard.state} "
+            f"since {shard.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             + (f"  {shard.reason}" if shard.reason else "")
+            + (f"; next: {shard.remedy}" if shard.remedy else "")
             for shard in self.shards
         ]
         return "\n".join([f"shards: {counted}", *lines])
@@ -84,6 +89,8 @@ class ShowReport(ListedShard):
     n_samples: int
     n_quarantined: int
     n_raters: int
+    quarantined_records: list[str] = Field([])
+    """The first of them, each with the reason."""
 
 
 class ChangeConfig(ShowConfig):
@@ -129,7 +136,12 @@ def show(config: ShowConfig) -> ShowReport:
     counts = {
         name: getattr(row, name) for name in ("size_bytes", "verified_at", "n_samples", "n_quarantined", "n_raters")
     }
-    return ShowReport(**_listed(row), **counts, address=_address(row), sha256=row.sha256.hex())
+    bad = registry.quarantined_in(open_store(), row.shard_id, limit=MOST_QUARANTINED)
+    records = [on_one_line(f"{one.key}: {one.reason}, {one.detail}") for one in bad]
+    records += [f"and {row.n_quarantined - len(bad):,} more"] if row.n_quarantined > len(bad) else []
+    return ShowReport(
+        **_listed(row), **counts, address=_address(row), sha256=row.sha256.hex(), quarantined_records=records
+    )
 
 
 def retire(config: ChangeConfig) -> RetireReport:
@@ -203,8 +215,20 @@ def _find(engine: Engine, subject: str) -> AnyRow:
     return rows[0]
 
 
+def remedy_of_shard(shard: AnyRow) -> str | None:
+    """Return what ends the trouble with a shard that cannot be read; none for others."""
+    retire = f"alchemist shard retire {shard.shard_id} --reason WHY"
+    return {
+        "growing": "none, it is read by itself when it is whole",
+        "missing": f"restore the file, or {retire}",
+        "changed": f"restore the old bytes, or alchemist shard reread {shard.shard_id} --reason WHY",
+        "rejected": f"upload a readable tar, or {retire}",
+    }.get(shard.state)
+
+
 def _listed(row: AnyRow) -> dict[str, object]:
-    return {name: getattr(row, name) for name in ListedShard.model_fields}
+    fields = {name: getattr(row, name) for name in ListedShard.model_fields if name != "remedy"}
+    return {**fields, "remedy": remedy_of_shard(row)}
 
 
 def _address(row: AnyRow) -> str:
@@ -213,6 +237,15 @@ def _address(row: AnyRow) -> str:
 
 def _title(row: AnyRow) -> str:
     return f"shard {row.dataset}/{row.uri}"
+
+
+def _next_show(_config: ShowConfig, report: ShowReport) -> str | None:
+    if report.state == "verified" and report.n_quarantined:
+        return (
+            f"what is quarantined stays out, and its neighbours are used; to bring it back, repair the tar, then "
+            f"alchemist shard reread {report.shard_id} --reason WHY"
+        )
+    return None
 
 
 def _next_retire(_config: ChangeConfig, report: RetireReport) -> str:
@@ -225,7 +258,7 @@ def _next_reread(_config: ChangeConfig, report: RereadReport) -> str | None:
 
 COMMANDS = {
     "list": Command(ListConfig, list_),
-    "show": Command(ShowConfig, show),
+    "show": Command(ShowConfig, show, _next_show),
     "retire": Command(ChangeConfig, retire, _next_retire),
     "reread": Command(ChangeConfig, reread, _next_reread),
 }

@@ -1,0 +1,32 @@
+-- Purpose: how the last ingest of nights ended that left something out.
+-- Parameters: datasets text[], crawl_dates date[] (of the same length: a night each).
+-- One row is: a night whose newest ended ingest, of that dataset or all, of that date or all, did not succeed; with its error.
+-- Relies on: ix_runs_stage_config_hash; reads the runs of one stage.
+-- Safe to re-run: yes.
+WITH asked AS (
+    SELECT * FROM unnest(CAST(:datasets AS text[]), CAST(:crawl_dates AS date[])) AS night (dataset, crawl_date)
+),
+
+newest AS (
+    SELECT DISTINCT ON (asked.dataset, asked.crawl_date)
+        asked.dataset,
+        asked.crawl_date,
+        runs.state,
+        runs.error
+    FROM asked
+    INNER JOIN alchemist.runs
+        ON
+            runs.stage = 'ingest'
+            AND runs.state <> 'running'
+            AND coalesce(runs.config ->> 'dataset', asked.dataset) = asked.dataset
+            AND coalesce(CAST(runs.config ->> 'crawl_date' AS date), asked.crawl_date) = asked.crawl_date
+    ORDER BY asked.dataset ASC, asked.crawl_date ASC, runs.run_id DESC
+)
+
+SELECT
+    dataset,
+    crawl_date,
+    error
+FROM newest
+WHERE state <> 'succeeded'
+ORDER BY dataset, crawl_date
