@@ -52,11 +52,13 @@ def nightly_rescore():
         "trigger_rule": "all_success",
     }
     ingest = each("ingest", **bring)
-    shards, samples, scores = (each(f"check_{s}", night("check", suite=s)) for s in ("shards", "samples", "scores"))
+    shards, samples = (each(f"check_{suite}", night("check", suite=suite)) for suite in ("shards", "samples"))
     # Without nights, `plan score` would plan every unscored shard, also those of nights that a check has stopped.
     named = {"when": lambda run: run.result_of("plan_night") is not None}
     plan = step("plan", waiting, returns="work", **named, **LATE)
     score = device_step("score", night("score", rater="nightly"), over=plan.output, priority_weight=30, **LATE)
+    # A night that a check has stopped is not scored: that it has no scores is no second trouble.
+    scores = each("check_scores", night("check", suite="scores"), needs=("check_shards", "check_samples"))
     drift = each("drift", night("drift"), needs=("check_shards", "check_samples", "check_scores"))
     publish = each("publish", night("publish", "night"), needs=("drift",))
     summary = step("summary", lambda run: alchemist("night", "list", nights=names(run)), closes=True, **LATE)
