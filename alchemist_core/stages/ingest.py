@@ -281,7 +281,7 @@ class _Ingestion:
         there = {_below(self._dataset.root_uri, uri) for uri in found}
         unread = tuple(f"{_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
         gone = [(uri, shard) for uri, shard in self._known.items() if uri not in there and not uri.startswith(unread)]
-        self._forget_given_up([(uri, shard.shard_id) for uri, shard in gone if shard.state == "growing"])
+        self._forget_given_up([(uri, shard.shard_id) for uri, shard in gone if shard.state in registry.UNREGISTERED])
         for uri, shard in gone:
             if shard.state not in registry.READABLE:
                 continue
@@ -292,12 +292,14 @@ class _Ingestion:
                 continue
             self._leave(uri, shard, "missing", since)
 
-    def _forget_given_up(self, uploads: Sequence[tuple[str, int]]) -> None:
-        """Forget uploads whose files are gone: they would be waited for, and bring their nights up again, for ever."""
-        if uploads:
-            names = _enumerate([on_one_line(uri) for uri, _ in uploads])
-            say(f"{self._dataset.name}: {names}the file is gone before it was whole. Nothing waits for it any more.")
-            registry.forget_growing(self._engine, [shard_id for _, shard_id in uploads])
+    def _forget_given_up(self, unread: Sequence[tuple[str, int]]) -> None:
+        """Forget uploads and rejected files that are gone: they would be listed, and uploads bring their nights up again, for ever."""
+        if unread:
+            names = _enumerate([on_one_line(uri) for uri, _ in unread])
+            say(
+                f"{self._dataset.name}: {names}the file is gone before it could be read. Nothing waits for it any more."
+            )
+            registry.forget_unread(self._engine, [shard_id for _, shard_id in unread])
 
     def _leave(self, uri: str, shard: KnownShard, state: str, since: str) -> None:
         self._tally.leave(self._dataset.name, [uri], f"{state} ({since}). {remedy_of(str(shard.shard_id))}")

@@ -20,6 +20,8 @@ from alchemist_core.store.tables import AnyRow, Dataset, QuarantinedSample, Shar
 
 READABLE = ("verified", "missing", "changed")
 """States of a shard whose pairs are registered and that nobody has given up."""
+UNREGISTERED = ("rejected", "growing")
+"""States of a shard of which no pair is registered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +280,10 @@ def await_shard(engine: Engine, shard: NewShard, reason: str) -> None:
     _note_unread(engine, shard, state="growing", state_reason=reason)
 
 
-def forget_growing(engine: Engine, shard_ids: Sequence[int]) -> None:
-    """Forget uploads that were given up: their files are gone, and nothing of them was registered."""
+def forget_unread(engine: Engine, shard_ids: Sequence[int]) -> None:
+    """Forget uploads that were given up and what was no tar: the files are gone, and nothing of them was registered."""
     with engine.begin() as connection:
-        connection.execute(delete(Shard).where(Shard.shard_id.in_(shard_ids), Shard.state == "growing"))
+        connection.execute(delete(Shard).where(Shard.shard_id.in_(shard_ids), Shard.state.in_(UNREGISTERED)))
 
 
 def _note_unread(engine: Engine, shard: NewShard, **fields: Any) -> None:
@@ -329,7 +331,7 @@ def register_shard(
 
 def _forget_unread(connection: Connection, shard: NewShard) -> None:
     # Nothing rests on a shard that was rejected or is being uploaded: what lies under its address later takes its place.
-    same = (Shard.dataset_id == shard.dataset_id, Shard.uri == shard.uri, Shard.state.in_(("rejected", "growing")))
+    same = (Shard.dataset_id == shard.dataset_id, Shard.uri == shard.uri, Shard.state.in_(UNREGISTERED))
     connection.execute(delete(Shard).where(*same))
 
 

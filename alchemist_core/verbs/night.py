@@ -108,11 +108,13 @@ def _of(rows: Sequence[AnyRow], dataset: str) -> list[AnyRow]:
 def _listed(engine: Engine, rows: Sequence[AnyRow]) -> list[ListedNight]:
     nights = [(row.dataset, row.crawl_date) for row in rows]
     errors, reasons = failed_ingests(engine, nights), quarantine_of_nights(engine, nights)
-    unread = registry.find_shards(engine, states=UNREAD)
+    unread = [
+        shard for shard in registry.find_shards(engine, states=UNREAD) if (shard.dataset, shard.crawl_date) in nights
+    ]
     return [
         _describe(
             row,
-            [shard for shard in unread if (shard.dataset, shard.crawl_date) == night],
+            [shard for shard in unread if shard.dataset == row.dataset],
             [reason for reason in reasons if (reason.dataset, reason.crawl_date) == night],
             errors.get(night),
         )
@@ -120,12 +122,13 @@ def _listed(engine: Engine, rows: Sequence[AnyRow]) -> list[ListedNight]:
     ]
 
 
-def _describe(night: AnyRow, unread: Sequence[AnyRow], reasons: Sequence[AnyRow], error: str | None) -> ListedNight:
+def _describe(night: AnyRow, shown: Sequence[AnyRow], reasons: Sequence[AnyRow], error: str | None) -> ListedNight:
+    unread = [shard for shard in shown if shard.crawl_date == night.crawl_date]
     shards = [
         UnreadShard(shard_id=row.shard_id, uri=row.uri, state=row.state, reason=row.reason, remedy=remedy_of_shard(row))
         for row in unread[:MOST_SHARDS]
     ]
-    left = _left_by_ingest(night, unread, error)
+    left = _left_by_ingest(night, shown, error)
     return ListedNight(
         dataset=night.dataset, crawl_date=night.crawl_date, n_shards=night.n_shards, n_locations=night.n_locations,
         status="not ingested" if error and night.status == "empty" else night.status,
@@ -135,13 +138,14 @@ def _describe(night: AnyRow, unread: Sequence[AnyRow], reasons: Sequence[AnyRow]
     )  # fmt: skip
 
 
-def _left_by_ingest(night: AnyRow, unread: Sequence[AnyRow], error: str | None) -> list[str]:
-    """Return the lines of an ingest's error that tell of this dataset and not of a listed shard; of another error all lines."""
+def _left_by_ingest(night: AnyRow, shown: Sequence[AnyRow], error: str | None) -> list[str]:
+    """Return the lines of an ingest's error that tell of this dataset and not of a shard that is shown; of another error all."""
     text, prefix = (error or "").partition(": ")[2], f"{night.dataset}: "
     lines = text.removesuffix(ALL_ELSE).strip().splitlines()
     if text.endswith(ALL_ELSE):
         lines = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
-    return [line for line in lines if not any(on_one_line(shard.uri) in line for shard in unread)]
+    names = tuple(f"{on_one_line(shard.uri)}: " for shard in shown)
+    return [line for line in lines if not line.startswith(names)]
 
 
 def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: bool) -> list[str]:

@@ -222,7 +222,7 @@ def remedy_of_shard(shard: AnyRow) -> str | None:
         "growing": "none, it is read by itself when it is whole",
         "missing": f"restore the file, or {retire}",
         "changed": f"restore the old bytes, or alchemist shard reread {shard.shard_id} --reason WHY",
-        "rejected": f"upload a readable tar, or {retire}",
+        "rejected": f"upload a readable tar, remove the file, or {retire}",
     }.get(shard.state)
 
 

@@ -412,6 +412,21 @@ def test_a_shard_that_can_be_read_again_is_found_by_the_ingest_of_any_later_nigh
     assert states(engine) == {"2026-01-01/a.tar": "verified", "2026-01-02/a.tar": "verified"}
 
 
+def test_an_upload_that_was_given_up_and_a_rejected_file_that_was_removed_are_forgotten(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    by_day(tmp_path, corpus, "2026-01-01")
+    bad = {"begun.tar": b"", "page.tar": b"<html>" * 200}
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+    ingest(dataset="web", root=str(tmp_path))
+    assert states(engine) == {"2026-01-01/a.tar": "verified", "begun.tar": "growing", "page.tar": "rejected"}
+    for name in bad:
+        (tmp_path / name).unlink()
+    ingest(dataset="web", crawl_date="2026-01-02")
+    assert states(engine) == {"2026-01-01/a.tar": "verified"}
+
+
 def test_shards_of_days_that_nobody_ingested_are_named_with_what_to_do(
     tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
