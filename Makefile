@@ -29,7 +29,7 @@ down: ## Stop what demo or `alchemist up` started
 	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist down
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(BIN)/pytest -n 2 --dist loadgroup -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.evaluation,beartype.beartype
+	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.evaluation,beartype.beartype
 
 test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (20 minutes); installs promtool where it is missing
 	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } || \

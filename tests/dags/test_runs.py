@@ -10,7 +10,7 @@ import pytest
 
 from .conftest import DAGS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 STAND_IN = """#!/bin/sh
 echo "$@" >> "$ALCHEMIST_HOME/commands"

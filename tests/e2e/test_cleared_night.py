@@ -16,7 +16,7 @@ from alchemist_core.store.engine import make_engine
 
 from .calm import NIGHTS, run_first_days, run_second_night
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 SUCCEEDED = (
     "SELECT stage, count(*) AS n_runs FROM alchemist.runs "
     "WHERE state = 'succeeded' AND config ->> 'crawl_date' = :night GROUP BY stage"

@@ -27,7 +27,7 @@ from .browser import DESKTOP, PHONE, Browser, find_chromium, needs_chromium
 from .calm import N_STEPS, NIGHTS
 from .published_client import TIMEOUT_S, Airflow
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
 EMPTY_NIGHT = "2026-01-03"
 COMMENT = "looks good; {{ 7 * 7 }} $(id)"

@@ -21,7 +21,7 @@ from alchemist_core.settings import load_settings
 from .browser import DESKTOP, PHONE, Browser, needs_chromium
 from .published_client import Airflow
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
 PICTURES = Path(".alchemist/screenshots")
 # Every text field of every form, with what makes the rest of the form valid.

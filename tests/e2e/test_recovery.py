@@ -19,7 +19,7 @@ from alchemist_core.store.engine import make_engine
 
 from .calm import N_STEPS, NIGHTS, alchemist, run_first_days, run_second_night
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

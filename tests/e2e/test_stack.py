@@ -18,7 +18,7 @@ from alchemist_core.local.postgres import start_postgres
 from alchemist_core.local.stack_state import read_state
 from alchemist_core.settings import load_settings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 LISTEN = "0A"
 DAG = """

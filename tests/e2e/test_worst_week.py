@@ -29,7 +29,7 @@ from alchemist_core.store.engine import make_engine, open_store
 
 from .troubles import DIRTY, JUDGED, TROUBLES, Mending, Place, Supply, Trouble, bring_harmless, write_project
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600), pytest.mark.xdist_group("airflow")]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 
 CLEAN = ("a", "b", "c")
 FIRST = date(2026, 1, 1)  # the day before the week, on which the rater is trained

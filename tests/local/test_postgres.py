@@ -22,7 +22,7 @@ from alchemist_core.local.postgres import EmbeddedPostgres, is_running, psql_pat
 from alchemist_core.local.postgres_passwords import LOGINS, PASSWORDS_SET, unset
 from alchemist_core.store.migrate import migrate
 
-pytestmark = [pytest.mark.db, pytest.mark.xdist_group("embedded-postgres")]
+pytestmark = [pytest.mark.db]
 
 START = """
 import sys

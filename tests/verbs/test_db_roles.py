@@ -12,7 +12,7 @@ from alchemist_core.__main__ import main
 from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.settings import load_settings
 
-pytestmark = [pytest.mark.db, pytest.mark.xdist_group("embedded-postgres")]
+pytestmark = [pytest.mark.db]
 
 
 @pytest.fixture(scope="module")

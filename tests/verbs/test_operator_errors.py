@@ -32,7 +32,7 @@ from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.faults.test_kills import environment
 from tests.trained_store import TrainedStore, use_store
 
-pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.xdist_group("operator_errors")]
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 TABLE = Path(__file__).with_name("operator_errors.txt")
 AWAY = "postgresql://nobody@127.0.0.1:1/none"
