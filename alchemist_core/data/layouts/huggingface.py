@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alchemist_core.data.layouts.parquet_images import CAPTION_COLUMNS
-from alchemist_core.data.layouts.records import LayoutRecord, read_named_image
+from alchemist_core.data.layouts.records import LayoutRecord, read_file_below, read_named_image
 from alchemist_core.errors import DataError, MissingDependencyError
 
 
@@ -38,18 +38,15 @@ def read_huggingface(source: str, split: str = "train", start: int = 0) -> Itera
             f"{source} has columns {', '.join(features)}: a picture and one of {', '.join(CAPTION_COLUMNS)} are needed"
         )
     for row in rows.cast_column(image, datasets.Image(decode=False)).skip(start):
-        yield _make_record(row, image, caption)
+        yield _make_record(row, image, caption, Path(source))
 
 
-def _make_record(row: dict[str, Any], image: str, caption: str) -> LayoutRecord:
+def _make_record(row: dict[str, Any], image: str, caption: str, folder: Path) -> LayoutRecord:
     found = row.pop(image) or {}
     data = found.get("bytes")
     note: dict[str, Any] = {}
     read: Callable[[], bytes] = partial(bytes, data or b"")
     if data is None:
-        read, note = read_named_image(found.get("path"), _read_if_there)
+        # Only below the source: whoever wrote a set on the hub may name any file of this machine.
+        read, note = read_named_image(found.get("path"), partial(read_file_below, folder))
     return LayoutRecord(read, row.pop(caption) or "", row | note)
-
-
-def _read_if_there(path: str) -> bytes:
-    return Path(path).read_bytes() if Path(path).is_file() else b""

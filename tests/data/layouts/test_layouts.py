@@ -62,8 +62,19 @@ def test_an_image_that_is_an_address_elsewhere_is_quarantined_with_that_address(
     image = pa.array([{"bytes": None, "path": address}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     pq.write_table(pa.table({"image": image, "text": ["a caption"]}), tmp_path / "p.parquet")
     row = {"image": {"bytes": None, "path": address}, "text": "a caption"}
-    for record in (next(read_parquet(tmp_path)), make_hub_record(row, "image", "text")):
+    for record in (next(read_parquet(tmp_path)), make_hub_record(row, "image", "text", tmp_path)):
         assert (record.read_image(), record.metadata) == (b"", {"unread_path": address})
+
+
+def test_a_row_cannot_name_a_file_outside_its_source(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(png(1))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "own.png").write_bytes(png(2))
+    found = []
+    for path in (tmp_path / "secret", "../secret", "own.png", tmp_path / "set" / "own.png"):
+        row = {"image": {"bytes": None, "path": str(path)}, "text": "a caption"}
+        found.append(make_hub_record(row, "image", "text", tmp_path / "set").read_image())
+    assert found == [b"", b"", png(2), png(2)]
 
 
 @pytest.mark.parametrize(("start", "n_read"), [(0, 7), (2, 5), (3, 4), (5, 2), (6, 1), (7, 0)])
