@@ -15,6 +15,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store, read_clock
@@ -176,7 +177,10 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
         return RereadReport(**subject, shard_id=row.shard_id, note="it holds the bytes that were registered")
     dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
     new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
-    n_new = registry.register_shard(engine, new, content.pairs, content.faults, supersedes=row.shard_id)
+    imported = IngestConfig.model_fields["imported_scores"].default
+    n_new = registry.register_shard(
+        engine, new, content.pairs, content.faults, imported=imported, supersedes=row.shard_id
+    )
     now = _find(engine, _address(row))
     with engine.begin() as connection:
         record_event(

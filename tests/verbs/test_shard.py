@@ -17,6 +17,7 @@ from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
 from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from alchemist_core.verbs.shard import ChangeConfig, ListConfig, ShowConfig, list_, reread, retire, show
+from tests.data.conftest import draw_picture, make_tar
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -103,6 +104,13 @@ def test_a_shard_that_was_changed_on_purpose_is_read_again_as_its_next_revision(
     assert before.snapshot_id is not None
     assert reload_snapshot(open_store(), before.snapshot_id).n_eligible == 80
     assert ask("SELECT action FROM alchemist.audit_events WHERE action = 'reread'") == [("reread",)]
+
+
+def test_a_shard_that_is_read_again_keeps_the_scores_of_its_json(published: Path) -> None:
+    record = [("1.png", draw_picture(1)), ("1.txt", b"a picture"), ("1.json", b'{"similarity": 0.25}')]
+    (published / "a.tar").write_bytes(make_tar(record))
+    assert reread(change("a.tar", "repaired")).n_new_pairs == 1
+    assert ask("SELECT imported FROM alchemist.heuristic_scores WHERE imported <> '{}'") == [({"similarity": 0.25},)]
 
 
 def test_a_shard_that_holds_what_was_registered_is_only_confirmed(published: Path) -> None:
