@@ -51,6 +51,10 @@ class CommandFailed(SystemExit):
         self.exit_code = code
 
 
+class NotRun(CommandFailed):
+    """A task whose command was not run, since another task of the same item failed: people were told of that one."""
+
+
 class GiveUpOnFinalErrors(RetryPolicy):
     """Fail at once where the same command would fail again."""
 
@@ -185,7 +189,7 @@ class CommandTask(BaseOperator):
         if self.when is not None and not self.when(run):
             raise AirflowSkipException("not asked for")
         if self.needs and (failed := run.unsuccessful(list(self.needs), map_index=run.task_instance.map_index)):
-            raise CommandFailed(f"Not run: {', '.join(failed)} of the same item failed. Look there.", FOUND_FAILED)
+            raise NotRun(f"Not run: {', '.join(failed)} of the same item failed. Look there.", FOUND_FAILED)
         return self.line(run)
 
     def on_kill(self):

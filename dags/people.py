@@ -8,7 +8,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseNotifier, Param
 from airflow.sdk.exceptions import AirflowSkipException
 from commands import alchemist, environment_of
-from jobs import CommandFailed, GiveUpOnFinalErrors, Run
+from jobs import LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
 
 PATIENCE = timedelta(days=7)
 COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Kept in the audit log")
@@ -16,10 +16,12 @@ NOTE_TIMEOUT_S = 60
 TASK_LOG = logging.getLogger("airflow.task")
 
 
-def tell(kind, context, **flags):
+def tell(kind, context, *, reason, **flags):
     """Note what happened to a task; a note that fails must not fail the task."""
     one = context["task_instance"]
-    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, **flags)
+    # No longer than an argument can be, from its end: the end of a log says most.
+    reason = reason.replace("\0", "")[-LONGEST_VALUE:]
+    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, reason=reason, **flags)
     try:
         subprocess.run(line, check=True, timeout=NOTE_TIMEOUT_S, env=environment_of(line))
     except (OSError, subprocess.SubprocessError) as error:
@@ -33,7 +35,8 @@ def note_failure(context):
     reason = (
         str(context.get("exception") or "") or "Airflow names no reason: the task was killed, lost or never started."
     )
-    tell("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
+    if not isinstance(context.get("exception"), NotRun):
+        tell("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
     repeat_reason(context)
 
 

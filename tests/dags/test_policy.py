@@ -372,6 +372,28 @@ def test_a_failure_is_noted_also_where_airflow_names_no_reason(dags, noted, exce
     assert config.reason == "why" or config.reason.startswith("Airflow names no reason")
 
 
+@pytest.mark.parametrize("said", ["a\0b", "x" * 200_000], ids=["NUL", "longer than an argument can be"])
+def test_a_failure_is_noted_whatever_a_command_printed(dags, noted, said):
+    one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=2, map_index=-1)
+    importlib.import_module("people").note_failure({"task_instance": one, "exception": ValueError(f"{said} at last")})
+    _, config = noted()
+    assert config.reason.endswith(" at last")
+
+
+def test_a_task_that_was_not_run_since_another_failed_is_told_to_nobody_again(dags, tmp_path, noted):
+    jobs = importlib.import_module("jobs")
+    task = dags["nightly_rescore"].get_task("publish")
+    one = SimpleNamespace(dag_id="d", task_id="publish", run_id="r 1", try_number=1, map_index=0)
+    one.get_task_states = lambda *_, **__: {"r 1": {"drift_0": "failed"}}
+    about = {"conf": {}, "partition_key": None, "run_after": datetime(2026, 1, 3, tzinfo=UTC)}
+    context = {"params": form(task.dag, {}), "ti": one, "dag": task.dag, "dag_run": SimpleNamespace(**about)}
+    options = {name: attribute(task, name) for name in ("line", "needs")}
+    with pytest.raises(jobs.NotRun, match="drift_0") as refused:
+        jobs.CommandTask(task_id="publish", item=NIGHT, **options).read_line(context)
+    importlib.import_module("people").note_failure({"task_instance": one, "exception": refused.value})
+    assert not (tmp_path / "noted").exists()
+
+
 @pytest.mark.parametrize("option", ["Approve", "Reject"])
 def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, option, noted):
     dag = dags["build_subset"]
