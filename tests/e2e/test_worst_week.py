@@ -7,6 +7,7 @@ the test obeys that line: the dataset's next night must be green.
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -19,15 +20,16 @@ from sqlalchemy import text
 
 from alchemist_core.__main__ import main
 from alchemist_core.local import stack
-from alchemist_core.local.airflow_client import AirflowClient, AirflowError
+from alchemist_core.local.airflow_client import POLL_S, AirflowClient, AirflowError
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.local.postgres import start_postgres
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
+from alchemist_core.store.checksum import table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 
-from .troubles import DIRTY, JUDGED, TROUBLES, Mending, Place, Supply, Trouble, bring_harmless, write_project
+from .troubles import DIRTY, JUDGED, TROUBLES, Mending, Place, Supply, Trouble, bring_harmless, refused, write_project
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 
@@ -82,6 +84,7 @@ class Week:
     not_ended: list[str] = field(default_factory=list)
     disturbed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
     nights: list[Night] = field(default_factory=list)
 
 
@@ -121,8 +124,24 @@ def live(roots: Path, supply: Supply, alchemist: Terminal, run_night: RunNight) 
             if had_trouble and not trouble_of(name, number) and not night.green[name]:
                 week.not_ended.append(f"{day}: {name} is not green after its troubles were ended")
         obey(week, night, number, places, alchemist)
+        print(
+            f"{day}: {len(week.told)} troubles told of; {[*week.untold, *week.not_ended, *week.disturbed]}", flush=True
+        )
+    week.accepted = try_refused(roots, alchemist)
     week.left = [line for line in alchemist("night", "list").splitlines() if not re.match(FINE, line)]
     return week
+
+
+def try_refused(roots: Path, alchemist: Terminal) -> list[str]:
+    """Say which of the commands that must be refused was not, in one line, or changed something."""
+    url = start_postgres(load_settings().home).url()
+    before, found = table_checksums(url), []
+    for words in refused(roots):
+        code, said = alchemist.try_(*words)
+        lines = [line for line in said.splitlines() if line.startswith("error: ")]
+        if code not in (2, 6) or len(lines) != 1 or "Traceback" in said or "defect" in said:
+            found.append(f"{words}: {code} {said[:300]}")
+    return found + (["the refused commands changed the store"] if table_checksums(url) != before else [])
 
 
 def bring_good(place: Place) -> None:
@@ -262,8 +281,9 @@ class Dag:
             ]
             if ingests and all(state in ended for state in ingests):
                 return
-            run = self._airflow.call("GET", f"/api/v2/dags/nightly_rescore/dagRuns/{run_id}")
-            assert run["state"] in ("queued", "running")
+            if self._airflow.call("GET", f"/api/v2/dags/nightly_rescore/dagRuns/{run_id}")["state"] == "failed":
+                return
+            time.sleep(POLL_S)
 
     @staticmethod
     def _dataset_of(task: dict[str, Any], nights: list[dict[str, str]], work: list[dict[str, str]]) -> str:
@@ -343,6 +363,10 @@ def test_every_trouble_is_told_of_with_its_next_step(outcome: Outcome) -> None:
 
 def test_every_next_step_works_and_the_following_night_is_green(outcome: Outcome) -> None:
     assert outcome.week.not_ended == []
+
+
+def test_commands_with_hostile_names_and_wrong_roots_are_refused_in_a_line_and_change_nothing(outcome: Outcome) -> None:
+    assert outcome.week.accepted == []
 
 
 def test_nothing_is_left_at_the_end_of_the_week(outcome: Outcome) -> None:

@@ -213,6 +213,26 @@ def bring_harmless(place: Place) -> None:
     """What is no trouble, though it looks like it: all of it must be in its night."""
     if (place.root.name, place.day[-1]) == (FILES, "4"):
         _odd_names(place)
+        place.write(
+            "alike.tar", make_tar([entry for n in range(12) for entry in _record(f"r{n}", picture(), b"one caption")])
+        )
+
+
+def refused(roots: Path) -> list[tuple[str, ...]]:
+    """Commands that must change nothing: names that no dataset may have, and roots that are not the dataset's."""
+    names = ("", "a,b", "two\nlines", "x" * 10_000, "../up", "a b", "\x1b[2J", "{{ 7 * 7 }}", "-rf", "ａ")
+    wrong = (str(roots / FILES), "/nowhere", str(roots / MOUNT / "absent"), "/etc/passwd", "")
+    return [
+        *(("ingest", f"--dataset={name}", "--root", str(roots / FILES)) for name in names),
+        *(("ingest", "--dataset", UPLOADS, "--root", root) for root in wrong),
+        ("ingest", "--dataset", "new", "--root", "/nowhere"),
+        ("ingest", "--dataset", UPLOADS, "--root", str(roots / JUDGED), "--move-root"),
+        ("ingest", "--dataset", UPLOADS, "--role", "validation"),
+        ("shard", "retire", "nowhere.tar", "--reason", WHY),
+        ("shard", "reread", "0", "--reason", WHY),
+        ("release", "night", "--dataset", JUDGED, "--crawl-date", "2026-02-30", "--reason", WHY),
+        ("release", "night", "--dataset", "a", "--crawl-date", "2026-01-01", "--reason", WHY),
+    ]
 
 
 def _lose(name: str) -> Bring:
