@@ -85,9 +85,13 @@ class NightListReport(Report):
     nights: list[ListedNight]
 
     def summary(self) -> str:
-        """Return a line for each night, and below it one for each shard that was left out."""
-        lines = [line for night in self.nights for line in night.lines()]
+        """Return a line for each night, and below it one for each trouble; nights with trouble come last, where a log is read."""
+        lines = [line for night in sorted(self.nights, key=_has_trouble) for line in night.lines()]
         return "\n".join(lines) or "no night yet: alchemist ingest --dataset NAME --root FOLDER"
+
+
+def _has_trouble(night: ListedNight) -> bool:
+    return bool(night.unread or night.not_ingested or night.status not in ("selectable", "empty"))
 
 
 def list_(config: NightListConfig) -> NightListReport:

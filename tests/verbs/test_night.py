@@ -108,6 +108,18 @@ def test_quarantine_is_told_by_reason_with_the_shard_to_look_at(two_datasets: En
     assert "next: look at what is quarantined: alchemist shard show 20" in summary
 
 
+def test_nights_with_trouble_stand_at_the_end_where_a_log_is_read(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for dataset_id, name in enumerate(("a", "b", "c"), start=1):
+            add_dataset(connection, dataset_id=dataset_id, name=name)
+    add_shards(engine, 1, fine="missing")
+    with engine.begin() as connection:
+        checked = {"suite": "shards", "dataset_name": None, "crawl_date": "2026-01-02"}
+        insert_rows(connection, {"check_results": [checked]})
+    heads = [line for line in list_(NightListConfig()).summary().splitlines() if not line.startswith(" ")]
+    assert [head[0] for head in heads] == ["b", "c", "a"]
+
+
 def test_a_long_list_of_shards_is_cut_and_says_so(two_datasets: Engine) -> None:
     with two_datasets.begin() as connection:
         rows = [
