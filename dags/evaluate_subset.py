@@ -48,9 +48,12 @@ def evaluate_subset():
         return alchemist("check", suite="evaluation", subset=run.item)
 
     subsets = step("plan", waiting, returns="subsets").output
-    report = step("report", lambda run: alchemist("report", **chosen(run, "dataset")), trigger_rule="none_failed")
-    measured = device_step("train_downstream", train, over=subsets) >> device_step("evaluate", measure, over=subsets)
-    measured >> mapped_step("check_evaluation", check, over=subsets) >> report
+    late = {"trigger_rule": "all_done"}  # a subset that fails stops no other; the run ends red
+    train_downstream = device_step("train_downstream", train, over=subsets)
+    evaluate = device_step("evaluate", measure, over=subsets, needs=("train_downstream",), **late)
+    checked = mapped_step("check_evaluation", check, over=subsets, needs=("evaluate",), **late)
+    report = step("report", lambda run: alchemist("report", **chosen(run, "dataset")), closes=True, **late)
+    train_downstream >> evaluate >> checked >> report
 
 
 evaluate_subset()

@@ -13,10 +13,10 @@ class PodTask(KubernetesPodOperator):
 
     template_fields = ()
 
-    def __init__(self, *, line, when=None, item=None, **options):
+    def __init__(self, *, line, when=None, item=None, needs=(), **options):
         name = options["task_id"].replace("_", "-")
         super().__init__(**{"name": name, "pod_template_file": POD_TEMPLATE, "durable": True, **options})
-        self.line, self.when, self.item, self.needs = line, when, item, ()
+        self.line, self.when, self.item, self.needs = line, when, item, needs
         self.exit_code = None
 
     read_line = CommandTask.read_line

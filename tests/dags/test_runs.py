@@ -39,6 +39,7 @@ SCENARIOS = {
     "fails": {"dag": "build_subset", "conf": {**SUBSET, "name": "broken"}},
     "nothing waits": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": []}},
     "two wait": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["a", "b"]}},
+    "one of two fails": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["broken", "c"]}},
     "refused": {"dag": "build_subset", "conf": {**SUBSET, "name": "refused"}},
     "template as a value": {"dag": "build_subset", "conf": {**SUBSET, "dataset": TEMPLATE}},
     "template as a key": {
@@ -168,6 +169,16 @@ def test_every_waiting_subset_is_trained_on_and_evaluated(runs):
     assert states["two wait"]["state"] == "success"
     assert {f"evaluate --subset={name}" for name in "ab"} <= set(commands)
     assert {f"check --suite=evaluation --subset={name}" for name in "ab"} <= set(commands)
+
+
+def test_a_subset_that_fails_stops_no_other_and_the_run_ends_red(runs):
+    states, commands = runs
+    tasks = states["one of two fails"]["tasks"]
+    for name in ("train_downstream", "evaluate", "check_evaluation"):
+        assert sorted(tasks[name]) == ["failed", "success"]
+    assert "evaluate --subset=c" in commands
+    assert "evaluate --subset=broken" not in commands
+    assert states["one of two fails"]["state"] == "failed"
 
 
 def test_a_template_in_a_value_reaches_the_command_as_it_was_typed_and_runs_nowhere(runs, home):
