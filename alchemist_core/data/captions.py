@@ -20,9 +20,10 @@ _MAX_DIGITS = 100
 _MAX_INTEGER = 10**_MAX_DIGITS
 _CAPTION_FIELDS = ("caption", "text")
 _LICENCE_FIELDS = ("license", "licence")
-# White space is none; what double decoding leaves above 0x7f stays as it is.
-_CONTROL_SIGNS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# White space is none, vertical tab and form feed included: words stand on both sides of it. What double decoding leaves above 0x7f
+# stays as it is.
+_CONTROL_SIGNS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _OWN_COLUMNS = frozenset({"caption", "url", "license", "licence", "width", "height"})
 
 

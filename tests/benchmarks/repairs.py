@@ -31,7 +31,7 @@ ENCODINGS: tuple[tuple[tuple[str, ...], str, bool], ...] = (
     (("ja",), "euc_jp", False), (("ko",), "euc_kr", False), (("zh",), "gbk", False), (("ar",), "cp1256", False),
     (WESTERN, "mac_roman", False), (WESTERN, "cp850", False),
 )  # fmt: skip
-CONTROL_SIGNS = "\x00\x01\x07\x08\x0b\x0c\x1b\x1f\x7f"
+CONTROL_SIGNS = "\x00\x01\x07\x08\x1b\x1f\x7f"
 Files = dict[str, bytes]
 
 

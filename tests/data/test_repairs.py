@@ -70,6 +70,8 @@ def test_what_is_valid_utf8_is_left_as_it_is(caption: str) -> None:
 
 def test_control_signs_are_removed_wherever_they_are() -> None:
     assert repaired(b"a cat \x1b[31mon\x07 a mat\x00") == ("a cat [31mon a mat", {"control_signs_removed"})
+    # White space, as office programs write it, is none: without it two words would become one.
+    assert repaired(b"a red\x0bcat\x0con a mat") == ("a red\x0bcat\x0con a mat", set())
     assert repaired(b"a cat on a mat\x00\x00\x00\x00\x00") == ("a cat on a mat", {"control_signs_removed"})
     document = b'{"caption": "a cat on\\u0000 a mat", "tags": ["x\\u0000y", {"k\\u0000": 1}]}'
     repairs = find_repairs(None, document)
