@@ -65,11 +65,13 @@ class CopyRepairs:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        table = pq.read_table(Path(folder) / "manifest.parquet", columns=["key", "repair"])
-        table = table.filter(pc.is_valid(table["repair"]))
-        self._repair_of: dict[str, str] = dict(
-            zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True)
-        )
+        path = Path(folder) / "manifest.parquet"
+        self._repair_of: dict[str, str] = {}
+        # Copies that were made before ingest repaired anything have no such column.
+        if "repair" in pq.read_schema(path).names:
+            table = pq.read_table(path, columns=["key", "repair"])
+            table = table.filter(pc.is_valid(table["repair"]))
+            self._repair_of = dict(zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True))
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the sample, repaired where ingest repaired it."""

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -205,3 +207,9 @@ def test_a_materialized_dataset_has_the_source_s_bytes_and_its_reader_repairs_th
         image = next(sample[ext] for ext in ("png", "webp", "jpg") if ext in sample)
         assert getattr(Image.open(io.BytesIO(image)), "n_frames", 1) == 1
         json.loads(sample["json"])
+
+
+def test_a_copy_that_was_made_before_anything_was_repaired_is_read_as_it_is(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["000000000"]}), tmp_path / "manifest.parquet")
+    sample = {"__key__": "000000000", "txt": b"a cat"}
+    assert CopyRepairs(tmp_path)(sample) == sample
