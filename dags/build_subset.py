@@ -1,4 +1,4 @@
-"""Draw a subset version from what is scored, check it and publish it.
+"""Select a subset version from the scored samples, check it and publish it.
 
     preview → select → check_subset → materialize → plan_publish → approve → publish
     check_subset → plan_publish

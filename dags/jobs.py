@@ -207,7 +207,7 @@ def step(task_id, line, **options):
 def device_step(task_id, line, *, over=None, **options):
     """Return a task that puts a model on a device: it waits in the pool gpu; `over`: one task for each item of this result."""
     kind = CommandTask if RUNNER == "local" else _pod_task()
-    # Who waits for a device longest is no matter: a night goes before a training, and that before an evaluation.
+    # By priority, not by waiting time: a night goes before a training, and a training before an evaluation.
     options = {
         "pool": "gpu",
         "weight_rule": "absolute",

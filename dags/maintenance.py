@@ -1,4 +1,4 @@
-"""Give back what nobody needs, and count again what must add up.
+"""Delete what is no longer needed, and count the ledger again.
 
     collect_subsets → complete_takedowns
     remove_leases

@@ -1,4 +1,4 @@
-"""What Airflow tells people, and what it asks them: by `alchemist note`, which the dashboard shows and your program hears."""
+"""Failures, questions and answers: `alchemist note` stores them, and notifies the receivers in the settings."""
 
 import logging
 import subprocess
