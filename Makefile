@@ -31,7 +31,7 @@ down: ## Stop what demo or `alchemist up` started
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
 	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.evaluation,beartype.beartype
 
-test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (20 minutes); installs promtool where it is missing
+test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (half an hour); installs promtool where it is missing
 	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } || \
 		echo "promtool is missing and cannot be installed here: apt-get install prometheus; its tests are skipped"
 	@$(BIN)/pytest -q -m stack --timeout 1200
