@@ -37,7 +37,8 @@ for task_id, dag in GPU.items():
     operator = task.unmap({"item": item}) if task.is_mapped else task
     params = {name: dag.params.get_param(name).value for name in dag.params} | {"dataset": "crawl", "validation": "goal"}
     run = SimpleNamespace(partition_key="2026-01-02", conf={})
-    operator.cmds = operator.read_line({"params": params, "dag_run": run, "dag": dag, "ti": None})
+    none = SimpleNamespace(dag_id="", run_id="", map_index=0, get_task_states=lambda *_, **__: {})
+    operator.cmds = operator.read_line({"params": params, "dag_run": run, "dag": dag, "ti": none})
     pod = operator.build_pod_request_obj()
     pods[task_id] = client.ApiClient().sanitize_for_serialization(pod)
 print("\\n" + json.dumps(pods))

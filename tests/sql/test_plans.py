@@ -95,7 +95,9 @@ def test_a_ledger_row_reads_one_shard(large: Connection) -> None:
 
 
 def test_a_nights_shard_is_claimed_by_its_date(large: Connection) -> None:
-    used = indexes(large, query("claim_unscored_shard"), rater_id=1, dataset_ids=[1], crawl_date="2020-01-08")
+    used = indexes(
+        large, query("claim_unscored_shard"), rater_id=1, dataset_ids=[1], crawl_date="2020-01-08", skipped_ids=[]
+    )
     assert "ix_shards_dataset_id_crawl_date" in used
 
 
