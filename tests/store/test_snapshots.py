@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.settings import load_settings
 from alchemist_core.store import pools
@@ -177,7 +177,8 @@ def test_a_score_changed_by_hand_is_found_out(store: Engine) -> None:
 
 def test_a_condition_is_asked_anew_by_every_stored_selection(store: Engine) -> None:
     options = EligibleOptions(where="caption = 'new'")
-    assert take(store, options=options).n_eligible == 0
+    with pytest.raises(ConfigError, match="No pair is eligible"):
+        take(store, options=options)
     change(store, "UPDATE alchemist.samples SET caption = 'new' WHERE sample_id = 7")
     assert take(store, options=options).n_eligible == 1
 

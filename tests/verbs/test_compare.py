@@ -110,7 +110,7 @@ def test_every_arm_is_compared_and_the_subset_beats_the_whole() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_python_sql_and_the_alert_agree_which_way_is_better(connection: Connection, metric: str) -> None:
     in_sql = connection.execute(text("SELECT alchemist.gain_over(:metric, 1, 3)"), {"metric": metric}).scalar_one()
-    assert in_sql == gain_over(metric, 1, 3)
+    assert in_sql == gain_over(metric, 1.0, 3.0)
     rules = yaml.safe_load((SQL.parent / "infra" / "prometheus" / "alerts.yml").read_text())
     (expression,) = [
         rule["expr"]
@@ -123,6 +123,6 @@ def test_python_sql_and_the_alert_agree_which_way_is_better(connection: Connecti
 
 
 def test_a_loss_of_less_and_a_score_of_more_are_gains() -> None:
-    assert {metric: gain_over(metric, 1, 3) > 0 for metric in METRICS} == {
+    assert {metric: gain_over(metric, 1.0, 3.0) > 0 for metric in METRICS} == {
         metric: metric.startswith(("fid", "kid", "heldout")) for metric in METRICS
     }

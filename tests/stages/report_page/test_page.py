@@ -103,7 +103,7 @@ def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
     for subset in content.subsets:
         assert any(text.startswith(subset.name) for text in outline.text)
         assert all(step.name in outline.text for step in subset.lineage)
-    assert any("shift_gsample drops the top" in text for text in outline.text)
+    assert any("strategy shift_gsample drops those" in text for text in outline.text)
 
 
 def test_an_experiment_shows_its_expectation_its_table_and_its_figures(content, outline):
@@ -138,7 +138,7 @@ def test_a_page_before_the_first_rater_says_what_is_missing():
     text = " ".join(Outline(render_report(ReportContent("Report", datetime(2026, 3, 2, tzinfo=UTC)))).text)
     for missing in (
         "No model has been evaluated",
-        "No pair has a score",
+        "Shown from the first selection on",
         "No subset",
         "No image",
         "No night",
