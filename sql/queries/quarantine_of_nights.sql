@@ -31,4 +31,4 @@ SELECT
     (array_agg(shard_id ORDER BY n_locations DESC, shard_id ASC))[1] AS shard_id
 FROM counted
 GROUP BY dataset, crawl_date, reason
-ORDER BY dataset, crawl_date, n_locations DESC, reason
+ORDER BY dataset ASC, crawl_date ASC, n_locations DESC, reason ASC

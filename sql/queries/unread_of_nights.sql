@@ -1,6 +1,7 @@
 -- Purpose: how the last ingest of nights ended that left something out.
 -- Parameters: datasets text[], crawl_dates date[] (of the same length: a night each).
--- One row is: a night whose newest ended ingest, of that dataset or all, of that date or all, did not succeed; with its error.
+-- One row is: a night whose newest ended ingest, of that dataset or all, of that date or all, did not succeed; with its error. A command
+--   that was refused, for a wrong value (exit code 2) or another root than the dataset's, is no ingest of a night.
 -- Relies on: ix_runs_stage_config_hash; reads the runs of one stage.
 -- Safe to re-run: yes.
 WITH asked AS (
@@ -14,12 +15,20 @@ newest AS (
         runs.state,
         runs.error
     FROM asked
+    INNER JOIN alchemist.datasets ON asked.dataset = datasets.name
     INNER JOIN alchemist.runs
         ON
             runs.stage = 'ingest'
             AND runs.state <> 'running'
             AND coalesce(runs.config ->> 'dataset', asked.dataset) = asked.dataset
             AND coalesce(CAST(runs.config ->> 'crawl_date' AS date), asked.crawl_date) = asked.crawl_date
+            AND (
+                runs.state = 'succeeded'
+                OR (
+                    runs.exit_code IS DISTINCT FROM 2
+                    AND rtrim(coalesce(runs.config ->> 'root', datasets.root_uri), '/') = rtrim(datasets.root_uri, '/')
+                )
+            )
     ORDER BY asked.dataset ASC, asked.crawl_date ASC, runs.run_id DESC
 )
 
