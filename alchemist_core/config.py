@@ -155,6 +155,7 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 def bounds_of(field: FieldInfo) -> str:
     """Return the bounds of a field in words.
 
+    >>> from pydantic import Field
     >>> bounds_of(Field(0.5, gt=0, le=1))
     'above 0, at most 1'
     """
