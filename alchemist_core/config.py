@@ -67,7 +67,7 @@ class Config(BaseModel):
 
 
 class Section(Config):
-    """Root of every section of the project file that holds bounds: TOML has types, so a text or a yes is no number."""
+    """Root of every section of the project file that holds bounds: a string or a boolean is refused where a number belongs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 

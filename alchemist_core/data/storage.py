@@ -25,7 +25,7 @@ _UNFINISHED = re.compile(
 _LINK = "is a symbolic link to a folder, which is not followed. Put the folder itself there, or let the link's name start with a dot."
 _FOLDER = "is a folder with the name of a shard. Pack its files into a plain .tar, or rename it."
 _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
-# So many bytes that nobody wrote are no part of a tar: a download reserved the space, or the file claims a size that it never had.
+# A hole of this size is not part of a tar: a download reserved the space, or the file claims a size that it never had.
 _HOLE_BYTES = 1 << 30
 # To read so many bytes too many from a file costs less than to ask once more.
 _MAX_GAP_BYTES = 1 << 13
@@ -62,7 +62,7 @@ class RootListing:
     shards: list[ShardFile] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
     unread_folders: list[str] = field(default_factory=list)
-    """Folders that cannot be listed: nobody knows which tars lie there."""
+    """Folders that cannot be listed: the tars below them are unknown."""
 
 
 def list_root(root_uri: str) -> RootListing:

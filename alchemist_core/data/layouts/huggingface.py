@@ -47,6 +47,6 @@ def _make_record(row: dict[str, Any], image: str, caption: str, folder: Path) ->
     note: dict[str, Any] = {}
     read: Callable[[], bytes] = partial(bytes, data or b"")
     if data is None:
-        # Only below the source: whoever wrote a set on the hub may name any file of this machine.
+        # Only below the source: the author of a set on the hub could name any file of this machine.
         read, note = read_named_image(found.get("path"), partial(read_file_below, folder))
     return LayoutRecord(read, row.pop(caption) or "", row | note)
