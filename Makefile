@@ -84,7 +84,7 @@ fmt: $(STAMP) ## Format
 	@$(BIN)/ruff check -q --fix
 
 generate: $(STAMP) ## Regenerate what is derived: the DAGs' forms, the dashboards
-	@$(BIN)/python -m alchemist_core.forms > dags/forms.py
+	@$(BIN)/python -m alchemist_core.forms > dags/alchemist_dags/forms.py
 	@$(BIN)/python infra/grafana/build.py
 
 clean: down ## Stop the stack and delete its data

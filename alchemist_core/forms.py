@@ -1,4 +1,4 @@
-"""The forms of the DAGs as a Python literal, generated from the config models: `python -m alchemist_core.forms > dags/forms.py`.
+"""The forms of the DAGs as a Python literal, generated from the config models by `make generate`.
 
 `dags/` imports nothing of ours, and Airflow picks a widget by a plain `type`: schemas are flattened, and an
 optional field may be null. Knows which fields a form shows, and nothing of Airflow.
@@ -151,7 +151,7 @@ def _title(name: str) -> str:
 
 
 def render_forms() -> str:
-    """Return dags/forms.py, one field a line."""
+    """Return dags/alchemist_dags/forms.py, one field a line."""
     # By way of JSON: only what a literal may hold.
     forms: dict[str, dict[str, Field]] = json.loads(json.dumps(build_forms()))
     lines = [HEADER, "FORMS = {"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-DAGS = Path(__file__).resolve().parents[2] / "dags"
+DAGS = Path(__file__).resolve().parents[2] / "dags" / "alchemist_dags"
 NAMES = ("build_subset", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater")
 
 # Airflow reads its environment once, when it is first imported.
@@ -20,12 +20,12 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 @pytest.fixture(scope="session")
 def dags():
     """Each DAG by its name."""
-    sys.path.insert(0, str(DAGS))
+    sys.path.insert(0, str(DAGS.parent))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Airflow's own, at its first import
         importlib.import_module("airflow.sdk")
     # The path stays: a pod's operator is imported only when it is asked for.
-    return {name: getattr(importlib.import_module(name), name)() for name in NAMES}
+    return {name: getattr(importlib.import_module(f"alchemist_dags.{name}"), name)() for name in NAMES}
 
 
 @pytest.fixture(params=NAMES)

@@ -13,7 +13,7 @@ from pathlib import Path
 def run(scenario):
     name = scenario["dag"]
     (Path(os.environ["ALCHEMIST_HOME"]) / "plan.json").write_text(json.dumps(scenario.get("plan", {})))
-    done = getattr(importlib.import_module(name), name)().test(run_conf=scenario["conf"])
+    done = getattr(importlib.import_module(f"alchemist_dags.{name}"), name)().test(run_conf=scenario["conf"])
     states = {}
     for task in done.get_task_instances():
         states.setdefault(task.task_id, []).append(str(task.state))

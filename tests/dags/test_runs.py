@@ -59,11 +59,11 @@ def runs(home):
     programs = Path(sys.executable).parent
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
         "PATH": f"{home / 'bin'}:{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(DAGS),
+        "PYTHONPATH": str(DAGS.parent),
         "ALCHEMIST_HOME": str(home),
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS.parent),
     }
     subprocess.run([programs / "airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
     given = json.dumps(list(SCENARIOS.values()))

@@ -25,7 +25,7 @@ import json, sys, warnings
 from types import SimpleNamespace
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-import nightly_rescore, train_rater, evaluate_subset
+from alchemist_dags import evaluate_subset, nightly_rescore, train_rater
 from kubernetes import client
 
 GPU = {"score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.train_rater(),

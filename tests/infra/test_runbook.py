@@ -9,7 +9,9 @@ from alchemist_core.command_line import STAGES, VERBS
 from .test_prometheus import ALERTS, INFRA, anchors
 
 RUNBOOK = INFRA / "RUNBOOK.md"
-DAGS = sorted(path.stem for path in (INFRA.parent / "dags").glob("*.py") if "@dag(" in path.read_text())
+DAGS = sorted(
+    path.stem for path in (INFRA.parent / "dags" / "alchemist_dags").glob("*.py") if "@dag(" in path.read_text()
+)
 # They start, stop or show things and have nothing to go wrong that their own error does not say.
 SELF_EXPLANATORY = {"up", "down", "status", "logs", "demo", "db", "corpus"}
 

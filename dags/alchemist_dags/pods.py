@@ -5,7 +5,8 @@ Imported only where ALCHEMIST_JOB_RUNNER is kubernetes.
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.exceptions import AirflowException
-from jobs import POD_TEMPLATE, CommandFailed, CommandTask
+
+from alchemist_dags.jobs import POD_TEMPLATE, CommandFailed, CommandTask
 
 
 class PodTask(KubernetesPodOperator):

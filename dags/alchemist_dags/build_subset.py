@@ -9,9 +9,10 @@ Runbook: infra/RUNBOOK.md#build_subset
 """
 
 from airflow.sdk import Asset, dag
-from commands import alchemist
-from jobs import form, step
-from people import COMMON, answered, approve
+
+from alchemist_dags.commands import alchemist
+from alchemist_dags.jobs import form, step
+from alchemist_dags.people import COMMON, answered, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
 

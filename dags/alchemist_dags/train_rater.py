@@ -11,9 +11,10 @@ import json
 import os
 
 from airflow.sdk import dag
-from commands import alchemist
-from jobs import device_step, form, step
-from people import COMMON, answered, approve
+
+from alchemist_dags.commands import alchemist
+from alchemist_dags.jobs import device_step, form, step
+from alchemist_dags.people import COMMON, answered, approve
 
 NEWEST = "newest"  # the rater that this run has trained; a week later, when a person has agreed, it may be another's
 WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))

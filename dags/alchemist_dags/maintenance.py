@@ -12,9 +12,10 @@ Runbook: infra/RUNBOOK.md#maintenance
 """
 
 from airflow.sdk import CronTriggerTimetable, dag
-from commands import alchemist
-from jobs import step
-from people import COMMON
+
+from alchemist_dags.commands import alchemist
+from alchemist_dags.jobs import step
+from alchemist_dags.people import COMMON
 
 
 @dag(

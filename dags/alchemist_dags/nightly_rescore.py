@@ -11,9 +11,10 @@ Runbook: infra/RUNBOOK.md#nightly_rescore
 """
 
 from airflow.sdk import CronPartitionTimetable, dag
-from commands import alchemist
-from jobs import device_step, form, mapped_step, step
-from people import COMMON
+
+from alchemist_dags.commands import alchemist
+from alchemist_dags.jobs import device_step, form, mapped_step, step
+from alchemist_dags.people import COMMON
 
 LATE = {"trigger_rule": "all_done"}  # after all, whether they failed or not
 

@@ -7,8 +7,9 @@ from datetime import timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseNotifier, Param
 from airflow.sdk.exceptions import AirflowSkipException
-from commands import alchemist, environment_of
-from jobs import LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
+
+from alchemist_dags.commands import alchemist, environment_of
+from alchemist_dags.jobs import LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
 
 PATIENCE = timedelta(days=7)
 COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Kept in the audit log")

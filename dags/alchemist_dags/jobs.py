@@ -21,8 +21,9 @@ from typing import Any
 from airflow.sdk import BaseOperator, Param, RetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowSkipException
-from commands import environment_of
-from forms import FORMS
+
+from alchemist_dags.commands import environment_of
+from alchemist_dags.forms import FORMS
 
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
@@ -230,6 +231,6 @@ def _pod_task():
     """Return the operator of a command in a pod; its provider is imported only where it is used."""
     if RUNNER != "kubernetes":
         raise ValueError(f"ALCHEMIST_JOB_RUNNER is {RUNNER!r}: it must be local or kubernetes")
-    from pods import PodTask  # noqa: PLC0415  as said
+    from alchemist_dags.pods import PodTask  # noqa: PLC0415  as said
 
     return PodTask

@@ -15,9 +15,10 @@ import json
 import os
 
 from airflow.sdk import Asset, dag
-from commands import alchemist
-from jobs import device_step, form, mapped_step, step
-from people import COMMON
+
+from alchemist_dags.commands import alchemist
+from alchemist_dags.jobs import device_step, form, mapped_step, step
+from alchemist_dags.people import COMMON
 
 DEFAULTS = json.loads(os.environ.get("ALCHEMIST_EVALUATE", "{}"))
 
