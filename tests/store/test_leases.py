@@ -10,9 +10,12 @@ from alchemist_core.store.leases import (
     claim_together,
     consume_lease,
     find_holder,
+    is_held,
+    list_holders,
     release_lease,
     renew_leases,
 )
+from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
 
@@ -114,3 +117,77 @@ def test_several_resources_are_claimed_all_or_none(engine: Engine) -> None:
     claims = claim_together(engine, ["device:c:0", "device:a:0"], run_id=2, ttl_s=30.0)
     assert claims is not None
     assert [claim.resource for claim in claims] == ["device:a:0", "device:c:0"]
+
+
+def test_a_lease_that_is_taken_over_is_held_since_then_and_for_the_new_holders_time(engine: Engine) -> None:
+    claim(engine, run_id=1, ttl_s=3000)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.leases SET expires_at = clock_timestamp(), acquired_at = now() - interval '1 day'")
+        )
+    claim(engine, run_id=2, ttl_s=60)
+    with engine.connect() as connection:
+        row = connection.execute(
+            text("""
+                SELECT run_id, clock_timestamp() - acquired_at < interval '1 hour' AS is_new,
+                    expires_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '60 s' AS is_bounded
+                FROM alchemist.leases
+            """)
+        ).one()
+    assert tuple(row) == (2, True, True)
+
+
+def test_a_heartbeat_renews_its_own_runs_leases_alone(engine: Engine) -> None:
+    claim_together(engine, ["a", "b"], run_id=1, ttl_s=30)
+    claim_together(engine, ["c"], run_id=2, ttl_s=30)
+    with engine.begin() as connection:
+        assert len(renew_leases(connection, 1, ttl_s=3000)) == 2
+        late = text(
+            "SELECT resource FROM alchemist.leases WHERE expires_at > clock_timestamp() + interval '100 s' ORDER BY 1"
+        )
+        assert connection.execute(late).scalars().all() == ["a", "b"]
+
+
+def test_a_claim_is_held_until_it_expires_or_another_token_has_its_resource(engine: Engine) -> None:
+    first = claim(engine, run_id=1)
+    assert first is not None
+    with engine.begin() as connection:
+        assert is_held(connection, first)
+        assert not is_held(connection, LeaseClaim("another", first.fencing_token))
+        assert not is_held(connection, LeaseClaim(first.resource, first.fencing_token + 1))
+    expire(engine)
+    with engine.begin() as connection:
+        assert not is_held(connection, first)
+        assert find_holder(connection, first.resource) is None
+    claim(engine, run_id=2)
+    with engine.begin() as connection:
+        assert not is_held(connection, first)
+        assert find_holder(connection, first.resource) == 2
+        assert find_holder(connection, "another") is None
+
+
+def test_live_holders_of_a_prefix_are_listed_by_name_with_their_process(engine: Engine) -> None:
+    with engine.begin() as connection:
+        runs = [{"run_id": number, "stage": f"s{number}", "host": f"h{number}", "pid": number} for number in (1, 2)]
+        insert_rows(connection, {"runs": runs})
+    claim_together(engine, ["device:b:0", "shard:1:1"], run_id=1, ttl_s=30)
+    claim_together(engine, ["device:a:0"], run_id=2, ttl_s=30)
+    claim_together(engine, ["device:c:0"], run_id=2, ttl_s=0)
+    with engine.connect() as connection:
+        found = [
+            (one.resource, one.run_id, one.stage, one.host, one.pid) for one in list_holders(connection, "device:")
+        ]
+    assert found == [("device:a:0", 2, "s2", "h2", 2), ("device:b:0", 1, "s1", "h1", 1)]
+
+
+@pytest.mark.parametrize("is_claimed_before", [False, True], ids=["new", "expired"])
+def test_a_process_that_stops_inside_its_claim_is_ended_by_the_server(engine: Engine, is_claimed_before: bool) -> None:
+    if is_claimed_before:
+        claim(engine, run_id=1, ttl_s=0)
+    with engine.begin() as connection:
+        held = claim_lease(connection, "shard:1:1", run_id=2, ttl_s=60)
+        assert held is not None
+        assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar() == "10s"
+    with engine.begin() as connection:
+        renew_leases(connection, 2, ttl_s=60)
+        assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar() == "10s"

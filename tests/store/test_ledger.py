@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import date
 
 import numpy as np
 import pytest
 from psycopg2 import InterfaceError, OperationalError
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import LeaseLostError
@@ -25,8 +27,10 @@ from alchemist_core.store.ledger import (
     claim_unscored_shard,
     commit_shard,
     count_unscored,
+    give_up_shard,
     store_outcome,
 )
+from alchemist_core.store.nights import decide_night
 from alchemist_core.store.queries import load_query
 from tests.given import insert_rows
 
@@ -160,6 +164,103 @@ def test_what_is_claimed_is_not_claimed_again(store: Engine) -> None:
     claimed = [claim(store).shard.shard_id for _ in range(3)]
     assert sorted(claimed) == [1, 2, 3]
     assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None
+
+
+def test_what_is_set_aside_and_the_mark_say_who_when_and_how(store: Engine) -> None:
+    commit_shard(
+        store, claim(store), SCOPE, outcome=outcome(1, 2, faults=(2,)), provenance=Provenance(7, "cuda", "bfloat16")
+    )
+    assert ask(store, "SELECT rater_id, shard_id, run_id, device, dtype FROM alchemist.shard_scores") == [
+        (1, 1, 7, "cuda", "bfloat16")
+    ]
+    assert ask(store, "SELECT shard_id, key, stage, rater_id, run_id FROM alchemist.quarantined_samples") == [
+        (1, "000002", "score", 1, 7)
+    ]
+    night = "SELECT dataset_id, crawl_date::text, rater_id, revision, state FROM alchemist.nights"
+    assert ask(store, night) == [(1, "2026-01-01", 1, 1, "scored")]
+    assert ask(store, "SELECT night_id FROM alchemist.shard_scores") == ask(
+        store, "SELECT night_id FROM alchemist.nights"
+    )
+
+
+def test_the_shards_of_a_date_go_into_its_open_night_and_later_ones_into_the_next_revision(store: Engine) -> None:
+    first, second = claim(store), claim(store)
+    commit_shard(store, first, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    commit_shard(store, second, SCOPE, outcome=outcome(4, 5), provenance=PROVENANCE)
+    assert ask(store, "SELECT count(*), count(DISTINCT night_id) FROM alchemist.shard_scores") == [(2, 1)]
+    with store.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.nights SET state = 'selectable', decided_at = now(), decided_by = 'a'")
+        )
+    commit_shard(store, claim(store), SCOPE, outcome=outcome(), provenance=PROVENANCE)
+    assert ask(store, "SELECT revision, state FROM alchemist.nights ORDER BY 1") == [(1, "selectable"), (2, "scored")]
+
+
+def test_a_shard_is_claimed_only_in_scope(store: Engine) -> None:
+    with store.begin() as connection:
+        insert_rows(connection, {
+            "datasets": [{"dataset_id": 2, "name": "books"}],
+            "shards": [
+                {"shard_id": 4, "dataset_id": 2, "crawl_date": "2026-01-01", "n_samples": 1},
+                {"shard_id": 5, "dataset_id": 1, "crawl_date": "2026-01-02", "n_samples": 1},
+                {"shard_id": 6, "dataset_id": 1, "crawl_date": "2026-01-02", "n_samples": 1, "state": "missing"},
+            ],
+        })  # fmt: skip
+    claimed = [
+        claim_unscored_shard(store, scope, run_id=1, ttl_s=60)
+        for scope in (
+            ScoringScope(1, (1,), date(2026, 1, 2)),
+            ScoringScope(1, (1,), date(2026, 1, 2)),
+            ScoringScope(1, (2,)),
+            ScoringScope(1, (1,), None, (1, 2)),
+        )
+    ]
+    assert [None if one is None else one.shard.shard_id for one in claimed] == [5, None, 4, 3]
+
+
+def test_a_shard_that_is_given_up_can_be_claimed_again_unless_it_is_marked(store: Engine) -> None:
+    give_up_shard(store, claim(store), state=None, reason="")
+    assert ask(store, "SELECT state, state_reason FROM alchemist.shards WHERE shard_id = 1") == [("verified", None)]
+    again = claim(store)
+    assert again.shard.shard_id == 1
+    give_up_shard(store, again, state="missing", reason="no file")
+    assert ask(store, "SELECT state, state_reason FROM alchemist.shards WHERE shard_id = 1") == [("missing", "no file")]
+    assert ask(store, "SELECT count(*) FROM alchemist.leases") == [(0,)]
+    assert claim(store).shard.shard_id == 2
+
+
+def test_measures_that_are_there_already_stay(store: Engine) -> None:
+    with store.begin() as connection:
+        insert_rows(connection, {"heuristic_scores": [
+            {"sample_id": 1, "clarity": 9, "frequency": 9, "edge_density": 9}, {"sample_id": 2, "aesthetic": 5},
+        ]})  # fmt: skip
+    commit_shard(store, claim(store), SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    assert ask(store, "SELECT sample_id, clarity, aesthetic FROM alchemist.heuristic_scores ORDER BY 1") == [
+        (1, 9, None),
+        (2, 0.25, 5),
+        (3, 0.25, None),
+    ]
+
+
+def test_a_night_cannot_be_decided_while_a_shard_of_it_is_being_committed(store: Engine) -> None:
+    first, second = claim(store), claim(store)
+    commit_shard(store, first, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    ((night_id,),) = ask(store, "SELECT night_id FROM alchemist.nights")
+
+    def commit(connection: Connection, _given: ShardOutcome) -> ShardCounts:
+        shard = second.shard
+        values = {
+            "dataset_id": shard.dataset_id, "crawl_date": shard.crawl_date, "rater_id": 1,
+            "resource": second.lease.resource, "token": second.lease.fencing_token,
+        }  # fmt: skip
+        assert connection.execute(load_query("begin_shard_commit"), values).one().night_id == night_id
+        with store.connect() as other:
+            other.execute(text("SET LOCAL lock_timeout = '50ms'"))
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                decide_night(other, night_id, state="selectable", actor="ann")
+        return ShardCounts(0, 0, 0, 0)
+
+    store_outcome(store, second, SCOPE, outcome(4, 5), commit=commit)
 
 
 class StoppedCopy:

@@ -1,0 +1,86 @@
+"""The run ledger: one live run a key, and what became of those before it."""
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.store.leases import claim_together
+from alchemist_core.store.runs import RunClaim, RunKey, beat, claim_run, finish_run, live_run, read_run
+
+pytestmark = pytest.mark.db
+KEY = RunKey("score", {"a": 1}, "hash-a")
+
+
+def claim(engine: Engine, key: RunKey = KEY) -> RunClaim:
+    claimed = claim_run(engine, key, ttl_s=60, code_version="1")
+    assert claimed is not None
+    return claimed
+
+
+def expire(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.leases SET expires_at = clock_timestamp()"))
+
+
+def runs(engine: Engine) -> list[tuple[object, ...]]:
+    statement = "SELECT run_id, state, finished_at IS NOT NULL, error IS NOT NULL FROM alchemist.runs ORDER BY run_id"
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def test_a_key_that_is_taken_leaves_no_run_behind(engine: Engine) -> None:
+    held = claim(engine)
+    assert claim_run(engine, KEY, ttl_s=60, code_version="1") is None
+    assert [row[0] for row in runs(engine)] == [held.run_id]
+    live = live_run(engine, KEY)
+    assert live is not None
+    assert live.run_id == held.run_id
+
+
+@pytest.mark.parametrize(
+    "other", [RunKey("score", {}, "hash-a", 1), RunKey("score", {}, "hash-b"), RunKey("ingest", {}, "hash-a")], ids=str
+)
+def test_another_slot_config_or_stage_is_another_key(engine: Engine, other: RunKey) -> None:
+    first = claim(engine)
+    expire(engine)
+    claim(engine, other)
+    assert runs(engine)[0] == (first.run_id, "running", False, False)
+
+
+def test_the_run_of_an_expired_lease_is_lost_and_ends_at_once(engine: Engine) -> None:
+    dead = claim(engine)
+    expire(engine)
+    taken = claim(engine)
+    assert runs(engine) == [(dead.run_id, "lost", True, True), (taken.run_id, "running", False, False)]
+    finish_run(engine, dead, state="succeeded", report={}, exit_code=0)
+    assert [row[1] for row in runs(engine)] == ["lost", "running"], "who lost the key has no say any more"
+    live = live_run(engine, KEY)
+    assert live is not None
+    assert live.run_id == taken.run_id
+
+
+def test_a_run_that_had_ended_is_not_called_lost(engine: Engine) -> None:
+    finish_run(engine, claim(engine), state="failed", error="why", exit_code=5)
+    claim(engine)
+    assert [row[1] for row in runs(engine)] == ["failed", "running"]
+
+
+def test_a_run_that_ends_gives_back_all_that_it_holds_and_nothing_of_others(engine: Engine) -> None:
+    one, other = claim(engine), claim(engine, RunKey("ingest", {}, "h"))
+    claim_together(engine, ["device:a:0"], run_id=one.run_id, ttl_s=60)
+    finish_run(engine, one, state="succeeded", report={"n": 3}, exit_code=0)
+    with engine.connect() as connection:
+        left = connection.execute(text("SELECT run_id FROM alchemist.leases")).scalars().all()
+        ended = read_run(connection, one.run_id)
+    assert left == [other.run_id]
+    assert (ended.state, ended.report, ended.error, ended.exit_code) == ("succeeded", {"n": 3}, None, 0)
+    assert live_run(engine, KEY) is None
+
+
+def test_a_heartbeat_tells_how_far_its_run_is(engine: Engine) -> None:
+    one, other = claim(engine), claim(engine, RunKey("ingest", {}, "h"))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.runs SET heartbeat_at = now() - interval '1 day'"))
+        beat(connection, one.run_id, {"done": 3, "total": 7})
+        told, silent = read_run(connection, one.run_id), read_run(connection, other.run_id)
+    assert told.progress == {"done": 3, "total": 7}
+    assert (told.heartbeat_at - silent.heartbeat_at).total_seconds() > 3600
