@@ -8,7 +8,14 @@ from pydantic import ValidationError
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.average import read_average
-from alchemist_core.evaluation.contract import SHIPPED, Contract, read_contract, refuse_differences, texts_sha256
+from alchemist_core.evaluation.contract import (
+    SHIPPED,
+    Contract,
+    find_differences,
+    read_contract,
+    refuse_differences,
+    texts_sha256,
+)
 
 FIELDS: dict[str, Any] = {
     "metric": "kid",
@@ -146,3 +153,89 @@ def test_draws_belong_to_a_kid_alone(changed: dict[str, Any]) -> None:
 
 def test_prompts_are_hashed_with_their_borders() -> None:
     assert texts_sha256(["ab", "c"]) != texts_sha256(["a", "bc"])
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most"),
+    [
+        ("resolution", 32, 4096), ("n_images", 2, 1_000_000), ("first_seed", 0, 2**31 - 1), ("n_subsets", 1, 10_000),
+        ("subset_size", 2, 100_000),
+    ],
+)  # fmt: skip
+def test_a_number_may_be_as_small_or_large_as_its_bounds(field: str, least: int, most: int) -> None:
+    for allowed in (least, most):
+        assert getattr(Contract.model_validate(FIELDS | {field: allowed}), field) == allowed
+    for refused in (least - 1, most + 1):
+        with pytest.raises(ValidationError, match=field):
+            Contract.model_validate(FIELDS | {field: refused})
+
+
+def test_a_network_without_a_least_side_takes_eight_pixels() -> None:
+    plain = FIELDS | {"extractor": "inception_v3"}
+    assert Contract.model_validate(plain | {"resolution": 8}).resolution == 8
+    with pytest.raises(ValidationError, match="resolution"):
+        Contract.model_validate(plain | {"resolution": 7})
+    head = {"metric": "image_text_similarity", "extractor": "efficientnet_lite0_minilm_head"}
+    undrawn = FIELDS | {"n_subsets": None, "subset_size": None}
+    with pytest.raises(ValidationError, match="at least 32"):
+        Contract.model_validate(undrawn | head | {"resolution": 31})
+
+
+@pytest.mark.parametrize("wrong", ["a" * 63, "a" * 65, "A" * 64, "g" * 64])
+@pytest.mark.parametrize("field", sorted(name for name in FIELDS if name.endswith("sha256")))
+def test_a_hash_is_64_small_hexadecimal_digits(field: str, wrong: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        Contract.model_validate(FIELDS | {field: wrong})
+
+
+GENEVAL = {
+    "metric": "geneval", "extractor": "mask2former", "resolution": 64, "n_images": 8, "images_per_prompt": 4,
+    "thresholds": {"threshold": 0.3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"metric": "geneval_scenes"}, {"images_per_prompt": None}, {"thresholds": None},
+        {"metric": "fid", "thresholds": None}, {"metric": "fid", "images_per_prompt": None},
+        {"images_per_prompt": None, "thresholds": None},
+    ],
+)  # fmt: skip
+def test_thresholds_and_images_of_a_prompt_belong_to_geneval_alone(changed: dict[str, Any]) -> None:
+    assert Contract.model_validate(GENEVAL).metric == "geneval"
+    with pytest.raises(ValidationError, match=f"to it alone; this one is {changed.get('metric', 'geneval')}"):
+        Contract.model_validate(GENEVAL | changed)
+
+
+@pytest.mark.parametrize("n", [0, 65])
+def test_a_prompt_has_one_to_64_images(n: int) -> None:
+    assert [Contract.model_validate(GENEVAL | {"images_per_prompt": m}).images_per_prompt for m in (1, 64)] == [1, 64]
+    with pytest.raises(ValidationError, match="images_per_prompt"):
+        Contract.model_validate(GENEVAL | {"images_per_prompt": n})
+
+
+@pytest.mark.parametrize(
+    ("metric", "extractor", "title"),
+    [
+        ("kid", "inception_v3", "kid"), ("kid", "inception_v3_clean", "kid_inception_v3_clean"),
+        ("fid", "inception_v3", "fid"), ("clip_score", "clip", "clip_score"), ("fid", "clip", "fid_clip"),
+        ("image_text_similarity", "efficientnet_lite0_minilm_head", "image_text_similarity_efficientnet_lite0_minilm_head"),
+    ],
+)  # fmt: skip
+def test_a_title_names_every_extractor_but_the_published_one(metric: str, extractor: str, title: str) -> None:
+    draws = {} if metric == "kid" else {"n_subsets": None, "subset_size": None}
+    assert Contract.model_validate(FIELDS | {"metric": metric, "extractor": extractor} | draws).title == title
+
+
+def test_a_value_that_only_one_side_has_differs() -> None:
+    assert find_differences({"b": {"x": 1}, "a": 1}, {"b": {"y": 1}}) == ["a", "b.x", "b.y"]
+    assert find_differences({"b": {"x": 1}}, {"b": None}) == ["b"]
+    with pytest.raises(ConfigError, match=r"^b\.x is None, but run 1 says 1; c is 2, but run 1 says None\."):
+        refuse_differences({"b": {"x": 1}}, {"b": {}, "c": 2}, whose="run 1")
+
+
+def test_a_contract_that_is_not_toml_is_refused_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("metric = ")
+    with pytest.raises(ConfigError, match=r"The contract .*mine\.toml cannot be read"):
+        read_contract(str(tmp_path / "mine.toml"))

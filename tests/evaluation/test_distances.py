@@ -111,3 +111,28 @@ def test_clip_score_ignores_lengths_and_lies_between_its_ends(n: int, seed: int)
     assert -1 <= score <= 1
     assert score == pytest.approx(clip_score(3 * image_ND, 0.5 * text_ND), rel=1e-6)
     assert clip_score(image_ND, -image_ND) == pytest.approx(-1)
+
+
+def test_a_draw_may_take_every_image_and_then_has_no_spread() -> None:
+    first, second = some_features(9, 3, seed=0), some_features(9, 3, seed=1)
+    drawn = drawn_kernel_distance(first, second, n_subsets=3, subset_size=9)
+    assert drawn.mean == pytest.approx(kernel_distance(first, second))
+    assert drawn.deviation == pytest.approx(0, abs=1e-12)
+    with pytest.raises(DataError, match="9 images cannot be drawn 10"):
+        drawn_kernel_distance(np.ones((30, 2)), np.ones((9, 2)), n_subsets=1, subset_size=10)
+
+
+def test_kernel_distance_of_four_numbers_by_hand() -> None:
+    # With one feature the kernel is (x·y + 1)³: within {0, 1} it is 1, within {1, 2} it is 27, between them 1, 1, 8 and 27.
+    assert kernel_distance(np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])) == 1 + 27 - 2 * 37 / 4
+
+
+def test_frechet_distance_of_two_images_by_hand() -> None:
+    # Means 1 and 5, unbiased variances 2 and 8: 16 + (√8 − √2)².
+    one, two = fit_gaussian(np.array([[0.0], [2.0]])), fit_gaussian(np.array([[3.0], [7.0]]))
+    assert frechet_distance(one, two) == pytest.approx(18)
+
+
+def test_clip_score_is_the_mean_over_images_with_no_factor_and_no_cut() -> None:
+    image_ND, text_ND = np.eye(2), np.array([[0.6, 0.8], [0.6, -0.8]])
+    assert clip_score(image_ND, text_ND) == pytest.approx((0.6 - 0.8) / 2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from alchemist_core.evaluation import drift
 from alchemist_core.evaluation.drift import DriftLimits, merge, sketch
@@ -129,3 +130,40 @@ def test_a_groups_contribution_is_the_whole_less_the_night_without_it() -> None:
 )  # fmt: skip
 def test_what_becomes_of_a_night(psi: float | None, n_own: int, n_tested: int, is_first: bool, verdict: str) -> None:
     assert drift.judge(psi, LIMITS, n_own=n_own, n_tested=n_tested, is_first=is_first) == verdict
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most"), [("warn_psi", 0, 0.25), ("hold_psi", 0.1, 100), ("min_scores", 50, 10**9)]
+)
+def test_a_limit_may_be_as_small_or_large_as_its_bounds(field: str, least: float, most: float) -> None:
+    for allowed in (least, most):
+        assert getattr(DriftLimits(**{field: allowed}), field) == allowed
+    for refused in (least - 1, most + 1):
+        with pytest.raises(ValidationError):
+            DriftLimits(**{field: refused})
+
+
+def test_a_night_may_be_warned_about_and_held_from_one_limit_but_not_held_first() -> None:
+    assert DriftLimits(warn_psi=0.2, hold_psi=0.2).warn_psi == 0.2
+    with pytest.raises(ValidationError, match=r"warn_psi = 0\.21 is above hold_psi = 0\.2"):
+        DriftLimits(warn_psi=0.21, hold_psi=0.2)
+
+
+@pytest.mark.parametrize(("n_tested", "verdict"), [(499, "pooled"), (500, "recorded")])
+def test_a_night_without_a_reference_is_pooled_while_it_is_small(n_tested: int, verdict: str) -> None:
+    assert drift.judge(None, LIMITS, n_own=1, n_tested=n_tested, is_first=True) == verdict
+
+
+def test_a_scale_of_one_pair_is_one_score() -> None:
+    reference = drift.reference_of_scale(np.array([3.0]), np.array([0.0]), 1)
+    assert (reference.score_M.tolist(), reference.count_M.tolist()) == ([3.0], [1.0])
+
+
+def test_a_part_without_scores_adds_nothing() -> None:
+    merged = merge([(np.array([]), 0), (np.array([2.0, 1.0]), 4)])
+    assert (merged.score_M.tolist(), merged.count_M.tolist()) == ([1.0, 2.0], [2.0, 2.0])
+
+
+def test_a_sketch_keeps_1024_points() -> None:
+    assert len(sketch(np.arange(1024.0))) == len(sketch(np.arange(5000.0))) == 1024
+    assert len(sketch(np.arange(1023.0))) == 1023

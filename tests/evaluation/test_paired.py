@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from alchemist_core.evaluation.paired import (
+    Estimate,
     detectable_effect,
     estimate,
     estimate_gain,
     estimate_share,
+    gain_over,
+    is_lower_better,
     student_quantile,
 )
 
@@ -85,3 +88,55 @@ def test_a_part_in_proportion_to_the_whole_is_its_share_without_error(whole: lis
 
 def test_there_is_no_share_of_a_gap_that_is_not_there() -> None:
     assert estimate_share([1.0, 1.0], [0.5, -0.5]) is None
+
+
+def test_an_interval_that_touches_0_is_not_positive() -> None:
+    assert not Estimate(1.0, 0.0, 2.0, 3).is_positive
+    assert Estimate(1.0, 1e-9, 2.0, 3).is_positive
+    assert Estimate(1.0, 0.25, 2.0, 3).half_width == 1.0
+
+
+def test_two_seeds_give_an_interval_by_hand() -> None:
+    # A mean of 2, a deviation of √2 and the 97.5 % point 12.706 of one degree of freedom: 2 ± 12.706.
+    found = estimate([1.0, 3.0])
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2 - 12.7062, 2 + 12.7062), abs=1e-3)
+    assert estimate([1.0, 3.0], confidence=0.6).high == pytest.approx(2 + 1.3764, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_lower"),
+    [
+        ("loss", True), ("heldout_loss", True), ("fid", True), ("fid_inception_v3_clean", True), ("kid_offline", True),
+        ("clip_score", False), ("geneval_colors", False), ("average_score", False), ("my_fid", False),
+    ],
+)  # fmt: skip
+def test_of_losses_fids_and_kids_alone_a_lower_value_is_better(metric: str, is_lower: bool) -> None:
+    assert is_lower_better(metric) is is_lower
+    assert gain_over(metric, 1.0, 3.0) == (2.0 if is_lower else -2.0)
+
+
+def test_a_gain_is_in_the_metrics_own_direction() -> None:
+    values, controls = {1: 0.5, 2: 0.75}, {1: 0.25, 2: 0.25}
+    assert [estimate_gain(values, controls, metric=name).mean for name in ("clip_score", "fid")] == [0.375, -0.375]
+    assert estimate_gain(values, controls).mean == -0.375
+
+
+def test_a_share_has_the_interval_of_its_residuals() -> None:
+    # The share is (1 + 3) / (2 + 2) = 1; the residuals over the mean gap of 2 are ∓½, so their interval is ±12.706 / 2.
+    found = estimate_share([1.0, 3.0], [2.0, 2.0])
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((1.0, 1 - 6.3531, 1 + 6.3531), abs=1e-3)
+
+
+@pytest.mark.parametrize("whole", [[], [1.0, -1.0]])
+def test_a_gap_of_nothing_has_no_share(whole: list[float]) -> None:
+    assert estimate_share([0.5] * len(whole), whole) is None
+
+
+def test_one_seed_has_a_share_without_an_interval() -> None:
+    assert estimate_share([1.0], [4.0]) == Estimate(0.25, None, None, 1)
+
+
+def test_two_seeds_can_show_an_effect_and_more_power_needs_a_larger_one() -> None:
+    assert math.isfinite(detectable_effect(1.0, 2))
+    assert detectable_effect(1.0, 5, power=0.9) > detectable_effect(1.0, 5) > detectable_effect(1.0, 5, confidence=0.8)
