@@ -21,7 +21,7 @@ from sqlalchemy.exc import ProgrammingError
 from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import make_engine
+from alchemist_core.store.engine import close_stores, make_engine
 from alchemist_core.store.migrate import migrate
 
 ROLE_PASSWORD = "for-this-test-server-only"
@@ -76,6 +76,13 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     _forget_settings()
     yield
     _forget_settings()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_connections() -> Iterator[None]:
+    """Close a module's connections after it: the databases of all modules stay until the end, and one server holds 200."""
+    yield
+    close_stores()
 
 
 def _forget_settings() -> None:

@@ -2,7 +2,6 @@
 
 import os
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, create_engine, func, select
@@ -109,10 +108,21 @@ def open_store() -> Engine:
         StoreError: The schema is older, newer or another one; only `alchemist db migrate` changes it.
     """
     settings = load_settings()
-    return _open(database_url(settings), is_embedded=settings.database_url is None)
+    url = database_url(settings)
+    if url not in _OPEN:
+        _OPEN[url] = _open(url, is_embedded=settings.database_url is None)
+    return _OPEN[url]
 
 
-@cache
+def close_stores() -> None:
+    """Close the connections of every store that this process has opened; `open_store` opens them again."""
+    while _OPEN:
+        _OPEN.popitem()[1].dispose()
+
+
+_OPEN: dict[str, Engine] = {}
+
+
 def _open(url: str, *, is_embedded: bool) -> Engine:
     from alchemist_core.store.migrate import check_schema  # noqa: PLC0415  it imports this module
 
