@@ -40,3 +40,7 @@ def test_a_pair_scores_the_same_alone(losses: list[tuple[float, float]]) -> None
 def test_known_and_unlearnable_pairs_score_below_what_can_be_learnt() -> None:
     plain, learnable, chaotic = RATER.score(torch.tensor([[0.1, 0.05], [3.0, 1.0], [4.8, 4.9]]), None).tolist()
     assert learnable > plain > chaotic
+
+
+def test_a_score_is_single_precision_whatever_the_models_compute_in() -> None:
+    assert RATER.score(torch.tensor([[3.0, 1.0]], dtype=torch.bfloat16), None).dtype is torch.float32

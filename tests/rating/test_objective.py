@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.rating import objective
+from alchemist_core.rating import config, objective
 from alchemist_core.rating.weights import batch_weights
 from tests.oracles import oracle_rating as oracle
 
@@ -126,3 +126,39 @@ def test_the_paper_s_group_weight_collapses_under_eq_9() -> None:
 
 def test_the_price_has_a_floor() -> None:
     assert objective.sharpness_price(0.0, price_ratio=0.2, price_floor=1e-3) == 1e-3
+
+
+def test_no_objective_moves_what_a_cost_came_from() -> None:
+    loss_B, score_B = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)
+    logit = torch.zeros((), requires_grad=True)
+    objective.paper_objective(score_B, logit, loss_B).backward()
+    objective.group_objective(logit, loss_B.mean(), baseline=0.0, price=0.1).backward()
+    assert loss_B.grad is None
+    assert score_B.grad is not None
+    assert logit.grad is not None
+
+
+def test_objectives_of_two_samples_by_hand() -> None:
+    # Scores of ln 3 apart weigh 3/4 and 1/4.
+    score_B, cost_B = torch.tensor([math.log(3), 0.0]), torch.tensor([2.0, 4.0])
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    value = objective.instance_objective(score_B, cost_B, price=0.5, drift_price=2.0)
+    assert value.item() == pytest.approx(2.5 + 0.5 * divergence + 2.0 * (math.log(3) / 2) ** 2, rel=1e-5)
+    assert objective.paper_objective(score_B, torch.tensor(0.0), cost_B).item() == pytest.approx(0.5 * 2.5)
+    sure = objective.group_objective(torch.tensor(math.log(3)), torch.tensor(4.0), baseline=1.0, price=0.5)
+    assert sure.item() == pytest.approx(3 * 0.75 + 0.5 * divergence, rel=1e-5)
+
+
+@pytest.mark.parametrize(("spread", "price"), [(0.0, 1e-3), (0.0049, 1e-3), (0.005, 1e-3), (0.01, 2e-3), (5.0, 1.0)])
+def test_the_price_is_the_larger_of_its_share_and_its_floor(spread: float, price: float) -> None:
+    assert objective.sharpness_price(spread, price_ratio=0.2, price_floor=1e-3) == pytest.approx(price)
+
+
+def test_a_running_mean_keeps_its_factor_of_the_past() -> None:
+    assert objective.running_mean(2.0, 4.0, 0.75) == 2.5
+    assert objective.running_mean(2.0, 4.0, 0.0) == 4.0
+
+
+def test_the_price_of_the_mean_logit_hardly_bends_what_a_score_is() -> None:
+    """A price of 0.1 takes 13 % of the slope that a score has on its cost: the constant is a hundredth of that."""
+    assert (config.DRIFT_PRICE, config.PRICE_FLOOR, config.EMA_FACTOR) == (1e-3, 1e-3, 0.98)

@@ -62,3 +62,22 @@ def test_a_share_of_zero_leaves_validation_data_without_a_say() -> None:
     value.backward()
     assert loss_A.grad is not None
     assert loss_A.grad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(0, 1.0), (1, 0.97), (33, 0.01), (34, 0.0), (99, 0.0)])
+def test_validation_data_begin_with_all_of_a_step_and_end_with_none(epoch: int, share: float) -> None:
+    validation, train = seal_shares(epoch)
+    assert (validation, train) == (pytest.approx(share), pytest.approx(1 - share))
+
+
+def test_a_step_of_the_proxy_by_hand() -> None:
+    loss_A, loss_B, weight_B = torch.tensor([1.0, 3.0]), torch.tensor([4.0, 8.0]), torch.tensor([0.75, 0.25])
+    assert proxy_objective(loss_A, loss_B, weight_B).item() == 7.0
+    assert proxy_objective(loss_A, loss_B, weight_B, penalty=0.5, validation_share=0.25).item() == 3.0
+    assert reference_objective(loss_B, weight_B).item() == 5.0
+
+
+def test_weights_are_constants_to_the_reference() -> None:
+    weight_B = torch.full((4,), 0.25, requires_grad=True)
+    reference_objective(torch.ones(4, requires_grad=True), weight_B).backward()
+    assert weight_B.grad is None

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextFeatures, WordVectors
 from alchemist_core.models.tokenizer import ImageTokens
+from alchemist_core.rating.config import RaterReading
 from alchemist_core.rating.objective import group_objective, instance_objective
 from alchemist_core.rating.rater import Rater
 
@@ -109,3 +112,48 @@ def test_the_group_head_sees_mean_and_spread_of_its_batch(rater: Rater, tokens: 
 
 def test_a_batch_of_one_has_a_finite_group_logit(rater: Rater, tokens: ImageTokens) -> None:
     assert torch.isfinite(rater(tokens.rows(torch.arange(1)), text_of(CAPTIONS[:1])).group_logit_G)
+
+
+class Features(torch.nn.Module):
+    """A backbone whose features are given."""
+
+    def matches(self, tokens: torch.Tensor, _text: None) -> torch.Tensor:
+        return tokens
+
+    def hidden(self, tokens: torch.Tensor, _text: None) -> torch.Tensor:
+        return tokens
+
+
+def test_each_group_is_rated_by_the_mean_and_variance_of_its_own_samples() -> None:
+    torch.manual_seed(0)
+    rater = Rater(Features(), 2, reading=RaterReading.HIDDEN, hidden=4)
+    torch.nn.init.normal_(rater.group_head[2].weight)
+    token_BSD = torch.randn(6, 3, 2)
+    feature_BE = token_BSD.mean(1)
+    tokens = SimpleNamespace(input_BSD=token_BSD)
+    by_hand = [
+        rater.group_head(torch.cat([part.mean(0), ((part - part.mean(0)) ** 2).mean(0)])).item()
+        for part in (feature_BE[:3], feature_BE[3:])
+    ]
+    assert rater(tokens, None, 2).group_logit_G.tolist() == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize("reading", RaterReading)
+def test_the_heads_compute_in_full_precision_inside_half_precision(reading: RaterReading) -> None:
+    torch.manual_seed(0)
+    rater = Rater(Features(), 8, reading=reading)
+    for head in (rater.instance_head, rater.group_head):
+        torch.nn.init.normal_(head[2].weight)
+    token_BSD = torch.randn(5, 4, 8)
+    tokens = token_BSD if reading is RaterReading.MATCHES else SimpleNamespace(input_BSD=token_BSD)
+    plain = rater(tokens, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, alone = rater(tokens, None), rater.score(tokens, None)
+    assert torch.equal(half.score_B, plain.score_B)
+    assert torch.equal(half.group_logit_G, plain.group_logit_G)
+    assert torch.equal(alone, plain.score_B)
+
+
+def test_a_new_rater_trusts_every_group_by_half() -> None:
+    rater = Rater(Features(), 8)
+    assert rater(torch.randn(4, 3, 8), None, 2).group_logit_G.tolist() == [0, 0]

@@ -43,3 +43,9 @@ def test_a_cost_carries_no_gradient() -> None:
     loss_B = torch.tensor(LOSSES, requires_grad=True)
     assert not alignment_cost(loss_B, loss_B * 2).requires_grad
     assert not loss_cost(loss_B).requires_grad
+
+
+def test_each_rule_by_hand_and_only_alignment_looks_at_the_reference() -> None:
+    loss_B, reference_B = torch.tensor([2.0, 3.0]), torch.tensor([2.5, 1.0])
+    assert sample_cost(RatingRule.ALIGNMENT, loss_B, reference_B).tolist() == [-0.5, 2.0]
+    assert sample_cost(RatingRule.LOSS, loss_B, reference_B).tolist() == [2.0, 3.0]

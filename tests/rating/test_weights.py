@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.rating.weights import batch_weights, effective_sample_size, product_weights
+from alchemist_core.rating.weights import batch_weights, effective_sample_size, entropy, product_weights
 from tests.oracles import oracle_rating as oracle
 
 scores = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12)
@@ -30,3 +32,16 @@ def test_product_weights_are_eq_10(values: list[float], group_logit: float) -> N
 def test_effective_sample_size_runs_from_one_to_the_batch() -> None:
     assert effective_sample_size(torch.tensor([1.0, 0.0, 0.0])).item() == 1
     assert effective_sample_size(torch.full((8,), 1 / 8)).item() == pytest.approx(8)
+
+
+def test_effective_sample_size_and_entropy_of_two_uneven_weights_by_hand() -> None:
+    weight_B = torch.tensor([0.75, 0.25])
+    assert effective_sample_size(weight_B).item() == pytest.approx(1.6)
+    assert effective_sample_size(4 * weight_B).item() == pytest.approx(1.6)
+    assert entropy(weight_B).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert entropy(torch.tensor([1.0, 0.0, 0.0])).item() == 0
+
+
+def test_a_weight_leans_to_the_higher_score_within_its_batch_alone() -> None:
+    assert batch_weights(torch.tensor([math.log(3), 0.0])).tolist() == pytest.approx([0.75, 0.25])
+    assert batch_weights(torch.tensor([7.0])).tolist() == [1.0]

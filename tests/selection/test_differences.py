@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alchemist_core.selection.differences import DrawSide, Reason, find_joiners, find_leavers, locate
+from alchemist_core.selection.differences import DrawSide, Moves, Reason, find_joiners, find_leavers, locate
 from alchemist_core.selection.draw import largest
 from alchemist_core.selection.exclusions import Exclusion
 from tests.given import sha256
@@ -110,3 +110,34 @@ def test_pairs_are_found_by_all_of_their_hash() -> None:
     strange = rows[:1].copy()
     strange[0, 31] = 2
     assert locate(rows, strange).tolist() == [-1]
+
+
+def test_the_first_reason_that_applies_is_named() -> None:
+    """Six pairs leave a draw, each with one more thing that is true of it than the next."""
+    pool = list(range(7))
+    rank_N, key_N = np.arange(7) / 10, np.arange(7.0)
+    before = DrawSide(UNIVERSE[pool], rank_N, key_N, np.ones(7, np.bool_), np.zeros(7, np.uint8))
+    after = DrawSide(
+        UNIVERSE[pool[1:]],
+        rank_N[1:] + np.array([1, 1, 0, 0, 0, 0]),
+        key_N[1:] + np.array([1, 1, 1, 0, 0, 0]),
+        np.zeros(6, np.bool_),
+        np.array([Exclusion.PREDICATE, Exclusion.CAP, Exclusion.CAP, Exclusion.CAP, Exclusion.CAP, 0], np.uint8),
+    )
+    is_kept_N = np.array([False, False, False, False, False, True, True])
+    moves = find_leavers(before, after, is_kept_N)
+    assert moves.index_M.tolist() == pool
+    assert [str(reason) for reason in moves.reason_M] == [
+        "absent", "predicate", "rank moved", "drawn anew", "k changed", "cap", "better key",
+    ]  # fmt: skip
+    assert moves.counts() == dict.fromkeys(map(str, moves.reason_M), 1)
+
+
+def test_reasons_are_counted_with_the_most_frequent_first() -> None:
+    moves = Moves(np.arange(3), np.array(["cap", "absent", "absent"], object))
+    assert list(moves.counts().items()) == [("absent", 2), ("cap", 1)]
+
+
+def test_nothing_is_found_among_no_pairs() -> None:
+    assert locate(UNIVERSE[:0], UNIVERSE[:2]).tolist() == [-1, -1]
+    assert locate(UNIVERSE[:2], UNIVERSE[:0]).tolist() == []

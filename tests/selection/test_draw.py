@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.selection.draw import draw_members, retention_to_k
+from alchemist_core.selection.draw import (
+    Keys,
+    count_possible,
+    draw_members,
+    k_to_retention,
+    largest,
+    require_possible,
+    retention_to_k,
+)
 from alchemist_core.selection.keys import Domain, Noise
 from alchemist_core.selection.strategies import Block, Gsample, HeadGsample, Random, ShiftGsample, TopK
 from tests.oracles.oracle_selection import oracle_draw, oracle_eq11_density
@@ -167,3 +175,90 @@ def test_neither_pythons_hash_seed_nor_the_number_of_threads_changes_a_member():
         np.arange(300_000) / 300_000, np.arange(300_000) * 7919, k=60_000, strategy=ShiftGsample(), noise=Noise(5)
     )
     assert digests == {hashlib.sha256(here_K.tobytes()).hexdigest()}
+
+
+@pytest.mark.parametrize(("retention", "n", "k"), [(0.5, 5, 2), (0.5, 7, 4), (0.2, 12, 2), (0.2, 13, 3), (1.0, 9, 9)])
+def test_a_retention_keeps_the_nearest_whole_number_the_even_one_of_two(retention, n, k):
+    assert retention_to_k(retention, n) == k
+
+
+@given(k=st.integers(1, 10**9), more=st.integers(0, 10**9))
+def test_the_largest_retention_that_is_named_keeps_no_more_than_there_are(k, more):
+    retention = k_to_retention(k, k + more)
+    assert retention_to_k(retention, k + more) <= k
+    assert retention * (k + more) >= 0.998 * k - 1e-6
+
+
+def test_keys_at_the_bound_itself_are_candidates():
+    keys = Keys(np.array([0.5, 0.25, 0.5, 0.75]), np.arange(4), TopK(), Noise(0))
+    candidate, key = keys.above(-0.5)
+    assert (candidate.tolist(), key.tolist()) == ([0, 1, 2], [-0.5, -0.25, -0.5])
+    assert keys.all().tolist() == [-0.5, -0.25, -0.5, -0.75]
+
+
+def test_a_pair_that_is_not_open_has_no_key_and_is_never_kept():
+    is_open_N = np.array([True, False, True])
+    keys = Keys(np.array([0.1, 0.2, 0.3]), np.arange(3), TopK(), Noise(0), is_open_N)
+    assert keys.all().tolist() == [-0.1, -np.inf, -0.3]
+    drawn = draw_members(np.zeros(3), np.arange(3), k=2, strategy=Random(), noise=Noise(0), is_open_N=is_open_N)
+    assert drawn.tolist() == [0, 2]
+    with pytest.raises(ConfigError, match=r"3 of 2 eligible pairs are asked for, and strategy random can keep only 2"):
+        draw_members(np.zeros(3), np.arange(3), k=3, strategy=Random(), noise=Noise(0), is_open_N=is_open_N)
+
+
+def test_a_large_pool_is_probed_for_a_bound_that_enough_keys_reach():
+    n, k = 600_000, 60_000
+    keys = Keys(np.arange(n) / n, np.arange(n), TopK(), Noise(0))
+    n_above = len(keys.above(keys.bound(k))[0])
+    assert k <= n_above < 1.1 * k
+    assert Keys(np.arange(9) / 9, np.arange(9), TopK(), Noise(0)).bound(3) == np.finfo(np.float64).min
+    assert keys.bound(n) == np.finfo(np.float64).min
+
+
+def test_a_misleading_probe_loses_no_member():
+    # Every probed pair ranks first, every other one last: the bound that the probe gives is too high.
+    n = 700_000
+    rank_N = np.where(np.arange(n) % (n // (1 << 17)) == 0, 0.0, 1.0)
+    k = int((rank_N == 0).sum()) + 1_000
+    member_K = draw_members(rank_N, np.arange(n), k=k, strategy=TopK(), noise=Noise(0))
+    assert len(member_K) == k
+    assert (rank_N[member_K] == 0).sum() == k - 1_000
+
+
+def test_of_equal_keys_the_smaller_hashes_are_kept():
+    assert largest(np.zeros(4), np.array([3, -7, 9, 1]), 2).tolist() == [1, 3]
+    assert largest(np.array([0.0, 2.0, 0.0]), np.array([5, 9, 4]), 2).tolist() == [1, 2]
+    assert largest(np.zeros(2), np.arange(2), 0).tolist() == []
+    assert largest(np.zeros(2), np.arange(2), 2).tolist() == [0, 1]
+
+
+def test_a_pair_counts_as_possible_where_it_is_open_and_wanted():
+    rank_N = np.array([0.1, 0.25, 0.5, 0.9])
+    assert count_possible(rank_N, ShiftGsample(0.25)) == 3
+    assert count_possible(rank_N, ShiftGsample(0.25), np.array([True, True, False, False])) == 1
+
+
+@pytest.mark.parametrize(
+    ("k", "n_possible", "n", "message"),
+    [
+        (1, 0, 0, "No pair is eligible"),
+        (1, 0, 2_000, "^Strategy x can keep none of 2,000 eligible pairs"),
+        (0, 5, 2_000, r"keeps none of 2,000 eligible pairs; the smallest that keeps one is 0\.0005"),
+        (
+            1_001,
+            1_000,
+            2_000,
+            r"^1,001 of 2,000 eligible pairs .* only 1,000: the largest possible retention is 0\.5000",
+        ),
+        (201, 200, 2_000, r"retention is 0\.1000\."),
+        (3, 2, 2_000, r"retention is 0\.001\."),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_its_bound(k, n_possible, n, message):
+    with pytest.raises(ConfigError, match=message):
+        require_possible(k, n_possible, n, what="strategy x")
+
+
+def test_all_that_can_be_had_may_be_asked_for():
+    require_possible(1_000, 1_000, 2_000, what="strategy x")
+    require_possible(1, 1, 1, what="strategy x")

@@ -1,9 +1,11 @@
 """Every later picture stands behind the earliest first one that it looks like; no two first ones look alike."""
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts, hamming_distance
+from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts, hamming_distance, later_in_group
 from tests.oracles.oracle_duplicates import oracle_firsts
 
 # Few bits that matter, so that many look alike.
@@ -53,3 +55,36 @@ def test_night_by_night_gives_what_all_at_once_gives(hashes: list[int], data: st
         known = firsts_of(hashes[:cut], n_old=n_old, known=known)
         n_old = cut
     assert known == firsts_of(hashes)
+
+
+def test_two_bits_of_difference_look_alike_and_three_do_not():
+    assert MAX_DISTANCE == 2
+    assert [hamming_distance(0, value) for value in (0, 0b11, 0b111, -1, -(2**63))] == [0, 2, 3, 64, 1]
+
+
+def test_of_several_that_a_pair_looks_like_the_earliest_first_one_is_its_group():
+    assert assign_firsts({}, [(9, 7), (9, 3), (9, 5)]) == {9: 3}
+    # 5 stands behind 3 itself, so 9 cannot join it; the same bytes lead to the first pair at once.
+    assert assign_firsts({}, [(5, 3), (9, 5)]) == {5: 3}
+    assert assign_firsts({9: 5}, [(5, 3)]) == {5: 3, 9: 3}
+    assert assign_firsts({9: 5}, [(9, 1)]) == {9: 5}
+
+
+@pytest.mark.parametrize(
+    ("sample_ids", "first_ids", "is_open", "later"),
+    [
+        ([1, 2, 3], [0, 1, 1], [True, True, True], [1, 2]),
+        # Without its first pair, which is closed or elsewhere, the next one stands for a group.
+        ([1, 2, 3], [0, 1, 1], [False, True, True], [2]),
+        ([2, 3], [1, 1], [True, True], [1]),
+        ([3, 2], [1, 1], [True, True], [0]),
+        ([1, 2, 3], [0, 1, 1], [False, False, True], []),
+        ([1, 2, 3], [0, 1, 1], [True, False, True], [2]),
+        ([4, 5, 6, 7], [2, 1, 2, 1], [True] * 4, [2, 3]),
+        ([1, 2], [0, 0], [True, True], []),
+        ([], [], [], []),
+    ],
+)
+def test_who_stands_behind_another_one(sample_ids, first_ids, is_open, later) -> None:
+    columns = np.array(sample_ids, np.int64), np.array(first_ids, np.int64), np.array(is_open, np.bool_)
+    assert later_in_group(*columns).tolist() == later

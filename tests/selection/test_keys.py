@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.selection.keys import Domain, gumbel_noise, mix64, uniform_noise
+from alchemist_core.selection.keys import Domain, Noise, gumbel_noise, mix64, uniform_noise
 from tests.oracles.oracle_selection import oracle_finalise, oracle_uniform
 
 SIGNED_64 = st.integers(-(2**63), 2**63 - 1)
@@ -53,3 +55,23 @@ def test_noise_is_standard_gumbel():
     noise_N = gumbel_noise(Domain.SELECT, 1, np.arange(200_000))
     assert noise_N.mean() == pytest.approx(np.euler_gamma, abs=4 * np.pi / np.sqrt(6 * 200_000))
     assert noise_N.var() == pytest.approx(np.pi**2 / 6, rel=0.02)
+
+
+def test_the_number_of_a_use_is_for_ever() -> None:
+    """Another number would draw other members for every subset that a store holds."""
+    assert [(domain.name, domain.value) for domain in Domain] == [
+        ("SELECT", 1), ("RANDOM_CONTROL", 2), ("PLANTED_CONTROL", 3), ("SHUFFLE", 4), ("PLANTED_FILLING", 5),
+    ]  # fmt: skip
+
+
+def test_each_reading_by_hand() -> None:
+    pair_hash64_N = np.array([-5, 0, 12345])
+    u_N = uniform_noise(Domain.SHUFFLE, 3, pair_hash64_N)
+    gumbel_N = Noise(3, Domain.SHUFFLE).of(pair_hash64_N)
+    ohlsson_N = Noise(3, Domain.SHUFFLE, "inclusion").of(pair_hash64_N)
+    assert gumbel_N == pytest.approx([-math.log(-math.log(u)) for u in u_N.tolist()])
+    assert ohlsson_N == pytest.approx([-math.log(u) for u in u_N.tolist()])
+
+
+def test_a_draw_is_of_the_main_use_by_draws_unless_it_says_otherwise() -> None:
+    assert Noise(7) == Noise(seed=7, domain=Domain.SELECT, reading="draws")

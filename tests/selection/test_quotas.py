@@ -89,3 +89,20 @@ def test_what_is_in_no_group_is_never_capped(share, possible):
     group_N = np.zeros(20, np.int64)
     assert largest_capped(np.array([], np.int64), share, 20) == possible
     assert len(draw_capped(np.arange(20.0), np.arange(20), group_N, k=20, max_share=share)) == 20
+
+
+def test_of_two_equal_claims_the_earlier_group_gets_the_seat():
+    assert divide_seats([5, 5, 5], [5, 5, 5], 4) == [2, 1, 1]
+    assert divide_seats([5, 5], [0, 5], 2) == [0, 2]
+    assert divide_seats([3], [3], 0) == [0]
+
+
+@pytest.mark.parametrize(("k", "members"), [(1, [0]), (2, [0, 4]), (3, [0, 1, 4]), (4, [0, 1, 4, 5])])
+def test_a_half_of_an_odd_number_is_rounded_up_for_the_better_group(k, members):
+    key_N, group_N = np.array([9.0, 8, 7, 6, 1, 0]), np.array([1, 1, 1, 1, 2, 2])
+    assert draw_capped(key_N, np.arange(6), group_N, k=k, max_share=0.5).tolist() == members
+
+
+def test_a_capped_draw_of_equal_keys_goes_by_hash():
+    group_N = np.array([1, 1, 2, 2])
+    assert draw_capped(np.zeros(4), np.array([9, 3, 1, 2]), group_N, k=2, max_share=0.5).tolist() == [1, 2]

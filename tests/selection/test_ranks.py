@@ -97,3 +97,49 @@ def test_a_pool_that_moved_against_its_scale_asks_for_a_new_one():
     assert share_above_cut(scale.rank(score_N), 0.25) == pytest.approx(0.25, abs=1e-4)
     assert not needs_rescale(scale.rank(score_N), 0.25)
     assert needs_rescale(scale.rank(score_N + 0.1), 0.25)
+
+
+def test_a_scale_of_one_knot_ranks_its_own_score_and_clamps_all_others():
+    scale = RankScale(np.array([2.0]), np.array([0.25]))
+    assert scale.rank(np.array([1.0, 2.0, 3.0])).tolist() == [1.0, 0.25, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "ranks"),
+    [([1.0, 2.0], [1.001, 0.0]), ([1.0, 2.0], [1.0, -0.001]), ([1.0, 2.0], [0.5, 0.5]), ([1.0, np.inf], [1.0, 0.0])],
+)
+def test_ranks_outside_0_and_1_and_endless_scores_are_refused(scores, ranks):
+    with pytest.raises(DataError):
+        RankScale(np.array(scores), np.array(ranks))
+
+
+def test_a_scale_may_have_as_many_knots_as_the_limit_and_no_more():
+    assert MAX_KNOTS == 65_536
+    most, more = (np.arange(float(n)) for n in (MAX_KNOTS, MAX_KNOTS + 1))
+    assert RankScale(most, 1 - most / MAX_KNOTS).knot_scores.size == MAX_KNOTS
+    with pytest.raises(DataError, match="needs 1 to 65536"):
+        RankScale(more, 1 - more / (MAX_KNOTS + 1))
+
+
+def test_as_many_distinct_scores_as_knots_keep_a_knot_each():
+    assert fit_rank_scale(np.arange(5.0), max_knots=5).knot_scores.tolist() == [0, 1, 2, 3, 4]
+    assert fit_rank_scale(np.arange(5.0), max_knots=3).knot_scores.tolist() == [0, 2, 4]
+
+
+def test_scales_are_the_same_when_scores_and_ranks_are():
+    def scale(score, rank):
+        return RankScale(np.array([0.0, score]), np.array([1.0, rank]))
+
+    assert scale(2.0, 0.5).is_same_as(scale(2.0, 0.5))
+    assert not scale(2.0, 0.5).is_same_as(scale(2.0, 0.25))
+    assert not scale(2.0, 0.5).is_same_as(scale(3.0, 0.5))
+
+
+def test_the_rank_at_the_cut_is_not_dropped_and_an_empty_pool_drops_nothing():
+    assert share_above_cut(np.array([0.2, 0.25, 0.3, 0.1]), 0.25) == 0.5
+    assert share_above_cut(np.array([]), 0.25) == 0.0
+
+
+@pytest.mark.parametrize(("cut", "is_due"), [(0.02, False), (0.0201, True)])
+def test_a_rescale_is_due_beyond_two_hundredths(cut, is_due):
+    assert needs_rescale(np.array([0.5, 0.9]), cut) is is_due

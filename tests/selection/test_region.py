@@ -1,5 +1,7 @@
 """The region probe's fit: the curve keeps the bands' means, the region finds a planted world, and noise gives no gain."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.evaluation.paired import Estimate
-from alchemist_core.selection.region import FittedRegion, fit_region, predict_gain, value_curve
-from alchemist_core.selection.strategies import ShiftGsample
+from alchemist_core.selection.region import FittedRegion, Region, _choose, fit_region, predict_gain, value_curve
+from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
 
 # Log gains over random of five bands, much as the pilots' two worlds had them: useful pairs on top, and in the middle.
 ON_TOP = [0.40, -0.10, -0.40, -1.20, -1.50]
@@ -127,3 +129,34 @@ def test_a_region_gives_the_retention_that_it_was_fitted_for() -> None:
 def test_one_band_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         fit_region(np.array([[0.1]]), 0.2)
+
+
+def fitted(low: float, cut: float = 0.0) -> FittedRegion:
+    return FittedRegion(Region(cut, 0.25, 0.2), 0.2, 0.3, low, 0.4)
+
+
+def test_without_a_head_cut_nothing_of_a_head_is_said_to_be_dropped() -> None:
+    assert fitted(0.1).strategy == Gsample(0.25, 0.2)
+    assert fitted(0.1, cut=0.05).strategy == ShiftGsample(0.05, 0.25, 0.2)
+
+
+@pytest.mark.parametrize("low", [0.0, -0.1, -np.inf])
+def test_a_gain_whose_interval_reaches_0_draws_at_random(low: float) -> None:
+    assert fitted(low).strategy == Random()
+    assert not fitted(low).is_significant
+    assert ("(no interval)" in fitted(low).describe()) is math.isinf(low)
+
+
+def test_of_regions_as_good_to_a_fiftieth_the_one_that_leaves_out_least_is_taken() -> None:
+    regions = [Region(0.3, 0.5, 0.1), Region(0.1, 0.5, 0.1), Region(0.1, 0.5, 0.3), Region(0.0, 0.5, 1.0)]
+    assert _choose(np.array([1.0, 0.98, 0.98, 0.97]), regions) == 2
+    assert _choose(np.array([1.0, 0.98, 0.979, 0.97]), regions) == 1
+    assert _choose(np.array([-1.0, -1.01, -2.0, -1.02]), regions) == 3
+
+
+def test_two_bands_are_enough() -> None:
+    fit = fit_region(np.array([[0.5, -0.9], [0.5, -0.9]]), 0.5)
+    assert fit.region.mean_rank < 0.5
+    # Both lose 0.2 on average against random, log 2 nats away from it.
+    assert fit.sameness_price == pytest.approx(0.2 / np.log(2))
+    assert fit_region(np.array([[0.9, -0.5]]), 0.5).sameness_price == 0.0

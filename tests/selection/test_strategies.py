@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import SelectionPolicy, policy_spec, strategy_spec
+from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import (
+    STRATEGIES,
     Block,
     Gsample,
     HeadGsample,
@@ -123,3 +125,93 @@ def test_the_spec_of_a_policy_says_every_option_that_decides_members_and_gives_t
     assert given.keys() <= spec.keys()
     assert SelectionPolicy.model_validate(spec).resolve("alignment") == policy.resolve("loss")
     assert policy_spec(SelectionPolicy.model_validate(spec), policy.resolve("loss")) == spec
+
+
+def test_the_rank_at_a_blocks_start_is_the_first_that_it_keeps():
+    assert Block(0.25).log_density(np.array([0.2499, 0.25, 0.5])).tolist() == [-math.inf, -0.25, -0.5]
+
+
+def test_a_strategy_without_parameters_is_the_papers_or_our_own_default():
+    assert ShiftGsample() == ShiftGsample(0.25, 0.625, 0.125)
+    assert Gsample() == Gsample(0.5, 1 / 6)
+    assert (HeadGsample(), Block()) == (HeadGsample(0.15), Block(0.4))
+
+
+def test_what_is_not_drawn_ignores_the_seed():
+    assert {name: kind.is_drawn for name, kind in STRATEGIES.items()} == {
+        "shift_gsample": True, "gsample": True, "head_gsample": True, "random": True, "top_k": False, "block": False,
+    }  # fmt: skip
+
+
+def test_every_rule_has_a_strategy_and_a_heuristic_takes_what_scores_high():
+    assert SelectionPolicy().resolve("learnability") == HeadGsample(0.15)
+    assert SelectionPolicy(score="clarity").resolve("loss") == TopK()
+    assert SelectionPolicy(score="clarity", strategy="random").resolve("loss") == Random()
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed", "refused"),
+    [
+        ("retention", [1e-9, 1], [0, 1.001]), ("drop_top_ratio", [0, 0.999], [-0.001, 1]), ("mean_rank", [0, 1], [-0.001, 1.001]),
+        ("std_rank", [0.001, 10], [0.0009, 10.01]), ("start_rank", [0, 0.999], [-0.001, 1]), ("seed", [0, 2**53 - 1], [-1, 2**53]),
+        ("max_share", [1e-9, 1], [0, 1.001]), ("where", ["x"], [""]),
+        ("score", ["rater", "aesthetic", "clarity", "frequency", "edge_density", "imported.a", "imported." + "x" * 64],
+         ["imported.", "imported." + "x" * 65, "my_rater", "raters", "imported.a b"]),
+        ("duplicates", ["exact", "near", "keep"], ["none"]), ("reading", ["draws", "inclusion"], ["draw"]),
+        ("max_share_of", ["dataset", "source"], ["licence"]),
+    ],
+)  # fmt: skip
+def test_each_option_of_a_policy_has_its_bounds(field, allowed, refused):
+    for value in allowed:
+        assert getattr(SelectionPolicy.model_validate({field: value}), field) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=field):
+            SelectionPolicy.model_validate({field: value})
+
+
+def test_a_policy_of_nothing_keeps_a_fifth_by_the_rater_and_each_picture_once():
+    policy = SelectionPolicy()
+    assert (policy.strategy, policy.retention, policy.seed, policy.score) == ("auto", 0.2, 0, "rater")
+    assert (policy.duplicates, policy.reading, policy.decontaminate, policy.where) == ("exact", "draws", (), None)
+    assert (policy.stratify, policy.max_share, policy.max_share_of, policy.allow_fewer) == (
+        False,
+        None,
+        "dataset",
+        False,
+    )
+    assert policy.noise() == Noise(0)
+    assert not policy.has_parameters
+    assert SelectionPolicy(std_rank=0.3).has_parameters
+
+
+@pytest.mark.parametrize("strategy", ["top_k", "block"])
+def test_only_a_draw_has_a_chance_to_be_kept(strategy):
+    with pytest.raises(ConfigError, match="draws nothing"):
+        SelectionPolicy(strategy=strategy, reading="inclusion").resolve("loss")
+    assert SelectionPolicy(reading="inclusion", seed=4).noise() == Noise(4, reading="inclusion")
+
+
+def test_strata_of_datasets_allow_a_cap_of_sources_alone():
+    with pytest.raises(ConfigError, match="contradicts --stratify"):
+        SelectionPolicy(stratify=True, max_share=0.5).resolve("loss")
+    SelectionPolicy(stratify=True).resolve("loss")
+    SelectionPolicy(max_share=0.5).resolve("loss")
+    SelectionPolicy(stratify=True, max_share=0.5, max_share_of="source").resolve("loss")
+
+
+def test_sources_are_read_for_a_cap_of_sources_alone():
+    caps = ({}, {"max_share": 0.5}, {"max_share_of": "source"}, {"max_share": 0.5, "max_share_of": "source"})
+    assert [SelectionPolicy(**cap).eligible_options().with_sources for cap in caps] == [False, False, False, True]
+
+
+def test_a_parameter_that_is_refused_is_answered_with_those_that_the_strategy_has():
+    with pytest.raises(ConfigError, match=r"top_k does not use mean_rank, std_rank \(it has no parameters\)"):
+        SelectionPolicy(strategy="top_k", std_rank=0.2, mean_rank=0.2).resolve("loss")
+    with pytest.raises(ConfigError, match=r"\(it has mean_rank, std_rank\)"):
+        SelectionPolicy(strategy="gsample", start_rank=0.2).resolve("loss")
+
+
+def test_only_the_two_pairings_that_contradict_themselves_are_warned_of():
+    rules = ("alignment", "loss", "learnability")
+    warned = {(kind, rule) for kind in STRATEGIES for rule in rules if mixed_pairing_warning(STRATEGIES[kind](), rule)}
+    assert warned == {("shift_gsample", "alignment"), ("top_k", "loss")}
