@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from alchemist_core.data.images import decode_views
 from alchemist_core.heuristics.aesthetic import aesthetic
 from alchemist_core.heuristics.clarity import clarity
-from alchemist_core.heuristics.edges import edge_density
+from alchemist_core.heuristics.edges import edge_density, otsu_threshold
 from alchemist_core.heuristics.frequency import CUT_RATIO, frequency
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
 from tests.oracles import oracle_heuristics as oracle
@@ -107,3 +107,49 @@ def test_a_rater_s_pixels_do_not_depend_on_whether_the_picture_is_measured() -> 
         plain, luma = decode_views(buffer.getvalue(), side)
         assert luma is None
         assert np.array_equal(plain, decode_views(buffer.getvalue(), side, luma_side=LUMA_SIDE)[0])
+
+
+def test_the_measures_and_their_order_are_those_that_a_store_holds() -> None:
+    assert (list(MEASURES), LUMA_SIDE, CUT_RATIO) == (["clarity", "frequency", "edge_density"], 128, 0.125)
+
+
+def test_clarity_of_one_spot_by_hand() -> None:
+    # In the middle of 4 by 4: the interior has the Laplacians −4·10, 10, 10 and 0, with mean −5 and mean square 450.
+    luma = np.zeros((1, 4, 4), np.uint8)
+    luma[0, 1, 1] = 10
+    assert clarity(luma).tolist() == [425.0]
+
+
+def test_a_wave_at_the_cut_is_not_fine_detail_and_a_faster_one_is() -> None:
+    place = np.arange(64)
+    for n_waves, is_fine in ((7, 0.0), (8, 0.0), (9, 1.0), (31, 1.0)):
+        wave = np.round(128 + 100 * np.cos(2 * np.pi * n_waves * place / 64)).astype(np.uint8)
+        for luma in (np.tile(wave, (64, 1)), np.tile(wave[:, None], (1, 64))):
+            assert frequency(luma[None])[0] == pytest.approx(is_fine, abs=1e-3)
+
+
+def test_edge_density_of_one_step_by_hand() -> None:
+    # Of 6 by 6 interior pixels the two columns beside the step have a gradient.
+    luma = np.zeros((2, 8, 8), np.uint8)
+    luma[0, :, 4:] = 200
+    luma[1, 4:, :] = 1
+    assert edge_density(luma).tolist() == pytest.approx([1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("counts", "threshold"),
+    [
+        ([5, 0, 0, 5], 0),
+        ([0, 5, 0, 5], 1),
+        ([1, 8, 1, 0, 9], 2),
+        ([10, 0, 0, 0], 3),
+        ([0, 0, 0, 10], 3),
+        ([0, 3, 3, 0], 1),
+    ],
+)
+def test_otsus_threshold_is_the_top_of_the_lower_class(counts: list[int], threshold: int) -> None:
+    assert otsu_threshold(np.array([counts])).tolist() == [threshold]
+
+
+def test_an_embedding_of_nothing_is_worth_the_bias() -> None:
+    assert aesthetic(np.zeros((1, 4), np.float32), np.ones(4, np.float32), 5.5).tolist() == [5.5]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from sqlalchemy import Engine, text
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.errors import CheckFailedError, ConfigError
-from alchemist_core.quality.gate import failures, run_suite
+from alchemist_core.quality.gate import _drawn, _validate_all, failures, run_suite
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
+from alchemist_core.quality.suites import Check
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
 from alchemist_core.store.subsets import find_subset
@@ -236,8 +238,55 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
         connection.execute(text("""UPDATE alchemist.subsets SET spec = '{"drop_top_ratio": 0.25}'"""))
     leaked = names(run_suite(database_url, "subset", subset=find_subset(engine, "s")), severity="fail")
     assert leaked[-2:] == ["no_member_is_of_evaluation_data", "the_head_is_cut"]
+    # The highest rank among the members, 0.1, is what must not lie above the cut.
+    for cut, is_cut in ((0.15, False), (0.1, True)):
+        with engine.begin() as connection:
+            query = text("UPDATE alchemist.subsets SET spec = CAST(:spec AS jsonb)")
+            connection.execute(query, {"spec": f'{{"drop_top_ratio": {cut}}}'})
+        failed = names(run_suite(database_url, "subset", subset=find_subset(engine, "s")), severity="fail")
+        assert ("the_head_is_cut" not in failed) is is_cut
 
 
 def test_an_unknown_suite_is_named_with_those_that_exist(database_url: str) -> None:
     with pytest.raises(ConfigError, match=r"'shard'.*shards, samples, scores, subset, evaluation"):
         run_suite(database_url, "shard")
+
+
+def drawn(ranks: list[float], n_pool: list[int] | None, **spec: Any) -> Mapping[str, Sequence[Any]]:
+    """What is tested of a draw by a heuristic: no rater is asked for."""
+    column = np.array(ranks)
+    manifest = Manifest(hash_rows([sha256(i) for i in range(len(ranks))]), column, column)
+    row = SimpleNamespace(
+        spec={"score": "clarity", **spec}, strategy="shift_gsample", curves=n_pool and {"n_pool": n_pool}
+    )
+    return _drawn(None, row, manifest)
+
+
+def test_a_draw_is_known_by_its_highest_rank_and_by_the_share_that_its_cut_dropped() -> None:
+    found = drawn([0.4, 0.3, 0.9], [30, 10, 40, 20], drop_top_ratio=0.375)
+    assert found == {"rank": [0.3], "dropped_share": [0.35], "is_mixed": [False]}
+    assert drawn([0.4], [30, 10, 40, 20], drop_top_ratio=0.5)["dropped_share"] == [0.4]
+    # Without a curve, or with an empty one, nothing contradicts what was asked for; without a cut nothing is dropped.
+    assert drawn([0.4], None, drop_top_ratio=0.375)["dropped_share"] == [0.375]
+    assert drawn([0.4], [0, 0], drop_top_ratio=0.375)["dropped_share"] == [0.375]
+    assert drawn([0.4], [30, 10], drop_top_ratio=None)["dropped_share"] == [0.0]
+
+
+def test_a_version_without_members_has_nothing_to_look_at() -> None:
+    assert drawn([], [1, 2], drop_top_ratio=0.5) == {"rank": [], "dropped_share": [], "is_mixed": []}
+
+
+def test_a_frame_without_rows_is_passed_over_unless_its_size_is_what_matters() -> None:
+    size = Check("subset_has_its_size", "fail", "few", "ExpectTableRowCountToEqual", {"value": 1})
+    (nothing,) = _validate_all({"few": {"a": []}}, [size])
+    assert (nothing.expectation, nothing.severity, nothing.is_success) == ("there_is_nothing_to_check", "warn", True)
+    (whole,) = _validate_all({"few": {"a": []}}, [size], is_whole=True)
+    assert (whole.expectation, whole.is_success) == ("subset_has_its_size", False)
+    (of_its_own,) = _validate_all({"few": {"a": [1]}, "other": {"a": []}}, [size])
+    assert of_its_own.is_success
+
+
+@pytest.mark.parametrize("suite", ["subset", "evaluation"])
+def test_a_suite_of_subsets_needs_one(database_url: str, suite: str) -> None:
+    with pytest.raises(ConfigError, match=f"{suite}.*--subset NAME"):
+        run_suite(database_url, suite)
