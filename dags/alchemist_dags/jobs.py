@@ -172,13 +172,14 @@ class CommandTask(BaseOperator):
                 self.process = subprocess.Popen(line, env=environment_of(line), **options)
             except OSError as error:
                 raise CommandFailed(f"{line[0]} cannot be started: {error.strerror}.", NOT_STARTED) from None
-            for raw in self.process.stdout:
-                text = raw.decode(errors="backslashreplace").rstrip()
-                self.log.log(logging.ERROR if text.startswith("error: ") else logging.INFO, "%s", text)
-                if text.startswith("error: "):
-                    said.clear()
-                if text:
-                    said.append(text)
+            with self.process.stdout as printed:
+                for raw in printed:
+                    text = raw.decode(errors="backslashreplace").rstrip()
+                    self.log.log(logging.ERROR if text.startswith("error: ") else logging.INFO, "%s", text)
+                    if text.startswith("error: "):
+                        said.clear()
+                    if text:
+                        said.append(text)
             if code := self.process.wait():
                 is_explained = said and said[0].startswith("error: ")
                 raise CommandFailed("\n".join(said) if is_explained else "".join([*said][-1:]), code)

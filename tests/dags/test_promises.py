@@ -1,0 +1,439 @@
+"""What each DAG promises of its runs: how many at once, when, in which order of urgency, and what each task says to the command line."""
+
+import importlib
+import importlib.util
+import json
+import logging
+import shlex
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from .conftest import DAGS
+from .test_policy import FILLED, NIGHT, attribute, command, command_tasks, form, ours
+
+# By hand, for the forms of test_policy.FILLED. `nightly` is the production rater and its shadows.
+LINES = {
+    "nightly_rescore": """
+        plan_night plan night --json --dataset=crawl --crawl-date=2026-01-02
+        ingest ingest --dataset=crawl --crawl-date=2026-01-02 --root=/data/crawl --role=train
+        check_shards check --suite=shards --dataset=crawl --crawl-date=2026-01-02
+        check_samples check --suite=samples --dataset=crawl --crawl-date=2026-01-02
+        plan plan score --json --rater=nightly --nights=crawl:2026-01-02 --crawl-date=2026-01-02
+        score score --rater=nightly --dataset=crawl --crawl-date=2026-01-02 --slot=1
+        check_scores check --suite=scores --dataset=crawl --crawl-date=2026-01-02
+        drift drift --dataset=crawl --crawl-date=2026-01-02
+        publish publish night --dataset=crawl --crawl-date=2026-01-02
+        summary night list --nights=crawl:2026-01-02
+        find_duplicates duplicates find
+    """,
+    "train_rater": """
+        train_rater train-rater --preset=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --n-steps=100
+        certify certify --rater=newest
+        plan plan score --json --dataset=crawl --rater=newest
+        score score --dataset=crawl --rater=newest --slot=1
+        plan_promote plan promote --json --rater=newest
+        promote promote --rater=crawl-loss-0a1b2c3d --approved-by=ann '--comment=fine; $(id)'
+        check_scores check --suite=scores --dataset=crawl
+        publish publish night --dataset=crawl
+    """,
+    "build_subset": """
+        preview select --dry-run SPEC
+        select select --json SPEC
+        check_subset check --suite=subset --subset=best --version=3
+        materialize materialize --subset=best --version=3
+        plan_publish plan publish --json --version=3 -- best
+        publish subset publish --version=3 --approved-by=ann '--comment=fine; $(id)' -- best
+    """,
+    "evaluate_subset": """
+        plan plan evaluate --json --evaluation=heldout --arms=subset,random,planted --seeds=0,1,2
+        train_downstream train-downstream --subset=best --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet
+        evaluate evaluate --subset=best --evaluation=heldout
+        check_evaluation check --suite=evaluation --subset=best
+        report report --dataset=crawl
+    """,
+    "maintenance": """
+        collect_subsets subset gc --no-dry-run
+        complete_takedowns maintain takedowns
+        remove_leases maintain leases
+        forget_old_checks maintain retention
+        refresh_statistics maintain statistics
+        recount_ledger check --suite=scores
+        clean_airflow maintain airflow
+        remove_logs maintain logs
+    """,
+}
+SPEC = """--dataset=crawl --name=best --retention=0.25 --strategy=shift_gsample --drop-top-ratio=0 --mean-rank=0.6 --std-rank=0.1
+    --seed=0 --rater=newest --duplicates=exact"""
+RULES = {
+    "nightly_rescore": {"all_success": {"plan_night", "ingest"}, "*": "all_done"},
+    "train_rater": {"none_failed": {"promote"}, "*": "all_success"},
+    "build_subset": {"none_failed_min_one_success": {"plan_publish", "publish"}, "*": "all_success"},
+    "evaluate_subset": {"all_done": {"evaluate", "check_evaluation", "report"}, "*": "all_success"},
+    "maintenance": {"*": "all_success"},
+}
+MAPPED = {
+    "nightly_rescore": {"ingest", "check_shards", "check_samples", "score", "check_scores", "drift", "publish"},
+    "train_rater": {"score"},
+    "evaluate_subset": {"train_downstream", "evaluate", "check_evaluation"},
+}
+
+
+def load(name, monkeypatch, **environment):
+    """Load a file of the folder again, as a process with these variables would."""
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    spec = importlib.util.spec_from_file_location(f"alchemist_dags.again_{name}", DAGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def context_of(dag, **instance):
+    run = SimpleNamespace(conf={}, partition_key=None, run_after=datetime(2026, 1, 3, tzinfo=UTC))
+    return {"params": form(dag, {}), "dag_run": run, "dag": dag, "ti": SimpleNamespace(**instance)}
+
+
+def test_each_task_says_its_own_words_to_the_command_line(dag):
+    params = form(dag, FILLED[dag.dag_id])
+    said = {task.task_id: command(task, params)[1:] for task in command_tasks(dag)}
+    wanted = [
+        shlex.split(line.replace("SPEC", " ".join(SPEC.split()))) for line in LINES[dag.dag_id].strip().splitlines()
+    ]
+    assert {name: sorted(line) for name, line in said.items()} == {name: sorted(line) for name, *line in wanted}
+    # The words of the verb come first, in their order.
+    for name, *line in wanted:
+        verb = [word for word in line[:2] if not word.startswith("-")]
+        assert said[name][: len(verb)] == verb
+
+
+def test_a_task_waits_for_what_it_needs_and_no_longer(dag):
+    rules = RULES[dag.dag_id]
+    for task in command_tasks(dag):
+        wanted = next((rule for rule, names in rules.items() if task.task_id in names), rules["*"])
+        assert str(attribute(task, "trigger_rule") or "all_success").rpartition(".")[2].lower() == wanted, task.task_id
+
+
+def test_what_there_are_several_of_is_one_task_each(dag):
+    assert {task.task_id for task in dag.tasks if task.is_mapped} == MAPPED.get(dag.dag_id, set())
+
+
+def test_one_run_at_a_time_but_of_subsets_which_may_be_built_side_by_side(dags):
+    limits = {name: dag.max_active_runs for name, dag in dags.items()}
+    assert limits == dict.fromkeys(dags, 1) | {"build_subset": 4}
+
+
+def test_the_night_begins_at_two_and_is_of_the_day_before_and_upkeep_comes_after_it(dags):
+    serialization = importlib.import_module("airflow.serialization.serialized_objects")
+    restriction = importlib.import_module("airflow.timetables.base").TimeRestriction(None, None, False)
+    for name, at in (("nightly_rescore", (2, 0)), ("maintenance", (5, 30))):
+        dag = serialization.DagSerialization.from_dict(serialization.DagSerialization.to_dict(dags[name]))
+        told = dag.timetable.next_dagrun_info_v2(last_dagrun_info=None, restriction=restriction)
+        assert (told.run_after.hour, told.run_after.minute) == at
+        if name == "nightly_rescore":
+            assert told.partition_key == (told.run_after.date() - timedelta(days=1)).isoformat()
+
+
+def test_a_rater_is_trained_weekly_only_where_its_form_is_given(dags, monkeypatch):
+    assert dags["train_rater"].schedule is None
+    weekly = json.dumps({"dataset": "web", "validation": "goal", "seed": 3})
+    dag = load("train_rater", monkeypatch, ALCHEMIST_TRAIN_WEEKLY=weekly).train_rater()
+    assert dag.schedule == "0 8 * * SUN"
+    assert (dag.params["dataset"], dag.params["validation"], dag.params["seed"]) == ("web", "goal", "3")
+
+
+def test_subsets_are_built_on_demand_and_evaluated_when_one_is_published(dags, monkeypatch):
+    assert dags["build_subset"].schedule is None
+    announced = {asset.uri for task in dags["build_subset"].tasks for asset in task.outlets}
+    assert [asset.uri for asset in dags["evaluate_subset"].schedule] == list(announced)
+    assert [task.task_id for task in dags["build_subset"].tasks if task.outlets] == ["publish"]
+    dag = load("evaluate_subset", monkeypatch, ALCHEMIST_EVALUATE='{"seeds": "0,1,2,3,4"}').evaluate_subset()
+    assert (dag.params["seeds"], dag.params["arms"]) == ("0,1,2,3,4", "subset,random")
+
+
+def test_a_task_for_a_device_may_last_days_and_any_other_half_a_day(dag):
+    for task in command_tasks(dag):
+        is_for_device = attribute(task, "pool") == "gpu"
+        assert attribute(task, "execution_timeout") == (timedelta(days=3) if is_for_device else timedelta(hours=12))
+        if is_for_device:
+            # Its priority is what was given, whatever hangs behind it.
+            assert "absolute" in str(attribute(task, "weight_rule")).lower()
+
+
+def test_only_the_last_task_of_a_run_of_parts_ends_it_red(dags):
+    closing = {
+        (name, task.task_id) for name, dag in dags.items() for task in command_tasks(dag) if attribute(task, "closes")
+    }
+    assert closing == {("nightly_rescore", "summary"), ("evaluate_subset", "report")}
+
+
+def test_what_a_form_does_not_ask_for_is_skipped(dags):
+    build, jobs = dags["build_subset"], ours("jobs")
+    for name, field, does_run_if in (
+        ("select", "dry_run", False),
+        ("materialize", "materialize", True),
+        ("plan_publish", "approve", True),
+    ):
+        for value in (True, False):
+            run = jobs.Run(form(build, {field: value}), None, "2026-01-02", None)
+            assert attribute(build.get_task(name), "when")(run) is (value is does_run_if)
+
+
+@pytest.mark.parametrize("verb", ["train-rater", "train-downstream"])
+def test_only_a_training_is_launched_on_several_devices(dags, monkeypatch, verb):
+    commands = load("commands", monkeypatch, ALCHEMIST_LAUNCH="accelerate launch --num-processes 4")
+    launched = ["accelerate", "launch", "--num-processes", "4", "-m", "alchemist_core"]
+    assert commands.alchemist(verb, dataset="a") == [*launched, verb, "--dataset=a"]
+    for other in ("score", "evaluate", "certify", "select"):
+        assert commands.alchemist(other) == ["alchemist", other]
+    assert load("commands", monkeypatch, ALCHEMIST_LAUNCH="").alchemist(verb) == ["alchemist", verb]
+
+
+def test_what_is_not_said_is_left_out_and_zero_is_said(dags):
+    line = ours("commands").alchemist(
+        "a", "b", operand=0, none=None, off=False, empty="", zero=0, flag_of_two=True, text="-x"
+    )
+    assert line == ["alchemist", "a", "b", "--zero=0", "--flag-of-two", "--text=-x", "--", "0"]
+
+
+def test_a_command_sees_airflows_home_only_where_it_needs_it(dags, monkeypatch):
+    for name in ("AIRFLOW_HOME", "LC_ALL", "CUDA_VISIBLE_DEVICES", "AIRFLOW_CTX_DAG_ID", "SOMETHING_ELSE"):
+        monkeypatch.setenv(name, "x")
+    environment_of = ours("commands").environment_of
+    assert "AIRFLOW_HOME" in environment_of(["alchemist", "note", "failure", "--reason=x"])
+    assert "AIRFLOW_HOME" in environment_of(["alchemist", "maintain", "airflow"])
+    seen = environment_of(["alchemist", "note", "answer"])
+    assert {"LC_ALL", "CUDA_VISIBLE_DEVICES", "AIRFLOW_CTX_DAG_ID"} <= seen.keys()
+    assert not {"AIRFLOW_HOME", "SOMETHING_ELSE"} & seen.keys()
+
+
+@pytest.fixture
+def task(dags):
+    """task(SCRIPT, **options): a task that runs a shell script, and what it returns or raises."""
+    jobs = ours("jobs")
+
+    def make(script, **options):
+        return jobs.CommandTask(task_id="t", line=lambda _run: ["sh", "-c", script], **options)
+
+    return make
+
+
+def test_a_tasks_result_is_the_key_of_the_last_line_that_it_returns(dags, task):
+    context = context_of(dags["maintenance"])
+    script = """echo warning >&2; echo '{"a": {"b": 1}, "c": 2}'; echo"""
+    assert task(script, returns="a").execute(context) == {"b": 1}
+    assert task(script, returns="").execute(context) == {"a": {"b": 1}, "c": 2}
+    assert task(script).execute(context) is None
+    assert task(script).do_xcom_push is False
+    assert task(script, returns="").do_xcom_push is True
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [
+        ("echo before; echo 'error: no such dataset'; echo 'Remedy.'; exit 2", 2, "error: no such dataset\nRemedy."),
+        ("echo 'error: first'; echo 'error: last'; exit 9", 9, "error: last"),
+        ("echo a; echo b; exit 1", 1, "b"),
+        ("exit 3", 3, "exit code 3"),
+        ("kill -9 $$", -9, "exit code -9"),
+    ],
+)
+def test_a_failed_command_fails_with_its_code_and_with_what_explains_it(dags, task, script, code, reason):
+    jobs = ours("jobs")
+    with pytest.raises(jobs.CommandFailed) as failed:
+        task(script).execute(context_of(dags["maintenance"]))
+    assert (failed.value.exit_code, str(failed.value)) == (code, reason)
+
+
+def test_a_long_explanation_keeps_its_end(dags, task):
+    jobs = ours("jobs")
+    with pytest.raises(jobs.CommandFailed) as failed:
+        task("echo 'error: all'; seq 100; exit 5").execute(context_of(dags["maintenance"]))
+    assert str(failed.value) == "100"
+
+
+def test_a_command_that_is_not_there_is_named(dags):
+    jobs = ours("jobs")
+    missing = jobs.CommandTask(task_id="t", line=lambda _run: ["no-such-program"])
+    with pytest.raises(jobs.CommandFailed, match="no-such-program cannot be started: No such file") as failed:
+        missing.execute(context_of(dags["maintenance"]))
+    assert failed.value.exit_code == 127
+
+
+def test_a_command_runs_in_a_session_and_an_empty_folder_of_its_own(dags, task):
+    script = 'test $(ps -o sid= -p $$) = $$ && test -z "$(ls -A)" && echo \'{"folder": "\'$PWD\'"}\''
+    folder = task(script, returns="folder").execute(context_of(dags["maintenance"]))
+    assert Path(folder) != Path.cwd()
+    assert not Path(folder).exists()
+
+
+def test_a_run_with_a_failed_task_ends_red_after_its_last_command(dags, task, tmp_path):
+    states = {"a": "success", "c": "upstream_failed", "b": "failed", "d": "skipped", "e": None}
+    asked = []
+
+    def get_task_states(dag_id, **which):
+        asked.append((dag_id, which))
+        return {"r 1": states, "r 2": {"x": "failed"}}
+
+    jobs = ours("jobs")
+    context = context_of(dags["maintenance"], dag_id="maintenance", run_id="r 1", get_task_states=get_task_states)
+    with pytest.raises(jobs.CommandFailed, match=r"These tasks of the run failed: b, c\.") as failed:
+        task(f"touch {tmp_path}/ran", closes=True).execute(context)
+    assert failed.value.exit_code == 5
+    assert (tmp_path / "ran").exists()
+    assert asked == [("maintenance", {"map_index": None, "task_ids": None, "run_ids": ["r 1"]})]
+    states.update(b="success", c="skipped")
+    assert task("true", closes=True).execute(context) is None
+
+
+def test_a_task_looks_only_at_what_it_needs_of_its_own_item(dags, task):
+    asked = []
+
+    def get_task_states(_dag_id, **which):
+        asked.append(which)
+        return {"r 1": {"drift_1": "success"}}
+
+    context = context_of(
+        dags["maintenance"], dag_id="maintenance", run_id="r 1", map_index=1, get_task_states=get_task_states
+    )
+    task("true", needs=("drift",)).execute(context)
+    assert asked == [{"map_index": 1, "task_ids": ["drift"], "run_ids": ["r 1"]}]
+
+
+def test_a_stopped_task_stops_all_that_its_command_started(dags, task):
+    job = task("true")
+    job.on_kill()  # Nothing runs yet.
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        child = int(process.stdout.readline())
+        job.process = process
+        job.on_kill()
+        assert process.wait(20) == -15
+        assert process.stdout.read() == b""  # The child that held it open has ended too.
+    job.on_kill()  # Nothing runs any more.
+    assert child > 0
+
+
+@pytest.mark.parametrize("program", ["exit 3", None, "sleep 600"], ids=["fails", "is missing", "hangs"])
+def test_a_note_that_fails_is_logged_and_fails_no_task(dags, tmp_path, monkeypatch, caplog, program):
+    people = ours("people")
+    if program is not None:
+        (tmp_path / "alchemist").write_text(f"#!/bin/sh\nexec sh -c '{program}'\n")
+        (tmp_path / "alchemist").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(people, "NOTE_TIMEOUT_S", 0.2 if program == "sleep 600" else 60)
+    monkeypatch.setattr(logging.getLogger("airflow.task"), "propagate", True)
+    one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=2, map_index=-1)
+    with caplog.at_level("WARNING"):
+        people.note_failure({"task_instance": one, "exception": ValueError("why")})
+    assert "not noted: " in caplog.text
+
+
+def test_a_failure_is_noted_by_its_task_run_try_and_place(dags, monkeypatch):
+    people, lines = ours("people"), []
+    monkeypatch.setattr(people.subprocess, "run", lambda line, **_options: lines.append(line))
+    one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=2, map_index=3)
+    people.note_failure({"task_instance": one, "exception": ValueError("why")})
+    assert lines == [[
+        "alchemist", "note", "failure", "--subject=d.t", "--run=r 1", "--reason=why", "--try-number=2", "--map-index=3",
+    ]]  # fmt: skip
+
+
+def test_a_note_waits_a_minute_for_the_store_and_a_question_a_week_for_a_person(dags):
+    people = ours("people")
+    assert people.NOTE_TIMEOUT_S == 60
+    for name in ("train_rater", "build_subset"):
+        question = dags[name].get_task("approve")
+        assert question.response_timeout == timedelta(days=7)
+        assert question.execution_timeout is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"responded_by_user": {"id": "7", "name": "ann"}}, {"approved_by": "ann", "comment": ""}),
+        ({"responded_by_user": {"id": "7", "name": None}}, {"approved_by": "7", "comment": ""}),
+        ({"chosen_options": ["Approve"]}, {"approved_by": "unknown", "comment": ""}),
+        ({"params_input": {"comment": "a\0b"}}, {"approved_by": "unknown", "comment": "ab"}),
+    ],
+)
+def test_who_answered_is_named_as_well_as_airflow_knows(dags, given, said):
+    assert ours("people").answered(given) == said
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_nobody_is_asked_where_nobody_has_to_agree(dags, is_needed):
+    skipped = importlib.import_module("airflow.sdk.exceptions").AirflowSkipException
+    question = dags["train_rater"].get_task("approve")
+    plan = {"is_approval_needed": is_needed, "question": "Better?"}
+    context = context_of(dags["train_rater"], xcom_pull=lambda task_ids: {"plan_promote": plan}[task_ids])
+    run = ours("jobs").Run.of(context)
+    assert question.when(run) is is_needed
+    assert question.ask(run) == ("Promote the new rater?", "Better?")
+    if not is_needed:
+        with pytest.raises(skipped):
+            question.execute(context)
+
+
+def test_a_subset_that_needs_no_name_is_asked_about_by_its_default_one(dags):
+    plan = SimpleNamespace(xcom_pull=lambda task_ids: {"plan_publish": {"question": "2 % differ."}}[task_ids])
+    dag = dags["build_subset"]
+    run = ours("jobs").Run(form(dag, {"dataset": "web, books", "retention": 0.125}), None, "2026-01-02", plan)
+    assert dag.get_task("approve").ask(run) == ("Publish subset web+books-auto-r12.5?", "2 % differ.")
+
+
+@pytest.mark.parametrize("words", ["", "web", "10001"])
+def test_a_value_of_ten_thousand_characters_is_the_longest(dags, words):
+    jobs = ours("jobs")
+    field = {"type": "string"}
+    assert jobs.read_value("dataset", "x" * 10_000, field) == "x" * 10_000
+    with pytest.raises(jobs.CommandFailed, match="at most 10,000 characters") as refused:
+        jobs.read_value("dataset", "x" * 10_001, field)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("name", "typed"), [("seed", "1.5"), ("retention", "many"), ("seed", "")])
+def test_a_number_that_is_none_is_refused_with_what_is_allowed(dags, name, typed):
+    jobs, forms = ours("jobs"), ours("forms")
+    with pytest.raises(jobs.CommandFailed, match=f"{name} is '{typed}': it must be a number, ") as refused:
+        jobs.read_value(name, typed, forms.FORMS["build_subset"][name])
+    assert refused.value.exit_code == 2
+
+
+def test_another_runner_than_beside_airflow_or_in_a_pod_is_refused(dags, monkeypatch):
+    jobs = load("jobs", monkeypatch, ALCHEMIST_JOB_RUNNER="kubernets")
+    with pytest.raises(ValueError, match="'kubernets': it must be local or kubernetes"):
+        jobs.device_step("score", lambda _run: [])
+    assert load("jobs", monkeypatch, ALCHEMIST_JOB_RUNNER="local").device_step("score", lambda _run: []).pool == "gpu"
+
+
+def test_a_pod_ends_as_a_command_does(dags, monkeypatch):
+    pods, jobs = ours("pods"), ours("jobs")
+    base = pods.KubernetesPodOperator
+    one = pods.PodTask(task_id="check_it", line=lambda _run: ["alchemist", "drift"], item=NIGHT)
+    assert (one.name, one.durable, one.pod_template_file) == ("check-it", True, "/etc/alchemist/gpu-job.yaml")
+
+    def end(code):
+        ended = SimpleNamespace(terminated=SimpleNamespace(exit_code=code))
+        containers = [
+            SimpleNamespace(name="another", state=SimpleNamespace(terminated=SimpleNamespace(exit_code=1))),
+            SimpleNamespace(name=one.base_container_name, state=ended),
+        ]
+        monkeypatch.setattr(base, "cleanup", lambda *_given, **_options: None)
+        one.cleanup(None, SimpleNamespace(status=SimpleNamespace(container_statuses=containers)))
+
+    def execute(_self, _context):
+        raise pods.AirflowException("the pod failed")
+
+    monkeypatch.setattr(base, "execute", execute)
+    with pytest.raises(pods.AirflowException, match="the pod failed"):
+        one.execute(context_of(dags["maintenance"]))  # It never started: no code is known.
+    end(7)
+    with pytest.raises(jobs.CommandFailed, match="the pod failed") as failed:
+        one.execute(context_of(dags["maintenance"]))
+    assert failed.value.exit_code == 7
+    assert one.cmds == ["alchemist", "drift"]
