@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 comma := ,
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz sbom clean
+.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-repairs: $(STAMP) ## What repairs recover of 1,000 damaged records of each
 
 fuzz: $(STAMP) ## A hundred thousand damaged inputs for every reader (5 minutes)
 	@$(BIN)/python -m tests.benchmarks.fuzz
+
+mutate: $(STAMP) ## Changes of meaning that no test notices, room by room (alone, an hour; ROOM=name SAMPLE=n SEED=n)
+	@$(BIN)/python -m tests.mutation $(if $(ROOM),--room $(ROOM)) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 sbom: $(STAMP) ## List every installed package with its licence: infra/sbom.cdx.json
 	@$(PYTHON) -m venv .alchemist/sbom && .alchemist/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0

