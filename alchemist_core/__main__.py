@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from alchemist_core.command_line import build_parser, run_command
+from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.errors import AlchemistError
 from alchemist_core.telemetry import escape_control, say
 
@@ -22,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        report = run_command(build_parser(given), given)
+        parser = build_parser(given)
+        set_compute_defaults()
+        report = run_command(parser, given)
         if report:
             print(escape_control(report), flush=True)
     except BrokenPipeError:

@@ -1,0 +1,77 @@
+"""Importing the package changes nothing in the importing process; only the command line sets something, for itself."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from alchemist_core.compute_defaults import DEFAULTS
+
+WATCH = """
+import json, logging, os, signal, sys, threading, warnings
+
+
+def state():
+    return {
+        "environment": dict(os.environ), "path": list(sys.path), "threads": threading.active_count(), "folder": os.getcwd(),
+        "filters": list(map(str, warnings.filters)), "handlers": list(map(str, logging.root.handlers)), "level": logging.root.level,
+        "loggers": {name: found.level for name, found in logging.root.manager.loggerDict.items() if hasattr(found, "level")
+                    and (found.level or found.handlers)},
+        "signals": {str(number): str(signal.getsignal(number)) for number in signal.valid_signals()}, "hook": str(sys.excepthook),
+        "meta path": list(map(str, sys.meta_path)), "locale": __import__("locale").setlocale(0),
+    }
+
+
+before = state()
+%s
+after = state()
+print(json.dumps({
+    "changed": [name for name in before if before[name] != after[name]],
+    "libraries": sorted({name.partition(".")[0] for name in sys.modules} & {"numpy", "torch", "sqlalchemy", "pyarrow", "airflow"}),
+}))
+"""
+CONFIGS = (
+    "loops.config",
+    "models.config",
+    "rating.config",
+    "selection.config",
+    "stages.score",
+    "stages.train_rater",
+    "project",
+    "presets",
+)
+
+# numpy adds filters of warnings, SQLAlchemy sets the level of its own logger: importing them alone does the same.
+OF_LIBRARIES = {"filters", "loggers"}
+
+
+def watch(statement: str) -> dict[str, list[str]]:
+    """Run a statement in a process of its own and return what it changed there, and which large libraries it loaded."""
+    environment = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
+    command = [sys.executable, "-W", "ignore", "-c", WATCH % statement]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    return found
+
+
+def test_importing_the_package_loads_no_large_library_and_changes_nothing() -> None:
+    assert watch("import alchemist_core") == {"changed": [], "libraries": []}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_importing_a_config_changes_nothing_and_loads_no_torch(name: str) -> None:
+    found = watch(f"import alchemist_core.{name}")
+    assert set(found["changed"]) <= OF_LIBRARIES
+    assert "torch" not in found["libraries"]
+
+
+def test_the_command_line_sets_what_torch_reads_and_keeps_what_the_user_has_set() -> None:
+    program = (
+        "import os, sys; os.environ['OMP_NUM_THREADS'] = '3'; from alchemist_core.__main__ import main; "
+        "main(['night', 'list', '--json']); print(os.environ['OMP_NUM_THREADS'], os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", DEFAULTS["CUBLAS_WORKSPACE_CONFIG"]]
