@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
+from alchemist_core.extras import EXTRA_OF, missing_library
 from alchemist_core.settings import load_settings
 
 TRACEBACK_VARIABLE = "ALCHEMIST_TRACEBACK"
@@ -62,6 +63,8 @@ def explain(error: BaseException) -> AlchemistError | None:
         )
     if isinstance(error, json.JSONDecodeError):
         return DataError(f"A JSON text is damaged: {first_line(error)}. Write it again.")
+    if isinstance(error, ModuleNotFoundError) and (library := (error.name or "").partition(".")[0]) in EXTRA_OF:
+        return missing_library(library)
     return _explain_by_library(error)
 
 

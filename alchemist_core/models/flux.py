@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from alchemist_core.errors import MissingDependencyError
+from alchemist_core.extras import missing_library
 from alchemist_core.models.flux_config import FluxConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,7 +48,7 @@ def make_transformer(config: FluxConfig) -> Any:
     try:
         from diffusers import FluxTransformer2DModel  # noqa: PLC0415  an extra of its own, twenty seconds when first imported
     except ImportError as error:
-        raise MissingDependencyError("FLUX-mini needs diffusers: pip install '.[flux]'") from error
+        raise missing_library("diffusers") from error
     return FluxTransformer2DModel(  # type: ignore[no-untyped-call]
         patch_size=1, in_channels=config.token_dim, num_layers=config.n_double_blocks,
         num_single_layers=config.n_single_blocks, attention_head_dim=config.head_dim,

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.errors import ConfigError
+from alchemist_core.extras import missing_library
 from alchemist_core.models.flux import DTYPES, FluxText
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.images import ImageArray, resize_images
@@ -31,7 +32,7 @@ class FluxAutoencoder:
         try:
             from diffusers import AutoencoderKL  # noqa: PLC0415  an extra of its own
         except ImportError as error:
-            raise MissingDependencyError("FLUX-mini needs diffusers: pip install '.[flux]'") from error
+            raise missing_library("diffusers") from error
         self._vae = _freeze(_load(AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.precision]), device)
         self._side, self._device = config.resolution, device
 

