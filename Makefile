@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 comma := ,
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
+.PHONY: help setup wheel demo down test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,8 +19,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "The venv module is missing: apt-get install python3-venv"; exit 1; }
 	@echo "Installing into $(VENV); this takes two to five minutes once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt -e '.[train,metrics,flux,airflow,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,offline,lineage,dev]'
 	@touch $@
+
+wheel: $(STAMP) ## Build the wheel into dist/, from what git tracks
+	@rm -rf dist .alchemist/wheel && mkdir -p .alchemist/wheel
+	@git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory .alchemist/wheel
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .alchemist/wheel
+	@ls dist
 
 demo: $(STAMP) ## The whole platform on this machine, ending in a table: subset against random
 	@$(BIN)/alchemist demo

@@ -1,3 +1,3 @@
 """Alchemist: decides which images a text-to-image model should learn from."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 from alchemist_core.errors import AlchemistError
+from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 
 Kind = Literal["held_night", "failed_check", "failed_task", "question", "answered", "worse_than_random"]
@@ -36,7 +36,7 @@ LONGEST_TEXT = 4000
 """Characters of one text, from its end: receivers refuse long messages, and the end of a log says most."""
 # A chat program gives these a meaning (`<!channel>` in Slack, `@everyone` in Discord): names of data must not call people.
 HARMLESS = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
-INFRA = Path(__file__).resolve().parents[1] / "infra"
+INFRA = resource("infra")
 
 
 class NotSentError(AlchemistError):

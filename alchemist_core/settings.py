@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     project: Path | None = Field(
         None, description="Project file; unset: alchemist.toml in the working directory or the nearest folder above it"
     )
-    dags: Path | None = Field(None, description="Folder of the DAG files; unset: dags/ of the clone")
+    dags: Path | None = Field(None, description="DAG folder of the local Airflow; unset: the DAGs of this installation")
     lease_ttl_s: float = Field(
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
     )

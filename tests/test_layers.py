@@ -17,7 +17,18 @@ LAYERS = (
     {"loops"},
     {"data", "store", "quality", "models", "local"},
     {"rating", "selection", "evaluation", "heuristics"},
-    {"command", "code_version", "settings", "config", "errors", "notifications", "telemetry"},
+    {
+        "code_version",
+        "command",
+        "compute_defaults",
+        "config",
+        "errors",
+        "extras",
+        "notifications",
+        "resources",
+        "settings",
+        "telemetry",
+    },
 )
 LEVELS = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 OWNERS = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from alchemist_core.local.postgres_account import path_key
 from alchemist_core.local.postgres_place import PORTS
 from alchemist_core.local.postgres_programs import write_secret
+from alchemist_core.resources import resource
 from alchemist_core.settings import find_project_file, load_settings
 
 AIRFLOW_PORT = 8080
@@ -27,9 +28,9 @@ STACK_VARIABLE = "ALCHEMIST_STACK"
 
 
 def dags_folder() -> Path:
-    """Return the folder of the DAG files: the given one, else the clone's."""
+    """Return Airflow's DAG folder: the given one, else the folder that holds our package of DAGs."""
     given = load_settings().dags
-    return given.resolve() if given else Path(__file__).resolve().parents[2] / "dags"
+    return given.resolve() if given else resource("dags")
 
 
 def airflow_home(home: Path) -> Path:

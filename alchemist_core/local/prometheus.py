@@ -7,14 +7,15 @@ import shutil
 from pathlib import Path
 
 from alchemist_core.local.stack_state import Ports
+from alchemist_core.resources import resource
 
-RULES = Path(__file__).resolve().parents[2] / "infra" / "prometheus"
+RULES = resource("infra", "prometheus")
 KEPT_FOR = "90d"
 
 
 def is_installed() -> bool:
-    """Tell whether Prometheus can be started: its program is found, and the rules of a clone are."""
-    return shutil.which("prometheus") is not None and RULES.is_dir()
+    """Tell whether Prometheus can be started: its program is found."""
+    return shutil.which("prometheus") is not None
 
 
 def prometheus_command(home: Path, ports: Ports) -> list[str]:

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from alchemist_core.errors import MissingDependencyError
+from alchemist_core.errors import ConfigError, MissingDependencyError
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import (
     AIRFLOW_PORT,
@@ -130,11 +130,12 @@ def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
 
 def _check_installed() -> None:
     if not (PROGRAMS / "airflow").exists():
-        msg = f"Airflow is not installed beside {sys.executable}: pip install 'alchemist-platform[airflow]', or `make setup`"
+        msg = f"Airflow is not installed beside {sys.executable}: pip install 'alchemist-platform[airflow]'."
         raise MissingDependencyError(msg)
     if not dags_folder().is_dir():
-        msg = f"the folder {dags_folder()} is missing: set ALCHEMIST_DAGS, or install from a clone (pip install --editable)"
-        raise MissingDependencyError(msg)
+        raise ConfigError(
+            f"ALCHEMIST_DAGS is {dags_folder()}, which is not a folder. Name a DAG folder, or unset the variable."
+        )
 
 
 def _choose_ports(remembered: Ports | None) -> Ports:

@@ -18,10 +18,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.errors import StoreError
+from alchemist_core.resources import resource
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.refusals import explain_refusal
 
-SQL = Path(__file__).resolve().parents[2] / "sql"
+SQL = resource("sql")
 MIGRATIONS = SQL / "migrations"
 UNDEFINED_TABLE, UNDEFINED_SCHEMA = "42P01", "3F000"
 HASH = re.compile(r"\b[0-9a-f]{64}\b")
@@ -140,7 +141,7 @@ def head_revision() -> str:
     """
     names = sorted(path.name for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
     if not names:
-        msg = f"no migrations in {MIGRATIONS}: run from a source checkout (`pip install -e .`)"
+        msg = f"There are no migrations in {MIGRATIONS}: the installation is incomplete. Install alchemist-platform again."
         raise StoreError(msg)
     return names[-1].split("_", 1)[0]
 

@@ -1,14 +1,13 @@
 """Queries kept as files in `sql/queries/`: anything with a window, a join of three or a lock hint."""
 
 from functools import cache
-from pathlib import Path
 
 from sqlalchemy import TextClause, text
 
-SQL_FOLDER = Path(__file__).parents[2] / "sql"
+from alchemist_core.resources import resource
 
 
 @cache
 def load_query(name: str) -> TextClause:
     """Return the statement of `sql/queries/NAME.sql`, its parameters bound by name."""
-    return text((SQL_FOLDER / "queries" / f"{name}.sql").read_text(encoding="utf-8"))
+    return text(resource("sql", "queries", f"{name}.sql").read_text(encoding="utf-8"))

@@ -3,13 +3,13 @@ FROM python:3.11.14-slim-trixie
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN groupadd --gid 10001 alchemist && useradd --uid 10001 --gid alchemist --create-home alchemist
 WORKDIR /opt/alchemist
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml setup.py README.md LICENSE ./
 COPY alchemist_core alchemist_core
 COPY sql sql
 COPY infra/RUNBOOK.md infra/
 COPY dags dags
-# Editable: sql/ and dags/ stay where the code looks for them, beside it.
-RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[airflow,kubernetes]'
+# Editable: the package finds sql/ and dags/ beside itself.
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[airflow,celery,kubernetes,local,checks]'
 ENV AIRFLOW_HOME=/opt/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/alchemist/dags \
     ALCHEMIST_HOME=/var/lib/alchemist

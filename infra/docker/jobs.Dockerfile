@@ -6,11 +6,11 @@ WORKDIR /opt/alchemist
 ARG TORCH_VERSION=2.13.0
 ARG TORCHVISION_VERSION=0.28.0
 RUN pip install --no-cache-dir "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml setup.py README.md LICENSE ./
 COPY alchemist_core alchemist_core
 COPY sql sql
 COPY infra/RUNBOOK.md infra/
-RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics]'
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics,local,offline]'
 ENV ALCHEMIST_HOME=/var/lib/alchemist \
     HF_HUB_OFFLINE=1 \
     PYTHONUNBUFFERED=1

@@ -6,12 +6,12 @@ WORKDIR /opt/alchemist
 ARG TORCH_VERSION=2.13.0
 ARG TORCHVISION_VERSION=0.28.0
 RUN pip install --no-cache-dir "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml setup.py README.md LICENSE ./
 COPY alchemist_core alchemist_core
 COPY sql sql
 COPY infra/RUNBOOK.md infra/
 COPY dags dags
-RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics,airflow]'
+RUN pip install --no-cache-dir --constraint constraints.txt --editable '.[train,metrics,airflow,local,checks,offline]'
 ENV AIRFLOW_HOME=/opt/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/alchemist/dags \
     ALCHEMIST_HOME=/var/lib/alchemist \

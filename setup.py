@@ -1,0 +1,38 @@
+"""Copies what the package reads outside of itself into a wheel; everything else about the build is in pyproject.toml.
+
+sql/, dags/ and infra/ stay at the top of the repository, where people look for them. `alchemist_core.resources` finds both places.
+"""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+PACKED = (
+    "sql", "dags", "infra/grafana/dashboards", "infra/grafana/provisioning", "infra/kubernetes", "infra/prometheus",
+    "infra/README.md", "infra/RUNBOOK.md", "infra/SECURITY.md",
+)  # fmt: skip
+HERE = Path(__file__).parent
+
+
+class BuildWithResources(build_py):
+    """Build the package and put the resources into its folder `_data`; an editable installation reads them in place."""
+
+    def run(self) -> None:
+        """Build, then copy."""
+        super().run()
+        if self.editable_mode:
+            return
+        packed = Path(self.build_lib) / "alchemist_core" / "_data"
+        shutil.rmtree(packed, ignore_errors=True)
+        for name in PACKED:
+            source, target = HERE / name, packed / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+
+
+setup(cmdclass={"build_py": BuildWithResources})
