@@ -117,6 +117,20 @@ def test_a_task_waits_for_what_it_needs_and_no_longer(dag):
         assert str(attribute(task, "trigger_rule") or "all_success").rpartition(".")[2].lower() == wanted, task.task_id
 
 
+NEEDS = {
+    "check_scores": {"check_shards", "check_samples"},
+    "drift": {"check_shards", "check_samples", "check_scores"},
+    "publish": {"drift"},
+    "evaluate": {"train_downstream"},
+    "check_evaluation": {"evaluate"},
+}
+
+
+def test_what_one_item_needs_must_have_succeeded_for_that_item(dag):
+    needed = {task.task_id: set(attribute(task, "needs") or ()) for task in command_tasks(dag) if task.is_mapped}
+    assert needed == {name: NEEDS.get(name, set()) for name in needed}
+
+
 def test_what_there_are_several_of_is_one_task_each(dag):
     assert {task.task_id for task in dag.tasks if task.is_mapped} == MAPPED.get(dag.dag_id, set())
 
@@ -248,11 +262,13 @@ def test_a_failed_command_fails_with_its_code_and_with_what_explains_it(dags, ta
     assert (failed.value.exit_code, str(failed.value)) == (code, reason)
 
 
-def test_a_long_explanation_keeps_its_end(dags, task):
-    jobs = ours("jobs")
-    with pytest.raises(jobs.CommandFailed) as failed:
-        task("echo 'error: all'; seq 100; exit 5").execute(context_of(dags["maintenance"]))
-    assert str(failed.value) == "100"
+@pytest.mark.parametrize(
+    ("n_lines", "reason"), [(29, "error: all\n" + "\n".join(map(str, range(1, 30)))), (100, "100")]
+)
+def test_an_explanation_is_told_whole_up_to_thirty_lines(dags, task, n_lines, reason):
+    with pytest.raises(ours("jobs").CommandFailed) as failed:
+        task(f"echo 'error: all'; seq {n_lines}; exit 5").execute(context_of(dags["maintenance"]))
+    assert str(failed.value) == reason
 
 
 def test_a_command_that_is_not_there_is_named(dags):

@@ -1,0 +1,19 @@
+"""The list of changes by hand cannot rot: each text that it changes stands once in its file, and each file of the rooms has a change."""
+
+import pytest
+
+from tests.mutation.sql_and_dags import ROOT, Change, read_changes
+
+
+@pytest.mark.parametrize("change", read_changes(), ids=lambda change: change.name[:80])
+def test_what_a_change_replaces_stands_once_in_its_file(change: Change) -> None:
+    assert (ROOT / change.file).read_text(encoding="utf-8").count(change.before) == 1
+    assert change.after not in (None, change.before)
+    assert all((ROOT / word).is_file() for word in change.tests.split() if "/" in word)
+
+
+def test_every_dag_file_is_changed_somewhere() -> None:
+    changed = {change.file for change in read_changes()}
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "dags").rglob("*.py")}
+    # forms.py is written by `make generate`.
+    assert {file for file in files - changed if not file.endswith(("forms.py", "__init__.py"))} == set()
