@@ -220,5 +220,5 @@ def _check_leaf(value: object) -> None:
         raise BadTextError(Reason.UNSTORABLE_TEXT, "the JSON holds NUL or a lone surrogate")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadTextError(Reason.BAD_JSON, "a number overflows to infinity")
-    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+    if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
         raise BadTextError(Reason.BAD_JSON, f"an integer of more than {_MAX_DIGITS} digits")

@@ -84,3 +84,65 @@ def test_the_limit_of_a_caption_is_one_wherever_it_stands(letter: str) -> None:
     longest, longer = (f'{{"caption": "{letter * n}"}}'.encode() for n in (n_letters, n_letters + 1))
     assert read_annotation(None, longest).caption == letter * n_letters
     assert reason_of(None, longer) == "caption_too_long"
+
+
+@pytest.mark.parametrize(
+    ("text", "document", "metadata"),
+    [
+        # What became the caption is no metadata; what stands beside it is.
+        (b"x", b'{"text": "y", "caption": "z"}', {"text": "y"}), (None, b'{"text": "y", "caption": "z"}', {}),
+        (None, b'{"caption": null, "text": "y", "n": 1}', {"n": 1}), (None, b'{"caption": "z", "text": 5}', {"text": 5}),
+        (b"x", b'{"url": 5, "license": 6, "width": 7, "height": 8, "licence": 9, "caption": 1}', {}),
+    ],
+)  # fmt: skip
+def test_what_is_used_as_the_caption_is_no_metadata(text: bytes | None, document: bytes, metadata: dict) -> None:
+    assert read_annotation(text, document).metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("document", "address", "licence"),
+    [
+        (b'{"url": "u", "license": "A", "licence": "B"}', "u", "A"), (b'{"license": "", "licence": "B"}', None, "B"),
+        (b'{"url": "", "license": null}', None, None), (b'{"url": 5, "license": ["A"]}', None, None), (b"{}", None, None),
+    ],
+)  # fmt: skip
+def test_an_address_and_a_licence_are_texts_that_say_something(
+    document: bytes, address: str | None, licence: str | None
+) -> None:
+    found = read_annotation(b"x", document)
+    assert (found.source_url, found.licence) == (address, licence)
+
+
+def test_a_caption_field_of_white_space_gives_way_to_the_other() -> None:
+    assert read_annotation(None, b'{"caption": " ", "text": " a cat "}').caption == "a cat"
+    assert read_annotation(None, b'{"caption": "first", "text": "second"}').caption == "first"
+
+
+def test_json_may_be_as_deep_as_the_limit() -> None:
+    def nested(depth: int) -> bytes:
+        return b'{"a": ' + b"[" * depth + b"1" + b"]" * depth + b"}"
+
+    # The object is one level, the number another.
+    assert read_annotation(b"x", nested(62)).metadata.keys() == {"a"}
+    assert reason_of(b"x", nested(63)) == "bad_json"
+    keys = b'{"a": ' * 63 + b"1" + b"}" * 63
+    assert read_annotation(b"x", keys).metadata.keys() == {"a"}
+    assert reason_of(b"x", b'{"a": ' + keys + b"}") == "bad_json"
+
+
+@pytest.mark.parametrize("sign", [b"", b"-"])
+def test_an_integer_may_have_a_hundred_digits(sign: bytes) -> None:
+    most = sign + b"9" * 100
+    assert read_annotation(b"x", b'{"a": ' + most + b"}").metadata == {"a": int(most)}
+    assert reason_of(b"x", b'{"a": ' + sign + b"1" + b"0" * 100 + b"}") == "bad_json"
+
+
+def test_a_document_may_be_as_long_as_the_limit() -> None:
+    frame = len(b'{"a": ""}')
+    assert read_annotation(b"x", b'{"a": "' + b"y" * ((1 << 20) - frame) + b'"}').metadata.keys() == {"a"}
+    assert reason_of(b"x", b'{"a": "' + b"y" * ((1 << 20) - frame + 1) + b'"}') == "bad_json"
+
+
+@pytest.mark.parametrize("text", [None, b"", b" "])
+def test_a_byte_order_mark_before_json_is_read_over(text: bytes | None) -> None:
+    assert read_annotation(text, b'\xef\xbb\xbf{"caption": "a cat"}').caption == "a cat"
