@@ -2,8 +2,11 @@
 
 import hashlib
 import io
+import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +17,7 @@ from PIL import Image
 from alchemist_core.data.decoders import InlineDecoders, ProcessDecoders, open_decoders
 from alchemist_core.data.decoding import DecodeTask
 from alchemist_core.data.faults import Fault
-from alchemist_core.data.image_limits import is_costly
+from alchemist_core.data.image_limits import explain_death, is_costly
 from alchemist_core.data.images import MAX_DECODED_BYTES, BadImageError, decode_image, read_header
 from alchemist_core.data.pairs import Reading
 from alchemist_core.data.shard_reading import ShardContent, _ReadInOrder, read_shards
@@ -191,3 +194,25 @@ def test_training_leaves_an_image_out_that_takes_too_long(tmp_path: Path, pictur
     found = read_images(rows, SIDE, lambda *_: None)
     assert found.captions == [str(number) for number in range(8) if number != 3]
     assert (found.images[-1] == decode_image(large, SIDE)).all()
+
+
+def header_of(width: int, height: int, n_bytes: int = 0) -> bytes:
+    """A PNG of RGB pixels that says its size and holds no pixel."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    return data + bytes(max(0, n_bytes - len(data)))
+
+
+def test_a_file_or_an_image_may_be_as_large_as_what_is_cheap() -> None:
+    # Eight bytes a pixel: 4096 by 2048 pixels take 64 MiB.
+    assert not is_costly(header_of(4096, 2048))
+    assert is_costly(header_of(4096, 2049))
+    assert not is_costly(header_of(8, 8, 1 << 20))
+    assert is_costly(header_of(8, 8, (1 << 20) + 1))
+
+
+def test_a_process_that_ended_by_its_limit_was_too_slow_and_any_other_end_is_a_dead_decoder() -> None:
+    assert explain_death(-signal.SIGPROF)[0] == "too_slow"
+    assert explain_death(-signal.SIGSEGV) == ("decoder_died", f"a worker process ended with code {-signal.SIGSEGV}")
+    assert explain_death(signal.SIGPROF)[0] == "decoder_died"

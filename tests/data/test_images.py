@@ -5,16 +5,22 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from alchemist_core.data.faults import Reason
 from alchemist_core.data.images import (
+    MAX_DECODED_BYTES,
+    MAX_PIXELS,
     BadImageError,
+    _pillow_faults,
     decode_image,
     encode_first_frame,
     hash_perceptually,
     read_header,
     require_first_frame,
+    sniff_format,
 )
+from tests.data.slow_images import bomb
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -177,3 +183,118 @@ def test_every_cut_of_a_picture_is_refused_or_decoded(picture) -> None:
         for cut in range(0, len(data), 7):
             with suppress(BadImageError):
                 assert decode_image(data[:cut], 8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF....WEBP", "webp"), (b"GIF87a", "gif"), (b"BM", "bmp"),
+        (b"II*\0", "tiff"), (b"MM\0*", "tiff"),
+    ],
+)  # fmt: skip
+def test_a_format_is_known_by_its_first_bytes(start: bytes, name: str) -> None:
+    assert sniff_format(start) == name
+    with pytest.raises(BadImageError) as caught:
+        sniff_format(b" " + start)
+    assert caught.value.reason == "wrong_magic"
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "n_bytes"),
+    [
+        ("1", "PNG", 5), ("L", "PNG", 5), ("P", "PNG", 5), ("I;16", "PNG", 6), ("RGB", "PNG", 8), ("RGBA", "PNG", 8), ("RGB", "BMP", 8),
+        ("P", "GIF", 5), ("RGB", "JPEG", 8), ("RGB", "WEBP", 20), ("RGB", "TIFF", 12), ("L", "TIFF", 9),
+    ],
+)  # fmt: skip
+def test_what_a_pixel_takes_to_decode(mode: str, kind: str, n_bytes: int) -> None:
+    assert read_header(encode(Image.new(mode, (10, 7)), kind)).n_decoded_bytes == 70 * n_bytes
+
+
+def test_a_progressive_jpeg_holds_two_bytes_a_pixel_of_each_channel_beside() -> None:
+    assert read_header(encode(Image.new("RGB", (10, 7)), "JPEG", progressive=True)).n_decoded_bytes == 70 * (8 + 6)
+    assert read_header(encode(Image.new("L", (10, 7)), "JPEG", progressive=True)).n_decoded_bytes == 70 * (5 + 2)
+
+
+def test_an_image_may_take_as_many_pixels_and_bytes_as_the_limits() -> None:
+    header = read_header(png_header(8192, 8192))
+    assert header.width * header.height == MAX_PIXELS == 1 << 26
+    assert header.n_decoded_bytes == MAX_DECODED_BYTES == 1 << 29
+
+
+def test_a_jpeg_may_have_a_hundred_scans() -> None:
+    plain = bomb((16, 16), 0)
+    n_own = plain.count(b"\xff\xda")
+    assert read_header(bomb((16, 16), 100 - n_own)).format == "jpeg"
+    with pytest.raises(BadImageError, match="a JPEG of 101 scans; the limit is 100"):
+        read_header(bomb((16, 16), 101 - n_own))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Image.DecompressionBombError("x"), "image_too_large"), (Image.DecompressionBombWarning("x"), "image_too_large"),
+        (MemoryError(), "image_too_large"), (UnidentifiedImageError("x at 0x1"), "bad_image"), (EOFError("x"), "truncated_image"),
+        (OSError("image file is truncated"), "truncated_image"), (OSError("broken data"), "bad_image"), (IndexError("x"), "bad_image"),
+        (BadImageError(Reason.TOO_SLOW, "x"), "too_slow"),
+    ],
+    ids=lambda value: str(value)[:20] or type(value).__name__,
+)  # fmt: skip
+def test_every_failure_of_a_decoder_has_its_reason(error: Exception, reason: str) -> None:
+    with pytest.raises(BadImageError) as caught, _pillow_faults():
+        raise error
+    assert caught.value.reason == reason
+    assert "0x" not in caught.value.detail
+
+
+@pytest.mark.parametrize(("size", "box"), [((11, 8), (1, 0)), ((8, 11), (0, 1)), ((8, 8), (0, 0)), ((9, 8), (0, 0))])
+def test_the_square_is_centred_and_an_odd_pixel_is_left_out_behind(size: tuple[int, int], box: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    left, top = box
+    assert (decode_image(encode(Image.fromarray(pixels)), 8) == pixels[top : top + 8, left : left + 8]).all()
+
+
+@pytest.mark.parametrize("n_pixels", [1, 5, 37, 60, 1 << 20])
+def test_pixels_are_converted_in_strips_of_any_height(n_pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 13, 4), np.uint8)
+    image = Image.fromarray(pixels)
+    white = Image.new("RGBA", image.size, "white")
+    expected = np.asarray(Image.alpha_composite(white, image).convert("RGB"))[:, :12]
+    monkeypatch.setattr("alchemist_core.data.images._STRIP_PIXELS", n_pixels)
+    assert (decode_image(encode(image), 12) == expected).all()
+
+
+def test_a_still_image_that_is_opaque_is_no_animation_and_its_palette_is_read() -> None:
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    for kind in ("PNG", "GIF"):
+        assert not read_header(encode(palette, kind)).is_animated
+        assert (decode_image(encode(palette, kind), 8) == [10, 20, 30]).all()
+
+
+def test_grey_of_16_bits_is_its_high_byte() -> None:
+    for level, shown in ((0, 0), (255, 0), (256, 1), (65535, 255)):
+        assert (decode_image(encode(Image.fromarray(np.full((8, 8), level, np.uint16))), 8) == shown).all()
+
+
+def test_a_first_frame_is_known_by_any_channel_that_varies() -> None:
+    varied = Image.new("RGB", (8, 8), (0, 7, 7))
+    varied.paste((1, 7, 7), (0, 0, 4, 8))
+    require_first_frame(encode(varied))
+    with pytest.raises(BadImageError) as caught:
+        require_first_frame(encode(Image.new("RGB", (8, 8), (0, 7, 9))))
+    assert caught.value.reason == "animated_image"
+
+
+def test_a_smaller_jpeg_than_the_canvas_is_decoded_at_its_own_size() -> None:
+    """Reduced decoding would blur: the canvas is twice the rater's side, and at least 256 pixels."""
+    pixels = np.zeros((512, 512, 3), np.uint8)
+    pixels[::2] = 255
+    data = encode(Image.fromarray(pixels), "JPEG", quality=95, subsampling=0)
+    # A side of 256 asks for a canvas of 512, which is the JPEG's own: nothing was reduced before the resize.
+    whole = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BICUBIC)
+    assert (decode_image(data, 256) == np.asarray(whole)).all()
+    half = Image.open(io.BytesIO(data))
+    half.draft("RGB", (256, 256))
+    assert half.size == (256, 256)
+    assert (decode_image(data, 128) == np.asarray(half.resize((128, 128), Image.Resampling.BICUBIC))).all()
+    assert (decode_image(data, 64) == np.asarray(half.resize((64, 64), Image.Resampling.BICUBIC))).all()

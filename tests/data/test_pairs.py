@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from alchemist_core.data.faults import Fault, is_storable
 from alchemist_core.data.pairs import Pair, Reading, read_pairs
@@ -126,3 +127,55 @@ def test_the_real_corpus_reads_as_pairs(real_corpus: Path) -> None:
     assert all(isinstance(pair, Pair) for pair in found)
     assert len(found) == 1000
     assert all(pair.licence and pair.caption and "author" in pair.metadata for pair in found)
+
+
+def test_an_image_may_be_as_long_as_the_limit(tar, record, read, monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, image), *_ = record("a", 1)
+    for limit, reason in ((len(image), None), (len(image) - 1, "image_too_large")):
+        monkeypatch.setattr("alchemist_core.data.pairs.MAX_IMAGE_BYTES", limit)
+        (found,) = read(tar(record("a", 1)))
+        assert getattr(found, "reason", None) == reason
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 22])
+def test_content_is_named_by_every_file_of_a_record_in_its_order(
+    tar, record, read, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alchemist_core.data.pairs._BLOCK_BYTES", block)
+    files = [*record("a", 1), ("a.extra", b"something else")]
+    forth, back = read(tar(files)), read(tar(files[::-1]))
+    hashes = [hashlib.sha256(data).digest() for _, data in files]
+    assert forth[0].content_hash == hashlib.sha256(b"".join(hashes)).digest()
+    assert back[0].content_hash == hashlib.sha256(b"".join(hashes[::-1])).digest()
+    assert (forth[0].pair_hash, forth[0].repair) == (back[0].pair_hash, None)
+
+
+def frames(kind: str) -> bytes:
+    buffer, images = io.BytesIO(), [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    images[0].paste("white", (0, 0, 8, 16))
+    images[0].save(buffer, kind, save_all=True, append_images=images[1:])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "repair", "found"),
+    [
+        ("GIF", True, "first_frame"), ("GIF", False, "animated_image"), ("MPO", True, None), ("MPO", False, None),
+        ("TIFF", True, "animated_image"),
+    ],
+)  # fmt: skip
+def test_of_several_frames_the_first_is_read_where_that_is_a_repair(
+    tar, kind: str, repair: bool, found: str | None
+) -> None:
+    raw = tar([("a.jpg", frames(kind)), ("a.txt", b"words")])
+    (record,) = read_pairs(io.BytesIO(raw), len(raw), Reading(repair=repair))
+    assert (record.repair if isinstance(record, Pair) else record.reason) == found
+
+
+def test_an_image_is_looked_for_after_the_text_and_each_extension_is_one(tar, read, picture) -> None:
+    for ext in ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG"):
+        assert isinstance(read(tar([(f"a.{ext}", picture()), ("a.txt", b"words")]))[0], Pair)
+    (fault,) = read(tar([("a.pgm", picture()), ("a.txt", b"words")]))
+    assert (fault.reason, fault.detail[:33]) == ("missing_image", "members are pgm, txt; none of bmp")
+    (fault,) = read(tar([("a.txt", b""), ("a.json", b"{}")]))
+    assert fault.reason == "missing_caption"

@@ -15,7 +15,7 @@ from alchemist_core.data.faults import Fault
 from alchemist_core.data.member_table import table_of
 from alchemist_core.data.pairs import Pair, Reading, read_pairs
 from alchemist_core.data.read_ahead import read_ahead
-from alchemist_core.data.repairs import CopyRepairs, names_of
+from alchemist_core.data.repairs import ENCODING_OF, CopyRepairs, Repair, join_repairs, names_of, split_repairs
 from tests.data.copying.copies import copy, find_sources
 
 CAPTION = "Crème brûlée in a café"
@@ -213,3 +213,42 @@ def test_a_copy_that_was_made_before_anything_was_repaired_is_read_as_it_is(tmp_
     pq.write_table(pa.table({"key": ["000000000"]}), tmp_path / "manifest.parquet")
     sample = {"__key__": "000000000", "txt": b"a cat"}
     assert CopyRepairs(tmp_path)(sample) == sample
+
+
+def test_the_names_of_repairs_are_for_ever() -> None:
+    """They are stored with each location, and readers repair by them."""
+    assert {repair.value for repair in Repair} == {
+        "first_frame", "caption_from_txt", "control_signs_removed", "json_nan_as_null", "json_nul_padding_removed", "caption_from_utf_16",
+        "caption_from_utf_32", "caption_from_cp1252", "caption_from_cp1251", "caption_from_koi8_r", "caption_from_cp932",
+    }  # fmt: skip
+    assert set(ENCODING_OF.values()) == {"utf_16", "utf_32", "cp1252", "cp1251", "koi8_r", "cp932"}
+    assert split_repairs(None) == split_repairs("") == frozenset()
+    assert split_repairs(join_repairs(Repair)) == frozenset(Repair)
+    assert join_repairs([]) is None
+    assert list(names_of([None, "first_frame", "control_signs_removed+first_frame"])) == [
+        "first_frame", "control_signs_removed", "first_frame",
+    ]  # fmt: skip
+
+
+def test_one_control_sign_in_eight_bytes_is_stray_and_one_in_seven_is_not() -> None:
+    assert repaired(b"abc\0defg") == ("abcdefg", {"control_signs_removed"})
+    assert reason_of(b"abc\0def") == "unstorable_text"
+
+
+@pytest.mark.parametrize("sign", range(0x21))
+def test_control_signs_are_those_below_the_space_that_are_no_white_space(sign: int) -> None:
+    is_white = sign in {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x20}
+    caption = b"a long caption with one%bsign in it" % bytes([sign])
+    assert repaired(caption)[1] == (set() if is_white else {"control_signs_removed"})
+
+
+def test_delete_is_a_control_sign_and_what_lies_above_it_is_not() -> None:
+    assert repaired(b"a cat\x7f on a mat") == ("a cat on a mat", {"control_signs_removed"})
+    assert repaired("a cat\x80 on a mat".encode()) == ("a cat\x80 on a mat", set())
+    assert repaired(b"a cat~ on a mat") == ("a cat~ on a mat", set())
+
+
+def test_two_faults_of_a_json_at_once_are_more_than_one_repair_mends() -> None:
+    both = b'{"a": NaN}' + bytes(3)
+    assert repaired(b"a cat", both) == ("a cat", {"caption_from_txt"})
+    assert reason_of(None, both) == "bad_json"

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alchemist_core.data import one_pass
+from alchemist_core.data.faults import Reason
+from alchemist_core.data.images import BadImageError
 from alchemist_core.data.one_pass import OnePassReader
 from alchemist_core.data.pairs import Pair, Reading, read_pairs
-from alchemist_core.data.shard_reading import ReadShardTask, ShardContent, _ReadInOrder, read_shards
+from alchemist_core.data.shard_reading import MayDie, ReadShardTask, ShardContent, _ReadInOrder, read_shards
 from alchemist_core.data.storage import list_shards
 from alchemist_core.data.workers import Workers
 from alchemist_core.errors import DataError, MissingShardError
@@ -97,3 +100,56 @@ def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
 def test_without_fingerprints_no_picture_is_decoded(root: Path) -> None:
     (content, *_) = read_shards(list_shards(str(root))[:1], n_workers=0, reading=Reading(has_perceptual_hash=False))
     assert [pair.perceptual_hash for pair in content.pairs] == [None] * 3
+
+
+def test_a_reader_that_may_die_leaves_the_number_of_its_record_while_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = memoryview(bytearray(8))
+    guard = MayDie(place, {4: (Reason.TOO_SLOW, "it took too long")})
+    with guard.one_record(0):
+        assert place[:].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert place[:].tolist() == [0] * 8
+    with suppress(ValueError), guard.one_record(299):
+        assert int.from_bytes(place, "little") == 300
+        raise ValueError("a record that cannot be read")
+    assert place[:].tolist() == [0] * 8
+    with pytest.raises(BadImageError) as caught, guard.one_record(4):
+        raise AssertionError("a record was read on which a process has died")
+    assert (caught.value.reason, caught.value.detail) == ("too_slow", "it took too long")
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_shard_without_its_end_is_cut(tmp_path: Path, tar, record, is_cut: bool) -> None:
+    raw = tar([*record("a", 1), *record("b", 2)])
+    end = len(raw.rstrip(b"\0")) if is_cut else len(raw)
+    (tmp_path / "a.tar").write_bytes(raw[: end + -end % 512])
+    (content,) = read_shards(list_shards(str(tmp_path)), n_workers=0)
+    assert isinstance(content, ShardContent)
+    assert (content.is_cut, len(content.pairs), content.rejection) == (is_cut, 2, None)
+
+
+def test_what_is_no_tar_is_rejected_with_its_hash_and_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"<html>" * 999)
+    (content,) = read_shards(list_shards(str(tmp_path)), n_workers=0)
+    assert isinstance(content, ShardContent)
+    assert content.sha256 == hashlib.sha256(b"<html>" * 999).digest()
+    assert (content.pairs, content.faults, content.is_cut) == ([], [], False)
+    assert str(content.rejection).startswith("expected an uncompressed tar")
+
+
+def test_a_place_is_sought_from_the_beginning_from_here_or_from_the_end() -> None:
+    reader = OnePassReader(io.BytesIO(b"0123456789"), 10)
+    assert (reader.seek(3), reader.read(2), reader.seek(1, io.SEEK_CUR), reader.read(1)) == (3, b"34", 6, b"6")
+    assert (reader.seek(-2, io.SEEK_END), reader.read(), reader.read(), reader.seek(-9)) == (8, b"89", b"", 0)
+    assert (reader.read(None), reader.n_read_bytes) == (b"0123456789", 10)
+
+
+def test_the_last_four_blocks_are_kept_and_an_older_one_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_pass, "_BLOCK_BYTES", 2)
+    reader = OnePassReader(io.BytesIO(bytes(range(12))), 12)
+    assert reader.read(10) == bytes(range(10))
+    reader.seek(2)
+    assert (reader.read(1), reader.n_read_bytes) == (b"\2", 10)
+    reader.seek(0)
+    assert (reader.read(1), reader.n_read_bytes) == (b"\0", 12)
+    assert reader.sha256() == hashlib.sha256(bytes(range(12))).digest()
+    assert reader.n_read_bytes == 14

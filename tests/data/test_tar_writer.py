@@ -73,3 +73,21 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
         write_tar(tmp_path / "x.tar", interrupted())
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
     assert (tmp_path / "x.tar").read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left_aside(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").mkdir()
+    with pytest.raises(DataError, match=r"x\.tar cannot be written \(Is a directory\)"):
+        write_tar(tmp_path / "x.tar", ENTRIES)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_folders_above_a_tar_are_made_and_its_size_is_a_whole_number_of_records(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x.tar"
+    # Headers and data of 18 blocks leave exactly the two of the end; one more file needs another record.
+    digests = [write_tar(path, [(str(number), b"x") for number in range(n)]) for n in (9, 10)]
+    assert path.stat().st_size == 2 * tarfile.RECORDSIZE
+    assert digests[0] == write_tar(path, [(str(number), b"x") for number in range(9)])
+    assert path.stat().st_size == tarfile.RECORDSIZE
+    with path.open("rb") as file:
+        assert tar_writer.hash_from_disk(file) == digests[0]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alchemist_core.data.faults import Fault
-from alchemist_core.data.tars import MAX_MEMBERS, Record, index_tar
+from alchemist_core.data.faults import Fault, Reason, make_fault
+from alchemist_core.data.tars import MAX_MEMBERS, Record, index_tar, is_clutter
 from alchemist_core.errors import DataError
 
 BLOCK = 512
@@ -243,3 +243,179 @@ def test_the_real_corpus_reads_without_a_fault(real_corpus: Path) -> None:
     found = index(raw)
     assert len(found) == 1000
     assert all(isinstance(record, Record) for record in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "ext"),
+    [
+        ("a.jpg", "a", "jpg"), ("./././a.jpg", "a", "jpg"), ("x.y/1.JPG", "x.y/1", "jpg"), ("x/1.cls.TXT", "x/1", "cls.txt"),
+        ("a..jpg", "a", ".jpg"), ("x/..b/c.jpg", "x/..b/c", "jpg"), ("a b.jpg", "a b", "jpg"), ("1.5.jpg", "1", "5.jpg"),
+    ],
+)  # fmt: skip
+def test_a_key_ends_at_the_first_dot_of_the_file_name(tar, name: str, key: str, ext: str) -> None:
+    (record,) = index(tar([(name, b"1")]))
+    assert isinstance(record, Record)
+    assert (record.key, [member.ext for member in record.members]) == (key, [ext])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_passed_over"),
+    [
+        ("desktop.ini", True), ("x/Thumbs.db", True), ("pax_global_header", True), ("PaxHeader/a.jpg", True), ("PaxHeaders/a.jpg", True),
+        ("PaxHeaders.9/a.jpg", True), ("x/__MACOSX/y/a.jpg", True), ("._a.jpg", True), ("x/._a", True), ("a.jpg", False),
+        ("x__MACOSX/a.jpg", False), ("PaxHeaders.x/a.jpg", False), ("a._b", False), ("DS_Store", False), ("x.DS_Store", False),
+        ("._x/a.jpg", False), ("Thumbs.db.jpg", False), ("__MACOSX", False),
+    ],
+)  # fmt: skip
+def test_clutter_is_known_by_its_whole_name(name: str, is_passed_over: bool) -> None:
+    assert is_clutter(name) is is_passed_over
+
+
+def test_the_first_fault_of_a_record_is_the_one_that_is_kept(tar) -> None:
+    long = "k" * 1025
+    entries = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("a.JPG", b"4"), (f"../{long}.jpg", b"5")]
+    found = index(tar([*entries, (f"{long}.jpg", b"6"), ("b.jpg", b"7"), (f"{long}.jpg", b"8")]))
+    assert [getattr(record, "reason", "ok") for record in found] == [
+        "ok", "ok", "duplicate_member", "unsafe_path", "key_too_long", "duplicate_key", "duplicate_key",
+    ]  # fmt: skip
+
+
+def test_a_record_that_was_set_aside_has_used_its_key(tar) -> None:
+    found = index(tar([("a.jpg", b"1"), ("a.JPG", b"2"), ("b.jpg", b"3"), ("a.jpg", b"4")]))
+    assert [getattr(record, "reason", "ok") for record in found] == ["duplicate_member", "ok", "duplicate_key"]
+
+
+@pytest.mark.parametrize("ext", ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"])
+def test_a_record_whose_image_has_another_extension_is_whole_beside_damage(tar, ext: str) -> None:
+    raw = bytearray(
+        tar([("a.jpg", b"1"), ("a.txt", b"2"), (f"b.{ext}", b"3"), ("b.txt", b"4"), ("c.jpg", b"5"), ("c.txt", b"6")])
+    )
+    raw[8 * BLOCK] ^= 0xFF
+    assert reasons(bytes(raw)) == {"a": "ok", "b": "ok", "c": "corrupt_header"}
+
+
+def test_more_files_than_a_neighbour_has_are_no_loss(tar) -> None:
+    raw = bytearray(tar([("a.jpg", b"1"), ("b.jpg", b"2"), ("b.txt", b"3"), ("c.jpg", b"4"), ("d.jpg", b"5")]))
+    raw[6 * BLOCK : 8 * BLOCK] = b"x" * (2 * BLOCK)
+    assert reasons(bytes(raw)) == {"a": "ok", "b": "ok", f"offset-{6 * BLOCK}": "corrupt_header", "d": "ok"}
+
+
+def test_a_record_alone_beside_damage_cannot_be_shown_to_be_whole_and_two_of_one_shape_can(tar) -> None:
+    raw = bytearray(tar([("a.jpg", b"1"), ("a.txt", b"2")]))
+    raw[2 * BLOCK] ^= 0xFF
+    assert reasons(bytes(raw)) == {"a": "corrupt_header"}
+    pair = bytearray(tar([("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]))
+    pair[2 * BLOCK] ^= 0xFF
+    assert reasons(bytes(pair)) == {"a": "ok", f"offset-{2 * BLOCK}": "corrupt_header", "c": "ok"}
+
+
+def test_one_block_of_zeros_ends_a_tar_and_a_block_of_anything_else_does_not(tar) -> None:
+    whole, end = bytes(small(tar, "ab")[: 12 * BLOCK]), 13 * BLOCK - 1
+    assert reasons(whole + bytes(BLOCK)) == {"a": "ok", "b": "ok"}
+    assert reasons(whole + bytes(BLOCK - 1)) == {"a": "ok", "b": "ok", f"offset-{end}": "truncated_tar"}
+    assert reasons(bytes(3 * BLOCK)) == {}
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2047, 2048, 2049, 5000])
+def test_a_header_is_found_behind_any_stretch_of_zeros_or_damage(tar, n_blocks: int) -> None:
+    before, after = bytes(small(tar, "a")[: 6 * BLOCK]), bytes(small(tar, "b"))
+    assert reasons(before + bytes(n_blocks * BLOCK) + after) == {"a": "ok", "b": "ok"}
+    found = reasons(before + b"x" * (n_blocks * BLOCK) + after)
+    assert found == {"a": "ok", f"offset-{6 * BLOCK}": "corrupt_header", "b": "ok"}
+
+
+def test_a_file_may_end_where_the_tar_ends_and_one_byte_later_it_is_cut() -> None:
+    header = tarfile.TarInfo("b.jpg")
+    header.size = BLOCK
+    raw = tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT) + header.tobuf(tarfile.USTAR_FORMAT) + b"x" * BLOCK
+    _, record, end = index(raw)
+    assert isinstance(record, Record)
+    assert (record.members[0].size, end.key, end.reason) == (BLOCK, f"offset-{3 * BLOCK}", "truncated_tar")
+    _, cut = index(raw[:-1])
+    assert (cut.reason, cut.detail) == ("truncated_tar", "b.jpg: 512 bytes announced, 511 are there")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "the file is empty"), (b"\x1f\x8b" + b"x" * 2000, "found gzip"), (b"<html>" + b"x" * 2000, "starts with b'<html>xx'"),
+        (bytes(100), "expected an uncompressed tar"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tar_is_said_to_be_what_it_is(raw: bytes, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        index(raw)
+
+
+def pax_records(**values: bytes) -> bytes:
+    """Write records as pax has them: each begins with its own length."""
+    lines = b""
+    for name, value in values.items():
+        body = b" %s=%s\n" % (name.encode(), value)
+        length = next(n for n in range(len(body), len(body) + 9) if len(str(n)) + len(body) == n)
+        lines += str(length).encode() + body
+    return lines
+
+
+def test_a_pax_size_stands_for_the_headers_and_a_pax_path_for_its_name() -> None:
+    header = tarfile.TarInfo("pax")
+    records = pax_records(path=b"long.jpg", size=b"3")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    blocks = [header.tobuf(tarfile.USTAR_FORMAT), records.ljust(BLOCK, b"\0")]
+    blocks += [tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT), b"abc".ljust(BLOCK, b"\0")]
+    blocks += [tarfile.TarInfo("b.jpg").tobuf(tarfile.USTAR_FORMAT)]
+    first, second = index(b"".join(blocks) + bytes(2 * BLOCK))
+    assert (first.key, first.members[0].size, first.members[0].offset) == ("long", 3, 3 * BLOCK)
+    assert (second.key, second.members[0].size) == ("b", 0)
+
+
+@pytest.mark.parametrize(("n_bytes", "reason"), [(1 << 16, "ok"), ((1 << 16) + 1, "corrupt_header")])
+def test_a_pax_header_may_be_as_long_as_the_limit(n_bytes: int, reason: str) -> None:
+    path = pax_records(path=b"x.jpg")
+    records = path + pax_records(comment=b"c" * (n_bytes - len(path) - len(b"65521 comment=\n")))
+    assert len(records) == n_bytes
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    blocks = [header.tobuf(tarfile.USTAR_FORMAT), records + bytes(-len(records) % BLOCK)]
+    blocks += [tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT) for name in ("a.jpg", "b.jpg")]
+    found = reasons(b"".join(blocks) + bytes(2 * BLOCK))
+    assert found == ({"x": "ok", "b": "ok"} if reason == "ok" else {"a": reason, "b": "ok"})
+
+
+@pytest.mark.parametrize("kind", [tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK])
+def test_what_a_header_says_of_all_files_or_of_links_renames_none(kind: bytes) -> None:
+    raw = bytearray(pax_tar(pax_records(path=b"x.jpg")))
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = kind, len(pax_records(path=b"x.jpg"))
+    raw[:BLOCK] = header.tobuf(tarfile.USTAR_FORMAT)
+    assert reasons(bytes(raw)) == {"a": "ok", "b": "ok"}
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        b"30 GNU.sparse.realsize=12345678\n",
+        b"33 size=0000000000000000000000001\n",
+        b"11 path=x.g",
+        b"12 path=xxx ",
+        b"x",
+    ],
+)
+def test_an_extended_header_that_cannot_be_trusted_costs_its_record(records: bytes) -> None:
+    assert reasons(pax_tar(records)) == {"a": "corrupt_header", "b": "ok"}
+
+
+def test_a_file_system_s_padding_behind_pax_records_is_no_record() -> None:
+    assert reasons(pax_tar(pax_records(path=b"x.jpg") + bytes(9))) == {"x": "ok", "b": "ok"}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_only_a_cut_tar_and_a_dead_decoder_are_tried_again_and_codes_are_for_ever(reason: Reason) -> None:
+    fault = make_fault(3, "k" * 300, reason, "d" * 600 + " at 0x7f00")
+    assert reason.value == reason.name.lower() == fault.reason
+    assert (fault.ordinal, len(fault.key), len(fault.detail)) == (3, 256, 500)
+    assert fault.is_transient is (reason in {"truncated_tar", "decoder_died"})
+
+
+def test_an_address_in_memory_is_no_part_of_a_fault() -> None:
+    assert make_fault(0, "k", Reason.BAD_IMAGE, "<BytesIO object at 0x7f3AbC> broke").detail == "<BytesIO object> broke"
