@@ -56,6 +56,7 @@ VERB_GROUPS = {
         "down",
         "status",
         "logs",
+        "dags",
         "airflow",
         "metrics",
         "maintain",
