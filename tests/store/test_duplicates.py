@@ -1,13 +1,15 @@
 """Tonight's pictures against all of history, on a real store: as the slow twin groups them, whatever the blocks, by the index."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.selection.duplicates import MAX_DISTANCE
 from alchemist_core.store.checksum import table_checksums
-from alchemist_core.store.duplicates import count_uncompared, find_duplicates, find_lookalikes
+from alchemist_core.store.duplicates import count_uncompared, find_duplicates, find_lookalikes, list_groups
+from alchemist_core.store.locks import take_lock
 from tests.given import insert_rows, sha256
 from tests.oracles.oracle_duplicates import oracle_firsts
 
@@ -139,3 +141,54 @@ def test_a_nights_lookup_goes_by_the_bands_and_not_over_history(engine: Engine) 
         )
     assert plan.count("ix_distinct_images_band_") >= 3
     assert "Seq Scan on distinct_images" not in plan
+
+
+def test_a_pair_that_is_being_ingested_with_a_lower_id_is_waited_for(engine: Engine) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with engine.begin() as ingesting:
+            insert_rows(ingesting, {"samples": [{"sample_id": 1, "perceptual_hash": 0}]})
+            add(engine, [1], first_id=2)
+            second = thread.submit(find_duplicates, engine)
+            while not ingesting.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it compared without waiting for the pair 1"
+        counts = second.result()
+    assert counts is not None
+    assert (counts.n_pairs, counts.n_duplicates) == (2, 1)
+    assert stored(engine) == {2: 1}
+    assert count_uncompared(engine) == 0
+
+
+def test_who_compares_waits_for_another_who_does(engine: Engine) -> None:
+    add(engine, [0, 0])
+    with ThreadPoolExecutor(1) as thread:
+        with engine.begin() as other:
+            take_lock(other, "duplicates")
+            second = thread.submit(find_duplicates, engine)
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it did not wait"
+        assert second.result() is not None
+
+
+def test_a_block_ends_where_it_is_full_and_the_next_begins_behind_it(engine: Engine) -> None:
+    add(engine, [1 << (3 * i) for i in range(5)])
+    assert count_uncompared(engine) == 5
+    blocks = [find_duplicates(engine, block_pairs=2) for _ in range(4)]
+    assert [None if block is None else block.n_pairs for block in blocks] == [2, 2, 1, None]
+    assert count_uncompared(engine) == 0
+
+
+@pytest.mark.parametrize(("n_bits", "is_near"), [(0, True), (1, True), (2, True), (3, False)])
+def test_two_bits_of_64_are_the_most_that_lookalikes_differ_in(engine: Engine, n_bits: int, is_near: bool) -> None:
+    add(engine, [0, 2**n_bits - 1])
+    compare_all(engine)
+    assert stored(engine) == ({2: 1} if is_near else {})
+
+
+def test_the_largest_groups_come_first_and_of_equals_the_first_seen(engine: Engine) -> None:
+    add(engine, [0, 0xFF << 20, 0xFF << 40, 0, 0xFF << 20, 0xFF << 40, 0xFF << 40])
+    compare_all(engine)
+    groups = list_groups(engine, n_groups=2)
+    assert [(group["first_sample_id"], group["n_samples"], group["caption"]) for group in groups] == [
+        (3, 3, "pair 3"),
+        (1, 2, "pair 1"),
+    ]

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,9 +16,11 @@ from sqlalchemy import Engine, text
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.settings import load_settings
-from alchemist_core.store import pools
+from alchemist_core.store import pool_reading, pools
+from alchemist_core.store.locks import take_lock
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
+from tests.given import insert_rows
 from tests.scored_nights import add_night
 from tests.selectable_store import WEB, change, fill, set_duplicates
 
@@ -225,3 +228,106 @@ def test_two_first_selections_at_once_freeze_one_scale(store: Engine) -> None:
     assert len(scales) == 4
     with store.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.rank_scales")).scalar() == 1
+
+
+def test_a_first_selection_waits_for_another_and_takes_its_scale(store: Engine) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with store.begin() as other:
+            take_lock(other, "rank_scales")
+            second = thread.submit(take, store)
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it fitted a scale without waiting"
+            insert_rows(
+                other,
+                {"rank_scales": [{"rank_scale_id": 7, "rater_id": 1, "knot_scores": [-9, 9], "knot_ranks": [1, 0]}]},
+            )
+        assert second.result().scale.knot_scores.tolist() == [-9, 9]
+
+
+def test_each_score_has_a_scale_of_its_own(store: Engine) -> None:
+    rater = take(store)
+    aesthetic = take(store, options=EligibleOptions(score="aesthetic"))
+    assert aesthetic.scale.knot_scores[-1] == 36
+    assert take(store).scale.is_same_as(rater.scale)
+    with store.connect() as connection:
+        found = connection.execute(text("SELECT score, n_reference FROM alchemist.rank_scales ORDER BY rank_scale_id"))
+        assert [tuple(row) for row in found] == [("rater", 400), ("aesthetic", 300)]
+
+
+def test_a_snapshot_notes_what_it_was_taken_of(store: Engine) -> None:
+    change(store, """
+        UPDATE alchemist.shards SET state = 'retired', retirement_id = 4 WHERE shard_id = 2;
+        INSERT INTO alchemist.takedowns (image_hash, reason, requested_by) VALUES (sha256('x'), 'asked', 'ann')
+    """)  # fmt: skip
+    set_duplicates(store, [(11, 10)])
+    one = take(store, options=EligibleOptions(duplicates="near"))
+    with store.connect() as connection:
+        row = connection.execute(text("SELECT * FROM alchemist.rank_snapshots")).one()
+        last_takedown_id = connection.execute(text("SELECT max(takedown_id) FROM alchemist.takedowns")).scalar_one()
+    assert (row.dataset_names, row.night_ids) == (["books", "web"], [1, 2, 3])
+    assert (row.last_takedown_id, row.n_eligible, row.eligible_hash) == (last_takedown_id, 299, one.eligible_hash)
+    assert row.options == {"last_compared_id": 11, "duplicates": "near", "last_retirement_id": 4}
+    assert one.n_eligible == 299
+    kept = take(store, options=EligibleOptions(duplicates="keep"))
+    assert kept.n_eligible == 300
+
+
+def test_each_pair_is_of_the_dataset_of_its_night(store: Engine) -> None:
+    names, number_N = take(store).dataset_of()
+    assert names == ["books", "web"]
+    assert np.bincount(number_N).tolist() == [100, 300]
+    assert np.bincount(take(store).dataset_of(slice(0, 3))[1]).sum() == 3
+
+
+@pytest.mark.parametrize("n", [1, 7, 399, 400])
+def test_a_pool_is_the_same_in_whatever_ranges_it_is_read(
+    store: Engine, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    set_duplicates(store, [(11, 10), (350, 10)])
+    options = EligibleOptions(where="sample_id <> 20")
+    first = take(store, options=options)
+    shutil.rmtree(load_settings().home / "snapshots")
+    monkeypatch.setattr(pool_reading, "RANGE", n)
+    assert same(take(store, options=options), first)
+
+
+def test_what_was_taken_down_or_has_no_score_is_counted_and_not_in_the_pool(store: Engine) -> None:
+    change(store, """
+        INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)
+        SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id IN (4, 5)
+    """)  # fmt: skip
+    pairs = take(store, options=EligibleOptions(score="aesthetic")).pairs
+    # Every fourth pair has no heuristics; the pair 4 is one of them, and was taken down.
+    assert (len(pairs), pairs.n_taken_down, pairs.n_unscored) == (299, 2, 99)
+
+
+@pytest.mark.parametrize(
+    ("options", "datasets", "message"),
+    [
+        ({}, ["nope"], "nope is not registered: there are bench, books, goal, web"),
+        ({}, ["bench"], "bench is an evaluation dataset: only training data"),
+        ({}, ["goal"], "goal is a validation dataset: only training data"),
+        ({}, ["gone"], "gone is not registered"),
+        ({"decontaminate": ("web",)}, ["web"], "--decontaminate web: it is a training dataset"),
+        ({"decontaminate": ("nope",)}, ["web"], "--decontaminate nope: it is not registered"),
+        ({"decontaminate": ("gone",)}, ["web"], "--decontaminate gone: it is not registered"),
+    ],
+)
+def test_only_training_data_is_drawn_from_and_only_other_data_compared_with(
+    store: Engine, options: dict[str, Any], datasets: list[str], message: str
+) -> None:
+    with store.begin() as connection:
+        insert_rows(connection, {"datasets": [
+            {"dataset_id": 8, "name": "goal", "role": "validation"},
+            {"dataset_id": 9, "name": "gone", "role": "validation", "removed_at": "now", "removed_reason": "asked"},
+        ]})  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        take(store, datasets=datasets, options=EligibleOptions(**options))
+
+
+def test_a_condition_that_leaves_nobody_out_is_not_kept(store: Engine) -> None:
+    for where in ("sample_id > 0", "sample_id > 1"):
+        take(store, options=EligibleOptions(where=where))
+    with store.connect() as connection:
+        kept = connection.execute(text("SELECT options FROM alchemist.rank_snapshots ORDER BY snapshot_id")).scalars()
+        assert [options.get("where") for options in kept] == [None, "sample_id > 1"]

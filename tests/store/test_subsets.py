@@ -1,6 +1,7 @@
 """Subset versions: membership is stored whole or not at all, and what readers see changes at once."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,23 @@ from alchemist_core.data.manifests import Manifest, hash_rows
 from alchemist_core.errors import DataError
 from alchemist_core.store import members
 from alchemist_core.store.engine import make_engine
-from alchemist_core.store.subsets import SubsetRow, find_subset, publish_subset, published_version
+from alchemist_core.store.subsets import (
+    SubsetRow,
+    find_by_id,
+    find_by_spec,
+    find_predecessor,
+    find_subset,
+    forget_copy,
+    last_withdrawn,
+    list_subsets,
+    lock_name,
+    mark_materialized,
+    note_copy,
+    publish_subset,
+    published_version,
+    store_subset,
+    withdraw_subset,
+)
 from tests.given import insert_rows, sha256
 from tests.subset_reader import reading
 
@@ -166,3 +183,136 @@ def test_analysts_may_read_what_is_current(versions: Engine, database_url: str, 
     reader = make_engine(address.render_as_string(hide_password=False))
     assert rows(reader, READ)[0][2] == 300
     reader.dispose()
+
+
+FIELDS: dict[str, Any] = {
+    "name": "crawl", "snapshot_id": 1, "strategy": "gsample", "retention": 0.2, "seed": 0, "spec": {}, "spec_hash": "new",
+    "n_samples": 1, "manifest_sha256": "m", "manifest_uri": "m.parquet", "created_by": "ann",
+}  # fmt: skip
+
+
+def withdraw(engine: Engine, number: int, fallback: int | None = None, reason: str = "broken") -> SubsetRow | None:
+    back = None if fallback is None else version(engine, fallback)
+    return withdraw_subset(engine, version(engine, number), reason=reason, actor="ann", fallback=back)
+
+
+def test_without_a_number_the_newest_version_is_meant_and_a_withdrawn_one_only_as_the_last(versions: Engine) -> None:
+    assert find_subset(versions, "crawl").version == 3
+    withdraw(versions, 3)
+    assert find_subset(versions, "crawl").version == 2
+    assert find_subset(versions, "crawl", version=3).state == "withdrawn"
+    withdraw(versions, 1)
+    withdraw(versions, 2)
+    assert find_subset(versions, "crawl").version == 3
+
+
+def test_versions_are_listed_oldest_first_and_found_by_state_spec_and_id(versions: Engine) -> None:
+    publish(versions, 2)
+    assert [row.version for row in list_subsets(versions)] == [1, 2, 3]
+    assert [row.version for row in list_subsets(versions, state="selected")] == [1, 3]
+    one = find_by_spec(versions, "crawl", "spec 3")
+    assert one is not None
+    assert (one.version, find_by_id(versions, one.subset_id)) == (3, one)
+    assert find_by_spec(versions, "another", "spec 3") is None
+    assert published_version(versions, "another") is None
+
+
+def test_two_who_store_a_version_at_once_get_numbers_of_their_own(versions: Engine) -> None:
+    with versions.begin() as connection:
+        connection.execute(text("ALTER TABLE alchemist.subsets ALTER COLUMN subset_id RESTART WITH 100"))
+    with ThreadPoolExecutor(1) as thread:
+        with versions.begin() as other:
+            lock_name(other, "crawl")
+            second = thread.submit(store_subset, versions, **FIELDS)
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it did not wait for the other's version"
+            insert_rows(other, {"subsets": [{"subset_id": 90, "name": "crawl", "version": 4, "snapshot_id": 1}]})
+        assert second.result().version == 5
+    assert store_subset(versions, **FIELDS | {"name": "first"}).version == 1
+
+
+def test_a_publish_waits_for_a_withdrawal_of_the_same_name_and_sees_it(versions: Engine) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with versions.begin() as other:
+            lock_name(other, "crawl")
+            second = thread.submit(publish, versions, 2)
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it did not wait"
+            other.execute(
+                text("""
+                    UPDATE alchemist.subsets SET state = 'withdrawn', withdrawn_at = now(), withdrawn_by = 'bob',
+                        withdrawn_reason = 'broken' WHERE version = 2
+                """)
+            )
+        with pytest.raises(DataError, match="withdrawn while it was being published"):
+            second.result()
+    assert published_version(versions, "crawl") is None
+
+
+def test_a_version_that_is_published_again_says_nothing_of_its_withdrawal(versions: Engine) -> None:
+    publish(versions, 1)
+    publish(versions, 2)
+    back = withdraw(versions, 2, fallback=1)
+    assert back is not None
+    assert (back.version, version(versions, 1).state) == (1, "published")
+    assert withdraw(versions, 2) is None
+    assert publish(versions, 2, "reinstate")
+    row = version(versions, 2)
+    assert (row.state, row.withdrawn_at, row.withdrawn_by, row.withdrawn_reason) == ("published", None, None, None)
+    assert version(versions, 1).state == "superseded"
+
+
+def test_of_withdrawn_versions_the_last_that_had_been_published_is_named(versions: Engine) -> None:
+    publish(versions, 1)
+    publish(versions, 2)
+    assert last_withdrawn(versions, "crawl") is None
+    withdraw(versions, 2)
+    withdraw(versions, 1)
+    withdraw(versions, 3)  # It was never published.
+    found = last_withdrawn(versions, "crawl")
+    assert found is not None
+    assert found.version == 1
+
+
+def test_a_withdrawal_that_is_not_of_the_published_version_publishes_nothing(versions: Engine) -> None:
+    publish(versions, 1)
+    assert withdraw(versions, 2, fallback=3, reason="why") is None
+    current = published_version(versions, "crawl")
+    assert current is not None
+    assert current.version == 1
+    events = rows(versions, "SELECT actor, action, subject, before, after FROM alchemist.audit_events ORDER BY 1, 2")
+    assert tuple(events[-1]) == (
+        "ann", "withdraw", "subset crawl", {"version": 2, "state": "selected"}, {"reason": "why"},
+    )  # fmt: skip
+
+
+def test_a_rollback_passes_over_withdrawn_versions_and_stops_where_there_is_none(versions: Engine) -> None:
+    for number in (1, 2, 3):
+        publish(versions, number)
+    withdraw(versions, 2)
+    back = find_predecessor(versions, version(versions, 3))
+    assert back is not None
+    assert back.version == 1
+    assert find_predecessor(versions, back) is None
+    withdraw(versions, 1)
+    assert find_predecessor(versions, version(versions, 3)) is None
+
+
+def test_a_copy_is_noted_once_and_forgotten_alone(versions: Engine) -> None:
+    number = version(versions, 1).subset_id
+    for uri in ("a", "b", "a"):
+        note_copy(versions, number, uri)
+    assert version(versions, 1).copy_uris == ["a", "b"]
+    forget_copy(versions, number, "a")
+    assert version(versions, 1).copy_uris == ["b"]
+    assert version(versions, 2).copy_uris == []
+
+
+def test_where_a_version_was_copied_first_stays_noted(versions: Engine) -> None:
+    number = version(versions, 1).subset_id
+    mark_materialized(versions, number, "first")
+    before = rows(versions, "SELECT materialized_at FROM alchemist.subsets WHERE version = 1")
+    mark_materialized(versions, number, "second")
+    assert version(versions, 1).materialized_uri == "first"
+    assert rows(versions, "SELECT materialized_at FROM alchemist.subsets WHERE version = 1") == before
+    assert version(versions, 2).materialized_uri is None
