@@ -25,6 +25,8 @@ WITHOUT = {
     "corpus scenes",
     "corpus emoji",
     "corpus import",
+    "dags list",
+    "dags install",
     "maintain airflow",
     "maintain logs",
     "airflow",

@@ -1,0 +1,157 @@
+"""The wheel holds all that commands read, and the base works from it outside of the checkout, without a library of an extra."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alchemist_core import __version__
+from alchemist_core.errors import MissingDependencyError
+from alchemist_core.extras import EXTRA_OF
+from alchemist_core.store.engine import make_engine
+from tests.selectable_store import N_BOOKS, N_WEB, fill
+
+ROOT = Path(__file__).parents[2]
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+pytestmark = [pytest.mark.db, pytest.mark.timeout(300)]
+
+# Libraries of extras are installed beside the tests: in these processes they are not.
+WITHOUT_EXTRAS = f"""
+import sys
+
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(EXTRA_OF)}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+
+sys.meta_path.insert(0, NotInstalled())
+"""
+
+
+def tracked(*folders: str) -> set[str]:
+    """Files of the repository, also those that are not committed yet."""
+    command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *folders]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+    return {name for name in names if name and (ROOT / name).exists()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the tracked files, built by the installed setuptools: no network is needed."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
+    subprocess.run([sys.executable, *command], check=True, cwd=out, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def alchemist(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The program of the wheel, in a folder of its own, in which libraries of extras are missing."""
+    target, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
+    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel]
+    subprocess.run([sys.executable, *command], check=True, cwd=folder, capture_output=True)
+    (target / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")}
+
+    def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**kept, "PYTHONPATH": str(target), "ALCHEMIST_HOME": str(folder / "home"), **environment}
+        program = [target / "bin" / "alchemist", *words]
+        return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_the_wheel_holds_all_that_the_package_reads(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    packed = tracked(
+        "sql", "dags", "infra/grafana/dashboards", "infra/grafana/provisioning", "infra/prometheus", "infra/kubernetes"
+    )
+    assert {f"alchemist_core/_data/{name}" for name in {*packed, "infra/RUNBOOK.md"}} <= held
+    assert tracked("alchemist_core") <= held
+    assert not {name for name in held if name.startswith("tests/") or "__pycache__" in name}
+
+
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    about = f"alchemist_platform-{__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"{about}/METADATA").decode()
+        assert archive.read(f"{about}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+        assert "alchemist = alchemist_core.__main__:main" in archive.read(f"{about}/entry_points.txt").decode()
+    head = metadata.partition("\n\n")[0].splitlines()
+    assert {f"Version: {__version__}", "License-Expression: Apache-2.0", "Requires-Python: >=3.11"} <= set(head)
+    assert {line.split(": ")[1] for line in head if line.startswith("Provides-Extra")} >= set(EXTRA_OF.values())
+
+
+@pytest.fixture(scope="module")
+def store(alchemist: Program, make_database: Callable[..., str]) -> str:
+    """The address of an empty database that the wheel's own migrations have filled."""
+    url = make_database(template=None)
+    done = alchemist("db", "migrate", ALCHEMIST_DATABASE_URL=url)
+    assert done.returncode == 0, done.stderr
+    return url
+
+
+@pytest.fixture(scope="module")
+def scored_store(make_database: Callable[..., str]) -> str:
+    """The address of a database with scored samples."""
+    engine = make_engine(url := make_database())
+    fill(engine)
+    engine.dispose()
+    return url
+
+
+def report_of(alchemist: Program, store: str, *words: str) -> dict[str, Any]:
+    """Run a command that must succeed, and return its report."""
+    done = alchemist(*words, "--json", ALCHEMIST_DATABASE_URL=store)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def test_the_program_starts_elsewhere(alchemist: Program) -> None:
+    done = alchemist("--help")
+    assert done.returncode == 0
+    assert "train-rater" in done.stdout
+
+
+def test_shards_are_ingested_without_an_extra(alchemist: Program, store: str, tmp_path: Path) -> None:
+    scenes = str(tmp_path / "scenes")
+    report_of(alchemist, store, "corpus", "scenes", "--out", scenes, "--n-train=40", "--n-validation=1", "--n-test=1")
+    assert report_of(alchemist, store, "ingest", "--dataset=web", "--root", f"{scenes}/train")["n_locations"] == 40
+    assert report_of(alchemist, store, "dataset", "show", "web")["n_samples"] == 40
+
+
+def test_a_subset_is_selected_published_and_exported_without_an_extra(
+    alchemist: Program, scored_store: str, tmp_path: Path
+) -> None:
+    selected = report_of(alchemist, scored_store, "select", "--dataset=web,books", "--retention=0.5", "--name=half")
+    assert report_of(alchemist, scored_store, "subset", "publish", "half")["version"] == selected["version"]
+    report_of(alchemist, scored_store, "export", "subset", "--name", "half", "--out", str(tmp_path / "half.csv"))
+    with (tmp_path / "half.csv").open() as file:
+        assert len(list(csv.reader(file))) == 1 + (N_WEB + N_BOOKS) // 2
+
+
+def test_the_dags_of_the_wheel_are_installed(alchemist: Program, store: str, tmp_path: Path) -> None:
+    report_of(alchemist, store, "dags", "install", "--to", str(tmp_path))
+    installed = {f"dags/{path.relative_to(tmp_path).as_posix()}" for path in tmp_path.rglob("*.py")}
+    assert installed == {name for name in tracked("dags") if name.endswith(".py")}
+
+
+def test_a_command_of_an_extra_names_it(alchemist: Program, scored_store: str) -> None:
+    done = alchemist("check", "--suite=samples", "--dataset=web", ALCHEMIST_DATABASE_URL=scored_store)
+    assert done.returncode == MissingDependencyError.exit_code, done.stderr
+    assert "pip install 'alchemist-platform[checks]'" in done.stderr.splitlines()[-1]
