@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from alchemist_core import command_line
 from alchemist_core.__main__ import main
 from alchemist_core.command_line import STAGES, VERBS, build_parser, first_line, flag_fields, load_commands, read_config
-from alchemist_core.config import Config
+from alchemist_core.config import Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
 from alchemist_core.stages.select import SelectConfig, name_subset
@@ -261,6 +262,59 @@ def test_what_follows_airflow_is_airflows_own() -> None:
         words = ["airflow", "dags", "trigger", "build_subset", "--conf", '{"name": "a b"}', "--json"]
         command_line.run_command(build_parser(words), words)
     assert given[0].as_json() == {"arguments": words[1:]}
+
+
+class Said(Report):
+    n: int = 3
+
+    def summary(self) -> str:
+        return "3 done."
+
+
+def run_as(verb: str, run: Callable[..., Report | None], *words: str, next_step: str | None = None) -> str:
+    """Run a verb whose work another function does, and return what is printed."""
+    commands = load_commands(verb)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(commands, "", commands[""]._replace(run=run, next_step=lambda _config, _report: next_step))
+        line = [verb, *words]
+        return command_line.run_command(build_parser(line), line)
+
+
+def test_a_mapped_stage_works_in_its_slot_and_any_other_verb_knows_of_none() -> None:
+    slots: list[int] = []
+
+    def work(_config: Config, *, slot: int) -> Said:
+        slots.append(slot)
+        return Said()
+
+    run_as("score", work)
+    run_as("score", work, "--slot", "3")
+    assert slots == [0, 3]
+    assert run_as("status", lambda _config: Said()) == "3 done."
+
+
+def test_a_report_is_its_summary_with_the_next_command_or_one_object() -> None:
+    assert run_as("status", lambda _config: None) == ""
+    assert run_as("status", lambda _config: Said(), next_step="alchemist up") == "3 done.\nnext: alchemist up"
+    assert json.loads(run_as("status", lambda _config: Said(), "--json", next_step="alchemist up")) == {"n": 3}
+
+
+def test_what_a_command_announced_is_sent_also_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(command_line, "send_announced", lambda: sent.append("sent"))
+
+    def fail(_config: Config) -> None:
+        raise ConfigError("no")
+
+    with pytest.raises(ConfigError):
+        run_as("status", fail)
+    run_as("status", lambda _config: None)
+    assert sent == ["sent", "sent"]
+
+
+def test_an_argument_with_a_nul_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match="NUL character"):
+        command_line.run_command(build_parser(["status"]), ["status", "a\0b"])
 
 
 def next_command(said: str) -> list[str]:

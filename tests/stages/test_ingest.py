@@ -5,13 +5,14 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.data.storage import ShardFile
 from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import read_project
@@ -20,7 +21,7 @@ from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestReport, run
 from alchemist_core.store.checksum import checksum
 from alchemist_core.store.nights import late_nights
-from alchemist_core.store.registry import list_datasets
+from alchemist_core.store.registry import KnownShard, list_datasets
 from tests.data.conftest import draw_picture, make_record, make_tar
 
 pytestmark = pytest.mark.db
@@ -550,6 +551,68 @@ def test_a_shard_that_was_only_touched_is_known_and_read_again_once(
     assert ingest(dataset="touched").n_known == 1
     assert ingest(dataset="touched").n_known == 1
     assert len(n_read) == 1
+
+
+@pytest.mark.parametrize(("later_s", "n_read"), [(-5, 1), (0, 1), (1.9, 1), (2.1, 0), (5, 0)])
+def test_a_shard_is_read_again_unless_it_was_read_two_seconds_after_its_last_change(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, later_s: float, n_read: int
+) -> None:
+    """Two clocks may differ by that much: the storage's, and the database's."""
+    root = tmp_path / "touched"
+    root.mkdir()
+    shutil.copy(next((corpus / "train").rglob("*.tar")), root / "a.tar")
+    ingest(dataset="touched", root=str(root))
+    changed_at = datetime.fromtimestamp((root / "a.tar").stat().st_ctime, UTC)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.shards SET verified_at = :at"), {"at": changed_at + timedelta(seconds=later_s)}
+        )
+    read = count_calls(monkeypatch, ingest_stage, "sha256_of")
+    assert ingest(dataset="touched").n_known == 1
+    assert len(read) == n_read
+
+
+@pytest.mark.parametrize(
+    ("sizes_mib", "n_cores", "n_readers"),
+    [
+        ([], 8, 0),
+        ([1], 8, 0),
+        ([15], 8, 0),
+        ([16], 8, 1),
+        ([64], 8, 1),
+        ([64] * 3, 8, 3),
+        ([64] * 30, 8, 8),
+        ([1] * 33, 8, 2),
+    ],
+)
+def test_as_many_processes_read_shards_as_pay(
+    monkeypatch: pytest.MonkeyPatch, sizes_mib: list[int], n_cores: int, n_readers: int
+) -> None:
+    """One a core, none without a shard, and none for less than 16 MiB, which starting a process costs."""
+    monkeypatch.delenv("ALCHEMIST_DECODE_WORKERS", raising=False)
+    load_settings.cache_clear()
+    monkeypatch.setattr(ingest_stage, "n_own_cores", lambda: n_cores)
+    files = [ShardFile(f"{n}.tar", size << 20, datetime(2026, 1, 1, tzinfo=UTC)) for n, size in enumerate(sizes_mib)]
+    assert ingest_stage._count_readers(files) == n_readers
+    monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", "5")
+    load_settings.cache_clear()
+    assert ingest_stage._count_readers(files) == 5
+
+
+@pytest.mark.parametrize(
+    ("state", "changed_s", "is_read"),
+    [
+        ("growing", -99, True), ("missing", -99, True), ("verified", 99, False), ("retired", 99, False),
+        ("changed", -3, False), ("changed", -1, True), ("rejected", -3, False), ("rejected", -1, True),
+    ],
+)  # fmt: skip
+def test_another_nights_shard_is_looked_at_again_where_it_may_be_readable_now(
+    state: str, changed_s: float, is_read: bool
+) -> None:
+    noted_at = datetime(2026, 1, 2, tzinfo=UTC)
+    known = KnownShard(1, 1, state, b"", None, date(2026, 1, 1), None, noted_at)
+    file = ShardFile("a.tar", 1, noted_at + timedelta(seconds=changed_s))
+    assert ingest_stage._Ingestion._may_be_readable_now(known, file) is is_read
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[None]:

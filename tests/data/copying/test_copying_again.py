@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from alchemist_core.data import copying
 from alchemist_core.data.copying import Copy
 from alchemist_core.data.member_table import MemberSource
 from alchemist_core.data.shard_copying import InFolder
@@ -159,3 +160,19 @@ def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[Me
         path.write_bytes(bad)
         with pytest.raises(DataError, match="something else; remove the folder"):
             copy(sources, tmp_path / "copy")
+
+
+def test_a_copy_is_whole_on_the_disk_before_it_stands_in_its_place_and_its_place_is_kept_after_it(
+    sources: list[MemberSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the order of what is asked of the disk: what a power cut leaves cannot be tried here."""
+    asked: list[tuple[str, str]] = []
+    sync_folder, replace = copying.sync_folder, Path.replace
+    monkeypatch.setattr(
+        copying, "sync_folder", lambda folder: asked.append(("sync", folder.name)) or sync_folder(folder)
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: asked.append(("replace", Path(target).name)) or replace(self, target)
+    )
+    copy(sources, tmp_path / "copy")
+    assert asked[-3:] == [("sync", ".copy.part"), ("replace", "copy"), ("sync", tmp_path.name)]
