@@ -1,17 +1,15 @@
 """Change the meaning of the code at one place at a time, and report which changes no test notices.
 
 `python -m tests.mutation [--room NAME] [--sample 30] [--seed 0]`: for each room of `rooms.toml`, a seeded sample of places, each changed
-by one operator of cosmic-ray chosen at random, in a copy of the checkout. Writes `.alchemist/bench/mutate.json`. Alone on the machine: a
-room takes 3 to 15 minutes. What is printed as lived is either a test to be written or a line for `equivalent.toml`.
+by one operator of cosmic-ray chosen at random, in a copy of the checkout; SQL and DAGs by the list of `sql_and_dags.yaml`. Writes
+`.alchemist/bench/mutate.json`. Alone on the machine: a room takes 3 to 15 minutes. What is printed as lived is either a test to be
+written or a line for `equivalent.toml`.
 """
 
 import argparse
 import ast
-import os
 import random
 import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from cosmic_ray.commands.init import init
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.testing import run_tests
@@ -29,10 +28,12 @@ from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome
 
 from tests.benchmarks.rows import Row, at_least, write_rows
+from tests.mutation import sql_and_dags
+from tests.mutation.sql_and_dags import LEAST_FOUND, ROOT, copy_tree
 
 FOLDER = Path(__file__).parent
-ROOT = FOLDER.parents[1]
-LEAST_FOUND = 0.9
+# Rooms whose changes were made by hand: no tool knows their languages.
+BY_HAND = ("sql", "dags")
 # Operators that change nothing.
 IDLE = ("core/NoOp",)
 
@@ -63,17 +64,6 @@ def read_rooms(root: Path) -> list[Room]:
 def read_equivalents() -> dict[str, str]:
     """Read the mutants that no test can find, with the reason of each."""
     return dict(tomllib.loads((FOLDER / "equivalent.toml").read_text(encoding="utf-8"))["mutants"])
-
-
-def copy_tree(root: Path, target: Path) -> None:
-    """Copy what git keeps, or would keep: the working tree itself is never changed."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, check=True
-    ).stdout  # fmt: skip
-    for name in filter(None, os.fsdecode(listed).split("\0")):
-        if (root / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, target / name)
 
 
 def sample_mutants(room: Room, n: int, seed: int) -> list[MutationSpec]:
@@ -142,32 +132,45 @@ def mutate_room(room: Room, n: int, seed: int) -> Row:
         if not is_found:
             lived.append(name)
             print(f"lived  {name}", flush=True)
+    return row_of(room.name, n_found, lived)
+
+
+def change_room(name: str, n: int) -> Row:
+    """Try a sample of the changes that were made by hand, and return the share that was found."""
+    outcomes = sql_and_dags.run(n, only=name)
+    lived = [outcome.name for outcome in outcomes if not outcome.is_found]
+    return row_of(name, len(outcomes) - len(lived), lived)
+
+
+def row_of(room: str, n_found: int, lived: Sequence[str]) -> Row:
+    """Make the row of a room: the share that was found, and each mutant that lived."""
     n_tried = n_found + len(lived)
     detail = f"{n_found} of {n_tried}" + "".join(f"; {name}" for name in lived)
-    return at_least(f"mutants found, {room.name}", n_found / max(n_tried, 1), LEAST_FOUND, "share", detail)
+    return at_least(f"mutants found, {room}", n_found / max(n_tried, 1), LEAST_FOUND, "share", detail)
+
+
+def mutate_rooms(rooms: Sequence[Room], n: int, seed: int) -> list[Row]:
+    """Mutate rooms in a copy of the checkout, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder) / "checkout"
+        copy_tree(ROOT, copy)
+        with chdir(copy), pytest.MonkeyPatch.context() as patch:
+            # What tests start finds the copy, too, and not the checkout that is installed.
+            patch.setenv("PYTHONPATH", str(copy))
+            return [mutate_room(room, n, seed) for room in rooms]
 
 
 def main() -> None:
     """Mutate the rooms that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description="Find changes that no test notices.")
     rooms = {room.name: room for room in read_rooms(ROOT)}
-    parser.add_argument(
-        "--room", choices=sorted(rooms), help="One room of rooms.toml (default: all, one after the other)"
-    )
+    parser.add_argument("--room", choices=[*rooms, *BY_HAND], help="One room (default: all, one after the other)")
     parser.add_argument("--sample", type=int, default=30, help="Mutants to try in each room (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="Draws the sample (default: 0)")
     asked = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        copy = Path(folder) / "checkout"
-        copy_tree(ROOT, copy)
-        # What tests start finds the copy, too, and not the checkout that is installed.
-        os.environ["PYTHONPATH"] = str(copy)
-        with chdir(copy):
-            rows = [
-                mutate_room(rooms[name], asked.sample, asked.seed) for name in ([asked.room] if asked.room else rooms)
-            ]
-    write_rows("mutate", rows)
+    names = [asked.room] if asked.room else [*rooms, *BY_HAND]
+    rows = mutate_rooms([rooms[name] for name in names if name in rooms], asked.sample, asked.seed)
+    write_rows("mutate", rows + [change_room(name, asked.sample) for name in names if name in BY_HAND])
 
 
 if __name__ == "__main__":
