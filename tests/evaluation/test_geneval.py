@@ -132,7 +132,7 @@ def test_boxes_apart_do_not_overlap(apart: tuple[float, ...]) -> None:
 
 
 def test_a_dropped_box_drops_no_other() -> None:
-    chain = (FAR, (4.0, 0.0, 13.0, 9.0), (10.0, 0.0, 19.0, 9.0))
+    chain = (FAR, (5.0, 0.0, 14.0, 9.0), (10.0, 0.0, 19.0, 9.0))
     assert boxes_kept(*chain, max_overlap=0.3) == [0, 2]
 
 

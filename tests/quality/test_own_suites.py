@@ -1,6 +1,7 @@
 """A user's own suites gate a night like ours: what fails holds it and is named with rows; what cannot be run fails with a reason."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -13,8 +14,9 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.data.artifacts import artifact_path
 from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
-from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project
+from alchemist_core.quality.own_suites import SuiteMeta, _gate_of, _outcome, _reason, _shortened, is_own
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
 from alchemist_core.store.checks import failed_checks
@@ -346,3 +348,67 @@ def test_what_the_runbook_shows_is_read_and_run(engine: Engine, suites: Path) ->
 def test_what_was_found_is_said_without_its_dataset_where_there_is_none() -> None:
     outcome = CheckOutcome("a", "fail", is_success=False, observed={"observed_value": 3, "expected": {"max_value": 2}})
     assert describe(outcome) == "a: found 3; allowed: max_value 2"
+
+
+def test_of_texts_and_values_only_what_the_store_can_hold_is_kept() -> None:
+    assert _shortened("x" * 200) == "x" * 200
+    assert _shortened("x" * 201) == "x" * 200 + "…"
+    given = {"nan": math.nan, "inf": math.inf, "n": 1, "r": 0.5, "no": None, "is": True, 7: ("a\0b", [math.nan])}
+    assert _shortened(given) == {
+        "nan": "nan", "inf": "inf", "n": 1, "r": 0.5, "no": None, "is": True, "7": ["a\\x00b", ["nan"]],
+    }  # fmt: skip
+
+
+def test_a_name_with_a_folder_of_a_suite_is_ones_own() -> None:
+    assert [is_own(name) for name in ("a.json/x", "a.py/x(y)", "a.json", "a.txt/x", "x")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by_name", "by_meta", "gate"),
+    [("samples", None, "samples"), (None, "scores", "scores"), ("subset", "subset", "subset")],
+)
+def test_a_suite_gates_what_its_name_or_its_meta_says(by_name: Any, by_meta: Any, gate: str) -> None:
+    assert _gate_of(by_name, SuiteMeta(gate=by_meta)) == gate
+
+
+def test_a_suite_that_says_two_things_or_nothing_gates_nothing() -> None:
+    with pytest.raises(DataError, match=r"gates samples, its meta\.alchemist\.gate says scores"):
+        _gate_of("samples", SuiteMeta(gate="scores"))
+    with pytest.raises(DataError, match="begin its name with one of shards, samples, scores, subset"):
+        _gate_of(None, SuiteMeta())
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        ({"exception_message": "first\nsecond"}, "first"), ({"exception_message": None}, None), ({}, None),
+        ({"a": {"exception_message": " x "}, "b": {"exception_message": "x"}, "c": {"exception_message": "y\n"}}, "x; y"),
+        ({"a": {"exception_message": None}, "raised": False}, None), ({"exception_message": "a\x1bb"}, "a\\x1bb"),
+    ],
+)  # fmt: skip
+def test_each_reason_why_an_expectation_was_not_tested_is_said_once(info: dict[str, Any], reason: str | None) -> None:
+    assert _reason(info) == reason
+
+
+@pytest.mark.parametrize(
+    ("severity", "message", "expected"),
+    [("critical", None, "fail"), ("warning", None, "warn"), ("warning", "x", "fail"), (None, None, "fail")],
+)
+def test_what_could_not_be_tested_fails_whatever_it_weighs(
+    severity: str | None, message: str | None, expected: str
+) -> None:
+    config = {"kwargs": {"column": "a", "batch_id": "b"}} | ({"severity": severity} if severity else {})
+    result = {
+        "success": False, "expectation_config": config, "exception_info": {"exception_message": message},
+        "result": {"element_count": 9, "other": 1, "partial_unexpected_list": [1, 2, 3]},
+    }  # fmt: skip
+    outcome = _outcome("t", result, 2)
+    assert (outcome.severity, outcome.is_success) == (expected, False)
+    assert outcome.observed.pop("exception", None) == message
+    assert outcome.observed == {"element_count": 9, "expected": {"column": "a"}, "examples": [1, 2]}
