@@ -1,0 +1,128 @@
+"""What gc takes off the store: tars first and membership last, each asked for again under its locks, and nothing half."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from alchemist_core.store.collection import collect, find_collectable, find_tars_with_taken_down, manifest_uris
+from alchemist_core.store.members import has_members, lock_members
+from alchemist_core.store.subsets import find_by_id, note_copy
+from alchemist_core.store.tables import AnyRow
+from tests.given import insert_rows
+
+pytestmark = pytest.mark.db
+
+
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    """A version that nobody needs, with a copy and a member whose picture was taken down."""
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "samples": [{"sample_id": 1}],
+            "subsets": [{
+                "subset_id": 1, "name": "s", "snapshot_id": 1, "state": "superseded", "copy_uris": ["tars/1"],
+                "materialized_uri": "tars/1", "materialized_at": "2026-01-01", "created_at": "2026-01-01",
+            }],
+            "subset_samples": [{"subset_id": 1, "sample_id": 1, "rank": 0.5}],
+        })  # fmt: skip
+        connection.execute(
+            text("""
+                INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)
+                SELECT image_hash, 'asked', 'ann' FROM alchemist.samples
+            """)
+        )
+    return engine
+
+
+def found(store: Engine, *, is_of_takedowns: bool = False) -> AnyRow:
+    with store.connect() as connection:
+        (row,) = find_tars_with_taken_down(connection, "s") if is_of_takedowns else find_collectable(connection, "s", 0)
+    return row
+
+
+def noted(store: Engine) -> list[str]:
+    return find_by_id(store, 1).copy_uris
+
+
+def is_stored(store: Engine) -> bool:
+    with store.connect() as connection:
+        return has_members(connection, 1)
+
+
+class Removals:
+    """What was removed in which order, and what everybody else saw of the store at that moment."""
+
+    def __init__(self, store: Engine, *, free: tuple[bool, ...] = (True, True)) -> None:
+        self.store, self.answers, self.done = store, list(free), list[Any]()
+
+    def run(self, row: AnyRow, *, copies: Callable[[], None] | None = None) -> bool:
+        return collect(
+            self.store, row, is_still_free=self._is_free, remove_copies=copies or self._copies, remove_manifest=self._manifest
+        )  # fmt: skip
+
+    def _is_free(self, _connection: Connection) -> bool:
+        return self.answers.pop(0)
+
+    def _copies(self) -> None:
+        self.done.append(("copies", noted(self.store)))
+
+    def _manifest(self) -> None:
+        self.done.append("manifest")
+
+
+def test_tars_go_first_and_are_forgotten_only_when_they_are_gone(store: Engine) -> None:
+    removals = Removals(store)
+    assert removals.run(found(store))
+    assert removals.done == [("copies", ["tars/1"]), "manifest"]
+    row = find_by_id(store, 1)
+    assert (row.copy_uris, row.materialized_uri, is_stored(store)) == ([], None, False)
+    assert manifest_uris(store) == {"m.parquet"}
+
+
+@pytest.mark.parametrize(("free", "n_removed"), [((False,), 0), ((True, False), 1)], ids=["at first", "later"])
+def test_a_version_that_is_wanted_again_keeps_what_it_still_has(
+    store: Engine, free: tuple[bool, ...], n_removed: int
+) -> None:
+    removals = Removals(store, free=free)
+    assert not removals.run(found(store))
+    assert len(removals.done) == n_removed
+    assert (noted(store) == ["tars/1"], is_stored(store)) == (n_removed == 0, True)
+
+
+def test_tars_that_could_not_be_removed_stay_noted(store: Engine) -> None:
+    def fail() -> None:
+        raise OSError("read-only")
+
+    with pytest.raises(OSError, match="read-only"):
+        Removals(store).run(found(store), copies=fail)
+    assert (noted(store), is_stored(store)) == (["tars/1"], True)
+
+
+def test_a_copy_that_came_meanwhile_is_not_forgotten(store: Engine) -> None:
+    row, removals = found(store), Removals(store)
+    note_copy(store, 1, "tars/2")
+    assert not removals.run(row)
+    assert (removals.done, noted(store)) == ([], ["tars/1", "tars/2"])
+
+
+def test_while_somebody_stores_the_membership_nothing_is_removed(store: Engine) -> None:
+    removals = Removals(store)
+    row = found(store)
+    with store.begin() as connection:
+        assert lock_members(connection, 1)
+    with store.begin() as filling:
+        assert lock_members(filling, 1)
+        assert not removals.run(row)
+    assert (removals.done, noted(store), is_stored(store)) == ([], ["tars/1"], True)
+
+
+def test_of_tars_with_pictures_that_were_taken_down_only_the_tars_go(store: Engine) -> None:
+    removals = Removals(store)
+    assert removals.run(found(store, is_of_takedowns=True))
+    assert removals.done == [("copies", ["tars/1"])]
+    assert (noted(store), is_stored(store)) == ([], True)
