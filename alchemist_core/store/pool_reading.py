@@ -73,7 +73,7 @@ def _exclude_duplicates(columns: Columns, *, has_duplicates: bool) -> None:
 
 
 def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number labels from 1 as they come, 0 stays 0: the server's hash of a host is not part of what a snapshot is."""
+    """Number labels from 1 as they come, 0 stays 0 and uses up its number: the server's hash of a host is no part of a snapshot."""
     _, first, group_N = np.unique(label_N, return_index=True, return_inverse=True)
     number = np.empty(len(first), np.int64)
     number[np.argsort(first)] = np.arange(1, len(first) + 1)

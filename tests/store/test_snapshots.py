@@ -331,3 +331,38 @@ def test_a_condition_that_leaves_nobody_out_is_not_kept(store: Engine) -> None:
     with store.connect() as connection:
         kept = connection.execute(text("SELECT options FROM alchemist.rank_snapshots ORDER BY snapshot_id")).scalars()
         assert [options.get("where") for options in kept] == [None, "sample_id > 1"]
+
+
+def test_sources_are_numbered_as_they_come_and_none_is_zero(store: Engine) -> None:
+    change(store, "UPDATE alchemist.samples SET source_url = NULL WHERE sample_id % 3 = 0")
+    pairs = take(store, options=EligibleOptions(with_sources=True)).pairs
+    with store.connect() as connection:
+        statement = "SELECT pair_hash, sample_id FROM alchemist.samples ORDER BY pair_hash"
+        ids = [row.sample_id for row in connection.execute(text(statement))]
+    # As `fill` made them: every fifth picture has a host of its own, the others share one.
+    host_of = {n: None if n % 3 == 0 else f"h{n}" if n % 5 == 0 else "one" for n in ids}
+    # The unknown ones take a number where they first come, and are written as 0.
+    number_of: dict[str | None, int] = {}
+    numbers = [number_of.setdefault(host_of[n], len(number_of) + 1) for n in ids]
+    wanted = [0 if host_of[n] is None else number for n, number in zip(ids, numbers, strict=True)]
+    assert pairs.source_N is not None
+    assert pairs.source_N.tolist() == wanted
+
+
+def test_a_pool_says_where_each_of_its_pairs_stands(store: Engine) -> None:
+    pairs = take(store).pairs
+    wanted = pairs.pair_hash_N32[[7, 3]].copy()
+    assert pairs.find(wanted).tolist() == [3, 7]
+    wanted[0] ^= 1
+    assert pairs.find(wanted).tolist() == [3]
+    assert pairs.find(np.full((1, 32), 255, np.uint8)).tolist() == []
+
+
+def test_what_excludes_a_pair_is_part_of_what_a_pool_is(store: Engine) -> None:
+    all_of_them = take(store).pairs
+    some = take(store, options=EligibleOptions(where="sample_id > 7")).pairs
+    assert (len(all_of_them), len(some), some.count_open(), len(some.open_pairs())) == (400, 400, 393, 393)
+    assert all_of_them.sha256() != some.sha256()
+    assert all_of_them.open_pairs() is all_of_them
+    other = take(store, options=EligibleOptions(where="sample_id > 8")).pairs
+    assert other.sha256() != some.sha256()
