@@ -316,3 +316,41 @@ def test_where_a_version_was_copied_first_stays_noted(versions: Engine) -> None:
     assert version(versions, 1).materialized_uri == "first"
     assert rows(versions, "SELECT materialized_at FROM alchemist.subsets WHERE version = 1") == before
     assert version(versions, 2).materialized_uri is None
+
+
+def test_a_membership_that_is_stored_is_left_as_it_is(versions: Engine) -> None:
+    members.store_members(versions, 1, manifest(VERSIONS[1]))
+    members.store_members(versions, 1, manifest(range(1, 5)))
+    assert tuple(
+        rows(versions, "SELECT count(*), sum(sample_id) FROM alchemist.subset_samples WHERE subset_id = 1")[0]
+    ) == (
+        300,
+        sum(VERSIONS[1]),
+    )
+
+
+def test_who_stores_a_membership_waits_for_another_who_does(versions: Engine) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with versions.begin() as other:
+            assert members.lock_members(other, 1)
+            second = thread.submit(members.store_members, versions, 1, manifest(VERSIONS[1]))
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it did not wait"
+            assert not members.has_members(other, 1)
+        second.result()
+    with versions.begin() as connection:
+        assert members.has_members(connection, 1)
+        assert not members.has_members(connection, 2)
+
+
+def test_members_that_were_taken_down_are_counted_in_their_own_version(versions: Engine) -> None:
+    for number in (1, 3):
+        members.store_members(versions, number, manifest(VERSIONS[number]))
+    with versions.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)
+                SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id IN (1, 2, 600)
+            """)
+        )
+        assert [members.count_taken_down(connection, number) for number in (1, 3)] == [2, 1]
