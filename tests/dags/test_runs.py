@@ -23,7 +23,7 @@ note) ;;
 esac
 """
 SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
-TEMPLATE = '{{ "\\x27; touch $ALCHEMIST_HOME/OWNED; echo \\x27" }}{{ 7 * 7 }}'
+TEMPLATE = '{{ "\\x27; touch $ALCHEMIST_HOME/OWNED; echo \\x27" }}{{ 7919 * 7907 }}'
 NIGHTS = [{"dataset": name, "crawl_date": "2026-01-02"} for name in ("web", "broken", "books")]
 PLAN = {"nights": NIGHTS, "work": [{**night, "slot": slot} for night in NIGHTS[::2] for slot in (0, 1)]}
 SCENARIOS = {
@@ -184,7 +184,7 @@ def test_a_subset_that_fails_stops_no_other_and_the_run_ends_red(runs):
 def test_a_template_in_a_value_reaches_the_command_as_it_was_typed_and_runs_nowhere(runs, home):
     _, commands = runs
     assert any(f"--dataset={TEMPLATE}" in line for line in commands)
-    assert not any("49" in line for line in commands)
+    assert not any("62615533" in line for line in commands)
     assert not [path for path in home.rglob("*") if "OWNED" in path.name]
 
 
