@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alchemist_core.code_version import code_version
+from alchemist_core.extras import missing_library
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import say
 
@@ -120,6 +121,8 @@ def _send(run_id: int, told: Callable[[], Sequence[Step]], state: str, *, error:
             client = OpenLineageClient()
             for step in told():
                 client.emit(_event(run_id, step, state, error))
+    except ModuleNotFoundError:
+        say(f"lineage was not sent: {missing_library('openlineage')}")
     except Exception as refused:  # noqa: BLE001  neither a catalogue nor what is said to it is the stage's business
         say(f"lineage was not sent: {type(refused).__name__}: {refused}")
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_a_catalogue_that_is_away_stops_nothing(
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", "/proc/no/such/place")
     lineage.tell_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
     assert "lineage was not sent" in capsys.readouterr().err
+
+
+def test_without_the_extra_nothing_is_sent_and_the_extra_is_named(
+    events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openlineage", None)
+    monkeypatch.setitem(sys.modules, "openlineage.client", None)
+    lineage.tell_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
+    assert "pip install 'alchemist-platform[lineage]'" in capsys.readouterr().err
+    assert not events.exists()
 
 
 def test_a_report_that_lacks_what_a_catalogue_wants_stops_nothing(
