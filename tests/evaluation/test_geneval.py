@@ -182,7 +182,10 @@ def test_counts_and_colours_by_hand(asked: dict[str, Any], kept: dict[str, list[
 
 def placed(**centres: list[tuple[float, float]]) -> dict[str, list[Detection]]:
     """Boxes of 10 by 10 pixels round their centres."""
-    return {name: [Detection((x - 5, y - 5, x + 5, y + 5), 0.9) for x, y in points] for name, points in centres.items()}
+    return {
+        name: [Detection((x - 5.0, y - 5.0, x + 5.0, y + 5.0), 0.9) for x, y in points]
+        for name, points in centres.items()
+    }
 
 
 LEFT_OF_FIRST = DOG | {"position": ["left of", 0]}
