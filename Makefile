@@ -35,7 +35,7 @@ down: ## Stop what demo or `alchemist up` started
 	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist down
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.evaluation,beartype.beartype
+	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics,beartype.beartype
 
 test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (half an hour); installs promtool where it is missing
 	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } || \
@@ -93,7 +93,7 @@ fmt: $(STAMP) ## Format
 	@$(BIN)/ruff check -q --fix
 
 generate: $(STAMP) ## Regenerate what is derived: the DAGs' forms, the dashboards
-	@$(BIN)/python -m alchemist_core.forms > dags/alchemist_dags/forms.py
+	@$(BIN)/python -m alchemist_core.cli.forms > dags/alchemist_dags/forms.py
 	@$(BIN)/python infra/grafana/build.py
 
 clean: down ## Stop the stack and delete its data

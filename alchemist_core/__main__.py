@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from alchemist_core.command_line import build_parser, run_command
+from alchemist_core.cli.command_line import build_parser, run_command
 from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.errors import AlchemistError
 from alchemist_core.telemetry import escape_control, say
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _fail(error: Exception, words: list[str]) -> int:
     """Print the line that helps and return its exit code; a defect's traceback goes to a file."""
-    from alchemist_core.failures import explain, report_defect  # noqa: PLC0415  only where something failed
+    from alchemist_core.cli.failures import explain, report_defect  # noqa: PLC0415  only where something failed
 
     known = explain(error)
     say(f"error: {known or report_defect(error, words)}")

@@ -6,9 +6,9 @@ Where things are is never here: that is `settings`.
 import hashlib
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from pydantic.fields import FieldInfo
@@ -173,3 +173,12 @@ def fingerprint(value: object) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Command(NamedTuple):
+    """What a verb (or one of its sub-verbs) runs: its config model and its function."""
+
+    config: type[Config]
+    run: Callable[..., Report | Any | None]
+    next_step: Callable[[Any, Any], str | None] = lambda _config, _report: None
+    """What a person types behind it, by its config and its report; None where nothing follows."""

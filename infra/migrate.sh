@@ -7,7 +7,7 @@ import os
 import psycopg2
 from psycopg2 import sql
 
-from alchemist_core.store.migrate import migrate
+from alchemist_core.store.engine import migrate
 
 AIRFLOW = sql.Identifier("alchemist_airflow")
 PASSWORDS = {

@@ -19,11 +19,10 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from alchemist_core.compute_defaults import set_compute_defaults
-from alchemist_core.local.postgres import is_running, start_postgres, stop_postgres
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import close_stores, make_engine
-from alchemist_core.store.migrate import migrate
+from alchemist_core.store.engine import close_stores, make_engine, migrate
+from alchemist_core.store.postgres import is_running, start_postgres, stop_postgres
 
 # Tests compute as the command line does; torch reads these when a test first loads it.
 set_compute_defaults()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.files import artifact_path
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as run_select
+from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import SubsetRow, find_subset, published_version
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.scored_nights import add_dataset, add_night, add_rater
 
 N_PAIRS, NAME = 2_000, "best"

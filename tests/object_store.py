@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from moto.server import ThreadedMotoServer
 
-from alchemist_core.data import s3
 from alchemist_core.settings import load_settings
+from alchemist_core.shards import s3
 
 BUCKET = "crawls"
 

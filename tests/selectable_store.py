@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
+from alchemist_core.files import artifact_path
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as select
+from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
+from alchemist_core.files import artifact_path
+from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.store.subsets import SubsetRow, store_subset
 from tests.given import sha256
 

@@ -10,15 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from alchemist_core import command_line
 from alchemist_core.__main__ import main
-from alchemist_core.command_line import STAGES, VERBS, build_parser, first_line, flag_fields, load_commands, read_config
+from alchemist_core.cli import command_line
+from alchemist_core.cli.check import CheckConfig
+from alchemist_core.cli.command_line import (
+    STAGES,
+    VERBS,
+    build_parser,
+    first_line,
+    flag_fields,
+    load_commands,
+    read_config,
+)
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
 from alchemist_core.stages.select import SelectConfig, name_subset
 from alchemist_core.stages.train_rater import TrainRaterConfig
-from alchemist_core.verbs.check import CheckConfig
 
 HEAVY = ("torch", "airflow", "great_expectations", "transformers", "accelerate", "datasets")
 
@@ -29,7 +37,7 @@ def test_every_verb_has_a_docstring_that_help_shows() -> None:
 
 
 def test_stages_and_files_have_the_same_names() -> None:
-    folder = Path(command_line.__file__).parent / "stages"
+    folder = Path(command_line.__file__).parents[1] / "stages"
     for stage in STAGES:
         assert (folder / f"{stage}.py").exists(), stage
         assert "" in load_commands(stage)
@@ -52,7 +60,7 @@ def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
             assert command.config.model_config.get("extra") == "forbid"
 
 
-CLONE = Path(command_line.__file__).parent.parent
+CLONE = Path(command_line.__file__).parents[1].parent
 COMMANDS = [
     line for line in (CLONE / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("alchemist ")
 ]
@@ -103,7 +111,7 @@ def test_a_retention_that_is_no_number_is_refused_under_every_preset(capsys: pyt
 
 def test_help_and_flags_load_nothing_heavy() -> None:
     code = (
-        "import sys; from alchemist_core.command_line import build_parser; build_parser(None).format_help();"
+        "import sys; from alchemist_core.cli.command_line import build_parser; build_parser(None).format_help();"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-import alchemist_core.command_line
+import alchemist_core.cli.command_line
 from alchemist_core.__main__ import main
 from alchemist_core.errors import MissingDependencyError
 from alchemist_core.extras import EXTRA_OF
@@ -47,7 +47,7 @@ def test_a_command_that_misses_a_library_names_the_extra(
         monkeypatch.setitem(sys.modules, "torch", None)
         import torch.nn  # noqa: F401
 
-    monkeypatch.setattr(alchemist_core.command_line, "load_commands", load)
+    monkeypatch.setattr(alchemist_core.cli.command_line, "load_commands", load)
     assert main(["score"]) == MissingDependencyError.exit_code
     assert capsys.readouterr().err.splitlines() == [
         "error: torch is not installed. Install the extra train: pip install 'alchemist-platform[train]'."
@@ -60,6 +60,6 @@ def test_a_library_of_nobody_is_a_defect_and_not_an_extra(
     def load(_verb: str) -> None:
         import no_such_library  # noqa: F401
 
-    monkeypatch.setattr(alchemist_core.command_line, "load_commands", load)
+    monkeypatch.setattr(alchemist_core.cli.command_line, "load_commands", load)
     assert main(["score"]) == 1
     assert "no_such_library" in capsys.readouterr().err

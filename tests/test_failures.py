@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.failures import explain
+from alchemist_core.cli import logs
+from alchemist_core.cli.failures import explain
 from alchemist_core.settings import load_settings
-from alchemist_core.verbs import logs
 
 
 @pytest.mark.parametrize(("number", "code", "remedy"), [

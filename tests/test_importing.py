@@ -33,7 +33,7 @@ print(json.dumps({
 }))
 """
 CONFIGS = (
-    "loops.config",
+    "training.config",
     "models.config",
     "rating.config",
     "selection.config",

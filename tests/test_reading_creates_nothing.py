@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.command_line import STAGES, VERBS, load_commands
+from alchemist_core.cli.command_line import STAGES, VERBS, load_commands
 from alchemist_core.errors import ConfigError
-from alchemist_core.local.postgres import is_running, stop_postgres
 from alchemist_core.settings import load_settings
+from alchemist_core.store.postgres import is_running, stop_postgres
 
 # Each of them creates a store: they bring the data along, start the stack, or are asked for the server itself.
 CREATE = {
@@ -147,7 +147,7 @@ def test_airflows_own_command_line_refuses_a_folder_without_a_stack(
 
 
 def test_a_dataset_of_a_subset_is_not_read_from_a_folder_without_a_store(empty: Path) -> None:
-    from alchemist_core.data.subset_dataset import SubsetDataset
+    from alchemist_core.subsets.dataset import SubsetDataset
 
     with pytest.raises(ConfigError, match=f"There is no store in {empty / '.alchemist'}"):
         SubsetDataset("web-auto-r20")

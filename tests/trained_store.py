@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from alchemist_core.cli.promote import PromoteConfig
+from alchemist_core.cli.promote import run as promote
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig, IngestReport
@@ -15,8 +17,6 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.promote import PromoteConfig
-from alchemist_core.verbs.promote import run as promote
 
 PARTS = (("v", "validation", "validation"), ("t", "test", "evaluation"), ("scenes", "train", "train"))
 

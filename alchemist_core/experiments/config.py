@@ -8,8 +8,8 @@ from alchemist_core.config import Config, Words, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
-from alchemist_core.loops.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 
 M = TypeVar("M", bound=BaseModel)
 

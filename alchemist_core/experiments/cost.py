@@ -7,12 +7,12 @@ from typing import Any
 from alchemist_core.config import Config, Report
 from alchemist_core.experiments.arms import Arm
 from alchemist_core.experiments.config import TrialsConfig
-from alchemist_core.loops.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 
 
 class StepTimingConfig(Config):
@@ -89,7 +89,7 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
 def time_steps(config: StepTimingConfig, stage_run: StageRun) -> StepTimingReport:
     """Time a few real steps: a run of its own, since it uses a device."""
     hold_device(stage_run)
-    from alchemist_core.loops.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
+    from alchemist_core.training.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
 
     model_s, rater_s = seconds_a_step(config.model, config.rater)
     return StepTimingReport(model_s=model_s, rater_s=rater_s)

@@ -11,13 +11,12 @@ from pydantic import Field, model_validator
 
 from alchemist_core.config import Words
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.figures import draw_arms
-from alchemist_core.experiments.questions import QUESTIONS
-from alchemist_core.experiments.results import RANDOM, ArmRow, compare_cells
+from alchemist_core.experiments.results import HEAD, RANDOM, ArmRow, cells, compare_cells, show
 from alchemist_core.experiments.running import RunConfig
-from alchemist_core.experiments.tables import HEAD, cells, show
 from alchemist_core.experiments.text_sheet import TextSheet
+from alchemist_core.experiments.trial import Cell
 
 NAME: Literal["datasets"] = "datasets"
 DRAWN = "scenes"

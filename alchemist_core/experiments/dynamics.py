@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from alchemist_core.config import Report, Seeds, fingerprint
-from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.errors import DataError
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.trial import Trial
+from alchemist_core.files import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.pair_reading import StoredPairs
 from alchemist_core.stages.train_rater import TrainRaterConfig, read_both
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.telemetry import say
+from alchemist_core.training.sample_reading import StoredPairs
 
 NAME = "dynamics"
 TITLE = "What do pairs of each rank do while the proxy trains? (Fig. 3)"
@@ -120,8 +120,8 @@ def _follow_training(
     config: DynamicsConfig, stage_run: StageRun, rater: RaterRow, rows: dict[str, Any], chosen: dict[str, Any]
 ) -> FollowedReport:
     hold_device(stage_run)
-    from alchemist_core.loops.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
-    from alchemist_core.loops.pairs import JoinedPairs  # noqa: PLC0415
+    from alchemist_core.training.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
+    from alchemist_core.training.samples import JoinedPairs  # noqa: PLC0415
 
     side = TrainRaterConfig.model_validate(rater.config).training.resolution
     validation, train = (StoredPairs(rows[name], side, stage_run.report) for name in ("validation", "dataset"))

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from alchemist_core.evaluation.paired import estimate
 from alchemist_core.experiments.dynamics import TITLE
 from alchemist_core.experiments.figures import BELOW_AXIS, COLOURS, TOP, WIDTH, Span, curve_path, key_entry, svg_page
-from alchemist_core.experiments.tables import show
+from alchemist_core.experiments.results import show
 from alchemist_core.experiments.text_sheet import TextSheet
-from alchemist_core.stages.report_page.charts import nice_ticks
-from alchemist_core.stages.report_page.markup import Html, element
+from alchemist_core.report.charts import nice_ticks
+from alchemist_core.report.markup import Html, element
+from alchemist_core.statistics import estimate
 
 HEAD = ("ranks", "pairs", "loss at first", "loss at last", "fell by", "gradient at first", "gradient at last")
 # Line of the reference in the figure.

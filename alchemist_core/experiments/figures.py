@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alchemist_core.evaluation.paired import Estimate
 from alchemist_core.experiments.results import FULL, ArmRow
+from alchemist_core.report.charts import nice_ticks
+from alchemist_core.report.markup import Html, element
 from alchemist_core.selection.region import ValuePoint
-from alchemist_core.stages.report_page.charts import nice_ticks
-from alchemist_core.stages.report_page.markup import Html, element
+from alchemist_core.statistics import Estimate
 
 WIDTH, LABELS, ROW, TOP = 420, 140, 24, 16
 # Where the names of lines begin, where the horizontal axis has a name of its own.

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from alchemist_core.data.artifacts import artifact_path, write_bytes_atomically
-from alchemist_core.experiments import tables
-from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments import results
+from alchemist_core.experiments.arms import Question
 from alchemist_core.experiments.figures import draw_arms, draw_curve, draw_sweep, draw_times
-from alchemist_core.experiments.questions import Question
 from alchemist_core.experiments.results import FULL, RANDOM, ArmRow, compare_cells, describe_detectable, share_of_steps
+from alchemist_core.experiments.trial import Cell
+from alchemist_core.files import artifact_path, write_bytes_atomically
+from alchemist_core.report import ExperimentContent
+from alchemist_core.report.experiments import experiment_article
+from alchemist_core.report.markup import element
+from alchemist_core.report.page import render_page
 from alchemist_core.selection.region import ValuePoint
-from alchemist_core.stages.report_page import ExperimentContent
-from alchemist_core.stages.report_page.experiments import experiment_article
-from alchemist_core.stages.report_page.markup import element
-from alchemist_core.stages.report_page.page import render_page
 
 
 class AnySheet(Protocol):
@@ -50,7 +50,7 @@ class Sheet:
         """Return what a page needs that knows nothing of rows: texts and pictures."""
         return {
             "notes": self.notes,
-            "table": [tables.HEAD, *(tables.cells(row) for row in self.rows)],
+            "table": [results.HEAD, *(results.cells(row) for row in self.rows)],
             "figures": list(self.figures.values()),
         }
 
@@ -76,7 +76,7 @@ def write_sheet(name: str, sheet: AnySheet, result: dict[str, Any], more: dict[s
     folder = artifact_path(f"experiments/{name}")
     texts = {
         "table.txt": say_sheet(sheet) + "\n",
-        **({"table.csv": tables.csv_table(sheet.rows)} if isinstance(sheet, Sheet) else {}),
+        **({"table.csv": results.csv_table(sheet.rows)} if isinstance(sheet, Sheet) else {}),
         **more,
         "result.json": json.dumps(result, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
         "index.html": render_experiment(name, sheet),
@@ -89,7 +89,7 @@ def write_sheet(name: str, sheet: AnySheet, result: dict[str, Any], more: dict[s
 
 def say_sheet(sheet: AnySheet) -> str:
     """Return the notes and the table for a terminal."""
-    return "\n".join([*sheet.notes, "", tables.lay_out(sheet.as_json()["table"])])
+    return "\n".join([*sheet.notes, "", results.lay_out(sheet.as_json()["table"])])
 
 
 def render_experiment(name: str, sheet: AnySheet) -> str:
@@ -108,7 +108,7 @@ def _speeds(cells: Sequence[Cell]) -> list[str]:
     for arm, retention in dict.fromkeys((cell.arm, cell.retention) for cell in cells if cell.arm not in (RANDOM, FULL)):
         share = share_of_steps(cells, arm, retention)
         reached = "does not reach" if share is None else "reaches"
-        steps = "" if share is None else f" in {tables.show(share, digits=0, scale=100, unit=' %')} of its steps"
+        steps = "" if share is None else f" in {results.show(share, digits=0, scale=100, unit=' %')} of its steps"
         said.append(f"{arm} at {retention:.0%} {reached} the loss that random ends with{steps}.")
     return said
 

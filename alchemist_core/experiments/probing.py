@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from alchemist_core.evaluation.paired import Estimate, estimate_gain
 from alchemist_core.experiments.arms import Arm, paper_policy, parse_arm
-from alchemist_core.experiments.cells import Cell, measure_cell
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.results import RANDOM, losses_by_arm, paired_spread
-from alchemist_core.experiments.trial import Trial
-from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.experiments.trial import Cell, Trial, measure_cell
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.region import FittedRegion, Region, RegionFit, fit_region
+from alchemist_core.statistics import Estimate, estimate_gain
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import RaterRow
-from alchemist_core.store.regions import store_region
+from alchemist_core.store.raters import RaterRow, store_region
 from alchemist_core.telemetry import say
+from alchemist_core.training.config import DownstreamConfig
 
 
 @dataclass(frozen=True, slots=True)

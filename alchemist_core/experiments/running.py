@@ -13,18 +13,16 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
-from alchemist_core.experiments.arms import Arm, parse_arm
-from alchemist_core.experiments.cells import Cell, measure_cell
+from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, Probed, ProbePlan
-from alchemist_core.experiments.questions import QUESTIONS
 from alchemist_core.experiments.results import describe_detectable, state_detectable
-from alchemist_core.experiments.trial import Trial, require_evaluation, tokenizer_sha256
-from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.experiments.trial import Cell, Trial, measure_cell, require_evaluation, tokenizer_sha256
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.strategies import STRATEGY_OF_RULE
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
+from alchemist_core.training.config import DownstreamConfig
 
 Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "datasets", "region"]
 

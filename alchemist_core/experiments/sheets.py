@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from alchemist_core.experiments import dynamics
+from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.datasets import make_datasets_sheet
 from alchemist_core.experiments.dynamics_page import make_dynamics_sheet
 from alchemist_core.experiments.page import AnySheet, make_sheet
-from alchemist_core.experiments.questions import QUESTIONS
 
 
 def title_of(config: dict[str, Any]) -> str:

@@ -13,11 +13,9 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from alchemist_core.local.postgres_account import path_key
-from alchemist_core.local.postgres_place import PORTS
-from alchemist_core.local.postgres_programs import write_secret
 from alchemist_core.resources import resource
 from alchemist_core.settings import find_project_file, load_settings
+from alchemist_core.store.postgres import PORTS, path_key, write_secret
 
 AIRFLOW_PORT = 8080
 METRICS_PORT = 9477

@@ -7,6 +7,7 @@ their own and live on: the retried task finds them by their lease. Does not know
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,23 +17,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alchemist_core.errors import AlchemistError
+from alchemist_core.files import MIB, rotate
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, stack_mark
-from alchemist_core.local.log_files import MIB, rotate_all
-from alchemist_core.local.postgres import EmbeddedPostgres, is_running, start_postgres
-from alchemist_core.local.processes import end, find_marked, find_session, identify, send
-from alchemist_core.local.prometheus import is_installed, prometheus_command
-from alchemist_core.local.stack_state import (
+from alchemist_core.local.processes import (
     ChildState,
     Ports,
     StackState,
+    end,
+    find_marked,
+    find_session,
     hold_lock,
+    identify,
     read_state,
+    send,
     supervisor_lock,
     write_state,
 )
+from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
+from alchemist_core.store.postgres import EmbeddedPostgres, is_running, server_dir, start_postgres
 from alchemist_core.telemetry import say
+
+RULES = resource("infra", "prometheus")
+KEPT_FOR = "90d"
+
+
+def is_installed() -> bool:
+    """Tell whether Prometheus can be started: its program is found."""
+    return shutil.which("prometheus") is not None
+
+
+def prometheus_command(home: Path, ports: Ports) -> list[str]:
+    """Write the configuration and return the command line."""
+    folder = home / "prometheus"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = (RULES / "prometheus.yml").read_text().replace("127.0.0.1:9477", f"127.0.0.1:{ports.metrics}")
+    for name in ("recording.yml", "alerts.yml"):
+        config = config.replace(f"- {name}", f"- {RULES / name}")
+    path = folder / "prometheus.yml"
+    path.write_text(config)
+    return [
+        str(shutil.which("prometheus")), f"--config.file={path}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--storage.tsdb.retention.time={KEPT_FOR}", f"--web.listen-address=127.0.0.1:{ports.prometheus}",
+    ]  # fmt: skip
+
 
 PROGRAMS = Path(sys.executable).parent
 # Nothing serves log files over the network: every process is on this machine and reads them from the folder.
@@ -208,3 +237,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def rotate_all(home: Path, *, max_bytes: int) -> int:
+    """Rotate the logs of a home's processes and of its Postgres that have grown too large; returns how many."""
+    logs = [*(home / "logs").glob("*.log"), server_dir(home) / "log"]
+    return sum(rotate(path, max_bytes=max_bytes) for path in logs if path.is_file() and not path.is_symlink())

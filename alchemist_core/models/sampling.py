@@ -11,10 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from alchemist_core.errors import DataError
-from alchemist_core.models.attention import AttentionCache
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.quantiser import ResidualQuantiser
-from alchemist_core.models.star import Star
+from alchemist_core.models.star import AttentionCache, Star
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer
 

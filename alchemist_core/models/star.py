@@ -6,15 +6,356 @@ text encoder are frozen and stand outside.
 Letters: B samples in a batch · S tokens over all scales · D features of an input token · E features inside · V codebook size.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from alchemist_core.models.config import StarConfig
+from alchemist_core.models.config import Scales, StarConfig
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
-from alchemist_core.models.trunk import Trunk, initialise
+
+_THETA = 10_000.0
+# Every scale's grid is stretched over the same square, so that a place has one coordinate at all scales.
+_EXTENT = 64.0
+
+
+def scale_index(scales: Scales) -> Int64[Tensor, " S"]:
+    """Number the scale of each token.
+
+    >>> scale_index((1, 2)).tolist()
+    [0, 1, 1, 1, 1]
+    """
+    lengths_K = torch.tensor([side**2 for side in scales], device="cpu")
+    return torch.repeat_interleave(torch.arange(len(scales), device="cpu"), lengths_K)
+
+
+def block_causal_mask(scales: Scales) -> Bool[Tensor, "S S"]:
+    """Let a token read its own scale and all coarser ones.
+
+    >>> block_causal_mask((1, 2))[0].tolist()
+    [True, False, False, False, False]
+    """
+    scale_S = scale_index(scales)
+    return scale_S[:, None] >= scale_S[None, :]
+
+
+def coordinates(scales: Scales) -> Float[Tensor, "S 2"]:
+    """Give each token's column and row on a square of side 64; a scale of one token stands at its origin."""
+    grids = []
+    for side in scales:
+        step_L = torch.arange(side, dtype=torch.float64, device="cpu") * (_EXTENT / max(side - 1, 1))
+        grids.append(torch.stack([step_L.repeat(side), step_L.repeat_interleave(side)], 1))
+    return torch.cat(grids)
+
+
+def rotary_turns(scales: Scales, head_dim: int) -> Complex[Tensor, "S F"]:
+    """Give the turn of each pair of a head's features at each token: half the pairs turn with the column, half with the row.
+
+    Args:
+        scales: Side of each scale's grid.
+        head_dim: Features of a head, a multiple of 4.
+
+    Source: Heo et al. 2024 (axial rotary embedding); STAR stretches every scale over 0 to 64.
+    """
+    speed_P = _THETA ** (-4.0 * torch.arange(head_dim // 4, dtype=torch.float64, device="cpu") / head_dim)
+    angle_SF = (coordinates(scales)[:, :, None] * speed_P).flatten(1)
+    return torch.polar(torch.ones_like(angle_SF), angle_SF).to(torch.complex64)
+
+
+_FIRST_SHARPNESS, _HIGHEST_SHARPNESS = 4.0, 100.0
+_SHORTEST = 1e-12
+
+
+class KeyFreeLinear(nn.Linear):
+    """Queries if asked for, keys and values by one product; queries and values have a bias, keys have none."""
+
+    key_bias: Tensor
+
+    def __init__(self, dim_in: int, width: int, *, has_query: bool) -> None:
+        super().__init__(dim_in, (3 if has_query else 2) * width, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(width)) if has_query else None
+        self.value_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("key_bias", torch.zeros(width), persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.Linear's own name
+        """Project."""
+        biases = [self.key_bias, self.value_bias]
+        if self.query_bias is not None:
+            biases = [self.query_bias, *biases]
+        return functional.linear(input, self.weight, torch.cat(biases))
+
+
+@dataclass(slots=True)
+class AttentionCache:
+    """What one block has computed of earlier scales and of the caption, so that sampling need not do it again."""
+
+    seen: tuple[Tensor, Tensor] | None = None
+    text: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, key_BSHE: Tensor, value_BSHE: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the tokens of one scale; give all so far."""
+        if self.seen is not None:
+            key_BSHE, value_BSHE = (torch.cat(pair, 1) for pair in zip(self.seen, (key_BSHE, value_BSHE), strict=True))
+        self.seen = key_BSHE, value_BSHE
+        return self.seen
+
+
+class SelfAttention(nn.Module):
+    """Mixes the tokens of an image, told by rotary embedding where each stands."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.log_sharpness_H = _new_sharpness(n_heads)
+        self.query_key_value = KeyFreeLinear(width, width, has_query=True)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        hidden_BSD: Float[Tensor, "B S D"],
+        turn_SGF: Complex[Tensor, "S G F"],
+        bias_SS: Float[Tensor, "S S"] | None,
+        cache: AttentionCache | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """Let tokens look where the bias is 0 and not −∞, and at whatever the cache holds."""
+        n_heads = self.n_heads
+        # Split by heads, not indexed: the backward of an index fills a tensor of zeros first.
+        all_BSGE = _by_head(self.query_key_value(hidden_BSD), 3 * n_heads)
+        query_key_BSGE, value_BSHE = torch.split(all_BSGE, [2 * n_heads, n_heads], 2)
+        sharpness_H = _sharpness(self.log_sharpness_H)
+        length_G = torch.cat([sharpness_H, torch.ones_like(sharpness_H)])
+        turned_BSGE = _turn(_scale_to(query_key_BSGE, length_G), turn_SGF).type_as(value_BSHE)
+        query_BSHE, key_BSHE = torch.split(turned_BSGE, n_heads, 2)
+        if cache is not None:
+            key_BSHE, value_BSHE = cache.extend(key_BSHE, value_BSHE)
+        out_BSD: Tensor = self.out(_attend(query_BSHE, key_BSHE, value_BSHE, bias_SS))
+        return out_BSD
+
+
+class CrossAttention(nn.Module):
+    """Mixes the words of a caption into the tokens of its image."""
+
+    def __init__(self, width: int, n_heads: int, *, text_dim: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.log_sharpness_H = _new_sharpness(n_heads)
+        self.query = nn.Linear(width, width)
+        self.key_value = KeyFreeLinear(text_dim, width, has_query=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        hidden_BSD: Float[Tensor, "B S D"],
+        text_BTD: Float[Tensor, "B T C"],
+        bias: Float[Tensor, "B 1 1 T"],
+        cache: AttentionCache | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """Let each sample's tokens look at its own words where the bias is 0."""
+        query_BSHE = _by_head(self.query(hidden_BSD), self.n_heads)
+        key_BTHE, value_BTHE = self._read(text_BTD, cache)
+        query_BSHE = _scale_to(query_BSHE, _sharpness(self.log_sharpness_H)).type_as(value_BTHE)
+        out_BSD: Tensor = self.out(_attend(query_BSHE, key_BTHE, value_BTHE, bias))
+        return out_BSD
+
+    def _read(self, text_BTD: Tensor, cache: AttentionCache | None) -> tuple[Tensor, Tensor]:
+        if cache is not None and cache.text is not None:
+            return cache.text
+        both_BTGE = _by_head(self.key_value(text_BTD), 2 * self.n_heads)
+        key_BTHE, value_BTHE = torch.split(both_BTGE, self.n_heads, 2)
+        key_BTHE = _scale_to(key_BTHE, torch.ones_like(self.log_sharpness_H)).type_as(value_BTHE)
+        if cache is not None:
+            cache.text = key_BTHE, value_BTHE
+        return key_BTHE, value_BTHE
+
+
+def _new_sharpness(n_heads: int) -> nn.Parameter:
+    return nn.Parameter(torch.full((n_heads,), math.log(_FIRST_SHARPNESS)))
+
+
+def _sharpness(log_sharpness_H: Tensor) -> Tensor:
+    return log_sharpness_H.clamp(max=math.log(_HIGHEST_SHARPNESS)).exp()
+
+
+def _scale_to(vector_BSHE: Tensor, length_H: Tensor) -> Tensor:
+    norm_BSH1: Tensor = torch.linalg.vector_norm(vector_BSHE.float(), dim=-1, keepdim=True).clamp_min(_SHORTEST)
+    return vector_BSHE * (length_H[:, None] / norm_BSH1)
+
+
+def _turn(vector_BSGE: Tensor, turn_SGF: Tensor) -> Tensor:
+    # One complex product of adjacent pairs: a third of the passes over memory that real products take.
+    pair_BSGF = torch.view_as_complex(vector_BSGE.float().view(*vector_BSGE.shape[:-1], -1, 2))
+    return torch.view_as_real(pair_BSGF * turn_SGF).flatten(-2)
+
+
+def _by_head(vector_BSD: Tensor, n_heads: int) -> Tensor:
+    return vector_BSD.view(*vector_BSD.shape[:2], n_heads, -1)
+
+
+def _attend(query_BSHE: Tensor, key_BRHE: Tensor, value_BRHE: Tensor, bias: Tensor | None) -> Tensor:
+    mixed_BHSE = functional.scaled_dot_product_attention(
+        query_BSHE.transpose(1, 2), key_BRHE.transpose(1, 2), value_BRHE.transpose(1, 2), attn_mask=bias, scale=1.0
+    )
+    return mixed_BHSE.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the tokens of a forward may read besides themselves: the same for every block."""
+
+    turn_SGF: Complex[Tensor, "S G F"]
+    bias_SS: Float[Tensor, "S S"] | None
+    """Added to what attention scores: 0 where a token may read, −∞ where not."""
+    text_BTD: Float[Tensor, "B T D"]
+    text_bias: Float[Tensor, "B 1 1 T"]
+
+
+class Block(nn.Module):
+    """Refines every token once."""
+
+    def __init__(self, config: StarConfig, drop_ratio: float) -> None:
+        super().__init__()
+        width = config.width
+        self.drop_ratio, self.is_legacy = drop_ratio, config.is_legacy
+        self.self_attention = SelfAttention(width, config.n_heads)
+        self.cross_attention = CrossAttention(width, config.n_heads, text_dim=config.text_dim)
+        self.feed_in, self.feed_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(
+        self, hidden_BSD: Float[Tensor, "B S D"], around: Surroundings, cache: AttentionCache | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """Add the three branches in turn; the caption's is never dropped."""
+        mixed_BSD = self.self_attention(norm(hidden_BSD), around.turn_SGF, around.bias_SS, cache)
+        hidden_BSD = hidden_BSD + self._maybe_drop(mixed_BSD)
+        hidden_BSD = hidden_BSD + self._read_caption(norm(hidden_BSD), around, cache)
+        inner_BSD = functional.gelu(self.feed_in(norm(hidden_BSD)), approximate="tanh")
+        return hidden_BSD + self._maybe_drop(self.feed_out(inner_BSD))
+
+    def _read_caption(self, normed_BSD: Tensor, around: Surroundings, cache: AttentionCache | None) -> Tensor:
+        # The published code adds the first sample's row to all of a batch; its weights were trained so.
+        rows = slice(0, 1) if self.is_legacy else slice(None)
+        read: Tensor = self.cross_attention(normed_BSD[rows], around.text_BTD[rows], around.text_bias[rows], cache)
+        return read
+
+    def _maybe_drop(self, branch_BSD: Tensor) -> Tensor:
+        if not self.training or not self.drop_ratio:
+            return branch_BSD
+        kept = 1 - self.drop_ratio
+        keep_B11 = torch.empty(len(branch_BSD), 1, 1, device=branch_BSD.device).bernoulli_(kept)
+        return branch_BSD * (keep_B11 / kept).type_as(branch_BSD)
+
+
+def norm(hidden_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    """Centre and scale each token's features; nothing learned."""
+    return functional.layer_norm(hidden_BSD, hidden_BSD.shape[-1:], eps=1e-6)
+
+
+class Trunk(nn.Module):
+    """Reads an image scale by scale with its caption; a token never sees a finer scale, nor a sample another."""
+
+    has_gradient_checkpointing = False
+    """Whether training keeps only each block's input and computes the rest again: less memory, a third more work."""
+    level_S: Tensor
+    mask_SS: Tensor
+    turn_SGF2: Tensor
+
+    def __init__(self, config: StarConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.n_first = config.scales[0] ** 2
+        self.first_in = nn.Parameter(torch.zeros(1, self.n_first, config.width))
+        self.token_in = nn.Linear(config.token_dim, config.width)
+        self.text_in = nn.Linear(config.text_dim, config.width)
+        self.level_in = nn.Embedding(len(config.scales), config.width)
+        ratios = torch.linspace(0, config.drop_path_ratio, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(config, ratio) for ratio in ratios)
+        turn_SF = rotary_turns(config.scales, config.width // config.n_heads)
+        # Written out for each head: a product without broadcasting inside a sample is three times faster on a CPU.
+        turn_SGF2 = torch.view_as_real(turn_SF)[:, None].repeat(1, 2 * config.n_heads, 1, 1)
+        self.register_buffer("level_S", scale_index(config.scales), persistent=False)
+        self.register_buffer("mask_SS", block_causal_mask(config.scales), persistent=False)
+        self.register_buffer("turn_SGF2", turn_SGF2, persistent=False)
+        self._initialise()
+
+    def forward(self, input_BSD: Float[Tensor, "B S D"], text: TextFeatures) -> Float[Tensor, "B S E"]:
+        """Read all scales of an image at once, teacher-forced, and norm what comes out."""
+        return norm(self.hidden(input_BSD, text))
+
+    def hidden(self, input_BSD: Float[Tensor, "B S D"], text: TextFeatures) -> Float[Tensor, "B S E"]:
+        """Give the last block's output before the final norm, which the paper's rater pools."""
+        first_BLE = self._first_tokens(text)
+        hidden_BSE = torch.cat([first_BLE, self.token_in(input_BSD[:, self.n_first :].type_as(self.first_in))], 1)
+        hidden_BSE = hidden_BSE + functional.embedding(self.level_S, self.level_in.weight)
+        around = self._surroundings(text, slice(None), self.mask_SS)
+        for block in self.blocks:
+            if self.has_gradient_checkpointing and self.training:
+                hidden_BSE = checkpoint(block, hidden_BSE, around, use_reentrant=False)
+            else:
+                hidden_BSE = block(hidden_BSE, around)
+        return hidden_BSE
+
+    def next_scale(
+        self, scale: int, input_BLD: Float[Tensor, "B L D"] | None, text: TextFeatures, *, caches: list[AttentionCache]
+    ) -> Float[Tensor, "B L E"]:
+        """Read one scale after the coarser ones, which the caches remember; give its normed output.
+
+        Args:
+            scale: Its number from 0; scales must come in order.
+            input_BLD: The image so far, at this scale; none for the first.
+            text: The captions.
+            caches: One for each block, empty before the first scale.
+        """
+        start = sum(side**2 for side in self.config.scales[:scale])
+        hidden_BLE = self._first_tokens(text) if input_BLD is None else self.token_in(input_BLD.type_as(self.first_in))
+        hidden_BLE = hidden_BLE + self.level_in.weight[scale]
+        around = self._surroundings(text, slice(start, start + hidden_BLE.shape[1]), None)
+        for block, cache in zip(self.blocks, caches, strict=True):
+            hidden_BLE = block(hidden_BLE, around, cache)
+        return norm(hidden_BLE)
+
+    def _first_tokens(self, text: TextFeatures) -> Tensor:
+        first_BLE: Tensor = self.text_in(text.pooled_BD.type_as(self.first_in))[:, None] + self.first_in
+        return first_BLE
+
+    def _surroundings(self, text: TextFeatures, tokens: slice, mask_SS: Tensor | None) -> Surroundings:
+        turn_SGF = torch.view_as_complex(self.turn_SGF2[tokens].float())
+        text_BTD, text_bias = text.token_BTD.type_as(self.first_in), self._bias(text.mask_BT[:, None, None])
+        return Surroundings(turn_SGF, None if mask_SS is None else self._bias(mask_SS), text_BTD, text_bias)
+
+    def _bias(self, mask: Tensor) -> Tensor:
+        # Attention would turn a mask of booleans into this once in every layer.
+        return torch.zeros_like(mask, dtype=self.first_in.dtype).masked_fill_(~mask, -torch.inf)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Draw the first weights as the published code does: one width for all, the branches' last layers by depth.
+
+        Source: STAR; VAR.
+        """
+        for module in self.modules():
+            initialise(module, self.config.width)
+        nn.init.trunc_normal_(self.first_in, std=_std(self.config.width))
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for last in (block.self_attention.out, block.feed_out):
+                last.weight /= math.sqrt(2 * self.config.depth)
+
+
+def initialise(module: nn.Module, width: int) -> None:
+    """Draw the weights of a linear layer or table from a truncated normal of variance 1/(3 width); biases start at 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=_std(width))
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _std(width: int) -> float:
+    return math.sqrt(1 / (3 * width))
+
 
 __all__ = ["Star", "Trunk"]
 

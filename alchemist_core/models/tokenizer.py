@@ -17,12 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alchemist_core.models.autoencoder import Autoencoder, PatchCoder
-from alchemist_core.models.autoencoder_training import train_autoencoder
-from alchemist_core.models.codebook_fitting import fit_codebook
+from alchemist_core.models.autoencoder import Autoencoder, PatchCoder, train_autoencoder
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, ImageSource, resize_images
-from alchemist_core.models.quantiser import ResidualQuantiser
+from alchemist_core.models.quantiser import ResidualQuantiser, fit_codebook
 
 # By default a GPU rounds what convolutions read to 10 bits, and an image's codes would depend on the card.
 torch.backends.cudnn.allow_tf32 = False

@@ -11,16 +11,198 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from sqlalchemy import Engine
 
-from alchemist_core.evaluation import drift
-from alchemist_core.evaluation.drift import DriftLimits, Reference
-from alchemist_core.store import distributions
+from alchemist_core.config import Section
+from alchemist_core.store import nights
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.distributions import ScoreBand
-from alchemist_core.store.nights import decide_night, night_title
+from alchemist_core.store.nights import ScoreBand, decide_night, night_title
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.tables import AnyRow
+
+N_BINS = 10
+SKETCH_POINTS = 1024
+
+Floats = NDArray[np.floating]
+
+
+class DriftLimits(Section):
+    """When a night's scores have moved too far: `[drift]` of the project file, or `[datasets.NAME.drift]` for one dataset."""
+
+    warn_psi: float = Field(0.1, ge=0, le=100, description="Corrected PSI from which a night is warned about")
+    hold_psi: float = Field(0.25, ge=0, le=100, description="Corrected PSI from which a night is held")
+    # A tenth of 100 scores or fewer swings by itself.
+    min_scores: int = Field(
+        500, ge=50, le=10**9, description="Scores below which a night is pooled with the nights to come, and never held"
+    )
+
+    @model_validator(mode="after")
+    def _warns_before_it_holds(self) -> "DriftLimits":
+        if self.warn_psi > self.hold_psi:
+            raise ValueError(
+                f"warn_psi = {self.warn_psi} is above hold_psi = {self.hold_psi}: a night is warned about first"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What scores are compared with: points in ascending order, each with the number of scores that it stands for."""
+
+    score_M: NDArray[np.float64]
+    count_M: NDArray[np.float64]
+
+    @property
+    def n(self) -> float:
+        """How many scores the reference was made from."""
+        return float(self.count_M.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Two distances between a night and its reference; `psi` is corrected for the sizes of both."""
+
+    psi: float
+    ks_distance: float
+
+
+def sketch(score_N: Floats, *, n_points: int = SKETCH_POINTS) -> NDArray[np.float64]:
+    """Keep the scores in the middle of `n_points` equal shares; all of them, sorted, where there are no more.
+
+    The sketch's distribution function differs from the scores' by at most half a share, so nights can be merged for ever
+    without reading their scores again.
+
+    >>> sketch(np.array([3.0, 1.0, 2.0, 4.0, 5.0, 6.0]), n_points=2).tolist()
+    [2.0, 5.0]
+    """
+    sorted_N = np.sort(score_N.astype(np.float64))
+    if len(sorted_N) <= n_points:
+        return sorted_N
+    middle_M = np.floor((np.arange(n_points) + 0.5) / n_points * len(sorted_N)).astype(np.int64)
+    return sorted_N[middle_M]
+
+
+def merge(parts: Sequence[tuple[Floats, int]]) -> Reference:
+    """Merge sketches, each with the number of scores behind it, into one reference.
+
+    >>> merge([(np.array([1.0, 3.0]), 200), (np.array([2.0]), 50)]).count_M.tolist()
+    [100.0, 50.0, 100.0]
+    """
+    score_M = np.concatenate([np.asarray(part, np.float64) for part, _ in parts])
+    count_M = np.concatenate([np.full(len(part), n / max(len(part), 1)) for part, n in parts])
+    order_M = np.argsort(score_M, kind="stable")
+    return Reference(score_M[order_M], count_M[order_M])
+
+
+def reference_of_scale(knot_scores: Floats, knot_ranks: Floats, n_reference: int) -> Reference:
+    """Turn a rank scale back into its scores: each knot stands for the pairs between it and the knot below.
+
+    >>> reference_of_scale(np.array([1.0, 5.0]), np.array([0.5, 0.0]), 3).count_M.tolist()
+    [2.0, 1.0]
+    """
+    n_higher_M = np.asarray(knot_ranks, np.float64) * max(n_reference - 1, 1)
+    return Reference(np.asarray(knot_scores, np.float64), -np.diff(n_higher_M, prepend=float(n_reference)))
+
+
+def bin_edges(reference: Reference, *, n_bins: int = N_BINS) -> NDArray[np.float64]:
+    """Return the inner edges of equal shares of the reference; fewer where many scores are equal. An edge belongs to its lower bin.
+
+    >>> bin_edges(merge([(np.arange(1.0, 9.0), 8)]), n_bins=4).tolist()
+    [2.0, 4.0, 6.0]
+    """
+    share_M = np.cumsum(reference.count_M) / reference.n
+    # A hair below each share: the running sum may fall short of it by a rounding error.
+    place_B = np.searchsorted(share_M, np.arange(1, n_bins) / n_bins - 1e-9)
+    return np.unique(reference.score_M[np.minimum(place_B, len(share_M) - 1)])
+
+
+def count_bins(score_N: Floats, edges: Floats, weight_N: Floats | None = None) -> NDArray[np.float64]:
+    """Count scores by bin.
+
+    >>> count_bins(np.array([1.0, 2.0, 2.5]), np.array([2.0])).tolist()
+    [2.0, 1.0]
+    """
+    bin_N = np.searchsorted(edges, score_N, side="left")
+    return np.bincount(bin_N, weights=weight_N, minlength=len(edges) + 1).astype(np.float64)
+
+
+def corrected_psi(count_B: Floats, reference_count_B: Floats) -> float:
+    """Give the population stability index less what equal distributions of these sizes would show.
+
+    Under no change PSI is distributed as (1/n + 1/m) χ² with one degree fewer than there are bins: nine for ten bins.
+    An empty bin counts as half a score.
+
+    Source: Siddiqi 2006 (PSI); Yurdakul and Naranjo 2020 (its distribution under no change).
+    Departs: 9 (1/n + 1/m) is taken off, so that small nights do not look as if they had moved; it may fall below 0.
+
+    >>> round(corrected_psi(np.array([500.0, 500.0]), np.array([900.0, 100.0])), 3)
+    0.877
+    """
+    n, m = count_B.sum(), reference_count_B.sum()
+    p_B, q_B = np.maximum(count_B, 0.5) / n, np.maximum(reference_count_B, 0.5) / m
+    return float(((p_B - q_B) * np.log(p_B / q_B)).sum() - (len(count_B) - 1) * (1 / n + 1 / m))
+
+
+def ks_distance(score_N: Floats, reference: Reference) -> float:
+    """Give the largest distance between the two distribution functions, as an effect size from 0 to 1.
+
+    Source: Kolmogorov 1933; Smirnov 1948.
+
+    >>> ks_distance(np.array([3.0, 4.0]), merge([(np.array([1.0, 2.0, 3.0, 4.0]), 4)]))
+    0.5
+    """
+    sorted_N = np.sort(score_N)
+    points = np.concatenate([sorted_N, reference.score_M])
+    below_N = np.searchsorted(sorted_N, points, side="right") / len(sorted_N)
+    total_M = np.concatenate([[0.0], np.cumsum(reference.count_M)])
+    below_M = total_M[np.searchsorted(reference.score_M, points, side="right")] / reference.n
+    return float(np.abs(below_N - below_M).max())
+
+
+def measure(score_N: Floats, reference: Reference) -> Drift:
+    """Measure how far scores have moved from a reference."""
+    edges = bin_edges(reference)
+    reference_count_B = count_bins(reference.score_M, edges, reference.count_M)
+    return Drift(corrected_psi(count_bins(score_N, edges), reference_count_B), ks_distance(score_N, reference))
+
+
+def contributions(count_GB: Floats, reference_count_B: Floats) -> NDArray[np.float64]:
+    """Give what each group of the night adds to its PSI: the whole's less that of the night without the group.
+
+    >>> contributions(np.array([[10.0, 90.0], [90.0, 10.0], [50.0, 50.0]]), np.array([900.0, 100.0])).round(2).tolist()
+    [0.61, -0.95, 0.0]
+    """
+    count_B = count_GB.sum(axis=0)
+    whole = corrected_psi(count_B, reference_count_B)
+    # Of a night that is one group nothing is left, so nothing has moved.
+    without_G = [corrected_psi(rest_B, reference_count_B) if rest_B.sum() else 0.0 for rest_B in count_B - count_GB]
+    return whole - np.array(without_G)
+
+
+def judge(psi: float | None, limits: DriftLimits, *, n_own: int, n_tested: int, is_first: bool) -> str:
+    """Say what becomes of a night: `recorded`, `pooled` with the nights to come, `steady`, `warned` or `held`.
+
+    Args:
+        psi: Its corrected PSI; none where there is nothing to compare with.
+        limits: The dataset's limits.
+        n_own: Its own scores; fewer than the limits' `min_scores` are never held.
+        n_tested: Its scores and those of the small nights before it that were pooled.
+        is_first: Whether it was compared with the rater's reference, which only warns.
+
+    >>> judge(0.3, DriftLimits(), n_own=900, n_tested=900, is_first=False)
+    'held'
+    >>> judge(0.3, DriftLimits(), n_own=90, n_tested=900, is_first=False)
+    'warned'
+    """
+    if n_tested < limits.min_scores:
+        return "pooled"
+    if psi is None:
+        return "recorded"
+    if psi >= limits.hold_psi and n_own >= limits.min_scores and not is_first:
+        return "held"
+    return "warned" if psi >= limits.warn_psi else "steady"
+
 
 N_GROUPS = 3  # named of each kind
 N_EXAMPLES = 5
@@ -81,34 +263,34 @@ class Night:
 
     def __init__(self, engine: Engine, night: AnyRow, rater: RaterRow, limits: DriftLimits) -> None:
         self.engine, self.night, self.rater, self.limits = engine, night, rater, limits
-        self.own_N = distributions.read_night_scores(engine, rater.rater_id, [night.night_id])["score"]
-        self.night_ids = [night.night_id, *distributions.read_pooled(engine, night, rater.rater_id)]
-        self.tested = distributions.read_night_scores(engine, rater.rater_id, self.night_ids)
+        self.own_N = nights.read_night_scores(engine, rater.rater_id, [night.night_id])["score"]
+        self.night_ids = [night.night_id, *nights.read_pooled(engine, night, rater.rater_id)]
+        self.tested = nights.read_night_scores(engine, rater.rater_id, self.night_ids)
         self.source, self.reference = self._find_reference()
 
     def _find_reference(self) -> tuple[str | None, Reference | None]:
         accepted = accepted_reference(self.engine, self.night.dataset_id, self.rater, without=self.night_ids)
         if accepted is not None:
             return FROM_ACCEPTED, accepted
-        scale = distributions.newest_scale(self.engine, self.rater.rater_id)
+        scale = nights.newest_scale(self.engine, self.rater.rater_id)
         if scale is not None:
             knots = np.array(scale.knot_scores), np.array(scale.knot_ranks)
-            return FROM_SCALE, drift.reference_of_scale(*knots, scale.n_reference)
+            return FROM_SCALE, reference_of_scale(*knots, scale.n_reference)
         quantiles = self.rater.certificate.get("score_quantiles")
         if quantiles:
             n = int(self.rater.certificate.get("n_scores", len(quantiles)))
-            return FROM_CERTIFICATE, drift.merge([(np.array(quantiles, np.float64), n)])
+            return FROM_CERTIFICATE, merge([(np.array(quantiles, np.float64), n)])
         return None, None
 
     def measure(self) -> NightDrift:
         """Measure the night and name what moved it."""
         n_own, n_tested = len(self.own_N), len(self.tested)
         if self.reference is None or n_tested < self.limits.min_scores:
-            verdict = drift.judge(None, self.limits, n_own=n_own, n_tested=n_tested, is_first=True)
+            verdict = judge(None, self.limits, n_own=n_own, n_tested=n_tested, is_first=True)
             return NightDrift(self.night.night_id, verdict, n_own, n_tested)
-        found = drift.measure(self.tested["score"], self.reference)
+        found = measure(self.tested["score"], self.reference)
         is_first = self.source != FROM_ACCEPTED
-        verdict = drift.judge(found.psi, self.limits, n_own=n_own, n_tested=n_tested, is_first=is_first)
+        verdict = judge(found.psi, self.limits, n_own=n_own, n_tested=n_tested, is_first=is_first)
         return NightDrift(
             self.night.night_id, verdict, n_own, n_tested, round(found.psi, 6), round(found.ks_distance, 6),
             self.source, round(self.reference.n), self._movers(self.reference),
@@ -116,7 +298,7 @@ class Night:
 
     def _movers(self, reference: Reference) -> list[Mover]:
         shard_ids, shard_N = np.unique(self.tested["shard_id"], return_inverse=True)
-        titles = distributions.shard_uris(self.engine, shard_ids.tolist())
+        titles = nights.shard_uris(self.engine, shard_ids.tolist())
         shards = [Group("shard", titles[shard_id], shard_id) for shard_id in shard_ids.tolist()]
         length_N = np.searchsorted(CAPTION_EDGES, self.tested["caption_length"], side="right")
         return [
@@ -125,19 +307,19 @@ class Night:
         ]
 
     def _name_movers(self, group_N: NDArray[np.int64], groups: Sequence[Group], reference: Reference) -> list[Mover]:
-        edges = drift.bin_edges(reference)
-        reference_count_B = drift.count_bins(reference.score_M, edges, reference.count_M)
+        edges = bin_edges(reference)
+        reference_count_B = count_bins(reference.score_M, edges, reference.count_M)
         cell_N = group_N * (len(edges) + 1) + np.searchsorted(edges, self.tested["score"], side="left")
         count_GB = np.bincount(cell_N, minlength=len(groups) * (len(edges) + 1)).reshape(len(groups), -1).astype(float)
-        added_G = drift.contributions(count_GB, reference_count_B)
-        whole = drift.corrected_psi(count_GB.sum(axis=0), reference_count_B)
+        added_G = contributions(count_GB, reference_count_B)
+        whole = corrected_psi(count_GB.sum(axis=0), reference_count_B)
         borders = [-np.inf, *edges.tolist(), np.inf]
         movers = []
         for i in [i for i in np.argsort(-added_G, kind="stable")[:N_GROUPS] if added_G[i] > 0]:
             group, n, added = groups[i], int(count_GB[i].sum()), float(added_G[i])
             # Where the group has most beyond its share: there lies what is new.
             most = int(np.argmax(count_GB[i] / n - reference_count_B / reference_count_B.sum()))
-            samples = distributions.find_examples(
+            samples = nights.find_examples(
                 self.engine, self.rater.rater_id, self.night_ids, n_examples=N_EXAMPLES,
                 band=ScoreBand(group.shard_id, group.caption_length, (borders[most], borders[most + 1])),
             )  # fmt: skip
@@ -148,11 +330,11 @@ class Night:
         """Return the night's own counts between the reference's tenths (its own where there is no reference)."""
         if not len(self.own_N):
             return {"edges": [], "counts": [0]}
-        reference = self.reference or drift.merge([(drift.sketch(self.own_N), len(self.own_N))])
-        edges = drift.bin_edges(reference)
-        found = {"edges": edges.tolist(), "counts": drift.count_bins(self.own_N, edges).astype(int).tolist()}
+        reference = self.reference or merge([(sketch(self.own_N), len(self.own_N))])
+        edges = bin_edges(reference)
+        found = {"edges": edges.tolist(), "counts": count_bins(self.own_N, edges).astype(int).tolist()}
         if self.reference is not None:
-            share_B = drift.count_bins(reference.score_M, edges, reference.count_M) / reference.n
+            share_B = count_bins(reference.score_M, edges, reference.count_M) / reference.n
             found["reference_shares"] = share_B.round(6).tolist()
         return found
 
@@ -160,20 +342,20 @@ class Night:
 def accepted_reference(engine: Engine, dataset_id: int, rater: RaterRow, *, without: Sequence[int]) -> Reference | None:
     """Merge the accepted nights of a dataset; one whose shape was never stored is measured now, once."""
     parts = []
-    for night_id, n, quantiles in distributions.read_accepted(engine, dataset_id, rater.rater_id, without=without):
+    for night_id, n, quantiles in nights.read_accepted(engine, dataset_id, rater.rater_id, without=without):
         if n is None or quantiles is None:
             parts.append(_record_shape(engine, night_id, rater))
         else:
             parts.append((np.array(quantiles), n))
     parts = [part for part in parts if part[1]]
-    return drift.merge(parts) if parts else None
+    return merge(parts) if parts else None
 
 
 def _record_shape(engine: Engine, night_id: int, rater: RaterRow) -> tuple[NDArray[np.float64], int]:
-    score_N = distributions.read_night_scores(engine, rater.rater_id, [night_id])["score"]
-    shape = drift.sketch(score_N)
+    score_N = nights.read_night_scores(engine, rater.rater_id, [night_id])["score"]
+    shape = sketch(score_N)
     with engine.begin() as connection:
-        distributions.store_distribution(
+        nights.store_distribution(
             connection, night_id, n=len(score_N), quantiles=shape.tolist(), histogram={}, verdict="recorded"
         )
     return shape, len(score_N)
@@ -188,8 +370,8 @@ def judge_night(engine: Engine, night: AnyRow, rater: RaterRow, limits: DriftLim
         for name in ("verdict", "n", "n_tested", "psi", "ks_distance", "reference", "n_reference")
     }
     with engine.begin() as connection:
-        distributions.store_distribution(
-            connection, night.night_id, **fields, quantiles=drift.sketch(tested.own_N).tolist(),
+        nights.store_distribution(
+            connection, night.night_id, **fields, quantiles=sketch(tested.own_N).tolist(),
             histogram=tested.histogram(), explanation=[asdict(mover) for mover in found.movers],
         )  # fmt: skip
         if found.verdict == "held":

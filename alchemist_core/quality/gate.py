@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, read_manifest
 from alchemist_core.errors import ConfigError
+from alchemist_core.files import artifact_path
 from alchemist_core.quality import suites
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.own_suites import GATES, Asked, is_own, run_own_suites
@@ -24,6 +23,7 @@ from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store.checks import (
     Columns,
+    Rows,
     count_members,
     failed_checks,
     read_slice,
@@ -31,9 +31,9 @@ from alchemist_core.store.checks import (
     store_check_results,
 )
 from alchemist_core.store.engine import make_engine
-from alchemist_core.store.regions import expected_gain
+from alchemist_core.store.manifests import Manifest, read_manifest
+from alchemist_core.store.raters import expected_gain
 from alchemist_core.store.registry import list_datasets
-from alchemist_core.store.slices import Rows
 from alchemist_core.store.snapshots import read_dataset_names
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 

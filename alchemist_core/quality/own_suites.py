@@ -17,7 +17,7 @@ from alchemist_core.config import Config
 from alchemist_core.errors import DataError
 from alchemist_core.quality.suites import FAIL, WARN
 from alchemist_core.quality.validation import CheckOutcome, OwnSuite, load_suite, validate_slice
-from alchemist_core.store.slices import Rows, Slice, open_slice
+from alchemist_core.store.checks import Rows, Slice, open_slice
 
 Gate = Literal["shards", "samples", "scores", "subset"]
 GATES: tuple[Gate, ...] = get_args(Gate)

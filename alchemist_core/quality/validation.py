@@ -16,7 +16,7 @@ from typing import Any
 
 from alchemist_core.errors import DataError
 from alchemist_core.quality.suites import Check
-from alchemist_core.store.slices import Slice
+from alchemist_core.store.checks import Slice
 
 KEPT_EXAMPLES = 5
 KEPT_FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_count")

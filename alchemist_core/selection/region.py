@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.paired import Estimate, estimate
 from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
+from alchemist_core.statistics import Estimate, estimate
 
 Floats = NDArray[np.float64]
 

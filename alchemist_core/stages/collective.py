@@ -26,7 +26,7 @@ def execute_together(
     """
     if _is_alone():
         return execute(stage, config, work, report_type, slot=slot)
-    from alchemist_core.loops.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
+    from alchemist_core.training.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
 
     if int(os.environ["RANK"]) > 0:
         claim = tell_all()
@@ -60,7 +60,7 @@ def hold_together(stage_run: StageRun, resource: str) -> Iterator[None]:
 def wait_for_all() -> None:
     """Go on once every launched process has come here."""
     if not _is_alone():
-        from alchemist_core.loops.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
+        from alchemist_core.training.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
 
         tell_all()
 

@@ -8,11 +8,11 @@ import sys
 
 from sqlalchemy import Engine
 
-from alchemist_core.loops.devices import Device, find_cpu, find_devices
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.sharing import wait_for_claim
 from alchemist_core.store.leases import Holder, LeaseClaim, claim_together, list_holders
+from alchemist_core.training.devices import Device, find_cpu, find_devices
 
 PREFIX = "device:"
 Group = tuple[Device, ...]

@@ -8,29 +8,26 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import require_artifact
-from alchemist_core.data.manifests import members_sha256
+from alchemist_core.config import Command, Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.average import read_average
-from alchemist_core.evaluation.contract import read_contract, read_fields
+from alchemist_core.files import require_artifact
 from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.protocols.protocol import read_average, read_contract, read_fields
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.evaluate_average import AverageEvaluation, find_ingredient
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.image_evaluation import ImageEvaluation
-from alchemist_core.stages.pair_reading import StoredPairs, read_images
 from alchemist_core.stages.sharing import take_unmeasured
 from alchemist_core.store import models
 from alchemist_core.store.datasets import default_evaluation
+from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.overviews import read_comparisons
-from alchemist_core.store.pairs import read_training_pairs
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
-from alchemist_core.store.subsets import SubsetRow, rater_of_subset
+from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, rater_of_subset
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.store.version_choice import VERSION_TEXT, choose_version
+from alchemist_core.training.sample_reading import StoredPairs, read_images
 
 METRIC, FLOW_METRIC = "heldout_loss", "heldout_flow_loss"
 """Held-out losses of the scale-wise generator, and of flow matching (FLUX-mini): two units, never in one table."""
@@ -163,9 +160,9 @@ def _measure(
     stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, metric: str, side: int | None
 ) -> int:
     hold_device(stage_run)
-    from alchemist_core.loops.generators import read_config  # noqa: PLC0415  torch only when there is work
-    from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415
-    from alchemist_core.loops.pairs import Pairs  # noqa: PLC0415
+    from alchemist_core.metrics.heldout import heldout_losses  # noqa: PLC0415
+    from alchemist_core.training.generators import read_config  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.training.samples import Pairs  # noqa: PLC0415
 
     # STAR's models share one side: their images are read once. FLUX's each have their own, and more pixels.
     pairs: Pairs | StoredPairs | None = None

@@ -6,15 +6,14 @@ from typing import NamedTuple
 from sqlalchemy import Engine
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.average import AVERAGE, AverageContract, name_average
-from alchemist_core.evaluation.contract import Contract
-from alchemist_core.evaluation.distances import average_score
+from alchemist_core.metrics.distances import average_score
+from alchemist_core.protocols.protocol import AVERAGE, AverageContract, Contract, name_average
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.sharing import take_unmeasured
-from alchemist_core.store import contracts, models
+from alchemist_core.store import models
 from alchemist_core.store.models import ModelRow
 
-Ingredient = contracts.NamedContract
+Ingredient = models.NamedContract
 
 
 class AverageEvaluation:
@@ -28,7 +27,7 @@ class AverageEvaluation:
         }
         pinned = {part: one.contract for part, one in self.ingredients.items()}
         self.title = name_average(**pinned)
-        self.contract_id = contracts.agree_on_contract(engine, name, {"metric": AVERAGE} | pinned)
+        self.contract_id = models.agree_on_contract(engine, name, {"metric": AVERAGE} | pinned)
 
     def measure(self, trained: Sequence[ModelRow]) -> int:
         """Store the average of each model that has none yet; return their number.
@@ -46,7 +45,7 @@ class AverageEvaluation:
             value = average_score(parts["clip_score"].value, parts["fid"].value)
             # Under their own names first, which tell tables that a FID is better when lower.
             beside = {f"{_title(self.ingredients[part])}_of_average": one.value for part, one in parts.items()}
-            contracts.store_values(
+            models.store_values(
                 engine, {self.title: value} | beside, model_id=model.model_id, contract_id=self.contract_id,
                 n=min(one.n for one in parts.values()), run_id=self.stage_run.run_id,
             )  # fmt: skip
@@ -65,7 +64,7 @@ def find_ingredient(engine: Engine, name: str) -> Ingredient:
     Raises:
         ConfigError: Nothing was.
     """
-    found = contracts.find_named(engine, name)
+    found = models.find_named(engine, name)
     if found is None:
         raise ConfigError(
             f"Nothing was measured under the contract {name} yet: run alchemist evaluate --contract {name} first."

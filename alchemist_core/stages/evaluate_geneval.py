@@ -8,14 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from alchemist_core.data.artifacts import write_bytes_atomically
-from alchemist_core.data.layouts.geneval import find_images
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.evaluation.contract import Contract, read_contract, refuse_differences, texts_sha256
-from alchemist_core.evaluation.geneval import Rules
+from alchemist_core.files import write_bytes_atomically
+from alchemist_core.metrics.geneval import Rules
+from alchemist_core.metrics.geneval_files import find_images
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_centernet, has_centernet, name_geneval_extractor, weights_sha256
-from alchemist_core.store import contracts
+from alchemist_core.protocols.protocol import Contract, read_contract, refuse_differences, texts_sha256
+from alchemist_core.store import models
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.models import evaluated_models, find_model
 
@@ -81,9 +81,7 @@ def agree_on_geneval(
     model = find_model(engine, drawn["model"])
     if model is None:
         raise ConfigError(f"{folder / _DRAWN} names the model {drawn['model']!r}, which this store does not have.")
-    return AgreedGeneval(
-        contract, contracts.agree_on_contract(engine, contract_name, contract.as_json()), model.model_id
-    )
+    return AgreedGeneval(contract, models.agree_on_contract(engine, contract_name, contract.as_json()), model.model_id)
 
 
 def store_scores(agreed: AgreedGeneval, scores: dict[str, float]) -> None:
@@ -92,7 +90,7 @@ def store_scores(agreed: AgreedGeneval, scores: dict[str, float]) -> None:
     if agreed.model_id in evaluated_models(engine, agreed.contract_id, title):
         return
     values = {title if tag == "overall" else f"{title}_{tag}": value for tag, value in scores.items()}
-    contracts.store_values(
+    models.store_values(
         engine, values, model_id=agreed.model_id, contract_id=agreed.contract_id, n=agreed.contract.n_images
     )
 

@@ -12,17 +12,42 @@ from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
 from alchemist_core.config import Config, Report
-from alchemist_core.data.faults import escape_unstorable
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.faults import escape_unstorable
 from alchemist_core.stages import lineage
-from alchemist_core.stages.spending import spent
 from alchemist_core.store.engine import DatabaseError, open_store
 from alchemist_core.store.leases import LeaseClaim, find_holder, is_held, renew_leases
 from alchemist_core.store.maintenance import end_long_reads
 from alchemist_core.store.refusals import explain_refusal
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, say
+
+CPU = "cpu"
+
+
+def spent(work_seconds: float) -> dict[str, Any]:
+    """Return work_seconds, device and cost (none without a price) of this process's run, as the run ledger keeps them."""
+    device = device_in_use()
+    return {"work_seconds": work_seconds, "device": device, "cost": cost_of(work_seconds, device)}
+
+
+def device_in_use() -> str:
+    """Name the GPU that this process has worked on, or the CPU; torch is asked only where a stage has loaded it."""
+    torch = sys.modules.get("torch")
+    # A GPU that nobody touched worked for nobody.
+    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_initialized() else CPU
+
+
+def cost_of(work_seconds: float, device: str) -> float | None:
+    """Return the cost of a run in the currency of the prices set: a GPU for each launched process, or every core it may use."""
+    settings = load_settings()
+    if device == CPU:
+        price, n_devices = settings.price_per_core_hour, len(os.sched_getaffinity(0))
+    else:
+        price, n_devices = settings.price_per_gpu_hour, int(os.environ.get("WORLD_SIZE", "1"))
+    return None if price is None else work_seconds / 3600 * price * n_devices
+
 
 FOLLOW_INTERVAL_S = 1.0
 RENEWAL_POLL_S = 0.05

@@ -7,22 +7,22 @@ from typing import Any
 from sqlalchemy import Engine
 
 from alchemist_core.config import fingerprint
-from alchemist_core.data.artifacts import artifact_path, require_artifact
-from alchemist_core.data.image_sets import is_finished, read_set
-from alchemist_core.data.manifests import members_sha256
 from alchemist_core.errors import DataError
-from alchemist_core.evaluation.contract import Contract, read_contract, texts_sha256
+from alchemist_core.files import artifact_path, require_artifact
+from alchemist_core.metrics.image_sets import is_finished, read_set
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
+from alchemist_core.protocols.protocol import Contract, read_contract, texts_sha256
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
-from alchemist_core.stages.pair_reading import read_images
 from alchemist_core.stages.sharing import hold_resource, take_unmeasured
-from alchemist_core.store import contracts, models
+from alchemist_core.store import models
+from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.models import ModelRow
-from alchemist_core.store.pairs import read_categories
+from alchemist_core.store.samples import read_categories
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.training.sample_reading import read_images
 
 SAMPLERS: dict[str, type[SamplingConfig] | type[FlowSamplingConfig]] = {
     "star": SamplingConfig,
@@ -47,7 +47,7 @@ class ImageEvaluation:
             )
         self.labels = _read_labels(stage_run.engine, rows, draft.categories)
         self.contract = self._pin(draft)
-        self.contract_id = contracts.agree_on_contract(stage_run.engine, name, self.contract.as_json())
+        self.contract_id = models.agree_on_contract(stage_run.engine, name, self.contract.as_json())
 
     @property
     def title(self) -> str:
@@ -62,7 +62,7 @@ class ImageEvaluation:
         if not missing:
             return 0
         hold_device(self.stage_run)
-        from alchemist_core.loops.image_metrics import ImageMetric, Labels  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.metrics.image_metrics import ImageMetric, Labels  # noqa: PLC0415  torch only when there is work
 
         labels = None if self.labels is None else Labels(self.labels[: self.contract.n_images], self.labels)
         metric = ImageMetric(self.contract, self.weights, self._references(), labels)
@@ -71,7 +71,7 @@ class ImageEvaluation:
             take_unmeasured(self.stage_run, missing, contract_id=self.contract_id, metric=self.title), 1
         ):
             values = metric.measure(read_set(self._draw(model)))
-            contracts.store_values(
+            models.store_values(
                 engine, values, model_id=model.model_id, contract_id=self.contract_id, n=self.contract.n_images,
                 run_id=self.stage_run.run_id,
             )  # fmt: skip
@@ -112,7 +112,7 @@ class ImageEvaluation:
         return out
 
     def _generate(self, model: ModelRow, out: Path) -> None:
-        from alchemist_core.loops.image_generation import generate_images  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.metrics.image_generation import generate_images  # noqa: PLC0415  torch only when there is work
 
         contract = self.contract
         generate_images(

@@ -9,13 +9,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report, Words
-from alchemist_core.data.faults import escape_unstorable
-from alchemist_core.data.pairs import Reading
-from alchemist_core.data.repairs import names_of
-from alchemist_core.data.shard_reading import ShardContent, read_shards
-from alchemist_core.data.storage import (
+from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
+from alchemist_core.project import load_project
+from alchemist_core.settings import load_settings
+from alchemist_core.shards.faults import escape_unstorable
+from alchemist_core.shards.reading import ShardContent, read_shards
+from alchemist_core.shards.repairs import names_of
+from alchemist_core.shards.samples import Reading
+from alchemist_core.shards.storage import (
     RootListing,
     ShardFile,
     absolute_root,
@@ -25,10 +27,7 @@ from alchemist_core.data.storage import (
     remedy_of,
     sha256_of,
 )
-from alchemist_core.data.workers import n_own_cores
-from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
-from alchemist_core.project import load_project
-from alchemist_core.settings import load_settings
+from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
 from alchemist_core.store.engine import create_store, read_clock

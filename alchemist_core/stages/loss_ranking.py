@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.config import fingerprint
-from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, require_artifact
-from alchemist_core.data.manifests import list_hashes, members_sha256
 from alchemist_core.errors import DataError
-from alchemist_core.loops.config import DownstreamConfig
+from alchemist_core.files import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.collective import hold_together, wait_for_all
 from alchemist_core.stages.devices import hold_device
-from alchemist_core.stages.drawing import draw, redraw
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.store.eligible import EligiblePairs
-from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.manifests import list_hashes, members_sha256
 from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import read_training_pairs
 from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.store.tables import AnyRow
+from alchemist_core.subsets.drawing import draw, redraw
+from alchemist_core.training.config import DownstreamConfig
 
 MINUS_LOSS = "minus_loss"
 """The arm's name."""
@@ -70,7 +70,7 @@ class LossRanking:
         return losses
 
     def _train(self, uri: str, validation: list[bytes], config: DownstreamConfig) -> Path:
-        from alchemist_core.loops.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
 
         tokenizer_from = require_artifact(self._rater.checkpoint_uri, self._rater.checkpoint_sha256)
         train_downstream(
@@ -81,7 +81,7 @@ class LossRanking:
 
 
 def _measure(path: Path, model: Path, pairs: Any, *, n_wanted: int) -> None:
-    from alchemist_core.loops.heldout import heldout_losses  # noqa: PLC0415  as above
+    from alchemist_core.metrics.heldout import heldout_losses  # noqa: PLC0415  as above
 
     loss_N = heldout_losses(model, pairs).astype(np.float64)
     if len(loss_N) < n_wanted:

@@ -5,19 +5,26 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
-from alchemist_core.data.copy_places import copy_size, copy_to, place_of, remove_copy, require_reachable
-from alchemist_core.data.copying import Layout
-from alchemist_core.data.shard_copying import Verify
-from alchemist_core.data.storage import is_s3, join_uri
-from alchemist_core.data.subset_members import locate_all
+from alchemist_core.config import Command, Config, Report
 from alchemist_core.errors import DataError
+from alchemist_core.shards.storage import is_s3, join_uri
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.version_manifest import load_manifest
-from alchemist_core.store.members import count_taken_down, store_members
-from alchemist_core.store.subsets import SubsetRow, forget_copy, mark_materialized, note_copy
-from alchemist_core.store.version_choice import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
+from alchemist_core.store.subsets import (
+    NEWEST_TEXT,
+    VERSION_TEXT,
+    SubsetRow,
+    choose_version,
+    count_taken_down,
+    forget_copy,
+    mark_materialized,
+    note_copy,
+    refuse_two_versions,
+    store_members,
+)
+from alchemist_core.subsets.copying import Layout, Verify
+from alchemist_core.subsets.drawing import load_manifest
+from alchemist_core.subsets.members import locate_all
+from alchemist_core.subsets.places import copy_size, copy_to, place_of, remove_copy, require_reachable
 
 
 class MaterializeConfig(Config):

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import artifact_path, write_bytes_atomically
+from alchemist_core.config import Command, Config, Report
+from alchemist_core.files import artifact_path, write_bytes_atomically
+from alchemist_core.report import render_report
+from alchemist_core.report.gathering import gather_content
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.report_content import gather_content
-from alchemist_core.stages.report_page import render_report
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.tables import utc_now
 
@@ -41,7 +40,9 @@ def report(config: ReportConfig, stage_run: StageRun) -> ReportReport:
     """Gather, render, write."""
     if config.dataset is not None:
         find_dataset(stage_run.engine, config.dataset)
-    page = render_report(gather_content(stage_run, config.dataset, made_at=utc_now()))
+    page = render_report(
+        gather_content(stage_run.engine, config.dataset, made_at=utc_now(), on_progress=stage_run.report)
+    )
     path = config.out or artifact_path(f"reports/{config.dataset or 'all'}.html")
     is_new = not path.exists() or _without_time(path.read_text(encoding="utf-8")) != _without_time(page)
     if is_new:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report
-from alchemist_core.data.artifacts import require_artifact
-from alchemist_core.data.decoders import open_decoders
-from alchemist_core.data.storage import has_files
-from alchemist_core.data.workers import n_own_cores
+from alchemist_core.config import Command, Config, Report
 from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
-from alchemist_core.loops.scoring_shards import PendingShard
+from alchemist_core.files import require_artifact
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.decoding import open_decoders
+from alchemist_core.shards.storage import has_files
+from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
@@ -29,9 +27,10 @@ from alchemist_core.store.raters import RaterRow, find_raters
 from alchemist_core.store.registry import unreadable_shards
 from alchemist_core.store.tables import AnyRow, utc_now
 from alchemist_core.telemetry import say
+from alchemist_core.training.scoring_pipeline import PendingShard
 
 if TYPE_CHECKING:
-    from alchemist_core.loops.scoring_pipeline import ScoringPipeline
+    from alchemist_core.training.scoring_pipeline import ScoringPipeline
 
 WAIT_S = 1.0
 MAX_NAMED = 20
@@ -165,8 +164,8 @@ class Scoring:
     def open_pipeline(self) -> "Iterator[ScoringPipeline]":
         """Load the rater and start what decodes for it; all of it ends with the block."""
         hold_device(self.stage_run)
-        from alchemist_core.loops.scoring import Scorer, own_device  # noqa: PLC0415  torch only when there is work
-        from alchemist_core.loops.scoring_pipeline import ScoringPipeline  # noqa: PLC0415
+        from alchemist_core.training.scoring import Scorer, own_device  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.scoring_pipeline import ScoringPipeline  # noqa: PLC0415
 
         scorer = Scorer.load(require_artifact(self.rater.checkpoint_uri, self.rater.checkpoint_sha256), own_device())
         self.provenance = Provenance(self.stage_run.run_id, scorer.device, scorer.dtype)

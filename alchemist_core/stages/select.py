@@ -6,26 +6,22 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report, Words, fingerprint
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, read_manifest, rows_sha256, write_manifest
+from alchemist_core.config import Command, Config, Report, Words, fingerprint
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.evaluation.paired import Estimate
+from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.curves import SelectionCurve
-from alchemist_core.stages.drawing import draw
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.preview import describe
-from alchemist_core.stages.version_manifest import manifest_of
+from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import current_actor
+from alchemist_core.store.eligible import scale_fingerprint
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.regions import describe_worse, expected_gain, is_worse, resolve_auto
-from alchemist_core.store.snapshot_cache import scale_fingerprint
+from alchemist_core.store.manifests import Manifest, read_manifest, rows_sha256, write_manifest
+from alchemist_core.store.raters import RaterRow, describe_worse, expected_gain, find_rater, is_worse, resolve_auto
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.store.subsets import SubsetRow, find_by_spec, store_subset
-from alchemist_core.store.version_choice import describe_withdrawal
+from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
+from alchemist_core.subsets.drawing import draw, manifest_of
+from alchemist_core.subsets.preview import describe
 
 # A plus, for it stands between the datasets in names that select gives.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"

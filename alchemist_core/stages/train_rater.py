@@ -6,21 +6,20 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.command import Command
-from alchemist_core.config import Config, Report, fingerprint
-from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path, folder_sha256
-from alchemist_core.data.manifests import members_sha256
+from alchemist_core.config import Command, Config, Report, fingerprint
 from alchemist_core.errors import ConfigError
-from alchemist_core.loops.config import RaterTrainingConfig
+from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
-from alchemist_core.stages.pair_reading import StoredPairs
 from alchemist_core.store import raters
-from alchemist_core.store.pairs import read_training_pairs
+from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import read_training_pairs
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.sample_reading import StoredPairs
 
 TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")
@@ -72,7 +71,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.certificate), **n_pairs
         )
     hold_device(stage_run)
-    from alchemist_core.loops.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
+    from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
     side = config.training.resolution
     pairs = {name: StoredPairs(found, side, stage_run.report) for name, found in rows.items()}

@@ -18,8 +18,8 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]  # its public place
 
-from alchemist_core.data.faults import is_storable
 from alchemist_core.errors import ConfigError
+from alchemist_core.shards.faults import is_storable
 
 MAX_CHARS, MAX_DEPTH = 10_000, 50
 T = TokenType

@@ -3,12 +3,32 @@
 Knows what a pool depends on and what can be asked of it, not how it is read. Letters: N pairs of the pool, K wanted ones.
 """
 
+import contextlib
 import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, text
+
+from alchemist_core.config import fingerprint
+from alchemist_core.selection.duplicates import later_in_group
+from alchemist_core.selection.exclusions import Exclusion
+from alchemist_core.selection.ranks import RankScale
+from alchemist_core.settings import load_settings
+from alchemist_core.store.copy import copy_out
+from alchemist_core.store.export import filter_rows
+from alchemist_core.store.manifests import hash_order
+from alchemist_core.store.queries import load_query
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +132,310 @@ class EligiblePairs:
 
 def _prefix(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(pair_hash_N32[:, :8]).view(">u8").ravel().astype(np.uint64)
+
+
+RANGE = 1_000_000
+PAIR_FIELDS = {
+    "sample_id": ">i8", "pair_hash": "(32,)u1", "score": ">f8", "night_id": ">i4", "first_sample_id": ">i8", "is_taken_down": "?",
+}  # fmt: skip
+# What a condition may name.
+FILTER_COLUMNS: Mapping[str, type[Any]] = {
+    "sample_id": int, "caption": str, "width": int, "height": int, "format": str, "source_url": str, "licence": str,
+    "metadata": str, "aesthetic": float, "clarity": float, "frequency": float, "edge_density": float,
+}  # fmt: skip
+Columns = dict[str, NDArray[Any]]
+
+
+def read_pool(connection: Connection, moment: Moment) -> EligiblePairs:
+    """Read a pool as it was at a moment.
+
+    Args:
+        connection: Open in a transaction that sees one snapshot of the store.
+        moment: What the pool depends on.
+
+    Raises:
+        ConfigError: If the moment's condition is none.
+    """
+    # The joins of a range fit into memory; no statement here is asked often enough to be compiled.
+    connection.execute(text("SET LOCAL work_mem = '256MB'"))
+    connection.execute(text("SET LOCAL jit = off"))
+    reader = _Reader(connection, moment)
+    parts = [reader.read(span) for span in _spans(connection)]
+    columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    _exclude_duplicates(columns, has_duplicates=moment.last_compared_id > 0)
+    order_N = hash_order(columns["pair_hash_N32"])
+    for name in list(columns):
+        columns[name] = columns[name][order_N]
+    if moment.with_sources:
+        columns["source_N"] = _number(columns["source_N"])
+    first_bits_N = np.ascontiguousarray(columns["pair_hash_N32"][:, :8]).view(">i8").ravel().astype(np.int64)
+    return EligiblePairs(
+        pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, **columns
+    )
+
+
+def _spans(connection: Connection) -> Iterator[dict[str, int]]:
+    last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
+    # From before 0, which a sample made by hand may have.
+    for start in range(-1, last + 1, RANGE):
+        yield {"after_sample_id": start, "last_sample_id": start + RANGE}
+
+
+def _exclude_duplicates(columns: Columns, *, has_duplicates: bool) -> None:
+    sample_id_N, first_id_N = columns.pop("sample_id"), columns.pop("first_sample_id")
+    if has_duplicates:
+        later = later_in_group(sample_id_N, first_id_N, columns["excluded_N"] == 0)
+        columns["excluded_N"][later] = Exclusion.DUPLICATE
+
+
+def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number labels from 1 as they come, 0 stays 0 and uses up its number: the server's hash of a host is no part of a snapshot."""
+    _, first, group_N = np.unique(label_N, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(1, len(first) + 1)
+    return np.where(label_N == 0, 0, number[group_N])
+
+
+class _Reader:
+    """Reads ranges of samples, and counts what never comes into the pool."""
+
+    def __init__(self, connection: Connection, moment: Moment) -> None:
+        self._connection, self._moment = connection, moment
+        self._contaminated = self._read_contaminated()
+        self.n_taken_down = self.n_unscored = 0
+
+    def read(self, span: dict[str, int]) -> Columns:
+        """Return one range as columns, in no order."""
+        rows = copy_out(self._connection, load_query("eligible_pairs"), self._moment.parameters | span, PAIR_FIELDS)
+        is_unscored = np.isnan(rows["score"]) & ~rows["is_taken_down"]
+        self.n_taken_down += int(rows["is_taken_down"].sum())
+        self.n_unscored += int(is_unscored.sum())
+        kept = rows[~(rows["is_taken_down"] | is_unscored)]
+        sample_id = kept["sample_id"].astype(np.int64)
+        columns: Columns = {
+            "sample_id": sample_id,
+            "first_sample_id": kept["first_sample_id"].astype(np.int64),
+            "pair_hash_N32": np.ascontiguousarray(kept["pair_hash"]),
+            "score_N": kept["score"].astype(np.float64),
+            "night_N": kept["night_id"].astype(np.int32),
+            "excluded_N": self._exclude(sample_id, span),
+        }
+        return columns | ({"source_N": self._sources(sample_id, span)} if self._moment.with_sources else {})
+
+    def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
+        excluded_N = np.zeros(len(sample_id_N), np.uint8)
+        if self._moment.where is not None:
+            statement = filter_rows("filterable_samples", FILTER_COLUMNS, self._moment.where, span)
+            matching = copy_out(self._connection, statement, span, {"sample_id": ">i8"})["sample_id"]
+            excluded_N[~np.isin(sample_id_N, matching.astype(np.int64))] = Exclusion.PREDICATE
+        excluded_N[np.isin(sample_id_N, self._contaminated)] = Exclusion.CONTAMINATED
+        return excluded_N
+
+    def _read_contaminated(self) -> NDArray[np.int64]:
+        if not self._moment.decontaminate:
+            return np.empty(0, np.int64)
+        parameters = {
+            "dataset_names": list(self._moment.decontaminate),
+            "last_shard_id": self._moment.last_evaluation_shard_id,
+        }
+        found = copy_out(self._connection, load_query("contaminated_samples"), parameters, {"sample_id": ">i8"})
+        return found["sample_id"].astype(np.int64)
+
+    def _sources(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.int64]:
+        found = copy_out(self._connection, load_query("sample_sources"), span, {"sample_id": ">i8", "source": ">i8"})
+        order = np.argsort(found["sample_id"])
+        known, source = found["sample_id"][order].astype(np.int64), found["source"][order].astype(np.int64)
+        place_N = np.searchsorted(known, sample_id_N)
+        is_known_N = place_N < len(known)
+        is_known_N[is_known_N] = known[place_N[is_known_N]] == sample_id_N[is_known_N]
+        source_N = np.zeros(len(sample_id_N), np.int64)
+        source_N[is_known_N] = source[place_N[is_known_N]]
+        return source_N
+
+
+# A pool of 30 million is 1.9 GB; the newest are kept.
+MAX_POOLS = 4
+COUNTS = ("n_taken_down", "n_unscored")
+ARRAYS = tuple(field.name for field in fields(EligiblePairs) if field.name not in COUNTS)
+
+
+def scale_fingerprint(scale: RankScale) -> str:
+    """Return the hash of a scale's knots: what a subset's spec says of it."""
+    return fingerprint([scale.knot_scores.tolist(), scale.knot_ranks.tolist()])
+
+
+def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligiblePairs] | None:
+    """Return the eligible hash and the pool of a moment, its arrays mapped from their files; none if it is not kept as it was.
+
+    Args:
+        key: Of the moment.
+        should_verify: Compare every byte with its hash (1 s for each 2 GB), not only sizes and times of the files.
+    """
+    folder = _folder() / key
+    try:
+        note: dict[str, Any] = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
+        names = [name for name in ARRAYS if name in note["arrays"]]
+        counts: dict[str, Any] = {name: int(note[name]) for name in COUNTS}
+        os.utime(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # Mapped one after the other: numpy reads a header by ast, which in Python 3.11 may fail in several threads at once.
+    found = [_map(folder / f"{name}.npy") for name in names]
+    sealed = [column for column in found if column is not None]
+    if len(sealed) < len(names):
+        return None
+    with ThreadPoolExecutor(max(len(names), 1)) as threads:
+        if should_verify and not all(threads.map(lambda column: column[1] == _sha256(column[0]), sealed)):
+            return None
+    columns: dict[str, Any] = {name: column for name, (column, _) in zip(names, sealed, strict=True)}
+    return str(note["eligible_hash"]), EligiblePairs(**columns, **counts)
+
+
+def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
+    """Keep the pool of a moment in place of what is there, if the disk allows; those that were not used for longest go."""
+    _folder().mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=_folder()))
+    arrays = {name: column for name, column in pairs.columns().items() if column is not None}
+    note = {"eligible_hash": eligible_hash, "arrays": sorted(arrays)} | {name: getattr(pairs, name) for name in COUNTS}
+    # Without a kept pool a selection takes longer; it need not fail.
+    with contextlib.suppress(OSError):
+        for name, column in arrays.items():
+            _save(aside / f"{name}.npy", column)
+        (aside / "pool.json").write_text(json.dumps(note), encoding="utf-8")
+        shutil.rmtree(_folder() / key, ignore_errors=True)
+        # Refused where another selection has just put the same pool there.
+        aside.rename(_folder() / key)
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for old in sorted(_folder().iterdir(), key=lambda path: -path.stat().st_mtime)[MAX_POOLS:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
+    """Return a pool's ranks on a scale, from the file beside it or into it."""
+    path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
+    kept = _map(path)
+    if kept is not None and len(kept[0]) == len(pairs) and not (should_verify and kept[1] != _sha256(kept[0])):
+        return kept[0]
+    rank_N = scale.rank(pairs.score_N)
+    with contextlib.suppress(OSError):
+        _save(path, rank_N)
+    return rank_N
+
+
+def forget_pools() -> None:
+    """Delete all: another database of this home may give the same numbers and moments to other pools."""
+    shutil.rmtree(_folder(), ignore_errors=True)
+
+
+def _folder() -> Path:
+    return load_settings().home.resolve() / "snapshots"
+
+
+def _map(path: Path) -> tuple[NDArray[Any], str] | None:
+    """Map an array from its file, with the hash that it was sealed with; none where that is not the file that was sealed."""
+    try:
+        seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if seal["stamp"] != _stamp(path):
+            return None
+        # A plain array over the mapped file: a memmap would make one of every slice and every sum.
+        return np.asarray(np.load(path, mmap_mode="r")), str(seal["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _save(path: Path, column: NDArray[Any]) -> None:
+    seal = path.with_suffix(".json")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.save(file, column)
+    except OSError:
+        # A full disk, which may show only as the file is closed, would keep what was written of it.
+        aside.unlink()
+        raise
+    # Without its seal a file counts for nothing, so it goes first and comes last.
+    seal.unlink(missing_ok=True)
+    aside.replace(path)
+    seal.write_text(json.dumps({"sha256": _sha256(column), "stamp": _stamp(path)}), encoding="utf-8")
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _sha256(column: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(column).data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class NightFacts:
+    """A night that pairs of a pool are of."""
+
+    night_id: int
+    dataset: str
+    crawl_date: date
+    created_at: datetime
+    # Mean over its tars; none where its pairs came in by a retry.
+    bytes_per_pair: float | None
+
+
+def frozen(engine: Engine) -> Connection:
+    """Connect so that all statements see one snapshot of the store."""
+    return engine.connect().execution_options(isolation_level="REPEATABLE READ")
+
+
+def read_nights(connection: Connection, rater_id: int, **which: list[Any]) -> tuple[NightFacts, ...]:
+    """Return the decided nights of `dataset_names`, or those of `night_ids`."""
+    parameters = {"rater_id": rater_id, "dataset_names": None, "night_ids": None} | which
+    return tuple(NightFacts(*row) for row in connection.execute(load_query("decided_nights"), parameters))
+
+
+class PoolRequest:
+    """A pool that is wanted: as of a moment, of some nights."""
+
+    def __init__(self, moment: Moment, nights: Sequence[NightFacts], *, should_verify: bool) -> None:
+        """Ask for a pool.
+
+        Args:
+            moment: What it depends on.
+            nights: What its pairs are of.
+            should_verify: Whether a kept one is compared with its hashes before it is used; a preview does without.
+        """
+        self._moment, self._nights, self._should_verify = moment, nights, should_verify
+        self._found = ""
+
+    def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligiblePairs]:
+        """Return the eligible hash and the pool: the kept one, else read from the store and kept.
+
+        Args:
+            connection: From `frozen`.
+            may_be_kept: Whether one that was read before will do.
+        """
+        self._found = self._key(connection)
+        kept = find_pool(self._found, should_verify=self._should_verify) if may_be_kept else None
+        if kept is not None:
+            return kept
+        pairs = read_pool(connection, self._moment)
+        eligible_hash = pairs.sha256()
+        keep_pool(self._found, eligible_hash, pairs)
+        return eligible_hash, pairs
+
+    def rank(self, pairs: EligiblePairs, scale: RankScale) -> NDArray[np.float64]:
+        """Return the ranks of the pool that was got."""
+        return rank_pool(self._found, pairs, scale, should_verify=self._should_verify)
+
+    def _key(self, connection: Connection) -> str:
+        # With the times at which nights were made: numbers alone are the same in every new database.
+        made = [[night.dataset, night.crawl_date.isoformat(), night.created_at.isoformat()] for night in self._nights]
+        if self._moment.is_fixed:
+            return fingerprint([asdict(self._moment), made])
+        # What the server has counted of changes tells a new state from an old one, some seconds late: enough for a preview.
+        statement = text("""
+            SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
+            WHERE schemaname = 'alchemist' AND relname IN ('samples', 'heuristic_scores') ORDER BY relname
+        """)
+        changes = [list(row) for row in connection.execute(statement)]
+        return fingerprint([asdict(self._moment), made, changes])

@@ -1,19 +1,28 @@
 """How to reach the store: the given server, or the embedded one, started on first use."""
 
+import hashlib
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from alchemist_core.errors import ConfigError
-from alchemist_core.local.postgres_passwords import LOGINS, Role, has_server
+from alchemist_core.errors import ConfigError, StoreError
+from alchemist_core.resources import resource
 from alchemist_core.settings import Settings, load_settings
+from alchemist_core.store.postgres import LOGINS, Role, has_server
+from alchemist_core.store.refusals import explain_refusal
 
 if TYPE_CHECKING:
-    from alchemist_core.local.postgres import EmbeddedPostgres
+    from alchemist_core.store.postgres import EmbeddedPostgres
+
 
 _MOST_SILENCE_MS = 30_000
 DatabaseError = DBAPIError
@@ -51,13 +60,13 @@ def create_store() -> None:
     """Create the home's embedded server unless it exists; `open_store` fills it. A server of the user's own exists already."""
     settings = load_settings()
     if settings.database_url is None:
-        from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
+        from alchemist_core.store.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
 
         start_postgres(settings.home)
 
 
 def _embedded(settings: Settings) -> "EmbeddedPostgres":
-    from alchemist_core.local.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
+    from alchemist_core.store.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
 
     # Whoever only reads, and mistyped a folder, must not get an empty store and be told that there are no subsets.
     if not has_server(settings.home):
@@ -124,8 +133,201 @@ _OPEN: dict[str, Engine] = {}
 
 
 def _open(url: str, *, is_embedded: bool) -> Engine:
-    from alchemist_core.store.migrate import check_schema  # noqa: PLC0415  it imports this module
 
     # The embedded server is the user's own, so its empty database is filled here. On a server of theirs, `db migrate` does it.
     check_schema(url, may_create=is_embedded)
     return make_engine(url)
+
+
+SQL = resource("sql")
+MIGRATIONS = SQL / "migrations"
+UNDEFINED_TABLE, UNDEFINED_SCHEMA = "42P01", "3F000"
+HASH = re.compile(r"\b[0-9a-f]{64}\b")
+# How many earlier hashes of views and functions the schema's comment keeps.
+N_REMEMBERED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """What a database says of its schema: the migrations' revision, and the hashes of applied SQL files, newest first."""
+
+    revision: str | None = None
+    applied: tuple[str, ...] = ()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the database has exactly this code's schema."""
+        return self.revision == head_revision() and self.applied[:1] == (code_hash(),)
+
+    @property
+    def is_created(self) -> bool:
+        """Whether the schema's first creation ended: views come after the last migration."""
+        return bool(self.applied)
+
+
+def migrate(url: str, *, should_reapply: bool = False) -> bool:
+    """Bring the database to this code's schema; returns whether anything had to change. At head one query finds that out.
+
+    Args:
+        url: Address of the database; its user owns the schema, or may create it.
+        should_reapply: Apply functions, views and grants even if the database says that it has them: a restored one has no grants.
+
+    Raises:
+        StoreError: The server does not answer, the database belongs to newer code, other sessions hold what is to be
+            changed, or a statement was refused.
+    """
+    with _connected(url) as connection:
+        state = _state(connection)
+        if state.is_current and not should_reapply:
+            return False
+        _refuse_newer(state)
+        connection.rollback()
+        if state.revision != head_revision():
+            _upgrade(connection)
+        _apply_code(connection, should_reapply=should_reapply)
+        return True
+
+
+def check_schema(url: str, *, may_create: bool = False) -> None:
+    """Refuse a schema that is not this code's; an existing one is never changed.
+
+    Args:
+        url: Address of the database.
+        may_create: Whether an empty database is brought to this code's schema, as one whose creation was interrupted.
+
+    Raises:
+        StoreError: The server does not answer, or the schema is older, newer or another one; the text names the command that helps.
+    """
+    state = schema_state(url)
+    _refuse_newer(state)
+    if state.is_current:
+        return
+    if not state.is_created and may_create:
+        migrate(url)
+        return
+    if not state.is_created:
+        raise StoreError(
+            "The store has no complete schema yet. Run `alchemist db migrate` as the owner of the database."
+        )
+    if state.revision != head_revision():
+        raise StoreError(
+            f"The store's schema is at revision {state.revision}, this code needs {head_revision()}. "
+            "Run `alchemist db migrate` as the owner of the schema."
+        )
+    if code_hash() in state.applied:
+        raise StoreError(
+            "Newer code has replaced the store's views, this code needs the former ones. Update the code; "
+            "to go back to this code for all users, run `alchemist db migrate`."
+        )
+    raise StoreError(
+        "The store's views and functions are not those of this code. Run `alchemist db migrate` as the owner of the schema."
+    )
+
+
+def schema_state(url: str) -> SchemaState:
+    """Return what the database says of its schema, whatever its age."""
+    with _connected(url) as connection:
+        return _state(connection)
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    """Connect, and turn what the server refuses into one line with a remedy."""
+    engine = make_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as refused:
+        if (known := explain_refusal(refused)) is not None:
+            raise known from refused
+        raise
+    finally:
+        engine.dispose()
+
+
+def current_revision(url: str) -> str | None:
+    """Return the revision of a database; nothing when it was never migrated."""
+    return schema_state(url).revision
+
+
+def head_revision() -> str:
+    """Return the newest revision of this code: revisions are the ordered numbers before the files' names.
+
+    >>> head_revision() >= "0010"
+    True
+    """
+    names = sorted(path.name for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    if not names:
+        msg = f"There are no migrations in {MIGRATIONS}: the installation is incomplete. Install alchemist-platform again."
+        raise StoreError(msg)
+    return names[-1].split("_", 1)[0]
+
+
+def code_hash() -> str:
+    """Return the hash of everything that is applied again when it changes."""
+    digest = hashlib.sha256()
+    for path in _code_files():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _code_files() -> Iterator[Path]:
+    # Views read functions, and each other in the order of their names; grants come last.
+    yield from sorted((SQL / "functions").glob("*.sql"))
+    yield from sorted((SQL / "views").glob("*.sql"))
+    yield SQL / "roles.sql"
+
+
+def _state(connection: Connection) -> SchemaState:
+    query = (
+        "SELECT (SELECT version_num FROM alchemist.alembic_version),"
+        " obj_description('alchemist'::regnamespace, 'pg_namespace')"
+    )
+    try:
+        revision, applied = connection.execute(text(query)).one()
+    except DBAPIError as refused:
+        if getattr(refused.orig, "pgcode", None) not in {UNDEFINED_TABLE, UNDEFINED_SCHEMA}:
+            raise
+        return SchemaState()
+    return SchemaState(revision, tuple(HASH.findall(applied or "")))
+
+
+def _refuse_newer(state: SchemaState) -> None:
+    if state.revision is not None and state.revision > head_revision():
+        msg = f"the database is at revision {state.revision}, this code ends at {head_revision()}: update the code"
+        raise StoreError(msg)
+
+
+def _upgrade(connection: Connection) -> None:
+    # Imported here: a command that finds the schema at head never pays for it.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _apply_code(connection: Connection, *, should_reapply: bool) -> None:
+    """Apply functions, views and roles in one transaction; views are dropped first, so that their columns may change."""
+    with connection.begin():
+        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.code'))"))
+        state = _state(connection)
+        if state.is_current and not should_reapply:
+            return
+        connection.execute(text("SET LOCAL lock_timeout = '4s'"))
+        for path in sorted((SQL / "views").glob("*.sql"), reverse=True):
+            connection.exec_driver_sql(f"DROP VIEW IF EXISTS alchemist.{path.stem}")
+        for path in _code_files():
+            _execute_file(connection, path)
+        former = [applied for applied in state.applied if applied != code_hash()]
+        connection.exec_driver_sql(
+            f"COMMENT ON SCHEMA alchemist IS '{' '.join([code_hash(), *former[:N_REMEMBERED]])}'"
+        )
+
+
+def _execute_file(connection: Connection, path: Path) -> None:
+    # A percent sign or a colon in a file is not a parameter.
+    connection.exec_driver_sql(path.read_text(), execution_options={"no_parameters": True})

@@ -13,6 +13,17 @@ from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.errors import LeaseLostError
 
+
+def take_lock(connection: Connection, name: str) -> None:
+    """Wait for a lock."""
+    connection.execute(text("SELECT alchemist.take_lock(:name)"), {"name": name})
+
+
+def try_lock(connection: Connection, name: str) -> bool:
+    """Take a lock unless another session holds it."""
+    return bool(connection.execute(text("SELECT alchemist.try_lock(:name)"), {"name": name}).scalar_one())
+
+
 # The first condition keeps those who ask in vain from locking a live lease's row, which its holder has to renew.
 CLAIM = text("""
     SET LOCAL idle_in_transaction_session_timeout = '10s';

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.store.takedowns import find_reach
+from alchemist_core.store.samples import find_reach
 
 MANY_ROWS = (
     "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",

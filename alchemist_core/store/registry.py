@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from alchemist_core.data.faults import Reason
 from alchemist_core.errors import ConfigError
+from alchemist_core.shards.faults import Reason
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.copy_in import copy_rows
+from alchemist_core.store.copy import copy_rows
 from alchemist_core.store.engine import read_clock
-from alchemist_core.store.locks import take_lock
+from alchemist_core.store.leases import take_lock
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
 

@@ -16,9 +16,8 @@ from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
-from alchemist_core.store.eligible import EligiblePairs, Moment
-from alchemist_core.store.locks import take_lock
-from alchemist_core.store.pools import NightFacts, PoolRequest, frozen, read_nights
+from alchemist_core.store.eligible import EligiblePairs, Moment, NightFacts, PoolRequest, frozen, read_nights
+from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
 

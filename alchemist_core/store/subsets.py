@@ -1,17 +1,103 @@
 """Subset versions: stored once, published by one transaction, found by name."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+import numpy as np
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 
-from alchemist_core.data.manifests import Manifest
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.locks import take_lock
-from alchemist_core.store.members import count_taken_down, has_members, store_members
-from alchemist_core.store.tables import AnyRow, Dataset, RankScale, RankSnapshot, Rater, Run, Subset
+from alchemist_core.store.copy import copy_columns
+from alchemist_core.store.leases import take_lock, try_lock
+from alchemist_core.store.manifests import Manifest
+from alchemist_core.store.queries import load_query
+from alchemist_core.store.tables import AnyRow, Dataset, RankScale, RankSnapshot, Rater, Run, Subset, SubsetSample
+from alchemist_core.telemetry import say
+
+CHUNK_ROWS = 250_000
+"""Members that are encoded at a time: 12 MB on their way to the server."""
+# In the order of the key, so that its index is only appended to.
+STORE = text("""
+    INSERT INTO alchemist.subset_samples (subset_id, sample_id, rank)
+    SELECT :subset_id, samples.sample_id, members.rank FROM members INNER JOIN alchemist.samples USING (pair_hash)
+    ORDER BY samples.sample_id
+""")
+
+
+def store_members(engine: Engine, subset_id: int, manifest: Manifest) -> None:
+    """COPY a manifest's members into the version's partition; a filled one is left as it is, for membership never changes.
+
+    Raises:
+        DataError: If a member is not in the store; the partition then stays empty.
+    """
+    with _sole_filler(engine, subset_id) as connection:
+        with connection.begin():
+            # On its own: attaching locks the parent against other attachments, and the COPY behind it may take minutes.
+            connection.execute(text("SELECT alchemist.add_partition('subset_samples', :id)"), {"id": subset_id})
+        with connection.begin():
+            if not has_members(connection, subset_id):
+                _fill(connection, subset_id, manifest)
+
+
+def has_members(connection: Connection, subset_id: int) -> bool:
+    """Tell whether a version's membership is in the store."""
+    statement = SubsetSample.__table__.select().where(SubsetSample.subset_id == subset_id).limit(1)
+    return connection.execute(statement).first() is not None
+
+
+def lock_members(connection: Connection, subset_id: int) -> bool:
+    """Let nobody store a version's membership before this transaction ends; False where somebody is just doing it."""
+    return try_lock(connection, f"members {subset_id}")
+
+
+def drop_members(connection: Connection, subset_id: int) -> None:
+    """Take a version's membership, which `lock_members` keeps as it is, out of the store; its manifest can put it back."""
+    connection.execute(text("SELECT alchemist.drop_partition('subset_samples', :id)"), {"id": subset_id})
+
+
+@contextmanager
+def _sole_filler(engine: Engine, subset_id: int) -> Iterator[Connection]:
+    """Give a connection under whose lock, over several transactions, nobody else fills or drops the version's partition."""
+    # The lock lasts as long as its transaction, so it has a connection of its own.
+    with engine.connect() as connection, engine.connect() as holder:
+        with holder.begin():
+            # Made and committed first: a row that is only being made would let `lock_members` wait.
+            take_lock(holder, f"members {subset_id}")
+        with holder.begin():
+            take_lock(holder, f"members {subset_id}")
+            yield connection
+
+
+def count_taken_down(connection: Connection, subset_id: int) -> int:
+    """Count the stored members whose picture has been taken down since."""
+    return int(connection.execute(load_query("count_taken_down"), {"subset_id": subset_id}).scalar_one())
+
+
+def _copy_aside(connection: Connection, manifest: Manifest) -> None:
+    connection.execute(text("CREATE TEMPORARY TABLE members (pair_hash bytea, rank float8) ON COMMIT DROP"))
+    # 32 bytes as one value: a column of bytea, to numpy.
+    pair_hash_K = np.ascontiguousarray(manifest.pair_hash_K32).view("V32").ravel()
+    for start in range(0, len(manifest), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        columns = {"pair_hash": pair_hash_K[chunk], "rank": manifest.rank_K[chunk]}
+        copy_columns(connection, "members", columns)
+    # Without it the planner expects a few rows and looks each of millions up by the index.
+    connection.execute(text("ANALYZE members"))
+
+
+def _fill(connection: Connection, subset_id: int, manifest: Manifest) -> None:
+    _copy_aside(connection, manifest)
+    n_stored = connection.execute(STORE, {"subset_id": subset_id}).rowcount
+    if n_stored != len(manifest):
+        raise DataError(
+            f"The manifest names {len(manifest):,} members, {n_stored:,} of them are in this store: not published. "
+            "Was it selected from another store? Select again here."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,3 +399,187 @@ def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
     )
     with engine.connect() as connection:
         return connection.execute(statement).one()
+
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+def find_collectable(connection: Connection, name: str | None, min_age_days: float) -> Sequence[AnyRow]:
+    """Return the versions that nobody reads, with what each holds; a row each of the query `collectable_versions`."""
+    parameters = {"name": name, "min_age_days": min_age_days}
+    return connection.execute(load_query("collectable_versions"), parameters).all()
+
+
+def find_tars_with_taken_down(connection: Connection, name: str | None) -> Sequence[AnyRow]:
+    """Return the versions whose tars hold pictures that were taken down; a row each of the query `tars_with_taken_down`."""
+    return connection.execute(load_query("tars_with_taken_down"), {"name": name}).all()
+
+
+def manifest_uris(engine: Engine) -> set[str]:
+    """Return the address of every version's manifest."""
+    with engine.connect() as connection:
+        return set(connection.execute(select(Subset.manifest_uri)).scalars())
+
+
+def collect(
+    engine: Engine,
+    row: AnyRow,
+    *,
+    is_still_free: Callable[[Connection], bool],
+    remove_copies: Callable[[], None],
+    remove_manifest: Callable[[], None],
+) -> bool:
+    """Take a version's tars and membership off the store and remove its files, unless somebody wants it by now.
+
+    In two transactions: while membership is dropped, readers of every subset wait, and tars may take minutes. Membership goes last,
+    because a takedown finds by it whose tars hold a picture. In both nobody stores the membership, which every copy begins with: what
+    is copied while its tars go would be known to nobody.
+
+    Args:
+        engine: The store.
+        row: The version, as `find_collectable` or `find_tars_with_taken_down` gave it; the second kind keeps its membership.
+        is_still_free: Asked again under the locks, in both.
+        remove_copies: Deletes the tars; called last of its transaction, so that what is interrupted can be collected again.
+        remove_manifest: Deletes the manifest, likewise.
+
+    Returns:
+        False where the version is wanted again, has other copies by now, its membership is just being stored, or a reader holds its
+        partition for more than 5 s.
+    """
+    try:
+        with _sole_judge(engine, row.name) as connection:
+            if not (_is_as_found(connection, row.subset_id, row.copy_uris) and is_still_free(connection)):
+                return False
+            values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "copy_uris": []}
+            connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
+            remove_copies()
+        if "members_bytes" in row._fields:
+            with _sole_judge(engine, row.name) as connection:
+                if not (_is_as_found(connection, row.subset_id, []) and is_still_free(connection)):
+                    return False
+                drop_members(connection, row.subset_id)
+                remove_manifest()
+    except DBAPIError as refused:
+        if getattr(refused.orig, "pgcode", None) != LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
+    """Begin a transaction in which nobody else adds, publishes or collects versions of the name."""
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        lock_name(connection, name)
+        yield connection
+
+
+def _is_as_found(connection: Connection, subset_id: int, copy_uris: Sequence[str]) -> bool:
+    """Tell whether a version has these copies alone, and keep it so until the transaction ends."""
+    noted = select(Subset.copy_uris).where(Subset.subset_id == subset_id).with_for_update()
+    return lock_members(connection, subset_id) and connection.execute(noted).scalar_one() == list(copy_uris)
+
+
+VERSION_TEXT = "Version number; none: the published version, the newest where none is published"
+NEWEST_TEXT = "Take the newest version although another is published: what is checked and copied before it is published"
+
+
+class Versioned(Protocol):
+    """A config that has both ways to name a version."""
+
+    @property
+    def version(self) -> int | None:
+        """Version number, if one is named."""
+
+    @property
+    def newest(self) -> bool:
+        """Whether the newest is wanted."""
+
+
+AnyVersioned = TypeVar("AnyVersioned", bound=Versioned)
+
+
+def refuse_two_versions(config: AnyVersioned) -> AnyVersioned:
+    """Give a config back that names a version in one way at most.
+
+    Raises:
+        ValueError: It names one in both ways.
+    """
+    if config.newest and config.version is not None:
+        message = f"--version {config.version} and --newest contradict each other: leave one of them out"
+        raise ValueError(message)
+    return config
+
+
+def choose_version(
+    engine: Engine, name: str, *, version: int | None, is_newest: bool = False, may_be_withdrawn: bool = False
+) -> SubsetRow:
+    """Return the version that is named, else the published one, else the newest; where none is named, print which and why.
+
+    Args:
+        engine: The store.
+        name: Name of the subset.
+        version: Version number, if one is named.
+        is_newest: Take the newest although another is published.
+        may_be_withdrawn: Whether a withdrawn version is an answer: for what shows history, and for nothing that reads members.
+
+    Raises:
+        ConfigError: There is none; or it was withdrawn, and the text says why and what to use.
+    """
+    if version is not None:
+        return _named(engine, name, version, may_be_withdrawn=may_be_withdrawn)
+    newest, published = find_subset(engine, name), published_version(engine, name)
+    if published is not None and not is_newest:
+        _say_published(engine, published, newest)
+        return published
+    withdrawn = last_withdrawn(engine, name) if published is None else None
+    if not may_be_withdrawn and (newest.state == "withdrawn" or (withdrawn is not None and not is_newest)):
+        # Nothing is published because somebody took it back: readers by name must not fall to whatever else there is.
+        raise ConfigError(f"{describe_withdrawal(withdrawn or newest)} {_instead(engine, withdrawn or newest)}")
+    why = "none is published" if published is None else f"published is v{published.version}"
+    say(f"Using {newest.title}, the newest version; {why}.")
+    return newest
+
+
+def _named(engine: Engine, name: str, version: int, *, may_be_withdrawn: bool) -> SubsetRow:
+    found = find_subset(engine, name, version=version)
+    if found.state == "withdrawn":
+        if not may_be_withdrawn:
+            raise ConfigError(f"{describe_withdrawal(found)} {_instead(engine, found)}")
+        say(describe_withdrawal(found))
+    return found
+
+
+def describe_withdrawal(subset: SubsetRow) -> str:
+    """Return who withdrew a version, when and why, as a sentence."""
+    return f"{subset.title} was withdrawn on {subset.withdrawn_at:%Y-%m-%d} by {subset.withdrawn_by}: {subset.withdrawn_reason!r}."
+
+
+def _say_published(engine: Engine, published: SubsetRow, newest: SubsetRow) -> None:
+    withdrawn = last_withdrawn(engine, published.name)
+    more = (
+        "" if newest.version == published.version else f"; the newest is v{newest.version} (--version {newest.version})"
+    )
+    # Only one that stood in its place is worth a word.
+    before = find_predecessor(engine, withdrawn) if withdrawn is not None else None
+    if withdrawn is not None and before is not None and before.subset_id == published.subset_id:
+        more += f". {describe_withdrawal(withdrawn)}".removesuffix(".")
+    say(f"Using {published.title}, the published version{more}.")
+
+
+def _instead(engine: Engine, withdrawn: SubsetRow) -> str:
+    published = published_version(engine, withdrawn.name)
+    if published is not None:
+        return f"Use the published version {published.title}: leave --version out."
+    return (
+        f"No version of {withdrawn.name} is published now. Name another one (--version N; alchemist subset list shows them), "
+        f"or publish one: alchemist subset publish {withdrawn.name} --version N."
+    )
+
+
+def seconds_per_member(engine: Engine) -> float | None:
+    """Return the seconds that the newest downstream training took for each member, all epochs together; none before the first."""
+    with engine.connect() as connection:
+        row = connection.execute(load_query("measure_training_speed")).one_or_none()
+    return None if row is None else float(row.seconds_per_member)

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from alchemist_core.data.tar_writer import write_tar
-from alchemist_core.loops.pairs import Pairs
+from alchemist_core.shards.tar_writer import write_tar
+from alchemist_core.training.samples import Pairs
 from tests.benchmarks.rater_real import damage
 from tests.benchmarks.scenes_study import read_tars
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alchemist_core.data.byte_ranges import ByteRange
-from alchemist_core.data.images import decode_views
-from alchemist_core.data.storage import read_ranges
 from alchemist_core.heuristics.measures import LUMA_SIDE, measure
+from alchemist_core.shards.byte_ranges import ByteRange
+from alchemist_core.shards.images import decode_views
+from alchemist_core.shards.storage import read_ranges
 
 
 @dataclass(frozen=True)

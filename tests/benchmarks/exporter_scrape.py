@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, text
 
 from alchemist_core.settings import Settings
-from alchemist_core.store.measurements import read_measurements
+from alchemist_core.store.overviews import read_measurements
 from alchemist_core.telemetry import StoreCollector
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows

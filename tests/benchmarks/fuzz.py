@@ -22,21 +22,20 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import column
 
-from alchemist_core.data.captions import BadTextError, find_repairs, read_annotation
-from alchemist_core.data.copy_manifest import MANIFEST_NAME, read_copy_manifest, write_copy_manifest
-from alchemist_core.data.faults import Fault, Reason, is_storable
-from alchemist_core.data.images import BadImageError, decode_image, read_header
-from alchemist_core.data.manifests import Manifest, read_manifest, write_manifest
-from alchemist_core.data.member_table import MemberSource, table_of
-from alchemist_core.data.pairs import read_pairs
-from alchemist_core.data.shard_copying import CopiedShard
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.captions import BadTextError, find_repairs, read_annotation
+from alchemist_core.shards.faults import Fault, Reason, is_storable
+from alchemist_core.shards.images import BadImageError, decode_image, read_header
+from alchemist_core.shards.samples import read_pairs
 from alchemist_core.store.conditions import compile_condition
 from alchemist_core.store.export import SCORE_COLUMNS
+from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
+from alchemist_core.subsets.copying import MANIFEST_NAME, CopiedShard, read_copy_manifest, write_copy_manifest
+from alchemist_core.subsets.member_table import MemberSource, table_of
 from tests.benchmarks.rows import Row, write_rows
-from tests.data.conftest import draw_picture, make_record, make_tar
 from tests.peak_memory import peak_mib
+from tests.shards.conftest import draw_picture, make_record, make_tar
 
 LONGEST_S, MOST_BYTES = 10.0, 2**30
 # Sizes and signs at which readers fail.

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from alchemist_core.data.artifacts import require_artifact
-from alchemist_core.evaluation.drawn_shapes import find_shapes
-from alchemist_core.evaluation.scene_questions import read_request, score_scenes
-from alchemist_core.local.postgres import stop_postgres
-from alchemist_core.local.scene_drawing import BACKGROUND, COLOURS
-from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.cli.promote import PromoteConfig
+from alchemist_core.cli.promote import run as promote
+from alchemist_core.files import require_artifact
+from alchemist_core.local.scenes import BACKGROUND, COLOURS, draw_scenes
+from alchemist_core.metrics.drawn_shapes import find_shapes
+from alchemist_core.metrics.scene_questions import read_request, score_scenes
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
@@ -35,10 +36,8 @@ from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.models import find_model, read_evaluations
+from alchemist_core.store.postgres import stop_postgres
 from alchemist_core.store.raters import find_rater
-from alchemist_core.verbs.promote import PromoteConfig
-from alchemist_core.verbs.promote import run as promote
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from tests.benchmarks.rows import Row, at_least, interval, write_rows
 from tests.benchmarks.scenes_study import read_tars
 

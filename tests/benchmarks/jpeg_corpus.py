@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alchemist_core.data.tar_writer import write_tar
+from alchemist_core.shards.tar_writer import write_tar
 
 WORDS = ("red", "green", "small", "large", "house", "tree", "near", "above", "dog", "river", "old", "bright")
 

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, text
 
-from alchemist_core.store.migrate import MIGRATIONS, SQL, head_revision, migrate
+from alchemist_core.store.engine import MIGRATIONS, SQL, head_revision, migrate
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows
 from tests.store.test_migration_under_load import EARLIER, FILLED

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alchemist_core.local import scene_drawing
+from alchemist_core.local import scenes
 from alchemist_core.models.config import SamplingConfig, StarConfig, TokenizerConfig, tokenizer_tiny
 from alchemist_core.models.images import ImageArray, resize_images
 from alchemist_core.models.sampling import sample_codes
@@ -23,7 +23,7 @@ from alchemist_core.models.text import WordVectors
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 
 OUT = Path(".alchemist/bench/models.json")
-_DRAWERS = (scene_drawing.draw_informative, scene_drawing.draw_plain, scene_drawing.draw_chaotic)
+_DRAWERS = (scenes.draw_informative, scenes.draw_plain, scenes.draw_chaotic)
 _KIND_RATIOS = (0.55, 0.25, 0.20)
 _MOST_FIT_S = 60.0
 

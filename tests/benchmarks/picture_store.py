@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from alchemist_core.data.member_table import MemberSource, MemberTable
-from alchemist_core.data.subset_members import locate_all
-from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.postgres import start_postgres, stop_postgres
+from alchemist_core.subsets.member_table import MemberSource, MemberTable
+from alchemist_core.subsets.members import locate_all
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.stored_version import add_version, share_of
 

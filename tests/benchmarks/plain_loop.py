@@ -8,13 +8,13 @@ import copy
 
 import torch
 
-from alchemist_core.loops.pairs import Batch
 from alchemist_core.models.star import Star
 from alchemist_core.rating.objective import instance_objective
 from alchemist_core.rating.proxies import proxy_objective, reference_objective
 from alchemist_core.rating.rater import Rater
 from alchemist_core.rating.rules import alignment_cost
 from alchemist_core.rating.weights import batch_weights
+from alchemist_core.training.samples import Batch
 
 
 class PlainLoop:

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.manifests import Manifest, hash_rows
+from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.store.subsets import publish_subset
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows

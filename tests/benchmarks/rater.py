@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from alchemist_core.evaluation.ranking import mean_ranks, spearman
-from alchemist_core.loops.bilevel import Bilevel
-from alchemist_core.loops.config import RaterTrainingConfig
-from alchemist_core.loops.encoding import encode_pairs
-from alchemist_core.loops.pairs import batch_index
-from alchemist_core.loops.rater_training import train_rater
-from alchemist_core.loops.scoring import Scorer
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import WordVectors
 from alchemist_core.models.tokenizer import fit_tokenizer
 from alchemist_core.rating.rater import Rater
 from alchemist_core.settings import load_settings
+from alchemist_core.statistics import mean_ranks, spearman
+from alchemist_core.training.bilevel import Bilevel
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.samples import batch_index
+from alchemist_core.training.scoring import Scorer
 from tests.benchmarks.plain_loop import PlainLoop
 from tests.benchmarks.rows import Row, at_least, interval, write_rows
 from tests.benchmarks.scenes_study import KINDS, Study, kind_aucs, load_study

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from alchemist_core.evaluation.planting import plain_images, shuffled_captions
-from alchemist_core.evaluation.ranking import area_under_curve, mean_ranks
-from alchemist_core.loops.config import RaterTrainingConfig
-from alchemist_core.loops.pairs import Pairs
-from alchemist_core.loops.rater_training import train_rater
-from alchemist_core.loops.scoring import Scorer
+from alchemist_core.statistics import area_under_curve, mean_ranks
+from alchemist_core.training.acceptance_report import plain_images, shuffled_captions
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.samples import Pairs
+from alchemist_core.training.scoring import Scorer
 from tests.benchmarks.rows import Row, interval, write_rows
 from tests.benchmarks.scenes_study import read_tars
 

@@ -16,17 +16,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from alchemist_core.loops.config import RaterTrainingConfig
-from alchemist_core.loops.encoding import encode_pairs
-from alchemist_core.loops.pairs import Batch, Pairs, batch_index
-from alchemist_core.loops.rater_network import make_rater
-from alchemist_core.loops.rater_training import make_models
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import fit_tokenizer
 from alchemist_core.rating.config import DRIFT_PRICE, PRICE_FLOOR
 from alchemist_core.rating.objective import instance_objective
 from alchemist_core.rating.rater import PairRater
 from alchemist_core.settings import load_settings
+from alchemist_core.training.bilevel import make_rater
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.rater_training import make_models
+from alchemist_core.training.samples import Batch, Pairs, batch_index
 from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.scenes_study import KINDS, Study, kind_aucs, load_study
 

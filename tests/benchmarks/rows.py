@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alchemist_core.evaluation.paired import estimate
 from alchemist_core.settings import load_settings
+from alchemist_core.statistics import estimate
 
 
 class Row(NamedTuple):

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from alchemist_core.data.images import decode_image
-from alchemist_core.data.pairs import Pair, Reading, read_pairs
-from alchemist_core.data.tars import IMAGE_EXTS
-from alchemist_core.evaluation.ranking import area_under_curve
 from alchemist_core.local.scenes import draw_scenes
-from alchemist_core.loops.pairs import Pairs
+from alchemist_core.shards.images import decode_image
+from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.tars import IMAGE_EXTS
+from alchemist_core.statistics import area_under_curve
+from alchemist_core.training.samples import Pairs
 
 KINDS = ("plain", "chaotic", "wrong_caption")
 

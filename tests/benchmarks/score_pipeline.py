@@ -22,10 +22,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.storage import list_shards
-from alchemist_core.data.workers import Workers, n_own_cores
-from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.storage import list_shards
+from alchemist_core.shards.workers import Workers, n_own_cores
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
@@ -34,8 +33,9 @@ from alchemist_core.stages.score import ScoreConfig, ScoreReport, Scoring, own_s
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.postgres import start_postgres, stop_postgres
 from alchemist_core.store.raters import find_rater
 from tests.benchmarks.decode_alone import DecodeAlone
 from tests.benchmarks.jpeg_corpus import WORDS, write_corpus
@@ -173,8 +173,8 @@ def measure_model(engine: Engine, n_busy: int) -> float:
 
 
 def load_scorer(engine: Engine) -> Any:
-    from alchemist_core.data.artifacts import require_artifact
-    from alchemist_core.loops.scoring import Scorer, own_device
+    from alchemist_core.files import require_artifact
+    from alchemist_core.training.scoring import Scorer, own_device
 
     rater = find_rater(engine, "newest")
     assert rater is not None

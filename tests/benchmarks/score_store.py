@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.local.postgres import EmbeddedPostgres, start_postgres, stop_postgres
 from alchemist_core.store import ledger
-from alchemist_core.store.copy_in import copy_columns
-from alchemist_core.store.engine import make_engine
+from alchemist_core.store.copy import copy_columns
+from alchemist_core.store.engine import make_engine, migrate
 from alchemist_core.store.ledger import Provenance, ScoringScope, ShardOutcome
-from alchemist_core.store.migrate import migrate
+from alchemist_core.store.postgres import EmbeddedPostgres, start_postgres, stop_postgres
 from alchemist_core.store.queries import load_query
 from tests.benchmarks.score_pool import Pool
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.draw import Keys, draw_members
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import ShiftGsample
-from alchemist_core.stages.drawing import draw as draw_from
 from alchemist_core.stages.select import SelectConfig, run
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.subsets.drawing import draw as draw_from
 from tests.peak_memory import peak_mib
 
 ROUNDS = 5

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from alchemist_core.evaluation.paired import Estimate, estimate_gain
-from alchemist_core.experiments.cells import Cell
 from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compare_cells, losses_by_arm
+from alchemist_core.experiments.trial import Cell
+from alchemist_core.statistics import Estimate, estimate_gain
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment
 from tests.benchmarks.rows import Row

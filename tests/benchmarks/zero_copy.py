@@ -21,10 +21,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from alchemist_core.data.reading_order import Reader
-from alchemist_core.data.subset_dataset import SubsetDataset
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
+from alchemist_core.subsets.dataset import Reader, SubsetDataset
 from tests.benchmarks.picture_store import Pictures, add_pictures, own_store
 from tests.benchmarks.rows import Row, at_least, write_rows
 

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from alchemist_core.command_line import build_parser, read_config
+from alchemist_core.cli.command_line import build_parser, read_config
+from alchemist_core.cli.forms import render_forms
 from alchemist_core.errors import FINAL_EXIT_CODES
-from alchemist_core.forms import render_forms
 
 from .conftest import DAGS, NAMES
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alchemist_core.local.airflow_environment import USERNAME, passwords_path
-from alchemist_core.local.stack_state import read_state
+from alchemist_core.local.processes import read_state
 
 TIMEOUT_S = 900
 

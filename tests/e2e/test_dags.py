@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.local import stack
-from alchemist_core.local.postgres import start_postgres
-from alchemist_core.local.prometheus import is_installed
+from alchemist_core.local.processes import read_state
 from alchemist_core.local.scenes import draw_scenes
-from alchemist_core.local.stack_state import read_state
+from alchemist_core.local.supervisor import is_installed
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.postgres import start_postgres
 
 from .browser import DESKTOP, PHONE, Browser, find_chromium, needs_chromium
 from .calm import N_STEPS, NIGHTS

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.local import stack
-from alchemist_core.local.postgres import start_postgres
+from alchemist_core.local.processes import read_state
 from alchemist_core.local.scenes import draw_scenes
-from alchemist_core.local.stack_state import read_state
 from alchemist_core.settings import load_settings
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.postgres import start_postgres
 
 from .calm import N_STEPS, NIGHTS, alchemist, run_first_days, run_second_night
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.local import stack
-from alchemist_core.local.postgres import start_postgres
-from alchemist_core.local.stack_state import read_state
+from alchemist_core.local.processes import read_state
 from alchemist_core.settings import load_settings
+from alchemist_core.store.postgres import start_postgres
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 

@@ -22,12 +22,12 @@ from alchemist_core.__main__ import main
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_client import POLL_S, AirflowClient, AirflowError
 from alchemist_core.local.airflow_environment import airflow_home
-from alchemist_core.local.postgres import start_postgres
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine, open_store
+from alchemist_core.store.postgres import start_postgres
 
 from .troubles import DIRTY, JUDGED, TROUBLES, Mending, Place, Supply, Trouble, bring_harmless, refused, write_project
 

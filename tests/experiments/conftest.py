@@ -2,9 +2,9 @@
 
 import pytest
 
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from tests.trained_store import TrainedStore, copy_trained, corpus, trained_once, trained_store
 
 __all__ = ["copy_trained", "corpus", "trained_once", "trained_store"]

@@ -3,8 +3,7 @@
 import pytest
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments.arms import CONTROLS, HEURISTICS, paper_policy, parse_arm
-from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.experiments.arms import CONTROLS, HEURISTICS, QUESTIONS, paper_policy, parse_arm
 from alchemist_core.selection.config import SelectionPolicy
 
 

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
 
+from alchemist_core.cli.experiment import ListConfig, ShowConfig, compare_datasets, list_, run, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.datasets import DatasetsConfig, make_datasets_sheet, part_name
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.experiment import ListConfig, ShowConfig, compare_datasets, list_, run, show
 from tests.trained_store import TrainedStore
 
 SMALL, SMALLER = (f"scenes:n_train={n}+n_validation=128+n_test=32+side=32+shard_size=80" for n in (160, 128))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from alchemist_core.cli.experiment import ListConfig, RunReport, ShowConfig, follow, list_, show
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.dynamics import DynamicsConfig, choose_followed
 from alchemist_core.experiments.dynamics_page import REFERENCE, make_dynamics_sheet
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
-from alchemist_core.verbs.experiment import ListConfig, RunReport, ShowConfig, follow, list_, show
 
 NAMED = {"dataset": "scenes", "evaluation": "t", "rater": "production"}
 

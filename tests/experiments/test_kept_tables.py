@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alchemist_core.experiments.questions import QUESTIONS
+from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.sheets import markdown_of, title_of
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import begin_experiment, finish_experiment

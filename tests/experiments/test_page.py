@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alchemist_core.evaluation.paired import estimate
-from alchemist_core.experiments import tables
-from alchemist_core.experiments.cells import Cell
+from alchemist_core.experiments import results
+from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.page import make_sheet, write_sheet
 from alchemist_core.experiments.probing import Probed
-from alchemist_core.experiments.questions import QUESTIONS
-from alchemist_core.experiments.results import compare_cells, state_detectable
-from alchemist_core.experiments.tables import COLUMNS, csv_table, verdict
+from alchemist_core.experiments.results import COLUMNS, compare_cells, csv_table, state_detectable, verdict
+from alchemist_core.experiments.trial import Cell
 from alchemist_core.selection.region import FittedRegion, fit_region
+from alchemist_core.statistics import estimate
 
 LOSSES = {"random": 3.0, "planted": 2.5, "alignment/auto": 2.6, "full": 2.0}
 
@@ -58,7 +57,7 @@ def test_the_csv_holds_every_row_with_its_intervals() -> None:
 def test_the_text_shows_mean_and_half_width() -> None:
     rows = compare_cells(cells())
     auto = next(row for row in rows if row.arm == "alignment/auto")
-    line = " ".join(tables.cells(auto))
+    line = " ".join(results.cells(auto))
     assert f"{auto.loss.mean:.4f} ± {auto.loss.half_width:.4f}" in line
     assert "better than random" in line
 

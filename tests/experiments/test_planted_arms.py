@@ -10,12 +10,11 @@ import pytest
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import parse_arm
-from alchemist_core.experiments.cells import Cell
-from alchemist_core.experiments.results import ArmRow, best_planted, compare_cells
-from alchemist_core.experiments.tables import verdict
-from alchemist_core.stages.arms import Arms
+from alchemist_core.experiments.results import ArmRow, best_planted, compare_cells, verdict
+from alchemist_core.experiments.trial import Cell
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import Arms
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import find_subset

@@ -5,15 +5,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.region_probe import ListConfig, RunConfig, RunReport, list_, run
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.region import FittedRegion, Region
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import find_rater
-from alchemist_core.store.regions import list_regions, store_region
+from alchemist_core.store.raters import find_rater, list_regions, store_region
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.region_probe import ListConfig, RunConfig, RunReport, list_, run
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_store")]
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alchemist_core.experiments.cells import Cell
 from alchemist_core.experiments.results import (
     MARGIN,
     ArmRow,
@@ -17,6 +16,7 @@ from alchemist_core.experiments.results import (
     share_of_steps,
     state_detectable,
 )
+from alchemist_core.experiments.trial import Cell
 
 SEEDS = (3, 4, 5, 6, 7)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.experiment import ListConfig, ShowConfig, list_, run, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.settings import load_settings
-from alchemist_core.store.checksum import checksum
+from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment
-from alchemist_core.verbs.experiment import ListConfig, ShowConfig, list_, run, show
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def import_all() -> None:
-    for room in ("stages", "verbs", "loops", "store", "data"):
+    for room in ("stages", "cli", "training", "store", "shards", "subsets"):
         package = importlib.import_module(f"{alchemist_core.__name__}.{room}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("worker"):

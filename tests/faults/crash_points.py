@@ -23,8 +23,8 @@ class CrashPoint(NamedTuple):
         return f"{self.module}:{self.attribute}"
 
 
-_STAGES, _STORE, _LOOPS, _DATA, _VERBS = (
-    f"alchemist_core.{room}" for room in ("stages", "store", "loops", "data", "verbs")
+_STAGES, _STORE, _SHARDS, _SUBSETS, _CLI = (
+    f"alchemist_core.{room}" for room in ("stages", "store", "shards", "subsets", "cli")
 )
 _RENAMED = (
     CrashPoint("before a rename", "pathlib", "Path.replace", "before"),
@@ -46,7 +46,7 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         *_BEGUN,
         CrashPoint("after the dataset is registered", f"{_STORE}.registry", "register_dataset", "after"),
         CrashPoint("before a shard's rows", f"{_STORE}.registry", "_insert_shard", "before"),
-        CrashPoint("inside the COPY of pairs", f"{_STORE}.copy_in", "encode_row", "before"),
+        CrashPoint("inside the COPY of pairs", f"{_STORE}.copy", "encode_row", "before"),
         CrashPoint("before a shard's commit", f"{_STORE}.registry", "_insert_pairs", "after"),
         CrashPoint("after a shard's commit", f"{_STORE}.registry", "register_shard", "after"),
         *_ENDED,
@@ -58,8 +58,8 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         *_ENDED,
     ),
     "promote": (
-        CrashPoint("before the promotion", f"{_VERBS}.promote", "promote_rater", "before"),
-        CrashPoint("after the promotion", f"{_VERBS}.promote", "promote_rater", "after"),
+        CrashPoint("before the promotion", f"{_CLI}.promote", "promote_rater", "before"),
+        CrashPoint("after the promotion", f"{_CLI}.promote", "promote_rater", "after"),
     ),
     "score": (
         *_BEGUN,
@@ -71,13 +71,13 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         *_ENDED,
     ),
     "duplicates": (
-        CrashPoint("before duplicates are looked for", f"{_VERBS}.duplicates", "find_duplicates", "before"),
-        CrashPoint("inside a block of duplicates", f"{_STORE}.duplicates", "load_query", "before"),
-        CrashPoint("after duplicates were found", f"{_VERBS}.duplicates", "find_duplicates", "after"),
+        CrashPoint("before duplicates are looked for", f"{_CLI}.duplicates", "find_duplicates", "before"),
+        CrashPoint("inside a block of duplicates", f"{_STORE}.samples", "load_query", "before"),
+        CrashPoint("after duplicates were found", f"{_CLI}.duplicates", "find_duplicates", "after"),
     ),
     "publish": (
-        CrashPoint("before a night is decided", f"{_VERBS}.publish", "decide_night", "before"),
-        CrashPoint("after a night is decided", f"{_VERBS}.publish", "decide_night", "after"),
+        CrashPoint("before a night is decided", f"{_CLI}.publish", "decide_night", "before"),
+        CrashPoint("after a night is decided", f"{_CLI}.publish", "decide_night", "after"),
     ),
     "select": (
         *_BEGUN, *_RENAMED,
@@ -90,14 +90,14 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint("before the membership", f"{_STORE}.subsets", "store_members", "before"),
         CrashPoint("after the membership, before publishing", f"{_STORE}.subsets", "store_members", "after"),
         CrashPoint("before the publishing commit", f"{_STORE}.subsets", "_make_current", "after"),
-        CrashPoint("after publishing", f"{_VERBS}.subset_publish", "publish_subset", "after"),
+        CrashPoint("after publishing", f"{_CLI}.subset_publish", "publish_subset", "after"),
     ),
     "materialize": (
         *_BEGUN, *_RENAMED,
-        CrashPoint("inside a tar", f"{_DATA}.tar_writer", "_header", "before"),
-        CrashPoint("before a tar is noted", f"{_DATA}.copy_journal", "Journal.add", "before"),
-        CrashPoint("after a tar is noted", f"{_DATA}.copy_journal", "Journal.add", "after"),
-        CrashPoint("after the last tar", f"{_DATA}.copy_journal", "Journal.remove", "after"),
+        CrashPoint("inside a tar", f"{_SHARDS}.tar_writer", "_header", "before"),
+        CrashPoint("before a tar is noted", f"{_SUBSETS}.copying", "Journal.add", "before"),
+        CrashPoint("after a tar is noted", f"{_SUBSETS}.copying", "Journal.add", "after"),
+        CrashPoint("after the last tar", f"{_SUBSETS}.copying", "Journal.remove", "after"),
         CrashPoint("before the copy is noted", f"{_STAGES}.materialize", "mark_materialized", "before"),
         *_ENDED,
     ),

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from alchemist_core.errors import DataError, LeaseLostError
-from alchemist_core.local.postgres import EmbeddedPostgres, start_postgres, stop_postgres
 from alchemist_core.local.scenes import draw_scenes
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
+from alchemist_core.store.postgres import EmbeddedPostgres, start_postgres, stop_postgres
 from tests.faults.test_kills import CHAIN, finish, prepare, start, wait_for_ledger
 from tests.trained_store import TrainedStore
 

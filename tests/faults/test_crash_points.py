@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.local.scenes import draw_scenes
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
 from tests.benchmarks.rows import Row, write_rows
 from tests.faults.crash_points import POINTS, CrashPoint

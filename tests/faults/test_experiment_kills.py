@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
 from tests.faults.test_kills import finish, start
 from tests.trained_store import TrainedStore

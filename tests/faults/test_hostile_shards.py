@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from alchemist_core.data.faults import Reason
+from alchemist_core.shards.faults import Reason
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
-from tests.data.conftest import draw_picture
+from tests.shards.conftest import draw_picture
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
@@ -175,7 +175,7 @@ def test_a_million_empty_members_take_no_more_memory_than_time(tmp_path: Path, k
             file.write(entry.tobuf(tarfile.USTAR_FORMAT) if name else bytes(512))
         file.write(bytes(1024))
     code = (
-        "import sys; from alchemist_core.data.pairs import read_pairs; from alchemist_core.errors import DataError\n"
+        "import sys; from alchemist_core.shards.samples import read_pairs; from alchemist_core.errors import DataError\n"
         "from tests.peak_memory import peak_mib\n"
         "n = 0\n"
         "with open(sys.argv[1], 'rb') as file:\n"

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import make_url, text
 
 from alchemist_core.errors import StoreError
-from alchemist_core.local.postgres import start_postgres, stop_postgres
 from alchemist_core.local.scenes import draw_scenes
-from alchemist_core.store.checksum import checksum, table_checksums
+from alchemist_core.store.backups import checksum, table_checksums
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.postgres import start_postgres, stop_postgres
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]

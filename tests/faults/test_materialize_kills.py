@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.__main__ import main
-from alchemist_core.data.artifacts import artifact_path
+from alchemist_core.files import artifact_path
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest

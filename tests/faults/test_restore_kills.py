@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.db_backup import BackupConfig, backup
 from alchemist_core.errors import StoreError
 from alchemist_core.settings import load_settings
-from alchemist_core.store.backups import clear_for_restore
-from alchemist_core.store.checksum import checksum
-from alchemist_core.store.engine import make_engine
-from alchemist_core.store.migrate import check_schema, current_revision
-from alchemist_core.verbs.db_backup import BackupConfig, backup
+from alchemist_core.store.backups import checksum, clear_for_restore
+from alchemist_core.store.engine import check_schema, current_revision, make_engine
 from tests.faults.test_kills import environment
 from tests.trained_store import TrainedStore
 

@@ -18,7 +18,7 @@ from sqlalchemy import make_url, text
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from tests.trained_store import TrainedStore, use_store
 

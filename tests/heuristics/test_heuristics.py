@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFilter
 
-from alchemist_core.data.images import decode_views
-from alchemist_core.heuristics.aesthetic import aesthetic
 from alchemist_core.heuristics.clarity import clarity
 from alchemist_core.heuristics.edges import edge_density, otsu_threshold
 from alchemist_core.heuristics.frequency import CUT_RATIO, frequency
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
+from alchemist_core.metrics.aesthetic import aesthetic
+from alchemist_core.shards.images import decode_views
 from tests.oracles import oracle_heuristics as oracle
 
 # Few levels, so that flat pictures, ties and steps come up; uneven sides, so that rows and columns cannot be exchanged.

@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Connection, Engine, text
 
+from alchemist_core.cli.metrics import described, with_expectations
 from alchemist_core.local.airflow_metrics import MAX_DAGS, AirflowMetrics, listen
 from alchemist_core.project import Project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import make_engine
-from alchemist_core.store.measurements import read_measurements
+from alchemist_core.store.overviews import read_measurements
 from alchemist_core.store.queries import load_query
 from alchemist_core.telemetry import CATALOGUE, Measurements, StoreCollector
-from alchemist_core.verbs.metrics import described, with_expectations
 from tests.sql.test_plans import nodes
 
 ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag", "url"}

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from alchemist_core.command_line import STAGES, VERBS
+from alchemist_core.cli.command_line import STAGES, VERBS
 
 from .test_prometheus import ALERTS, INFRA, anchors
 

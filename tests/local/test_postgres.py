@@ -18,16 +18,24 @@ import psycopg2
 import pytest
 
 from alchemist_core.errors import StoreError
-from alchemist_core.local.postgres import EmbeddedPostgres, is_running, psql_path, start_postgres, stop_postgres
-from alchemist_core.local.postgres_passwords import LOGINS, PASSWORDS_SET, unset
-from alchemist_core.store.migrate import migrate
+from alchemist_core.store.engine import migrate
+from alchemist_core.store.postgres import (
+    LOGINS,
+    PASSWORDS_SET,
+    EmbeddedPostgres,
+    is_running,
+    psql_path,
+    start_postgres,
+    stop_postgres,
+    unset,
+)
 
 pytestmark = [pytest.mark.db]
 
 START = """
 import sys
 from pathlib import Path
-from alchemist_core.local.postgres import start_postgres
+from alchemist_core.store.postgres import start_postgres
 print(start_postgres(Path(sys.argv[1])).port, flush=True)
 """
 

@@ -9,9 +9,8 @@ import sys
 import pytest
 
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secrets, stack_mark
-from alchemist_core.local.processes import identify
+from alchemist_core.local.processes import ChildState, StackState, identify, write_state
 from alchemist_core.local.stack import _end_leftovers
-from alchemist_core.local.stack_state import ChildState, StackState, write_state
 
 # A leader that is no worker, and a worker of its session; each says its pid.
 SESSION = (

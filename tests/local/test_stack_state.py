@@ -18,22 +18,20 @@ from alchemist_core.local.airflow_environment import (
     passwords_path,
     stack_mark,
 )
-from alchemist_core.local.postgres import start_postgres, stop_postgres
-from alchemist_core.local.processes import identify
-from alchemist_core.local.prometheus import prometheus_command
-from alchemist_core.local.stack import airflow_command
-from alchemist_core.local.stack_state import (
+from alchemist_core.local.processes import (
     ChildState,
     Ports,
     StackState,
     hold_lock,
+    identify,
     is_supervised,
     read_state,
     supervisor_lock,
     write_state,
 )
-from alchemist_core.local.stack_status import client, logs, status
-from alchemist_core.local.supervisor import COMMANDS
+from alchemist_core.local.stack import airflow_command, client, logs, status
+from alchemist_core.local.supervisor import COMMANDS, prometheus_command
+from alchemist_core.store.postgres import start_postgres, stop_postgres
 
 
 def test_the_state_is_read_as_it_was_written(tmp_path):

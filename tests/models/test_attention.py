@@ -2,8 +2,7 @@ import math
 
 import torch
 
-from alchemist_core.models.attention import CrossAttention, SelfAttention
-from alchemist_core.models.positions import rotary_turns
+from alchemist_core.models.star import CrossAttention, SelfAttention, rotary_turns
 
 TURNS = rotary_turns((1, 2), 8)[:, None].expand(-1, 4, -1)
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from alchemist_core.models.autoencoder import Autoencoder, Grow, Shrink
-from alchemist_core.models.autoencoder_training import restart_unused, tokenizer_loss
+from alchemist_core.models.autoencoder import Autoencoder, Grow, Shrink, restart_unused, tokenizer_loss
 from alchemist_core.models.config import TokenizerConfig, tokenizer_tiny
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from tests.models.given_models import lively_tokenizer

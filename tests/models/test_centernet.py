@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from alchemist_core.data.layouts.geneval import write_images
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.contract import read_contract
-from alchemist_core.evaluation.geneval import Rules
-from alchemist_core.loops.geneval_images import judge_images, load_networks, summarize_results
-from alchemist_core.models.centernet import CenterNet, find_peaks
-from alchemist_core.models.detectors import Found, PixelNamer
+from alchemist_core.metrics.centernet import CenterNet, find_peaks
+from alchemist_core.metrics.detectors import Found, PixelNamer
+from alchemist_core.metrics.geneval import Rules
+from alchemist_core.metrics.geneval_files import write_images
+from alchemist_core.metrics.geneval_images import judge_images, load_networks, summarize_results
 from alchemist_core.models.extractors import find_centernet, has_centernet, name_geneval_extractor, weights_sha256
+from alchemist_core.protocols.protocol import read_contract
 
 BESIDE = Path(__file__).parents[3] / "shared"
 # Photographs and cut-outs of the corpus whose caption names a class of COCO's, or a kind of it.

@@ -9,10 +9,10 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.contract import read_contract
-from alchemist_core.evaluation.distances import clip_score
+from alchemist_core.metrics.distances import clip_score
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.features import Clip, EfficientNetLite0, InceptionV3
+from alchemist_core.protocols.protocol import read_contract
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PROMPTS = ["a red cat", "blue " * 60, "", "a dog and a cat"]

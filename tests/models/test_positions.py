@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemist_core.models.config import SCALES
-from alchemist_core.models.positions import block_causal_mask, coordinates, rotary_turns, scale_index
+from alchemist_core.models.star import block_causal_mask, coordinates, rotary_turns, scale_index
 
 
 @given(scales=st.lists(st.integers(1, 6), min_size=1, max_size=4, unique=True).map(sorted))

@@ -4,10 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemist_core.errors import DataError
-from alchemist_core.models.attention import AttentionCache
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.sampling import cut_probabilities, draw_codes, guide, sample_codes
-from alchemist_core.models.star import Star
+from alchemist_core.models.star import AttentionCache, Star
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer
 from tests.models.given_models import CAPTIONS, TINY, lively_star, lively_tokenizer, some_codes, text_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.tfjs_graph import TfjsGraph
+from alchemist_core.metrics.tfjs_graph import TfjsGraph
 
 RNG = np.random.default_rng(0)
 HALF = RNG.normal(size=(3, 3, 2, 4)).astype(np.float16)

@@ -1,12 +1,11 @@
-"""What a night is compared with and how its groups and its reason are named; the measuring itself is tests/verbs/test_drift.py's."""
+"""What a night is compared with and how its groups and its reason are named; the measuring itself is tests/cli/test_drift.py's."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from alchemist_core.evaluation.drift import DriftLimits
-from alchemist_core.quality.drift import CAPTION_GROUPS, Mover, NightDrift, accepted_reference, hold_reason
+from alchemist_core.quality.drift import CAPTION_GROUPS, DriftLimits, Mover, NightDrift, accepted_reference, hold_reason
 
 RATER = SimpleNamespace(rater_id=1)
 
@@ -18,7 +17,7 @@ RATER = SimpleNamespace(rater_id=1)
 def test_accepted_nights_without_a_score_are_no_reference(
     nights: list[tuple[int, int, list[float]]], n: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alchemist_core.store.distributions.read_accepted", lambda *_, **__: nights)
+    monkeypatch.setattr("alchemist_core.store.nights.read_accepted", lambda *_, **__: nights)
     reference = accepted_reference(None, 1, RATER, without=[])
     assert (reference and reference.n) == n
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
+from alchemist_core.cli.check import CheckConfig
+from alchemist_core.cli.check import run as check
 from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.files import artifact_path
 from alchemist_core.quality.gate import _drawn, _validate_all, failures, run_suite
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.suites import Check
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
+from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.check import CheckConfig
-from alchemist_core.verbs.check import run as check
 from tests.given import insert_rows, sha256
 
 pytestmark = pytest.mark.db

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, hash_rows, write_manifest
+from alchemist_core.cli.check import CheckConfig, describe
+from alchemist_core.cli.check import run as check
+from alchemist_core.cli.release import ReleaseNightConfig
+from alchemist_core.cli.release import night as release
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
+from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project
 from alchemist_core.quality.own_suites import SuiteMeta, _gate_of, _outcome, _reason, _shortened, is_own
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.store.checks import failed_checks
-from alchemist_core.verbs.check import CheckConfig, describe
-from alchemist_core.verbs.check import run as check
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.release import ReleaseNightConfig
-from alchemist_core.verbs.release import night as release
+from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from tests.given import insert_rows, sha256
 from tests.quality.test_gate import NIGHT, one_night
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.evaluation.paired import Estimate
 from alchemist_core.selection.region import FittedRegion, Region, _choose, fit_region, predict_gain, value_curve
 from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
+from alchemist_core.statistics import Estimate
 
 # Log gains over random of five bands, much as the pilots' two worlds had them: useful pairs on top, and in the middle.
 ON_TOP = [0.40, -0.10, -0.40, -1.20, -1.50]

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from alchemist_core.cli.demo import QUERIES
 from alchemist_core.quality.limits import CheckLimits
-from alchemist_core.store.engine import make_engine
-from alchemist_core.store.migrate import SQL
-from alchemist_core.store.slices import OF_DATE, OF_NIGHT, SET_UP
-from alchemist_core.verbs.demo import QUERIES
+from alchemist_core.store.checks import OF_DATE, OF_NIGHT, SET_UP
+from alchemist_core.store.engine import SQL, make_engine
 
 pytestmark = pytest.mark.db
 

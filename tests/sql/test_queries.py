@@ -14,7 +14,7 @@ import pytest
 import yaml
 from sqlalchemy import Connection, text
 
-from alchemist_core.store.migrate import SQL
+from alchemist_core.store.engine import SQL
 from tests.given import insert_rows, sha256
 
 

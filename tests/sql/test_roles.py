@@ -11,11 +11,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 import alchemist_core
-from alchemist_core.store.duplicates import find_duplicates
-from alchemist_core.store.engine import make_engine
-from alchemist_core.store.locks import take_lock
+from alchemist_core.store.engine import SQL, check_schema, make_engine
+from alchemist_core.store.leases import take_lock
 from alchemist_core.store.maintenance import MANY_ROWS, end_long_reads, refresh_statistics
-from alchemist_core.store.migrate import SQL, check_schema
+from alchemist_core.store.samples import find_duplicates
 from alchemist_core.store.subsets import lock_name
 from tests.given import insert_rows
 from tests.scored_nights import add_rater

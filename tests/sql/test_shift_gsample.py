@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import Manifest, read_manifest
+from alchemist_core.cli.takedown import TakedownConfig
+from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.files import artifact_path
+from alchemist_core.store.manifests import Manifest, read_manifest
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.takedown import TakedownConfig
-from alchemist_core.verbs.takedown import run as takedown
 from tests.selectable_store import add_to_bench, change, draw, fill, pairs, set_duplicates
 
 pytestmark = pytest.mark.db

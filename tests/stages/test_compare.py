@@ -5,9 +5,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.compare import CompareConfig
+from alchemist_core.cli.compare import run as compare
+from alchemist_core.cli.demo import read_arms
+from alchemist_core.cli.plan import PlanEvaluateConfig, plan_evaluate
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
+from alchemist_core.cli.takedown import TakedownConfig
+from alchemist_core.cli.takedown import run as takedown
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
 from alchemist_core.stages.score import ScoreConfig
@@ -16,17 +24,9 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
 from alchemist_core.stages.train_downstream import run as train_downstream
-from alchemist_core.store.checksum import checksum
+from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.queries import load_query
-from alchemist_core.verbs.compare import CompareConfig
-from alchemist_core.verbs.compare import run as compare
-from alchemist_core.verbs.demo import read_arms
-from alchemist_core.verbs.plan import PlanEvaluateConfig, plan_evaluate
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
-from alchemist_core.verbs.takedown import TakedownConfig
-from alchemist_core.verbs.takedown import run as takedown
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

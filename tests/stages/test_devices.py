@@ -17,11 +17,11 @@ from sqlalchemy import Engine, text
 
 import alchemist_core
 from alchemist_core.errors import LeaseLostError
-from alchemist_core.loops import devices
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices, hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
+from alchemist_core.training import devices
 from tests.device_jobs import USES, Forker, Job, JobConfig, JobReport, is_stopped, stray_uses
 
 ROOT = Path(alchemist_core.__file__).parent
@@ -359,9 +359,9 @@ def loads_torch(module: str) -> bool:
 def test_every_stage_and_verb_that_loads_a_loop_on_torch_holds_a_device() -> None:
     loading = {
         path
-        for package in ("stages", "verbs", "experiments")
+        for package in ("stages", "cli", "experiments")
         for path in (ROOT / package).rglob("*.py")
-        if any(module.startswith("alchemist_core.loops.") and loads_torch(module) for module in lazy_imports(path))
+        if any(module.startswith("alchemist_core.training.") and loads_torch(module) for module in lazy_imports(path))
     }
     assert len(loading) >= 8
     without = {path.stem for path in loading if "hold_device(" not in path.read_text(encoding="utf-8")}

@@ -12,11 +12,10 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import fit_rank_scale
-from alchemist_core.stages.drawing import Drawn, draw
-from alchemist_core.store.eligible import EligiblePairs
-from alchemist_core.store.pools import NightFacts
+from alchemist_core.store.eligible import EligiblePairs, NightFacts
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import Snapshot
+from alchemist_core.subsets.drawing import Drawn, draw
 
 RATER = RaterRow(1, "r", "loss", "production", "c", b"c", {}, {})
 NIGHTS = tuple(

@@ -10,6 +10,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.models.published.flux import export_flux
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
@@ -17,7 +18,6 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
 from tests.trained_store import TrainedStore
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.__main__ import main
-from alchemist_core.data.tar_writer import write_tar
-from alchemist_core.store.checksum import table_checksums
+from alchemist_core.shards.tar_writer import write_tar
+from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import open_store
 from tests.trained_store import TrainedStore, use_store
 

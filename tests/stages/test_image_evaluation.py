@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli.demo import read_arms
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
 from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
 from alchemist_core.stages.score import ScoreConfig
@@ -18,11 +21,8 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
-from alchemist_core.store.checksum import checksum
+from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.demo import read_arms
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

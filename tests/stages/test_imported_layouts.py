@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.local.scene_drawing import draw_informative
+from alchemist_core.cli.corpus import ImportConfig, import_layout
+from alchemist_core.local.scenes import draw_informative
 from alchemist_core.stages.ingest import IngestConfig, IngestReport
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.corpus import ImportConfig, import_layout
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from tests.data.layouts.given_layouts import (
+from tests.shards.layouts.given_layouts import (
     write_flux_reason,
     write_hpdv3,
     write_img2dataset,

@@ -12,17 +12,17 @@ from types import ModuleType
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.storage import ShardFile
-from alchemist_core.data.tar_writer import write_tar
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import read_project
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.storage import ShardFile
+from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestReport, run
-from alchemist_core.store.checksum import checksum
+from alchemist_core.store.backups import checksum
 from alchemist_core.store.nights import late_nights
 from alchemist_core.store.registry import KnownShard, list_datasets
-from tests.data.conftest import draw_picture, make_record, make_tar
+from tests.shards.conftest import draw_picture, make_record, make_tar
 
 pytestmark = pytest.mark.db
 

@@ -13,11 +13,11 @@ from alchemist_core.stages import lineage
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.lineage import known_inputs, steps
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from tests.trained_store import TrainedStore
 
 pytest.importorskip("openlineage.client", reason="the client comes with the extra `lineage`")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.data.artifacts import FEATURE_CACHE, artifact_path
 from alchemist_core.errors import DataError
+from alchemist_core.files import FEATURE_CACHE, artifact_path
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
@@ -15,7 +16,6 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

@@ -10,18 +10,18 @@ import pytest
 import webdataset
 from sqlalchemy import Engine, text
 
-from alchemist_core.data import copying, s3
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.reading_order import Reader
-from alchemist_core.data.subset_dataset import SubsetDataset
+from alchemist_core.cli.subset_gc import GcSubsetConfig, gc
 from alchemist_core.errors import DataError
+from alchemist_core.files import artifact_path
+from alchemist_core.shards import s3
 from alchemist_core.stages import materialize as stage
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.materialize import MaterializeConfig, MaterializeReport
+from alchemist_core.store.samples import find_reach, take_down
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.store.takedowns import find_reach, take_down
-from alchemist_core.verbs.subset_gc import GcSubsetConfig, gc
+from alchemist_core.subsets import copying
+from alchemist_core.subsets.dataset import Reader, SubsetDataset
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.object_store import BUCKET
 from tests.stored_version import add_version, share_of

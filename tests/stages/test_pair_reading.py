@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alchemist_core.stages import pair_reading
-from alchemist_core.stages.pair_reading import StoredPairs, read_images
-from tests.data.conftest import draw_picture
+from alchemist_core.training import sample_reading
+from alchemist_core.training.sample_reading import StoredPairs, read_images
+from tests.shards.conftest import draw_picture
 
 SIDE = 16
 
@@ -37,7 +37,7 @@ def rows(tmp_path: Path) -> list[SimpleNamespace]:
 def test_images_come_some_at_a_time_in_the_order_of_the_shards(
     rows: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_reading, "_CHUNK", 6)
+    monkeypatch.setattr(sample_reading, "_CHUNK", 6)
     chunks = list(StoredPairs(rows, SIDE, lambda *_: None).read(np.arange(20)))
     assert [len(images) for _, images in chunks] == [6, 6, 6, 1]
     uris = [rows[place].uri for places, _ in chunks for place in places]

@@ -9,18 +9,18 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.command_line import flag_fields
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import members_sha256, read_first_bits, read_manifest
+from alchemist_core.cli.command_line import flag_fields
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.errors import CheckFailedError
+from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project
 from alchemist_core.selection.region import FittedRegion, Region
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.preview import MAX_DATES
 from alchemist_core.stages.select import SelectConfig
-from alchemist_core.store.regions import store_region
+from alchemist_core.store.manifests import members_sha256, read_first_bits, read_manifest
+from alchemist_core.store.raters import store_region
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.subsets.preview import MAX_DATES
 from tests.given import insert_rows
 from tests.scored_nights import add_night
 from tests.selectable_store import WEB, change, draw, fill, members, set_duplicates

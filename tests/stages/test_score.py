@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.tar_writer import write_tar
+from alchemist_core.cli.retry_quarantine import RetryQuarantineConfig, RetryQuarantineReport
+from alchemist_core.cli.retry_quarantine import run as retry_quarantine
 from alchemist_core.errors import CheckFailedError, DataError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig, ScoreReport, run
-from alchemist_core.store.checksum import checksum, table_checksums
+from alchemist_core.store.backups import checksum, table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.retry_quarantine import RetryQuarantineConfig, RetryQuarantineReport
-from alchemist_core.verbs.retry_quarantine import run as retry_quarantine
 from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

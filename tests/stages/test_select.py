@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.takedown import TakedownConfig
+from alchemist_core.cli.takedown import run as takedown
 from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.files import artifact_path
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig, SelectReport, run
-from alchemist_core.store.checksum import checksum
+from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
-from alchemist_core.verbs.takedown import TakedownConfig
-from alchemist_core.verbs.takedown import run as takedown
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

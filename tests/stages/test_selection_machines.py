@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.selection import chunks
 from alchemist_core.settings import load_settings
-from alchemist_core.store import pool_reading
+from alchemist_core.store import eligible
 from alchemist_core.store.engine import open_store
 from tests.scored_nights import add_dataset, add_night, add_rater
 from tests.selectable_store import change, draw, set_duplicates
@@ -121,7 +121,7 @@ def test_pieces_of_any_size_give_the_same_manifest(
     store: Engine, monkeypatch: pytest.MonkeyPatch, rows: int, piece: int
 ) -> None:
     before = draw(dry_run=True, **OPTIONS)
-    monkeypatch.setattr(pool_reading, "RANGE", rows)
+    monkeypatch.setattr(eligible, "RANGE", rows)
     monkeypatch.setattr(chunks, "CHUNK", piece)
     change(store, "UPDATE alchemist.samples SET licence = 'CC0' WHERE sample_id = 1")
     again = draw(**OPTIONS)

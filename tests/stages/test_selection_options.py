@@ -5,14 +5,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli.takedown import TakedownConfig
+from alchemist_core.cli.takedown import run as takedown
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
-from alchemist_core.stages.drawing import redraw
-from alchemist_core.stages.version_manifest import manifest_of
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.takedown import TakedownConfig
-from alchemist_core.verbs.takedown import run as takedown
+from alchemist_core.subsets.drawing import manifest_of, redraw
 from tests.selectable_store import add_to_bench, change, draw, fill, member_ids, members, pairs, set_duplicates
 
 pytestmark = pytest.mark.db

@@ -12,13 +12,13 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.config import Config, Report
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 
 pytestmark = pytest.mark.db
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
-from alchemist_core.stages import spending
+from alchemist_core.stages import execution
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 
@@ -26,16 +26,16 @@ def price(monkeypatch: pytest.MonkeyPatch) -> float:
 
 def test_a_run_on_the_cpu_pays_for_every_core_it_may_use(price: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
-    assert spending.cost_of(10, "cpu") == pytest.approx(10 / 3600 * price * 3)
+    assert execution.cost_of(10, "cpu") == pytest.approx(10 / 3600 * price * 3)
 
 
 def test_a_run_on_gpus_pays_for_one_a_process(price: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert spending.cost_of(10, "H100") == pytest.approx(10 / 3600 * 36 * 4)
+    assert execution.cost_of(10, "H100") == pytest.approx(10 / 3600 * 36 * 4)
 
 
 def test_without_a_price_the_cost_is_unknown_and_not_zero() -> None:
-    assert spending.spent(10) == {"work_seconds": 10, "device": "cpu", "cost": None}
+    assert execution.spent(10) == {"work_seconds": 10, "device": "cpu", "cost": None}
 
 
 @pytest.mark.db
@@ -48,4 +48,4 @@ def test_a_run_that_succeeds_or_fails_notes_its_cost(engine: Engine, corpus: Pat
     with engine.connect() as connection:
         run = connection.execute(text(NEWEST)).one()
     assert run.work_seconds > 0
-    assert run.cost == pytest.approx(spending.cost_of(run.work_seconds, run.device))
+    assert run.cost == pytest.approx(execution.cost_of(run.work_seconds, run.device))

@@ -8,8 +8,13 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.certify import CertifyConfig
+from alchemist_core.cli.certify import run as certify
+from alchemist_core.cli.promote import PromoteConfig
+from alchemist_core.cli.promote import run as promote
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
@@ -18,11 +23,6 @@ from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterReport
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
-from alchemist_core.verbs.certify import CertifyConfig
-from alchemist_core.verbs.certify import run as certify
-from alchemist_core.verbs.promote import PromoteConfig
-from alchemist_core.verbs.promote import run as promote
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 FEW = {"n_warmup_steps": 5, "n_steps": 5, "batch_size": 32, "softmax_group": 16}

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.data.artifacts import artifact_path
-from alchemist_core.data.manifests import read_manifest
-from alchemist_core.data.subset_dataset import SubsetDataset
+from alchemist_core.cli.compare import CompareConfig
+from alchemist_core.cli.compare import run as compare
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError
+from alchemist_core.files import artifact_path
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
@@ -20,11 +22,9 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.verbs.compare import CompareConfig
-from alchemist_core.verbs.compare import run as compare
-from alchemist_core.verbs.publish import PublishNightConfig, publish_night
-from alchemist_core.verbs.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.subsets.dataset import SubsetDataset
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]

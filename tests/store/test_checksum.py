@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.store.checksum import LEFT_OUT, checksum, table_checksums
+from alchemist_core.store.backups import LEFT_OUT, checksum, table_checksums
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.tables import Table
 from tests.given import insert_rows, sha256

@@ -6,9 +6,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.store.collection import collect, find_collectable, find_tars_with_taken_down, manifest_uris
-from alchemist_core.store.members import has_members, lock_members
-from alchemist_core.store.subsets import find_by_id, note_copy
+from alchemist_core.store.subsets import (
+    collect,
+    find_by_id,
+    find_collectable,
+    find_tars_with_taken_down,
+    has_members,
+    lock_members,
+    manifest_uris,
+    note_copy,
+)
 from alchemist_core.store.tables import AnyRow
 from tests.given import insert_rows
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from alchemist_core.store.copy_in import RowReader, copy_rows
+from alchemist_core.store.copy import RowReader, copy_rows
 
 # What ingest lets through: no NUL and no lone surrogate.
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)

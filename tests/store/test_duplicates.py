@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.selection.duplicates import MAX_DISTANCE
-from alchemist_core.store.checksum import table_checksums
-from alchemist_core.store.duplicates import count_uncompared, find_duplicates, find_lookalikes, list_groups
-from alchemist_core.store.locks import take_lock
+from alchemist_core.store.backups import table_checksums
+from alchemist_core.store.leases import take_lock
+from alchemist_core.store.samples import count_uncompared, find_duplicates, find_lookalikes, list_groups
 from tests.given import insert_rows, sha256
 from tests.oracles.oracle_duplicates import oracle_firsts
 

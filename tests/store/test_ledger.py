@@ -13,8 +13,8 @@ from psycopg2 import InterfaceError, OperationalError
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import LeaseLostError
+from alchemist_core.shards.faults import Reason, make_fault
 from alchemist_core.store import ledger
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.leases import consume_lease

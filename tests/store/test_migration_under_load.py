@@ -12,8 +12,7 @@ from alembic.config import Config
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import StoreError
-from alchemist_core.store.engine import make_engine
-from alchemist_core.store.migrate import MIGRATIONS, current_revision, head_revision, migrate
+from alchemist_core.store.engine import MIGRATIONS, current_revision, head_revision, make_engine, migrate
 
 pytestmark = pytest.mark.db
 

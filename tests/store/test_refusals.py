@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.errors import AlchemistError, ConfigError, StoreError
-from alchemist_core.store import copy_in
-from alchemist_core.store.copy_in import copy_columns, copy_rows
+from alchemist_core.store import copy
+from alchemist_core.store.copy import copy_columns, copy_rows
 from alchemist_core.store.engine import DatabaseError, make_engine
 from alchemist_core.store.refusals import explain_refusal
 
@@ -100,14 +100,14 @@ def cut_rows(engine: Engine, connection: Connection, pid: int) -> None:
 
 def cut_columns(engine: Engine, connection: Connection, pid: int) -> None:
     columns = {"n": np.zeros(N_ROWS, np.int32), "x": np.zeros(N_ROWS)}
-    encode = copy_in.encode_columns
+    encode = copy.encode_columns
 
     def encode_then_cut(values: Sequence[NDArray[Any]]) -> bytes:
         end_session(engine, pid)
         return encode(values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(copy_in, "encode_columns", encode_then_cut)
+        patch.setattr(copy, "encode_columns", encode_then_cut)
         copy_columns(connection, "measured", columns)
 
 

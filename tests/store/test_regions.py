@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.region import FittedRegion, Region
-from alchemist_core.store.regions import find_region, list_regions, resolve_auto, store_region
+from alchemist_core.store.raters import find_region, list_regions, resolve_auto, store_region
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import ConfigError
+from alchemist_core.shards.faults import Reason, make_fault
 from alchemist_core.store.registry import (
     NewShard,
     await_shard,

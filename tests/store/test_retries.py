@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.data.faults import Reason, make_fault
 from alchemist_core.errors import LeaseLostError
-from alchemist_core.store.ledger import Provenance, ScoringScope, ShardCounts, ShardOutcome
-from alchemist_core.store.retries import (
+from alchemist_core.shards.faults import Reason, make_fault
+from alchemist_core.store.ledger import (
     TRANSIENT,
+    Provenance,
     Retry,
+    ScoringScope,
+    ShardCounts,
+    ShardOutcome,
     claim_retry,
     commit_retry,
     count_at_ingest,

@@ -19,8 +19,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from alchemist_core.errors import StoreError
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import make_engine, open_store
-from alchemist_core.store.migrate import MIGRATIONS, check_schema, code_hash, current_revision, head_revision, migrate
+from alchemist_core.store.engine import (
+    MIGRATIONS,
+    check_schema,
+    code_hash,
+    current_revision,
+    head_revision,
+    make_engine,
+    migrate,
+    open_store,
+)
 from alchemist_core.store.tables import Table
 
 pytestmark = pytest.mark.db
@@ -79,14 +87,14 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
 
 def test_processes_that_migrate_at_once_do_it_once(make_database: Callable[..., str]) -> None:
     url = make_database(template=None)
-    code = "import sys; from alchemist_core.store.migrate import migrate; print(migrate(sys.argv[1]))"
+    code = "import sys; from alchemist_core.store.engine import migrate; print(migrate(sys.argv[1]))"
     started = [subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate()[0].strip() in {"True", "False"} for process in started] == [True] * 3
     assert current_revision(url) == head_revision()
 
 
 def test_a_command_that_finds_the_schema_at_head_never_imports_alembic(database_url: str) -> None:
-    code = "import sys; from alchemist_core.store.migrate import check_schema; check_schema(sys.argv[1]); print('alembic' in sys.modules)"
+    code = "import sys; from alchemist_core.store.engine import check_schema; check_schema(sys.argv[1]); print('alembic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, database_url], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, text
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.settings import load_settings
-from alchemist_core.store import pool_reading, pools
-from alchemist_core.store.locks import take_lock
+from alchemist_core.store import eligible
+from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
 from tests.given import insert_rows
@@ -39,8 +39,10 @@ def store(engine: Engine) -> Engine:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The moments at which a pool was read from the store, not from files."""
     found: list[Any] = []
-    read = pools.read_pool
-    monkeypatch.setattr(pools, "read_pool", lambda connection, moment: found.append(moment) or read(connection, moment))
+    read = eligible.read_pool
+    monkeypatch.setattr(
+        eligible, "read_pool", lambda connection, moment: found.append(moment) or read(connection, moment)
+    )
     return found
 
 
@@ -287,7 +289,7 @@ def test_a_pool_is_the_same_in_whatever_ranges_it_is_read(
     options = EligibleOptions(where="sample_id <> 20")
     first = take(store, options=options)
     shutil.rmtree(load_settings().home / "snapshots")
-    monkeypatch.setattr(pool_reading, "RANGE", n)
+    monkeypatch.setattr(eligible, "RANGE", n)
     assert same(take(store, options=options), first)
 
 

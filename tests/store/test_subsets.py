@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from alchemist_core.data.manifests import Manifest, hash_rows
 from alchemist_core.errors import DataError
-from alchemist_core.store import members
+from alchemist_core.store import subsets
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.store.subsets import (
     SubsetRow,
     find_by_id,
@@ -98,7 +98,7 @@ def test_a_reader_during_hundreds_of_publishes_and_rollbacks_never_sees_a_mixed_
 def test_what_is_published_is_what_the_manifest_names_to_the_last_bit(
     versions: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(subsets, "CHUNK_ROWS", 7)
     given = manifest(VERSIONS[2])
     publish(versions, 2)
     sql = """
@@ -319,8 +319,8 @@ def test_where_a_version_was_copied_first_stays_noted(versions: Engine) -> None:
 
 
 def test_a_membership_that_is_stored_is_left_as_it_is(versions: Engine) -> None:
-    members.store_members(versions, 1, manifest(VERSIONS[1]))
-    members.store_members(versions, 1, manifest(range(1, 5)))
+    subsets.store_members(versions, 1, manifest(VERSIONS[1]))
+    subsets.store_members(versions, 1, manifest(range(1, 5)))
     assert tuple(
         rows(versions, "SELECT count(*), sum(sample_id) FROM alchemist.subset_samples WHERE subset_id = 1")[0]
     ) == (
@@ -332,20 +332,20 @@ def test_a_membership_that_is_stored_is_left_as_it_is(versions: Engine) -> None:
 def test_who_stores_a_membership_waits_for_another_who_does(versions: Engine) -> None:
     with ThreadPoolExecutor(1) as thread:
         with versions.begin() as other:
-            assert members.lock_members(other, 1)
-            second = thread.submit(members.store_members, versions, 1, manifest(VERSIONS[1]))
+            assert subsets.lock_members(other, 1)
+            second = thread.submit(subsets.store_members, versions, 1, manifest(VERSIONS[1]))
             while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
                 assert not second.done(), "it did not wait"
-            assert not members.has_members(other, 1)
+            assert not subsets.has_members(other, 1)
         second.result()
     with versions.begin() as connection:
-        assert members.has_members(connection, 1)
-        assert not members.has_members(connection, 2)
+        assert subsets.has_members(connection, 1)
+        assert not subsets.has_members(connection, 2)
 
 
 def test_members_that_were_taken_down_are_counted_in_their_own_version(versions: Engine) -> None:
     for number in (1, 3):
-        members.store_members(versions, number, manifest(VERSIONS[number]))
+        subsets.store_members(versions, number, manifest(VERSIONS[number]))
     with versions.begin() as connection:
         connection.execute(
             text("""
@@ -353,4 +353,4 @@ def test_members_that_were_taken_down_are_counted_in_their_own_version(versions:
                 SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id IN (1, 2, 600)
             """)
         )
-        assert [members.count_taken_down(connection, number) for number in (1, 3)] == [2, 1]
+        assert [subsets.count_taken_down(connection, number) for number in (1, 3)] == [2, 1]

@@ -1,0 +1,63 @@
+"""Judge how much people would like the pictures of a dataset, by CLIP and a linear head of yours; select ranks by it."""
+
+import numpy as np
+from pydantic import Field
+
+from alchemist_core.config import Command, Config, Report
+from alchemist_core.errors import ConfigError
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import store_aesthetic, unjudged_pairs
+from alchemist_core.training.sample_reading import StoredPairs
+
+
+class AestheticConfig(Config):
+    """Whose pictures are judged."""
+
+    dataset: str = Field(..., description="Dataset whose pictures have no aesthetic score yet")
+
+
+class AestheticReport(Report):
+    """What was judged; pictures that cannot be decoded are left to scoring, which quarantines them."""
+
+    n_judged: int
+    n_unreadable: int
+
+
+def run(config: AestheticConfig) -> AestheticReport:
+    """Judge what has no score; a killed run goes on where it was.
+
+    Raises:
+        ConfigError: No encoder or no head is configured.
+    """
+    return execute("aesthetic", config, lambda stage_run: judge_pictures(config, stage_run), AestheticReport)
+
+
+def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticReport:
+    """Judge in batches, each stored when it is done."""
+    settings = load_settings()
+    if settings.aesthetic_clip is None or settings.aesthetic_head is None:
+        raise ConfigError(
+            "No aesthetic encoder is configured: set ALCHEMIST_AESTHETIC_CLIP to the folder of a CLIP model and "
+            "ALCHEMIST_AESTHETIC_HEAD to a safetensors file with weight and bias."
+        )
+    engine = stage_run.engine
+    dataset = find_dataset(engine, config.dataset)
+    hold_device(stage_run)
+    from alchemist_core.metrics.aesthetic import AestheticJudge  # noqa: PLC0415  torch only when there is work
+
+    judge = AestheticJudge(settings.aesthetic_clip, settings.aesthetic_head)
+    n_judged = n_wanted = n_seen = 0
+    for rows, n_left in unjudged_pairs(engine, dataset.dataset_id):
+        ids = np.array([row.sample_id for row in rows], np.int64)
+        for place_M, image_MHWC in StoredPairs(rows, judge.side, lambda *_: None).read(np.arange(len(rows))):
+            stage_run.require_leases()
+            n_judged += store_aesthetic(engine, ids[place_M], judge.judge(image_MHWC))
+        n_wanted, n_seen = n_wanted + len(rows), n_seen + len(rows)
+        stage_run.report(n_seen, n_seen + n_left)
+    return AestheticReport(n_judged=n_judged, n_unreadable=n_wanted - n_judged)
+
+
+COMMANDS = {"": Command(AestheticConfig, run)}

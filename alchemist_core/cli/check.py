@@ -1,0 +1,141 @@
+"""Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted.
+
+Where a check warns or fails, the project file says: `[checks]`, or `[datasets.NAME.checks]` for one dataset. Suites of your own,
+in the folder suites/ beside it, run behind the built-in one that they name.
+"""
+
+from datetime import date
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+from sqlalchemy import Engine
+
+from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.project import load_project
+from alchemist_core.quality.limits import AppliedLimits
+from alchemist_core.store.engine import database_url, open_store
+from alchemist_core.store.registry import find_dataset, list_datasets
+from alchemist_core.store.subsets import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
+from alchemist_core.telemetry import say
+
+if TYPE_CHECKING:
+    from alchemist_core.quality.validation import CheckOutcome
+
+
+NIGHT_REMEDY = "Look at the data; a night that may be drawn from all the same: alchemist release night"
+REMEDIES = {
+    "subset": "Run its alchemist select again: the new version leaves out what was taken down or is no training data any more. Where it is "
+    "expected to be worse than random: take strategy auto; [checks] min_expected_gain sets what is allowed",
+    "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for random",
+}
+
+
+SUITES = ("shards", "samples", "scores", "subset", "evaluation")
+
+
+def _require_known(suites: tuple[str, ...]) -> tuple[str, ...]:
+    for suite in suites or ("",):
+        if suite not in SUITES:
+            near = get_close_matches(suite, SUITES, n=1)
+            raise ValueError(
+                f"there is no suite {suite!r}. " + (f"Did you mean {near[0]}?" if near else "Name at least one.")
+            )
+    return suites
+
+
+class CheckConfig(Config):
+    """What to check."""
+
+    suite: Annotated[Words, AfterValidator(_require_known)] = Field(
+        ...,
+        description=f"Suite of expectations, or several with commas between them: {', '.join(SUITES)}; "
+        "their bounds, and the folder of suites of your own, are [checks] in alchemist.toml",
+    )
+    dataset: str | None = Field(None, description="Dataset; none: every training dataset, each by itself")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
+    subset: str | None = Field(None, description="Name of the subset (suites subset and evaluation)")
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+    newest: bool = Field(False, description=NEWEST_TEXT)
+
+    _names_one_version = model_validator(mode="after")(refuse_two_versions)
+
+
+class CheckReport(Report):
+    """Outcomes."""
+
+    suite: str
+    n_checks: int
+    n_warnings: int
+    warnings: list[str]
+
+
+def run(config: CheckConfig) -> CheckReport:
+    """Run the suites, store every outcome in `check_results`, stop where one failed."""
+    # Great Expectations is imported only inside the check: it takes seconds.
+    from alchemist_core.quality.gate import failures, run_suite  # noqa: PLC0415
+
+    engine = open_store()
+    if config.dataset is not None:
+        # A misspelt one has no night, and so nothing that could fail.
+        find_dataset(engine, config.dataset)
+    _warn_of_unknown_sections(engine)
+    subset = None
+    if config.subset is not None:
+        subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
+    outcomes, lines = [], []
+    for suite in config.suite:
+        found = run_suite(
+            database_url(), suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=subset,
+            limits_of=_limits_of,
+        )  # fmt: skip
+        outcomes += found
+        if failed := failures(found):
+            lines += [
+                f"{len(failed)} of {len(found)} checks of suite {suite} failed. {REMEDIES.get(suite, NIGHT_REMEDY)}."
+            ]
+            # What failed comes last: a log's last line is the one that is read.
+            lines += [f"  {describe(outcome)}" for outcome in failed]
+    if lines:
+        raise CheckFailedError("\n".join(lines))
+    warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return CheckReport(
+        suite=", ".join(config.suite), n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings
+    )
+
+
+def _warn_of_unknown_sections(engine: Engine) -> None:
+    """Say which sections of datasets apply to nothing: a misspelt name would leave the defaults in force in silence."""
+    project, known = load_project(), [row.name for row in list_datasets(engine)]
+    for name in sorted(set(project.datasets) - set(known)):
+        near = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        say(f"warning: {project.path} has a section for the dataset {name!r}, which is not registered.{hint}")
+
+
+def _limits_of(dataset: str | None) -> AppliedLimits:
+    project = load_project()
+    limits = project.of_dataset(dataset).checks
+    return AppliedLimits(
+        limits, lambda key: project.origin("checks", key, dataset), folder=project.suites_folder(dataset)
+    )
+
+
+def describe(outcome: "CheckOutcome") -> str:
+    """Say of an expectation that did not hold what was found, what is allowed, and where that was set."""
+    title = f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
+    seen = outcome.observed
+    if reason := seen.get("exception"):
+        return f"{title}: {reason}"
+    n_bad, n_all = (seen.get(figure) or 0 for figure in ("unexpected_count", "element_count"))
+    n = f"{n_bad:,} of {n_all:,} unexpected, such as " if n_all > 1 else ""
+    allowed = ", ".join(f"{name} {value}" for name, value in seen.get("expected", {}).items())
+    limits = ", ".join(f"{key} = {value} ({seen['limits_from'][key]})" for key, value in seen.get("limits", {}).items())
+    found = seen.get("examples") or seen.get("observed_value")
+    return f"{title}: found {n}{found}" + (f"; allowed: {limits or allowed}" if limits or allowed else "")
+
+
+COMMANDS = {"": Command(CheckConfig, run)}

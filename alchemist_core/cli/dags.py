@@ -1,0 +1,158 @@
+"""List the DAGs of this installation, or install them into a DAG folder of your own Airflow."""
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from alchemist_core import __version__
+from alchemist_core.config import Command, Config, Report
+from alchemist_core.errors import ConfigError
+from alchemist_core.resources import resource
+
+PACKAGE = "alchemist_dags"
+RECORD = ".installed.json"
+"""Written beside the files: the hash of each one, so that a later installation recognises what it may replace."""
+
+
+class DagsListConfig(Config):
+    """Nothing to choose."""
+
+
+class DagsInstallConfig(Config):
+    """Where to."""
+
+    to: Path = Field(
+        ..., description=f"Airflow's DAG folder, or the root of a DAG bundle; the package {PACKAGE} is written into it"
+    )
+    dry_run: bool = Field(False, description="Only list what would change")
+
+
+class DagsListReport(Report):
+    """The DAGs and where their files are."""
+
+    folder: str
+    dags: dict[str, str]
+
+
+class DagsInstallReport(Report):
+    """What an installation changed."""
+
+    folder: str
+    version: str
+    added: list[str]
+    updated: list[str]
+    removed: list[str]
+    n_unchanged: int
+    is_dry_run: bool
+
+
+def list_dags(_config: DagsListConfig) -> DagsListReport:
+    """List the DAGs of this installation: name, purpose, and the folder of their files."""
+    folder = resource("dags", PACKAGE)
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
+    purposes = {
+        name: (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        for name, source in sources.items()
+        if "\n@dag(" in source
+    }
+    return DagsListReport(folder=str(folder), dags=purposes)
+
+
+def install(config: DagsInstallConfig) -> DagsInstallReport:
+    """Write the DAG files into an Airflow DAG folder; safe to run again, and after an upgrade it replaces the older files."""
+    shipped, folder = _shipped_files(), _target(config.to)
+    written = _read_record(folder)
+    present = {name: digest for name in shipped.keys() | written.keys() if (digest := _digest_of(folder / name))}
+    wanted = {name: hashlib.sha256(content).hexdigest() for name, content in shipped.items()}
+    _refuse_files_of_others(folder, present, written, wanted)
+    report = DagsInstallReport(
+        folder=str(folder),
+        version=__version__,
+        added=sorted(wanted.keys() - present.keys()),
+        updated=sorted(name for name in wanted.keys() & present.keys() if wanted[name] != present[name]),
+        removed=sorted(present.keys() - wanted.keys()),
+        n_unchanged=sum(wanted.get(name) == digest for name, digest in present.items()),
+        is_dry_run=config.dry_run,
+    )
+    if not config.dry_run:
+        _write(folder, report, shipped, wanted)
+    return report
+
+
+def _shipped_files() -> dict[str, bytes]:
+    folder = resource("dags", PACKAGE)
+    # Python's caches are no files of ours; .airflowignore is.
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != RECORD}
+
+
+def _target(to: Path) -> Path:
+    if not to.is_dir():
+        raise ConfigError(
+            f"--to {to} is not a folder. Name Airflow's DAG folder: airflow config get-value core dags_folder."
+        )
+    folder = to.resolve() / PACKAGE
+    if folder.resolve() == resource("dags", PACKAGE).resolve():
+        raise ConfigError(f"--to {to} holds the DAG files of this installation itself. Name another DAG folder.")
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise ConfigError(f"{folder} exists and is not a folder. Move it away, then run the command again.")
+    return folder
+
+
+def _read_record(folder: Path) -> dict[str, str]:
+    """Return the hash of each file that an earlier installation wrote; a name that leads elsewhere is not one of its files."""
+    try:
+        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+        return {str(name): str(digest) for name, digest in files.items() if Path(name).name == name}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{folder / RECORD} is damaged. Delete it, then run the command again.") from None
+
+
+def _digest_of(path: Path) -> str | None:
+    # A link is nobody's regular file: its name counts as taken, with a hash that nothing has.
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return "not a file"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def _refuse_files_of_others(
+    folder: Path, present: dict[str, str], written: dict[str, str], wanted: dict[str, str]
+) -> None:
+    foreign = sorted(name for name, digest in present.items() if digest not in {written.get(name), wanted.get(name)})
+    if foreign:
+        raise ConfigError(
+            f"{folder} holds files that this command did not write, or that were edited since: {', '.join(foreign)}. "
+            "Nothing was changed. Move these files away, then run the command again."
+        )
+
+
+def _write(folder: Path, report: DagsInstallReport, shipped: dict[str, bytes], wanted: dict[str, str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in [*report.added, *report.updated]:
+        _write_whole(folder / name, shipped[name])
+    for name in report.removed:
+        (folder / name).unlink()
+    _write_whole(folder / RECORD, json.dumps({"version": __version__, "files": wanted}, indent=1).encode() + b"\n")
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Replace a file at once: Airflow may read the folder at any moment."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _next_step(config: DagsInstallConfig, report: DagsInstallReport) -> str | None:
+    """Name the pool that tasks on a device wait in; without it Airflow never starts them."""
+    is_first = "jobs.py" in report.added and not config.dry_run
+    return "airflow pools set gpu 1 'One slot a device'" if is_first else None
+
+
+COMMANDS = {
+    "list": Command(DagsListConfig, list_dags),
+    "install": Command(DagsInstallConfig, install, _next_step),
+}

@@ -1,0 +1,152 @@
+"""Compare ways to choose training pairs over seeds, and write the paper's tables and figures for the corpus at hand."""
+
+from typing import Any
+
+from pydantic import Field
+
+from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments import cost, dynamics, page, sheets
+from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.datasets import DatasetsConfig
+from alchemist_core.experiments.dynamics import DynamicsConfig
+from alchemist_core.experiments.results import compare_cells
+from alchemist_core.experiments.running import Experiment, RunConfig
+from alchemist_core.store import experiments as store
+from alchemist_core.store.engine import create_store, open_store
+from alchemist_core.telemetry import say
+
+
+class RunReport(Report):
+    """What was found, and where its files are."""
+
+    name: str
+    cost: dict[str, Any] | None
+    before: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] = Field(default_factory=list)
+    folder: str | None = None
+    table: str | None = None
+
+    def summary(self) -> str:
+        """Return the table; without one, the cost."""
+        return f"{self.table}\n\nfiles: {self.folder}" if self.table else "nothing was trained (--dry-run)"
+
+
+class ListConfig(Config):
+    """Nothing to choose."""
+
+
+class ListReport(Report):
+    """Every experiment."""
+
+    experiments: list[dict[str, Any]]
+
+    def summary(self) -> str:
+        """Return one line an experiment."""
+        rows = (f"{row['name']:<32} {row['state']:<9} {row['question']}" for row in self.experiments)
+        return "\n".join(rows) or "no experiment yet: alchemist experiment run --help"
+
+
+class ShowConfig(Config):
+    """Which experiment."""
+
+    name: str = Field(..., description="Name of the experiment", json_schema_extra=BARE_WORD)
+
+
+def run(config: RunConfig) -> RunReport:
+    """Run an experiment, or go on with a killed one; finished arms are found again."""
+    experiment, name = Experiment(config), config.name or config.experiment
+    stated = experiment.state_cost()
+    say(cost.describe_cost(stated))
+    if config.dry_run:
+        return RunReport(name=name, cost=stated, before=experiment.state_beforehand())
+    _create_for_scenes(config)
+    engine = open_store()
+    begun = store.begin_experiment(engine, name, config.identity())
+    experiment.fit_regions()
+    before = store.state_beforehand(engine, name, experiment.state_beforehand())
+    cells = experiment.measure()
+    result = {
+        "before": before,
+        "cells": [cell.as_json() for cell in cells],
+        "rows": [row.as_json() for row in compare_cells(cells)],
+        "regions": experiment.regions(),
+    }
+    return _finish(begun, result, stated)
+
+
+def list_(_config: ListConfig) -> ListReport:
+    """List the experiments, the newest first."""
+    rows = [
+        {
+            "name": row.name,
+            "state": "finished" if row.finished_at else "unfinished",
+            "question": sheets.title_of(row.config),
+        }
+        for row in store.list_experiments(open_store())
+    ]
+    return ListReport(experiments=rows)
+
+
+def show(config: ShowConfig) -> RunReport:
+    """Write the table and the figures of a finished experiment again, from what the store holds."""
+    row = store.find_experiment(open_store(), config.name)
+    if row.result is None or row.finished_at is None:
+        raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
+    result = {key: value for key, value in row.result.items() if key != "sheet"}
+    return _report(row.name, row.config, result)
+
+
+def follow(config: DynamicsConfig) -> RunReport:
+    """Take the training of a rater again and follow pairs of every rank through it (Fig. 3); what was measured is found again."""
+    _create_for_scenes(config)
+    engine = open_store()
+    begun = store.begin_experiment(engine, config.name, config.identity())
+    return _finish(begun, dynamics.follow(config))
+
+
+def compare_datasets(config: DatasetsConfig) -> RunReport:
+    """Run one experiment a corpus and lay them out together (Table 3); what exists is found again."""
+    parts = config.parts()
+    reports = {corpus: run(part) for corpus, part in parts.items()}
+    if config.dry_run:
+        seconds = sum(report.cost["seconds"] for report in reports.values() if report.cost)
+        return RunReport(name=config.title, cost={"seconds": seconds})
+    engine = open_store()
+    begun = store.begin_experiment(engine, config.title, config.identity())
+    found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
+    result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
+    return _finish(begun, result)
+
+
+def _create_for_scenes(config: TrialsConfig) -> None:
+    """Create a missing store where the scenes are drawn: no dataset that is named could be in it."""
+    if config.dataset is None:
+        create_store()
+
+
+def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunReport:
+    # The report page shows the sheet as it is.
+    sheet = sheets.sheet_of(begun.config, result).as_json()
+    store.finish_experiment(open_store(), begun.name, {**result, "sheet": sheet})
+    return _report(begun.name, begun.config, result, stated)
+
+
+def _report(
+    name: str, config: dict[str, Any], result: dict[str, Any], stated: dict[str, Any] | None = None
+) -> RunReport:
+    sheet = sheets.sheet_of(config, result)
+    folder = page.write_sheet(name, sheet, result, {"table.md": sheets.markdown_of(name, config, result)})
+    return RunReport(
+        name=name, cost=stated, before=result.get("before"), rows=result.get("rows", []), folder=str(folder),
+        table=page.say_sheet(sheet),
+    )  # fmt: skip
+
+
+COMMANDS = {
+    "run": Command(RunConfig, run),
+    "datasets": Command(DatasetsConfig, compare_datasets),
+    "dynamics": Command(DynamicsConfig, follow),
+    "list": Command(ListConfig, list_),
+    "show": Command(ShowConfig, show),
+}

@@ -1,0 +1,145 @@
+"""GenEval on its own files: a model's images in the official layout, and verdicts as the official evaluator writes them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from alchemist_core.config import Command, Config, Report
+from alchemist_core.errors import ConfigError
+from alchemist_core.files import require_artifact
+from alchemist_core.metrics.geneval import PUBLISHED
+from alchemist_core.metrics.geneval_files import has_images, read_prompts, write_images, write_results
+from alchemist_core.models.config import SamplingConfig
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.evaluate_geneval import agree_on_geneval, note_drawing, store_scores
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.models import find_model
+
+_PROMPTS_AT_ONCE = 16
+
+
+class DrawConfig(Config):
+    """Whose images, of which prompts."""
+
+    model: str = Field(..., description="The model's identity, as train-downstream reports it")
+    prompts: Path = Field(..., description="GenEval's evaluation_metadata.jsonl")
+    out: Path = Field(..., description="Folder of all prompts' folders")
+    n_images: int = Field(4, ge=1, le=64, description="Images of a prompt")
+    first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Guidance, cuts and batch")
+
+
+class DrawReport(Report):
+    """What was drawn."""
+
+    folder: str
+    n_prompts: int
+    n_drawn: int
+
+
+class JudgeConfig(Config):
+    """Which images, by which networks."""
+
+    images: Path = Field(..., description="Folder in the official layout: NUMBER/samples/*.png, NUMBER/metadata.jsonl")
+    detector: Path = Field(
+        ...,
+        description="Folder of Mask2Former for transformers, trained on COCO's instances; or the unpacked npm package "
+        "@vladmandic/human 3.3.6, for its CenterNet",
+    )
+    clip: Path | None = Field(
+        None, description="Folder of CLIP ViT-L/14 for transformers; none: beside CenterNet, pixels name colours"
+    )
+    names: Path = Field(..., description="GenEval's object_names.txt: a class a line, in the detector's order")
+    out: Path = Field(..., description="File of verdicts to write, such as results.jsonl")
+    contract: str | None = Field(
+        None,
+        description="Pinned contract (geneval, geneval_offline, or a .toml file): scores of a model drawn here go into "
+        "the store's tables",
+    )
+
+
+class JudgeReport(Report):
+    """Shares of correct images by task, and the mean over the tasks."""
+
+    results: str
+    n_images: int
+    scores: dict[str, float]
+
+
+def draw(config: DrawConfig) -> DrawReport:
+    """Draw a model's images of every prompt that has none yet."""
+    return execute("geneval_draw", config, lambda stage_run: draw_images(config, stage_run), DrawReport)
+
+
+def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
+    """Draw the missing images, some prompts at a time."""
+    model = find_model(stage_run.engine, config.model)
+    if model is None:
+        raise ConfigError(f"No model {config.model!r}: give an identity that train-downstream reported.")
+    prompts = read_prompts(config.prompts)
+    about = {
+        "model": config.model,
+        "first_seed": config.first_seed,
+        "sampling": config.sampling.model_dump(mode="json"),
+    }
+    note_drawing(config.out, about | {"n_images": config.n_images})
+    missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
+    if missing:
+        hold_device(stage_run)
+        from alchemist_core.training.generators import load_drawer  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.scoring import own_device  # noqa: PLC0415
+
+        path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
+        drawer = load_drawer(path, own_device())
+        for chunk in _chunks(missing):
+            _draw_prompts(config, drawer, prompts, chunk)
+            stage_run.report(chunk[-1] + 1, len(prompts), "prompts drawn")
+    return DrawReport(folder=str(config.out.resolve()), n_prompts=len(prompts), n_drawn=len(missing))
+
+
+def judge(config: JudgeConfig) -> JudgeReport:
+    """Judge images and write the official evaluator's lines."""
+    return execute("geneval_judge", config, lambda stage_run: judge_folder(config, stage_run), JudgeReport)
+
+
+def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
+    """Detect, name colours, judge, write."""
+    hold_device(stage_run)
+    from alchemist_core.metrics.geneval_images import judge_images, load_networks, summarize_results  # noqa: PLC0415  torch
+
+    lines = config.names.read_text(encoding="utf-8").split("\n")
+    names = [name.strip() for name in lines if name.strip()]
+    agreed = config.contract and agree_on_geneval(
+        config.contract, config.images, detector=config.detector, clip=config.clip, names=names
+    )
+    results = judge_images(
+        config.images, names, *load_networks(config.detector, config.clip),
+        report=stage_run.report, rules=agreed.rules if agreed else PUBLISHED,
+    )  # fmt: skip
+    if not results:
+        raise ConfigError(f"{config.images} holds no images in the official layout: NUMBER/samples/*.png")
+    write_results(config.out, results)
+    scores = summarize_results(results)
+    if agreed:
+        store_scores(agreed, scores)
+    return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=scores)
+
+
+def _draw_prompts(config: DrawConfig, drawer: Any, prompts: list[dict[str, Any]], chunk: list[int]) -> None:
+    n = config.n_images
+    wanted = [(number, sample) for number in chunk for sample in range(n)]
+    texts = [prompts[number]["prompt"] for number, _ in wanted]
+    seeds = [config.first_seed + number * n + sample for number, sample in wanted]
+    images = drawer(texts, seeds, config.sampling)
+    for place, number in enumerate(chunk):
+        write_images(config.out, number, prompts[number], list(images[place * n : (place + 1) * n]))
+
+
+def _chunks(missing: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(missing), _PROMPTS_AT_ONCE):
+        yield missing[start : start + _PROMPTS_AT_ONCE]
+
+
+COMMANDS = {"draw": Command(DrawConfig, draw), "judge": Command(JudgeConfig, judge)}

@@ -1,0 +1,130 @@
+"""Train the head of the offline image-text similarity on a dataset: for contracts on a machine that can get no CLIP."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from sqlalchemy import Engine
+
+from alchemist_core.config import Command, Config, Report
+from alchemist_core.errors import DataError
+from alchemist_core.files import write_bytes_atomically
+from alchemist_core.models.image_text_config import HeadRecord, HeadTrainingConfig, refuse_weak
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.tables import AnyRow
+from alchemist_core.training.sample_reading import StoredPairs
+
+if TYPE_CHECKING:
+    from alchemist_core.models.image_text import Encoders
+
+_ONE_IN, _LEAST = 10, 20
+"""The share of captions that is held out where no dataset is named, and the pairs that either side must have."""
+
+
+class HeadConfig(Config):
+    """What the head learns from, and where it goes."""
+
+    dataset: str = Field(..., description="Dataset whose pairs it learns from")
+    heldout: str | None = Field(
+        None, description="Dataset on which it is tried; none: a tenth of the captions, by their hash"
+    )
+    out: Path = Field(..., description="safetensors file to write: what evaluate --weights then names")
+    resolution: int = Field(224, ge=32, le=1024, description="Side of the pictures; the contract's must be the same")
+    training: HeadTrainingConfig = Field(default_factory=HeadTrainingConfig, description="How it is trained")
+
+
+class HeadReport(Report):
+    """The file, and how well it tells a held-out picture's own caption from another one."""
+
+    file: str
+    sha256: str
+    n_train: int
+    n_heldout: int
+    heldout_auc: float
+
+
+class _Encoded(NamedTuple):
+    captions: list[str]
+    image_ND: NDArray[np.float32]
+    text_NC: NDArray[np.float32]
+
+
+def run(config: HeadConfig) -> HeadReport:
+    """Encode, train, try, write.
+
+    Raises:
+        ConfigError: It tells too little apart; nothing is written.
+        DataError: There are too few pairs.
+    """
+    return execute("image_text_head", config, lambda stage_run: make_head(config, stage_run), HeadReport)
+
+
+def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
+    """Make the head from the dataset's pairs and write its file."""
+    train_rows, heldout_rows = _split(stage_run.engine, config)
+    hold_device(stage_run, is_on_cpu=True)
+    from alchemist_core.models.image_text import Encoders, pack_head  # noqa: PLC0415
+    from alchemist_core.training.image_text_training import tell_apart, train_head  # noqa: PLC0415  torch only when there is work
+
+    encoders = Encoders()
+    train = _encode(stage_run, train_rows, encoders, config.resolution)
+    heldout = _encode(stage_run, heldout_rows, encoders, config.resolution)
+    head = train_head(train.image_ND, train.text_NC, train.captions, config.training, report=stage_run.report)
+    record = HeadRecord(
+        dataset=config.dataset, heldout=config.heldout or f"one caption in {_ONE_IN} of {config.dataset}",
+        n_train=len(train.captions), n_heldout=len(heldout.captions),
+        heldout_auc=tell_apart(head, heldout.image_ND, heldout.text_NC, heldout.captions),
+        resolution=config.resolution, training=config.training,
+        image_encoder_sha256=encoders.sha256s[0], text_encoder_sha256=encoders.sha256s[1],
+    )  # fmt: skip
+    refuse_weak(record, str(config.out))
+    data = pack_head(head, record)
+    write_bytes_atomically(config.out, data)
+    return HeadReport(
+        file=str(config.out.resolve()), sha256=hashlib.sha256(data).hexdigest(), n_train=record.n_train,
+        n_heldout=record.n_heldout, heldout_auc=round(record.heldout_auc, 4),
+    )  # fmt: skip
+
+
+def _split(engine: Engine, config: HeadConfig) -> tuple[list[AnyRow], list[AnyRow]]:
+    """Hold out pairs such that neither their captions nor their pictures are trained on."""
+    rows = read_training_pairs(engine, find_dataset(engine, config.dataset).dataset_id)
+    if config.heldout is None:
+        heldout = [row for row in rows if _is_held_out(row.caption)]
+    else:
+        heldout = list(read_training_pairs(engine, find_dataset(engine, config.heldout).dataset_id))
+    captions, images = {row.caption for row in heldout}, {bytes(row.image_hash) for row in heldout}
+    train = [row for row in rows if row.caption not in captions and bytes(row.image_hash) not in images]
+    for side, name in ((train, "train on"), (heldout, "hold out")):
+        if (found := len({row.caption for row in side})) < _LEAST:
+            raise DataError(
+                f"{found} different captions of {config.dataset} to {name}, at least {_LEAST} are needed: "
+                "name a larger dataset, or one to hold out by --heldout"
+            )
+    return train, heldout
+
+
+def _is_held_out(caption: str) -> bool:
+    digest = hashlib.sha256(b"image-text-head held out " + caption.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % _ONE_IN == 0
+
+
+def _encode(stage_run: StageRun, rows: Sequence[AnyRow], encoders: "Encoders", side: int) -> _Encoded:
+    """Encode each pair whose picture can be decoded, in the order of the rows."""
+    features: dict[int, NDArray[np.float32]] = {}
+    for place_M, image_MHWC in StoredPairs(rows, side, lambda *_: None).read(np.arange(len(rows))):
+        features.update(zip(place_M.tolist(), encoders.encode_images(image_MHWC), strict=True))
+        stage_run.report(len(features), len(rows), "encoded")
+    kept = sorted(features)
+    captions = [rows[place].caption for place in kept]
+    return _Encoded(captions, np.stack([features[place] for place in kept]), encoders.encode_texts(captions))
+
+
+COMMANDS = {"": Command(HeadConfig, run)}

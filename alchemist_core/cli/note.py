@@ -1,0 +1,129 @@
+"""Note what Airflow has to say to people: a task that failed, a question that waits, its answer; kept in the store and sent to people."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import Field
+
+from alchemist_core.config import Command, Config, Report
+from alchemist_core.local.airflow_client import log_end
+from alchemist_core.local.airflow_environment import task_log_path
+from alchemist_core.notifications import Event, Kind, runbook_page, task_page
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.notifications import announce, deliver, is_delivered
+
+LONGEST_REASON = 4000  # characters, from the end
+
+
+class TaskConfig(Config):
+    """Which task."""
+
+    subject: str = Field(..., min_length=1, max_length=300, description="The task, as DAG.TASK")
+    run: str | None = Field(None, description="The DAG run's id")
+    map_index: int = Field(-1, ge=-1, description="Which of mapped tasks; -1: it is not mapped")
+    try_number: int | None = Field(
+        None, ge=0, description="Which try of the task; a failure's reason ends with that log's end"
+    )
+
+
+class NoteConfig(TaskConfig):
+    """Which task, and what it says."""
+
+    reason: str = Field(..., max_length=20_000, description="Why it failed, or what it asks")
+
+
+class AnswerConfig(TaskConfig):
+    """Which question, and who answered what."""
+
+    answer: str = Field(..., min_length=1, max_length=100, description="The chosen option: Approve or Reject")
+    approved_by: str = Field(..., min_length=1, max_length=200, description="Name of the Airflow user who answered")
+    comment: str | None = Field(None, max_length=2000, description="What that person wrote beside the answer")
+    reason: str | None = Field(None, max_length=20_000, description="What was asked")
+
+
+class NoteReport(Report):
+    """Where it went."""
+
+    subject: str
+    is_notified: bool
+
+
+def failure(config: NoteConfig) -> NoteReport:
+    """Note that a task failed after its last retry; the dashboard shows the reason, the alert TaskFailed counts it."""
+    reason = "\n".join(part for part in (config.reason, _log_end(config)) if part)
+    return _note(
+        "task failed", "failed_task", config, reason, to_do="Take the cause away, then clear the task in Airflow."
+    )
+
+
+def approval(config: NoteConfig) -> NoteReport:
+    """Note that a task waits for a person's answer."""
+    return _note("approval asked", "question", config, config.reason, to_do="Approve or reject it on that page.")
+
+
+def answer(config: AnswerConfig) -> NoteReport:
+    """Note who answered a question, when and with which comment."""
+    said = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment}
+    reason = f"{config.answer} by {config.approved_by}" + (f": {config.comment}" if config.comment else "")
+    return _note("approval answered", "answered", config, reason, to_do="Nothing.", asked=config.reason, **said)
+
+
+def _note(
+    action: Literal["task failed", "approval asked", "approval answered"],
+    kind: Kind,
+    config: TaskConfig,
+    reason: str,
+    *,
+    to_do: str,
+    **more: Any,
+) -> NoteReport:
+    """Record an event once, however often it is noted: a callback that is called again tells nobody twice."""
+    reason = reason[-LONGEST_REASON:]
+    first, _, rest = reason.partition("\n")
+    # Without a run there is nothing to know it again by: each call is an event of its own.
+    run = config.run or uuid4().hex
+    event = Event(
+        kind=kind,
+        key=f"{kind}:{config.subject}:{run}:{config.map_index}:{config.try_number}",
+        what_happened=f"{config.subject}: {first}",
+        where_to_look=_page(config, kind),
+        what_to_do=to_do,
+        facts={"run": config.run, "details": rest or None},
+    )
+    engine = open_store()
+    with engine.begin() as connection:
+        if announce(connection, event):
+            after = {"reason": reason, "run": config.run, **more}
+            record_event(connection, current_actor(), action, config.subject, after=after)
+    deliver(engine)
+    return NoteReport(subject=config.subject, is_notified=is_delivered(engine, event.key))
+
+
+def _page(config: TaskConfig, kind: Kind) -> str:
+    dag_id, _, task_id = config.subject.partition(".")
+    tab = "required_actions" if kind == "question" else ""
+    page = config.run and task_page(dag_id, config.run, task_id, map_index=config.map_index, tab=tab)
+    return page or runbook_page("taskfailed")
+
+
+def _log_end(config: NoteConfig) -> str:
+    """Return the end of the task's log where it lies on this machine: Airflow's own exception only knows the exit code."""
+    home = os.environ.get("AIRFLOW_HOME")
+    if home is None or config.try_number is None or config.run is None:
+        return ""
+    dag_id, _, task_id = config.subject.partition(".")
+    path = task_log_path(
+        Path(home).parent, dag_id=dag_id, run_id=config.run, task_id=task_id, map_index=config.map_index,
+        try_number=config.try_number,
+    )  # fmt: skip
+    return log_end(path) if path.exists() else ""
+
+
+COMMANDS = {
+    "failure": Command(NoteConfig, failure),
+    "approval": Command(NoteConfig, approval),
+    "answer": Command(AnswerConfig, answer),
+}

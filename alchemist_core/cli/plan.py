@@ -1,0 +1,297 @@
+"""Say what is to be done, and in how many worker slots, before anything is spent."""
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import date
+
+from pydantic import Field
+from sqlalchemy import Engine
+
+from alchemist_core.cli.plan_publish import PlanPublishConfig, plan_publish
+from alchemist_core.config import Command, Config, Report, Seeds, Words
+from alchemist_core.errors import ConfigError
+from alchemist_core.notifications import code_span
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
+from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
+from alchemist_core.store.checks import failed_checks
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.ledger import count_unscored, scoring_speed
+from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
+from alchemist_core.store.nights import late_nights, read_night
+from alchemist_core.store.raters import RaterRow, find_rater, find_raters
+from alchemist_core.store.registry import list_datasets
+from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
+from alchemist_core.store.tables import AnyRow
+
+
+class PlanScoreConfig(Config):
+    """What would be scored."""
+
+    dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all that are unscored")
+    nights: Words = Field(
+        (), description="Nights as DATASET:YYYY-MM-DD, comma between them, in place of --dataset and --crawl-date"
+    )
+    rater: str = Field(
+        "production", description="Rater by name, or production, newest, or nightly (production and every shadow)"
+    )
+
+
+class RaterPlan(Report):
+    """One rater's work ahead; seconds and cost are estimates by recent runs, none where nothing was measured or priced."""
+
+    rater: str
+    is_shadow: bool
+    n_shards: int
+    n_samples: int
+    pairs_per_s: float | None
+    seconds: float | None
+    cost: float | None
+    note: str | None
+
+    def summary(self) -> str:
+        """Return one line for a person."""
+        took = "time unknown: nothing was scored yet" if self.seconds is None else f"about {self.seconds:,.0f} s"
+        speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} pairs/s a slot"
+        cost = (
+            "cost unknown (set ALCHEMIST_PRICE_PER_CORE_HOUR or _GPU_HOUR)"
+            if self.cost is None
+            else f"cost about {self.cost:,.2f}"
+        )
+        shadow, note = " (shadow)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
+        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} pairs, {took}{speed}, {cost}{note}"
+
+
+class ScoreTask(Report):
+    """One process that scores: whose shards it claims, of which day, and its slot."""
+
+    dataset: str
+    crawl_date: date | None
+    slot: int
+
+
+class PlanScoreReport(Report):
+    """Work ahead. `slots` is never empty: mapping over nothing would skip every task behind it. `work` is only what may be scored."""
+
+    slots: list[int]
+    work: list[ScoreTask]
+    rater: str | None
+    n_shards: int
+    n_samples: int
+    raters: list[RaterPlan] = Field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return one line a rater."""
+        lines = [plan.summary() for plan in self.raters] or ["no production rater: nothing would be scored"]
+        return "\n".join([*lines, f"worker slots: {len(self.slots)}"])
+
+
+class PlanNightConfig(Config):
+    """Which night."""
+
+    crawl_date: date = Field(..., description="Crawl date (YYYY-MM-DD)")
+    dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
+
+
+class NightPlan(Report):
+    """One dataset's crawl date."""
+
+    dataset: str
+    crawl_date: date
+
+
+class PlanNightReport(Report):
+    """Whose night it is, each to be ingested, checked and scored by itself."""
+
+    datasets: list[str]
+    nights: list[NightPlan]
+    """A night of each dataset, then the earlier ones that shards came late for: uploads that were under way when their night ran."""
+
+    def summary(self) -> str:
+        """Return one line a night."""
+        lines = [f"{night.dataset} {night.crawl_date}" for night in self.nights]
+        return "\n".join(lines) or "no training dataset is registered: alchemist ingest --dataset NAME --root FOLDER"
+
+
+class PlanEvaluateConfig(Config):
+    """What would be evaluated."""
+
+    evaluation: str | None = Field(
+        None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
+    )
+    arms: Words = Field(("subset", "random"), description="Arms that must have a value, comma between them")
+    seeds: Seeds = Field((0,), description="Seeds that must have a value, comma between them")
+
+
+class PlanPromoteConfig(Config):
+    """Which rater would be promoted."""
+
+    rater: str = Field("newest", description="Rater by name, or newest")
+
+
+class PlanPromoteReport(Report):
+    """What a person is asked; the first rater of a store is promoted without a question."""
+
+    rater: str
+    production: str | None
+    is_approval_needed: bool
+    question: str
+
+
+class PlanEvaluateReport(Report):
+    """Published subsets that no evaluation exists for."""
+
+    subsets: list[str]
+
+
+def plan_night(config: PlanNightConfig) -> PlanNightReport:
+    """List the training datasets of a night; one whose root is unreachable is listed too, so that its own task fails."""
+    engine = open_store()
+    rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
+    # A dataset that is named may be new: its first ingest registers it.
+    named = [row.name for row in rows] if config.dataset is None else [config.dataset]
+    late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
+    # What a check has stopped waits for a person, not for another night.
+    late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
+    nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
+    nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
+    return PlanNightReport(datasets=named, nights=nights)
+
+
+def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
+    """Count the shards and pairs that the rater has not scored, and estimate what scoring them takes."""
+    engine = open_store()
+    raters = find_raters(engine, config.rater)
+    nights = _nights_to_score(engine, config)
+    unscored = {(rater.rater_id, night): _count(engine, rater, *night) for rater in raters for night in nights}
+    of_rater = {
+        rater.rater_id: _add(counts for (rater_id, _), counts in unscored.items() if rater_id == rater.rater_id)
+        for rater in raters
+    }
+    n_slots = _count_slots(of_rater.values())
+    of_night = {night: [counts for (_, other), counts in unscored.items() if other == night] for night in nights}
+    work = [
+        ScoreTask(dataset=night[0], crawl_date=night[1], slot=slot)
+        for night in nights
+        for slot in range(_count_slots(of_night[night]))
+    ]
+    n_shards, n_samples = _add(of_rater.values())
+    return PlanScoreReport(
+        slots=list(range(n_slots)),
+        work=work,
+        rater=", ".join(rater.name for rater in raters) or None,
+        n_shards=n_shards,
+        n_samples=n_samples,
+        raters=[_estimate(engine, rater, of_rater[rater.rater_id], n_slots) for rater in raters],
+    )
+
+
+def _nights_to_score(engine: Engine, config: PlanScoreConfig) -> list[tuple[str, date | None]]:
+    """Return pairs of dataset and crawl date; of several nights those whose dataset is registered and that no check has stopped.
+
+    `alchemist release night` scores a stopped one when a person has looked at it.
+    """
+    if not config.nights:
+        return [(row.name, config.crawl_date) for row in datasets_in_scope(engine, config.dataset)]
+    registered = {row.name for row in list_datasets(engine, role="train")}
+    nights = [night for night in map(read_night, config.nights) if night[0] in registered]
+    return [night for night in nights if not failed_checks(engine, *night)]
+
+
+def _count(engine: Engine, rater: RaterRow, dataset: str, crawl_date: date | None) -> tuple[int, int]:
+    return count_unscored(engine, scoring_scope(engine, rater, dataset=dataset, crawl_date=crawl_date))
+
+
+def _add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    both = list(counts)
+    return sum(n_shards for n_shards, _ in both), sum(n_samples for _, n_samples in both)
+
+
+def _count_slots(counts: Iterable[tuple[int, int]]) -> int:
+    """Return how many processes may share the shards: as set, fewer where a rater has fewer shards left, at least one."""
+    return max(1, min(load_settings().score_slots, max((n_shards for n_shards, _ in counts), default=0)))
+
+
+def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slots: int) -> RaterPlan:
+    n_shards, n_samples = unscored
+    speed = scoring_speed(engine, rater.rater_id)
+    ahead = {"rater": rater.name, "is_shadow": rater.is_shadow, "n_shards": n_shards, "n_samples": n_samples}
+    if speed is None:
+        return RaterPlan(**ahead, pairs_per_s=None, seconds=None, cost=None, note=None)
+    slot_seconds = n_samples / speed.pairs_per_s
+    price = price_per_slot_hour(speed.device, n_slots)
+    return RaterPlan(
+        **ahead,
+        pairs_per_s=round(speed.pairs_per_s, 2),
+        seconds=round(slot_seconds / max(1, min(n_slots, n_shards)), 1),
+        cost=None if price is None else round(slot_seconds / 3600 * price, 4),
+        note=None if speed.rater_id == rater.rater_id else "by another rater's runs: its own were never measured",
+    )
+
+
+def price_per_slot_hour(device: str, n_slots: int) -> float | None:
+    """Return what an hour of one worker slot costs: a GPU, or its share of the cores; none where no price is set."""
+    settings = load_settings()
+    if device != "cpu":
+        return settings.price_per_gpu_hour
+    n_cores = max(1, len(os.sched_getaffinity(0)) // n_slots)
+    return None if settings.price_per_core_hour is None else settings.price_per_core_hour * n_cores
+
+
+def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
+    """Say what promoting a rater would change, and whether a person must agree.
+
+    Raises:
+        ConfigError: There is no such rater.
+    """
+    engine = open_store()
+    rater, production = find_rater(engine, config.rater), find_rater(engine, "production")
+    if rater is None:
+        raise ConfigError("There is no rater to promote. Train one: alchemist train-rater.")
+    checks = rater.certificate.get("checks", [])
+    measured = [check for check in checks if check["value"] is not None]
+    lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
+    certified = "certified" if rater.certificate.get("is_certified") else "NOT certified"
+    is_there = production is not None and production.rater_id == rater.rater_id
+    was = f"instead of {code_span(production.name)}" if production else "as the first one"
+    change = "is in production already" if is_there else f"goes into production {was}"
+    return PlanPromoteReport(
+        rater=rater.name,
+        production=production.name if production else None,
+        is_approval_needed=production is not None and not is_there,
+        question="\n".join([f"Rater {code_span(rater.name)} ({rater.rule}, {certified}) {change}.", "", *lines]),
+    )
+
+
+def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
+    """List the published subsets that lack a value of any arm and seed under the current contract."""
+    engine = open_store()
+    rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
+    wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
+    return PlanEvaluateReport(
+        subsets=[
+            subset.name
+            for subset in list_subsets(engine, state="published")
+            if wanted - _evaluated(engine, subset, rows)
+        ]
+    )
+
+
+def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set[tuple[str, int]]:
+    rater = rater_of_subset(engine, subset)
+    contract_id = find_contract(engine, heldout_contract(rater, rows))
+    if contract_id is None:
+        return set()
+    model_ids = [model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name)]
+    return {(row.arm, row.seed) for row in read_evaluations(engine, model_ids, contract_id)}
+
+
+COMMANDS = {
+    "night": Command(PlanNightConfig, plan_night),
+    "score": Command(PlanScoreConfig, plan_score),
+    "promote": Command(PlanPromoteConfig, plan_promote),
+    "publish": Command(PlanPublishConfig, plan_publish),
+    "evaluate": Command(PlanEvaluateConfig, plan_evaluate),
+}

@@ -1,0 +1,267 @@
+"""List shards, look at one, retire one, or read one again: what to do about a shard that errors and the runbook name."""
+
+from datetime import UTC, date, datetime
+from typing import Literal
+
+from pydantic import Field
+from sqlalchemy import Engine
+
+from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.project import load_project
+from alchemist_core.settings import load_settings
+from alchemist_core.shards.reading import ShardContent, read_shards
+from alchemist_core.shards.samples import Reading
+from alchemist_core.shards.storage import join_uri, stat_shard
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.store import registry
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.engine import open_store, read_clock
+from alchemist_core.store.registry import NewShard
+from alchemist_core.store.tables import AnyRow
+from alchemist_core.telemetry import on_one_line
+
+UNREAD = ("growing", "missing", "changed", "rejected")
+MOST_QUARANTINED = 20
+SUBJECT = "Shard by its id, its address below the root, or its whole address"
+State = Literal["growing", "verified", "missing", "changed", "rejected", "retired", "superseded"]
+
+
+class ListConfig(Config):
+    """Which shards."""
+
+    dataset: str | None = Field(None, description="Dataset; none: every one")
+    state: State | None = Field(
+        None,
+        description="growing: an upload under way. verified: read and registered. missing: its file is gone. changed: it holds other "
+        "bytes than were registered. rejected: not a readable tar. retired: given up by a person. superseded: a later revision lies "
+        "under its address. None: growing, missing, changed and rejected",
+    )
+    limit: int = Field(100, ge=1, le=100_000, description="Most shards to list")
+
+
+class ListedShard(Report):
+    """One shard, and why it is not read if it is not."""
+
+    shard_id: int
+    dataset: str
+    uri: str
+    crawl_date: date
+    state: str
+    since: datetime
+    reason: str | None
+    remedy: str | None
+
+
+class ListReport(Report):
+    """Shards and how many there are in each state."""
+
+    counts: dict[str, int]
+    shards: list[ListedShard]
+
+    def summary(self) -> str:
+        """Return a line for each shard."""
+        counted = ", ".join(f"{n:,} {state}" for state, n in self.counts.items()) or "none"
+        lines = [
+            f"{shard.shard_id:>8}  {shard.dataset}  {on_one_line(shard.uri)}  {shard.state} "
+            f"since {shard.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            + (f"  {shard.reason}" if shard.reason else "")
+            + (f"; next: {shard.remedy}" if shard.remedy else "")
+            for shard in self.shards
+        ]
+        return "\n".join([f"shards: {counted}", *lines])
+
+
+class ShowConfig(Config):
+    """Which shard."""
+
+    shard: str = Field(..., min_length=1, description=SUBJECT, json_schema_extra=BARE_WORD)
+
+
+class ShowReport(ListedShard):
+    """One shard with its counts."""
+
+    address: str
+    size_bytes: int
+    sha256: str
+    verified_at: datetime | None
+    n_samples: int
+    n_quarantined: int
+    n_raters: int
+    quarantined_records: list[str] = Field([])
+    """The first of them, each with the reason."""
+
+
+class ChangeConfig(ShowConfig):
+    """Which shard, and why."""
+
+    reason: str = Field(..., min_length=3, max_length=500, description="Why; kept in the audit events")
+
+
+class RetireReport(Report):
+    """The shard as it is now."""
+
+    shard_id: int
+    dataset: str
+    uri: str
+    state: str
+    note: str | None = None
+
+
+class RereadReport(RetireReport):
+    """The shard as it was read."""
+
+    n_locations: int = 0
+    n_new_pairs: int = 0
+    n_quarantined: int = 0
+
+
+def list_(config: ListConfig) -> ListReport:
+    """List the shards that cannot be read, with the reason, or those of one state."""
+    engine = open_store()
+    if config.dataset is not None:
+        registry.find_dataset(engine, config.dataset)
+    states = UNREAD if config.state is None else (config.state,)
+    rows = registry.find_shards(engine, dataset=config.dataset, states=states)[: config.limit]
+    return ListReport(
+        counts=registry.count_shards(engine, dataset=config.dataset),
+        shards=[ListedShard(**_listed(row)) for row in rows],
+    )
+
+
+def show(config: ShowConfig) -> ShowReport:
+    """Show one shard: where it lies, its state, and what was found in it."""
+    row = _find(open_store(), config.shard)
+    counts = {
+        name: getattr(row, name) for name in ("size_bytes", "verified_at", "n_samples", "n_quarantined", "n_raters")
+    }
+    bad = registry.quarantined_in(open_store(), row.shard_id, limit=MOST_QUARANTINED)
+    records = [on_one_line(f"{one.key}: {one.reason}, {one.detail}") for one in bad]
+    records += [f"and {row.n_quarantined - len(bad):,} more"] if row.n_quarantined > len(bad) else []
+    return ShowReport(
+        **_listed(row), **counts, address=_address(row), sha256=row.sha256.hex(), quarantined_records=records
+    )
+
+
+def retire(config: ChangeConfig) -> RetireReport:
+    """Read a shard no more: its pairs may be selected only where they lie in other shards too; its scores are kept."""
+    engine = open_store()
+    row = _find(engine, config.shard)
+    with engine.begin() as connection:
+        is_new = registry.retire_shard(connection, row.shard_id, reason=config.reason)
+        if is_new:
+            record_event(
+                connection, current_actor(), "retire", _title(row),
+                before={"shard_id": row.shard_id, "state": row.state}, after={"state": "retired", "reason": config.reason},
+            )  # fmt: skip
+    note = None if is_new else f"it was retired before ({row.reason})"
+    return RetireReport(shard_id=row.shard_id, dataset=row.dataset, uri=row.uri, state="retired", note=note)
+
+
+def reread(config: ChangeConfig) -> RereadReport:
+    """Read a shard again whose bytes were changed or repaired on purpose; other bytes become its next revision."""
+    return execute("shard_reread", config, lambda stage_run: _reread(config, stage_run), RereadReport)
+
+
+def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
+    engine = stage_run.engine
+    row = _find(engine, config.shard)
+    with engine.connect() as connection:
+        began_at = read_clock(connection)
+    content, size_bytes = _read(_address(row), row.dataset)
+    subject = {"dataset": row.dataset, "uri": row.uri, "state": "verified"}
+    if content.sha256 == bytes(row.sha256) and row.state in registry.READABLE:
+        registry.confirm_shard(engine, row.shard_id, began_at)
+        return RereadReport(**subject, shard_id=row.shard_id, note="it holds the bytes that were registered")
+    dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
+    new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
+    imported = IngestConfig.model_fields["imported_scores"].default
+    n_new = registry.register_shard(
+        engine, new, content.pairs, content.faults, imported=imported, supersedes=row.shard_id
+    )
+    now = _find(engine, _address(row))
+    with engine.begin() as connection:
+        record_event(
+            connection, current_actor(), "reread", _title(row),
+            before={"shard_id": row.shard_id, "state": row.state}, after={"shard_id": now.shard_id, "reason": config.reason},
+        )  # fmt: skip
+    return RereadReport(
+        **subject,
+        shard_id=now.shard_id,
+        n_locations=now.n_samples,
+        n_new_pairs=n_new or 0,
+        n_quarantined=now.n_quarantined,
+    )
+
+
+def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
+    file = stat_shard(address)
+    reading = Reading(repair=load_project().of_dataset(dataset).ingest.repair)
+    # In a process of its own, which a hostile image may kill.
+    n_workers = 0 if load_settings().decode_workers == 0 else 1
+    (content,) = read_shards([file], n_workers=n_workers, reading=reading)
+    if isinstance(content, DataError):
+        raise content
+    if content.rejection is not None:
+        raise DataError(f"Shard {address} cannot be read: {content.rejection}.")
+    return content, file.size_bytes
+
+
+def _find(engine: Engine, subject: str) -> AnyRow:
+    rows = registry.find_shards(engine, subject=subject)
+    if not rows:
+        raise ConfigError(f"No shard {subject!r} is registered. alchemist shard list shows those that need attention.")
+    if len(rows) > 1:
+        found = ", ".join(f"{row.shard_id} of {row.dataset}" for row in rows[:5])
+        raise ConfigError(f"{subject!r} names {len(rows)} shards: {found}. Name one by its id or its whole address.")
+    return rows[0]
+
+
+def remedy_of_shard(shard: AnyRow) -> str | None:
+    """Return what ends the trouble with a shard that cannot be read; none for others."""
+    retire = f"alchemist shard retire {shard.shard_id} --reason WHY"
+    return {
+        "growing": "none, it is read by itself when it is whole",
+        "missing": f"restore the file, or {retire}",
+        "changed": f"restore the old bytes, or alchemist shard reread {shard.shard_id} --reason WHY",
+        "rejected": f"upload a readable tar, remove the file, or {retire}",
+    }.get(shard.state)
+
+
+def _listed(row: AnyRow) -> dict[str, object]:
+    fields = {name: getattr(row, name) for name in ListedShard.model_fields if name != "remedy"}
+    return {**fields, "remedy": remedy_of_shard(row)}
+
+
+def _address(row: AnyRow) -> str:
+    return join_uri(row.root_uri, row.uri)
+
+
+def _title(row: AnyRow) -> str:
+    return f"shard {row.dataset}/{row.uri}"
+
+
+def _next_show(_config: ShowConfig, report: ShowReport) -> str | None:
+    if report.state == "verified" and report.n_quarantined:
+        return (
+            f"what is quarantined stays out, and its neighbours are used; to bring it back, repair the tar, then "
+            f"alchemist shard reread {report.shard_id} --reason WHY"
+        )
+    return None
+
+
+def _next_retire(_config: ChangeConfig, report: RetireReport) -> str:
+    return f"alchemist select --dataset {report.dataset} draws a version without it; alchemist subset list names the published ones"
+
+
+def _next_reread(_config: ChangeConfig, report: RereadReport) -> str | None:
+    return f"alchemist score --dataset {report.dataset}" if report.n_locations else None
+
+
+COMMANDS = {
+    "list": Command(ListConfig, list_),
+    "show": Command(ShowConfig, show, _next_show),
+    "retire": Command(ChangeConfig, retire, _next_retire),
+    "reread": Command(ChangeConfig, reread, _next_reread),
+}

@@ -1,0 +1,62 @@
+"""The aesthetic score of pictures on a device: CLIP's projection, and a linear head on it.
+
+Letters: N pictures · D features.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.models.features import Clip
+from alchemist_core.models.images import ImageArray
+from alchemist_core.training.scoring import own_device
+
+
+def aesthetic(embedding_BD: NDArray[np.float32], weight_D: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
+    """Return the head's value of each embedding, brought to length one first; 1 to 10, higher is liked more.
+
+    Source: LAION-AI/aesthetic-predictor, `sa_0_4_vit_l_14_linear`: Linear(768, 1) on normalised CLIP ViT-L/14 embeddings.
+
+    >>> round(float(aesthetic(np.array([[3, 4]], np.float32), np.array([1, 0], np.float32), 2.0)[0]), 3)
+    2.6
+    """
+    length_B1 = np.linalg.norm(embedding_BD.astype(np.float64), axis=1, keepdims=True)
+    unit_BD = embedding_BD / np.where(length_B1 > 0, length_B1, 1)
+    return (unit_BD @ weight_D.astype(np.float64) + bias).astype(np.float32)
+
+
+class AestheticJudge:
+    """Judges pictures of one side.
+
+    Args:
+        clip: Folder of a CLIP model.
+        head: safetensors file with `weight`, one number a feature, and `bias`.
+
+    Raises:
+        ConfigError: A file is missing, or the head is of another model.
+    """
+
+    def __init__(self, clip: Path, head: Path) -> None:
+        if not head.is_file():
+            raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {head}: there is no such file.")
+        self._clip, stored = Clip(clip, str(own_device())), load_file(head)
+        if not {"weight", "bias"} <= stored.keys():
+            raise ConfigError(f"{head} holds {', '.join(sorted(stored))}; needed are weight and bias.")
+        self._weight_D, self._bias = stored["weight"].reshape(-1), float(stored["bias"].reshape(-1)[0])
+        if len(self._weight_D) != self._clip.dim:
+            raise ConfigError(
+                f"{head} reads {len(self._weight_D)} features, the CLIP model in {clip} gives {self._clip.dim}: name the head made for it."
+            )
+
+    @property
+    def side(self) -> int:
+        """Side in pixels of the pictures that it looks at."""
+        return self._clip.side
+
+    def judge(self, image_NHWC: ImageArray) -> Float32[np.ndarray, " N"]:
+        """Return how much people would like each picture, 1 to 10."""
+        return aesthetic(self._clip.features(image_NHWC), self._weight_D, self._bias)

@@ -1,0 +1,35 @@
+"""Held-out loss: what a trained generator has learnt of pairs that nothing trained on.
+
+Letters: N pairs.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from alchemist_core.models.tokenizer import ENCODE_BATCH
+from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.generators import load_generator, read_config
+from alchemist_core.training.samples import PairSource
+from alchemist_core.training.scoring import own_device
+
+
+@torch.inference_mode()
+def heldout_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, " N"]:
+    """Give each pair's loss under the model in a folder that `train_downstream` made.
+
+    STAR's is the cross-entropy in nats a token, FLUX's the squared error of the velocity.
+    """
+    if not len(pairs):
+        return np.empty(0, np.float32)
+    if read_config(model_path).flux is not None:
+        from alchemist_core.training.flux_generation import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
+
+        return heldout_flow_losses(model_path, pairs)
+    device = own_device()
+    star, tokenizer, encoder = load_generator(model_path, device)
+    data = encode_pairs(pairs, tokenizer, encoder)
+    parts = [star(*data.rows(index_B).to(device)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
+    return torch.cat(parts).numpy(force=True)

@@ -1,0 +1,186 @@
+"""Gather from the store and the shards what a report shows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from alchemist_core.code_version import code_version
+from alchemist_core.errors import DataError
+from alchemist_core.report import (
+    BANDS,
+    ArmRun,
+    ContactSheet,
+    CostRow,
+    DriftRow,
+    ExperimentContent,
+    Fact,
+    Histogram,
+    LineageStep,
+    MetricRun,
+    NightRow,
+    QuarantineRow,
+    ReportContent,
+    SubsetContent,
+    Tile,
+    VersionChange,
+    WithdrawnRow,
+    encode_thumbnail,
+    pick_band,
+)
+from alchemist_core.selection.curves import read_curve
+from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
+from alchemist_core.store import models, overviews
+from alchemist_core.store.experiments import list_experiments
+from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.samples import read_pair_locations
+from alchemist_core.store.snapshots import Snapshot, reload_snapshot
+from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
+from alchemist_core.subsets.changes import find_changes
+from alchemist_core.subsets.drawing import redraw
+from alchemist_core.telemetry import say
+from alchemist_core.training.sample_reading import read_images
+
+THUMBNAIL_SIDE = 96
+# More nights than this are told together.
+MAX_NIGHTS = 7
+
+
+def gather_content(
+    engine: Engine, dataset: str | None, *, made_at: datetime, on_progress: Callable[[int, int, str], None]
+) -> ReportContent:
+    """Collect all parts; each may be empty."""
+    rater = find_rater(engine, "production")
+    snapshot_id = overviews.newest_snapshot(engine, rater, dataset) if rater else None
+    snapshot = reload_snapshot(engine, snapshot_id) if snapshot_id else None
+    subsets = [row for row in list_subsets(engine, state="published") if _is_of(engine, row, dataset)]
+    return ReportContent(
+        title=f"Curation of {dataset or 'every training dataset'}",
+        made_at=made_at,
+        facts=_facts(dataset, rater, snapshot),
+        scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
+        ranks=Histogram.of(snapshot.rank_N, bounds=(0.0, 1.0)) if snapshot else None,
+        subsets=[_subset(engine, row) for row in subsets],
+        withdrawn=[
+            WithdrawnRow(row.title, row.withdrawn_at.date(), row.withdrawn_by or "", row.withdrawn_reason or "")
+            for row in list_subsets(engine, state="withdrawn")
+            if row.withdrawn_at and _is_of(engine, row, dataset)
+        ],
+        sheets=_sheets(engine, snapshot, on_progress) if snapshot else (),
+        arms=[arm for row in subsets for arm in _arms(engine, row)],
+        metrics=[metric for row in subsets for metric in _metrics(engine, row)],
+        experiments=_experiments(engine, dataset),
+        nights=[NightRow(*row) for row in overviews.read_nights(engine, dataset)],
+        quarantine=[QuarantineRow(*row) for row in overviews.read_quarantine(engine, dataset)],
+        drift=[DriftRow(*row) for row in overviews.read_drift(engine, rater.rater_id, dataset)] if rater else (),
+        costs=[CostRow(*row) for row in overviews.read_costs(engine, [row.title for row in subsets])],
+    )
+
+
+def _is_of(engine: Engine, subset: SubsetRow, dataset: str | None) -> bool:
+    return dataset is None or dataset in rater_of_subset(engine, subset).dataset_names
+
+
+def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | None) -> list[Fact]:
+    facts = [Fact("Dataset", dataset or "all"), Fact("Production rater", rater.name if rater else "none yet")]
+    if rater:
+        facts += [Fact("Rating rule", rater.rule), Fact("Validation dataset", rater.config["validation"])]
+    if snapshot:
+        facts.append(Fact("Eligible pairs", f"{snapshot.n_eligible:,}"))
+    return [*facts, Fact("Code version", code_version())]
+
+
+def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
+    rater = rater_of_subset(engine, row)
+    kind = STRATEGIES[row.strategy]
+    strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
+    parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(strategy).items())
+    checkpoint = f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
+    return SubsetContent(
+        name=row.name,
+        version=row.version,
+        state=row.state,
+        retention=row.retention,
+        strategy=f"{row.strategy} ({parameters})" if parameters else row.strategy,
+        seed=row.seed,
+        n_samples=row.n_samples,
+        curve=read_curve(row.curves) if row.curves else redraw(engine, row).curve(),
+        lineage=(
+            LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} pairs"),
+            LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible pairs"),
+            LineageStep("rater", rater.name, checkpoint),
+            *(LineageStep("shards", *told) for told in _shards(engine, row)),
+        ),
+        warning=mixed_pairing_warning(strategy, rater.rule),
+        change=_change(engine, row),
+    )
+
+
+def _shards(engine: Engine, row: SubsetRow) -> list[tuple[str, str]]:
+    """Name each night's shards, those of many nights together."""
+    nights = overviews.read_snapshot_shards(engine, row.snapshot_id)
+    if len(nights) > MAX_NIGHTS:
+        total = sum(night.n_shards for night in nights)
+        return [(f"{total:,} of {len(nights)} nights", f"{nights[0].crawl_date} to {nights[-1].crawl_date}")]
+    return [
+        (f"{night.n_shards:,} of {night.dataset}, {night.crawl_date}", f"{night.first_uri} to {night.last_uri}")
+        for night in nights
+    ]
+
+
+def _experiments(engine: Engine, dataset: str | None) -> list[ExperimentContent]:
+    """Return the finished experiments on a dataset, or all; those on drawn scenes stand in the report of all alone."""
+    found = []
+    for row in list_experiments(engine):
+        is_asked = dataset is None or row.config.get("dataset") == dataset
+        if is_asked and row.finished_at and row.result and (sheet := row.result.get("sheet")):
+            head, *rows = (tuple(line) for line in sheet["table"])
+            figures = tuple((title, svg) for title, svg in sheet["figures"])
+            found.append(ExperimentContent(row.name, tuple(sheet["notes"]), head, tuple(rows), figures))
+    return found
+
+
+def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
+    if row.predecessor_id is None:
+        return None
+    before = find_by_id(engine, row.predecessor_id)
+    try:
+        changes = find_changes(engine, before, row)
+    except DataError as error:
+        # What it was drawn from has changed since: that is told, and hides no other subset.
+        say(f"{row.title}: not compared with version {before.version}: {error}")
+        return None
+    return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)
+
+
+def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
+    rater = rater_of_subset(engine, row)
+    trained = [model.model_id for model in models.models_to_compare(engine, row.subset_id, rater.name)]
+    newest = models.newest_contract(engine, trained, metric="heldout_loss")
+    if newest is None:
+        return []
+    found = models.read_evaluations(engine, trained, newest)
+    return [ArmRun(row.title, row.retention, arm.arm, arm.seed, arm.n_samples, arm.n_steps, arm.value) for arm in found]
+
+
+def _metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
+    rater = rater_of_subset(engine, row)
+    trained = [
+        model.model_id
+        for is_flux in (False, True)
+        for model in models.models_to_compare(engine, row.subset_id, rater.name, is_flux=is_flux)
+    ]
+    return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, trained)]
+
+
+def _sheets(engine: Engine, snapshot: Snapshot, on_progress: Callable[[int, int, str], None]) -> Sequence[ContactSheet]:
+    picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
+    position = {snapshot.pairs.pair_hash_N32[i].tobytes(): i for indices in picked.values() for i in indices}
+    rows = read_pair_locations(engine, list(position))
+    images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, on_progress)
+    tiles: dict[int, Tile] = {}
+    for image, caption, pair_hash in zip(images, captions, hashes, strict=True):
+        i = position[pair_hash]
+        tiles[i] = Tile(encode_thumbnail(image), caption, float(snapshot.rank_N[i]), float(snapshot.pairs.score_N[i]))
+    return [ContactSheet(*band, tuple(tiles[i] for i in indices if i in tiles)) for band, indices in picked.items()]

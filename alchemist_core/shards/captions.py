@@ -1,0 +1,224 @@
+"""What is said about a picture: its caption, and the rest of its JSON. Knows no tar and no pixels."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alchemist_core.errors import DataError
+from alchemist_core.shards.faults import Reason, is_storable
+from alchemist_core.shards.legacy_text import find_encoding
+from alchemist_core.shards.repairs import ENCODING_OF, NO_REPAIRS, REPAIR_OF, Repair, Repairs
+
+MAX_TEXT_BYTES = 1 << 16
+MAX_JSON_BYTES = 1 << 20
+MAX_JSON_DEPTH = 64
+# Postgres stores numbers of jsonb as numeric; longer digits are no measurement of a picture.
+_MAX_DIGITS = 100
+_MAX_INTEGER = 10**_MAX_DIGITS
+_CAPTION_FIELDS = ("caption", "text")
+_LICENCE_FIELDS = ("license", "licence")
+# White space is none, vertical tab and form feed included: words stand on both sides of it. What double decoding leaves above 0x7f
+# stays as it is.
+_CONTROL_SIGNS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_OWN_COLUMNS = frozenset({"caption", "url", "license", "licence", "width", "height"})
+
+
+class BadTextError(DataError):
+    """Refuse one record's text; `reason` is the code of its quarantine row."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """Everything that a record says in words; all of it can be stored."""
+
+    caption: str
+    source_url: str | None
+    licence: str | None
+    metadata: dict[str, Any]
+
+
+def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs = NO_REPAIRS) -> Annotation:
+    """Read the `.txt` and `.json` members of a record.
+
+    The caption is the text, else the document's `caption` or `text`; white space around it is no part of it.
+
+    Args:
+        text: The `.txt`; none where there is none.
+        document: The `.json`; none where there is none.
+        repairs: What `find_repairs` found at ingest.
+
+    Raises:
+        BadTextError: No caption, or something in the members that cannot be stored.
+    """
+    fields = read_document(document, repairs)
+    caption = _decode_caption(text, repairs) if text is not None else ""
+    used = frozenset[str]()
+    if not caption:
+        used = frozenset(name for name in _CAPTION_FIELDS if isinstance(fields.get(name), str))
+        caption = next((fields[name].strip() for name in _CAPTION_FIELDS if name in used and fields[name].strip()), "")
+    if not caption:
+        raise BadTextError(Reason.MISSING_CAPTION, "no text in .txt, and none under caption or text in .json")
+    if not is_storable(caption):
+        raise BadTextError(Reason.UNSTORABLE_TEXT, "the caption holds NUL or a lone surrogate")
+    _require_short(caption.encode())
+    metadata = {name: value for name, value in fields.items() if name not in _OWN_COLUMNS | used}
+    return Annotation(caption, _find_text(fields, ("url",)), _find_text(fields, _LICENCE_FIELDS), metadata)
+
+
+def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:
+    """Return what must be repaired before the members can be read: nothing where they are whole.
+
+    Raises:
+        BadTextError: They cannot be read, and no repair is sure to be right.
+    """
+    repairs, is_whole = NO_REPAIRS, False
+    while not is_whole:
+        try:
+            caption, is_whole = read_annotation(text, document, repairs).caption, True
+            coming = {Repair.CONTROL_SIGNS} if _CONTROL_SIGNS.search(caption) else set()
+        except BadTextError as error:
+            coming = set(_propose(error.reason, text, document)) - repairs
+            if not coming:
+                raise
+        repairs, is_whole = repairs | coming, is_whole and not coming
+    return repairs
+
+
+def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS) -> dict[str, Any]:
+    """Return the fields of the `.json`; none where it is absent, or broken and left aside.
+
+    Raises:
+        BadTextError: It cannot be read or stored.
+    """
+    if document is None or Repair.CAPTION_FROM_TXT in repairs:
+        return {}
+    fields = _parse_document(document, repairs)
+    if Repair.CONTROL_SIGNS in repairs:
+        fields = _without_control_signs(fields)
+    _check_values(fields)
+    return fields
+
+
+def _propose(reason: Reason, text: bytes | None, document: bytes | None) -> Iterator[Repair]:
+    """Yield the repair, if any, that would mend a fault."""
+    if reason is Reason.CAPTION_NOT_UTF8 and text is not None:
+        if encoding := find_encoding(text):
+            yield REPAIR_OF[encoding]
+    elif reason is Reason.UNSTORABLE_TEXT:
+        if _is_stray(text or b"") and _is_stray(document or b""):
+            yield Repair.CONTROL_SIGNS
+    elif reason is Reason.BAD_JSON and document is not None:
+        yield from _propose_for_document(text, document)
+
+
+def _propose_for_document(text: bytes | None, document: bytes) -> Iterator[Repair]:
+    for repair in (Repair.JSON_PADDING, Repair.JSON_NUMBERS):
+        try:
+            _check_values(_parse_document(document, frozenset({repair})))
+        except BadTextError:
+            continue
+        yield repair
+        return
+    if text is not None and text.strip():
+        yield Repair.CAPTION_FROM_TXT
+
+
+def _is_stray(data: bytes) -> bool:
+    """Tell whether control signs are few among the text: where every second byte is NUL, it is UTF-16 without its mark."""
+    return len(_CONTROL_BYTES.findall(data.strip(b"\0"))) <= len(data) // 8
+
+
+def _without_control_signs(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return _CONTROL_SIGNS.sub("", value)
+    if depth > MAX_JSON_DEPTH:
+        return value
+    if isinstance(value, list):
+        return [_without_control_signs(part, depth + 1) for part in value]
+    if isinstance(value, dict):
+        return {_CONTROL_SIGNS.sub("", key): _without_control_signs(part, depth + 1) for key, part in value.items()}
+    return value
+
+
+def _require_short(text: bytes) -> None:
+    if len(text) > MAX_TEXT_BYTES:
+        raise BadTextError(Reason.CAPTION_TOO_LONG, f"{len(text)} bytes; the limit is {MAX_TEXT_BYTES}")
+
+
+def _decode_caption(text: bytes, repairs: Repairs) -> str:
+    # Before it is decoded: only so much of it was read.
+    _require_short(text)
+    encoding = next((name for repair, name in ENCODING_OF.items() if repair in repairs), "utf-8-sig")
+    try:
+        caption = text.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise BadTextError(Reason.CAPTION_NOT_UTF8, str(error)) from error
+    return (_CONTROL_SIGNS.sub("", caption) if Repair.CONTROL_SIGNS in repairs else caption).strip()
+
+
+def _find_text(fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((fields[name] for name in names if isinstance(fields.get(name), str) and fields[name]), None)
+
+
+def _parse_document(document: bytes, repairs: Repairs) -> dict[str, Any]:
+    if len(document) > MAX_JSON_BYTES:
+        raise BadTextError(Reason.BAD_JSON, f"{len(document)} bytes; the limit is {MAX_JSON_BYTES}")
+    if Repair.JSON_PADDING in repairs:
+        document = document.rstrip(b"\0")
+    constant = _as_null if Repair.JSON_NUMBERS in repairs else _refuse_constant
+    try:
+        fields = json.loads(document.decode("utf-8-sig"), parse_constant=constant, parse_int=_read_integer)
+    except RecursionError as error:
+        raise BadTextError(Reason.BAD_JSON, f"nested deeper than {MAX_JSON_DEPTH}") from error
+    except ValueError as error:
+        raise BadTextError(Reason.BAD_JSON, f"{type(error).__name__}: {error}") from error
+    if not isinstance(fields, dict):
+        raise BadTextError(Reason.BAD_JSON, f"expected an object, found {type(fields).__name__}")
+    return fields
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS + 2:
+        raise BadTextError(Reason.BAD_JSON, f"an integer of more than {_MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _as_null(_name: str) -> None:
+    return None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_values(document: dict[str, Any]) -> None:
+    """Refuse what jsonb refuses, without recursion: the depth is the sender's choice."""
+    stack: list[tuple[Any, int]] = [(document, 1)]
+    while stack:
+        value, depth = stack.pop()
+        if depth > MAX_JSON_DEPTH:
+            raise BadTextError(Reason.BAD_JSON, f"nested deeper than {MAX_JSON_DEPTH}")
+        if isinstance(value, dict):
+            stack += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            stack += [(part, depth + 1) for part in value]
+        else:
+            _check_leaf(value)
+
+
+def _check_leaf(value: object) -> None:
+    if isinstance(value, str) and not is_storable(value):
+        raise BadTextError(Reason.UNSTORABLE_TEXT, "the JSON holds NUL or a lone surrogate")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadTextError(Reason.BAD_JSON, "a number overflows to infinity")
+    if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
+        raise BadTextError(Reason.BAD_JSON, f"an integer of more than {_MAX_DIGITS} digits")

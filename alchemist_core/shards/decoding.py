@@ -1,0 +1,291 @@
+"""Decoding beside other work: in worker processes, or without any in the process itself.
+
+A picture on which a worker dies is found by trying its task's pictures one by one, and is reported as a fault: neither it
+nor its neighbours stop a night.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.errors import ChangedShardError, DataError
+from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
+from alchemist_core.shards.byte_ranges import ByteRange
+from alchemist_core.shards.faults import Reason
+from alchemist_core.shards.images import BadImageError, decode_views, explain_death, is_costly, one_image
+from alchemist_core.shards.storage import read_ranges, remedy_of
+from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
+
+Bound = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of a task's pictures, by their place in it; the pixels lie beside it."""
+
+    faults: dict[int, tuple[Reason, str]] = field(default_factory=dict)
+    measure_BM: NDArray[np.float32] | None = None
+    """NaN where a picture is bad or was not to be measured; none where nothing was to be measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTask:
+    """Pictures of one shard: where their bytes lie, their registered sha256, and the side to decode them to."""
+
+    uri: str
+    ranges: list[ByteRange]
+    image_hash_B: list[bytes]
+    side: int
+    is_measured_B: list[bool]
+
+    def read(self) -> list[bytes]:
+        """Fetch the bytes of all pictures."""
+        return read_ranges(self.uri, self.ranges)
+
+    def work(self, data: list[bytes], place: memoryview, bound: Bound = one_image) -> Decoded:
+        """Decode into the place and measure what is to be measured.
+
+        Args:
+            data: The bytes of all images.
+            place: Where their pixels go.
+            bound: What limits one image: by default it ends this process.
+
+        Raises:
+            ChangedShardError: The bytes are not those that were registered.
+        """
+        image_BHWC = view_images(place, len(data), self.side)
+        luma_BHW = np.zeros((len(data), LUMA_SIDE, LUMA_SIDE), np.uint8) if any(self.is_measured_B) else None
+        faults: dict[int, tuple[Reason, str]] = {}
+        for at, picture in enumerate(data):
+            self._require_registered(at, picture)
+            try:
+                luma_side = LUMA_SIDE if self.is_measured_B[at] else None
+                with bound():
+                    image_BHWC[at], luma_HW = decode_views(picture, self.side, luma_side=luma_side)
+            except BadImageError as error:
+                faults[at] = (error.reason, error.detail)
+                continue
+            if luma_BHW is not None and luma_HW is not None:
+                luma_BHW[at] = luma_HW
+        return Decoded(faults, None if luma_BHW is None else self._measure(luma_BHW, faults))
+
+    def _require_registered(self, at: int, picture: bytes) -> None:
+        if hashlib.sha256(picture).digest() != self.image_hash_B[at]:
+            offset, size = self.ranges[at]
+            raise ChangedShardError(
+                f"Shard {self.uri} is not the tar that was registered (the image at bytes {offset} to {offset + size} has "
+                f"another sha256). {remedy_of(self.uri)}"
+            )
+
+    def _measure(self, luma_BHW: NDArray[np.uint8], faults: dict[int, tuple[Reason, str]]) -> NDArray[np.float32]:
+        wanted = [at for at, is_measured in enumerate(self.is_measured_B) if is_measured and at not in faults]
+        measure_BM = np.full((len(luma_BHW), len(MEASURES)), np.nan, np.float32)
+        measure_BM[wanted] = measure(luma_BHW[wanted])
+        return measure_BM
+
+
+def view_images(place: memoryview, n_images: int, side: int) -> NDArray[np.uint8]:
+    """See a place as pictures."""
+    return np.frombuffer(place, np.uint8, n_images * side * side * 3).reshape(n_images, side, side, 3)
+
+
+TASK_PICTURES = 64
+"""Most pictures of a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPart:
+    """Pictures that were decoded together: pixels (valid until the next task is submitted) and what became of them."""
+
+    ticket: Any
+    first: int
+    """Place of the first one in the task as it was submitted."""
+    image_BHWC: NDArray[np.uint8]
+    decoded: Decoded
+    error: DataError | None = None
+    """Why the shard cannot be read, if it cannot: the part has no images then."""
+
+    @property
+    def n_images(self) -> int:
+        """How many images were decoded, or could not be because of the error."""
+        return len(self.image_BHWC)
+
+
+class Decoders(Protocol):
+    """What decodes; the caller submits while there is room, and waits."""
+
+    def await_ready(self) -> None:
+        """Wait until whatever works stands; nobody need, but a clock may start then."""
+        ...
+
+    def has_room(self) -> bool:
+        """Tell whether a task would be worked on soon."""
+        ...
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is awaited."""
+        ...
+
+    def submit(self, task: DecodeTask, ticket: Any) -> None:
+        """Take a task."""
+        ...
+
+    def wait(self) -> Iterator[DecodedPart]:
+        """Wait until something is decoded and yield all that is; a task may come back in parts."""
+        ...
+
+    def close(self) -> None:
+        """End whatever works."""
+        ...
+
+
+def open_decoders(n_workers: int, side: int) -> Decoders:
+    """Start worker processes, or none where `n_workers` is 0: then a task is decoded when it is awaited."""
+    return ProcessDecoders(n_workers, side) if n_workers else InlineDecoders(side)
+
+
+class InlineDecoders:
+    """Decodes in this process, one task at a time; a task with a costly image goes to a process of its own, which may die."""
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+        self._place = memoryview(bytearray(TASK_PICTURES * side * side * 3))
+        self._waiting: deque[tuple[DecodeTask, Any]] = deque()
+        self._apart: ProcessDecoders | None = None
+
+    def await_ready(self) -> None:
+        """Stand already."""
+
+    def has_room(self) -> bool:
+        """Tell whether no task waits."""
+        return not self._waiting
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is awaited."""
+        return not self._waiting
+
+    def submit(self, task: DecodeTask, ticket: Any) -> None:
+        """Keep a task."""
+        self._waiting.append((task, ticket))
+
+    def wait(self) -> Iterator[DecodedPart]:
+        """Decode what waits."""
+        while self._waiting:
+            task, ticket = self._waiting.popleft()
+            try:
+                data = task.read()
+                if any(map(is_costly, data)):
+                    yield from self._decode_apart(task, ticket)
+                    continue
+                decoded = task.work(data, self._place, nullcontext)
+            except DataError as error:
+                yield _failed(task, ticket, 0, error)
+                continue
+            yield DecodedPart(ticket, 0, view_images(self._place, len(task.ranges), task.side), decoded)
+
+    def _decode_apart(self, task: DecodeTask, ticket: Any) -> Iterator[DecodedPart]:
+        if self._apart is None:
+            self._apart = ProcessDecoders(1, self._side)
+        self._apart.submit(task, ticket)
+        while not self._apart.is_idle():
+            yield from self._apart.wait()
+
+    def close(self) -> None:
+        """Forget what waits, and end the process."""
+        self._waiting.clear()
+        if self._apart is not None:
+            self._apart.close()
+            self._apart = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A task, or one picture of it that is tried alone after a worker has died on the whole."""
+
+    task: DecodeTask
+    ticket: Any
+    first: int = 0
+    is_suspect: bool = False
+
+
+class ProcessDecoders:
+    """Decodes in worker processes."""
+
+    def __init__(self, n_workers: int, side: int) -> None:
+        self._workers = Workers(n_workers, module=DecodeTask.__module__, place_bytes=TASK_PICTURES * side * side * 3)
+        self._again: deque[_Sent] = deque()
+
+    @property
+    def pids(self) -> list[int]:
+        """The worker processes."""
+        return self._workers.pids
+
+    def await_ready(self) -> None:
+        """Wait until the processes stand."""
+        self._workers.await_ready()
+
+    def has_room(self) -> bool:
+        """Tell whether a task would be worked on soon."""
+        return not self._again and self._workers.has_room()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is awaited."""
+        return not self._again and self._workers.is_idle()
+
+    def submit(self, task: DecodeTask, ticket: Any) -> None:
+        """Give a task to a worker."""
+        self._workers.submit(task, _Sent(task, ticket))
+
+    def wait(self) -> Iterator[DecodedPart]:
+        """Wait for the workers; a part whose shard is gone, or holds other bytes than were registered, comes with the error."""
+        while self._again and self._workers.has_room():
+            sent = self._again.popleft()
+            self._workers.submit(sent.task, sent)
+        for done in self._workers.wait():
+            sent = done.ticket
+            if isinstance(done.error, WorkerDiedError):
+                yield from self._try_again(sent, done.error)
+            elif isinstance(done.error, DataError):
+                yield _failed(sent.task, sent.ticket, sent.first, done.error)
+            elif done.error is not None:
+                raise done.error
+            else:
+                yield self._part(sent, done)
+
+    def _part(self, sent: _Sent, done: Done) -> DecodedPart:
+        assert done.place is not None
+        image_BHWC = view_images(done.place, len(sent.task.ranges), sent.task.side)
+        return DecodedPart(sent.ticket, sent.first, image_BHWC, done.result)
+
+    def _try_again(self, sent: _Sent, error: WorkerDiedError) -> Iterator[DecodedPart]:
+        if not error.is_begun:
+            self._again.append(sent)
+        elif not sent.is_suspect:
+            self._again.extend(_split(sent))
+        else:
+            fault = Decoded({0: explain_death(error.code)})
+            yield DecodedPart(sent.ticket, sent.first, np.zeros((1, 1, 1, 3), np.uint8), fault)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._workers.close()
+
+
+def _failed(task: DecodeTask, ticket: Any, first: int, error: DataError) -> DecodedPart:
+    return DecodedPart(ticket, first, np.zeros((len(task.ranges), 1, 1, 3), np.uint8), Decoded(), error)
+
+
+def _split(sent: _Sent) -> list[_Sent]:
+    task = sent.task
+    return [
+        replace(sent, first=at, is_suspect=True, task=replace(
+            task, ranges=[task.ranges[at]], image_hash_B=[task.image_hash_B[at]], is_measured_B=[task.is_measured_B[at]]
+        ))
+        for at in range(len(task.ranges))
+    ]  # fmt: skip

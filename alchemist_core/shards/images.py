@@ -1,0 +1,390 @@
+"""Pictures from bytes: what a header says, pixels at one side, a 64-bit fingerprint. Knows no tar and no caption.
+
+The content decides what a picture is; its file name is never asked. EXIF orientation is ignored, as the usual training
+loaders do: what is judged is what is trained on.
+"""
+
+import io
+import re
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from alchemist_core.errors import DataError
+from alchemist_core.settings import load_settings
+from alchemist_core.shards.faults import Reason
+
+FINGERPRINT_SIDE = 32
+"""Pixels a side that a picture is brought to, whatever its shape."""
+_N_BRIGHTNESS, _N_COLOUR = 48, 4
+# Frequencies by their sum: (0, 0) is the mean.
+_FREQUENCY_U2 = np.array(sorted((i + j, i, j) for i in range(9) for j in range(9)))[:, 1:]
+# 4096 times the orthonormal transform.
+_COSINE_US = np.round(
+    1024
+    * np.cos(np.pi / (2 * FINGERPRINT_SIDE) * np.outer(np.arange(9), 2 * np.arange(FINGERPRINT_SIDE) + 1))
+    * np.where(np.arange(9) == 0, np.sqrt(0.5), 1)[:, None]
+).astype(np.int64)
+# What compression adds to a flat direction, or to grey, must set no bit: a share of the mean distance from the median; levels of 255.
+_DEAD_SHARE, _DEAD_LEVELS = (3, 20), 2
+
+
+def fingerprint(image: Image.Image) -> int:
+    """Return 64 bits, signed; pictures that look alike differ in few of them.
+
+    Flat pictures have no brightness bits: group them by it only together with something else.
+
+    Args:
+        image: RGB, of any size.
+    """
+    raster = image.resize((FINGERPRINT_SIDE, FINGERPRINT_SIDE), Image.Resampling.BOX).convert("YCbCr")
+    y_SS, *colours_SS = (np.asarray(channel, np.int64) for channel in raster.split())
+    bits = [_above_median(_transform(y_SS)[1 : _N_BRIGHTNESS + 1])]
+    for colour_SS in colours_SS:
+        lean_K = _transform(colour_SS - 128)[:_N_COLOUR]
+        limit = _DEAD_LEVELS * FINGERPRINT_SIDE * 4096**2
+        bits += [lean_K > limit, lean_K < -limit]
+    return int.from_bytes(np.packbits(_spread(np.concatenate(bits))).tobytes(), "big", signed=True)
+
+
+def _transform(level_SS: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the lowest frequencies in their order."""
+    coefficient_UU: NDArray[np.int64] = _COSINE_US @ level_SS @ _COSINE_US.T
+    lowest_K: NDArray[np.int64] = coefficient_UU[_FREQUENCY_U2[:, 0], _FREQUENCY_U2[:, 1]]
+    return lowest_K
+
+
+def _above_median(value_K: NDArray[np.int64]) -> NDArray[np.bool_]:
+    middle = np.sort(value_K)[len(value_K) // 2 - 1 : len(value_K) // 2 + 1].sum()
+    distance_K = 2 * value_K - middle
+    share, whole = _DEAD_SHARE
+    is_above_K: NDArray[np.bool_] = whole * len(value_K) * (distance_K >> 20) > share * (np.abs(distance_K) >> 20).sum()
+    return is_above_K
+
+
+def _spread(bit_K: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Deal the bits out to the three bands by which lookalikes are found, so that no band is one of colour alone."""
+    return np.concatenate([bit_K[band::3] for band in range(3)])
+
+
+MAX_PIXELS = 1 << 26
+"""Width times height; a header that claims more is refused before a pixel is decoded."""
+MAX_DECODED_BYTES = 1 << 29
+"""What Pillow and its decoder may hold of one image; a header that leads to more is refused before a pixel is decoded."""
+MAX_SCANS = 100
+"""Scans of a JPEG: each costs time whatever it holds, and encoders make a dozen."""
+# Both sides of a JPEG are decoded to at least this: raters of up to half of it and the heuristics share one decode.
+CANVAS_SIDE = 256
+_MAGICS: tuple[tuple[str, bytes, int], ...] = (
+    ("jpeg", b"\xff\xd8\xff", 0),
+    ("png", b"\x89PNG\r\n\x1a\n", 0),
+    ("webp", b"WEBP", 8),
+    ("gif", b"GIF8", 0),
+    ("bmp", b"BM", 0),
+    ("tiff", b"II*\0", 0),
+    ("tiff", b"MM\0*", 0),
+)
+# Pillow keeps one byte a pixel of these, two of 16-bit grey, four of all else; RGB that is converted to has four.
+_ONE_BYTE, _RGB_BYTES = ("1", "L", "P"), 4
+# What decoders hold beside Pillow's own pixels, in bytes a pixel: WebP two canvases and a copy, TIFF a strip as large as the image.
+_DECODER_BYTES = {"webp": 12, "tiff": 4}
+# Pixels that are converted at a time: a conversion's intermediate images are no larger than that.
+_STRIP_PIXELS = 1 << 20
+_JPEG_SCAN = b"\xff\xda"
+# What ends a scan: neither a stuffed byte nor a restart.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+class BadImageError(DataError):
+    """Refuse one picture; `reason` is the code of its quarantine row."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a picture says about itself before it is decoded."""
+
+    format: str
+    width: int
+    height: int
+    n_decoded_bytes: int
+    """Bound of what decoding it holds in memory."""
+    is_animated: bool
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Read format and size without decoding a pixel.
+
+    Raises:
+        BadImageError: Empty, no image of a known format, or one that takes more memory or time than an image may.
+    """
+    return _open_image(data)[1]
+
+
+def require_first_frame(data: bytes) -> None:
+    """Refuse an animation whose first frame shows nothing: its caption is about what follows.
+
+    Raises:
+        BadImageError: The frame is of one colour, or the bytes are no whole image of a known format.
+    """
+    with _pillow_faults():
+        channels = _read_square(data, CANVAS_SIDE).split()
+    if all(low == high for low, high in (channel.getextrema() for channel in channels)):
+        raise BadImageError(Reason.ANIMATED_IMAGE, "the first frame of the animation is of one colour")
+
+
+def encode_first_frame(data: bytes) -> bytes:
+    """Return the first frame of an animation as a PNG, for readers that would take all frames.
+
+    Raises:
+        BadImageError: The bytes are no whole image of a known format.
+    """
+    image, _ = _open_image(data)
+    buffer = io.BytesIO()
+    with _pillow_faults():
+        image.load()
+        frame = image if image.mode in ("L", "RGB", "RGBA", "P") else image.convert("RGBA")
+        frame.copy().save(buffer, "PNG", save_all=False)
+    return buffer.getvalue()
+
+
+def sniff_format(data: bytes) -> str:
+    """Name the format by its first bytes.
+
+    Raises:
+        BadImageError: Empty, or no known picture.
+
+    >>> sniff_format(b"GIF89a...")
+    'gif'
+    """
+    if not data:
+        raise BadImageError(Reason.EMPTY_IMAGE, "0 bytes")
+    for name, magic, at in _MAGICS:
+        if data.startswith(magic, at) and (name != "webp" or data.startswith(b"RIFF")):
+            return name
+    raise BadImageError(Reason.WRONG_MAGIC, f"starts with {data[:8]!r}; known are jpeg, png, webp, gif, bmp and tiff")
+
+
+def decode_image(data: bytes, side: int) -> NDArray[np.uint8]:
+    """Decode to (side, side, 3): the largest centred square, scaled by one fixed filter, on white where transparent.
+
+    Raises:
+        BadImageError: The bytes are no whole picture of a known format.
+    """
+    return decode_views(data, side)[0]
+
+
+def decode_views(
+    data: bytes, side: int, *, luma_side: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Decode once to what a rater sees, as `decode_image` does, and on request to the luma of the same square.
+
+    The luma depends on the picture and `luma_side` alone: where a rater's side asks for another reduction of a JPEG than
+    the luma does, the picture is decoded a second time.
+
+    Raises:
+        BadImageError: The bytes are no whole picture of a known format.
+    """
+    canvas_side = max(2 * side, CANVAS_SIDE)
+    with _pillow_faults():
+        square = _read_square(data, canvas_side)
+        pixels = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
+        if luma_side is None:
+            return pixels, None
+        if canvas_side != CANVAS_SIDE:
+            # One of them at a time in memory.
+            del square
+            square = _read_square(data, CANVAS_SIDE)
+        return pixels, np.asarray(square.convert("L").resize((luma_side, luma_side), Image.Resampling.BICUBIC))
+
+
+def _read_square(data: bytes, canvas_side: int) -> Image.Image:
+    """Decode the largest centred square; a JPEG straight to the least of its sizes in which both sides reach the canvas."""
+    image, _ = _open_image(data)
+    image.draft("RGB", (canvas_side, canvas_side))
+    left, top, edge = _centre_square(image.size)
+    return _to_rgb(image, (left, top, left + edge, top + edge))
+
+
+def hash_perceptually(data: bytes) -> int:
+    """Return the fingerprint: 64 bits, signed, close for pictures that look alike.
+
+    Raises:
+        BadImageError: The bytes are no whole picture of a known format.
+    """
+    image, _ = _open_image(data)
+    with _pillow_faults():
+        image.draft("RGB", (2 * FINGERPRINT_SIDE, 2 * FINGERPRINT_SIDE))
+        return fingerprint(_to_rgb(image, (0, 0, *image.size)))
+
+
+def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:
+    name = sniff_format(data)
+    n_scans = _count_scans(data) if name == "jpeg" else 1
+    if n_scans > MAX_SCANS:
+        raise BadImageError(Reason.TOO_SLOW, f"a JPEG of {n_scans} scans; the limit is {MAX_SCANS}")
+    with _pillow_faults():
+        image = Image.open(io.BytesIO(data), formats=[name.upper()])
+        # A JPEG with a preview behind it opens as a multi-picture file; its first picture is the one.
+        is_animated = name != "jpeg" and getattr(image, "is_animated", False)
+        if is_animated and name == "tiff":
+            raise BadImageError(Reason.ANIMATED_IMAGE, "several pages; a TIFF of one page is read only")
+        return image, _header_of(image, name, n_scans, is_animated=is_animated)
+
+
+def _header_of(image: Image.Image, name: str, n_scans: int, *, is_animated: bool) -> ImageHeader:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise BadImageError(Reason.BAD_IMAGE, f"{width} by {height} pixels")
+    if width * height > MAX_PIXELS:
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, f"{width} by {height} pixels; the limit is {MAX_PIXELS} in all")
+    n_bytes = width * height * (_bytes_a_pixel(image.mode) + _RGB_BYTES + _DECODER_BYTES.get(name, 0))
+    if n_scans > 1:
+        # All coefficients of all channels are held until the last scan, at the full size.
+        n_bytes += 2 * width * height * len(image.getbands())
+    if n_bytes > MAX_DECODED_BYTES:
+        text = f"{width} by {height} pixels of mode {image.mode} in {name} take {n_bytes} bytes to decode; the limit is {MAX_DECODED_BYTES}"
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, text)
+    return ImageHeader(name, width, height, n_bytes, is_animated)
+
+
+def _bytes_a_pixel(mode: str) -> int:
+    if mode in _ONE_BYTE:
+        return 1
+    return 2 if mode.startswith("I;16") else 4
+
+
+def _count_scans(data: bytes) -> int:
+    """Count a JPEG's scans, or return a lower number where it has a few: what lies in its metadata may be counted, too."""
+    if (n_markers := data.count(_JPEG_SCAN)) <= MAX_SCANS:
+        return n_markers
+    n_scans, at = 0, 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xD9:
+        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:
+            at += 1
+            continue
+        n_scans += marker == 0xDA
+        at += 2 + size
+        if marker == 0xDA:
+            found = _MARKER.search(data, at)
+            at = found.start() if found else len(data)
+    return n_scans
+
+
+@contextmanager
+def _pillow_faults() -> Iterator[None]:
+    """Give every way in which Pillow's parsers fail one name."""
+    try:
+        yield
+    except BadImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
+    except MemoryError as error:
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, "decoding it takes more memory than an image may") from error
+    except UnidentifiedImageError as error:
+        # Its own text names an object's address in memory, which is another in every process.
+        raise BadImageError(Reason.BAD_IMAGE, "the header behind the first bytes cannot be read") from error
+    except Exception as error:  # Pillow's parsers raise whatever a broken file leads them to
+        is_cut = "truncated" in str(error) or isinstance(error, EOFError)
+        reason = Reason.TRUNCATED_IMAGE if is_cut else Reason.BAD_IMAGE
+        raise BadImageError(reason, f"{type(error).__name__}: {error}") from error
+
+
+def _centre_square(size: tuple[int, int]) -> tuple[int, int, int]:
+    width, height = size
+    edge = min(width, height)
+    return (width - edge) // 2, (height - edge) // 2, edge
+
+
+def _to_rgb(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return a part of the image as RGB, converted some rows at a time: no intermediate image is as large as the whole."""
+    image.load()
+    left, top, right, bottom = box
+    if image.mode == "RGB":
+        return image if box == (0, 0, *image.size) else image.crop(box)
+    rgb = Image.new("RGB", (right - left, bottom - top))
+    n_rows = max(1, _STRIP_PIXELS // rgb.width)
+    for row in range(top, bottom, n_rows):
+        strip = image.crop((left, row, right, min(row + n_rows, bottom)))
+        rgb.paste(_strip_to_rgb(strip), (0, row - top))
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _GREY_16:
+        return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    if image.mode == "F":
+        raise BadImageError(Reason.UNSUPPORTED_PIXELS, "floating-point pixels have no agreed white")
+    return image.convert("RGB")
+
+
+# Headers are read in time that may grow with the square of the bytes; pixels of so many bytes are decoded in a fraction of a second.
+_CHEAP_FILE_BYTES, _CHEAP_DECODED_BYTES = 1 << 20, 1 << 26
+_MEMORY_BYTES = 3 * MAX_DECODED_BYTES
+_STATM = Path("/proc/self/statm")
+
+
+class CostlyImageError(DataError):
+    """Report an image that is to be read in a process that may die."""
+
+
+def is_costly(data: bytes) -> bool:
+    """Tell whether reading an image could take long: TIFF may hold anything, the others take what their size says."""
+    if len(data) > _CHEAP_FILE_BYTES:
+        return True
+    try:
+        return sniff_format(data) == "tiff" or read_header(data).n_decoded_bytes > _CHEAP_DECODED_BYTES
+    except BadImageError:
+        return False
+
+
+@contextmanager
+def one_image() -> Iterator[None]:
+    """End this process if the block takes more processor time than an image may; let its memory grow by a bound only."""
+    with _memory_limit():
+        signal.setitimer(signal.ITIMER_PROF, load_settings().decode_limit_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def explain_death(code: int) -> tuple[Reason, str]:
+    """Return why an image is quarantined on which a process ended with a code."""
+    if code == -signal.SIGPROF:
+        limit_s = load_settings().decode_limit_s
+        return Reason.TOO_SLOW, f"reading it takes more than {limit_s:g} s of processor time"
+    return Reason.DECODER_DIED, f"a worker process ended with code {code}"
+
+
+@contextmanager
+def _memory_limit() -> Iterator[None]:
+    if not _STATM.exists():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = int(_STATM.read_text().split()[5]) * resource.getpagesize() + _MEMORY_BYTES
+    soft = bound if before[0] == resource.RLIM_INFINITY else min(bound, before[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

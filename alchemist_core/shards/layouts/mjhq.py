@@ -1,0 +1,29 @@
+"""MJHQ-30K: ten folders of pictures, and one JSON that says each picture's prompt and category."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from alchemist_core.errors import DataError
+from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below
+
+
+def read_mjhq(source: Path) -> Iterator[LayoutRecord]:
+    """Yield every picture that `meta_data.json` names, in the order of its keys.
+
+    Raises:
+        DataError: The folder is not laid out so.
+    """
+    listing = source / "meta_data.json"
+    if not listing.is_file():
+        raise DataError(f"{listing} is missing; give the folder with meta_data.json and the ten unpacked folders")
+    described = json.loads(listing.read_text(encoding="utf-8"))
+    # The archive is unpacked beside the listing, or in a folder of its own.
+    root = next((path.parent.parent for path in sorted(source.glob("**/*.jpg"))), source)
+    for key in sorted(described):
+        about = described[key]
+        read = partial(read_file_below, root, f"{about['category']}/{key}.jpg")
+        yield LayoutRecord(
+            read, about["prompt"], {"key": key} | {name: about[name] for name in about if name != "prompt"}
+        )

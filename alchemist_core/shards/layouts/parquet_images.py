@@ -1,0 +1,100 @@
+"""Parquet files with pictures in them: FLUX-Reason-6M, and what Hugging Face writes for any image-text set.
+
+A picture is a struct of `bytes` and `path`, or plain bytes; every other column is kept as metadata.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alchemist_core.errors import DataError, MissingShardError
+from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below, read_named_image
+from alchemist_core.shards.storage import is_s3, join_uri, list_files, open_shard
+
+CAPTION_COLUMNS = ("caption", "caption_detail", "text", "TEXT", "prompt")
+"""In the order in which they are looked for; FLUX-Reason's `caption_detail` is its only one that is never null."""
+_BATCH = 32
+
+
+def read_parquet(source: Path | str, start: int = 0) -> Iterator[LayoutRecord]:
+    """Yield every row of the Parquet files under a folder or s3:// prefix, in the order of their paths; a few rows are in memory at a time.
+
+    Args:
+        source: A folder, a file, or an s3:// address.
+        start: Rows that were read before; what lies in row groups before it is not read again.
+
+    Raises:
+        DataError: There is no file, or one without an image or a caption.
+    """
+    uris = [uri for uri in list_files(str(source)) if uri.endswith(".parquet") or uri == str(source)]
+    if not uris:
+        raise DataError(f"{source} holds no .parquet file")
+    for uri in uris:
+        # Read ahead, every row would stay in memory until the file is closed.
+        with open_shard(uri) as raw, pq.ParquetFile(raw, pre_buffer=False) as file:
+            n_rows = file.metadata.num_rows
+            if start < n_rows:
+                image, caption = find_columns(file.schema_arrow, uri)
+                read = partial(_read_beside, uri.rpartition("/")[0])
+                yield from (_make_record(row, image, caption, read) for row in _rows(file, start))
+            start = max(0, start - n_rows)
+
+
+def _rows(file: pq.ParquetFile, start: int) -> Iterator[dict[str, Any]]:
+    groups = list(range(file.num_row_groups))
+    while groups and start >= (n_rows := file.metadata.row_group(groups[0]).num_rows):
+        start -= n_rows
+        groups.pop(0)
+    batches = file.iter_batches(batch_size=_BATCH, row_groups=groups)
+    return islice((row for batch in batches for row in batch.to_pylist()), start, None)
+
+
+def _read_beside(folder: str, name: str) -> bytes:
+    if not is_s3(folder):
+        return read_file_below(Path(folder), name)
+    if name.startswith("/") or ".." in name.split("/"):
+        return b""
+    try:
+        with open_shard(join_uri(folder, name)) as file:
+            return file.read()
+    except MissingShardError:
+        return b""
+
+
+def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
+    """Return the names of the columns with the picture and with the caption.
+
+    Raises:
+        DataError: One of them is missing.
+    """
+    images = [field.name for field in schema if _is_image(field.type)]
+    captions = [name for name in CAPTION_COLUMNS if name in schema.names]
+    if not images:
+        raise DataError(
+            f"{path} has no column of pictures (found: {', '.join(schema.names)}). Addresses alone, as LAION publishes them, "
+            "are fetched by img2dataset, whose tars alchemist ingest reads as they are."
+        )
+    if not captions:
+        raise DataError(f"{path} has no caption under {', '.join(CAPTION_COLUMNS)} (found: {', '.join(schema.names)}).")
+    return images[0], captions[0]
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return "bytes" in {kind.field(index).name for index in range(kind.num_fields)}
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _make_record(row: dict[str, Any], image: str, caption: str, read_beside: Callable[[str], bytes]) -> LayoutRecord:
+    found = row.pop(image)
+    if isinstance(found, dict) and found.get("bytes") is None:
+        read, note = read_named_image(found.get("path"), read_beside)
+    else:
+        data = found.get("bytes") if isinstance(found, dict) else found
+        read, note = partial(bytes, data or b""), {}
+    return LayoutRecord(read, row.pop(caption) or "", row | note)

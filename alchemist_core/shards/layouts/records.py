@@ -1,0 +1,143 @@
+"""What every layout gives: records, written in their order to tar shards that ingest reads. Knows no layout.
+
+A record whose picture is missing or broken is written too, so that ingest quarantines it with its reason and nothing is lost unseen.
+"""
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.shards.images import BadImageError, sniff_format
+from alchemist_core.shards.storage import is_s3, join_uri, list_files, put_file
+from alchemist_core.shards.tar_writer import write_tar
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutRecord:
+    """One pair as a dataset publishes it; the picture is read only when it is needed."""
+
+    read_image: Callable[[], bytes]
+    caption: str
+    metadata: dict[str, Any]
+
+
+def write_shards(records: Iterable[LayoutRecord], out: Path | str, *, shard_size: int, first_shard: int = 0) -> int:
+    """Write records to `000000.tar` and so on; a shard that is there already is passed over. Return the number of all records.
+
+    Args:
+        records: In an order that is the same every time; the first is the first one of the first shard.
+        out: Folder or s3:// address of the shards.
+        shard_size: Records a shard.
+        first_shard: Shards before it are there, and full.
+    """
+    remaining, n_records = iter(records), first_shard * shard_size
+    there = find_shards(out)
+    for number in range(first_shard, 10**6):
+        first = next(remaining, None)
+        if first is None:
+            break
+        shard = _Counted(first, islice(remaining, shard_size - 1))
+        if number in there:
+            shard.skip()
+        else:
+            _write_shard(str(out), f"{number:06d}.tar", _entries(shard, n_records))
+        n_records += shard.n
+    return n_records
+
+
+def find_shards(out: Path | str) -> set[int]:
+    """Return the numbers of the shards that are there."""
+    names = (uri.rpartition("/")[2] for uri in list_files(str(out)))
+    return {int(name[:6]) for name in names if re.fullmatch(r"\d{6}\.tar", name)}
+
+
+def first_unfinished(out: Path | str) -> int:
+    """Return the shard from which an import goes on: the last of those without a gap, which alone need not be full."""
+    there = find_shards(out)
+    return max(0, next(number for number in range(len(there) + 1) if number not in there) - 1)
+
+
+def _write_shard(out: str, name: str, entries: Iterator[tuple[str, bytes]]) -> None:
+    if not is_s3(out):
+        write_tar(Path(out) / name, entries)
+        return
+    # By way of a folder here: an object appears whole or not at all.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        write_tar(path, entries, read_back=False)
+        put_file(join_uri(out, name), path)
+
+
+class _Counted:
+    """A shard's records, counted as they pass."""
+
+    def __init__(self, first: LayoutRecord, rest: Iterator[LayoutRecord]) -> None:
+        self._first, self._rest, self.n = first, rest, 0
+
+    def __iter__(self) -> Iterator[LayoutRecord]:
+        self.n = 1
+        yield self._first
+        for record in self._rest:
+            self.n += 1
+            yield record
+
+    def skip(self) -> None:
+        for _ in self:
+            pass
+
+
+def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str, bytes]]:
+    for place, record in enumerate(records, start):
+        key, data = f"{place:09d}", record.read_image()
+        yield f"{key}.{_extension(data)}", data
+        yield f"{key}.txt", record.caption.encode("utf-8", "surrogatepass")
+        yield (
+            f"{key}.json",
+            json.dumps(_storable(record.metadata), ensure_ascii=False, default=str).encode("utf-8", "replace"),
+        )
+
+
+def _extension(data: bytes) -> str:
+    try:
+        return {"jpeg": "jpg", "tiff": "tif"}.get(name := sniff_format(data), name)
+    except BadImageError:
+        return "jpg"
+
+
+def _storable(value: Any) -> Any:
+    """Replace what is no JSON: columns of numbers have NaN where a value is missing."""
+    if isinstance(value, dict):
+        return {name: _storable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_storable(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_file_below(root: Path, name: str) -> bytes:
+    """Read a file that a dataset names; nothing where there is none, or where the name leads out of the dataset."""
+    path = (root / name).resolve()
+    is_inside = path.is_relative_to(root.resolve())
+    return path.read_bytes() if is_inside and path.is_file() else b""
+
+
+UNREAD_PATH = "unread_path"
+"""Under this name a record's metadata holds the address of an image that cannot be read here, such as `hf://…`."""
+
+
+def read_named_image(path: str | None, read: Callable[[str], bytes]) -> tuple[Callable[[], bytes], dict[str, Any]]:
+    """Return how an image that a row only names is read, and what the record's metadata says of it.
+
+    An address of another place is not fetched: the record is written without an image, so that ingest quarantines it with the address.
+    """
+    if not path:
+        return bytes, {}
+    if "://" in path:
+        return bytes, {UNREAD_PATH: path}
+    return partial(read, path), {}

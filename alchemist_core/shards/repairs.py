@@ -1,0 +1,86 @@
+"""What was repaired in a record instead of quarantining it. The name is stored with the location, and every reader repairs by it.
+
+The bytes in a shard, and in a materialized dataset, stay the source's: a reader repairs what it hands on, by the code that ingest used.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+class Repair(StrEnum):
+    """One kind of repair."""
+
+    FIRST_FRAME = "first_frame"
+    """The image is animated; its first frame is read."""
+    CAPTION_FROM_TXT = "caption_from_txt"
+    """The .json is broken; the caption is the .txt's, and nothing else is known."""
+    CONTROL_SIGNS = "control_signs_removed"
+    """Control characters were in the caption or the .json."""
+    JSON_NUMBERS = "json_nan_as_null"
+    """The .json holds NaN or an infinity, which no JSON has."""
+    JSON_PADDING = "json_nul_padding_removed"
+    """NUL bytes follow the .json."""
+    UTF_16 = "caption_from_utf_16"
+    UTF_32 = "caption_from_utf_32"
+    CP1252 = "caption_from_cp1252"
+    CP1251 = "caption_from_cp1251"
+    KOI8_R = "caption_from_koi8_r"
+    CP932 = "caption_from_cp932"
+
+
+_DECODED = "caption_from_"
+ENCODING_OF: dict[Repair, str] = {
+    repair: repair.value.removeprefix(_DECODED)
+    for repair in (Repair.UTF_16, Repair.UTF_32, Repair.CP1252, Repair.CP1251, Repair.KOI8_R, Repair.CP932)
+}
+REPAIR_OF: dict[str, Repair] = {encoding: repair for repair, encoding in ENCODING_OF.items()}
+Repairs = frozenset[Repair]
+NO_REPAIRS: Repairs = frozenset()
+
+
+def join_repairs(repairs: Iterable[Repair]) -> str | None:
+    """Return the stored form; None for none.
+
+    >>> join_repairs({Repair.FIRST_FRAME, Repair.CONTROL_SIGNS})
+    'control_signs_removed+first_frame'
+    """
+    return "+".join(sorted(repairs)) or None
+
+
+def split_repairs(text: str | None) -> Repairs:
+    """Read the stored form."""
+    return frozenset(Repair(name) for name in text.split("+")) if text else NO_REPAIRS
+
+
+class CopyRepairs:
+    """Repairs the samples of a materialized dataset as they are read: `WebDataset(...).map(CopyRepairs(folder))`.
+
+    Args:
+        folder: Where the dataset's `manifest.parquet` is.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        path = Path(folder) / "manifest.parquet"
+        self._repair_of: dict[str, str] = {}
+        # Copies that were made before ingest repaired anything have no such column.
+        if "repair" in pq.read_schema(path).names:
+            table = pq.read_table(path, columns=["key", "repair"])
+            table = table.filter(pc.is_valid(table["repair"]))
+            self._repair_of = dict(zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True))
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample, repaired where ingest repaired it."""
+        from alchemist_core.shards.repaired_samples import repair_sample  # noqa: PLC0415
+
+        return repair_sample(sample, self._repair_of.get(sample["__key__"]))
+
+
+def names_of(texts: Iterable[str | None]) -> Iterator[str]:
+    """Yield the name of every single repair in stored forms, for counting."""
+    for text in texts:
+        yield from sorted(split_repairs(text))

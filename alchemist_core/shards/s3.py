@@ -1,0 +1,279 @@
+"""Objects of an S3-compatible store as files that can be read by range. Knows no shard; boto3 is imported on first use.
+
+One version of an object is read to its end: when it is replaced meanwhile, the read is refused instead of mixing the two.
+"""
+
+import io
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from alchemist_core.errors import DataError, MissingShardError, UnreachableRootError
+from alchemist_core.settings import load_settings
+from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_ranges
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# One request's latency is worth about this many bytes: nearer ranges are fetched together.
+_MAX_GAP_BYTES = 1 << 18
+_PART_BYTES, _N_AHEAD = 1 << 23, 3
+_BUFFER_BYTES = 1 << 16
+# Requests are repeated by botocore; an answer that breaks off in its body, or says another length than it has, is asked for again
+# here. No attempt begins after _GIVE_UP_S, and one takes at most 6 requests of _SILENCE_S each: a silent store is named in 13 minutes.
+_N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GIVE_UP_S = 6, 0.1, 10.0, 300.0
+_SILENCE_S = 60.0
+_N_THREADS = 8
+_KINDS: dict[str, type[DataError]] = {
+    "NoSuchKey": MissingShardError, "404": MissingShardError, "NoSuchBucket": UnreachableRootError,
+}  # fmt: skip
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
+
+T = TypeVar("T")
+
+
+def list_objects(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
+    """Yield address, size and time of the last change of every object under a prefix.
+
+    Raises:
+        DataError: The bucket cannot be listed, or nothing lies under the prefix.
+    """
+    found = find_objects(root_uri)
+    if not found:
+        raise UnreachableRootError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
+    yield from found
+
+
+def find_objects(root_uri: str) -> list[tuple[str, int, datetime]]:
+    """Return address, size and time of the last change of every object under a prefix, which may be none.
+
+    Raises:
+        DataError: The bucket cannot be listed.
+    """
+    bucket, prefix = _split(root_uri)
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = _ask(root_uri, lambda: [entry for page in pages for entry in page.get("Contents", [])])
+    base = root_uri.rstrip("/")
+    return [
+        (f"{base}/{entry['Key'].removeprefix(prefix)}", int(entry["Size"]), entry["LastModified"]) for entry in found
+    ]
+
+
+def has_objects(root_uri: str) -> bool:
+    """Tell whether any object lies under a prefix.
+
+    Raises:
+        DataError: The bucket cannot be listed.
+    """
+    bucket, prefix = _split(root_uri)
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    page = _ask(root_uri, lambda: _client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
+    return bool(page.get("Contents"))
+
+
+def read_labels(uri: str) -> tuple[int, dict[str, str]]:
+    """Return an object's size and the labels that it was put with.
+
+    Raises:
+        DataError: It is absent or may not be read.
+    """
+    bucket, key = _split(uri)
+    head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return int(head["ContentLength"]), dict(head["Metadata"])
+
+
+def stat_object(uri: str) -> tuple[int, datetime]:
+    """Return an object's size and the time of its last change.
+
+    Raises:
+        DataError: It is absent or may not be read.
+    """
+    bucket, key = _split(uri)
+    head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return int(head["ContentLength"]), head["LastModified"]
+
+
+def put_file(uri: str, path: Path, labels: Mapping[str, str]) -> None:
+    """Put a file under an address, in parts where it is large; the store checks each part's sha256, and shows all or nothing.
+
+    Raises:
+        DataError: It may not be written, or the store cannot be reached.
+    """
+    from boto3.exceptions import S3UploadFailedError  # noqa: PLC0415  as botocore below
+
+    bucket, key = _split(uri)
+    extra = {"Metadata": dict(labels), "ChecksumAlgorithm": "SHA256"}
+    try:
+        _ask(uri, lambda: _client().upload_file(str(path), bucket, key, ExtraArgs=extra))
+    except S3UploadFailedError as error:
+        raise DataError(
+            f"{uri} cannot be written: {error}. Check the address, the credentials and the room."
+        ) from error
+
+
+def remove_objects(root_uri: str) -> None:
+    """Delete every object under a prefix.
+
+    Raises:
+        DataError: They may not be deleted.
+    """
+    for uri, _, _ in find_objects(root_uri):
+        bucket, key = _split(uri)
+        _ask(uri, partial(_client().delete_object, Bucket=bucket, Key=key))
+
+
+def open_object(uri: str) -> io.BufferedReader:
+    """Open an object for reading, seekable, in parts of 8 MiB, of which some are fetched ahead of a reader that moves on.
+
+    Raises:
+        DataError: It is absent or may not be read.
+    """
+    bucket, key = _split(uri)
+    head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return io.BufferedReader(_ObjectReader(uri, int(head["ContentLength"]), head["ETag"]), _BUFFER_BYTES)
+
+
+def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
+    """Return the bytes of each (offset, size), neighbours fetched together; short where the object ends early."""
+    bucket, key = _split(uri)
+    etag = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))["ETag"]
+    spans = merge_ranges(ranges, _MAX_GAP_BYTES)
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        return cut_ranges(list(pool.map(lambda span: _get(uri, etag, span), spans)), spans, ranges)
+
+
+class _ObjectReader(io.RawIOBase):
+    def __init__(self, uri: str, size_bytes: int, etag: str) -> None:
+        self._uri, self._size_bytes, self._etag = uri, size_bytes, etag
+        self._position = 0
+        self._pool = ThreadPoolExecutor(_N_AHEAD)
+        self._parts: dict[int, Future[bytes]] = {}
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        size = min(len(view), self._size_bytes - self._position)
+        if size <= 0:
+            return 0
+        number, start = divmod(self._position, _PART_BYTES)
+        data = self._part(number)[start : start + size]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _part(self, number: int) -> bytes:
+        """Return a part, and ask for the next ones where the reader came from the part before."""
+        n_ahead = _N_AHEAD if number in self._parts or number - 1 in self._parts else 0
+        last = (self._size_bytes - 1) // _PART_BYTES
+        wanted = range(number, min(number + n_ahead, last) + 1)
+        kept = {at: part for at, part in self._parts.items() if number - 1 <= at <= number + _N_AHEAD}
+        self._parts = kept | {at: self._fetch(at) for at in wanted if at not in kept}
+        return self._parts[number].result()
+
+    def _fetch(self, number: int) -> "Future[bytes]":
+        offset = number * _PART_BYTES
+        size = min(_PART_BYTES, self._size_bytes - offset)
+        return self._pool.submit(_get, self._uri, self._etag, (offset, size))
+
+
+def _get(uri: str, etag: str, span: ByteRange) -> bytes:
+    bucket, key = _split(uri)
+    offset, size = span
+    wanted = {"Bucket": bucket, "Key": key, "IfMatch": etag, "Range": f"bytes={offset}-{offset + size - 1}"}
+
+    def fetch() -> bytes:
+        answer = _client().get_object(**wanted)
+        return _whole_body(answer, offset)
+
+    return _ask(uri, fetch)
+
+
+def _whole_body(answer: Mapping[str, Any], offset: int) -> bytes:
+    """Read a body that is as long as its range: a wrong Content-Length would cut it without a word."""
+    from botocore.exceptions import IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
+
+    body = bytes(answer["Body"].read())
+    found = _CONTENT_RANGE.match(answer.get("ContentRange", ""))
+    n_expected = int(found[2]) - int(found[1]) + 1 if found and int(found[1]) == offset else -1
+    if len(body) != n_expected:
+        raise IncompleteReadError(actual_bytes=len(body), expected_bytes=n_expected)
+    return body
+
+
+def _insist(fetch: Callable[[], T]) -> T:
+    """Repeat what breaks off on its way, each time after a longer pause of random length."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
+
+    began = time.monotonic()
+    for attempt in range(_N_ATTEMPTS - 1):
+        try:
+            return fetch()
+        except (HTTPClientError, IncompleteReadError, ResponseParserError):
+            if time.monotonic() - began > _GIVE_UP_S:
+                raise
+            time.sleep(random.random() * min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt))  # noqa: S311  no secret
+    return fetch()
+
+
+def _ask(uri: str, request: Callable[[], T]) -> T:
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  boto3 takes a third of a second
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
+
+    try:
+        return _insist(request)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "?")
+        if code == "InvalidRange":
+            return cast("T", b"")
+        if code in {"PreconditionFailed", "412"}:
+            raise DataError(f"{uri} was replaced while it was read; run the stage again.") from error
+        raise _KINDS.get(code, DataError)(
+            f"{uri} cannot be read: {code}. Check the address and the credentials."
+        ) from error
+    except (BotoCoreError, ResponseParserError) as error:
+        raise UnreachableRootError(
+            f"{uri} cannot be reached: {error}. Check ALCHEMIST_S3_ENDPOINT_URL and the network."
+        ) from error
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise DataError(f"{uri!r} names no bucket; write s3://BUCKET/PREFIX.")
+    return bucket, key
+
+
+def _client() -> Any:
+    return _make_client(load_settings().s3_endpoint_url)
+
+
+@cache
+def _make_client(endpoint_url: str | None) -> Any:
+    import boto3  # noqa: PLC0415  a third of a second, and most roots are folders
+    from botocore.config import Config  # noqa: PLC0415
+
+    retries = {"mode": "standard", "max_attempts": 6}
+    config = Config(retries=retries, connect_timeout=10, read_timeout=_SILENCE_S, max_pool_connections=2 * _N_THREADS)
+    return boto3.client("s3", endpoint_url=endpoint_url, config=config)

@@ -1,0 +1,200 @@
+"""Everything ingest needs from one shard: its pairs with their hashes, or why a record is none. Knows no database."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol
+
+from alchemist_core.shards.captions import (
+    MAX_JSON_BYTES,
+    MAX_TEXT_BYTES,
+    Annotation,
+    BadTextError,
+    find_repairs,
+    read_annotation,
+)
+from alchemist_core.shards.faults import Fault, Reason, make_fault
+from alchemist_core.shards.images import BadImageError, ImageHeader, hash_perceptually, read_header, require_first_frame
+from alchemist_core.shards.repairs import NO_REPAIRS, Repair, Repairs, join_repairs
+from alchemist_core.shards.tars import IMAGE_EXTS, Member, Record, index_tar
+
+MAX_IMAGE_BYTES = 1 << 28
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One readable record: `pair_hash` names the pair wherever its bytes lie, `content_hash` all the bytes that lie here."""
+
+    record: Record
+    image_hash: bytes
+    caption_hash: bytes
+    pair_hash: bytes
+    content_hash: bytes
+    caption: str
+    width: int
+    height: int
+    format: str
+    perceptual_hash: int | None
+    source_url: str | None
+    licence: str | None
+    metadata: dict[str, Any]
+    repair: str | None = None
+    """What was repaired, as `repairs.join_repairs` writes it."""
+
+
+class RecordGuard(Protocol):
+    """Bounds what one record may cost its reader."""
+
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:
+        """Bound the time of a record."""
+        ...
+
+    def admit(self, data: bytes) -> None:
+        """Refuse an image that is not to be read in this process."""
+        ...
+
+
+class NoGuard:
+    """Reads whatever comes."""
+
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  as the protocol has it
+        """Bound nothing."""
+        return nullcontext()
+
+    def admit(self, data: bytes) -> None:
+        """Refuse nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the records of a shard are read.
+
+    Args:
+        has_perceptual_hash: Also decode each image, reduced, for a 64-bit fingerprint. A cut image is then found here; without it, at
+            scoring.
+        repair: Repair what can be repaired without a guess; otherwise it is quarantined.
+    """
+
+    has_perceptual_hash: bool = True
+    repair: bool = True
+
+
+def read_pairs(
+    file: BinaryIO,
+    size_bytes: int,
+    reading: Reading = Reading(),
+    guard: RecordGuard = NoGuard(),  # noqa: B008  both are immutable
+) -> Iterator[Pair | Fault]:
+    """Yield a pair or a fault for every record of a shard, in its order.
+
+    Raises:
+        DataError: The file is no tar: no good header is found anywhere in it.
+    """
+    for record in index_tar(file, size_bytes):
+        if isinstance(record, Fault):
+            yield record
+            continue
+        try:
+            with guard.one_record(record.ordinal):
+                pair = _read_pair(file, record, reading, guard)
+            yield pair
+        except (BadImageError, BadTextError) as error:
+            yield make_fault(record.ordinal, record.key, error.reason, error.detail)
+
+
+def find_image(record: Record) -> Member:
+    """Return the record's one picture.
+
+    Raises:
+        BadImageError: It has none, or several.
+    """
+    images = [member for member in record.members if member.ext in IMAGE_EXTS]
+    if not images:
+        found = ", ".join(member.ext for member in record.members)
+        raise BadImageError(Reason.MISSING_IMAGE, f"members are {found}; none of {', '.join(sorted(IMAGE_EXTS))}")
+    if len(images) > 1:
+        found = ", ".join(member.ext for member in images)
+        raise BadImageError(Reason.SEVERAL_IMAGES, f"members {found}; which one does the caption describe?")
+    return images[0]
+
+
+def hash_pair(image_hash: bytes, caption_hash: bytes) -> bytes:
+    """Name a pair by the sha256 of its two hashes."""
+    return hashlib.sha256(image_hash + caption_hash).digest()
+
+
+def hash_content(member_hashes: Iterable[bytes]) -> bytes:
+    """Name everything that a record holds by the sha256 over its members' hashes, in their order."""
+    return hashlib.sha256(b"".join(member_hashes)).digest()
+
+
+def _read_pair(file: BinaryIO, record: Record, reading: Reading, guard: RecordGuard) -> Pair:
+    annotation, repairs = _read_annotation(file, record, reading)
+    image = find_image(record)
+    if image.size > MAX_IMAGE_BYTES:
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, f"{image.size} bytes; the limit is {MAX_IMAGE_BYTES}")
+    data = _read_member(file, image)
+    guard.admit(data)
+    header = read_header(data)
+    if header.is_animated:
+        if not reading.repair:
+            raise BadImageError(Reason.ANIMATED_IMAGE, "several frames; stills are read only")
+        require_first_frame(data)
+        repairs |= {Repair.FIRST_FRAME}
+    perceptual_hash = hash_perceptually(data) if reading.has_perceptual_hash else None
+    image_hash = hashlib.sha256(data).digest()
+    hashes = [image_hash if member is image else _hash_member(file, member) for member in record.members]
+    pair = _make_pair(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
+    return replace(pair, repair=join_repairs(repairs))
+
+
+def _make_pair(
+    record: Record,
+    hashes: tuple[bytes, bytes],
+    annotation: Annotation,
+    header: ImageHeader,
+    perceptual_hash: int | None,
+) -> Pair:
+    image_hash, content_hash = hashes
+    caption_hash = hashlib.sha256(annotation.caption.encode()).digest()
+    return Pair(
+        record=record,
+        image_hash=image_hash,
+        caption_hash=caption_hash,
+        pair_hash=hash_pair(image_hash, caption_hash),
+        content_hash=content_hash,
+        caption=annotation.caption,
+        width=header.width,
+        height=header.height,
+        format=header.format,
+        perceptual_hash=perceptual_hash,
+        source_url=annotation.source_url,
+        licence=annotation.licence,
+        metadata=annotation.metadata,
+    )
+
+
+def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[Annotation, Repairs]:
+    members = {member.ext: member for member in record.members}
+    # One byte beyond the limit is enough to be refused; a hostile size is never read whole.
+    text, document = (
+        _read_member(file, members[ext], limit + 1) if ext in members else None
+        for ext, limit in (("txt", MAX_TEXT_BYTES), ("json", MAX_JSON_BYTES))
+    )
+    repairs = find_repairs(text, document) if reading.repair else NO_REPAIRS
+    return read_annotation(text, document, repairs), repairs
+
+
+def _read_member(file: BinaryIO, member: Member, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    file.seek(member.offset)
+    return file.read(min(member.size, max_bytes))
+
+
+def _hash_member(file: BinaryIO, member: Member) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, member.size, _BLOCK_BYTES):
+        file.seek(member.offset + start)
+        digest.update(file.read(min(_BLOCK_BYTES, member.size - start)))
+    return digest.digest()

@@ -1,0 +1,341 @@
+"""Where shards lie: folders and `s3://` roots behind the same few functions. Knows no tar and no pair."""
+
+import hashlib
+import io
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from stat import S_ISREG
+
+from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
+from alchemist_core.shards import s3
+from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_ranges
+from alchemist_core.shards.faults import is_storable
+
+_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
+# What uploaders and browsers append until the last byte is there.
+_UNFINISHED = re.compile(
+    r"\.tar\.(part|partial|tmp|temp|filepart|crdownload|download|aria2|upload|uploading)$", re.IGNORECASE
+)
+_LINK = "is a symbolic link to a folder, which is not followed. Put the folder itself there, or let the link's name start with a dot."
+_FOLDER = "is a folder with the name of a shard. Pack its files into a plain .tar, or rename it."
+_SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
+# A hole of this size is not part of a tar: a download reserved the space, or the file claims a size that it never had.
+_HOLE_BYTES = 1 << 30
+# To read so many bytes too many from a file costs less than to ask once more.
+_MAX_GAP_BYTES = 1 << 13
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """One tar under a root, before anything in it was read."""
+
+    uri: str
+    size_bytes: int
+    changed_at: datetime
+    """When its bytes, or its place, last changed by the storage's clock; no user can set it back."""
+
+
+def absolute_root(root_uri: str) -> str:
+    """Return a root as it is found from every folder: a night is ingested from another one than it was registered from."""
+    return root_uri if is_s3(root_uri) else str(_local_path(root_uri).absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Something under a root that is not read: why, and what to do. `is_loss` unless its name says that it is not to be read."""
+
+    uri: str
+    why: str
+    is_loss: bool = True
+
+
+@dataclass(slots=True)
+class RootListing:
+    """What lies under a root: the tars, by address, and what is passed over."""
+
+    shards: list[ShardFile] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
+    unread_folders: list[str] = field(default_factory=list)
+    """Folders that cannot be listed: the tars below them are unknown."""
+
+
+def list_root(root_uri: str) -> RootListing:
+    """Return every `.tar` under a root, sorted by address, and whatever else looks like a shard but is not read.
+
+    A name that starts with a dot, of a file or a folder, is a write under way.
+
+    Raises:
+        DataError: The root does not exist or cannot be listed.
+    """
+    listing = RootListing()
+    found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri, listing)
+    for entry in found:
+        why = _why_not_read(entry[0].removeprefix(root_uri.rstrip("/")).lstrip("/"))
+        if why is not None:
+            listing.passed_over.append(PassedOver(entry[0], *why))
+        elif entry[0].endswith(".tar"):
+            listing.shards.append(ShardFile(*entry))
+    listing.shards.sort(key=lambda shard: shard.uri)
+    listing.passed_over.sort(key=lambda other: other.uri)
+    return listing
+
+
+def list_shards(root_uri: str) -> list[ShardFile]:
+    """Return every `.tar` under a root, sorted by address; a root of which a folder cannot be listed is refused.
+
+    Raises:
+        DataError: The root, or a folder in it, cannot be listed.
+    """
+    listing = list_root(root_uri)
+    for other in listing.passed_over:
+        if other.uri in listing.unread_folders:
+            raise DataError(f"{other.uri} {other.why}")
+    return listing.shards
+
+
+def _why_not_read(path: str) -> tuple[str, bool] | None:
+    """Return why a path under a root is passed over, and whether that is a loss; none where it is a shard or of no interest.
+
+    >>> _why_not_read("2026-01-01/.part/a.tar"), _why_not_read("a.tar.part"), _why_not_read("notes.txt")
+    (('is hidden: a write under way', False), ('is a write under way by its name', False), None)
+    """
+    if _COMPRESSED.search(path):
+        return "is compressed. Unpack it to a plain .tar, or remove it from the root.", not _is_hidden(path)
+    if _UNFINISHED.search(path):
+        return "is a write under way by its name", False
+    if not path.lower().endswith(".tar"):
+        return None
+    if _is_hidden(path):
+        return "is hidden: a write under way", False
+    if not path.endswith(".tar"):
+        return "does not end in .tar in small letters. Rename it.", True
+    if not is_storable(path):
+        return "has a name that is not UTF-8, or holds NUL. Rename it.", True
+    return None
+
+
+def _is_hidden(path: str) -> bool:
+    return path.startswith(".") or "/." in path
+
+
+def stat_shard(uri: str) -> ShardFile:
+    """Return a shard's size and the time of its last change.
+
+    Raises:
+        DataError: There is none at this address.
+    """
+    if is_s3(uri):
+        return ShardFile(uri, *s3.stat_object(uri))
+    with _open_file(uri) as file:
+        stat = os.fstat(file.fileno())
+    return ShardFile(uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC))
+
+
+def list_files(root_uri: str) -> list[str]:
+    """Return the address of every file under a root, sorted; none where there is no such root.
+
+    Raises:
+        DataError: The object store cannot be asked.
+    """
+    if is_s3(root_uri):
+        return sorted(uri for uri, _, _ in s3.find_objects(root_uri))
+    root = _local_path(root_uri)
+    found = [root] if root.is_file() else root.rglob("*")
+    return sorted(str(path) for path in found if path.is_file())
+
+
+def put_file(uri: str, path: Path) -> None:
+    """Put a local file to an address in an object store.
+
+    Raises:
+        DataError: It may not be written, or the store cannot be reached.
+    """
+    s3.put_file(uri, path, {})
+
+
+def has_files(root_uri: str) -> bool:
+    """Tell whether anything lies under a root: one that is not mounted is empty, and says nothing of its shards."""
+    try:
+        if is_s3(root_uri):
+            return s3.has_objects(root_uri)
+        with os.scandir(_local_path(root_uri)) as entries:
+            return any(True for _ in entries)
+    except (OSError, DataError):
+        return False
+
+
+def open_shard(uri: str) -> io.BufferedReader:
+    """Open a shard for reading, seekable.
+
+    Raises:
+        DataError: There is none at this address.
+    """
+    return s3.open_object(uri) if is_s3(uri) else _open_file(uri)
+
+
+def read_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+    """Return the bytes of each (offset, size), in the order asked for.
+
+    Raises:
+        DataError: The shard is gone, cannot be read, or ends before one of the ranges.
+    """
+    return [bytes(view) for view in view_ranges(uri, ranges)]
+
+
+def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
+    """Return the bytes of each (offset, size) as `read_ranges` does, without a copy: neighbours share what was read.
+
+    Raises:
+        DataError: As `read_ranges`.
+    """
+    views = s3.view_ranges(uri, ranges) if is_s3(uri) else _view_ranges(uri, ranges)
+    for (offset, size), view in zip(ranges, views, strict=True):
+        if len(view) != size:
+            raise ChangedShardError(
+                f"{uri} ends before byte {offset + size}, where a registered member ends: it is not the shard that was "
+                f"ingested. {remedy_of(uri)}"
+            )
+    return views
+
+
+def remedy_of(uri: str) -> str:
+    """Return what to do about a shard whose bytes are not, or no longer, those that were registered."""
+    name = shlex.quote(uri)
+    return (
+        f"Restore its bytes; or read it anew: alchemist shard reread {name} --reason WHY; or give it up: "
+        f"alchemist shard retire {name} --reason WHY"
+    )
+
+
+def sha256_of(uri: str) -> bytes:
+    """Return the sha256 of a whole shard."""
+    with open_shard(uri) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def join_uri(root_uri: str, path: str) -> str:
+    """Return the address of a path under a root; an absolute address stays as it is.
+
+    >>> join_uri("s3://crawls/", "2026-01-01/000000.tar")
+    's3://crawls/2026-01-01/000000.tar'
+    """
+    if path.startswith("/") or "://" in path:
+        return path
+    return f"{root_uri.rstrip('/')}/{path}"
+
+
+def is_s3(uri: str) -> bool:
+    """Tell an object store's address from a folder's."""
+    return uri.startswith("s3://")
+
+
+def _name(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _local_path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int, datetime]]:
+    root = _local_path(root_uri)
+    if not root.is_dir():
+        raise UnreachableRootError(
+            f"The root {root_uri} is unreachable: no folder that can be read here. Correct it, or mount it."
+        )
+    for path in _find_files(root, listing):
+        uri = join_uri(root_uri, path.relative_to(root).as_posix())
+        try:
+            stat = path.stat()
+        except OSError as error:
+            if path.is_symlink() and path.name.endswith(".tar"):
+                listing.passed_over.append(
+                    PassedOver(uri, f"is a link that leads nowhere ({error.strerror}). Remove it.")
+                )
+            continue
+        why = _why_no_tar(path, stat) if path.name.endswith(".tar") else None
+        if why is not None and not _is_hidden(path.relative_to(root).as_posix()):
+            listing.passed_over.append(PassedOver(uri, why))
+        if why is not None or not S_ISREG(stat.st_mode):
+            continue
+        # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
+        yield uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC)
+
+
+def _find_files(root: Path, listing: RootListing) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        # Taken for empty, it would be a night without a shard. One that went meanwhile has none, nor has a file system's own.
+        if isinstance(error, FileNotFoundError) or _name(str(error.filename)) == "lost+found":
+            return
+        if Path(str(error.filename)) == root:
+            raise UnreachableRootError(
+                f"The root {root} is unreachable: it cannot be listed ({error.strerror}). Correct its rights, or mount it again."
+            )
+        listing.unread_folders.append(str(error.filename))
+        text = f"cannot be listed ({error.strerror}). Correct its rights, or mount it again."
+        listing.passed_over.append(PassedOver(str(error.filename), text))
+
+    for folder, folders, names in os.walk(root, onerror=note):
+        places = [Path(folder, name) for name in folders]
+        shown = [place for place in places if not _is_hidden(place.relative_to(root).as_posix())]
+        listing.passed_over += [PassedOver(str(place), _LINK) for place in shown if place.is_symlink()]
+        listing.passed_over += [
+            PassedOver(str(place), _FOLDER) for place in shown if place.name.endswith(".tar") and not place.is_symlink()
+        ]
+        yield from (Path(folder, name) for name in names)
+
+
+def _why_no_tar(path: Path, stat: os.stat_result) -> str | None:
+    if not S_ISREG(stat.st_mode):
+        return _SPECIAL
+    if stat.st_size > _HOLE_BYTES and (n_bytes := _hole_of(path, stat.st_size)):
+        return f"has {n_bytes:,} bytes in a row that were never written. Complete its download, or remove it."
+    return None
+
+
+def _hole_of(path: Path, size_bytes: int) -> int:
+    """Return the size of a hole that is too large for a tar, 0 where there is none: reading it would take hours and find zeros."""
+    if not hasattr(os, "SEEK_HOLE"):
+        return 0
+    with suppress(OSError), path.open("rb") as file:
+        at = 0
+        while (at := os.lseek(file.fileno(), at, os.SEEK_HOLE)) < size_bytes:
+            hole, at = at, size_bytes
+            with suppress(OSError):  # nothing is written behind it
+                at = os.lseek(file.fileno(), hole, os.SEEK_DATA)
+            if at - hole >= _HOLE_BYTES:
+                return at - hole
+    return 0
+
+
+def _open_file(uri: str) -> io.BufferedReader:
+    try:
+        return _local_path(uri).open("rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingShardError(f"Shard {uri} is missing ({error.strerror}). {remedy_of(uri)}") from error
+    except OSError as error:
+        raise DataError(f"Shard {uri} cannot be opened ({error.strerror}). {remedy_of(uri)}") from error
+
+
+def _view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
+    spans = merge_ranges(ranges, _MAX_GAP_BYTES)
+    with _open_file(uri) as file:
+        try:
+            blocks = [_read_span(file.fileno(), offset, size) for offset, size in spans]
+        except OSError as error:
+            raise DataError(f"Shard {uri} cannot be read ({error.strerror}). {remedy_of(uri)}") from error
+    return cut_ranges(blocks, spans, ranges)
+
+
+def _read_span(descriptor: int, offset: int, size: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    # The system hands out 2 GiB at a time.
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+        data += more
+    return data

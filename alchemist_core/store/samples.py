@@ -1,0 +1,299 @@
+"""Pictures that look alike: new pairs compared with all that came before, in blocks of one transaction each.
+
+An incremental index: `distinct_images` holds the first pair of each group, by three bands of its perceptual hash. Only first pairs
+are compared with, so a flood of equal pictures costs one row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ARRAY, BigInteger, Connection, Engine, any_, cast, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
+from alchemist_core.store.audit import record_event
+from alchemist_core.store.copy import copy_columns, copy_rows
+from alchemist_core.store.leases import take_lock
+from alchemist_core.store.manifests import HASH_BYTES
+from alchemist_core.store.queries import load_query
+from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Sample, Takedown
+
+_ROWS_A_COPY, _ROWS_A_BATCH = 250_000, 20_000
+
+
+def read_training_pairs(engine: Engine, dataset_id: int, *, max_pairs: int | None = None) -> Sequence[AnyRow]:
+    """Return a dataset's distinct pairs in the order of pair_hash, each with its first live location."""
+    with engine.connect() as connection:
+        return connection.execute(
+            load_query("training_pairs"), {"dataset_id": dataset_id, "max_pairs": max_pairs}
+        ).all()
+
+
+def read_pair_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequence[AnyRow]:
+    """Return the first live location of each pair; pairs without one (taken down, shard retired) are absent."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE wanted (pair_hash bytea) ON COMMIT DROP"))
+        copy_rows(connection, "wanted", ("pair_hash",), ((pair_hash,) for pair_hash in pair_hash_K))
+        connection.execute(text("ANALYZE wanted"))
+        return connection.execute(load_query("pair_locations")).all()
+
+
+def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
+    """Yield the first live location of each pair, some thousands at a time, as the query `member_locations` gives them.
+
+    Args:
+        engine: The store.
+        pair_hash_K32: The pairs; a row's number is the pair's place here. Pairs without a live location are absent.
+    """
+    return _stream(engine, "member_locations", pair_hash_K32)
+
+
+def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
+    """Yield who the pairs are, some thousands at a time, as the query `export_members` gives them; those taken down are absent."""
+    return _stream(engine, "export_members", pair_hash_K32)
+
+
+def read_categories(engine: Engine, sample_ids: Sequence[int]) -> dict[int, str]:
+    """Return the category that the crawl gives each pair, by its id; pairs without one are absent."""
+    category = Sample.metadata_["category"].astext
+    statement = select(Sample.sample_id, category.label("category")).where(
+        Sample.sample_id == any_(cast(list(sample_ids), ARRAY(BigInteger))), category.is_not(None)
+    )
+    with engine.connect() as connection:
+        return {row.sample_id: row.category for row in connection.execute(statement)}
+
+
+def read_taken_down(engine: Engine) -> list[bytes]:
+    """Return the pairs whose picture was taken down."""
+    statement = select(Sample.pair_hash).join(Takedown, Takedown.image_hash == Sample.image_hash)
+    with engine.connect() as connection:
+        return [bytes(pair_hash) for pair_hash in connection.execute(statement).scalars()]
+
+
+def _stream(engine: Engine, query: str, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
+    with engine.begin() as connection:
+        list_wanted(connection, pair_hash_K32)
+        streamed = connection.execution_options(yield_per=_ROWS_A_BATCH)
+        yield from streamed.execute(load_query(query)).partitions()
+
+
+def list_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> None:
+    """Make the temporary table wanted (number integer, pair_hash bytea), a row a pair, until the transaction ends."""
+    connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer, pair_hash bytea) ON COMMIT DROP"))
+    # 32 bytes as one value: a column of bytea, to numpy.
+    pair_hash_K = np.ascontiguousarray(pair_hash_K32).view("V32").ravel()
+    number_K = np.arange(len(pair_hash_K), dtype=np.int32)
+    for start in range(0, len(pair_hash_K), _ROWS_A_COPY):
+        rows = slice(start, start + _ROWS_A_COPY)
+        copy_columns(connection, "wanted", {"number": number_K[rows], "pair_hash": pair_hash_K[rows]})
+    # Without it the planner expects a few rows and looks each of millions up by the index.
+    connection.execute(text("ANALYZE wanted"))
+
+
+_RANGE = 4096
+_KEEP = """
+    INSERT INTO alchemist.heuristic_scores (sample_id, aesthetic) SELECT sample_id, aesthetic FROM judged ORDER BY sample_id
+    ON CONFLICT (sample_id) DO UPDATE SET aesthetic = excluded.aesthetic WHERE heuristic_scores.aesthetic IS NULL
+"""
+
+
+def unjudged_pairs(engine: Engine, dataset_id: int) -> Iterator[tuple[Sequence[AnyRow], int]]:
+    """Yield the pairs without an aesthetic score, some thousands at a time, and how many ids are left to look at."""
+    with engine.connect() as connection:
+        last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
+    for start in range(0, last, _RANGE):
+        given = {"dataset_id": dataset_id, "after_id": start, "last_id": start + _RANGE}
+        with engine.connect() as connection:
+            rows = connection.execute(load_query("unjudged_pairs"), given).all()
+        yield rows, max(0, last - start - _RANGE)
+
+
+def store_aesthetic(engine: Engine, sample_id_N: NDArray[np.int64], value_N: NDArray[np.float32]) -> int:
+    """Keep scores of pairs that have none, and return how many those are; the first value stays."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE judged (sample_id bigint, aesthetic real) ON COMMIT DROP"))
+        copy_columns(connection, "judged", {"sample_id": sample_id_N, "aesthetic": value_N})
+        return connection.execute(text(_KEEP)).rowcount
+
+
+BLOCK_PAIRS = 50_000
+LAST_COMPARED = """
+    SELECT greatest(
+        (SELECT coalesce(max(sample_id), 0) FROM alchemist.distinct_images),
+        (SELECT coalesce(max(sample_id), 0) FROM alchemist.duplicate_samples)
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCounts:
+    """What became of one block of new pairs."""
+
+    n_pairs: int
+    n_duplicates: int
+
+
+def find_duplicates(engine: Engine, *, block_pairs: int = BLOCK_PAIRS) -> BlockCounts | None:
+    """Compare the next block of pairs that were never compared; none when there is none. One caller at a time, others wait."""
+    with engine.begin() as connection:
+        take_lock(connection, "duplicates")
+        block = _next_block(connection, block_pairs)
+        if block is None:
+            return None
+        insert = text("""
+            INSERT INTO alchemist.distinct_images (sample_id, perceptual_hash)
+            SELECT sample_id, perceptual_hash FROM alchemist.samples WHERE sample_id > :after_id AND sample_id <= :last_id
+        """)
+        n_pairs = connection.execute(insert, block).rowcount
+        same_as = {row.sample_id: row.earlier_id for row in connection.execute(load_query("find_same_images"), block)}
+        near = connection.execute(load_query("find_near_images"), block | {"max_distance": MAX_DISTANCE})
+        first_of = assign_firsts(same_as, ((row.sample_id, row.first_sample_id) for row in near))
+        if first_of:
+            moved = {"sample_ids": list(first_of), "first_ids": list(first_of.values())}
+            connection.execute(load_query("set_duplicates_aside"), moved)
+        return BlockCounts(n_pairs, len(first_of))
+
+
+def count_uncompared(engine: Engine) -> int:
+    """Return how many pairs were never compared; an estimate where ids have gaps."""
+    statement = text(f"""
+        SELECT greatest(0, coalesce((SELECT max(sample_id) FROM alchemist.samples), 0) - ({LAST_COMPARED}))
+    """)  # noqa: S608  a constant
+    with engine.connect() as connection:
+        return int(connection.execute(statement).scalar_one())
+
+
+def _next_block(connection: Connection, block_pairs: int) -> dict[str, int] | None:
+    # Ids are drawn before their transactions commit. This lock waits for those under way, so no lower id can appear later.
+    connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+    connection.execute(text("LOCK TABLE alchemist.samples IN SHARE MODE"))
+    after_id = int(connection.execute(text(LAST_COMPARED)).scalar_one())
+    statement = text("""
+        SELECT max(sample_id) FROM (
+            SELECT sample_id FROM alchemist.samples WHERE sample_id > :after_id ORDER BY sample_id LIMIT :n
+        ) AS block
+    """)
+    last_id = connection.execute(statement, {"after_id": after_id, "n": block_pairs}).scalar()
+    return None if last_id is None else {"after_id": after_id, "last_id": int(last_id)}
+
+
+def find_lookalikes(engine: Engine, image_hash: bytes) -> list[AnyRow]:
+    """Return other pictures that look like one, nearest first: image_hash, distance, n_pairs and a caption of each."""
+    parameters = {"image_hash": image_hash, "max_distance": MAX_DISTANCE}
+    with engine.connect() as connection:
+        return list(connection.execute(load_query("find_lookalikes"), parameters))
+
+
+def list_groups(engine: Engine, *, n_groups: int) -> list[dict[str, Any]]:
+    """Return the largest groups: first_sample_id, n_samples, n_same_image, max_distance and the first pair's caption."""
+    statement = text("""
+        SELECT first_sample_id, n_samples, n_same_image, max_distance, samples.caption
+        FROM alchemist.duplicate_groups INNER JOIN alchemist.samples ON first_sample_id = sample_id
+        ORDER BY n_samples DESC, first_sample_id LIMIT :n
+    """)
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(statement, {"n": n_groups}).mappings()]
+
+
+def find_images(engine: Engine, *, url: str | None = None, sample: str | None = None) -> list[bytes]:
+    """Return the pictures (sha256 of their bytes) that a URL, or a sample as DATASET/SHARD/KEY, names."""
+    dataset, _, place = (sample or "").partition("/")
+    parameters = {"url": url, "dataset": dataset or None, "place": place or None}
+    with engine.connect() as connection:
+        return [bytes(image_hash) for image_hash in connection.execute(load_query("find_images"), parameters).scalars()]
+
+
+def take_down(engine: Engine, image_hashes: Sequence[bytes], reason: str, *, actor: str) -> tuple[int, int]:
+    """Record takedowns, all or none: returns how many are new, and how many pairs the store has of these pictures."""
+    with engine.begin() as connection:
+        n_new = 0
+        for image_hash in image_hashes:
+            statement = insert(Takedown).values(image_hash=image_hash, reason=reason, requested_by=actor)
+            if connection.execute(statement.on_conflict_do_nothing()).rowcount == 1:
+                n_new += 1
+                record_event(connection, actor, "takedown", f"image {image_hash.hex()}", after={"reason": reason})
+        pairs = select(func.count()).select_from(Sample).where(Sample.image_hash.in_(image_hashes))
+        return n_new, connection.execute(pairs).scalar_one()
+
+
+def reason_of_takedown(engine: Engine, sample_id: int) -> str | None:
+    """Return why a pair's picture was taken down; None where it was not."""
+    statement = select(Takedown.reason).join(Sample, Sample.image_hash == Takedown.image_hash)
+    with engine.connect() as connection:
+        return connection.execute(statement.where(Sample.sample_id == sample_id)).scalar_one_or_none()
+
+
+def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[AnyRow]:
+    """Return the stored subset versions that contain the pictures, with their models and materialized folders."""
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("find_takedown_reach"), {"image_hashes": list(image_hashes)})
+        return list(rows)
+
+
+MIN_DIGITS = 8
+CHUNK_ROWS = 250_000
+
+
+def find_pair(engine: Engine, named: str) -> AnyRow:
+    """Return the pair that a person names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id.
+
+    Raises:
+        ConfigError: If no pair or more than one is meant; the text says whether its place holds something that was set aside.
+    """
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("find_pairs"), _parameters(named)).all()
+    if len(rows) > 1:
+        raise ConfigError(
+            f"{named} begins the hash of more than one pair, {rows[0].pair_hash.hex()} is one: give more digits."
+        )
+    if not rows:
+        raise ConfigError(f"No pair in the store is {named}.{_set_aside(engine, named)}")
+    return rows[0]
+
+
+def why_not_eligible(engine: Engine, snapshot_id: int, pair_hash_M32: NDArray[np.uint8]) -> list[AnyRow]:
+    """Return for each pair that the store knows why it is not in a snapshot's eligible set; a row each of the query."""
+    columns = (RankScale.rater_id, RankSnapshot.dataset_names, RankSnapshot.night_ids, RankSnapshot.last_takedown_id)
+    taken = select(*columns).join(RankScale).where(RankSnapshot.snapshot_id == snapshot_id)
+    word_M = np.ascontiguousarray(pair_hash_M32).view(f"V{HASH_BYTES}").ravel()
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE wanted (pair_hash bytea) ON COMMIT DROP"))
+        for start in range(0, len(word_M), CHUNK_ROWS):
+            copy_columns(connection, "wanted", {"pair_hash": word_M[start : start + CHUNK_ROWS]})
+        connection.execute(text("ANALYZE wanted"))
+        parameters = dict(connection.execute(taken).mappings().one())
+        return list(connection.execute(load_query("why_not_eligible"), parameters))
+
+
+def _parameters(named: str) -> dict[str, object]:
+    nothing = dict.fromkeys(("dataset", "place", "low", "high", "sample_id"))
+    dataset, _, place = named.partition("/")
+    if place:
+        return nothing | {"dataset": dataset, "place": place}
+    digits = named.lower()
+    if digits.isdecimal() and len(digits) < 2 * MIN_DIGITS:
+        return nothing | {"sample_id": int(digits)}
+    if len(digits) < MIN_DIGITS or len(digits) > 2 * HASH_BYTES or not set(digits) <= set("0123456789abcdef"):
+        raise ConfigError(
+            f"{named!r} names no pair: give DATASET/SHARD/KEY, a sample id, or at least {MIN_DIGITS} hex digits of its pair hash."
+        )
+    low, high = (bytes.fromhex(digits.ljust(2 * HASH_BYTES, end)) for end in "0f")
+    return nothing | {"low": low, "high": high}
+
+
+def _set_aside(engine: Engine, named: str) -> str:
+    dataset, _, place = named.partition("/")
+    with engine.connect() as connection:
+        row = connection.execute(load_query("find_quarantined"), {"dataset": dataset, "place": place}).first()
+    if row is None:
+        return (
+            " alchemist subset show NAME lists the datasets; a place is DATASET/SHARD/KEY, the shard with its folder."
+        )
+    detail = f" ({row.detail})" if row.detail else ""
+    # What ingest quarantined no rater has seen: only reading the shard again can change it.
+    again = "retry-quarantine" if row.stage == "score" else "shard reread"
+    return f" What lies there was quarantined by {row.stage}: {row.reason}{detail}. alchemist {again} tries it again."

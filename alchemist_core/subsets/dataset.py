@@ -1,0 +1,264 @@
+"""A subset as a torch dataset without a copy: byte ranges straight from the source tars, read ahead, resumed exactly.
+
+Batches are the same with any number of workers, if the loader's batch size is the dataset's. Letters: N members of the
+subset · M that one rank reads · K that one worker reads.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from alchemist_core.errors import DataError
+from alchemist_core.selection.keys import Domain, mix64
+from alchemist_core.shards.repaired_samples import repair_sample
+from alchemist_core.shards.storage import is_s3
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.subsets import choose_version
+from alchemist_core.subsets.copying import read_records
+from alchemist_core.subsets.member_table import MemberTable, first_64_bits
+from alchemist_core.subsets.members import LocatedSubset, locate_remaining
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One of `world_size` processes that share an epoch, and the size of the batches that its loader makes."""
+
+    rank: int = 0
+    world_size: int = 1
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size or self.batch_size < 1:
+            raise ValueError(f"{self}: the rank is 0 to world_size - 1, the batch size at least 1")
+
+
+def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> Numbers:
+    """Return the order in which an epoch meets the members, on whatever machine.
+
+    >>> epoch_order(np.arange(4), seed=0, epoch=0).tolist(), epoch_order(np.arange(4), seed=0, epoch=1).tolist()
+    ([1, 3, 2, 0], [2, 0, 3, 1])
+    """
+    epoch_seed = int(mix64(Domain.SHUFFLE, seed, np.array([epoch]))[0])
+    return np.argsort(mix64(Domain.SHUFFLE, epoch_seed, pair_hash64_N), kind="stable")
+
+
+def rank_share(order_N: Numbers, reader: Reader) -> Numbers:
+    """Return what one rank reads: every member is read by exactly one, and no rank reads two more than another.
+
+    >>> [rank_share(np.arange(5), Reader(rank, 2)).tolist() for rank in range(2)]
+    [[0, 2, 4], [1, 3]]
+    """
+    return order_N[reader.rank :: reader.world_size]
+
+
+def worker_share(number_M: Numbers, reader: Reader, *, worker: int, n_workers: int) -> Numbers:
+    """Return what one worker of a rank's loader reads: whole batches in turn, as the loader asks for them.
+
+    So the loader gives the same batches with any number of workers.
+
+    >>> worker_share(np.arange(7), Reader(batch_size=2), worker=1, n_workers=2).tolist()
+    [2, 3, 6]
+    """
+    is_mine_M: NDArray[np.bool_] = np.arange(len(number_M)) // reader.batch_size % n_workers == worker
+    return number_M[is_mine_M]
+
+
+Sample = dict[str, Any]
+_GROUP, _N_GROUPS_AHEAD = 32, 8
+# A file answers at once; an object store only after a while, but many at a time.
+_N_FILE_THREADS, _N_OBJECT_THREADS = 4, 32
+
+
+def read_ahead(members: MemberTable, index_K: NDArray[np.int64]) -> Iterator[Sample]:
+    """Yield members in the order given, as webdataset does: `__key__`, `__url__`, and bytes by extension; and pair_hash, rank.
+
+    Every member's bytes are compared with what ingest registered, and then repaired where ingest repaired them.
+
+    Raises:
+        DataError: A source is gone, or holds other bytes.
+    """
+    n_threads = _N_OBJECT_THREADS if any(map(is_s3, members.uris)) else _N_FILE_THREADS
+    n_ahead = max(_N_GROUPS_AHEAD, n_threads)
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="read-ahead")
+    reading: deque[Future[list[Sample]]] = deque()
+    try:
+        for start in range(0, len(index_K), _GROUP):
+            reading.append(pool.submit(_read_group, members, index_K[start : start + _GROUP]))
+            if len(reading) > n_ahead:
+                yield from reading.popleft().result()
+        while reading:
+            yield from reading.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read_group(members: MemberTable, index_K: NDArray[np.int64]) -> list[Sample]:
+    records = members.rows(index_K)
+    return [
+        {
+            "__key__": record.key,
+            "__url__": record.uri,
+            **repair_sample({ext: bytes(data) for ext, data in zip(record.exts, parts, strict=True)}, record.repair),
+            "pair_hash": record.pair_hash,
+            "rank": record.rank,
+        }
+        for record, parts in zip(records, read_records(records), strict=True)
+    ]
+
+
+State = dict[str, Any]
+
+
+class SubsetDataset(IterableDataset[Any]):
+    """Yields the members of a subset version once an epoch, in an order of the seed and the epoch.
+
+    Pairs that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
+    DistributedSampler. Ranks may differ by one sample, for none is read twice to make them even.
+
+    Args:
+        subset: Name of the subset, or where its members lie.
+        version: Version number; none: the published version, the newest where none is published. The choice is printed.
+        seed: Of the order.
+        reader: Which part this process reads, and in what batches; none: by torch's process group, one by one.
+        transform: Applied to each sample in the worker that read it.
+
+    Raises:
+        ConfigError: There is no such version, or it was withdrawn; the text says why and what to use.
+        DataError: A member has no live location although nobody took it down.
+    """
+
+    def __init__(
+        self,
+        subset: str | LocatedSubset,
+        *,
+        version: int | None = None,
+        seed: int = 0,
+        reader: Reader | None = None,
+        transform: Callable[[Sample], Any] | None = None,
+    ) -> None:
+        located = _locate(subset, version) if isinstance(subset, str) else subset
+        self.reader = reader or _this_process()
+        self._members, self._seed, self._transform = located.members, seed, transform
+        self._pair_hash64_N = first_64_bits(located.manifest.pair_hash_K32)
+        # A member's place in the table; -1 where it was taken down. The order is over all, so that a takedown moves nobody.
+        self._row_N = np.full(len(located.manifest), -1, np.int64)
+        self._row_N[located.members.numbers()] = np.arange(len(located.members))
+        self.n_taken_down = int((self._row_N < 0).sum())
+        self._members_sha256 = located.manifest.sha256()
+        # In memory that workers share, for those that live on between epochs have a copy of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start at the beginning of an epoch."""
+        self._epoch.fill_(epoch)
+        self._resume = _Place(epoch, taken_down=np.flatnonzero(self._row_N < 0).tolist())
+        self._n_read = 0
+
+    def __len__(self) -> int:
+        """Count what this rank reads in the epoch."""
+        return int((self._row_N[self._rank_numbers()] >= 0).sum())
+
+    def __iter__(self) -> Iterator[Any]:
+        """Read this worker's part of the epoch, from the place that was set."""
+        if (epoch := int(self._epoch)) != self._resume.epoch:
+            self.set_epoch(epoch)
+        worker = get_worker_info()
+        number, n_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        place, self._n_read = self._resume, self._resume.n_read
+        if place.n_read and place.n_workers != n_workers:
+            raise DataError(f"The state is of {place.n_workers} workers, not of {n_workers}; give the loader as many")
+        self._resume = replace(place, n_workers=n_workers)
+        number_K = worker_share(self._planned(place), self.reader, worker=number, n_workers=n_workers)[place.n_read :]
+        # What was taken down since the state was saved is skipped, too, but was given its turn in the order.
+        is_live_K = self._row_N[number_K] >= 0
+        n_read_of_sample = (place.n_read + 1 + np.flatnonzero(is_live_K)).tolist()
+        samples = read_ahead(self._members, self._row_N[number_K[is_live_K]])
+        for self._n_read, sample in zip(n_read_of_sample, samples, strict=True):
+            yield sample if self._transform is None else self._transform(sample)
+
+    def state_dict(self) -> State:
+        """Return the place of the reading under way in this process: torchdata's StatefulDataLoader asks in each worker."""
+        return self._state(replace(self._resume, n_read=self._n_read))
+
+    def state_after(self, n_samples: int) -> State:
+        """Return the place at which this rank has had so many samples since the epoch's start, or since the state that was loaded.
+
+        For loaders that keep no state themselves: workers read ahead, and only the loop knows what arrived.
+        """
+        place = self._resume
+        if not n_samples:
+            return self._state(place)
+        number_M = self._rank_numbers()[place.start :]
+        coming_M = np.flatnonzero(~np.isin(number_M, place.taken_down))[place.n_read :]
+        had_M = coming_M[self._row_N[number_M[coming_M]] >= 0][:n_samples]
+        return self._state(replace(place, start=place.start + int(had_M[-1]) + 1, n_read=0))
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a place.
+
+        Raises:
+            DataError: It is a place in another subset, order or share.
+        """
+        about = self._about()
+        if wrong := [name for name, value in about.items() if state.get(name) != value]:
+            raise DataError(
+                f"The state is not of this dataset: {wrong[0]} is {state.get(wrong[0])!r} there and {about[wrong[0]]!r} here"
+            )
+        self._resume = _Place(**{name: state[name] for name in _Place.__slots__})
+        self._epoch.fill_(self._resume.epoch)
+        if not self._resume.n_read:
+            self._resume = replace(self._resume, taken_down=np.flatnonzero(self._row_N < 0).tolist())
+        self._n_read = self._resume.n_read
+
+    def _rank_numbers(self) -> Numbers:
+        return rank_share(epoch_order(self._pair_hash64_N, seed=self._seed, epoch=self._resume.epoch), self.reader)
+
+    def _planned(self, place: "_Place") -> Numbers:
+        number_M = self._rank_numbers()[place.start :]
+        return number_M[~np.isin(number_M, place.taken_down)]
+
+    def _about(self) -> State:
+        return {"members": self._members_sha256, "seed": self._seed, **asdict(self.reader)}
+
+    def _state(self, place: "_Place") -> State:
+        return {**self._about(), **asdict(place)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How far a rank is: `start` members of its epoch are behind it, and `n_read` of one worker's share since.
+
+    `taken_down` are those that the shares of the workers were dealt without.
+    """
+
+    epoch: int
+    start: int = 0
+    n_read: int = 0
+    n_workers: int = 1
+    taken_down: list[int] = field(default_factory=list)
+
+
+def _locate(name: str, version: int | None) -> LocatedSubset:
+    engine = open_store()
+    try:
+        return locate_remaining(engine, choose_version(engine, name, version=version))
+    finally:
+        # Workers are forked from this process and must not inherit its connections.
+        engine.dispose()
+
+
+def _this_process() -> Reader:
+    if distributed.is_available() and distributed.is_initialized():
+        return Reader(distributed.get_rank(), distributed.get_world_size())
+    return Reader()

@@ -1,0 +1,243 @@
+"""Draw from a snapshot as a policy says: strategy, strata and caps together; and draw a stored version again.
+
+A pure function of snapshot and policy. Letters: N pairs of the snapshot's pool, K members.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from alchemist_core.errors import DataError
+from alchemist_core.files import artifact_path
+from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.curves import SelectionCurve, selection_curve
+from alchemist_core.selection.draw import Keys, count_possible, draw_members, largest, require_possible, retention_to_k
+from alchemist_core.selection.exclusions import Exclusion, count_exclusions
+from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped
+from alchemist_core.selection.strategies import Strategy
+from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
+from alchemist_core.store.snapshots import Snapshot, reload_snapshot
+from alchemist_core.store.subsets import SubsetRow
+from alchemist_core.telemetry import say
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a draw chose, and why every other pair was not chosen."""
+
+    snapshot: Snapshot
+    policy: SelectionPolicy
+    strategy: Strategy
+    # Ascending, so in the order of pair_hash: the manifest's.
+    member_K: NDArray[np.int64]
+    # A code of selection/exclusions.py: the snapshot's, and `CAP` where only a cap kept a pair out.
+    excluded_N: NDArray[np.uint8]
+    # With whom a pair competes: number of its dataset or of its source; none where all compete with all.
+    group_N: NDArray[np.int64] | None
+
+    @cached_property
+    def key_N(self) -> NDArray[np.float64]:  # noqa: N802  an array is named by its letters
+        """Return the key of every pair of the pool, whatever excludes it; −∞ where p(rank) is 0."""
+        return self._keys.all()
+
+    @cached_property
+    def threshold(self) -> float:
+        """Return the smallest key of a member."""
+        return float(self._keys.at(self.member_K).min())
+
+    @cached_property
+    def thresholds(self) -> dict[int, float]:
+        """Return the smallest key of a member by group; of all under 0 where there are no groups."""
+        key_K = self._keys.at(self.member_K)
+        group_K = np.zeros(len(self.member_K), np.int64) if self.group_N is None else self.group_N[self.member_K]
+        groups, number_K = np.unique(group_K, return_inverse=True)
+        smallest = np.full(len(groups), np.inf)
+        np.minimum.at(smallest, number_K, key_K)
+        return dict(zip(groups.tolist(), smallest.tolist(), strict=True))
+
+    @cached_property
+    def is_member_N(self) -> NDArray[np.bool_]:  # noqa: N802  as above
+        """Tell which pairs of the pool are members."""
+        is_member_N = np.zeros(len(self.snapshot.pairs), np.bool_)
+        is_member_N[self.member_K] = True
+        return is_member_N
+
+    @property
+    def n_removed(self) -> dict[str, int]:
+        """Count what was left out whatever its rank, by reason."""
+        pairs = self.snapshot.pairs
+        outside = {"takedown": pairs.n_taken_down, "unscored": pairs.n_unscored}
+        return count_exclusions(self.excluded_N) | {word: n for word, n in outside.items() if n}
+
+    def curve(self) -> SelectionCurve:
+        """Return the realised histogram of ranks beside what the strategy asked for."""
+        pairs = self.snapshot.pairs
+        is_open_N = pairs.open_mask() if pairs.excluded_N.any() else None
+        return selection_curve(
+            self.snapshot.rank_N,
+            self.member_K,
+            strategy=self.strategy,
+            reading=self.policy.reading,
+            is_open_N=is_open_N,
+        )
+
+    @property
+    def _keys(self) -> Keys:
+        pairs = self.snapshot.pairs
+        return Keys(self.snapshot.rank_N, pairs.pair_hash64_N, self.strategy, self.policy.noise())
+
+
+def draw(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -> Drawn:
+    """Draw exactly as many members as the retention says.
+
+    Args:
+        policy: What is wanted.
+        snapshot: What may be drawn; with sources where the policy caps them.
+        k: How many instead, to see what another size would hold.
+
+    Raises:
+        ConfigError: If the head cut, the caps or the strata leave too few; the message names the largest possible retention.
+    """
+    strategy = policy.resolve(snapshot.rater.rule)  # type: ignore[arg-type]  # the table's CHECK knows the rules
+    wanted = retention_to_k(policy.retention, snapshot.n_eligible) if k is None else k
+    group_N = _groups(policy, snapshot)
+    strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]
+    if policy.allow_fewer or policy.stratify or policy.max_share is not None:
+        n_possible = sum(stratum.n_possible for stratum in strata)
+        wanted = min(wanted, n_possible) if policy.allow_fewer else wanted
+        require_possible(wanted, n_possible, snapshot.n_eligible, what=_what(policy, snapshot, strategy))
+    quotas = [wanted]
+    if len(strata) > 1:
+        quotas = divide_seats([part.n_eligible for part in strata], [part.n_possible for part in strata], wanted)
+    drawn = [stratum.draw(quota) for stratum, quota in zip(strata, quotas, strict=True)]
+    members, capped = (np.sort(np.concatenate(parts)) for parts in zip(*drawn, strict=True))
+    excluded_N = snapshot.pairs.excluded_N
+    if len(capped):
+        excluded_N = excluded_N.copy()
+        excluded_N[capped] = Exclusion.CAP
+    return Drawn(snapshot, policy, strategy, members, excluded_N, group_N)
+
+
+def redraw(engine: Engine, subset: SubsetRow) -> Drawn:
+    """Draw a stored version again, from its spec and its snapshot.
+
+    Raises:
+        DataError: If the eligible set is not any more what it was.
+    """
+    given = {name: value for name, value in subset.spec.items() if name in SelectionPolicy.model_fields}
+    policy = SelectionPolicy.model_validate(given)
+    return draw(policy, reload_snapshot(engine, subset.snapshot_id))
+
+
+class _Stratum:
+    """Pairs that compete for seats of their own: a dataset, or the whole pool (index none)."""
+
+    def __init__(
+        self, policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy, index: NDArray[np.int64] | None
+    ) -> None:
+        pairs = snapshot.pairs
+        self._policy, self._strategy, self._index = policy, strategy, index
+        is_open_N = pairs.open_mask() if index is None and pairs.excluded_N.any() else None
+        self._is_open_N, self._group_N = is_open_N, self._own(_cap_groups(policy, snapshot))
+        self._rank_N, self._hash_N = snapshot.rank_N, pairs.pair_hash64_N
+        if index is not None:
+            self._rank_N, self._hash_N = self._rank_N[index], self._hash_N[index]
+
+    @property
+    def n_eligible(self) -> int:
+        return len(self._rank_N) if self._is_open_N is None else int(np.count_nonzero(self._is_open_N))
+
+    @cached_property
+    def n_possible(self) -> int:
+        if self._policy.max_share is None:
+            return count_possible(self._rank_N, self._strategy, self._is_open_N)
+        group_N = self._candidates[2]
+        _, n_G = np.unique(group_N[group_N != 0], return_counts=True)
+        return largest_capped(n_G, self._policy.max_share, int(np.count_nonzero(group_N == 0)))
+
+    def draw(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the members, and the pairs that would be members but for a cap: places in the pool."""
+        nobody = np.empty(0, np.int64)
+        if k == 0 and self._index is not None:
+            return nobody, nobody
+        if self._policy.max_share is None:
+            noise = self._policy.noise()
+            found = draw_members(
+                self._rank_N, self._hash_N, k=k, strategy=self._strategy, noise=noise, is_open_N=self._is_open_N
+            )
+            return self._places(found), nobody
+        candidate, key, group = self._candidates
+        hash_N = self._hash_N[candidate]
+        chosen = draw_capped(key, hash_N, group, k=k, max_share=self._policy.max_share)
+        capped = np.setdiff1d(largest(key, hash_N, k), chosen, assume_unique=True)
+        return self._places(candidate[chosen]), self._places(candidate[capped])
+
+    @cached_property
+    def _candidates(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        keys = Keys(self._rank_N, self._hash_N, self._strategy, self._policy.noise(), self._is_open_N)
+        candidate, key = keys.above(float(np.finfo(np.float64).min))
+        assert self._group_N is not None
+        return candidate, key, self._group_N[candidate]
+
+    def _own(self, column_N: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        return column_N if column_N is None or self._index is None else column_N[self._index]
+
+    def _places(self, found: NDArray[np.int64]) -> NDArray[np.int64]:
+        return found if self._index is None else self._index[found]
+
+
+def _strata(policy: SelectionPolicy, snapshot: Snapshot) -> Iterator[NDArray[np.int64] | None]:
+    if not policy.stratify:
+        yield None
+        return
+    names, number_N = snapshot.dataset_of()
+    is_open_N = snapshot.pairs.open_mask()
+    for number in range(len(names)):
+        yield np.flatnonzero((number_N == number) & is_open_N)
+
+
+def _cap_groups(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64] | None:
+    """Return the group of each pair that a cap counts, from 1; 0 where the source is not known, which is not capped."""
+    if policy.max_share is None:
+        return None
+    return snapshot.dataset_of()[1] + 1 if policy.max_share_of == "dataset" else snapshot.pairs.source_N
+
+
+def _groups(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64] | None:
+    return snapshot.dataset_of()[1] + 1 if policy.stratify else _cap_groups(policy, snapshot)
+
+
+def _what(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> str:
+    if policy.max_share is None:
+        return f"strategy {strategy.name}"
+    is_alone = policy.max_share_of == "dataset" and len(snapshot.dataset_of()[0]) == 1
+    hint = " (there is only one: --max-share-of source caps hosts)" if is_alone else ""
+    return f"strategy {strategy.name} with at most {policy.max_share:g} of one {policy.max_share_of}{hint}"
+
+
+def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
+    """Return a version's members, compared with the hash that was registered.
+
+    Raises:
+        DataError: If the file or the draw does not give the registered members.
+    """
+    path = artifact_path(subset.manifest_uri)
+    if not path.is_file():
+        say(f"The manifest of {subset.title} is not there: drawing it again.")
+        manifest = manifest_of(redraw(engine, subset))
+        if (found := manifest.sha256()) != subset.manifest_sha256:
+            raise DataError(
+                f"{subset.title} was {subset.manifest_sha256}, its spec now gives {found}: not used. Restore {path} from a backup."
+            )
+        write_manifest(path, manifest)
+    return read_manifest(path, sha256=subset.manifest_sha256)
+
+
+def manifest_of(drawn: Drawn) -> Manifest:
+    """Return a draw's members with rank and score."""
+    pairs, member_K = drawn.snapshot.pairs, drawn.member_K
+    return Manifest(pairs.pair_hash_N32[member_K], drawn.snapshot.rank_N[member_K], pairs.score_N[member_K])

@@ -1,0 +1,112 @@
+"""What a person should know of a draw before anything is spent on it: size, origin, ranks, overlap, what was left out, hours.
+
+Nothing here writes. Letters: K members, M members of the version that is published.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from alchemist_core.errors import DataError
+from alchemist_core.files import artifact_path
+from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.selection.ranks import needs_rescale, share_above_cut
+from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warning
+from alchemist_core.store.manifests import read_first_bits
+from alchemist_core.store.samples import count_uncompared
+from alchemist_core.store.subsets import published_version, seconds_per_member
+from alchemist_core.subsets.drawing import Drawn
+
+# More dates than a month has are shown by month.
+MAX_DATES = 31
+
+
+def describe(engine: Engine, drawn: Drawn, name: str, curve: SelectionCurve) -> dict[str, Any]:
+    """Return the figures of a preview, as fields of the stage's report."""
+    nights = drawn.snapshot.nights
+    n_by_night = np.bincount(drawn.snapshot.pairs.night_N[drawn.member_K])
+    datasets, dates, n_bytes = Counter[str](), Counter[str](), 0.0
+    mean = _mean_bytes(drawn)
+    for night in nights:
+        n = int(n_by_night[night.night_id]) if night.night_id < len(n_by_night) else 0
+        datasets[night.dataset] += n
+        dates[night.crawl_date.isoformat()] += n
+        n_bytes += n * (night.bytes_per_pair or mean)
+    return {
+        "n_bytes": round(n_bytes),
+        "datasets": dict(datasets),
+        "crawl_dates": _by_month(dates) if len(dates) > MAX_DATES else dict(sorted(dates.items())),
+        "rank_histogram": curve.n_kept.reshape(20, -1).sum(axis=1).tolist(),
+        "n_removed": drawn.n_removed,
+        "overlap_with_published": _overlap(engine, drawn, name),
+        "training_hours": _training_hours(engine, len(drawn.member_K)),
+        "warnings": _warnings(engine, drawn, curve),
+    }
+
+
+def _mean_bytes(drawn: Drawn) -> float:
+    """Return the mean over the nights, for pairs of a night that brought no tar of its own."""
+    known = [night.bytes_per_pair for night in drawn.snapshot.nights if night.bytes_per_pair]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _by_month(dates: Counter[str]) -> dict[str, int]:
+    months = Counter[str]()
+    for day, n in dates.items():
+        months[day[:7]] += n
+    return dict(sorted(months.items()))
+
+
+def _overlap(engine: Engine, drawn: Drawn, name: str) -> float | None:
+    """Return the share of the members that the published version has too; none where there is none of the name, or its manifest is lost."""
+    published = published_version(engine, name)
+    if published is None:
+        return None
+    try:
+        before_M = read_first_bits(artifact_path(published.manifest_uri))
+    except DataError:
+        return None
+    # Ascending, as the pool is: each search starts near where the last one ended.
+    now_K = drawn.snapshot.pairs.pair_hash64_N[drawn.member_K].view(np.uint64)
+    place_M = np.minimum(np.searchsorted(now_K, before_M), len(now_K) - 1)
+    return round(int(np.count_nonzero(now_K[place_M] == before_M)) / len(now_K), 4)
+
+
+def _training_hours(engine: Engine, k: int) -> float | None:
+    speed = seconds_per_member(engine)
+    return None if speed is None else round(k * speed / 3600, 3)
+
+
+def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
+    policy, snapshot, found = drawn.policy, drawn.snapshot, []
+    if policy.score == RATER_SCORE:
+        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))  # type: ignore[arg-type]  # the table's CHECK
+    cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
+    if needs_rescale(snapshot.rank_N, cut):
+        share = share_above_cut(snapshot.rank_N, cut)
+        found.append(f"The head cut {cut} drops {share:.3f} of today's pool: the pool has moved. Consider --rescale.")
+    if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - (usual := ShiftGsample().drop_top_ratio):
+        found.append(
+            f"Retention {policy.retention:g} needs a lower head cut than the usual {usual:g}: it is {cut:g}. Subsets of different "
+            f"head cuts need not be nested. To nest smaller subsets in this one, select them with --drop-top-ratio {cut:g} too."
+        )
+    if curve.is_saturated:
+        found.append(
+            f"Retention {policy.retention:g} asks for more pairs than there are at the ranks that the strategy wants most: ranks "
+            "around them make up for it. alchemist subset show and the report draw what was asked for and what was kept."
+        )
+    if policy.duplicates != "keep" and (n_uncompared := count_uncompared(engine)):
+        found.append(
+            f"About {n_uncompared:,} pairs were never looked at for duplicates: run alchemist duplicates find first."
+        )
+    if policy.max_share is not None and (source_N := snapshot.pairs.source_N) is not None:
+        n_sourceless = int(np.count_nonzero(source_N[drawn.member_K] == 0))
+        found.append(
+            f"{n_sourceless:,} of the members have no address (source_url), and so no source: the cap leaves them alone."
+            if n_sourceless
+            else None
+        )
+    return [warning for warning in found if warning]

@@ -1,0 +1,239 @@
+"""The health certificate of a rater: what has to hold before its scores may decide anything, measured on clean pairs.
+
+It knows neither shards nor the database: it is handed a loaded rater, pairs of the validation dataset, and the figures of the
+rater's training.
+
+Letters: N pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from alchemist_core.models.tokenizer import Tokenizer
+from alchemist_core.rating.acceptance import AcceptanceLimits
+from alchemist_core.rating.config import RatingRule
+from alchemist_core.statistics import area_under_curve, spearman
+from alchemist_core.training.samples import Pairs
+
+_GRID = 4
+
+
+def plain_images(image_NHW3: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, "N H W 3"]:
+    """Fill each image with its own mean colour: the caption stays, what it speaks of is gone.
+
+    >>> plain_images(np.array([[[[0, 0, 0], [10, 20, 30]]]], np.uint8)).tolist()
+    [[[[5, 10, 15], [5, 10, 15]]]]
+    """
+    mean_N113 = image_NHW3.mean((1, 2), keepdims=True).round().astype(np.uint8)
+    return np.broadcast_to(mean_N113, image_NHW3.shape).copy()
+
+
+def chaotic_images(image_NHW3: UInt8[np.ndarray, "N H W 3"], seed: int) -> UInt8[np.ndarray, "N H W 3"]:
+    """Fill a grid with pieces of other images, each from a random place, and add noise.
+
+    Args:
+        image_NHW3: What the pieces are cut from; sides of at least 4 pixels.
+        seed: Draws images, places and noise.
+    """
+    generator = np.random.default_rng(seed)
+    n, height, width, _ = image_NHW3.shape
+    tall, wide = height // _GRID, width // _GRID
+    chaotic = image_NHW3.copy()
+    for row in range(_GRID):
+        for column in range(_GRID):
+            source_N = generator.integers(0, n, n)
+            top, left = generator.integers(0, height - tall + 1), generator.integers(0, width - wide + 1)
+            piece_NHW3 = image_NHW3[source_N, top : top + tall, left : left + wide]
+            chaotic[:, row * tall : (row + 1) * tall, column * wide : (column + 1) * wide] = piece_NHW3
+    noise = generator.integers(-48, 49, chaotic.shape)
+    noisy: UInt8[np.ndarray, "N H W 3"] = np.clip(chaotic.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return noisy
+
+
+def shuffled_captions(captions: list[str], seed: int) -> list[str]:
+    """Give each image another image's caption; a caption that several share may come back to one of them.
+
+    >>> sorted(shuffled_captions(["a", "b", "c"], 0)) == ["a", "b", "c"]
+    True
+    """
+    shift = int(np.random.default_rng(seed).integers(1, len(captions))) if len(captions) > 1 else 0
+    return captions[shift:] + captions[:shift]
+
+
+_SEED = 20260101
+_OTHER_SHAPE = 32
+
+
+class HealthCheck(NamedTuple):
+    """One property of a rater: what was measured, and the bounds that it must keep; a bound of None is open."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str = ""
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the value keeps its bounds; what was not measured cannot fail."""
+        if self.value is None:
+            return True
+        above = self.low is None or self.value >= self.low
+        return above and (self.high is None or self.value <= self.high)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the check as the certificate stores it."""
+        return {**self._asdict(), "is_ok": self.is_ok}
+
+
+class PairScorer(Protocol):
+    """What scores pairs: `loops.scoring.Scorer`."""
+
+    def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
+        """Score pairs, each on its own."""
+        ...
+
+
+class Training(NamedTuple):
+    """What is to be known of how a rater was trained."""
+
+    metrics: dict[str, Any]
+    """What it measured, with the history of its steps."""
+    rule: RatingRule
+    """Rule `loss` may like plain images."""
+    group_size: int
+
+
+@torch.inference_mode()
+def certify(
+    scorer: PairScorer,
+    clean: Pairs,
+    training: Training,
+    *,
+    twin: PairScorer | None = None,
+    tokenizer: Tokenizer | None = None,
+    limits: AcceptanceLimits | None = None,
+) -> list[HealthCheck]:
+    """Examine a rater.
+
+    Args:
+        scorer: The rater.
+        clean: Pairs of the validation dataset: what the user holds to be good.
+        training: How it came about.
+        twin: A rater of the same config and data but another seed, where one was trained.
+        tokenizer: The rater's.
+        limits: The bounds; none: the defaults.
+    """
+    limits = limits or AcceptanceLimits()
+    score_N = scorer.score(clean.image_NHWC, clean.captions)
+    return [
+        *_invariance(scorer, clean, score_N, limits),
+        *(_codes(tokenizer, clean, limits) if tokenizer is not None else []),
+        HealthCheck(
+            "score_spread", float(score_N.std()), limits.min_score_spread, None, "standard deviation over clean pairs"
+        ),
+        *_training(training, limits),
+        *_planted(scorer, clean, score_N, (training.rule, limits)),
+        _stability(score_N, clean, twin, limits),
+    ]
+
+
+def _invariance(
+    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], limits: AcceptanceLimits
+) -> list[HealthCheck]:
+    spread = max(float(score_N.std()), 1e-12)
+    backwards = clean.rows(np.arange(len(clean))[::-1].copy())
+    moved_N = scorer.score(backwards.image_NHWC, backwards.captions)[::-1] - score_N
+    broken = clean.image_NHWC.copy()
+    broken[::2] = np.random.default_rng(_SEED).integers(0, 256, broken[::2].shape, np.uint8)
+    captions = ["" if place % 2 == 0 else caption for place, caption in enumerate(clean.captions)]
+    beside_N = (scorer.score(broken, captions) - score_N)[1::2]
+    change, beside = float(np.abs(moved_N).max()) / spread, float(np.abs(beside_N).max(initial=0))
+    return [
+        HealthCheck("batch_invariance", change, None, limits.max_batch_change, "largest change by batch composition"),
+        HealthCheck("corruption_isolation", beside, None, limits.max_neighbour_change, "change by bad neighbours"),
+    ]
+
+
+def _codes(tokenizer: Tokenizer, clean: Pairs, limits: AcceptanceLimits) -> list[HealthCheck]:
+    """Count the images whose codes change: in other company they must not; in another batch shape a kernel may flip one."""
+    image_NHWC = clean.image_NHWC
+    code_NS = tokenizer.encode(image_NHWC)
+    backwards_NS = tokenizer.encode(image_NHWC[::-1].copy()).flip(0)
+    chunks = [image_NHWC[start : start + _OTHER_SHAPE] for start in range(0, len(image_NHWC), _OTHER_SHAPE)]
+    shaped_NS = torch.cat([tokenizer.quantise(tokenizer.features(chunk))[0] for chunk in chunks])
+    by_company, by_shape = (int((codes != code_NS).any(1).sum()) for codes in (backwards_NS, shaped_NS))
+    return [
+        HealthCheck(
+            "flipped_codes", by_company, None, limits.max_flipped_codes,
+            f"by batch composition; {by_shape} of {len(clean)} in batches of {_OTHER_SHAPE}",
+        )
+    ]  # fmt: skip
+
+
+def _training(training: Training, limits: AcceptanceLimits) -> list[HealthCheck]:
+    metrics, rule, group_size = training
+    correlation = metrics["spearman_score_minus_loss"]
+    # A rater of rule `loss` is meant to rank by loss.
+    limit = None if rule is RatingRule.LOSS else limits.max_loss_correlation
+    return [
+        *([] if rule is RatingRule.LEARNABILITY else _weights(metrics["history"], group_size, limits)),
+        HealthCheck("spearman_score_minus_loss", abs(correlation), None, limit, "1: the rater only ranks by loss"),
+    ]
+
+
+def _weights(history: Sequence[dict[str, float]], group_size: int, limits: AcceptanceLimits) -> list[HealthCheck]:
+    last = history[-max(1, len(history) // 10) :]
+    size = float(np.mean([step["effective_sample_size"] for step in last])) / group_size
+    entropy = float(np.mean([step["entropy"] for step in last])) / np.log(group_size)
+    sizes = limits.min_effective_samples / group_size, limits.max_effective_ratio
+    entropies = limits.min_entropy_ratio, limits.max_entropy_ratio
+    return [
+        HealthCheck("effective_sample_size", size, *sizes, "share of its group, last tenth of the steps"),
+        HealthCheck("entropy", float(entropy), *entropies, "share of the uniform weights', last tenth of the steps"),
+    ]
+
+
+def _planted(
+    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], asked: tuple[RatingRule, AcceptanceLimits]
+) -> list[HealthCheck]:
+    rule, limits = asked
+    plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
+    chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
+    other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))
+    least_plain = None if rule is RatingRule.LOSS else limits.min_plain_auc
+    rows = (
+        ("recall_of_plain", plain_N, least_plain, "AUC, clean against plain"),
+        ("recall_of_chaotic", chaotic_N, limits.min_chaotic_auc, "AUC, clean against chaotic"),
+        ("caption_sensitivity", other_N, limits.min_caption_auc, "AUC, own against another's caption"),
+    )
+    return [HealthCheck(name, area_under_curve(score_N, bad_N), least, None, note) for name, bad_N, least, note in rows]
+
+
+def _stability(
+    score_N: Float32[np.ndarray, " N"], clean: Pairs, twin: PairScorer | None, limits: AcceptanceLimits
+) -> HealthCheck:
+    least = limits.min_rank_stability
+    if twin is None:
+        note = "not measured: train the same config with another seed"
+        return HealthCheck("rank_stability", None, least, None, note)
+    same = spearman(score_N, twin.score(clean.image_NHWC, clean.captions))
+    return HealthCheck("rank_stability", same, least, None, "Spearman with a rater of another seed, over clean pairs")
+
+
+def failures(checks: Sequence[HealthCheck]) -> list[str]:
+    """Say which checks failed, with value and bound."""
+    return [
+        f"{check.name} {check.value:.4g} (must be {_bounds(check)}; {check.note})"
+        for check in checks
+        if not check.is_ok
+    ]
+
+
+def _bounds(check: HealthCheck) -> str:
+    parts = [f"≥ {check.low:g}" if check.low is not None else "", f"≤ {check.high:g}" if check.high is not None else ""]
+    return " and ".join(part for part in parts if part)

@@ -1,0 +1,398 @@
+"""The rater's side of a step: what each sample costs, how it is weighed in its group, what the heads descend.
+
+Groups are local: a softmax never crosses a part of the batch or a process, so neither number changes what is computed.
+
+Letters: A samples of the validation batch · B samples of the training batch · G softmax groups.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from alchemist_core.models.config import StarConfig
+from alchemist_core.models.star import Star, Trunk
+from alchemist_core.rating import objective
+from alchemist_core.rating.config import (
+    DRIFT_PRICE,
+    EMA_FACTOR,
+    PRICE_FLOOR,
+    Objective,
+    PenaltySchedule,
+    RaterReading,
+    RatingRule,
+)
+from alchemist_core.rating.learnability import LearnabilityRater
+from alchemist_core.rating.proxies import proxy_objective, reference_objective, seal_shares, warmup_objective
+from alchemist_core.rating.rater import PairRater, Rater, Rating
+from alchemist_core.rating.rules import sample_cost
+from alchemist_core.rating.weights import batch_weights, effective_sample_size, entropy, product_weights
+from alchemist_core.training.averaging import average_of
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.launching import start_from_seed
+from alchemist_core.training.samples import Batch
+
+
+def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
+    """Build an untrained rater: matches need the generator's code vectors, hidden states its trunk alone."""
+    backbone = Trunk(size) if config.rater_reading is RaterReading.HIDDEN else Star(size)
+    return Rater(backbone, size.width, reading=config.rater_reading)
+
+
+def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> PairRater:
+    """Build what a run of this config leaves to score with, its weights not loaded yet."""
+    if config.rule is RatingRule.LEARNABILITY:
+        return LearnabilityRater(Star(size), Star(size))
+    return make_rater(config, size)
+
+
+class TwoProxies(ABC):
+    """Models and the optimisers of those that are trained. A rule says what a step does after the warm-up."""
+
+    proxy: Any
+    reference: Any
+
+    def __init__(
+        self,
+        config: RaterTrainingConfig,
+        accelerator: Accelerator,
+        models: Mapping[str, nn.Module],
+        rates: Mapping[str, float],
+    ) -> None:
+        """Take models by name, `proxy` and `reference` among them, and the step size of each that is trained."""
+        self.config, self.accelerator = config, accelerator
+        for name, model in models.items():
+            setattr(self, name, self._prepared(model, is_trained=name in rates))
+        self._names = tuple(models)
+        self.optimizers = {name: self._optimizer(getattr(self, name), rate) for name, rate in rates.items()}
+        # accelerate's own optimisers would move the one scale of fp16 after each of three, between gradients of one step.
+        self.scaler = accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
+
+    def warmup_step(self, parts: Sequence[Batch]) -> float:
+        """Train the proxy alone, uniformly."""
+        losses = [self._warm_up_on(train, len(parts)) for train in parts]
+        self._move(["proxy"])
+        self.scaler.update()
+        return self._mean(torch.stack(losses).sum())
+
+    def end_warmup(self) -> None:
+        """Let θ̂ begin as a copy of the warmed-up θ, its optimiser's moments included where it is trained."""
+        self.unwrapped("reference").load_state_dict(self.unwrapped("proxy").state_dict())
+        if "reference" in self.optimizers:
+            self.optimizers["reference"].load_state_dict(copy.deepcopy(self.optimizers["proxy"].state_dict()))
+
+    @abstractmethod
+    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> Any:
+        """Step once after the warm-up and report what was measured before it, a dataclass of numbers.
+
+        Args:
+            parts: Equal parts of the step's batch: validation pairs, then training pairs.
+            n_validation: Where the training pairs of a part begin.
+            epoch: Passes over the validation data so far; only the schedule `seal` asks.
+        """
+
+    @property
+    @abstractmethod
+    def scoring_rater(self) -> PairRater:
+        """Give what scores pairs, as far as it is trained."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that the next step depends on."""
+        return {
+            "models": {name: self.unwrapped(name).state_dict() for name in self._names},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        for name in self._names:
+            self.unwrapped(name).load_state_dict(state["models"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def unwrapped(self, name: str) -> nn.Module:
+        """Give one of the models without what the accelerator put around it."""
+        model: nn.Module = self.accelerator.unwrap_model(getattr(self, name), keep_torch_compile=False)
+        return model
+
+    def _prepared(self, model: nn.Module, *, is_trained: bool) -> Any:
+        if self.config.is_checkpointed:
+            for module in model.modules():
+                if isinstance(module, Trunk):
+                    module.has_gradient_checkpointing = True
+        model = model.to(self.accelerator.device)
+        given = torch.compile(model) if self.config.is_compiled else model
+        # Several processes have no gradients to share of what is not trained.
+        return self.accelerator.prepare_model(given, evaluation_mode=not is_trained)
+
+    def _optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            model.parameters(), learning_rate, betas=(0.9, 0.95), weight_decay=self.config.weight_decay, fused=True
+        )
+
+    def _warm_up_on(self, train: Batch, n_parts: int) -> Tensor:
+        # Backward at once: only one part's activations are held, and several processes add up the gradients of each.
+        loss = warmup_objective(self.proxy(*train)) / n_parts
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _move(self, names: list[str]) -> None:
+        for name in names:
+            optimizer = self.optimizers[name]
+            if self.config.gradient_clip is not None:
+                self.scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(getattr(self, name).parameters(), self.config.gradient_clip)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+
+    def _mean(self, value: Tensor) -> float:
+        """Average one number over the processes."""
+        mean: Tensor = self.accelerator.reduce(value.detach(), "mean")
+        return mean.item()
+
+
+# Healthy runs stay above .3 of their group; a bare objective goes to one sample, or to a few with equal scores.
+_WINDOW, _LEAST_SHARE = 100, 0.1
+# Of so small a group that a tenth of it is less than one sample, one alone tells a collapse.
+_ONE_ALONE = 1.01
+
+
+@dataclass(slots=True)
+class Averages:
+    """The running means that the objectives are scaled by."""
+
+    cost_spread: float = 0.0
+    batch_cost: float = 0.0
+    batch_cost_spread: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one part of a batch showed, without gradient."""
+
+    loss_A: Float[Tensor, " A"]
+    loss_B: Float[Tensor, " B"]
+    reference_loss_B: Float[Tensor, " B"]
+    cost_B: Float[Tensor, " B"]
+    used_weight_B: Float[Tensor, " B"]
+    batch_cost_G: Float[Tensor, " G"]
+    effective_size_G: Float[Tensor, " G"]
+    entropy_G: Float[Tensor, " G"]
+    group_weight_G: Float[Tensor, " G"]
+
+    def figure(self, name: str) -> Float[Tensor, ""]:
+        """Average one field."""
+        mean: Tensor = getattr(self, name).detach().mean()
+        return mean
+
+
+class RaterObjective:
+    """Weighs, prices and remembers: its running means are the same in every process."""
+
+    def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator) -> None:
+        self.config, self._accelerator, self.averages = config, accelerator, Averages()
+
+    def load(self, averages: dict[str, float]) -> None:
+        """Go on with the running means of a checkpoint."""
+        self.averages = Averages(**averages)
+
+    @property
+    def price(self) -> float:
+        """Price of sharpness now, from the steps before this one."""
+        return objective.sharpness_price(
+            self.averages.cost_spread, price_ratio=self.config.price_ratio, price_floor=PRICE_FLOOR
+        )
+
+    def measure(self, loss_A: Tensor, loss_B: Tensor, reference_loss_B: Tensor, rating: Rating) -> Measured:
+        """Value each sample by the run's rule and weigh it within its group."""
+        cost_B = sample_cost(self.config.rule, loss_B, reference_loss_B)
+        group_weight_G = torch.sigmoid(rating.group_logit_G.detach())
+        weights = [batch_weights(score_g) for score_g in self._groups(rating.score_B.detach())]
+        used = weights
+        if self.config.has_group_weight or self.config.objective is Objective.PAPER_EXACT:
+            used = [product_weights(weight_g, group) for weight_g, group in zip(weights, group_weight_G, strict=True)]
+        costs = [(weight_g * cost_g).sum() for weight_g, cost_g in zip(weights, self._groups(cost_B), strict=True)]
+        return Measured(
+            loss_A.detach(), loss_B.detach(), reference_loss_B.detach(), cost_B,
+            torch.cat(used) / len(used), torch.stack(costs),
+            torch.stack([effective_sample_size(weight_g) for weight_g in weights]),
+            torch.stack([entropy(weight_g) for weight_g in weights]), group_weight_G,
+        )  # fmt: skip
+
+    def value(self, rating: Rating, measured: Measured) -> Float[Tensor, ""]:
+        """Give what the rater descends on this part: the mean over its groups."""
+        score_groups, cost_groups = self._groups(rating.score_B), self._groups(measured.cost_B)
+        values = [
+            self._group_value(score_g, rating.group_logit_G[group], cost_g, measured.batch_cost_G[group])
+            for group, (score_g, cost_g) in enumerate(zip(score_groups, cost_groups, strict=True))
+        ]
+        return torch.stack(values).mean()
+
+    def move_averages(self, parts: Sequence[Measured]) -> tuple[float, float]:
+        """Move the running means by one whole step; return its spread of c and the price that it was weighed by."""
+        price, averages = self.price, self.averages
+        cost_B, batch_cost_G = (
+            self._accelerator.gather(torch.cat([getattr(part, name) for part in parts]))
+            for name in ("cost_B", "batch_cost_G")
+        )
+        spread, batch_cost = cost_B.std().item(), batch_cost_G.mean().item()
+        gap = (batch_cost_G - averages.batch_cost).abs().mean().item()
+        averages.cost_spread = objective.running_mean(averages.cost_spread, spread, EMA_FACTOR)
+        averages.batch_cost_spread = objective.running_mean(averages.batch_cost_spread, gap, EMA_FACTOR)
+        averages.batch_cost = objective.running_mean(averages.batch_cost, batch_cost, EMA_FACTOR)
+        return spread, price
+
+    def _group_value(self, score_g: Tensor, group_logit: Tensor, cost_g: Tensor, batch_cost: Tensor) -> Tensor:
+        if self.config.objective is Objective.PAPER_EXACT:
+            return objective.paper_objective(score_g, group_logit, cost_g)
+        instance = objective.instance_objective(score_g, cost_g, price=self.price, drift_price=DRIFT_PRICE)
+        group_price = max(self.averages.batch_cost_spread, PRICE_FLOOR)
+        group = objective.group_objective(group_logit, batch_cost, baseline=self.averages.batch_cost, price=group_price)
+        return instance + group
+
+    def _groups(self, value_B: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(value_B, self.config.group_size)
+
+
+def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str | None:
+    """Say why a run cannot go on, judged by its last steps; None while it can.
+
+    Args:
+        history: The steps' figures, oldest first.
+        group_size: Samples of a softmax group.
+    """
+    last = history[-1]
+    broken = [name for name in ("validation_loss", "train_loss", "reference_loss") if not math.isfinite(last[name])]
+    if broken:
+        return f"{', '.join(broken)} is not finite at step {last['step']:.0f}; lower the proxies' learning rate"
+    # Rule learnability weighs nothing.
+    recent = [step["effective_sample_size"] for step in history[-_WINDOW:] if "effective_sample_size" in step]
+    least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
+    if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
+        return (
+            f"over {_WINDOW} steps the weights went to {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
+            f"{least:.3g} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one bilevel step measured, before its update."""
+
+    validation_loss: float
+    train_loss: float
+    reference_loss: float
+    cost_spread: float
+    price: float
+    effective_sample_size: float
+    entropy: float
+    group_weight: float
+
+
+class Bilevel(TwoProxies):
+    """The state of a run: proxy θ, reference θ̂, rater, their optimisers and running means."""
+
+    rater: Any
+
+    def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
+        start_from_seed(config.seed)
+        proxy_size, rater_size = sizes
+        proxy = Star(proxy_size)
+        models = {"proxy": proxy, "reference": copy.deepcopy(proxy), "rater": make_rater(config, rater_size)}
+        rate = config.proxy_learning_rate
+        rates = {"proxy": rate, "reference": rate, "rater": config.rater_learning_rate}
+        super().__init__(config, accelerator, models, rates)
+        self.average_rater = average_of(self.unwrapped("rater"), config.rater_average)
+        self.objective = RaterObjective(config, accelerator)
+        # θ reads twice what θ̂ and the rater read: half the work each. Two Python threads of one OpenMP thread each use two
+        # cores and never wait for each other inside a kernel; the three models share no weight, so the bits are the same.
+        # Several processes reduce gradients in one order only, and a GPU has one stream: there the halves follow each other.
+        is_alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
+        self._beside = ThreadPoolExecutor(1) if is_alone_on_cpu else None
+
+    def end_warmup(self) -> None:
+        """Let θ̂ begin as the warmed-up θ; the rater's backbone may, too."""
+        super().end_warmup()
+        if self.config.rater_start == "proxy":
+            backbone, warmed_up = cast("Rater", self.unwrapped("rater")).backbone, cast("Star", self.unwrapped("proxy"))
+            backbone.load_state_dict((warmed_up.trunk if isinstance(backbone, Trunk) else warmed_up).state_dict())
+
+    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> StepReport:
+        """Update both proxies and the rater from losses that were all taken before any of them moved; θ reads a part in one forward."""
+        measured = [self._read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
+        stepped = self._submit(self._move, ["reference", "rater"])
+        self._move(["proxy"])
+        stepped()
+        self.scaler.update()
+        self.average_rater.update_parameters(self.unwrapped("rater"))
+        return self._report(measured)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything that the next step depends on."""
+        return super().state_dict() | {
+            "average_rater": self.average_rater.state_dict(), "averages": asdict(self.objective.averages),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        super().load_state_dict(state)
+        self.average_rater.load_state_dict(state["average_rater"])
+        self.objective.load(state["averages"])
+
+    @property
+    def scoring_rater(self) -> Rater:
+        """Give the rater averaged over its recent past."""
+        return cast("Rater", self.average_rater.module)
+
+    def _read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Measured:
+        """Read one part with all three models and add its gradients."""
+        train = part.between(n_validation, None)
+        others = self._submit(self._read_beside, train)
+        loss_A, loss_B = self.proxy(*part).tensor_split([n_validation])
+        reference_loss_B, rating = others()
+        measured = self.objective.measure(loss_A, loss_B, reference_loss_B, rating)
+        other_loss = reference_objective(reference_loss_B, measured.used_weight_B)
+        other_loss = other_loss + self.objective.value(rating, measured)
+        added = self._submit(self.accelerator.backward, other_loss / n_parts)
+        self.accelerator.backward(self._proxy_loss(loss_A, loss_B, measured, epoch) / n_parts)
+        added()
+        return measured
+
+    def _proxy_loss(self, loss_A: Tensor, loss_B: Tensor, measured: Measured, epoch: int) -> Tensor:
+        validation_share, penalty = 1.0, self.config.penalty
+        if self.config.penalty_schedule is PenaltySchedule.SEAL:
+            validation_share, penalty = seal_shares(epoch)
+        return proxy_objective(
+            loss_A, loss_B, measured.used_weight_B, penalty=penalty, validation_share=validation_share
+        )
+
+    def _read_beside(self, train: Batch) -> tuple[Float[Tensor, " B"], Rating]:
+        n_groups = train.n_pairs // self.config.group_size
+        return self.reference(*train), self.rater(*train, n_groups)
+
+    def _submit(self, work: Any, *given: Any) -> Any:
+        """Start work on the second thread, or do it now where there is none; what is returned waits for its result."""
+        if self._beside is not None:
+            return self._beside.submit(work, *given).result
+        done = work(*given)
+        return lambda: done
+
+    def _report(self, measured: Sequence[Measured]) -> StepReport:
+        cost_spread, price = self.objective.move_averages(measured)
+        figures = torch.stack([
+            torch.stack([part.figure(name) for part in measured]).mean()
+            for name in ("loss_A", "loss_B", "reference_loss_B", "effective_size_G", "entropy_G", "group_weight_G")
+        ])  # fmt: skip
+        mean: list[float] = self.accelerator.reduce(figures, "mean").tolist()
+        return StepReport(mean[0], mean[1], mean[2], cost_spread, price, mean[3], mean[4], mean[5])

@@ -1,0 +1,187 @@
+"""Training a generator on the pairs of one arm: same recipe, same first weights and same epochs for every arm.
+
+It takes pairs and leaves a folder; which subset the pairs are, it does not know.
+Letters: b pairs of a part of a batch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.training import checkpoints
+from alchemist_core.training.averaging import average_of
+from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.launching import make_accelerator, own_slice, start_from_seed
+from alchemist_core.training.recipes import load_recipe
+from alchemist_core.training.samples import PairSource, batch_index
+
+Report = Callable[[int, int, str], None]
+
+
+def train_downstream(
+    config: DownstreamConfig,
+    pairs: PairSource,
+    *,
+    tokenizer_from: Path,
+    out: Path,
+    report: Report,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Train a model, or read what a finished run measured; a killed run goes on from its last checkpoint.
+
+    Args:
+        config: Recipe, the same for every arm.
+        pairs: The arm's pairs.
+        tokenizer_from: Folder of the rater whose tokenizer all arms share.
+        out: Folder to make: model, tokenizer, config and metrics.
+        report: Told the steps done, the steps planned, and a note.
+        cache: Folder of what frozen encoders gave before.
+
+    Raises:
+        ConfigError: The number format or the number of processes does not fit, or a checkpoint is of another config.
+        DataError: There is no pair, or a pair's picture cannot be decoded.
+    """
+    if (out / "metrics.json").exists():
+        return checkpoints.read_json(out / "metrics.json")
+    if not len(pairs):
+        raise DataError("no pairs to train on; select at least 1")
+    run = _Run(config, pairs, tokenizer_from=tokenizer_from, out=out, cache=cache)
+    run.train(report)
+    return run.finish()
+
+
+class _Run:
+    """One training run: its data behind the frozen encoders, model, optimiser, schedule, step."""
+
+    def __init__(
+        self, config: DownstreamConfig, pairs: PairSource, *, tokenizer_from: Path, out: Path, cache: Path | None
+    ) -> None:
+        from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
+
+        self.config, self.out, self.n_pairs = config, out, len(pairs)
+        self.accelerator = make_accelerator(config.precision)
+        _require_equal_parts(config, self.accelerator.num_processes)
+        device = self.accelerator.device
+        self.recipe = load_recipe(config, tokenizer_from, device)
+        with self.accelerator.main_process_first():
+            self.data = self.recipe.encode(pairs, cache)
+        if n_broken := len(pairs) - len(self.data):
+            raise DataError(
+                f"{n_broken:,} of {len(pairs):,} pairs have pictures that cannot be decoded any more: select again"
+            )
+        self.n_steps = config.steps(len(pairs))
+        start_from_seed(config.seed)
+        model = self.recipe.make_model()
+        trainable = [weights for weights in model.parameters() if weights.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable, config.learning_rate, self.recipe.betas, weight_decay=config.weight_decay, fused=True
+        )
+        n_warmup = min(config.n_warmup_steps, self.n_steps // 10)
+        schedule = get_scheduler(
+            self.recipe.schedule, optimizer, num_warmup_steps=n_warmup, num_training_steps=self.n_steps
+        )
+        self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
+        self.average = average_of(self._plain_model(), config.average) if config.average else None
+        self.step = 0
+        self.losses: list[float] = []
+        self._resume()
+
+    def train(self, report: Report) -> None:
+        """Step until every epoch is done."""
+        while self.step < self.n_steps:
+            loss = self._descend()
+            self.step += 1
+            self.losses.append(loss)
+            if self.step % self.config.checkpoint_every_steps == 0:
+                self._save()
+            report(self.step, self.n_steps, f"loss {loss:.3f}")
+
+    def finish(self) -> dict[str, Any]:
+        """Write the folder and give its metrics; every process waits for the first."""
+        if self.accelerator.is_main_process:
+            self._write()
+        self.accelerator.wait_for_everyone()
+        return checkpoints.read_json(self.out / "metrics.json")
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            checkpoints.save_state(self.out, self.config, self._state())
+        self.accelerator.wait_for_everyone()
+
+    def _write(self) -> None:
+        folder = checkpoints.partial_folder(self.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = {
+            "n_steps": self.n_steps,
+            "n_pairs": self.n_pairs,
+            "final_loss": sum(self.losses[-50:]) / len(self.losses[-50:]),
+            "losses": self.losses,
+        }
+        self.recipe.write(self._plain_model() if self.average is None else self.average.module, folder)
+        checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        checkpoints.write_json(folder / "metrics.json", metrics)
+        checkpoints.finish(self.out)
+
+    def _descend(self) -> float:
+        index_B = batch_index(self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
+        parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
+        # What a model draws at a step is a function of the step and the process, as the batch is of the step.
+        n_processes = self.accelerator.num_processes
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step) * n_processes + self.accelerator.process_index)
+        loss = torch.stack([self._descend_on(index_b) for index_b in parts]).sum()
+        if self.recipe.gradient_clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self._plain_model())
+        return float(self.accelerator.reduce(loss, "mean").item())
+
+    def _descend_on(self, index_b: Int64[Tensor, " b"]) -> Tensor:
+        # Backward at once: only one part's activations are held, and several processes add up the gradients of each.
+        batch = self.data.rows(index_b).to(self.accelerator.device)
+        loss: Tensor = self.model(*batch).mean() / self.config.n_accumulated
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _plain_model(self) -> nn.Module:
+        model: nn.Module = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.recipe.kept_weights(self._plain_model()),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+        }
+
+    def _resume(self) -> None:
+        state = checkpoints.load_state(self.out, self.config)
+        if state is None:
+            return
+        self.recipe.restore(self._plain_model(), state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.losses = state["step"], state["losses"]
+
+
+def _require_equal_parts(config: DownstreamConfig, n_processes: int) -> None:
+    if config.batch_size % (n_processes * config.n_accumulated):
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not split into {n_processes} processes × n_accumulated "
+            f"{config.n_accumulated} equal parts; set it to a multiple of {n_processes * config.n_accumulated}"
+        )

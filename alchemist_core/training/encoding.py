@@ -1,0 +1,170 @@
+"""Pairs behind the frozen encoders: computed once a content, kept across runs where a cache is given.
+
+Images are read a chunk at a time, and only those whose codes are not known: what stays in memory are codes and captions.
+
+Letters: N pairs · K distinct captions · S tokens over all scales · T text tokens.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+from alchemist_core.models.images import ImageArray
+from alchemist_core.models.text import CaptionTable, TextEncoder, TextFeatures, WordVectors, encode_captions
+from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
+from alchemist_core.training.feature_cache import FeatureCache
+from alchemist_core.training.samples import CHUNK, Batch, PairSource, none_decoded
+
+# Above this a step computes the tokens' inputs from their codes: at 256 px they would be 87 kB an image.
+_MOST_INPUT_BYTES = 2**30
+# Above this a step encodes its captions itself: at 77 tokens of 768 numbers they would be 240 kB a caption.
+_MOST_TEXT_BYTES = 2**32
+_PROBE = "a red circle left of a blue square"
+
+
+@dataclass(frozen=True, slots=True)
+class StepCaptions:
+    """Captions that are encoded when a step reads them: always the same, since the encoder is frozen."""
+
+    encoder: TextEncoder
+    captions: Sequence[str]
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
+        """Encode the captions of some pairs."""
+        return self.encoder.encode([self.captions[place] for place in index_B.tolist()])
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPairs:
+    """Codes of images and features of captions; with the tokens' inputs where they fit into memory."""
+
+    # Which of the pairs these are: all whose images can be read.
+    kept_N: Int64[np.ndarray, " N"]
+    # Two bytes a token where the codebook allows.
+    code_NS: Int[Tensor, "N S"]
+    captions: CaptionTable | StepCaptions
+    tokenizer: Tokenizer
+    tokens: ImageTokens | None
+
+    def __len__(self) -> int:
+        return len(self.kept_N)
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> Batch:
+        """Gather a batch."""
+        tokens = (
+            self.tokens.rows(index_B)
+            if self.tokens is not None
+            else _read_tokens(self.tokenizer, self.code_NS[index_B])
+        )
+        return Batch(tokens, self.captions.rows(index_B))
+
+
+def encode_pairs(
+    pairs: PairSource, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
+) -> EncodedPairs:
+    """Run both frozen encoders over all pairs.
+
+    Args:
+        pairs: Pairs; those without image keys are encoded anew.
+        tokenizer: Encodes images.
+        encoder: Encodes captions.
+        cache: Folder of what these and other encoders gave before.
+
+    Raises:
+        DataError: No picture can be decoded.
+    """
+    config = tokenizer.config
+    code_NS = torch.zeros(len(pairs), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32)
+    folder = None if cache is None else cache / "images" / _tokenizer_fingerprint(tokenizer)
+    is_had_N = encode_images(pairs, tokenizer.encode, code_NS, name="code", cache=folder)
+    kept_N, captions = np.flatnonzero(is_had_N), pairs.captions
+    if len(kept_N) < len(pairs):
+        code_NS, captions = code_NS[kept_N], [captions[place] for place in kept_N.tolist()]
+    table = _encode_captions(captions, encoder, cache)
+    is_small = len(kept_N) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
+    tokens = _read_tokens(tokenizer, code_NS).to(torch.device("cpu")) if is_small else None
+    return EncodedPairs(kept_N, code_NS, table, tokenizer, tokens)
+
+
+def encode_images(
+    pairs: PairSource, encode: Callable[[ImageArray], Tensor], row_N: Tensor, *, name: str, cache: Path | None
+) -> Bool[np.ndarray, " N"]:
+    """Fill each pair's row with what an encoder gives of its image; return which pairs have one.
+
+    Args:
+        pairs: Pairs; those without image keys are encoded anew.
+        encode: Gives a row for each of some images.
+        row_N: Rows to be filled, in the number format that is kept.
+        name: What a row is called in the cache.
+        cache: Folder of what this very encoder gave before.
+
+    Raises:
+        DataError: No picture can be decoded.
+    """
+    keys, is_had_N = pairs.image_keys, np.zeros(len(pairs), bool)
+    known = None if cache is None or keys is None else FeatureCache(cache)
+    if known is not None and keys is not None:
+        is_had_N, found = known.find(keys)
+        if found:
+            row_N[torch.from_numpy(is_had_N)] = torch.from_numpy(found[name]).to(row_N.dtype)
+    for chunk, image_NHWC in pairs.read(np.flatnonzero(~is_had_N)):
+        row_M = encode(image_NHWC).cpu().to(row_N.dtype)
+        row_N[torch.from_numpy(chunk)], is_had_N[chunk] = row_M, True
+        if known is not None and keys is not None:
+            known.add([keys[place] for place in chunk], {name: row_M.numpy()})
+    if not is_had_N.any():
+        raise none_decoded(len(pairs))
+    return is_had_N
+
+
+def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable | StepCaptions:
+    if _text_bytes(captions, encoder) > _MOST_TEXT_BYTES:
+        return StepCaptions(encoder, captions)
+    # Vectors of words cost less than reading a file.
+    if cache is None or isinstance(encoder, WordVectors):
+        return encode_captions(encoder, captions)
+    distinct = list(dict.fromkeys(captions))
+    keys = [hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest() for caption in distinct]
+    folder = cache / "captions" / _encoder_fingerprint(encoder)
+    is_known_K, _ = FeatureCache(folder).find(keys)
+    missing = np.flatnonzero(~is_known_K)
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
+        features = encoder.encode([distinct[row] for row in chunk])
+        arrays = {"token": features.token_BTD, "mask": features.mask_BT, "pooled": features.pooled_BD}
+        stored = {name: tensor.numpy(force=True) for name, tensor in arrays.items()}
+        FeatureCache(folder).add([keys[row] for row in chunk], stored)
+    _, found = FeatureCache(folder).find(keys)
+    known = TextFeatures(*(torch.from_numpy(found[name]) for name in ("token", "mask", "pooled")))
+    row_of = {caption: row for row, caption in enumerate(distinct)}
+    return CaptionTable(known.cropped(), torch.tensor([row_of[caption] for caption in captions], dtype=torch.int64))
+
+
+def _text_bytes(captions: Sequence[str], encoder: TextEncoder) -> int:
+    """Bound the memory for the features of all captions, by the longest one's."""
+    distinct = set(captions)
+    longest = max(distinct, key=lambda caption: (len(caption), caption), default="")
+    return len(distinct) * encoder.encode([longest]).token_BTD.nbytes
+
+
+def _read_tokens(tokenizer: Tokenizer, code_BS: Tensor) -> ImageTokens:
+    return tokenizer.tokens(code_BS.to(tokenizer.quantiser.codebook.weight.device).long())
+
+
+def _tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    digest = hashlib.sha256(tokenizer.config.model_dump_json().encode())
+    for name, weight in sorted(tokenizer.state_dict().items()):
+        digest.update(name.encode() + weight.numpy(force=True).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def _encoder_fingerprint(encoder: TextEncoder) -> str:
+    # An encoder is what it gives: a folder may hold other weights under the same name tomorrow.
+    features = encoder.encode([_PROBE])
+    return hashlib.sha256(features.token_BTD.numpy(force=True).tobytes()).hexdigest()[:24]

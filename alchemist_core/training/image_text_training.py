@@ -1,0 +1,86 @@
+"""Train the head of the offline image-text similarity on features of frozen encoders, and try it on pairs that it has not seen.
+
+Letters: N pairs · D C features of the two encoders · B pairs of a step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from alchemist_core.models.features import Features
+from alchemist_core.models.image_text import Head
+from alchemist_core.models.image_text_config import HeadTrainingConfig
+from alchemist_core.statistics import area_under_curve
+from alchemist_core.training.launching import start_from_seed
+from alchemist_core.training.samples import batch_index
+
+_SHARPNESS, _SHARPEST = 20.0, 100.0
+_N_OTHERS = 8
+"""Other captions that each held-out picture is compared with."""
+
+Report = Callable[[int, int, str], None]
+
+
+def train_head(
+    image_ND: Features, text_NC: Features, captions: Sequence[str], config: HeadTrainingConfig, report: Report
+) -> Head:
+    """Train on pairs, each a step's right answer, with the step's other captions as wrong ones.
+
+    Source: Radford et al. 2021, Fig. 3 (symmetric InfoNCE).
+    Departs: all pairs of a step that carry the same caption are right answers of each other.
+
+    Args:
+        image_ND: EfficientNet-lite0's features.
+        text_NC: MiniLM's.
+        captions: The texts themselves, by which equal ones are known.
+        config: Sizes, length and rates.
+        report: Told the steps done.
+    """
+    start_from_seed(config.seed)
+    images, texts = torch.from_numpy(image_ND), torch.from_numpy(text_NC)
+    number_of = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    caption_N = torch.tensor([number_of[caption] for caption in captions])
+    head = Head(config.hidden, config.dim, config.dropout).train()
+    log_sharpness = torch.nn.Parameter(torch.tensor(_SHARPNESS).log())
+    optimizer = torch.optim.AdamW(
+        [*head.parameters(), log_sharpness], config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.n_steps)
+    batch_size = min(config.batch_size, len(captions))
+    for step in range(config.n_steps):
+        index_B = batch_index(len(captions), step, batch_size=batch_size, seed=config.seed)
+        image_BE, text_BE = head(images[index_B], texts[index_B])
+        logit_BB = log_sharpness.exp().clamp(max=_SHARPEST) * (image_BE @ text_BE.T)
+        loss = _contrast(logit_BB, caption_N[index_B])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 100 == 0:
+            report(step + 1, config.n_steps, f"loss {loss.item():.3f}")
+    return head.eval().requires_grad_(requires_grad=False)
+
+
+@torch.inference_mode()
+def tell_apart(head: Head, image_ND: Features, text_NC: Features, captions: Sequence[str]) -> float:
+    """Give how often a picture is nearer to its own caption than a picture to another one: area under the curve of cosines.
+
+    Each picture meets the captions of the next eight pairs; those that say the same as its own are left out.
+    """
+    image_NE, text_NE = head(torch.from_numpy(image_ND), torch.from_numpy(text_NC))
+    own_N = (image_NE * text_NE).sum(1).numpy()
+    others = []
+    for turn in range(1, min(_N_OTHERS + 1, len(captions))):
+        is_other = [one != other for one, other in zip(captions, [*captions[turn:], *captions[:turn]], strict=True)]
+        others.append((image_NE * text_NE.roll(-turn, 0)).sum(1).numpy()[is_other])
+    return area_under_curve(own_N, np.concatenate(others))
+
+
+def _contrast(logit_BB: Float[Tensor, "B B"], caption_B: Int64[Tensor, " B"]) -> Tensor:
+    is_same_BB = (caption_B[:, None] == caption_B).float()
+    right_BB = is_same_BB / is_same_BB.sum(1, keepdim=True)
+    return (functional.cross_entropy(logit_BB, right_BB) + functional.cross_entropy(logit_BB.T, right_BB)) / 2

@@ -1,0 +1,62 @@
+"""Rule `learnability`: after the warm-up the proxy goes on with validation data alone; what that taught it about a pair is its score."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from alchemist_core.models.config import StarConfig
+from alchemist_core.models.star import Star
+from alchemist_core.rating.learnability import LearnabilityRater
+from alchemist_core.training.bilevel import TwoProxies
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.launching import start_from_seed
+from alchemist_core.training.samples import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class LearnabilityReport:
+    """What one step measured, before its update."""
+
+    validation_loss: float
+    train_loss: float
+    reference_loss: float
+    cost_spread: float
+
+
+class Learnability(TwoProxies):
+    """Proxy θ, which is trained, and the reference θ̂, which stays as the warm-up left both."""
+
+    def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
+        start_from_seed(config.seed)
+        proxy = Star(sizes[0])
+        models = {"proxy": proxy, "reference": copy.deepcopy(proxy).requires_grad_(requires_grad=False)}
+        super().__init__(config, accelerator, models, {"proxy": config.proxy_learning_rate})
+
+    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> LearnabilityReport:  # noqa: ARG002  a schedule's
+        """Train θ on the validation pairs; look at the training pairs, of which nothing is learnt any more."""
+        figures_P4 = torch.stack([self._read_part(part, n_validation, len(parts)) for part in parts])
+        self._move(["proxy"])
+        self.scaler.update()
+        mean: list[float] = self.accelerator.reduce(figures_P4.mean(0), "mean").tolist()
+        validation_loss, train_loss, reference_loss, square = mean
+        # From means, which parts and processes add up to: the spread is that of the whole batch however it was cut.
+        spread = max(0.0, square - (train_loss - reference_loss) ** 2) ** 0.5
+        return LearnabilityReport(validation_loss, train_loss, reference_loss, spread)
+
+    @property
+    def scoring_rater(self) -> LearnabilityRater:
+        """Give both proxies as one rater."""
+        return LearnabilityRater(self.unwrapped("reference"), self.unwrapped("proxy"))
+
+    def _read_part(self, part: Batch, n_validation: int, n_parts: int) -> Tensor:
+        train = part.between(n_validation, None)
+        with torch.no_grad():
+            loss_B, reference_loss_B = self.unwrapped("proxy")(*train), self.unwrapped("reference")(*train)
+        loss = self.proxy(*part.between(None, n_validation)).mean()
+        self.accelerator.backward(loss / n_parts)
+        square = (loss_B - reference_loss_B).square().mean()
+        return torch.stack([loss.detach(), loss_B.mean(), reference_loss_B.mean(), square])

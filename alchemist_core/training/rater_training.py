@@ -1,0 +1,277 @@
+"""Training a rater: fit or load a tokenizer, encode once, warm the proxy up, then step both levels until enough.
+
+It takes pairs and leaves a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun each process
+reads its slice of every batch; the first one writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
+from alchemist_core.models.config import StarConfig
+from alchemist_core.models.published.tokenizer import load_tokenizer
+from alchemist_core.models.text import load_text_encoder
+from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
+from alchemist_core.rating.config import RatingRule
+from alchemist_core.statistics import spearman
+from alchemist_core.training import checkpoints
+from alchemist_core.training.bilevel import Bilevel, TwoProxies, collapse_reason
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.launching import make_accelerator, own_slice
+from alchemist_core.training.learnability import Learnability
+from alchemist_core.training.samples import Batch, ImagesOf, JoinedPairs, PairSource, batch_index
+
+Report = Callable[[int, int, str], None]
+_SAMPLE = 1024
+# Of pairs whose losses are looked at together: 4 GiB. All of a sample at the paper's size would be 11.
+_MOST_LOGITS = 2**30
+_N_QUANTILES = 257
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is, what it measured, and the best rater so far."""
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = float("inf")
+    best_step: int = 0
+    n_worse: int = 0
+    best_rater: dict[str, Any] | None = None
+    is_stopped: bool = False
+
+
+def train_rater(
+    config: RaterTrainingConfig,
+    train: PairSource,
+    validation: PairSource,
+    *,
+    out: Path,
+    report: Report,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Train a rater, or read what a finished run measured; a killed run goes on from its last checkpoint.
+
+    Args:
+        config: Rule, lengths and sizes.
+        train: What is to be rated.
+        validation: What the model is to be good at; a tenth of it is held out to see when to stop.
+        out: Folder to make: rater, proxy, tokenizer, config and metrics.
+        report: Told the steps done, the steps planned, and a note.
+        cache: Folder of what frozen encoders gave before.
+
+    Raises:
+        ConfigError: The number format or the number of processes does not fit.
+        DataError: Fewer than two pictures of one side can be decoded.
+        TrainingCollapsedError: A loss is not finite any more, or the weights went to single samples.
+    """
+    if (out / "metrics.json").exists():
+        return checkpoints.read_json(out / "metrics.json")
+    run = RaterRun(config, train, validation, out=out, cache=cache)
+    run.train(report)
+    return run.finish()
+
+
+class RaterRun:
+    """One training run: its data behind the frozen encoders, its models, its progress."""
+
+    def __init__(
+        self, config: RaterTrainingConfig, train: PairSource, validation: PairSource, *, out: Path, cache: Path | None
+    ) -> None:
+        self.config, self.out = config, out
+        self.accelerator = make_accelerator(config.precision)
+        _require_whole_groups(config, self.accelerator.num_processes)
+        encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
+        with self.accelerator.main_process_first():
+            self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
+        # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
+        with self.accelerator.main_process_first():
+            self.data = encode_pairs(JoinedPairs(validation, train), self.tokenizer, encoder, cache=cache)
+        n_validation = int((self.data.kept_N < len(validation)).sum())
+        self.n_held_out = max(1, n_validation // 10)
+        self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
+        _require_several(training=self.n_train, validation=n_validation)
+        sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
+        self.models = make_models(config, self.accelerator, sizes)
+        self.progress = Progress()
+        self._resume()
+
+    def train(self, report: Report) -> None:
+        """Step until the end or until the held-out validation loss turns."""
+        config, progress = self.config, self.progress
+        total = config.n_warmup_steps + config.n_steps
+        while progress.step < total and not progress.is_stopped:
+            note = self._warm_up() if progress.step < config.n_warmup_steps else self._step()
+            progress.step += 1
+            if progress.step % config.check_every_steps == 0 and progress.step > config.n_warmup_steps:
+                self._look_at_held_out()
+            if progress.step % config.checkpoint_every_steps == 0:
+                self._save()
+            report(progress.step, total, note)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the folder and give its metrics; every process waits for the first."""
+        if self.accelerator.is_main_process:
+            self._write()
+        self.accelerator.wait_for_everyone()
+        return checkpoints.read_json(self.out / "metrics.json")
+
+    def _write(self) -> None:
+        if self.progress.is_stopped and self.progress.best_rater is not None:
+            self.models.scoring_rater.load_state_dict(self.progress.best_rater)
+        folder = checkpoints.partial_folder(self.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = self._metrics()
+        self.tokenizer.save(folder / "tokenizer.safetensors")
+        save_file(self.models.scoring_rater.state_dict(), folder / "rater.safetensors")
+        save_file(self.models.unwrapped("proxy").state_dict(), folder / "proxy.safetensors")
+        checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        checkpoints.write_json(folder / "metrics.json", metrics)
+        checkpoints.finish(self.out)
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            checkpoints.save_state(self.out, self.config, self._state())
+        self.accelerator.wait_for_everyone()
+
+    def _warm_up(self) -> str:
+        parts = [self._batch(index_B) for index_B in self._parts(self._train_index(self.progress.step))]
+        return f"warm-up, loss {self.models.warmup_step(parts):.3f}"
+
+    def _step(self) -> str:
+        step, config = self.progress.step, self.config
+        if step == config.n_warmup_steps:
+            self.models.end_warmup()
+        n_before = step - config.n_warmup_steps
+        validation_A = batch_index(self.n_validation, n_before, batch_size=config.batch_size, seed=config.seed + 1)
+        both = zip(self._parts(validation_A + self.n_held_out), self._parts(self._train_index(step)), strict=True)
+        parts = [self._batch(torch.cat(indices)) for indices in both]
+        epoch = n_before * config.batch_size // self.n_validation
+        measured = self.models.step(parts, parts[0].n_pairs // 2, epoch=epoch)
+        self.progress.history.append({"step": step, **asdict(measured)})
+        if (reason := collapse_reason(self.progress.history, config.group_size)) is not None:
+            raise TrainingCollapsedError(f"Rater training stopped: {reason}.")
+        return f"loss {measured.validation_loss:.3f}, spread of c {measured.cost_spread:.3f}"
+
+    def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cut this process's slice of a batch into the parts that are read one after another."""
+        return torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
+
+    def _train_index(self, step: int) -> torch.Tensor:
+        index_B = batch_index(self.n_train, step, batch_size=self.config.batch_size, seed=self.config.seed)
+        return index_B + self.n_held_out + self.n_validation
+
+    def _batch(self, index_B: torch.Tensor) -> Batch:
+        return self.data.rows(index_B).to(self.accelerator.device)
+
+    def _look_at_held_out(self) -> None:
+        progress = self.progress
+        loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE)))
+        # One number for all processes: two that stop at different steps would wait for each other for ever.
+        loss = self.accelerator.reduce(loss_B.mean(), "mean").item()
+        progress.history[-1]["held_out_loss"] = loss
+        if loss < progress.best_loss:
+            rater = self.models.scoring_rater.state_dict()
+            progress.best_rater = {name: tensor.detach().clone() for name, tensor in rater.items()}
+            progress.best_loss, progress.best_step, progress.n_worse = loss, progress.step, 0
+        else:
+            progress.n_worse += 1
+            progress.is_stopped = progress.n_worse >= self.config.patience
+
+    @torch.no_grad()
+    def _losses(self, name: str, index_B: torch.Tensor) -> torch.Tensor:
+        # Without what the accelerator put around it: the other processes do not take part.
+        model = self.models.unwrapped(name)
+        return torch.cat([model(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
+
+    def _small_parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        config = self.tokenizer.config
+        return torch.split(index_B, max(1, _MOST_LOGITS // (config.n_tokens * config.n_codes)))
+
+    @torch.no_grad()
+    def _metrics(self) -> dict[str, Any]:
+        """Add the controls of decision 8: is the score more than a ranking by loss?"""
+        start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
+        index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
+        rater = self.models.scoring_rater
+        score_B = torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
+        return {
+            "n_steps": self.progress.step,
+            "stopped_early": self.progress.is_stopped,
+            "best_step": self.progress.best_step,
+            "score_mean": score_B.mean().item(),
+            "score_std": score_B.std().item(),
+            # What a first night is compared with.
+            "score_quantiles": np.quantile(score_B.numpy(force=True), np.linspace(0, 1, _N_QUANTILES)).tolist(),
+            "n_scores": len(score_B),
+            "spearman_score_minus_loss": spearman(
+                score_B.numpy(force=True), -self._losses("proxy", index_B).numpy(force=True)
+            ),
+            "reference_loss_mean": self._losses("reference", index_B).mean().item(),
+            "history": self.progress.history,
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            # The key of checkpoints from before there was a second kind.
+            "bilevel": self.models.state_dict(),
+            "progress": asdict(self.progress),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def _resume(self) -> None:
+        state = checkpoints.load_state(self.out, self.config)
+        if state is None:
+            return
+        self.models.load_state_dict(state["bilevel"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["torch_rng"])
+
+
+def make_models(
+    config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]
+) -> TwoProxies:
+    """Build what a run of this rule steps; `sizes` are the proxies' and the rater's."""
+    kind = Learnability if config.rule is RatingRule.LEARNABILITY else Bilevel
+    return kind(config, accelerator, sizes)
+
+
+def _require_several(**n_of: int) -> None:
+    for name, n_pairs in n_of.items():
+        if n_pairs < 2:
+            raise DataError(
+                f"{n_pairs} {name} pair has a picture that can be decoded, at least 2 are needed: ingest more"
+            )
+
+
+def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:
+    n_whole = config.group_size * config.n_accumulated
+    if config.batch_size % (n_processes * n_whole):
+        most = max(2, config.batch_size // n_processes // config.n_accumulated)
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not split into {n_processes} processes of whole softmax groups of "
+            f"{config.group_size} × n_accumulated {config.n_accumulated}; set softmax_group to {most} or a divisor of it"
+        )
+
+
+def _tokenizer(config: RaterTrainingConfig, train: PairSource, out: Path) -> Tokenizer:
+    """Load the tokenizer of an unfinished run, else fit one and keep it before anything depends on it."""
+    path = checkpoints.partial_folder(out) / "tokenizer.safetensors"
+    if path.exists():
+        return Tokenizer.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if config.tokenizer_from is not None:
+        tokenizer = load_tokenizer(config.tokenizer_from, config.tokenizer)
+    else:
+        tokenizer = fit_tokenizer(ImagesOf(train), config.tokenizer, config.seed)
+    tokenizer.save(path.with_suffix(".writing"))
+    path.with_suffix(".writing").replace(path)
+    return tokenizer

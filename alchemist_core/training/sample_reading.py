@@ -1,0 +1,177 @@
+"""Read images and captions of pairs from their shards, for stages that train or measure.
+
+Letters: N pairs · M of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.errors import DataError
+from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders
+from alchemist_core.shards.images import BadImageError, decode_image, is_costly
+from alchemist_core.shards.storage import join_uri, read_ranges
+from alchemist_core.shards.tars import IMAGE_EXTS
+from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.store.tables import AnyRow
+
+
+@runtime_checkable
+class Location(Protocol):
+    """A record as the store keeps it: aligned lists of its members' extensions, offsets and sizes."""
+
+    key: str
+    member_exts: list[str]
+    member_offsets: list[int]
+    member_sizes: list[int]
+
+
+def image_member(location: Location) -> tuple[int, int]:
+    """Return offset and size of a location's picture; ingest let only records with exactly one pass."""
+    for ext, offset, size in zip(location.member_exts, location.member_offsets, location.member_sizes, strict=True):
+        if ext in IMAGE_EXTS:
+            return offset, size
+    raise DataError(
+        f"Record {location.key!r} has no picture among {', '.join(location.member_exts)}: its row was changed by hand."
+    )
+
+
+# Files of pictures that are read at once: at 100 kB each, 100 MB.
+_N_FILES = 1024
+# Pictures that are given at once: at 256 px, 800 MB.
+_CHUNK = 4096
+
+Images = NDArray[np.uint8]
+Progress = Callable[[int, int, str], None]
+
+
+class ReadPairs(NamedTuple):
+    """Decoded pairs, aligned, in the order of their rows."""
+
+    images: Images
+    captions: list[str]
+    pair_hashes: list[bytes]
+    image_hashes: list[bytes]
+
+
+@dataclass(frozen=True)
+class StoredPairs:
+    """Pairs whose images lie in their shards until they are asked for.
+
+    Args:
+        rows: Pairs with their location, as `store.pairs` returns them.
+        side: Pixels of a side.
+        report: Told how many of those that are read are done.
+    """
+
+    rows: Sequence[AnyRow]
+    side: int
+    report: Progress
+
+    @property
+    def captions(self) -> list[str]:
+        """Return each pair's caption."""
+        return [row.caption for row in self.rows]
+
+    @property
+    def image_keys(self) -> list[bytes]:
+        """Return the sha256 of each image's file."""
+        return [bytes(row.image_hash) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index_M: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Images]]:
+        """Yield the images of some pairs some thousands at a time, in the order of the shards.
+
+        A pair whose image cannot be decoded is left out: scoring quarantines it.
+        """
+        places: list[int] = []
+        images: list[Images] = []
+        for place, image in self._decode(index_M.tolist()):
+            places.append(place)
+            images.append(image)
+            if len(images) == _CHUNK:
+                yield np.array(places), np.stack(images)
+                places, images = [], []
+        if images:
+            yield np.array(places), np.stack(images)
+
+    def _decode(self, index: list[int]) -> Iterator[tuple[int, Images]]:
+        rows, n_done = self.rows, 0
+        by_shard = sorted(index, key=lambda at: (rows[at].root_uri, rows[at].uri, rows[at].member_offsets[0]))
+        with ThreadPoolExecutor(n_own_cores()) as pool:
+            for uri, group in groupby(by_shard, key=lambda at: join_uri(rows[at].root_uri, rows[at].uri)):
+                places = list(group)
+                for start in range(0, len(places), _N_FILES):
+                    part = places[start : start + _N_FILES]
+                    files = dict(zip(part, read_ranges(uri, [image_member(rows[at]) for at in part]), strict=True))
+                    costly = [at for at in part if is_costly(files[at])]
+                    cheap = [at for at in part if at not in set(costly)] if costly else part
+                    for place, image in zip(
+                        cheap, pool.map(self._decode_one, (files[at] for at in cheap)), strict=True
+                    ):
+                        if image is not None:
+                            yield place, image
+                    yield from self._decode_apart(uri, costly)
+                    n_done += len(part)
+                    self.report(n_done, len(index), "read")
+
+    def _decode_apart(self, uri: str, places: list[int]) -> Iterator[tuple[int, Images]]:
+        """Decode images that may take long, in processes that may die on them."""
+        if not places:
+            return
+        rows = [self.rows[at] for at in places]
+        with closing(ProcessDecoders(min(n_own_cores(), len(places)), self.side)) as decoders:
+            for at, row in enumerate(rows):
+                while not decoders.has_room():
+                    yield from _good_images(decoders, places)
+                hashes = [bytes(row.image_hash)]
+                decoders.submit(DecodeTask(uri, [image_member(row)], hashes, self.side, [False]), at)
+            while not decoders.is_idle():
+                yield from _good_images(decoders, places)
+
+    def _decode_one(self, data: bytes) -> Images | None:
+        try:
+            return decode_image(data, self.side)
+        except BadImageError:
+            return None
+
+
+def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple[int, Images]]:
+    """Yield what has been decoded.
+
+    Raises:
+        DataError: The shard is gone, or holds other bytes than were registered.
+    """
+    for part in decoders.wait():
+        if part.error is not None:
+            raise part.error
+        if not part.decoded.faults:
+            yield places[part.ticket], part.image_BHWC[0].copy()
+
+
+def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadPairs:
+    """Decode each pair's image to one size; a pair whose image cannot be decoded is left out (scoring quarantines it).
+
+    Args:
+        rows: Pairs with their location, as `store.pairs` returns them.
+        side: Pixels of a side.
+        report: Told how many are done.
+    """
+    image_of: dict[int, Images] = {}
+    for places, images in StoredPairs(rows, side, report).read(np.arange(len(rows))):
+        image_of.update(zip(places.tolist(), images, strict=True))
+    kept = sorted(image_of)
+    return ReadPairs(
+        np.stack([image_of[at] for at in kept]) if kept else np.zeros((0, side, side, 3), np.uint8),
+        [rows[at].caption for at in kept],
+        [bytes(rows[at].pair_hash) for at in kept],
+        [bytes(rows[at].image_hash) for at in kept],
+    )

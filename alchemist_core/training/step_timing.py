@@ -1,0 +1,55 @@
+"""How long a step takes here: a few real steps on noise, timed, so that a cost can be stated before it is paid.
+
+Knows nothing of datasets: a step's time depends on sizes, not on what is in the pictures.
+"""
+
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
+from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.samples import Pairs
+
+_N_STEPS = 12
+
+
+class _Clock:
+    """Hears of every step, and tells how long one takes: the median, so that other work on the machine does not count."""
+
+    def __init__(self) -> None:
+        self._heard: list[float] = []
+
+    def __call__(self, _done: int, _total: int, _note: str) -> None:
+        self._heard.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Return the median time between two of the steps that were heard of, the first left out: it warms up."""
+        return median(after - before for before, after in pairwise(self._heard[1:]))
+
+
+def seconds_a_step(model: DownstreamConfig, rater: RaterTrainingConfig) -> tuple[float, float]:
+    """Time a step of the downstream model and a bilevel step of the rater, in seconds.
+
+    The tokenizer is the rater's; where it is a published one, it must be at hand.
+    """
+    pairs = _noise(max(model.batch_size, rater.batch_size, rater.n_codes), rater.resolution)
+    clocks = _Clock(), _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        rater_folder, model_folder = Path(folder) / "rater", Path(folder) / "model"
+        short = rater.model_copy(update={"n_warmup_steps": 0, "n_steps": _N_STEPS})
+        train_rater(short, pairs, pairs, out=rater_folder, report=clocks[1])
+        trained = model.model_copy(update={"n_steps": _N_STEPS})
+        train_downstream(trained, pairs, tokenizer_from=rater_folder, out=model_folder, report=clocks[0])
+    return clocks[0].seconds(), clocks[1].seconds()
+
+
+def _noise(n: int, side: int) -> Pairs:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (n, side, side, 3), np.uint8)
+    return Pairs(images, [f"a picture of {i}" for i in range(n)])

@@ -1,0 +1,175 @@
+"""A restored platform is the one that was backed up: same checksum, same subset bit for bit; a damaged backup is refused."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alchemist_core.cli.db_backup import BackupConfig, RestoreConfig, backup, restore
+from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.errors import ConfigError, DataError, StoreError
+from alchemist_core.files import artifact_path
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import run as select
+from alchemist_core.store.backups import checksum
+from alchemist_core.store.engine import current_revision, make_engine, open_store
+from alchemist_core.store.subsets import find_subset
+from tests.trained_store import TrainedStore, use_store
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+
+def choose(name: str) -> SelectReport:
+    policy = {"strategy": "gsample", "retention": 0.3, "std_rank": 0.2, "seed": 7}
+    return select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": policy}))
+
+
+@pytest.fixture
+def backed_up(trained_store: TrainedStore, tmp_path: Path) -> Path:
+    """A scored store with a published subset, backed up."""
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    choose("first")
+    publish(PublishSubsetConfig(name="first"))
+    with pytest.MonkeyPatch.context() as patch:
+        # As a user names it, from where he stands.
+        patch.chdir(tmp_path)
+        report = backup(BackupConfig(folder=Path("backups/monday")))
+    assert report.checksum == checksum(trained_store.url)
+    return tmp_path / "backups" / "monday"
+
+
+@pytest.fixture
+def elsewhere(make_database: Callable[..., str], tmp_path: Path) -> TrainedStore:
+    """Another database and another home."""
+    return TrainedStore(make_database(template=None), tmp_path / "other-home")
+
+
+def test_a_restored_platform_selects_and_publishes_the_same_subset_bit_for_bit(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = choose("second")
+    published = find_subset(open_store(), "first")
+    use_store(monkeypatch, elsewhere)
+    # Of another database that this home had: its numbers and moments may be the restored one's.
+    (other_pool := elsewhere.home / "snapshots" / "1" / "pool.json").parent.mkdir(parents=True)
+    other_pool.write_text("{}")
+    report = restore(RestoreConfig(folder=backed_up))
+    assert not other_pool.exists()
+    assert report.checksum == checksum(elsewhere.url)
+    assert find_subset(open_store(), "first").manifest_sha256 == published.manifest_sha256
+    found = choose("second")
+    assert (found.manifest_sha256, found.n_samples) == (expected.manifest_sha256, expected.n_samples)
+    publish(PublishSubsetConfig(name="second"))
+    assert find_subset(open_store(), "second").state == "published"
+
+
+def test_restored_rows_are_granted_to_readers_again(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(monkeypatch, elsewhere)
+    restore(RestoreConfig(folder=backed_up))
+    with make_engine(elsewhere.url).connect() as connection:
+        granted = "SELECT has_table_privilege('alchemist_reader', 'alchemist.scores', 'SELECT')"
+        assert connection.exec_driver_sql(granted).scalar()
+
+
+def test_a_store_with_data_is_never_overwritten_and_neither_is_a_backup(backed_up: Path) -> None:
+    choose("second")
+    with pytest.raises(ConfigError, match="holds data"):
+        restore(RestoreConfig(folder=backed_up))
+    with pytest.raises(ConfigError, match="exists"):
+        backup(BackupConfig(folder=backed_up))
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "added"])
+def test_a_damaged_backup_is_refused_by_the_file_before_anything_is_restored(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    victim = next(path for path in sorted((backed_up / "artifacts").rglob("*")) if path.is_file())
+    if damage == "changed":
+        victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    elif damage == "missing":
+        victim.unlink()
+    else:
+        victim = victim.with_name("stray")
+        victim.write_bytes(b"x")
+    use_store(monkeypatch, elsewhere)
+    with pytest.raises(DataError, match=victim.name):
+        restore(RestoreConfig(folder=backed_up))
+    assert not elsewhere.home.joinpath("artifacts").exists()
+
+
+def test_an_artifact_that_is_another_one_here_is_refused(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = next((backed_up / "artifacts" / "subsets").rglob("*.parquet"))
+    use_store(monkeypatch, elsewhere)
+    mine = artifact_path(manifest.relative_to(backed_up / "artifacts").as_posix())
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(DataError, match="another file"):
+        restore(RestoreConfig(folder=backed_up))
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_folder_that_is_no_backup_says_so(trained_store: TrainedStore, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no backup"):
+        restore(RestoreConfig(folder=tmp_path))
+
+
+@pytest.mark.parametrize("note", ["{", "[1]", '{"checksum": "x"}', ""])
+def test_a_damaged_backup_note_says_so(trained_store: TrainedStore, tmp_path: Path, note: str) -> None:
+    (tmp_path / "backup.json").write_text(note)
+    with pytest.raises(DataError, match=r"holds no backup \(backup.json is damaged\)"):
+        restore(RestoreConfig(folder=tmp_path))
+
+
+def test_a_schema_that_a_killed_restore_of_older_code_left_is_replaced(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(elsewhere.url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA alchemist")
+        connection.exec_driver_sql("CREATE TABLE alchemist.datasets (name text)")
+        connection.exec_driver_sql("INSERT INTO alchemist.datasets VALUES ('half')")
+    engine.dispose()
+    use_store(monkeypatch, elsewhere)
+    assert restore(RestoreConfig(folder=backed_up)).checksum == checksum(elsewhere.url)
+
+
+def test_a_restore_that_is_repeated_finds_its_own_data(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(monkeypatch, elsewhere)
+    assert restore(RestoreConfig(folder=backed_up)) == restore(RestoreConfig(folder=backed_up))
+
+
+def test_a_restore_that_is_refused_in_the_middle_leaves_nothing(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(monkeypatch, elsewhere)
+    # A session that would not let the tables of the backup be made: the last data come behind them.
+    toc = backed_up / "database" / "toc.dat"
+    whole = toc.read_bytes()
+    toc.write_bytes(whole.replace(b"COPY alchemist.shards ", b"COPY alchemist.shardz ", 1))
+    seal(backed_up)
+    with pytest.raises(StoreError, match="shardz") as refused:
+        restore(RestoreConfig(folder=backed_up))
+    assert len(str(refused.value).splitlines()) == 1
+    assert current_revision(elsewhere.url) is None
+    toc.write_bytes(whole)
+    seal(backed_up)
+    assert restore(RestoreConfig(folder=backed_up)).checksum == checksum(elsewhere.url)
+
+
+def seal(folder: Path) -> None:
+    """Write the hashes of the files as they are now."""
+    note = json.loads((folder / "backup.json").read_text())
+    note["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in note["files"]}
+    (folder / "backup.json").write_text(json.dumps(note))

@@ -1,0 +1,91 @@
+"""`db url` and `db psql` log in as the reader unless another role is named."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from alchemist_core.__main__ import main
+from alchemist_core.settings import load_settings
+from alchemist_core.store.postgres import start_postgres, stop_postgres
+
+pytestmark = [pytest.mark.db]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory):
+    made = tmp_path_factory.mktemp("roles") / "home"
+    start_postgres(made)
+    yield made
+    stop_postgres(made)
+
+
+def alchemist(*words: str, **given: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ALCHEMIST_", "PG"))
+    } | given
+    command = [sys.executable, "-m", "alchemist_core", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "login"),
+    [
+        ((), "alchemist_reader"),
+        (("--role", "reader"), "alchemist_reader"),
+        (("--role", "writer"), "alchemist_writer"),
+        (("--role", "owner"), "alchemist"),
+    ],
+)
+def test_url_and_psql_are_the_readers_unless_another_role_is_named(
+    home: Path, words: tuple[str, ...], login: str
+) -> None:
+    printed = alchemist("db", "url", *words, ALCHEMIST_HOME=str(home)).stdout.strip()
+    assert make_url(printed).username == login
+    said = alchemist("db", "psql", *words, "-AXtc", "SELECT current_user", ALCHEMIST_HOME=str(home))
+    assert said.stdout.strip() == login, said.stderr
+
+
+def test_starting_prints_the_readers_url(home: Path) -> None:
+    assert make_url(alchemist("db", "start", ALCHEMIST_HOME=str(home)).stdout.strip()).username == "alchemist_reader"
+
+
+@pytest.mark.parametrize(
+    ("user", "words", "login", "password"),
+    [
+        ("somebody", ("--role", "owner"), "somebody", "hidden"),
+        ("somebody", (), "alchemist_reader", None),
+        ("alchemist_writer", ("--role", "writer"), "alchemist_writer", "hidden"),
+        ("alchemist_reader", (), "alchemist_reader", "hidden"),
+        ("alchemist_writer", ("--role", "owner"), "alchemist", None),
+    ],
+)
+def test_the_url_of_a_given_server_has_the_password_of_its_own_user_only(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    user: str,
+    words: tuple[str, ...],
+    login: str,
+    password: str | None,
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_DATABASE_URL", f"postgresql+psycopg2://{user}:hidden@host:5000/store?sslmode=require")
+    load_settings.cache_clear()
+    assert main(["db", "url", *words]) == 0
+    printed = capsys.readouterr()
+    url = make_url(printed.out.strip())
+    assert (url.username, url.password, url.host, url.port, url.database) == (login, password, "host", 5000, "store")
+    assert dict(url.query) == {"sslmode": "require"}
+    assert url.drivername == "postgresql"
+    assert ("PGPASSWORD" in printed.err) == (password is None)
+    assert "hidden" not in printed.err
+
+
+def test_psql_on_a_given_server_is_its_own_user_and_reads_only_unless_a_role_is_named(home: Path) -> None:
+    given = {"ALCHEMIST_DATABASE_URL": start_postgres(home).url()}
+    write = ("-AXqtc", "CREATE TEMPORARY TABLE t AS SELECT current_user AS login; TABLE t")
+    refused = alchemist("db", "psql", "-AXtc", "CREATE TABLE never (n int)", **given)
+    assert "read-only transaction" in refused.stderr
+    assert alchemist("db", "psql", "--role", "owner", *write, **given).stdout.strip() == "alchemist"

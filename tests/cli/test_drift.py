@@ -1,0 +1,233 @@
+"""A night whose scores moved is held and explained; a person releases it; small and first nights are never held."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.cli.drift import DriftConfig, DriftReport, run
+from alchemist_core.cli.publish import PublishNightConfig, PublishNightReport, publish_night
+from alchemist_core.cli.release import ReleaseNightConfig
+from alchemist_core.cli.release import night as release
+from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.settings import load_settings
+from alchemist_core.store.backups import checksum
+from alchemist_core.store.engine import open_store
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_night, add_rater
+
+pytestmark = pytest.mark.db
+
+
+@pytest.fixture(autouse=True)
+def _store(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+
+
+def normal(n: int, *, mean: float = 0.0, seed: int = 0) -> list[float]:
+    return np.random.default_rng(seed).normal(mean, size=n).tolist()
+
+
+def accepted(engine: Engine, *, n_nights: int = 2, n: int = 600) -> None:
+    for day in range(1, n_nights + 1):
+        add_night(engine, f"2026-01-0{day}", {"a.tar": normal(n, seed=day)}, state="selectable")
+
+
+def drift(**fields: object) -> DriftReport:
+    return run(DriftConfig.model_validate(fields))
+
+
+def publish(**fields: object) -> PublishNightReport:
+    return publish_night(PublishNightConfig.model_validate(fields))
+
+
+def column(sql: str) -> Sequence[object]:
+    with open_store().connect() as connection:
+        return connection.execute(text(sql)).scalars().all()
+
+
+def states() -> Sequence[object]:
+    return column("SELECT state FROM alchemist.nights ORDER BY night_id")
+
+
+def test_a_night_s_check_is_stored_although_a_later_one_is_not_complete(engine: Engine) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=3, seed=3)})
+    add_night(engine, "2026-01-04", {"a.tar": normal(600, seed=4)})
+    with engine.begin() as connection:
+        unscored = {"shard_id": 999, "dataset_id": 1, "crawl_date": "2026-01-04", "n_samples": 1}
+        insert_rows(connection, {"shards": [unscored]})
+    with pytest.raises(CheckFailedError, match="Night web 2026-01-04 r1 is not complete: 1 shards"):
+        drift()
+    assert states() == ["selectable", "selectable", "held", "scored"]
+    assert column("SELECT crawl_date FROM alchemist.check_results") == [date(2026, 1, 3)]
+
+
+def test_a_steady_night_is_measured_and_published(engine: Engine) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, seed=3)})
+    (night,) = drift().nights
+    assert (night["verdict"], night["reference"], night["n_reference"]) == ("steady", "accepted nights", 1200)
+    assert abs(night["psi"]) < 0.05
+    assert publish().n_nights == 1
+    assert column("SELECT subject FROM alchemist.audit_events") == ["night web 2026-01-03 r1"]
+
+
+def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_person(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, seed=3), "b.tar": normal(600, mean=2.5, seed=4)})
+    report = drift()
+    assert (report.n_held, report.moved_most.split(" (")[0]) == (1, "web 2026-01-03 r1")
+    with pytest.raises(CheckFailedError, match="1 are held and cannot be selected: web 2026-01-03 r1"):
+        publish()
+    told = capsys.readouterr().err
+    assert "is left alone, it is held: scores drifted" in told
+    assert "alchemist release night --dataset web --crawl-date 2026-01-03" in told
+    assert states() == ["selectable", "selectable", "held"]
+    (status,) = column("SELECT status FROM alchemist.nightly_overview WHERE crawl_date = '2026-01-03'")
+    assert str(status).startswith("held: scores drifted: PSI")
+    done = release(ReleaseNightConfig(dataset="web", crawl_date=date(2026, 1, 3), reason="a better crawl"))
+    assert done.nights == ["web 2026-01-03 r1"]
+    assert states() == ["selectable", "selectable", "released"]
+    events = column(
+        "SELECT action || ' ' || subject || ' ' || (after ->> 'reason') FROM alchemist.audit_events ORDER BY 1"
+    )
+    assert str(events[0]).startswith("hold night web 2026-01-03 r1 scores drifted")
+    assert events[1] == "release night web 2026-01-03 r1 a better crawl"
+    assert column("SELECT reason FROM alchemist.nights WHERE state = 'released'") == ["a better crawl"]
+
+
+def test_the_explanation_names_shard_caption_lengths_and_samples_to_look_at(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {f"{i}.tar": normal(300, seed=10 + i) for i in range(3)})
+    add_night(engine, "2026-01-03", {"bad.tar": normal(500, mean=3, seed=9)}, captions=["short"])
+    (night,) = drift().nights
+    by_kind = {kind: [m for m in night["movers"] if m["kind"] == kind] for kind in ("shard", "caption length")}
+    assert by_kind["shard"][0]["name"] == "web/2026-01-03/bad.tar"
+    assert by_kind["shard"][0]["n"] == 500
+    assert by_kind["shard"][0]["psi_without"] < 0.1 < night["psi"]
+    assert by_kind["shard"][0]["contribution"] == pytest.approx(
+        night["psi"] - by_kind["shard"][0]["psi_without"], abs=1e-5
+    )
+    assert by_kind["caption length"][0]["name"] == "0-15 characters"
+    assert len(by_kind["shard"][0]["samples"]) == 5
+    assert all(sample.startswith("web/2026-01-03/bad.tar/0") for sample in by_kind["shard"][0]["samples"])
+    scores = column(
+        "SELECT score FROM alchemist.scores JOIN alchemist.sample_locations USING (sample_id) JOIN alchemist.shards USING (shard_id)"
+        " WHERE uri LIKE '%bad.tar' AND key = '" + by_kind["shard"][0]["samples"][0].rpartition("/")[2] + "'"
+    )
+    assert float(str(scores[0])) > 1.0  # from the tenth that it fills, not just any of the shard
+    assert "look at web/2026-01-03/bad.tar/" in capsys.readouterr().err
+    (stored,) = column("SELECT explanation -> 0 ->> 'name' FROM alchemist.score_distributions WHERE verdict = 'held'")
+    assert stored == "web/2026-01-03/bad.tar"
+
+
+def test_measuring_again_changes_no_row(engine: Engine, database_url: str) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=0.3, seed=3)})
+    assert drift().n_warned == 1
+    before = checksum(database_url), column("SELECT xmin::text FROM alchemist.score_distributions ORDER BY night_id")
+    assert drift().n_warned == 1
+    assert (
+        checksum(database_url),
+        column("SELECT xmin::text FROM alchemist.score_distributions ORDER BY night_id"),
+    ) == before
+
+
+def test_small_nights_are_pooled_until_they_can_be_judged_and_are_never_held(engine: Engine) -> None:
+    accepted(engine)
+    verdicts = []
+    for day in (3, 4, 5):
+        add_night(engine, f"2026-01-0{day}", {"a.tar": normal(200, mean=3, seed=day)})
+        (night,) = drift().nights
+        verdicts.append((night["verdict"], night["n"], night["n_tested"]))
+        publish()
+    assert verdicts == [("pooled", 200, 200), ("pooled", 200, 400), ("warned", 200, 600)]
+    assert set(states()) == {"selectable"}
+    # Judged nights are not pooled again, and nights under test are no part of what they are compared with.
+    assert column("SELECT n_reference FROM alchemist.score_distributions WHERE verdict = 'warned'") == [1200]
+    add_night(engine, "2026-01-06", {"a.tar": normal(200, seed=6)})
+    assert drift().nights[0]["n_tested"] == 200
+
+
+def test_a_first_night_is_only_recorded_or_warned_about_by_the_raters_scale(engine: Engine) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(600)})
+    assert drift().nights[0]["verdict"] == "recorded"
+    scale = fit_rank_scale(np.array(normal(2_000, mean=5)))
+    knots = {"knot_scores": scale.knot_scores.tolist(), "knot_ranks": scale.knot_ranks.tolist(), "n_reference": 2_000}
+    with engine.begin() as connection:
+        insert_rows(connection, {"rank_scales": [{"rank_scale_id": 1, "rater_id": 1, **knots}]})
+    (night,) = drift().nights
+    assert (night["verdict"], night["reference"], night["n_reference"]) == ("warned", "the rater's rank scale", 2_000)
+    assert night["psi"] > 1
+    assert publish().n_nights == 1
+
+
+def test_a_first_night_is_compared_with_the_distribution_in_the_raters_certificate(engine: Engine) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(600)})
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.raters SET certificate = jsonb_build_object('score_quantiles', CAST(:q AS float8[]), 'n_scores', 5000)"),
+            {"q": sorted(normal(500, seed=8))},
+        )  # fmt: skip
+    (night,) = drift().nights
+    assert (night["verdict"], night["reference"], night["n_reference"]) == ("steady", "the rater's certificate", 5000)
+
+
+def test_another_datasets_accepted_nights_and_held_ones_are_no_reference(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection, dataset_id=2, name="books")
+    add_night(engine, "2026-01-01", {"b.tar": normal(600, mean=4)}, state="selectable", dataset_id=2)
+    add_night(engine, "2026-01-01", {"a.tar": normal(600, mean=4)}, state="held")
+    add_night(engine, "2026-01-02", {"a.tar": normal(600)})
+    assert drift().nights[0]["verdict"] == "recorded"
+
+
+def test_a_night_that_is_not_complete_is_not_measured(engine: Engine) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(600)})
+    with engine.begin() as connection:
+        insert_rows(connection, {"shards": [{"shard_id": 99, "dataset_id": 1, "crawl_date": "2026-01-01"}]})
+    with pytest.raises(CheckFailedError, match="not complete: 1 shards"):
+        drift()
+
+
+def test_releasing_what_is_not_held_says_so(engine: Engine) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(10)}, state="selectable")
+    with pytest.raises(ConfigError, match="No night of web 2026-01-01 is held"):
+        release(ReleaseNightConfig(dataset="web", crawl_date=date(2026, 1, 1), reason="why not"))
+
+
+def test_a_dataset_s_own_limits_hold_its_nights_and_no_other_s(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "alchemist.toml").write_text("[drift]\nmin_scores = 400\n[datasets.web.drift]\nhold_psi = 50.0\n")
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    load_settings.cache_clear()
+    with engine.begin() as connection:
+        add_dataset(connection, dataset_id=2, name="books")
+    for dataset_id in (1, 2):
+        add_night(engine, "2026-01-01", {"a.tar": normal(600, seed=1)}, state="selectable", dataset_id=dataset_id)
+        add_night(engine, "2026-01-02", {"b.tar": normal(450, mean=3, seed=2)}, dataset_id=dataset_id)
+    assert drift().n_held == 1
+    assert "(warns at 0.1, holds at 50)" in capsys.readouterr().err
+    assert states() == ["selectable", "scored", "selectable", "held"]
+    applied = "SELECT observed -> 'limits' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
+    assert column(applied) == ["50.0", "0.25"]
+    by = "SELECT observed -> 'limits_from' ->> 'hold_psi' FROM alchemist.check_results ORDER BY check_result_id"
+    assert column(by) == ["[datasets.web.drift] hold_psi", "default of [drift] hold_psi"]
+
+
+def test_without_a_rater_there_is_nothing_to_measure(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET state = 'retired'"))
+    assert drift().note == "no production rater: nothing scored"

@@ -1,0 +1,157 @@
+"""Why a pair is in or out: every reason that a pair can have, named with what to do about it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.__main__ import main
+from alchemist_core.cli.explain import ExplainConfig, ExplainReport, run
+from alchemist_core.cli.takedown import TakedownConfig
+from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.errors import ConfigError
+from alchemist_core.files import artifact_path
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.store.manifests import read_manifest
+from alchemist_core.store.subsets import find_subset
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_night, add_rater
+
+pytestmark = pytest.mark.db
+
+NAME = "best"
+
+
+@pytest.fixture
+def drawn(engine: Engine) -> Engine:
+    """400 pairs of one night, of which 80 were drawn; another night is held, a third was decided later, a fourth waits."""
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+        insert_rows(connection, {"datasets": [{"dataset_id": 3, "name": "good", "role": "validation"}]})
+        add_rater(connection)
+    scores = np.random.default_rng(0).normal(size=400).astype(np.float32).tolist()
+    add_night(engine, "2026-01-01", {"a.tar": scores}, state="selectable")
+    add_night(engine, "2026-01-01", {"a.tar": [0.5]}, state="selectable", dataset_id=2)
+    add_night(engine, "2026-01-01", {"a.tar": [0.5]}, state="selectable", dataset_id=3)
+    add_night(engine, "2026-01-02", {"a.tar": [0.5]}, state="held")
+    policy = {"strategy": "shift_gsample", "retention": 0.2}
+    select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": policy}))
+    add_night(engine, "2026-01-03", {"a.tar": [0.5]}, state="selectable")
+    add_night(engine, "2026-01-04", {"a.tar": [0.5]})
+    return engine
+
+
+def explain(sample: object) -> ExplainReport:
+    return run(ExplainConfig(sample=str(sample), subset=NAME))
+
+
+def row(engine: Engine, sql: str, **parameters: Any) -> Any:
+    with engine.connect() as connection:
+        return connection.execute(text(sql), parameters).first()
+
+
+def pair_of(engine: Engine, crawl_date: str, dataset_id: int = 1) -> Any:
+    return row(engine, """
+        SELECT sample_id, pair_hash, uri, key FROM alchemist.samples INNER JOIN alchemist.sample_locations USING (sample_id)
+        INNER JOIN alchemist.shards USING (shard_id) WHERE crawl_date = :date AND dataset_id = :dataset_id LIMIT 1
+    """, date=crawl_date, dataset_id=dataset_id)  # fmt: skip
+
+
+def members(engine: Engine) -> set[bytes]:
+    subset = find_subset(engine, NAME)
+    return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hashes())
+
+
+def test_every_pair_is_said_to_be_in_or_out_as_it_is_and_its_key_agrees(drawn: Engine) -> None:
+    inside = members(drawn)
+    with drawn.connect() as connection:
+        pairs = connection.execute(text("SELECT sample_id, pair_hash FROM alchemist.samples ORDER BY 1 LIMIT 60")).all()
+    for pair in pairs:
+        report = explain(pair.sample_id)
+        assert report.is_member == (bytes(pair.pair_hash) in inside)
+        assert report.threshold is not None
+        if report.reason == "key":
+            assert report.key is not None
+            assert report.is_member == (report.key >= report.threshold)
+        else:
+            assert (report.reason, report.key) == ("rank", None)
+            assert report.rank is not None
+            assert report.rank < 0.25
+            assert "drop_top_ratio=0.25" in report.because
+
+
+def test_a_pair_is_named_by_its_place_by_its_hash_or_by_its_id(drawn: Engine) -> None:
+    pair = pair_of(drawn, "2026-01-01")
+    whole = bytes(pair.pair_hash).hex()
+    reports = [explain(named) for named in (f"web/{pair.uri}/{pair.key}", whole[:8], whole.upper(), pair.sample_id)]
+    assert {report.pair for report in reports} == {whole}
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("cafe", "names no pair: give DATASET/SHARD/KEY, a sample id, or at least 8 hex digits"),
+        ("00000000", "No pair in the store is 00000000"),
+        ("web/2026-01-01/a.tar/none", "No pair in the store is web/2026-01-01/a.tar/none"),
+        ("77777777777", "No pair in the store is 77777777777"),
+    ],
+)
+def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        explain(named)
+
+
+@pytest.mark.parametrize(
+    ("crawl_date", "dataset_id", "reason", "remedy"),
+    [
+        ("2026-01-02", 1, "held", "web 2026-01-02 r1. Look at it, then alchemist release night"),
+        ("2026-01-03", 1, "new pair", "Select again"),
+        ("2026-01-04", 1, "night not decided", "alchemist publish night"),
+        ("2026-01-01", 2, "other dataset", "it is of books"),
+        ("2026-01-01", 3, "held out", "it is of good (validation): what is held out is never selected"),
+    ],
+)
+def test_a_pair_that_could_not_be_drawn_is_told_why_and_what_to_do(
+    drawn: Engine, crawl_date: str, dataset_id: int, reason: str, remedy: str
+) -> None:
+    report = explain(pair_of(drawn, crawl_date, dataset_id).sample_id)
+    assert (report.is_member, report.reason, report.rank) == (False, reason, None)
+    assert remedy in report.because
+
+
+def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:
+    gone = min(members(drawn))
+    image = row(drawn, "SELECT image_hash FROM alchemist.samples WHERE pair_hash = :h", h=gone).image_hash
+    takedown(TakedownConfig(image_hash=bytes(image).hex(), reason="asked for by its author"))
+    kept = explain(gone.hex())
+    assert kept.is_member
+    assert kept.because.endswith("; its picture was taken down since (asked for by its author), and readers skip it")
+    select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": {"strategy": "top_k"}}))
+    report = explain(gone.hex())
+    assert (report.is_member, report.reason) == (False, "taken down")
+    assert "asked for by its author" in report.because
+
+
+def test_what_was_set_aside_is_told_with_its_reason(drawn: Engine) -> None:
+    shard_id = row(
+        drawn, "SELECT shard_id FROM alchemist.shards WHERE crawl_date = '2026-01-01' AND dataset_id = 1"
+    ).shard_id
+    with drawn.begin() as connection:
+        insert_rows(
+            connection,
+            {"quarantined_samples": [{"shard_id": shard_id, "ordinal": 900, "key": "bad", "detail": "12 bytes"}]},
+        )
+    with pytest.raises(ConfigError, match=r"quarantined by ingest: truncated \(12 bytes\). alchemist shard reread"):
+        explain("web/2026-01-01/a.tar/bad")
+
+
+def test_the_answer_is_two_lines(drawn: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = min(members(drawn)).hex()
+    assert main(["explain", inside, "--subset", NAME]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"pair {inside[:16]} (sample ")
+    assert second.startswith("in best v1: rank 0.")
+    assert "the smallest of 80 members" in second

@@ -1,0 +1,149 @@
+"""Housekeeping removes what the dead left and nothing that lives; what Airflow has to say reaches a person."""
+
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.cli.maintain import (
+    MaintainConfig,
+    RetentionConfig,
+    airflow,
+    leases,
+    retention,
+    statistics,
+    takedowns,
+)
+from alchemist_core.cli.note import NoteConfig, approval, failure
+from alchemist_core.settings import load_settings
+from tests.given import Row, insert_rows, sha256
+
+pytestmark = pytest.mark.db
+
+NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(days=800)
+
+
+def store(engine: Engine, **tables: list[Row]) -> None:
+    with engine.begin() as connection:
+        insert_rows(connection, tables)
+
+
+def values(engine: Engine, sql: str) -> list[object]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(sql)).scalars())
+
+
+def test_leases_of_the_dead_go_with_their_runs_and_live_ones_stay(engine: Engine) -> None:
+    old = {"heartbeat_at": NOW - timedelta(days=1), "stage": "score"}
+    store(
+        engine,
+        runs=[{"run_id": 1, **old}, {"run_id": 2, "stage": "score"}],
+        leases=[
+            {"resource": "dead", "fencing_token": 1, "run_id": 1, "expires_at": NOW - timedelta(hours=2)},
+            {"resource": "just expired", "fencing_token": 2, "run_id": 2, "expires_at": NOW - timedelta(minutes=1)},
+            {"resource": "live", "fencing_token": 3, "run_id": 2, "expires_at": NOW + timedelta(hours=1)},
+        ],
+    )
+    assert leases(MaintainConfig()).n_done == 1
+    assert values(engine, "SELECT resource FROM alchemist.leases ORDER BY 1") == ["just expired", "live"]
+    assert values(engine, "SELECT state FROM alchemist.runs ORDER BY run_id") == ["lost", "running"]
+
+
+def test_a_takedown_is_done_when_nothing_published_and_no_tar_holds_the_picture(engine: Engine) -> None:
+    store(
+        engine,
+        datasets=[{"dataset_id": 1, "name": "web"}],
+        samples=[{"sample_id": 1}, {"sample_id": 2}, {"sample_id": 3}],
+        raters=[{"rater_id": 1, "name": "r"}],
+        rank_scales=[{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+        rank_snapshots=[{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+        subsets=[
+            {"subset_id": 1, "name": "s", "snapshot_id": 1, "state": "published"},
+            {"subset_id": 2, "name": "t", "snapshot_id": 1, "copy_uris": ["tars"]},
+        ],
+        subset_samples=[
+            {"subset_id": 1, "sample_id": 1, "rank": 0.5},
+            {"subset_id": 2, "sample_id": 2, "rank": 0.5},
+        ],
+        takedowns=[{"image_hash": sha256(f"image {i}"), "reason": "asked", "requested_by": "ann"} for i in (1, 2, 3)],
+    )
+    report = takedowns(MaintainConfig())
+    assert (report.n_done, report.n_left) == (1, 2)
+    done = values(
+        engine, "SELECT encode(image_hash, 'hex') FROM alchemist.takedowns WHERE bytes_removed_at IS NOT NULL"
+    )
+    assert done == [sha256("image 3").hex()]
+    assert takedowns(MaintainConfig()).n_done == 0
+
+
+def test_old_outcomes_go_but_the_newest_of_a_night_and_what_a_person_released_stay(engine: Engine) -> None:
+    night = {"suite": "samples", "dataset_name": "web", "crawl_date": "2024-01-01", "created_at": LONG_AGO}
+    store(
+        engine,
+        check_results=[
+            {"check_result_id": 1, **night},
+            {"check_result_id": 2, **night, "observed": {"released_by": "ann"}},
+            {"check_result_id": 3, **night, "is_success": False},
+            {"check_result_id": 4, **night, "expectation": "other"},
+        ],
+    )
+    assert retention(RetentionConfig(keep_days=365)).n_done == 1
+    assert values(engine, "SELECT check_result_id FROM alchemist.check_results ORDER BY 1") == [2, 3, 4]
+
+
+def test_large_tables_are_analysed_partitioned_ones_too(engine: Engine) -> None:
+    store(
+        engine,
+        raters=[{"rater_id": 1, "name": "r"}],
+        samples=[{"sample_id": 1}],
+        scores=[{"rater_id": 1, "sample_id": 1, "score": 0.5}],
+    )
+    assert statistics(MaintainConfig()).n_done > 5
+    analysed = "SELECT relname FROM pg_class WHERE relnamespace = 'alchemist'::regnamespace AND relkind IN ('r', 'p') AND reltuples >= 0"
+    assert {"scores", "shard_scores", "samples"} <= set(values(engine, analysed))
+
+
+def test_airflows_history_is_left_alone_where_nobody_says_where_it_lies(engine: Engine) -> None:
+    report = airflow(RetentionConfig())
+    assert report.n_done == 0
+    assert "ALCHEMIST_AIRFLOW_DATABASE_URL" in str(report.note)
+
+
+def test_a_failure_and_a_question_are_kept_and_reach_the_program_that_tells_people(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "tell"
+    program.write_text(f"#!/bin/sh\ncat >> {tmp_path / 'heard'}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("ALCHEMIST_NOTIFY_COMMAND", str(program))
+    load_settings.cache_clear()
+    assert failure(NoteConfig(subject="nightly_rescore.score", reason="the disk is full", run="r1")).is_notified
+    assert approval(NoteConfig(subject="train_rater.approve", reason="Promote?")).is_notified
+    assert "the disk is full" in (tmp_path / "heard").read_text()
+    assert values(engine, "SELECT action FROM alchemist.audit_events ORDER BY audit_event_id") == [
+        "task failed",
+        "approval asked",
+    ]
+    assert values(engine, "SELECT after ->> 'run' FROM alchemist.audit_events ORDER BY audit_event_id") == ["r1", None]
+
+
+def test_a_failure_has_the_end_of_its_log_for_a_reason(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "airflow" / "logs" / "dag_id=d" / "run_id=r1" / "task_id=t" / "attempt=3.log"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"event": "a loss is not finite"}\n')
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    failure(NoteConfig(subject="d.t", reason="exit code 9", run="r1", try_number=3))
+    (reason,) = values(engine, "SELECT after ->> 'reason' FROM alchemist.audit_events")
+    assert reason == "exit code 9\n  a loss is not finite"
+
+
+def test_a_program_that_fails_stops_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_NOTIFY_COMMAND", "false")
+    load_settings.cache_clear()
+    assert not failure(NoteConfig(subject="a.b", reason="why")).is_notified
+    assert values(engine, "SELECT count(*) FROM alchemist.audit_events") == [1]

@@ -1,0 +1,142 @@
+"""What is said of nights: how each ended, what was left out, and the next step."""
+
+from datetime import date
+
+import pytest
+from sqlalchemy import Engine
+
+from alchemist_core.cli.night import NightListConfig, list_
+from alchemist_core.errors import ConfigError
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_rater
+
+pytestmark = pytest.mark.db
+
+WHY = {
+    "rejected": {"rejected_reason": "not a tar"},
+    **{state: {"state_reason": "seen tonight"} for state in ("growing", "missing", "changed")},
+}
+
+
+def add_shards(engine: Engine, dataset_id: int, **states: str) -> None:
+    shard = {"dataset_id": dataset_id, "crawl_date": "2026-01-02", "n_samples": 5}
+    rows = [
+        {**shard, "shard_id": 10 * dataset_id + number, "uri": f"{name}.tar", "state": state, **WHY.get(state, {})}
+        for number, (name, state) in enumerate(states.items())
+    ]
+    with engine.begin() as connection:
+        insert_rows(connection, {"shards": rows})
+
+
+@pytest.fixture
+def two_datasets(engine: Engine) -> Engine:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+        add_rater(connection)
+    add_shards(engine, 1, good="verified", gone="missing", other="changed", upload="growing", broken="rejected")
+    add_shards(engine, 2, fine="verified")
+    return engine
+
+
+def test_every_shard_that_is_left_out_of_a_night_is_named_with_its_next_step(two_datasets: Engine) -> None:
+    web = next(night for night in list_(NightListConfig()).nights if night.dataset == "web")
+    steps = {shard.uri: shard.remedy for shard in web.unread}
+    assert steps.keys() == {"gone.tar", "other.tar", "upload.tar", "broken.tar"}
+    assert "alchemist shard retire 11" in steps["gone.tar"]
+    assert "alchemist shard reread 12" in steps["other.tar"]
+    assert steps["upload.tar"].startswith("none")
+    assert web.remedies == ["alchemist score --dataset web --crawl-date 2026-01-02"]
+
+
+def test_the_trouble_of_one_dataset_is_not_said_of_another(two_datasets: Engine) -> None:
+    books = next(night for night in list_(NightListConfig()).nights if night.dataset == "books")
+    assert books.unread == []
+
+
+def test_only_the_nights_that_are_asked_for_are_listed(two_datasets: Engine) -> None:
+    report = list_(NightListConfig(nights=("books:2026-01-02", "books:2026-01-03")))
+    assert [(night.dataset, night.crawl_date) for night in report.nights] == [("books", date(2026, 1, 2))]
+
+
+def fail_ingest(engine: Engine, error: str, *, run_id: int = 1, state: str = "failed") -> None:
+    run = {
+        "run_id": run_id,
+        "stage": "ingest",
+        "config": {"dataset": "web", "crawl_date": "2026-01-02"},
+        "error": error,
+    }
+    with engine.begin() as connection:
+        insert_rows(connection, {"runs": [{**run, "state": state, "finished_at": "2026-01-03"}]})
+
+
+def test_what_an_ingest_left_is_told_of_its_night_beside_the_shards_and_ends_with_a_successful_one(
+    two_datasets: Engine,
+) -> None:
+    left = "web: x.tar.gz: is compressed. Unpack it.\nweb: gone.tar: missing (since now). Restore it.\nAll else was ingested."
+    fail_ingest(two_datasets, f"DataError: {left}")
+    report = list_(NightListConfig(nights=("web:2026-01-02", "books:2026-01-02")))
+    of_books, of_web = report.nights
+    assert (of_books.not_ingested, of_web.not_ingested) == ([], ["x.tar.gz: is compressed. Unpack it."])
+    assert (
+        "  next: mend that, then alchemist ingest --dataset web --crawl-date 2026-01-02"
+        in report.summary().splitlines()
+    )
+    fail_ingest(two_datasets, "", run_id=2, state="succeeded")
+    assert list_(NightListConfig(nights=("web:2026-01-02",))).nights[0].not_ingested == []
+
+
+def test_a_night_of_which_nothing_was_ingested_is_not_called_empty(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        checked = {"suite": "shards", "dataset_name": "web", "crawl_date": "2026-01-02"}
+        insert_rows(connection, {"check_results": [checked]})
+    assert [night.status for night in list_(NightListConfig()).nights] == ["empty"]
+    fail_ingest(engine, "DataError: web: The root /data/web is unreachable. Mount it.\nAll else was ingested.")
+    (night,) = list_(NightListConfig()).nights
+    assert (night.status, night.not_ingested) == ("not ingested", ["The root /data/web is unreachable. Mount it."])
+
+
+def test_quarantine_is_told_by_reason_with_the_shard_to_look_at(two_datasets: Engine) -> None:
+    bad = {"shard_id": 20, "reason": "bad_image", "run_id": 1}
+    with two_datasets.begin() as connection:
+        insert_rows(
+            connection, {"quarantined_samples": [{**bad, "ordinal": n, "quarantine_id": n + 1} for n in range(2)]}
+        )
+    summary = list_(NightListConfig(dataset="books")).summary()
+    assert "2 quarantined (bad_image 2)" in summary
+    assert "next: look at what is quarantined: alchemist shard show 20" in summary
+
+
+def test_nights_with_trouble_stand_at_the_end_where_a_log_is_read(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for dataset_id, name in enumerate(("a", "b", "c"), start=1):
+            add_dataset(connection, dataset_id=dataset_id, name=name)
+    add_shards(engine, 1, fine="missing")
+    with engine.begin() as connection:
+        checked = {"suite": "shards", "dataset_name": None, "crawl_date": "2026-01-02"}
+        insert_rows(connection, {"check_results": [checked]})
+    heads = [line for line in list_(NightListConfig()).summary().splitlines() if not line.startswith(" ")]
+    assert [head[0] for head in heads] == ["b", "c", "a"]
+
+
+def test_a_long_list_of_shards_is_cut_and_says_so(two_datasets: Engine) -> None:
+    with two_datasets.begin() as connection:
+        rows = [
+            {
+                "shard_id": 100 + n,
+                "dataset_id": 2,
+                "uri": f"{n}.tar",
+                "state": "missing",
+                "crawl_date": "2026-01-02",
+                "n_samples": 1,
+            }
+            for n in range(25)
+        ]
+        insert_rows(connection, {"shards": rows})
+    assert "and 15 more shards" in list_(NightListConfig(dataset="books")).summary()
+
+
+def test_a_night_that_cannot_be_read_is_refused_with_its_form(database_url: str) -> None:
+    with pytest.raises(ConfigError, match="DATASET:YYYY-MM-DD"):
+        list_(NightListConfig(nights=("2026-01-02",)))

@@ -1,0 +1,132 @@
+"""What a DAG maps over: the datasets of a night, and a process for each dataset and slot."""
+
+import json
+from datetime import date
+
+import pytest
+from sqlalchemy import Engine
+
+from alchemist_core.__main__ import main
+from alchemist_core.cli.plan import PlanScoreConfig, plan_score
+from alchemist_core.errors import ConfigError
+from alchemist_core.settings import load_settings
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_rater
+
+pytestmark = pytest.mark.db
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def add_shards(engine: Engine, dataset_id: int, *uris: str, crawl_date: str = "2026-01-02") -> None:
+    shard = {"dataset_id": dataset_id, "crawl_date": crawl_date, "n_samples": 5}
+    rows = [{**shard, "shard_id": 10 * dataset_id + number, "uri": uri} for number, uri in enumerate(uris)]
+    with engine.begin() as connection:
+        insert_rows(connection, {"shards": rows})
+
+
+def test_a_night_is_planned_for_every_training_dataset_whatever_its_root_is_like(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        datasets = [
+            {"dataset_id": 1, "name": "web", "root_uri": "/nowhere"},
+            {"dataset_id": 2, "name": "books"},
+            {"dataset_id": 3, "name": "goal", "role": "validation"},
+        ]
+        insert_rows(connection, {"datasets": datasets})
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--json"]) == 0
+    assert last_line(capsys) == {
+        "datasets": ["books", "web"],
+        "nights": [{"dataset": name, "crawl_date": "2026-01-02"} for name in ("books", "web")],
+    }
+
+
+def test_a_dataset_that_is_named_may_be_registered_by_its_first_ingest(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--dataset", "new", "--json"]) == 0
+    assert last_line(capsys)["datasets"] == ["new"]
+
+
+def test_an_upload_that_was_under_way_brings_its_night_up_again(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+    add_shards(engine, 1, "a.tar", crawl_date="2026-01-01")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'growing'")
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--json"]) == 0
+    assert last_line(capsys)["nights"] == [
+        {"dataset": "web", "crawl_date": "2026-01-02"},
+        {"dataset": "web", "crawl_date": "2026-01-01"},
+    ]
+
+
+def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_stopped_it(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+        connection.exec_driver_sql("UPDATE alchemist.raters SET promoted_at = '2026-01-01'")
+    add_shards(engine, 1, "a.tar", crawl_date="2026-01-01")
+    assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
+    assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03", "2026-01-01"]  # type: ignore[attr-defined]
+    failed = {"suite": "samples", "dataset_name": "web", "crawl_date": "2026-01-01", "is_success": False}
+    with engine.begin() as connection:
+        insert_rows(connection, {"check_results": [failed]})
+    assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
+    assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
+
+
+def test_scoring_is_planned_for_each_dataset_and_slot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan_score(PlanScoreConfig()).work == []
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+        add_rater(connection)
+    add_shards(engine, 1, "a.tar", "b.tar", "c.tar")
+    monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "2")
+    load_settings.cache_clear()
+    report = plan_score(PlanScoreConfig(crawl_date=date(2026, 1, 2)))
+    assert [(task.dataset, task.slot) for task in report.work] == [("books", 0), ("web", 0), ("web", 1)]
+    assert (report.slots, report.n_shards, report.n_samples) == ([0, 1], 3, 15)
+    assert {task.crawl_date for task in report.work} == {date(2026, 1, 2)}
+
+
+def test_several_nights_are_planned_at_once_each_with_its_own_day(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+        add_rater(connection)
+    add_shards(engine, 1, "a.tar")
+    add_shards(engine, 2, "b.tar", crawl_date="2026-01-01")
+    report = plan_score(
+        PlanScoreConfig(nights=("web:2026-01-02", "web:2026-01-01", "books:2026-01-01", "new:2026-01-02"))
+    )
+    assert [(task.dataset, str(task.crawl_date), task.slot) for task in report.work] == [
+        ("web", "2026-01-02", 0), ("web", "2026-01-01", 0), ("books", "2026-01-01", 0),
+    ]  # fmt: skip
+    assert report.n_shards == 2
+
+
+def test_where_checks_have_stopped_every_night_nothing_is_scored(engine: Engine, database_url: str) -> None:
+    failed = {"suite": "samples", "expectation": "most_locations_are_usable", "severity": "fail", "is_success": False}
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+        night = {"dataset_name": "web", "crawl_date": "2026-01-02", "observed": {}}
+        insert_rows(connection, {"check_results": [failed | night]})
+    add_shards(engine, 1, "a.tar")
+    assert plan_score(PlanScoreConfig(nights=("web:2026-01-02",))).work == []
+
+
+@pytest.mark.parametrize("night", ["web", "web:yesterday", "2026-01-02"])
+def test_a_night_that_cannot_be_read_is_refused_with_its_form(database_url: str, night: str) -> None:
+    with pytest.raises(ConfigError, match="DATASET:YYYY-MM-DD"):
+        plan_score(PlanScoreConfig(nights=(night,)))

@@ -1,0 +1,110 @@
+"""What a person is asked before a subset is published: every figure, and no value that a page would interpret."""
+
+import json
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.__main__ import main
+from alchemist_core.cli.plan_publish import PlanPublishConfig, PlanPublishReport, plan_publish
+from alchemist_core.files import artifact_path
+from alchemist_core.notifications import code_span
+from alchemist_core.settings import load_settings
+from tests.drawn_versions import N_PAIRS, NAME, grow, members, run_publish, select
+from tests.given import insert_rows
+
+pytestmark = pytest.mark.db
+
+# What Markdown, HTML, a chat program, a template or a terminal would take for more than a value.
+HOSTILE = [
+    "[click](http://evil)", "<img src=x onerror=alert(1)>", "`` ` ```", "http://evil www.evil.com a@b.c", "{{ 7 * 7 }}", "a\n# b\n- c",
+    "\x1b]0;x\x07", "![x](http://evil)", "a|b", "&lt;b&gt;",
+]  # fmt: skip
+
+
+def ask(version: int | None = None) -> PlanPublishReport:
+    return plan_publish(PlanPublishConfig(name=NAME, version=version))
+
+
+def test_the_first_version_is_asked_with_size_strategy_and_window(pool: Engine) -> None:
+    report = select()
+    asked = ask()
+    assert (asked.subset, asked.version, asked.n_samples) == (NAME, 1, N_PAIRS // 5)
+    assert (asked.published_version, asked.n_in, asked.training_seconds) == (None, None, None)
+    assert asked.n_bytes == report.n_bytes > 0
+    assert asked.window == {"drop_top_ratio": 0.25, "mean_rank": 0.625, "std_rank": 0.125}
+    assert "- Compared with the published version: none is published yet" in asked.question
+    assert "strategy: `shift_gsample`, retention `0.2`, drop top ratio `0.25`" in asked.question.lower()
+
+
+def test_a_later_version_is_asked_with_what_joins_leaves_and_stays(pool: Engine) -> None:
+    select()
+    run_publish()
+    grow(pool, "2026-01-02", N_PAIRS // 10)
+    select()
+    before, after = members(pool, 1), members(pool, 2)
+    asked = ask()
+    assert asked.published_version == 1
+    assert (asked.n_in, asked.n_out, asked.n_stay) == (len(after - before), len(before - after), len(before & after))
+    assert f"version `1`: `{asked.n_in:,}` join, `{asked.n_out:,}` leave, `{asked.n_stay:,}` stay" in asked.question
+
+
+def test_training_time_is_estimated_from_the_last_training_and_a_report_is_linked(
+    pool: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {
+        "run_id": 900,
+        "stage": "train_downstream",
+        "state": "succeeded",
+        "work_seconds": 4000,
+        "finished_at": "2026-01-02T00:00:00Z",
+    }
+    with pool.begin() as connection:
+        insert_rows(
+            connection, {"runs": [run], "models": [{"model_id": 1, "arm": "random", "run_id": 900, "n_samples": 200}]}
+        )
+    select()
+    assert ask().training_seconds == 20.0 * N_PAIRS / 5
+    assert "- Training on it: `about 2.2 hours`" in ask().question
+    assert "- Report: none yet" in ask().question
+    page = artifact_path("reports/web.html")
+    page.parent.mkdir(parents=True)
+    page.write_text("x")
+    assert f"- Report: `{page}`" in ask().question
+    monkeypatch.setenv("ALCHEMIST_REPORTS_URL", "https://pages.example/reports/")
+    load_settings.cache_clear()
+    assert (
+        "- Report: [https://pages.example/reports/web.html](<https://pages.example/reports/web.html>)" in ask().question
+    )
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_value_is_one_code_span_whatever_it_holds(value: str) -> None:
+    markdown = pytest.importorskip("markdown_it")
+    (paragraph,) = [
+        token for token in markdown.MarkdownIt("commonmark").parse(f"- Name: {code_span(value)}") if token.children
+    ]
+    assert [token.type for token in paragraph.children] == ["text", "code_inline"]
+    assert not set(paragraph.children[1].content) & set("\x1b\x07\n<>")
+
+
+def test_names_of_the_store_are_asked_as_code(pool: Engine) -> None:
+    select()
+    with pool.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET name = :name"), {"name": "<b>[r](http://evil)"})
+        connection.execute(text("UPDATE alchemist.rank_snapshots SET dataset_names = :names"), {"names": ["a`b"]})
+    assert "- Rater: `‹b›[r](http://evil)`; datasets: `` a`b ``" in ask().question
+
+
+def test_who_approved_and_with_which_comment_stands_in_the_audit_events(
+    pool: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    select()
+    assert main(["plan", "publish", NAME, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["question"].startswith(f"Publish `{NAME}` version `1`?")
+    assert main(["subset", "publish", "--approved-by=ann", "--comment=looks; $(good)", "--", NAME]) == 0
+    with pool.connect() as connection:
+        after = connection.execute(
+            text("SELECT after FROM alchemist.audit_events WHERE action = 'publish'")
+        ).scalar_one()
+    assert after == {"version": 1, "approved_by": "ann", "comment": "looks; $(good)"}

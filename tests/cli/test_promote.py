@@ -1,0 +1,129 @@
+"""Promotion switches every reader at once; a shadow scores beside the production rater and is planned for beforehand."""
+
+import threading
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.cli.plan import PlanScoreConfig, plan_score
+from alchemist_core.cli.promote import PromoteConfig, PromoteReport, run
+from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.settings import load_settings
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.raters import find_raters
+from tests.given import insert_rows
+from tests.scored_nights import add_dataset, add_night, add_rater
+
+pytestmark = pytest.mark.db
+
+N_PAIRS = 500
+
+
+def promote(**fields: object) -> PromoteReport:
+    return run(PromoteConfig.model_validate({"without_certificate": "a test", **fields}))
+
+
+@pytest.fixture
+def two_raters(engine: Engine) -> Engine:
+    """An old rater in production and a new candidate, both of which have scored the same night."""
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection, name="old")
+        add_rater(connection, rater_id=2, name="new", state="candidate")
+    add_night(engine, "2026-01-01", {"a.tar": [1.0] * N_PAIRS})
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO alchemist.scores SELECT 2, 2.0, sample_id FROM alchemist.scores"))
+    return engine
+
+
+def test_a_reader_during_promotion_sees_one_rater_or_the_other_and_never_a_mix(
+    two_raters: Engine, database_url: str
+) -> None:
+    seen: list[tuple[int, int, int]] = []
+    is_over = threading.Event()
+
+    def poll() -> None:
+        reader = make_engine(database_url)
+        query = text("SELECT count(*), count(DISTINCT rater_id), min(rater_id) FROM alchemist.current_scores")
+        while not is_over.is_set():
+            with reader.connect() as connection:
+                seen.append(tuple(connection.execute(query).one()))  # type: ignore[arg-type]
+        reader.dispose()
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    for _ in range(20):
+        for name in ("new", "old"):
+            promote(rater=name)
+    is_over.set()
+    reader.join()
+    assert {rater_id for _, _, rater_id in seen} == {1, 2}
+    assert all((n, n_raters) == (N_PAIRS, 1) for n, n_raters, _ in seen)
+
+
+def test_a_shadow_is_scored_with_every_night_and_stays_out_of_production(two_raters: Engine) -> None:
+    assert [rater.name for rater in find_raters(two_raters, "nightly")] == ["old"]
+    report = promote(rater="new", shadow=True)
+    assert (report.rater, report.was, report.is_shadow) == ("new", "old", True)
+    assert [rater.name for rater in find_raters(two_raters, "nightly")] == ["old", "new"]
+    assert [rater.name for rater in find_raters(two_raters, "production")] == ["old"]
+    promote(rater="new", shadow=False)
+    assert [rater.name for rater in find_raters(two_raters, "nightly")] == ["old"]
+    with two_raters.connect() as connection:
+        assert (
+            connection.execute(text("SELECT count(*) FROM alchemist.audit_events WHERE action = 'shadow'")).scalar()
+            == 2
+        )
+
+
+def test_a_shadow_needs_no_certificate_and_a_production_rater_does(two_raters: Engine) -> None:
+    run(PromoteConfig(rater="new", shadow=True))
+    with pytest.raises(CheckFailedError, match="not certified"):
+        run(PromoteConfig(rater="new"))
+
+
+def test_a_promoted_shadow_is_no_shadow_any_more(two_raters: Engine) -> None:
+    promote(rater="new", shadow=True)
+    promote(rater="new")
+    assert [(rater.name, rater.is_shadow) for rater in find_raters(two_raters, "nightly")] == [("new", False)]
+
+
+def test_only_a_candidate_can_be_a_shadow(two_raters: Engine) -> None:
+    with pytest.raises(ConfigError, match="old is production: only a candidate"):
+        promote(rater="old", shadow=True)
+
+
+def test_the_plan_says_shards_pairs_time_and_cost_of_every_rater(
+    two_raters: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(rater="new", shadow=True)
+    with two_raters.begin() as connection:
+        insert_rows(connection, {"runs": [{"run_id": 1, "stage": "score"}]})
+        connection.execute(text("UPDATE alchemist.runs SET started_at = '2026-01-01T00:00:00Z'"))
+        connection.execute(
+            text("UPDATE alchemist.shard_scores SET scored_at = '2026-01-01T00:00:05Z', device = 'cuda'")
+        )
+        shard = {"dataset_id": 1, "crawl_date": "2026-01-02", "n_samples": 7200}
+        insert_rows(connection, {"shards": [{"shard_id": 9, **shard}]})
+    old, new = plan_score(PlanScoreConfig(rater="nightly")).raters
+    assert (old.n_shards, old.n_samples, old.pairs_per_s, old.seconds, old.cost) == (1, 7200, 100.0, 72.0, None)
+    # The new one has the old night to score too, and no run of its own.
+    assert (new.is_shadow, new.n_shards, new.n_samples, new.seconds) == (True, 2, 7700, 77.0)
+    assert "another rater's runs" in str(new.note)
+    assert "cost unknown" in old.summary()
+    monkeypatch.setenv("ALCHEMIST_PRICE_PER_GPU_HOUR", "3.0")
+    load_settings.cache_clear()
+    old, _ = plan_score(PlanScoreConfig(rater="nightly")).raters
+    assert old.cost == pytest.approx(72 / 3600 * 3, abs=1e-4)
+
+
+def test_before_anything_was_scored_the_plan_says_that_time_is_unknown(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+        insert_rows(
+            connection, {"shards": [{"shard_id": 9, "dataset_id": 1, "crawl_date": "2026-01-02", "n_samples": 70}]}
+        )
+    report = plan_score(PlanScoreConfig())
+    assert (report.n_shards, report.n_samples, report.raters[0].seconds) == (1, 70, None)
+    assert "time unknown: nothing was scored yet" in report.summary()

@@ -1,0 +1,60 @@
+"""A night is published as it was checked."""
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from alchemist_core.cli.check import CheckConfig
+from alchemist_core.cli.check import run as check
+from alchemist_core.errors import CheckFailedError
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from tests.scored_nights import add_dataset, add_night, add_rater
+
+pytestmark = pytest.mark.db
+
+NIGHT = "2026-01-01"
+SCORES = np.random.default_rng(0).normal(size=20).tolist()
+
+
+@pytest.fixture
+def checked(engine: Engine) -> Engine:
+    """A night of one shard, whose scores were checked."""
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+    add_night(engine, NIGHT, {"a.tar": SCORES})
+    check(CheckConfig.model_validate({"suite": "scores", "dataset": "web", "crawl_date": NIGHT}))
+    return engine
+
+
+@pytest.mark.parametrize("crawl_date", [NIGHT, None])
+def test_scores_that_came_after_the_check_are_checked_first(checked: Engine, crawl_date: str | None) -> None:
+    add_night(checked, NIGHT, {"b.tar": SCORES})
+    with pytest.raises(
+        CheckFailedError, match=r"web 2026-01-01 r1 has grown since its scores were checked. Run alchemist check"
+    ):
+        publish_night(PublishNightConfig(dataset="web"))
+    check(CheckConfig.model_validate({"suite": "scores", "dataset": "web", "crawl_date": crawl_date}))
+    assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
+
+
+def test_another_raters_scores_need_no_check_for_the_suite_looks_at_production_alone(checked: Engine) -> None:
+    with checked.begin() as connection:
+        add_rater(connection, rater_id=2, name="tried", state="candidate")
+    add_night(checked, NIGHT, {"b.tar": SCORES}, rater_id=2)
+    with checked.begin() as connection:
+        # The first shard is unscored by it: only its night counts here.
+        connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'retired' WHERE uri LIKE '%%a.tar'")
+    assert publish_night(PublishNightConfig(dataset="web", rater="tried")).n_nights == 1
+
+
+def test_a_night_that_must_be_checked_first_keeps_no_other_closed(checked: Engine) -> None:
+    with checked.begin() as connection:
+        add_dataset(connection, dataset_id=2, name="books")
+    add_night(checked, NIGHT, {"b.tar": SCORES})
+    add_night(checked, NIGHT, {"a.tar": SCORES}, dataset_id=2)
+    with pytest.raises(CheckFailedError, match=r"web 2026-01-01 r1 has grown.*\n1 nights were published"):
+        publish_night(PublishNightConfig())
+    with checked.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT dataset_id, state FROM alchemist.nights ORDER BY 1").all()
+    assert [tuple(row) for row in rows] == [(1, "scored"), (2, "selectable")]

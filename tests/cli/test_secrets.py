@@ -1,0 +1,92 @@
+"""A password of the store is in no output, no file, no row, no error and no list of processes."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from alchemist_core.store.postgres import client_program
+from tests.trained_store import TrainedStore
+
+SECRET = "hunter2secret"
+CHAIN = (
+    ("score", "--dataset", "scenes", "--json"),
+    ("publish", "night", "--dataset", "scenes"),
+    ("select", "--dataset", "scenes", "--retention", "0.5"),
+    ("subset", "publish", "scenes-auto-r50"),
+    ("materialize", "--subset", "scenes-auto-r50"),
+    ("plan", "score", "--dataset", "scenes"),
+    ("report", "--subset", "scenes-auto-r50"),
+    ("subset", "show", "no-such-subset"),
+    ("db", "checksum"),
+    ("db", "backup", "BACKUP"),
+)
+
+
+def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[str, set[str]]:
+    """What a command says, and every command line that was seen while it ran."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")} | given
+    seen: set[str] = set()
+    with tempfile.TemporaryFile("w+") as output:
+        command = [sys.executable, "-m", "alchemist_core", *words]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            seen |= {line for path in Path("/proc").glob("[0-9]*/cmdline") if (line := read_line(path))}
+            time.sleep(0.02)
+        output.seek(0)
+        return output.read(), seen
+
+
+def read_line(path: Path) -> str:
+    try:
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.mark.db
+@pytest.mark.e2e
+def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_path: Path) -> None:
+    password = make_url(trained_store.url).password
+    assert password
+    assert len(password) >= 8
+    given = {"ALCHEMIST_DATABASE_URL": trained_store.url, "ALCHEMIST_HOME": str(trained_store.home)}
+    for words in CHAIN:
+        command = tuple(str(tmp_path / "backup") if word == "BACKUP" else word for word in words)
+        said, seen = run(command, given)
+        assert said
+        assert "Traceback" not in said
+        assert password not in said, words
+        assert not [line for line in seen if password in line], words
+    dumped = subprocess.run(
+        [client_program("pg_dump"), "--schema=alchemist", trained_store.url], capture_output=True, text=True, check=True
+    )
+    assert "runs" in dumped.stdout
+    assert password not in dumped.stdout
+    folders = (trained_store.home, tmp_path / "backup")
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert (tmp_path / "backup" / "backup.json") in files
+    assert not [path for path in files if password.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://u:{SECRET}@127.0.0.1:1/x",
+        f"postgresql://u:{SECRET}@127.0.0.1:port/x",
+        f"mysql://u:{SECRET}@127.0.0.1/x",
+        f"postgresql://u:{SECRET}@127.0.0.1:1/x?sslmode=nonsense",
+        SECRET,
+    ],
+)
+def test_a_url_that_cannot_be_used_is_an_error_that_keeps_the_password(url: str, tmp_path: Path) -> None:
+    said, _ = run(("plan", "score", "--dataset", "x"), {"ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_HOME": str(tmp_path)})
+    assert said.startswith("error: ")
+    assert "ALCHEMIST_DATABASE_URL" in said
+    assert "Traceback" not in said
+    assert SECRET not in said

@@ -1,0 +1,154 @@
+"""What is done about a shard: list, look at, retire, read again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.cli.shard import ChangeConfig, ListConfig, ShowConfig, list_, reread, retire, show
+from alchemist_core.errors import ConfigError
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
+from tests.shards.conftest import draw_picture, make_tar
+from tests.trained_store import TrainedStore
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+
+@pytest.fixture
+def root(corpus: Path, tmp_path: Path) -> Path:
+    """A folder of two shards, which share no pair."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    for name, tar in zip(("a.tar", "b.tar"), sorted((corpus / "train").rglob("*.tar")), strict=False):
+        shutil.copy(tar, folder / name)
+    return folder
+
+
+@pytest.fixture
+def published(trained_store: TrainedStore, root: Path) -> Path:
+    """The folder, ingested, scored and published as the dataset web."""
+    ingest(IngestConfig(dataset="web", root=str(root)))
+    score(ScoreConfig(dataset="web"))
+    publish_night(PublishNightConfig(dataset="web"))
+    return root
+
+
+def snapshot() -> Snapshot:
+    rater = find_rater(open_store(), "production")
+    assert rater is not None
+    return take_snapshot(open_store(), rater, ["web"])
+
+
+def ask(statement: str) -> list[tuple[object, ...]]:
+    with open_store().connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def change(shard: str, reason: str = "it was wrong") -> ChangeConfig:
+    return ChangeConfig(shard=shard, reason=reason)
+
+
+def test_a_retired_shards_pairs_leave_the_selection_and_an_earlier_snapshot_keeps_them(published: Path) -> None:
+    before = snapshot()
+    report = retire(change(f"{published}/a.tar"))
+    assert (report.state, report.note) == ("retired", None)
+    assert (before.n_eligible, snapshot().n_eligible) == (80, 40)
+    assert before.snapshot_id is not None
+    assert reload_snapshot(open_store(), before.snapshot_id).n_eligible == 80
+    assert ask(
+        "SELECT count(*) FROM alchemist.live_locations JOIN alchemist.datasets USING (dataset_id) WHERE name = 'web'"
+    ) == [(40,)]
+
+
+def test_a_pair_that_lies_in_a_live_shard_too_stays_selectable(trained_store: TrainedStore, root: Path) -> None:
+    shutil.copy(root / "a.tar", root / "again.tar")
+    ingest(IngestConfig(dataset="web", root=str(root)))
+    score(ScoreConfig(dataset="web"))
+    publish_night(PublishNightConfig(dataset="web"))
+    retire(change("again.tar"))
+    assert snapshot().n_eligible == 80
+
+
+def test_a_shard_is_retired_once_with_its_reason_and_ingest_leaves_it_alone(published: Path) -> None:
+    (shard_id,) = ask("SELECT shard_id FROM alchemist.shards WHERE uri = 'a.tar'")[0]
+    retire(change(str(shard_id), "its licence was withdrawn"))
+    again = retire(change("a.tar", "another reason"))
+    assert again.note == "it was retired before (its licence was withdrawn)"
+    assert ask("SELECT action, subject, after ->> 'reason' FROM alchemist.audit_events WHERE action = 'retire'") == [
+        ("retire", "shard web/a.tar", "its licence was withdrawn")
+    ]
+    (published / "a.tar").unlink()
+    assert ingest(IngestConfig(dataset="web")).n_known == 1
+    assert score(ScoreConfig(dataset="web")).n_shards == 0
+    assert show(ShowConfig(shard="a.tar")).state == "retired"
+
+
+def test_a_shard_that_was_changed_on_purpose_is_read_again_as_its_next_revision(published: Path) -> None:
+    before = snapshot()
+    shutil.copy(published / "b.tar", published / "a.tar")
+    report = reread(change("a.tar", "repaired"))
+    assert (report.n_locations, report.n_new_pairs, report.state) == (40, 0, "verified")
+    assert ingest(IngestConfig(dataset="web")).n_known == 2
+    assert score(ScoreConfig(dataset="web")).n_reused == 40
+    # The pairs of the old bytes lie nowhere any more.
+    assert snapshot().n_eligible == 40
+    assert before.snapshot_id is not None
+    assert reload_snapshot(open_store(), before.snapshot_id).n_eligible == 80
+    assert ask("SELECT action FROM alchemist.audit_events WHERE action = 'reread'") == [("reread",)]
+
+
+def test_a_shard_that_is_read_again_keeps_the_scores_of_its_json(published: Path) -> None:
+    record = [("1.png", draw_picture(1)), ("1.txt", b"a picture"), ("1.json", b'{"similarity": 0.25}')]
+    (published / "a.tar").write_bytes(make_tar(record))
+    assert reread(change("a.tar", "repaired")).n_new_pairs == 1
+    assert ask("SELECT imported FROM alchemist.heuristic_scores WHERE imported <> '{}'") == [({"similarity": 0.25},)]
+
+
+def test_a_shard_that_holds_what_was_registered_is_only_confirmed(published: Path) -> None:
+    with open_store().begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.shards SET state = 'missing', state_reason = 'x' WHERE uri = 'a.tar'")
+        )
+    assert reread(change("a.tar")).note == "it holds the bytes that were registered"
+    assert show(ShowConfig(shard="a.tar")).state == "verified"
+    assert ask("SELECT count(*) FROM alchemist.shards WHERE uri = 'a.tar'") == [(1,)]
+
+
+def test_a_retired_shard_comes_back_by_being_read_again(published: Path) -> None:
+    retire(change("a.tar"))
+    assert reread(change("a.tar", "it was right after all")).n_locations == 40
+    score(ScoreConfig(dataset="web"))
+    publish_night(PublishNightConfig(dataset="web"))
+    assert snapshot().n_eligible == 80
+
+
+def test_shards_that_need_attention_are_listed_with_their_reasons(
+    database_url: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "c.tar").write_bytes(b"no tar at all" * 100)
+    (root / "d.tar").write_bytes((root / "a.tar").read_bytes()[:30_000])
+    ingest(IngestConfig(dataset="web", root=str(root)))
+    report = list_(ListConfig())
+    assert report.counts == {"growing": 1, "rejected": 1, "verified": 2}
+    assert [(shard.uri, shard.state) for shard in report.shards] == [("c.tar", "rejected"), ("d.tar", "growing")]
+    assert "30,000 bytes without an end mark" in report.summary()
+    assert [shard.uri for shard in list_(ListConfig(state="verified")).shards] == ["a.tar", "b.tar"]
+
+
+def test_a_shard_that_nobody_knows_is_refused_and_one_of_two_is_named(database_url: str, root: Path) -> None:
+    for name in ("web", "other"):
+        ingest(IngestConfig(dataset=name, root=str(root)))
+    load_settings.cache_clear()
+    with pytest.raises(ConfigError, match=r"No shard 'x\.tar' is registered"):
+        retire(change("x.tar"))
+    with pytest.raises(ConfigError, match=r"'a\.tar' names 2 shards: \d+ of other, \d+ of web"):
+        show(ShowConfig(shard="a.tar"))

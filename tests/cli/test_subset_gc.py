@@ -1,0 +1,261 @@
+"""What no reader, model or job needs of old versions is collected, and nothing else."""
+
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.cli import subset_gc
+from alchemist_core.cli.subset_gc import GcSubsetConfig, GcSubsetReport, gc
+from alchemist_core.errors import DataError
+from alchemist_core.files import artifact_path
+from alchemist_core.store import subsets
+from alchemist_core.store.subsets import find_subset, note_copy, store_members
+from alchemist_core.subsets.drawing import load_manifest
+from alchemist_core.subsets.places import remove_copy
+from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
+from tests.given import insert_rows
+from tests.subset_reader import reading
+
+pytestmark = pytest.mark.db
+
+
+def collect(**fields: object) -> GcSubsetReport:
+    return gc(GcSubsetConfig.model_validate({"min_age_days": 0, **fields}))
+
+
+@pytest.fixture
+def versions(pool: Engine) -> Engine:
+    """Five versions: 3 is published, 2 was before it, 1 before that; 4 has a model; 5 was only selected."""
+    for retention in (0.1, 0.15, 0.2, 0.25, 0.3):
+        select(retention=retention)
+    for version in (1, 2, 3):
+        run_publish(version)
+    with pool.begin() as connection:
+        number = find_subset(pool, NAME, version=4).subset_id
+        insert_rows(connection, {"models": [{"model_id": 1, "arm": "subset", "subset_id": number}]})
+    return pool
+
+
+def partitions(engine: Engine) -> set[int]:
+    with engine.connect() as connection:
+        found = set(connection.execute(text("SELECT DISTINCT subset_id FROM alchemist.subset_samples")).scalars())
+    rows = (find_subset(engine, NAME, version=v) for v in range(1, 6))
+    return {row.version for row in rows if row.subset_id in found}
+
+
+def manifests(engine: Engine) -> list[bool]:
+    return [artifact_path(find_subset(engine, NAME, version=v).manifest_uri).exists() for v in range(1, 6)]
+
+
+def test_gc_lists_first_and_then_removes_what_nobody_reads(versions: Engine) -> None:
+    listed = collect()
+    assert [line.split(" (")[0] for line in listed.removed] == ["best v1", "best v5"]
+    assert "--no-dry-run" in listed.summary()
+    assert manifests(versions) == [True] * 5
+    removed = collect(dry_run=False)
+    assert (removed.removed, removed.n_bytes) == (listed.removed, listed.n_bytes)
+    assert manifests(versions) == [False, True, True, True, False]
+    assert partitions(versions) == {2, 3}
+    assert collect().removed == []
+
+
+def test_gc_leaves_alone_what_is_young_or_at_work(versions: Engine) -> None:
+    assert collect(min_age_days=1).removed == []
+    with versions.begin() as connection:
+        insert_rows(connection, {"runs": [{"run_id": 900, "stage": "train_downstream", "config": {"subset": NAME}}]})
+    assert collect().removed == []
+
+
+def test_what_gc_removed_can_be_published_again(versions: Engine) -> None:
+    wanted = members(versions, 1)
+    collect(dry_run=False)
+    run_publish(1)
+    assert members(versions, 1) == wanted
+    assert current(versions).version == 1
+
+
+def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Engine, database_url: str) -> None:
+    retentions = (0.1, 0.15, 0.2, 0.25)
+    for retention in retentions:
+        select(retention=retention)
+        run_publish()
+    rng, stopped, n_collected = random.Random(0), threading.Event(), 0
+
+    def collect_until_stopped() -> None:
+        nonlocal n_collected
+        while not stopped.is_set():
+            n_collected += len(collect(dry_run=False).removed)
+
+    collecting = threading.Thread(target=collect_until_stopped)
+    with reading(database_url, NAME) as found:
+        collecting.start()
+        for _ in range(25):
+            # It may be told that gc was faster; then it tries again.
+            with suppress(DataError):
+                run_publish(rng.randrange(len(retentions)) + 1)
+        stopped.set()
+        collecting.join()
+    sizes = {find_subset(pool, NAME, version=1 + i).subset_id: round(N_PAIRS * r) for i, r in enumerate(retentions)}
+    assert {seen[:3] for seen in found.seen} <= {(number, number, n) for number, n in sizes.items()}
+    assert n_collected > 3
+    assert members(pool, current(pool).version)
+
+
+def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: Engine) -> None:
+    # The second is what a kill leaves of a manifest that was being written.
+    lost = [artifact_path(f"subsets/{NAME}/{name}") for name in (".0000.parquet.4711", "0000.parquet")]
+    for path in lost:
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+        os.utime(path, (time.time() - 3 * 86400, time.time() - 3 * 86400))
+    assert collect(dry_run=False, min_age_days=2).removed == [f"no version's manifest: {path}" for path in lost]
+    assert not any(path.exists() for path in lost)
+    # A selection writes the manifest first, and its row names it a moment later.
+    lost[1].write_bytes(b"whole")
+    collect(dry_run=False)
+    assert lost[1].exists()
+
+
+def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained_on_them(
+    versions: Engine, copied: Callable[[int], Path]
+) -> None:
+    run_publish(4)
+    run_publish(3)
+    tars = copied(4), copied(3)
+    gone = min(members(versions, 4) & members(versions, 3))
+    with versions.begin() as connection:
+        connection.execute(text(
+            "INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)"
+            " SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE pair_hash = :h"), {"h": gone})  # fmt: skip
+    report = collect(dry_run=False, min_age_days=1)
+    assert [line.split(" (")[0] for line in report.removed] == ["best v4"]
+    assert [path.exists() for path in tars] == [False, True]
+    assert find_subset(versions, NAME, version=4).copy_uris == []
+
+
+def test_while_tars_are_removed_readers_of_a_subset_need_not_wait(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, n_read = copied(1), []
+
+    def remove_and_read(uri: str) -> None:
+        with versions.begin() as connection:
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            n_read.append(connection.execute(text("SELECT count(*) FROM alchemist.subset_samples")).scalar_one())
+        remove_copy(uri)
+
+    monkeypatch.setattr(subset_gc, "remove_copy", remove_and_read)
+    collect(dry_run=False)
+    assert len(n_read) == 1
+    assert not tars.exists()
+    assert partitions(versions) == {2, 3}
+
+
+def test_tars_that_cannot_be_removed_are_left_with_their_membership_so_that_a_takedown_finds_them(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, unlink = copied(1), os.unlink
+
+    def refuse(path: str | Path, **place: int) -> None:
+        if str(path).endswith(".tar"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(path, **place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        report = collect(dry_run=False)
+    assert [line for line in report.left if "best v1: " in line and "cannot be removed (Permission denied)" in line]
+    assert [line.split(" (")[0] for line in report.removed] == ["best v5"]
+    assert tars.exists()
+    assert find_subset(versions, NAME, version=1).copy_uris != []
+    assert partitions(versions) == {1, 2, 3}
+
+
+def test_tars_that_cannot_be_looked_at_are_left_and_not_forgotten(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars, scan = copied(1), os.scandir
+
+    def refuse(path: str | Path | int) -> Any:
+        if str(path) == str(tars):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        report = collect(dry_run=False)
+    assert [line for line in report.left if "best v1: " in line and "cannot be looked at (Permission denied)" in line]
+    assert tars.exists()
+    assert find_subset(versions, NAME, version=1).copy_uris != []
+
+
+def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(1)
+    row = find_subset(versions, NAME, version=1)
+
+    def copy_again() -> None:
+        with versions.begin() as connection:
+            insert_rows(connection, {"runs": [{"run_id": 900, "stage": "materialize", "config": {"subset": NAME}}]})
+        store_members(versions, row.subset_id, load_manifest(versions, row))
+        note_copy(versions, row.subset_id, row.copy_uris[0])
+
+    copying = threading.Thread(target=copy_again)
+
+    def remove_slowly(uri: str) -> None:
+        copying.start()
+        copying.join(2)
+        remove_copy(uri)
+
+    monkeypatch.setattr(subset_gc, "remove_copy", remove_slowly)
+    report = collect(dry_run=False)
+    copying.join()
+    assert [line for line in report.left if line.startswith("best v1 is in use again")]
+    assert find_subset(versions, NAME, version=1).copy_uris == row.copy_uris
+    assert 1 in partitions(versions)
+
+
+def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
+    versions: Engine, copied: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(1)
+    row, collect_one = find_subset(versions, NAME, version=1), subsets.collect
+
+    def copy_first(*given: Any, **how: Any) -> bool:
+        note_copy(versions, row.subset_id, "materialized/another")
+        return collect_one(*given, **how)
+
+    monkeypatch.setattr(subsets, "collect", copy_first)
+    report = collect(dry_run=False)
+    assert [line for line in report.left if line.startswith("best v1 is in use again")]
+    assert find_subset(versions, NAME, version=1).copy_uris == [*row.copy_uris, "materialized/another"]
+
+
+@pytest.fixture
+def copied(pool: Engine) -> Callable[[int], Path]:
+    """Let a version have tars."""
+
+    def copy(version: int) -> Path:
+        uri = f"materialized/{NAME}/v{version}-1000"
+        artifact_path(uri).mkdir(parents=True)
+        (artifact_path(uri) / "000000.tar").write_bytes(b"tar")
+        with pool.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE alchemist.subsets SET copy_uris = ARRAY[CAST(:uri AS varchar)] WHERE name = :name AND version = :version"
+                ),
+                {"uri": uri, "name": NAME, "version": version},
+            )
+        return artifact_path(uri)
+
+    return copy

@@ -1,0 +1,24 @@
+"""Contracts are agreed on in a store that was trained once."""
+
+import pytest
+
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig
+from alchemist_core.stages.train_downstream import run as train_downstream
+from tests.trained_store import TrainedStore, copy_trained, corpus, trained_once, trained_store
+
+__all__ = ["copy_trained", "corpus", "trained_once", "trained_store"]
+
+
+@pytest.fixture
+def trained_arms(trained_store: TrainedStore) -> list[str]:
+    """The identities of a subset's model and its control's, a step each."""
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    given = {"subset": "s", "arms": "subset,random", "model": {"n_steps": 1, "batch_size": 32}}
+    return train_downstream(TrainDownstreamConfig.model_validate(given)).identities

@@ -1,0 +1,147 @@
+"""A page about real pairs: the test corpus where it is there, else noise."""
+
+import os
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alchemist_core.experiments.arms import QUESTIONS
+from alchemist_core.experiments.page import make_sheet
+from alchemist_core.experiments.trial import Cell
+from alchemist_core.report.content import (
+    ArmRun,
+    ContactSheet,
+    CostRow,
+    DriftRow,
+    ExperimentContent,
+    Fact,
+    Histogram,
+    LineageStep,
+    NightRow,
+    QuarantineRow,
+    ReportContent,
+    SubsetContent,
+    Tile,
+    VersionChange,
+)
+from alchemist_core.report.sheets import BANDS, encode_thumbnail, pick_band
+from alchemist_core.selection.curves import selection_curve
+from alchemist_core.selection.draw import draw_members
+from alchemist_core.selection.keys import Noise
+from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
+from alchemist_core.shards.faults import Fault
+from alchemist_core.shards.images import decode_image
+from alchemist_core.shards.samples import Reading, find_image, read_pairs
+
+ATTACK = "<script>alert(1)</script> & \"quoted\" \x00 \ud800 'caption'"
+
+
+@pytest.fixture(scope="session")
+def content():
+    images, captions = real_pairs() or noise_pairs()
+    captions[0] = ATTACK
+    # Bright pictures first: a stand-in that puts the attack into a band.
+    score_N = np.array([image.mean() for image in images])
+    score_N[0] = 300
+    rank_N = fit_rank_scale(score_N).rank(score_N)
+    sheets = [
+        ContactSheet(
+            *band,
+            tuple(
+                Tile(encode_thumbnail(images[i]), captions[i], float(rank_N[i]), float(score_N[i]))
+                for i in pick_band(rank_N, band)
+            ),
+        )
+        for band in BANDS
+    ]
+    return ReportContent(
+        title="Alchemist report: corpus",
+        made_at=datetime(2026, 3, 2, 6, 30, tzinfo=UTC),
+        facts=[Fact("Dataset", "corpus"), Fact("Rater", "rater-9bb1e0")],
+        scores=Histogram.of(score_N),
+        ranks=Histogram.of(rank_N, bounds=(0.0, 1.0)),
+        subsets=[subset(rank_N, TopK(), 0.2), subset(rank_N, ShiftGsample(), 0.5)],
+        sheets=sheets,
+        arms=arm_runs(),
+        experiments=[experiment()],
+        nights=[
+            NightRow("corpus", date(2026, 3, 1), 2, 2_000, 0, 3, "nothing scored: no production rater"),
+            NightRow("corpus", date(2026, 3, 2), 1, 1_004, 1_000, 4, "selectable"),
+        ],
+        quarantine=[
+            QuarantineRow("missing_caption", "ingest", 2, "no .txt"),
+            QuarantineRow("truncated_image", "ingest", 5, "image file is truncated (12 bytes not processed)"),
+        ],
+        drift=[
+            DriftRow("corpus", date(2026, 3, 1), 1_997, None, None, "recorded"),
+            DriftRow("corpus", date(2026, 3, 2), 1_000, 0.031, 0.044, "steady"),
+        ],
+        costs=[CostRow("subset", "corpus-top_k-r20 v1", "cpu", 754.0)],
+    )
+
+
+def experiment():
+    seeds = range(3, 8)
+    losses = {"random": 3.2, "planted": 2.75, "alignment/auto": 2.8, "full": 2.0}
+    cells = [Cell(arm, 0.2, seed, 120, 19, loss + 0.02 * (seed % 3)) for arm, loss in losses.items() for seed in seeds]
+    before = {"n_seeds": 5, "effect_in_spreads": 1.66, "effect": 0.05, "spread": 0.03, "spread_from": "seeds 0, 1, 2"}
+    found = make_sheet(
+        QUESTIONS["region"], {"before": before, "cells": [cell.as_json() for cell in cells], "regions": []}
+    ).as_json()
+    head, *rows = found["table"]
+    return ExperimentContent("region", tuple(found["notes"]), head, tuple(rows), tuple(found["figures"]))
+
+
+def subset(rank_N, strategy, retention):
+    k = round(retention * len(rank_N))
+    member_K = draw_members(rank_N, np.arange(len(rank_N)), k=k, strategy=strategy, noise=Noise(7))
+    return SubsetContent(
+        name=f"corpus-{strategy.name}-r{retention * 100:g}",
+        version=1,
+        state="published",
+        retention=retention,
+        strategy=strategy.name,
+        seed=7,
+        n_samples=k,
+        curve=selection_curve(rank_N, member_K, strategy=strategy),
+        lineage=(LineageStep("snapshot", "600 eligible pairs"), LineageStep("rater", "rater-9bb1e0", "rule alignment")),
+        warning=mixed_pairing_warning(strategy, "alignment"),
+        change=VersionChange(1, 300, 270, {"better key": 18, "taken down": 12}, {"new pair": 20, "k grew": 10})
+        if strategy.name == "shift_gsample"
+        else None,
+    )
+
+
+def arm_runs():
+    losses = {"subset": 2.80, "random": 3.20, "planted": 2.75, "full": 2.00}
+    return [
+        ArmRun("corpus-top_k-r20 v1", 0.2, arm, seed, 120, 19, loss + 0.05 * seed)
+        for arm, loss in losses.items()
+        for seed in range(3)
+    ]
+
+
+def real_pairs():
+    beside = Path(__file__).parents[4] / "shared" / "corpus"
+    shard = Path(os.environ.get("ALCHEMIST_TEST_CORPUS", beside)) / "000000.tar"
+    if not shard.exists():
+        return None
+    images, captions = [], []
+    with shard.open("rb") as file:
+        for pair in read_pairs(file, shard.stat().st_size, Reading(has_perceptual_hash=False)):
+            if not isinstance(pair, Fault) and len(images) < 600:
+                member, place = find_image(pair.record), file.tell()
+                file.seek(member.offset)
+                images.append(decode_image(file.read(member.size), 96))
+                captions.append(pair.caption)
+                file.seek(place)
+    return images, captions
+
+
+def noise_pairs():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) // np.uint8(1 + i % 5) for i in range(600)]
+    return images, [f"noise, picture {i}" for i in range(600)]

@@ -1,0 +1,180 @@
+import base64
+import io
+import re
+from datetime import UTC, date, datetime
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alchemist_core.report.content import ContactSheet, NightRow, QuarantineRow, ReportContent, Tile
+from alchemist_core.report.markup import element
+from alchemist_core.report.page import render_report
+from alchemist_core.report.sheets import contact_sheet, encode_thumbnail, pick_band
+from alchemist_core.report.tables import nights_table, quarantine_table
+
+VOID = {"meta", "img", "br"}
+
+
+class Outline(HTMLParser):
+    """Collects elements and text, and fails on an element that is closed out of turn."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.text = [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(content):
+    return render_report(content)
+
+
+@pytest.fixture(scope="module")
+def outline(page):
+    return Outline(page)
+
+
+def test_the_page_is_well_formed_and_can_be_written(page, outline):
+    page.encode("utf-8")
+    ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) == 6
+
+
+def test_the_page_needs_no_network_and_no_script(page, outline):
+    sources = [
+        value
+        for _, attributes in outline.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data")
+    ]
+    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,")) for source in sources)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.elements}
+    assert not any(name.startswith("on") for _, attributes in outline.elements for name in attributes)
+    assert "url(" not in page
+    assert "default-src 'none'" in str(outline.elements)
+
+
+def test_a_caption_that_attacks_is_shown_and_does_nothing(page, outline):
+    assert "<script" not in page
+    assert any(text.startswith("<script>alert(1)</script> & \"quoted\" � ? 'caption'") for text in outline.text)
+
+
+def test_no_attribute_can_be_left(page):
+    assert element("p", title='"><img src=x onerror=alert(1)>') == (
+        '<p title="&quot;&gt;&lt;img src=x onerror=alert(1)&gt;"></p>'
+    )
+
+
+def test_images_are_real_and_carry_their_captions(content, outline):
+    tiles = [tile for sheet in content.sheets for tile in sheet.tiles]
+    sources = [attributes["src"] for tag, attributes in outline.elements if tag == "img" and not attributes["alt"]]
+    assert len(sources) == len(tiles) == 72
+    for source, tile in zip(sources, tiles, strict=True):
+        data = base64.b64decode(source.partition(",")[2])
+        assert data == tile.jpeg
+        assert Image.open(io.BytesIO(data)).size == (96, 96)
+    assert {tile.caption for tile in tiles[1:] if len(tile.caption) < 180} <= set(outline.text)
+
+
+def test_the_table_says_what_a_subset_was_worth(outline):
+    text = " ".join(outline.text)
+    # Random's 3.20 to planted's 2.75; the subset's 2.80 closes 0.40 of 0.45.
+    assert re.search(r"89\s+± 0\s+%", text)
+    assert re.search(r"0\.400\s+± 0\.000", text)
+    assert "2.850" in text
+
+
+def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
+    for subset in content.subsets:
+        assert any(text.startswith(subset.name) for text in outline.text)
+        assert all(step.name in outline.text for step in subset.lineage)
+    assert any("strategy shift_gsample drops those" in text for text in outline.text)
+
+
+def test_an_experiment_shows_its_expectation_its_table_and_its_figures(content, outline):
+    (experiment,) = content.experiments
+    assert set(experiment.notes) <= {text.strip() for text in outline.text}
+    assert "5 seeds would show with 80% power" in " ".join(outline.text)
+    assert {cell for row in experiment.rows for cell in row if cell} <= set(outline.text)
+    figures = [attributes for tag, attributes in outline.elements if tag == "img" and attributes["alt"]]
+    assert len(figures) == len(experiment.figures) == 1
+    svg = base64.b64decode(figures[0]["src"].partition(",")[2]).decode()
+    # The style of a figure stays inside of it.
+    assert ".whisker" not in svg
+    assert "alignment/auto" in svg
+
+
+def test_drift_and_cost_are_told(outline):
+    text = " ".join(outline.text)
+    assert re.search(r"2026-03-02.*steady.*1,000.*0\.031.*0\.044", text)
+    assert re.search(r"corpus-top_k-r20 v1\s+Kind\s+subset\s+Device\s+cpu\s+Time\s+13 min", text)
+
+
+def test_ranks_have_a_histogram_of_their_own(outline):
+    labels = [attributes.get("aria-label", "") for tag, attributes in outline.elements if tag == "svg"]
+    assert sum(label.startswith("Histogram of 600 ranks from 0") for label in labels) == 1
+
+
+def test_the_same_content_gives_the_same_page(content, page):
+    assert render_report(content) == page
+
+
+def test_a_page_before_the_first_rater_says_what_is_missing():
+    text = " ".join(Outline(render_report(ReportContent("Report", datetime(2026, 3, 2, tzinfo=UTC)))).text)
+    for missing in (
+        "No model has been evaluated",
+        "Shown from the first selection on",
+        "No subset",
+        "No image",
+        "No night",
+        "Nothing is in",
+    ):
+        assert missing in text
+
+
+@pytest.mark.parametrize(
+    ("counts", "status", "account"),
+    [
+        ((1_004, 1_000, 4), "selectable", "✓ balanced"),
+        ((1_004, 998, 4), "selectable", "✗ 2 missing"),
+        ((1_004, 1_001, 4), "selectable", "✗ 1 too many"),
+        ((1_004, 0, 4), "nothing scored: no production rater", "1,000 to be scored"),
+        ((0, 0, 0), "empty", "✓ balanced"),
+    ],
+)
+def test_a_night_whose_accounts_do_not_add_up_says_so(counts, status, account):
+    assert account in nights_table([NightRow("corpus", date(2026, 3, 1), 1, *counts, status)])
+
+
+def test_the_most_frequent_reason_stands_first():
+    table = quarantine_table([QuarantineRow("rare", "ingest", 1), QuarantineRow("frequent", "score", 9)])
+    assert table.index("frequent") < table.index("rare")
+
+
+def test_a_band_is_shown_from_its_first_rank_to_its_last():
+    rank_N = np.random.default_rng(0).permutation(np.linspace(0, 1, 1_001))
+    shown = rank_N[pick_band(rank_N, (0.4, 0.8), n=5)]
+    assert shown == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8])
+    assert len(pick_band(rank_N, (0.4, 0.8), n=2_000)) == 401
+    assert pick_band(rank_N, (2.0, 3.0)).tolist() == []
+
+
+def test_an_empty_band_and_an_empty_caption_are_said():
+    assert "No pair has a rank in this band" in contact_sheet(ContactSheet(0.9, 1.0, ()))
+    jpeg = encode_thumbnail(np.zeros((8, 8, 3), np.uint8))
+    assert "(empty caption)" in contact_sheet(ContactSheet(0.0, 0.2, (Tile(jpeg, "", 0.1, 1.0),)))

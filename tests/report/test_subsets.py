@@ -1,0 +1,49 @@
+import re
+
+import numpy as np
+import pytest
+
+from alchemist_core.report.content import VersionChange
+from alchemist_core.report.subsets import saturation_note, subset_article
+from alchemist_core.report.tables import change_table
+from alchemist_core.selection.curves import SelectionCurve
+
+
+def words(html):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_what_left_and_joined_since_the_version_before_is_said_and_adds_up(content):
+    article = words(subset_article(content.subsets[1]))
+    assert "Since version 1" in article
+    assert "270 pairs (90 %) were in version 1 too; 30 of its 300 left, 30 joined." in article
+    for row in (
+        "better key Pairs that left 18 Pairs that joined 0",
+        "all of them Pairs that left 30 Pairs that joined 30",
+    ):
+        assert row in article
+
+
+def test_the_first_version_has_no_change_to_tell(content):
+    assert "Since version" not in subset_article(content.subsets[0])
+
+
+def test_the_largest_reason_stands_first_and_the_sum_last():
+    table = words(change_table(VersionChange(1, 10, 4, {"better key": 5, "held": 1}, {"new pair": 3})))
+    places = [table.index(word) for word in ("better key", "new pair", "held", "all of them")]
+    assert places == sorted(places)
+
+
+def curve(target, expected, kept):
+    pool = np.full(len(target), 100)
+    return SelectionCurve(pool, np.array(kept), np.array(target), np.array(expected))
+
+
+def test_a_saturated_draw_is_told_in_a_sentence_with_its_figures():
+    note = saturation_note(curve([0.1, 1.9, 0.5, 0.5], [0.3, 0.9, 0.6, 0.6], [30, 92, 60, 61]))
+    assert "between ranks 25 % and 50 % it asks for 190 % of the pairs there and keeps 92 %" in note
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.04])
+def test_a_draw_that_follows_what_was_asked_for_needs_no_sentence(gap):
+    assert saturation_note(curve([0.2, 0.3], [0.2 + gap, 0.3], [20, 30])) is None

@@ -1,0 +1,186 @@
+"""A small set in each published layout, made by hand, gives the pairs that it holds."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alchemist_core.errors import DataError
+from alchemist_core.metrics.geneval_files import (
+    Result,
+    find_images,
+    read_prompts,
+    read_results,
+    write_images,
+    write_results,
+)
+from alchemist_core.shards.layouts.hpdv3 import read_array, read_hpdv3
+from alchemist_core.shards.layouts.huggingface import _make_record as make_hub_record
+from alchemist_core.shards.layouts.huggingface import read_huggingface
+from alchemist_core.shards.layouts.mjhq import read_mjhq
+from alchemist_core.shards.layouts.parquet_images import read_parquet
+from tests.shards.layouts.given_layouts import png, write_flux_reason, write_hpdv3, write_mjhq
+
+
+def test_flux_reason_keeps_its_scores_and_other_captions(tmp_path: Path) -> None:
+    write_flux_reason(tmp_path, n=5)
+    found = list(read_parquet(tmp_path))
+    assert [record.caption for record in found] == [f"a detailed picture {k}" for k in range(5)]
+    assert [record.read_image() for record in found] == [png(k) for k in range(5)]
+    assert found[1].metadata["id"] == "aesthetics-part01-00000001"
+    assert found[1].metadata["score_style"] == 7.5
+    assert found[1].metadata["caption_style"] is None
+    assert "image" not in found[1].metadata
+
+
+def test_several_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for part, first in (("b", 3), ("a", 0)):
+        write_flux_reason(tmp_path / part, n=3, first=first)
+    assert [record.metadata["id"][-1] for record in read_parquet(tmp_path)] == list("012345")
+
+
+def test_plain_bytes_are_pictures_too(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"jpg": [png(1)], "text": ["a caption"]}), tmp_path / "p.parquet")
+    (record,) = read_parquet(tmp_path / "p.parquet")
+    assert (record.caption, record.read_image()) == ("a caption", png(1))
+
+
+def test_a_picture_may_be_a_path_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    image = pa.array([{"bytes": None, "path": "1.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": image, "text": ["a caption"]}), tmp_path / "p.parquet")
+    assert next(read_parquet(tmp_path)).read_image() == png(1)
+
+
+def test_an_image_that_is_an_address_elsewhere_is_quarantined_with_that_address(tmp_path: Path) -> None:
+    address = "hf://datasets/org/name@0123/1.png"
+    image = pa.array([{"bytes": None, "path": address}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": image, "text": ["a caption"]}), tmp_path / "p.parquet")
+    row = {"image": {"bytes": None, "path": address}, "text": "a caption"}
+    for record in (next(read_parquet(tmp_path)), make_hub_record(row, "image", "text", tmp_path)):
+        assert (record.read_image(), record.metadata) == (b"", {"unread_path": address})
+
+
+def test_a_row_cannot_name_a_file_outside_its_source(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(png(1))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "own.png").write_bytes(png(2))
+    found = []
+    for path in (tmp_path / "secret", "../secret", "own.png", tmp_path / "set" / "own.png"):
+        row = {"image": {"bytes": None, "path": str(path)}, "text": "a caption"}
+        found.append(make_hub_record(row, "image", "text", tmp_path / "set").read_image())
+    assert found == [b"", b"", png(2), png(2)]
+
+
+@pytest.mark.parametrize(("start", "n_read"), [(0, 7), (2, 5), (3, 4), (5, 2), (6, 1), (7, 0)])
+def test_rows_that_were_read_before_are_passed_over(tmp_path: Path, start: int, n_read: int) -> None:
+    write_flux_reason(tmp_path / "a", n=5)
+    write_flux_reason(tmp_path / "b", n=2, first=5)
+    found = [record.metadata["id"][-1] for record in read_parquet(tmp_path, start)]
+    assert found == list("0123456"[start:])
+    assert len(found) == n_read
+
+
+@pytest.mark.parametrize(("columns", "message"), [
+    ({"URL": ["u"], "TEXT": ["t"]}, "img2dataset"), ({"image": [b"1"], "label": [1]}, "no caption under caption"),
+])  # fmt: skip
+def test_a_file_without_picture_or_caption_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=message):
+        next(read_parquet(tmp_path))
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \.parquet file"):
+        next(read_parquet(tmp_path))
+
+
+def test_hpdv3_keeps_both_pictures_and_which_was_preferred(tmp_path: Path) -> None:
+    write_hpdv3(tmp_path)
+    found = list(read_hpdv3(tmp_path / "train.json"))
+    assert [record.caption for record in found] == ["a cat"] * 2 + ["a dog"] * 2
+    assert [record.metadata["is_preferred"] for record in found] == [True, False] * 2
+    assert [record.metadata["model"] for record in found] == ["flux", "sd3", "midjourney", "midjourney"]
+    assert [record.metadata["confidence"] for record in found] == [0.97, 0.97, None, None]
+    assert [record.read_image() for record in found] == [png(0), png(1), png(2), b""]
+    assert found[1].metadata["other_path"] == "images/0.jpg"
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10**6])
+def test_a_list_is_read_in_any_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alchemist_core.shards.layouts.hpdv3._CHUNK", chunk)
+    values = [{"a": 1, "text": 'with ] and , and "quotes"'}, {"b": [1, 2, {"c": None}]}, {}]
+    assert list(read_array(io.StringIO(json.dumps(values, indent=2)), Path("x"))) == values
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('[{"a": 1}, {"b"', "is cut"), ('{"a": 1}', "no JSON list"), ("[1]", "where a pair should be"), ("", "no JSON list"),
+])  # fmt: skip
+def test_what_is_no_list_of_pairs_is_refused(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(read_array(io.StringIO(text), Path("x")))
+
+
+@pytest.mark.parametrize("folder", ["", "mjhq30k_imgs"])
+def test_mjhq_keeps_categories(tmp_path: Path, folder: str) -> None:
+    write_mjhq(tmp_path, folder)
+    found = list(read_mjhq(tmp_path))
+    assert [record.caption for record in found] == ["a fox", "a house"]
+    assert [record.metadata for record in found] == [
+        {"key": "0a1", "category": "animals"}, {"key": "1b2", "category": "indoor"},
+    ]  # fmt: skip
+    assert [record.read_image() for record in found] == [png(1), png(2)]
+
+
+def test_mjhq_without_its_listing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"meta_data\.json is missing"):
+        next(read_mjhq(tmp_path))
+
+
+def test_a_hugging_face_folder_of_pictures_streams(tmp_path: Path) -> None:
+    for k in range(3):
+        (tmp_path / f"{k}.png").write_bytes(png(k))
+    lines = [json.dumps({"file_name": f"{k}.png", "text": f"picture {k}", "source": "hand"}) for k in range(3)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    found = list(read_huggingface(str(tmp_path)))
+    assert [(record.caption, record.read_image()) for record in found] == [(f"picture {k}", png(k)) for k in range(3)]
+    assert found[0].metadata == {"source": "hand"}
+    assert [record.caption for record in read_huggingface(str(tmp_path), start=2)] == ["picture 2"]
+
+
+def test_geneval_s_folders_and_lines_go_out_and_in(tmp_path: Path) -> None:
+    metadata = {
+        "tag": "colors",
+        "include": [{"class": "cup", "count": 1, "color": "red"}],
+        "prompt": "a photo of a red cup",
+    }
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(metadata) + "\n")
+    assert read_prompts(tmp_path / "prompts.jsonl") == [metadata]
+    images = [np.full((8, 8, 3), k, np.uint8) for k in range(4)]
+    write_images(tmp_path / "out", 12, metadata, images)
+    (tmp_path / "out" / "notes").mkdir()
+    (tmp_path / "out" / "00012" / "samples" / "grid.png").write_bytes(png())
+    found = list(find_images(tmp_path / "out"))
+    assert [path.relative_to(tmp_path / "out").as_posix() for path, _ in found] == [
+        f"00012/samples/0000{k}.png" for k in range(4)
+    ]
+    assert all(each == metadata for _, each in found)
+    results = [
+        Result(str(found[0][0]), False, "expected a\nexpected b", metadata, {"cup": [[0.0, 1.0, 2.0, 3.0, 0.5]]})
+    ]
+    write_results(tmp_path / "results.jsonl", results)
+    assert read_results(tmp_path / "results.jsonl") == results
+
+
+def test_official_lines_with_escaped_slashes_are_read(tmp_path: Path) -> None:
+    name = r"out\/00000\/samples\/00000.png"
+    line = (
+        f'{{"filename":"{name}","tag":"t","prompt":"p","correct":true,"reason":"","metadata":"{{}}","details":"{{}}"}}'
+    )
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    assert read_results(tmp_path / "results.jsonl")[0].filename == "out/00000/samples/00000.png"

@@ -1,0 +1,95 @@
+"""Whatever the layout: the same records give the same shards, a killed import goes on, and broken pictures are not lost."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alchemist_core.shards.faults import Fault
+from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below, write_shards
+from alchemist_core.shards.samples import Pair, read_pairs
+
+
+def png(level: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (level, 90, 160)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def records(n: int) -> Iterator[LayoutRecord]:
+    for number in range(n):
+        yield LayoutRecord(lambda number=number: png(number), f"caption {number}", {"number": number})
+
+
+def read_shard(path: Path) -> list[Pair | Fault]:
+    with path.open("rb") as file:
+        return list(read_pairs(file, path.stat().st_size))
+
+
+def test_records_are_pairs_in_their_order(tmp_path: Path) -> None:
+    assert write_shards(records(7), tmp_path, shard_size=3) == 7
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000.tar", "000001.tar", "000002.tar"]
+    pairs = [pair for path in sorted(tmp_path.iterdir()) for pair in read_shard(path)]
+    assert [pair.caption for pair in pairs] == [f"caption {number}" for number in range(7)]
+    assert [pair.metadata["number"] for pair in pairs] == list(range(7))
+    assert [pair.record.key for pair in pairs] == [f"{number:09d}" for number in range(7)]
+
+
+def test_no_records_are_no_shards(tmp_path: Path) -> None:
+    assert write_shards(records(0), tmp_path, shard_size=3) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_import_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    def killed() -> Iterator[LayoutRecord]:
+        yield from records(5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(killed(), tmp_path / "one", shard_size=3)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["000000.tar"]
+    assert write_shards(records(7), tmp_path / "one", shard_size=3) == 7
+    write_shards(records(7), tmp_path / "two", shard_size=3)
+    for path in (tmp_path / "two").iterdir():
+        assert (tmp_path / "one" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_pictures_of_a_written_shard_are_not_read_again(tmp_path: Path) -> None:
+    write_shards(records(4), tmp_path, shard_size=2)
+
+    def refuse() -> bytes:
+        raise AssertionError("read again")
+
+    unread = (LayoutRecord(refuse, "caption", {}) for _ in range(4))
+    assert write_shards(unread, tmp_path, shard_size=2) == 4
+
+
+@pytest.mark.parametrize(("data", "caption", "reason"), [
+    (b"", "a caption", "empty_image"), (b"no picture", "a caption", "wrong_magic"), (png(), "", "missing_caption"),
+])  # fmt: skip
+def test_a_broken_record_is_quarantined_with_its_reason(tmp_path: Path, data: bytes, caption: str, reason: str) -> None:
+    write_shards([LayoutRecord(lambda: data, caption, {}), *records(1)], tmp_path, shard_size=9)
+    fault, pair = read_shard(tmp_path / "000000.tar")
+    assert isinstance(fault, Fault)
+    assert fault.reason == reason
+    assert isinstance(pair, Pair)
+
+
+def test_missing_numbers_are_null(tmp_path: Path) -> None:
+    write_shards(
+        [LayoutRecord(png, "c", {"score": float("nan"), "parts": [1.0, float("inf")]})], tmp_path, shard_size=1
+    )
+    (pair,) = read_shard(tmp_path / "000000.tar")
+    assert isinstance(pair, Pair)
+    assert pair.metadata == {"score": None, "parts": [1.0, None]}
+
+
+def test_a_name_that_leads_out_of_the_dataset_reads_nothing(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"1")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "own").write_bytes(b"2")
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "secret")
+    names = ("own", "../secret", str(tmp_path / "secret"), "link", "nothing")
+    assert [read_file_below(tmp_path / "set", name) for name in names] == [b"2", b"", b"", b"", b""]

@@ -1,0 +1,90 @@
+"""A manifest is what was registered, or it is not used."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alchemist_core.errors import DataError
+from alchemist_core.store.manifests import Manifest, hash_rows, members_sha256, read_manifest, write_manifest
+from tests.given import sha256
+
+HASHES = sorted(sha256(number) for number in range(50))
+
+
+def manifest_of(hashes: list[bytes]) -> Manifest:
+    return Manifest(hash_rows(hashes), np.linspace(0, 1, len(hashes)), np.arange(len(hashes), dtype=np.float64))
+
+
+@pytest.mark.parametrize("n", [0, 1, 50])
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path, n: int) -> None:
+    given = manifest_of(HASHES[:n])
+    write_manifest(tmp_path / "m.parquet", given)
+    read = read_manifest(tmp_path / "m.parquet", sha256=members_sha256(HASHES[:n]))
+    assert read.pair_hashes() == HASHES[:n]
+    assert read.rank_K.tolist() == given.rank_K.tolist()
+    assert read.score_K.tolist() == given.score_K.tolist()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from alchemist_core.store.manifests import Manifest, hash_rows, read_manifest, write_manifest
+path, given = Path(sys.argv[1]), Manifest(hash_rows([bytes([n]) * 32 for n in range(50)]), np.zeros(50), np.zeros(50))
+for _ in range(40):
+    write_manifest(path, given)
+    read_manifest(path, sha256=given.sha256())
+"""
+
+
+def test_two_that_draw_a_lost_manifest_again_do_not_disturb_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "m.parquet")]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == ["", ""]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip_the_footer(data: bytes) -> bytes:
+    return data[:-40] + bytes(byte ^ 0xFF for byte in data[-40:-8]) + data[-8:]
+
+
+def empty(_data: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("harm", [cut, flip_the_footer, empty])
+def test_a_manifest_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path: Path, harm) -> None:
+    path = tmp_path / "m.parquet"
+    write_manifest(path, manifest_of(HASHES))
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(
+        DataError, match=rf"{re.escape(str(path))} cannot be read .* run the same alchemist select again"
+    ):
+        read_manifest(path, sha256=members_sha256(HASHES))
+
+
+def test_a_table_of_other_columns_is_no_manifest(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"pair_hash": ["x"], "rank": [0.5]}), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_manifest(tmp_path / "m.parquet", sha256=members_sha256([]))
+
+
+def test_other_members_than_those_registered_are_refused(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.parquet", manifest_of(HASHES[1:]))
+    with pytest.raises(DataError, match="does not hold the registered members"):
+        read_manifest(tmp_path / "m.parquet", sha256=members_sha256(HASHES))
+
+
+def test_a_manifest_that_is_not_there_says_how_to_make_it_again(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\. Run the same alchemist select again"):
+        read_manifest(tmp_path / "m.parquet", sha256="")

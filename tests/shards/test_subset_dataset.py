@@ -1,0 +1,288 @@
+"""Every member once an epoch, whoever reads it; what was read is not read again, what was not is."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, IterableDataset
+
+import alchemist_core.data
+from alchemist_core.errors import DataError
+from alchemist_core.store.manifests import Manifest, hash_rows
+from alchemist_core.subsets.dataset import Reader, SubsetDataset, epoch_order, rank_share, worker_share
+from alchemist_core.subsets.member_table import table_of
+from alchemist_core.subsets.members import LocatedSubset
+from tests.shards.copying.copies import find_sources
+
+N_SHARDS, N_RECORDS, BATCH = 3, 25, 4
+N = N_SHARDS * N_RECORDS
+
+
+@pytest.fixture(scope="module")
+def crawl(tar, record, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("crawl")
+    for shard in range(N_SHARDS):
+        entries = [entry for n in range(N_RECORDS) for entry in record(f"key{n}", N_RECORDS * shard + n)]
+        (root / f"{shard:06d}.tar").write_bytes(tar(entries))
+    return root
+
+
+@pytest.fixture
+def located(crawl: Path) -> LocatedSubset:
+    return locate(crawl)
+
+
+def locate(crawl: Path, taken_down: tuple[int, ...] = ()) -> LocatedSubset:
+    """The subset of all records; the pairs with these numbers have no location any more."""
+    sources = sorted(find_sources(crawl), key=lambda source: source.pair_hash)
+    ranks = np.array([source.rank for source in sources])
+    manifest = Manifest(hash_rows([source.pair_hash for source in sources]), ranks, np.zeros(N))
+    members = table_of(sources)
+    is_live = np.isin(np.arange(N), taken_down, invert=True)
+    members.table = members.table.filter(is_live)
+    return LocatedSubset(manifest, members)
+
+
+def loader(dataset: SubsetDataset, n_workers: int) -> DataLoader[list[str]]:
+    return DataLoader(dataset, batch_size=dataset.reader.batch_size, num_workers=n_workers, collate_fn=captions)
+
+
+def captions(samples: list[dict[str, bytes]]) -> list[str]:
+    return [sample["txt"].decode() for sample in samples]
+
+
+def read_all(dataset: SubsetDataset, n_workers: int = 0) -> list[list[str]]:
+    return list(loader(dataset, n_workers))
+
+
+def flat(batches: list[list[str]]) -> list[str]:
+    return [caption for batch in batches for caption in batch]
+
+
+EVERY = sorted(f"picture number {n}" for n in range(N))
+
+
+def dataset_of(subset: LocatedSubset, *, rank: int = 0, world_size: int = 1, seed: int = 7) -> SubsetDataset:
+    return SubsetDataset(subset, seed=seed, reader=Reader(rank, world_size, BATCH))
+
+
+def test_it_stands_where_people_look_for_it() -> None:
+    assert alchemist_core.data.SubsetDataset is SubsetDataset
+    with pytest.raises(AttributeError, match="no attribute 'Subset'"):
+        _ = alchemist_core.data.Subset
+
+
+@pytest.mark.parametrize("n_workers", [0, 1, 2])
+def test_an_epoch_reads_every_member_once_in_the_same_batches_with_any_number_of_workers(
+    located: LocatedSubset, n_workers: int
+) -> None:
+    dataset = dataset_of(located)
+    batches = read_all(dataset, n_workers)
+    assert sorted(flat(batches)) == EVERY
+    assert batches == read_all(dataset_of(located))
+    assert len(dataset) == N
+
+
+def test_a_sample_has_the_bytes_of_its_source(located: LocatedSubset, crawl: Path) -> None:
+    sample = next(iter(dataset_of(located)))
+    raw = Path(sample["__url__"]).read_bytes()
+    assert all(sample[ext] in raw for ext in ("png", "txt", "json"))
+    assert json.loads(sample["json"])["author"] == "me"
+    number = located.manifest.pair_hashes().index(sample["pair_hash"])
+    assert sample["rank"] == located.manifest.rank_K[number]
+    (source,) = [source for source in find_sources(crawl) if source.pair_hash == sample["pair_hash"]]
+    assert (sample["__key__"], sample["__url__"]) == (source.key, source.uri)
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own(located: LocatedSubset) -> None:
+    dataset, orders = dataset_of(located), []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        orders.append(flat(read_all(dataset)))
+    orders.append(flat(read_all(dataset_of(located, seed=8))))
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(sorted(order) == EVERY for order in orders)
+    dataset.set_epoch(1)
+    assert flat(read_all(dataset)) == orders[1]
+
+
+def test_workers_that_live_on_between_epochs_hear_of_the_next_one(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    living = DataLoader(dataset, batch_size=BATCH, num_workers=2, collate_fn=captions, persistent_workers=True)
+    orders = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        orders.append(flat(list(living)))
+    fresh = dataset_of(located)
+    for epoch, order in enumerate(orders):
+        fresh.set_epoch(epoch)
+        assert order == flat(read_all(fresh))
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_ranks_share_an_epoch_without_loss_and_without_duplicates(located: LocatedSubset, n_workers: int) -> None:
+    shares = [flat(read_all(dataset_of(located, rank=rank, world_size=4), n_workers)) for rank in range(4)]
+    assert sorted(caption for share in shares for caption in share) == EVERY
+    assert sorted(map(len, shares)) == [18, 19, 19, 19]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("n_batches", [0, 1, 5, 18])
+@pytest.mark.parametrize("taken_down", [(), (3, 40)])
+def test_a_loop_that_was_broken_off_goes_on_with_the_remaining_samples_exactly_once(
+    crawl: Path, n_batches: int, n_workers: int, taken_down: tuple[int, ...]
+) -> None:
+    located = locate(crawl, taken_down)
+    whole = read_all(dataset_of(located))
+    dataset = dataset_of(located)
+    batches = iter(loader(dataset, n_workers))
+    before = [next(batches) for _ in range(n_batches)]
+    state = json.loads(json.dumps(dataset.state_after(sum(map(len, before)))))
+    del batches
+    resumed = dataset_of(located)
+    resumed.load_state_dict(state)
+    assert before + read_all(resumed, 3 - n_workers) == whole
+    more = resumed.state_after(4) if n_batches < 18 else None
+    if more is not None:
+        again = dataset_of(located)
+        again.load_state_dict(more)
+        assert [*before, whole[n_batches], *read_all(again)] == whole
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_ranks_that_were_broken_off_go_on_together_without_loss_and_without_duplicates(
+    located: LocatedSubset, n_workers: int
+) -> None:
+    """In the second epoch, each rank at a place of its own."""
+    read: list[str] = []
+    for rank in range(3):
+        dataset = dataset_of(located, rank=rank, world_size=3)
+        dataset.set_epoch(1)
+        batches = iter(loader(dataset, n_workers))
+        before = [next(batches) for _ in range(rank + 1)]
+        state = json.loads(json.dumps(dataset.state_after(sum(map(len, before)))))
+        del batches
+        resumed = dataset_of(located, rank=rank, world_size=3)
+        resumed.load_state_dict(state)
+        read += flat(before + read_all(resumed, n_workers))
+    assert sorted(read) == EVERY
+
+
+def test_it_has_the_form_that_stateful_loaders_ask_for(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    assert isinstance(dataset, IterableDataset)
+    iterator = iter(dataset)
+    read = [next(iterator)["txt"].decode() for _ in range(10)]
+    resumed = dataset_of(located)
+    resumed.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
+    assert read + [sample["txt"].decode() for sample in resumed] == flat(read_all(dataset_of(located)))
+    ended = dataset_of(located)
+    ended.load_state_dict(resumed.state_dict())
+    assert list(ended) == []
+
+
+def test_pairs_that_were_taken_down_are_skipped_and_counted_and_move_nobody(crawl: Path) -> None:
+    whole = flat(read_all(dataset_of(locate(crawl))))
+    dataset = dataset_of(locate(crawl, (0, 1, 50)))
+    rest = flat(read_all(dataset, 2))
+    assert (dataset.n_taken_down, len(dataset)) == (3, N - 3)
+    gone = set(whole) - set(rest)
+    assert len(gone) == 3
+    assert rest == [caption for caption in whole if caption not in gone]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_takedown_in_mid_epoch_loses_and_repeats_nothing_else(crawl: Path, n_workers: int) -> None:
+    before, after = locate(crawl, (5,)), locate(crawl, (5, 30, 31))
+    datasets = [dataset_of(before) for _ in range(n_workers)]
+    read: list[str] = []
+    states = []
+    for number, dataset in enumerate(datasets):
+        part = worker(dataset, number, n_workers)
+        read += [next(part) for _ in range(9)]
+        states.append(dataset.state_dict())
+    for number, state in enumerate(states):
+        resumed = dataset_of(after)
+        resumed.load_state_dict(state)
+        read += list(worker(resumed, number, n_workers))
+    assert len(read) == len(set(read))
+    everybody, without = set(flat(read_all(dataset_of(before)))), set(flat(read_all(dataset_of(after))))
+    assert without <= set(read) <= everybody
+
+
+def worker(dataset: SubsetDataset, number: int, n_workers: int) -> Iterator[str]:
+    """Read as one of several workers does."""
+    info = type("Info", (), {"id": number, "num_workers": n_workers})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alchemist_core.subsets.dataset.get_worker_info", lambda: info)
+        iterator = iter(dataset)
+        first = next(iterator, None)
+    if first is not None:
+        yield first["txt"].decode()
+        yield from (sample["txt"].decode() for sample in iterator)
+
+
+@pytest.mark.parametrize("change", ["seed", "reader", "members"])
+def test_a_state_of_another_reading_is_refused(crawl: Path, change: str) -> None:
+    state = dataset_of(locate(crawl)).state_after(8)
+    other = locate(crawl)
+    if change == "members":
+        other = LocatedSubset(Manifest(hash_rows([bytes(32)] * N), np.zeros(N), np.zeros(N)), other.members)
+    dataset = SubsetDataset(
+        other, seed=8 if change == "seed" else 7, reader=Reader(0, 2 if change == "reader" else 1, BATCH)
+    )
+    with pytest.raises(DataError, match="not of this dataset"):
+        dataset.load_state_dict(state)
+
+
+def test_a_state_of_more_workers_is_refused(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    part = worker(dataset, 1, 2)
+    next(part)
+    resumed = dataset_of(located)
+    resumed.load_state_dict(dataset.state_dict())
+    with pytest.raises(DataError, match="of 2 workers"):
+        next(iter(resumed))
+
+
+def test_a_source_that_has_changed_stops_the_reading(located: LocatedSubset, tmp_path: Path) -> None:
+    members = located.members
+    moved = tmp_path / "000000.tar"
+    raw = bytearray(Path(members.uris[0]).read_bytes())
+    record = members.rows(np.array([0]))[0]
+    if record.uri != members.uris[0]:
+        raw = bytearray(Path(record.uri).read_bytes())
+    raw[record.offsets[0] + 60] ^= 1
+    moved.write_bytes(raw)
+    members.uris = [str(moved) if uri == record.uri else uri for uri in members.uris]
+    with pytest.raises(DataError, match=rf"{record.key}'"):
+        list(dataset_of(located))
+
+
+@given(
+    n=st.integers(0, 40), world_size=st.integers(1, 4), n_workers=st.integers(1, 4), batch_size=st.integers(1, 5),
+    seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 9),
+)  # fmt: skip
+@settings(deadline=None)
+def test_shares_are_a_partition_of_the_epoch(
+    n: int, world_size: int, n_workers: int, batch_size: int, seed: int, epoch: int
+) -> None:
+    order = epoch_order(np.arange(n, dtype=np.int64) - 7, seed=seed, epoch=epoch)
+    assert sorted(order) == list(range(n))
+    readers = [Reader(rank, world_size, batch_size) for rank in range(world_size)]
+    parts = [
+        worker_share(rank_share(order, reader), reader, worker=worker, n_workers=n_workers)
+        for reader in readers
+        for worker in range(n_workers)
+    ]
+    assert sorted(number for part in parts for number in part) == list(range(n))
+
+
+@pytest.mark.parametrize("wrong", [(2, 2, 1), (-1, 1, 1), (0, 1, 0)])
+def test_a_reader_that_cannot_be_is_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="rank"):
+        Reader(*wrong)

@@ -1,0 +1,123 @@
+"""A certificate says of each property what was measured and what it must be; what is broken fails by its own name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alchemist_core.rating.acceptance import AcceptanceLimits
+from alchemist_core.rating.config import RatingRule
+from alchemist_core.training.acceptance_report import HealthCheck, Training, certify, failures
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.samples import Pairs
+from alchemist_core.training.scoring import Scorer
+
+CONFIG = RaterTrainingConfig(n_warmup_steps=60, n_steps=150, batch_size=32, proxy_width=32, rater_width=32, n_codes=64)
+CHECKS = {
+    "batch_invariance", "corruption_isolation", "score_spread", "effective_sample_size", "entropy",
+    "flipped_codes", "spearman_score_minus_loss", "recall_of_plain", "recall_of_chaotic", "caption_sensitivity", "rank_stability",
+}  # fmt: skip
+
+
+class Judge:
+    """Scores by a function of the whole batch, so that a defect can be put in."""
+
+    def __init__(self, rule: Callable[[np.ndarray, list[str]], np.ndarray]) -> None:
+        self._rule = rule
+
+    def score(self, image_NHWC: np.ndarray, captions: list[str]) -> np.ndarray:
+        return self._rule(image_NHWC, captions).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> list[Path]:
+    folder = tmp_path_factory.mktemp("raters")
+    for seed in (0, 1):
+        config = CONFIG.model_copy(update={"seed": seed})
+        train_rater(config, train_pairs, validation_pairs, out=folder / str(seed), report=lambda *_: None)
+    return [folder / "0", folder / "1"]
+
+
+@pytest.fixture(scope="module")
+def metrics(trained: list[Path]) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((trained[0] / "metrics.json").read_text("utf-8"))
+    return loaded
+
+
+def examine(scorer: Any, clean: Pairs, metrics: dict[str, Any], **given: Any) -> dict[str, HealthCheck]:
+    training = Training(metrics, given.pop("rule", RatingRule.ALIGNMENT), 32)
+    checks = certify(scorer, clean, training, **given)
+    return {check.name: check for check in checks}
+
+
+def test_a_trained_rater_is_examined_in_every_respect(
+    trained: list[Path], metrics: dict[str, Any], test_pairs: Pairs
+) -> None:
+    scorer, twin = (Scorer.load(path) for path in trained)
+    checks = examine(scorer, test_pairs, metrics, twin=twin, tokenizer=scorer.tokenizer)
+    assert checks.keys() == CHECKS
+    assert checks["batch_invariance"].value == 0
+    assert checks["corruption_isolation"].value == 0
+    assert checks["flipped_codes"].value == 0
+    assert "in batches of 32" in checks["flipped_codes"].note
+    assert checks["recall_of_chaotic"].value is not None
+    # So short a training gets .82 on one make of CPU and more than .9 on another.
+    assert checks["recall_of_chaotic"].value > 0.75
+    assert checks["rank_stability"].value is not None
+
+
+def test_what_was_not_measured_is_said_and_does_not_fail(
+    trained: list[Path], metrics: dict[str, Any], test_pairs: Pairs
+) -> None:
+    stability = examine(Scorer.load(trained[0]), test_pairs, metrics)["rank_stability"]
+    assert stability.value is None
+    assert stability.is_ok
+    assert "another seed" in stability.note
+
+
+@pytest.mark.parametrize(
+    ("name", "defect"),
+    [
+        ("batch_invariance", lambda images, _: images.mean((1, 2, 3)) + np.arange(len(images))),
+        ("corruption_isolation", lambda images, _: images.mean((1, 2, 3)) + images.mean()),
+        ("score_spread", lambda images, _: np.zeros(len(images))),
+        ("recall_of_plain", lambda images, _: -images.std((1, 2, 3))),
+        ("recall_of_chaotic", lambda images, _: np.abs(np.diff(images.astype(float), axis=1)).mean((1, 2, 3))),
+        ("caption_sensitivity", lambda images, _: images.std((1, 2, 3))),
+    ],
+)
+def test_a_defect_is_found_by_name(
+    name: str, defect: Callable[..., np.ndarray], metrics: dict[str, Any], test_pairs: Pairs
+) -> None:
+    check = examine(Judge(defect), test_pairs, metrics)[name]
+    assert not check.is_ok
+    assert failures([check])[0].startswith(name)
+
+
+def test_a_rater_of_rule_loss_may_like_plain_images(metrics: dict[str, Any], test_pairs: Pairs) -> None:
+    likes_plain = Judge(lambda images, _: -images.std((1, 2, 3)))
+    assert examine(likes_plain, test_pairs, metrics, rule=RatingRule.LOSS)["recall_of_plain"].is_ok
+
+
+def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[str, Any], test_pairs: Pairs) -> None:
+    judge = Judge(lambda images, _: images.std((1, 2, 3)))
+    for size, entropy in ((1.0, 0.0), (32.0, float(np.log(32)))):
+        history = [step | {"effective_sample_size": size, "entropy": entropy} for step in metrics["history"]]
+        checks = examine(judge, test_pairs, metrics | {"history": history})
+        assert [checks[name].is_ok for name in ("effective_sample_size", "entropy")] == [False, False]
+
+
+def test_limits_of_the_project_file_are_the_bounds_that_a_rater_is_held_to(
+    metrics: dict[str, Any], test_pairs: Pairs
+) -> None:
+    limits = AcceptanceLimits(min_plain_auc=0.9, min_rank_stability=0.6, max_entropy_ratio=0.5, min_effective_samples=2)
+    same = Judge(lambda image_NHWC, _: image_NHWC.astype(np.float64).std(axis=(1, 2, 3)))
+    checks = examine(same, test_pairs, metrics, limits=limits)
+    assert checks["recall_of_plain"].low == 0.9
+    assert checks["rank_stability"].low == 0.6
+    assert (checks["entropy"].low, checks["entropy"].high) == (0.05, 0.5)
+    assert checks["effective_sample_size"].low == 2 / 32

@@ -1,0 +1,214 @@
+"""What makes a large generator fit a GPU changes no step: a batch in parts, half precision, activations that are read anew."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from pydantic import ValidationError
+
+from alchemist_core.config import fingerprint
+from alchemist_core.errors import ConfigError
+from alchemist_core.models.star import Block, Star
+from alchemist_core.presets import preset_values
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig
+from alchemist_core.training import downstream_training
+from alchemist_core.training.checkpoints import partial_folder
+from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.launching import make_accelerator
+from alchemist_core.training.samples import Pairs
+from tests.training.test_downstream_training import KilledError, ignore, kill_at
+from tests.training.test_launching import launch
+
+CONFIG = DownstreamConfig(n_steps=10, batch_size=20, width=32, checkpoint_every_steps=4)
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.samples import Pairs
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+pairs = Pairs(np.load(folder / "pairs.npy"), (folder / "pairs.txt").read_text().splitlines())
+config = DownstreamConfig.model_validate_json((folder / "config.json").read_text())
+train_downstream(config, pairs, tokenizer_from=folder, out=folder / "launched", report=lambda *_: None)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs) -> Path:
+    np.save(tmp_path / "pairs.npy", validation_pairs.image_NHWC)
+    (tmp_path / "pairs.txt").write_text("\n".join(validation_pairs.captions), "utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT, "utf-8")
+    shutil.copy(tokenizer_from / "tokenizer.safetensors", tmp_path)
+    return tmp_path
+
+
+def train(out: Path, tokenizer_from: Path, pairs: Pairs, **fields: object) -> list[float]:
+    config = CONFIG.model_copy(update=fields)
+    result = train_downstream(config, pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    return list(result["losses"])
+
+
+def train_until_killed(out: Path, tokenizer_from: Path, pairs: Pairs) -> None:
+    with pytest.raises(KilledError):
+        train_downstream(
+            CONFIG, pairs, tokenizer_from=tokenizer_from, out=out, report=lambda done, _t, _n: kill_at(6, done)
+        )
+
+
+def launched_losses(folder: Path, launcher: list[str], **fields: object) -> list[float]:
+    (folder / "config.json").write_text(CONFIG.model_copy(update=fields).model_dump_json(), "utf-8")
+    launch(launcher, folder)
+    return list(json.loads((folder / "launched" / "metrics.json").read_text("utf-8"))["losses"])
+
+
+def test_parts_of_a_batch_take_the_step_of_the_whole_batch(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+) -> None:
+    whole, parts = (train(tmp_path / str(n), tokenizer_from, validation_pairs, n_accumulated=n) for n in (1, 4))
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+def test_a_part_is_let_go_before_the_next_one_is_read(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, forward, backward = [], Star.forward, Accelerator.backward
+
+    def read(*given: Any) -> torch.Tensor:
+        events.append("read")
+        return forward(*given)
+
+    def descend(*given: Any) -> None:
+        events.append("let go")
+        backward(*given)
+
+    monkeypatch.setattr(Star, "forward", read)
+    monkeypatch.setattr(Accelerator, "backward", descend)
+    train(tmp_path / "model", tokenizer_from, validation_pairs, n_accumulated=2, n_steps=1)
+    assert events == ["read", "let go"] * 2
+
+
+def test_recomputed_activations_give_the_same_steps(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = train(tmp_path / "kept", tokenizer_from, validation_pairs)
+    read, forward = [], Block.forward
+    monkeypatch.setattr(Block, "forward", lambda block, *given: (read.append(block), forward(block, *given))[1])
+    anew = train(tmp_path / "anew", tokenizer_from, validation_pairs, is_checkpointed=True)
+    np.testing.assert_allclose(anew, kept, rtol=1e-5)
+    assert len(read) == 2 * CONFIG.n_steps * CONFIG.depth
+
+
+def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Pairs) -> None:
+    # A process of its own: accelerate keeps one number format a process.
+    half = launched_losses(
+        folder, ["torch.distributed.run", "--standalone", "--nproc-per-node=1"], precision="bf16", average=0.9
+    )
+    whole = train(folder / "plain", folder, validation_pairs)
+    np.testing.assert_allclose(half, whole, rtol=0.02)
+    assert half != whole
+
+
+def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, validation_pairs: Pairs) -> None:
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    two = launched_losses(folder, [*launcher, "--mixed_precision=no", "--dynamo_backend=no"], n_accumulated=2)
+    one = train(folder / "plain", folder, validation_pairs)
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+def test_fp16_goes_on_with_its_scale_where_it_was_killed(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(tmp_path / "plain", tokenizer_from, validation_pairs)
+    scalers = []
+
+    def make_scaled(_precision: str) -> Accelerator:
+        accelerator = make_accelerator()
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=1)
+        scalers.append(accelerator.scaler)
+        return accelerator
+
+    monkeypatch.setattr(downstream_training, "make_accelerator", make_scaled)
+    train_until_killed(tmp_path / "model", tokenizer_from, validation_pairs)
+    np.testing.assert_allclose(train(tmp_path / "model", tokenizer_from, validation_pairs), plain, rtol=1e-5)
+    assert scalers[-1].get_scale() == 2 ** (8 + 10)
+
+
+def test_a_checkpoint_from_before_these_fields_goes_on(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+) -> None:
+    train_until_killed(tmp_path / "model", tokenizer_from, validation_pairs)
+    path = partial_folder(tmp_path / "model") / "resume" / "state.pt"
+    state = torch.load(path)
+    del state["scaler"]
+    torch.save(state, path)
+    whole = train(tmp_path / "whole", tokenizer_from, validation_pairs)
+    assert train(tmp_path / "model", tokenizer_from, validation_pairs) == whole
+
+
+@pytest.mark.parametrize(
+    ("fields", "identity", "checkpoint"),
+    [
+        ({}, "39486ac41ec5c64b", "a0a1c53838bf051a"),
+        ({"seed": 3, "n_epochs": 2, "width": 32, "average": 0.9}, "08d2fa7b135da28a", "f88a44328cdfb3b7"),
+        (preset_values("flux_mini", "train_downstream")["model"], "b9d1e83fdab37ee2", "b2174b873ece8c47"),
+    ],
+)
+def test_what_was_trained_before_these_fields_is_found_again(
+    fields: dict[str, object], identity: str, checkpoint: str
+) -> None:
+    config = DownstreamConfig.model_validate(fields)
+    assert fingerprint(config.model_dump(mode="json")) == identity
+    assert fingerprint(config.model_dump_json()) == checkpoint
+
+
+def test_a_run_from_before_these_fields_is_found_again() -> None:
+    assert TrainDownstreamConfig(subset="s").fingerprint() == "4681a61ebd8e57ee"
+
+
+@pytest.mark.parametrize("fields", [{"n_accumulated": 2}, {"precision": "bf16"}, {"is_checkpointed": True}])
+def test_another_value_is_another_model_and_is_read_back(fields: dict[str, object]) -> None:
+    config = DownstreamConfig.model_validate(fields)
+    assert config.model_dump(mode="json") == DownstreamConfig().model_dump(mode="json") | fields
+    assert DownstreamConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValidationError, match="batch_size 20 must be a multiple of n_accumulated 3"):
+        DownstreamConfig(batch_size=20, n_accumulated=3)
+
+
+def test_parts_that_do_not_divide_the_share_of_a_process_are_refused(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 4)
+    expected = "batch_size 20 does not split into 4 processes × n_accumulated 2 .* multiple of 8"
+    with pytest.raises(ConfigError, match=expected):
+        train(tmp_path / "model", tokenizer_from, validation_pairs, n_accumulated=2)
+
+
+def test_fp16_without_a_gpu_is_refused(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
+        train(tmp_path / "model", tokenizer_from, validation_pairs, precision="fp16")
+
+
+def test_a_second_number_format_in_one_process_is_refused_with_the_remedy(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+) -> None:
+    make_accelerator("fp32")
+    with pytest.raises(ConfigError, match="give rater and model the same"):
+        train(tmp_path / "model", tokenizer_from, validation_pairs, precision="bf16")

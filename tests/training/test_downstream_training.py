@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.metrics.heldout import heldout_losses
+from alchemist_core.training.averaging import average_weights
+from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.samples import Pairs
+
+CONFIG = DownstreamConfig(n_epochs=6, batch_size=20, width=32, checkpoint_every_steps=10)
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def ignore(_done: int, _total: int, _note: str) -> None:
+    pass
+
+
+def kill_at(step: int, done: int) -> None:
+    if done == step:
+        raise KilledError
+
+
+def test_training_lowers_the_held_out_loss(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    short = CONFIG.model_copy(update={"n_epochs": 1})
+    for name, config in (("short", short), ("long", CONFIG)):
+        train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)
+    before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("short", "long"))
+    assert before_N.shape == after_N.shape == (60,)
+    assert after_N.mean() < before_N.mean() - 0.2
+
+
+def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs) -> None:
+    half = validation_pairs.rows(np.arange(100))
+    steps = [
+        train_downstream(CONFIG, pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)["n_steps"]
+        for name, pairs in (("half", half), ("full", validation_pairs))
+    ]
+    assert steps == [30, 60]
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_killed_run_goes_on_to_bit_identical_weights(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, average: float
+) -> None:
+    config = CONFIG.model_copy(update={"average": average})
+    train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
+    with pytest.raises(KilledError):
+        train_downstream(
+            config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
+            report=lambda done, _total, _note: kill_at(27, done),
+        )  # fmt: skip
+    assert not (tmp_path / "killed").exists()
+    steps: list[int] = []
+    train_downstream(
+        config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
+        report=lambda done, _total, _note: steps.append(done),
+    )  # fmt: skip
+    assert steps[0] == 21
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+) -> None:
+    short = CONFIG.model_copy(update={"n_epochs": 1})
+    losses = {}
+    for average in (0.0, 0.9):
+        config, out = short.model_copy(update={"average": average}), tmp_path / str(average)
+        found = train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+        losses[average] = found["losses"]
+    assert losses[0.0] == losses[0.9]
+    last, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("0.0", "0.9"))
+    assert last.keys() == mean.keys()
+    assert all(
+        not torch.equal(last[name], mean[name])
+        for name in last
+        if last[name].is_floating_point() and last[name].dim() > 1
+    )
+
+
+@pytest.mark.parametrize("longest", [0.5, 0.99])
+def test_the_average_of_weights_that_stand_still_is_them(longest: float) -> None:
+    mean, now = torch.tensor([0.0]), torch.tensor([1.0])
+    for n_averaged in range(1, 2000):
+        mean = average_weights(longest, mean, now, n_averaged)
+    assert mean.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+    out = tmp_path / "model"
+    first = train_downstream(CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    again = train_downstream(
+        CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=lambda done, _t, _n: kill_at(done, done)
+    )
+    assert again == first
+
+
+def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+    with pytest.raises(KilledError):
+        train_downstream(
+            CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
+            report=lambda done, _total, _note: kill_at(12, done),
+        )  # fmt: skip
+    other = CONFIG.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="another config"):
+        train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
+
+
+def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+    nothing = test_pairs.rows(np.arange(0))
+    with pytest.raises(DataError, match="no pairs"):
+        train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
+
+
+def test_losses_come_in_the_order_of_the_pairs(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    out = tmp_path / "model"
+    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    order = np.arange(60)[::-1].copy()
+    np.testing.assert_allclose(
+        heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5
+    )
+    assert heldout_losses(out, test_pairs.rows(order[:0])).shape == (0,)
+
+
+def test_lora_improves_its_base_and_leaves_a_plain_model(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+) -> None:
+    few = validation_pairs.rows(np.arange(60))
+    longer = CONFIG.model_copy(update={"n_epochs": 40, "learning_rate": 5e-3})
+    train_downstream(longer, few, tokenizer_from=tokenizer_from, out=tmp_path / "base", report=ignore)
+    lora = CONFIG.model_copy(
+        update={"method": "lora", "base": tmp_path / "base", "learning_rate": 2e-2, "n_epochs": 12}
+    )
+    train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", report=ignore)
+    before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("base", "lora"))
+    assert after_N.mean() < before_N.mean() - 0.02
+    adapters, model = (load_file(tmp_path / "lora" / f"{name}.safetensors") for name in ("adapters", "model"))
+    assert all("lora_" in name for name in adapters)
+    assert model.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
+
+
+def test_lora_without_a_base_is_refused() -> None:
+    with pytest.raises(ValidationError, match="lora needs the folder of a model"):
+        DownstreamConfig(method="lora")

@@ -1,0 +1,204 @@
+"""FLUX at tiny size goes the way of every other model: trained on pairs, killed and resumed, read back, drawn from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.models.flux_config import FlowSamplingConfig
+from alchemist_core.models.flux_encoders import FluxAutoencoder
+from alchemist_core.models.lora import FLUX_TARGETS, load_lora
+from alchemist_core.models.published.flux import export_flux, load_flux
+from alchemist_core.training import flux_recipe
+from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.flux_generation import FluxGenerator, heldout_flow_losses
+from alchemist_core.training.flux_recipe import encode_latents, read_trained
+from alchemist_core.training.generators import load_drawer
+from alchemist_core.training.samples import Chunks, Pairs
+from tests.models.given_flux import TINY, new_transformer, write_flux_parts
+
+SAMPLING = FlowSamplingConfig(n_steps=3, batch_size=2)
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def ignore(_done: int, _total: int, _note: str) -> None:
+    pass
+
+
+def kill_at_17(done: int, _total: int, _note: str) -> None:
+    if done == 17:
+        raise KilledError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> DownstreamConfig:
+    folder = tmp_path_factory.mktemp("flux")
+    save_file(export_flux(new_transformer().state_dict(), TINY), folder / "flux-tiny.safetensors")
+    return DownstreamConfig(
+        method="lora", base=folder / "flux-tiny.safetensors", flux=TINY, flux_parts=write_flux_parts(folder / "parts"),
+        lora_rank=4, n_steps=60, batch_size=16, learning_rate=3e-2, checkpoint_every_steps=10,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(config: DownstreamConfig, validation_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "model"
+    train(config, validation_pairs, out)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # Matrices this small are not worth a second one.
+    torch.set_num_threads(1)
+
+
+def train(config: DownstreamConfig, pairs: Pairs, out: Path, cache: Path | None = None) -> list[float]:
+    result = train_downstream(config, pairs, tokenizer_from=out, out=out, report=ignore, cache=cache)
+    return list(result["losses"])
+
+
+def test_the_loss_falls_in_training_and_on_held_out_pairs(
+    config: DownstreamConfig, trained: Path, validation_pairs: Pairs, test_pairs: Pairs, tmp_path: Path
+) -> None:
+    losses = train(config, validation_pairs, trained)  # read, not trained again
+    assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.3
+    short = config.model_copy(update={"n_steps": 1, "learning_rate": 1e-6})
+    train(short, validation_pairs, tmp_path / "short")
+    before_N, after_N = (heldout_flow_losses(path, test_pairs) for path in (tmp_path / "short", trained))
+    assert before_N.shape == after_N.shape == (60,)
+    assert after_N.mean() < before_N.mean() - 0.3
+
+
+@pytest.mark.parametrize(
+    "sparing", [{"flux": TINY.model_copy(update={"is_checkpointed": True})}, {"is_checkpointed": True}]
+)
+def test_reading_activations_anew_changes_no_loss(
+    config: DownstreamConfig, sparing: dict[str, object], validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    few = config.model_copy(update={"n_steps": 4})
+    expected = train(few, validation_pairs, tmp_path / "plain")
+    found = train(few.model_copy(update=sparing), validation_pairs, tmp_path / "sparing")
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_batch_in_parts_learns_as_much(
+    config: DownstreamConfig, trained: Path, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    # Not the same steps: each part draws its own times and noise.
+    whole = train(config, validation_pairs, trained)
+    parts = train(config.model_copy(update={"n_accumulated": 4}), validation_pairs, tmp_path / "parts")
+    assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)
+
+
+def test_a_killed_run_goes_on_to_bit_identical_adapters(
+    config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    shorter = config.model_copy(update={"n_steps": 20})
+    train(shorter, validation_pairs, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train_downstream(shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", report=kill_at_17)
+    train(shorter, validation_pairs, tmp_path / "killed")
+    whole, killed = (load_file(tmp_path / name / "adapters.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
+    config: DownstreamConfig, trained: Path
+) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "adapters.safetensors", "base.sha256", "config.json", "metrics.json",
+    }  # fmt: skip
+    names = load_file(trained / "adapters.safetensors")
+    assert all("lora_" in name for name in names)
+    given = {
+        "hidden_states": torch.randn(2, 16, 16), "encoder_hidden_states": torch.randn(2, 12, 24),
+        "pooled_projections": torch.randn(2, 20), "timestep": torch.tensor([0.2, 0.9]),
+        "guidance": torch.full((2,), 4.0), "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(12, 3),
+    }  # fmt: skip
+    assert config.base is not None
+    adapted = load_lora(load_flux(config.base, TINY), trained / "adapters.safetensors", 4, targets=FLUX_TARGETS)
+    merged, plain = read_trained(trained, config), load_flux(config.base, TINY)
+    assert merged.state_dict().keys() == plain.state_dict().keys()
+    with torch.no_grad():
+        ours, theirs, before = (model(**given).sample for model in (merged, adapted, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(ours, before, atol=1e-2)
+
+
+def test_a_picture_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
+    trained: Path, test_pairs: Pairs
+) -> None:
+    class Unreadable(Pairs):
+        def read(self, index_M: np.ndarray) -> Chunks:
+            return super().read(index_M[index_M != 2])
+
+    few = test_pairs.rows(np.arange(12))
+    whole_N = heldout_flow_losses(trained, few)
+    without_N = heldout_flow_losses(trained, Unreadable(few.image_NHWC, few.captions))
+    np.testing.assert_allclose(without_N, np.delete(whole_N, 2), rtol=1e-4)
+
+
+def test_other_base_weights_are_refused(config: DownstreamConfig, trained: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="the adapters were trained on"):
+        read_trained(trained, config.model_copy(update={"base": tmp_path / "other.safetensors"}))
+
+
+def test_latents_are_computed_once_an_image(
+    config: DownstreamConfig, test_pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config.flux_parts is not None
+    vae = FluxAutoencoder(config.flux_parts, TINY)
+    keyed = Pairs(test_pairs.image_NHWC, test_pairs.captions, [bytes([k]) * 32 for k in range(60)])
+    first, is_had_N = encode_latents(keyed, vae, tmp_path)
+    assert is_had_N.all()
+    monkeypatch.setattr(flux_recipe.FluxAutoencoder, "encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(
+        flux_recipe.FluxAutoencoder, "fingerprint", lambda _: next((tmp_path / "latents").iterdir()).name
+    )
+    again, _ = encode_latents(keyed, vae, tmp_path)
+    assert torch.equal(first, again)
+
+
+def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
+    generator = FluxGenerator(trained, torch.device("cpu"))
+    prompts, seeds = ["a red box at the top", "a blue box at the left", "a green box"], [4, 5, 6]
+    images = generator.draw(prompts, seeds, SAMPLING)
+    assert images.shape == (3, 16, 16, 3)
+    assert np.array_equal(load_drawer(trained, torch.device("cpu"))(prompts, seeds, SAMPLING), images)
+    assert np.array_equal(generator.draw(prompts[2:], seeds[2:], SAMPLING)[0], images[2])
+    assert not np.array_equal(generator.draw(prompts[:1], [9], SAMPLING)[0], images[0])
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"flux": None}, "belongs to preset flux_mini"), ({"method": "scratch"}, "is trained by lora"),
+])  # fmt: skip
+def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DownstreamConfig.model_validate(config.model_dump() | changed)
+
+
+@pytest.mark.parametrize("field", ["base", "flux_parts"])
+def test_flux_asks_for_what_no_package_carries(
+    config: DownstreamConfig, field: str, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"FLUX-mini is trained on flux-mini\.safetensors"):
+        train(config.model_copy(update={field: None}), validation_pairs, tmp_path / "model")
+
+
+def test_encoders_of_another_size_are_refused(
+    config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
+) -> None:
+    wrong = config.model_copy(update={"flux": TINY.model_copy(update={"text_dim": 32})})
+    with pytest.raises(ConfigError, match="give 24 and 20 features, but the transformer reads 32 and 20"):
+        train(wrong, validation_pairs, tmp_path / "model")

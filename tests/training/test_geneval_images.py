@@ -1,0 +1,147 @@
+"""GenEval's way from images to lines of verdicts: boxes are those of masks, colours those of crops, and the rules decide."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.metrics.detectors import ColourNamer, Found, Mask2Former, _crop
+from alchemist_core.metrics.geneval_files import find_images, read_results, write_images, write_results
+from alchemist_core.metrics.geneval_images import judge_images, summarize_results
+from tests.random_detector import save_random_detector
+
+NAMES = ["cup", "dog"]
+SHADES = {"red": (220, 30, 30), "blue": (30, 60, 220), "green": (30, 160, 60)}
+
+
+class SquareDetector:
+    """Finds flat squares of 16 px: a red or blue one is a cup, a green one a dog."""
+
+    n_classes = 2
+
+    def detect(self, image_HW3: np.ndarray) -> list[Found]:
+        found = []
+        for shade in SHADES.values():
+            mask_HW = (image_HW3 == shade).all(-1)
+            if mask_HW.any():
+                rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
+                box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+                found.append(Found(int(shade == SHADES["green"]), box, 0.95, mask_HW))
+        return found
+
+
+class MiddleNamer:
+    """Names the shade nearest to the middle of the box."""
+
+    def name(self, image_HW3: np.ndarray, found: Found, class_name: str) -> str:
+        left, top, right, bottom = map(int, found.box)
+        pixel = image_HW3[(top + bottom) // 2, (left + right) // 2].astype(int)
+        return min(SHADES, key=lambda name: np.abs(pixel - SHADES[name]).sum())
+
+
+def picture(**squares: tuple[int, int]) -> np.ndarray:
+    image = np.full((64, 64, 3), 255, np.uint8)
+    for name, (left, top) in squares.items():
+        image[top : top + 16, left : left + 16] = SHADES[name]
+    return image
+
+
+def forget(*_args: object) -> None:
+    """Progress is of no account here."""
+
+
+def test_images_in_the_official_layout_get_the_official_lines(tmp_path: Path) -> None:
+    red_cup = {"tag": "colors", "prompt": "p", "include": [{"class": "cup", "count": 1, "color": "red"}]}
+    right = {
+        "tag": "position", "prompt": "q", "include": [
+            {"class": "dog", "count": 1}, {"class": "cup", "count": 1, "position": ["right of", 0]},
+        ],
+    }  # fmt: skip
+    write_images(tmp_path / "out", 0, red_cup, [picture(red=(8, 8)), picture(blue=(8, 8)), picture(green=(8, 8))])
+    write_images(
+        tmp_path / "out", 1, right, [picture(green=(0, 24), red=(48, 24)), picture(green=(48, 24), red=(0, 24))]
+    )
+    results = judge_images(tmp_path / "out", NAMES, SquareDetector(), MiddleNamer(), report=forget)
+    assert [one.is_correct for one in results] == [True, False, False, True, False]
+    assert [one.reason for one in results[1:3]] == [
+        "expected red cup>=1, found 0 red; and 1 blue", "expected cup>=1, found 0",
+    ]  # fmt: skip
+    assert results[4].reason == "expected cup right of target, found left of target"
+    assert results[0].kept == {"cup": [[8.0, 8.0, 24.0, 24.0, 0.95]]}
+    assert summarize_results(results) == {
+        "overall": pytest.approx((1 / 3 + 1 / 2) / 2),
+        "colors": 1 / 3,
+        "position": 0.5,
+    }
+    write_results(tmp_path / "results.jsonl", results)
+    assert read_results(tmp_path / "results.jsonl") == results
+    line = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[1])
+    assert line.keys() == {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"}
+
+
+def test_names_that_are_not_the_detector_s_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="3 names for 2 classes"):
+        judge_images(tmp_path, [*NAMES, "cat"], SquareDetector(), MiddleNamer(), report=forget)
+
+
+def test_a_prompt_s_images_are_written_whole_and_again(tmp_path: Path) -> None:
+    metadata = {"tag": "colors", "prompt": "p", "include": []}
+    write_images(tmp_path, 3, metadata, [picture(red=(0, 0))] * 4)
+    write_images(tmp_path, 3, metadata, [picture(blue=(0, 0))] * 2)
+    assert [path.name for path, _ in find_images(tmp_path)] == ["00000.png", "00001.png"]
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Mask2Former:
+    return Mask2Former(save_random_detector(tmp_path_factory.mktemp("mask2former")))
+
+
+def test_a_network_s_boxes_are_the_ends_of_its_masks(detector: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alchemist_core.metrics.detectors._SHORT_SIDE", 96)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    found = detector.detect(image)
+    assert detector.n_classes == 2
+    assert 0 < len(found) <= 12
+    for one in found:
+        rows, columns = np.flatnonzero(one.mask_HW.any(1)), np.flatnonzero(one.mask_HW.any(0))
+        assert one.mask_HW.shape == (48, 64)
+        assert one.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert 0 < one.score < 1
+    assert {one.label for one in found} <= {0, 1}
+
+
+def test_what_a_mask_leaves_out_is_grey_and_the_crop_is_the_middle_of_the_box() -> None:
+    image = picture(red=(10, 20))
+    mask_HW = (image == SHADES["red"]).all(-1)
+    mask_HW[20:28] = False
+    crop = _crop(image, Found(0, (10.0, 20.0, 26.0, 36.0), 0.9, mask_HW), 32)
+    assert crop.shape == (32, 32, 3)
+    assert (crop[2] == 0x99).all()
+    assert (crop[-2] == SHADES["red"]).all()
+
+
+def test_a_colour_is_that_of_the_nearest_words() -> None:
+    class OneHotClip:
+        """Its words are one-hot colours, its pictures the colour of their middle."""
+
+        side = 16
+
+        def text_features(self, prompts: list[str]) -> np.ndarray:
+            words = ["red", "orange", "yellow", "green", "blue"]
+            return np.stack(
+                [np.eye(6)[next((k for k, word in enumerate(words) if word in text), 5)] for text in prompts]
+            )
+
+        def features(self, image_NHWC: np.ndarray) -> np.ndarray:
+            middle = image_NHWC[:, 8, 8].astype(int)
+            return np.stack([np.eye(6)[{"red": 0, "green": 3, "blue": 4}[nearest(pixel)]] for pixel in middle])
+
+    def nearest(pixel: np.ndarray) -> str:
+        return min(SHADES, key=lambda name: np.abs(pixel - SHADES[name]).sum())
+
+    for name, shade in SHADES.items():
+        image = picture(**{name: (8, 8)})
+        found = Found(0, (8.0, 8.0, 24.0, 24.0), 0.9, (image == shade).all(-1))
+        assert ColourNamer(OneHotClip()).name(image, found, "cup") == name

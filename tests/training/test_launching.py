@@ -1,0 +1,134 @@
+"""The loops run under the launchers that clusters use, and give what one plain process gives."""
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alchemist_core.rating.config import RatingRule
+from alchemist_core.training import launching
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.samples import Pairs
+
+CONFIG = RaterTrainingConfig(n_warmup_steps=5, n_steps=10, batch_size=16, proxy_width=16, rater_width=16, n_codes=32)
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.samples import Pairs
+from alchemist_core.training.rater_training import train_rater
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+pairs = [
+    Pairs(np.load(folder / f"{name}.npy"), (folder / f"{name}.txt").read_text().splitlines())
+    for name in ("train", "validation")
+]
+config = RaterTrainingConfig.model_validate_json((folder / "config.json").read_text())
+train_rater(config, *pairs, out=folder / "launched", report=lambda *_: None)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+    for name, pairs in (("train", train_pairs), ("validation", validation_pairs)):
+        np.save(tmp_path / f"{name}.npy", pairs.image_NHWC)
+        (tmp_path / f"{name}.txt").write_text("\n".join(pairs.captions), "utf-8")
+    (tmp_path / "config.json").write_text(CONFIG.model_dump_json(), "utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT, "utf-8")
+    return tmp_path
+
+
+def launch(launcher: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", *launcher, str(folder / "script.py"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        [
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes=1",
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+        ],
+        ["torch.distributed.run", "--standalone", "--nproc-per-node=1"],
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_a_launched_run_gives_the_weights_of_a_plain_one(
+    launcher: list[str], folder: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    launch(launcher, folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_rater(CONFIG, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    torch.set_num_threads(threads)
+    launched, plain = (load_file(folder / name / "rater.safetensors") for name in ("launched", "plain"))
+    assert launched.keys() == plain.keys()
+    for name in plain:
+        torch.testing.assert_close(launched[name], plain[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [RatingRule.ALIGNMENT, RatingRule.LEARNABILITY])
+def test_two_processes_give_the_loss_curve_of_one(
+    folder: Path, train_pairs: Pairs, validation_pairs: Pairs, rule: RatingRule
+) -> None:
+    update = {"batch_size": 64, "softmax_group": 32, "n_steps": 25, "has_group_weight": True, "rule": rule}
+    config = CONFIG.model_copy(update=update)
+    (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch([*launcher, "--mixed_precision=no", "--dynamo_backend=no"], folder)
+    train_rater(config, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    two, one = (
+        json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
+    )
+    assert len(two) == len(one) == 25
+    for name in one[0]:
+        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4, atol=1e-4)
+
+
+def test_processes_wait_for_the_first_one_as_long_as_it_fits_and_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(launching, "PartialState", lambda **options: given.append(options))
+    launching.tell_all()
+    launching.make_accelerator()
+    assert [options["timeout"] > timedelta(days=1) for options in given] == [True, True]
+
+
+def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(folder: Path) -> None:
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        launch(launcher, folder)
+    assert b"set softmax_group to 8 or a divisor of it" in refused.value.stderr
+
+
+def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    config = CONFIG.model_copy(update={"precision": "bf16", "n_steps": 20})
+    (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
+    # A process of its own: accelerate keeps one number format a process.
+    launch(["torch.distributed.run", "--standalone", "--nproc-per-node=1"], folder)
+    full = config.model_copy(update={"precision": "fp32"})
+    train_rater(full, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    half, whole = (
+        json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
+    )
+    for name in ("validation_loss", "train_loss"):
+        losses, expected = ([row[name] for row in history] for history in (half, whole))
+        np.testing.assert_allclose(losses, expected, rtol=0.02)
+        assert losses != expected

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from alchemist_core.errors import DataError
+from alchemist_core.models.config import TokenizerConfig
+from alchemist_core.models.text import WordVectors
+from alchemist_core.models.tokenizer import fit_tokenizer
+from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.samples import Pairs, batch_index
+
+
+def read_order(n_pairs: int, n_steps: int, *, batch_size: int, seed: int) -> list[int]:
+    return torch.cat([batch_index(n_pairs, s, batch_size=batch_size, seed=seed) for s in range(n_steps)]).tolist()
+
+
+def test_every_epoch_meets_every_pair_once() -> None:
+    order = read_order(10, 15, batch_size=4, seed=0)
+    assert [sorted(order[start : start + 10]) for start in range(0, 60, 10)] == [list(range(10))] * 6
+
+
+def test_epochs_differ_and_seeds_differ() -> None:
+    order = read_order(50, 4, batch_size=25, seed=0)
+    assert order[:50] != order[50:]
+    assert order != read_order(50, 4, batch_size=25, seed=1)
+
+
+def test_a_step_s_batch_does_not_depend_on_the_steps_before() -> None:
+    assert batch_index(7, 1000, batch_size=20, seed=3).tolist() == batch_index(7, 1000, batch_size=20, seed=3).tolist()
+
+
+def test_an_epoch_s_order_is_drawn_once_however_many_steps_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 30 million pairs it takes seconds, which a step must not pay.
+    drawn, draw = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **given: drawn.append(n) or draw(n, **given))
+    for step in range(20):
+        batch_index(1003, step, batch_size=100, seed=90)
+        batch_index(1005, step, batch_size=100, seed=91)
+    assert sorted(drawn) == [1003, 1003, 1005, 1005]
+
+
+def test_a_batch_may_be_larger_than_the_dataset() -> None:
+    assert set(batch_index(3, 0, batch_size=8, seed=0).tolist()) == {0, 1, 2}
+
+
+def test_a_caption_for_each_image_or_none_at_all() -> None:
+    with pytest.raises(DataError, match="2 images but 1 captions"):
+        Pairs(np.zeros((2, 16, 16, 3), np.uint8), ["one"])
+
+
+def test_encoding_all_at_once_or_some_gives_the_same(validation_pairs: Pairs) -> None:
+    tokenizer = fit_tokenizer(validation_pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=0)
+    index_B = np.array([5, 150, 7])
+    some = encode_pairs(validation_pairs.rows(index_B), tokenizer, WordVectors()).rows(torch.arange(3))
+    every = encode_pairs(validation_pairs, tokenizer, WordVectors()).rows(torch.from_numpy(index_B))
+    assert torch.equal(some.tokens.code_BS, every.tokens.code_BS)
+    assert torch.equal(some.text.pooled_BD, every.text.pooled_BD)

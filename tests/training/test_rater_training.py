@@ -1,0 +1,228 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
+from alchemist_core.statistics import area_under_curve
+from alchemist_core.training import rater_training
+from alchemist_core.training.checkpoints import partial_folder
+from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.samples import Pairs
+from alchemist_core.training.scoring import Scorer
+
+GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
+CONFIG = RaterTrainingConfig(
+    n_warmup_steps=60, n_steps=120, batch_size=32, proxy_width=32, rater_width=32, n_codes=64,
+    check_every_steps=20, checkpoint_every_steps=25, patience=100,
+)  # fmt: skip
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def ignore(_done: int, _total: int, _note: str) -> None:
+    pass
+
+
+def kill_at(step: int, done: int) -> None:
+    if done == step:
+        raise KilledError
+
+
+def kill_twice(config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path) -> None:
+    """Begin a training, and go on with it, each time until a step: once in the warm-up, once after."""
+    for step in (40, 140):
+        with pytest.raises(KilledError):
+            train_rater(config, train, validation, out=out, report=lambda done, _t, _n, step=step: kill_at(step, done))
+        assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+    out = tmp_path_factory.mktemp("raters") / "rater"
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
+    return out
+
+
+def test_a_rater_prefers_what_helps_the_validation_set(rater: Path, train_pairs: Pairs) -> None:
+    score_N = Scorer.load(rater).score(train_pairs.image_NHWC, train_pairs.captions)
+    boxes_N, noise_N = score_N[:200], score_N[200:]
+    assert area_under_curve(boxes_N, noise_N) > 0.95
+
+
+def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: Path) -> None:
+    names = {path.name for path in rater.iterdir()}
+    assert names == {"rater.safetensors", "proxy.safetensors", "tokenizer.safetensors", "config.json", "metrics.json"}
+    assert not partial_folder(rater).exists()
+    assert RaterTrainingConfig.model_validate_json((rater / "config.json").read_text("utf-8")) == CONFIG
+
+
+def test_two_threads_give_the_same_bits_at_every_run(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    config, n_threads = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 10}), torch.get_num_threads()
+    torch.set_num_threads(2)
+    for name in "abc":
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / name, report=ignore)
+    torch.set_num_threads(n_threads)
+    assert len({(tmp_path / name / "rater.safetensors").read_bytes() for name in "abc"}) == 1
+
+
+def test_metrics_hold_the_curve_and_the_controls(rater: Path) -> None:
+    metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
+    assert metrics["n_steps"] == 180
+    assert len(metrics["history"]) == 120
+    assert -1 <= metrics["spearman_score_minus_loss"] <= 1
+    first, last = metrics["history"][0], metrics["history"][-1]
+    assert first["cost_spread"] == 0  # θ̂ is a copy of θ before the first bilevel step.
+    assert first["price"] == 1e-3
+    assert first["effective_sample_size"] == pytest.approx(32, rel=1e-4)
+    assert 1 <= last["effective_sample_size"] <= 32
+    assert last["cost_spread"] > 0
+    assert last["validation_loss"] < first["validation_loss"]
+
+
+def test_the_loss_curve_is_the_golden_one(rater: Path) -> None:
+    """A change of the curve must be in the diff: delete the file, run this test, and commit what it writes."""
+    history = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
+    names = ("validation_loss", "train_loss", "reference_loss", "cost_spread")
+    lines = [" ".join([f"{row['step']:.0f}", *(f"{row[name]:.4f}" for name in names)]) for row in history[::10]]
+    if not GOLDEN.exists():
+        GOLDEN.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        pytest.fail(f"{GOLDEN.name} was missing and is written now; look at it and commit it")
+    # Another CPU rounds otherwise; two levels that train each other double the difference every few steps. Seen: .0001 up to
+    # step 100, .017 after it.
+    found, golden = np.loadtxt(lines), np.loadtxt(GOLDEN)
+    np.testing.assert_allclose(found[:5], golden[:5], atol=5e-4)
+    np.testing.assert_allclose(found[5:], golden[5:], atol=0.04)
+
+
+def test_a_killed_run_goes_on_to_bit_identical_weights(
+    rater: Path, tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    out = tmp_path / "rater"
+    kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
+    steps: list[int] = []
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: steps.append(done))
+    assert steps[0] == 126
+    for name in ("rater", "proxy", "tokenizer"):
+        whole, resumed = load_file(rater / f"{name}.safetensors"), load_file(out / f"{name}.safetensors")
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert (out / "metrics.json").read_bytes() == (rater / "metrics.json").read_bytes()
+
+
+def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    metrics = train_rater(
+        CONFIG, train_pairs, validation_pairs, out=rater, report=lambda done, _t, _n: kill_at(done, done)
+    )
+    assert metrics["n_steps"] == 180
+
+
+def test_another_config_s_checkpoint_is_refused(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    out = tmp_path / "rater"
+    with pytest.raises(KilledError):
+        train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: kill_at(30, done))
+    other = CONFIG.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="another config"):
+        train_rater(other, train_pairs, validation_pairs, out=out, report=ignore)
+
+
+def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+    config = CONFIG.model_copy(update={"n_warmup_steps": 30, "n_steps": 1, "rater_learning_rate": 1e-9})
+    out = tmp_path / "rater"
+    train_rater(config, train_pairs, validation_pairs, out=out, report=ignore)
+    score_N = Scorer.load(out).score(train_pairs.image_NHWC, train_pairs.captions)
+    assert np.abs(score_N).max() < 1e-5
+
+
+def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    few = validation_pairs.rows(np.arange(40))
+    config = CONFIG.model_copy(update={"n_steps": 600, "patience": 2, "proxy_learning_rate": 5e-3})
+    metrics = train_rater(config, train_pairs, few, out=tmp_path / "rater", report=ignore)
+    assert metrics["stopped_early"]
+    assert metrics["best_step"] == metrics["n_steps"] - 2 * config.check_every_steps
+    assert metrics["n_steps"] < 660
+
+
+def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    base = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 10, "softmax_group": 16})
+    histories = [
+        train_rater(
+            base.model_copy(update={"n_accumulated": n}),
+            train_pairs,
+            validation_pairs,
+            out=tmp_path / str(n),
+            report=ignore,
+        )["history"]
+        for n in (1, 2)
+    ]
+    for name in histories[0][0]:
+        whole, parts = ([row[name] for row in history] for history in histories)
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_smaller_softmax_groups_are_another_objective(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+) -> None:
+    sizes = []
+    for group in (8, 32):
+        config = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 2, "softmax_group": group})
+        metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / str(group), report=ignore)
+        sizes.append(metrics["history"][0]["effective_sample_size"])
+    assert sizes == pytest.approx([8, 32], rel=1e-3)
+
+
+def test_recomputed_activations_give_the_same_steps(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, rater: Path
+) -> None:
+    config = CONFIG.model_copy(update={"is_checkpointed": True, "n_steps": 3})
+    metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+    full = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
+    for row, expected in zip(metrics["history"], full, strict=False):
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+
+
+def test_losses_that_are_looked_at_in_small_parts_are_the_same(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "check_every_steps": 1})
+    whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", report=ignore)
+    # Seven pairs at a time.
+    monkeypatch.setattr(rater_training, "_MOST_LOGITS", 7 * config.tokenizer.n_tokens * config.n_codes)
+    parts = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "parts", report=ignore)
+    for name in ("score_std", "spearman_score_minus_loss", "reference_loss_mean"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6)
+    assert parts["history"][-1]["held_out_loss"] == pytest.approx(whole["history"][-1]["held_out_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"penalty_schedule": PenaltySchedule.SEAL},
+        {"rater_reading": RaterReading.HIDDEN},
+        {"coder": "convolutions"},
+        {"rule": RatingRule.LOSS},
+        {"objective": Objective.PAPER_EXACT},
+        {"has_group_weight": True},
+        {"rater_start": "scratch"},
+    ],
+)
+def test_every_variant_trains_to_finite_scores(
+    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, change: dict[str, object]
+) -> None:
+    config = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 20, **change})
+    train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+    score_N = Scorer.load(tmp_path / "rater").score(train_pairs.image_NHWC, train_pairs.captions)
+    assert np.isfinite(score_N).all()
+    assert score_N.std() > 0
