@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
 from alchemist_core.experiments.arms import FILLED, PLANTED
 from alchemist_core.experiments.trial import Cell
-from alchemist_core.statistics import Estimate, detectable_effect, estimate, estimate_gain, estimate_share
+from alchemist_core.statistics import Estimate, detectable_effect, estimate, estimate_gain, gap_closed, pooled_spread
 
 RANDOM, FULL = "random", "full"
 # A policy that may be worse than random by less than this share of its loss is called non-inferior.
@@ -128,13 +128,8 @@ def losses_by_arm(cells: Sequence[Cell]) -> dict[str, LossOfSeed]:
 
 def paired_spread(losses: dict[str, LossOfSeed], control: str = RANDOM) -> float | None:
     """Return the pooled standard deviation of the differences to a control, paired by seed; None below two seeds."""
-    random = losses.get(control, {})
-    found = [
-        variance([random[seed] - loss[seed] for seed in sorted(loss.keys() & random.keys())])
-        for arm, loss in losses.items()
-        if arm not in (control, FULL) and len(loss.keys() & random.keys()) > 1
-    ]
-    return math.sqrt(sum(found) / len(found)) if found else None
+    compared = [loss for arm, loss in losses.items() if arm not in (control, FULL)]
+    return pooled_spread(compared, losses.get(control, {}))
 
 
 def state_detectable(spread: float | None, n_seeds: int, *, source: str) -> dict[str, Any]:
@@ -177,12 +172,7 @@ def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, Lo
     best = best_planted(losses)
     loss, random, planted = losses[arm], losses.get(RANDOM, {}), losses[best] if best else {}
     gain = estimate_gain(loss, random) if arm != RANDOM else None
-    seeds = (
-        sorted(loss.keys() & random.keys() & planted.keys())
-        if arm not in (RANDOM, FULL) and not is_planted(arm)
-        else []
-    )
-    gap = estimate_share([random[s] - loss[s] for s in seeds], [random[s] - planted[s] for s in seeds])
+    gap = None if arm in (RANDOM, FULL) or is_planted(arm) else gap_closed(loss, random, planted)
     return ArmRow(
         arm, retention, first.n_samples, first.n_steps, estimate(list(loss.values())), gain, gap,
         _is_noninferior(gain, random), first.length, arm == best and sum(map(is_planted, losses)) > 1,

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
 from alchemist_core.local.stack import StackStatus, bring_store, client, up
+from alchemist_core.statistics import gap_closed
 from alchemist_core.telemetry import say
 
 DATASET = "scenes"
@@ -111,7 +113,7 @@ class Demo:
 
 
 def comparison_table(arms: Sequence[Arm]) -> str:
-    """Lay the arms out for a terminal, with the share of the way from random to planted that the subset went.
+    """Lay the arms out for a terminal, with the share of the gap that the subset closed (`statistics.gap_closed`).
 
     >>> rows = [Arm("random", 0.2, 0, 9, 9, 3.0), Arm("planted", 0.2, 0, 9, 9, 2.0), Arm("subset", 0.2, 0, 9, 9, 2.1)]
     >>> "90%" in comparison_table(rows)
@@ -119,20 +121,22 @@ def comparison_table(arms: Sequence[Arm]) -> str:
     """
     lines = [f"{'kept':>6}  {'arm':<8} {'samples':>8} {'steps':>7} {'held-out loss':>14}  gap closed"]
     for retention in sorted({arm.retention for arm in arms}):
-        mean = {arm.arm: _mean(arms, retention, arm.arm) for arm in arms if arm.retention == retention}
-        for name in (name for name in ("random", "subset", "planted", "full") if name in mean):
+        losses = _losses([arm for arm in arms if arm.retention == retention])
+        for name in (name for name in ("random", "subset", "planted", "full") if name in losses):
             first = next(arm for arm in arms if (arm.retention, arm.arm) == (retention, name))
-            line = f"{retention:>6.0%}  {name:<8} {first.n_samples:>8,} {first.steps:>7,} {mean[name]:>14.4f}"
-            lines.append(f"{line}  {_gap(mean)}" if name == "subset" else line)
+            mean = fmean(losses[name].values())
+            line = f"{retention:>6.0%}  {name:<8} {first.n_samples:>8,} {first.steps:>7,} {mean:>14.4f}"
+            lines.append(f"{line}  {_gap(losses)}" if name == "subset" else line)
     return "\n".join(lines)
 
 
-def _mean(arms: Sequence[Arm], retention: float, name: str) -> float:
-    losses = [arm.heldout_loss for arm in arms if (arm.retention, arm.arm) == (retention, name)]
-    return sum(losses) / len(losses)
+def _losses(arms: Sequence[Arm]) -> dict[str, dict[int, float]]:
+    found: dict[str, dict[int, float]] = {}
+    for arm in arms:
+        found.setdefault(arm.arm, {})[arm.seed] = arm.heldout_loss
+    return found
 
 
-def _gap(mean: dict[str, float]) -> str:
-    if not {"random", "planted"} <= mean.keys() or mean["random"] == mean["planted"]:
-        return ""
-    return f"{(mean['random'] - mean['subset']) / (mean['random'] - mean['planted']):.0%}"
+def _gap(losses: dict[str, dict[int, float]]) -> str:
+    closed = gap_closed(losses["subset"], losses.get("random", {}), losses.get("planted", {}))
+    return "" if closed is None else f"{closed.mean:.0%}"

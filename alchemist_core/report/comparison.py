@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alchemist_core.report.content import ArmRun
-from alchemist_core.statistics import Estimate, estimate, estimate_gain, estimate_share
+from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed
 
 ARMS = ("subset", "random", "minus_loss", "planted", "full")
 
@@ -47,17 +47,6 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
         arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=place_of_arm))
         comparisons.append(Comparison(subset, retention, arms))
     return comparisons
-
-
-def gap_closed(loss: dict[int, float], random: dict[int, float], planted: dict[int, float]) -> Estimate | None:
-    """Return the share of the way from random to planted, over the seeds that all three have.
-
-    The half-width is the delta method's for a ratio of paired means. None without common seeds, or without a gap.
-    """
-    seeds = sorted(loss.keys() & random.keys() & planted.keys())
-    return estimate_share(
-        [random[seed] - loss[seed] for seed in seeds], [random[seed] - planted[seed] for seed in seeds]
-    )
 
 
 def place_of_arm(arm: str) -> tuple[int, str]:

@@ -41,8 +41,8 @@ def _of_arm(world: str, arm: str, of: Mapping[str, dict[str, LossOfSeed]]) -> li
     """Judge one ranking's fitted region by steps and by lengths."""
     r20, r50, long, title = of["r20"], of["r50"], of["r50-long"], f"{world}: {arm}"
     return [
-        _information(f"{title} 50 % less full, 10 epochs", r50["full"], r50[arm]),
-        _information(f"{title} 50 % less full, 30 epochs", long["full"], long[arm]),
+        _information(f"{title} 50% over full, 10 epochs", r50[arm], r50["full"]),
+        _information(f"{title} 50% over full, 30 epochs", long[arm], long["full"]),
         _better(f"{title} 50 % over full at equal steps", of["r50-steps"][arm], r50["full"]),
         _better(f"{title} 20 % in half the steps over random", of["r20-half"][arm], r20["random"]),
     ]
@@ -100,8 +100,8 @@ def _noninferior(world: str, names: Names) -> list[Row]:
     ]  # fmt: skip
 
 
-def _information(title: str, full: LossOfSeed, mine: LossOfSeed) -> Row:
-    gain = estimate_gain(full, mine)
+def _information(title: str, mine: LossOfSeed, full: LossOfSeed) -> Row:
+    gain = estimate_gain(mine, full)
     assert gain is not None
     return _row(title, gain)
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from alchemist_core.report.comparison import compare_arms, gap_closed
+from alchemist_core.report.comparison import compare_arms
 from alchemist_core.report.content import ArmRun
+from alchemist_core.statistics import gap_closed
 
 
 def run(arm, seed, loss, *, retention=0.2, subset="scenes-auto-r20 v1"):
