@@ -77,7 +77,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "experiment show": ("e",),
     "region-probe list": (),
     "geneval draw": ("--model", "m", "--prompts", "p.jsonl", "--out", "o"),
-    "geneval judge": ("--images", "i", "--detector", "d", "--names", "n", "--out", "o"),
+    "geneval judge": ("--images", "i", "--detector", "d", "--clip", "c", "--names", "n", "--out", "o"),
     "image-text-head": ("--dataset", "d", "--out", "o.safetensors"),
     "dataset list": (),
     "dataset show": ("d",),

@@ -43,20 +43,14 @@ class JudgeConfig(Config):
     """Which images, by which networks."""
 
     images: Path = Field(..., description="Folder in the official layout: NUMBER/samples/*.png, NUMBER/metadata.jsonl")
-    detector: Path = Field(
-        ...,
-        description="Folder of Mask2Former for transformers, trained on COCO's instances; or the unpacked npm package "
-        "@vladmandic/human 3.3.6, for its CenterNet",
-    )
-    clip: Path | None = Field(
-        None, description="Folder of CLIP ViT-L/14 for transformers; none: beside CenterNet, pixels name colours"
-    )
+    detector: Path = Field(..., description="Folder of Mask2Former for transformers, trained on COCO instances")
+    clip: Path = Field(..., description="Folder of CLIP ViT-L/14 for transformers, which names the colours of objects")
     names: Path = Field(..., description="GenEval's object_names.txt: a class a line, in the detector's order")
     out: Path = Field(..., description="File of verdicts to write, such as results.jsonl")
     contract: str | None = Field(
         None,
-        description="Pinned contract (geneval, geneval_offline, or a .toml file): scores of a model drawn here go into "
-        "the store's tables",
+        description="Evaluation protocol (geneval, or a .toml file) under which the scores are stored; without it they are "
+        "printed and written to --out only",
     )
 
 
@@ -111,13 +105,14 @@ def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
 
     lines = config.names.read_text(encoding="utf-8").split("\n")
     names = [name.strip() for name in lines if name.strip()]
+    # Before anything is stored: a folder without a network must not pin an evaluation protocol.
+    networks = load_networks(config.detector, config.clip)
     agreed = config.contract and agree_on_geneval(
         config.contract, config.images, detector=config.detector, clip=config.clip, names=names
     )
     results = judge_images(
-        config.images, names, *load_networks(config.detector, config.clip),
-        report=stage_run.report, rules=agreed.rules if agreed else PUBLISHED,
-    )  # fmt: skip
+        config.images, names, *networks, report=stage_run.report, rules=agreed.rules if agreed else PUBLISHED
+    )
     if not results:
         raise ConfigError(f"{config.images} holds no images in the official layout: NUMBER/samples/*.png")
     write_results(config.out, results)

@@ -1,7 +1,5 @@
 """GenEval's two networks, from folders of weights: Mask2Former finds objects, CLIP names the colour of what a mask covers.
 
-Where no CLIP is at hand, the pixels of a box are named by arithmetic.
-
 Letters: H W pixels · Q queries.
 """
 
@@ -17,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.metrics.colour_naming import name_colour
 from alchemist_core.metrics.geneval import COLOURS
 from alchemist_core.models.features import Clip
 
@@ -25,8 +22,6 @@ MOST_FOUND = 100
 """Boxes of an image, over all classes."""
 _SHORT_SIDE, _STRIDE = 800, 32
 _GREY = (0x99, 0x99, 0x99)
-_MIDDLE = 0.75
-"""Share of a box's sides in which its pixels are named: of 295 captioned pictures .66 right, .54 with all of the box."""
 _TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -54,7 +49,11 @@ class Mask2Former:
         try:
             network: Any = Mask2FormerForUniversalSegmentation.from_pretrained(weights)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"no Mask2Former in {weights}: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"--detector {weights} holds no Mask2Former ({reason}). Name a folder of Mask2Former's weights for transformers, "
+                "trained on COCO instances; no other detector is supported."
+            ) from error
         self._network = network.eval().requires_grad_(requires_grad=False).to(device)
         self._device = device
         self._mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
@@ -126,18 +125,6 @@ class ColourNamer:
             ]
             self._known[class_name] = np.stack(rows)
         return self._known[class_name]
-
-
-class PixelNamer:
-    """Names the colour that most pixels have in the middle of a box, background or not."""
-
-    def name(self, image_HW3: Picture, found: Found, _class_name: str) -> str:
-        """Name the colour of one object."""
-        left, top, right, bottom = found.box
-        trim_x, trim_y = ((1 - _MIDDLE) / 2 * side for side in (right - left, bottom - top))
-        columns = slice(int(left + trim_x), max(int(right - trim_x), int(left + trim_x) + 1))
-        rows = slice(int(top + trim_y), max(int(bottom - trim_y), int(top + trim_y) + 1))
-        return name_colour(image_HW3[rows, columns].reshape(-1, 3))
 
 
 def _masks(logit_MHW: Tensor, padded: Sequence[int], size: tuple[int, int], original: Sequence[int]) -> Tensor:

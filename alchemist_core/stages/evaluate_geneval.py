@@ -13,7 +13,7 @@ from alchemist_core.files import write_bytes_atomically
 from alchemist_core.metrics.geneval import Rules
 from alchemist_core.metrics.geneval_files import find_images
 from alchemist_core.models.config import SamplingConfig
-from alchemist_core.models.extractors import find_centernet, has_centernet, name_geneval_extractor, weights_sha256
+from alchemist_core.models.extractors import weights_sha256
 from alchemist_core.protocols.protocol import Contract, read_contract, refuse_differences, texts_sha256
 from alchemist_core.store import models
 from alchemist_core.store.engine import open_store
@@ -50,16 +50,14 @@ def note_drawing(folder: Path, about: dict[str, Any]) -> None:
     write_bytes_atomically(path, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
 
 
-def agree_on_geneval(
-    name: str, folder: Path, *, detector: Path, clip: Path | None, names: Sequence[str]
-) -> AgreedGeneval:
+def agree_on_geneval(name: str, folder: Path, *, detector: Path, clip: Path, names: Sequence[str]) -> AgreedGeneval:
     """Pin a contract on what lies here.
 
     Args:
         name: A shipped contract, or a file.
         folder: Images drawn by `alchemist geneval draw`.
-        detector: Folder of Mask2Former's weights, or where CenterNet's lie.
-        clip: Folder of CLIP's; none where pixels name colours.
+        detector: Folder of Mask2Former's weights.
+        clip: Folder of CLIP's.
         names: The detector's classes in order.
 
     Raises:
@@ -71,9 +69,8 @@ def agree_on_geneval(
         raise ConfigError(f"The contract {name} is of metric {draft.metric}: use alchemist evaluate --contract {name}.")
     drawn = _read_drawing(folder)
     draft = draft.model_copy(update={"sampling": SamplingConfig.model_validate(draft.sampling).model_dump(mode="json")})
-    weights = find_centernet(detector) if has_centernet(detector) else detector
-    found = {"extractor": name_geneval_extractor(detector, clip)} | _look_at_images(folder, draft.resolution) | {
-        "weights_sha256": weights_sha256(weights), "namer_sha256": weights_sha256(clip) if clip else None,
+    found = {"extractor": "mask2former"} | _look_at_images(folder, draft.resolution) | {
+        "weights_sha256": weights_sha256(detector), "namer_sha256": weights_sha256(clip),
         "classes_sha256": texts_sha256(names), "images_per_prompt": drawn["n_images"],
         "first_seed": drawn["first_seed"], "sampling": drawn["sampling"],
     }  # fmt: skip

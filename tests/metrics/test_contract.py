@@ -131,6 +131,13 @@ def test_an_unknown_contract_is_answered_with_the_known_ones() -> None:
         read_contract("nonesuch")
 
 
+def test_a_removed_contract_is_answered_with_its_successor() -> None:
+    with pytest.raises(
+        ConfigError, match="geneval_offline was removed: use geneval, with folders of Mask2Former and CLIP"
+    ):
+        read_contract("geneval_offline")
+
+
 def test_an_unknown_field_of_a_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text((SHIPPED / "fid_mjhq.toml").read_text().replace("n_images", "n_pictures"))

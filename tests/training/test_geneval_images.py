@@ -98,6 +98,12 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Mask2Former:
     return Mask2Former(save_random_detector(tmp_path_factory.mktemp("mask2former")))
 
 
+def test_a_folder_without_mask2former_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "centernet.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"^--detector .* holds no Mask2Former .*no other detector is supported\.$"):
+        Mask2Former(tmp_path)
+
+
 def test_a_network_s_boxes_are_the_ends_of_its_masks(detector: Mask2Former, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alchemist_core.metrics.detectors._SHORT_SIDE", 96)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
