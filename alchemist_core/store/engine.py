@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.schema import SetColumnComment, SetTableComment
 
 from alchemist_core.errors import ConfigError, StoreError
 from alchemist_core.resources import resource
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.postgres import LOGINS, Role, has_server
 from alchemist_core.store.refusals import explain_refusal
+from alchemist_core.store.tables import Table
 
 if TYPE_CHECKING:
     from alchemist_core.store.postgres import EmbeddedPostgres
@@ -268,6 +270,9 @@ def code_hash() -> str:
     digest = hashlib.sha256()
     for path in _code_files():
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for table in Table.metadata.sorted_tables:
+        for described in (table, *table.columns):
+            digest.update(f"{described}\0{described.comment}\0".encode())
     return digest.hexdigest()
 
 
@@ -322,10 +327,29 @@ def _apply_code(connection: Connection, *, should_reapply: bool) -> None:
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS alchemist.{path.stem}")
         for path in _code_files():
             _execute_file(connection, path)
+        _apply_comments(connection)
         former = [applied for applied in state.applied if applied != code_hash()]
         connection.exec_driver_sql(
             f"COMMENT ON SCHEMA alchemist IS '{' '.join([code_hash(), *former[:N_REMEMBERED]])}'"
         )
+
+
+def _apply_comments(connection: Connection) -> None:
+    """Write the comments of tables and columns that differ from the models': each one locks its table against a vacuum."""
+    query = text("""
+        SELECT pg_class.relname, pg_attribute.attname, pg_description.description
+        FROM pg_description
+        INNER JOIN pg_class ON pg_description.classoid = 'pg_class'::regclass AND pg_description.objoid = pg_class.oid
+        LEFT JOIN pg_attribute ON pg_class.oid = pg_attribute.attrelid AND nullif(pg_description.objsubid, 0) = pg_attribute.attnum
+        WHERE pg_class.relnamespace = 'alchemist'::regnamespace
+    """)
+    present = {(table, column): description for table, column, description in connection.execute(query)}
+    for table in Table.metadata.sorted_tables:
+        if present.get((table.name, None)) != table.comment:
+            connection.execute(SetTableComment(table))
+        for column in table.columns:
+            if present.get((table.name, column.name)) != column.comment:
+                connection.execute(SetColumnComment(column))
 
 
 def _execute_file(connection: Connection, path: Path) -> None:

@@ -32,3 +32,6 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     FROM alchemist.subset_samples
     WHERE subset_samples.subset_id = (SELECT alchemist.published_subset_id($1))
 $$;
+
+COMMENT ON FUNCTION alchemist.published_subset_id(text) IS 'Returns the published version (subset_id) of a subset name; null if none was ever published; an error if the published one was withdrawn';
+COMMENT ON FUNCTION alchemist.current_subset_samples(text) IS 'Returns the members of the published version of a subset name, with their ranks';

@@ -98,3 +98,6 @@ WHERE alchemist.hamming_distance(looks.perceptual_hash, samples.perceptual_hash)
 $$;
 
 SET LOCAL check_function_bodies = on;
+
+COMMENT ON FUNCTION alchemist.drawable_pairs(integer, integer[], integer, bigint, text, text, bigint, bigint, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id';
+COMMENT ON FUNCTION alchemist.contaminated_samples(text[], bigint) IS 'Returns the samples whose image is in one of the named datasets, or a near-duplicate of one of theirs';

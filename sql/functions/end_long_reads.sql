@@ -31,3 +31,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION alchemist.end_long_reads(interval) FROM public;
+
+COMMENT ON FUNCTION alchemist.end_long_reads(interval) IS 'Ends sessions of alchemist_reader that run longer than the given time or hold an advisory lock; returns their process ids';

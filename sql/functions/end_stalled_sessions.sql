@@ -24,3 +24,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION alchemist.end_stalled_sessions() FROM public;
+
+COMMENT ON FUNCTION alchemist.end_stalled_sessions() IS 'Ends sessions that still hold the row of an expired lease; returns their process ids';

@@ -11,3 +11,5 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     ORDER BY sample_locations.shard_id, sample_locations.ordinal
     LIMIT 1
 $$;
+
+COMMENT ON FUNCTION alchemist.first_place(bigint) IS 'Returns the first readable location of a sample: dataset, crawl date, shard and key; no row where it has none';

@@ -4,3 +4,5 @@ CREATE OR REPLACE FUNCTION alchemist.gain_over(metric text, value float8, contro
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT CASE WHEN metric ~ 'loss|^fid|^kid' THEN control - value ELSE value - control END
 $$;
+
+COMMENT ON FUNCTION alchemist.gain_over(text, float8, float8) IS 'Returns by how much a metric value is better than a control''s: positive is better for every metric';

@@ -3,3 +3,5 @@ CREATE OR REPLACE FUNCTION alchemist.hamming_distance(one bigint, other bigint) 
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT bit_count(int8xor(one, other)::bit(64))::integer
 $$;
+
+COMMENT ON FUNCTION alchemist.hamming_distance(bigint, bigint) IS 'Returns the number of bits in which two 64-bit perceptual hashes differ';

@@ -4,3 +4,5 @@ CREATE OR REPLACE FUNCTION alchemist.is_live_lease(expires_at timestamptz) RETUR
 LANGUAGE sql VOLATILE AS $$
 SELECT expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => 3660)
 $$;
+
+COMMENT ON FUNCTION alchemist.is_live_lease(timestamptz) IS 'Returns whether a lease with this expiry is held now';

@@ -24,3 +24,5 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 REVOKE ALL ON FUNCTION alchemist.is_version_free(integer) FROM public;
+
+COMMENT ON FUNCTION alchemist.is_version_free(integer) IS 'Returns whether a subset version may be garbage-collected; null for an unknown version';

@@ -31,3 +31,10 @@ CREATE OR REPLACE FUNCTION alchemist.uniform_noise(domain bigint, seed bigint, p
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT alchemist.uniform_of(alchemist.noise_state(domain, seed), pair_hash64)
 $$;
+
+COMMENT ON FUNCTION alchemist.shr64(bigint, integer) IS 'Returns a 64-bit value shifted right by 1 to 63 bits, without its sign';
+COMMENT ON FUNCTION alchemist.mul64(bigint, numeric) IS 'Returns the product of two 64-bit values modulo 2^64';
+COMMENT ON FUNCTION alchemist.finalise64(bigint) IS 'Returns the SplitMix64 finaliser of a 64-bit value';
+COMMENT ON FUNCTION alchemist.noise_state(bigint, bigint) IS 'Returns the part of the random number that all samples of a selection share';
+COMMENT ON FUNCTION alchemist.uniform_of(bigint, bigint) IS 'Returns the random number of a sample, above 0 and below 1, from noise_state and pair_hash64';
+COMMENT ON FUNCTION alchemist.uniform_noise(bigint, bigint, bigint) IS 'Returns the random number of a sample, above 0 and below 1, from domain, seed and pair_hash64';

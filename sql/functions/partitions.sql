@@ -28,6 +28,7 @@ BEGIN
         'CREATE TABLE alchemist.%I (LIKE alchemist.%I INCLUDING ALL) WITH (autovacuum_vacuum_insert_scale_factor = 0.02,'
         ' autovacuum_analyze_scale_factor = 0.02, autovacuum_freeze_min_age = 0)', child, parent
     );
+    EXECUTE format('COMMENT ON TABLE alchemist.%I IS %L', child, format('Partition of %s: %s %s.', parent, key, id));
     EXECUTE format('ALTER TABLE alchemist.%I ADD CONSTRAINT partition_bound CHECK (%I = %s)', child, key, id);
     EXECUTE format('ALTER TABLE alchemist.%I ATTACH PARTITION alchemist.%I FOR VALUES IN (%s)', parent, child, id);
     EXECUTE format('ALTER TABLE alchemist.%I DROP CONSTRAINT partition_bound', child);
@@ -55,3 +56,7 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION alchemist.add_partition(text, integer), alchemist.drop_partition(text, integer) FROM public;
+
+COMMENT ON FUNCTION alchemist.partition_key(text) IS 'Returns the partition key of scores or subset_samples; null for every other table';
+COMMENT ON FUNCTION alchemist.add_partition(text, integer) IS 'Adds a partition of scores (one rater) or subset_samples (one subset version), unless it exists';
+COMMENT ON FUNCTION alchemist.drop_partition(text, integer) IS 'Drops a partition of scores or subset_samples; an error while its rater or version is in use';

@@ -53,3 +53,7 @@ BEGIN
     END LOOP;
     RETURN scores[low] + (scores[high] - scores[low]) * ((rank - ranks[low]) / (ranks[high] - ranks[low]));
 END $$;
+
+COMMENT ON FUNCTION alchemist.rank_on_knots(float8, float8[], float8[]) IS 'Returns the rank of a score on a scale of knots, 0 (highest score) to 1 (lowest)';
+COMMENT ON FUNCTION alchemist.rank_of(float8, integer) IS 'Returns the rank of a score on a stored rank scale, 0 (highest score) to 1 (lowest)';
+COMMENT ON FUNCTION alchemist.score_bound(float8, integer) IS 'Returns the score that bounds a rank on a stored rank scale: a rank is below the given one exactly if its score is above the bound';

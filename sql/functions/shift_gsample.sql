@@ -110,3 +110,5 @@ BEGIN
             k, n_eligible, n_found, floor(n_found * 10000.0 / greatest(n_eligible, 1)) / 10000;
     END IF;
 END $$;
+
+COMMENT ON FUNCTION alchemist.shift_gsample(integer, float8, float8, float8, float8, bigint) IS 'Returns the members that alchemist select --strategy shift_gsample selects from a stored snapshot';

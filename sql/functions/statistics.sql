@@ -10,3 +10,5 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION alchemist.analyze_table(text) FROM public;
+
+COMMENT ON FUNCTION alchemist.analyze_table(text) IS 'Refreshes the planner statistics of a table and its partitions';

@@ -6,3 +6,5 @@ SELECT (ARRAY[
     2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423
 ])[least(n_freedom, 30)]::float8
 $$;
+
+COMMENT ON FUNCTION alchemist.student_quantile(bigint) IS 'Returns the two-sided 95% quantile of Student''s t; above 30 degrees of freedom the value for 30; null below 1';

@@ -21,3 +21,6 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION alchemist.take_lock(text), alchemist.try_lock(text) FROM public;
+
+COMMENT ON FUNCTION alchemist.take_lock(text) IS 'Takes a named lock until the transaction ends; waits for it';
+COMMENT ON FUNCTION alchemist.try_lock(text) IS 'Takes a named lock until the transaction ends; returns false at once if another session holds it';

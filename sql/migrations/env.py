@@ -34,6 +34,8 @@ def run(connection: Connection) -> None:
         transaction_per_migration=True,
         compare_type=True,
         compare_server_default=True,
+        # Comments are applied again with the views when their text changes: no migration writes them.
+        autogenerate_plugins=["alembic.autogenerate.*", "~alembic.autogenerate.comments"],
     )
     try:
         with context.begin_transaction():

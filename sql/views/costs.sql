@@ -74,3 +74,12 @@ SELECT
 FROM named INNER JOIN alchemist.runs ON named.run_id = runs.run_id
 WHERE runs.work_seconds IS NOT NULL
 GROUP BY named.kind, named.name, runs.stage, named.is_shared, runs.device;
+
+COMMENT ON VIEW alchemist.costs IS 'Cost of each night, subset version and evaluated value, by stage and device';
+COMMENT ON COLUMN alchemist.costs.kind IS 'night, subset or metric point (one evaluated value)';
+COMMENT ON COLUMN alchemist.costs.name IS 'Crawl date of the night, subset version, or metric with model';
+COMMENT ON COLUMN alchemist.costs.stage IS 'Stage that did the work';
+COMMENT ON COLUMN alchemist.costs.is_shared IS 'Whether other subset versions use the same work too (crawl, rater, scores): it is counted in full for each of them';
+COMMENT ON COLUMN alchemist.costs.device IS 'Device that did the work';
+COMMENT ON COLUMN alchemist.costs.seconds IS 'Seconds of work';
+COMMENT ON COLUMN alchemist.costs.cost IS 'Cost in the currency of the configured prices; null where a part of the work had no price';

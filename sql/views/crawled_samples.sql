@@ -29,3 +29,25 @@ INNER JOIN alchemist.sample_locations ON shards.shard_id = sample_locations.shar
 INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
 LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
 WHERE shards.state = 'verified';
+
+COMMENT ON VIEW alchemist.crawled_samples IS 'Samples of each night as quality checks see them: one row per readable location. Filter by dataset and crawl_date';
+COMMENT ON COLUMN alchemist.crawled_samples.dataset IS 'Name of the dataset';
+COMMENT ON COLUMN alchemist.crawled_samples.crawl_date IS 'Date of the crawl';
+COMMENT ON COLUMN alchemist.crawled_samples.shard_id IS 'Key of the shard';
+COMMENT ON COLUMN alchemist.crawled_samples.uri IS 'Address of the shard, relative to the root of its dataset';
+COMMENT ON COLUMN alchemist.crawled_samples.ordinal IS 'Position of the record in its shard, from 0';
+COMMENT ON COLUMN alchemist.crawled_samples.key IS 'Name of the record';
+COMMENT ON COLUMN alchemist.crawled_samples.sample_id IS 'Key of the sample';
+COMMENT ON COLUMN alchemist.crawled_samples.caption IS 'Caption';
+COMMENT ON COLUMN alchemist.crawled_samples.caption_characters IS 'Length of the caption in characters';
+COMMENT ON COLUMN alchemist.crawled_samples.width IS 'Width of the image in pixels';
+COMMENT ON COLUMN alchemist.crawled_samples.height IS 'Height of the image in pixels';
+COMMENT ON COLUMN alchemist.crawled_samples.format IS 'Format of the image file, such as JPEG';
+COMMENT ON COLUMN alchemist.crawled_samples.source_url IS 'URL of the image, as the crawl gives it';
+COMMENT ON COLUMN alchemist.crawled_samples.licence IS 'Licence of the image, as the crawl gives it';
+COMMENT ON COLUMN alchemist.crawled_samples.metadata IS 'All other attributes that the crawl gives, as JSON';
+COMMENT ON COLUMN alchemist.crawled_samples.aesthetic IS 'Aesthetic score, about 1 to 10: higher is better; null until measured';
+COMMENT ON COLUMN alchemist.crawled_samples.clarity IS 'Variance of the Laplacian of the luma: higher is sharper; null until measured';
+COMMENT ON COLUMN alchemist.crawled_samples.frequency IS 'Share of spectral energy at high spatial frequencies, 0 to 1; null until measured';
+COMMENT ON COLUMN alchemist.crawled_samples.edge_density IS 'Share of pixels that lie on an edge, 0 to 1; null until measured';
+COMMENT ON COLUMN alchemist.crawled_samples.imported IS 'Scores that the crawl gives, as JSON; null where it gives none';

@@ -19,3 +19,14 @@ SELECT
 FROM alchemist.datasets
 INNER JOIN alchemist.shards ON datasets.dataset_id = shards.dataset_id
 WHERE shards.state IN ('registered', 'verified', 'rejected');
+
+COMMENT ON VIEW alchemist.crawled_shards IS 'Shards of each night as quality checks see them, readable and rejected. Filter by dataset and crawl_date';
+COMMENT ON COLUMN alchemist.crawled_shards.dataset IS 'Name of the dataset';
+COMMENT ON COLUMN alchemist.crawled_shards.crawl_date IS 'Date of the crawl';
+COMMENT ON COLUMN alchemist.crawled_shards.shard_id IS 'Key of the shard';
+COMMENT ON COLUMN alchemist.crawled_shards.uri IS 'Address of the shard, relative to the root of its dataset';
+COMMENT ON COLUMN alchemist.crawled_shards.state IS 'registered, verified or rejected';
+COMMENT ON COLUMN alchemist.crawled_shards.rejected_reason IS 'Why the tar was rejected';
+COMMENT ON COLUMN alchemist.crawled_shards.size_bytes IS 'Size of the file in bytes';
+COMMENT ON COLUMN alchemist.crawled_shards.n_samples IS 'Number of records found in the tar, readable and quarantined';
+COMMENT ON COLUMN alchemist.crawled_shards.n_quarantined IS 'Number of records that ingest quarantined';

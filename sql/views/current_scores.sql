@@ -34,3 +34,10 @@ FROM production
 CROSS JOIN alchemist.scores
 -- A scalar subquery, so that the other raters' partitions are pruned before anything is read.
 WHERE scores.rater_id = (SELECT raters.rater_id FROM alchemist.raters WHERE raters.state = 'production');
+
+COMMENT ON VIEW alchemist.current_scores IS 'Score and rank of every sample under the production rater';
+COMMENT ON COLUMN alchemist.current_scores.sample_id IS 'Key of the sample';
+COMMENT ON COLUMN alchemist.current_scores.pair_hash IS 'sha256 over image hash and caption hash (32 bytes): the identity of the sample';
+COMMENT ON COLUMN alchemist.current_scores.score IS 'Score by the production rater: higher is better';
+COMMENT ON COLUMN alchemist.current_scores.rank IS 'Rank on the newest rank scale, 0 (highest score) to 1 (lowest); null before the first scale';
+COMMENT ON COLUMN alchemist.current_scores.rater_id IS 'Key of the production rater';

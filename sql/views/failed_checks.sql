@@ -14,3 +14,11 @@ SELECT dataset_name, crawl_date, suite, expectation, observed, created_at
 FROM newest
 WHERE severity = 'fail' AND NOT is_success
 ORDER BY dataset_name, crawl_date, suite, expectation;
+
+COMMENT ON VIEW alchemist.failed_checks IS 'Quality checks that stop a night now: failed at their newest run, and not released by a person';
+COMMENT ON COLUMN alchemist.failed_checks.dataset_name IS 'Name of the dataset';
+COMMENT ON COLUMN alchemist.failed_checks.crawl_date IS 'Date of the crawl';
+COMMENT ON COLUMN alchemist.failed_checks.suite IS 'Suite of the check: shards, samples or scores';
+COMMENT ON COLUMN alchemist.failed_checks.expectation IS 'Name of the expectation that failed';
+COMMENT ON COLUMN alchemist.failed_checks.observed IS 'Measured values and their limits, as JSON';
+COMMENT ON COLUMN alchemist.failed_checks.created_at IS 'When the check ran';

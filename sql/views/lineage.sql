@@ -58,3 +58,11 @@ FROM (
     SELECT 'evaluation', evaluation_id, metric, run_id FROM alchemist.evaluations
 ) AS made
 INNER JOIN alchemist.runs ON made.run_id = runs.run_id;
+
+COMMENT ON VIEW alchemist.lineage IS 'What each object was made from, one step per row: follow parent_kind and parent_id to kind and id of the next row';
+COMMENT ON COLUMN alchemist.lineage.kind IS 'Kind of object: evaluation, model, subset, rank snapshot, rank scale or rater';
+COMMENT ON COLUMN alchemist.lineage.id IS 'Key of the object';
+COMMENT ON COLUMN alchemist.lineage.name IS 'Name of the object; a withdrawn subset version is marked';
+COMMENT ON COLUMN alchemist.lineage.parent_kind IS 'Kind of the object that it was made from';
+COMMENT ON COLUMN alchemist.lineage.parent_id IS 'Key of that object';
+COMMENT ON COLUMN alchemist.lineage.parent_name IS 'Name of that object';

@@ -38,3 +38,10 @@ SELECT
 FROM alchemist.retried_samples
 INNER JOIN alchemist.sample_locations
     ON retried_samples.shard_id = sample_locations.shard_id AND retried_samples.ordinal = sample_locations.ordinal;
+
+COMMENT ON VIEW alchemist.night_locations IS 'Locations that belong to each night and rater: scored records, and records that a later retry scored';
+COMMENT ON COLUMN alchemist.night_locations.rater_id IS 'Key of the rater';
+COMMENT ON COLUMN alchemist.night_locations.night_id IS 'Key of the night through which the sample can be selected';
+COMMENT ON COLUMN alchemist.night_locations.shard_id IS 'Key of the shard';
+COMMENT ON COLUMN alchemist.night_locations.ordinal IS 'Position of the record in its shard, from 0';
+COMMENT ON COLUMN alchemist.night_locations.sample_id IS 'Key of the sample';

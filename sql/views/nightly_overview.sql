@@ -78,3 +78,17 @@ LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date 
 LEFT JOIN decided ON dated.dataset_id = decided.dataset_id AND dated.crawl_date = decided.crawl_date
 LEFT JOIN stopped ON datasets.name = stopped.dataset_name AND dated.crawl_date = stopped.crawl_date
 ORDER BY datasets.name, dated.crawl_date;
+
+COMMENT ON VIEW alchemist.nightly_overview IS 'Status of each night of each training dataset under the production rater';
+COMMENT ON COLUMN alchemist.nightly_overview.dataset IS 'Name of the dataset';
+COMMENT ON COLUMN alchemist.nightly_overview.crawl_date IS 'Date of the crawl';
+COMMENT ON COLUMN alchemist.nightly_overview.n_shards IS 'Number of shards, without retired and superseded ones';
+COMMENT ON COLUMN alchemist.nightly_overview.n_rejected_shards IS 'Number of shards that are not a readable tar';
+COMMENT ON COLUMN alchemist.nightly_overview.n_locations IS 'Number of records in the shards';
+COMMENT ON COLUMN alchemist.nightly_overview.n_quarantined IS 'Number of quarantined records';
+COMMENT ON COLUMN alchemist.nightly_overview.n_repaired IS 'Number of records that were repaired at ingest';
+COMMENT ON COLUMN alchemist.nightly_overview.n_scored IS 'Number of records with a score; the night is complete when n_scored + n_quarantined = n_locations';
+COMMENT ON COLUMN alchemist.nightly_overview.n_reused IS 'Number of scored records whose score was already stored';
+COMMENT ON COLUMN alchemist.nightly_overview.night_state IS 'State of the newest revision; a held one counts first, then one that is not decided';
+COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: what is missing, or why the night is held';
+COMMENT ON COLUMN alchemist.nightly_overview.n_unread_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';

@@ -32,3 +32,14 @@ LEFT JOIN LATERAL (
     INNER JOIN alchemist.subset_samples ON subsets.subset_id = subset_samples.subset_id
     WHERE subset_samples.sample_id = samples.sample_id
 ) AS membership ON TRUE;
+
+COMMENT ON VIEW alchemist.sample_history IS 'Score of each sample by each rater, and the stored subset versions that contain it. Filter by sample_id or pair_hash';
+COMMENT ON COLUMN alchemist.sample_history.sample_id IS 'Key of the sample';
+COMMENT ON COLUMN alchemist.sample_history.pair_hash IS 'sha256 over image hash and caption hash (32 bytes): the identity of the sample';
+COMMENT ON COLUMN alchemist.sample_history.caption IS 'Caption';
+COMMENT ON COLUMN alchemist.sample_history.rater IS 'Name of the rater';
+COMMENT ON COLUMN alchemist.sample_history.rater_state IS 'candidate, production or retired';
+COMMENT ON COLUMN alchemist.sample_history.score IS 'Score by the rater: higher is better';
+COMMENT ON COLUMN alchemist.sample_history.rank IS 'Rank on the rater''s newest rank scale, 0 (highest score) to 1 (lowest)';
+COMMENT ON COLUMN alchemist.sample_history.scored_at IS 'When a shard with the sample was first scored by the rater';
+COMMENT ON COLUMN alchemist.sample_history.subsets IS 'Stored subset versions that contain the sample, as name vN';

@@ -33,3 +33,11 @@ FROM banded
 INNER JOIN alchemist.datasets ON banded.dataset_id = datasets.dataset_id
 GROUP BY datasets.name, banded.band
 ORDER BY datasets.name, banded.band;
+
+COMMENT ON VIEW alchemist.score_bands IS 'Distribution of each dataset''s samples over the ranking of the production rater, in bands of 5% of rank';
+COMMENT ON COLUMN alchemist.score_bands.dataset IS 'Name of the dataset';
+COMMENT ON COLUMN alchemist.score_bands.band_from IS 'Lower end of the band in rank, 0 = highest scores';
+COMMENT ON COLUMN alchemist.score_bands.band_to IS 'Upper end of the band in rank';
+COMMENT ON COLUMN alchemist.score_bands.n_samples IS 'Number of samples in the band';
+COMMENT ON COLUMN alchemist.score_bands.min_score IS 'Lowest score in the band';
+COMMENT ON COLUMN alchemist.score_bands.max_score IS 'Highest score in the band';

@@ -66,3 +66,21 @@ SELECT
 FROM summed
 INNER JOIN alchemist.subsets ON summed.subset_id = subsets.subset_id
 ORDER BY subsets.name, subsets.version, summed.metric, summed.arm;
+
+COMMENT ON VIEW alchemist.subset_comparisons IS 'Metrics of models trained on each subset version and on its controls, with gains over random and over the full corpus, paired by seed';
+COMMENT ON COLUMN alchemist.subset_comparisons.name IS 'Name of the subset';
+COMMENT ON COLUMN alchemist.subset_comparisons.version IS 'Number of the version';
+COMMENT ON COLUMN alchemist.subset_comparisons.retention IS 'Share of the eligible samples that was selected, above 0 to 1';
+COMMENT ON COLUMN alchemist.subset_comparisons.state IS 'selected, published, superseded or withdrawn';
+COMMENT ON COLUMN alchemist.subset_comparisons.metric IS 'Name of the metric';
+COMMENT ON COLUMN alchemist.subset_comparisons.arm IS 'What the models were trained on: subset, random, full, or another control';
+COMMENT ON COLUMN alchemist.subset_comparisons.n_seeds IS 'Number of seeds';
+COMMENT ON COLUMN alchemist.subset_comparisons.mean IS 'Mean of the metric over seeds, in its own unit';
+COMMENT ON COLUMN alchemist.subset_comparisons.gain IS 'Mean gain over random at equal seeds; positive is better for every metric';
+COMMENT ON COLUMN alchemist.subset_comparisons.gain_low IS 'Lower end of the 95% confidence interval of gain (Student''s t); null with fewer than two common seeds';
+COMMENT ON COLUMN alchemist.subset_comparisons.gain_high IS 'Upper end of the 95% confidence interval of gain';
+COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full IS 'Mean gain over training on the full corpus at equal seeds; positive is better';
+COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full_low IS 'Lower end of the 95% confidence interval of gain_over_full';
+COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full_high IS 'Upper end of the 95% confidence interval of gain_over_full';
+COMMENT ON COLUMN alchemist.subset_comparisons.contract_id IS 'Key of the evaluation protocol: the newest that the version''s models were evaluated under';
+COMMENT ON COLUMN alchemist.subset_comparisons.subset_id IS 'Key of the subset version';

@@ -54,3 +54,25 @@ INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.r
 INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
 LEFT JOIN valued ON subsets.subset_id = valued.subset_id
 ORDER BY subsets.name, subsets.version;
+
+COMMENT ON VIEW alchemist.subset_overview IS 'Subset versions with their state and held-out losses';
+COMMENT ON COLUMN alchemist.subset_overview.name IS 'Name of the subset';
+COMMENT ON COLUMN alchemist.subset_overview.version IS 'Number of the version, from 1';
+COMMENT ON COLUMN alchemist.subset_overview.dataset_names IS 'Datasets that samples were selected from';
+COMMENT ON COLUMN alchemist.subset_overview.rater IS 'Name of the rater';
+COMMENT ON COLUMN alchemist.subset_overview.strategy IS 'Selection strategy';
+COMMENT ON COLUMN alchemist.subset_overview.retention IS 'Share of the eligible samples that was selected, above 0 to 1';
+COMMENT ON COLUMN alchemist.subset_overview.seed IS 'Seed of the selection';
+COMMENT ON COLUMN alchemist.subset_overview.n_samples IS 'Number of members';
+COMMENT ON COLUMN alchemist.subset_overview.state IS 'selected, published, superseded or withdrawn';
+COMMENT ON COLUMN alchemist.subset_overview.subset_heldout_loss IS 'Mean held-out loss over seeds of models trained on the subset; lower is better';
+COMMENT ON COLUMN alchemist.subset_overview.random_heldout_loss IS 'Mean held-out loss over seeds of models trained on a random subset of the same size';
+COMMENT ON COLUMN alchemist.subset_overview.n_seeds IS 'Number of seeds';
+COMMENT ON COLUMN alchemist.subset_overview.created_by IS 'Person or service account that selected';
+COMMENT ON COLUMN alchemist.subset_overview.created_at IS 'When it was selected';
+COMMENT ON COLUMN alchemist.subset_overview.published_at IS 'When it was published';
+COMMENT ON COLUMN alchemist.subset_overview.materialized_at IS 'When its first materialized dataset was complete';
+COMMENT ON COLUMN alchemist.subset_overview.withdrawn_at IS 'When it was withdrawn; null in every other state';
+COMMENT ON COLUMN alchemist.subset_overview.withdrawn_by IS 'Person who withdrew it';
+COMMENT ON COLUMN alchemist.subset_overview.withdrawn_reason IS 'Why it was withdrawn';
+COMMENT ON COLUMN alchemist.subset_overview.subset_id IS 'Key of the version';

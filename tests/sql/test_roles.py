@@ -207,6 +207,6 @@ def test_the_sweep_leaves_writers_and_quick_readers_alone(
 def test_no_stage_relies_on_an_advisory_lock_that_a_reader_may_take() -> None:
     package, word = Path(alchemist_core.__file__).parent, re.compile(r"pg_(try_)?advisory_")
     found = {path.name for path in package.rglob("*.py") if word.search(path.read_text())}
-    assert found == {"migrate.py", "postgres.py"}, "their waits are bounded, or their server has no readers yet"
+    assert found == {"engine.py", "postgres.py"}, "their waits are bounded, or their server has no readers yet"
     files = [path for folder in ("functions", "queries", "views") for path in (SQL / folder).glob("*.sql")]
     assert [path.name for path in files if word.search(path.read_text())] == []

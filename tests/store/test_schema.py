@@ -29,7 +29,7 @@ from alchemist_core.store.engine import (
     migrate,
     open_store,
 )
-from alchemist_core.store.tables import Table
+from alchemist_core.store.tables import Sample, Table
 
 pytestmark = pytest.mark.db
 OTHER_CODE = "0" * 64
@@ -78,6 +78,43 @@ def test_migrations_make_the_declared_tables_to_the_last_constraint(
     assert definitions(engine) == definitions(declared)
     declared.dispose()
     assert len(Table.metadata.tables) == 30
+
+
+UNCOMMENTED = """
+SELECT pg_class.relname AS name FROM pg_class
+WHERE relnamespace = 'alchemist'::regnamespace AND relkind IN ('r', 'p', 'v') AND obj_description(oid, 'pg_class') IS NULL
+UNION ALL
+SELECT pg_class.relname || '.' || attname FROM pg_attribute INNER JOIN pg_class ON attrelid = pg_class.oid
+WHERE relnamespace = 'alchemist'::regnamespace AND relkind IN ('r', 'p', 'v') AND attnum > 0 AND NOT attisdropped
+    AND col_description(attrelid, attnum) IS NULL
+UNION ALL
+SELECT oid::regprocedure::text FROM pg_proc
+WHERE pronamespace = 'alchemist'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL
+"""
+
+
+def test_every_table_view_column_and_function_has_a_comment(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("SELECT alchemist.add_partition('scores', 3), alchemist.add_partition('subset_samples', 4)")
+        )
+        missing = set(connection.execute(text(UNCOMMENTED)).scalars())
+        partition = connection.execute(text("SELECT obj_description('alchemist.scores_3'::regclass)")).scalar_one()
+    assert missing == set()
+    assert partition == "Partition of scores: rater_id 3."
+
+
+def test_a_changed_comment_is_written_again_by_migrate_alone(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("COMMENT ON COLUMN alchemist.samples.caption IS 'older'"))
+    write_applied(engine, OTHER_CODE)
+    assert migrate(database_url)
+    with engine.connect() as connection:
+        query = text(
+            "SELECT col_description('alchemist.samples'::regclass, attnum) FROM pg_attribute"
+            " WHERE attrelid = 'alchemist.samples'::regclass AND attname = 'caption'"
+        )
+        assert connection.execute(query).scalar_one() == Sample.__table__.c.caption.comment
 
 
 def test_migrating_again_changes_nothing(database_url: str) -> None:

@@ -22,7 +22,7 @@ from alchemist_core.store.tables.schema import Created, Key, Table
 
 
 class Rater(Table):
-    """One rater version. At most one is in production."""
+    """One version of a rater, the model that scores samples. At most one is in production."""
 
     __tablename__ = "raters"
     __table_args__ = (
@@ -32,25 +32,33 @@ class Rater(Table):
         Index("uq_raters_one_production", "state", unique=True, postgresql_where=text("state = 'production'")),
     )
 
-    rater_id: Mapped[Key]
-    name: Mapped[str] = mapped_column(unique=True)
-    rule: Mapped[str]
-    config: Mapped[dict[str, Any]]
-    # Config and training data together: the same rater is never trained twice.
-    identity_hash: Mapped[str] = mapped_column(unique=True)
-    checkpoint_uri: Mapped[str]
-    checkpoint_sha256: Mapped[bytes]
-    certificate: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
-    state: Mapped[str] = mapped_column(server_default="candidate")
-    is_shadow: Mapped[bool] = mapped_column(server_default="false")
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
-    promoted_at: Mapped[datetime | None]
-    retired_at: Mapped[datetime | None]
+    rater_id: Mapped[Key] = mapped_column(comment="Key of the rater version")
+    name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the rater version")
+    rule: Mapped[str] = mapped_column(comment="Scoring rule: alignment, loss or learnability")
+    config: Mapped[dict[str, Any]] = mapped_column(comment="Training configuration, as JSON")
+    identity_hash: Mapped[str] = mapped_column(
+        unique=True, comment="sha256 over configuration and training data: the same rater is never trained twice"
+    )
+    checkpoint_uri: Mapped[str] = mapped_column(comment="Checkpoint, relative to the Alchemist home")
+    checkpoint_sha256: Mapped[bytes] = mapped_column(comment="sha256 of the checkpoint (32 bytes)")
+    certificate: Mapped[dict[str, Any]] = mapped_column(
+        server_default="{}", comment="Acceptance report: results of the acceptance tests, as JSON"
+    )
+    state: Mapped[str] = mapped_column(
+        server_default="candidate", comment="candidate, production (at most one rater), or retired"
+    )
+    is_shadow: Mapped[bool] = mapped_column(
+        server_default="false",
+        comment="Whether the rater scores each night beside the production rater, for comparison",
+    )
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that trained the rater")
+    created_at: Mapped[Created] = mapped_column(comment="When the rater was registered")
+    promoted_at: Mapped[datetime | None] = mapped_column(comment="When the rater became the production rater")
+    retired_at: Mapped[datetime | None] = mapped_column(comment="When the rater was retired")
 
 
 class Night(Table):
-    """One revision of a crawl date of a dataset under one rater; closed to new shards once it is decided."""
+    """One revision of a crawl date of a dataset under one rater. After the decision (selectable or held) no shard is added."""
 
     __tablename__ = "nights"
     __table_args__ = (
@@ -68,20 +76,27 @@ class Night(Table):
         CheckConstraint("state <> 'held' OR reason IS NOT NULL", name="held_has_reason"),
     )
 
-    night_id: Mapped[Key]
-    dataset_id: Mapped[int] = mapped_column(ForeignKey("alchemist.datasets.dataset_id"))
-    crawl_date: Mapped[date]
-    rater_id: Mapped[int] = mapped_column(ForeignKey("alchemist.raters.rater_id"))
-    revision: Mapped[int]
-    state: Mapped[str] = mapped_column(server_default="scored")
-    reason: Mapped[str | None]
-    decided_by: Mapped[str | None]
-    decided_at: Mapped[datetime | None]
-    created_at: Mapped[Created]
+    night_id: Mapped[Key] = mapped_column(comment="Key of the night")
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("alchemist.datasets.dataset_id"), comment="Dataset of the night")
+    crawl_date: Mapped[date] = mapped_column(comment="Date of the crawl")
+    rater_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.raters.rater_id"), comment="Rater that scored the night"
+    )
+    revision: Mapped[int] = mapped_column(
+        comment="Number of the revision, from 1; shards that arrive after a decision open the next one"
+    )
+    state: Mapped[str] = mapped_column(
+        server_default="scored",
+        comment="scored (undecided), selectable, held, or released (selectable after a person's decision)",
+    )
+    reason: Mapped[str | None] = mapped_column(comment="Why the night is held or was released")
+    decided_by: Mapped[str | None] = mapped_column(comment="Person or stage that decided")
+    decided_at: Mapped[datetime | None] = mapped_column(comment="When it was decided; null while the night is open")
+    created_at: Mapped[Created] = mapped_column(comment="When the first shard of the revision was scored")
 
 
 class ShardScore(Table):
-    """The ledger: one shard under one rater. Written in the transaction that stores the shard's scores."""
+    """Ledger of scored shards: one row per shard and rater, written in the transaction that stores the scores."""
 
     __tablename__ = "shard_scores"
     __table_args__ = (
@@ -89,22 +104,30 @@ class ShardScore(Table):
         CheckConstraint("n_reused BETWEEN 0 AND n_scored AND n_quarantined >= 0", name="counts"),
     )
 
-    rater_id: Mapped[int] = mapped_column(ForeignKey("alchemist.raters.rater_id"), primary_key=True)
-    shard_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True)
-    night_id: Mapped[int] = mapped_column(ForeignKey("alchemist.nights.night_id"), index=True)
-    n_samples: Mapped[int]
-    n_scored: Mapped[int]
-    n_reused: Mapped[int]
-    n_quarantined: Mapped[int]
-    code_version: Mapped[str]
-    device: Mapped[str]
-    dtype: Mapped[str]
-    run_id: Mapped[int] = mapped_column(BigInteger)
-    scored_at: Mapped[Created]
+    rater_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.raters.rater_id"), primary_key=True, comment="Rater that scored"
+    )
+    shard_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True, comment="Shard that was scored"
+    )
+    night_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.nights.night_id"), index=True, comment="Night that the shard's samples belong to"
+    )
+    n_samples: Mapped[int] = mapped_column(comment="Records in the shard, readable and quarantined")
+    n_scored: Mapped[int] = mapped_column(comment="Records with a score")
+    n_reused: Mapped[int] = mapped_column(
+        comment="Scored records whose score was already stored, because the same sample was scored before"
+    )
+    n_quarantined: Mapped[int] = mapped_column(comment="Quarantined records")
+    code_version: Mapped[str] = mapped_column(comment="Version of Alchemist that scored")
+    device: Mapped[str] = mapped_column(comment="Device that scored")
+    dtype: Mapped[str] = mapped_column(comment="Floating-point type of the computation")
+    run_id: Mapped[int] = mapped_column(BigInteger, comment="Run that scored")
+    scored_at: Mapped[Created] = mapped_column(comment="When the scores were stored")
 
 
 class RetriedSample(Table):
-    """A location that was set aside, then scored after its night was decided: it may be drawn once this later night is."""
+    """Quarantined records that a retry scored after their night was decided: they become selectable with a later night."""
 
     __tablename__ = "retried_samples"
     __table_args__ = (
@@ -116,14 +139,18 @@ class RetriedSample(Table):
         ),
     )
 
-    rater_id: Mapped[int] = mapped_column(primary_key=True)
-    shard_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    ordinal: Mapped[int] = mapped_column(primary_key=True)
-    night_id: Mapped[int] = mapped_column(ForeignKey("alchemist.nights.night_id"), index=True)
+    rater_id: Mapped[int] = mapped_column(primary_key=True, comment="Rater that scored the record at the retry")
+    shard_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Shard of the record")
+    ordinal: Mapped[int] = mapped_column(primary_key=True, comment="Position of the record in its shard, from 0")
+    night_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.nights.night_id"),
+        index=True,
+        comment="Later night through which the sample can be selected",
+    )
 
 
 class Score(Table):
-    """One pair under one rater: the instance logit. No foreign keys: the ledger's transaction checks its rows by one join."""
+    """Score of one sample by one rater; partitioned by rater. No foreign keys, for speed: the ledger's transaction counts the rows."""
 
     __tablename__ = "scores"
     __table_args__ = (
@@ -131,35 +158,47 @@ class Score(Table):
         {"postgresql_partition_by": "LIST (rater_id)"},
     )
 
-    rater_id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    score: Mapped[float] = mapped_column(REAL)
-    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    rater_id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Rater that scored; the partition key")
+    score: Mapped[float] = mapped_column(REAL, comment="Instance logit of the rater: higher is better")
+    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Sample that was scored")
 
 
 class ScoreDistribution(Table):
-    """The shape of one night's scores, its distance from the accepted nights before, and what moved it."""
+    """Distribution of one night's scores, its drift from earlier accepted nights, and an explanation of the drift."""
 
     __tablename__ = "score_distributions"
     __table_args__ = (CheckConstraint("verdict IN ('recorded', 'pooled', 'steady', 'warned', 'held')", name="verdict"),)
 
-    night_id: Mapped[int] = mapped_column(ForeignKey("alchemist.nights.night_id"), primary_key=True)
-    # The night's own scores; at most 1,024 points in the middle of equal shares of them.
-    n: Mapped[int]
-    quantiles: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
-    histogram: Mapped[dict[str, Any]]
-    psi: Mapped[float | None]
-    ks_distance: Mapped[float | None]
-    created_at: Mapped[Created]
-    verdict: Mapped[str] = mapped_column(server_default="recorded")
-    # With the small nights before it that were pooled.
-    n_tested: Mapped[int] = mapped_column(server_default="0")
-    reference: Mapped[str | None]
-    n_reference: Mapped[int | None] = mapped_column(BigInteger)
-    explanation: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
+    night_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.nights.night_id"), primary_key=True, comment="Night that the distribution belongs to"
+    )
+    n: Mapped[int] = mapped_column(comment="Number of scores of the night")
+    quantiles: Mapped[list[float]] = mapped_column(
+        ARRAY(DOUBLE_PRECISION), comment="Up to 1,024 quantiles of the scores, ascending: midpoints of equal shares"
+    )
+    histogram: Mapped[dict[str, Any]] = mapped_column(comment="Histogram of the scores, as JSON")
+    psi: Mapped[float | None] = mapped_column(comment="Population stability index against the reference nights")
+    ks_distance: Mapped[float | None] = mapped_column(
+        comment="Kolmogorov-Smirnov distance to the reference nights, 0 to 1"
+    )
+    created_at: Mapped[Created] = mapped_column(comment="When the distribution was stored")
+    verdict: Mapped[str] = mapped_column(
+        server_default="recorded",
+        comment="recorded (no reference yet), pooled (too small to test alone), steady, warned or held",
+    )
+    n_tested: Mapped[int] = mapped_column(
+        server_default="0",
+        comment="Number of scores tested: the night's and those of earlier small nights pooled with it",
+    )
+    reference: Mapped[str | None] = mapped_column(comment="Nights that it was compared with")
+    n_reference: Mapped[int | None] = mapped_column(BigInteger, comment="Number of scores in the reference")
+    explanation: Mapped[list[dict[str, Any]]] = mapped_column(
+        JSONB, server_default="[]", comment="Groups of samples that moved the distribution most, as JSON"
+    )
 
 
 class RankScale(Table):
-    """A frozen reference distribution of one rater's scores: knots of (score, rank), scores ascending, ranks descending."""
+    """Frozen reference distribution of one rater's scores: knots that turn a score into a rank (0 = highest score, 1 = lowest)."""
 
     __tablename__ = "rank_scales"
     __table_args__ = (
@@ -167,48 +206,66 @@ class RankScale(Table):
         CheckConstraint("cardinality(knot_scores) BETWEEN 1 AND 65536", name="knot_count"),
     )
 
-    rank_scale_id: Mapped[Key]
-    rater_id: Mapped[int] = mapped_column(ForeignKey("alchemist.raters.rater_id"), index=True)
-    knot_scores: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
-    knot_ranks: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
-    n_reference: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
-    # `rater`, or the heuristic whose scores it ranks, as they were under this rater's nights.
-    score: Mapped[str] = mapped_column(server_default="rater")
+    rank_scale_id: Mapped[Key] = mapped_column(comment="Key of the scale; the newest of a rater is the highest")
+    rater_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.raters.rater_id"), index=True, comment="Rater whose scores are ranked"
+    )
+    knot_scores: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION), comment="Scores of the knots, ascending")
+    knot_ranks: Mapped[list[float]] = mapped_column(
+        ARRAY(DOUBLE_PRECISION),
+        comment="Rank of each knot, descending from at most 1 (lowest score) to 0 (highest score)",
+    )
+    n_reference: Mapped[int] = mapped_column(BigInteger, comment="Number of scores that the scale was made from")
+    created_at: Mapped[Created] = mapped_column(comment="When the scale was made")
+    score: Mapped[str] = mapped_column(
+        server_default="rater", comment="Score that it ranks: rater, or the name of a heuristic"
+    )
 
 
 class RankSnapshot(Table):
-    """What may be drawn at a moment: a rank scale, the decided nights, takedowns and options of then, and the hash of the eligible set."""
+    """Eligible samples at one moment: rank scale, decided nights, takedowns and options, and a hash of the resulting set."""
 
     __tablename__ = "rank_snapshots"
     __table_args__ = (UniqueConstraint("rank_scale_id", "dataset_names", "eligible_hash"),)
 
-    snapshot_id: Mapped[Key]
-    rank_scale_id: Mapped[int] = mapped_column(ForeignKey("alchemist.rank_scales.rank_scale_id"))
-    dataset_names: Mapped[list[str]] = mapped_column(ARRAY(String))
-    night_ids: Mapped[list[int]] = mapped_column(ARRAY(Integer))
-    last_takedown_id: Mapped[int] = mapped_column(server_default="0")
-    n_eligible: Mapped[int] = mapped_column(BigInteger)
-    # sha256 over the pairs' hashes in order, with their scores and with what excludes them.
-    eligible_hash: Mapped[str]
-    taken_at: Mapped[Created]
-    # What else decides the set: store/eligible.py's Moment.
-    options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
+    snapshot_id: Mapped[Key] = mapped_column(comment="Key of the snapshot")
+    rank_scale_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.rank_scales.rank_scale_id"), comment="Rank scale that turns scores into ranks"
+    )
+    dataset_names: Mapped[list[str]] = mapped_column(ARRAY(String), comment="Datasets that samples were selected from")
+    night_ids: Mapped[list[int]] = mapped_column(ARRAY(Integer), comment="Decided nights whose samples are eligible")
+    last_takedown_id: Mapped[int] = mapped_column(server_default="0", comment="Takedowns up to this one are excluded")
+    n_eligible: Mapped[int] = mapped_column(BigInteger, comment="Number of eligible samples")
+    eligible_hash: Mapped[str] = mapped_column(
+        comment="sha256 over the eligible samples in order, with their scores and what excludes them"
+    )
+    taken_at: Mapped[Created] = mapped_column(comment="When the snapshot was taken")
+    options: Mapped[dict[str, Any]] = mapped_column(
+        JSONB,
+        server_default="{}",
+        comment="Further options that decide what is eligible, such as the condition and deduplication, as JSON",
+    )
 
 
 class RegionProbe(Table):
-    """A region of the ranking fitted to measured band values of one rater."""
+    """Rank window: the part of the ranking that a tuning run found best for selection under one rater."""
 
     __tablename__ = "region_probes"
 
-    region_probe_id: Mapped[Key]
-    rater_id: Mapped[int] = mapped_column(ForeignKey("alchemist.raters.rater_id"), index=True)
-    drop_top_ratio: Mapped[float]
-    mean_rank: Mapped[float]
-    std_rank: Mapped[float]
-    gain: Mapped[float]
-    gain_low: Mapped[float]
-    gain_high: Mapped[float]
-    measurements: Mapped[dict[str, Any]]
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
+    region_probe_id: Mapped[Key] = mapped_column(comment="Key of the rank window")
+    rater_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.raters.rater_id"), index=True, comment="Rater whose ranking it was fitted to"
+    )
+    drop_top_ratio: Mapped[float] = mapped_column(comment="Share of the highest ranks that is never selected, 0 to 1")
+    mean_rank: Mapped[float] = mapped_column(comment="Rank at which selection is most likely, 0 to 1")
+    std_rank: Mapped[float] = mapped_column(comment="Standard deviation of the selection over ranks")
+    gain: Mapped[float] = mapped_column(
+        comment="Predicted gain over random selection, in the unit of the held-out loss"
+    )
+    gain_low: Mapped[float] = mapped_column(comment="Lower end of the 95% confidence interval of the gain")
+    gain_high: Mapped[float] = mapped_column(comment="Upper end of the 95% confidence interval of the gain")
+    measurements: Mapped[dict[str, Any]] = mapped_column(
+        comment="Measured bands of ranks that the window was fitted to, as JSON"
+    )
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that measured")
+    created_at: Mapped[Created] = mapped_column(comment="When the window was stored")

@@ -1,8 +1,10 @@
 """The declarative root of all tables, and the column types that they share."""
 
+import inspect
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
+import sqlalchemy
 from sqlalchemy import BigInteger, DateTime, Identity, Integer, LargeBinary, MetaData, Row, String, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
@@ -31,6 +33,12 @@ class Table(DeclarativeBase):
         bytes: LargeBinary,
         str: String,
     }
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if isinstance(cls.__table__, sqlalchemy.Table):
+            # What people read in psql is what developers read here: the docstring's first paragraph.
+            cls.__table__.comment = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
 Key = Annotated[int, mapped_column(Integer, Identity(always=True), primary_key=True)]

@@ -23,7 +23,7 @@ from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
 
 
 class Dataset(Table):
-    """A source of shards; only role `train` is ever selectable."""
+    """Source of shards. Samples are selected only from datasets of role train."""
 
     __tablename__ = "datasets"
     __table_args__ = (
@@ -35,19 +35,21 @@ class Dataset(Table):
         Index("uq_datasets_is_default", "is_default", unique=True, postgresql_where=text("is_default")),
     )
 
-    dataset_id: Mapped[Key]
-    name: Mapped[str] = mapped_column(unique=True)
-    root_uri: Mapped[str]
-    role: Mapped[str]
-    created_at: Mapped[Created]
-    # The evaluation dataset that was chosen as the default; without one it is the first registered.
-    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
-    removed_at: Mapped[datetime | None]
-    removed_reason: Mapped[str | None]
+    dataset_id: Mapped[Key] = mapped_column(comment="Key of the dataset")
+    name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the dataset")
+    root_uri: Mapped[str] = mapped_column(comment="Folder or object-store prefix that shard addresses are relative to")
+    role: Mapped[str] = mapped_column(comment="train (selectable), validation, or evaluation")
+    created_at: Mapped[Created] = mapped_column(comment="When the dataset was registered")
+    is_default: Mapped[bool] = mapped_column(
+        server_default=text("false"),
+        comment="Whether this is the default evaluation dataset; without one the first registered is used",
+    )
+    removed_at: Mapped[datetime | None] = mapped_column(comment="When the dataset was removed; null while it is in use")
+    removed_reason: Mapped[str | None] = mapped_column(comment="Why the dataset was removed")
 
 
 class Shard(Table):
-    """One tar. `n_samples` counts the locations found in it, good and bad, `n_repaired` those that were repaired.
+    """One tar file of records.
 
     Only a verified shard is read. growing: an upload under way, nothing of it is registered. missing, changed: its file is gone, or holds
     other bytes than were registered. rejected: not a readable tar. retired: a person decided. superseded: a later revision lies there.
@@ -71,28 +73,37 @@ class Shard(Table):
         Index(None, "dataset_id", "crawl_date"),
     )
 
-    shard_id: Mapped[BigKey]
-    dataset_id: Mapped[int] = mapped_column(ForeignKey("alchemist.datasets.dataset_id"))
-    uri: Mapped[str]
-    sha256: Mapped[bytes]
-    size_bytes: Mapped[int] = mapped_column(BigInteger)
-    n_samples: Mapped[int] = mapped_column(server_default="0")
-    n_repaired: Mapped[int] = mapped_column(server_default="0")
-    crawl_date: Mapped[date]
-    state: Mapped[str] = mapped_column(server_default="registered")
-    rejected_reason: Mapped[str | None]
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
-    verified_at: Mapped[datetime | None]
-    # Why the shard is not read, and since when.
-    state_reason: Mapped[str | None]
-    state_changed_at: Mapped[datetime | None]
-    # The order in which shards left for good: a snapshot counts those up to its own.
-    retirement_id: Mapped[int | None]
+    shard_id: Mapped[BigKey] = mapped_column(comment="Key of the shard")
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("alchemist.datasets.dataset_id"), comment="Dataset of the shard")
+    uri: Mapped[str] = mapped_column(comment="Address of the tar, relative to the root of its dataset")
+    sha256: Mapped[bytes] = mapped_column(comment="sha256 of the file (32 bytes)")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, comment="Size of the file in bytes")
+    n_samples: Mapped[int] = mapped_column(
+        server_default="0", comment="Number of records found in the tar, readable and quarantined"
+    )
+    n_repaired: Mapped[int] = mapped_column(
+        server_default="0", comment="Number of records that were repaired at ingest"
+    )
+    crawl_date: Mapped[date] = mapped_column(comment="Date of the crawl that brought the shard")
+    state: Mapped[str] = mapped_column(
+        server_default="registered",
+        comment="registered, growing (upload in progress), verified (readable), missing, changed, rejected, retired or superseded",
+    )
+    rejected_reason: Mapped[str | None] = mapped_column(comment="Why the tar was rejected")
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that read the shard")
+    created_at: Mapped[Created] = mapped_column(comment="When the shard was registered")
+    verified_at: Mapped[datetime | None] = mapped_column(
+        comment="When the run that verified the shard began to read it"
+    )
+    state_reason: Mapped[str | None] = mapped_column(comment="Why the shard is not read")
+    state_changed_at: Mapped[datetime | None] = mapped_column(comment="When the state last changed")
+    retirement_id: Mapped[int | None] = mapped_column(
+        comment="Order in which shards left for good; a snapshot excludes those up to its own number"
+    )
 
 
 class Sample(Table):
-    """One distinct image-text pair, whatever the number of places where its bytes lie."""
+    """One distinct image-text pair, wherever its bytes are stored."""
 
     __tablename__ = "samples"
     __table_args__ = (
@@ -103,29 +114,36 @@ class Sample(Table):
         CheckConstraint("width > 0 AND height > 0", name="size"),
     )
 
-    sample_id: Mapped[BigKey]
-    image_hash: Mapped[bytes] = mapped_column(index=True)
-    caption_hash: Mapped[bytes]
-    pair_hash: Mapped[bytes] = mapped_column(unique=True)
-    # The first 64 bits of pair_hash, signed, big-endian: what the selection's mixing function reads, in Python and in SQL.
+    sample_id: Mapped[BigKey] = mapped_column(comment="Key of the sample; ascending in the order of arrival")
+    image_hash: Mapped[bytes] = mapped_column(index=True, comment="sha256 of the image file (32 bytes)")
+    caption_hash: Mapped[bytes] = mapped_column(comment="sha256 of the caption in UTF-8 (32 bytes)")
+    pair_hash: Mapped[bytes] = mapped_column(
+        unique=True,
+        comment="sha256 over image hash and caption hash (32 bytes): the identity of the sample in every store",
+    )
     pair_hash64: Mapped[int] = mapped_column(
         BigInteger,
         Computed("('x' || encode(substring(pair_hash FROM 1 FOR 8), 'hex'))::bit(64)::bigint", persisted=True),
+        comment="First 64 bits of pair_hash, signed, big-endian: seeds the sample's random number in selections",
     )
-    caption: Mapped[str]
-    width: Mapped[int]
-    height: Mapped[int]
-    format: Mapped[str]
-    perceptual_hash: Mapped[int | None] = mapped_column(BigInteger)
-    source_url: Mapped[str | None]
-    licence: Mapped[str | None]
+    caption: Mapped[str] = mapped_column(comment="Caption")
+    width: Mapped[int] = mapped_column(comment="Width of the image in pixels")
+    height: Mapped[int] = mapped_column(comment="Height of the image in pixels")
+    format: Mapped[str] = mapped_column(comment="Format of the image file, such as JPEG")
+    perceptual_hash: Mapped[int | None] = mapped_column(
+        BigInteger, comment="64-bit perceptual hash; near-duplicates differ in at most 2 bits"
+    )
+    source_url: Mapped[str | None] = mapped_column(comment="URL of the image, as the crawl gives it")
+    licence: Mapped[str | None] = mapped_column(comment="Licence of the image, as the crawl gives it")
     # "metadata" is a reserved attribute of the declarative root.
-    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default="{}")
-    created_at: Mapped[Created]
+    metadata_: Mapped[dict[str, Any]] = mapped_column(
+        "metadata", server_default="{}", comment="All other attributes that the crawl gives, as JSON"
+    )
+    created_at: Mapped[Created] = mapped_column(comment="When the sample was first ingested")
 
 
 class SampleLocation(Table):
-    """Where a pair's bytes lie: the ordinal-th record of a shard, with the byte range of each member."""
+    """Where the bytes of a sample are: one record of a shard, with the byte range of each of its files."""
 
     __tablename__ = "sample_locations"
     __table_args__ = (
@@ -138,21 +156,29 @@ class SampleLocation(Table):
         CheckConstraint("octet_length(content_hash) = 32", name="content_hash"),
     )
 
-    shard_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True)
-    ordinal: Mapped[int] = mapped_column(primary_key=True)
-    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"))
-    key: Mapped[str]
-    member_exts: Mapped[list[str]] = mapped_column(ARRAY(String))
-    member_offsets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    member_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    # Over every member's bytes, so that a copy can be checked; none where it was ingested before this was kept.
-    content_hash: Mapped[bytes | None]
-    # What was repaired instead of quarantining the location; none where nothing was.
-    repair: Mapped[str | None]
+    shard_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True, comment="Shard that holds the record"
+    )
+    ordinal: Mapped[int] = mapped_column(primary_key=True, comment="Position of the record in its shard, from 0")
+    sample_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.samples.sample_id"), comment="Sample that the record holds"
+    )
+    key: Mapped[str] = mapped_column(comment="Name of the record: the file names in the tar without their extensions")
+    member_exts: Mapped[list[str]] = mapped_column(
+        ARRAY(String), comment="Extensions of the record's files, such as jpg, txt and json"
+    )
+    member_offsets: Mapped[list[int]] = mapped_column(
+        ARRAY(BigInteger), comment="Offset of each file in the tar, in bytes"
+    )
+    member_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Size of each file in bytes")
+    content_hash: Mapped[bytes | None] = mapped_column(
+        comment="sha256 over all files of the record (32 bytes); null for records ingested by older versions"
+    )
+    repair: Mapped[str | None] = mapped_column(comment="What was repaired at ingest; null where nothing was")
 
 
 class QuarantinedSample(Table):
-    """One bad location: set aside at ingest (no rater), or by one rater's scoring."""
+    """One record that was quarantined, by ingest or by scoring with one rater, with the reason."""
 
     __tablename__ = "quarantined_samples"
     __table_args__ = (
@@ -161,51 +187,67 @@ class QuarantinedSample(Table):
         CheckConstraint("(stage = 'score') = (rater_id IS NOT NULL)", name="rater_of_score"),
     )
 
-    quarantine_id: Mapped[BigKey]
-    shard_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.shards.shard_id"))
-    ordinal: Mapped[int]
-    key: Mapped[str]
-    reason: Mapped[str]
-    detail: Mapped[str]
-    stage: Mapped[str]
-    is_transient: Mapped[bool] = mapped_column(server_default="false")
-    rater_id: Mapped[int | None] = mapped_column(ForeignKey("alchemist.raters.rater_id"))
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
+    quarantine_id: Mapped[BigKey] = mapped_column(comment="Key of the row")
+    shard_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.shards.shard_id"), comment="Shard of the record"
+    )
+    ordinal: Mapped[int] = mapped_column(comment="Position of the record in its shard, from 0")
+    key: Mapped[str] = mapped_column(comment="Name of the record")
+    reason: Mapped[str] = mapped_column(comment="Code of the fault")
+    detail: Mapped[str] = mapped_column(comment="Fault in words")
+    stage: Mapped[str] = mapped_column(comment="Stage that quarantined it: ingest or score")
+    is_transient: Mapped[bool] = mapped_column(
+        server_default="false", comment="Whether a retry can succeed, for example after a network fault"
+    )
+    rater_id: Mapped[int | None] = mapped_column(
+        ForeignKey("alchemist.raters.rater_id"), comment="Rater that could not score it; null for ingest"
+    )
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that quarantined it")
+    created_at: Mapped[Created] = mapped_column(comment="When it was quarantined")
 
 
 class HeuristicScore(Table):
-    """Scores of one pair that need no rater, and those that its crawl brought along."""
+    """Scores of a sample that need no rater, and those that its crawl gives."""
 
     __tablename__ = "heuristic_scores"
 
-    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True)
-    aesthetic: Mapped[float | None] = mapped_column(REAL)
-    clarity: Mapped[float | None] = mapped_column(REAL)
-    frequency: Mapped[float | None] = mapped_column(REAL)
-    edge_density: Mapped[float | None] = mapped_column(REAL)
-    imported: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    sample_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True, comment="Sample that was measured"
+    )
+    aesthetic: Mapped[float | None] = mapped_column(REAL, comment="Aesthetic score, about 1 to 10: higher is better")
+    clarity: Mapped[float | None] = mapped_column(
+        REAL, comment="Variance of the Laplacian of the luma (0 to 255): higher is sharper"
+    )
+    frequency: Mapped[float | None] = mapped_column(
+        REAL, comment="Share of spectral energy at high spatial frequencies, 0 to 1: higher is more detail"
+    )
+    edge_density: Mapped[float | None] = mapped_column(REAL, comment="Share of pixels that lie on an edge, 0 to 1")
+    imported: Mapped[dict[str, Any]] = mapped_column(
+        server_default="{}", comment="Scores that the crawl gives, as JSON: name and number"
+    )
 
 
-def _band(bits: str) -> Any:
-    return mapped_column(Integer, Computed(bits, persisted=True), nullable=True)
+def _band(bits: str, comment: str) -> Any:
+    return mapped_column(Integer, Computed(bits, persisted=True), nullable=True, comment=comment)
 
 
 class DistinctImage(Table):
-    """The first pair of a group of pictures that look alike (most groups have one member), by the bands of its perceptual hash."""
+    """First sample of each group of near-duplicate images (most groups have one member), by bands of its perceptual hash."""
 
     __tablename__ = "distinct_images"
     __table_args__ = tuple(Index(None, f"band_{number}", "perceptual_hash") for number in range(3))
 
-    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True)
-    perceptual_hash: Mapped[int | None] = mapped_column(BigInteger)
-    band_0: Mapped[int | None] = _band("((perceptual_hash >> 42) & 4194303)")
-    band_1: Mapped[int | None] = _band("((perceptual_hash >> 21) & 2097151)")
-    band_2: Mapped[int | None] = _band("(perceptual_hash & 2097151)")
+    sample_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True, comment="First sample of the group"
+    )
+    perceptual_hash: Mapped[int | None] = mapped_column(BigInteger, comment="64-bit perceptual hash of its image")
+    band_0: Mapped[int | None] = _band("((perceptual_hash >> 42) & 4194303)", "Highest 22 bits of the hash")
+    band_1: Mapped[int | None] = _band("((perceptual_hash >> 21) & 2097151)", "Middle 21 bits of the hash")
+    band_2: Mapped[int | None] = _band("(perceptual_hash & 2097151)", "Lowest 21 bits of the hash")
 
 
 class DuplicateSample(Table):
-    """A pair whose picture looks like an earlier one: the same bytes, or a perceptual hash within 2 bits."""
+    """Samples whose image duplicates an earlier one: the same bytes, or perceptual hashes within 2 bits."""
 
     __tablename__ = "duplicate_samples"
     __table_args__ = (
@@ -213,23 +255,35 @@ class DuplicateSample(Table):
         CheckConstraint("distance BETWEEN 0 AND 2 OR is_same_image", name="distance"),
     )
 
-    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True)
-    first_sample_id: Mapped[int] = mapped_column(
-        BigInteger, ForeignKey("alchemist.distinct_images.sample_id"), index=True
+    sample_id: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey("alchemist.samples.sample_id"),
+        primary_key=True,
+        comment="Later sample, which is the duplicate",
     )
-    distance: Mapped[int | None] = mapped_column(SmallInteger)
-    is_same_image: Mapped[bool]
+    first_sample_id: Mapped[int] = mapped_column(
+        BigInteger,
+        ForeignKey("alchemist.distinct_images.sample_id"),
+        index=True,
+        comment="First sample of the group that it belongs to",
+    )
+    distance: Mapped[int | None] = mapped_column(
+        SmallInteger, comment="Number of differing bits of the two perceptual hashes"
+    )
+    is_same_image: Mapped[bool] = mapped_column(comment="Whether both have the same image bytes")
 
 
 class Takedown(Table):
-    """An image that must go: every caption, location and later re-crawl of it."""
+    """Images that must go: every caption, location and later crawl of them."""
 
     __tablename__ = "takedowns"
     __table_args__ = (CheckConstraint("octet_length(image_hash) = 32", name="hash_bytes"),)
 
-    takedown_id: Mapped[Key]
-    image_hash: Mapped[bytes] = mapped_column(unique=True)
-    reason: Mapped[str]
-    requested_by: Mapped[str]
-    requested_at: Mapped[Created]
-    bytes_removed_at: Mapped[datetime | None]
+    takedown_id: Mapped[Key] = mapped_column(comment="Key of the takedown, ascending")
+    image_hash: Mapped[bytes] = mapped_column(unique=True, comment="sha256 of the image file (32 bytes)")
+    reason: Mapped[str] = mapped_column(comment="Why the image must go")
+    requested_by: Mapped[str] = mapped_column(comment="Person who recorded the takedown")
+    requested_at: Mapped[Created] = mapped_column(comment="When it was recorded")
+    bytes_removed_at: Mapped[datetime | None] = mapped_column(
+        comment="When the image was removed from the last materialized dataset"
+    )

@@ -11,7 +11,7 @@ from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
 
 
 class Subset(Table):
-    """One subset version: a pure function of its spec. At most one version of a name is published."""
+    """One version of a subset. Its specification determines its members. At most one version of a name is published."""
 
     __tablename__ = "subsets"
     __table_args__ = (
@@ -29,83 +29,107 @@ class Subset(Table):
         Index("uq_subsets_one_published", "name", unique=True, postgresql_where=text("state = 'published'")),
     )
 
-    subset_id: Mapped[Key]
-    name: Mapped[str]
-    version: Mapped[int]
-    snapshot_id: Mapped[int] = mapped_column(ForeignKey("alchemist.rank_snapshots.snapshot_id"))
-    strategy: Mapped[str]
-    retention: Mapped[float]
-    seed: Mapped[int] = mapped_column(BigInteger)
-    spec: Mapped[dict[str, Any]]
-    spec_hash: Mapped[str]
-    n_samples: Mapped[int] = mapped_column(BigInteger)
-    # sha256 over the members' pair hashes in order: equality of subsets is equality of members.
-    manifest_sha256: Mapped[str]
-    manifest_uri: Mapped[str]
-    state: Mapped[str] = mapped_column(server_default="selected")
-    created_by: Mapped[str]
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
-    published_at: Mapped[datetime | None]
-    materialized_at: Mapped[datetime | None]
-    # The first finished copy; `copy_uris` are all that were ever begun and not collected since.
-    materialized_uri: Mapped[str | None]
-    copy_uris: Mapped[list[str]] = mapped_column(ARRAY(String), server_default=text("'{}'"))
-    # The ranks that were kept beside those that were asked for, as selection/curves.py gives them.
-    curves: Mapped[dict[str, Any] | None]
-    # The version that was published when this one was: what a rollback goes back to.
-    predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("alchemist.subsets.subset_id"))
-    # Set while the state is `withdrawn`; a version that is published again loses them, and the audit events keep them.
-    withdrawn_at: Mapped[datetime | None]
-    withdrawn_by: Mapped[str | None]
-    withdrawn_reason: Mapped[str | None]
+    subset_id: Mapped[Key] = mapped_column(comment="Key of the version")
+    name: Mapped[str] = mapped_column(comment="Name of the subset")
+    version: Mapped[int] = mapped_column(comment="Number of the version, from 1")
+    snapshot_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.rank_snapshots.snapshot_id"),
+        comment="Snapshot of the eligible samples that it was selected from",
+    )
+    strategy: Mapped[str] = mapped_column(comment="Selection strategy, such as shift_gsample")
+    retention: Mapped[float] = mapped_column(comment="Share of the eligible samples that was selected, above 0 to 1")
+    seed: Mapped[int] = mapped_column(BigInteger, comment="Seed of the selection")
+    spec: Mapped[dict[str, Any]] = mapped_column(comment="Everything that determines the members, as JSON")
+    spec_hash: Mapped[str] = mapped_column(
+        comment="sha256 of the specification: equal specifications give equal members"
+    )
+    n_samples: Mapped[int] = mapped_column(BigInteger, comment="Number of members")
+    manifest_sha256: Mapped[str] = mapped_column(
+        comment="sha256 over the members' pair hashes in order: equal hashes mean equal members"
+    )
+    manifest_uri: Mapped[str] = mapped_column(comment="Manifest (Parquet file), relative to the Alchemist home")
+    state: Mapped[str] = mapped_column(
+        server_default="selected",
+        comment="selected, published (at most one version of a name), superseded or withdrawn",
+    )
+    created_by: Mapped[str] = mapped_column(comment="Person or service account that selected")
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that selected")
+    created_at: Mapped[Created] = mapped_column(comment="When it was selected")
+    published_at: Mapped[datetime | None] = mapped_column(comment="When it was published")
+    materialized_at: Mapped[datetime | None] = mapped_column(comment="When its first materialized dataset was complete")
+    materialized_uri: Mapped[str | None] = mapped_column(comment="Folder of its first complete materialized dataset")
+    copy_uris: Mapped[list[str]] = mapped_column(
+        ARRAY(String),
+        server_default=text("'{}'"),
+        comment="Folders of all its materialized datasets, unfinished ones included, that were not garbage-collected",
+    )
+    curves: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="Retention over ranks, asked for and achieved, as JSON"
+    )
+    predecessor_id: Mapped[int | None] = mapped_column(
+        ForeignKey("alchemist.subsets.subset_id"),
+        comment="Version that was published when this one was published: a rollback returns to it",
+    )
+    withdrawn_at: Mapped[datetime | None] = mapped_column(comment="When it was withdrawn; null in every other state")
+    withdrawn_by: Mapped[str | None] = mapped_column(comment="Person who withdrew it")
+    withdrawn_reason: Mapped[str | None] = mapped_column(comment="Why it was withdrawn")
 
 
 class SubsetSample(Table):
-    """Membership of published subsets and of those under evaluation; every other version is its spec and its manifest."""
+    """Members of published subset versions and of those under evaluation; partitioned by version. All other versions are stored as manifests only."""
 
     __tablename__ = "subset_samples"
     __table_args__ = ({"postgresql_partition_by": "LIST (subset_id)"},)
 
-    subset_id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    rank: Mapped[float] = mapped_column(DOUBLE_PRECISION)
+    subset_id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Subset version; the partition key")
+    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Member of the version")
+    rank: Mapped[float] = mapped_column(
+        DOUBLE_PRECISION, comment="Rank of the member when it was selected, 0 (highest score) to 1"
+    )
 
 
 class Model(Table):
-    """A trained text-to-image model, and exactly what it was trained on."""
+    """One trained text-to-image model and exactly what it was trained on."""
 
     __tablename__ = "models"
 
-    model_id: Mapped[Key]
-    identity_hash: Mapped[str] = mapped_column(unique=True)
-    arm: Mapped[str]
-    subset_id: Mapped[int | None] = mapped_column(ForeignKey("alchemist.subsets.subset_id"), index=True)
-    retention: Mapped[float]
-    seed: Mapped[int]
-    config: Mapped[dict[str, Any]]
-    n_samples: Mapped[int] = mapped_column(BigInteger)
-    n_steps: Mapped[int]
-    members_sha256: Mapped[str]
-    checkpoint_uri: Mapped[str]
-    checkpoint_sha256: Mapped[bytes]
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
+    model_id: Mapped[Key] = mapped_column(comment="Key of the model")
+    identity_hash: Mapped[str] = mapped_column(
+        unique=True, comment="sha256 over configuration and training data: the same model is never trained twice"
+    )
+    arm: Mapped[str] = mapped_column(comment="What it was trained on: subset, random, planted, full or minus_loss")
+    subset_id: Mapped[int | None] = mapped_column(
+        ForeignKey("alchemist.subsets.subset_id"),
+        index=True,
+        comment="Subset version that it was trained on or compared with; null for the full corpus",
+    )
+    retention: Mapped[float] = mapped_column(comment="Share of the eligible samples that it was trained on")
+    seed: Mapped[int] = mapped_column(comment="Seed of the training")
+    config: Mapped[dict[str, Any]] = mapped_column(comment="Training configuration, as JSON")
+    n_samples: Mapped[int] = mapped_column(BigInteger, comment="Number of training samples")
+    n_steps: Mapped[int] = mapped_column(comment="Number of optimizer steps")
+    members_sha256: Mapped[str] = mapped_column(comment="sha256 over the training samples in order")
+    checkpoint_uri: Mapped[str] = mapped_column(comment="Checkpoint, relative to the Alchemist home")
+    checkpoint_sha256: Mapped[bytes] = mapped_column(comment="sha256 of the checkpoint (32 bytes)")
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that trained the model")
+    created_at: Mapped[Created] = mapped_column(comment="When the model was registered")
 
 
 class EvaluationContract(Table):
-    """Everything that must be equal for two metric values to be comparable."""
+    """Evaluation protocol: everything that must be equal for two metric values to be comparable."""
 
     __tablename__ = "evaluation_contracts"
 
-    contract_id: Mapped[Key]
-    contract_hash: Mapped[str] = mapped_column(unique=True)
-    contract: Mapped[dict[str, Any]]
-    created_at: Mapped[Created]
+    contract_id: Mapped[Key] = mapped_column(comment="Key of the evaluation protocol")
+    contract_hash: Mapped[str] = mapped_column(unique=True, comment="sha256 of the protocol")
+    contract: Mapped[dict[str, Any]] = mapped_column(
+        comment="Everything that must be equal for two values to be comparable, as JSON"
+    )
+    created_at: Mapped[Created] = mapped_column(comment="When the protocol was first used")
 
 
 class Evaluation(Table):
-    """One metric value of one model under one contract."""
+    """Value of one metric of one model under one evaluation protocol."""
 
     __tablename__ = "evaluations"
     __table_args__ = (
@@ -114,24 +138,27 @@ class Evaluation(Table):
         CheckConstraint("n > 0", name="n"),
     )
 
-    evaluation_id: Mapped[BigKey]
-    model_id: Mapped[int] = mapped_column(ForeignKey("alchemist.models.model_id"))
-    contract_id: Mapped[int] = mapped_column(ForeignKey("alchemist.evaluation_contracts.contract_id"))
-    metric: Mapped[str]
-    value: Mapped[float]
-    n: Mapped[int]
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[Created]
+    evaluation_id: Mapped[BigKey] = mapped_column(comment="Key of the value")
+    model_id: Mapped[int] = mapped_column(ForeignKey("alchemist.models.model_id"), comment="Model that was evaluated")
+    contract_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.evaluation_contracts.contract_id"),
+        comment="Evaluation protocol that it was evaluated under",
+    )
+    metric: Mapped[str] = mapped_column(comment="Name of the metric, such as heldout_loss")
+    value: Mapped[float] = mapped_column(comment="Value of the metric, in the metric's own unit")
+    n: Mapped[int] = mapped_column(comment="Number of samples or images that it was measured on")
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that evaluated")
+    created_at: Mapped[Created] = mapped_column(comment="When the value was stored")
 
 
 class Experiment(Table):
-    """Arms × seeds that answer one question."""
+    """Arms and seeds that answer one question."""
 
     __tablename__ = "experiments"
 
-    experiment_id: Mapped[Key]
-    name: Mapped[str] = mapped_column(unique=True)
-    config: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any] | None]
-    created_at: Mapped[Created]
-    finished_at: Mapped[datetime | None]
+    experiment_id: Mapped[Key] = mapped_column(comment="Key of the experiment")
+    name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the experiment")
+    config: Mapped[dict[str, Any]] = mapped_column(comment="Arms, seeds and training options, as JSON")
+    result: Mapped[dict[str, Any] | None] = mapped_column(comment="Results by arm, as JSON; null until it ends")
+    created_at: Mapped[Created] = mapped_column(comment="When the experiment began")
+    finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended")
