@@ -15,7 +15,6 @@ EXTRA_OF = {
     "openlineage": "lineage",
     "pandas": "checks",
     "peft": "train",
-    "resvg_py": "local",
     "safetensors": "train",
     "torch": "train",
     "torch_fidelity": "metrics",

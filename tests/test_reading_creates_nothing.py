@@ -23,7 +23,6 @@ WITHOUT = {
     "status",
     "logs",
     "corpus scenes",
-    "corpus emoji",
     "corpus import",
     "dags list",
     "dags install",

@@ -1,4 +1,4 @@
-"""Make a corpus: drawn scenes of known worth, real pictures from ordinary packages, or a published dataset brought into tars."""
+"""Make a corpus: a synthetic one of captioned scenes, or a published dataset imported into tar shards."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,17 +23,6 @@ class ScenesCorpusConfig(Config):
 
     out: Path | None = Field(None, description="Folder to write; none: corpora/scenes under the home")
     scenes: ScenesConfig = Field(default_factory=ScenesConfig, description="What is drawn")
-
-
-class EmojiConfig(Config):
-    """Which pictures."""
-
-    out: Path | None = Field(None, description="Folder to write; none: corpora/emoji under the home")
-    permissive_only: bool = Field(
-        True, description="Only licences that allow any use (public domain, CC0, CC-BY, MIT, Apache-2.0)"
-    )
-    side: int = Field(96, ge=16, le=512, description="Side of a picture in pixels")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split by concept")
 
 
 class ImportConfig(Config):
@@ -67,15 +56,6 @@ def scenes(config: ScenesCorpusConfig) -> CorpusReport:
     if drawn.is_reused:
         say(f"{folder} holds these scenes already: reused.")
     counts = {"train": drawn.n_train, "validation": drawn.n_validation, "test": drawn.n_test}
-    return CorpusReport(folder=str(folder.resolve()), counts=counts)
-
-
-def emoji(config: EmojiConfig) -> CorpusReport:
-    """Build a corpus of real pictures from ordinary package installs; each keeps its licence."""
-    from alchemist_core.local.emoji import build_emoji_corpus  # noqa: PLC0415  as above
-
-    folder = config.out or load_settings().home / "corpora" / "emoji"
-    counts = build_emoji_corpus(folder, permissive_only=config.permissive_only, side=config.side, seed=config.seed)
     return CorpusReport(folder=str(folder.resolve()), counts=counts)
 
 
@@ -131,6 +111,5 @@ def _next(_config: Config, report: CorpusReport) -> str:
 
 COMMANDS = {
     "scenes": Command(ScenesCorpusConfig, scenes, _next),
-    "emoji": Command(EmojiConfig, emoji, _next),
     "import": Command(ImportConfig, import_layout, _next),
 }

@@ -1,5 +1,9 @@
-"""A corpus of real pictures from ordinary package installs, each with its licence. Knows no rater and no database."""
+"""Real images with captions and licences, from npm packages of emoji: what benchmarks read as `--corpus FOLDER`.
 
+`python -m tests.benchmarks.emoji_corpus FOLDER [--all-licences] [--side 96] [--seed 0]` writes `FOLDER/train` and `FOLDER/validation`.
+"""
+
+import argparse
 import hashlib
 import io
 import json
@@ -14,7 +18,6 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from alchemist_core.errors import DataError, MissingDependencyError
-from alchemist_core.extras import missing_library
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.shards.tars import index_tar
@@ -217,7 +220,7 @@ def write_pictures(out_root: Path, pictures: Iterable[EmojiPicture], *, side: in
             seen.add(digest)
             splits[split_of(picture.concept, seed)].append(_make_sample(picture, image))
     for split, samples in splits.items():
-        random.Random(f"{split} {seed}").shuffle(samples)  # noqa: S311  an order, not a secret
+        random.Random(f"{split} {seed}").shuffle(samples)
         for shard, first in enumerate(range(0, len(samples), _SHARD_SIZE)):
             write_tar(out_root / split / f"{shard:06d}.tar", _entries(samples, first))
 
@@ -251,10 +254,8 @@ def _load(picture: EmojiPicture, side: int) -> Image.Image:
 
 
 def _draw_svg(path: Path, side: int) -> bytes:
-    try:
-        import resvg_py  # noqa: PLC0415  only one of the styles is SVG
-    except ImportError as error:
-        raise missing_library("resvg_py", "leave permissive_only on: OpenMoji is SVG") from error
+    import resvg_py
+
     # Fonts of this machine would make the bytes differ from those of another, and are looked for anew at every call.
     return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=side, skip_system_fonts=True))
 
@@ -284,3 +285,18 @@ def _entries(samples: list[_Sample], first: int) -> Iterator[tuple[str, bytes]]:
         yield f"{index:09d}.png", sample.image
         yield f"{index:09d}.txt", sample.caption.encode()
         yield f"{index:09d}.json", sample.about
+
+
+def main() -> None:
+    """Write the corpus and print how many samples each split has."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--all-licences", action="store_true", help="also OpenMoji, which is CC-BY-SA")
+    parser.add_argument("--side", type=int, default=96, help="longest side in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of the order")
+    given = parser.parse_args()
+    print(build_emoji_corpus(given.out, permissive_only=not given.all_licences, side=given.side, seed=given.seed))
+
+
+if __name__ == "__main__":
+    main()

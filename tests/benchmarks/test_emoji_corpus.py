@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from alchemist_core.errors import DataError, MissingDependencyError
-from alchemist_core.local.emoji import (
+from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.storage import list_shards, open_shard, read_ranges
+from tests.benchmarks.emoji_corpus import (
     build_emoji_corpus,
     chosen_packages,
     find_pictures,
@@ -16,8 +18,6 @@ from alchemist_core.local.emoji import (
     split_of,
     write_pictures,
 )
-from alchemist_core.shards.samples import Pair, read_pairs
-from alchemist_core.shards.storage import list_shards, open_shard, read_ranges
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72"><rect width="72" height="36" fill="#{:06x}"/></svg>'
 N_CONCEPTS = 40
