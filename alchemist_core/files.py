@@ -1,41 +1,136 @@
-"""Keep log files within bounds: a process's growing log by size, finished tasks' logs by age and total size.
+"""Files and folders on the disk: atomic writes, SHA-256, and the artifacts of the home.
 
-The writers keep their files open, so a log is copied and emptied instead of renamed, as logrotate's `copytruncate` does.
+An atomic write goes to a partial file beside its target, which takes the target's name once it is complete: readers see the old
+file or the new one, never a part. Modules that write files use these functions, so that partial files have one kind of name.
 """
 
 import hashlib
 import os
-import time
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 
 FEATURE_CACHE = "feature_cache"
-"""Where what frozen encoders gave is kept; safe to delete."""
+"""Folder of the artifacts that caches the outputs of frozen encoders. It can be deleted at any time."""
+PARTIAL_SUFFIX = ".part"
+_READ_BYTES = 1 << 20
 
 
-def artifact_path(uri: str) -> Path:
-    """Return where an artifact lies; addresses in the store are relative, so that a home can be moved."""
-    return load_settings().artifacts / uri
+# --- Atomic writes ------------------------------------------------------------------------------------------------------------
+
+
+def partial_path(path: Path) -> Path:
+    """Return the hidden name beside a file or folder under which it is written until it is complete.
+
+    >>> partial_path(Path("subsets/cats")).as_posix()
+    'subsets/.cats.part'
+    """
+    return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+
+
+@contextmanager
+def atomic_write(path: Path, *, is_sole_writer: bool = False, is_durable: bool = True) -> Iterator[Path]:
+    """Yield the partial file to write; it replaces the target when the block ends, and is deleted if the block raises.
+
+    Args:
+        path: The target, in a folder that exists.
+        is_sole_writer: Whether the caller excludes other writers of this file. The partial file of a killed process then has the
+            same name and is overwritten; otherwise each process has its own name.
+        is_durable: Whether to write the data to the disk before the rename (fsync), so that a power cut cannot leave an empty file.
+    """
+    partial = partial_path(path) if is_sole_writer else path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        if is_durable:
+            sync_file(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Write a file durably and as a whole; creates its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it takes the target's name when the block ends. One process may do this at a time.
+
+    After an error the partial folder stays until the next call, which empties it.
+    """
+    partial = partial_path(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Write a file's data to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- SHA-256 ------------------------------------------------------------------------------------------------------------------
+
+
+def file_sha256(path: Path) -> bytes:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def disk_sha256(file: BinaryIO) -> bytes:
+    """Return the SHA-256 of an open file as the disk returns it: cached pages are dropped first, where the system can do that."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file.seek(0)
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
+    while size := file.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(buffer[:size])
+    return digest.digest()
 
 
 def folder_sha256(folder: Path) -> bytes:
-    """Hash a folder's files, names and contents, in the order of names."""
+    """Return the SHA-256 over the names and contents of a folder's files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(file_sha256(path))
     return digest.digest()
+
+
+# --- Artifacts ----------------------------------------------------------------------------------------------------------------
+
+
+def artifact_path(uri: str) -> Path:
+    """Return the path of an artifact. The store holds addresses relative to the home, so that a home can be moved."""
+    return load_settings().artifacts / uri
 
 
 def require_artifact(uri: str, sha256: bytes) -> Path:
     """Return an artifact's folder after comparing its hash with the registered one.
 
     Raises:
-        DataError: If it is missing or differs.
+        DataError: The folder is missing or has another hash.
     """
     folder = artifact_path(uri)
     if not folder.is_dir():
@@ -44,79 +139,7 @@ def require_artifact(uri: str, sha256: bytes) -> Path:
         )
     if (found := folder_sha256(folder)) != sha256:
         raise DataError(
-            f"The artifact {folder} has sha256 {found.hex()}, registered was {sha256.hex()}: it was changed after it was made. "
-            "Restore it from a backup; it is not used."
+            f"The artifact {folder} has sha256 {found.hex()}, but {sha256.hex()} is registered: its files were changed. "
+            "Restore it from a backup."
         )
     return folder
-
-
-def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers see all of it or nothing, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-MIB = 1 << 20
-UNDER_WAY_S = 3600.0
-"""A task's log that was written within this time may still grow: it is never removed for the sake of the total size."""
-
-
-def rotate(path: Path, *, max_bytes: int) -> bool:
-    """Move the end of a log that has grown too large to `NAME.1`, in place of the one before, and empty the log.
-
-    Both together stay below twice the limit. A line that is written in that very moment may be lost.
-    """
-    size = path.stat().st_size
-    if size <= max_bytes:
-        return False
-    with path.open("r+b") as log:
-        log.seek(size - max_bytes)
-        log.readline()  # The rest of a line whose beginning is left out.
-        path.with_name(f"{path.name}.1").write_bytes(log.read(max_bytes))
-        log.truncate(0)
-    return True
-
-
-def remove_old(folder: Path, *, keep_days: float, max_bytes: int) -> tuple[int, int]:
-    """Remove files by age, then the oldest until the rest is below a size, then empty folders.
-
-    Args:
-        folder: Airflow's logs; links in it are removed with what they lead to, never followed.
-        keep_days: Days after its last line that a file is kept.
-        max_bytes: What all files together may hold.
-
-    Returns:
-        How many files were removed, and how many are left.
-    """
-    now = time.time()
-    files = sorted(_files(folder))
-    total, n_removed = sum(size for _, size, _ in files), 0
-    for changed_at, size, path in files:
-        age_s = now - changed_at
-        if age_s > keep_days * 86_400 or (total > max_bytes and age_s > UNDER_WAY_S):
-            path.unlink(missing_ok=True)
-            total, n_removed = total - size, n_removed + 1
-    _remove_empty(folder)
-    return n_removed, len(files) - n_removed
-
-
-def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            state = path.stat()
-            yield state.st_mtime, state.st_size, path
-
-
-def _remove_empty(folder: Path) -> None:
-    # The deepest first, so that a folder of empty folders goes too.
-    for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
-        if path.is_symlink():
-            if not path.exists():
-                path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()

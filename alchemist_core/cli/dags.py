@@ -10,6 +10,7 @@ from pydantic import Field
 from alchemist_core import __version__
 from alchemist_core.config import Command, Config, Report
 from alchemist_core.errors import ConfigError
+from alchemist_core.files import atomic_write, file_sha256
 from alchemist_core.resources import resource
 
 PACKAGE = "alchemist_dags"
@@ -116,7 +117,7 @@ def _digest_of(path: Path) -> str | None:
     # A link is nobody's regular file: its name counts as taken, with a hash that nothing has.
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return "not a file"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    return file_sha256(path).hex() if path.exists() else None
 
 
 def _refuse_files_of_others(
@@ -141,9 +142,8 @@ def _write(folder: Path, report: DagsInstallReport, shipped: dict[str, bytes], w
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Replace a file at once: Airflow may read the folder at any moment."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)
 
 
 def _next_step(config: DagsInstallConfig, report: DagsInstallReport) -> str | None:

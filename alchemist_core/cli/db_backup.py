@@ -3,7 +3,6 @@
 Shards are not copied: they are the user's own. What can be made again (materialized tars, caches) is not copied either.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Config, Report
 from alchemist_core.errors import ConfigError, DataError, StoreError
-from alchemist_core.files import FEATURE_CACHE
+from alchemist_core.files import FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.workers import n_own_cores
@@ -24,7 +23,6 @@ from alchemist_core.store.engine import create_store, current_revision, database
 from alchemist_core.store.postgres import client_program, environment, run_program
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
-_ASIDE = ".restoring"
 _MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
 
 
@@ -69,23 +67,26 @@ def backup(config: BackupConfig) -> BackupReport:
     if folder.exists():
         raise ConfigError(f"{folder} exists: name a new folder, so that no backup is ever overwritten.")
     open_store().dispose()
-    url, aside = database_url(), folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    # The checksum is of the very moment that is dumped. Artifacts are written before the rows that name them and never changed.
+    with atomic_folder(folder) as partial:
+        note = _fill(partial)
+    return _report(folder, note)
+
+
+def _fill(folder: Path) -> dict[str, Any]:
+    url = database_url()
+    # The checksum is of the snapshot that is dumped. Artifacts are written before the rows that name them and never changed.
     with frozen_moment(url) as moment:
         jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={moment}")
         _run(
-            "pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={aside / _DATABASE}"
+            "pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={folder / _DATABASE}"
         )
         taken = checksum(url, moment=moment)
     artifacts = load_settings().artifacts
     if artifacts.is_dir():
-        shutil.copytree(artifacts, aside / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))
-    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(aside)}
-    (aside / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
-    aside.replace(folder)
-    return _report(folder, note)
+        shutil.copytree(artifacts, folder / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))
+    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(folder)}
+    (folder / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
+    return note
 
 
 def restore(config: RestoreConfig) -> BackupReport:
@@ -156,15 +157,10 @@ def _left_out(at: Path, artifacts: Path, names: list[str]) -> list[str]:
 
 def _hash_files(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): _sha256(path)
+        path.relative_to(folder).as_posix(): file_sha256(path).hex()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != _NOTE
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_note(folder: Path) -> dict[str, Any]:
@@ -186,22 +182,19 @@ def _read_note(folder: Path) -> dict[str, Any]:
 
 
 def _restore_artifacts(source: Path) -> None:
-    """Copy what is not here, each file aside and renamed; refuse before anything is written where something else has a name."""
+    """Copy the files that are missing here. Writes nothing if a file here differs from the backup's file of the same name."""
     target = load_settings().artifacts
-    for left in target.rglob(f".*{_ASIDE}"):
-        left.unlink()
     files = (
         [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
     )
     for name in files:
-        if (target / name).exists() and _sha256(target / name) != _sha256(source / name):
+        if (target / name).exists() and file_sha256(target / name) != file_sha256(source / name):
             raise DataError(f"{target / name} is another file than the backup's: restore into a new ALCHEMIST_HOME.")
     for name in files:
         if not (target / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            aside = (target / name).with_name(f".{name.name}{_ASIDE}")
-            shutil.copy2(source / name, aside)
-            aside.replace(target / name)
+            with atomic_write(target / name, is_sole_writer=True) as partial:
+                shutil.copy2(source / name, partial)
 
 
 def _report(folder: Path, note: dict[str, Any]) -> BackupReport:

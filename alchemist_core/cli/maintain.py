@@ -10,9 +10,9 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Report
 from alchemist_core.errors import AlchemistError
-from alchemist_core.files import MIB, remove_old
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.local.supervisor import rotate_all
+from alchemist_core.log_files import MIB, remove_old
 from alchemist_core.settings import load_settings
 from alchemist_core.store import maintenance
 from alchemist_core.store.engine import open_store

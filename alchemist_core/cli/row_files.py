@@ -5,7 +5,6 @@ In CSV, text that a spreadsheet would take for a formula has an apostrophe befor
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from alchemist_core.files import atomic_write
 
 TYPES = {
     int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), date: pa.date32(), bool: pa.bool_()
@@ -29,15 +30,8 @@ def write_rows(path: Path, kinds: Kinds, batches: Batches) -> int:
         kinds: Columns and their Python types, in the order of the rows' values.
         batches: Rows; only one batch is held at a time.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        n_rows = FORMS[path.suffix](aside, kinds, batches)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return n_rows
+    with atomic_write(path) as partial:
+        return FORMS[path.suffix](partial, kinds, batches)
 
 
 def _write_parquet(path: Path, kinds: Kinds, batches: Batches) -> int:

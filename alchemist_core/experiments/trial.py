@@ -1,6 +1,5 @@
 """One seed of an experiment: its corpus and its raters, made by the stages or found again."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from alchemist_core.config import fingerprint
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.config import TrialsConfig
-from alchemist_core.files import artifact_path
+from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.settings import load_settings
@@ -106,8 +105,7 @@ def _require_rater(name: str, kind: str) -> RaterRow:
 
 def tokenizer_sha256(rater: RaterRow) -> bytes:
     """Hash the tokenizer of a rater: losses under two raters can be compared where it is the same."""
-    with (artifact_path(rater.checkpoint_uri) / "tokenizer.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return file_sha256(artifact_path(rater.checkpoint_uri) / "tokenizer.safetensors")
 
 
 @dataclass(frozen=True, slots=True)

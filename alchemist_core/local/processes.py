@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from alchemist_core.files import atomic_write
+
 PROC = Path("/proc")
 POLL_S = 0.1
 
@@ -145,9 +147,8 @@ def read_state(home: Path) -> StackState:
 
 def write_state(home: Path, state: StackState) -> None:
     """Replace the state in one step: a reader sees the old or the new."""
-    draft = state_path(home).with_suffix(".draft")
-    draft.write_text(json.dumps({"home": str(home.resolve()), **asdict(state)}, indent=1))
-    draft.replace(state_path(home))
+    with atomic_write(state_path(home), is_durable=False) as partial:
+        partial.write_text(json.dumps({"home": str(home.resolve()), **asdict(state)}, indent=1))
 
 
 @contextlib.contextmanager

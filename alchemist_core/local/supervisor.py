@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alchemist_core.errors import AlchemistError
-from alchemist_core.files import MIB, rotate
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, stack_mark
 from alchemist_core.local.processes import (
@@ -34,6 +33,7 @@ from alchemist_core.local.processes import (
     supervisor_lock,
     write_state,
 )
+from alchemist_core.log_files import MIB, rotate
 from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import EmbeddedPostgres, is_running, server_dir, start_postgres

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alchemist_core.errors import DataError
+from alchemist_core.files import atomic_folder
 
 
 class Result(NamedTuple):
@@ -46,14 +47,13 @@ def write_images(folder: Path, number: int, metadata: dict[str, Any], image_NHW3
         metadata: The prompt's line.
         image_NHW3: Its images; the published protocol has four.
     """
-    place, aside = folder / f"{number:05d}", folder / f".{number:05d}.writing"
-    for path in (aside, place):
-        shutil.rmtree(path, ignore_errors=True)
-    (aside / "samples").mkdir(parents=True)
-    (aside / "metadata.jsonl").write_text(json.dumps(metadata), encoding="utf-8")
-    for sample, image in enumerate(image_NHW3):
-        Image.fromarray(image).save(aside / "samples" / f"{sample:05d}.png")
-    aside.rename(place)
+    place = folder / f"{number:05d}"
+    shutil.rmtree(place, ignore_errors=True)
+    with atomic_folder(place) as partial:
+        (partial / "samples").mkdir()
+        (partial / "metadata.jsonl").write_text(json.dumps(metadata), encoding="utf-8")
+        for sample, image in enumerate(image_NHW3):
+            Image.fromarray(image).save(partial / "samples" / f"{sample:05d}.png")
 
 
 def has_images(folder: Path, number: int, n_images: int) -> bool:

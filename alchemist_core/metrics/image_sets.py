@@ -3,7 +3,6 @@
 A shard that exists is whole; the set is whole when its list of shards and their hashes exists.
 """
 
-import hashlib
 import io
 import json
 import tarfile
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alchemist_core.errors import DataError
-from alchemist_core.files import write_bytes_atomically
+from alchemist_core.files import file_sha256, write_bytes_atomically
 from alchemist_core.shards.tar_writer import write_tar
 
 SHARD_SIZE = 256
@@ -110,5 +109,4 @@ def _shard_path(folder: Path, places: range) -> Path:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"{path} is missing; delete {path.parent} to have its images drawn again")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path).hex()

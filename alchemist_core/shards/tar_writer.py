@@ -4,15 +4,14 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from alchemist_core.errors import DataError
+from alchemist_core.files import atomic_write, disk_sha256, sync_folder
 
 _PAD = bytes(tarfile.BLOCKSIZE)
 _BUFFER_BYTES = 1 << 16
-_READ_BYTES = 1 << 20
 _MAX_NAME_BYTES, _MAX_USTAR_BYTES = 100, 1 << 33
 
 Entries = Iterable[tuple[str, bytes | memoryview]]
@@ -33,42 +32,17 @@ def write_tar(path: Path, entries: Entries, *, read_back: bool = True) -> bytes:
         DataError: The disk gave back other bytes than were written, or has no room for them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with aside.open("w+b", buffering=_BUFFER_BYTES) as file:
+        with atomic_write(path) as partial, partial.open("w+b", buffering=_BUFFER_BYTES) as file:
             digest = _write_blocks(file, entries)
-            if read_back and hash_from_disk(file) != digest:
+            if read_back and disk_sha256(file) != digest:
                 raise DataError(f"{path} reads back otherwise than it was written; check the disk, then run again")
-        aside.replace(path)
     except OSError as error:
         raise DataError(
             f"{path} cannot be written ({error.strerror}); make room, or mend the disk, then run again"
         ) from error
-    finally:
-        with suppress(FileNotFoundError):
-            aside.unlink()
     sync_folder(path.parent)
     return digest
-
-
-def hash_from_disk(file: BinaryIO) -> bytes:
-    """Return the sha256 of an open file, read anew from the disk where the system lets go of what it remembers."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    file.seek(0)
-    digest, place = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
-    while size := file.readinto(place):  # type: ignore[attr-defined]
-        digest.update(place[:size])
-    return digest.digest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_blocks(file: BinaryIO, entries: Entries) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alchemist_core.config import fingerprint
 from alchemist_core.errors import DataError
-from alchemist_core.files import FEATURE_CACHE, artifact_path, require_artifact
+from alchemist_core.files import FEATURE_CACHE, artifact_path, atomic_write, require_artifact
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.collective import hold_together, wait_for_all
 from alchemist_core.stages.devices import hold_device
@@ -90,6 +90,5 @@ def _measure(path: Path, model: Path, pairs: Any, *, n_wanted: int) -> None:
             f"{MINUS_LOSS} cannot rank them: bring their shards back as they were ingested, or take the pictures down"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".writing.npy")
-    np.save(aside, loss_N)
-    aside.replace(path)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        np.save(file, loss_N)

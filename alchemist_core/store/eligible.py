@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.config import fingerprint
+from alchemist_core.files import atomic_write
 from alchemist_core.selection.duplicates import later_in_group
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale
@@ -346,18 +347,12 @@ def _map(path: Path) -> tuple[NDArray[Any], str] | None:
 
 def _save(path: Path, column: NDArray[Any]) -> None:
     seal = path.with_suffix(".json")
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    aside = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    # A cache need not survive a power cut: its seal names the size and time of the file that was written.
+    with atomic_write(path, is_durable=False) as partial:
+        with partial.open("wb") as file:
             np.save(file, column)
-    except OSError:
-        # A full disk, which may show only as the file is closed, would keep what was written of it.
-        aside.unlink()
-        raise
-    # Without its seal a file counts for nothing, so it goes first and comes last.
-    seal.unlink(missing_ok=True)
-    aside.replace(path)
+        # A file without its seal is ignored, so the seal is removed first and written last.
+        seal.unlink(missing_ok=True)
     seal.write_text(json.dumps({"sha256": _sha256(column), "stamp": _stamp(path)}), encoding="utf-8")
 
 

@@ -4,7 +4,6 @@ Columns, not rows: 30 million members never become Python objects. Letters: K me
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from alchemist_core.errors import DataError
+from alchemist_core.files import atomic_write
 
 HASH_BYTES = 32
 ROWS_A_PIECE = 1 << 16
@@ -115,13 +115,10 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     pair_hash = pa.FixedSizeBinaryArray.from_buffers(SCHEMA.field(0).type, len(manifest), [None, hashes])
     table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     # Hashes are noise: nothing to compress, nothing that repeats.
     compression = {"pair_hash": "NONE", "rank": "ZSTD", "score": "ZSTD"}
-    pq.write_table(table, aside, compression=compression, use_dictionary=False)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with atomic_write(path) as partial:
+        pq.write_table(table, partial, compression=compression, use_dictionary=False)
 
 
 def read_manifest(path: Path, *, sha256: str) -> Manifest:

@@ -31,7 +31,8 @@ from typing import Literal, TypedDict
 
 from alchemist_core.errors import StoreError
 from alchemist_core.extras import missing_library
-from alchemist_core.files import MIB, rotate
+from alchemist_core.files import atomic_folder, atomic_write, partial_path
+from alchemist_core.log_files import MIB, rotate
 from alchemist_core.settings import load_settings
 
 # Survives a reboot, and every account can walk to it.
@@ -100,10 +101,8 @@ def reachable_programs(install: Path, folder: Path, account: Account) -> Path:
         return install / "bin"
     copy = folder / "programs"
     if not copy.exists():
-        half = folder / "programs.partial"
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(install, half, symlinks=True)
-        half.rename(copy)
+        with atomic_folder(copy) as partial:
+            shutil.copytree(install, partial, symlinks=True, dirs_exist_ok=True)
     return copy / "bin"
 
 
@@ -177,11 +176,11 @@ def run_program(
 
 def write_secret(path: Path, text: str) -> None:
     """Write a file that only its owner reads, whole or not at all."""
-    half = path.with_name(f"{path.name}.partial")
-    half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with (
+        atomic_write(path, is_sole_writer=True) as partial,
+        os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+    ):
         file.write(text)
-    half.rename(path)
 
 
 # Below the range from which the kernel takes the ports of outgoing connections.
@@ -558,7 +557,7 @@ def _as_superuser(server: EmbeddedPostgres) -> EmbeddedPostgres:
 
 def _make_cluster(place: Path, account: Account, password: str) -> None:
     """Make the data folder aside and rename it, so that a half-made one is never started."""
-    half, password_copy = place / "data.partial", place / "initdb-password"
+    half, password_copy = partial_path(place / "data"), place / "initdb-password"
     shutil.rmtree(half, ignore_errors=True)
     shutil.rmtree(place / "data", ignore_errors=True)
     write_secret(password_copy, password)

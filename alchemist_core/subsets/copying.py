@@ -24,12 +24,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from alchemist_core.errors import DataError
-from alchemist_core.files import write_bytes_atomically
+from alchemist_core.files import (
+    atomic_write,
+    disk_sha256,
+    file_sha256,
+    partial_path,
+    sync_folder,
+    write_bytes_atomically,
+)
 from alchemist_core.shards.captions import BadTextError, read_annotation
 from alchemist_core.shards.repairs import split_repairs
 from alchemist_core.shards.samples import hash_content, hash_pair
 from alchemist_core.shards.storage import remedy_of, view_ranges
-from alchemist_core.shards.tar_writer import hash_from_disk, sync_folder, write_tar
+from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.manifests import hash_column, sort_hashes
@@ -89,7 +96,7 @@ class InFolder:
         if not path.is_file() or path.stat().st_size != shard.size_bytes:
             return False
         with path.open("rb") as file:
-            return self.verify == "source" or hash_from_disk(file).hex() == shard.sha256
+            return self.verify == "source" or disk_sha256(file).hex() == shard.sha256
 
     def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
         """Copy a tar's records.
@@ -201,14 +208,13 @@ def write_copy_manifest(
     about = {_IDENTITY: identity, _SHARDS: json.dumps(shards)}
     names = np.array([shard.name for shard in shards], dtype=object)
     shard_N = np.repeat(np.arange(len(shards)), [shard.n_samples for shard in shards])
-    aside = folder / f".{MANIFEST_NAME}.part"
-    with pq.ParquetWriter(aside, SCHEMA.with_metadata(about), compression="zstd") as writer:
+    with (
+        atomic_write(folder / MANIFEST_NAME, is_sole_writer=True) as partial,
+        pq.ParquetWriter(partial, SCHEMA.with_metadata(about), compression="zstd") as writer,
+    ):
         for first in range(0, len(order_N), _GROUP_ROWS):
             rows = slice(first, first + _GROUP_ROWS)
             writer.write_table(_manifest_rows(members, order_N[rows], names[shard_N[rows]], first))
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(folder / MANIFEST_NAME)
 
 
 def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Sequence[CopiedShard]) -> None:
@@ -246,8 +252,7 @@ def has_right_sums(folder: Path, shards: Sequence[CopiedShard]) -> bool:
 def _sums(folder: Path, shards: Sequence[CopiedShard]) -> bytes:
     sums = {shard.name: shard.sha256 for shard in shards}
     for name in (CARD_NAME, MANIFEST_NAME, INDEX_NAME):
-        with (folder / name).open("rb") as file:
-            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        sums[name] = file_sha256(folder / name).hex()
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
@@ -392,7 +397,7 @@ def copy_members(
 
 def hidden_folder(out_dir: Path) -> Path:
     """Return where a copy grows until it is complete."""
-    return out_dir.with_name(f".{out_dir.name}.part")
+    return partial_path(out_dir)
 
 
 def identify_copy(members: MemberTable, layout: Layout) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alchemist_core.errors import DataError, MissingShardError
-from alchemist_core.files import artifact_path
+from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.shards import s3
 from alchemist_core.shards.storage import is_s3, open_shard, sha256_of
 from alchemist_core.subsets.copying import (
@@ -160,8 +160,7 @@ class _InBucket:
             DataError: The store refuses it, or gives back other bytes.
         """
         to, size_bytes = f"{self.uri}/{path.name}", path.stat().st_size
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path).hex()
         if self._is_whole(to, size_bytes, digest):
             return 0
         s3.put_file(to, path, {_COPY: self.identity, _SHA256: digest})

@@ -5,7 +5,6 @@ folder that exists is complete.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from pydantic import BaseModel
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.files import atomic_write, sync_file
 
 
 def partial_folder(out: Path) -> Path:
@@ -25,12 +25,8 @@ def save_state(out: Path, config: BaseModel, state: dict[str, Any]) -> None:
     """Replace the checkpoint of an unfinished run of a config."""
     folder = partial_folder(out) / "resume"
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / "state.writing"
-    with aside.open("wb") as file:
+    with atomic_write(folder / "state.pt", is_sole_writer=True) as partial, partial.open("wb") as file:
         torch.save({"config": config.model_dump_json(), **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / "state.pt")
 
 
 def load_state(out: Path, config: BaseModel) -> dict[str, Any] | None:
@@ -54,8 +50,7 @@ def finish(out: Path) -> None:
     partial = partial_folder(out)
     shutil.rmtree(partial / "resume", ignore_errors=True)
     for path in partial.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(path)
     partial.rename(out)
 
 

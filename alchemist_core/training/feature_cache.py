@@ -6,7 +6,6 @@ Letters: N things asked for · K things known.
 """
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alchemist_core.files import atomic_write
 
 _KEY_BYTES = 32
 Arrays = dict[str, NDArray[Any]]
@@ -102,12 +103,8 @@ def _forget_in(path: Path, gone: NDArray[np.bytes_]) -> int:
 def _write_segment(folder: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> None:
     """Write a segment under the name of its keys: a name never stands for other rows than whoever read it knows."""
     path = folder / f"{hashlib.sha256(key_K.tobytes()).hexdigest()[:24]}.npz"
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, keys=key_K.view(np.uint8).reshape(-1, _KEY_BYTES), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _read_keys(path: Path) -> NDArray[np.bytes_] | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from alchemist_core.files import atomic_write
 from alchemist_core.models.star import Trunk
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
@@ -184,10 +185,8 @@ class _Following:
             self._means(self._gradients(proxy), self.band_N[self.has_gradient_N]),
             float(_losses(reference, self._batches()).mean()) if has_reference else None,
         )  # fmt: skip
-        checkpoints.write_json(
-            self.partial / "marks.writing", {"marks": [asdict(mark) for mark in self.marks.values()]}
-        )
-        (self.partial / "marks.writing").replace(self.partial / "marks.json")
+        with atomic_write(self.partial / "marks.json", is_sole_writer=True) as partial:
+            checkpoints.write_json(partial, {"marks": [asdict(mark) for mark in self.marks.values()]})
 
     def _models(self) -> tuple[nn.Module, nn.Module]:
         """Copy both proxies without what saves memory in a step: a sample's own gradient knows no checkpoints."""

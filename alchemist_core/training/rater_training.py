@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
+from alchemist_core.files import atomic_write
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import load_text_encoder
@@ -272,6 +273,6 @@ def _tokenizer(config: RaterTrainingConfig, train: PairSource, out: Path) -> Tok
         tokenizer = load_tokenizer(config.tokenizer_from, config.tokenizer)
     else:
         tokenizer = fit_tokenizer(ImagesOf(train), config.tokenizer, config.seed)
-    tokenizer.save(path.with_suffix(".writing"))
-    path.with_suffix(".writing").replace(path)
+    with atomic_write(path, is_sole_writer=True) as partial:
+        tokenizer.save(partial)
     return tokenizer

@@ -123,7 +123,7 @@ def kill_and_complete(
         finish_restore(folder, target)
         check_schema(target.url)
         assert checksum(target.url) == expected
-        assert not list(target.home.rglob(".*.restoring"))
+        assert not list(target.home.rglob(".*.part"))
     assert clear_for_restore(target.url) is False, "a store with data is never cleared"
     return found
 

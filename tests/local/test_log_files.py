@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.files import remove_old, rotate
 from alchemist_core.local.supervisor import rotate_all
+from alchemist_core.log_files import remove_old, rotate
 from alchemist_core.settings import load_settings
 
 DAY_S = 86_400

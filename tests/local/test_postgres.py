@@ -131,7 +131,7 @@ def test_a_half_made_cluster_is_made_again(home: Path) -> None:
     server = start_postgres(home)
     stop_postgres(home)
     (server.data_dir / "PG_VERSION").unlink()
-    (server.data_dir.parent / "data.partial").mkdir()
+    (server.data_dir.parent / ".data.part").mkdir()
     assert ask(start_postgres(home).url(), "SELECT 1") == "1"
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
-import alchemist_core.data
 from alchemist_core.errors import DataError
 from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.subsets.dataset import Reader, SubsetDataset, epoch_order, rank_share, worker_share
@@ -68,12 +67,6 @@ EVERY = sorted(f"picture number {n}" for n in range(N))
 
 def dataset_of(subset: LocatedSubset, *, rank: int = 0, world_size: int = 1, seed: int = 7) -> SubsetDataset:
     return SubsetDataset(subset, seed=seed, reader=Reader(rank, world_size, BATCH))
-
-
-def test_it_stands_where_people_look_for_it() -> None:
-    assert alchemist_core.data.SubsetDataset is SubsetDataset
-    with pytest.raises(AttributeError, match="no attribute 'Subset'"):
-        _ = alchemist_core.data.Subset
 
 
 @pytest.mark.parametrize("n_workers", [0, 1, 2])

@@ -50,7 +50,7 @@ def test_a_header_is_the_standard_librarys(name: str, size: int) -> None:
 def test_a_disk_that_gives_other_bytes_back_is_found_out_unless_it_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_writer, "hash_from_disk", lambda _file: b"other")
+    monkeypatch.setattr(tar_writer, "disk_sha256", lambda _file: b"other")
     with pytest.raises(DataError, match="reads back otherwise"):
         write_tar(tmp_path / "x.tar", ENTRIES)
     assert list(tmp_path.iterdir()) == []
@@ -90,4 +90,4 @@ def test_folders_above_a_tar_are_made_and_its_size_is_a_whole_number_of_records(
     assert digests[0] == write_tar(path, [(str(number), b"x") for number in range(9)])
     assert path.stat().st_size == tarfile.RECORDSIZE
     with path.open("rb") as file:
-        assert tar_writer.hash_from_disk(file) == digests[0]
+        assert tar_writer.disk_sha256(file) == digests[0]
