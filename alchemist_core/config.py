@@ -73,7 +73,7 @@ class Section(Config):
 
 
 class Report(BaseModel):
-    """What a stage says when it ends: `--json` prints it as the last line, `runs.report` keeps it.
+    """What a stage says when it ends: `--json` prints it as the last line, `runs.result` keeps it.
 
     >>> class Scored(Report):
     ...     n_shards: int

@@ -73,7 +73,7 @@ def _add_shard(
             SELECT sha256(CAST(h AS bytea)), sha256(CAST(caption AS bytea)), sha256(CAST(h AS bytea)), caption, 64, 64, 'JPEG'
             FROM (SELECT *, :dataset_id || :uri || i AS h FROM given) AS named ORDER BY i RETURNING sample_id, pair_hash
         ), placed AS (
-            INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes)
+            INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes)
             SELECT shard_id, i - 1, sample_id, lpad(CAST(i - 1 AS text), 6, '0'), '{jpg,txt}', '{512,1536}', '{9,9}'
             FROM shard, given INNER JOIN pairs ON pair_hash = sha256(CAST(:dataset_id || :uri || i AS bytea))
         ), marked AS (

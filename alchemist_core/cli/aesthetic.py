@@ -9,7 +9,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import store_aesthetic, unjudged_pairs
+from alchemist_core.store.samples import store_aesthetic, samples_without_aesthetic
 from alchemist_core.training.sample_reading import StoredPairs
 
 
@@ -50,7 +50,7 @@ def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticRep
 
     judge = AestheticJudge(settings.aesthetic_clip, settings.aesthetic_head)
     n_judged = n_wanted = n_seen = 0
-    for rows, n_left in unjudged_pairs(engine, dataset.dataset_id):
+    for rows, n_left in samples_without_aesthetic(engine, dataset.dataset_id):
         ids = np.array([row.sample_id for row in rows], np.int64)
         for place_M, image_MHWC in StoredPairs(rows, judge.side, lambda *_: None).read(np.arange(len(rows))):
             stage_run.require_leases()

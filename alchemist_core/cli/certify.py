@@ -16,7 +16,7 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.raters import RaterRow, find_rater, find_twin, record_certificate
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import read_images
 
@@ -62,7 +62,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
         )
     training = RaterTrainingConfig.model_validate(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
-    rows = read_training_pairs(engine, validation.dataset_id, max_pairs=config.max_pairs)
+    rows = read_training_samples(engine, validation.dataset_id, max_pairs=config.max_pairs)
     if not rows:
         raise ConfigError(f"Dataset {validation.name!r} has no pairs any more: nothing to certify {rater.name} on.")
     images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
@@ -88,7 +88,7 @@ def _examine(
 
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
     checks = certify(
-        scorers[0], Pairs(*clean), Training(rater.certificate, training.rule, training.group_size),
+        scorers[0], Pairs(*clean), Training(rater.acceptance_report, training.rule, training.group_size),
         twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer, limits=load_project().acceptance,
     )  # fmt: skip
     return [check.as_json() for check in checks], failures(checks)

@@ -12,7 +12,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.models import models_to_compare, newest_contract, read_evaluations
+from alchemist_core.store.models import models_to_compare, newest_protocol, read_evaluations
 from alchemist_core.store.subsets import list_subsets, rater_of_subset
 from alchemist_core.telemetry import say
 
@@ -55,8 +55,8 @@ def read_arms(seeds: set[int]) -> list[Arm]:
             model.model_id
             for model in models_to_compare(engine, subset.subset_id, rater_of_subset(engine, subset).name)
         ]
-        contract_id = newest_contract(engine, trained, metric="heldout_loss")
-        rows = read_evaluations(engine, trained, contract_id) if contract_id else ()
+        protocol_id = newest_protocol(engine, trained, metric="heldout_loss")
+        rows = read_evaluations(engine, trained, protocol_id) if protocol_id else ()
         arms += [
             Arm(row.arm, subset.retention, row.seed, row.n_samples, row.n_steps, row.value)
             for row in rows

@@ -9,7 +9,7 @@ from alchemist_core.selection.differences import locate
 from alchemist_core.selection.exclusions import EXCLUSIONS
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import hash_rows
-from alchemist_core.store.samples import find_pair, reason_of_takedown, why_not_eligible
+from alchemist_core.store.samples import find_sample, reason_of_takedown, why_not_eligible
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.subsets.drawing import Drawn, redraw
@@ -76,7 +76,7 @@ def run(config: ExplainConfig) -> ExplainReport:
     """Draw the version again and say where the pair stands."""
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version, may_be_withdrawn=True)
-    pair = find_pair(engine, config.sample)
+    pair = find_sample(engine, config.sample)
     drawn = redraw(engine, subset)
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])
     fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)

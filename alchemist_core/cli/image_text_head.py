@@ -17,7 +17,7 @@ from alchemist_core.models.image_text_config import HeadRecord, HeadTrainingConf
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.training.sample_reading import StoredPairs
 
@@ -95,11 +95,11 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
 
 def _split(engine: Engine, config: HeadConfig) -> tuple[list[AnyRow], list[AnyRow]]:
     """Hold out pairs such that neither their captions nor their pictures are trained on."""
-    rows = read_training_pairs(engine, find_dataset(engine, config.dataset).dataset_id)
+    rows = read_training_samples(engine, find_dataset(engine, config.dataset).dataset_id)
     if config.heldout is None:
         heldout = [row for row in rows if _is_held_out(row.caption)]
     else:
-        heldout = list(read_training_pairs(engine, find_dataset(engine, config.heldout).dataset_id))
+        heldout = list(read_training_samples(engine, find_dataset(engine, config.heldout).dataset_id))
     captions, images = {row.caption for row in heldout}, {bytes(row.image_hash) for row in heldout}
     train = [row for row in rows if row.caption not in captions and bytes(row.image_hash) not in images]
     for side, name in ((train, "train on"), (heldout, "hold out")):

@@ -17,11 +17,11 @@ from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored, scoring_speed
-from alchemist_core.store.models import find_contract, models_to_compare, read_evaluations
+from alchemist_core.store.models import find_protocol, models_to_compare, read_evaluations
 from alchemist_core.store.nights import late_nights, read_night
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.registry import list_datasets
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import SubsetRow, list_subsets, rater_of_subset
 from alchemist_core.store.tables import AnyRow
 
@@ -250,10 +250,10 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     rater, production = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
         raise ConfigError("There is no rater to promote. Train one: alchemist train-rater.")
-    checks = rater.certificate.get("checks", [])
+    checks = rater.acceptance_report.get("checks", [])
     measured = [check for check in checks if check["value"] is not None]
     lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
-    certified = "certified" if rater.certificate.get("is_certified") else "NOT certified"
+    certified = "certified" if rater.acceptance_report.get("is_certified") else "NOT certified"
     is_there = production is not None and production.rater_id == rater.rater_id
     was = f"instead of {code_span(production.name)}" if production else "as the first one"
     change = "is in production already" if is_there else f"goes into production {was}"
@@ -268,7 +268,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
     """List the published subsets that lack a value of any arm and seed under the current contract."""
     engine = open_store()
-    rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
+    rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
     return PlanEvaluateReport(
         subsets=[
@@ -281,11 +281,11 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
 
 def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set[tuple[str, int]]:
     rater = rater_of_subset(engine, subset)
-    contract_id = find_contract(engine, heldout_contract(rater, rows))
-    if contract_id is None:
+    protocol_id = find_protocol(engine, heldout_contract(rater, rows))
+    if protocol_id is None:
         return set()
     model_ids = [model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name)]
-    return {(row.arm, row.seed) for row in read_evaluations(engine, model_ids, contract_id)}
+    return {(row.arm, row.seed) for row in read_evaluations(engine, model_ids, protocol_id)}
 
 
 COMMANDS = {

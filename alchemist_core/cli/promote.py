@@ -48,7 +48,7 @@ def run(config: PromoteConfig) -> PromoteReport:
                 "It scores every night from now on; the pool before it only when it is asked to (alchemist plan score estimates it)."
             )
         return PromoteReport(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
-    if not rater.certificate.get("is_certified") and config.without_certificate is None:
+    if not rater.acceptance_report.get("is_certified") and config.without_certificate is None:
         raise CheckFailedError(
             f"Rater {rater.name} is not certified. Run alchemist certify --rater {rater.name}, or give the reason: "
             "alchemist promote --without-certificate 'REASON'."

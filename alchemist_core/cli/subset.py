@@ -141,7 +141,10 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
         datasets=rater.dataset_names,
         manifest_sha256=subset.manifest_sha256,
         manifest=str(artifact_path(subset.manifest_uri)),
-        copies=[place_of(uri) if is_finished(uri) else f"{place_of(uri)} (not finished)" for uri in subset.copy_uris],
+        copies=[
+            place_of(uri) if is_finished(uri) else f"{place_of(uri)} (not finished)"
+            for uri in subset.all_materialized_uris
+        ],
         curves=subset.curves,
         next=NEXT[subset.state].format(name=subset.name, version=subset.version),
     )

@@ -97,7 +97,7 @@ def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], li
             found.append(_holding(row, *manifests))
         except DataError as error:
             left.append(f"{row.name} v{row.version}: {error}")
-    return [holding for holding in found if holding.n_bytes or holding.row.copy_uris], left
+    return [holding for holding in found if holding.n_bytes or holding.row.all_materialized_uris], left
 
 
 def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ...]]:
@@ -118,7 +118,7 @@ def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ..
 
 def _holding(row: AnyRow, *manifests: Path) -> Holding:
     there = tuple(path for path in manifests if path.exists())
-    sizes = {uri: copy_size(uri) for uri in row.copy_uris}
+    sizes = {uri: copy_size(uri) for uri in row.all_materialized_uris}
     n_bytes = getattr(row, "members_bytes", 0) + sum(path.stat().st_size for path in there) + sum(sizes.values())
     return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
 

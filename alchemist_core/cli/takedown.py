@@ -14,7 +14,7 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.samples import find_images, find_lookalikes, find_reach, take_down
+from alchemist_core.store.samples import find_images, find_near_duplicates, find_reach, take_down
 from alchemist_core.store.subsets import published_version, rater_of_subset
 from alchemist_core.subsets.places import place_of
 from alchemist_core.telemetry import say
@@ -84,7 +84,7 @@ def run(config: TakedownConfig) -> TakedownReport:
         published_subsets=published,
         successors=successors, models=sorted({model for row in reached for model in row.models}),
         models_that_may=sorted({model for row in reached for model in row.other_models}),
-        materialized=[place_of(uri) for row in reached for uri in row.copy_uris],
+        materialized=[place_of(uri) for row in reached for uri in row.all_materialized_uris],
         lookalikes=lookalikes, to_do=to_do,
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def _images(config: TakedownConfig) -> list[bytes]:
 
 
 def _lookalikes(images: list[bytes]) -> list[dict[str, Any]]:
-    found = {bytes(row.image_hash): row for image in images for row in find_lookalikes(open_store(), image)}
+    found = {bytes(row.image_hash): row for image in images for row in find_near_duplicates(open_store(), image)}
     return [
         {
             "image_hash": image_hash.hex(), "distance": row.distance, "n_pairs": row.n_pairs, "caption": row.caption[:80],

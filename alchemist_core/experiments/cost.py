@@ -11,7 +11,7 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 
 
@@ -64,7 +64,7 @@ def count_pairs(config: TrialsConfig, seed: int) -> int:
         return config.scenes_of(seed).n_train
     engine = open_store()
     dataset = find_dataset(engine, config.dataset.format(seed=seed))
-    return len(read_training_pairs(engine, dataset.dataset_id))
+    return len(read_training_samples(engine, dataset.dataset_id))
 
 
 def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rater: str) -> dict[str, Any]:

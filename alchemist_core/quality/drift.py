@@ -276,9 +276,9 @@ class Night:
         if scale is not None:
             knots = np.array(scale.knot_scores), np.array(scale.knot_ranks)
             return FROM_SCALE, reference_of_scale(*knots, scale.n_reference)
-        quantiles = self.rater.certificate.get("score_quantiles")
+        quantiles = self.rater.acceptance_report.get("score_quantiles")
         if quantiles:
-            n = int(self.rater.certificate.get("n_scores", len(quantiles)))
+            n = int(self.rater.acceptance_report.get("n_scores", len(quantiles)))
             return FROM_CERTIFICATE, merge([(np.array(quantiles, np.float64), n)])
         return None, None
 

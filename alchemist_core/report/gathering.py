@@ -34,7 +34,7 @@ from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warnin
 from alchemist_core.store import models, overviews
 from alchemist_core.store.experiments import list_experiments
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.samples import read_pair_locations
+from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 from alchemist_core.subsets.changes import find_changes
@@ -157,7 +157,7 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
 def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
     rater = rater_of_subset(engine, row)
     trained = [model.model_id for model in models.models_to_compare(engine, row.subset_id, rater.name)]
-    newest = models.newest_contract(engine, trained, metric="heldout_loss")
+    newest = models.newest_protocol(engine, trained, metric="heldout_loss")
     if newest is None:
         return []
     found = models.read_evaluations(engine, trained, newest)
@@ -177,7 +177,7 @@ def _metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
 def _sheets(engine: Engine, snapshot: Snapshot, on_progress: Callable[[int, int, str], None]) -> Sequence[ContactSheet]:
     picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
     position = {snapshot.pairs.pair_hash_N32[i].tobytes(): i for indices in picked.values() for i in indices}
-    rows = read_pair_locations(engine, list(position))
+    rows = read_first_locations(engine, list(position))
     images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, on_progress)
     tiles: dict[int, Tile] = {}
     for image, caption, pair_hash in zip(images, captions, hashes, strict=True):

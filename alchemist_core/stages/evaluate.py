@@ -24,7 +24,7 @@ from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, rater_of_subset
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.training.sample_reading import StoredPairs, read_images
@@ -82,19 +82,19 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
     if config.contract not in {METRIC, FLOW_METRIC} and (average := read_average(config.contract)) is not None:
         averages = AverageEvaluation(stage_run, *average)
         n_measured = averages.measure(trained)
-        return _report(engine, subset, trained, averages.contract_id, metric=averages.title, n_measured=n_measured)
-    rows = read_training_pairs(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
+        return _report(engine, subset, trained, averages.protocol_id, metric=averages.title, n_measured=n_measured)
+    rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     if config.contract not in {METRIC, FLOW_METRIC}:
         images = ImageEvaluation(stage_run, rows, contract=config.contract, weights=config.weights)
         n_measured = images.measure(trained)
-        return _report(engine, subset, trained, images.contract_id, metric=images.title, n_measured=n_measured)
-    contract_id = models.store_contract(engine, flow_contract(rows) if is_flux else heldout_contract(rater, rows))
-    measured = models.evaluated_models(engine, contract_id, config.contract)
+        return _report(engine, subset, trained, images.protocol_id, metric=images.title, n_measured=n_measured)
+    protocol_id = models.store_protocol(engine, flow_contract(rows) if is_flux else heldout_contract(rater, rows))
+    measured = models.evaluated_models(engine, protocol_id, config.contract)
     missing, n_measured = [model for model in trained if model.model_id not in measured], 0
     if missing:
         side = None if is_flux else rater.config["training"]["resolution"]
-        n_measured = _measure(stage_run, missing, rows, contract_id, metric=config.contract, side=side)
-    return _report(engine, subset, trained, contract_id, metric=config.contract, n_measured=n_measured)
+        n_measured = _measure(stage_run, missing, rows, protocol_id, metric=config.contract, side=side)
+    return _report(engine, subset, trained, protocol_id, metric=config.contract, n_measured=n_measured)
 
 
 def _refuse_geneval(contract: str) -> None:
@@ -157,7 +157,7 @@ def flow_contract(rows: Any) -> dict[str, Any]:
 
 
 def _measure(
-    stage_run: StageRun, missing: list[models.ModelRow], rows: Any, contract_id: int, *, metric: str, side: int | None
+    stage_run: StageRun, missing: list[models.ModelRow], rows: Any, protocol_id: int, *, metric: str, side: int | None
 ) -> int:
     hold_device(stage_run)
     from alchemist_core.metrics.heldout import heldout_losses  # noqa: PLC0415
@@ -169,14 +169,14 @@ def _measure(
     if side is not None:
         pairs = Pairs(*read_images(rows, side, stage_run.report)[:2])
     done = 0
-    for done, model in enumerate(take_unmeasured(stage_run, missing, contract_id=contract_id, metric=metric), 1):
+    for done, model in enumerate(take_unmeasured(stage_run, missing, protocol_id=protocol_id, metric=metric), 1):
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
         if (flux := read_config(path).flux) is not None:
             pairs = StoredPairs(rows, flux.resolution, stage_run.report)
         assert pairs is not None
         loss_N = heldout_losses(path, pairs)
         models.store_evaluation(
-            stage_run.engine, model_id=model.model_id, contract_id=contract_id, metric=metric,
+            stage_run.engine, model_id=model.model_id, protocol_id=protocol_id, metric=metric,
             value=float(loss_N.mean()), n=len(loss_N), run_id=stage_run.run_id,
         )  # fmt: skip
         stage_run.report(done, len(missing), f"{model.arm} seed {model.seed}: {loss_N.mean():.4f}")
@@ -187,19 +187,19 @@ def _report(
     engine: Engine,
     subset: SubsetRow,
     trained: Sequence[models.ModelRow],
-    contract_id: int,
+    protocol_id: int,
     *,
     metric: str,
     n_measured: int,
 ) -> EvaluateReport:
-    _announce_if_worse(engine, subset, contract_id, metric)
+    _announce_if_worse(engine, subset, protocol_id, metric)
     values: dict[str, list[float]] = {}
-    for row in models.read_evaluations(engine, [model.model_id for model in trained], contract_id):
+    for row in models.read_evaluations(engine, [model.model_id for model in trained], protocol_id):
         if row.metric == metric:
             values.setdefault(row.arm, []).append(row.value)
     return EvaluateReport(
         subset=subset.title,
-        contract=contract_id,
+        contract=protocol_id,
         metric=metric,
         n_measured=n_measured,
         n_reused=len(trained) - n_measured,
@@ -207,15 +207,15 @@ def _report(
     )
 
 
-def _announce_if_worse(engine: Engine, subset: SubsetRow, contract_id: int, metric: str) -> None:
+def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metric: str) -> None:
     """Tell people where the whole interval of the gain over random is below 0, once a version and contract."""
     for row in read_comparisons(engine, subset.subset_id):
-        is_asked = (row.arm, row.metric, row.contract_id) == ("subset", metric, contract_id)
+        is_asked = (row.arm, row.metric, row.protocol_id) == ("subset", metric, protocol_id)
         if not is_asked or row.gain_high is None or row.gain_high >= 0:
             continue
         event = Event(
             kind="worse_than_random",
-            key=f"worse_than_random:{subset.subset_id}:{contract_id}:{metric}",
+            key=f"worse_than_random:{subset.subset_id}:{protocol_id}:{metric}",
             what_happened=f"{subset.title} is worse than a random subset of its size in {metric}: gain {row.gain:.4f}, "
             f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_seeds} seeds.",
             where_to_look=page_of_this_task("evaluationregression"),

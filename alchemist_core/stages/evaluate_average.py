@@ -13,7 +13,7 @@ from alchemist_core.stages.sharing import take_unmeasured
 from alchemist_core.store import models
 from alchemist_core.store.models import ModelRow
 
-Ingredient = models.NamedContract
+Ingredient = models.NamedProtocol
 
 
 class AverageEvaluation:
@@ -27,7 +27,7 @@ class AverageEvaluation:
         }
         pinned = {part: one.contract for part, one in self.ingredients.items()}
         self.title = name_average(**pinned)
-        self.contract_id = models.agree_on_contract(engine, name, {"metric": AVERAGE} | pinned)
+        self.protocol_id = models.agree_on_protocol(engine, name, {"metric": AVERAGE} | pinned)
 
     def measure(self, trained: Sequence[ModelRow]) -> int:
         """Store the average of each model that has none yet; return their number.
@@ -36,17 +36,17 @@ class AverageEvaluation:
             ConfigError: A model lacks an ingredient.
         """
         engine = self.stage_run.engine
-        measured = models.evaluated_models(engine, self.contract_id, self.title)
+        measured = models.evaluated_models(engine, self.protocol_id, self.title)
         missing = [model for model in trained if model.model_id not in measured]
         found = {part: _read(engine, one, missing) for part, one in self.ingredients.items()}
         done = 0
-        for model in take_unmeasured(self.stage_run, missing, contract_id=self.contract_id, metric=self.title):
+        for model in take_unmeasured(self.stage_run, missing, protocol_id=self.protocol_id, metric=self.title):
             parts = {part: values[model.model_id] for part, values in found.items()}
             value = average_score(parts["clip_score"].value, parts["fid"].value)
             # Under their own names first, which tell tables that a FID is better when lower.
             beside = {f"{_title(self.ingredients[part])}_of_average": one.value for part, one in parts.items()}
             models.store_values(
-                engine, {self.title: value} | beside, model_id=model.model_id, contract_id=self.contract_id,
+                engine, {self.title: value} | beside, model_id=model.model_id, protocol_id=self.protocol_id,
                 n=min(one.n for one in parts.values()), run_id=self.stage_run.run_id,
             )  # fmt: skip
             done += 1
@@ -73,8 +73,8 @@ def find_ingredient(engine: Engine, name: str) -> Ingredient:
 
 
 def _read(engine: Engine, ingredient: Ingredient, missing: Sequence[ModelRow]) -> Mapping[int, _Stored]:
-    title, name = _title(ingredient), ingredient.contract["name"]
-    rows = models.read_evaluations(engine, [model.model_id for model in missing], ingredient.contract_id)
+    title, name = _title(ingredient), ingredient.protocol["name"]
+    rows = models.read_evaluations(engine, [model.model_id for model in missing], ingredient.protocol_id)
     found = {row.model_id: _Stored(row.value, row.n) for row in rows if row.metric == title}
     for model in missing:
         if model.model_id not in found:
@@ -85,5 +85,5 @@ def _read(engine: Engine, ingredient: Ingredient, missing: Sequence[ModelRow]) -
 
 
 def _title(ingredient: Ingredient) -> str:
-    fields = {key: value for key, value in ingredient.contract.items() if key != "name"}
+    fields = {key: value for key, value in ingredient.protocol.items() if key != "name"}
     return Contract.model_validate(fields).title

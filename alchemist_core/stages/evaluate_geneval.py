@@ -27,7 +27,7 @@ class AgreedGeneval:
     """A pinned contract, whose images were drawn from one trained model."""
 
     contract: Contract
-    contract_id: int
+    protocol_id: int
     model_id: int
 
     @property
@@ -78,17 +78,17 @@ def agree_on_geneval(name: str, folder: Path, *, detector: Path, clip: Path, nam
     model = find_model(engine, drawn["model"])
     if model is None:
         raise ConfigError(f"{folder / _DRAWN} names the model {drawn['model']!r}, which this store does not have.")
-    return AgreedGeneval(contract, models.agree_on_contract(engine, contract_name, contract.as_json()), model.model_id)
+    return AgreedGeneval(contract, models.agree_on_protocol(engine, contract_name, contract.as_json()), model.model_id)
 
 
 def store_scores(agreed: AgreedGeneval, scores: dict[str, float]) -> None:
     """Store the mean over the tasks and each task's share, once a model."""
     title, engine = agreed.contract.title, open_store()
-    if agreed.model_id in evaluated_models(engine, agreed.contract_id, title):
+    if agreed.model_id in evaluated_models(engine, agreed.protocol_id, title):
         return
     values = {title if tag == "overall" else f"{title}_{tag}": value for tag, value in scores.items()}
     models.store_values(
-        engine, values, model_id=agreed.model_id, contract_id=agreed.contract_id, n=agreed.contract.n_images
+        engine, values, model_id=agreed.model_id, protocol_id=agreed.protocol_id, n=agreed.contract.n_images
     )
 
 

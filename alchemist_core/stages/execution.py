@@ -227,7 +227,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         raise
     heartbeat.stop()
     _free_device_memory()
-    fields = {"report": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
+    fields = {"result": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
     finish_run(
         run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began - run.waited_seconds)
     )
@@ -271,8 +271,8 @@ def _follow(engine: Engine, key: RunKey) -> RunState | None:
 
 
 def _outcome(ended: RunState, report_type: type[R]) -> R:
-    if ended.state == "failed" or ended.report is None:
+    if ended.state == "failed" or ended.result is None:
         error = AlchemistError(f"The followed run {ended.run_id} failed: {ended.error}")
         error.exit_code = ended.exit_code or 1
         raise error
-    return report_type.model_validate(ended.report)
+    return report_type.model_validate(ended.result)

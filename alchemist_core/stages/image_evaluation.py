@@ -47,7 +47,7 @@ class ImageEvaluation:
             )
         self.labels = _read_labels(stage_run.engine, rows, draft.categories)
         self.contract = self._pin(draft)
-        self.contract_id = models.agree_on_contract(stage_run.engine, name, self.contract.as_json())
+        self.protocol_id = models.agree_on_protocol(stage_run.engine, name, self.contract.as_json())
 
     @property
     def title(self) -> str:
@@ -57,7 +57,7 @@ class ImageEvaluation:
     def measure(self, trained: Sequence[ModelRow]) -> int:
         """Measure the models that have no value yet; return their number."""
         engine = self.stage_run.engine
-        measured = models.evaluated_models(engine, self.contract_id, self.title)
+        measured = models.evaluated_models(engine, self.protocol_id, self.title)
         missing = [model for model in trained if model.model_id not in measured]
         if not missing:
             return 0
@@ -68,11 +68,11 @@ class ImageEvaluation:
         metric = ImageMetric(self.contract, self.weights, self._references(), labels)
         done = 0
         for done, model in enumerate(
-            take_unmeasured(self.stage_run, missing, contract_id=self.contract_id, metric=self.title), 1
+            take_unmeasured(self.stage_run, missing, protocol_id=self.protocol_id, metric=self.title), 1
         ):
             values = metric.measure(read_set(self._draw(model)))
             models.store_values(
-                engine, values, model_id=model.model_id, contract_id=self.contract_id, n=self.contract.n_images,
+                engine, values, model_id=model.model_id, protocol_id=self.protocol_id, n=self.contract.n_images,
                 run_id=self.stage_run.run_id,
             )  # fmt: skip
             note = f"{model.arm} seed {model.seed}: {self.title} {values[self.title]:.5g}"

@@ -19,10 +19,10 @@ from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.collective import hold_together, wait_for_all
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
-from alchemist_core.store.eligible import EligiblePairs
+from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.manifests import list_hashes, members_sha256
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.subsets.drawing import draw, redraw
@@ -50,10 +50,10 @@ class LossRanking:
         again = draw(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
         return list_hashes(pairs.pair_hash_N32[again.member_K])
 
-    def _losses(self, eligible: EligiblePairs, config: DownstreamConfig) -> NDArray[np.float64]:
+    def _losses(self, eligible: EligibleSamples, config: DownstreamConfig) -> NDArray[np.float64]:
         engine = self._stage_run.engine
         dataset = find_dataset(engine, self._rater.config["validation"])
-        rows = read_training_pairs(engine, dataset.dataset_id)
+        rows = read_training_samples(engine, dataset.dataset_id)
         validation = [bytes(row.pair_hash) for row in rows]
         trained = fingerprint([config.model_dump(mode="json"), self._rater.name, members_sha256(validation)])
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")

@@ -25,12 +25,12 @@ def hold_resource(stage_run: StageRun, resource: str) -> Iterator[None]:
 
 
 def take_unmeasured(
-    stage_run: StageRun, trained: Sequence[models.ModelRow], *, contract_id: int, metric: str
+    stage_run: StageRun, trained: Sequence[models.ModelRow], *, protocol_id: int, metric: str
 ) -> Iterator[models.ModelRow]:
     """Give each model that has no value yet, alone with it: what another run measures meanwhile is not given."""
     for model in trained:
-        with hold_resource(stage_run, f"value:{contract_id}:{metric}:{model.model_id}"):
-            if model.model_id not in models.evaluated_models(stage_run.engine, contract_id, metric):
+        with hold_resource(stage_run, f"value:{protocol_id}:{metric}:{model.model_id}"):
+            if model.model_id not in models.evaluated_models(stage_run.engine, protocol_id, metric):
                 yield model
 
 

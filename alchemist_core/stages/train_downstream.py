@@ -21,9 +21,9 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.store import models
-from alchemist_core.store.eligible import EligiblePairs
+from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.manifests import list_hashes, members_sha256, read_manifest
-from alchemist_core.store.samples import read_pair_locations
+from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, rater_of_subset, store_members
 from alchemist_core.store.tables import AnyRow
@@ -42,7 +42,7 @@ class Arms:
     """What the arms of one subset are drawn from."""
 
     subset: SubsetRow
-    eligible: EligiblePairs
+    eligible: EligibleSamples
     truth: Path | None
 
     def members(self, arm: str, seed: int) -> list[bytes]:
@@ -230,7 +230,7 @@ class Comparison:
         return True
 
     def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> StoredPairs:
-        rows = read_pair_locations(stage_run.engine, sorted(set(members)))
+        rows = read_first_locations(stage_run.engine, sorted(set(members)))
         row_of = {bytes(row.pair_hash): row for row in rows}
         if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:
             raise DataError(

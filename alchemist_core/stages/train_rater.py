@@ -15,7 +15,7 @@ from alchemist_core.stages.execution import StageRun
 from alchemist_core.store import raters
 from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_pairs
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import RaterTrainingConfig
@@ -68,7 +68,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}
     if (known := raters.find_trained(stage_run.engine, identity)) is not None:
         return TrainRaterReport(
-            rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.certificate), **n_pairs
+            rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.acceptance_report), **n_pairs
         )
     hold_device(stage_run)
     from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
@@ -104,7 +104,7 @@ def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity
     raters.register_rater(
         stage_run.engine, name=name, rule=config.training.rule, config=config.as_json(), identity_hash=identity,
         checkpoint_uri=f"raters/{name}", checkpoint_sha256=folder_sha256(artifact_path(f"raters/{name}")),
-        certificate=metrics, run_id=stage_run.run_id,
+        acceptance_report=metrics, run_id=stage_run.run_id,
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tup
     # Of 30 million pairs a run reads some hundred thousand: memory holds those alone.
     n_read = config.training.n_read if field == "dataset" else None
     limits = [n for n in (config.max_pairs, n_read) if n is not None]
-    rows = read_training_pairs(engine, dataset.dataset_id, max_pairs=min(limits, default=None))
+    rows = read_training_samples(engine, dataset.dataset_id, max_pairs=min(limits, default=None))
     if len(rows) == n_read:
         say(f"{dataset.name}: the first {len(rows):,} pairs by hash, as many as all steps read.")
     return _enough(config, dataset.name, rows)

@@ -68,13 +68,13 @@ class Moment:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the query `eligible_pairs`."""
+        """Return the parameters of the query `candidate_samples`."""
         names = ("rater_id", "last_takedown_id", "last_compared_id", "duplicates", "score", "last_retirement_id")
         return {"night_ids": list(self.night_ids)} | {name: asdict(self)[name] for name in names}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EligiblePairs:
+class EligibleSamples:
     """Aligned arrays of a pool, in the order of pair_hash."""
 
     pair_hash_N32: NDArray[np.uint8]
@@ -100,14 +100,14 @@ class EligiblePairs:
         """Count the eligible pairs."""
         return int(np.count_nonzero(self.open_mask())) if self.excluded_N.any() else len(self)
 
-    def open_pairs(self) -> "EligiblePairs":
+    def open_pairs(self) -> "EligibleSamples":
         """Return the eligible pairs alone; itself where nothing is excluded."""
         return self if not self.excluded_N.any() else self.take(np.flatnonzero(self.open_mask()))
 
-    def take(self, place_K: NDArray[np.int64]) -> "EligiblePairs":
+    def take(self, place_K: NDArray[np.int64]) -> "EligibleSamples":
         """Return some of the pairs."""
         columns = {name: None if column is None else column[place_K] for name, column in self.columns().items()}
-        return EligiblePairs(**columns, n_taken_down=self.n_taken_down, n_unscored=self.n_unscored)  # type: ignore[arg-type]
+        return EligibleSamples(**columns, n_taken_down=self.n_taken_down, n_unscored=self.n_unscored)  # type: ignore[arg-type]
 
     def columns(self) -> dict[str, NDArray[Any] | None]:
         """Return the arrays by name."""
@@ -147,7 +147,7 @@ FILTER_COLUMNS: Mapping[str, type[Any]] = {
 Columns = dict[str, NDArray[Any]]
 
 
-def read_pool(connection: Connection, moment: Moment) -> EligiblePairs:
+def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
     """Read a pool as it was at a moment.
 
     Args:
@@ -170,7 +170,7 @@ def read_pool(connection: Connection, moment: Moment) -> EligiblePairs:
     if moment.with_sources:
         columns["source_N"] = _number(columns["source_N"])
     first_bits_N = np.ascontiguousarray(columns["pair_hash_N32"][:, :8]).view(">i8").ravel().astype(np.int64)
-    return EligiblePairs(
+    return EligibleSamples(
         pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, **columns
     )
 
@@ -207,7 +207,7 @@ class _Reader:
 
     def read(self, span: dict[str, int]) -> Columns:
         """Return one range as columns, in no order."""
-        rows = copy_out(self._connection, load_query("eligible_pairs"), self._moment.parameters | span, PAIR_FIELDS)
+        rows = copy_out(self._connection, load_query("candidate_samples"), self._moment.parameters | span, PAIR_FIELDS)
         is_unscored = np.isnan(rows["score"]) & ~rows["is_taken_down"]
         self.n_taken_down += int(rows["is_taken_down"].sum())
         self.n_unscored += int(is_unscored.sum())
@@ -257,7 +257,7 @@ class _Reader:
 # A pool of 30 million is 1.9 GB; the newest are kept.
 MAX_POOLS = 4
 COUNTS = ("n_taken_down", "n_unscored")
-ARRAYS = tuple(field.name for field in fields(EligiblePairs) if field.name not in COUNTS)
+ARRAYS = tuple(field.name for field in fields(EligibleSamples) if field.name not in COUNTS)
 
 
 def scale_fingerprint(scale: RankScale) -> str:
@@ -265,7 +265,7 @@ def scale_fingerprint(scale: RankScale) -> str:
     return fingerprint([scale.knot_scores.tolist(), scale.knot_ranks.tolist()])
 
 
-def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligiblePairs] | None:
+def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] | None:
     """Return the eligible hash and the pool of a moment, its arrays mapped from their files; none if it is not kept as it was.
 
     Args:
@@ -289,10 +289,10 @@ def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligiblePairs] | N
         if should_verify and not all(threads.map(lambda column: column[1] == _sha256(column[0]), sealed)):
             return None
     columns: dict[str, Any] = {name: column for name, (column, _) in zip(names, sealed, strict=True)}
-    return str(note["eligible_hash"]), EligiblePairs(**columns, **counts)
+    return str(note["eligible_hash"]), EligibleSamples(**columns, **counts)
 
 
-def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
+def keep_pool(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
     """Keep the pool of a moment in place of what is there, if the disk allows; those that were not used for longest go."""
     _folder().mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=_folder()))
@@ -312,7 +312,7 @@ def keep_pool(key: str, eligible_hash: str, pairs: EligiblePairs) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def rank_pool(key: str, pairs: EligiblePairs, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
+def rank_pool(key: str, pairs: EligibleSamples, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
     """Return a pool's ranks on a scale, from the file beside it or into it."""
     path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
     kept = _map(path)
@@ -388,7 +388,7 @@ def read_nights(connection: Connection, rater_id: int, **which: list[Any]) -> tu
     return tuple(NightFacts(*row) for row in connection.execute(load_query("decided_nights"), parameters))
 
 
-class PoolRequest:
+class EligibleRequest:
     """A pool that is wanted: as of a moment, of some nights."""
 
     def __init__(self, moment: Moment, nights: Sequence[NightFacts], *, should_verify: bool) -> None:
@@ -402,7 +402,7 @@ class PoolRequest:
         self._moment, self._nights, self._should_verify = moment, nights, should_verify
         self._found = ""
 
-    def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligiblePairs]:
+    def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligibleSamples]:
         """Return the eligible hash and the pool: the kept one, else read from the store and kept.
 
         Args:
@@ -413,12 +413,12 @@ class PoolRequest:
         kept = find_pool(self._found, should_verify=self._should_verify) if may_be_kept else None
         if kept is not None:
             return kept
-        pairs = read_pool(connection, self._moment)
+        pairs = read_eligible(connection, self._moment)
         eligible_hash = pairs.sha256()
         keep_pool(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
 
-    def rank(self, pairs: EligiblePairs, scale: RankScale) -> NDArray[np.float64]:
+    def rank(self, pairs: EligibleSamples, scale: RankScale) -> NDArray[np.float64]:
         """Return the ranks of the pool that was got."""
         return rank_pool(self._found, pairs, scale, should_verify=self._should_verify)
 

@@ -152,7 +152,7 @@ def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequenc
     """Return a shard's good locations whose pair the rater has not scored, in the tar's order, with the picture's bytes."""
     parameters = {"shard_id": shard_id, "rater_id": rater_id, "image_exts": sorted(IMAGE_EXTS)}
     with engine.connect() as connection:
-        return connection.execute(load_query("unscored_pairs"), parameters).all()
+        return connection.execute(load_query("unscored_samples"), parameters).all()
 
 
 def commit_shard(
@@ -193,7 +193,7 @@ def _commit(
 ) -> ShardCounts:
     night_id = _begin_commit(connection, claimed, scope)
     copied = copy_scores(connection, scope.rater_id, outcome)
-    store_measures(connection, outcome)
+    store_heuristics(connection, outcome)
     shard_id, run_id = claimed.shard.shard_id, provenance.run_id
     if outcome.faults:
         insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=scope.rater_id, run_id=run_id)
@@ -230,7 +230,7 @@ def copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) ->
     return {"n_computed": n_computed, "first_id": first_id, "last_id": last_id}
 
 
-def store_measures(connection: Connection, outcome: ShardOutcome) -> None:
+def store_heuristics(connection: Connection, outcome: ShardOutcome) -> None:
     """Store the heuristics of pictures that had none."""
     if not len(outcome.measured_id_N):
         return
@@ -238,7 +238,7 @@ def store_measures(connection: Connection, outcome: ShardOutcome) -> None:
     columns: dict[str, NDArray[Any]] = {"sample_id": outcome.measured_id_N}
     columns |= dict(zip(MEASURES, outcome.measure_NM.T, strict=True))
     copy_columns(connection, "measured", columns)
-    connection.execute(load_query("store_measures"))
+    connection.execute(load_query("store_heuristics"))
 
 
 def without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome) -> ShardOutcome:
@@ -345,7 +345,7 @@ def _commit_retry(
     put_back = (bad.shard_id == shard_id, bad.rater_id == rater_id, bad.ordinal.in_(retry.ordinals))
     connection.execute(delete(bad).where(*put_back))
     copied = copy_scores(connection, rater_id, outcome)
-    store_measures(connection, outcome)
+    store_heuristics(connection, outcome)
     insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=rater_id, run_id=provenance.run_id)
     still_bad = {fault.ordinal for fault in outcome.faults}
     _join_night(connection, retry.claimed.shard, rater_id, [i for i in retry.ordinals if i not in still_bad])

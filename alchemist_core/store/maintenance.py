@@ -32,7 +32,7 @@ def remove_expired_leases(engine: Engine) -> tuple[int, int]:
 
 def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> int:
     """End sessions of readers that run past the bound, whatever timeouts they have set; returns how many."""
-    sweep = text("SELECT pid FROM alchemist.end_long_reads(make_interval(secs => :most_s)) WHERE is_told")
+    sweep = text("SELECT pid FROM alchemist.end_long_reads(make_interval(secs => :most_s)) WHERE is_signalled")
     return len(connection.execute(sweep, {"most_s": most_s}).all())
 
 
@@ -49,7 +49,7 @@ def complete_takedowns(engine: Engine) -> tuple[int, int]:
 
 
 def _is_held(engine: Engine, image_hash: bytes) -> bool:
-    return any(row.state == "published" or row.copy_uris for row in find_reach(engine, [image_hash]))
+    return any(row.state == "published" or row.all_materialized_uris for row in find_reach(engine, [image_hash]))
 
 
 def _note_removed(engine: Engine, image_hashes: Sequence[bytes]) -> None:

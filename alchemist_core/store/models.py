@@ -1,4 +1,4 @@
-"""Trained models, evaluation contracts and metric values: each stored once."""
+"""Trained models, evaluation protocols and metric values: each stored once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from alchemist_core.config import fingerprint
 from alchemist_core.protocols.protocol import refuse_differences
 from alchemist_core.store.leases import take_lock
-from alchemist_core.store.tables import AnyRow, Evaluation, EvaluationContract, Model
+from alchemist_core.store.tables import AnyRow, Evaluation, EvaluationProtocol, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,54 +55,54 @@ def models_to_compare(engine: Engine, subset_id: int, rater_name: str, *, is_flu
         return [ModelRow(*row) for row in connection.execute(statement)]
 
 
-def store_contract(engine: Engine, contract: dict[str, Any]) -> int:
-    """Return the contract's id, stored on first use."""
-    contract_hash = fingerprint(contract)
+def store_protocol(engine: Engine, protocol: dict[str, Any]) -> int:
+    """Return the id of an evaluation protocol; it is stored on first use."""
+    protocol_hash = fingerprint(protocol)
     with engine.begin() as connection:
-        statement = upsert(EvaluationContract).values(contract_hash=contract_hash, contract=contract)
-        connection.execute(statement.on_conflict_do_nothing(index_elements=["contract_hash"]))
-        find = select(EvaluationContract.contract_id).where(EvaluationContract.contract_hash == contract_hash)
+        statement = upsert(EvaluationProtocol).values(protocol_hash=protocol_hash, protocol=protocol)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["protocol_hash"]))
+        find = select(EvaluationProtocol.protocol_id).where(EvaluationProtocol.protocol_hash == protocol_hash)
         return connection.execute(find).scalar_one()
 
 
-def find_contract(engine: Engine, contract: dict[str, Any]) -> int | None:
-    """Return the contract's id, if anything was measured under it."""
-    statement = select(EvaluationContract.contract_id).where(EvaluationContract.contract_hash == fingerprint(contract))
+def find_protocol(engine: Engine, protocol: dict[str, Any]) -> int | None:
+    """Return the id of an evaluation protocol, or None if no value was measured under it."""
+    statement = select(EvaluationProtocol.protocol_id).where(EvaluationProtocol.protocol_hash == fingerprint(protocol))
     with engine.connect() as connection:
         return connection.execute(statement).scalar()
 
 
-def evaluated_models(engine: Engine, contract_id: int, metric: str) -> set[int]:
-    """Return the models that have this metric under this contract."""
-    statement = select(Evaluation.model_id).where(Evaluation.contract_id == contract_id, Evaluation.metric == metric)
+def evaluated_models(engine: Engine, protocol_id: int, metric: str) -> set[int]:
+    """Return the models that have this metric under this protocol."""
+    statement = select(Evaluation.model_id).where(Evaluation.protocol_id == protocol_id, Evaluation.metric == metric)
     with engine.connect() as connection:
         return set(connection.execute(statement).scalars())
 
 
 def store_evaluation(engine: Engine, **fields: Any) -> None:
-    """Store a metric value; a second one of the same model, contract and metric is refused by the table."""
+    """Store a metric value; the table refuses a second one of the same model, protocol and metric."""
     with engine.begin() as connection:
         connection.execute(insert(Evaluation).values(**fields))
 
 
-def read_evaluations(engine: Engine, model_ids: Sequence[int], contract_id: int) -> Sequence[AnyRow]:
-    """Return arm, retention, seed, n_samples, n_steps, metric, value and n of models under a contract."""
+def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int) -> Sequence[AnyRow]:
+    """Return arm, retention, seed, n_samples, n_steps, metric, value and n of models under a protocol."""
     columns = (Model.model_id, Model.arm, Model.retention, Model.seed, Model.n_samples, Model.n_steps)
     statement = (
         select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n)
         .join(Evaluation, Evaluation.model_id == Model.model_id)
-        .where(Model.model_id.in_(model_ids), Evaluation.contract_id == contract_id)
-        # Of several models of one arm and seed the newest comes last: who keeps one value a seed keeps that one, as the views do.
+        .where(Model.model_id.in_(model_ids), Evaluation.protocol_id == protocol_id)
+        # Of several models of one arm and seed the newest comes last, so a dict by seed keeps the same one as the views.
         .order_by(Model.arm, Model.seed, Model.model_id)
     )
     with engine.connect() as connection:
         return connection.execute(statement).all()
 
 
-def newest_contract(engine: Engine, model_ids: Sequence[int], *, metric: str) -> int | None:
-    """Return the contract under which any of the models last got this metric."""
+def newest_protocol(engine: Engine, model_ids: Sequence[int], *, metric: str) -> int | None:
+    """Return the protocol under which this metric was measured last for any of the models."""
     statement = (
-        select(Evaluation.contract_id)
+        select(Evaluation.protocol_id)
         .where(Evaluation.model_id.in_(model_ids), Evaluation.metric == metric)
         .order_by(Evaluation.evaluation_id.desc())
         .limit(1)
@@ -111,46 +111,46 @@ def newest_contract(engine: Engine, model_ids: Sequence[int], *, metric: str) ->
         return connection.execute(statement).scalar()
 
 
-class NamedContract(NamedTuple):
-    """A contract that something was measured under, its name among its fields."""
+class NamedProtocol(NamedTuple):
+    """Evaluation protocol that has a name among its fields."""
 
-    contract_id: int
-    contract: dict[str, Any]
+    protocol_id: int
+    protocol: dict[str, Any]
 
 
-def find_named(engine: Engine, name: str) -> NamedContract | None:
-    """Return the contract of a name, if anything was measured under it."""
-    statement = select(EvaluationContract.contract_id, EvaluationContract.contract)
+def find_named(engine: Engine, name: str) -> NamedProtocol | None:
+    """Return the protocol of a name, or None if no value was measured under it."""
+    statement = select(EvaluationProtocol.protocol_id, EvaluationProtocol.protocol)
     with engine.connect() as connection:
-        found = connection.execute(statement.where(EvaluationContract.contract["name"].astext == name)).one_or_none()
-    return None if found is None else NamedContract(*found)
+        found = connection.execute(statement.where(EvaluationProtocol.protocol["name"].astext == name)).one_or_none()
+    return None if found is None else NamedProtocol(*found)
 
 
-def agree_on_contract(engine: Engine, name: str, contract: dict[str, Any]) -> int:
-    """Return the id of a named contract: stored on first use, the same ever after.
+def agree_on_protocol(engine: Engine, name: str, protocol: dict[str, Any]) -> int:
+    """Return the id of a named protocol; it is stored on first use and never changes.
 
     Raises:
-        ConfigError: Something was measured under this name before, and a field of the contract was another one then.
+        ConfigError: A value was measured under this name before, with another value in a field of the protocol.
     """
-    named = {"name": name} | contract
-    statement = select(EvaluationContract.contract_id, EvaluationContract.contract)
+    named = {"name": name} | protocol
+    statement = select(EvaluationProtocol.protocol_id, EvaluationProtocol.protocol)
     with engine.begin() as connection:
-        # Of two first evaluations at once, the later one meets the earlier one's contract.
-        take_lock(connection, f"contract {name}")
-        found = connection.execute(statement.where(EvaluationContract.contract["name"].astext == name)).one_or_none()
+        # Of two first evaluations at the same time, the second one finds the protocol of the first.
+        take_lock(connection, f"protocol {name}")
+        found = connection.execute(statement.where(EvaluationProtocol.protocol["name"].astext == name)).one_or_none()
         if found is None:
-            values = {"contract_hash": fingerprint(named), "contract": named}
-            made = insert(EvaluationContract).values(values).returning(EvaluationContract.contract_id)
+            values = {"protocol_hash": fingerprint(named), "protocol": named}
+            made = insert(EvaluationProtocol).values(values).returning(EvaluationProtocol.protocol_id)
             return connection.execute(made).scalar_one()
-    refuse_differences(found.contract, named, whose=f"contract {name}, as first used,")
-    return int(found.contract_id)
+    refuse_differences(found.protocol, named, whose=f"protocol {name}, as first used,")
+    return int(found.protocol_id)
 
 
 def store_values(
-    engine: Engine, values: dict[str, float], *, model_id: int, contract_id: int, n: int, run_id: int | None = None
+    engine: Engine, values: dict[str, float], *, model_id: int, protocol_id: int, n: int, run_id: int | None = None
 ) -> None:
-    """Store all values of one model under one contract, or none of them."""
-    shared = {"model_id": model_id, "contract_id": contract_id, "n": n, "run_id": run_id}
+    """Store all values of one model under one protocol, or none of them."""
+    shared = {"model_id": model_id, "protocol_id": protocol_id, "n": n, "run_id": run_id}
     with engine.begin() as connection:
         rows = [{"metric": metric, "value": value} | shared for metric, value in values.items()]
         connection.execute(insert(Evaluation), rows)

@@ -24,7 +24,9 @@ def read_nights(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
 
 def failed_ingests(engine: Engine, nights: Sequence[tuple[str, date]]) -> dict[tuple[str, date], str]:
     """Return the error of each night whose newest ingest did not succeed."""
-    return {(row.dataset, row.crawl_date): row.error or "" for row in _of_nights(engine, "unread_of_nights", nights)}
+    return {
+        (row.dataset, row.crawl_date): row.error or "" for row in _of_nights(engine, "failed_ingests_of_nights", nights)
+    }
 
 
 def quarantine_of_nights(engine: Engine, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:
@@ -98,7 +100,7 @@ def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
     statement = text("""
         SELECT
             metric, arm, n_seeds, mean, gain, gain_low, gain_high, gain_over_full, gain_over_full_low, gain_over_full_high,
-            contract_id
+            protocol_id
         FROM alchemist.subset_comparisons
         WHERE subset_id = :subset_id ORDER BY metric, arm
     """)

@@ -15,7 +15,7 @@ from alchemist_core.selection.region import FittedRegion, Region, predict_gain
 from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.tables import Rater, RegionProbe, Run
+from alchemist_core.store.tables import Rater, RankWindow, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class RaterRow:
     state: str
     checkpoint_uri: str
     checkpoint_sha256: bytes
-    certificate: dict[str, Any]
+    acceptance_report: dict[str, Any]
     config: dict[str, Any]
     is_shadow: bool = False
 
@@ -48,7 +48,7 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
         statement = statement.where(Rater.state == "production")
     elif wanted == "newest":
         # Not the newest row: a training that found its rater again means that one, and so do the steps behind it.
-        last = select(Run.report["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
+        last = select(Run.result["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
         trained = last.order_by(Run.run_id.desc()).limit(1).scalar_subquery()
         statement = statement.order_by((Rater.name == trained).desc().nulls_last(), Rater.rater_id.desc()).limit(1)
     else:
@@ -101,9 +101,11 @@ def record_certificate(
     engine: Engine, rater: RaterRow, checks: Sequence[dict[str, Any]], *, is_certified: bool, actor: str
 ) -> None:
     """Store what an examination of a rater found, beside the figures of its training."""
-    certificate = rater.certificate | {"checks": list(checks), "is_certified": is_certified}
+    acceptance_report = rater.acceptance_report | {"checks": list(checks), "is_certified": is_certified}
     with engine.begin() as connection:
-        connection.execute(update(Rater).where(Rater.rater_id == rater.rater_id).values(certificate=certificate))
+        connection.execute(
+            update(Rater).where(Rater.rater_id == rater.rater_id).values(acceptance_report=acceptance_report)
+        )
         record_event(
             connection,
             actor,
@@ -174,7 +176,7 @@ def _production_name(connection: Connection) -> str | None:
 class RegionRow:
     """A stored probe."""
 
-    region_probe_id: int
+    rank_window_id: int
     rater_id: int
     drop_top_ratio: float
     mean_rank: float
@@ -191,7 +193,7 @@ class RegionRow:
         return FittedRegion(region, self.measurements["retention"], self.gain, self.gain_low, self.gain_high)
 
 
-REGION_COLUMNS = tuple(getattr(RegionProbe, name) for name in RegionRow.__slots__)
+REGION_COLUMNS = tuple(getattr(RankWindow, name) for name in RegionRow.__slots__)
 
 
 def find_region(engine: Engine, rater_id: int, retention: float) -> FittedRegion | None:
@@ -247,11 +249,11 @@ def _band_gains(cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | Non
 
 
 def _nearest_probe(engine: Engine, rater_id: int, retention: float) -> RegionRow | None:
-    statement = select(*REGION_COLUMNS).where(RegionProbe.rater_id == rater_id)
+    statement = select(*REGION_COLUMNS).where(RankWindow.rater_id == rater_id)
     with engine.connect() as connection:
         rows = [RegionRow(*row) for row in connection.execute(statement)]
     return min(
-        rows, key=lambda row: (abs(row.measurements["retention"] - retention), -row.region_probe_id), default=None
+        rows, key=lambda row: (abs(row.measurements["retention"] - retention), -row.rank_window_id), default=None
     )
 
 
@@ -270,8 +272,8 @@ def list_regions(engine: Engine) -> list[tuple[str, RegionRow]]:
     """Return every probe with its rater's name, newest first."""
     statement = (
         select(Rater.name, *REGION_COLUMNS)
-        .join(Rater, Rater.rater_id == RegionProbe.rater_id)
-        .order_by(RegionProbe.region_probe_id.desc())
+        .join(Rater, Rater.rater_id == RankWindow.rater_id)
+        .order_by(RankWindow.rank_window_id.desc())
     )
     with engine.connect() as connection:
         return [(row[0], RegionRow(*row[1:])) for row in connection.execute(statement)]
@@ -284,9 +286,9 @@ def store_region(engine: Engine, rater_id: int, fitted: FittedRegion, measuremen
         "rater_id": rater_id, "drop_top_ratio": region.drop_top_ratio, "mean_rank": region.mean_rank, "std_rank": region.std_rank,
         "gain": fitted.gain, "gain_low": fitted.gain_low, "gain_high": fitted.gain_high, "measurements": measurements,
     }  # fmt: skip
-    same = [getattr(RegionProbe, name) == value for name, value in fields.items()]
+    same = [getattr(RankWindow, name) == value for name, value in fields.items()]
     with engine.begin() as connection:
-        if connection.execute(select(RegionProbe.region_probe_id).where(*same)).first() is not None:
+        if connection.execute(select(RankWindow.rank_window_id).where(*same)).first() is not None:
             return False
-        connection.execute(insert(RegionProbe).values(**fields))
+        connection.execute(insert(RankWindow).values(**fields))
     return True

@@ -347,7 +347,7 @@ def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int
 
 PAIR_COLUMNS = (
     "ordinal", "key", "image_hash", "caption_hash", "pair_hash", "caption", "width", "height", "format", "perceptual_hash",
-    "source_url", "licence", "metadata", "member_exts", "member_offsets", "member_sizes", "content_hash",
+    "source_url", "licence", "metadata", "file_exts", "file_offsets", "file_sizes", "content_hash",
     "repair",
 )  # fmt: skip
 
@@ -358,7 +358,7 @@ def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -
         CREATE TEMPORARY TABLE incoming (
             ordinal integer, key text, image_hash bytea, caption_hash bytea, pair_hash bytea, caption text, width integer,
             height integer, format text, perceptual_hash bigint, source_url text, licence text, metadata jsonb,
-            member_exts text[], member_offsets bigint[], member_sizes bigint[], content_hash bytea,
+            file_exts text[], file_offsets bigint[], file_sizes bigint[], content_hash bytea,
             repair text
         ) ON COMMIT DROP
     """)
@@ -378,8 +378,8 @@ def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -
     ).rowcount
     statement = text("""
         INSERT INTO alchemist.sample_locations
-            (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash, repair)
-        SELECT :shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes, content_hash, repair
+            (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes, content_hash, repair)
+        SELECT :shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes, content_hash, repair
         FROM incoming INNER JOIN alchemist.samples USING (pair_hash)
     """)
     connection.execute(statement, {"shard_id": shard_id})

@@ -42,7 +42,7 @@ class RunState:
     run_id: int
     state: str
     progress: dict[str, Any]
-    report: dict[str, Any] | None
+    result: dict[str, Any] | None
     error: str | None
     exit_code: int | None
     host: str
@@ -86,7 +86,7 @@ def live_run(engine: Engine, key: RunKey) -> RunState | None:
 
 def read_run(connection: Connection, run_id: int) -> RunState:
     """Return the state of one run."""
-    names = ("run_id", "state", "progress", "report", "error", "exit_code", "host", "pid", "heartbeat_at")
+    names = ("run_id", "state", "progress", "result", "error", "exit_code", "host", "pid", "heartbeat_at")
     row = connection.execute(select(*(getattr(Run, name) for name in names)).where(Run.run_id == run_id)).one()
     return RunState(*row)
 
@@ -98,7 +98,7 @@ def beat(connection: Connection, run_id: int, progress: dict[str, Any]) -> None:
 
 
 def finish_run(engine: Engine, claim: RunClaim, *, state: str, **fields: Any) -> None:
-    """End a run (`report`, `error`, `exit_code`, `work_seconds`, `progress`, `device`, `cost`) and give its key back."""
+    """End a run (`result`, `error`, `exit_code`, `work_seconds`, `progress`, `device`, `cost`) and give its key back."""
     values = {"state": state, "finished_at": text("clock_timestamp()"), **fields}
     with engine.begin() as connection:
         connection.execute(update(Run).where(Run.run_id == claim.run_id, Run.state == "running").values(values))

@@ -25,21 +25,21 @@ from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Sample,
 _ROWS_A_COPY, _ROWS_A_BATCH = 250_000, 20_000
 
 
-def read_training_pairs(engine: Engine, dataset_id: int, *, max_pairs: int | None = None) -> Sequence[AnyRow]:
+def read_training_samples(engine: Engine, dataset_id: int, *, max_pairs: int | None = None) -> Sequence[AnyRow]:
     """Return a dataset's distinct pairs in the order of pair_hash, each with its first live location."""
     with engine.connect() as connection:
         return connection.execute(
-            load_query("training_pairs"), {"dataset_id": dataset_id, "max_pairs": max_pairs}
+            load_query("training_samples"), {"dataset_id": dataset_id, "max_pairs": max_pairs}
         ).all()
 
 
-def read_pair_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequence[AnyRow]:
+def read_first_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequence[AnyRow]:
     """Return the first live location of each pair; pairs without one (taken down, shard retired) are absent."""
     with engine.begin() as connection:
         connection.execute(text("CREATE TEMPORARY TABLE wanted (pair_hash bytea) ON COMMIT DROP"))
         copy_rows(connection, "wanted", ("pair_hash",), ((pair_hash,) for pair_hash in pair_hash_K))
         connection.execute(text("ANALYZE wanted"))
-        return connection.execute(load_query("pair_locations")).all()
+        return connection.execute(load_query("first_locations")).all()
 
 
 def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
@@ -101,14 +101,14 @@ _KEEP = """
 """
 
 
-def unjudged_pairs(engine: Engine, dataset_id: int) -> Iterator[tuple[Sequence[AnyRow], int]]:
+def samples_without_aesthetic(engine: Engine, dataset_id: int) -> Iterator[tuple[Sequence[AnyRow], int]]:
     """Yield the pairs without an aesthetic score, some thousands at a time, and how many ids are left to look at."""
     with engine.connect() as connection:
         last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
     for start in range(0, last, _RANGE):
         given = {"dataset_id": dataset_id, "after_id": start, "last_id": start + _RANGE}
         with engine.connect() as connection:
-            rows = connection.execute(load_query("unjudged_pairs"), given).all()
+            rows = connection.execute(load_query("samples_without_aesthetic"), given).all()
         yield rows, max(0, last - start - _RANGE)
 
 
@@ -154,7 +154,7 @@ def find_duplicates(engine: Engine, *, block_pairs: int = BLOCK_PAIRS) -> BlockC
         first_of = assign_firsts(same_as, ((row.sample_id, row.first_sample_id) for row in near))
         if first_of:
             moved = {"sample_ids": list(first_of), "first_ids": list(first_of.values())}
-            connection.execute(load_query("set_duplicates_aside"), moved)
+            connection.execute(load_query("move_duplicates"), moved)
         return BlockCounts(n_pairs, len(first_of))
 
 
@@ -181,11 +181,11 @@ def _next_block(connection: Connection, block_pairs: int) -> dict[str, int] | No
     return None if last_id is None else {"after_id": after_id, "last_id": int(last_id)}
 
 
-def find_lookalikes(engine: Engine, image_hash: bytes) -> list[AnyRow]:
+def find_near_duplicates(engine: Engine, image_hash: bytes) -> list[AnyRow]:
     """Return other pictures that look like one, nearest first: image_hash, distance, n_pairs and a caption of each."""
     parameters = {"image_hash": image_hash, "max_distance": MAX_DISTANCE}
     with engine.connect() as connection:
-        return list(connection.execute(load_query("find_lookalikes"), parameters))
+        return list(connection.execute(load_query("find_near_duplicates"), parameters))
 
 
 def list_groups(engine: Engine, *, n_groups: int) -> list[dict[str, Any]]:
@@ -238,14 +238,14 @@ MIN_DIGITS = 8
 CHUNK_ROWS = 250_000
 
 
-def find_pair(engine: Engine, named: str) -> AnyRow:
+def find_sample(engine: Engine, named: str) -> AnyRow:
     """Return the pair that a person names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id.
 
     Raises:
         ConfigError: If no pair or more than one is meant; the text says whether its place holds something that was set aside.
     """
     with engine.connect() as connection:
-        rows = connection.execute(load_query("find_pairs"), _parameters(named)).all()
+        rows = connection.execute(load_query("find_samples"), _parameters(named)).all()
     if len(rows) > 1:
         raise ConfigError(
             f"{named} begins the hash of more than one pair, {rows[0].pair_hash.hex()} is one: give more digits."

@@ -16,7 +16,7 @@ from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
-from alchemist_core.store.eligible import EligiblePairs, Moment, NightFacts, PoolRequest, frozen, read_nights
+from alchemist_core.store.eligible import EligibleSamples, Moment, NightFacts, EligibleRequest, frozen, read_nights
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
@@ -28,7 +28,7 @@ class Snapshot:
 
     snapshot_id: int | None
     rater: RaterRow
-    pairs: EligiblePairs
+    pairs: EligibleSamples
     scale: RankScale
     rank_N: NDArray[np.float64]
     eligible_hash: str
@@ -76,7 +76,7 @@ def take_snapshot(
         nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
         options = options or EligibleOptions()
         moment = _moment(connection, rater.rater_id, nights, options)
-        pool = PoolRequest(moment, nights, should_verify=should_store)
+        pool = EligibleRequest(moment, nights, should_verify=should_store)
         # What a condition or a heuristic reads may change at any time: a stored selection sees it as it is.
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
@@ -128,7 +128,7 @@ def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
         }
         moment = Moment(row.rater_id, tuple(row.night_ids), row.last_takedown_id, **options)
         nights = read_nights(connection, row.rater_id, night_ids=list(row.night_ids))
-        pool = PoolRequest(moment, nights, should_verify=True)
+        pool = EligibleRequest(moment, nights, should_verify=True)
         eligible_hash, pairs = pool.get(connection, may_be_kept=True)
     if eligible_hash != row.eligible_hash:
         raise DataError(
@@ -173,7 +173,7 @@ def _require_training_data(connection: Connection, names: Sequence[str]) -> None
             )
 
 
-def _effective(moment: Moment, pairs: EligiblePairs) -> dict[str, Any]:
+def _effective(moment: Moment, pairs: EligibleSamples) -> dict[str, Any]:
     """Return a snapshot's options; a condition that leaves nobody out is none, so that SQL draws from the snapshot too."""
     has_condition = bool((pairs.excluded_N == Exclusion.PREDICATE).any())
     return {name: value for name, value in moment.options().items() if name != "where" or has_condition}

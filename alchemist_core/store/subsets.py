@@ -118,7 +118,7 @@ class SubsetRow:
     manifest_uri: str
     state: str
     materialized_uri: str | None
-    copy_uris: list[str]
+    all_materialized_uris: list[str]
     curves: dict[str, Any] | None
     predecessor_id: int | None
     withdrawn_at: datetime | None
@@ -252,7 +252,7 @@ def withdraw_subset(
 
 def selection_report(engine: Engine, subset: SubsetRow) -> dict[str, Any]:
     """Return what `select` reported when it made a version; empty where its run is not kept."""
-    statement = select(Run.report).join(Subset, Subset.run_id == Run.run_id).where(Subset.subset_id == subset.subset_id)
+    statement = select(Run.result).join(Subset, Subset.run_id == Run.run_id).where(Subset.subset_id == subset.subset_id)
     with engine.connect() as connection:
         return connection.execute(statement).scalar() or {}
 
@@ -349,9 +349,9 @@ def _require_publishable(connection: Connection, subset: SubsetRow, otherwise: s
 
 def note_copy(engine: Engine, subset_id: int, uri: str) -> None:
     """Note where a version's bytes are about to be copied to, so that a takedown and gc know even of a copy that was killed."""
-    statement = update(Subset).where(Subset.subset_id == subset_id, ~Subset.copy_uris.contains([uri]))
+    statement = update(Subset).where(Subset.subset_id == subset_id, ~Subset.all_materialized_uris.contains([uri]))
     with engine.begin() as connection:
-        connection.execute(statement.values(copy_uris=func.array_append(Subset.copy_uris, uri)))
+        connection.execute(statement.values(all_materialized_uris=func.array_append(Subset.all_materialized_uris, uri)))
 
 
 def _unknown(connection: Connection, name: str, version: int | None) -> ConfigError:
@@ -369,7 +369,7 @@ def forget_copy(engine: Engine, subset_id: int, uri: str) -> None:
     """Forget a copy that was removed again."""
     statement = update(Subset).where(Subset.subset_id == subset_id)
     with engine.begin() as connection:
-        connection.execute(statement.values(copy_uris=func.array_remove(Subset.copy_uris, uri)))
+        connection.execute(statement.values(all_materialized_uris=func.array_remove(Subset.all_materialized_uris, uri)))
 
 
 def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
@@ -448,9 +448,9 @@ def collect(
     """
     try:
         with _sole_judge(engine, row.name) as connection:
-            if not (_is_as_found(connection, row.subset_id, row.copy_uris) and is_still_free(connection)):
+            if not (_is_as_found(connection, row.subset_id, row.all_materialized_uris) and is_still_free(connection)):
                 return False
-            values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "copy_uris": []}
+            values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "all_materialized_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
             remove_copies()
         if "members_bytes" in row._fields:
@@ -475,10 +475,10 @@ def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
         yield connection
 
 
-def _is_as_found(connection: Connection, subset_id: int, copy_uris: Sequence[str]) -> bool:
+def _is_as_found(connection: Connection, subset_id: int, all_materialized_uris: Sequence[str]) -> bool:
     """Tell whether a version has these copies alone, and keep it so until the transaction ends."""
-    noted = select(Subset.copy_uris).where(Subset.subset_id == subset_id).with_for_update()
-    return lock_members(connection, subset_id) and connection.execute(noted).scalar_one() == list(copy_uris)
+    noted = select(Subset.all_materialized_uris).where(Subset.subset_id == subset_id).with_for_update()
+    return lock_members(connection, subset_id) and connection.execute(noted).scalar_one() == list(all_materialized_uris)
 
 
 VERSION_TEXT = "Version number; none: the published version, the newest where none is published"

@@ -27,18 +27,18 @@ class Location(Protocol):
     """A record as the store keeps it: aligned lists of its members' extensions, offsets and sizes."""
 
     key: str
-    member_exts: list[str]
-    member_offsets: list[int]
-    member_sizes: list[int]
+    file_exts: list[str]
+    file_offsets: list[int]
+    file_sizes: list[int]
 
 
 def image_member(location: Location) -> tuple[int, int]:
     """Return offset and size of a location's picture; ingest let only records with exactly one pass."""
-    for ext, offset, size in zip(location.member_exts, location.member_offsets, location.member_sizes, strict=True):
+    for ext, offset, size in zip(location.file_exts, location.file_offsets, location.file_sizes, strict=True):
         if ext in IMAGE_EXTS:
             return offset, size
     raise DataError(
-        f"Record {location.key!r} has no picture among {', '.join(location.member_exts)}: its row was changed by hand."
+        f"Record {location.key!r} has no picture among {', '.join(location.file_exts)}: its row was changed by hand."
     )
 
 
@@ -105,7 +105,7 @@ class StoredPairs:
 
     def _decode(self, index: list[int]) -> Iterator[tuple[int, Images]]:
         rows, n_done = self.rows, 0
-        by_shard = sorted(index, key=lambda at: (rows[at].root_uri, rows[at].uri, rows[at].member_offsets[0]))
+        by_shard = sorted(index, key=lambda at: (rows[at].root_uri, rows[at].uri, rows[at].file_offsets[0]))
         with ThreadPoolExecutor(n_own_cores()) as pool:
             for uri, group in groupby(by_shard, key=lambda at: join_uri(rows[at].root_uri, rows[at].uri)):
                 places = list(group)

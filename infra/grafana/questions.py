@@ -101,9 +101,9 @@ SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
           "Age of the newest crawl date that can be selected; NightlyStale fires when two that were due are missing.",
           "time() - alchemist_newest_night_timestamp_seconds" + OF_DATASET, legend="{{dataset}}"),
     Panel("Last scoring runs", "none", "Each run's pairs, seconds and speed, as its report says.",
-          sql="SELECT started_at, state, (report ->> 'n_scored')::bigint AS n_scored, "
-              "(report ->> 'n_quarantined')::bigint AS n_quarantined, work_seconds, "
-              "round(((report ->> 'n_scored')::numeric / nullif((report ->> 'seconds')::numeric, 0)), 1) AS pairs_per_s "
+          sql="SELECT started_at, state, (result ->> 'n_scored')::bigint AS n_scored, "
+              "(result ->> 'n_quarantined')::bigint AS n_quarantined, work_seconds, "
+              "round(((result ->> 'n_scored')::numeric / nullif((result ->> 'seconds')::numeric, 0)), 1) AS pairs_per_s "
               "FROM alchemist.runs WHERE stage = 'score' ORDER BY run_id DESC LIMIT 20", kind="table", is_wide=True),
 ))  # fmt: skip
 
@@ -112,12 +112,12 @@ RATER = Dashboard("alchemist-rater", "Is the rater learning?", (
           'alchemist_stage_progress_ratio{stage="train_rater"}', legend="{{stage}}"),
     Panel("Seconds of the last training", "s", "Work of the newest successful training.",
           'alchemist_stage_last_work_seconds{stage="train_rater"}', legend="{{stage}}"),
-    Panel("What the certificates say", "none", "Checks of the production rater and the newest ones; `raters.certificate` has the bounds.",
+    Panel("Acceptance reports", "none", "Checks of the production rater and the newest ones; `raters.acceptance_report` has the bounds.",
           'alchemist_rater_check_value{rater=~"$rater"}', legend="{{rater}} {{metric}}"),
     Panel("Distance of scores from the accepted nights", "none", "Kolmogorov-Smirnov, 0 to 1, of production and the newest shadow.",
           "alchemist_score_ks_distance" + OF_BOTH, legend="{{dataset}} {{rater}}"),
     Panel("Raters", "none", "Every version, newest first: only a certified one is promoted without a reason.",
-          sql="SELECT name, rule, state, is_shadow, certificate -> 'is_certified' AS is_certified, created_at, promoted_at, retired_at "
+          sql="SELECT name, rule, state, is_shadow, acceptance_report -> 'is_certified' AS is_certified, created_at, promoted_at, retired_at "
               "FROM alchemist.raters ORDER BY rater_id DESC LIMIT 20", kind="table", is_wide=True),
     Panel("Promotions", "none", "Who put which rater into production, and which one it replaced.",
           sql="SELECT happened_at, actor, subject, before ->> 'production' AS was, after ->> 'without_certificate' AS reason "
@@ -139,8 +139,8 @@ SUBSET = Dashboard("alchemist-subset", "Was the subset worth it?", (
               "published_at FROM alchemist.subset_overview ORDER BY subset_id DESC LIMIT 30", kind="table", is_wide=True),
     Panel("Evaluations", "none", "Each value with its model and contract: only values of one contract may be compared.",
           sql="SELECT evaluations.created_at, models.arm, models.seed, evaluations.metric, evaluations.value, evaluations.n, "
-              "evaluation_contracts.contract_hash FROM alchemist.evaluations INNER JOIN alchemist.models USING (model_id) "
-              "INNER JOIN alchemist.evaluation_contracts USING (contract_id) ORDER BY evaluations.evaluation_id DESC LIMIT 30",
+              "evaluation_protocols.protocol_hash FROM alchemist.evaluations INNER JOIN alchemist.models USING (model_id) "
+              "INNER JOIN alchemist.evaluation_protocols USING (protocol_id) ORDER BY evaluations.evaluation_id DESC LIMIT 30",
           kind="table", is_wide=True),
 ))  # fmt: skip
 

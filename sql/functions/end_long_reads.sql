@@ -5,7 +5,7 @@
 -- SECURITY DEFINER: stages run it as the writer; the owner may act as the reader (`roles.sql`). Where an administrator made the role
 -- and did not grant it, no session is ended.
 
-CREATE OR REPLACE FUNCTION alchemist.end_long_reads(most interval) RETURNS TABLE (pid integer, is_told boolean)
+CREATE OR REPLACE FUNCTION alchemist.end_long_reads(most interval) RETURNS TABLE (pid integer, is_signalled boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- MATERIALIZED, or the planner may tell sessions to end before it looks whose they are.

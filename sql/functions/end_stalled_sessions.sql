@@ -4,7 +4,7 @@
 -- SECURITY DEFINER: a stage of the writer may wait for one of the owner. Only sessions are ended whose role the owner may act as
 -- (`roles.sql` grants it the writer), and only those that a lease names. pg_locks tells who runs the transaction that the row waits for.
 
-CREATE OR REPLACE FUNCTION alchemist.end_stalled_sessions() RETURNS TABLE (pid integer, is_told boolean)
+CREATE OR REPLACE FUNCTION alchemist.end_stalled_sessions() RETURNS TABLE (pid integer, is_signalled boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- MATERIALIZED, or the planner may tell sessions to end before it looks whose they are.

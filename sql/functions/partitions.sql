@@ -45,7 +45,7 @@ BEGIN
     IF parent = 'scores' AND EXISTS (SELECT FROM alchemist.raters WHERE rater_id = id AND state <> 'retired') THEN
         RAISE EXCEPTION 'rater % is not retired: its scores are in use', id USING ERRCODE = 'object_in_use';
     END IF;
-    IF parent = 'subset_samples' AND NOT alchemist.is_version_free(id) THEN
+    IF parent = 'subset_samples' AND NOT alchemist.is_version_collectable(id) THEN
         RAISE EXCEPTION 'version % of a subset is in use: its members stay', id USING ERRCODE = 'object_in_use';
     END IF;
     PERFORM alchemist.take_lock('partition ' || child);

@@ -50,7 +50,7 @@ BEGIN
 
     open_pairs AS MATERIALIZED (
         SELECT pairs.*
-        FROM alchemist.drawable_pairs(
+        FROM alchemist.candidate_samples(
             scale.rater_id, taken.night_ids, taken.last_takedown_id, coalesce((taken.options ->> 'last_compared_id')::bigint, 0),
             coalesce(taken.options ->> 'duplicates', 'exact'), scale.score, -1, 9223372036854775807,
             coalesce((taken.options ->> 'last_retirement_id')::integer, 0)

@@ -1,17 +1,17 @@
 -- Purpose: what the suite `evaluation` looks at: every value that a subset version was measured by.
 -- Parameters: subset_id integer.
 -- One row is: a value; is_pinned says that its arm's control has one under the same contract, which alone makes it comparable.
--- Relies on: ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 -- Safe to re-run: yes.
 WITH measured AS (
-    SELECT evaluations.metric, evaluations.value, evaluations.n, evaluations.contract_id, models.arm, models.seed
+    SELECT evaluations.metric, evaluations.value, evaluations.n, evaluations.protocol_id, models.arm, models.seed
     FROM alchemist.models
     INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
     WHERE models.subset_id = :subset_id
 ),
 
 newest AS (
-    SELECT metric, max(contract_id) AS contract_id FROM measured GROUP BY metric
+    SELECT metric, max(protocol_id) AS protocol_id FROM measured GROUP BY metric
 )
 
 SELECT
@@ -28,8 +28,8 @@ SELECT
             control.arm = 'random'
             AND control.metric = measured.metric
             AND control.seed = measured.seed
-            AND control.contract_id = measured.contract_id
+            AND control.protocol_id = measured.protocol_id
     ) AS is_pinned
 FROM measured
-INNER JOIN newest ON measured.metric = newest.metric AND measured.contract_id = newest.contract_id
+INNER JOIN newest ON measured.metric = newest.metric AND measured.protocol_id = newest.protocol_id
 ORDER BY measured.metric, measured.arm, measured.seed

@@ -27,7 +27,7 @@ scaled AS (
 lines AS (
     SELECT
         'raters' AS table_name,
-        ROW(name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, certificate, state, is_shadow)::text AS line
+        ROW(name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, acceptance_report, state, is_shadow)::text AS line
     FROM alchemist.raters
     UNION ALL
     -- Not decided_by: it names an Airflow run.
@@ -70,7 +70,7 @@ lines AS (
             raters.identity_hash, probes.drop_top_ratio, probes.mean_rank, probes.std_rank, probes.gain, probes.gain_low,
             probes.gain_high, probes.measurements
         )::text
-    FROM alchemist.region_probes AS probes
+    FROM alchemist.rank_windows AS probes
     INNER JOIN alchemist.raters ON probes.rater_id = raters.rater_id
 )
 

@@ -25,7 +25,7 @@ lines AS (
     UNION ALL
     SELECT
         'sample_locations', ROW(
-            located.shard, here.ordinal, samples.pair_hash, here.key, here.member_exts, here.member_offsets, here.member_sizes,
+            located.shard, here.ordinal, samples.pair_hash, here.key, here.file_exts, here.file_offsets, here.file_sizes,
             here.content_hash
         )::text
     FROM alchemist.sample_locations AS here

@@ -18,7 +18,7 @@ lines AS (
         'subsets' AS table_name, ROW(
             titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, titled.strategy, titled.retention, titled.seed,
             titled.spec, titled.spec_hash, titled.n_samples, titled.manifest_sha256, titled.manifest_uri, titled.state,
-            titled.materialized_uri, titled.copy_uris, titled.predecessor_version, titled.withdrawn_reason
+            titled.materialized_uri, titled.all_materialized_uris, titled.predecessor_version, titled.withdrawn_reason
         )::text AS line
     FROM titled
     INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id
@@ -36,16 +36,16 @@ lines AS (
     FROM alchemist.models
     LEFT JOIN titled ON models.subset_id = titled.subset_id
     UNION ALL
-    SELECT 'evaluation_contracts', ROW(contract_hash, contract)::text
-    FROM alchemist.evaluation_contracts
+    SELECT 'evaluation_contracts', ROW(protocol_hash, protocol)::text
+    FROM alchemist.evaluation_protocols
     UNION ALL
     SELECT
         'evaluations', ROW(
-            models.identity_hash, evaluation_contracts.contract_hash, evaluations.metric, evaluations.value, evaluations.n
+            models.identity_hash, evaluation_protocols.protocol_hash, evaluations.metric, evaluations.value, evaluations.n
         )::text
     FROM alchemist.evaluations
     INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
-    INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluation_contracts.contract_id
+    INNER JOIN alchemist.evaluation_protocols ON evaluations.protocol_id = evaluation_protocols.protocol_id
     UNION ALL
     SELECT 'experiments', ROW(name, config, result)::text
     FROM alchemist.experiments

@@ -11,11 +11,11 @@ SELECT
     subsets.version,
     subsets.state,
     subsets.manifest_uri,
-    subsets.copy_uris,
+    subsets.all_materialized_uris,
     coalesce(pg_total_relation_size(to_regclass('alchemist.subset_samples_' || subsets.subset_id)), 0) AS members_bytes
 FROM alchemist.subsets
 WHERE
-    alchemist.is_version_free(subsets.subset_id)
+    alchemist.is_version_collectable(subsets.subset_id)
     AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
     AND greatest(subsets.created_at, subsets.published_at, subsets.materialized_at, subsets.withdrawn_at)
     <= now() - make_interval(secs => 86400 * :min_age_days)

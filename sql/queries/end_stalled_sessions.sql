@@ -5,5 +5,5 @@
 -- Safe to re-run: yes, an ended transaction holds nothing.
 SELECT
     pid,
-    is_told
+    is_signalled
 FROM alchemist.end_stalled_sessions()

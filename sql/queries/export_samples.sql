@@ -1,7 +1,7 @@
 -- Purpose: what is known of every pair, for an export: the condition, the order and the columns are put around it.
 -- Parameters: none.
 -- One row is: a pair with its hashes, picture, caption, heuristics and its first live location.
--- Relies on: pk_samples, pk_heuristic_scores, alchemist.first_place, uq_takedowns_image_hash.
+-- Relies on: pk_samples, pk_heuristic_scores, alchemist.first_location, uq_takedowns_image_hash.
 -- Safe to re-run: yes.
 SELECT
     samples.sample_id,
@@ -27,4 +27,4 @@ SELECT
     EXISTS(SELECT 1 FROM alchemist.takedowns WHERE takedowns.image_hash = samples.image_hash) AS is_taken_down
 FROM alchemist.samples
 LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
-LEFT JOIN LATERAL alchemist.first_place(samples.sample_id) AS place ON TRUE
+LEFT JOIN LATERAL alchemist.first_location(samples.sample_id) AS place ON TRUE

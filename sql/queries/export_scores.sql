@@ -1,7 +1,7 @@
 -- Purpose: what a rater said of every pair, for an export: the condition, the order and the columns are put around it.
 -- Parameters: rater_id integer.
 -- One row is: a pair with its score, its rank by the rater's newest scale (null before the first) and its first live location.
--- Relies on: the rater's partition of pk_scores, pk_samples, alchemist.first_place.
+-- Relies on: the rater's partition of pk_scores, pk_samples, alchemist.first_location.
 -- Safe to re-run: yes.
 WITH scale AS MATERIALIZED (
     SELECT
@@ -31,5 +31,5 @@ SELECT
     place.key
 FROM alchemist.scores
 INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id
-LEFT JOIN LATERAL alchemist.first_place(scores.sample_id) AS place ON TRUE
+LEFT JOIN LATERAL alchemist.first_location(scores.sample_id) AS place ON TRUE
 WHERE scores.rater_id = :rater_id

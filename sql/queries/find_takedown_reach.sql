@@ -24,7 +24,7 @@ SELECT
     subsets.version,
     subsets.state,
     reached.n_members,
-    subsets.copy_uris,
+    subsets.all_materialized_uris,
     coalesce(
         array_agg(models.checkpoint_uri ORDER BY models.model_id) FILTER (WHERE models.arm = 'subset'), '{}'
     ) AS models,
@@ -34,5 +34,5 @@ SELECT
 FROM reached
 INNER JOIN alchemist.subsets ON reached.subset_id = subsets.subset_id
 LEFT JOIN alchemist.models ON subsets.subset_id = models.subset_id
-GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.copy_uris, reached.n_members
+GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.all_materialized_uris, reached.n_members
 ORDER BY subsets.name, subsets.version

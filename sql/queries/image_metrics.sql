@@ -1,18 +1,18 @@
--- Purpose: what was measured of models' images under contracts with a name, for tables of arms.
+-- Purpose: what was measured of models' images under named evaluation protocols, for tables of arms.
 -- Parameters: model_ids bigint[].
--- One row is: one metric of one model under one contract.
--- Relies on: uq_evaluations_model_id_contract_id_metric.
+-- One row is: one metric of one model under one evaluation protocol.
+-- Relies on: uq_evaluations_model_id_protocol_id_metric.
 -- Safe to re-run: yes.
 SELECT
-    evaluation_contracts.contract ->> 'name' AS contract,
+    evaluation_protocols.protocol ->> 'name' AS protocol,
     evaluations.metric,
     models.arm,
     models.seed,
     evaluations.value
 FROM alchemist.evaluations
 INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
-INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluation_contracts.contract_id
+INNER JOIN alchemist.evaluation_protocols ON evaluations.protocol_id = evaluation_protocols.protocol_id
 WHERE
     evaluations.model_id = any(cast(:model_ids AS bigint[]))
-    AND evaluation_contracts.contract ? 'name'
-ORDER BY contract ASC, evaluations.metric ASC, models.arm ASC, models.seed ASC, evaluations.model_id ASC
+    AND evaluation_protocols.protocol ? 'name'
+ORDER BY protocol ASC, evaluations.metric ASC, models.arm ASC, models.seed ASC, evaluations.model_id ASC

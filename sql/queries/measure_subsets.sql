@@ -1,7 +1,7 @@
 -- Purpose: the exporter's series of what was chosen and what it was worth: published subsets, evaluations, certificates of raters.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now; of the 20 last published subsets and the 3 newest raters.
--- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 -- Safe to re-run: yes.
 WITH shown_subsets AS (
     SELECT subset_id, name, n_samples, retention, published_at
@@ -12,7 +12,7 @@ WITH shown_subsets AS (
 ),
 
 shown_raters AS (
-    SELECT rater_id, name, certificate
+    SELECT rater_id, name, acceptance_report
     FROM alchemist.raters
     ORDER BY state = 'production' DESC, rater_id DESC
     LIMIT 3
@@ -20,8 +20,8 @@ shown_raters AS (
 
 measured AS (
     SELECT
-        shown_subsets.name, shown_subsets.published_at, models.arm, evaluations.metric, evaluations.value, evaluations.contract_id,
-        max(evaluations.contract_id) OVER (PARTITION BY shown_subsets.name, evaluations.metric) AS newest_contract_id
+        shown_subsets.name, shown_subsets.published_at, models.arm, evaluations.metric, evaluations.value, evaluations.protocol_id,
+        max(evaluations.protocol_id) OVER (PARTITION BY shown_subsets.name, evaluations.metric) AS newest_protocol_id
     FROM shown_subsets
     INNER JOIN alchemist.models ON shown_subsets.subset_id = models.subset_id
     INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
@@ -31,7 +31,7 @@ measured AS (
 valued AS (
     SELECT name, metric, arm, avg(value) AS value
     FROM measured
-    WHERE contract_id = newest_contract_id
+    WHERE protocol_id = newest_protocol_id
     GROUP BY name, metric, arm, published_at
     ORDER BY published_at DESC, name ASC, metric ASC, arm ASC
     LIMIT 100
@@ -47,5 +47,5 @@ SELECT 'alchemist_rater_check_value', ARRAY[shown_raters.name, checks.name], che
 FROM shown_raters
 CROSS JOIN
     LATERAL
-    jsonb_to_recordset(coalesce(shown_raters.certificate -> 'checks', '[]')) AS checks (name text, value double precision)
+    jsonb_to_recordset(coalesce(shown_raters.acceptance_report -> 'checks', '[]')) AS checks (name text, value double precision)
 WHERE checks.value IS NOT NULL

@@ -8,9 +8,9 @@ SELECT DISTINCT ON (wanted.number)
     live_locations.root_uri,
     live_locations.uri,
     live_locations.key,
-    live_locations.member_exts,
-    live_locations.member_offsets,
-    live_locations.member_sizes,
+    live_locations.file_exts,
+    live_locations.file_offsets,
+    live_locations.file_sizes,
     live_locations.content_hash,
     live_locations.repair
 FROM wanted

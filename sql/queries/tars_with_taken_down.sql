@@ -9,18 +9,18 @@ SELECT
     subsets.name,
     subsets.version,
     subsets.state,
-    subsets.copy_uris,
+    subsets.all_materialized_uris,
     count(*) AS n_taken_down
 FROM alchemist.takedowns
 INNER JOIN alchemist.samples ON takedowns.image_hash = samples.image_hash
 INNER JOIN alchemist.subset_samples ON samples.sample_id = subset_samples.sample_id
 INNER JOIN alchemist.subsets ON subset_samples.subset_id = subsets.subset_id
 WHERE
-    subsets.copy_uris <> '{}'
+    subsets.all_materialized_uris <> '{}'
     AND (CAST(:name AS text) IS NULL OR subsets.name = :name)
     AND NOT EXISTS (
         SELECT 1 FROM alchemist.runs
         WHERE runs.state = 'running' AND runs.stage = 'materialize' AND runs.config ->> 'subset' = subsets.name
     )
-GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.copy_uris
+GROUP BY subsets.subset_id, subsets.name, subsets.version, subsets.state, subsets.all_materialized_uris
 ORDER BY subsets.name, subsets.version

@@ -3,7 +3,7 @@
 --   is_shared that led to more than this version: the crawls, the rater and the scores it was drawn from, which stand whole at every
 --   version. A run that made several models or values is shared among them evenly. Money is at the price of the run's day; null
 --   where some of the work had none. A night counts failed tries, a version what it came from.
--- Relies on: pk_runs, pk_shard_scores, pk_shards, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric; one pass over the ledger.
+-- Relies on: pk_runs, pk_shard_scores, pk_shards, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric; one pass over the ledger.
 CREATE VIEW alchemist.costs AS
 WITH points AS (
     SELECT
@@ -40,7 +40,7 @@ parts AS (
     UNION ALL
     SELECT subsets.subset_id, runs.run_id, 1, FALSE
     FROM alchemist.runs
-    INNER JOIN alchemist.subsets ON runs.report ->> 'subset' = subsets.name || ' v' || subsets.version
+    INNER JOIN alchemist.subsets ON runs.result ->> 'subset' = subsets.name || ' v' || subsets.version
     WHERE runs.stage = 'materialize'
     UNION ALL
     SELECT subsets.subset_id, raters.run_id, 1, TRUE
@@ -63,8 +63,8 @@ named AS (
     FROM parts INNER JOIN alchemist.subsets ON parts.subset_id = subsets.subset_id
     UNION ALL
     SELECT
-        'metric point', points.metric || ' of ' || coalesce(subsets.name || ' v' || subsets.version, 'all') || ', ' || points.arm
-        || ' seed ' || points.seed, points.run_id, points.share, FALSE
+        'metric point', points.metric || ' of ' || coalesce(subsets.name || ' v' || subsets.version, 'all') || ', ' 
+        || replace(points.arm, 'planted', 'oracle') || ' seed ' || points.seed, points.run_id, points.share, FALSE
     FROM points LEFT JOIN alchemist.subsets ON points.subset_id = subsets.subset_id
 )
 

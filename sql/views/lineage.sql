@@ -8,18 +8,18 @@ WITH versions AS (
 
 SELECT
     'evaluation' AS kind, evaluations.evaluation_id AS id, evaluations.metric AS name,
-    'model' AS parent_kind, models.model_id::bigint AS parent_id, models.arm || ' seed ' || models.seed AS parent_name
+    'model' AS parent_kind, models.model_id::bigint AS parent_id, replace(models.arm, 'planted', 'oracle') || ' seed ' || models.seed AS parent_name
 FROM alchemist.evaluations
 INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
 UNION ALL
 SELECT
     'evaluation', evaluations.evaluation_id, evaluations.metric,
-    'evaluation contract', evaluation_contracts.contract_id, evaluation_contracts.contract_hash
+    'evaluation protocol', evaluation_protocols.protocol_id, evaluation_protocols.protocol_hash
 FROM alchemist.evaluations
-INNER JOIN alchemist.evaluation_contracts ON evaluations.contract_id = evaluation_contracts.contract_id
+INNER JOIN alchemist.evaluation_protocols ON evaluations.protocol_id = evaluation_protocols.protocol_id
 UNION ALL
 SELECT
-    'model', models.model_id, models.arm || ' seed ' || models.seed,
+    'model', models.model_id, replace(models.arm, 'planted', 'oracle') || ' seed ' || models.seed,
     'subset', versions.subset_id, versions.title
 FROM alchemist.models
 INNER JOIN versions ON models.subset_id = versions.subset_id
@@ -53,7 +53,7 @@ FROM (
     UNION ALL
     SELECT 'subset', subset_id, title, run_id FROM versions
     UNION ALL
-    SELECT 'model', model_id, arm || ' seed ' || seed, run_id FROM alchemist.models
+    SELECT 'model', model_id, replace(arm, 'planted', 'oracle') || ' seed ' || seed, run_id FROM alchemist.models
     UNION ALL
     SELECT 'evaluation', evaluation_id, metric, run_id FROM alchemist.evaluations
 ) AS made

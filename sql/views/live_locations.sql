@@ -15,9 +15,9 @@ SELECT
     shards.uri,
     sample_locations.ordinal,
     sample_locations.key,
-    sample_locations.member_exts,
-    sample_locations.member_offsets,
-    sample_locations.member_sizes,
+    sample_locations.file_exts,
+    sample_locations.file_offsets,
+    sample_locations.file_sizes,
     sample_locations.content_hash,
     sample_locations.repair
 FROM alchemist.samples
@@ -38,8 +38,8 @@ COMMENT ON COLUMN alchemist.live_locations.shard_id IS 'Key of the shard';
 COMMENT ON COLUMN alchemist.live_locations.uri IS 'Address of the shard, relative to root_uri';
 COMMENT ON COLUMN alchemist.live_locations.ordinal IS 'Position of the record in its shard, from 0';
 COMMENT ON COLUMN alchemist.live_locations.key IS 'Name of the record';
-COMMENT ON COLUMN alchemist.live_locations.member_exts IS 'Extensions of the record''s files';
-COMMENT ON COLUMN alchemist.live_locations.member_offsets IS 'Offset of each file in the tar, in bytes';
-COMMENT ON COLUMN alchemist.live_locations.member_sizes IS 'Size of each file in bytes';
+COMMENT ON COLUMN alchemist.live_locations.file_exts IS 'Extensions of the record''s files';
+COMMENT ON COLUMN alchemist.live_locations.file_offsets IS 'Offset of each file in the tar, in bytes';
+COMMENT ON COLUMN alchemist.live_locations.file_sizes IS 'Size of each file in bytes';
 COMMENT ON COLUMN alchemist.live_locations.content_hash IS 'sha256 over all files of the record (32 bytes); null for records ingested by older versions';
 COMMENT ON COLUMN alchemist.live_locations.repair IS 'What was repaired at ingest; null where nothing was';

@@ -1,6 +1,6 @@
 -- Purpose: is last night done, and what did it bring?
 -- One row is: a training dataset's crawl date with shards, a night or a check; without retired and superseded shards; by the
---   production rater. n_unread_shards cannot be read now: uploads under way, missing or changed. Done: n_locations = n_scored + n_quarantined.
+--   production rater. n_unreadable_shards cannot be read now: uploads under way, missing or changed. Done: n_locations = n_scored + n_quarantined.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
@@ -26,7 +26,7 @@ counted AS (
     SELECT
         shards.dataset_id, shards.crawl_date, count(*) AS n_shards,
         count(*) FILTER (WHERE shards.state = 'rejected') AS n_rejected_shards,
-        count(*) FILTER (WHERE shards.state IN ('growing', 'missing', 'changed')) AS n_unread_shards,
+        count(*) FILTER (WHERE shards.state IN ('growing', 'missing', 'changed')) AS n_unreadable_shards,
         count(*) FILTER (WHERE shards.state = 'verified') AS n_readable_shards,
         count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
         sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(set_aside.n_quarantined) AS n_quarantined,
@@ -63,14 +63,14 @@ SELECT
         WHEN counted.n_shards IS NULL THEN 'empty'
         WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
-        WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unread_shards THEN 'nothing scored: no shard can be read now'
+        WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unreadable_shards THEN 'nothing scored: no shard can be read now'
         WHEN stopped.expectations IS NOT NULL THEN 'stopped by checks: ' || stopped.expectations
         WHEN counted.n_scored_shards < counted.n_readable_shards
             THEN format('partly scored: %s of %s shards', counted.n_scored_shards, counted.n_readable_shards)
         WHEN decided.state = 'held' THEN 'held: ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
-    END AS status, coalesce(counted.n_unread_shards, 0) AS n_unread_shards
+    END AS status, coalesce(counted.n_unreadable_shards, 0) AS n_unreadable_shards
 FROM dated
 INNER JOIN alchemist.datasets
     ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train' AND datasets.removed_at IS NULL
@@ -91,4 +91,4 @@ COMMENT ON COLUMN alchemist.nightly_overview.n_scored IS 'Number of records with
 COMMENT ON COLUMN alchemist.nightly_overview.n_reused IS 'Number of scored records whose score was already stored';
 COMMENT ON COLUMN alchemist.nightly_overview.night_state IS 'State of the newest revision; a held one counts first, then one that is not decided';
 COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: what is missing, or why the night is held';
-COMMENT ON COLUMN alchemist.nightly_overview.n_unread_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';
+COMMENT ON COLUMN alchemist.nightly_overview.n_unreadable_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';

@@ -3,22 +3,22 @@
 --   seeds, and how much better it is than random, and than the full corpus, paired by seed. Positive is always better, for a loss
 --   as for a score. The ends are Student's at 95 % (30 degrees of freedom stand for more); null with one common seed. The full corpus
 --   is an arm of every version of its rater. Of several models of one arm and seed the newest counts.
--- Relies on: ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 CREATE VIEW alchemist.subset_comparisons AS
 WITH own AS (
     SELECT
-        models.subset_id, models.model_id, evaluations.metric, models.arm, models.seed, evaluations.value, evaluations.contract_id,
-        max(evaluations.contract_id) OVER (PARTITION BY models.subset_id, evaluations.metric) AS newest_contract_id
+        models.subset_id, models.model_id, evaluations.metric, models.arm, models.seed, evaluations.value, evaluations.protocol_id,
+        max(evaluations.protocol_id) OVER (PARTITION BY models.subset_id, evaluations.metric) AS newest_protocol_id
     FROM alchemist.models
     INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
     WHERE models.subset_id IS NOT NULL
 ),
 
 measured AS (
-    SELECT subset_id, model_id, metric, contract_id, arm, seed, value FROM own WHERE contract_id = newest_contract_id
+    SELECT subset_id, model_id, metric, protocol_id, arm, seed, value FROM own WHERE protocol_id = newest_protocol_id
     UNION ALL
-    SELECT compared.subset_id, models.model_id, compared.metric, compared.contract_id, models.arm, models.seed, evaluations.value
-    FROM (SELECT DISTINCT subset_id, metric, newest_contract_id AS contract_id FROM own) AS compared
+    SELECT compared.subset_id, models.model_id, compared.metric, compared.protocol_id, models.arm, models.seed, evaluations.value
+    FROM (SELECT DISTINCT subset_id, metric, newest_protocol_id AS protocol_id FROM own) AS compared
     INNER JOIN alchemist.subsets ON compared.subset_id = subsets.subset_id
     INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
     INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
@@ -27,7 +27,7 @@ measured AS (
     INNER JOIN alchemist.evaluations
         ON
             models.model_id = evaluations.model_id AND compared.metric = evaluations.metric
-            AND compared.contract_id = evaluations.contract_id
+            AND compared.protocol_id = evaluations.protocol_id
 ),
 
 newest AS (
@@ -50,22 +50,23 @@ paired AS (
 
 summed AS (
     SELECT
-        subset_id, metric, contract_id, arm, count(*) AS n_seeds, avg(value) AS mean, avg(gain) AS gain, avg(gain_over_full) AS gain_over_full,
+        subset_id, metric, protocol_id, arm, count(*) AS n_seeds, avg(value) AS mean, avg(gain) AS gain, avg(gain_over_full) AS gain_over_full,
         stddev_samp(gain) / sqrt(count(gain)) * alchemist.student_quantile(count(gain) - 1) AS half_width,
         stddev_samp(gain_over_full) / sqrt(count(gain_over_full)) * alchemist.student_quantile(count(gain_over_full) - 1) AS full_half_width
     FROM paired
-    GROUP BY subset_id, metric, contract_id, arm
+    GROUP BY subset_id, metric, protocol_id, arm
 )
 
 SELECT
-    subsets.name, subsets.version, subsets.retention, subsets.state, summed.metric, summed.arm, summed.n_seeds, summed.mean,
+    subsets.name, subsets.version, subsets.retention, subsets.state, summed.metric,
+    replace(summed.arm, 'planted', 'oracle') AS arm, summed.n_seeds, summed.mean,
     summed.gain, summed.gain - summed.half_width AS gain_low, summed.gain + summed.half_width AS gain_high,
     summed.gain_over_full, summed.gain_over_full - summed.full_half_width AS gain_over_full_low,
     summed.gain_over_full + summed.full_half_width AS gain_over_full_high,
-    summed.contract_id, subsets.subset_id
+    summed.protocol_id, subsets.subset_id
 FROM summed
 INNER JOIN alchemist.subsets ON summed.subset_id = subsets.subset_id
-ORDER BY subsets.name, subsets.version, summed.metric, summed.arm;
+ORDER BY subsets.name, subsets.version, summed.metric, arm;
 
 COMMENT ON VIEW alchemist.subset_comparisons IS 'Metrics of models trained on each subset version and on its controls, with gains over random and over the full corpus, paired by seed';
 COMMENT ON COLUMN alchemist.subset_comparisons.name IS 'Name of the subset';
@@ -82,5 +83,5 @@ COMMENT ON COLUMN alchemist.subset_comparisons.gain_high IS 'Upper end of the 95
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full IS 'Mean gain over training on the full corpus at equal seeds; positive is better';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full_low IS 'Lower end of the 95% confidence interval of gain_over_full';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full_high IS 'Upper end of the 95% confidence interval of gain_over_full';
-COMMENT ON COLUMN alchemist.subset_comparisons.contract_id IS 'Key of the evaluation protocol: the newest that the version''s models were evaluated under';
+COMMENT ON COLUMN alchemist.subset_comparisons.protocol_id IS 'Key of the evaluation protocol: the newest that the version''s models were evaluated under';
 COMMENT ON COLUMN alchemist.subset_comparisons.subset_id IS 'Key of the subset version';

@@ -1,7 +1,7 @@
 -- Purpose: which subset versions there are, and what each was worth.
 -- One row is: a subset version; the held-out losses are means over seeds under the newest contract that its models were
 --   evaluated by, of models trained on it and of models trained on a random subset of the same size; null before that.
--- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_contract_id_metric.
+-- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 CREATE VIEW alchemist.subset_overview AS
 WITH measured AS (
     SELECT
@@ -9,8 +9,8 @@ WITH measured AS (
         models.arm,
         models.seed,
         evaluations.value,
-        evaluations.contract_id,
-        max(evaluations.contract_id) OVER (PARTITION BY models.subset_id) AS newest_contract_id
+        evaluations.protocol_id,
+        max(evaluations.protocol_id) OVER (PARTITION BY models.subset_id) AS newest_protocol_id
     FROM alchemist.models
     INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
     WHERE evaluations.metric = 'heldout_loss'
@@ -23,7 +23,7 @@ valued AS (
         avg(value) FILTER (WHERE arm = 'random') AS random_heldout_loss,
         count(DISTINCT seed) AS n_seeds
     FROM measured
-    WHERE contract_id = newest_contract_id
+    WHERE protocol_id = newest_protocol_id
     GROUP BY subset_id
 )
 

@@ -134,7 +134,7 @@ def row(name: str, value: float, unit: str, *, target: float | None = None, is_l
 def measure_decode(engine: Engine, side: int, n_busy: int, *, has_heuristics: bool) -> float:
     """Time the decode of one shard inside each of some worker processes at once; core-seconds a sample."""
     statement = text("""
-        SELECT member_offsets[1], member_sizes[1] FROM alchemist.sample_locations
+        SELECT file_offsets[1], file_sizes[1] FROM alchemist.sample_locations
         WHERE shard_id = (SELECT max(shard_id) FROM alchemist.shards JOIN alchemist.datasets USING (dataset_id) WHERE name = :name)
     """)
     with engine.connect() as connection:

@@ -33,7 +33,7 @@ FROM (
 ) AS numbers
 """
 LOCATIONS = """
-INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes)
+INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes)
 SELECT :first_shard + i / :n_pairs, i % :n_pairs, :first_sample + i, lpad(CAST(i AS text), 9, '0'), '{jpg,txt}', '{512,40448}', '{39000,60}'
 FROM generate_series(0, CAST(:n AS bigint) - 1) AS i
 """

@@ -69,9 +69,9 @@ def test_every_picture_gets_the_value_of_ten_lines_of_clip(configured: Path, cli
     assert len(found) == 240
     model = CLIPModel.from_pretrained(clip).eval()
     place = """
-        SELECT sample_id, datasets.root_uri || '/' || uri, member_offsets[1], member_sizes[1]
+        SELECT sample_id, datasets.root_uri || '/' || uri, file_offsets[1], file_sizes[1]
         FROM alchemist.sample_locations JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id)
-        WHERE name = 'scenes' AND member_exts[1] IN ('png', 'jpg') LIMIT 5
+        WHERE name = 'scenes' AND file_exts[1] IN ('png', 'jpg') LIMIT 5
     """
     with open_store().connect() as connection:
         rows = connection.execute(text(place)).all()

@@ -38,7 +38,7 @@ def measured(engine: Engine) -> Engine:
         for seed in (0, 1)
     ]
     evaluations = [
-        {"model_id": model["model_id"], "contract_id": 1, "metric": metric, "value": arms[model["arm"]][model["seed"]]}
+        {"model_id": model["model_id"], "protocol_id": 1, "metric": metric, "value": arms[model["arm"]][model["seed"]]}
         for metric, arms in VALUES.items()
         for model in models
     ]
@@ -49,7 +49,7 @@ def measured(engine: Engine) -> Engine:
             "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
             "subsets": [{"subset_id": 1, "name": "s", "snapshot_id": 1, "state": "published"}],
             "models": models,
-            "evaluation_contracts": [{"contract_id": 1}],
+            "evaluation_protocols": [{"protocol_id": 1}],
             "evaluations": evaluations,
         })  # fmt: skip
     return engine
@@ -81,7 +81,7 @@ def test_compare_report_and_sql_print_the_same_gain_for_a_loss_and_for_a_score(
 
 def test_of_an_arm_that_was_trained_again_report_and_compare_take_the_newest_model(measured: Engine) -> None:
     again = [{"model_id": 9 - n, "arm": "subset", "subset_id": 1, "identity_hash": f"again {n}"} for n in (0, 1)]
-    found = [{"model_id": 9 - n, "contract_id": 1, "value": 1.0 + n} for n in (0, 1)]
+    found = [{"model_id": 9 - n, "protocol_id": 1, "value": 1.0 + n} for n in (0, 1)]
     with measured.begin() as connection:
         insert_rows(connection, {"models": again, "evaluations": found})
     rows = read_evaluations(measured, range(1, 10), 1)

@@ -62,7 +62,7 @@ def test_a_takedown_is_done_when_nothing_published_and_no_tar_holds_the_picture(
         rank_snapshots=[{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
         subsets=[
             {"subset_id": 1, "name": "s", "snapshot_id": 1, "state": "published"},
-            {"subset_id": 2, "name": "t", "snapshot_id": 1, "copy_uris": ["tars"]},
+            {"subset_id": 2, "name": "t", "snapshot_id": 1, "all_materialized_uris": ["tars"]},
         ],
         subset_samples=[
             {"subset_id": 1, "sample_id": 1, "rank": 0.5},

@@ -133,7 +133,7 @@ def compared(engine: Engine, losses: dict[str, tuple[float, ...]]) -> None:
             model = {"model_id": len(models) + 1, "subset_id": 1, "arm": arm, "seed": seed}
             models.append(model)
             evaluations.append({
-                "evaluation_id": len(models), "model_id": len(models), "contract_id": 1, "metric": "heldout_loss", "value": value,
+                "evaluation_id": len(models), "model_id": len(models), "protocol_id": 1, "metric": "heldout_loss", "value": value,
             })  # fmt: skip
     with engine.begin() as connection:
         insert_rows(connection, {
@@ -141,7 +141,7 @@ def compared(engine: Engine, losses: dict[str, tuple[float, ...]]) -> None:
             "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
             "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
             "subsets": [{"subset_id": 1, "name": "s", "snapshot_id": 1, "state": "published"}],
-            "models": models, "evaluation_contracts": [{"contract_id": 1}], "evaluations": evaluations,
+            "models": models, "evaluation_protocols": [{"protocol_id": 1}], "evaluations": evaluations,
         })  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained
     report = collect(dry_run=False, min_age_days=1)
     assert [line.split(" (")[0] for line in report.removed] == ["best v4"]
     assert [path.exists() for path in tars] == [False, True]
-    assert find_subset(versions, NAME, version=4).copy_uris == []
+    assert find_subset(versions, NAME, version=4).all_materialized_uris == []
 
 
 def test_while_tars_are_removed_readers_of_a_subset_need_not_wait(
@@ -176,7 +176,7 @@ def test_tars_that_cannot_be_removed_are_left_with_their_membership_so_that_a_ta
     assert [line for line in report.left if "best v1: " in line and "cannot be removed (Permission denied)" in line]
     assert [line.split(" (")[0] for line in report.removed] == ["best v5"]
     assert tars.exists()
-    assert find_subset(versions, NAME, version=1).copy_uris != []
+    assert find_subset(versions, NAME, version=1).all_materialized_uris != []
     assert partitions(versions) == {1, 2, 3}
 
 
@@ -195,7 +195,7 @@ def test_tars_that_cannot_be_looked_at_are_left_and_not_forgotten(
         report = collect(dry_run=False)
     assert [line for line in report.left if "best v1: " in line and "cannot be looked at (Permission denied)" in line]
     assert tars.exists()
-    assert find_subset(versions, NAME, version=1).copy_uris != []
+    assert find_subset(versions, NAME, version=1).all_materialized_uris != []
 
 
 def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
@@ -208,7 +208,7 @@ def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
         with versions.begin() as connection:
             insert_rows(connection, {"runs": [{"run_id": 900, "stage": "materialize", "config": {"subset": NAME}}]})
         store_members(versions, row.subset_id, load_manifest(versions, row))
-        note_copy(versions, row.subset_id, row.copy_uris[0])
+        note_copy(versions, row.subset_id, row.all_materialized_uris[0])
 
     copying = threading.Thread(target=copy_again)
 
@@ -221,7 +221,7 @@ def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
     report = collect(dry_run=False)
     copying.join()
     assert [line for line in report.left if line.startswith("best v1 is in use again")]
-    assert find_subset(versions, NAME, version=1).copy_uris == row.copy_uris
+    assert find_subset(versions, NAME, version=1).all_materialized_uris == row.all_materialized_uris
     assert 1 in partitions(versions)
 
 
@@ -238,7 +238,10 @@ def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
     monkeypatch.setattr(subsets, "collect", copy_first)
     report = collect(dry_run=False)
     assert [line for line in report.left if line.startswith("best v1 is in use again")]
-    assert find_subset(versions, NAME, version=1).copy_uris == [*row.copy_uris, "materialized/another"]
+    assert find_subset(versions, NAME, version=1).all_materialized_uris == [
+        *row.all_materialized_uris,
+        "materialized/another",
+    ]
 
 
 @pytest.fixture
@@ -252,7 +255,7 @@ def copied(pool: Engine) -> Callable[[int], Path]:
         with pool.begin() as connection:
             connection.execute(
                 text(
-                    "UPDATE alchemist.subsets SET copy_uris = ARRAY[CAST(:uri AS varchar)] WHERE name = :name AND version = :version"
+                    "UPDATE alchemist.subsets SET all_materialized_uris = ARRAY[CAST(:uri AS varchar)] WHERE name = :name AND version = :version"
                 ),
                 {"uri": uri, "name": NAME, "version": version},
             )

@@ -109,7 +109,7 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
     ),
     "evaluate": (
         *_BEGUN,
-        CrashPoint("after the contract", f"{_STORE}.models", "store_contract", "after"),
+        CrashPoint("after the contract", f"{_STORE}.models", "store_protocol", "after"),
         CrashPoint("before a value", f"{_STORE}.models", "store_evaluation", "before"),
         CrashPoint("after a value", f"{_STORE}.models", "store_evaluation", "after"),
         *_ENDED,

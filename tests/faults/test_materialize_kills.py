@@ -85,7 +85,9 @@ def forget_copy(source: Source) -> None:
     shutil.rmtree(source.copy.with_name(f".{source.copy.name}.part"), ignore_errors=True)
     with open_store().begin() as connection:
         connection.execute(
-            text("UPDATE alchemist.subsets SET materialized_uri = NULL, materialized_at = NULL, copy_uris = '{}'")
+            text(
+                "UPDATE alchemist.subsets SET materialized_uri = NULL, materialized_at = NULL, all_materialized_uris = '{}'"
+            )
         )
 
 

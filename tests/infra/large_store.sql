@@ -10,7 +10,7 @@ BEGIN
     END LOOP;
 END $$;
 INSERT INTO alchemist.datasets (name, root_uri, role) SELECT 'web ' || i, '/data', 'train' FROM generate_series(1, 30) AS i;
-INSERT INTO alchemist.raters (name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, state, is_shadow, certificate)
+INSERT INTO alchemist.raters (name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, state, is_shadow, acceptance_report)
 SELECT 'r' || i, 'loss', '{}', i, 'r', sha256('r'), CASE WHEN i = 1 THEN 'production' ELSE 'candidate' END, i > 1,
     jsonb_build_object('checks', (SELECT jsonb_agg(jsonb_build_object('name', 'check ' || c, 'value', c)) FROM generate_series(1, 9) AS c))
 FROM generate_series(1, 50) AS i;
@@ -45,7 +45,7 @@ INSERT INTO alchemist.models (
     identity_hash, arm, subset_id, retention, seed, config, n_samples, n_steps, members_sha256, checkpoint_uri, checkpoint_sha256
 ) SELECT subset_id || arm, arm, subset_id, .2, 0, '{}', 9, 9, 'm', 'm', sha256('m')
 FROM alchemist.subsets, unnest(ARRAY['subset', 'random', 'planted', 'full']) AS arm;
-INSERT INTO alchemist.evaluations (model_id, contract_id, metric, value, n)
+INSERT INTO alchemist.evaluations (model_id, protocol_id, metric, value, n)
 SELECT model_id, 1, 'metric ' || i, 1, 9 FROM alchemist.models, generate_series(1, 8) AS i;
 INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)
 SELECT sha256(CAST(CAST(i AS text) AS bytea)), 'r', 'a' FROM generate_series(1, 500) AS i;

@@ -64,7 +64,7 @@ def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_fold
     average = measure("average", AVERAGE)
     title = "average_score_efficientnet_lite0"
     assert (average.metric, average.n_measured) == (title, 2)
-    rows = "SELECT model_id, metric, value FROM alchemist.evaluations WHERE contract_id = :contract"
+    rows = "SELECT model_id, metric, value FROM alchemist.evaluations WHERE protocol_id = :contract"
     with open_store().connect() as connection:
         stored = connection.execute(text(rows), {"contract": average.contract}).all()
     values = {(row.model_id, row.metric): row.value for row in stored}
@@ -80,5 +80,5 @@ def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_fold
     with pytest.raises(ConfigError, match=r"^sampling\.guidance is 2\.0, but contract my_clip says 1\.0"):
         measure("other", AVERAGE.replace("my_fid", "other_fid"))
     measure("third_fid", FID.replace("resolution = 32", "resolution = 48"))
-    with pytest.raises(ConfigError, match=r"fid\.resolution is 48, but contract average, as first used, says 32"):
+    with pytest.raises(ConfigError, match=r"fid\.resolution is 48, but protocol average, as first used, says 32"):
         measure("average", AVERAGE.replace("my_fid", "third_fid"))

@@ -191,7 +191,7 @@ def test_training_leaves_an_image_out_that_takes_too_long(tmp_path: Path, pictur
     rows = [
         SimpleNamespace(
             root_uri=str(tmp_path), uri="a.tar", caption=str(number), pair_hash=image_hash, image_hash=image_hash,
-            member_exts=["jpg"], member_offsets=[offset], member_sizes=[size],
+            file_exts=["jpg"], file_offsets=[offset], file_sizes=[size],
         )
         for number, ((offset, size), image_hash) in enumerate(zip(task.ranges, task.image_hash_B, strict=True))
     ]  # fmt: skip

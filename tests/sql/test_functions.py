@@ -207,11 +207,11 @@ def test_the_first_place_of_a_pair_is_its_first_live_location(connection: Connec
             for shard_id, ordinal in ((3, 0), (2, 5), (2, 4), (1, 0))
         ],
     })  # fmt: skip
-    found = connection.execute(text("SELECT * FROM alchemist.first_place(1)")).all()
+    found = connection.execute(text("SELECT * FROM alchemist.first_location(1)")).all()
     assert [(row.dataset, str(row.crawl_date), row.shard, row.key) for row in found] == [
         ("web", "2026-01-02", "000002.tar", "2-4")
     ]
-    assert connection.execute(text("SELECT * FROM alchemist.first_place(2)")).all() == []
+    assert connection.execute(text("SELECT * FROM alchemist.first_location(2)")).all() == []
 
 
 def version(subset_id: int, **fields: Any) -> dict[str, Any]:
@@ -241,10 +241,10 @@ def test_a_version_is_free_unless_it_is_published_gone_back_to_trained_on_or_at_
         ],
     }  # fmt: skip
     insert_rows(connection, SNAPSHOT | rows)
-    found = {n: scalar(connection, "alchemist.is_version_free(:n)", n=n) for n in range(1, 10)}
+    found = {n: scalar(connection, "alchemist.is_version_collectable(:n)", n=n) for n in range(1, 10)}
     # 3 was withdrawn, so a rollback of 4 passes over it and goes back to 2, and not on to 1.
     assert found == {1: True, 2: False, 3: True, 4: False, 5: True, 6: False, 7: False, 8: False, 9: True}
-    assert connection.execute(text("SELECT alchemist.is_version_free(99)")).scalar_one() is None
+    assert connection.execute(text("SELECT alchemist.is_version_collectable(99)")).scalar_one() is None
 
 
 def test_a_name_without_a_published_version_tells_the_last_withdrawal_and_no_other(connection: Connection) -> None:
@@ -336,7 +336,7 @@ def test_the_members_of_a_version_that_is_in_use_are_never_dropped(connection: C
 
 
 DRAWABLE = """
-    SELECT sample_id, score, night_id, first_sample_id, is_taken_down FROM alchemist.drawable_pairs(
+    SELECT sample_id, score, night_id, first_sample_id, is_taken_down FROM alchemist.candidate_samples(
         1, CAST(:night_ids AS integer[]), :last_takedown_id, :last_compared_id, :duplicates, :score, :after, :last,
         CAST(:last_retirement_id AS integer)
     ) ORDER BY sample_id

@@ -29,7 +29,7 @@ INSERT INTO alchemist.shards (dataset_id, uri, sha256, size_bytes, n_samples, cr
 SELECT 1, i || '.tar', sha256('s'), 1, 100, DATE '2020-01-01' + i, 'verified' FROM generate_series(1, 1000) AS i;
 INSERT INTO alchemist.samples (image_hash, caption_hash, pair_hash, caption, width, height, format)
 SELECT sha256(i::text::bytea), sha256('c'), sha256(i::text::bytea), 'c', 1, 1, 'JPEG' FROM generate_series(1, 100000) AS i;
-INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, member_exts, member_offsets, member_sizes)
+INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes)
 SELECT 1 + sample_id / 101, sample_id, sample_id, sample_id::text, '{jpg}', '{0}', '{1}' FROM alchemist.samples;
 INSERT INTO alchemist.scores (rater_id, sample_id, score)
 SELECT rater_id, sample_id, random() FROM alchemist.samples, generate_series(1, 2) AS rater_id ORDER BY sample_id;
@@ -72,7 +72,7 @@ def query(name: str) -> str:
 
 
 def test_a_shards_unscored_pairs_are_found_by_its_locations(large: Connection) -> None:
-    used = indexes(large, query("unscored_pairs"), shard_id=7, rater_id=1, image_exts=["jpg"])
+    used = indexes(large, query("unscored_samples"), shard_id=7, rater_id=1, image_exts=["jpg"])
     assert {"pk_samples", "scores_1_pkey"} <= used
     assert used & BY_SHARD
 

@@ -12,7 +12,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import fit_rank_scale
-from alchemist_core.store.eligible import EligiblePairs, NightFacts
+from alchemist_core.store.eligible import EligibleSamples, NightFacts
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import Snapshot
 from alchemist_core.subsets.drawing import Drawn, draw
@@ -30,18 +30,18 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-def pool(seed: int, n: int) -> EligiblePairs:
+def pool(seed: int, n: int) -> EligibleSamples:
     """Pairs of three datasets and of a few sources, in the order of their hashes; some are excluded."""
     rng = np.random.default_rng(seed)
     hash_N32 = np.unique(rng.integers(0, 256, (n, 32)).astype(np.uint8), axis=0)
     first_N = np.ascontiguousarray(hash_N32[:, :8]).view(">i8").ravel().astype(np.int64)
-    return EligiblePairs(
+    return EligibleSamples(
         hash_N32, first_N, np.round(rng.normal(size=n), 2), rng.choice([1, 1, 1, 2, 2, 3], n).astype(np.int32),
         rng.choice([0, 0, 0, 0, Exclusion.DUPLICATE], n).astype(np.uint8), np.minimum(rng.geometric(0.3, n) - 1, 6),
     )  # fmt: skip
 
 
-def snapshot(pairs: EligiblePairs, scale: Any = None) -> Snapshot:
+def snapshot(pairs: EligibleSamples, scale: Any = None) -> Snapshot:
     scale = scale or fit_rank_scale(pairs.score_N)
     return Snapshot(1, RATER, pairs, scale, scale.rank(pairs.score_N), "e", NIGHTS)
 
@@ -137,7 +137,7 @@ def members(drawn: Drawn) -> set[bytes]:
     return hashes(drawn.snapshot.pairs, drawn.member_K)
 
 
-def hashes(pairs: EligiblePairs, place_K: np.ndarray) -> set[bytes]:
+def hashes(pairs: EligibleSamples, place_K: np.ndarray) -> set[bytes]:
     return {row.tobytes() for row in pairs.pair_hash_N32[place_K]}
 
 

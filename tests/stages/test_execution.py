@@ -43,8 +43,8 @@ def n_leases(engine: Engine) -> int:
 def test_a_run_is_noted_with_its_report_and_gives_its_key_back(engine: Engine) -> None:
     assert run_number(7, lambda _run: NumberReport(number=7)) == NumberReport(number=7)
     with engine.connect() as connection:
-        row = connection.execute(text("SELECT state, report, exit_code, work_seconds FROM alchemist.runs")).one()
-    assert (row.state, row.report, row.exit_code) == ("succeeded", {"number": 7}, 0)
+        row = connection.execute(text("SELECT state, result, exit_code, work_seconds FROM alchemist.runs")).one()
+    assert (row.state, row.result, row.exit_code) == ("succeeded", {"number": 7}, 0)
     assert row.work_seconds >= 0
     assert n_leases(engine) == 0
 

@@ -31,7 +31,7 @@ def find_picture() -> tuple[Path, int, int]:
     with open_store().connect() as connection:
         root, uri, offset, size = connection.execute(
             text("""
-            SELECT d.root_uri, h.uri, l.member_offsets[1], l.member_sizes[1]
+            SELECT d.root_uri, h.uri, l.file_offsets[1], l.file_sizes[1]
             FROM alchemist.sample_locations AS l JOIN alchemist.shards AS h USING (shard_id) JOIN alchemist.datasets AS d USING (dataset_id)
             WHERE d.name = 'scenes' ORDER BY h.uri, l.ordinal LIMIT 1
         """)

@@ -209,27 +209,27 @@ def test_every_copy_of_a_version_is_known_to_a_takedown_and_gone_after_gc(
     image = an_image(folder)
     take_down(folder, [image], "asked for", actor="ann")
     (reached,) = find_reach(folder, [image])
-    assert len(reached.copy_uris) == 5
+    assert len(reached.all_materialized_uris) == 5
     report = gc(GcSubsetConfig(min_age_days=7, dry_run=False))
     assert len(report.removed) == 1
     assert all(place.folder in report.removed[0] for place in places)
     assert [Path(place.folder).exists() for place in places[:3]] == [False] * 3
     assert not half.exists()
     assert objects("copies/") == {}
-    assert find_reach(folder, [image])[0].copy_uris == []
+    assert find_reach(folder, [image])[0].all_materialized_uris == []
 
 
 def test_a_bucket_that_is_not_there_is_refused_and_not_noted(folder: Engine, object_store: str) -> None:
     with pytest.raises(DataError, match=r"no-such-bucket.* cannot be read: NoSuchBucket"):
         run(to="s3://no-such-bucket/copies")
-    assert find_subset(folder, NAME).copy_uris == []
+    assert find_subset(folder, NAME).all_materialized_uris == []
 
 
 def test_a_copy_that_failed_before_anything_was_written_is_not_listed(folder: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises((DataError, OSError)):
         run(to=str(tmp_path / "file"))
-    assert find_subset(folder, NAME).copy_uris == []
+    assert find_subset(folder, NAME).all_materialized_uris == []
 
 
 def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
@@ -238,12 +238,15 @@ def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
     run()
     with folder.begin() as connection:
         connection.execute(
-            text("UPDATE alchemist.subsets SET copy_uris = copy_uris || CAST('s3://no-such-bucket/copy' AS varchar)")
+            text("""
+                UPDATE alchemist.subsets
+                SET all_materialized_uris = all_materialized_uris || CAST('s3://no-such-bucket/copy' AS varchar)
+            """)
         )
     report = gc(GcSubsetConfig(min_age_days=0, dry_run=False))
     assert report.removed == []
     assert "half v1: s3://no-such-bucket/copy cannot be read: NoSuchBucket" in report.left[0]
-    assert len(find_subset(folder, NAME).copy_uris) == 2
+    assert len(find_subset(folder, NAME).all_materialized_uris) == 2
 
 
 def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
@@ -260,7 +263,7 @@ def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
         run()
     assert list(artifact_path(f"materialized/{NAME}").iterdir()) == []
     row = find_subset(folder, NAME)
-    assert (row.materialized_uri, row.copy_uris) == (None, [])
+    assert (row.materialized_uri, row.all_materialized_uris) == (None, [])
 
 
 def test_gc_forgets_a_copy_that_somebody_removed(folder: Engine) -> None:
@@ -269,7 +272,7 @@ def test_gc_forgets_a_copy_that_somebody_removed(folder: Engine) -> None:
     take_down(folder, [an_image(folder)], "asked for", actor="ann")
     report = gc(GcSubsetConfig(min_age_days=7, dry_run=False))
     assert report.removed == ["half v1 (selected): a copy that is gone, 0.0 MB"]
-    assert find_subset(folder, NAME).copy_uris == []
+    assert find_subset(folder, NAME).all_materialized_uris == []
     assert gc(GcSubsetConfig(min_age_days=7)).removed == []
 
 

@@ -19,7 +19,7 @@ def store_pictures(path: Path, pictures: list[bytes]) -> list[SimpleNamespace]:
         SimpleNamespace(
             root_uri=str(path.parent), uri=path.name, key=str(number), caption=f"picture {number} of {path.name}",
             pair_hash=bytes([number]) * 32, image_hash=bytes([number]) * 32,
-            member_exts=["jpg"], member_offsets=[offset], member_sizes=[len(picture)],
+            file_exts=["jpg"], file_offsets=[offset], file_sizes=[len(picture)],
         )
         for number, (offset, picture) in enumerate(zip(offsets, pictures, strict=False))
     ]  # fmt: skip

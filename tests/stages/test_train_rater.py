@@ -105,9 +105,9 @@ def test_a_rater_that_fails_is_told_why_and_stays_uncertified(
         certify(CertifyConfig(max_pairs=100))
     rater = find_rater(open_store(), name)
     assert rater is not None
-    assert rater.certificate["is_certified"] is False
-    assert {check["name"] for check in rater.certificate["checks"]} >= {"batch_invariance", "rank_stability"}
-    assert rater.certificate["n_steps"] == 10
+    assert rater.acceptance_report["is_certified"] is False
+    assert {check["name"] for check in rater.acceptance_report["checks"]} >= {"batch_invariance", "rank_stability"}
+    assert rater.acceptance_report["n_steps"] == 10
 
 
 def test_a_twin_of_another_seed_measures_the_stability_of_ranks(
@@ -120,7 +120,7 @@ def test_a_twin_of_another_seed_measures_the_stability_of_ranks(
         certify(CertifyConfig(max_pairs=100))
     rater = find_rater(open_store(), "newest")
     assert rater is not None
-    (stability,) = (check for check in rater.certificate["checks"] if check["name"] == "rank_stability")
+    (stability,) = (check for check in rater.acceptance_report["checks"] if check["name"] == "rank_stability")
     assert -1 <= stability["value"] <= 1
 
 

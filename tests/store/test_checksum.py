@@ -48,15 +48,15 @@ def every_table(
         "score_distributions": [{"night_id": k(2), "n": 2, "quantiles": [0.1, 0.9], "histogram": {"counts": [2]}}],
         "rank_scales": [{"rank_scale_id": k(1), "rater_id": k(2), "knot_scores": [0.1, 0.9], "knot_ranks": [1, 0]}],
         "rank_snapshots": [{"snapshot_id": k(1), "rank_scale_id": k(1), "dataset_names": ["web"], "night_ids": [k(2)]}],
-        "region_probes": [{
+        "rank_windows": [{
             "rater_id": k(2), "drop_top_ratio": 0.1, "mean_rank": 0.3, "std_rank": 0.1, "gain": 1, "gain_low": 0, "gain_high": 2,
             "measurements": {},
         }],
         "subsets": [{"subset_id": k(i), "name": "s", "version": i, "snapshot_id": k(1)} for i in (1, 2)],
         "subset_samples": [{"subset_id": k(1), "sample_id": k(2), "rank": 0.25}],
         "models": [{"model_id": k(1), "arm": "subset", "subset_id": k(1)}, {"model_id": k(2), "arm": "full"}],
-        "evaluation_contracts": [{"contract_id": k(1), "contract_hash": "c"}],
-        "evaluations": [{"model_id": k(i), "contract_id": k(1), "value": i / 7} for i in (1, 2)],
+        "evaluation_protocols": [{"protocol_id": k(1), "protocol_hash": "c"}],
+        "evaluations": [{"model_id": k(i), "protocol_id": k(1), "value": i / 7} for i in (1, 2)],
         "experiments": [{"name": "e", "config": {"arms": 2}}],
     }  # fmt: skip
     return {name: rows[::-1] if is_reversed else rows for name, rows in given.items()}

@@ -32,7 +32,7 @@ def store(engine: Engine) -> Engine:
             "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
             "samples": [{"sample_id": 1}],
             "subsets": [{
-                "subset_id": 1, "name": "s", "snapshot_id": 1, "state": "superseded", "copy_uris": ["tars/1"],
+                "subset_id": 1, "name": "s", "snapshot_id": 1, "state": "superseded", "all_materialized_uris": ["tars/1"],
                 "materialized_uri": "tars/1", "materialized_at": "2026-01-01", "created_at": "2026-01-01",
             }],
             "subset_samples": [{"subset_id": 1, "sample_id": 1, "rank": 0.5}],
@@ -53,7 +53,7 @@ def found(store: Engine, *, is_of_takedowns: bool = False) -> AnyRow:
 
 
 def noted(store: Engine) -> list[str]:
-    return find_by_id(store, 1).copy_uris
+    return find_by_id(store, 1).all_materialized_uris
 
 
 def is_stored(store: Engine) -> bool:
@@ -87,7 +87,7 @@ def test_tars_go_first_and_are_forgotten_only_when_they_are_gone(store: Engine) 
     assert removals.run(found(store))
     assert removals.done == [("copies", ["tars/1"]), "manifest"]
     row = find_by_id(store, 1)
-    assert (row.copy_uris, row.materialized_uri, is_stored(store)) == ([], None, False)
+    assert (row.all_materialized_uris, row.materialized_uri, is_stored(store)) == ([], None, False)
     assert manifest_uris(store) == {"m.parquet"}
 
 

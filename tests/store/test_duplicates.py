@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.selection.duplicates import MAX_DISTANCE
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.leases import take_lock
-from alchemist_core.store.samples import count_uncompared, find_duplicates, find_lookalikes, list_groups
+from alchemist_core.store.samples import count_uncompared, find_duplicates, find_near_duplicates, list_groups
 from tests.given import insert_rows, sha256
 from tests.oracles.oracle_duplicates import oracle_firsts
 
@@ -115,7 +115,7 @@ def test_lookalikes_of_a_picture_are_found_also_behind_another_first(engine: Eng
     add(engine, [0b0, 0b11, 0b111, 0b1 << 40, 0b11111 << 50])
     compare_all(engine)
     assert stored(engine) == {2: 1, 4: 1}
-    found = find_lookalikes(engine, sha256("image 2"))
+    found = find_near_duplicates(engine, sha256("image 2"))
     assert [(bytes(row.image_hash), row.distance) for row in found] == [(sha256("image 3"), 1), (sha256("image 1"), 2)]
 
 

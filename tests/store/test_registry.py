@@ -220,7 +220,7 @@ def test_a_shard_is_registered_with_all_that_lies_in_it(engine: Engine) -> None:
         place = connection.execute(
             text("SELECT * FROM alchemist.sample_locations WHERE key = 'k1' AND repair IS NOT NULL")
         ).one()
-        assert (place.member_exts, place.member_offsets, place.member_sizes) == (["jpg"], [512], [9])
+        assert (place.file_exts, place.file_offsets, place.file_sizes) == (["jpg"], [512], [9])
         imported = connection.execute(text("SELECT imported FROM alchemist.heuristic_scores")).scalars().all()
         assert imported == [{"likes": 3}] * 2
     assert is_cut(engine, row.shard_id)

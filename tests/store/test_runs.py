@@ -51,7 +51,7 @@ def test_the_run_of_an_expired_lease_is_lost_and_ends_at_once(engine: Engine) ->
     expire(engine)
     taken = claim(engine)
     assert runs(engine) == [(dead.run_id, "lost", True, True), (taken.run_id, "running", False, False)]
-    finish_run(engine, dead, state="succeeded", report={}, exit_code=0)
+    finish_run(engine, dead, state="succeeded", result={}, exit_code=0)
     assert [row[1] for row in runs(engine)] == ["lost", "running"], "who lost the key has no say any more"
     live = live_run(engine, KEY)
     assert live is not None
@@ -67,12 +67,12 @@ def test_a_run_that_had_ended_is_not_called_lost(engine: Engine) -> None:
 def test_a_run_that_ends_gives_back_all_that_it_holds_and_nothing_of_others(engine: Engine) -> None:
     one, other = claim(engine), claim(engine, RunKey("ingest", {}, "h"))
     claim_together(engine, ["device:a:0"], run_id=one.run_id, ttl_s=60)
-    finish_run(engine, one, state="succeeded", report={"n": 3}, exit_code=0)
+    finish_run(engine, one, state="succeeded", result={"n": 3}, exit_code=0)
     with engine.connect() as connection:
         left = connection.execute(text("SELECT run_id FROM alchemist.leases")).scalars().all()
         ended = read_run(connection, one.run_id)
     assert left == [other.run_id]
-    assert (ended.state, ended.report, ended.error, ended.exit_code) == ("succeeded", {"n": 3}, None, 0)
+    assert (ended.state, ended.result, ended.error, ended.exit_code) == ("succeeded", {"n": 3}, None, 0)
     assert live_run(engine, KEY) is None
 
 

@@ -39,9 +39,9 @@ def store(engine: Engine) -> Engine:
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The moments at which a pool was read from the store, not from files."""
     found: list[Any] = []
-    read = eligible.read_pool
+    read = eligible.read_eligible
     monkeypatch.setattr(
-        eligible, "read_pool", lambda connection, moment: found.append(moment) or read(connection, moment)
+        eligible, "read_eligible", lambda connection, moment: found.append(moment) or read(connection, moment)
     )
     return found
 

@@ -302,10 +302,10 @@ def test_a_copy_is_noted_once_and_forgotten_alone(versions: Engine) -> None:
     number = version(versions, 1).subset_id
     for uri in ("a", "b", "a"):
         note_copy(versions, number, uri)
-    assert version(versions, 1).copy_uris == ["a", "b"]
+    assert version(versions, 1).all_materialized_uris == ["a", "b"]
     forget_copy(versions, number, "a")
-    assert version(versions, 1).copy_uris == ["b"]
-    assert version(versions, 2).copy_uris == []
+    assert version(versions, 1).all_materialized_uris == ["b"]
+    assert version(versions, 2).all_materialized_uris == []
 
 
 def test_where_a_version_was_copied_first_stays_noted(versions: Engine) -> None:

@@ -38,7 +38,7 @@ class Run(Table):
     progress: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}", comment="Latest progress as JSON: done, total and a note"
     )
-    report: Mapped[dict[str, Any] | None] = mapped_column(comment="Result of the run as JSON; null until it succeeds")
+    result: Mapped[dict[str, Any] | None] = mapped_column(comment="Result of the run as JSON; null until it succeeds")
     error: Mapped[str | None] = mapped_column(comment="Error message of a failed run")
     exit_code: Mapped[int | None] = mapped_column(comment="Exit code of a run that has ended")
     started_at: Mapped[Created] = mapped_column(comment="Start of the run")
@@ -54,7 +54,7 @@ class Run(Table):
 
 
 class Lease(Table):
-    """Right of one run to write to a resource, until it expires. The token grows with every claim: a writer with an older token is refused."""
+    """Right of one run to write to a resource until it expires. A writer with an older token than the lease's is refused."""
 
     __tablename__ = "leases"
 

@@ -41,7 +41,7 @@ class Rater(Table):
     )
     checkpoint_uri: Mapped[str] = mapped_column(comment="Checkpoint, relative to the Alchemist home")
     checkpoint_sha256: Mapped[bytes] = mapped_column(comment="sha256 of the checkpoint (32 bytes)")
-    certificate: Mapped[dict[str, Any]] = mapped_column(
+    acceptance_report: Mapped[dict[str, Any]] = mapped_column(
         server_default="{}", comment="Acceptance report: results of the acceptance tests, as JSON"
     )
     state: Mapped[str] = mapped_column(
@@ -247,12 +247,12 @@ class RankSnapshot(Table):
     )
 
 
-class RegionProbe(Table):
+class RankWindow(Table):
     """Rank window: the part of the ranking that a tuning run found best for selection under one rater."""
 
-    __tablename__ = "region_probes"
+    __tablename__ = "rank_windows"
 
-    region_probe_id: Mapped[Key] = mapped_column(comment="Key of the rank window")
+    rank_window_id: Mapped[Key] = mapped_column(comment="Key of the rank window")
     rater_id: Mapped[int] = mapped_column(
         ForeignKey("alchemist.raters.rater_id"), index=True, comment="Rater whose ranking it was fitted to"
     )

@@ -150,8 +150,8 @@ class SampleLocation(Table):
         UniqueConstraint("shard_id", "key"),
         Index(None, "sample_id"),
         CheckConstraint(
-            "cardinality(member_exts) = cardinality(member_offsets) AND cardinality(member_exts) = cardinality(member_sizes)",
-            name="members",
+            "cardinality(file_exts) = cardinality(file_offsets) AND cardinality(file_exts) = cardinality(file_sizes)",
+            name="files",
         ),
         CheckConstraint("octet_length(content_hash) = 32", name="content_hash"),
     )
@@ -164,13 +164,13 @@ class SampleLocation(Table):
         BigInteger, ForeignKey("alchemist.samples.sample_id"), comment="Sample that the record holds"
     )
     key: Mapped[str] = mapped_column(comment="Name of the record: the file names in the tar without their extensions")
-    member_exts: Mapped[list[str]] = mapped_column(
+    file_exts: Mapped[list[str]] = mapped_column(
         ARRAY(String), comment="Extensions of the record's files, such as jpg, txt and json"
     )
-    member_offsets: Mapped[list[int]] = mapped_column(
+    file_offsets: Mapped[list[int]] = mapped_column(
         ARRAY(BigInteger), comment="Offset of each file in the tar, in bytes"
     )
-    member_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Size of each file in bytes")
+    file_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Size of each file in bytes")
     content_hash: Mapped[bytes | None] = mapped_column(
         comment="sha256 over all files of the record (32 bytes); null for records ingested by older versions"
     )

@@ -58,7 +58,7 @@ class Subset(Table):
     published_at: Mapped[datetime | None] = mapped_column(comment="When it was published")
     materialized_at: Mapped[datetime | None] = mapped_column(comment="When its first materialized dataset was complete")
     materialized_uri: Mapped[str | None] = mapped_column(comment="Folder of its first complete materialized dataset")
-    copy_uris: Mapped[list[str]] = mapped_column(
+    all_materialized_uris: Mapped[list[str]] = mapped_column(
         ARRAY(String),
         server_default=text("'{}'"),
         comment="Folders of all its materialized datasets, unfinished ones included, that were not garbage-collected",
@@ -76,7 +76,7 @@ class Subset(Table):
 
 
 class SubsetSample(Table):
-    """Members of published subset versions and of those under evaluation; partitioned by version. All other versions are stored as manifests only."""
+    """Members of subset versions that are published or under evaluation, partitioned by version; others are manifests only."""
 
     __tablename__ = "subset_samples"
     __table_args__ = ({"postgresql_partition_by": "LIST (subset_id)"},)
@@ -115,14 +115,14 @@ class Model(Table):
     created_at: Mapped[Created] = mapped_column(comment="When the model was registered")
 
 
-class EvaluationContract(Table):
+class EvaluationProtocol(Table):
     """Evaluation protocol: everything that must be equal for two metric values to be comparable."""
 
-    __tablename__ = "evaluation_contracts"
+    __tablename__ = "evaluation_protocols"
 
-    contract_id: Mapped[Key] = mapped_column(comment="Key of the evaluation protocol")
-    contract_hash: Mapped[str] = mapped_column(unique=True, comment="sha256 of the protocol")
-    contract: Mapped[dict[str, Any]] = mapped_column(
+    protocol_id: Mapped[Key] = mapped_column(comment="Key of the evaluation protocol")
+    protocol_hash: Mapped[str] = mapped_column(unique=True, comment="sha256 of the protocol")
+    protocol: Mapped[dict[str, Any]] = mapped_column(
         comment="Everything that must be equal for two values to be comparable, as JSON"
     )
     created_at: Mapped[Created] = mapped_column(comment="When the protocol was first used")
@@ -133,15 +133,15 @@ class Evaluation(Table):
 
     __tablename__ = "evaluations"
     __table_args__ = (
-        UniqueConstraint("model_id", "contract_id", "metric"),
+        UniqueConstraint("model_id", "protocol_id", "metric"),
         CheckConstraint("value > '-Infinity'::float8 AND value < 'Infinity'::float8", name="finite"),
         CheckConstraint("n > 0", name="n"),
     )
 
     evaluation_id: Mapped[BigKey] = mapped_column(comment="Key of the value")
     model_id: Mapped[int] = mapped_column(ForeignKey("alchemist.models.model_id"), comment="Model that was evaluated")
-    contract_id: Mapped[int] = mapped_column(
-        ForeignKey("alchemist.evaluation_contracts.contract_id"),
+    protocol_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.evaluation_protocols.protocol_id"),
         comment="Evaluation protocol that it was evaluated under",
     )
     metric: Mapped[str] = mapped_column(comment="Name of the metric, such as heldout_loss")

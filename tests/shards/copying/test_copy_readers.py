@@ -27,9 +27,9 @@ def mixed(tar, record, picture, tmp_path: Path) -> list[MemberSource]:
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("is_signalled", [True, False])
 def test_mixed_records_become_one_table_for_hugging_face(
-    mixed: list[MemberSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_told: bool, seed: int | None
+    mixed: list[MemberSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_signalled: bool, seed: int | None
 ) -> None:
     """Told by the card in the folder, or from the bare tars."""
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
@@ -39,7 +39,7 @@ def test_mixed_records_become_one_table_for_hugging_face(
     datasets.disable_progress_bars()
     copy(mixed, tmp_path / "copy", shard_size=8, seed=seed)
     tars = sorted(str(path) for path in (tmp_path / "copy").glob("*.tar"))
-    given = {"path": str(tmp_path / "copy")} if is_told else {"path": "webdataset", "data_files": {"train": tars}}
+    given = {"path": str(tmp_path / "copy")} if is_signalled else {"path": "webdataset", "data_files": {"train": tars}}
     loaded = datasets.load_dataset(**given, split="train", cache_dir=str(tmp_path / "cache"))
     rows = sorted(loaded, key=lambda row: row["__key__"])
     assert len(rows) == 12

@@ -1,4 +1,4 @@
--- What may be drawn, and what decides about it: read by the stage select (queries/eligible_pairs.sql) and by shift_gsample.
+-- What may be drawn, and what decides about it: read by the stage select (queries/candidate_samples.sql) and by shift_gsample.
 --
 -- LANGUAGE sql, STABLE, no SET: they are inlined, so that the planner sees the range of sample_id. Bodies are checked when they run:
 -- the views that they read are made after the functions.
@@ -7,8 +7,8 @@ SET LOCAL check_function_bodies = off;
 -- One row is: a scored pair of the nights, whatever excludes it. first_sample_id is the first pair of its duplicate group, 0 where it
 -- is that pair or in no group. A pair that lies only in shards retired up to last_retirement_id is none. Of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever. A group is
 -- the pairs of one picture (duplicates = 'exact'), or of one that looks alike too ('near').
-DROP FUNCTION IF EXISTS alchemist.drawable_pairs(integer, integer[], integer, bigint, text, text, bigint, bigint);
-CREATE OR REPLACE FUNCTION alchemist.drawable_pairs(
+DROP FUNCTION IF EXISTS alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint);
+CREATE OR REPLACE FUNCTION alchemist.candidate_samples(
     rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, duplicates text, score_name text,
     after_sample_id bigint, last_sample_id bigint, last_retirement_id integer
 ) RETURNS TABLE (
@@ -99,5 +99,5 @@ $$;
 
 SET LOCAL check_function_bodies = on;
 
-COMMENT ON FUNCTION alchemist.drawable_pairs(integer, integer[], integer, bigint, text, text, bigint, bigint, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id';
+COMMENT ON FUNCTION alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id';
 COMMENT ON FUNCTION alchemist.contaminated_samples(text[], bigint) IS 'Returns the samples whose image is in one of the named datasets, or a near-duplicate of one of theirs';

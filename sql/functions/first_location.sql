@@ -1,6 +1,6 @@
 -- Where a pair lies now, for people: its first live location; no row where it has none. Planned as part of the query that asks.
 -- Relies on: ix_sample_locations_sample_id, pk_shards, pk_datasets.
-CREATE OR REPLACE FUNCTION alchemist.first_place(of_sample_id bigint)
+CREATE OR REPLACE FUNCTION alchemist.first_location(of_sample_id bigint)
 RETURNS TABLE (dataset text, crawl_date date, shard text, key text)
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT datasets.name, shards.crawl_date, shards.uri, sample_locations.key
@@ -12,4 +12,4 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     LIMIT 1
 $$;
 
-COMMENT ON FUNCTION alchemist.first_place(bigint) IS 'Returns the first readable location of a sample: dataset, crawl date, shard and key; no row where it has none';
+COMMENT ON FUNCTION alchemist.first_location(bigint) IS 'Returns the first readable location of a sample: dataset, crawl date, shard and key; no row where it has none';

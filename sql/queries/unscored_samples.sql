@@ -22,7 +22,7 @@ LEFT JOIN LATERAL (
         member.byte_offset,
         member.size_bytes
     FROM
-        unnest(sample_locations.member_exts, sample_locations.member_offsets, sample_locations.member_sizes)
+        unnest(sample_locations.file_exts, sample_locations.file_offsets, sample_locations.file_sizes)
             AS member (ext, byte_offset, size_bytes)
     WHERE member.ext = ANY(CAST(:image_exts AS text[]))
     ORDER BY member.byte_offset

@@ -1,7 +1,7 @@
 -- Tell whether a subset version may give back what it takes up: it is not published, no rollback would go back to it (withdrawn versions
 -- are passed over), no model was trained on it, and no running stage names it. Null for a version that the store does not know.
 
-CREATE OR REPLACE FUNCTION alchemist.is_version_free(asked integer) RETURNS boolean
+CREATE OR REPLACE FUNCTION alchemist.is_version_collectable(asked integer) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE rollback_targets AS (
         SELECT published.predecessor_id AS subset_id
@@ -23,6 +23,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE subsets.subset_id = asked
 $$;
 
-REVOKE ALL ON FUNCTION alchemist.is_version_free(integer) FROM public;
+REVOKE ALL ON FUNCTION alchemist.is_version_collectable(integer) FROM public;
 
-COMMENT ON FUNCTION alchemist.is_version_free(integer) IS 'Returns whether a subset version may be garbage-collected; null for an unknown version';
+COMMENT ON FUNCTION alchemist.is_version_collectable(integer) IS 'Returns whether a subset version may be garbage-collected; null for an unknown version';

@@ -4,7 +4,7 @@
 --   score text (rater, or a heuristic), after_sample_id bigint and last_sample_id bigint (a range of samples),
 --   last_retirement_id integer (shards retired up to it do not count).
 -- One row is: a pair with its score (NaN where it has none), its first night, the first pair of its duplicate group (0: none before it).
--- Relies on: alchemist.drawable_pairs; ix_sample_locations_sample_id, the rater's partition of pk_scores, pk_samples, pk_duplicate_samples.
+-- Relies on: alchemist.candidate_samples; ix_sample_locations_sample_id, the rater's partition of pk_scores, pk_samples, pk_duplicate_samples.
 -- Safe to re-run: yes; no column is null and none varies in length, so that arrays are read from its binary COPY.
 SELECT
     sample_id,
@@ -13,7 +13,7 @@ SELECT
     night_id,
     first_sample_id,
     is_taken_down
-FROM alchemist.drawable_pairs(
+FROM alchemist.candidate_samples(
     CAST(:rater_id AS integer), CAST(:night_ids AS integer[]), CAST(:last_takedown_id AS integer), CAST(:last_compared_id AS bigint),
     CAST(:duplicates AS text), CAST(:score AS text), CAST(:after_sample_id AS bigint), CAST(:last_sample_id AS bigint),
     CAST(:last_retirement_id AS integer)
