@@ -6,11 +6,13 @@ Where things are is never here: that is `settings`.
 import hashlib
 import json
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+from functools import cache
+from typing import Annotated, Any, NamedTuple, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -44,6 +46,92 @@ Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(split_commas), AfterValidator(refuse_repeats)]
 
 
+@dataclass(frozen=True, slots=True)
+class Formerly:
+    """The name of a field, and the words of its values, in stores and hashes that were made before the field was renamed.
+
+    Stands in the field's annotation. Hashes are computed from these names, so that a rename changes no hash; the command line
+    and `Config` refuse them and name the present ones.
+    """
+
+    name: str | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
+    """The former word of each present value that was renamed."""
+
+
+@cache
+def former_fields(model: type[BaseModel]) -> dict[str, Formerly]:
+    """Return the renamed fields of a model by their present names."""
+    return {
+        name: mark
+        for name, declared in model.model_fields.items()
+        for mark in declared.metadata
+        if isinstance(mark, Formerly)
+    }
+
+
+def former_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's JSON under the names that its hash is computed from; former names stay as they are.
+
+    >>> class Job(Config):
+    ...     compile: Annotated[bool, Formerly("is_compiled")] = False
+    >>> former_names(Job, {"compile": True, "note": 1})
+    {'is_compiled': True, 'note': 1}
+    """
+    renamed = {}
+    for name, value in values.items():
+        mark = former_fields(model).get(name, Formerly())
+        inner = _translate_inner(model, name, value, former_names)
+        renamed[mark.name or name] = mark.values.get(inner, inner) if isinstance(inner, str) else inner
+    return renamed
+
+
+def current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored JSON of a config under its present names; present names stay as they are.
+
+    >>> class Job(Config):
+    ...     dedup: Annotated[str, Formerly("duplicates", {"off": "keep"})] = "off"
+    >>> current_names(Job, {"duplicates": "keep"})
+    {'dedup': 'off'}
+    """
+    present = {mark.name or name: (name, mark) for name, mark in former_fields(model).items()}
+    renamed = {}
+    for key, value in values.items():
+        name, mark = present.get(key, (key, Formerly()))
+        words = {former: word for word, former in mark.values.items()}
+        inner = _translate_inner(model, name, value, current_names)
+        renamed[name] = words.get(inner, inner) if isinstance(inner, str) else inner
+    return renamed
+
+
+def _translate_inner(
+    model: type[BaseModel], name: str, value: Any, translate: Callable[[type[BaseModel], Mapping[str, Any]], Any]
+) -> Any:
+    """Translate the value of a field that is a model itself; any other value is returned as it is."""
+    declared = model.model_fields.get(name)
+    kinds = () if declared is None else (declared.annotation, *get_args(declared.annotation))
+    inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return value if inner is None or not isinstance(value, Mapping) else translate(inner, value)
+
+
+def rename_words(
+    model: type[BaseModel], words: Iterable[str], translate: Callable[[type[BaseModel], Mapping[str, Any]], Any]
+) -> list[str]:
+    """Translate the names in words such as name=value, by `former_names` or `current_names`.
+
+    >>> class Job(Config):
+    ...     compile: Annotated[bool, Formerly("is_compiled")] = False
+    >>> rename_words(Job, ["compile=true"], former_names)
+    ['is_compiled=true']
+    """
+    return [
+        f"{name}{equals}{value}"
+        for word in words
+        for given, equals, text in [word.partition("=")]
+        for name, value in translate(model, {given: text}).items()
+    ]
+
+
 LINE_LENGTH = 80
 """Characters of a line on a terminal as it opens."""
 
@@ -53,9 +141,27 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_former_names(cls, values: Any) -> Any:
+        for name, mark in former_fields(cls).items():
+            if isinstance(values, Mapping) and mark.name in values:
+                message = f"{mark.name} is now {name}"
+                raise ValueError(message)
+        return values
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any]) -> Self:
+        """Read the JSON of a store or a file, whose fields may still have their former names."""
+        return cls.model_validate(current_names(cls, values))
+
     def as_json(self) -> dict[str, Any]:
         """Return what `runs.config` stores."""
         return self.model_dump(mode="json")
+
+    def hashed_json(self) -> dict[str, Any]:
+        """Return the JSON that hashes are computed from: `as_json` under the former names of renamed fields."""
+        return former_names(type(self), self.as_json())
 
     def fingerprint(self) -> str:
         """Return the config hash: sha256 over canonical JSON, the first 16 hex digits.
@@ -63,7 +169,7 @@ class Config(BaseModel):
         >>> Config().fingerprint() == Config().fingerprint()
         True
         """
-        return fingerprint(self.as_json())
+        return fingerprint(self.hashed_json())
 
 
 class Section(Config):

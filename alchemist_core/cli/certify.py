@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Report, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.project import load_project
@@ -60,14 +60,14 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
         raise ConfigError(
             "There is no rater to certify. Train one: alchemist train-rater --dataset NAME --validation NAME."
         )
-    training = RaterTrainingConfig.model_validate(rater.config["training"])
+    training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
     rows = read_training_samples(engine, validation.dataset_id, max_pairs=config.max_pairs)
     if not rows:
         raise ConfigError(f"Dataset {validation.name!r} has no pairs any more: nothing to certify {rater.name} on.")
     images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
     hold_device(stage_run, is_on_cpu=True)
-    twin = find_twin(engine, rater)
+    twin = find_twin(engine, rater, lambda training: current_names(RaterTrainingConfig, training))
     checks, failed = _examine(rater, twin, training, (images, captions))
     record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())
     if failed:

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from alchemist_core import __version__
-from alchemist_core.config import BARE_WORD, NO_FLAG, Command, Config, bounds_of
+from alchemist_core.config import BARE_WORD, NO_FLAG, Command, Config, Formerly, bounds_of
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import send_announced
 from alchemist_core.presets import PRESETS, preset_values
@@ -35,8 +35,21 @@ _MISSING = "the following arguments are required"
 class Parser(argparse.ArgumentParser):
     """A parser whose refusals name the nearest word and the next step."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.renamed_flags: dict[str, str] = {}
+        """The present flag of each former one."""
+        self.renamed_values: dict[tuple[str, str], str] = {}
+        """The present word of each former value, by flag and value."""
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and refuse what is left over here, where the flags are known that may have been meant."""
+        # Before argparse, which would read --base as an abbreviation of --base-model.
+        for flag in (word.partition("=")[0] for word in args or ()):
+            if flag == "--":
+                break
+            if flag in self.renamed_flags:
+                self.error(f"{flag} is now {self.renamed_flags[flag]}")
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(" ".join(self._refusal(word) for word in unknown if word.startswith("-")) or _too_many(unknown))
@@ -51,7 +64,8 @@ class Parser(argparse.ArgumentParser):
             message = f"{found['name']} is none of {', '.join(choices)}: {found['given']!r}"
             if self._subparsers:
                 message = f"{self.prog} knows no {found['given']!r}"
-            message += _meant(found["given"], choices)
+            renamed = self.renamed_values.get((found["name"], found["given"]))
+            message += f". {found['given']} is now {renamed}" if renamed else _meant(found["given"], choices)
         end = "" if message.endswith(("?", ".")) else "."
         self.exit(2, f"error: {message}{end} See: {self.prog} --help\n")
 
@@ -293,8 +307,27 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> 
         text = "defaults by name; flags override single fields"
         parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help=f"{text} (default: tiny)")
         parser.add_argument("--slot", type=int, default=0, help="worker slot of a mapped stage (default: 0)")
-    for path, field in flag_fields(command.config):
+    add_flags(parser, command.config)
+
+
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """Add a flag for each field of a config model; the former names of renamed ones are refused."""
+    for path, field in flag_fields(model):
         add_flag(parser, path, field)
+        if isinstance(parser, Parser):
+            _refuse_former_names(parser, path[-1], field)
+
+
+def _refuse_former_names(parser: Parser, name: str, field: FieldInfo) -> None:
+    """Name the present flag, or the present word of a value, where somebody types the former one."""
+    flag = flag_of(name, field)
+    for mark in field.metadata:
+        if isinstance(mark, Formerly):
+            former = flag_of(mark.name or name, field)
+            parser.renamed_values |= {(flag, was): value for value, was in mark.values.items()}
+            if former != flag:
+                parser.renamed_flags[former] = flag
+                parser.renamed_flags[former.replace("--", "--no-", 1)] = flag.replace("--", "--no-", 1)
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from alchemist_core.cli.command_line import flag_fields
+from alchemist_core.config import Formerly
 from alchemist_core.presets import PRESETS
 
 Field = dict[str, Any]
@@ -57,6 +59,22 @@ def build_forms() -> dict[str, dict[str, Field]]:
             **_form(ReportConfig, "dataset"),
         },
     }
+
+
+def build_renames() -> dict[str, dict[str, str]]:
+    """Return for each DAG the present names of its form's renamed fields, by their former names."""
+    from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415  stages are imported only to generate
+    from alchemist_core.stages.train_downstream import TrainDownstreamConfig  # noqa: PLC0415
+    from alchemist_core.stages.train_rater import TrainRaterConfig  # noqa: PLC0415
+
+    marks = {
+        path[-1]: mark.name
+        for model in (SelectConfig, TrainDownstreamConfig, TrainRaterConfig)
+        for path, field in flag_fields(model)
+        for mark in field.metadata
+        if isinstance(mark, Formerly) and mark.name
+    }
+    return {dag: {marks[name]: name for name in form if name in marks} for dag, form in build_forms().items()}
 
 
 def _form(model: type[BaseModel], *names: str, is_preset: bool = False) -> dict[str, Field]:
@@ -157,6 +175,8 @@ def render_forms() -> str:
     lines = [HEADER, "FORMS = {"]
     for dag, fields in forms.items():
         lines += [f'    "{dag}": {{', *(f'        "{name}": {field},' for name, field in fields.items()), "    },"]
+    lines += ["}", "", "# The present names of renamed fields, by their former names.", "RENAMED = {"]
+    lines += [f'    "{dag}": {renames},' for dag, renames in build_renames().items()]
     return "\n".join([*lines, "}", ""])
 
 

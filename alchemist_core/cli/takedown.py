@@ -9,7 +9,7 @@ from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
 from alchemist_core.config import Command, Config, Report, lay_out
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
-from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.config import policy_of
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.audit import current_actor
@@ -133,9 +133,8 @@ def _select_config(name: str) -> SelectConfig:
     subset = published_version(open_store(), name)
     assert subset is not None
     rater = rater_of_subset(open_store(), subset)
-    policy = {name: value for name, value in subset.spec.items() if name in SelectionPolicy.model_fields}
-    fields = {"dataset": tuple(rater.dataset_names), "name": subset.name, "rater": rater.name, "policy": policy}
-    return SelectConfig.model_validate(fields)
+    policy = policy_of(subset.spec)
+    return SelectConfig(dataset=tuple(rater.dataset_names), name=subset.name, rater=rater.name, policy=policy)
 
 
 def _commands(name: str) -> str:

@@ -98,7 +98,7 @@ def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
     trial = Trial(config, seed)
     trial.prepare()
     rater = trial.rater(config.kind)
-    trained = TrainRaterConfig.model_validate(rater.config)
+    trained = TrainRaterConfig.from_stored(rater.config)
     rows, _ = read_both(trained, open_store())
     hashes = [bytes(row.pair_hash) for row in rows["dataset"]]
     chosen = choose_followed(_ranks(rater, trained.dataset, hashes), config, seed)
@@ -123,7 +123,7 @@ def _follow_training(
     from alchemist_core.training.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
     from alchemist_core.training.samples import JoinedPairs  # noqa: PLC0415
 
-    side = TrainRaterConfig.model_validate(rater.config).training.resolution
+    side = TrainRaterConfig.from_stored(rater.config).training.resolution
     validation, train = (StoredPairs(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
     # Who is followed is in the name: after a takedown it may be others.
     who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])

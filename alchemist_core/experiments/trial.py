@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alchemist_core.config import fingerprint
+from alchemist_core.config import fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.config import TrialsConfig
@@ -143,7 +143,7 @@ def measure_cell(
     given = SelectionPolicy.model_validate({**policy, "retention": retention, "seed": trial.seed})
     # The members' own spec is in the name, so that an arm which another experiment tried too is one subset.
     spec = policy_spec(given, given.resolve(rater.rule))  # type: ignore[arg-type]  # the table's CHECK knows the rules
-    name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, spec])[:8]}"
+    name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]}"
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
     trained = train_downstream.run(
         train_downstream.TrainDownstreamConfig(

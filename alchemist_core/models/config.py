@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from alchemist_core.config import Config
+
 SCALES = {
     256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
     512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
@@ -186,10 +188,8 @@ def count_tokens(scales: Scales) -> int:
     return sum(side**2 for side in scales)
 
 
-class SamplingConfig(BaseModel):
+class SamplingConfig(Config):
     """How codes are drawn from a generator; the defaults are STAR's at 256 px."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     guidance: float = Field(4.0, ge=0, le=100, description="Guidance at the last scale, rising from 0 at the first")
     top_k: int = Field(600, ge=1, le=65536, description="Codes that a token may take, likeliest first")

@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from alchemist_core.config import Config
 
 
-class FluxConfig(BaseModel):
+class FluxConfig(Config):
     """One size of the transformer; the defaults are FLUX-mini's.
 
     Source: TencentARC/FluxKits, `flux-mini`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_double_blocks: int = Field(5, ge=1, le=64, description="Blocks with weights of their own for image and text")
     n_single_blocks: int = Field(10, ge=1, le=128, description="Blocks with shared weights after them")
@@ -50,10 +50,8 @@ class FluxConfig(BaseModel):
         return self.n_heads * self.head_dim
 
 
-class FlowSamplingConfig(BaseModel):
+class FlowSamplingConfig(Config):
     """How images are drawn from noise; the defaults are FLUX-mini's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_steps: int = Field(50, ge=1, le=1000, description="Euler steps from noise to image")
     guidance: float = Field(3.5, ge=0, le=100, description="Guidance that the transformer is told")

@@ -1,11 +1,12 @@
 """What a user may say about a selection; composed into the config of the stage `select`. No numpy, no torch."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from pydantic import Field
 
-from alchemist_core.config import Config, Words
+from alchemist_core.config import Config, Words, current_names, fingerprint, former_names
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.keys import Noise, Reading
 from alchemist_core.selection.strategies import STRATEGIES, STRATEGY_OF_RULE, RatingRule, Strategy, StrategyName
@@ -148,6 +149,17 @@ def policy_spec(policy: SelectionPolicy, strategy: Strategy) -> dict[str, Any]:
     given = policy.model_dump(mode="json", exclude_defaults=True)
     always = {"retention": policy.retention, "seed": policy.seed}
     return {**given, **always, **strategy_spec(strategy)}
+
+
+def hash_spec(spec: Mapping[str, Any]) -> str:
+    """Hash a subset's spec; renamed options are hashed under their former names, so that a spec keeps its hash."""
+    return fingerprint(former_names(SelectionPolicy, spec))
+
+
+def policy_of(spec: Mapping[str, Any]) -> SelectionPolicy:
+    """Return the policy that a stored spec was made from."""
+    given = current_names(SelectionPolicy, spec)
+    return SelectionPolicy.model_validate({name: given[name] for name in given if name in SelectionPolicy.model_fields})
 
 
 def strategy_spec(strategy: Strategy) -> dict[str, Any]:

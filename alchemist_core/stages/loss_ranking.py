@@ -55,7 +55,7 @@ class LossRanking:
         dataset = find_dataset(engine, self._rater.config["validation"])
         rows = read_training_samples(engine, dataset.dataset_id)
         validation = [bytes(row.pair_hash) for row in rows]
-        trained = fingerprint([config.model_dump(mode="json"), self._rater.name, members_sha256(validation)])
+        trained = fingerprint([config.hashed_json(), self._rater.name, members_sha256(validation)])
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
         if not path.exists():
             hold_device(self._stage_run)

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, Words, fingerprint
+from alchemist_core.config import Command, Config, Report, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.selection.config import SelectionPolicy, policy_spec
+from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import Estimate
@@ -92,8 +92,9 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
     """Draw, write the manifest, then the row that names it."""
     selection = Selection(config, should_store=True)
     spec, manifest = selection.spec(), selection.manifest
-    known = find_by_spec(stage_run.engine, selection.name, fingerprint(spec))
-    uri = f"subsets/{selection.name}/{fingerprint(spec)}.parquet"
+    spec_hash = hash_spec(spec)
+    known = find_by_spec(stage_run.engine, selection.name, spec_hash)
+    uri = f"subsets/{selection.name}/{spec_hash}.parquet"
     if known is None or not artifact_path(uri).exists():
         write_manifest(artifact_path(uri), manifest)
     if known is not None:
@@ -107,7 +108,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
     subset = store_subset(
         stage_run.engine,
         name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
-        retention=config.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=fingerprint(spec),
+        retention=config.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=spec_hash,
         n_samples=len(manifest), manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
         created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip

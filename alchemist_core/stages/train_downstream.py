@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, Seeds, Words, fingerprint
+from alchemist_core.config import Command, Config, Report, Seeds, Words, fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.selection.draw import draw_members
@@ -119,6 +119,11 @@ def _read_truth(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _identity(what: dict[str, Any]) -> str:
+    """Hash what a model was trained from, under the names that its fields have always had there."""
+    return fingerprint({**what, "model": former_names(DownstreamConfig, what["model"])})
+
+
 class TrainDownstreamConfig(Config):
     """Which arms to train."""
 
@@ -171,7 +176,7 @@ class Comparison:
             for arm in config.arms:
                 members = self._members(stage_run, arms, rater, arm=arm, seed=seed)
                 what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
-                identities.append(fingerprint(what))
+                identities.append(_identity(what))
                 if models.find_model(stage_run.engine, identities[-1]) is None:
                     # Before the model's own lease, and so in every run: else two could wait for each other.
                     hold_device(stage_run)
@@ -207,7 +212,7 @@ class Comparison:
     def _train_arm(
         self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, what: dict[str, Any], *, members: list[bytes]
     ) -> bool:
-        identity, arm, seed = fingerprint(what), what["arm"], what["model"]["seed"]
+        identity, arm, seed = _identity(what), what["arm"], what["model"]["seed"]
         if models.find_model(stage_run.engine, identity) is not None:
             return False
         from alchemist_core.training.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work

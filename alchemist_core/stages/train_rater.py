@@ -62,7 +62,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     """Read both datasets, train, register the version."""
     rows, overlap = read_both(config, stage_run.engine)
     identity = fingerprint(
-        {"config": config.as_json()}
+        {"config": config.hashed_json()}
         | {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
     )
     n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}

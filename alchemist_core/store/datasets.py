@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select, text, update
 
-from alchemist_core.config import fingerprint
 from alchemist_core.errors import ConfigError
+from alchemist_core.selection.config import hash_spec
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import DatasetRow, find_dataset
@@ -93,7 +93,7 @@ def _rename_in_specs(connection: Connection, name: str, new_name: str) -> None:
         spec = _renamed(row.spec, name, new_name)
         if spec != row.spec:
             same = Subset.subset_id == row.subset_id
-            connection.execute(update(Subset).where(same).values(spec=spec, spec_hash=fingerprint(spec)))
+            connection.execute(update(Subset).where(same).values(spec=spec, spec_hash=hash_spec(spec)))
 
 
 def _rename_in_raters(connection: Connection, name: str, new_name: str) -> None:

@@ -1,7 +1,7 @@
 """Rater versions: registered once, found by name, promoted in one transaction."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,16 +85,22 @@ def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
     return None if row is None else RaterRow(*row)
 
 
-def find_twin(engine: Engine, rater: RaterRow) -> RaterRow | None:
-    """Return the newest other rater whose config differs in nothing but the seed."""
+def find_twin(engine: Engine, rater: RaterRow, present: Callable[[dict[str, Any]], dict[str, Any]]) -> RaterRow | None:
+    """Return the newest other rater whose config differs in nothing but the seed.
+
+    Args:
+        engine: The store.
+        rater: The rater whose twin is wanted.
+        present: Gives the fields of a stored training their present names.
+    """
+
+    def recipe(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {"training": present(config["training"]) | {"seed": None}}
+
     statement = select(*COLUMNS).where(Rater.rater_id != rater.rater_id).order_by(Rater.rater_id.desc())
     with engine.connect() as connection:
         rows = [RaterRow(*row) for row in connection.execute(statement)]
-    return next((row for row in rows if _without_seed(row.config) == _without_seed(rater.config)), None)
-
-
-def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    return config | {"training": config["training"] | {"seed": None}}
+    return next((row for row in rows if recipe(row.config) == recipe(rater.config)), None)
 
 
 def record_certificate(

@@ -10,7 +10,9 @@ import numpy as np
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.leases import take_lock, try_lock
@@ -124,6 +126,10 @@ class SubsetRow:
     withdrawn_at: datetime | None
     withdrawn_by: str | None
     withdrawn_reason: str | None
+
+    def __post_init__(self) -> None:
+        """Read the spec under the present names of its options."""
+        object.__setattr__(self, "spec", current_names(SelectionPolicy, self.spec))
 
     @property
     def title(self) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.config import SelectionPolicy, policy_of
 from alchemist_core.selection.curves import SelectionCurve, selection_curve
 from alchemist_core.selection.draw import Keys, count_possible, draw_members, largest, require_possible, retention_to_k
 from alchemist_core.selection.exclusions import Exclusion, count_exclusions
@@ -128,9 +128,7 @@ def redraw(engine: Engine, subset: SubsetRow) -> Drawn:
     Raises:
         DataError: If the eligible set is not any more what it was.
     """
-    given = {name: value for name, value in subset.spec.items() if name in SelectionPolicy.model_fields}
-    policy = SelectionPolicy.model_validate(given)
-    return draw(policy, reload_snapshot(engine, subset.snapshot_id))
+    return draw(policy_of(subset.spec), reload_snapshot(engine, subset.snapshot_id))
 
 
 class _Stratum:

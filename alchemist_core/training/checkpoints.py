@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
+from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write, sync_file
 
@@ -21,15 +21,15 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def save_state(out: Path, config: BaseModel, state: dict[str, Any]) -> None:
+def save_state(out: Path, config: Config, state: dict[str, Any]) -> None:
     """Replace the checkpoint of an unfinished run of a config."""
     folder = partial_folder(out) / "resume"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "state.pt", is_sole_writer=True) as partial, partial.open("wb") as file:
-        torch.save({"config": config.model_dump_json(), **state}, file)
+        torch.save({"config": json.dumps(config.hashed_json()), **state}, file)
 
 
-def load_state(out: Path, config: BaseModel) -> dict[str, Any] | None:
+def load_state(out: Path, config: Config) -> dict[str, Any] | None:
     """Read the checkpoint of an unfinished run, if there is one.
 
     Raises:
@@ -40,7 +40,7 @@ def load_state(out: Path, config: BaseModel) -> dict[str, Any] | None:
         return None
     # Not to the GPU it was written from: each of several processes would fill the first one's.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["config"] != config.model_dump_json():
+    if json.loads(state["config"]) != config.hashed_json():
         raise ConfigError(f"{partial_folder(out)} holds a run of another config; remove it")
     return state
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from alchemist_core.config import NO_FLAG
+from alchemist_core.config import NO_FLAG, Config
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
@@ -19,10 +19,8 @@ def _later_field(default: Any, **declared: Any) -> Any:
     return Field(default, exclude_if=lambda value: value == default, **declared)
 
 
-class RaterTrainingConfig(BaseModel):
+class RaterTrainingConfig(Config):
     """How a rater is trained by two proxies; the defaults fit two CPU cores and two minutes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: RatingRule = Field(
         RatingRule.ALIGNMENT,
@@ -150,10 +148,8 @@ class RaterTrainingConfig(BaseModel):
         return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)
 
 
-class DownstreamConfig(BaseModel):
+class DownstreamConfig(Config):
     """How a generator is trained on a subset; every arm of a comparison gets the same."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Each arm's own: the stage sets it from its list of seeds.
     seed: int = Field(

@@ -123,7 +123,7 @@ class _Run:
             "losses": self.losses,
         }
         self.recipe.write(self._plain_model() if self.average is None else self.average.module, folder)
-        checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        checkpoints.write_json(folder / "config.json", self.config.hashed_json())
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
 

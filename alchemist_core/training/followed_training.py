@@ -136,7 +136,7 @@ class _Following:
         self.out, self.rater, self.followed, self.partial = out, rater, followed, checkpoints.partial_folder(out)
         self.partial.mkdir(parents=True, exist_ok=True)
         copyfile(rater / "tokenizer.safetensors", self.partial / "tokenizer.safetensors")
-        config = RaterTrainingConfig.model_validate(checkpoints.read_json(rater / "config.json"))
+        config = RaterTrainingConfig.from_stored(checkpoints.read_json(rater / "config.json"))
         self.training = RaterRun(config, pairs.second, pairs.first, out=out, cache=cache)
         self.total = config.n_warmup_steps + config.n_steps
         # A pair whose picture cannot be decoded is in no batch, and is not followed.

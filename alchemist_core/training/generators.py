@@ -38,7 +38,7 @@ class Generator(NamedTuple):
 
 def read_config(model_path: Path) -> DownstreamConfig:
     """Read how the model in a folder that `train_downstream` made was trained."""
-    return DownstreamConfig.model_validate(read_json(model_path / "config.json"))
+    return DownstreamConfig.from_stored(read_json(model_path / "config.json"))
 
 
 def load_drawer(model_path: Path, device: torch.device) -> Drawer:

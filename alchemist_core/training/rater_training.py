@@ -134,7 +134,7 @@ class RaterRun:
         self.tokenizer.save(folder / "tokenizer.safetensors")
         save_file(self.models.scoring_rater.state_dict(), folder / "rater.safetensors")
         save_file(self.models.unwrapped("proxy").state_dict(), folder / "proxy.safetensors")
-        checkpoints.write_json(folder / "config.json", self.config.model_dump(mode="json"))
+        checkpoints.write_json(folder / "config.json", self.config.hashed_json())
         checkpoints.write_json(folder / "metrics.json", metrics)
         checkpoints.finish(self.out)
 

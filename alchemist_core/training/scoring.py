@@ -56,7 +56,7 @@ class Scorer:
     @classmethod
     def load(cls, path: Path, device: torch.device | None = None) -> "Scorer":
         """Read the folder that `train_rater` made."""
-        config = RaterTrainingConfig.model_validate(read_json(path / "config.json"))
+        config = RaterTrainingConfig.from_stored(read_json(path / "config.json"))
         tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
         device = device or torch.device("cpu")
         encoder = load_text_encoder(config.text_encoder, str(device))

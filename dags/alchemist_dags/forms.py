@@ -40,3 +40,11 @@ FORMS = {
         "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Training dataset; empty: every one'},
     },
 }
+
+# The present names of renamed fields, by their former names.
+RENAMED = {
+    "nightly_rescore": {},
+    "train_rater": {},
+    "build_subset": {},
+    "evaluate_subset": {},
+}

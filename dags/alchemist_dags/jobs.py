@@ -23,7 +23,7 @@ from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowSkipException
 
 from alchemist_dags.commands import environment_of
-from alchemist_dags.forms import FORMS
+from alchemist_dags.forms import FORMS, RENAMED
 
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
@@ -103,6 +103,9 @@ class Run:
         """Read a run, and refuse keys that its form does not have."""
         dag_run, fields = context["dag_run"], FORMS.get(context["dag"].dag_id, {})
         if unknown := sorted((dag_run.conf or {}).keys() - fields.keys()):
+            renames = RENAMED.get(context["dag"].dag_id, {})
+            if renamed := [f"{name} is now {renames[name]}" for name in unknown if name in renames]:
+                raise CommandFailed(f"Former key in the run's configuration: {', '.join(renamed)}.", 2)
             allowed = ", ".join(fields) or "none, this DAG has no form"
             raise CommandFailed(
                 f"Unknown key in the run's configuration: {', '.join(map(repr, unknown))}. Allowed: {allowed}.", 2

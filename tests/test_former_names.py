@@ -1,0 +1,173 @@
+"""Renamed fields keep every hash, what was stored under their former names is read, and the command line refuses these names."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from alchemist_core.cli.command_line import Parser, add_flags
+from alchemist_core.config import Config, Formerly, current_names, fingerprint, former_fields, former_names
+from alchemist_core.experiments.dynamics import DynamicsConfig
+from alchemist_core.experiments.running import RunConfig
+from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.protocols.protocol import AverageContract, Contract
+from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.stages.evaluate import EvaluateConfig
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.materialize import MaterializeConfig
+from alchemist_core.stages.report import ReportConfig
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig
+from alchemist_core.stages.train_rater import TrainRaterConfig
+from alchemist_core.training.config import DownstreamConfig
+
+# The JSON and the hash of 45 configs, specs and contracts as 0.1.0 (3153c93) stored them: never written anew.
+STORED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "stored_by_0_1.json").read_text(encoding="utf-8"))
+CONFIGS: dict[str, type[Config]] = {
+    model.__name__: model
+    for model in (
+        DownstreamConfig, EvaluateConfig, IngestConfig, MaterializeConfig, ReportConfig, ScoreConfig, SelectConfig,
+        TrainDownstreamConfig, TrainRaterConfig,
+    )
+}  # fmt: skip
+REQUIRED = {
+    "train_rater": (TrainRaterConfig, {"dataset": "web", "validation": "goal"}),
+    "select": (SelectConfig, {"dataset": "web"}),
+    "train_downstream": (TrainDownstreamConfig, {"subset": "s"}),
+}
+
+
+def stored(*kinds: str) -> list[Any]:
+    return [pytest.param(row, id=f"{row['kind']} {row['case']}") for row in STORED if row["kind"] in kinds]
+
+
+@pytest.mark.parametrize("row", stored(*CONFIGS))
+def test_a_config_that_0_1_stored_is_read_and_keeps_its_hash(row: dict[str, Any]) -> None:
+    config = CONFIGS[row["kind"]].from_stored(row["stored"])
+    assert config.hashed_json() == row["stored"]
+    assert config.fingerprint() == row["hash"]
+    assert CONFIGS[row["kind"]].from_stored(config.as_json()) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("stage", REQUIRED)
+def test_a_preset_gives_the_config_hash_of_0_1(preset: str, stage: str) -> None:
+    model, required = REQUIRED[stage]
+    values = preset_values(preset, stage) | required
+    if preset == "flux_mini" and stage == "train_downstream":
+        flux = next(
+            row["stored"]["model"] for row in STORED if row["case"] == "preset flux_mini" and "subset" in row["stored"]
+        )
+        paths = {
+            name: value
+            for name, value in current_names(DownstreamConfig, flux).items()
+            if value in ("flux-mini.safetensors", "flux")
+        }
+        values["model"] |= paths
+    (row,) = (row for row in STORED if (row["kind"], row["case"]) == (model.__name__, f"preset {preset}"))
+    assert model.model_validate(values).fingerprint() == row["hash"]
+
+
+@pytest.mark.parametrize("row", stored("spec"))
+def test_a_subset_of_0_1_keeps_the_hash_of_its_spec(row: dict[str, Any]) -> None:
+    spec = current_names(SelectionPolicy, row["stored"])
+    SelectionPolicy.model_validate(
+        {name: value for name, value in spec.items() if name in SelectionPolicy.model_fields}
+    )
+    assert (
+        fingerprint(former_names(SelectionPolicy, spec))
+        == fingerprint(former_names(SelectionPolicy, row["stored"]))
+        == row["hash"]
+    )
+
+
+@pytest.mark.parametrize("row", stored("Contract", "AverageContract"))
+def test_a_contract_of_0_1_keeps_its_hash(row: dict[str, Any]) -> None:
+    model = Contract if row["kind"] == "Contract" else AverageContract
+    contract = model.from_stored({name: value for name, value in row["stored"].items() if name != "name"})
+    assert fingerprint({"name": row["case"]} | contract.hashed_json()) == row["hash"]
+
+
+class Flow(Config):
+    is_deep: Annotated[bool, Formerly("has_depth")] = False
+
+
+class Job(Config):
+    """Two renamed fields, one with renamed values, and models below."""
+
+    steps: Annotated[int, Formerly("n_steps")] = Field(1, ge=1)
+    mode: Annotated[str, Formerly("kind", {"off": "keep"})] = "off"
+    flow: Flow | None = None
+    part: Annotated[Flow, Formerly("piece")] = Flow()
+
+
+FORMER = {"n_steps": 3, "kind": "keep", "flow": {"has_depth": True}, "piece": {"has_depth": False}}
+PRESENT = {"steps": 3, "mode": "off", "flow": {"is_deep": True}, "part": {"is_deep": False}}
+
+
+def test_names_are_translated_both_ways_and_translating_twice_changes_nothing() -> None:
+    assert former_names(Job, PRESENT) == former_names(Job, FORMER) == FORMER
+    assert current_names(Job, FORMER) == current_names(Job, PRESENT) == PRESENT
+    assert Job.from_stored(FORMER) == Job.from_stored(PRESENT) == Job.model_validate(PRESENT)
+    assert Job.model_validate(PRESENT).fingerprint() == fingerprint(FORMER)
+
+
+def test_a_former_name_is_refused_with_the_present_one() -> None:
+    with pytest.raises(ValidationError, match="n_steps is now steps"):
+        Job.model_validate({"n_steps": 3})
+    with pytest.raises(ValidationError, match="has_depth is now is_deep"):
+        Job.model_validate({"flow": {"has_depth": True}})
+
+
+def parser_of(model: type[Config]) -> Parser:
+    parser = Parser(prog="job", exit_on_error=True)
+    add_flags(parser, model)
+    return parser
+
+
+class Switches(Config):
+    """What the command line makes of renamed fields: a number, a choice and a switch."""
+
+    max_steps: Annotated[int, Formerly("n_steps")] = Field(1, description="Steps")
+    dedup: Annotated[Literal["exact", "off"], Formerly("duplicates", {"off": "keep"})] = Field(
+        "exact", description="How"
+    )
+    compile: Annotated[bool, Formerly("is_compiled")] = Field(False, description="Compile")
+    base_model: Annotated[str | None, Formerly("base")] = Field(None, description="Base")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--n-steps 3", "--n-steps is now --max-steps."),
+        ("--n-steps=3", "--n-steps is now --max-steps."),
+        ("--duplicates keep", "--duplicates is now --dedup."),
+        ("--is-compiled", "--is-compiled is now --compile."),
+        ("--no-is-compiled", "--no-is-compiled is now --no-compile."),
+        ("--base x", "--base is now --base-model."),
+        ("--dedup keep", "keep is now off."),
+    ],
+)
+def test_a_former_flag_is_refused_in_one_line_with_the_present_one(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parser_of(Switches).parse_args(words.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert refused.value.code == 2
+    assert told in line
+
+
+def test_the_present_flags_are_accepted() -> None:
+    options = vars(parser_of(Switches).parse_args(["--max-steps", "3", "--dedup", "off", "--no-compile", "--base-model", "x"]))
+    assert options == {"max_steps": "3", "dedup": "off", "compile": False, "base_model": "x"}
+
+
+@pytest.mark.parametrize("model", [*CONFIGS.values(), SelectionPolicy, RunConfig, DynamicsConfig, Contract])
+def test_no_field_has_the_former_name_of_another_one(model: type[Config]) -> None:
+    formers = [mark.name for mark in former_fields(model).values() if mark.name]
+    assert not set(formers) & set(model.model_fields)
+    assert len(set(formers)) == len(formers)
