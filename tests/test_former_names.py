@@ -162,7 +162,9 @@ def test_a_former_flag_is_refused_in_one_line_with_the_present_one(
 
 
 def test_the_present_flags_are_accepted() -> None:
-    options = vars(parser_of(Switches).parse_args(["--max-steps", "3", "--dedup", "off", "--no-compile", "--base-model", "x"]))
+    options = vars(
+        parser_of(Switches).parse_args(["--max-steps", "3", "--dedup", "off", "--no-compile", "--base-model", "x"])
+    )
     assert options == {"max_steps": "3", "dedup": "off", "compile": False, "base_model": "x"}
 
 
