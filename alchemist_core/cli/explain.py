@@ -12,7 +12,7 @@ from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.samples import find_sample, reason_of_takedown, why_not_eligible
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.subsets.drawing import Drawn, redraw
+from alchemist_core.subsets.selected import Drawn, redraw
 
 # By the reasons of the query why_not_eligible; `places` are nights, or datasets where it lies in no night.
 OUTSIDE = {

@@ -76,7 +76,7 @@ def samples(config: ExportSamplesConfig) -> ExportReport:
 
 def subset(config: ExportSubsetConfig) -> ExportReport:
     """Write a subset's members with ids, ranks, scores, addresses and places; those taken down since are left out."""
-    from alchemist_core.subsets.drawing import load_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
+    from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
 
     path, engine = _writable(config.out), open_store()
     manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))

@@ -26,7 +26,7 @@ from alchemist_core.store.subsets import (
     list_subsets,
     rater_of_subset,
 )
-from alchemist_core.subsets.places import is_finished, place_of
+from alchemist_core.subsets.materialized import is_finished, place_of
 
 N_BARS, BAR_WIDTH = 20, 40
 NEXT = {

@@ -15,7 +15,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.subsets.places import copy_size, place_of, remove_copy
+from alchemist_core.subsets.materialized import copy_size, place_of, remove_copy
 from alchemist_core.telemetry import say
 
 

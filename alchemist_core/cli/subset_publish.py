@@ -19,7 +19,7 @@ from alchemist_core.store.subsets import (
     store_members,
     withdraw_subset,
 )
-from alchemist_core.subsets.drawing import load_manifest
+from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.telemetry import say
 
 

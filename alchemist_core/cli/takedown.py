@@ -16,7 +16,7 @@ from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import find_images, find_near_duplicates, find_reach, take_down
 from alchemist_core.store.subsets import published_version, rater_of_subset
-from alchemist_core.subsets.places import place_of
+from alchemist_core.subsets.materialized import place_of
 from alchemist_core.telemetry import say
 from alchemist_core.training.feature_cache import forget
 

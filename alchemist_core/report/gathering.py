@@ -38,7 +38,7 @@ from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 from alchemist_core.subsets.changes import find_changes
-from alchemist_core.subsets.drawing import redraw
+from alchemist_core.subsets.selected import redraw
 from alchemist_core.telemetry import say
 from alchemist_core.training.sample_reading import read_images
 

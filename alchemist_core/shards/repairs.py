@@ -75,7 +75,7 @@ class CopyRepairs:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return the sample, repaired where ingest repaired it."""
-        from alchemist_core.shards.repaired_samples import repair_sample  # noqa: PLC0415
+        from alchemist_core.shards.samples import repair_sample  # noqa: PLC0415
 
         return repair_sample(sample, self._repair_of.get(sample["__key__"]))
 

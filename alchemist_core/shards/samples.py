@@ -1,6 +1,7 @@
 """Everything ingest needs from one shard: its pairs with their hashes, or why a record is none. Knows no database."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,10 +14,18 @@ from alchemist_core.shards.captions import (
     BadTextError,
     find_repairs,
     read_annotation,
+    read_document,
 )
 from alchemist_core.shards.faults import Fault, Reason, make_fault
-from alchemist_core.shards.images import BadImageError, ImageHeader, hash_perceptually, read_header, require_first_frame
-from alchemist_core.shards.repairs import NO_REPAIRS, Repair, Repairs, join_repairs
+from alchemist_core.shards.images import (
+    BadImageError,
+    ImageHeader,
+    encode_first_frame,
+    hash_perceptually,
+    read_header,
+    require_first_frame,
+)
+from alchemist_core.shards.repairs import NO_REPAIRS, Repair, Repairs, join_repairs, split_repairs
 from alchemist_core.shards.tars import IMAGE_EXTS, Member, Record, index_tar
 
 MAX_IMAGE_BYTES = 1 << 28
@@ -198,3 +207,32 @@ def _hash_member(file: BinaryIO, member: Member) -> bytes:
         file.seek(member.offset + start)
         digest.update(file.read(min(_BLOCK_BYTES, member.size - start)))
     return digest.digest()
+
+
+def repair_sample(sample: dict[str, Any], repair: str | None) -> dict[str, Any]:
+    """Return a sample, bytes by extension, as it is to be read; without a repair it is the one that was given.
+
+    The caption is UTF-8 in `.txt` where there is one, the `.json` can be parsed, and an image has one frame: a PNG, for the content
+    decides what an image is.
+
+    Args:
+        sample: The files of a record by extension, and whatever else a reader keeps beside them.
+        repair: As the location's row, or the manifest of a materialized dataset, names it.
+
+    Raises:
+        BadTextError, BadImageError: The bytes are not those that were repaired.
+    """
+    if not repair:
+        return sample
+    repairs, repaired = split_repairs(repair), dict(sample)
+    if Repair.FIRST_FRAME in repairs:
+        repaired |= {ext: encode_first_frame(data) for ext, data in sample.items() if ext in IMAGE_EXTS}
+    if repairs - {Repair.FIRST_FRAME}:
+        text, document = sample.get("txt"), sample.get("json")
+        caption = read_annotation(text, document, repairs).caption
+        if text is not None:
+            repaired["txt"] = caption.encode()
+        if document is not None:
+            fields = {"caption": caption} | read_document(document, repairs)
+            repaired["json"] = json.dumps(fields, ensure_ascii=False).encode()
+    return repaired

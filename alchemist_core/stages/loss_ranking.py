@@ -25,7 +25,7 @@ from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.subsets.drawing import draw, redraw
+from alchemist_core.subsets.selected import draw, redraw
 from alchemist_core.training.config import DownstreamConfig
 
 MINUS_LOSS = "minus_loss"

@@ -21,10 +21,17 @@ from alchemist_core.store.subsets import (
     refuse_two_versions,
     store_members,
 )
-from alchemist_core.subsets.copying import Layout, Verify
-from alchemist_core.subsets.drawing import load_manifest
+from alchemist_core.subsets.materialized import (
+    Layout,
+    Verify,
+    copy_size,
+    copy_to,
+    place_of,
+    remove_copy,
+    require_reachable,
+)
 from alchemist_core.subsets.members import locate_all
-from alchemist_core.subsets.places import copy_size, copy_to, place_of, remove_copy, require_reachable
+from alchemist_core.subsets.selected import load_manifest
 
 
 class MaterializeConfig(Config):

@@ -20,8 +20,8 @@ from alchemist_core.store.manifests import Manifest, read_manifest, rows_sha256,
 from alchemist_core.store.raters import RaterRow, describe_worse, expected_gain, find_rater, is_worse, resolve_auto
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
-from alchemist_core.subsets.drawing import draw, manifest_of
 from alchemist_core.subsets.preview import describe
+from alchemist_core.subsets.selected import draw, manifest_of
 
 # A plus, for it stands between the datasets in names that select gives.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"

@@ -27,7 +27,7 @@ from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, rater_of_subset, store_members
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.subsets.drawing import load_manifest
+from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.sample_reading import StoredPairs
 

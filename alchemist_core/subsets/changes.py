@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from alchemist_core.selection.differences import DrawSide, Moves, Reason, find_joiners, find_leavers
 from alchemist_core.store.samples import why_not_eligible
 from alchemist_core.store.subsets import SubsetRow
-from alchemist_core.subsets.drawing import Drawn, draw, redraw
+from alchemist_core.subsets.selected import Drawn, draw, redraw
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from alchemist_core.errors import DataError
 from alchemist_core.selection.keys import Domain, mix64
-from alchemist_core.shards.repaired_samples import repair_sample
+from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import is_s3
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import choose_version
-from alchemist_core.subsets.copying import read_records
-from alchemist_core.subsets.member_table import MemberTable, first_64_bits
-from alchemist_core.subsets.members import LocatedSubset, locate_remaining
+from alchemist_core.subsets.materialized import read_records
+from alchemist_core.subsets.members import LocatedSubset, MemberTable, first_64_bits, locate_remaining
 
 Numbers = NDArray[np.int64]
 

@@ -1,23 +1,111 @@
-"""A subset version's members with their bytes' places, out of the store; who was taken down since, and who is lost."""
+"""The members of a subset version and the locations of their bytes, in columns: millions of rows are too many Python objects.
 
-from typing import NamedTuple
+Letters: N members of the table · K of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.store.manifests import Manifest, read_manifest
+from alchemist_core.selection.keys import Domain, mix64
+from alchemist_core.shards.storage import join_uri
+from alchemist_core.shards.tars import IMAGE_EXTS
+from alchemist_core.store.manifests import Manifest, hash_column, read_manifest
 from alchemist_core.store.samples import read_taken_down, stream_locations
 from alchemist_core.store.subsets import SubsetRow, count_taken_down, published_version
-from alchemist_core.subsets.member_table import MemberTable, gather_members
 
-_SELECT = "Select again: the new version leaves them out."
+LOCATION_COLUMNS = ("key", "exts", "offsets", "sizes", "content_hash", "repair")
+"""Columns of a location beside the member's number and its shard."""
+_TYPES = {
+    "number": pa.int64(), "source": pa.int32(), "key": pa.large_string(), "exts": pa.list_(pa.string()),
+    "offsets": pa.list_(pa.int64()), "sizes": pa.list_(pa.int64()), "content_hash": pa.binary(32),
+    "repair": pa.string(),
+}  # fmt: skip
+_RESELECT = "Select again: the new version leaves them out."
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLocation:
+    """One member and the location of the files of its record in a source tar."""
+
+    uri: str
+    key: str
+    exts: tuple[str, ...]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    pair_hash: bytes
+    rank: float
+    content_hash: bytes | None = None
+    """Hash over all files; None for samples that were ingested before it existed."""
+    repair: str | None = None
+    """The repairs that a reader must apply, as `shards.repairs.join_repairs` writes them."""
+
+
+class MemberTable:
+    """Members with their first live location, in any order.
+
+    Args:
+        table: The columns of `LOCATION_COLUMNS` and number, source (an index into `uris`), pair_hash, rank.
+        uris: Addresses of the source tars, sorted, so that `source` does not depend on the order of the rows.
+    """
+
+    def __init__(self, table: pa.Table, uris: Sequence[str]) -> None:
+        self.table, self.uris = table, uris
+
+    def __len__(self) -> int:
+        """Return the number of members."""
+        return int(self.table.num_rows)
+
+    def numbers(self) -> NDArray[np.int64]:
+        """Return each member's row in the manifest, which may have more rows than the table."""
+        number_N: NDArray[np.int64] = self.table.column("number").to_numpy()
+        return number_N
+
+    def rows(self, index_K: NDArray[np.int64]) -> list[MemberLocation]:
+        """Return some members as Python objects. Meant for hundreds of rows, not for all."""
+        part = self.table.take(pa.array(index_K))
+        names = (*LOCATION_COLUMNS[:-2], "pair_hash", "rank", *LOCATION_COLUMNS[-2:])
+        key, exts, offsets, sizes, *rest = (part.column(name).to_pylist() for name in names)
+        uris = [self.uris[source] for source in part.column("source").to_pylist()]
+        columns = (uris, key, *(map(tuple, column) for column in (exts, offsets, sizes)), *rest)
+        return [MemberLocation(*row) for row in zip(*columns, strict=True)]
+
+    def source_order(self) -> NDArray[np.int64]:
+        """Return the order by source tar and by offset in it, which a disk reads fastest."""
+        first_N = pc.list_element(self.table.column("offsets"), 0).to_numpy()
+        return np.lexsort((first_N, self.table.column("source").to_numpy()))
+
+    def hash_order(self, seed: int) -> NDArray[np.int64]:
+        """Return an order that depends only on the seed and the samples, and is independent of the ranks.
+
+        The hash that sampling uses would not do: among the members it is correlated with the ranks.
+        """
+        hash64_N = first_64_bits(hash_column(self.table.column("pair_hash")))
+        # Of 30 million samples two share 64 bits once in 40,000 corpora: the manifest's order, by all bits, breaks the tie.
+        return np.lexsort((self.numbers(), hash64_N, mix64(Domain.SHUFFLE, seed, hash64_N)))
+
+    def commonest_image_ext(self) -> str:
+        """Return the images' commonest extension; of equally common ones the alphabetically first."""
+        counts = pc.value_counts(pc.list_flatten(self.table.column("exts"))).to_pylist()
+        images = {found["values"]: found["counts"] for found in counts if found["values"] in IMAGE_EXTS}
+        return min(images, key=lambda ext: (-images[ext], ext), default="jpg")
+
+    def n_files(self) -> NDArray[np.int64]:
+        """Return the number of files of each member's record."""
+        n_files_N: NDArray[np.int64] = pc.list_value_length(self.table.column("exts")).to_numpy().astype(np.int64)
+        return n_files_N
 
 
 class LocatedSubset(NamedTuple):
-    """The manifest, and those of its rows that have a live location."""
+    """A manifest, and those of its rows that have a live location."""
 
     manifest: Manifest
     members: MemberTable
@@ -30,10 +118,10 @@ class LocatedSubset(NamedTuple):
 
 
 def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
-    """Stream where all members lie, in columns.
+    """Read a version's manifest and stream the live locations of its members from the store.
 
     Raises:
-        DataError: The manifest is missing, or not that of the version.
+        DataError: The manifest is missing, or does not hold the registered members.
     """
     manifest = read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256)
     located = stream_locations(engine, manifest.pair_hash_K32)
@@ -41,60 +129,106 @@ def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
 
 
 def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
-    """Return where all members lie.
+    """Return the locations of all members.
 
     Raises:
-        DataError: One has no live location, for whatever reason.
+        DataError: A member has no live location, for whatever reason.
     """
     located = locate_subset(engine, subset)
-    missing = located.missing()
-    if len(missing):
-        remedy = _remedy(engine, subset)
-        raise _lost(
-            subset,
-            located.manifest,
-            missing,
-            f"taken down, or their shard is missing, changed or retired: alchemist shard list). {remedy}",
-        )
+    if len(missing := located.missing()):
+        why = "taken down, or their shard is missing, changed or retired: see alchemist shard list"
+        raise _lost(subset, located.manifest, missing, why, remedy=_remedy(engine, subset))
     return located.members
 
 
 def locate_remaining(engine: Engine, subset: SubsetRow) -> LocatedSubset:
-    """Return where all members lie that were not taken down.
+    """Return the locations of all members that were not taken down.
 
     Raises:
-        DataError: One has no live location although nobody took it down.
+        DataError: A member that was not taken down has no live location.
     """
     located = locate_subset(engine, subset)
     missing = located.missing()
     taken_down = set(read_taken_down(engine)) if len(missing) else set()
     lost = np.array([n for n in missing if located.manifest.pair_hash_K32[n].tobytes() not in taken_down], np.int64)
     if len(lost):
-        raise _lost(
-            subset,
-            located.manifest,
-            lost,
-            f"their shard is missing, changed or retired: alchemist shard list). {_SELECT}",
-        )
+        why = "their shard is missing, changed or retired: see alchemist shard list"
+        raise _lost(subset, located.manifest, lost, why, remedy=_RESELECT)
     return located
 
 
-def _lost(subset: SubsetRow, manifest: Manifest, number_K: NDArray[np.int64], why: str) -> DataError:
+def _lost(subset: SubsetRow, manifest: Manifest, number_K: NDArray[np.int64], why: str, *, remedy: str) -> DataError:
     first = manifest.pair_hash_K32[number_K[0]].tobytes().hex()[:16]
     return DataError(
         f"{len(number_K):,} of {len(manifest):,} members of {subset.title} have no live location, the first is "
-        f"pair {first} ({why}"
+        f"sample {first} ({why}). {remedy}"
     )
 
 
 def _remedy(engine: Engine, subset: SubsetRow) -> str:
-    """Offer the version that was published instead, where it is free of what was taken down."""
+    """Offer the published version instead, if none of its members was taken down."""
     published = published_version(engine, subset.name)
     if published is None or published.subset_id == subset.subset_id:
-        return _SELECT
+        return _RESELECT
     with engine.connect() as connection:
         if count_taken_down(connection, published.subset_id):
-            return _SELECT
-    return (
-        f"Its successor {published.title} is published and has none that was taken down: --version {published.version}."
-    )
+            return _RESELECT
+    return f"Or use {published.title}, which is published and has no member that was taken down: --version {published.version}."
+
+
+def gather_members(
+    batches: Iterable[Sequence[Sequence[Any]]], pair_hash_K32: NDArray[np.uint8], rank_K: NDArray[np.float64]
+) -> MemberTable:
+    """Gather streamed locations of a manifest's rows into columns; holds the Python objects of one batch at a time.
+
+    Args:
+        batches: Rows of (number of the manifest's row, root, address under it, key, exts, offsets, sizes, content hash, repair).
+        pair_hash_K32: The manifest's hashes.
+        rank_K: The manifest's ranks.
+    """
+    sources: dict[str, int] = {}
+    parts = [_columns(batch, sources) for batch in batches]
+    table = pa.concat_tables([pa.table({name: pa.array([], kind) for name, kind in _TYPES.items()}), *parts])
+    del parts
+    uris = sorted(sources)
+    table = table.set_column(1, "source", pa.array(_recode(table.column("source").to_numpy(), sources, uris)))
+    number_N = table.column("number").to_numpy()
+    hashes = pa.py_buffer(np.ascontiguousarray(pair_hash_K32[number_N]))
+    pair_hash_N = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(number_N), [None, hashes])
+    table = table.append_column("pair_hash", pair_hash_N).append_column("rank", pa.array(rank_K[number_N]))
+    # One chunk: taking rows from a thousand chunks would search the chunk of each row.
+    return MemberTable(table.combine_chunks(), uris)
+
+
+def table_of(members: Sequence[MemberLocation]) -> MemberTable:
+    """Put a few members into columns, in their order."""
+    rows = [
+        (number, "", at.uri, at.key, at.exts, at.offsets, at.sizes, at.content_hash, at.repair)
+        for number, at in enumerate(members)
+    ]
+    pair_hash_N32 = np.frombuffer(b"".join(member.pair_hash for member in members), np.uint8).reshape(-1, 32)
+    return gather_members([rows], pair_hash_N32, np.array([member.rank for member in members], np.float64))
+
+
+def first_64_bits(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the first 64 bits of each hash as Postgres stores them: big-endian, signed.
+
+    >>> first_64_bits(np.array([[255] * 31 + [0]], np.uint8)).tolist()
+    [-1]
+    """
+    return np.ascontiguousarray(pair_hash_N32[:, :8]).view(">i8").ravel().astype(np.int64)
+
+
+def _columns(batch: Sequence[Sequence[Any]], sources: dict[str, int]) -> pa.Table:
+    number, root, uri, *rest = zip(*batch, strict=True) if batch else ([],) * 9
+    source = [sources.setdefault(join_uri(*place), len(sources)) for place in zip(root, uri, strict=True)]
+    values = dict(zip(("number", "source", *LOCATION_COLUMNS), (number, source, *rest), strict=True))
+    values["content_hash"] = [None if value is None else bytes(value) for value in values["content_hash"]]
+    return pa.table({name: pa.array(values[name], kind) for name, kind in _TYPES.items()})
+
+
+def _recode(source_N: NDArray[np.int32], sources: dict[str, int], uris: Sequence[str]) -> NDArray[np.int32]:
+    """Replace codes in the order of arrival by indices into the sorted addresses."""
+    place = np.empty(len(uris), np.int32)
+    place[[sources[uri] for uri in uris]] = np.arange(len(uris), dtype=np.int32)
+    return place[source_N]

@@ -18,7 +18,7 @@ from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warn
 from alchemist_core.store.manifests import read_first_bits
 from alchemist_core.store.samples import count_uncompared
 from alchemist_core.store.subsets import published_version, seconds_per_member
-from alchemist_core.subsets.drawing import Drawn
+from alchemist_core.subsets.selected import Drawn
 
 # More dates than a month has are shown by month.
 MAX_DATES = 31

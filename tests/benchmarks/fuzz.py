@@ -31,8 +31,8 @@ from alchemist_core.shards.samples import read_pairs
 from alchemist_core.store.conditions import compile_condition
 from alchemist_core.store.export import SCORE_COLUMNS
 from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
-from alchemist_core.subsets.copying import MANIFEST_NAME, CopiedShard, read_copy_manifest, write_copy_manifest
-from alchemist_core.subsets.member_table import MemberSource, table_of
+from alchemist_core.subsets.materialized import MANIFEST_NAME, CopiedShard, read_copy_manifest, write_copy_manifest
+from alchemist_core.subsets.members import MemberLocation, table_of
 from tests.benchmarks.rows import Row, write_rows
 from tests.peak_memory import peak_mib
 from tests.shards.conftest import draw_picture, make_record, make_tar
@@ -151,7 +151,7 @@ def manifests() -> list[bytes]:
 
 def copies() -> list[bytes]:
     sources = [
-        MemberSource("a.tar", f"key{row}", ("jpg", "txt"), (512, 2048), (900, 9), bytes(32), 0.5) for row in range(3)
+        MemberLocation("a.tar", f"key{row}", ("jpg", "txt"), (512, 2048), (900, 9), bytes(32), 0.5) for row in range(3)
     ]
     shards = [CopiedShard(f"{number:06d}.tar", n, 10_240, "0" * 64, "1" * 64) for number, n in enumerate((2, 1))]
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.materialize import MaterializeConfig, MaterializeReport
 from alchemist_core.stages.materialize import run as materialize
-from alchemist_core.subsets.copying import Verify
+from alchemist_core.subsets.materialized import Verify
 from tests.benchmarks.picture_store import Pictures, add_pictures, own_store
 from tests.benchmarks.rows import Row, at_least, write_rows
 

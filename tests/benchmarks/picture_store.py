@@ -17,8 +17,7 @@ from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.postgres import start_postgres, stop_postgres
-from alchemist_core.subsets.member_table import MemberSource, MemberTable
-from alchemist_core.subsets.members import locate_all
+from alchemist_core.subsets.members import MemberLocation, MemberTable, locate_all
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.stored_version import add_version, share_of
 
@@ -40,7 +39,7 @@ class Pictures(NamedTuple):
         """Return the members' keys, which are unique in the whole corpus here."""
         return set(self.members.table.column("key").to_pylist())
 
-    def rows(self) -> list[MemberSource]:
+    def rows(self) -> list[MemberLocation]:
         """Return the members."""
         return self.members.rows(np.arange(len(self.members)))
 

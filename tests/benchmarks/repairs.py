@@ -19,8 +19,7 @@ import numpy as np
 from PIL import Image
 
 from alchemist_core.shards.images import decode_image
-from alchemist_core.shards.repaired_samples import repair_sample
-from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.samples import Pair, read_pairs, repair_sample
 from tests.benchmarks.rows import Row, write_rows
 
 WESTERN = ("fr", "de", "es", "it", "pt")

@@ -20,7 +20,7 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.registry import find_dataset, list_datasets
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets.drawing import redraw
+from alchemist_core.subsets.selected import redraw
 from tests.given import insert_rows
 from tests.selectable_store import change, fill
 

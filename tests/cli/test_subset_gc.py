@@ -19,8 +19,8 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.subsets import find_subset, note_copy, store_members
-from alchemist_core.subsets.drawing import load_manifest
-from alchemist_core.subsets.places import remove_copy
+from alchemist_core.subsets.materialized import remove_copy
+from alchemist_core.subsets.selected import load_manifest
 from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
 from tests.given import insert_rows
 from tests.subset_reader import reading

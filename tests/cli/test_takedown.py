@@ -95,7 +95,7 @@ def test_a_sample_is_named_by_its_place_and_a_successor_without_it_is_published(
 def test_an_old_version_is_not_copied_any_more_but_its_successor_is_offered() -> None:
     takedown(image_hash=bytes(a_member().image_hash).hex())
     with pytest.raises(
-        DataError, match=rf"1 of 72 members of {NAME} v1 .* successor {NAME} v2 is published .*: --version 2\."
+        DataError, match=rf"1 of 72 members of {NAME} v1 .* {NAME} v2, which is published .*: --version 2\."
     ):
         materialize(MaterializeConfig(subset=NAME, version=1))
     assert materialize(MaterializeConfig(subset=NAME, version=2)).n_samples == 72

@@ -95,9 +95,9 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
     "materialize": (
         *_BEGUN, *_RENAMED,
         CrashPoint("inside a tar", f"{_SHARDS}.tar_writer", "_header", "before"),
-        CrashPoint("before a tar is noted", f"{_SUBSETS}.copying", "Journal.add", "before"),
-        CrashPoint("after a tar is noted", f"{_SUBSETS}.copying", "Journal.add", "after"),
-        CrashPoint("after the last tar", f"{_SUBSETS}.copying", "Journal.remove", "after"),
+        CrashPoint("before a tar is noted", f"{_SUBSETS}.materialized", "Journal.add", "before"),
+        CrashPoint("after a tar is noted", f"{_SUBSETS}.materialized", "Journal.add", "after"),
+        CrashPoint("after the last tar", f"{_SUBSETS}.materialized", "Journal.remove", "after"),
         CrashPoint("before the copy is noted", f"{_STAGES}.materialize", "mark_materialized", "before"),
         *_ENDED,
     ),

@@ -15,8 +15,8 @@ from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.repairs import ENCODING_OF, CopyRepairs, Repair, join_repairs, names_of, split_repairs
 from alchemist_core.shards.samples import Pair, Reading, read_pairs
 from alchemist_core.subsets.dataset import read_ahead
-from alchemist_core.subsets.member_table import table_of
-from tests.shards.copying.copies import copy, find_sources
+from alchemist_core.subsets.members import table_of
+from tests.subsets.given_subset import copy, find_sources
 
 CAPTION = "Crème brûlée in a café"
 ABOUT = {"url": "https://example.org/1", "license": "MIT", "score": 0.5}

@@ -15,7 +15,7 @@ from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.store.eligible import EligibleSamples, NightFacts
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import Snapshot
-from alchemist_core.subsets.drawing import Drawn, draw
+from alchemist_core.subsets.selected import Drawn, draw
 
 RATER = RaterRow(1, "r", "loss", "production", "c", b"c", {}, {})
 NIGHTS = tuple(

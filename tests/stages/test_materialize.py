@@ -20,7 +20,7 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.materialize import MaterializeConfig, MaterializeReport
 from alchemist_core.store.samples import find_reach, take_down
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets import copying
+from alchemist_core.subsets import materialized
 from alchemist_core.subsets.dataset import Reader, SubsetDataset
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.object_store import BUCKET
@@ -169,8 +169,8 @@ def test_a_copy_on_its_way_to_an_object_store_needs_room_for_the_tars_under_way_
         room.append(len(list(artifact_path("uploading").rglob("0*.tar"))))
         put(*given)
 
-    monkeypatch.setattr(copying, "_THREADS_A_CORE", 1)
-    monkeypatch.setattr(copying, "n_own_cores", lambda: 1)
+    monkeypatch.setattr(materialized, "_THREADS_A_CORE", 1)
+    monkeypatch.setattr(materialized, "n_own_cores", lambda: 1)
     monkeypatch.setattr(s3, "put_file", watch)
     assert run(to=f"{object_store}/copies", shard_size=3).n_shards >= 8
     assert max(room) == 1
@@ -201,7 +201,7 @@ def test_every_copy_of_a_version_is_known_to_a_takedown_and_gone_after_gc(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(copying, "write_copy_manifest", break_off)
+        patch.setattr(materialized, "write_copy_manifest", break_off)
         with pytest.raises(KeyboardInterrupt):
             run(shard_size=7)
     half = artifact_path(f"materialized/{NAME}/.v1-7.part")
@@ -282,7 +282,7 @@ def test_a_member_whose_shard_was_retired_is_named_and_another_place_of_it_serve
     with folder.begin() as connection:
         connection.execute(text("UPDATE alchemist.shards SET state = 'retired' WHERE uri LIKE '%000000020%'"))
     with pytest.raises(
-        DataError, match=r"of \d+ members of half v1 have no live location, the first is pair \w+ \(taken down, or"
+        DataError, match=r"of \d+ members of half v1 have no live location, the first is sample \w+ \(taken down, or"
     ):
         run()
     again = tmp_path / "again"

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets.drawing import manifest_of, redraw
+from alchemist_core.subsets.selected import manifest_of, redraw
 from tests.selectable_store import change, draw, fill, member_ids, members
 from tests.stages.test_selection_options import ALL
 

@@ -11,7 +11,7 @@ from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets.drawing import manifest_of, redraw
+from alchemist_core.subsets.selected import manifest_of, redraw
 from tests.selectable_store import add_to_bench, change, draw, fill, member_ids, members, pairs, set_duplicates
 
 pytestmark = pytest.mark.db

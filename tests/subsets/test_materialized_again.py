@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.errors import DataError
-from alchemist_core.subsets import copying
-from alchemist_core.subsets.copying import Copy, InFolder
-from alchemist_core.subsets.member_table import MemberSource
-from tests.shards.copying.copies import copy, files, find_sources, hidden
+from alchemist_core.subsets import materialized
+from alchemist_core.subsets.materialized import Copy, InFolder
+from alchemist_core.subsets.members import MemberLocation
+from tests.subsets.given_subset import copy, files, find_sources, hidden
 
 
 def written(folder: Path) -> dict[str, tuple[int, int]]:
@@ -19,7 +19,7 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("verify", ["read_back", "source"])
-def test_a_second_run_writes_nothing(sources: list[MemberSource], tmp_path: Path, verify: str) -> None:
+def test_a_second_run_writes_nothing(sources: list[MemberLocation], tmp_path: Path, verify: str) -> None:
     first = copy(sources, tmp_path / "copy")
     assert first.n_bytes_written == sum(path.stat().st_size for path in (tmp_path / "copy").glob("*.tar"))
     before = written(tmp_path / "copy")
@@ -29,7 +29,7 @@ def test_a_second_run_writes_nothing(sources: list[MemberSource], tmp_path: Path
 
 
 def test_a_finished_copy_stays_finished_when_its_sources_move(
-    sources: list[MemberSource], crawl: Path, tmp_path: Path
+    sources: list[MemberLocation], crawl: Path, tmp_path: Path
 ) -> None:
     copy(sources, tmp_path / "copy")
     (crawl / "000000.tar").rename(crawl / "zzz.tar")
@@ -37,7 +37,7 @@ def test_a_finished_copy_stays_finished_when_its_sources_move(
 
 
 def test_a_run_after_a_killed_one_ends_as_if_it_had_not_been_killed(
-    sources: list[MemberSource], tmp_path: Path
+    sources: list[MemberLocation], tmp_path: Path
 ) -> None:
     def kill(done: int, _total: int, _text: str) -> None:
         if done > 5:
@@ -64,7 +64,9 @@ def test_a_run_after_a_killed_one_ends_as_if_it_had_not_been_killed(
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", "flip", None])
-def test_a_damaged_copy_is_made_again(sources: list[MemberSource], tmp_path: Path, damage: bytes | str | None) -> None:
+def test_a_damaged_copy_is_made_again(
+    sources: list[MemberLocation], tmp_path: Path, damage: bytes | str | None
+) -> None:
     made = copy(sources, tmp_path / "copy")
     before = files(tmp_path / "copy")
     raw = bytearray(before["000001.tar"])
@@ -81,7 +83,7 @@ def test_a_damaged_copy_is_made_again(sources: list[MemberSource], tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["README.md", "wids.json", "manifest.parquet", "SHA256SUMS"])
 def test_a_flipped_byte_beside_the_tars_is_mended_and_no_tar_written(
-    sources: list[MemberSource], tmp_path: Path, name: str
+    sources: list[MemberLocation], tmp_path: Path, name: str
 ) -> None:
     copy(sources, tmp_path / "copy")
     before = files(tmp_path / "copy")
@@ -92,7 +94,7 @@ def test_a_flipped_byte_beside_the_tars_is_mended_and_no_tar_written(
     assert files(tmp_path / "copy") == before
 
 
-def test_a_copy_can_be_proven_whole_without_this_program(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_a_copy_can_be_proven_whole_without_this_program(sources: list[MemberLocation], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(check, cwd=tmp_path / "copy", check=False).returncode == 0
@@ -102,7 +104,7 @@ def test_a_copy_can_be_proven_whole_without_this_program(sources: list[MemberSou
     assert subprocess.run(check, cwd=tmp_path / "copy", capture_output=True, check=False).returncode == 1
 
 
-def test_another_layout_or_other_members_are_another_copy(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_another_layout_or_other_members_are_another_copy(sources: list[MemberLocation], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     for given, options in ((sources, {"shard_size": 7}), (sources, {"seed": 1}), (sources[1:], {})):
         with pytest.raises(DataError, match="something else"):
@@ -110,7 +112,7 @@ def test_another_layout_or_other_members_are_another_copy(sources: list[MemberSo
 
 
 def test_what_an_interrupted_copy_of_other_members_left_is_not_mixed_in(
-    sources: list[MemberSource], tmp_path: Path
+    sources: list[MemberLocation], tmp_path: Path
 ) -> None:
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
@@ -128,20 +130,20 @@ def test_what_an_interrupted_copy_of_other_members_left_is_not_mixed_in(
     ]
 
 
-def test_two_processes_that_copy_the_same_wait_for_each_other(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_two_processes_that_copy_the_same_wait_for_each_other(sources: list[MemberLocation], tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         copies = pool.map(copy_into, [(sources, tmp_path / "copy")] * 3)
     assert sorted(made.n_bytes_written > 0 for made in copies) == [False, False, True]
     assert len({tuple(made.shards) for made in copies}) == 1
 
 
-def copy_into(given: tuple[list[MemberSource], Path]) -> Copy:
+def copy_into(given: tuple[list[MemberLocation], Path]) -> Copy:
     return copy(*given)
 
 
 @pytest.mark.parametrize("content", [{"000000.tar": b"mine"}, {}])
 def test_a_folder_that_is_something_else_is_left_alone(
-    sources: list[MemberSource], tmp_path: Path, content: dict[str, bytes]
+    sources: list[MemberLocation], tmp_path: Path, content: dict[str, bytes]
 ) -> None:
     (tmp_path / "copy").mkdir()
     for name, data in content.items():
@@ -151,7 +153,7 @@ def test_a_folder_that_is_something_else_is_left_alone(
     assert files(tmp_path / "copy") == content
 
 
-def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[MemberLocation], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     path = tmp_path / "copy" / "manifest.parquet"
     data = path.read_bytes()
@@ -162,13 +164,13 @@ def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[Me
 
 
 def test_a_copy_is_whole_on_the_disk_before_it_stands_in_its_place_and_its_place_is_kept_after_it(
-    sources: list[MemberSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the order of what is asked of the disk: what a power cut leaves cannot be tried here."""
     asked: list[tuple[str, str]] = []
-    sync_folder, replace = copying.sync_folder, Path.replace
+    sync_folder, replace = materialized.sync_folder, Path.replace
     monkeypatch.setattr(
-        copying, "sync_folder", lambda folder: asked.append(("sync", folder.name)) or sync_folder(folder)
+        materialized, "sync_folder", lambda folder: asked.append(("sync", folder.name)) or sync_folder(folder)
     )
     monkeypatch.setattr(
         Path, "replace", lambda self, target: asked.append(("replace", Path(target).name)) or replace(self, target)

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from alchemist_core.errors import DataError
 from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.subsets.dataset import Reader, SubsetDataset, epoch_order, rank_share, worker_share
-from alchemist_core.subsets.member_table import table_of
-from alchemist_core.subsets.members import LocatedSubset
-from tests.shards.copying.copies import find_sources
+from alchemist_core.subsets.members import LocatedSubset, table_of
+from tests.subsets.given_subset import find_sources
 
 N_SHARDS, N_RECORDS, BATCH = 3, 25, 4
 N = N_SHARDS * N_RECORDS

@@ -1,9 +1,14 @@
+"""A crawl of two shards, and the location of each of its samples, found without a store."""
+
 from pathlib import Path
 
 import pytest
 
-from alchemist_core.subsets.member_table import MemberSource
-from tests.shards.copying.copies import find_sources
+from alchemist_core.subsets.members import MemberLocation
+from tests.shards.conftest import endpoint, object_store, picture, read, real_corpus, record, tar
+from tests.subsets.given_subset import find_sources
+
+__all__ = ["endpoint", "object_store", "picture", "read", "real_corpus", "record", "tar"]
 
 
 @pytest.fixture
@@ -18,5 +23,5 @@ def crawl(tar, record, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sources(crawl: Path) -> list[MemberSource]:
+def sources(crawl: Path) -> list[MemberLocation]:
     return find_sources(crawl)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.shards.storage import read_ranges
-from alchemist_core.subsets.member_table import MemberSource
-from tests.shards.copying.copies import copy, find_sources
+from alchemist_core.subsets.members import MemberLocation
+from tests.subsets.given_subset import copy, find_sources
 
 
 @pytest.fixture
-def mixed(tar, record, picture, tmp_path: Path) -> list[MemberSource]:
+def mixed(tar, record, picture, tmp_path: Path) -> list[MemberLocation]:
     """Pictures of two formats, and records with and without JSON."""
     root = tmp_path / "mixed"
     root.mkdir()
@@ -29,7 +29,7 @@ def mixed(tar, record, picture, tmp_path: Path) -> list[MemberSource]:
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("is_signalled", [True, False])
 def test_mixed_records_become_one_table_for_hugging_face(
-    mixed: list[MemberSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_signalled: bool, seed: int | None
+    mixed: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_signalled: bool, seed: int | None
 ) -> None:
     """Told by the card in the folder, or from the bare tars."""
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
@@ -50,7 +50,7 @@ def test_mixed_records_become_one_table_for_hugging_face(
 
 # Its own reader leaves the tars that it opened to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_webdataset_reads_a_copy(mixed: list[MemberSource], tmp_path: Path) -> None:
+def test_webdataset_reads_a_copy(mixed: list[MemberLocation], tmp_path: Path) -> None:
     import webdataset
 
     copy(mixed, tmp_path / "copy", shard_size=8)

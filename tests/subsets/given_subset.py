@@ -5,18 +5,18 @@ from pathlib import Path
 
 from alchemist_core.shards.samples import Pair, Reading, read_pairs
 from alchemist_core.shards.storage import list_shards, open_shard
-from alchemist_core.subsets.copying import Copy, Layout, copy_members
-from alchemist_core.subsets.member_table import MemberSource, table_of
+from alchemist_core.subsets.materialized import Copy, Layout, copy_members
+from alchemist_core.subsets.members import MemberLocation, table_of
 
 
-def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberSource]:
+def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberLocation]:
     sources = []
     for shard in list_shards(str(root)):
         with open_shard(shard.uri) as file:
             for number, pair in enumerate(read_pairs(file, shard.size_bytes, Reading(has_perceptual_hash=False))):
                 assert isinstance(pair, Pair)
                 exts, offsets, sizes = zip(*((m.ext, m.offset, m.size) for m in pair.record.members), strict=True)
-                source = MemberSource(shard.uri, pair.record.key, exts, offsets, sizes, pair.pair_hash, number / 10)
+                source = MemberLocation(shard.uri, pair.record.key, exts, offsets, sizes, pair.pair_hash, number / 10)
                 sources.append(
                     replace(source, content_hash=pair.content_hash if has_content_hash else None, repair=pair.repair)
                 )
@@ -24,7 +24,7 @@ def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberSou
 
 
 def copy(
-    sources: list[MemberSource], out_dir: Path, *, shard_size: int = 5, seed: int | None = None, **options
+    sources: list[MemberLocation], out_dir: Path, *, shard_size: int = 5, seed: int | None = None, **options
 ) -> Copy:
     return copy_members(table_of(sources), out_dir, Layout(shard_size, seed), **options)
 

@@ -6,16 +6,16 @@ import pytest
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import read_ranges
-from alchemist_core.subsets import copying
-from alchemist_core.subsets.copying import InFolder
-from alchemist_core.subsets.member_table import MemberSource, table_of
-from tests.shards.copying.copies import copy, files, find_sources, hidden
+from alchemist_core.subsets import materialized
+from alchemist_core.subsets.materialized import InFolder
+from alchemist_core.subsets.members import MemberLocation, table_of
+from tests.subsets.given_subset import copy, files, find_sources, hidden
 
 
 @pytest.mark.parametrize("verify", ["read_back", "source"])
 @pytest.mark.parametrize("seed", [None, 3])
 def test_members_are_copied_byte_by_byte_under_new_keys(
-    sources: list[MemberSource], tmp_path: Path, seed: int | None, verify: str
+    sources: list[MemberLocation], tmp_path: Path, seed: int | None, verify: str
 ) -> None:
     made = copy(sources, tmp_path / "copy", seed=seed, place=InFolder(verify))
     assert [shard.n_samples for shard in made.shards] == [5, 5, 4]
@@ -30,10 +30,10 @@ def test_members_are_copied_byte_by_byte_under_new_keys(
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_neither_the_order_of_the_sources_nor_threads_change_a_byte(
-    sources: list[MemberSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
+    sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
     copy(sources, tmp_path / "one", seed=seed)
-    monkeypatch.setattr(copying, "_THREADS_A_CORE", 5)
+    monkeypatch.setattr(materialized, "_THREADS_A_CORE", 5)
     copy(sources[::-1], tmp_path / "two", seed=seed, place=InFolder("source"))
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert {name: data for name, data in one.items() if name.endswith(".tar")} == {
@@ -42,7 +42,7 @@ def test_neither_the_order_of_the_sources_nor_threads_change_a_byte(
     assert one["manifest.parquet"] == two["manifest.parquet"]
 
 
-def test_without_a_seed_the_records_lie_as_in_their_sources(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_without_a_seed_the_records_lie_as_in_their_sources(sources: list[MemberLocation], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     rows = pq.read_table(tmp_path / "copy" / "manifest.parquet").to_pylist()
     assert [row["pair_hash"] for row in rows] == [source.pair_hash for source in sources]
@@ -50,7 +50,7 @@ def test_without_a_seed_the_records_lie_as_in_their_sources(sources: list[Member
 
 def test_a_seed_gives_an_order_of_its_own_that_says_nothing_of_the_ranks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sources = [MemberSource("x.tar", str(n), ("jpg",), (n,), (1,), rng.bytes(32), n / 2000) for n in range(2000)]
+    sources = [MemberLocation("x.tar", str(n), ("jpg",), (n,), (1,), rng.bytes(32), n / 2000) for n in range(2000)]
     table = table_of(sources)
     orders = [table.hash_order(seed) for seed in range(3)]
     for order in orders:
@@ -59,7 +59,7 @@ def test_a_seed_gives_an_order_of_its_own_that_says_nothing_of_the_ranks(tmp_pat
     assert abs(np.corrcoef(np.argsort(orders[0]), np.argsort(orders[1]))[0, 1]) < 4 / 2000**0.5
 
 
-def test_the_manifest_tells_where_each_sample_came_from(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_the_manifest_tells_where_each_sample_came_from(sources: list[MemberLocation], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     rows = pq.read_table(tmp_path / "copy" / "manifest.parquet").to_pylist()
     by_pair = {source.pair_hash: source for source in sources}
@@ -74,7 +74,7 @@ def test_the_manifest_tells_where_each_sample_came_from(sources: list[MemberSour
 
 @pytest.mark.parametrize("ext", ["png", "txt", "json"])
 def test_a_source_that_has_changed_is_refused_by_name(
-    crawl: Path, sources: list[MemberSource], tmp_path: Path, ext: str
+    crawl: Path, sources: list[MemberLocation], tmp_path: Path, ext: str
 ) -> None:
     chosen = sources[8]
     path = Path(chosen.uri)
@@ -102,20 +102,20 @@ def test_where_ingest_took_no_hash_of_all_the_pairs_own_name_is_the_check(
         copy(sources, tmp_path / "bad")
 
 
-def test_a_shorter_source_is_refused(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_a_shorter_source_is_refused(sources: list[MemberLocation], tmp_path: Path) -> None:
     path = Path(sources[0].uri)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"000000\.tar ends before"):
         copy(sources, tmp_path / "copy")
 
 
-def test_a_place_that_cannot_be_written_is_named(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(sources: list[MemberLocation], tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"file cannot be written \(.*\); make room, or correct"):
         copy(sources, tmp_path / "file" / "copy")
 
 
-def test_a_pair_is_not_copied_twice(sources: list[MemberSource], tmp_path: Path) -> None:
+def test_a_pair_is_not_copied_twice(sources: list[MemberLocation], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="twice"):
         copy([*sources, sources[3]], tmp_path / "copy")
 
