@@ -29,7 +29,12 @@ def mixed(tar, record, picture, tmp_path: Path) -> list[MemberLocation]:
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("is_signalled", [True, False])
 def test_mixed_records_become_one_table_for_hugging_face(
-    mixed: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_signalled: bool, seed: int | None
+    mixed: list[MemberLocation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_signalled: bool,
+    seed: int | None,
 ) -> None:
     """Told by the card in the folder, or from the bare tars."""
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
