@@ -31,8 +31,8 @@ wheel: $(STAMP) ## Build the wheel into dist/, from what git tracks
 demo: $(STAMP) ## The whole platform on this machine, ending in a table: subset against random
 	@$(BIN)/alchemist demo
 
-down: ## Stop what demo or `alchemist up` started
-	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist down
+down: ## Stop what demo or `alchemist stack up` started
+	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist stack down
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
 	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics,beartype.beartype

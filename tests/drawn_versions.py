@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.select import SelectConfig, SelectReport
 from alchemist_core.stages.select import run as run_select

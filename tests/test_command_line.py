@@ -13,15 +13,8 @@ import pytest
 from alchemist_core.__main__ import main
 from alchemist_core.cli import command_line
 from alchemist_core.cli.check import CheckConfig
-from alchemist_core.cli.command_line import (
-    STAGES,
-    VERBS,
-    build_parser,
-    first_line,
-    flag_fields,
-    load_commands,
-    read_config,
-)
+from alchemist_core.cli.command_line import build_parser, flag_fields, read_config
+from alchemist_core.cli.verbs import RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
@@ -31,20 +24,53 @@ from alchemist_core.stages.train_rater import TrainRaterConfig
 HEAVY = ("torch", "airflow", "great_expectations", "transformers", "accelerate", "datasets")
 
 
-def test_every_verb_has_a_docstring_that_help_shows() -> None:
-    for verb in (*STAGES, *VERBS):
-        assert first_line(verb).endswith("."), verb
+def test_every_command_has_a_line_of_help() -> None:
+    for name, verb in VERBS.items():
+        assert verb.help.endswith("."), name
+        for sub_verb, command in load_commands(name).items():
+            assert not sub_verb or command.run.__doc__, f"{name} {sub_verb}"
+
+
+def test_a_noun_has_several_sub_commands() -> None:
+    for name in VERBS:
+        assert "" in (commands := load_commands(name)) or len(commands) > 1, name
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_former_command_is_refused_with_its_new_name(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert old not in VERBS
+    verb, *sub_verb = RENAMED[old].split()
+    assert not sub_verb or sub_verb[0] in load_commands(verb)
+    with pytest.raises(SystemExit) as stopped:
+        main([old, "night", "--dataset", "web"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"error: The command alchemist {old} was renamed. Run: alchemist {RENAMED[old]}. See: alchemist --help\n"
+    )
+
+
+def test_an_option_that_became_an_argument_is_refused_with_the_way_to_give_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["rater", "promote", "--rater", "newest"])
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: Unknown option --rater. Give RATER without an option name: alchemist rater promote RATER."
+    )
 
 
 def test_stages_and_files_have_the_same_names() -> None:
     folder = Path(command_line.__file__).parents[1] / "stages"
     for stage in STAGES:
-        assert (folder / f"{stage}.py").exists(), stage
+        assert (folder / f"{stage.replace('-', '_')}.py").exists(), stage
         assert "" in load_commands(stage)
 
 
 def test_every_flag_has_a_description_and_a_name_of_its_own() -> None:
-    for verb in (*STAGES, *VERBS):
+    for verb in VERBS:
         for command in load_commands(verb).values():
             names = [path[-1] for path, _ in flag_fields(command.config)]
             assert len(names) == len(set(names)), verb
@@ -53,7 +79,7 @@ def test_every_flag_has_a_description_and_a_name_of_its_own() -> None:
 
 
 def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
-    for verb in (*STAGES, *VERBS):
+    for verb in VERBS:
         for command in load_commands(verb).values():
             assert issubclass(command.config, Config)
             assert command.config.model_config.get("frozen")
@@ -65,7 +91,7 @@ COMMANDS = [
     line for line in (CLONE / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("alchemist ")
 ]
 RUNBOOK = (CLONE / "infra" / "RUNBOOK.md").read_text(encoding="utf-8")
-FIRST_LOOKS = re.findall(r"^ {4}(alchemist .*)$|`(alchemist logs [a-z]+)`", RUNBOOK, re.MULTILINE)
+FIRST_LOOKS = re.findall(r"^ {4}(alchemist .*)$|`(alchemist stack logs [a-z]+)`", RUNBOOK, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", [*COMMANDS, *("".join(found) for found in FIRST_LOOKS)])
@@ -76,7 +102,7 @@ def test_every_command_of_the_readme_and_the_runbooks_first_looks_is_accepted(li
 
 
 def test_the_readme_shows_every_stage() -> None:
-    shown = {line.split()[1].replace("-", "_") for line in COMMANDS}
+    shown = {line.split()[1] for line in COMMANDS}
     assert set(STAGES) <= shown
 
 
@@ -86,7 +112,7 @@ def test_every_preset_gives_a_valid_config_for_every_stage(preset: str) -> None:
     for stage in STAGES:
         model = load_commands(stage)[""].config
         given = {name: value for name, value in required.items() if name in model.model_fields}
-        model.model_validate(preset_values(preset, stage) | given)
+        model.model_validate(preset_values(preset, stage.replace("-", "_")) | given)
         assert PRESETS[preset].__doc__
         assert "Hardware:" in PRESETS[preset].__doc__
 
@@ -113,6 +139,16 @@ def test_help_and_flags_load_nothing_heavy() -> None:
     code = (
         "import sys; from alchemist_core.cli.command_line import build_parser; build_parser(None).format_help();"
         f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_list_of_commands_imports_no_module_of_a_command() -> None:
+    code = (
+        "import sys; from alchemist_core.cli.command_line import build_parser; build_parser([]).format_help();"
+        "rooms = ('stages', 'store', 'shards', 'local', 'experiments');"
+        "print([name for name in sys.modules if name.startswith(tuple(f'alchemist_core.{room}' for room in rooms))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -198,17 +234,17 @@ def test_help_lists_every_verb_once_within_80_columns(monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "80")
     lines = build_parser([]).format_help().splitlines()
     heads = [line.split()[0] for line in lines if line.startswith("  ") and line[2:3].islower()]
-    assert sorted(heads) == sorted(verb.replace("_", "-") for verb in (*STAGES, *VERBS))
+    assert sorted(heads) == sorted(VERBS)
     assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(
     ("words", "usage"),
     [
-        (["train-rater"], "alchemist train-rater --dataset DATASET --validation VALIDATION [flags]"),
-        (["explain"], "alchemist explain SAMPLE --subset SUBSET [flags]"),
+        (["train-rater"], "alchemist train-rater --dataset DATASET --validation VALIDATION [options]"),
+        (["sample", "explain"], "alchemist sample explain SAMPLE --subset SUBSET [options]"),
         (["db", "psql"], "alchemist db psql ..."),
-        (["logs"], "alchemist logs [PROCESS] [flags]"),
+        (["stack", "logs"], "alchemist stack logs [PROCESS] [options]"),
     ],
 )
 def test_the_usage_line_names_what_must_be_given(
@@ -221,9 +257,9 @@ def test_the_usage_line_names_what_must_be_given(
 
 def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFixture[str]) -> None:
     for words, flag, text in (
-        (["takedown", "--sample", "a/b", "--reason", "asked"], "--sample:", "DATASET/SHARD/KEY"),
+        (["sample", "takedown", "--sample", "a/b", "--reason", "asked"], "--sample:", "DATASET/SHARD/KEY"),
         (["plan", "evaluate", "--seeds", "0,x"], "--seeds:", "comma between them"),
-        (["explain", "", "--subset", "s"], "SAMPLE:", "DATASET/SHARD/KEY"),
+        (["sample", "explain", "", "--subset", "s"], "SAMPLE:", "DATASET/SHARD/KEY"),
     ):
         assert main(words) == 2
         said = capsys.readouterr().err
@@ -232,20 +268,20 @@ def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFix
 
 
 def test_a_bare_word_that_is_left_out_has_its_default() -> None:
-    for words, process in ((["logs"], "scheduler"), (["logs", "metrics"], "metrics")):
+    for words, process in ((["stack", "logs"], "scheduler"), (["stack", "logs", "metrics"], "metrics")):
         options = vars(build_parser(words).parse_args(words))
         assert read_config(options["command"].config, options).as_json()["process"] == process
 
 
 def test_a_run_that_is_stopped_by_hand_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = load_commands("status")
+    commands = load_commands("stack")
 
     def interrupted(_config: Config) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(commands, "", commands[""]._replace(run=interrupted))
-        assert main(["status"]) == 130
+        patch.setitem(commands, "status", commands["status"]._replace(run=interrupted))
+        assert main(["stack", "status"]) == 130
     assert "goes on" in capsys.readouterr().err
 
 
@@ -264,12 +300,12 @@ def test_what_follows_psql_is_psqls_own(words: list[str], role: str) -> None:
 
 def test_what_follows_airflow_is_airflows_own() -> None:
     given: list[Config] = []
-    commands = load_commands("airflow")
+    commands = load_commands("stack")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(commands, "", commands[""]._replace(run=given.append))
-        words = ["airflow", "dags", "trigger", "build_subset", "--conf", '{"name": "a b"}', "--json"]
+        patch.setitem(commands, "airflow", commands["airflow"]._replace(run=given.append))
+        words = ["stack", "airflow", "dags", "trigger", "build_subset", "--conf", '{"name": "a b"}', "--json"]
         command_line.run_command(build_parser(words), words)
-    assert given[0].as_json() == {"arguments": words[1:]}
+    assert given[0].as_json() == {"arguments": words[2:]}
 
 
 class Said(Report):
@@ -279,12 +315,14 @@ class Said(Report):
         return "3 done."
 
 
-def run_as(verb: str, run: Callable[..., Report | None], *words: str, next_step: str | None = None) -> str:
-    """Run a verb whose work another function does, and return what is printed."""
+def run_as(name: str, run: Callable[..., Report | None], *words: str, next_step: str | None = None) -> str:
+    """Run a command whose work another function does, and return what is printed."""
+    verb, _, sub_verb = name.partition(" ")
     commands = load_commands(verb)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(commands, "", commands[""]._replace(run=run, next_step=lambda _config, _report: next_step))
-        line = [verb, *words]
+        command = commands[sub_verb]._replace(run=run, next_step=lambda _config, _report: next_step)
+        patch.setitem(commands, sub_verb, command)
+        line = [*name.split(), *words]
         return command_line.run_command(build_parser(line), line)
 
 
@@ -298,13 +336,18 @@ def test_a_mapped_stage_works_in_its_slot_and_any_other_verb_knows_of_none() -> 
     run_as("score", work)
     run_as("score", work, "--slot", "3")
     assert slots == [0, 3]
-    assert run_as("status", lambda _config: Said()) == "3 done."
+    assert run_as("stack status", lambda _config: Said()) == "3 done."
 
 
 def test_a_report_is_its_summary_with_the_next_command_or_one_object() -> None:
-    assert run_as("status", lambda _config: None) == ""
-    assert run_as("status", lambda _config: Said(), next_step="alchemist up") == "3 done.\nnext: alchemist up"
-    assert json.loads(run_as("status", lambda _config: Said(), "--json", next_step="alchemist up")) == {"n": 3}
+    assert run_as("stack status", lambda _config: None) == ""
+    assert (
+        run_as("stack status", lambda _config: Said(), next_step="alchemist stack up")
+        == "3 done.\nnext: alchemist stack up"
+    )
+    assert json.loads(run_as("stack status", lambda _config: Said(), "--json", next_step="alchemist stack up")) == {
+        "n": 3
+    }
 
 
 def test_what_a_command_announced_is_sent_also_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,14 +358,14 @@ def test_what_a_command_announced_is_sent_also_when_it_fails(monkeypatch: pytest
         raise ConfigError("no")
 
     with pytest.raises(ConfigError):
-        run_as("status", fail)
-    run_as("status", lambda _config: None)
+        run_as("stack status", fail)
+    run_as("stack status", lambda _config: None)
     assert sent == ["sent", "sent"]
 
 
 def test_an_argument_with_a_nul_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match="NUL character"):
-        command_line.run_command(build_parser(["status"]), ["status", "a\0b"])
+        command_line.run_command(build_parser(["stack", "status"]), ["stack", "status", "a\0b"])
 
 
 def next_command(said: str) -> list[str]:

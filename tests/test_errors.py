@@ -44,11 +44,11 @@ def test_the_codes_that_no_retry_helps_are_known_before_any_other_module_is_impo
 @pytest.mark.parametrize(
     "words",
     [
-        "certify --rater newest",
-        "promote --rater newest",
-        "plan promote --rater newest",
+        "rater certify newest",
+        "rater promote newest",
+        "plan promote newest",
         "select --dataset web --retention 0.2",
-        "release night --dataset web --crawl-date 2026-11-01 --reason looked",
+        "night release --dataset web --crawl-date 2026-11-01 --reason looked",
         "export scores --out scores.csv",
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli import logs
+from alchemist_core.cli import stack
 from alchemist_core.cli.failures import explain
 from alchemist_core.settings import load_settings
 
@@ -48,12 +48,12 @@ def _defect(monkeypatch: pytest.MonkeyPatch) -> None:
         error.add_note("run 12")
         raise error
 
-    monkeypatch.setitem(logs.COMMANDS, "", logs.COMMANDS[""]._replace(run=divide))
+    monkeypatch.setitem(stack.COMMANDS, "logs", stack.COMMANDS["logs"]._replace(run=divide))
 
 
 @pytest.mark.usefixtures("_defect")
 def test_a_defect_is_one_line_with_its_run_and_the_file_of_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["logs"]) == 1
+    assert main(["stack", "logs"]) == 1
     said = capsys.readouterr().err
     path = load_settings().home.resolve() / "logs" / "errors.log"
     assert said.startswith("error: This is a defect of Alchemist: ZeroDivisionError in run 12: division of")
@@ -66,7 +66,7 @@ def test_a_defect_is_one_line_with_its_run_and_the_file_of_its_traceback(capsys:
 @pytest.mark.usefixtures("_defect")
 def test_a_traceback_is_printed_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMIST_TRACEBACK", "1")
-    assert main(["logs"]) == 1
+    assert main(["stack", "logs"]) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
@@ -79,7 +79,7 @@ def test_a_home_that_cannot_be_written_does_not_lose_the_traceback(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     load_settings.cache_clear()
-    assert main(["logs"]) == 1
+    assert main(["stack", "logs"]) == 1
     (kept,) = tmp_path.glob("alchemist-error-*")
     assert f"in {kept}" in capsys.readouterr().err
     assert "ZeroDivisionError" in kept.read_text()

@@ -6,29 +6,29 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.command_line import STAGES, VERBS, load_commands
+from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import is_running, stop_postgres
 
 # Each of them creates a store: they bring the data along, start the stack, or are asked for the server itself.
 CREATE = {
-    "ingest (with --root)", "demo", "up", "db start", "db migrate", "db restore",
-    "experiment run", "experiment datasets", "experiment dynamics", "region-probe run",
+    "ingest (with --root)", "demo", "stack up", "db start", "db migrate", "db restore",
+    "experiment run", "experiment datasets", "experiment dynamics", "tune-selection run",
 }  # fmt: skip
 # Each of them needs no store.
 WITHOUT = {
     "db stop",
-    "down",
-    "status",
-    "logs",
+    "stack down",
+    "stack status",
+    "stack logs",
     "corpus scenes",
     "corpus import",
     "dags list",
     "dags install",
     "maintain airflow",
     "maintain logs",
-    "airflow",
+    "stack airflow",
 }
 REFUSE: dict[str, tuple[str, ...]] = {
     "ingest": (),
@@ -39,21 +39,21 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "train-downstream": ("--subset", "s"),
     "evaluate": ("--subset", "s"),
     "report": (),
-    "certify": (),
-    "promote": (),
+    "rater certify": (),
+    "rater promote": (),
     "check": ("--suite", "scores"),
-    "drift": (),
-    "publish night": (),
-    "release night": ("--dataset", "d", "--crawl-date", "2026-01-01", "--reason", "asked for"),
-    "takedown": ("--image-hash", "0" * 64, "--reason", "asked for"),
-    "retry-quarantine": (),
+    "night check-drift": (),
+    "night publish": (),
+    "night release": ("--dataset", "d", "--crawl-date", "2026-01-01", "--reason", "asked for"),
+    "sample takedown": ("--image-hash", "0" * 64, "--reason", "asked for"),
+    "sample retry-quarantine": (),
     "shard list": (),
     "shard show": ("a.tar",),
     "shard retire": ("a.tar", "--reason", "asked for"),
     "shard reread": ("a.tar", "--reason", "asked for"),
     "duplicates find": (),
     "duplicates list": (),
-    "aesthetic": ("--dataset", "d"),
+    "score-aesthetics": ("--dataset", "d"),
     "night list": (),
     "plan night": ("--crawl-date", "2026-01-01"),
     "plan score": (),
@@ -67,14 +67,14 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "subset rollback": ("s",),
     "subset withdraw": ("s", "--reason", "asked for"),
     "subset gc": (),
-    "explain": ("12", "--subset", "s"),
+    "sample explain": ("12", "--subset", "s"),
     "export scores": ("--out", "o.parquet"),
     "export samples": ("--out", "o.parquet"),
-    "export subset": ("--name", "s", "--out", "o.parquet"),
-    "compare": ("s",),
+    "export subset": ("s", "--out", "o.parquet"),
+    "subset compare": ("s",),
     "experiment list": (),
     "experiment show": ("e",),
-    "region-probe list": (),
+    "tune-selection list": (),
     "geneval draw": ("--model", "m", "--prompts", "p.jsonl", "--out", "o"),
     "geneval judge": ("--images", "i", "--detector", "d", "--clip", "c", "--names", "n", "--out", "o"),
     "image-text-head": ("--dataset", "d", "--out", "o.safetensors"),
@@ -87,7 +87,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "db psql": ("-c", "SELECT 1"),
     "db checksum": (),
     "db backup": ("b",),
-    "metrics serve": (),
+    "serve-metrics": (),
     "maintain leases": (),
     "maintain takedowns": (),
     "maintain retention": (),
@@ -111,7 +111,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_command_creates_a_store_or_refuses_or_needs_none() -> None:
-    names = {f"{verb.replace('_', '-')} {sub}".strip() for verb in (*STAGES, *VERBS) for sub in load_commands(verb)}
+    names = {f"{verb} {sub}".strip() for verb in VERBS for sub in load_commands(verb)}
     assert names == {name for name in CREATE if "(" not in name} | WITHOUT | set(REFUSE)
 
 
@@ -129,7 +129,7 @@ def test_a_command_that_reads_refuses_a_folder_without_a_store(
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["db stop", "down", "status", "maintain logs"])
+@pytest.mark.parametrize("command", ["db stop", "stack down", "stack status", "maintain logs"])
 def test_looking_at_the_servers_of_a_folder_without_any_creates_nothing(command: str, empty: Path) -> None:
     assert main(command.split()) == 0
     assert list(empty.iterdir()) == []
@@ -138,9 +138,10 @@ def test_looking_at_the_servers_of_a_folder_without_any_creates_nothing(command:
 def test_airflows_own_command_line_refuses_a_folder_without_a_stack(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["airflow", "dags", "list"]) != 0
+    assert main(["stack", "airflow", "dags", "list"]) != 0
     assert (
-        f"There is no Airflow in {empty / '.alchemist'}. Start the stack once: alchemist up." in capsys.readouterr().err
+        f"There is no Airflow in {empty / '.alchemist'}. Start the stack once: alchemist stack up."
+        in capsys.readouterr().err
     )
     assert list(empty.iterdir()) == []
 

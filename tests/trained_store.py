@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from alchemist_core.cli.promote import PromoteConfig
-from alchemist_core.cli.promote import run as promote
+from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig, IngestReport

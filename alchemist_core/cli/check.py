@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alchemist_core.quality.validation import CheckOutcome
 
 
-NIGHT_REMEDY = "Look at the data; a night that may be drawn from all the same: alchemist release night"
+NIGHT_REMEDY = "Look at the data; a night that may be drawn from all the same: alchemist night release"
 REMEDIES = {
     "subset": "Run its alchemist select again: the new version leaves out what was taken down or is no training data any more. Where it is "
     "expected to be worse than random: take strategy auto; [checks] min_expected_gain sets what is allowed",

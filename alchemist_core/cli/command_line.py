@@ -1,8 +1,6 @@
-"""Flags from config models: a verb's module names its config model, this page turns each field into one typed flag."""
+"""The parser of `alchemist`: each field of a command's config model becomes one typed option."""
 
 import argparse
-import ast
-import importlib
 import json
 import re
 import shutil
@@ -13,8 +11,6 @@ import typing
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import Enum
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -22,72 +18,86 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from alchemist_core import __version__
+from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import BARE_WORD, NO_FLAG, Command, Config, Formerly, bounds_of
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import send_announced
 from alchemist_core.presets import PRESETS, preset_values
 
-# argparse tells its mistakes as texts only; later Pythons leave the quotes around the choices out.
+# argparse reports errors as text only; newer Python versions omit the quotes around the choices.
 _NOT_A_CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)")
-_MISSING = "the following arguments are required"
+_NO_VALUE = re.compile(r"argument (?P<name>\S+): expected (?:one|at least one) argument")
+_MISSING = "the following arguments are required: "
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose refusals name the nearest word and the next step."""
+    """A parser whose errors name the nearest valid word and the command that prints help."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.renamed_flags: dict[str, str] = {}
-        """The present flag of each former one."""
+        """The current option of each former one."""
         self.renamed_values: dict[tuple[str, str], str] = {}
-        """The present word of each former value, by flag and value."""
+        """The current word of each former value, by option and value."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and refuse what is left over here, where the flags are known that may have been meant."""
-        # Before argparse, which would read --base as an abbreviation of --base-model.
+        """Parse, and refuse unknown arguments here, where the options that may have been meant are known."""
+        # Before argparse, which would take --base for an abbreviation of --base-model.
         for flag in (word.partition("=")[0] for word in args or ()):
             if flag == "--":
                 break
             if flag in self.renamed_flags:
-                self.error(f"{flag} is now {self.renamed_flags[flag]}")
+                self.error(f"The option {flag} is now {self.renamed_flags[flag]}.")
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(" ".join(self._refusal(word) for word in unknown if word.startswith("-")) or _too_many(unknown))
+            self.error(
+                " ".join(self._refuse_option(word) for word in unknown if word.startswith("-")) or _extra(unknown)
+            )
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, what was probably meant and where to look; exit with 2."""
+        """Print what is wrong, what was probably meant and where to look, on one line; exit with 2."""
         if message.startswith(_MISSING):
             self.print_help(sys.stderr) if self._subparsers else self.print_usage(sys.stderr)
+            message = f"Missing {message.removeprefix(_MISSING)}."
         elif found := _NOT_A_CHOICE.match(message):
-            choices = re.findall(r"[\w.-]+", found["choices"])
-            message = f"{found['name']} is none of {', '.join(choices)}: {found['given']!r}"
-            if self._subparsers:
-                message = f"{self.prog} knows no {found['given']!r}"
-            renamed = self.renamed_values.get((found["name"], found["given"]))
-            message += f". {found['given']} is now {renamed}" if renamed else _meant(found["given"], choices)
+            message = self._refuse_choice(found["name"], found["given"], re.findall(r"[\w.-]+", found["choices"]))
+        elif found := _NO_VALUE.match(message):
+            message = f"{found['name']} requires a value."
         end = "" if message.endswith(("?", ".")) else "."
         self.exit(2, f"error: {message}{end} See: {self.prog} --help\n")
 
-    def _refusal(self, word: str) -> str:
-        flag = word.partition("=")[0]
-        # What a group of verbs does not know may be known to its verbs.
+    def _refuse_choice(self, name: str, given: str, choices: list[str]) -> str:
+        if renamed := self.renamed_values.get((name, given)):
+            return f"{name}: {given} is now {renamed}."
+        if not self._subparsers:
+            return f"{name} {given!r} is not one of {', '.join(choices)}.{_meant(given, choices)}"
+        if self.prog == "alchemist" and given in RENAMED:
+            return f"The command alchemist {given} was renamed. Run: alchemist {RENAMED[given]}."
+        return f"Unknown command {given!r}.{_meant(given, choices)}"
+
+    def _refuse_option(self, word: str) -> str:
+        option = word.partition("=")[0]
         if self._subparsers:
-            return f"{self.prog} knows no {flag}; flags stand behind the verb."
-        return f"{self.prog} knows no {flag}{_meant(flag, self._option_string_actions)}"
+            # An option that a group of commands does not have may belong to one of its commands.
+            return f"Unknown option {option}. Options come after the command."
+        operand = option.removeprefix("--").upper().replace("-", "_")
+        if any(action.metavar in (operand, operand.lower()) for action in self._get_positional_actions()):
+            return f"Unknown option {option}. Give {operand} without an option name: {self.prog} {operand}."
+        return f"Unknown option {option}.{_meant(option, self._option_string_actions)}"
 
 
 def _meant(given: str, known: Iterable[str]) -> str:
     near = get_close_matches(given, list(known), n=1)
-    return f". Did you mean {near[0]}?" if near else "."
+    return f" Did you mean {near[0]}?" if near else ""
 
 
-def _too_many(words: list[str]) -> str:
-    return f"{', '.join(map(repr, words))} stands where nothing is expected; a value of several words needs quotes"
+def _extra(words: list[str]) -> str:
+    return f"Unexpected argument {', '.join(map(repr, words))}. Quote values that contain spaces."
 
 
 def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Yield every field of a config model, nested models flattened: the last part of the path names the flag."""
+    """Yield every field of a config model, nested models flattened: the last part of the path names the option."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from flag_fields(field.annotation, (*prefix, name))
@@ -96,25 +106,25 @@ def flag_fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterato
 
 
 def usage_of(model: type[BaseModel]) -> str:
-    """Return a command's usage in one line: what must be given, and that there is more."""
+    """Return the usage of a command in one line: its required arguments, and whether it has more options."""
     named = [(flag_of(path[-1], field), path[-1].upper(), field.is_required()) for path, field in flag_fields(model)]
     bare = [flag if is_required else f"[{flag}]" for flag, word, is_required in named if flag == word]
     flags = [f"{flag} {word}" for flag, word, is_required in named if is_required and flag != word]
-    rest = "..." if any(_flag_type(field.annotation)[0] is list for _, field in flag_fields(model)) else "[flags]"
+    rest = "..." if any(_flag_type(field.annotation)[0] is list for _, field in flag_fields(model)) else "[options]"
     return " ".join(["%(prog)s", *bare, *flags, rest])
 
 
 def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: FieldInfo) -> None:
-    """Add the flag of one field, or its bare word."""
+    """Add the option of one field, or its positional argument."""
     kind, choices = _flag_type(field.annotation)
     options: dict[str, Any] = {
         "dest": ".".join(path), "default": argparse.SUPPRESS, "help": describe(path[-1], field).replace("%", "%%"),
     }  # fmt: skip
     if kind is list:
-        # What another program is given, unchanged.
+        # Arguments of another program, passed on unchanged.
         parser.add_argument(path[-1], nargs=argparse.REMAINDER, metavar="...", help=options["help"])
     elif field.json_schema_extra == BARE_WORD:
-        # One that may be left out stays out of the options: its default is the config model's.
+        # An optional one must not set a value: its default comes from the config model.
         word = options | {"metavar": flag_of(path[-1], field), "nargs": None if field.is_required() else "?"}
         parser.add_argument(path[-1], **{name: value for name, value in word.items() if name != "dest"})
     elif kind is bool:
@@ -125,19 +135,19 @@ def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: Fiel
 
 
 def flag_of(name: str, field: FieldInfo) -> str:
-    """Return what a user types for a field, or the word that help shows where its value stands bare.
+    """Return the option of a field, or the word that help shows where it is a positional argument.
 
     >>> flag_of("n_steps", FieldInfo(annotation=int))
     '--n-steps'
     """
     if field.json_schema_extra == BARE_WORD:
         return name.upper()
-    # A field may not be called as Python's own words are: `from_` is the flag --from.
+    # A field cannot have the name of a Python keyword: `from_` is the option --from.
     return "--" + name.rstrip("_").replace("_", "-")
 
 
 def describe(name: str, field: FieldInfo) -> str:
-    """Return a field's text with its bounds and its default."""
+    """Return the description of a field with its bounds and its default."""
     default = "required" if field.is_required() else f"default: {_plain(field.get_default(call_default_factory=True))}"
     bounds = bounds_of(field)
     return f"{field.description or name} ({bounds + '; ' if bounds else ''}{default})"
@@ -150,7 +160,7 @@ def _plain(value: Any) -> str:
 
 
 def _flag_type(annotation: Any) -> tuple[Any, list[str] | None]:
-    """Return how a field is read from the command line; pydantic does the parsing and the bounds."""
+    """Return how a field is read from the command line; pydantic parses the value and checks its bounds."""
     if get_origin(annotation) in (typing.Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is Literal:
@@ -163,127 +173,59 @@ def _flag_type(annotation: Any) -> tuple[Any, list[str] | None]:
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Say of each refused value what is wrong with it, and what its flag is for."""
+    """Describe what is wrong with each refused value, and what its option does: a line for each value."""
     fields = {path[-1]: field for path, field in flag_fields(model)}
-    return "\n".join(line for fault in error.errors() for line in _explain_fault(fields, fault))
+    return "\n".join(_explain_fault(fields, fault) for fault in error.errors())
 
 
-def _explain_fault(fields: dict[str, FieldInfo], fault: ErrorDetails) -> Iterator[str]:
-    if fault["type"] == "missing":
-        said = "is required"
-    else:
-        wrong = "not of the form that is needed" if fault["type"] == "string_pattern_mismatch" else fault["msg"]
-        given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
-        said = wrong.removeprefix("Value error, ") + given
-    # The place may end in a position within a list, or be a whole model's.
+def _explain_fault(fields: dict[str, FieldInfo], fault: ErrorDetails) -> str:
+    # The location may end in an index within a list, or be that of a whole model.
     name = next((str(part) for part in reversed(fault["loc"]) if part in fields), None)
+    wrong = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    if fault["type"] == "string_pattern_mismatch":
+        wrong = "It does not have the required format"
     if name is None:
-        yield said
-    else:
-        yield f"{flag_of(name, fields[name])}: {said}"
-        yield f"    {describe(name, fields[name])}"
-
-
-STAGES = ("ingest", "train_rater", "score", "select", "materialize", "train_downstream", "evaluate", "report")
-VERB_GROUPS = {
-    "decide and publish": (
-        "certify",
-        "promote",
-        "check",
-        "drift",
-        "publish",
-        "release",
-        "takedown",
-        "retry_quarantine",
-        "shard",
-        "duplicates",
-        "aesthetic",
-    ),
-    "ask and compare": (
-        "plan",
-        "night",
-        "subset",
-        "explain",
-        "export",
-        "compare",
-        "experiment",
-        "region_probe",
-        "geneval",
-        "image_text_head",
-    ),
-    "keep the installation": (
-        "dataset",
-        "corpus",
-        "db",
-        "up",
-        "down",
-        "status",
-        "logs",
-        "dags",
-        "airflow",
-        "metrics",
-        "maintain",
-        "note",
-        "demo",
-    ),
-}
-VERBS = tuple(verb for group in VERB_GROUPS.values() for verb in group)
-PASS_THROUGH = (("db", "psql"), ("airflow",))
-
-
-def module_name(verb: str) -> str:
-    """Return the module of a verb."""
-    return f"alchemist_core.{'stages' if verb in STAGES else 'cli'}.{verb}"
-
-
-def load_commands(verb: str) -> dict[str, Command]:
-    """Import a verb's module and return its commands: one under "" or one a sub-verb."""
-    commands: dict[str, Command] = importlib.import_module(module_name(verb)).COMMANDS
-    return commands
-
-
-@cache
-def first_line(verb: str) -> str:
-    """Read the first line of a verb's docstring without importing it."""
-    path = Path(__file__).parents[2] / (module_name(verb).replace(".", "/") + ".py")
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        return f"{wrong[:1].upper()}{wrong[1:]}."
+    option, text = flag_of(name, fields[name]), describe(name, fields[name])
+    if fault["type"] == "missing":
+        return f"{option} is required. Help: {text}."
+    given = "" if isinstance(fault["input"], dict) else f" {fault['input']!r}"
+    return f"{option}{given} is not valid: {wrong}. Help: {text}."
 
 
 def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
-    """Build the parser; only the verb that `arguments` name is imported (all of them when None)."""
+    """Build the parser; only the module of the command that `arguments` name is imported (all of them when None)."""
     parser = Parser(
         prog="alchemist",
-        description="Decide which images a text-to-image model should learn from.",
+        description="Alchemist selects training data for text-to-image models. It scores every image-text pair by its "
+        "estimated effect on a validation loss, and publishes reproducible subsets.",
         epilog=_list_verbs(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"alchemist {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, help="what to do, from the lists below")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, help="one of the commands below")
     wanted = next((word for word in arguments or [] if not word.startswith("-")), None)
-    for verb in (*STAGES, *VERBS):
-        name = verb.replace("_", "-")
-        # Without a help text of its own: the epilog lists the verbs by what they are for.
-        child = verbs.add_parser(name, description=first_line(verb))
+    for name, verb in VERBS.items():
+        # Without a help text of its own: the epilog lists the commands in groups.
+        child = verbs.add_parser(name, description=verb.help)
         if arguments is None or name == wanted:
-            _add_commands(child, verb)
+            _add_commands(child, name)
     return parser
 
 
 def _list_verbs() -> str:
-    """Return every verb with its first line, the stages in their order."""
+    """Return every command with its line of help, by group."""
     width = min(shutil.get_terminal_size().columns - 2, 120)
     lines = []
-    for title, verbs in {"the stages, in their order": STAGES, **VERB_GROUPS}.items():
+    for title, verbs in GROUPS.items():
         lines.append(f"{title}:")
-        for verb in verbs:
-            head = f"  {verb.replace('_', '-'):<17} "
-            lines += textwrap.wrap(
-                head + first_line(verb), width, subsequent_indent=" " * len(head), break_on_hyphens=False
-            )
+        for name, verb in verbs.items():
+            head = f"  {name:<17} "
+            lines += textwrap.wrap(head + verb.help, width, subsequent_indent=" " * len(head), break_on_hyphens=False)
         lines.append("")
     lines += [
-        "Each verb explains itself: alchemist VERB --help.",
-        "Settings (where things are) are ALCHEMIST_ variables; the README names them.",
+        "Run alchemist COMMAND --help for the options of a command.",
+        "Paths, addresses and credentials are ALCHEMIST_ environment variables; the README lists them.",
     ]
     return "\n".join(lines)
 
@@ -293,7 +235,7 @@ def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
     if "" in commands:
         _add_flags(parser, verb, commands[""])
         return
-    children = parser.add_subparsers(dest="sub_verb", metavar="WHAT", required=True)
+    children = parser.add_subparsers(dest="sub_verb", metavar="COMMAND", required=True)
     for name, command in commands.items():
         text = (command.run.__doc__ or "").partition("\n")[0]
         _add_flags(children.add_parser(name, help=text, description=text), verb, command)
@@ -302,16 +244,18 @@ def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
 def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> None:
     parser.set_defaults(command=command, verb_name=verb, program=parser.prog)
     parser.usage = usage_of(command.config)
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON object on the last line")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
     if verb in STAGES:
-        text = "defaults by name; flags override single fields"
+        text = "named set of defaults; options override single values"
         parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help=f"{text} (default: tiny)")
-        parser.add_argument("--slot", type=int, default=0, help="worker slot of a mapped stage (default: 0)")
+        parser.add_argument(
+            "--slot", type=int, default=0, help="worker slot, when several processes share one stage (default: 0)"
+        )
     add_flags(parser, command.config)
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    """Add a flag for each field of a config model; the former names of renamed ones are refused."""
+    """Add an option for each field of a config model; former names are refused with the current one."""
     for path, field in flag_fields(model):
         add_flag(parser, path, field)
         if isinstance(parser, Parser):
@@ -319,7 +263,7 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
 
 
 def _refuse_former_names(parser: Parser, name: str, field: FieldInfo) -> None:
-    """Name the present flag, or the present word of a value, where somebody types the former one."""
+    """Register the former names of an option and of its values, which are refused with the current ones."""
     flag = flag_of(name, field)
     for mark in field.metadata:
         if isinstance(mark, Formerly):
@@ -331,16 +275,16 @@ def _refuse_former_names(parser: Parser, name: str, field: FieldInfo) -> None:
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
-    """Run the parsed command and return its report as text.
+    """Run the parsed command and return its result as text.
 
     Raises:
         ConfigError: If a value breaks a bound of the config model.
     """
     if any("\0" in word for word in arguments):
         raise ConfigError(
-            "An argument holds a NUL character, which neither paths nor the database can hold. Remove it."
+            "An argument contains a NUL character, which neither paths nor the database can store. Remove it."
         )
-    # What follows a pass-through command is another program's: argparse would take its flags for ours.
+    # The arguments of a pass-through command belong to another program: argparse would read its options as ours.
     n_ours = _count_ours(arguments)
     options = vars(parser.parse_args(arguments[:n_ours]))
     options["arguments"] = arguments[n_ours:]
@@ -360,7 +304,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
 
 
 def _count_ours(arguments: list[str]) -> int:
-    """Return how many of the words are ours: behind a pass-through command only --role, when it comes first."""
+    """Return how many words are ours: after a pass-through command only --role, if it comes first."""
     n = next((len(words) for words in PASS_THROUGH if tuple(arguments[: len(words)]) == words), len(arguments))
     if arguments[n : n + 1] in (["-h"], ["--help"]):
         return len(arguments)
@@ -369,7 +313,7 @@ def _count_ours(arguments: list[str]) -> int:
 
 
 def _number(given: Any) -> float | None:
-    """Return a flag's value as a number; None where it is none, which the config model then refuses with its own text."""
+    """Return the value as a number; None if it is not one, which the config model then refuses."""
     try:
         return None if given is None else float(given)
     except ValueError:
@@ -377,11 +321,13 @@ def _number(given: Any) -> float | None:
 
 
 def read_config(model: type[Config], options: dict[str, Any]) -> Config:
-    """Compose the preset's defaults with the given flags into a validated config."""
+    """Combine the defaults of the preset with the given options into a validated config."""
     values: dict[str, Any] = {}
     if "preset" in options:
         values = preset_values(
-            options["preset"], options["verb_name"], retention=_number(options.get("policy.retention"))
+            options["preset"],
+            options["verb_name"].replace("-", "_"),
+            retention=_number(options.get("policy.retention")),
         )
     for path, _ in flag_fields(model):
         name = ".".join(path)
@@ -393,5 +339,5 @@ def read_config(model: type[Config], options: dict[str, Any]) -> Config:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        help_line = f"{options.get('program', 'alchemist')} --help explains every flag."
-        raise ConfigError(f"{explain(model, error)}\n{help_line}") from None
+        help_line = f"See: {options.get('program', 'alchemist')} --help"
+        raise ConfigError(f"{explain(model, error)} {help_line}") from None

@@ -1,16 +1,24 @@
 """The store itself: start and stop the embedded server, print its URL, open psql, migrate, take the checksum, back up, restore."""
 
+import json
 import os
+import shutil
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from alchemist_core.cli.db_backup import BackupConfig, RestoreConfig, backup, restore
-from alchemist_core.config import Command, Config, Report
-from alchemist_core.errors import ConfigError
+from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.errors import ConfigError, DataError, StoreError
+from alchemist_core.files import FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
+from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import create_store, database_url, open_store, role_url
-from alchemist_core.store.postgres import Role, psql_path, stop_postgres
+from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.store.backups import checksum, clear_for_restore, frozen_moment
+from alchemist_core.store.eligible import forget_pools
+from alchemist_core.store.engine import create_store, current_revision, database_url, migrate, open_store, role_url
+from alchemist_core.store.postgres import Role, client_program, environment, psql_path, run_program, stop_postgres
 from alchemist_core.telemetry import say
 
 
@@ -103,7 +111,7 @@ def psql(config: PsqlConfig) -> None:
     os.execv(str(psql_path()), ["psql", place, *config.arguments])  # noqa: S606  no shell is meant
 
 
-def migrate(_config: NoConfig) -> None:
+def migrate_schema(_config: NoConfig) -> None:
     """Bring the schema to this code's revision, views and grants; no other command changes an existing schema."""
     from alchemist_core.store.engine import head_revision  # noqa: PLC0415  alembic only where it is used
     from alchemist_core.store.engine import migrate as upgrade  # noqa: PLC0415
@@ -113,7 +121,7 @@ def migrate(_config: NoConfig) -> None:
     say(f"The schema is {'now' if has_changed else 'already'} at revision {head_revision()}.")
 
 
-def checksum(_config: NoConfig) -> ChecksumReport:
+def print_checksum(_config: NoConfig) -> ChecksumReport:
     """Print a checksum over all data, equal for equal data whatever its ids and times."""
     from alchemist_core.store.backups import checksum as take  # noqa: PLC0415  reads every table
 
@@ -126,13 +134,195 @@ def _require_embedded() -> None:
         raise ConfigError("ALCHEMIST_DATABASE_URL names a server of your own: start and stop it by its own tools.")
 
 
+_NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
+_MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
+
+
+class BackupConfig(Config):
+    """Where the backup goes."""
+
+    folder: Path = Field(..., description="Folder to make; it must not exist", json_schema_extra=BARE_WORD)
+
+
+class RestoreConfig(Config):
+    """Which backup comes back, into the store and the home of the settings."""
+
+    folder: Path = Field(..., description="Folder that `alchemist db backup` made", json_schema_extra=BARE_WORD)
+
+
+class BackupReport(Report):
+    """What was kept or brought back."""
+
+    folder: str
+    checksum: str
+    revision: str
+    n_files: int
+    n_bytes: int
+
+
+class _Note(Report):
+    """What a backup says of itself, in `backup.json`."""
+
+    checksum: str
+    revision: str
+    files: dict[str, str]
+
+
+def backup(config: BackupConfig) -> BackupReport:
+    """Write the database and its artifacts into a folder, while stages may go on writing.
+
+    Raises:
+        ConfigError: The folder exists.
+    """
+    # Postgres' programs run in a folder of their own.
+    folder = config.folder.absolute()
+    if folder.exists():
+        raise ConfigError(f"{folder} exists: name a new folder, so that no backup is ever overwritten.")
+    open_store().dispose()
+    with atomic_folder(folder) as partial:
+        note = _fill(partial)
+    return _report(folder, note)
+
+
+def _fill(folder: Path) -> dict[str, Any]:
+    url = database_url()
+    # The checksum is of the snapshot that is dumped. Artifacts are written before the rows that name them and never changed.
+    with frozen_moment(url) as moment:
+        jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={moment}")
+        _run(
+            "pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={folder / _DATABASE}"
+        )
+        taken = checksum(url, moment=moment)
+    artifacts = load_settings().artifacts
+    if artifacts.is_dir():
+        shutil.copytree(artifacts, folder / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))
+    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(folder)}
+    (folder / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
+    return note
+
+
+def restore(config: RestoreConfig) -> BackupReport:
+    """Bring a backup into an empty store, and compare the checksum with the one taken then.
+
+    All or nothing at every moment: an empty store's schema is dropped in one transaction, the backup's is made in another,
+    and until `migrate` has granted its roles the schema counts as incomplete. The same command resumes after a kill.
+
+    Raises:
+        ConfigError: The store holds other data.
+        DataError: The backup is damaged, an artifact here is another one, or the data that came back differ.
+    """
+    folder = config.folder.resolve()
+    note = _read_note(folder)
+    create_store()
+    url = database_url()
+    # A second restore waits for the first one, and then finds its data.
+    with hold_lock(load_settings().home.resolve() / "restore.lock", should_wait=True):
+        _restore_artifacts(folder / _ARTIFACTS)
+        _restore_database(url, folder, note)
+        # A newer schema may have columns that the old checksum did not know.
+        is_same_code = current_revision(url) == note["revision"]
+        # A restored database has no grants, whatever it says of itself.
+        migrate(url, should_reapply=True)
+    if is_same_code and (found := checksum(url)) != note["checksum"]:
+        raise DataError(
+            f"The restored data have checksum {found}, the backup was taken at {note['checksum']}: do not use them."
+        )
+    return _report(folder, note)
+
+
+def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
+    if clear_for_restore(url):
+        forget_pools()
+        # In one transaction, so not in parallel. Without comments: the schema's own would call it complete before its grants.
+        options = ("--format=directory", "--single-transaction", "--exit-on-error", "--no-owner", "--no-comments")
+        _run("pg_restore", url, *options, str(folder / _DATABASE))
+    elif not _is_same(url, note):
+        raise ConfigError(
+            "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
+        )
+
+
+def _is_same(url: str, note: dict[str, Any]) -> bool:
+    """Tell whether the store already holds the backup's data: a restore was killed after its transaction."""
+    return bool(current_revision(url) == note["revision"] and checksum(url) == note["checksum"])
+
+
+def _run(name: str, url: str, *arguments: str) -> None:
+    # By the environment: a password in the arguments would show in the list of processes.
+    address = urlsplit(url)
+    place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
+    try:
+        run_program(
+            [client_program(name), f"--dbname={place}", *arguments],
+            env=environment() | {"PGPASSWORD": unquote(address.password or "")},
+        )
+    except StoreError as error:
+        # Behind its first line stands the statement, a page of SQL.
+        raise StoreError(
+            f"{str(error).partition(chr(10))[0]}. Correct this, then run the same command again."
+        ) from error
+
+
+def _left_out(at: Path, artifacts: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (at == artifacts and name in _MADE_AGAIN) or name.startswith(".")]
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path).hex()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _NOTE
+    }
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    try:
+        note = _Note.model_validate_json((folder / _NOTE).read_text(encoding="utf-8")).model_dump()
+    except (OSError, ValueError) as error:
+        why = "backup.json is damaged" if isinstance(error, ValueError) else error.strerror
+        raise DataError(
+            f"{folder} holds no backup ({why}): name the folder that `alchemist db backup` made."
+        ) from error
+    found = _hash_files(folder)
+    if wrong := sorted(
+        name for name in note["files"].keys() | found.keys() if note["files"].get(name) != found.get(name)
+    ):
+        raise DataError(
+            f"{len(wrong)} files of the backup are missing or changed, the first is {wrong[0]}: use another backup."
+        )
+    return note
+
+
+def _restore_artifacts(source: Path) -> None:
+    """Copy the files that are missing here. Writes nothing if a file here differs from the backup's file of the same name."""
+    target = load_settings().artifacts
+    files = (
+        [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
+    )
+    for name in files:
+        if (target / name).exists() and file_sha256(target / name) != file_sha256(source / name):
+            raise DataError(f"{target / name} is another file than the backup's: restore into a new ALCHEMIST_HOME.")
+    for name in files:
+        if not (target / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(target / name, is_sole_writer=True) as partial:
+                shutil.copy2(source / name, partial)
+
+
+def _report(folder: Path, note: dict[str, Any]) -> BackupReport:
+    return BackupReport(
+        folder=str(folder), checksum=note["checksum"], revision=note["revision"], n_files=len(note["files"]),
+        n_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )  # fmt: skip
+
+
 COMMANDS = {
     "start": Command(NoConfig, start),
     "stop": Command(NoConfig, stop),
     "url": Command(UrlConfig, url),
     "psql": Command(PsqlConfig, psql),
-    "migrate": Command(NoConfig, migrate),
-    "checksum": Command(NoConfig, checksum),
+    "migrate": Command(NoConfig, migrate_schema),
+    "checksum": Command(NoConfig, print_checksum),
     "backup": Command(
         BackupConfig, backup, lambda _, report: f"alchemist db restore {report.folder}, under a new ALCHEMIST_HOME"
     ),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import PLACE, SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
@@ -48,7 +48,7 @@ class ExportScoresConfig(ExportSamplesConfig):
 class ExportSubsetConfig(Config):
     """Which subset version, and where to."""
 
-    name: str = Field(..., description="Name of the subset")
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     out: Path = Field(..., description=OUT)
 

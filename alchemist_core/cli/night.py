@@ -2,19 +2,32 @@
 
 from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import Engine
 
+from alchemist_core.cli import check
 from alchemist_core.cli.shard import UNREAD, remedy_of_shard
 from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.errors import CheckFailedError, ConfigError, DataError
+from alchemist_core.project import load_project
+from alchemist_core.quality.drift import DriftLimits, Mover, NightDrift, judge_night
 from alchemist_core.stages.ingest import ALL_ELSE
+from alchemist_core.stages.publishing import PublishNightConfig, PublishNightReport, publish_night
+from alchemist_core.stages.scope import require_complete, scoring_scope
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
 from alchemist_core.store import registry
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.checks import failed_checks, release_checks, store_check_results
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import read_night
+from alchemist_core.store.nights import held_nights, night_title, open_nights, read_night, release_night
 from alchemist_core.store.overviews import failed_ingests, quarantine_of_nights, read_nights
+from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.telemetry import on_one_line
+from alchemist_core.telemetry import on_one_line, say
 
 MOST_SHARDS = 10
 
@@ -156,7 +169,7 @@ def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: boo
     steps = [f"mend that, then alchemist ingest {which}"] if is_left else []
     if reasons:
         steps += [f"look at what is quarantined: alchemist shard show {reasons[0].shard_id}"]
-    release = f"alchemist release night {which} --reason WHY"
+    release = f"alchemist night release {which} --reason WHY"
     if night.status.startswith("held"):
         steps += [f"look at it, then {release}"]
     elif night.status.startswith("stopped"):
@@ -166,8 +179,228 @@ def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: boo
     elif night.status.startswith("partly"):
         steps += [f"alchemist score {which}"]
     elif night.status == "scored":
-        steps += [f"alchemist publish night {which}"]
+        steps += [f"alchemist night publish {which}"]
     return steps
 
 
-COMMANDS = {"list": Command(NightListConfig, list_)}
+def _next_publish(config: PublishNightConfig, report: PublishNightReport) -> str | None:
+    return (
+        f"alchemist select --dataset {config.dataset or 'NAME'} --retention 0.2 --dry-run" if report.n_nights else None
+    )
+
+
+class ReleaseNightConfig(Config):
+    """Which night, and why."""
+
+    dataset: str = Field(..., description="Dataset of the held night")
+    crawl_date: date = Field(..., description="Its crawl date (YYYY-MM-DD)")
+    reason: str = Field(..., min_length=3, max_length=500, description="Why it may be drawn from; kept for the record")
+    rater: str = Field("production", description="Rater by name, or production, or newest")
+
+
+class ReleaseNightReport(Report):
+    """What became selectable."""
+
+    nights: list[str]
+    was_held_for: list[str]
+    released_by: str
+    n_scored: int = 0
+
+
+def release(config: ReleaseNightConfig) -> ReleaseNightReport:
+    """Release a night that drift holds or a check has stopped; a stopped one is scored, checked and published from there.
+
+    Who did it and why goes into the audit events. Checks that nobody has seen fail stop it again.
+    """
+    engine, actor = open_store(), current_actor()
+    failed = failed_checks(engine, config.dataset, config.crawl_date)
+    rater = find_rater(engine, config.rater)
+    if rater is None and not failed:
+        raise ConfigError("There is no rater in production, so no night is held. Name the rater: --rater NAME.")
+    held = _held(engine, config, rater) if rater else []
+    if not held and not failed:
+        raise ConfigError(
+            f"No night of {config.dataset} {config.crawl_date} is held or was stopped by a check. "
+            "The view nightly_overview shows the state of every night."
+        )
+    _release(engine, config, held, failed, actor=actor)
+    n_scored = _finish_night(config) if failed else 0
+    return ReleaseNightReport(
+        nights=[night_title(row) for row in held] or [f"{config.dataset} {config.crawl_date}"],
+        was_held_for=[*(row.reason for row in held), *(f"{row.suite}.{row.expectation}" for row in failed)],
+        released_by=actor,
+        n_scored=n_scored,
+    )
+
+
+def _held(engine: Engine, config: ReleaseNightConfig, rater: RaterRow) -> Sequence[AnyRow]:
+    dataset_id = find_dataset(engine, config.dataset).dataset_id
+    return held_nights(engine, dataset_ids=[dataset_id], crawl_date=config.crawl_date, rater_id=rater.rater_id)
+
+
+def _release(
+    engine: Engine, config: ReleaseNightConfig, held: Sequence[AnyRow], failed: Sequence[AnyRow], *, actor: str
+) -> None:
+    with engine.begin() as connection:
+        for row in held:
+            if release_night(connection, row.night_id, actor=actor, reason=config.reason):
+                record_event(
+                    connection, actor, "release", f"night {night_title(row)}",
+                    before={"state": "held", "reason": row.reason}, after={"state": "released", "reason": config.reason},
+                )  # fmt: skip
+        if failed:
+            release_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
+            record_event(
+                connection, actor, "release", f"checks of {config.dataset} {config.crawl_date}",
+                before={"failed": [f"{row.suite}.{row.expectation}" for row in failed]}, after={"reason": config.reason},
+            )  # fmt: skip
+
+
+def _finish_night(config: ReleaseNightConfig) -> int:
+    """Do what the DAG would have done behind the check that stopped it; returns how many pairs were scored."""
+    which = {"dataset": config.dataset, "crawl_date": config.crawl_date}
+    raters = "nightly" if config.rater == "production" else config.rater
+    try:
+        n_scored, left = score(ScoreConfig.model_validate({**which, "rater": raters})).n_scored, None
+    except DataError as error:
+        # All but some shards was scored: the night goes on without those, and the command fails at its end.
+        n_scored, left = 0, error
+    check.run(check.CheckConfig.model_validate({**which, "suite": "scores"}))
+    check_drift(DriftConfig.model_validate({**which, "rater": config.rater}))
+    publish_night(PublishNightConfig.model_validate({**which, "rater": config.rater}))
+    if left is not None:
+        raise left
+    return n_scored
+
+
+N_SAID = 2  # groups of each kind named on the terminal; the report and the store name more
+
+
+class DriftConfig(Config):
+    """Which nights."""
+
+    dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: every night that waits")
+    rater: str = Field("production", description="Rater by name, or production, or newest")
+
+
+class DriftReport(Report):
+    """What was measured of each night, and the night that moved most."""
+
+    n_nights: int = 0
+    n_warned: int = 0
+    n_held: int = 0
+    moved_most: str | None = None
+    nights: list[dict[str, Any]] = Field(default_factory=list)
+    note: str | None = None
+
+    def summary(self) -> str:
+        """Return the counts; each night was told when it was measured."""
+        return self.note or f"{self.n_nights} nights measured, {self.n_warned} warned, {self.n_held} held"
+
+
+def check_drift(config: DriftConfig) -> DriftReport:
+    """Measure every night that waits for a decision; a held one stays closed until `alchemist night release`."""
+    engine = open_store()
+    rater = find_rater(engine, config.rater)
+    if rater is None:
+        return DriftReport(note="no production rater: nothing scored")
+    scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
+    nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
+    found, refused = [], []
+    for night in nights:
+        try:
+            require_complete(engine, night, rater)
+        except CheckFailedError as error:
+            refused.append(str(error))
+            continue
+        limits = load_project().of_dataset(night.dataset).drift
+        drift = judge_night(engine, night, rater, limits)
+        say(describe_drift(night, drift, limits))
+        # At once: where a later night stops this, one that is held by now is never measured again.
+        store_check_results(engine, [_check_row(night, drift, limits)] if drift.psi is not None else [])
+        found.append((night, drift))
+    if refused:
+        raise CheckFailedError("\n".join([*refused, f"{len(found)} other nights were measured."]))
+    return _drift_report(found)
+
+
+def _check_row(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> dict[str, Any]:
+    project = load_project()
+    origins = {key: project.origin("drift", key, night.dataset) for key in DriftLimits.model_fields}
+    # A warning among the checks: what stops the night is that it is held.
+    return {
+        "suite": "scores",
+        "expectation": "scores_are_steady",
+        "severity": "warn",
+        "is_success": drift.verdict not in ("warned", "held"),
+        "observed": {
+            "psi": drift.psi, "ks_distance": drift.ks_distance, "verdict": drift.verdict,
+            "limits": limits.as_json(), "limits_from": origins,
+        },
+        "dataset_name": night.dataset,
+        "crawl_date": night.crawl_date,
+    }  # fmt: skip
+
+
+def _drift_report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
+    rows = [
+        {"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "revision": night.revision}
+        | {name: getattr(drift, name) for name in NightDrift.__slots__ if name not in ("night_id", "movers")}
+        | {"movers": [{name: getattr(mover, name) for name in Mover.__slots__} for mover in drift.movers]}
+        for night, drift in found
+    ]
+    measured = [(night, drift) for night, drift in found if drift.psi is not None]
+    # A night is one dataset's: the dataset that moved most is that of the night with the largest distance.
+    most = max(measured, key=lambda pair: pair[1].psi or 0.0, default=None)
+    return DriftReport(
+        n_nights=len(found),
+        n_warned=sum(drift.verdict == "warned" for _, drift in found),
+        n_held=sum(drift.verdict == "held" for _, drift in found),
+        moved_most=f"{night_title(most[0])} (PSI {most[1].psi:.3f})" if most else None,
+        nights=rows,
+        note=None if found else "no night was waiting",
+    )
+
+
+def describe_drift(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> str:
+    """Say what was measured of a night, and where to look."""
+    words = {
+        "pooled": f"only {drift.n_tested:,} scores: pooled with the nights to come",
+        "recorded": f"{drift.n_tested:,} scores recorded, nothing to compare them with yet",
+    }
+    if drift.psi is None:
+        return f"{night_title(night)}: {words[drift.verdict]}"
+    line = (
+        f"{night_title(night)}: {drift.verdict}. PSI {drift.psi:.3f}, KS distance {drift.ks_distance:.3f}: {drift.n_tested:,} scores "
+        f"against {drift.n_reference:,} of {drift.reference} (warns at {limits.warn_psi:g}, holds at {limits.hold_psi:g})"
+    )
+    if drift.verdict == "steady":
+        return line
+    kinds = {mover.kind: [other for other in drift.movers if other.kind == mover.kind] for mover in drift.movers}
+    return "\n".join([line, *(_mover_line(mover) for movers in kinds.values() for mover in movers[:N_SAID])])
+
+
+def _mover_line(mover: Mover) -> str:
+    look = f"; look at {', '.join(mover.samples)}" if mover.samples else ""
+    return f"  {mover.kind} {mover.name}: {mover.n:,} scores, PSI {mover.psi_without:.3f} without them{look}"
+
+
+def _next_drift(config: DriftConfig, report: DriftReport) -> str | None:
+    if report.n_held:
+        return (
+            "look at the groups named above, then alchemist night release --dataset NAME --crawl-date DATE --reason WHY"
+        )
+    return f"alchemist night publish{_which(config)}" if report.n_nights else None
+
+
+def _which(config: DriftConfig) -> str:
+    return f" --dataset {config.dataset}" if config.dataset else ""
+
+
+COMMANDS = {
+    "list": Command(NightListConfig, list_),
+    "check-drift": Command(DriftConfig, check_drift, _next_drift),
+    "publish": Command(PublishNightConfig, publish_night, _next_publish),
+    "release": Command(ReleaseNightConfig, release),
+}

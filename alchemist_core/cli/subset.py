@@ -1,32 +1,42 @@
 """Look at subset versions, say what changed between two, and decide which one is published."""
 
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from sqlalchemy import Connection, Engine
 
-from alchemist_core.cli.subset_diff import DiffSubsetConfig, diff
-from alchemist_core.cli.subset_gc import GcSubsetConfig, gc
-from alchemist_core.cli.subset_publish import (
-    PublishSubsetConfig,
-    PublishSubsetReport,
-    RollbackSubsetConfig,
-    WithdrawSubsetConfig,
-    publish,
-    rollback,
-    withdraw,
-)
 from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.store import subsets
+from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.subsets import (
     VERSION_TEXT,
     SubsetRow,
     choose_version,
     describe_withdrawal,
+    find_by_id,
+    find_predecessor,
+    find_subset,
+    last_withdrawn,
     list_subsets,
+    publish_subset,
+    published_version,
     rater_of_subset,
+    store_members,
+    withdraw_subset,
 )
-from alchemist_core.subsets.materialized import is_finished, place_of
+from alchemist_core.store.tables import AnyRow
+from alchemist_core.subsets.changes import find_changes
+from alchemist_core.subsets.materialized import copy_size, is_finished, place_of, remove_copy
+from alchemist_core.subsets.selected import load_manifest
+from alchemist_core.telemetry import say
 
 N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
@@ -150,15 +160,439 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
     )
 
 
-def _next(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:
+def _next_publish(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:
     return NEXT["published"].format(name=report.subset, version=report.version)
+
+
+class DiffSubsetConfig(Config):
+    """Which two versions."""
+
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    from_: int | None = Field(
+        None,
+        ge=1,
+        description="Earlier version; none: the one that was published before the later, or the one below it",
+    )
+    to: int | None = Field(None, ge=1, description="Later version; none: the newest")
+
+
+class DiffSubsetReport(Report):
+    """Who left and who joined, by reason; the parts add up to the versions' sizes."""
+
+    before: str
+    after: str
+    n_before: int
+    n_after: int
+    n_both: int
+    leavers: dict[str, int]
+    joiners: dict[str, int]
+
+    def summary(self) -> str:
+        """Return the sums and a line a reason."""
+        n_left, n_joined = sum(self.leavers.values()), sum(self.joiners.values())
+        return "\n".join([
+            f"{self.before}: {self.n_before:,} pairs; {self.after}: {self.n_after:,}; in both: {self.n_both:,}",
+            f"left: {n_left:,}", *(f"  {n:>12,}  {reason}" for reason, n in self.leavers.items()),
+            f"joined: {n_joined:,}", *(f"  {n:>12,}  {reason}" for reason, n in self.joiners.items()),
+        ])  # fmt: skip
+
+
+def diff(config: DiffSubsetConfig) -> DiffSubsetReport:
+    """Split leavers and joiners of two versions into rank moved, better key, k, taken down, held, cap, duplicate and new pair."""
+    engine = open_store()
+    after = find_subset(engine, config.name, version=config.to)
+    before = _before(engine, after, config.from_)
+    changes = find_changes(engine, before, after)
+    return DiffSubsetReport(
+        before=before.title, after=after.title, n_before=changes.n_before, n_after=changes.n_after, n_both=changes.n_both,
+        leavers=changes.leavers, joiners=changes.joiners,
+    )  # fmt: skip
+
+
+def _before(engine: Engine, after: SubsetRow, version: int | None) -> SubsetRow:
+    if version is not None:
+        return find_subset(engine, after.name, version=version)
+    if after.predecessor_id is not None:
+        return find_by_id(engine, after.predecessor_id)
+    if after.version == 1:
+        raise ConfigError(f"{after.title} is the only version up to here: there is nothing to compare it with.")
+    return find_subset(engine, after.name, version=after.version - 1)
+
+
+class PublishSubsetConfig(Config):
+    """Which subset version."""
+
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest, whichever is published")
+    reinstate: bool = Field(False, description="Publish a version although it was withdrawn; it is withdrawn no longer")
+    approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
+    comment: str | None = Field(None, max_length=2000, description=COMMENT)
+
+
+class RollbackSubsetConfig(Config):
+    """Which subset, and how far back."""
+
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(
+        None, ge=1, description="Version number; none: the one that was published before the present one"
+    )
+
+
+class WithdrawSubsetConfig(Config):
+    """Which subset version nobody should use any more, and why."""
+
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(None, ge=1, description="Version number; none: the published version")
+    reason: str = Field(
+        ...,
+        min_length=3,
+        max_length=500,
+        description="Why; readers who name the version are shown it, 3-500 characters",
+    )
+
+
+class PublishSubsetReport(Report):
+    """The version that is published now."""
+
+    subset: str
+    version: int
+    n_samples: int
+    is_new: bool
+
+
+class WithdrawSubsetReport(Report):
+    """The version that was withdrawn, and the one that is published now; none where the name has none any more."""
+
+    subset: str
+    version: int
+    reason: str
+    is_new: bool
+    published: str | None
+
+
+def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
+    """Publish a subset version; the one published before is superseded.
+
+    Raises:
+        ConfigError: There is no such version, or it was withdrawn and --reinstate was not given.
+    """
+    engine = open_store()
+    subset = choose_version(
+        engine, config.name, version=config.version, is_newest=True, may_be_withdrawn=config.version is not None
+    )
+    said = approval(config.approved_by, config.comment)
+    if subset.state != "withdrawn":
+        return _publish(engine, subset, action="publish", said=said)
+    if not config.reinstate:
+        raise ConfigError(_withdrawn(subset))
+    return _publish(engine, subset, action="reinstate", said=said)
+
+
+def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
+    """Go back to the version that was published before; versions that were withdrawn since are passed over.
+
+    Raises:
+        ConfigError: There is no such version, or it was never published, or it was withdrawn.
+    """
+    engine = open_store()
+    published = published_version(engine, config.name)
+    if published is None:
+        find_subset(engine, config.name)
+        raise ConfigError(f"No version of {config.name} is published: there is nothing to go back from.")
+    if config.version is not None:
+        target = find_subset(engine, config.name, version=config.version)
+    elif (before := find_predecessor(engine, published)) is not None:
+        target = before
+    else:
+        raise ConfigError(
+            f"{published.title} has no earlier version to go back to. Name one: --version N; alchemist subset list shows them."
+        )
+    if target.state == "selected":
+        raise ConfigError(
+            f"{target.title} was never published: alchemist subset publish {target.name} --version {target.version} does that."
+        )
+    if target.state == "withdrawn":
+        raise ConfigError(_withdrawn(target))
+    return _publish(engine, target, action="rollback")
+
+
+def withdraw(config: WithdrawSubsetConfig) -> WithdrawSubsetReport:
+    """Withdraw a subset version: nobody reads or evaluates it any more, and the version that it replaced is published again.
+
+    History keeps it: `subset list`, `subset show`, the report and the audit events say who withdrew it, when and why.
+
+    Raises:
+        ConfigError: There is no such version, or none is named and none is published.
+    """
+    engine = open_store()
+    subset = _to_withdraw(engine, config)
+    if is_new := subset.state != "withdrawn":
+        _withdraw(engine, subset, config.reason)
+        subset = find_subset(engine, subset.name, version=subset.version)
+    say(describe_withdrawal(subset))
+    published = published_version(engine, subset.name)
+    return WithdrawSubsetReport(
+        subset=subset.name, version=subset.version, reason=subset.withdrawn_reason or "", is_new=is_new,
+        published=published.title if published else None,
+    )  # fmt: skip
+
+
+def _to_withdraw(engine: Engine, config: WithdrawSubsetConfig) -> SubsetRow:
+    if config.version is not None:
+        return find_subset(engine, config.name, version=config.version)
+    published, withdrawn = published_version(engine, config.name), last_withdrawn(engine, config.name)
+    if withdrawn is not None and withdrawn.withdrawn_reason == config.reason:
+        before = find_predecessor(engine, withdrawn)
+        # The same command once more, for example by a scheduler's second try: the version that came back stays.
+        if published is None or (before is not None and before.subset_id == published.subset_id):
+            return withdrawn
+    if published is None:
+        find_subset(engine, config.name)
+        raise ConfigError(
+            f"No version of {config.name} is published. Name the one to withdraw: --version N; alchemist subset list shows them."
+        )
+    return published
+
+
+def _withdraw(engine: Engine, subset: SubsetRow, reason: str) -> None:
+    actor = current_actor()
+    fallback = find_predecessor(engine, subset) if subset.state == "published" else None
+    if fallback is not None:
+        try:
+            store_members(engine, fallback.subset_id, load_manifest(engine, fallback))
+            withdraw_subset(engine, subset, reason=reason, actor=actor, fallback=fallback)
+        except (ConfigError, DataError) as error:
+            say(f"{fallback.title} cannot be published in its place: {error}")
+        else:
+            return
+    withdraw_subset(engine, subset, reason=reason, actor=actor, fallback=None)
+
+
+def _withdrawn(subset: SubsetRow) -> str:
+    return (
+        f"{describe_withdrawal(subset)} To publish it all the same: "
+        f"alchemist subset publish {subset.name} --version {subset.version} --reinstate."
+    )
+
+
+def _publish(
+    engine: Engine, subset: SubsetRow, *, action: str, said: dict[str, str] | None = None
+) -> PublishSubsetReport:
+    manifest = load_manifest(engine, subset)
+    is_new = publish_subset(engine, subset, manifest, actor=current_actor(), action=action, said=said)
+    return PublishSubsetReport(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)
+
+
+class GcSubsetConfig(Config):
+    """What may go."""
+
+    name: str | None = Field(None, description="Name of the subset; none: all subsets", json_schema_extra=BARE_WORD)
+    min_age_days: float = Field(
+        7, ge=0, le=36_500, description="Days since a version was made, published or first copied before it may go"
+    )
+    dry_run: bool = Field(True, description="Only list what would go; --no-dry-run removes it")
+
+
+class GcSubsetReport(Report):
+    """What went, or would."""
+
+    is_dry_run: bool
+    n_bytes: int
+    removed: list[str]
+    left: list[str]
+
+    def summary(self) -> str:
+        """Return one line a version, and how to go on."""
+        total = f"{len(self.removed)} to remove, {_megabytes(self.n_bytes)}"
+        if not self.is_dry_run:
+            total = f"removed {len(self.removed)}, {_megabytes(self.n_bytes)}"
+        elif self.removed:
+            total += ". Nothing was removed yet: alchemist subset gc --no-dry-run"
+        return "\n".join([*self.removed, *(f"left: {line}" for line in self.left), total])
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one version takes up: a row of the store, its manifest, its copies, and a line about it."""
+
+    row: AnyRow
+    manifests: tuple[Path, ...]
+    copies: tuple[str, ...]
+    n_bytes: int
+
+    def __str__(self) -> str:
+        """Return a line for a person."""
+        parts = [*map(str, self.manifests), *map(place_of, self.copies)]
+        if getattr(self.row, "members_bytes", 0):
+            parts.insert(0, "membership")
+        listed = ", ".join(parts) or "a copy that is gone"
+        return f"{self.row.name} v{self.row.version} ({self.row.state}): {listed}, {_megabytes(self.n_bytes)}"
+
+
+def gc(config: GcSubsetConfig) -> GcSubsetReport:
+    """Collect versions that are neither published nor needed: first a list, then, with --no-dry-run, in earnest."""
+    engine = open_store()
+    removed, n_bytes = [], 0
+    holdings, left = _holdings(engine, config)
+    for holding in holdings:
+        try:
+            is_gone = config.dry_run or _collect(engine, holding, config)
+        except DataError as error:
+            left.append(f"{holding.row.name} v{holding.row.version}: {error}")
+            continue
+        if is_gone:
+            removed.append(str(holding))
+            n_bytes += holding.n_bytes
+        else:
+            left.append(f"{holding.row.name} v{holding.row.version} is in use again, or being read: run gc once more")
+    for path in _orphans(engine, config):
+        removed.append(f"no version's manifest: {path}")
+        n_bytes += path.stat().st_size
+        if not config.dry_run:
+            path.unlink()
+    return GcSubsetReport(is_dry_run=config.dry_run, n_bytes=n_bytes, removed=removed, left=left)
+
+
+def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], list[str]]:
+    """Return what may go, and a line for each version that is left because a copy of it cannot be reached."""
+    found, left = [], []
+    for row, *manifests in _free_rows(engine, config):
+        try:
+            found.append(_holding(row, *manifests))
+        except DataError as error:
+            left.append(f"{row.name} v{row.version}: {error}")
+    return [holding for holding in found if holding.n_bytes or holding.row.all_materialized_uris], left
+
+
+def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        free = subsets.find_collectable(connection, config.name, config.min_age_days)
+        tainted = subsets.find_tars_with_taken_down(connection, config.name)
+    yield from ((row, artifact_path(row.manifest_uri)) for row in free)
+    known = {row.subset_id for row in free}
+    for row in tainted:
+        if row.state == "published":
+            say(
+                f"{row.name} v{row.version} is published and its tars hold {row.n_taken_down:,} pictures that were taken down: "
+                "publish a successor, then run gc again."
+            )
+        elif row.subset_id not in known:
+            yield (row,)
+
+
+def _holding(row: AnyRow, *manifests: Path) -> Holding:
+    there = tuple(path for path in manifests if path.exists())
+    sizes = {uri: copy_size(uri) for uri in row.all_materialized_uris}
+    n_bytes = getattr(row, "members_bytes", 0) + sum(path.stat().st_size for path in there) + sum(sizes.values())
+    return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
+
+
+def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
+    row = holding.row
+
+    def is_still_free(connection: Connection) -> bool:
+        found = (
+            subsets.find_collectable(connection, row.name, config.min_age_days)
+            if hasattr(row, "members_bytes")
+            else [one for one in subsets.find_tars_with_taken_down(connection, row.name) if one.state != "published"]
+        )
+        return row.subset_id in {one.subset_id for one in found}
+
+    return subsets.collect(
+        engine, row, is_still_free=is_still_free,
+        remove_copies=lambda: _remove_copies(holding), remove_manifest=lambda: _remove_manifest(holding),
+    )  # fmt: skip
+
+
+def _remove_copies(holding: Holding) -> None:
+    for uri in holding.copies:
+        remove_copy(uri)
+
+
+def _remove_manifest(holding: Holding) -> None:
+    for path in holding.manifests:
+        path.unlink(missing_ok=True)
+
+
+def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
+    """Find manifests without a row, whole or half written: their selection was interrupted before it stored one."""
+    root, known = artifact_path("subsets"), subsets.manifest_uris(engine)
+    # One of this moment may be another process's, which has yet to finish it or to store its row.
+    least_s = max(86400 * config.min_age_days, 3600)
+    for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
+        is_old = path.exists() and path.stat().st_mtime <= time.time() - least_s
+        if is_old and path.relative_to(root.parent).as_posix() not in known:
+            yield path
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+class CompareConfig(Config):
+    """Which subset version."""
+
+    subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+
+
+class CompareReport(Report):
+    """A row for each metric and arm."""
+
+    subset: str
+    rows: list[dict[str, Any]]
+
+    def summary(self) -> str:
+        """Return one line an arm, and what a gain means."""
+        metric, arm = (max(len(name), *(len(row[name]) for row in self.rows)) for name in ("metric", "arm"))
+        gains = [_gain(row, "gain") for row in self.rows]
+        width = max(len("gain over random"), *map(len, gains))
+        lines = [
+            f"{'metric':<{metric}}  {'arm':<{arm}}  seeds        mean  {'gain over random':<{width}}  gain over full"
+        ]
+        lines += [
+            f"{row['metric']:<{metric}}  {row['arm']:<{arm}}  {row['n_seeds']:>5}  {row['mean']:>10.4f}  {gain:<{width}}  "
+            f"{_gain(row, 'gain_over_full')}"
+            for row, gain in zip(self.rows, gains, strict=True)
+        ]
+        return "\n".join([self.subset, *lines, "A positive gain is better, for losses and for scores."])
+
+
+def compare(config: CompareConfig) -> CompareReport:
+    """Read the comparison.
+
+    Raises:
+        ConfigError: No model of the version has been evaluated.
+    """
+    engine = open_store()
+    subset = choose_version(engine, config.subset, version=config.version)
+    rows = [dict(row._mapping) for row in read_comparisons(engine, subset.subset_id)]  # noqa: SLF001  SQLAlchemy's public name
+    if not rows:
+        raise ConfigError(
+            f"No model of {subset.title} has a value yet: run alchemist train-downstream --subset {subset.name}, then evaluate."
+        )
+    return CompareReport(subset=subset.title, rows=rows)
+
+
+def _gain(row: dict[str, Any], name: str) -> str:
+    gain, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if gain is None:
+        return "–"
+    return f"{gain:+.4f}" if low is None else f"{gain:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _next_compare(config: CompareConfig, report: CompareReport) -> str | None:
+    if any(row["n_seeds"] > 1 for row in report.rows):
+        return None
+    return f"alchemist train-downstream --subset {config.subset} --seeds 0,1,2; one seed has no interval"
 
 
 COMMANDS = {
     "list": Command(SubsetListConfig, list_),
     "show": Command(SubsetShowConfig, show),
     "diff": Command(DiffSubsetConfig, diff),
-    "publish": Command(PublishSubsetConfig, publish, _next),
+    "compare": Command(CompareConfig, compare, _next_compare),
+    "publish": Command(PublishSubsetConfig, publish, _next_publish),
     "rollback": Command(RollbackSubsetConfig, rollback),
     "withdraw": Command(WithdrawSubsetConfig, withdraw),
     "gc": Command(GcSubsetConfig, gc),

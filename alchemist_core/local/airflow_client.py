@@ -138,7 +138,7 @@ class AirflowClient:
                 self._token, is_renewed = None, True
             except OSError as error:
                 if time.monotonic() > deadline:
-                    msg = f"Airflow at {self.url} does not answer ({error}): look at `alchemist status` and `alchemist logs api-server`"
+                    msg = f"Airflow at {self.url} does not answer ({error}). See: alchemist stack logs api-server."
                     raise AirflowError(msg) from None
                 time.sleep(POLL_S)
 

@@ -76,7 +76,7 @@ class StackStatus:
         """Return the page for a person: address, login, processes."""
         if not self.is_supervised:
             postgres = "Postgres runs" if self.is_postgres_running else "Postgres is down"
-            return f"The stack of {self.home} is down ({postgres}). Start it: alchemist up"
+            return f"The stack of {self.home} is down ({postgres}). Start it: alchemist stack up"
         reused = " (it was running already)" if self.is_reused else ""
         lines = [f"Airflow: {self.url}{reused}", f"Login: {USERNAME}, password in {passwords_path(self.home)}"]
         lines += [f"Metrics: {self.metrics_url}"]
@@ -86,7 +86,7 @@ class StackStatus:
         ]
         lines += [f"  postgres: {'runs' if self.is_postgres_running else 'down, about to start'}"]
         lines += [
-            f"  {name}: installed after the stack was started; alchemist down and alchemist up start it"
+            f"  {name}: installed after the stack was started; alchemist stack down and alchemist stack up start it"
             for name in self.not_started
         ]
         lines += [f"Restarted processes: {self.n_restarts}"] if self.n_restarts else []
@@ -107,7 +107,10 @@ def logs(home: Path, name: str, *, n_lines: int = 100) -> str:
     folder = home.resolve() / "logs"
     path = folder / f"{name}.log"
     if path not in set(folder.glob("*.log")):
-        known = ", ".join(sorted(found.stem for found in folder.glob("*.log"))) or "none yet: start with `alchemist up`"
+        known = (
+            ", ".join(sorted(found.stem for found in folder.glob("*.log")))
+            or "none yet: start with `alchemist stack up`"
+        )
         msg = f"no log named {name!r} in {folder}; there are: {known}"
         raise ConfigError(msg)
     return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
@@ -117,7 +120,7 @@ def client(home: Path) -> AirflowClient:
     """Return a client of this home's Airflow."""
     ports = read_state(home.resolve()).ports
     if ports is None:
-        msg = f"there is no Airflow in {home.resolve()}: start it with `alchemist up`"
+        msg = f"there is no Airflow in {home.resolve()}: start it with `alchemist stack up`"
         raise AirflowError(msg)
     return AirflowClient.of(home.resolve(), ports.airflow)
 
@@ -224,7 +227,7 @@ def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
     _check_installed()
     ports = read_state(home).ports
     if ports is None:
-        raise AirflowError(f"There is no Airflow in {home}. Start the stack once: alchemist up.")
+        raise AirflowError(f"There is no Airflow in {home}. Start the stack once: alchemist stack up.")
     return PROGRAMS / "airflow", stack_environment(home, ports, start_postgres(home))
 
 
@@ -288,7 +291,7 @@ def _wait_until_healthy(home: Path) -> None:
             return
         time.sleep(POLL_S)
     # What answers may be another home's Airflow, when both chose one port: what does not stay up says so.
-    remedy = f"read the logs in {home / 'logs'}, then `alchemist down` and `alchemist up`"
+    remedy = f"read the logs in {home / 'logs'}, then `alchemist stack down` and `alchemist stack up`"
     why = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
     msg = f"The stack is not up after {START_TIMEOUT_S:.0f} s ({why}): {remedy}"
     raise AirflowError(msg)

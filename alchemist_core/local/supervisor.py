@@ -70,7 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
     "dag-processor": ("airflow", "dag-processor"),
     "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
-    "metrics": ("alchemist", "metrics", "serve", "--port"),  # the port follows
+    "metrics": ("alchemist", "serve-metrics", "--port"),  # the port follows
     **({"prometheus": ()} if is_installed() else {}),  # the module has its whole command
 }
 POLL_S = 0.5
@@ -222,7 +222,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     with hold_lock(supervisor_lock(home), should_wait=True):
         ports = read_state(home).ports
-        assert ports is not None, "`alchemist up` chooses the ports before it starts the supervisor"
+        assert ports is not None, "`alchemist stack up` chooses the ports before it starts the supervisor"
         supervisor = Supervisor(home, ports)
         while not stopping.is_set():
             try:

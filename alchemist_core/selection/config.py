@@ -33,7 +33,7 @@ class SelectionPolicy(Config):
 
     strategy: StrategyName = Field(
         "auto",
-        description="How pairs are chosen by rank; auto: the rater's probed region (alchemist region-probe), "
+        description="How pairs are chosen by rank; auto: the rater's probed region (alchemist tune-selection), "
         "without one shift_gsample for a rater of rule loss, head_gsample for others",
     )
     retention: float = Field(0.2, gt=0, le=1, description="Share of the eligible pairs to keep, ratio 0-1")

@@ -219,7 +219,7 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             what_happened=f"{subset.title} is worse than a random subset of its size in {metric}: gain {row.gain:.4f}, "
             f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_seeds} seeds.",
             where_to_look=page_of_this_task("evaluationregression"),
-            what_to_do=f"alchemist compare {shlex.quote(subset.name)} --version {subset.version}; the version before it comes "
+            what_to_do=f"alchemist subset compare {shlex.quote(subset.name)} --version {subset.version}; the version before it comes "
             f"back by: alchemist subset rollback {shlex.quote(subset.name)}",
             facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_seeds},
         )
@@ -227,4 +227,4 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             announce(connection, event)
 
 
-COMMANDS = {"": Command(EvaluateConfig, run, lambda config, _: f"alchemist compare {config.subset}")}
+COMMANDS = {"": Command(EvaluateConfig, run, lambda config, _: f"alchemist subset compare {config.subset}")}

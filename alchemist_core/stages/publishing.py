@@ -91,7 +91,7 @@ def _refuse_failed(engine: Engine, night: AnyRow) -> None:
         names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
         raise CheckFailedError(
             f"Night {night.crawl_date} of {night.dataset} did not pass its checks ({names}): it stays closed. Look at it, then: "
-            f"alchemist release night --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
+            f"alchemist night release --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
         )
 
 

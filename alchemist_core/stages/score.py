@@ -247,7 +247,7 @@ def _next(config: ScoreConfig, report: ScoreReport) -> str | None:
     if not report.n_shards:
         return None
     which = f" --dataset {config.dataset}" if config.dataset else ""
-    return f"alchemist check --suite scores{which}, then alchemist drift{which} and alchemist publish night{which}"
+    return f"alchemist check --suite scores{which}, then alchemist night check-drift{which} and alchemist night publish{which}"
 
 
 COMMANDS = {"": Command(ScoreConfig, run, _next)}

@@ -214,7 +214,7 @@ def _require_rater(config: SelectConfig) -> RaterRow:
     rater = find_rater(open_store(), config.rater)
     if rater is None:
         raise ConfigError(
-            "There is no rater in production: train one (alchemist train-rater) and promote it (alchemist promote)."
+            "There is no rater in production: train one (alchemist train-rater) and promote it (alchemist rater promote)."
         )
     return rater
 

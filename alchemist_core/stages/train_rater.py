@@ -158,4 +158,4 @@ def _figures(metrics: dict[str, object]) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in metrics.items() if isinstance(value, (int, float))}
 
 
-COMMANDS = {"": Command(TrainRaterConfig, run, lambda _, report: f"alchemist certify --rater {report.rater}")}
+COMMANDS = {"": Command(TrainRaterConfig, run, lambda _, report: f"alchemist rater certify {report.rater}")}

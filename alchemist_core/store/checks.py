@@ -79,7 +79,7 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
     else:
         about = f"dataset {dataset}, {f'night {day}' if day else 'all nights'}"
         which = f"--dataset {shlex.quote(dataset or 'NAME')} --crawl-date {day or 'DATE'}"
-        remedy = f"Repair the data and run the night again, or, if the data is right: alchemist release night {which} --reason WHY"
+        remedy = f"Repair the data and run the night again, or, if the data is right: alchemist night release {which} --reason WHY"
     observed = {row["expectation"]: json.dumps(row["observed"], default=str)[:OBSERVED_LENGTH] for row in failed}
     return Event(
         kind="failed_check",

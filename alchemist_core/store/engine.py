@@ -74,7 +74,7 @@ def _embedded(settings: Settings) -> "EmbeddedPostgres":
     if not has_server(settings.home):
         raise ConfigError(
             f"There is no store in {settings.home.resolve()} (ALCHEMIST_HOME, or .alchemist in the current folder). Change to your "
-            "store's folder or set ALCHEMIST_HOME; to create a store: alchemist ingest --dataset NAME --root FOLDER, or alchemist up."
+            "store's folder or set ALCHEMIST_HOME; to create a store: alchemist ingest --dataset NAME --root FOLDER, or alchemist stack up."
         )
     return start_postgres(settings.home)
 

@@ -132,7 +132,7 @@ def _held(connection: Connection, night_id: int) -> Event:
         kind="held_night",
         key=f"held_night:{night_id}",
         what_happened=f"Night {night_title(night)} is held: {night.reason}.",
-        where_to_look=page_of_this_task("drift"),
+        where_to_look=page_of_this_task("night-check-drift"),
         what_to_do=f"If its scores are right: {release_command(night)}. If its data is wrong: leave it held.",
         facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": night.rater},
     )
@@ -141,7 +141,7 @@ def _held(connection: Connection, night_id: int) -> Event:
 def release_command(night: AnyRow) -> str:
     """Return the command that releases a night, as a person types it."""
     return (
-        f"alchemist release night --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
+        f"alchemist night release --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
     )
 
 

@@ -15,7 +15,7 @@ from alchemist_core.selection.region import FittedRegion, Region, predict_gain
 from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.tables import Rater, RankWindow, Run
+from alchemist_core.store.tables import RankWindow, Rater, Run
 
 
 @dataclass(frozen=True, slots=True)

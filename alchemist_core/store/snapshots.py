@@ -16,7 +16,7 @@ from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
-from alchemist_core.store.eligible import EligibleSamples, Moment, NightFacts, EligibleRequest, frozen, read_nights
+from alchemist_core.store.eligible import EligibleRequest, EligibleSamples, Moment, NightFacts, frozen, read_nights
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
@@ -84,7 +84,7 @@ def take_snapshot(
         raise ConfigError(
             f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks, or no "
             f"pair has the score {moment.score!r}. "
-            "Run alchemist score, alchemist check --suite scores and alchemist publish night first."
+            "Run alchemist score, alchemist check --suite scores and alchemist night publish first."
         )
     if should_store and not pairs.count_open():
         # Before anything is stored: a snapshot without a pair serves nobody.

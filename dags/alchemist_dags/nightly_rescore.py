@@ -5,7 +5,7 @@
     plan_night → summary
 
 A night is one dataset's crawl date: each is a mapped task of its own, and one that fails stops no other. What fails a check or
-drifts stays closed until `alchemist release night`. The run ends red when anything failed, and `summary` names what was left.
+drifts stays closed until `alchemist night release`. The run ends red when anything failed, and `summary` names what was left.
 Safe to re-run: yes, every task finds what is done already. Without a production rater nothing is scored. Shadows are scored too.
 Runbook: infra/RUNBOOK.md#nightly_rescore
 """
@@ -60,8 +60,8 @@ def nightly_rescore():
     score = device_step("score", night("score", rater="nightly"), over=plan.output, priority_weight=30, **LATE)
     # A night that a check has stopped is not scored: that it has no scores is no second trouble.
     scores = each("check_scores", night("check", suite="scores"), needs=("check_shards", "check_samples"))
-    drift = each("drift", night("drift"), needs=("check_shards", "check_samples", "check_scores"))
-    publish = each("publish", night("publish", "night"), needs=("drift",))
+    drift = each("drift", night("night", "check-drift"), needs=("check_shards", "check_samples", "check_scores"))
+    publish = each("publish", night("night", "publish"), needs=("drift",))
     summary = step("summary", lambda run: alchemist("night", "list", nights=names(run)), closes=True, **LATE)
     planned >> ingest >> shards >> samples >> plan >> score >> scores >> drift >> publish >> summary
     ingest >> step("find_duplicates", lambda _run: alchemist("duplicates", "find"), **LATE) >> summary

@@ -33,15 +33,18 @@ def train_rater():
         return lambda run: alchemist(*words, dataset=run.form["dataset"], **flags)
 
     def promote(run):
-        return alchemist("promote", rater=run.result_of("plan_promote")["rater"], **answered(run.result_of("approve")))
+        rater = run.result_of("plan_promote")["rater"]
+        return alchemist("rater", "promote", operand=rater, **answered(run.result_of("approve")))
 
     train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form), priority_weight=20)
-    certify = step("certify", lambda _run: alchemist("certify", rater=NEWEST))
+    certify = step("certify", lambda _run: alchemist("rater", "certify", operand=NEWEST))
     plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
     score = device_step(
         "score", lambda run: of_dataset("score", rater=NEWEST, slot=run.item)(run), over=plan.output, priority_weight=20
     )
-    plan_promote = step("plan_promote", lambda _run: alchemist("plan", "promote", rater=NEWEST, json=True), returns="")
+    plan_promote = step(
+        "plan_promote", lambda _run: alchemist("plan", "promote", operand=NEWEST, json=True), returns=""
+    )
     asked = approve(
         "approve",
         ask=lambda run: ("Promote the new rater?", run.result_of("plan_promote")["question"]),
@@ -50,7 +53,7 @@ def train_rater():
     promoted = step("promote", promote, trigger_rule="none_failed")
     checked = step("check_scores", of_dataset("check", suite="scores"))
     train >> certify >> plan >> score >> plan_promote >> asked >> promoted >> checked
-    checked >> step("publish", of_dataset("publish", "night"))
+    checked >> step("publish", of_dataset("night", "publish"))
 
 
 train_rater()

@@ -33,7 +33,7 @@ OF_DATASET = '{dataset=~"$dataset"}'
 OF_BOTH = '{dataset=~"$dataset", rater=~"$rater"}'
 
 HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
-    Panel("Last nights", "none", "Done: found = scored + quarantined, and selectable. A held night waits for `alchemist release night`.",
+    Panel("Last nights", "none", "Done: found = scored + quarantined, and selectable. A held night waits for `alchemist night release`.",
           sql="SELECT dataset, crawl_date, n_shards, n_locations, n_scored, n_quarantined, status FROM alchemist.nightly_overview "
               "WHERE dataset ~ '^(${dataset:regex})$' ORDER BY crawl_date DESC, dataset LIMIT 14", kind="table", is_wide=True),
     Panel("Time since a stage last succeeded", "s",

@@ -1,4 +1,4 @@
--- Purpose: what keeps a night from being drawn from, so that people, the overview and `alchemist publish night` say the same.
+-- Purpose: what keeps a night from being drawn from, so that people, the overview and `alchemist night publish` say the same.
 -- One row is: a check of a night whose newest outcome stopped it and that nobody has released (a released one has a newer row, a warning).
 -- Relies on: ix_check_results_suite_dataset_name_crawl_date.
 CREATE VIEW alchemist.failed_checks AS

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alchemist_core.cli.promote import PromoteConfig
-from alchemist_core.cli.promote import run as promote
+from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.files import require_artifact
 from alchemist_core.local.scenes import BACKGROUND, COLOURS, draw_scenes
 from alchemist_core.metrics.drawn_shapes import find_shapes

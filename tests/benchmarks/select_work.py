@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.draw import Keys, draw_members
 from alchemist_core.selection.keys import Noise

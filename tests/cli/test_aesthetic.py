@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import text
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from alchemist_core.cli.aesthetic import AestheticConfig, run
+from alchemist_core.cli.score_aesthetics import AestheticConfig, run
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night

@@ -7,8 +7,7 @@ import pytest
 import yaml
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.cli.compare import CompareConfig
-from alchemist_core.cli.compare import run as compare
+from alchemist_core.cli.subset import CompareConfig, compare
 from alchemist_core.protocols.protocol import AVERAGE, Metric
 from alchemist_core.report.comparison import compare_arms
 from alchemist_core.report.content import ArmRun, MetricRun

@@ -8,10 +8,9 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli import dataset as verbs
-from alchemist_core.cli.explain import ExplainConfig
-from alchemist_core.cli.explain import run as explain
 from alchemist_core.cli.plan import PlanEvaluateConfig, plan_evaluate
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
+from alchemist_core.cli.sample import ExplainConfig, explain
+from alchemist_core.cli.subset import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.ingest import IngestConfig
@@ -88,7 +87,7 @@ def test_evaluation_on_training_data_is_refused(store: Engine, role: str) -> Non
         plan_evaluate(PlanEvaluateConfig(evaluation="mine"))
 
 
-@pytest.mark.parametrize("words", [["experiment", "run", "--experiment", "region"], ["region-probe", "run"]])
+@pytest.mark.parametrize("words", [["experiment", "run", "--experiment", "region"], ["tune-selection", "run"]])
 def test_an_experiment_on_training_data_is_refused_before_anything_is_trained(
     store: Engine, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alchemist_core.cli.db_backup import BackupConfig, RestoreConfig, backup, restore
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.db import BackupConfig, RestoreConfig, backup, restore
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night

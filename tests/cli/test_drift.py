@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.drift import DriftConfig, DriftReport, run
-from alchemist_core.cli.publish import PublishNightConfig, PublishNightReport, publish_night
-from alchemist_core.cli.release import ReleaseNightConfig
-from alchemist_core.cli.release import night as release
+from alchemist_core.cli.night import (
+    DriftConfig,
+    DriftReport,
+    PublishNightConfig,
+    PublishNightReport,
+    ReleaseNightConfig,
+    check_drift,
+    publish_night,
+    release,
+)
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.settings import load_settings
@@ -40,7 +46,7 @@ def accepted(engine: Engine, *, n_nights: int = 2, n: int = 600) -> None:
 
 
 def drift(**fields: object) -> DriftReport:
-    return run(DriftConfig.model_validate(fields))
+    return check_drift(DriftConfig.model_validate(fields))
 
 
 def publish(**fields: object) -> PublishNightReport:
@@ -90,7 +96,7 @@ def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_pers
         publish()
     told = capsys.readouterr().err
     assert "is left alone, it is held: scores drifted" in told
-    assert "alchemist release night --dataset web --crawl-date 2026-01-03" in told
+    assert "alchemist night release --dataset web --crawl-date 2026-01-03" in told
     assert states() == ["selectable", "selectable", "held"]
     (status,) = column("SELECT status FROM alchemist.nightly_overview WHERE crawl_date = '2026-01-03'")
     assert str(status).startswith("held: scores drifted: PSI")

@@ -7,9 +7,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.explain import ExplainConfig, ExplainReport, run
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.cli.sample import ExplainConfig, ExplainReport, TakedownConfig, takedown
+from alchemist_core.cli.sample import explain as run
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.select import SelectConfig
@@ -107,9 +106,9 @@ def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) 
 @pytest.mark.parametrize(
     ("crawl_date", "dataset_id", "reason", "remedy"),
     [
-        ("2026-01-02", 1, "held", "web 2026-01-02 r1. Look at it, then alchemist release night"),
+        ("2026-01-02", 1, "held", "web 2026-01-02 r1. Look at it, then alchemist night release"),
         ("2026-01-03", 1, "new pair", "Select again"),
-        ("2026-01-04", 1, "night not decided", "alchemist publish night"),
+        ("2026-01-04", 1, "night not decided", "alchemist night publish"),
         ("2026-01-01", 2, "other dataset", "it is of books"),
         ("2026-01-01", 3, "held out", "it is of good (validation): what is held out is never selected"),
     ],
@@ -150,7 +149,7 @@ def test_what_was_set_aside_is_told_with_its_reason(drawn: Engine) -> None:
 
 def test_the_answer_is_two_lines(drawn: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     inside = min(members(drawn)).hex()
-    assert main(["explain", inside, "--subset", NAME]) == 0
+    assert main(["sample", "explain", inside, "--subset", NAME]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"pair {inside[:16]} (sample ")
     assert second.startswith("in best v1: rank 0.")

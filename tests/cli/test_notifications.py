@@ -60,21 +60,21 @@ def opens(line: str) -> bool:
 
 @pytest.mark.usefixtures("held")
 def test_a_held_night_is_told_by_the_command_that_holds_it(receiver: Receiver) -> None:
-    assert main(["drift"]) == 0
+    assert main(["night", "check-drift"]) == 0
     what, look, do, *_ = message(receiver)
     assert what.startswith("Night web 2026-01-03 r1 is held: scores drifted: PSI ")
     assert look.endswith("/dags/nightly_rescore/runs/r%2F1/tasks/drift")
     assert opens(look)
-    assert "alchemist release night --dataset web --crawl-date 2026-01-03 --reason WHY" in do
-    assert main(["drift"]) == 0
+    assert "alchemist night release --dataset web --crawl-date 2026-01-03 --reason WHY" in do
+    assert main(["night", "check-drift"]) == 0
     assert len(receiver.posts) == 1
 
 
 @pytest.mark.usefixtures("held", "receiver")
 def test_publishing_ends_with_code_5_where_a_night_is_held(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
     add_night(engine, "2026-01-04", {"a.tar": np.random.default_rng(4).normal(size=600).tolist()})
-    assert main(["drift"]) == 0
-    assert main(["publish", "night"]) == 5
+    assert main(["night", "check-drift"]) == 0
+    assert main(["night", "publish"]) == 5
     assert capfd.readouterr().err.splitlines()[-1] == (
         "error: 1 nights were published, 1 are held and cannot be selected: web 2026-01-03 r1."
     )
@@ -98,7 +98,7 @@ def test_a_failed_check_is_told_once_until_it_has_passed_and_fails_again(engine:
     what, look, do, *facts = receiver.posts[0]["message"].splitlines()
     assert what == "Suite samples stopped dataset web, night 2026-01-03: most_locations_are_usable failed."
     assert opens(look)
-    assert "alchemist release night --dataset web --crawl-date 2026-01-03 --reason WHY" in do
+    assert "alchemist night release --dataset web --crawl-date 2026-01-03 --reason WHY" in do
     assert facts == ['most_locations_are_usable: {"unexpected_count": 3}']
 
 
@@ -120,7 +120,7 @@ def test_a_failing_suite_of_ones_own_is_told_with_the_rows_that_failed(suites: P
     name = "samples_wide.json/expect_column_values_to_be_between(width)"
     assert what == f"Suite samples stopped dataset web, night {NIGHT}: {name} failed."
     assert opens(look)
-    assert f"alchemist release night --dataset web --crawl-date {NIGHT} --reason WHY" in do
+    assert f"alchemist night release --dataset web --crawl-date {NIGHT} --reason WHY" in do
     assert facts[0].startswith(f"{name}: {{")
     assert '"sample_id": 2' in facts[0]
 
@@ -164,7 +164,7 @@ def test_a_subset_that_is_surely_worse_than_random_is_told_once(
             "s v1 is worse than a random subset of its size in heldout_loss: gain -0.2133, 95% interval ["
         )
         assert opens(look)
-        assert "alchemist compare s --version 1" in do
+        assert "alchemist subset compare s --version 1" in do
 
 
 def test_a_task_that_failed_is_told_once_with_its_page(engine: Engine, receiver: Receiver) -> None:

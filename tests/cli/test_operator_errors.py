@@ -18,9 +18,9 @@ from _pytest.mark import ParameterSet
 from sqlalchemy import make_url, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.command_line import STAGES, VERBS, load_commands
-from alchemist_core.cli.db_backup import BackupConfig, backup
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.db import BackupConfig, backup
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
+from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
@@ -46,18 +46,18 @@ OPENS_STORE = (
     "train-downstream --subset half",
     "evaluate --subset half --evaluation t",
     "report",
-    "certify --rater newest",
-    "promote --rater newest",
+    "rater certify newest",
+    "rater promote newest",
     "check --suite scores",
-    "drift --dataset scenes",
-    "publish night --dataset scenes",
-    "release night --dataset scenes --crawl-date 2026-01-01 --reason looked",
-    "takedown --image-hash {hash} --reason asked",
-    "retry-quarantine --dataset scenes",
+    "night check-drift --dataset scenes",
+    "night publish --dataset scenes",
+    "night release --dataset scenes --crawl-date 2026-01-01 --reason looked",
+    "sample takedown --image-hash {hash} --reason asked",
+    "sample retry-quarantine --dataset scenes",
     "duplicates find",
     "duplicates list",
     "plan score --dataset scenes",
-    "plan promote --rater newest",
+    "plan promote newest",
     "plan evaluate",
     "subset list",
     "subset show half",
@@ -65,14 +65,14 @@ OPENS_STORE = (
     "subset publish half",
     "subset rollback half",
     "subset gc",
-    "explain {hash} --subset half",
+    "sample explain {hash} --subset half",
     "export scores --out {f}/out.csv",
     "export samples --out {f}/out.csv",
-    "export subset --name half --out {f}/out.csv",
-    "compare half",
+    "export subset half --out {f}/out.csv",
+    "subset compare half",
     "experiment list",
     "experiment show mine",
-    "region-probe list",
+    "tune-selection list",
     "image-text-head --dataset scenes --out {f}/head.safetensors",
     "db checksum",
     "db backup {f}/backup",
@@ -81,7 +81,7 @@ OPENS_STORE = (
     "maintain retention",
     "maintain statistics",
 )
-COMMANDS = [f"{verb.replace('_', '-')} {name}".strip() for verb in (*STAGES, *VERBS) for name in load_commands(verb)]
+COMMANDS = [f"{verb} {name}".strip() for verb in VERBS for name in load_commands(verb)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
-from alchemist_core.cli.promote import PromoteConfig, PromoteReport, run
+from alchemist_core.cli.rater import PromoteConfig, PromoteReport
+from alchemist_core.cli.rater import promote as run
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
@@ -77,9 +78,9 @@ def test_a_shadow_is_scored_with_every_night_and_stays_out_of_production(two_rat
 
 
 def test_a_shadow_needs_no_certificate_and_a_production_rater_does(two_raters: Engine) -> None:
-    run(PromoteConfig(rater="new", shadow=True))
+    promote(PromoteConfig(rater="new", shadow=True))
     with pytest.raises(CheckFailedError, match="not certified"):
-        run(PromoteConfig(rater="new"))
+        promote(PromoteConfig(rater="new"))
 
 
 def test_a_promoted_shadow_is_no_shadow_any_more(two_raters: Engine) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
-from alchemist_core.cli.release import ReleaseNightConfig, night
+from alchemist_core.cli.night import ReleaseNightConfig, release
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.settings import Settings
 from alchemist_core.stages.ingest import IngestConfig
@@ -99,7 +99,7 @@ def test_scores_of_a_stopped_night_are_not_published_even_where_they_exist(bad_n
     stop(bad_night)
     score(ScoreConfig(dataset=bad_night))
     with pytest.raises(
-        CheckFailedError, match=r"samples\.most_locations_are_usable.*alchemist release night --dataset crawl"
+        CheckFailedError, match=r"samples\.most_locations_are_usable.*alchemist night release --dataset crawl"
     ):
         publish_night(PublishNightConfig(dataset=bad_night))
 
@@ -108,14 +108,14 @@ def test_scores_of_a_stopped_night_are_not_published_even_where_they_exist(bad_n
 def test_metrics_and_alerts_say_that_the_night_was_stopped_until_it_is_released(bad_night: str, tmp_path: Path) -> None:
     stop(bad_night)
     assert firing(tmp_path) == {"DataCheckFailed", "QuarantineRateHigh"}
-    night(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
+    release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
     assert firing(tmp_path) == {"QuarantineRateHigh"}, "it stays true that a third is broken"
 
 
 def test_one_command_scores_and_publishes_the_night_and_keeps_who_said_so(bad_night: str) -> None:
     stop(bad_night)
     before = count(SELECTABLE)
-    report = night(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
+    report = release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
     assert report.was_held_for == ["samples.most_locations_are_usable"]
     assert report.n_scored > 0
     assert count(SELECTABLE) > before
@@ -130,14 +130,14 @@ def test_one_command_scores_and_publishes_the_night_and_keeps_who_said_so(bad_ni
 
 def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -> None:
     stop(bad_night)
-    night(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
+    release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
     report = check(CheckConfig(suite="samples", dataset=bad_night, crawl_date=BAD_NIGHT))
     assert report.warnings[0].startswith("crawl: most_locations_are_usable: found [0.29")
 
 
 def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None:
     with pytest.raises(ConfigError, match="held or was stopped"):
-        night(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
+        release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
 
 
 def firing(folder: Path) -> set[str]:

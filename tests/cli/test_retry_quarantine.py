@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.retry_quarantine import RetryQuarantineConfig, RetryQuarantineReport, run
+from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineReport, retry_quarantine
 from alchemist_core.errors import ConfigError
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
@@ -48,7 +48,7 @@ def set_aside(n: int = 3, *, reason: str = "read_failed", is_transient: bool = T
 
 
 def retry(**fields: object) -> RetryQuarantineReport:
-    return run(RetryQuarantineConfig.model_validate(fields))
+    return retry_quarantine(RetryQuarantineConfig.model_validate(fields))
 
 
 def rows(sql: str) -> list[tuple[object, ...]]:
@@ -154,7 +154,7 @@ def test_killed_between_two_shards_and_run_again_it_ends_as_if_nothing_had_faile
     wanted = table_checksums(scored.url)
     set_aside(20)
     given = {"ALCHEMIST_DATABASE_URL": scored.url, "ALCHEMIST_HOME": str(scored.home), "ALCHEMIST_LEASE_TTL_S": "3"}
-    command = [sys.executable, "-m", "alchemist_core", "retry-quarantine"]
+    command = [sys.executable, "-m", "alchemist_core", "sample", "retry-quarantine"]
     n_left = [n_set_aside()]
     while n_left[-1]:
         process = subprocess.Popen(command, env=os.environ | given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -16,7 +16,7 @@ from tests.trained_store import TrainedStore
 SECRET = "hunter2secret"
 CHAIN = (
     ("score", "--dataset", "scenes", "--json"),
-    ("publish", "night", "--dataset", "scenes"),
+    ("night", "publish", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "--subset", "scenes-auto-r50"),

@@ -1,4 +1,4 @@
-"""`alchemist status` lists the devices in use, and starts nothing to find out."""
+"""`alchemist stack status` lists the devices in use, and starts nothing to find out."""
 
 import pytest
 from sqlalchemy import Engine
@@ -12,19 +12,19 @@ from alchemist_core.store.runs import RunKey, claim_run
 
 @pytest.mark.db
 def test_the_status_says_which_run_holds_which_device(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status"]) == 0
+    assert main(["stack", "status"]) == 0
     assert "Device" not in capsys.readouterr().err
     claim = claim_run(engine, RunKey("score", {}, "0" * 16), ttl_s=30.0, code_version="test")
     assert claim is not None
     assert claim_together(engine, ["device:GPU-1:0", "device:GPU-2:0"], run_id=claim.run_id, ttl_s=30.0)
-    assert main(["status"]) == 0
+    assert main(["stack", "status"]) == 0
     said = capsys.readouterr().err
     for name in ("GPU-1", "GPU-2"):
         assert f"Device {name} is held by run {claim.run_id} (score, host " in said
 
 
 def test_the_status_of_a_home_without_a_server_starts_none(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status"]) == 0
+    assert main(["stack", "status"]) == 0
     assert "The stack of" in capsys.readouterr().err
     assert not is_running(load_settings().home)
 
@@ -34,5 +34,5 @@ def test_the_status_of_a_server_that_does_not_answer_is_shown_without_devices(
 ) -> None:
     monkeypatch.setenv("ALCHEMIST_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     load_settings.cache_clear()
-    assert main(["status"]) == 0
+    assert main(["stack", "status"]) == 0
     assert "The stack of" in capsys.readouterr().err

@@ -11,10 +11,8 @@ from sqlalchemy import Engine, text
 from alchemist_core.__main__ import main
 from alchemist_core.cli.export import ExportSubsetConfig
 from alchemist_core.cli.export import subset as export_subset
-from alchemist_core.cli.subset_diff import DiffSubsetConfig, DiffSubsetReport, diff
-from alchemist_core.cli.subset_publish import RollbackSubsetConfig, rollback
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.cli.sample import TakedownConfig, takedown
+from alchemist_core.cli.subset import DiffSubsetConfig, DiffSubsetReport, RollbackSubsetConfig, diff, rollback
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.subsets import choose_version
 from tests.drawn_versions import N_PAIRS, NAME, current, grow, members, run_publish, select

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli import subset_gc
-from alchemist_core.cli.subset_gc import GcSubsetConfig, GcSubsetReport, gc
+from alchemist_core.cli import subset
+from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetReport, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
@@ -153,7 +153,7 @@ def test_while_tars_are_removed_readers_of_a_subset_need_not_wait(
             n_read.append(connection.execute(text("SELECT count(*) FROM alchemist.subset_samples")).scalar_one())
         remove_copy(uri)
 
-    monkeypatch.setattr(subset_gc, "remove_copy", remove_and_read)
+    monkeypatch.setattr(subset, "remove_copy", remove_and_read)
     collect(dry_run=False)
     assert len(n_read) == 1
     assert not tars.exists()
@@ -217,7 +217,7 @@ def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
         copying.join(2)
         remove_copy(uri)
 
-    monkeypatch.setattr(subset_gc, "remove_copy", remove_slowly)
+    monkeypatch.setattr(subset, "remove_copy", remove_slowly)
     report = collect(dry_run=False)
     copying.join()
     assert [line for line in report.left if line.startswith("best v1 is in use again")]

@@ -8,25 +8,24 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError, InternalError
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.compare import CompareConfig
-from alchemist_core.cli.compare import run as compare
-from alchemist_core.cli.explain import ExplainConfig
-from alchemist_core.cli.explain import run as explain
 from alchemist_core.cli.export import ExportSubsetConfig
 from alchemist_core.cli.export import subset as export_subset
-from alchemist_core.cli.subset import SubsetShowConfig, show
-from alchemist_core.cli.subset_gc import GcSubsetConfig, gc
-from alchemist_core.cli.subset_publish import (
+from alchemist_core.cli.sample import ExplainConfig, TakedownConfig, explain, takedown
+from alchemist_core.cli.subset import (
+    CompareConfig,
+    GcSubsetConfig,
     PublishSubsetConfig,
     RollbackSubsetConfig,
+    SubsetShowConfig,
     WithdrawSubsetConfig,
     WithdrawSubsetReport,
+    compare,
+    gc,
     publish,
     rollback,
+    show,
     withdraw,
 )
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate

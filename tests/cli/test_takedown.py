@@ -12,10 +12,18 @@ from sqlalchemy import text
 from alchemist_core.__main__ import main
 from alchemist_core.cli.duplicates import FindConfig
 from alchemist_core.cli.duplicates import find as find_duplicates
-from alchemist_core.cli.subset_diff import DiffSubsetConfig, diff
-from alchemist_core.cli.subset_gc import GcSubsetConfig, gc
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, RollbackSubsetConfig, publish, rollback
-from alchemist_core.cli.takedown import TakedownConfig, TakedownReport, run
+from alchemist_core.cli.sample import TakedownConfig, TakedownReport
+from alchemist_core.cli.sample import takedown as run
+from alchemist_core.cli.subset import (
+    DiffSubsetConfig,
+    GcSubsetConfig,
+    PublishSubsetConfig,
+    RollbackSubsetConfig,
+    diff,
+    gc,
+    publish,
+    rollback,
+)
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
 from alchemist_core.stages.materialize import MaterializeConfig
@@ -177,7 +185,7 @@ def test_what_looks_like_it_is_listed_for_a_decision_and_not_taken_down(capsys: 
     report = takedown(image_hash=bytes(member.image_hash).hex(), successors=False)
     (near,) = report.lookalikes
     assert (near["image_hash"], near["distance"]) == (bytes(others[0]).hex(), 1)
-    assert near["command"] == f"alchemist takedown --image-hash {bytes(others[0]).hex()} --reason WHY"
+    assert near["command"] == f"alchemist sample takedown --image-hash {bytes(others[0]).hex()} --reason WHY"
     assert "looks like it (1 bits)" in capsys.readouterr().err
     assert rows("SELECT count(*) FROM alchemist.takedowns")[0][0] == 1
 

@@ -332,10 +332,12 @@ def test_the_rater_that_a_person_was_asked_about_is_promoted_and_no_newer_one(da
     words = command(dag.get_task("promote"), form(dag, FILLED["train_rater"]))
     assert words == [
         "alchemist",
+        "rater",
         "promote",
-        "--rater=crawl-loss-0a1b2c3d",
         "--approved-by=ann",
         "--comment=fine; $(id)",
+        "--",
+        "crawl-loss-0a1b2c3d",
     ]
 
 
@@ -429,7 +431,7 @@ def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, o
 
 def test_a_command_knows_the_run_that_it_belongs_to(dags, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "r1")
-    assert ours("commands").environment_of(["alchemist", "drift"])["AIRFLOW_CTX_DAG_RUN_ID"] == "r1"
+    assert ours("commands").environment_of(["alchemist", "night", "check-drift"])["AIRFLOW_CTX_DAG_RUN_ID"] == "r1"
 
 
 def test_what_is_checked_copied_and_published_is_the_version_that_was_selected(dags):

@@ -25,20 +25,20 @@ LINES = {
         plan plan score --json --rater=nightly --nights=crawl:2026-01-02 --crawl-date=2026-01-02
         score score --rater=nightly --dataset=crawl --crawl-date=2026-01-02 --slot=1
         check_scores check --suite=scores --dataset=crawl --crawl-date=2026-01-02
-        drift drift --dataset=crawl --crawl-date=2026-01-02
-        publish publish night --dataset=crawl --crawl-date=2026-01-02
+        drift night check-drift --dataset=crawl --crawl-date=2026-01-02
+        publish night publish --dataset=crawl --crawl-date=2026-01-02
         summary night list --nights=crawl:2026-01-02
         find_duplicates duplicates find
     """,
     "train_rater": """
         train_rater train-rater --preset=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --n-steps=100
-        certify certify --rater=newest
+        certify rater certify -- newest
         plan plan score --json --dataset=crawl --rater=newest
         score score --dataset=crawl --rater=newest --slot=1
-        plan_promote plan promote --json --rater=newest
-        promote promote --rater=crawl-loss-0a1b2c3d --approved-by=ann '--comment=fine; $(id)'
+        plan_promote plan promote --json -- newest
+        promote rater promote --approved-by=ann '--comment=fine; $(id)' -- crawl-loss-0a1b2c3d
         check_scores check --suite=scores --dataset=crawl
-        publish publish night --dataset=crawl
+        publish night publish --dataset=crawl
     """,
     "build_subset": """
         preview select --dry-run SPEC
@@ -430,7 +430,7 @@ def test_another_runner_than_beside_airflow_or_in_a_pod_is_refused(dags, monkeyp
 def test_a_pod_ends_as_a_command_does(dags, monkeypatch):
     pods, jobs = ours("pods"), ours("jobs")
     base = pods.KubernetesPodOperator
-    one = pods.PodTask(task_id="check_it", line=lambda _run: ["alchemist", "drift"], item=NIGHT)
+    one = pods.PodTask(task_id="check_it", line=lambda _run: ["alchemist", "night", "check-drift"], item=NIGHT)
     assert (one.name, one.durable, one.pod_template_file) == ("check-it", True, "/etc/alchemist/gpu-job.yaml")
 
     def end(code):
@@ -452,4 +452,4 @@ def test_a_pod_ends_as_a_command_does(dags, monkeypatch):
     with pytest.raises(jobs.CommandFailed, match="the pod failed") as failed:
         one.execute(context_of(dags["maintenance"]))
     assert failed.value.exit_code == 7
-    assert one.cmds == ["alchemist", "drift"]
+    assert one.cmds == ["alchemist", "night", "check-drift"]

@@ -93,7 +93,7 @@ def test_a_dataset_that_fails_stops_no_other_and_the_run_ends_red(runs):
     tasks = states["two slots"]["tasks"]
     assert sorted(tasks["ingest"]) == ["failed", "success", "success"]
     assert sorted(tasks["publish"]) == ["failed", "success", "success"]
-    assert {line.split()[2] for line in commands if line.startswith("publish night") and "--crawl-date" in line} == {
+    assert {line.split()[2] for line in commands if line.startswith("night publish") and "--crawl-date" in line} == {
         "--dataset=web",
         "--dataset=books",
     }
@@ -111,9 +111,9 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     states, commands = runs
     assert states["rater"]["state"] == "success"
     certified, scored, promoted = (
-        commands.index("certify --rater=newest"),
+        commands.index("rater certify -- newest"),
         commands.index("score --dataset=crawl --rater=newest --slot=0"),
-        commands.index("promote --rater=crawl-loss-1"),
+        commands.index("rater promote -- crawl-loss-1"),
     )
     assert certified < scored < promoted
 

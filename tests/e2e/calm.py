@@ -27,9 +27,9 @@ def run_first_days(url: str, home: Path, corpus: Path) -> None:
     alchemist(url, home, "duplicates", "find")
     alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v", "--n-steps", str(N_STEPS))
     alchemist(url, home, "score", "--dataset", "scenes", "--rater", "newest")
-    alchemist(url, home, "certify")
-    alchemist(url, home, "promote")
-    alchemist(url, home, "publish", "night", "--dataset", "scenes")
+    alchemist(url, home, "rater", "certify")
+    alchemist(url, home, "rater", "promote")
+    alchemist(url, home, "night", "publish", "--dataset", "scenes")
 
 
 def run_second_night(url: str, home: Path, corpus: Path) -> None:
@@ -37,5 +37,5 @@ def run_second_night(url: str, home: Path, corpus: Path) -> None:
     alchemist(url, home, "ingest", "--dataset", "scenes", "--root", str(corpus / "train"), "--crawl-date", NIGHTS[1])
     alchemist(url, home, "duplicates", "find")
     alchemist(url, home, "score", "--dataset", "scenes", "--crawl-date", NIGHTS[1])
-    alchemist(url, home, "drift", "--dataset", "scenes")
-    alchemist(url, home, "publish", "night", "--dataset", "scenes")
+    alchemist(url, home, "night", "check-drift", "--dataset", "scenes")
+    alchemist(url, home, "night", "publish", "--dataset", "scenes")

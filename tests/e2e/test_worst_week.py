@@ -215,7 +215,7 @@ def prepare(folder: Path, alchemist: Terminal) -> Supply:
     for name in CLEAN:
         alchemist("ingest", "--dataset", name, "--root", str(folder / name / "train"), "--crawl-date", DAYS[0])
     alchemist("train-rater", "--dataset", "a", "--validation", "v", "--n-steps", "4", "--batch-size", "16")
-    alchemist("promote", "--without-certificate", "a week of its own")
+    alchemist("rater", "promote", "--without-certificate", "a week of its own")
     run_calm_night(alchemist, DAYS[0])
     return Supply(folder / "supply" / "train")
 
@@ -231,8 +231,8 @@ def run_calm_night(alchemist: Terminal, day: str) -> None:
     for words in (("ingest",), ("duplicates", "find"), ("score", "--rater", "nightly")):
         alchemist(*words, *(() if words[0] == "duplicates" else ("--crawl-date", day)))
     alchemist("check", "--suite", "shards,samples,scores", "--crawl-date", day)
-    alchemist("drift", "--crawl-date", day)
-    alchemist("publish", "night", "--crawl-date", day)
+    alchemist("night", "check-drift", "--crawl-date", day)
+    alchemist("night", "publish", "--crawl-date", day)
 
 
 def listings(alchemist: Terminal, nights: list[dict[str, str]]) -> list[str]:

@@ -230,8 +230,8 @@ def refused(roots: Path) -> list[tuple[str, ...]]:
         ("ingest", "--dataset", UPLOADS, "--role", "validation"),
         ("shard", "retire", "nowhere.tar", "--reason", WHY),
         ("shard", "reread", "0", "--reason", WHY),
-        ("release", "night", "--dataset", JUDGED, "--crawl-date", "2026-02-30", "--reason", WHY),
-        ("release", "night", "--dataset", "a", "--crawl-date", "2026-01-01", "--reason", WHY),
+        ("night", "release", "--dataset", JUDGED, "--crawl-date", "2026-02-30", "--reason", WHY),
+        ("night", "release", "--dataset", "a", "--crawl-date", "2026-01-01", "--reason", WHY),
     ]
 
 
@@ -593,10 +593,10 @@ def _moved(place: Place) -> None:
 
 
 def _judged() -> Iterator[Trouble]:
-    release = obey("release night")
+    release = obey("night release")
 
     def on(night: int, name: str, bring: Bring) -> Trouble:
-        return Trouble(name, JUDGED, night, bring, r"next: .*alchemist release night --dataset judged", release)
+        return Trouble(name, JUDGED, night, bring, r"next: .*alchemist night release --dataset judged", release)
 
     yield on(2, "a night that fails a suite of one's own", _stock)
     yield on(4, "a night with too much in quarantine", _many_bad)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.region_probe import ListConfig, RunConfig, RunReport, list_, run
+from alchemist_core.cli.tune_selection import ListConfig, RunConfig, RunReport, list_, run
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.region import FittedRegion, Region
 from alchemist_core.stages.select import SelectConfig, SelectReport

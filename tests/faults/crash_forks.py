@@ -14,7 +14,7 @@ from typing import Any
 import alchemist_core
 from alchemist_core.__main__ import main as run_command
 from alchemist_core.settings import load_settings
-from tests.faults.crash_points import POINTS, CrashPoint, arm, count
+from tests.faults.crash_points import CrashPoint, arm, count, points_of
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def work(order: dict[str, Any], writing: int) -> int:
     words: list[str] = order["words"]
     n_calls: dict[str, int] = {}
     if order["point"] is None:
-        n_calls = count(POINTS[words[0]])
+        n_calls = count(points_of(words))
     else:
         arm(CrashPoint(*order["point"]), call=order["call"])
     try:

@@ -6,8 +6,10 @@
 import importlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from alchemist_core.cli.verbs import load_commands
 
 
 class CrashPoint(NamedTuple):
@@ -57,9 +59,9 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint("after the rater is registered", f"{_STORE}.raters", "register_rater", "after"),
         *_ENDED,
     ),
-    "promote": (
-        CrashPoint("before the promotion", f"{_CLI}.promote", "promote_rater", "before"),
-        CrashPoint("after the promotion", f"{_CLI}.promote", "promote_rater", "after"),
+    "rater promote": (
+        CrashPoint("before the promotion", f"{_CLI}.rater", "promote_rater", "before"),
+        CrashPoint("after the promotion", f"{_CLI}.rater", "promote_rater", "after"),
     ),
     "score": (
         *_BEGUN,
@@ -70,14 +72,14 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint("after a shard's commit", f"{_STORE}.ledger", "commit_shard", "after"),
         *_ENDED,
     ),
-    "duplicates": (
+    "duplicates find": (
         CrashPoint("before duplicates are looked for", f"{_CLI}.duplicates", "find_duplicates", "before"),
         CrashPoint("inside a block of duplicates", f"{_STORE}.samples", "load_query", "before"),
         CrashPoint("after duplicates were found", f"{_CLI}.duplicates", "find_duplicates", "after"),
     ),
-    "publish": (
-        CrashPoint("before a night is decided", f"{_CLI}.publish", "decide_night", "before"),
-        CrashPoint("after a night is decided", f"{_CLI}.publish", "decide_night", "after"),
+    "night publish": (
+        CrashPoint("before a night is decided", f"{_STAGES}.publishing", "decide_night", "before"),
+        CrashPoint("after a night is decided", f"{_STAGES}.publishing", "decide_night", "after"),
     ),
     "select": (
         *_BEGUN, *_RENAMED,
@@ -86,11 +88,11 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint("after the version's row", f"{_STAGES}.select", "store_subset", "after"),
         *_ENDED,
     ),
-    "subset": (
+    "subset publish": (
         CrashPoint("before the membership", f"{_STORE}.subsets", "store_members", "before"),
         CrashPoint("after the membership, before publishing", f"{_STORE}.subsets", "store_members", "after"),
         CrashPoint("before the publishing commit", f"{_STORE}.subsets", "_make_current", "after"),
-        CrashPoint("after publishing", f"{_CLI}.subset_publish", "publish_subset", "after"),
+        CrashPoint("after publishing", f"{_CLI}.subset", "publish_subset", "after"),
     ),
     "materialize": (
         *_BEGUN, *_RENAMED,
@@ -116,6 +118,17 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
     ),
     "report": (*_BEGUN, *_RENAMED, *_ENDED),
 }  # fmt: skip
+
+
+def points_of(words: Sequence[str]) -> tuple[CrashPoint, ...]:
+    """The points of a command line."""
+    return POINTS[command_of(words)]
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The verb and sub-verb of a command line."""
+    second = words[1:2] if "" not in load_commands(words[0]) else ()
+    return " ".join((words[0], *second))
 
 
 def arm(point: CrashPoint, *, call: int) -> None:

@@ -22,7 +22,7 @@ from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
 from tests.benchmarks.rows import Row, write_rows
-from tests.faults.crash_points import POINTS, CrashPoint
+from tests.faults.crash_points import POINTS, CrashPoint, command_of, points_of
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 
@@ -36,10 +36,10 @@ CHAIN = (
         "train-rater", "--dataset", "scenes", "--validation", "v", "--n-warmup-steps", "4", "--n-steps", "6",
         "--batch-size", "16", "--checkpoint-every-steps", "3",
     ),
-    ("promote", "--without-certificate", "a few steps, for tests"),
+    ("rater", "promote", "--without-certificate", "a few steps, for tests"),
     ("score", "--dataset", "scenes"),
     ("duplicates", "find"),
-    ("publish", "night", "--dataset", "scenes"),
+    ("night", "publish", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", NAME),
     ("materialize", "--subset", NAME, "--shard-size", "10"),
@@ -168,7 +168,7 @@ def with_corpus(corpus: Path) -> list[tuple[str, ...]]:
 
 def test_every_named_moment_is_passed_and_there_are_enough_of_them(calm: tuple) -> None:
     n_points = sum(len(points) for points in POINTS.values())
-    passed = {(words[0], name) for words, counts in zip(CHAIN, calm[1], strict=True) for name in counts}
+    passed = {(command_of(words), name) for words, counts in zip(CHAIN, calm[1], strict=True) for name in counts}
     missed = [
         (command, point.title) for command, points in POINTS.items() for point in points
         if (command, point.function) not in passed
@@ -186,7 +186,7 @@ def test_a_chain_that_dies_at_every_named_moment_ends_as_an_undisturbed_one(
     for words, expected, counted in zip(with_corpus(crash_corpus), checksums, counts, strict=True):
         crashes = crash_everywhere(words, store, forks, counted, rng)
         tally["tried"] += crashes
-        tally[words[0]] += crashes
+        tally[command_of(words)] += crashes
         tally["partial"] += store.scalar(PARTIAL)
         status, _ = forks.run(words, store)
         assert status == 0, words
@@ -204,7 +204,7 @@ def crash_everywhere(
 ) -> int:
     """Let a command die at each of its moments; returns how often it did: what is done already is not passed again."""
     n_crashes = 0
-    for point in POINTS[words[0]]:
+    for point in points_of(words):
         status, _ = forks.run(words, store, point=point, call=rng.randint(1, counts.get(point.function, 1)))
         assert status in {0, -9}, (words, point)
         n_crashes += status == -9

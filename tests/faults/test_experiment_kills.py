@@ -49,7 +49,7 @@ def test_a_killed_experiment_repeats_no_finished_arm_and_gives_the_same_table(
     undisturbed, disturbed = copy_trained(), copy_trained()
     for store in (undisturbed, disturbed):
         finish(("score", "--dataset", "scenes"), store)
-        finish(("publish", "night", "--dataset", "scenes"), store)
+        finish(("night", "publish", "--dataset", "scenes"), store)
     finish(command(corpus), undisturbed)
     rng = random.Random(0)
     for n_wanted in KILLED_AT:

@@ -24,7 +24,7 @@ N_SHARDS = 100
 
 CHAIN = (
     ("score", "--dataset", "scenes"),
-    ("publish", "night", "--dataset", "scenes"),
+    ("night", "publish", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "--subset", "scenes-auto-r50", "--shard-size", "20"),
@@ -132,7 +132,7 @@ def prepare(store: TrainedStore, corpus: Path) -> None:
         ),
         store,
     )
-    finish(("promote", "--without-certificate", "a few steps, for tests"), store)
+    finish(("rater", "promote", "--without-certificate", "a few steps, for tests"), store)
 
 
 def kill_server_while_scoring(home: Path, store: TrainedStore) -> None:

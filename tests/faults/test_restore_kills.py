@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.db_backup import BackupConfig, backup
+from alchemist_core.cli.db import BackupConfig, backup
 from alchemist_core.errors import StoreError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum, clear_for_restore

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.cli.metrics import described, with_expectations
+from alchemist_core.cli.exporter import described, with_expectations
 from alchemist_core.local.airflow_metrics import MAX_DAGS, AirflowMetrics, listen
 from alchemist_core.project import Project
 from alchemist_core.settings import Settings, load_settings
@@ -193,7 +193,7 @@ def test_what_the_statsd_client_of_airflow_sends_is_heard() -> None:
 @pytest.mark.db
 def test_the_exporter_serves_the_store_over_http(database_url: str) -> None:
     port = next(port for port in (free_port(socket.SOCK_STREAM) for _ in range(50)) if port <= 32_767)
-    command = [sys.executable, "-m", "alchemist_core", "metrics", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "alchemist_core", "serve-metrics", "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
             page = fetch(f"http://127.0.0.1:{port}/metrics")

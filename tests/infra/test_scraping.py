@@ -67,7 +67,7 @@ def prometheus(make_database: Callable[..., str], tmp_path_factory: pytest.TempP
         free_port(kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
     )
     port += port in (metrics_port, statsd_port)
-    exporter = [sys.executable, "-m", "alchemist_core", "metrics", "serve", "--port", str(metrics_port)]
+    exporter = [sys.executable, "-m", "alchemist_core", "serve-metrics", "--port", str(metrics_port)]
     settings = {
         "ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_STATSD_PORT": str(statsd_port), "ALCHEMIST_PRICE_PER_CORE_HOUR": "0.1",
         "ALCHEMIST_BUDGET_PER_DAY": "9", "ALCHEMIST_HOME": str(folder),

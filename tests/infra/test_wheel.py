@@ -140,7 +140,7 @@ def test_a_subset_is_selected_published_and_exported_without_an_extra(
 ) -> None:
     selected = report_of(alchemist, scored_store, "select", "--dataset=web,books", "--retention=0.5", "--name=half")
     assert report_of(alchemist, scored_store, "subset", "publish", "half")["version"] == selected["version"]
-    report_of(alchemist, scored_store, "export", "subset", "--name", "half", "--out", str(tmp_path / "half.csv"))
+    report_of(alchemist, scored_store, "export", "subset", "half", "--out", str(tmp_path / "half.csv"))
     with (tmp_path / "half.csv").open() as file:
         assert len(list(csv.reader(file))) == 1 + (N_WEB + N_BOOKS) // 2
 

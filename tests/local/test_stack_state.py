@@ -55,7 +55,10 @@ def test_a_program_that_was_installed_while_the_stack_runs_is_not_waited_for(tmp
     assert "api-server" in found.not_started
     said = found.describe()
     assert "about to start" not in said.replace("postgres: down, about to start", "")
-    assert "api-server: installed after the stack was started; alchemist down and alchemist up start it" in said
+    assert (
+        "api-server: installed after the stack was started; alchemist stack down and alchemist stack up start it"
+        in said
+    )
 
 
 def test_a_copy_of_a_home_knows_no_process_of_the_originals_stack(tmp_path):
@@ -164,7 +167,7 @@ def test_an_unknown_log_names_those_that_exist(tmp_path):
 
 
 def test_a_home_without_a_stack_says_how_to_start_one(tmp_path):
-    with pytest.raises(AirflowError, match="alchemist up"):
+    with pytest.raises(AirflowError, match="alchemist stack up"):
         client(tmp_path)
 
 

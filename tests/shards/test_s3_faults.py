@@ -28,7 +28,7 @@ NAME = "crawl-auto-r50"
 INGEST = ("ingest", "--dataset", "crawl", "--root", f"s3://{BUCKET}/train")
 SCORE = ("score", "--dataset", "crawl")
 CHOOSE = (
-    ("publish", "night", "--dataset", "crawl"),
+    ("night", "publish", "--dataset", "crawl"),
     ("select", "--dataset", "crawl", "--retention", "0.5"),
 )
 COPY = ("materialize", "--subset", NAME, "--shard-size", "20", "--to", f"s3://{BUCKET}/copies")

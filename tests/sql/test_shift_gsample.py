@@ -7,8 +7,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.files import artifact_path
 from alchemist_core.store.manifests import Manifest, read_manifest
 from alchemist_core.store.subsets import find_subset

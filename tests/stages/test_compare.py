@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.compare import CompareConfig
-from alchemist_core.cli.compare import run as compare
 from alchemist_core.cli.demo import read_arms
 from alchemist_core.cli.plan import PlanEvaluateConfig, plan_evaluate
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.cli.sample import TakedownConfig, takedown
+from alchemist_core.cli.subset import (
+    CompareConfig,
+    PublishSubsetConfig,
+    WithdrawSubsetConfig,
+    compare,
+    publish,
+    withdraw,
+)
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate

@@ -319,7 +319,7 @@ TINY = "--n-warmup-steps 2 --n-steps 2 --batch-size 32 --softmax-group 16"
     ("launcher", "words"),
     [
         ((), "score --dataset scenes"),
-        ((), "certify --max-pairs 64"),
+        ((), "rater certify --max-pairs 64"),
         (TWO_PROCESSES, f"train-rater --dataset scenes --validation v --seed 7 {TINY}"),
     ],
 )

@@ -16,7 +16,7 @@ from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
-NIGHT = ["ingest", "score --rater nightly", "check --suite scores", "drift", "publish night"]
+NIGHT = ["ingest", "score --rater nightly", "check --suite scores", "night check-drift", "night publish"]
 OF_CLEAN = """
 SELECT encode(pair_hash, 'hex') AS pair, score FROM alchemist.scores JOIN alchemist.samples USING (sample_id)
 WHERE sample_id IN (

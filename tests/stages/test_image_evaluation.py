@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.demo import read_arms
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport

@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.subset_gc import GcSubsetConfig, gc
+from alchemist_core.cli.subset import GcSubsetConfig, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.shards import s3

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli.command_line import flag_fields
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.retry_quarantine import RetryQuarantineConfig, RetryQuarantineReport
-from alchemist_core.cli.retry_quarantine import run as retry_quarantine
+from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineReport, retry_quarantine
 from alchemist_core.errors import CheckFailedError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.tar_writer import write_tar

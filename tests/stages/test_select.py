@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.cli.sample import TakedownConfig, takedown
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.materialize import MaterializeConfig

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.takedown import TakedownConfig
-from alchemist_core.cli.takedown import run as takedown
+from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve

@@ -8,10 +8,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.certify import CertifyConfig
-from alchemist_core.cli.certify import run as certify
-from alchemist_core.cli.promote import PromoteConfig
-from alchemist_core.cli.promote import run as promote
+from alchemist_core.cli.rater import CertifyConfig, PromoteConfig, certify, promote
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night

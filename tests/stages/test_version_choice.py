@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.compare import CompareConfig
-from alchemist_core.cli.compare import run as compare
-from alchemist_core.cli.subset_publish import PublishSubsetConfig, publish
+from alchemist_core.cli.subset import CompareConfig, PublishSubsetConfig, compare, publish
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.evaluate import EvaluateConfig
@@ -79,9 +77,9 @@ def test_every_command_means_the_same_version_where_none_is_named(
     pair = min(read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256).pair_hashes())
     commands = (
         ["subset", "show", "s"],
-        ["explain", pair.hex(), "--subset", "s"],
+        ["sample", "explain", pair.hex(), "--subset", "s"],
         ["check", "--suite", "subset", "--subset", "s"],
-        ["export", "subset", "--name", "s", "--out", str(tmp_path / "m.csv")],
+        ["export", "subset", "s", "--out", str(tmp_path / "m.csv")],
     )
     for command in commands:
         capsys.readouterr()

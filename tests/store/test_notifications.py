@@ -16,7 +16,7 @@ from tests.receiver import Receiver, receiving
 pytestmark = pytest.mark.db
 
 HELD = Event(
-    "held_night", "held_night:1", "Night web 2026-01-02 is held.", "http://airflow/run", "alchemist release night"
+    "held_night", "held_night:1", "Night web 2026-01-02 is held.", "http://airflow/run", "alchemist night release"
 )
 
 
@@ -50,7 +50,7 @@ def test_a_web_address_is_told_what_happened_where_to_look_and_what_to_do(engine
     (post,) = receiver.posts
     assert post["title"] == "Alchemist: A night is held"
     assert post["message"].splitlines() == [
-        "Night web 2026-01-02 is held.", "Look: http://airflow/run", "Do: alchemist release night",
+        "Night web 2026-01-02 is held.", "Look: http://airflow/run", "Do: alchemist night release",
     ]  # fmt: skip
     assert states(engine) == [("delivered", 1)]
 
@@ -140,7 +140,7 @@ def test_a_command_is_given_the_event_as_json(engine: Engine, tmp_path: Path, mo
     tell(engine)
     heard = json.loads((tmp_path / "heard").read_text())
     assert {name: heard[name] for name in ("kind", "where_to_look", "what_to_do")} == {
-        "kind": "held_night", "where_to_look": "http://airflow/run", "what_to_do": "alchemist release night",
+        "kind": "held_night", "where_to_look": "http://airflow/run", "what_to_do": "alchemist night release",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import store_aesthetic, samples_without_aesthetic
+from alchemist_core.store.samples import samples_without_aesthetic, store_aesthetic
 from alchemist_core.training.sample_reading import StoredPairs
 
 

@@ -7,16 +7,18 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, current_names
+from alchemist_core.config import BARE_WORD, Command, Config, Report, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.project import load_project
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.audit import current_actor
-from alchemist_core.store.raters import RaterRow, find_rater, find_twin, record_certificate
+from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import RaterRow, find_rater, find_twin, mark_shadow, promote_rater, record_certificate
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
+from alchemist_core.telemetry import say
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import read_images
 
@@ -24,7 +26,7 @@ from alchemist_core.training.sample_reading import read_images
 class CertifyConfig(Config):
     """Which rater, on how much."""
 
-    rater: str = Field("newest", description="Rater by name, or newest, or production")
+    rater: str = Field("newest", description="Rater by name, or newest, or production", json_schema_extra=BARE_WORD)
     max_pairs: int = Field(1024, ge=64, le=100_000, description="At most this many clean pairs, first by hash")
 
 
@@ -38,12 +40,14 @@ class CertifyReport(Report):
 
     def summary(self) -> str:
         """Return a line a check, beside its bounds."""
-        lines = [f"{check['name']:<28} {_value(check['value']):>12}  {_bounds(check)}" for check in self.checks]
+        lines = [
+            f"{check['name']:<28} {_check_value(check['value']):>12}  {_check_bounds(check)}" for check in self.checks
+        ]
         head = f"{'check':<28} {'value':>12}  must be"
         return "\n".join([f"{self.rater} is certified", head, *lines])
 
 
-def run(config: CertifyConfig) -> CertifyReport:
+def certify(config: CertifyConfig) -> CertifyReport:
     """Examine a rater on clean pairs and on plants; the certificate is stored whether it passes or not.
 
     Raises:
@@ -94,15 +98,70 @@ def _examine(
     return [check.as_json() for check in checks], failures(checks)
 
 
-def _value(value: float | None) -> str:
+def _check_value(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"
 
 
-def _bounds(check: dict[str, Any]) -> str:
+def _check_bounds(check: dict[str, Any]) -> str:
     bounds = (("≥", check["low"]), ("≤", check["high"]))
     return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "anything"
 
 
+class PromoteConfig(Config):
+    """Which rater."""
+
+    rater: str = Field("newest", description="Rater by name, or newest", json_schema_extra=BARE_WORD)
+    without_certificate: str | None = Field(
+        None, min_length=3, description="Why a rater that is not certified goes into production; kept in the audit log"
+    )
+    shadow: bool | None = Field(
+        None,
+        description="Leave production as it is; the candidate scores every night beside it (--no-shadow: no longer)",
+    )
+    approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
+    comment: str | None = Field(None, max_length=2000, description=COMMENT)
+
+
+class PromoteReport(Report):
+    """The change."""
+
+    rater: str
+    was: str | None
+    is_shadow: bool = False
+
+
+def promote(config: PromoteConfig) -> PromoteReport:
+    """Promote a rater; the one in production retires."""
+    engine = open_store()
+    rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
+    if rater is None:
+        raise ConfigError(
+            "There is no rater to promote. Train one: alchemist train-rater --dataset NAME --validation NAME."
+        )
+    if config.shadow is not None:
+        mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())
+        if config.shadow:
+            say(
+                "It scores every night from now on; the pool before it only when it is asked to (alchemist plan score estimates it)."
+            )
+        return PromoteReport(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
+    if not rater.acceptance_report.get("is_certified") and config.without_certificate is None:
+        raise CheckFailedError(
+            f"Rater {rater.name} is not certified. Run alchemist rater certify {rater.name}, or give the reason: "
+            "alchemist rater promote --without-certificate 'REASON'."
+        )
+    if before is None:
+        say("The store had no rater in production: the first one is promoted without approval.")
+    said = approval(config.approved_by, config.comment)
+    promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate, said=said)
+    return PromoteReport(rater=rater.name, was=before.name if before else None)
+
+
+def _next_promote(_config: PromoteConfig, report: PromoteReport) -> str:
+    return f"alchemist score --rater {report.rater}" if report.is_shadow else "alchemist score"
+
+
 COMMANDS = {
-    "": Command(CertifyConfig, run, lambda _, report: f"alchemist promote --rater {report.rater}"),
+    "certify": Command(CertifyConfig, certify, lambda _, report: f"alchemist rater promote {report.rater}"),
+    "promote": Command(PromoteConfig, promote, _next_promote),
 }

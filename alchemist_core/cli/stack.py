@@ -1,0 +1,94 @@
+"""The local stack: start it, stop it, show what runs, read a log, and run Airflow's own command line on it."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from alchemist_core.config import BARE_WORD, Command, Config
+from alchemist_core.local import stack
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.devices import describe_held_devices
+from alchemist_core.store.engine import DatabaseError, database_url, make_engine
+from alchemist_core.store.postgres import is_running
+from alchemist_core.telemetry import say
+
+
+class StackConfig(Config):
+    """No options: the settings name the home and the ports."""
+
+
+class LogsConfig(Config):
+    """Which log to print."""
+
+    process: str = Field(
+        "scheduler",
+        description="Process of the stack, by its name in `alchemist stack status`",
+        json_schema_extra=BARE_WORD,
+    )
+    lines: int = Field(100, ge=1, le=100_000, description="Lines to print, from the end")
+
+
+class AirflowConfig(Config):
+    """Arguments for Airflow."""
+
+    arguments: list[str] = Field(
+        default_factory=list, description="Arguments of the airflow command, for example dags list"
+    )
+
+
+def up(_config: StackConfig) -> None:
+    """Start the stack and wait until Airflow schedules tasks; a running stack is reused."""
+    say(stack.up(_home()).describe())
+
+
+def down(_config: StackConfig) -> None:
+    """Stop Airflow, the metrics exporter and the embedded Postgres; data and logs are kept."""
+    stack.down(_home())
+    say("The stack is stopped. Its data is kept; alchemist stack up starts it again.")
+
+
+def status(_config: StackConfig) -> None:
+    """Print the addresses, the login and the processes of the stack, and which run holds which device."""
+    home = _home()
+    say(stack.status(home).describe())
+    for line in _describe_devices(home):
+        say(line)
+
+
+def _describe_devices(home: Path) -> list[str]:
+    """Return a line for each held device; none where no server answers, because `status` must start nothing."""
+    if load_settings().database_url is None and not is_running(home):
+        return []
+    engine = make_engine(database_url())
+    try:
+        return describe_held_devices(engine)
+    except DatabaseError:
+        return []
+    finally:
+        engine.dispose()
+
+
+def logs(config: LogsConfig) -> None:
+    """Print the end of the log of one process."""
+    say(stack.logs(_home(), config.process, n_lines=config.lines))
+
+
+def airflow(config: AirflowConfig) -> None:
+    """Run Airflow's own command line on the stack; all arguments are passed to Airflow unchanged."""
+    program, environment = stack.airflow_command(_home())
+    # Replaces this process, so that Airflow owns the terminal and its exit code is ours.
+    os.execve(program, ["airflow", *config.arguments], environment)  # noqa: S606  no shell is meant
+
+
+def _home() -> Path:
+    return load_settings().home.resolve()
+
+
+COMMANDS = {
+    "up": Command(StackConfig, up),
+    "down": Command(StackConfig, down),
+    "status": Command(StackConfig, status),
+    "logs": Command(LogsConfig, logs),
+    "airflow": Command(AirflowConfig, airflow),
+}

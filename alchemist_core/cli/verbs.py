@@ -1,0 +1,92 @@
+"""The commands of `alchemist`: each verb with its module and its line of help, so that help imports none of the modules."""
+
+import importlib
+from typing import NamedTuple
+
+from alchemist_core.config import Command
+
+
+class Verb(NamedTuple):
+    """A module with a table `COMMANDS`, and the line that `alchemist --help` prints."""
+
+    module: str
+    help: str
+
+
+STAGES = {
+    "ingest": Verb(
+        "stages.ingest", "Register shards: record every sample, its perceptual hash and its quality heuristics."
+    ),
+    "train-rater": Verb("stages.train_rater", "Train a rater on a dataset against a validation dataset."),
+    "score": Verb("stages.score", "Score every sample that the rater has not scored yet."),
+    "select": Verb("stages.select", "Select a subset by rank and store it as a new version."),
+    "materialize": Verb("stages.materialize", "Write a subset version as tar shards, with a manifest and checksums."),
+    "train-downstream": Verb(
+        "stages.train_downstream", "Train models on a subset, on a random subset and on all data."
+    ),
+    "evaluate": Verb("stages.evaluate", "Measure the trained models under a pinned evaluation protocol."),
+    "report": Verb("stages.report", "Write the HTML report of a dataset: drift, subsets, comparisons and costs."),
+}
+GROUPS = {
+    "stages, in the order of the pipeline": STAGES,
+    "decide and publish": {
+        "rater": Verb("cli.rater", "Certify a rater by acceptance checks, and promote it to production."),
+        "check": Verb("cli.check", "Run data checks on nights or on a subset; a failed check stops the pipeline."),
+        "night": Verb("cli.night", "List nights, check their drift, publish them, and release nights that are held."),
+        "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),
+        "sample": Verb("cli.sample", "Explain why a sample was selected, take an image down, retry quarantined samples."),
+        "shard": Verb("cli.shard", "List and show shards, retire them, and read quarantined samples again."),
+        "duplicates": Verb("cli.duplicates", "Find near-duplicate images and list the largest groups."),
+        "score-aesthetics": Verb("cli.score_aesthetics", "Score the images of a dataset with CLIP and an aesthetic head."),
+    },
+    "plan, export and compare": {
+        "plan": Verb("cli.plan", "Show what a command would do, how long it would take and what it would cost."),
+        "export": Verb("cli.export", "Export scores, samples or subset members as Parquet, CSV or JSON lines."),
+        "experiment": Verb("cli.experiment", "Compare selection strategies over several seeds, and write tables and figures."),
+        "tune-selection": Verb("cli.tune_selection", "Find the rank window that strategy auto selects from."),
+        "geneval": Verb("cli.geneval", "Generate images for GenEval's prompts, and judge images by its rules."),
+        "image-text-head": Verb("cli.image_text_head", "Train a contrastive head on frozen image and text encoders."),
+    },
+    "run the installation": {
+        "dataset": Verb("cli.dataset", "List, show, rename and remove datasets, and set the default evaluation dataset."),
+        "corpus": Verb("cli.corpus", "Make a synthetic corpus, or import a published dataset into tar shards."),
+        "db": Verb("cli.db", "Start, migrate, query, back up and restore the database."),
+        "stack": Verb("cli.stack", "Start and stop the local stack (Postgres, Airflow, metrics), and show its state and logs."),
+        "dags": Verb("cli.dags", "List the DAGs, or install them into the DAG folder of another Airflow."),
+        "serve-metrics": Verb("cli.exporter", "Serve Prometheus metrics, read from the database at every scrape."),
+        "maintain": Verb("cli.maintain", "Remove expired leases, old check results, old logs and Airflow's old history."),
+        "note": Verb("cli.note", "Record a failed task, a question or its answer, and notify people; called by Airflow."),
+        "demo": Verb("cli.demo", "Run the whole platform on this machine with a synthetic corpus."),
+    },
+}  # fmt: skip
+VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+
+RENAMED = {
+    "publish": "night publish",
+    "release": "night release",
+    "drift": "night check-drift",
+    "certify": "rater certify",
+    "promote": "rater promote",
+    "takedown": "sample takedown",
+    "explain": "sample explain",
+    "retry-quarantine": "sample retry-quarantine",
+    "compare": "subset compare",
+    "aesthetic": "score-aesthetics",
+    "region-probe": "tune-selection",
+    "metrics": "serve-metrics",
+    "up": "stack up",
+    "down": "stack down",
+    "status": "stack status",
+    "logs": "stack logs",
+    "airflow": "stack airflow",
+}
+"""Commands of version 0.1, which are refused with their new name."""
+
+PASS_THROUGH = (("db", "psql"), ("stack", "airflow"))
+"""Commands that pass their arguments to another program unchanged."""
+
+
+def load_commands(verb: str) -> dict[str, Command]:
+    """Import the module of a verb and return its commands: one under "", or one for each sub-verb."""
+    commands: dict[str, Command] = importlib.import_module(f"alchemist_core.{VERBS[verb].module}").COMMANDS
+    return commands
