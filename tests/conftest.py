@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -59,8 +60,10 @@ def _remove_leftovers() -> None:
     """Stop the servers of test runs that were killed."""
     for home in Path(tempfile.gettempdir()).glob(f"{LEFT_BY}*"):
         pid = int(home.name.removeprefix(LEFT_BY).split("-")[0])
-        if home.stat().st_uid == os.geteuid() and not Path(f"/proc/{pid}").exists():
-            _remove(home)
+        # Another test run may remove the folder at the same moment.
+        with suppress(FileNotFoundError):
+            if home.stat().st_uid == os.geteuid() and not Path(f"/proc/{pid}").exists():
+                _remove(home)
 
 
 def _remove(home: Path) -> None:

@@ -257,9 +257,9 @@ def test_the_usage_line_names_what_must_be_given(
 
 def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFixture[str]) -> None:
     for words, flag, text in (
-        (["sample", "takedown", "--sample", "a/b", "--reason", "asked"], "--sample:", "DATASET/SHARD/KEY"),
-        (["plan", "evaluate", "--seeds", "0,x"], "--seeds:", "comma between them"),
-        (["sample", "explain", "", "--subset", "s"], "SAMPLE:", "DATASET/SHARD/KEY"),
+        (["sample", "takedown", "--sample", "a/b", "--reason", "asked"], "--sample ", "DATASET/SHARD/KEY"),
+        (["plan", "evaluate", "--seeds", "0,x"], "--seeds ", "comma between them"),
+        (["sample", "explain", "", "--subset", "s"], "SAMPLE ", "DATASET/SHARD/KEY"),
     ):
         assert main(words) == 2
         said = capsys.readouterr().err

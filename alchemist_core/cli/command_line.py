@@ -197,8 +197,8 @@ def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the module of the command that `arguments` name is imported (all of them when None)."""
     parser = Parser(
         prog="alchemist",
-        description="Alchemist selects training data for text-to-image models. It scores every image-text pair by its "
-        "estimated effect on a validation loss, and publishes reproducible subsets.",
+        description="Alchemist selects training data for text-to-image models. It scores every\n"
+        "image-text pair by its estimated effect on a validation loss, and publishes\nreproducible subsets.",
         epilog=_list_verbs(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -60,4 +60,4 @@ def described(settings: Settings) -> Measurements:
     return {"alchemist_docs_info": [((docs_address(),), 1.0)], "alchemist_airflow_listening": [((), is_listening)]}
 
 
-COMMANDS = {"serve": Command(MetricsConfig, serve)}
+COMMANDS = {"": Command(MetricsConfig, serve)}

@@ -160,10 +160,6 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
     )
 
 
-def _next_publish(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:
-    return NEXT["published"].format(name=report.subset, version=report.version)
-
-
 class DiffSubsetConfig(Config):
     """Which two versions."""
 
@@ -585,6 +581,10 @@ def _next_compare(config: CompareConfig, report: CompareReport) -> str | None:
     if any(row["n_seeds"] > 1 for row in report.rows):
         return None
     return f"alchemist train-downstream --subset {config.subset} --seeds 0,1,2; one seed has no interval"
+
+
+def _next_publish(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:
+    return NEXT["published"].format(name=report.subset, version=report.version)
 
 
 COMMANDS = {
