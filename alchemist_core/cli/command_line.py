@@ -197,8 +197,9 @@ def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the module of the command that `arguments` name is imported (all of them when None)."""
     parser = Parser(
         prog="alchemist",
-        description="Alchemist selects training data for text-to-image models. It scores every\n"
-        "image-text pair by its estimated effect on a validation loss, and publishes\nreproducible subsets.",
+        description="Alchemist selects training data for text-to-image models.\nIt scores every "
+        "image-text pair by its estimated effect on a validation\n"
+        "loss, and publishes reproducible subsets.",
         epilog=_list_verbs(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -225,7 +226,7 @@ def _list_verbs() -> str:
         lines.append("")
     lines += [
         "Run alchemist COMMAND --help for the options of a command.",
-        "Paths, addresses and credentials are ALCHEMIST_ environment variables; the README lists them.",
+        "Paths, addresses and credentials are set by ALCHEMIST_ variables: see README.md.",
     ]
     return "\n".join(lines)
 
