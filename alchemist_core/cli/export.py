@@ -9,7 +9,7 @@ from pydantic import Field
 from alchemist_core.config import BARE_WORD, Command, Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.export import PLACE, SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
+from alchemist_core.store.export import EXPORTED_COLUMNS, MEMBER_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.samples import stream_members
 from alchemist_core.store.subsets import VERSION_TEXT, choose_version
@@ -23,9 +23,7 @@ OUT = (
     "File to write, its form by its ending (.parquet, .csv, .jsonl); it appears when it is complete, in place of an earlier one. "
     "In a .csv, text that starts like a formula has an apostrophe before it"
 )
-MEMBER_COLUMNS: dict[str, type[Any]] = {
-    "pair_hash": bytes, "rank": float, "score": float, "sample_id": int, "source_url": str, "licence": str, **PLACE,
-}  # fmt: skip
+_SUBSET_COLUMNS: dict[str, type[Any]] = {"pair_hash": bytes, "rank": float, "score": float, **MEMBER_COLUMNS}
 WHERE = (
     "Condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Comparisons, and, or, not, between, "
     "in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all"
@@ -71,7 +69,7 @@ def scores(config: ExportScoresConfig) -> ExportReport:
 
 def samples(config: ExportSamplesConfig) -> ExportReport:
     """Write pairs with their hashes, sizes, heuristics and places."""
-    return _export(config, "export_samples", SAMPLE_COLUMNS, {})
+    return _export(config, "export_samples", EXPORTED_COLUMNS, {})
 
 
 def subset(config: ExportSubsetConfig) -> ExportReport:
@@ -81,7 +79,7 @@ def subset(config: ExportSubsetConfig) -> ExportReport:
     path, engine = _writable(config.out), open_store()
     manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))
     located = stream_members(engine, manifest.pair_hash_K32)
-    return _write(path, MEMBER_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
+    return _write(path, _SUBSET_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
 
 
 def _member(manifest: "Manifest", row: AnyRow) -> tuple[Any, ...]:

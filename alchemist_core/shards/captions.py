@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.errors import DataError
+from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.shards.faults import Reason, is_storable
 from alchemist_core.shards.legacy_text import find_encoding
 from alchemist_core.shards.repairs import ENCODING_OF, NO_REPAIRS, REPAIR_OF, Repair, Repairs
@@ -19,12 +20,11 @@ MAX_JSON_DEPTH = 64
 _MAX_DIGITS = 100
 _MAX_INTEGER = 10**_MAX_DIGITS
 _CAPTION_FIELDS = ("caption", "text")
-_LICENCE_FIELDS = ("license", "licence")
 # White space is none, vertical tab and form feed included: words stand on both sides of it. What double decoding leaves above 0x7f
 # stays as it is.
 _CONTROL_SIGNS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
-_OWN_COLUMNS = frozenset({"caption", "url", "license", "licence", "width", "height"})
+_OWN_COLUMNS = frozenset({"caption", "width", "height"}).union(*(attribute.keys for attribute in CRAWL_ATTRIBUTES))
 
 
 class BadTextError(DataError):
@@ -41,8 +41,8 @@ class Annotation:
     """Everything that a record says in words; all of it can be stored."""
 
     caption: str
-    source_url: str | None
-    licence: str | None
+    attributes: dict[str, str | None]
+    """The crawl's attributes by name; None where it does not give one."""
     metadata: dict[str, Any]
 
 
@@ -71,7 +71,8 @@ def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs
         raise BadTextError(Reason.UNSTORABLE_TEXT, "the caption holds NUL or a lone surrogate")
     _require_short(caption.encode())
     metadata = {name: value for name, value in fields.items() if name not in _OWN_COLUMNS | used}
-    return Annotation(caption, _find_text(fields, ("url",)), _find_text(fields, _LICENCE_FIELDS), metadata)
+    attributes = {attribute.name: _find_text(fields, attribute.keys) for attribute in CRAWL_ATTRIBUTES}
+    return Annotation(caption, attributes, metadata)
 
 
 def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:

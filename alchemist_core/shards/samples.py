@@ -46,8 +46,8 @@ class Pair:
     height: int
     format: str
     perceptual_hash: int | None
-    source_url: str | None
-    licence: str | None
+    attributes: dict[str, str | None]
+    """The crawl's attributes by name, as `crawl_attributes` declares them."""
     metadata: dict[str, Any]
     repair: str | None = None
     """What was repaired, as `repairs.join_repairs` writes it."""
@@ -179,8 +179,7 @@ def _make_pair(
         height=header.height,
         format=header.format,
         perceptual_hash=perceptual_hash,
-        source_url=annotation.source_url,
-        licence=annotation.licence,
+        attributes=annotation.attributes,
         metadata=annotation.metadata,
     )
 

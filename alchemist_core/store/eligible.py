@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import date, datetime
@@ -27,7 +27,7 @@ from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale
 from alchemist_core.settings import load_settings
 from alchemist_core.store.copy import copy_out
-from alchemist_core.store.export import filter_rows
+from alchemist_core.store.export import FILTER_COLUMNS, filter_rows
 from alchemist_core.store.manifests import hash_order
 from alchemist_core.store.queries import load_query
 
@@ -138,11 +138,6 @@ def _prefix(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.uint64]:
 RANGE = 1_000_000
 PAIR_FIELDS = {
     "sample_id": ">i8", "pair_hash": "(32,)u1", "score": ">f8", "night_id": ">i4", "first_sample_id": ">i8", "is_taken_down": "?",
-}  # fmt: skip
-# What a condition may name.
-FILTER_COLUMNS: Mapping[str, type[Any]] = {
-    "sample_id": int, "caption": str, "width": int, "height": int, "format": str, "source_url": str, "licence": str,
-    "metadata": str, "aesthetic": float, "clarity": float, "frequency": float, "edge_density": float,
 }  # fmt: skip
 Columns = dict[str, NDArray[Any]]
 

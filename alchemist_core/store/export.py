@@ -17,24 +17,36 @@ from sqlalchemy import (
     LargeBinary,
     String,
     bindparam,
+    cast,
     column,
     select,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
+from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.queries import load_query
+from alchemist_core.store.tables import SAMPLE_COLUMNS
 
 ROWS_A_BATCH = 20_000
 Kinds = Mapping[str, type[Any]]
-PLACE: Kinds = {"dataset": str, "crawl_date": date, "shard": str, "key": str}
+CRAWLED: Kinds = {attribute.name: str for attribute in CRAWL_ATTRIBUTES}
+HEURISTICS: Kinds = dict.fromkeys(("aesthetic", "clarity", "frequency", "edge_density"), float)
+LOCATION: Kinds = {"dataset": str, "crawl_date": date, "shard": str, "key": str}
 SCORE_COLUMNS: Kinds = {
-    "sample_id": int, "pair_hash": bytes, "score": float, "rank": float, "caption": str, "width": int, "height": int,
-    "source_url": str, "licence": str, **PLACE,
+    "sample_id": int, "pair_hash": bytes, "score": float, "rank": float, "caption": str, "width": int, "height": int, **CRAWLED,
+    **LOCATION,
 }  # fmt: skip
-SAMPLE_COLUMNS: Kinds = {
-    "sample_id": int, "pair_hash": bytes, "image_hash": bytes, "caption_hash": bytes, "perceptual_hash": int, "caption": str,
-    "width": int, "height": int, "format": str, "source_url": str, "licence": str, "metadata": str, "aesthetic": float,
-    "clarity": float, "frequency": float, "edge_density": float, **PLACE, "is_taken_down": bool,
+EXPORTED_COLUMNS: Kinds = {
+    "sample_id": int, **{column.name: column.kind for column in SAMPLE_COLUMNS}, **HEURISTICS, **LOCATION, "is_taken_down": bool,
 }  # fmt: skip
+FILTER_COLUMNS: Kinds = {
+    "sample_id": int,
+    **{column.name: column.kind for column in SAMPLE_COLUMNS if not column.name.endswith("_hash")},
+    **HEURISTICS,
+}
+"""What the condition of a selection may name."""
+MEMBER_COLUMNS: Kinds = {"sample_id": int, **CRAWLED, **LOCATION}
+_JSON_COLUMNS = {column.name for column in SAMPLE_COLUMNS if column.sql_type == "jsonb"}
 TYPES = {int: BigInteger, float: Double, str: String, bytes: LargeBinary, date: Date, bool: Boolean}
 
 
@@ -58,9 +70,15 @@ def stream_rows(
 
 
 def filter_rows(
-    query: str, kinds: Kinds, where: str | None, parameters: Mapping[str, Any], *, names: Sequence[str] = ("sample_id",)
+    query: str,
+    kinds: Kinds,
+    where: str | None,
+    parameters: Mapping[str, Any],
+    *,
+    names: Sequence[str] = ("sample_id",),
+    order_by: str = "sample_id",
 ) -> Any:
-    """Return the statement that gives a query's rows where a condition holds, in the order of sample_id.
+    """Return the statement that gives a query's rows where a condition holds, in order.
 
     Args:
         query: Name of the query file.
@@ -68,19 +86,23 @@ def filter_rows(
         where: A condition, or none.
         parameters: The query's own parameters.
         names: Which columns are wanted.
+        order_by: Column that the rows are ordered by.
 
     Raises:
         ConfigError: If the condition is none.
     """
-    typed: list[Any] = [column(name, TYPES[kind]) for name, kind in kinds.items()]
+    typed: list[Any] = [column(name, JSONB if name in _JSON_COLUMNS else TYPES[kind]) for name, kind in kinds.items()]
     rows = load_query(query).bindparams(*(bindparam(name, type_=Integer) for name in parameters)).columns(*typed)
     found = rows.subquery("found")
-    statement = select(*(found.c[name] for name in names)).order_by(found.c.sample_id)
+    elements = {
+        name: cast(found.c[name], String).label(name) if name in _JSON_COLUMNS else found.c[name] for name in kinds
+    }
+    statement = select(*(elements[name] for name in names)).order_by(found.c[order_by])
     if where is not None:
         # sqlglot takes most of a second to import: only where a condition is given.
         from alchemist_core.store.conditions import compile_condition  # noqa: PLC0415
 
-        statement = statement.where(compile_condition(where, kinds, found.c))
+        statement = statement.where(compile_condition(where, kinds, elements))
     return statement
 
 

@@ -16,7 +16,7 @@ from alchemist_core.store.copy import copy_rows
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
+from alchemist_core.store.tables import SAMPLE_COLUMNS, AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
 
 READABLE = ("verified", "missing", "changed")
 """States of a shard whose pairs are registered and that nobody has given up."""
@@ -322,7 +322,7 @@ def register_shard(
         shard_id = _insert_shard(connection, verified, state="verified", **counts)
         if shard_id is None:
             return None
-        n_new = _insert_pairs(connection, shard_id, pairs)
+        n_new = _insert_samples(connection, shard_id, pairs)
         if imported and pairs:
             connection.execute(load_query("import_scores"), {"names": list(imported)})
         insert_faults(connection, shard_id, faults, stage="ingest", rater_id=None, run_id=shard.run_id)
@@ -345,54 +345,42 @@ def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int
     return connection.execute(given.returning(Shard.shard_id)).scalar()
 
 
-PAIR_COLUMNS = (
-    "ordinal", "key", "image_hash", "caption_hash", "pair_hash", "caption", "width", "height", "format", "perceptual_hash",
-    "source_url", "licence", "metadata", "file_exts", "file_offsets", "file_sizes", "content_hash",
-    "repair",
-)  # fmt: skip
+_LOCATION_COLUMNS = {
+    "ordinal": "integer", "key": "text", "file_exts": "text[]", "file_offsets": "bigint[]", "file_sizes": "bigint[]",
+    "content_hash": "bytea", "repair": "text",
+}  # fmt: skip
+_INCOMING_COLUMNS = _LOCATION_COLUMNS | {column.name: column.sql_type for column in SAMPLE_COLUMNS}
+_SAMPLE_NAMES, _LOCATION_NAMES = ", ".join(column.name for column in SAMPLE_COLUMNS), ", ".join(_LOCATION_COLUMNS)
+_MAKE_INCOMING = text(f"""
+    CREATE TEMPORARY TABLE incoming ({", ".join(f"{name} {kind}" for name, kind in _INCOMING_COLUMNS.items())}) ON COMMIT DROP
+""")
+# In the order of pair_hash, so that two shards with the same samples cannot deadlock.
+_INSERT_SAMPLES = text(f"""
+    INSERT INTO alchemist.samples ({_SAMPLE_NAMES})
+    SELECT DISTINCT ON (pair_hash) {_SAMPLE_NAMES} FROM incoming ORDER BY pair_hash, ordinal
+    ON CONFLICT (pair_hash) DO NOTHING
+""")  # noqa: S608  names of columns that this code declares
+_INSERT_LOCATIONS = text(f"""
+    INSERT INTO alchemist.sample_locations (shard_id, sample_id, {_LOCATION_NAMES})
+    SELECT :shard_id, samples.sample_id, {", ".join(f"incoming.{name}" for name in _LOCATION_COLUMNS)}
+    FROM incoming INNER JOIN alchemist.samples ON incoming.pair_hash = samples.pair_hash
+""")  # noqa: S608  as above
 
 
-def _insert_pairs(connection: Connection, shard_id: int, pairs: Iterable[Any]) -> int:
-    connection.execute(
-        text("""
-        CREATE TEMPORARY TABLE incoming (
-            ordinal integer, key text, image_hash bytea, caption_hash bytea, pair_hash bytea, caption text, width integer,
-            height integer, format text, perceptual_hash bigint, source_url text, licence text, metadata jsonb,
-            file_exts text[], file_offsets bigint[], file_sizes bigint[], content_hash bytea,
-            repair text
-        ) ON COMMIT DROP
-    """)
-    )
-    copy_rows(connection, "incoming", PAIR_COLUMNS, (_pair_row(pair) for pair in pairs))
-    # In the order of pair_hash, so that two shards that share pairs cannot lock each other out.
-    n_new = connection.execute(
-        text("""
-        INSERT INTO alchemist.samples (
-            image_hash, caption_hash, pair_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
-        )
-        SELECT DISTINCT ON (pair_hash)
-            image_hash, caption_hash, pair_hash, caption, width, height, format, perceptual_hash, source_url, licence, metadata
-        FROM incoming ORDER BY pair_hash, ordinal
-        ON CONFLICT (pair_hash) DO NOTHING
-    """)
-    ).rowcount
-    statement = text("""
-        INSERT INTO alchemist.sample_locations
-            (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes, content_hash, repair)
-        SELECT :shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes, content_hash, repair
-        FROM incoming INNER JOIN alchemist.samples USING (pair_hash)
-    """)
-    connection.execute(statement, {"shard_id": shard_id})
+def _insert_samples(connection: Connection, shard_id: int, samples: Iterable[Any]) -> int:
+    connection.execute(_MAKE_INCOMING)
+    copy_rows(connection, "incoming", tuple(_INCOMING_COLUMNS), (_incoming_row(sample) for sample in samples))
+    n_new = connection.execute(_INSERT_SAMPLES).rowcount
+    connection.execute(_INSERT_LOCATIONS, {"shard_id": shard_id})
     return n_new
 
 
-def _pair_row(pair: Any) -> tuple[Any, ...]:
-    members: tuple[Member, ...] = pair.record.members
+def _incoming_row(sample: Any) -> tuple[Any, ...]:
+    files: tuple[Member, ...] = sample.record.members
     return (
-        pair.record.ordinal, pair.record.key, pair.image_hash, pair.caption_hash, pair.pair_hash, pair.caption, pair.width,
-        pair.height, pair.format, pair.perceptual_hash, pair.source_url, pair.licence, pair.metadata,
-        [member.ext for member in members], [member.offset for member in members], [member.size for member in members],
-        pair.content_hash, pair.repair,
+        sample.record.ordinal, sample.record.key, [file.ext for file in files], [file.offset for file in files],
+        [file.size for file in files], sample.content_hash, sample.repair,
+        *(sample.attributes[name] if name in sample.attributes else getattr(sample, name) for name, _, _ in SAMPLE_COLUMNS),
     )  # fmt: skip
 
 

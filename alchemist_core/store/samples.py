@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ARRAY, BigInteger, Connection, Engine, any_, cast, func, select, text
+from sqlalchemy import ARRAY, BigInteger, Connection, Engine, Executable, any_, cast, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns, copy_rows
+from alchemist_core.store.export import MEMBER_COLUMNS, Kinds, filter_rows
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.manifests import HASH_BYTES
 from alchemist_core.store.queries import load_query
@@ -49,12 +50,15 @@ def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterat
         engine: The store.
         pair_hash_K32: The pairs; a row's number is the pair's place here. Pairs without a live location are absent.
     """
-    return _stream(engine, "member_locations", pair_hash_K32)
+    return _stream(engine, load_query("member_locations"), pair_hash_K32)
 
 
 def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
     """Yield who the pairs are, some thousands at a time, as the query `export_members` gives them; those taken down are absent."""
-    return _stream(engine, "export_members", pair_hash_K32)
+    kinds: Kinds = {"number": int, **MEMBER_COLUMNS}
+    return _stream(
+        engine, filter_rows("export_members", kinds, None, {}, names=tuple(kinds), order_by="number"), pair_hash_K32
+    )
 
 
 def read_categories(engine: Engine, sample_ids: Sequence[int]) -> dict[int, str]:
@@ -74,11 +78,11 @@ def read_taken_down(engine: Engine) -> list[bytes]:
         return [bytes(pair_hash) for pair_hash in connection.execute(statement).scalars()]
 
 
-def _stream(engine: Engine, query: str, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
+def _stream(engine: Engine, statement: Executable, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
     with engine.begin() as connection:
         list_wanted(connection, pair_hash_K32)
         streamed = connection.execution_options(yield_per=_ROWS_A_BATCH)
-        yield from streamed.execute(load_query(query)).partitions()
+        yield from streamed.execute(statement).partitions()
 
 
 def list_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> None:

@@ -117,8 +117,8 @@ RATER = Dashboard("alchemist-rater", "Is the rater learning?", (
     Panel("Distance of scores from the accepted nights", "none", "Kolmogorov-Smirnov, 0 to 1, of production and the newest shadow.",
           "alchemist_score_ks_distance" + OF_BOTH, legend="{{dataset}} {{rater}}"),
     Panel("Raters", "none", "Every version, newest first: only a certified one is promoted without a reason.",
-          sql="SELECT name, rule, state, is_shadow, acceptance_report -> 'is_certified' AS is_certified, created_at, promoted_at, retired_at "
-              "FROM alchemist.raters ORDER BY rater_id DESC LIMIT 20", kind="table", is_wide=True),
+          sql="SELECT name, rule, state, is_shadow, acceptance_report -> 'is_certified' AS is_certified, "
+              "created_at, promoted_at, retired_at FROM alchemist.raters ORDER BY rater_id DESC LIMIT 20", kind="table", is_wide=True),
     Panel("Promotions", "none", "Who put which rater into production, and which one it replaced.",
           sql="SELECT happened_at, actor, subject, before ->> 'production' AS was, after ->> 'without_certificate' AS reason "
               "FROM alchemist.audit_events WHERE action = 'promote' ORDER BY audit_event_id DESC LIMIT 20", kind="table", is_wide=True),

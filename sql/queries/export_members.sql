@@ -5,9 +5,7 @@
 -- Safe to re-run: yes; ordered by number.
 SELECT
     wanted.number,
-    samples.sample_id,
-    samples.source_url,
-    samples.licence,
+    samples.*,
     place.dataset,
     place.crawl_date,
     place.shard,

@@ -4,18 +4,7 @@
 -- Relies on: pk_samples, pk_heuristic_scores, alchemist.first_location, uq_takedowns_image_hash.
 -- Safe to re-run: yes.
 SELECT
-    samples.sample_id,
-    samples.pair_hash,
-    samples.image_hash,
-    samples.caption_hash,
-    samples.perceptual_hash,
-    samples.caption,
-    samples.width,
-    samples.height,
-    samples.format,
-    samples.source_url,
-    samples.licence,
-    samples.metadata::text AS metadata,
+    samples.*,
     heuristic_scores.aesthetic,
     heuristic_scores.clarity,
     heuristic_scores.frequency,

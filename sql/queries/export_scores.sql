@@ -14,17 +14,11 @@ WITH scale AS MATERIALIZED (
 )
 
 SELECT
-    scores.sample_id,
-    samples.pair_hash,
+    samples.*,
     scores.score,
     alchemist.rank_on_knots(
         scores.score, (SELECT scale.knot_scores FROM scale), (SELECT scale.knot_ranks FROM scale)
     ) AS rank,
-    samples.caption,
-    samples.width,
-    samples.height,
-    samples.source_url,
-    samples.licence,
     place.dataset,
     place.crawl_date,
     place.shard,

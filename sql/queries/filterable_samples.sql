@@ -4,14 +4,7 @@
 -- Relies on: pk_samples, pk_heuristic_scores.
 -- Safe to re-run: yes.
 SELECT
-    samples.sample_id,
-    samples.caption,
-    samples.width,
-    samples.height,
-    samples.format,
-    samples.source_url,
-    samples.licence,
-    samples.metadata::text AS metadata,
+    samples.*,
     heuristic_scores.aesthetic,
     heuristic_scores.clarity,
     heuristic_scores.frequency,

@@ -75,7 +75,7 @@ def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed:
 
 def test_every_picture_keeps_its_licence_and_its_caption_says_style_and_name(packages: Path, tmp_path: Path) -> None:
     pairs = list(chain(*write(packages, tmp_path, permissive_only=False).values()))
-    licences = {pair.metadata["source"]: pair.licence for pair in pairs}
+    licences = {pair.metadata["source"]: pair.attributes["licence"] for pair in pairs}
     assert licences == {
         "npm:emoji-datasource-google@16.0.0": "Apache-2.0",
         "npm:emoji-datasource-twitter@16.0.0": "CC-BY-4.0",
@@ -89,7 +89,7 @@ def test_every_picture_keeps_its_licence_and_its_caption_says_style_and_name(pac
 
 def test_only_permissive_licences_are_used_unless_asked(packages: Path, tmp_path: Path) -> None:
     pairs = list(chain(*write(packages, tmp_path).values()))
-    assert {pair.licence for pair in pairs} == {"Apache-2.0", "CC-BY-4.0", "MIT"}
+    assert {pair.attributes["licence"] for pair in pairs} == {"Apache-2.0", "CC-BY-4.0", "MIT"}
 
 
 def test_no_concept_is_on_both_sides(packages: Path, tmp_path: Path) -> None:

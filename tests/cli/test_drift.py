@@ -183,7 +183,10 @@ def test_a_first_night_is_compared_with_the_distribution_in_the_raters_certifica
     add_night(engine, "2026-01-01", {"a.tar": normal(600)})
     with engine.begin() as connection:
         connection.execute(
-            text("UPDATE alchemist.raters SET acceptance_report = jsonb_build_object('score_quantiles', CAST(:q AS float8[]), 'n_scores', 5000)"),
+            text("""
+                UPDATE alchemist.raters
+                SET acceptance_report = jsonb_build_object('score_quantiles', CAST(:q AS float8[]), 'n_scores', 5000)
+            """),
             {"q": sorted(normal(500, seed=8))},
         )  # fmt: skip
     (night,) = drift().nights

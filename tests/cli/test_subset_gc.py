@@ -254,9 +254,10 @@ def copied(pool: Engine) -> Callable[[int], Path]:
         (artifact_path(uri) / "000000.tar").write_bytes(b"tar")
         with pool.begin() as connection:
             connection.execute(
-                text(
-                    "UPDATE alchemist.subsets SET all_materialized_uris = ARRAY[CAST(:uri AS varchar)] WHERE name = :name AND version = :version"
-                ),
+                text("""
+                    UPDATE alchemist.subsets SET all_materialized_uris = ARRAY[CAST(:uri AS varchar)]
+                    WHERE name = :name AND version = :version
+                """),
                 {"uri": uri, "name": NAME, "version": version},
             )
         return artifact_path(uri)

@@ -36,12 +36,12 @@ def test_address_and_licence_have_their_columns_and_the_rest_is_metadata() -> No
         b"a cat",
         b'{"caption": "a cat", "url": "https://x.org/1", "license": "MIT", "width": 4, "height": 3, "tags": ["x"], "punsafe": 0.1}',
     )
-    assert (annotation.source_url, annotation.licence) == ("https://x.org/1", "MIT")
+    assert annotation.attributes == {"source_url": "https://x.org/1", "licence": "MIT"}
     assert annotation.metadata == {"tags": ["x"], "punsafe": 0.1}
 
 
 def test_licence_is_read_in_both_spellings() -> None:
-    assert read_annotation(b"x", b'{"licence": "CC0-1.0"}').licence == "CC0-1.0"
+    assert read_annotation(b"x", b'{"licence": "CC0-1.0"}').attributes["licence"] == "CC0-1.0"
 
 
 def test_a_caption_that_is_not_utf8_is_a_fault() -> None:
@@ -110,7 +110,7 @@ def test_an_address_and_a_licence_are_texts_that_say_something(
     document: bytes, address: str | None, licence: str | None
 ) -> None:
     found = read_annotation(b"x", document)
-    assert (found.source_url, found.licence) == (address, licence)
+    assert found.attributes == {"source_url": address, "licence": licence}
 
 
 def test_a_caption_field_of_white_space_gives_way_to_the_other() -> None:

@@ -98,11 +98,15 @@ def test_where_the_json_is_broken_the_caption_is_the_txt_s(document: bytes) -> N
 def test_a_json_with_nan_or_nul_padding_keeps_all_else() -> None:
     text = json.dumps(ABOUT | {"caption": "a cat", "aesthetic": float("nan"), "width": float("inf")}).encode()
     annotation = read_annotation(None, text, find_repairs(None, text))
-    assert (annotation.caption, annotation.licence, annotation.source_url) == ("a cat", "MIT", ABOUT["url"])
+    assert (annotation.caption, annotation.attributes["licence"], annotation.attributes["source_url"]) == (
+        "a cat",
+        "MIT",
+        ABOUT["url"],
+    )
     assert annotation.metadata == {"score": 0.5, "aesthetic": None}
     padded = json.dumps(ABOUT).encode() + bytes(7)
     assert repaired(b"a cat", padded) == ("a cat", {"json_nul_padding_removed"})
-    assert read_annotation(b"a cat", padded, find_repairs(b"a cat", padded)).licence == "MIT"
+    assert read_annotation(b"a cat", padded, find_repairs(b"a cat", padded)).attributes["licence"] == "MIT"
 
 
 def test_what_is_whole_needs_no_repair_and_what_cannot_be_repaired_keeps_its_reason() -> None:

@@ -49,7 +49,11 @@ def test_a_pair_is_named_by_its_bytes_and_its_caption(tar, record, read) -> None
     assert pair.caption_hash == hashlib.sha256(b"picture number 1").digest()
     assert pair.pair_hash == hashlib.sha256(pair.image_hash + pair.caption_hash).digest()
     assert (pair.width, pair.height, pair.format) == (20, 16, "png")
-    assert (pair.source_url, pair.licence, pair.metadata) == ("https://example.org/1", "CC0-1.0", {"author": "me"})
+    assert (pair.attributes["source_url"], pair.attributes["licence"], pair.metadata) == (
+        "https://example.org/1",
+        "CC0-1.0",
+        {"author": "me"},
+    )
 
 
 def test_a_pair_has_one_name_wherever_it_lies(tar, record, read) -> None:
@@ -85,7 +89,7 @@ def test_a_shard_of_img2dataset_reads_unchanged(tar, read, picture) -> None:
     with_text, without_caption = [*entries, ("000010000.txt", b"a cat")], [*entries, ("000010000.txt", b"")]
     for members in (entries, with_text, without_caption):
         (pair,) = read(tar(members))
-        assert (pair.caption, pair.source_url) == ("a cat", "https://x.org/cat.jpg")
+        assert (pair.caption, pair.attributes["source_url"]) == ("a cat", "https://x.org/cat.jpg")
         assert pair.metadata["original_width"] == 40
 
 
@@ -126,7 +130,7 @@ def test_the_real_corpus_reads_as_pairs(real_corpus: Path) -> None:
         found = list(read_pairs(file, shards[0].size_bytes))
     assert all(isinstance(pair, Pair) for pair in found)
     assert len(found) == 1000
-    assert all(pair.licence and pair.caption and "author" in pair.metadata for pair in found)
+    assert all(pair.attributes["licence"] and pair.caption and "author" in pair.metadata for pair in found)
 
 
 def test_an_image_may_be_as_long_as_the_limit(tar, record, read, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,8 @@ def pair(ordinal: int, word: str, *, repair: str | None = None) -> Any:
     return SimpleNamespace(
         record=SimpleNamespace(ordinal=ordinal, key=f"k{ordinal}", members=(member,)), image_hash=sha256(f"i{word}"),
         caption_hash=sha256(f"c{word}"), pair_hash=sha256(word), caption=word, width=4, height=3, format="JPEG",
-        perceptual_hash=7, source_url="https://a.example", licence="CC0", metadata='{"likes": 3}', content_hash=sha256("x"),
+        perceptual_hash=7, attributes={"source_url": "https://a.example", "licence": "CC0"},
+        metadata='{"likes": 3}', content_hash=sha256("x"),
         repair=repair,
     )  # fmt: skip
 

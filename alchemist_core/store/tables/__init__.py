@@ -22,12 +22,14 @@ from alchemist_core.store.tables.ratings import (
 )
 from alchemist_core.store.tables.schema import SCHEMA, AnyRow, Table, utc_now
 from alchemist_core.store.tables.sources import (
+    SAMPLE_COLUMNS,
     Dataset,
     DistinctImage,
     DuplicateSample,
     HeuristicScore,
     QuarantinedSample,
     Sample,
+    SampleColumn,
     SampleLocation,
     Shard,
     Takedown,
@@ -42,6 +44,7 @@ from alchemist_core.store.tables.subsets import (
 )
 
 __all__ = [
+    "SAMPLE_COLUMNS",
     "SCHEMA",
     "AnyRow",
     "AuditEvent",
@@ -66,6 +69,7 @@ __all__ = [
     "RetriedSample",
     "Run",
     "Sample",
+    "SampleColumn",
     "SampleLocation",
     "Score",
     "ScoreDistribution",

@@ -1,7 +1,7 @@
 """What came in: datasets, shards, pairs, where their bytes lie, and what had to be set aside."""
 
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -19,6 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
+from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
 
 
@@ -133,13 +134,38 @@ class Sample(Table):
     perceptual_hash: Mapped[int | None] = mapped_column(
         BigInteger, comment="64-bit perceptual hash; near-duplicates differ in at most 2 bits"
     )
-    source_url: Mapped[str | None] = mapped_column(comment="URL of the image, as the crawl gives it")
-    licence: Mapped[str | None] = mapped_column(comment="Licence of the image, as the crawl gives it")
     # "metadata" is a reserved attribute of the declarative root.
     metadata_: Mapped[dict[str, Any]] = mapped_column(
         "metadata", server_default="{}", comment="All other attributes that the crawl gives, as JSON"
     )
     created_at: Mapped[Created] = mapped_column(comment="When the sample was first ingested")
+
+
+for _attribute in CRAWL_ATTRIBUTES:
+    setattr(Sample, _attribute.name, mapped_column(String, nullable=True, comment=_attribute.comment))
+
+
+class SampleColumn(NamedTuple):
+    """A column of `samples` that ingest fills, exports give and conditions may name."""
+
+    name: str
+    sql_type: str
+    kind: type[Any]
+    """What it is to a condition and to an export."""
+
+
+SAMPLE_COLUMNS = (
+    SampleColumn("pair_hash", "bytea", bytes),
+    SampleColumn("image_hash", "bytea", bytes),
+    SampleColumn("caption_hash", "bytea", bytes),
+    SampleColumn("perceptual_hash", "bigint", int),
+    SampleColumn("caption", "text", str),
+    SampleColumn("width", "integer", int),
+    SampleColumn("height", "integer", int),
+    SampleColumn("format", "text", str),
+    *(SampleColumn(attribute.name, "text", str) for attribute in CRAWL_ATTRIBUTES),
+    SampleColumn("metadata", "jsonb", str),
+)
 
 
 class SampleLocation(Table):
