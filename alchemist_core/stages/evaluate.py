@@ -110,7 +110,7 @@ def _is_of_flux(engine: Engine, contract: str) -> bool:
     if contract in {METRIC, FLOW_METRIC}:
         return contract == FLOW_METRIC
     if (average := read_average(contract)) is not None:
-        return bool(find_ingredient(engine, average[1].fid).contract["sampler"] == "flow")
+        return bool(find_ingredient(engine, average[1].fid).protocol["sampler"] == "flow")
     return read_contract(contract)[1].sampler == "flow"
 
 

@@ -25,7 +25,7 @@ class AverageEvaluation:
             "clip_score": find_ingredient(engine, average.clip_score),
             "fid": find_ingredient(engine, average.fid),
         }
-        pinned = {part: one.contract for part, one in self.ingredients.items()}
+        pinned = {part: one.protocol for part, one in self.ingredients.items()}
         self.title = name_average(**pinned)
         self.protocol_id = models.agree_on_protocol(engine, name, {"metric": AVERAGE} | pinned)
 
