@@ -11,7 +11,8 @@ import alchemist_core
 ROOT = Path(alchemist_core.__file__).parent
 # From the top: what stands lower knows nothing of what stands higher. Each room has a level of its own.
 ORDER = (
-    "__main__", "cli", "experiments", "presets", "stages", "report", "metrics", "project", "training", "quality", "subsets", "local",
+    "__main__", "interface", "cli", "experiments", "presets", "stages", "report", "metrics", "project", "training", "quality", "subsets",
+    "local",
     "store", "models", "shards", "heuristics", "selection", "rating", "protocols", "statistics", "code_version", "extras",
     "compute_defaults", "notifications", "telemetry", "files", "log_files", "resources", "config", "settings", "errors",
 )  # fmt: skip
@@ -36,6 +37,8 @@ def imports() -> Iterator[tuple[str, str]]:
     """File and module of every import, wherever in the file it stands."""
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
+        if name == "__init__.py":
+            continue  # the package's front names what stands highest
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and not {alias.name for alias in node.names} <= HANDLES:
                 yield name, node.module or ""

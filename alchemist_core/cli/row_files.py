@@ -14,10 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alchemist_core.files import atomic_write
+from alchemist_core.store.arrow import ARROW_TYPES, record_batch
 
-TYPES = {
-    int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), date: pa.date32(), bool: pa.bool_()
-}  # fmt: skip
 Kinds = Mapping[str, type[Any]]
 Batches = Iterable[Sequence[Sequence[Any]]]
 
@@ -35,12 +33,11 @@ def write_rows(path: Path, kinds: Kinds, batches: Batches) -> int:
 
 
 def _write_parquet(path: Path, kinds: Kinds, batches: Batches) -> int:
-    schema = pa.schema([(name, TYPES[kind]) for name, kind in kinds.items()])
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
     n_rows = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches:
-            columns = [pa.array([_plain(row[i]) for row in batch], type=field.type) for i, field in enumerate(schema)]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            writer.write_batch(record_batch(schema, batch))
             n_rows += len(batch)
     return n_rows
 
@@ -83,10 +80,6 @@ def _as_cell(value: Any) -> Any:
     ("'=1+1", -1.5, 'a - b')
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
-
-
-def _plain(value: Any) -> Any:
-    return bytes(value) if isinstance(value, memoryview) else value
 
 
 def _as_text(value: Any) -> Any:

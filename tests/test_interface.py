@@ -1,0 +1,105 @@
+"""The Python interface, on a real store: tables are the store's rows, nothing that only reads can write, errors are the platform's."""
+
+import pyarrow as pa
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core import Store
+from alchemist_core.errors import ConfigError
+from alchemist_core.store.backups import checksum
+from tests.selectable_store import N_BOOKS, N_WEB, fill
+
+
+@pytest.fixture
+def store(engine: Engine, database_url: str) -> Store:
+    fill(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET state = 'production'"))
+    return Store(database_url)
+
+
+def test_scores_ranks_and_samples_are_tables_of_the_store_s_rows(store: Store) -> None:
+    scores, samples = store.scores(), store.samples()
+    assert scores.num_rows == samples.num_rows == N_WEB + N_BOOKS
+    assert scores.schema.field("score").type == pa.float64()
+    assert scores.schema.field("pair_hash").type == pa.binary()
+    assert store.ranks().column_names == ["sample_id", "pair_hash", "score", "rank"]
+    assert store.scores("dataset = 'books'").num_rows == N_BOOKS
+
+
+def test_ranks_are_those_of_the_newest_rank_scale(store: Store) -> None:
+    store.run("select", dataset="web", retention=0.5, strategy="top_k")
+    best = store.ranks("rank < 0.1 and dataset = 'web'")
+    assert 20 < best.num_rows < 40
+    assert max(best["rank"].to_pylist()) < 0.1
+
+
+def test_a_table_becomes_a_data_frame_by_one_call(store: Store) -> None:
+    frame = store.nights("web").to_pandas()
+    assert frame["dataset"].unique().tolist() == ["web"]
+    assert len(frame) == 2
+
+
+def test_a_query_binds_its_values_and_cannot_write(store: Store, database_url: str) -> None:
+    found = store.query("SELECT name, dataset_id FROM alchemist.datasets WHERE name = :name", name="web' OR true --")
+    assert found.num_rows == 0
+    assert found.column_names == ["name", "dataset_id"]
+    before = checksum(database_url)
+    with pytest.raises(ConfigError, match="would write"):
+        store.query("DELETE FROM alchemist.datasets")
+    assert checksum(database_url) == before
+
+
+@pytest.mark.parametrize("query", ["SELEC 1", "SELECT 1 FROM alchemist.nothing", "SELECT :value"])
+def test_a_query_that_is_not_valid_is_the_platform_s_error(store: Store, query: str) -> None:
+    with pytest.raises(ConfigError):
+        store.query(query)
+
+
+def test_a_condition_that_is_not_valid_is_the_platform_s_error(store: Store) -> None:
+    with pytest.raises(ConfigError, match="scoer"):
+        store.scores("scoer > 1")
+
+
+def test_a_preview_reports_and_writes_nothing(store: Store, database_url: str) -> None:
+    before = checksum(database_url)
+    report = store.preview(dataset="web", retention=0.2, strategy="top_k")
+    assert report.n_samples == 60
+    assert report.version is None
+    assert checksum(database_url) == before
+
+
+def test_a_stage_runs_and_its_report_comes_back(store: Store) -> None:
+    report = store.run("select", dataset="web", retention=0.5, strategy="top_k", name="half")
+    assert (report.name, report.version, report.n_samples) == ("half", 1, 150)
+    assert store.subsets("half")["n_samples"].to_pylist() == [150]
+    assert store.run("subset list").model_dump()
+
+
+@pytest.mark.parametrize(
+    ("command", "fields", "message"),
+    [
+        ("selct", {}, "Did you mean 'select'"),
+        ("subset", {}, "subset has: "),
+        ("select", {"retentoin": 0.2}, "Did you mean 'retention'"),
+        ("select", {"dataset": "web", "retention": 2.0}, "retention"),
+        ("select", {"dataset": "nowhere", "retention": 0.2}, "nowhere"),
+    ],
+)
+def test_what_a_command_refuses_is_raised_as_the_platform_s_error(
+    store: Store, command: str, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        store.run(command, **fields)
+
+
+def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALCHEMIST_DATABASE_URL")
+    assert store.samples().num_rows == N_WEB + N_BOOKS
+    assert store.preview(dataset="web", retention=0.2, strategy="top_k").n_eligible == N_WEB
+
+
+def test_progress_is_told_while_a_command_works(store: Store, tmp_path: object) -> None:
+    seen: list[tuple[int, int, str]] = []
+    store.run("export samples", out=f"{tmp_path}/samples.parquet", on_progress=lambda *step: seen.append(step))
+    assert seen[-1][0] == N_WEB + N_BOOKS
