@@ -37,8 +37,8 @@ from alchemist_core.store.samples import (
 )
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, published_version, rater_of_subset
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.subsets.materialized import place_of
-from alchemist_core.subsets.selected import Drawn, redraw
+from alchemist_core.subsets.materialized import display_address
+from alchemist_core.subsets.selected import Selected, reselect
 from alchemist_core.telemetry import say
 from alchemist_core.training.feature_cache import forget
 
@@ -109,7 +109,7 @@ def explain(config: ExplainConfig) -> ExplainReport:
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version, may_be_withdrawn=True)
     pair = find_sample(engine, config.sample)
-    drawn = redraw(engine, subset)
+    drawn = reselect(engine, subset)
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])
     fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)
     if fields["is_member"] and (reason := reason_of_takedown(engine, pair.sample_id)) is not None:
@@ -125,7 +125,7 @@ def _outside(engine: Engine, subset: SubsetRow, pair: AnyRow) -> dict[str, objec
     return {"is_member": False, "reason": row.reason, "because": because}
 
 
-def _inside(drawn: Drawn, place: int) -> dict[str, object]:
+def _inside(drawn: Selected, place: int) -> dict[str, object]:
     rank, key = float(drawn.snapshot.rank_N[place]), float(drawn.key_N[place])
     is_member, threshold = bool(drawn.is_member_N[place]), _threshold(drawn, place)
     fields = {"is_member": is_member, "rank": rank, "key": key if key > -np.inf else None, "threshold": threshold}
@@ -139,7 +139,7 @@ def _inside(drawn: Drawn, place: int) -> dict[str, object]:
     return fields | {"reason": "key", "because": f"rank {rank:.4f}; {compared}"}
 
 
-def _threshold(drawn: Drawn, place: int) -> float:
+def _threshold(drawn: Selected, place: int) -> float:
     """Return the smallest key of those with whom a pair competes; where none of them is a member, of all."""
     group = 0 if drawn.group_N is None else int(drawn.group_N[place])
     return drawn.thresholds.get(group, drawn.threshold)
@@ -208,7 +208,7 @@ def takedown(config: TakedownConfig) -> TakedownReport:
         published_subsets=published,
         successors=successors, models=sorted({model for row in reached for model in row.models}),
         models_that_may=sorted({model for row in reached for model in row.other_models}),
-        materialized=[place_of(uri) for row in reached for uri in row.all_materialized_uris],
+        materialized=[display_address(uri) for row in reached for uri in row.all_materialized_uris],
         lookalikes=lookalikes, to_do=to_do,
     )  # fmt: skip
 

@@ -178,7 +178,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
     new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
     imported = IngestConfig.model_fields["imported_scores"].default
     n_new = registry.register_shard(
-        engine, new, content.pairs, content.faults, imported=imported, supersedes=row.shard_id
+        engine, new, content.samples, content.faults, imported=imported, supersedes=row.shard_id
     )
     now = _find(engine, _address(row))
     with engine.begin() as connection:

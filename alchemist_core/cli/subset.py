@@ -34,7 +34,7 @@ from alchemist_core.store.subsets import (
 )
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.subsets.changes import find_changes
-from alchemist_core.subsets.materialized import copy_size, is_finished, place_of, remove_copy
+from alchemist_core.subsets.materialized import display_address, is_finished, materialized_size, remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.telemetry import say
 
@@ -152,7 +152,7 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
         manifest_sha256=subset.manifest_sha256,
         manifest=str(artifact_path(subset.manifest_uri)),
         copies=[
-            place_of(uri) if is_finished(uri) else f"{place_of(uri)} (not finished)"
+            display_address(uri) if is_finished(uri) else f"{display_address(uri)} (not finished)"
             for uri in subset.all_materialized_uris
         ],
         curves=subset.curves,
@@ -418,7 +418,7 @@ class Holding:
 
     def __str__(self) -> str:
         """Return a line for a person."""
-        parts = [*map(str, self.manifests), *map(place_of, self.copies)]
+        parts = [*map(str, self.manifests), *map(display_address, self.copies)]
         if getattr(self.row, "members_bytes", 0):
             parts.insert(0, "membership")
         listed = ", ".join(parts) or "a copy that is gone"
@@ -478,7 +478,7 @@ def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ..
 
 def _holding(row: AnyRow, *manifests: Path) -> Holding:
     there = tuple(path for path in manifests if path.exists())
-    sizes = {uri: copy_size(uri) for uri in row.all_materialized_uris}
+    sizes = {uri: materialized_size(uri) for uri in row.all_materialized_uris}
     n_bytes = getattr(row, "members_bytes", 0) + sum(path.stat().st_size for path in there) + sum(sizes.values())
     return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
 
@@ -502,7 +502,7 @@ def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
 
 def _remove_copies(holding: Holding) -> None:
     for uri in holding.copies:
-        remove_copy(uri)
+        remove_materialized(uri)
 
 
 def _remove_manifest(holding: Holding) -> None:

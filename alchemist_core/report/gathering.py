@@ -38,7 +38,7 @@ from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 from alchemist_core.subsets.changes import find_changes
-from alchemist_core.subsets.selected import redraw
+from alchemist_core.subsets.selected import reselect
 from alchemist_core.telemetry import say
 from alchemist_core.training.sample_reading import read_images
 
@@ -105,7 +105,7 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
         strategy=f"{row.strategy} ({parameters})" if parameters else row.strategy,
         seed=row.seed,
         n_samples=row.n_samples,
-        curve=read_curve(row.curves) if row.curves else redraw(engine, row).curve(),
+        curve=read_curve(row.curves) if row.curves else reselect(engine, row).curve(),
         lineage=(
             LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} pairs"),
             LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible pairs"),

@@ -95,7 +95,7 @@ def view_images(place: memoryview, n_images: int, side: int) -> NDArray[np.uint8
     return np.frombuffer(place, np.uint8, n_images * side * side * 3).reshape(n_images, side, side, 3)
 
 
-TASK_PICTURES = 64
+TASK_IMAGES = 64
 """Most pictures of a task."""
 
 
@@ -155,7 +155,7 @@ class InlineDecoders:
 
     def __init__(self, side: int) -> None:
         self._side = side
-        self._place = memoryview(bytearray(TASK_PICTURES * side * side * 3))
+        self._place = memoryview(bytearray(TASK_IMAGES * side * side * 3))
         self._waiting: deque[tuple[DecodeTask, Any]] = deque()
         self._apart: ProcessDecoders | None = None
 
@@ -218,7 +218,7 @@ class ProcessDecoders:
     """Decodes in worker processes."""
 
     def __init__(self, n_workers: int, side: int) -> None:
-        self._workers = Workers(n_workers, module=DecodeTask.__module__, place_bytes=TASK_PICTURES * side * side * 3)
+        self._workers = Workers(n_workers, module=DecodeTask.__module__, place_bytes=TASK_IMAGES * side * side * 3)
         self._again: deque[_Sent] = deque()
 
     @property

@@ -21,7 +21,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import Reason
 
-FINGERPRINT_SIDE = 32
+PERCEPTUAL_HASH_SIDE = 32
 """Pixels a side that a picture is brought to, whatever its shape."""
 _N_BRIGHTNESS, _N_COLOUR = 48, 4
 # Frequencies by their sum: (0, 0) is the mean.
@@ -29,14 +29,14 @@ _FREQUENCY_U2 = np.array(sorted((i + j, i, j) for i in range(9) for j in range(9
 # 4096 times the orthonormal transform.
 _COSINE_US = np.round(
     1024
-    * np.cos(np.pi / (2 * FINGERPRINT_SIDE) * np.outer(np.arange(9), 2 * np.arange(FINGERPRINT_SIDE) + 1))
+    * np.cos(np.pi / (2 * PERCEPTUAL_HASH_SIDE) * np.outer(np.arange(9), 2 * np.arange(PERCEPTUAL_HASH_SIDE) + 1))
     * np.where(np.arange(9) == 0, np.sqrt(0.5), 1)[:, None]
 ).astype(np.int64)
 # What compression adds to a flat direction, or to grey, must set no bit: a share of the mean distance from the median; levels of 255.
 _DEAD_SHARE, _DEAD_LEVELS = (3, 20), 2
 
 
-def fingerprint(image: Image.Image) -> int:
+def perceptual_hash(image: Image.Image) -> int:
     """Return 64 bits, signed; pictures that look alike differ in few of them.
 
     Flat pictures have no brightness bits: group them by it only together with something else.
@@ -44,12 +44,12 @@ def fingerprint(image: Image.Image) -> int:
     Args:
         image: RGB, of any size.
     """
-    raster = image.resize((FINGERPRINT_SIDE, FINGERPRINT_SIDE), Image.Resampling.BOX).convert("YCbCr")
+    raster = image.resize((PERCEPTUAL_HASH_SIDE, PERCEPTUAL_HASH_SIDE), Image.Resampling.BOX).convert("YCbCr")
     y_SS, *colours_SS = (np.asarray(channel, np.int64) for channel in raster.split())
     bits = [_above_median(_transform(y_SS)[1 : _N_BRIGHTNESS + 1])]
     for colour_SS in colours_SS:
         lean_K = _transform(colour_SS - 128)[:_N_COLOUR]
-        limit = _DEAD_LEVELS * FINGERPRINT_SIDE * 4096**2
+        limit = _DEAD_LEVELS * PERCEPTUAL_HASH_SIDE * 4096**2
         bits += [lean_K > limit, lean_K < -limit]
     return int.from_bytes(np.packbits(_spread(np.concatenate(bits))).tobytes(), "big", signed=True)
 
@@ -219,7 +219,7 @@ def _read_square(data: bytes, canvas_side: int) -> Image.Image:
     return _to_rgb(image, (left, top, left + edge, top + edge))
 
 
-def hash_perceptually(data: bytes) -> int:
+def perceptual_hash_of(data: bytes) -> int:
     """Return the fingerprint: 64 bits, signed, close for pictures that look alike.
 
     Raises:
@@ -227,8 +227,8 @@ def hash_perceptually(data: bytes) -> int:
     """
     image, _ = _open_image(data)
     with _pillow_faults():
-        image.draft("RGB", (2 * FINGERPRINT_SIDE, 2 * FINGERPRINT_SIDE))
-        return fingerprint(_to_rgb(image, (0, 0, *image.size)))
+        image.draft("RGB", (2 * PERCEPTUAL_HASH_SIDE, 2 * PERCEPTUAL_HASH_SIDE))
+        return perceptual_hash(_to_rgb(image, (0, 0, *image.size)))
 
 
 def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:

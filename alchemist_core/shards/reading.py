@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault, Reason
 from alchemist_core.shards.images import BadImageError, CostlyImageError, explain_death, is_costly, one_image
-from alchemist_core.shards.samples import Pair, Reading, RecordGuard, read_pairs
+from alchemist_core.shards.samples import Reading, RecordGuard, Sample, read_samples
 from alchemist_core.shards.storage import ShardFile, open_shard, remedy_of
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
@@ -97,7 +97,7 @@ class ShardContent:
     """A tar's sha256 and its records, or why it is no tar."""
 
     sha256: bytes
-    pairs: list[Pair]
+    samples: list[Sample]
     faults: list[Fault]
     rejection: str | None = None
 
@@ -189,12 +189,12 @@ class ReadShardTask:
         with open_shard(self.file.uri) as file:
             reader = OnePassReader(file, size_bytes)
             try:
-                records = list(read_pairs(cast("BinaryIO", reader), size_bytes, self.reading, guard))
+                records = list(read_samples(cast("BinaryIO", reader), size_bytes, self.reading, guard))
             except CostlyImageError:
                 raise
             except DataError as error:
                 return ShardContent(reader.sha256(), [], [], rejection=str(error))
-            pairs = [record for record in records if isinstance(record, Pair)]
+            pairs = [record for record in records if isinstance(record, Sample)]
             faults = [record for record in records if isinstance(record, Fault)]
             return ShardContent(reader.sha256(), pairs, faults)
 

@@ -5,11 +5,6 @@ The bytes in a shard, and in a materialized dataset, stay the source's: a reader
 
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
-
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 
 class Repair(StrEnum):
@@ -55,29 +50,6 @@ def join_repairs(repairs: Iterable[Repair]) -> str | None:
 def split_repairs(text: str | None) -> Repairs:
     """Read the stored form."""
     return frozenset(Repair(name) for name in text.split("+")) if text else NO_REPAIRS
-
-
-class CopyRepairs:
-    """Repairs the samples of a materialized dataset as they are read: `WebDataset(...).map(CopyRepairs(folder))`.
-
-    Args:
-        folder: Where the dataset's `manifest.parquet` is.
-    """
-
-    def __init__(self, folder: Path | str) -> None:
-        path = Path(folder) / "manifest.parquet"
-        self._repair_of: dict[str, str] = {}
-        # Copies that were made before ingest repaired anything have no such column.
-        if "repair" in pq.read_schema(path).names:
-            table = pq.read_table(path, columns=["key", "repair"])
-            table = table.filter(pc.is_valid(table["repair"]))
-            self._repair_of = dict(zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True))
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return the sample, repaired where ingest repaired it."""
-        from alchemist_core.shards.samples import repair_sample  # noqa: PLC0415
-
-        return repair_sample(sample, self._repair_of.get(sample["__key__"]))
 
 
 def names_of(texts: Iterable[str | None]) -> Iterator[str]:

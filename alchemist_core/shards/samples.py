@@ -21,19 +21,19 @@ from alchemist_core.shards.images import (
     BadImageError,
     ImageHeader,
     encode_first_frame,
-    hash_perceptually,
+    perceptual_hash_of,
     read_header,
     require_first_frame,
 )
 from alchemist_core.shards.repairs import NO_REPAIRS, Repair, Repairs, join_repairs, split_repairs
-from alchemist_core.shards.tars import IMAGE_EXTS, Member, Record, index_tar
+from alchemist_core.shards.tars import IMAGE_EXTS, Record, RecordFile, index_tar
 
 MAX_IMAGE_BYTES = 1 << 28
 _BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Sample:
     """One readable record: `pair_hash` names the pair wherever its bytes lie, `content_hash` all the bytes that lie here."""
 
     record: Record
@@ -90,12 +90,12 @@ class Reading:
     repair: bool = True
 
 
-def read_pairs(
+def read_samples(
     file: BinaryIO,
     size_bytes: int,
     reading: Reading = Reading(),
     guard: RecordGuard = NoGuard(),  # noqa: B008  both are immutable
-) -> Iterator[Pair | Fault]:
+) -> Iterator[Sample | Fault]:
     """Yield a pair or a fault for every record of a shard, in its order.
 
     Raises:
@@ -107,21 +107,21 @@ def read_pairs(
             continue
         try:
             with guard.one_record(record.ordinal):
-                pair = _read_pair(file, record, reading, guard)
+                pair = _read_sample(file, record, reading, guard)
             yield pair
         except (BadImageError, BadTextError) as error:
             yield make_fault(record.ordinal, record.key, error.reason, error.detail)
 
 
-def find_image(record: Record) -> Member:
+def find_image(record: Record) -> RecordFile:
     """Return the record's one picture.
 
     Raises:
         BadImageError: It has none, or several.
     """
-    images = [member for member in record.members if member.ext in IMAGE_EXTS]
+    images = [member for member in record.files if member.ext in IMAGE_EXTS]
     if not images:
-        found = ", ".join(member.ext for member in record.members)
+        found = ", ".join(member.ext for member in record.files)
         raise BadImageError(Reason.MISSING_IMAGE, f"members are {found}; none of {', '.join(sorted(IMAGE_EXTS))}")
     if len(images) > 1:
         found = ", ".join(member.ext for member in images)
@@ -139,7 +139,7 @@ def hash_content(member_hashes: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"".join(member_hashes)).digest()
 
 
-def _read_pair(file: BinaryIO, record: Record, reading: Reading, guard: RecordGuard) -> Pair:
+def _read_sample(file: BinaryIO, record: Record, reading: Reading, guard: RecordGuard) -> Sample:
     annotation, repairs = _read_annotation(file, record, reading)
     image = find_image(record)
     if image.size > MAX_IMAGE_BYTES:
@@ -152,23 +152,23 @@ def _read_pair(file: BinaryIO, record: Record, reading: Reading, guard: RecordGu
             raise BadImageError(Reason.ANIMATED_IMAGE, "several frames; stills are read only")
         require_first_frame(data)
         repairs |= {Repair.FIRST_FRAME}
-    perceptual_hash = hash_perceptually(data) if reading.has_perceptual_hash else None
+    perceptual_hash = perceptual_hash_of(data) if reading.has_perceptual_hash else None
     image_hash = hashlib.sha256(data).digest()
-    hashes = [image_hash if member is image else _hash_member(file, member) for member in record.members]
-    pair = _make_pair(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
+    hashes = [image_hash if member is image else _hash_member(file, member) for member in record.files]
+    pair = _make_sample(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
     return replace(pair, repair=join_repairs(repairs))
 
 
-def _make_pair(
+def _make_sample(
     record: Record,
     hashes: tuple[bytes, bytes],
     annotation: Annotation,
     header: ImageHeader,
     perceptual_hash: int | None,
-) -> Pair:
+) -> Sample:
     image_hash, content_hash = hashes
     caption_hash = hashlib.sha256(annotation.caption.encode()).digest()
-    return Pair(
+    return Sample(
         record=record,
         image_hash=image_hash,
         caption_hash=caption_hash,
@@ -185,7 +185,7 @@ def _make_pair(
 
 
 def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[Annotation, Repairs]:
-    members = {member.ext: member for member in record.members}
+    members = {member.ext: member for member in record.files}
     # One byte beyond the limit is enough to be refused; a hostile size is never read whole.
     text, document = (
         _read_member(file, members[ext], limit + 1) if ext in members else None
@@ -195,12 +195,12 @@ def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[
     return read_annotation(text, document, repairs), repairs
 
 
-def _read_member(file: BinaryIO, member: Member, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+def _read_member(file: BinaryIO, member: RecordFile, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     file.seek(member.offset)
     return file.read(min(member.size, max_bytes))
 
 
-def _hash_member(file: BinaryIO, member: Member) -> bytes:
+def _hash_member(file: BinaryIO, member: RecordFile) -> bytes:
     digest = hashlib.sha256()
     for start in range(0, member.size, _BLOCK_BYTES):
         file.seek(member.offset + start)

@@ -237,7 +237,7 @@ IMAGE_EXTS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff
 # Keys are indexed: a B-tree entry of Postgres holds 2,704 bytes.
 MAX_KEY_BYTES = 1024
 # Of one record; a row of the store holds them all.
-MAX_MEMBERS = 256
+MAX_FILES = 256
 # What macOS, Windows and pax put beside a crawl's files; no file of a record has such a name.
 _CLUTTER = re.compile(
     r"(?:.*/)?(?:\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini|(?:__MACOSX|PaxHeaders?(?:\.\d+)?)/.*|pax_global_header)",
@@ -248,7 +248,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class RecordFile:
     """One file of a record: where its bytes lie in the shard."""
 
     ext: str
@@ -262,13 +262,13 @@ class Record:
 
     ordinal: int
     key: str
-    members: tuple[Member, ...]
+    files: tuple[RecordFile, ...]
 
 
 @dataclass(slots=True)
 class _Group:
     key: str
-    members: list[Member] = field(default_factory=list)
+    files: list[RecordFile] = field(default_factory=list)
     reason: Reason | None = None
     detail: str = ""
     # Damage next to it: one of its members may be lost without a trace.
@@ -283,7 +283,7 @@ class _Group:
 
     @property
     def shape(self) -> frozenset[str]:
-        return frozenset("image" if member.ext in IMAGE_EXTS else member.ext for member in self.members)
+        return frozenset("image" if member.ext in IMAGE_EXTS else member.ext for member in self.files)
 
 
 def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
@@ -299,7 +299,7 @@ def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
         if group.reason is not None:
             yield make_fault(ordinal, group.key, group.reason, group.detail)
         else:
-            yield Record(ordinal, group.key, tuple(group.members))
+            yield Record(ordinal, group.key, tuple(group.files))
 
 
 def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
@@ -326,7 +326,7 @@ def _group_entries(steps: Iterable[Entry | Damage]) -> Iterator[_Group]:
             group = _Group(key, suspicions=[damage] if damage else [])
         damage = None
         assert group is not None
-        _add_member(group, step, ext)
+        _add_file(group, step, ext)
         if reason is not None:
             group.accuse(reason, detail)
     yield from _close(group, damage, strays)
@@ -337,7 +337,7 @@ def _stray_file(entry: Entry, key: str, detail: str) -> list[_Group]:
     if is_clutter(entry.name) and entry.reason in (None, Reason.NOT_A_FILE):
         return []
     stray = _Group(key)
-    _add_member(stray, entry, "")
+    _add_file(stray, entry, "")
     stray.accuse(Reason.BAD_NAME, detail)
     return [stray]
 
@@ -352,15 +352,15 @@ def _close(group: _Group | None, damage: Damage | None, strays: list[_Group]) ->
         yield _Group(f"offset-{damage.offset}", reason=damage.reason, detail=damage.detail, gap=damage)
 
 
-def _add_member(group: _Group, entry: Entry, ext: str) -> None:
-    if len(group.members) == MAX_MEMBERS:
-        group.accuse(Reason.TOO_MANY_MEMBERS, f"more than {MAX_MEMBERS} members")
+def _add_file(group: _Group, entry: Entry, ext: str) -> None:
+    if len(group.files) == MAX_FILES:
+        group.accuse(Reason.TOO_MANY_MEMBERS, f"more than {MAX_FILES} members")
         return
-    if any(member.ext == ext for member in group.members):
+    if any(member.ext == ext for member in group.files):
         group.accuse(Reason.DUPLICATE_MEMBER, f"two members {ext!r}")
     if entry.reason is not None:
         group.accuse(entry.reason, f"{entry.name}: {entry.detail}")
-    group.members.append(Member(ext, entry.offset, entry.size))
+    group.files.append(RecordFile(ext, entry.offset, entry.size))
 
 
 def _clear_suspects(groups: Iterable[_Group]) -> Iterator[_Group]:

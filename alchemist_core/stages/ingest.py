@@ -445,7 +445,7 @@ class _Ingestion:
         )
 
     def _register(self, shard: WantedShard, new: NewShard, content: ShardContent) -> None:
-        tally, pairs, faults = self._tally, content.pairs, content.faults
+        tally, pairs, faults = self._tally, content.samples, content.faults
         n_new = registry.register_shard(
             self._engine, new, pairs, faults, imported=self._config.imported_scores, supersedes=shard.supersedes
         )

@@ -25,7 +25,7 @@ from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.subsets.selected import draw, redraw
+from alchemist_core.subsets.selected import reselect, select_members
 from alchemist_core.training.config import DownstreamConfig
 
 MINUS_LOSS = "minus_loss"
@@ -42,12 +42,12 @@ class LossRanking:
 
     def members(self, config: DownstreamConfig) -> list[bytes]:
         """Return the pair hashes that the policy keeps when the lowest loss has rank 0."""
-        drawn = redraw(self._stage_run.engine, self._subset)
+        drawn = reselect(self._stage_run.engine, self._subset)
         pairs = drawn.snapshot.pairs
         score_K = -self._losses(pairs.open_pairs(), config)
         rank_N = np.ones(len(pairs))
         rank_N[pairs.open_mask()] = fit_rank_scale(score_K).rank(score_K)
-        again = draw(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
+        again = select_members(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
         return list_hashes(pairs.pair_hash_N32[again.member_K])
 
     def _losses(self, eligible: EligibleSamples, config: DownstreamConfig) -> NDArray[np.float64]:

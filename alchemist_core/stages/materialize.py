@@ -24,10 +24,10 @@ from alchemist_core.store.subsets import (
 from alchemist_core.subsets.materialized import (
     Layout,
     Verify,
-    copy_size,
-    copy_to,
-    place_of,
-    remove_copy,
+    display_address,
+    materialize_to,
+    materialized_size,
+    remove_materialized,
     require_reachable,
 )
 from alchemist_core.subsets.members import locate_all
@@ -91,7 +91,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     note_copy(engine, subset.subset_id, uri)
     layout = Layout(config.shard_size, config.shuffle_seed)
     try:
-        copy = copy_to(members, uri, layout, verify=config.verify, report=stage_run.report)
+        copy = materialize_to(members, uri, layout, verify=config.verify, report=stage_run.report)
     except Exception:
         _forget_if_empty(stage_run, subset, uri)
         raise
@@ -99,7 +99,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     mark_materialized(engine, subset.subset_id, uri)
     return MaterializeReport(
         subset=subset.title,
-        folder=place_of(uri),
+        folder=display_address(uri),
         n_shards=len(copy.shards),
         n_samples=sum(shard.n_samples for shard in copy.shards),
         n_bytes_written=copy.n_bytes_written,
@@ -120,7 +120,7 @@ def _forget_if_empty(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:
     """Forget a copy of which nothing was written: no takedown and no collection need to look there."""
     # The error that ended the copy matters more than one from looking.
     with suppress(DataError):
-        if copy_size(uri) == 0:
+        if materialized_size(uri) == 0:
             forget_copy(stage_run.engine, subset.subset_id, uri)
 
 
@@ -128,7 +128,7 @@ def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str)
     with stage_run.engine.connect() as connection:
         n_taken_down = count_taken_down(connection, subset.subset_id)
     if n_taken_down:
-        remove_copy(uri)
+        remove_materialized(uri)
         forget_copy(stage_run.engine, subset.subset_id, uri)
         raise DataError(
             f"{n_taken_down:,} members of {subset.title} were taken down while it was copied: the copy was removed again. "

@@ -21,7 +21,7 @@ from alchemist_core.store.raters import RaterRow, describe_worse, expected_gain,
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
 from alchemist_core.subsets.preview import describe
-from alchemist_core.subsets.selected import draw, manifest_of
+from alchemist_core.subsets.selected import manifest_of, select_members
 
 # A plus, for it stands between the datasets in names that select gives.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
@@ -136,7 +136,7 @@ class Selection:
             self._engine, rater, config.dataset,
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
         )  # fmt: skip
-        self.drawn = draw(policy, snapshot)
+        self.drawn = select_members(policy, snapshot)
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from alchemist_core.selection.differences import DrawSide, Moves, Reason, find_joiners, find_leavers
 from alchemist_core.store.samples import why_not_eligible
 from alchemist_core.store.subsets import SubsetRow
-from alchemist_core.subsets.selected import Drawn, draw, redraw
+from alchemist_core.subsets.selected import Selected, reselect, select_members
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ def find_changes(engine: Engine, before: SubsetRow, after: SubsetRow) -> Changes
     Raises:
         DataError: If what one of them was drawn from is not any more what it was.
     """
-    was, now = redraw(engine, before), redraw(engine, after)
+    was, now = reselect(engine, before), reselect(engine, after)
     # What the earlier draw would hold at the later one's size: what k alone explains.
     policy = was.policy.model_copy(update={"allow_fewer": True})
-    is_kept_N = draw(policy, was.snapshot, k=len(now.member_K)).is_member_N
+    is_kept_N = select_members(policy, was.snapshot, k=len(now.member_K)).is_member_N
     sides = _side(was), _side(now)
     leavers, joiners = find_leavers(*sides, is_kept_N), find_joiners(*sides, is_kept_N)
     return Changes(
@@ -48,7 +48,7 @@ def find_changes(engine: Engine, before: SubsetRow, after: SubsetRow) -> Changes
     )
 
 
-def _side(drawn: Drawn) -> DrawSide:
+def _side(drawn: Selected) -> DrawSide:
     pairs = drawn.snapshot.pairs
     return DrawSide(pairs.pair_hash_N32, drawn.snapshot.rank_N, drawn.key_N, drawn.is_member_N, drawn.excluded_N)
 

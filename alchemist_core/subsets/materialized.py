@@ -36,7 +36,7 @@ from alchemist_core.files import (
 from alchemist_core.shards import s3
 from alchemist_core.shards.captions import BadTextError, read_annotation
 from alchemist_core.shards.repairs import split_repairs
-from alchemist_core.shards.samples import hash_content, hash_pair
+from alchemist_core.shards.samples import hash_content, hash_pair, repair_sample
 from alchemist_core.shards.storage import is_s3, open_shard, remedy_of, sha256_of, view_ranges
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.shards.tars import IMAGE_EXTS
@@ -49,7 +49,7 @@ Verify = Literal["read_back", "source"]
 _CHUNK_RECORDS, _CHUNK_BYTES = 256, 1 << 24
 
 
-class CopiedShard(NamedTuple):
+class MaterializedShard(NamedTuple):
     """One finished tar; `plan` is the hash of what it was to hold."""
 
     name: str
@@ -79,10 +79,10 @@ class ShardPlan:
 class TarPlace(Protocol):
     """Where finished tars of a copy are kept: the folder in which they are written, or somewhere else to which they are moved."""
 
-    def has(self, folder: Path, shard: CopiedShard) -> bool:
+    def has(self, folder: Path, shard: MaterializedShard) -> bool:
         """Tell whether a finished tar is there and whole."""
 
-    def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
+    def write(self, folder: Path, plan: ShardPlan) -> tuple[MaterializedShard, int]:
         """Copy a tar's records there, by way of the folder; returns it and the bytes that were written there."""
 
 
@@ -92,7 +92,7 @@ class InFolder:
 
     verify: Verify
 
-    def has(self, folder: Path, shard: CopiedShard) -> bool:
+    def has(self, folder: Path, shard: MaterializedShard) -> bool:
         """Tell whether a tar has its size and, if read back, its bytes."""
         path = folder / shard.name
         if not path.is_file() or path.stat().st_size != shard.size_bytes:
@@ -100,7 +100,7 @@ class InFolder:
         with path.open("rb") as file:
             return self.verify == "source" or disk_sha256(file).hex() == shard.sha256
 
-    def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
+    def write(self, folder: Path, plan: ShardPlan) -> tuple[MaterializedShard, int]:
         """Copy a tar's records.
 
         Raises:
@@ -108,7 +108,7 @@ class InFolder:
         """
         digest = write_tar(folder / plan.name, _entries(plan), read_back=self.verify == "read_back")
         size_bytes = (folder / plan.name).stat().st_size
-        return CopiedShard(plan.name, len(plan.records), size_bytes, digest.hex(), plan.sha256()), size_bytes
+        return MaterializedShard(plan.name, len(plan.records), size_bytes, digest.hex(), plan.sha256()), size_bytes
 
 
 def read_records(records: Sequence[MemberLocation]) -> Iterator[list[memoryview]]:
@@ -194,17 +194,17 @@ _GROUP_ROWS = 1 << 17
 _COLUMN_KINDS = {"txt": "string", "json": "json"} | dict.fromkeys(IMAGE_EXTS, "image")
 
 
-def read_copy_manifest(place: Path | BinaryIO) -> tuple[str, list[CopiedShard]] | None:
+def read_dataset_manifest(place: Path | BinaryIO) -> tuple[str, list[MaterializedShard]] | None:
     """Return a copy's identity and its tars, as the manifest in its folder, or an open one, says; None where that is none."""
     try:
         about = pq.read_schema(place / MANIFEST_NAME if isinstance(place, Path) else place).metadata or {}
-        return about[_IDENTITY].decode(), [CopiedShard(*shard) for shard in json.loads(about[_SHARDS])]
+        return about[_IDENTITY].decode(), [MaterializedShard(*shard) for shard in json.loads(about[_SHARDS])]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_copy_manifest(
-    folder: Path, members: MemberTable, order_N: NDArray[np.int64], shards: Sequence[CopiedShard], identity: str
+def write_dataset_manifest(
+    folder: Path, members: MemberTable, order_N: NDArray[np.int64], shards: Sequence[MaterializedShard], identity: str
 ) -> None:
     """Write one row a record, in the order of the tars: its new key, and where it came from."""
     about = {_IDENTITY: identity, _SHARDS: json.dumps(shards)}
@@ -219,7 +219,7 @@ def write_copy_manifest(
             writer.write_table(_manifest_rows(members, order_N[rows], names[shard_N[rows]], first))
 
 
-def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Sequence[CopiedShard]) -> None:
+def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Sequence[MaterializedShard]) -> None:
     """Write a dataset card, which makes the folder one for Hugging Face datasets, and an index of the tars as webdataset has it."""
     listed = [{"url": shard.name, "nsamples": shard.n_samples, "filesize": shard.size_bytes} for shard in shards]
     index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}
@@ -238,12 +238,12 @@ def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Se
     write_bytes_atomically(folder / CARD_NAME, text.encode())
 
 
-def write_sums(folder: Path, shards: Sequence[CopiedShard]) -> None:
+def write_sums(folder: Path, shards: Sequence[MaterializedShard]) -> None:
     """List every file's sha256 as `sha256sum --check` reads it: who gets the copy from somewhere can prove it whole."""
     write_bytes_atomically(folder / SUMS_NAME, _sums(folder, shards))
 
 
-def has_right_sums(folder: Path, shards: Sequence[CopiedShard]) -> bool:
+def has_right_sums(folder: Path, shards: Sequence[MaterializedShard]) -> bool:
     """Tell whether what lies beside the tars is what was written, and the list names the tars' sums."""
     try:
         return (folder / SUMS_NAME).read_bytes() == _sums(folder, shards)
@@ -251,7 +251,7 @@ def has_right_sums(folder: Path, shards: Sequence[CopiedShard]) -> bool:
         return False
 
 
-def _sums(folder: Path, shards: Sequence[CopiedShard]) -> bytes:
+def _sums(folder: Path, shards: Sequence[MaterializedShard]) -> bytes:
     sums = {shard.name: shard.sha256 for shard in shards}
     for name in (CARD_NAME, MANIFEST_NAME, INDEX_NAME):
         sums[name] = file_sha256(folder / name).hex()
@@ -301,7 +301,7 @@ class Journal:
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._path = folder / JOURNAL_NAME
-        self.known: dict[str, CopiedShard] = {}
+        self.known: dict[str, MaterializedShard] = {}
         if not self._read(identity):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -311,7 +311,7 @@ class Journal:
             if cut != self._path:
                 cut.unlink()
 
-    def add(self, shard: CopiedShard) -> None:
+    def add(self, shard: MaterializedShard) -> None:
         """Note a finished tar, which is safe on the disk by now."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"\n{json.dumps(shard)}\n")
@@ -322,7 +322,7 @@ class Journal:
 
     def _read(self, identity: str) -> bool:
         """Take up what an interrupted copy finished; a line that was cut by a kill is as good as none."""
-        manifest = read_copy_manifest(self._path.parent)
+        manifest = read_dataset_manifest(self._path.parent)
         if manifest is not None and manifest[0] == identity:
             self.known = {shard.name: shard for shard in manifest[1]}
             return True
@@ -331,7 +331,7 @@ class Journal:
         found, *lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
         for line in lines:
             with suppress(ValueError, TypeError):
-                shard = CopiedShard(*json.loads(line))
+                shard = MaterializedShard(*json.loads(line))
                 self.known[shard.name] = shard
         return found == identity
 
@@ -351,22 +351,22 @@ class Layout:
     shuffle_seed: int | None = None
 
 
-class Copy(NamedTuple):
+class MaterializedDataset(NamedTuple):
     """A finished copy; `n_bytes_written` is 0 where it was there."""
 
     folder: Path
-    shards: list[CopiedShard]
+    shards: list[MaterializedShard]
     n_bytes_written: int
 
 
-def copy_members(
+def materialize_folder(
     members: MemberTable,
     out_dir: Path,
     layout: Layout,
     *,
     place: TarPlace = InFolder("read_back"),
     report: Report | None = None,
-) -> Copy:
+) -> MaterializedDataset:
     """Copy the records into `out_dir/NNNNNN.tar`, with a manifest and what readers of datasets look for.
 
     What is already there and right is kept: a run after a finished one writes nothing, a run after a killed one goes on
@@ -378,23 +378,23 @@ def copy_members(
         DataError: A source's bytes are not those of its pair any more, a pair comes twice, the disk is full or gives back
             other bytes, or the folder holds something else. Nothing has taken the folder's name then.
     """
-    identity, aside = identify_copy(members, layout), hidden_folder(out_dir)
+    identity, aside = identify_dataset(members, layout), hidden_folder(out_dir)
     with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
-        if (shards := _find_copy(out_dir, identity)) is not None:
+        if (shards := _find_dataset(out_dir, identity)) is not None:
             if all(pool.map(partial(place.has, out_dir), shards)) and has_right_sums(out_dir, shards):
-                return Copy(out_dir, shards, 0)
+                return MaterializedDataset(out_dir, shards, 0)
             _reopen(out_dir, aside)
         order_N = _order(members, layout)
         journal = Journal(aside, identity)
-        shards, n_bytes = _CopyRun(members, order_N, layout.shard_size, aside, place).copy(pool, journal, report)
-        write_copy_manifest(aside, members, order_N, shards, identity)
+        shards, n_bytes = _Writing(members, order_N, layout.shard_size, aside, place).copy(pool, journal, report)
+        write_dataset_manifest(aside, members, order_N, shards, identity)
         write_dataset_info(aside, out_dir.name, members, shards)
         write_sums(aside, shards)
         journal.remove()
         sync_folder(aside)
         aside.replace(out_dir)
         sync_folder(out_dir.parent)
-    return Copy(out_dir, shards, n_bytes)
+    return MaterializedDataset(out_dir, shards, n_bytes)
 
 
 def hidden_folder(out_dir: Path) -> Path:
@@ -402,7 +402,7 @@ def hidden_folder(out_dir: Path) -> Path:
     return partial_path(out_dir)
 
 
-def identify_copy(members: MemberTable, layout: Layout) -> str:
+def identify_dataset(members: MemberTable, layout: Layout) -> str:
     """Name a copy by its members and its layout: where their bytes lie today is no part of it.
 
     Raises:
@@ -427,7 +427,7 @@ def _order(members: MemberTable, layout: Layout) -> NDArray[np.int64]:
     return np.concatenate([order_N[leading], np.delete(order_N, leading)])
 
 
-def _find_copy(out_dir: Path, identity: str) -> list[CopiedShard] | None:
+def _find_dataset(out_dir: Path, identity: str) -> list[MaterializedShard] | None:
     """Return what the folder's manifest says it holds; None where there is no folder.
 
     Raises:
@@ -435,7 +435,7 @@ def _find_copy(out_dir: Path, identity: str) -> list[CopiedShard] | None:
     """
     if not out_dir.exists():
         return None
-    found = read_copy_manifest(out_dir)
+    found = read_dataset_manifest(out_dir)
     if found is None or found[0] != identity:
         raise DataError(f"{out_dir} is there and holds something else; remove the folder, or name another one")
     return found[1]
@@ -470,14 +470,16 @@ def _sole_writer(folder: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _CopyRun:
+class _Writing:
     members: MemberTable
     order_N: NDArray[np.int64]
     shard_size: int
     folder: Path
     place: TarPlace
 
-    def copy(self, pool: ThreadPoolExecutor, journal: Journal, report: Report | None) -> tuple[list[CopiedShard], int]:
+    def copy(
+        self, pool: ThreadPoolExecutor, journal: Journal, report: Report | None
+    ) -> tuple[list[MaterializedShard], int]:
         """Copy every tar that is missing, several at a time; returns all of them and the bytes written."""
         image_ext = self.members.commonest_image_ext()
         firsts = range(0, len(self.order_N), self.shard_size)
@@ -498,8 +500,8 @@ class _CopyRun:
         return [future.result()[0] for future in futures], n_bytes
 
     def _ensure(
-        self, number: int, first: int, *, image_ext: str, known: dict[str, CopiedShard]
-    ) -> tuple[CopiedShard, int]:
+        self, number: int, first: int, *, image_ext: str, known: dict[str, MaterializedShard]
+    ) -> tuple[MaterializedShard, int]:
         records = self.members.rows(self.order_N[first : first + self.shard_size])
         plan = ShardPlan(f"{number:06d}.tar", first, records, image_ext)
         found = known.get(plan.name)
@@ -512,7 +514,7 @@ _N_QUESTIONS = 16
 _COPY, _SHA256 = "alchemist-copy", "alchemist-sha256"
 
 
-def place_of(uri: str) -> str:
+def display_address(uri: str) -> str:
     """Return where a copy lies, as people write it: relative addresses are under the home, so that it can be moved."""
     return uri if is_s3(uri) else str(artifact_path(uri))
 
@@ -527,21 +529,21 @@ def require_reachable(uri: str) -> None:
         s3.find_objects(uri)
 
 
-def copy_to(
+def materialize_to(
     members: MemberTable, uri: str, layout: Layout, *, verify: Verify = "read_back", report: Report | None = None
-) -> Copy:
-    """Copy records to a folder or an `s3://` prefix, as `copy_members` does: what is there and right is not written again.
+) -> MaterializedDataset:
+    """Copy records to a folder or an `s3://` prefix, as `materialize_folder` does: what is there and right is not written again.
 
     Raises:
-        DataError: As `copy_members`; or the object store refuses, or holds something else under the prefix.
+        DataError: As `materialize_folder`; or the object store refuses, or holds something else under the prefix.
     """
     if not is_s3(uri):
-        return copy_members(members, artifact_path(uri), layout, place=InFolder(verify), report=report)
-    bucket = _InBucket(uri.rstrip("/"), identify_copy(members, layout), verify)
-    if (shards := bucket.find_copy()) is not None:
-        return Copy(Path(uri), shards, 0)
+        return materialize_folder(members, artifact_path(uri), layout, place=InFolder(verify), report=report)
+    bucket = _InBucket(uri.rstrip("/"), identify_dataset(members, layout), verify)
+    if (shards := bucket.find_dataset()) is not None:
+        return MaterializedDataset(Path(uri), shards, 0)
     local = _staging(uri) / bucket.uri.rpartition("/")[2]
-    copy = copy_members(members, local, layout, place=bucket, report=report)
+    copy = materialize_folder(members, local, layout, place=bucket, report=report)
     beside = sorted(local.iterdir(), key=lambda path: path.name == MANIFEST_NAME)
     n_bytes = copy.n_bytes_written + sum(map(bucket.put, beside))
     shutil.rmtree(_staging(uri))
@@ -561,7 +563,7 @@ def is_finished(uri: str) -> bool:
     return True
 
 
-def copy_size(uri: str) -> int:
+def materialized_size(uri: str) -> int:
     """Return the bytes that a copy takes up, also one that was not finished.
 
     Raises:
@@ -576,7 +578,7 @@ def copy_size(uri: str) -> int:
         ) from error
 
 
-def remove_copy(uri: str) -> None:
+def remove_materialized(uri: str) -> None:
     """Remove a copy, also one that was not finished.
 
     Raises:
@@ -620,11 +622,11 @@ class _InBucket:
     identity: str
     verify: Verify
 
-    def has(self, _folder: Path, shard: CopiedShard) -> bool:
+    def has(self, _folder: Path, shard: MaterializedShard) -> bool:
         """Tell whether an uploaded tar is there and whole."""
         return self._is_whole(f"{self.uri}/{shard.name}", shard.size_bytes, shard.sha256)
 
-    def write(self, folder: Path, plan: ShardPlan) -> tuple[CopiedShard, int]:
+    def write(self, folder: Path, plan: ShardPlan) -> tuple[MaterializedShard, int]:
         """Copy a tar's records, upload it and free its room; bytes are those that were sent."""
         shard, _ = InFolder("source").write(folder, plan)
         n_bytes = self.put(folder / shard.name)
@@ -646,7 +648,7 @@ class _InBucket:
             raise DataError(f"{to} reads back otherwise than it was written; check the object store, then run again")
         return size_bytes
 
-    def find_copy(self) -> list[CopiedShard] | None:
+    def find_dataset(self) -> list[MaterializedShard] | None:
         """Return the tars of a finished and undamaged copy; None where it has to be made, or made whole.
 
         Raises:
@@ -668,9 +670,9 @@ class _InBucket:
             is_read_back = pool.map(self._reads_back, labels, (label[_SHA256] for label in labels.values()))
             return shards if all(is_read_back) else None
 
-    def _read_manifest(self) -> list[CopiedShard] | None:
+    def _read_manifest(self) -> list[MaterializedShard] | None:
         with open_shard(f"{self.uri}/{MANIFEST_NAME}") as file:
-            found = read_copy_manifest(file)
+            found = read_dataset_manifest(file)
         return found[1] if found else None
 
     def _is_whole(self, uri: str, size_bytes: int, digest: str) -> bool:
@@ -682,3 +684,24 @@ class _InBucket:
 
     def _reads_back(self, uri: str, digest: str) -> bool:
         return self.verify == "source" or sha256_of(uri).hex() == digest
+
+
+class RepairSamples:
+    """Repairs the samples of a materialized dataset as they are read: `WebDataset(...).map(RepairSamples(folder))`.
+
+    Args:
+        folder: Folder with the dataset's `manifest.parquet`.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        path = Path(folder) / MANIFEST_NAME
+        self._repair_of: dict[str, str] = {}
+        # Datasets that were materialized before ingest repaired anything have no such column.
+        if "repair" in pq.read_schema(path).names:
+            table = pq.read_table(path, columns=["key", "repair"])
+            table = table.filter(pc.is_valid(table["repair"]))
+            self._repair_of = dict(zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True))
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample, repaired if ingest repaired it."""
+        return repair_sample(sample, self._repair_of.get(sample["__key__"]))

@@ -18,13 +18,13 @@ from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warn
 from alchemist_core.store.manifests import read_first_bits
 from alchemist_core.store.samples import count_uncompared
 from alchemist_core.store.subsets import published_version, seconds_per_member
-from alchemist_core.subsets.selected import Drawn
+from alchemist_core.subsets.selected import Selected
 
 # More dates than a month has are shown by month.
 MAX_DATES = 31
 
 
-def describe(engine: Engine, drawn: Drawn, name: str, curve: SelectionCurve) -> dict[str, Any]:
+def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) -> dict[str, Any]:
     """Return the figures of a preview, as fields of the stage's report."""
     nights = drawn.snapshot.nights
     n_by_night = np.bincount(drawn.snapshot.pairs.night_N[drawn.member_K])
@@ -47,7 +47,7 @@ def describe(engine: Engine, drawn: Drawn, name: str, curve: SelectionCurve) -> 
     }
 
 
-def _mean_bytes(drawn: Drawn) -> float:
+def _mean_bytes(drawn: Selected) -> float:
     """Return the mean over the nights, for pairs of a night that brought no tar of its own."""
     known = [night.bytes_per_pair for night in drawn.snapshot.nights if night.bytes_per_pair]
     return sum(known) / len(known) if known else 0.0
@@ -60,7 +60,7 @@ def _by_month(dates: Counter[str]) -> dict[str, int]:
     return dict(sorted(months.items()))
 
 
-def _overlap(engine: Engine, drawn: Drawn, name: str) -> float | None:
+def _overlap(engine: Engine, drawn: Selected, name: str) -> float | None:
     """Return the share of the members that the published version has too; none where there is none of the name, or its manifest is lost."""
     published = published_version(engine, name)
     if published is None:
@@ -80,7 +80,7 @@ def _training_hours(engine: Engine, k: int) -> float | None:
     return None if speed is None else round(k * speed / 3600, 3)
 
 
-def _warnings(engine: Engine, drawn: Drawn, curve: SelectionCurve) -> list[str]:
+def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[str]:
     policy, snapshot, found = drawn.policy, drawn.snapshot, []
     if policy.score == RATER_SCORE:
         found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))  # type: ignore[arg-type]  # the table's CHECK

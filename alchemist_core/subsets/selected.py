@@ -26,7 +26,7 @@ from alchemist_core.telemetry import say
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class Selected:
     """What a draw chose, and why every other pair was not chosen."""
 
     snapshot: Snapshot
@@ -91,7 +91,7 @@ class Drawn:
         return Keys(self.snapshot.rank_N, pairs.pair_hash64_N, self.strategy, self.policy.noise())
 
 
-def draw(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -> Drawn:
+def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -> Selected:
     """Draw exactly as many members as the retention says.
 
     Args:
@@ -119,16 +119,16 @@ def draw(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -
     if len(capped):
         excluded_N = excluded_N.copy()
         excluded_N[capped] = Exclusion.CAP
-    return Drawn(snapshot, policy, strategy, members, excluded_N, group_N)
+    return Selected(snapshot, policy, strategy, members, excluded_N, group_N)
 
 
-def redraw(engine: Engine, subset: SubsetRow) -> Drawn:
+def reselect(engine: Engine, subset: SubsetRow) -> Selected:
     """Draw a stored version again, from its spec and its snapshot.
 
     Raises:
         DataError: If the eligible set is not any more what it was.
     """
-    return draw(policy_of(subset.spec), reload_snapshot(engine, subset.snapshot_id))
+    return select_members(policy_of(subset.spec), reload_snapshot(engine, subset.snapshot_id))
 
 
 class _Stratum:
@@ -226,7 +226,7 @@ def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
     path = artifact_path(subset.manifest_uri)
     if not path.is_file():
         say(f"The manifest of {subset.title} is not there: drawing it again.")
-        manifest = manifest_of(redraw(engine, subset))
+        manifest = manifest_of(reselect(engine, subset))
         if (found := manifest.sha256()) != subset.manifest_sha256:
             raise DataError(
                 f"{subset.title} was {subset.manifest_sha256}, its spec now gives {found}: not used. Restore {path} from a backup."
@@ -235,7 +235,7 @@ def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
     return read_manifest(path, sha256=subset.manifest_sha256)
 
 
-def manifest_of(drawn: Drawn) -> Manifest:
+def manifest_of(drawn: Selected) -> Manifest:
     """Return a draw's members with rank and score."""
     pairs, member_K = drawn.snapshot.pairs, drawn.member_K
     return Manifest(pairs.pair_hash_N32[member_K], drawn.snapshot.rank_N[member_K], pairs.score_N[member_K])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import MEASURES
-from alchemist_core.shards.decoding import TASK_PICTURES, DecodedPart, Decoders, DecodeTask
+from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
 from alchemist_core.store.ledger import ClaimedShard, ShardOutcome
@@ -79,7 +79,7 @@ class PendingShard:
         start = 0
         while start < self.n_pairs:
             stop, n_bytes = start + 1, self._ranges[start][1]
-            while stop < min(self.n_pairs, start + TASK_PICTURES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
+            while stop < min(self.n_pairs, start + TASK_IMAGES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
                 n_bytes += self._ranges[stop][1]
                 stop += 1
             part = slice(start, stop)

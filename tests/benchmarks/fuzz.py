@@ -27,11 +27,16 @@ from alchemist_core.settings import load_settings
 from alchemist_core.shards.captions import BadTextError, find_repairs, read_annotation
 from alchemist_core.shards.faults import Fault, Reason, is_storable
 from alchemist_core.shards.images import BadImageError, decode_image, read_header
-from alchemist_core.shards.samples import read_pairs
+from alchemist_core.shards.samples import read_samples
 from alchemist_core.store.conditions import compile_condition
 from alchemist_core.store.export import SCORE_COLUMNS
 from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
-from alchemist_core.subsets.materialized import MANIFEST_NAME, CopiedShard, read_copy_manifest, write_copy_manifest
+from alchemist_core.subsets.materialized import (
+    MANIFEST_NAME,
+    MaterializedShard,
+    read_dataset_manifest,
+    write_dataset_manifest,
+)
 from alchemist_core.subsets.members import MemberLocation, table_of
 from tests.benchmarks.rows import Row, write_rows
 from tests.peak_memory import peak_mib
@@ -58,7 +63,7 @@ class Target(NamedTuple):
 
 
 def read_shard(data: bytes) -> None:
-    found = list(read_pairs(io.BytesIO(data), len(data)))
+    found = list(read_samples(io.BytesIO(data), len(data)))
     ordinals = [item.ordinal if isinstance(item, Fault) else item.record.ordinal for item in found]
     assert ordinals == list(range(len(found))), "the accounting identity"
     for fault in (item for item in found if isinstance(item, Fault)):
@@ -94,7 +99,7 @@ def read_members(data: bytes) -> None:
 
 
 def read_copied(data: bytes) -> None:
-    found = read_copy_manifest(io.BytesIO(data))
+    found = read_dataset_manifest(io.BytesIO(data))
     if found is None:
         raise DataError("no manifest of a copy")
     for shard in found[1]:
@@ -153,9 +158,9 @@ def copies() -> list[bytes]:
     sources = [
         MemberLocation("a.tar", f"key{row}", ("jpg", "txt"), (512, 2048), (900, 9), bytes(32), 0.5) for row in range(3)
     ]
-    shards = [CopiedShard(f"{number:06d}.tar", n, 10_240, "0" * 64, "1" * 64) for number, n in enumerate((2, 1))]
+    shards = [MaterializedShard(f"{number:06d}.tar", n, 10_240, "0" * 64, "1" * 64) for number, n in enumerate((2, 1))]
     with tempfile.TemporaryDirectory() as folder:
-        write_copy_manifest(Path(folder), table_of(sources), np.arange(3), shards, "identity")
+        write_dataset_manifest(Path(folder), table_of(sources), np.arange(3), shards, "identity")
         return [(Path(folder) / MANIFEST_NAME).read_bytes()]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from alchemist_core.shards.images import decode_image
-from alchemist_core.shards.samples import Pair, read_pairs, repair_sample
+from alchemist_core.shards.samples import Sample, read_samples, repair_sample
 from tests.benchmarks.rows import Row, write_rows
 
 WESTERN = ("fr", "de", "es", "it", "pt")
@@ -155,8 +155,8 @@ def try_out(damage: Callable[[random.Random, bytes], Damaged], n_records: int, s
     records = [damage(rng, drawn_image(rng)) for _ in range(n_records)]
     raw = make_tar(records)
     n_recovered, wrong = 0, []
-    for pair in read_pairs(io.BytesIO(raw), len(raw)):
-        if not isinstance(pair, Pair):
+    for pair in read_samples(io.BytesIO(raw), len(raw)):
+        if not isinstance(pair, Sample):
             continue
         record = records[int(pair.record.key)]
         if (problem := what_is_wrong(pair, record)) is None:
@@ -166,7 +166,7 @@ def try_out(damage: Callable[[random.Random, bytes], Damaged], n_records: int, s
     return Tally(n_records, n_recovered, wrong)
 
 
-def what_is_wrong(pair: Pair, record: Damaged) -> str | None:
+def what_is_wrong(pair: Sample, record: Damaged) -> str | None:
     """Compare what ingest stores, and what a reader gets, with the truth."""
     sample = repair_sample(dict(record.files), pair.repair)
     read = [pair.caption, *([sample["txt"].decode("utf-8-sig").strip()] if "txt" in sample else [])]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.shards.images import decode_image
-from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training.samples import Pairs
@@ -47,11 +47,11 @@ def read_tars(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
     images, captions, hashes = [], [], []
     for path in sorted(folder.rglob("*.tar")):
         with path.open("rb") as file:
-            pairs = list(read_pairs(file, path.stat().st_size, Reading(has_perceptual_hash=False)))
+            pairs = list(read_samples(file, path.stat().st_size, Reading(has_perceptual_hash=False)))
             for pair in pairs:
-                if not isinstance(pair, Pair):
+                if not isinstance(pair, Sample):
                     continue
-                picture = next(member for member in pair.record.members if member.ext in IMAGE_EXTS)
+                picture = next(member for member in pair.record.files if member.ext in IMAGE_EXTS)
                 file.seek(picture.offset)
                 images.append(decode_image(file.read(picture.size), side))
                 captions.append(pair.caption)

@@ -22,7 +22,7 @@ from alchemist_core.stages.select import SelectConfig, run
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.subsets.selected import draw as draw_from
+from alchemist_core.subsets.selected import select_members as draw_from
 from tests.peak_memory import peak_mib
 
 ROUNDS = 5

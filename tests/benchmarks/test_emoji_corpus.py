@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from alchemist_core.errors import DataError, MissingDependencyError
-from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.samples import Sample, read_samples
 from alchemist_core.shards.storage import list_shards, open_shard, read_ranges
 from tests.benchmarks.emoji_corpus import (
     build_emoji_corpus,
@@ -60,14 +60,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed: int = 0) -> dict[str, list[Pair]]:
+def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed: int = 0) -> dict[str, list[Sample]]:
     pictures = find_pictures(chosen_packages(permissive_only=permissive_only), packages)
     write_pictures(out_root, pictures, side=48, seed=seed)
-    found: dict[str, list[Pair]] = {"train": [], "validation": []}
+    found: dict[str, list[Sample]] = {"train": [], "validation": []}
     for shard in list_shards(str(out_root)):
         with open_shard(shard.uri) as file:
-            records = list(read_pairs(file, shard.size_bytes))
-        pairs = [record for record in records if isinstance(record, Pair)]
+            records = list(read_samples(file, shard.size_bytes))
+        pairs = [record for record in records if isinstance(record, Sample)]
         assert len(pairs) == len(records)
         found[Path(shard.uri).parent.name] += pairs
     return found
@@ -104,9 +104,9 @@ def test_pictures_are_scaled_down_on_white(packages: Path, tmp_path: Path) -> No
     write(packages, tmp_path)
     (shard, *_) = list_shards(str(tmp_path))
     with open_shard(shard.uri) as file:
-        pairs = [pair for pair in read_pairs(file, shard.size_bytes) if isinstance(pair, Pair)]
+        pairs = [pair for pair in read_samples(file, shard.size_bytes) if isinstance(pair, Sample)]
     assert {(pair.width, pair.height) for pair in pairs} == {(48, 48), (48, 38)}
-    member = pairs[0].record.members[0]
+    member = pairs[0].record.files[0]
     image = Image.open(io.BytesIO(read_ranges(shard.uri, [(member.offset, member.size)])[0]))
     assert image.mode == "RGB"
     assert image.getpixel((47, 37)) == (255, 255, 255)

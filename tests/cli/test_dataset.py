@@ -19,7 +19,7 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.registry import find_dataset, list_datasets
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets.selected import redraw
+from alchemist_core.subsets.selected import reselect
 from tests.given import insert_rows
 from tests.selectable_store import change, fill
 
@@ -124,7 +124,7 @@ def test_renaming_keeps_nights_subsets_checks_and_raters(store: Engine) -> None:
         ("pictures", "goal")
     ]
     subset = find_subset(store, "s")
-    assert len(redraw(store, subset).member_K) == subset.n_samples
+    assert len(reselect(store, subset).member_K) == subset.n_samples
     again = select(SelectConfig.model_validate(
         {"dataset": "pictures", "name": "s", "policy": {"retention": 0.3, "decontaminate": "a-bench"}}
     ))  # fmt: skip

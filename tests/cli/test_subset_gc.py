@@ -19,7 +19,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.subsets import find_subset, note_copy, store_members
-from alchemist_core.subsets.materialized import remove_copy
+from alchemist_core.subsets.materialized import remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
 from tests.given import insert_rows
@@ -151,9 +151,9 @@ def test_while_tars_are_removed_readers_of_a_subset_need_not_wait(
         with versions.begin() as connection:
             connection.execute(text("SET LOCAL lock_timeout = '1s'"))
             n_read.append(connection.execute(text("SELECT count(*) FROM alchemist.subset_samples")).scalar_one())
-        remove_copy(uri)
+        remove_materialized(uri)
 
-    monkeypatch.setattr(subset, "remove_copy", remove_and_read)
+    monkeypatch.setattr(subset, "remove_materialized", remove_and_read)
     collect(dry_run=False)
     assert len(n_read) == 1
     assert not tars.exists()
@@ -215,9 +215,9 @@ def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
     def remove_slowly(uri: str) -> None:
         copying.start()
         copying.join(2)
-        remove_copy(uri)
+        remove_materialized(uri)
 
-    monkeypatch.setattr(subset, "remove_copy", remove_slowly)
+    monkeypatch.setattr(subset, "remove_materialized", remove_slowly)
     report = collect(dry_run=False)
     copying.join()
     assert [line for line in report.left if line.startswith("best v1 is in use again")]

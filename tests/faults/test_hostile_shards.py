@@ -175,13 +175,13 @@ def test_a_million_empty_members_take_no_more_memory_than_time(tmp_path: Path, k
             file.write(entry.tobuf(tarfile.USTAR_FORMAT) if name else bytes(512))
         file.write(bytes(1024))
     code = (
-        "import sys; from alchemist_core.shards.samples import read_pairs; from alchemist_core.errors import DataError\n"
+        "import sys; from alchemist_core.shards.samples import read_samples; from alchemist_core.errors import DataError\n"
         "from tests.peak_memory import peak_mib\n"
         "n = 0\n"
         "with open(sys.argv[1], 'rb') as file:\n"
         "    file.seek(0, 2); size = file.tell(); file.seek(0)\n"
         "    try:\n"
-        "        for _ in read_pairs(file, size): n += 1\n"
+        "        for _ in read_samples(file, size): n += 1\n"
         "    except DataError: pass\n"
         "print(n, round(peak_mib()))"
     )

@@ -34,7 +34,7 @@ from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.images import decode_image
-from alchemist_core.shards.samples import Reading, find_image, read_pairs
+from alchemist_core.shards.samples import Reading, find_image, read_samples
 
 ATTACK = "<script>alert(1)</script> & \"quoted\" \x00 \ud800 'caption'"
 
@@ -131,7 +131,7 @@ def real_pairs():
         return None
     images, captions = [], []
     with shard.open("rb") as file:
-        for pair in read_pairs(file, shard.stat().st_size, Reading(has_perceptual_hash=False)):
+        for pair in read_samples(file, shard.stat().st_size, Reading(has_perceptual_hash=False)):
             if not isinstance(pair, Fault) and len(images) < 600:
                 member, place = find_image(pair.record), file.tell()
                 file.seek(member.offset)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from alchemist_core.shards.faults import Fault
-from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.samples import Sample, read_samples
 from tests.object_store import endpoint, object_store
 
 __all__ = ["endpoint", "object_store"]
@@ -19,7 +19,7 @@ __all__ = ["endpoint", "object_store"]
 Entry = tuple[str, bytes] | tarfile.TarInfo
 DrawPicture = Callable[..., bytes]
 MakeTar = Callable[[Iterable[Entry]], bytes]
-ReadShard = Callable[[bytes], list[Pair | Fault]]
+ReadShard = Callable[[bytes], list[Sample | Fault]]
 
 
 def draw_picture(seed: int = 0, *, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (20, 16)) -> bytes:
@@ -68,7 +68,7 @@ def record() -> Callable[[str, int], list[tuple[str, bytes]]]:
 
 @pytest.fixture(scope="session")
 def read() -> ReadShard:
-    return lambda raw: list(read_pairs(io.BytesIO(raw), len(raw)))
+    return lambda raw: list(read_samples(io.BytesIO(raw), len(raw)))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from alchemist_core.errors import AlchemistError, ChangedShardError, MissingShardError
-from alchemist_core.shards.decoding import TASK_PICTURES, DecodeTask, InlineDecoders, ProcessDecoders, open_decoders
+from alchemist_core.shards.decoding import TASK_IMAGES, DecodeTask, InlineDecoders, ProcessDecoders, open_decoders
 from alchemist_core.shards.images import decode_image
 from alchemist_core.shards.workers import WorkerDiedError, Workers
 from tests.shards.conftest import draw_picture
@@ -248,4 +248,4 @@ def test_a_slow_worker_is_given_no_more_than_it_has_places(task: DecodeTask) -> 
             workers.submit(SleepTask(0.05), n_given)
             n_given += 1
         assert n_given == 3
-        assert TASK_PICTURES * n_given < 1000
+        assert TASK_IMAGES * n_given < 1000

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault, Reason, is_storable
-from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.samples import Sample, read_samples
 
 N_RECORDS = 6
 BLOCK = 512
 
 
-def read_all(raw: bytes) -> list[Pair | Fault]:
-    return list(read_pairs(io.BytesIO(raw), len(raw)))
+def read_all(raw: bytes) -> list[Sample | Fault]:
+    return list(read_samples(io.BytesIO(raw), len(raw)))
 
 
 class CleanShard:
@@ -32,20 +32,20 @@ def clean(tar, record) -> CleanShard:
     return CleanShard(tar([entry for number in range(N_RECORDS) for entry in record(f"key{number}", number)]))
 
 
-def check_accounting(found: list[Pair | Fault]) -> None:
+def check_accounting(found: list[Sample | Fault]) -> None:
     ordinals = [item.ordinal if isinstance(item, Fault) else item.record.ordinal for item in found]
     assert ordinals == list(range(len(found)))
     for fault in (item for item in found if isinstance(item, Fault)):
         assert fault.reason in set(Reason)
         assert is_storable(fault.key)
         assert is_storable(fault.detail)
-    keys = [item.record.key for item in found if isinstance(item, Pair)]
+    keys = [item.record.key for item in found if isinstance(item, Sample)]
     assert len(set(keys)) == len(keys)
 
 
-def extent(pair: Pair) -> tuple[int, int]:
+def extent(pair: Sample) -> tuple[int, int]:
     """From the first header to the last byte of the last member."""
-    members = pair.record.members
+    members = pair.record.files
     return members[0].offset - BLOCK, members[-1].offset + members[-1].size
 
 
@@ -60,12 +60,12 @@ def test_flipped_bytes_hurt_only_the_records_that_they_lie_in(clean, flips) -> N
         raw[place] ^= mask
     found = read_all(bytes(raw))
     check_accounting(found)
-    pairs = {item.record.key: item for item in found if isinstance(item, Pair)}
+    pairs = {item.record.key: item for item in found if isinstance(item, Sample)}
     for key, before in clean.pairs.items():
         start, end = extent(before)
         if not any(start <= place < end for place in places):
             assert pairs[key].pair_hash == before.pair_hash
-            assert pairs[key].record.members == before.record.members
+            assert pairs[key].record.files == before.record.files
 
 
 @settings(deadline=None, max_examples=100)
@@ -78,7 +78,7 @@ def test_a_cut_anywhere_keeps_what_lies_before_it(clean, place) -> None:
         return
     found = read_all(clean.raw[:cut])
     check_accounting(found)
-    pairs = {item.record.key for item in found if isinstance(item, Pair)}
+    pairs = {item.record.key for item in found if isinstance(item, Sample)}
     whole = {key for key, pair in clean.pairs.items() if extent(pair)[1] <= cut}
     end = max(extent(pair)[1] for pair in clean.pairs.values())
     is_cut = cut < end + -end % BLOCK + BLOCK

@@ -93,9 +93,9 @@ def test_decoding_takes_no_more_memory_than_the_header_s_bound(name: str, tmp_pa
     (tmp_path / "image").write_bytes(encode(Image.new(mode, size), kind, **options))
     code = (
         "import gc, sys; from pathlib import Path; from tests.peak_memory import peak_mib\n"
-        "from alchemist_core.shards.images import decode_views, hash_perceptually, read_header\n"
+        "from alchemist_core.shards.images import decode_views, perceptual_hash_of, read_header\n"
         "data = Path(sys.argv[1]).read_bytes(); print(read_header(data).n_decoded_bytes / 2**20)\n"
-        "for read in (lambda: decode_views(data, 256, luma_side=64), lambda: hash_perceptually(data)):\n"
+        "for read in (lambda: decode_views(data, 256, luma_side=64), lambda: perceptual_hash_of(data)):\n"
         "    gc.collect(); before = peak_mib(reset=True); read(); print(peak_mib() - before)"
     )
     run = subprocess.run(  # noqa: PLW1510  its return code is looked at
@@ -167,7 +167,7 @@ def test_ingest_sets_an_image_aside_that_takes_too_long_and_reads_all_else(root:
     first, second = read_shards(list_shards(str(root)), n_workers=n_workers)
     assert isinstance(first, ShardContent)
     assert isinstance(second, ShardContent)
-    assert [pair.record.key for pair in [*first.pairs, *second.pairs]] == ["a", "b", "c"]
+    assert [pair.record.key for pair in [*first.samples, *second.samples]] == ["a", "b", "c"]
     (fault,) = first.faults
     assert isinstance(fault, Fault)
     assert (fault.ordinal, fault.key, fault.reason, fault.is_transient) == (1, "slow", "too_slow", False)
@@ -178,7 +178,7 @@ def test_a_record_on_which_two_readers_die_is_set_aside_alone(root: Path) -> Non
     with Workers(1, module=DeadlyRecordTask.__module__, place_bytes=8) as workers:
         (content,) = _ReadInOrder(tasks, workers).contents()
     assert isinstance(content, ShardContent)
-    assert [pair.record.key for pair in content.pairs] == ["a", "b"]
+    assert [pair.record.key for pair in content.samples] == ["a", "b"]
     assert [(fault.key, fault.reason, fault.is_transient) for fault in content.faults] == [
         ("slow", "decoder_died", True)
     ]

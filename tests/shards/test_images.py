@@ -15,7 +15,7 @@ from alchemist_core.shards.images import (
     _pillow_faults,
     decode_image,
     encode_first_frame,
-    hash_perceptually,
+    perceptual_hash_of,
     read_header,
     require_first_frame,
     sniff_format,
@@ -165,11 +165,11 @@ def test_floating_point_pixels_are_refused() -> None:
 def test_fingerprints_are_near_for_likeness_and_far_for_difference() -> None:
     rng = np.random.default_rng(0)
     coarse = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((128, 128)) for _ in range(2)]
-    same = hash_perceptually(encode(coarse[0])) ^ hash_perceptually(encode(coarse[0].resize((96, 96)), "JPEG"))
-    other = hash_perceptually(encode(coarse[0])) ^ hash_perceptually(encode(coarse[1]))
+    same = perceptual_hash_of(encode(coarse[0])) ^ perceptual_hash_of(encode(coarse[0].resize((96, 96)), "JPEG"))
+    other = perceptual_hash_of(encode(coarse[0])) ^ perceptual_hash_of(encode(coarse[1]))
     assert (same & (2**64 - 1)).bit_count() <= 8
     assert (other & (2**64 - 1)).bit_count() >= 16
-    assert all(-(2**63) <= hash_perceptually(encode(image)) < 2**63 for image in coarse)
+    assert all(-(2**63) <= perceptual_hash_of(encode(image)) < 2**63 for image in coarse)
 
 
 def test_decoding_twice_gives_the_same_pixels(picture) -> None:

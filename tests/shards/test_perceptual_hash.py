@@ -14,14 +14,14 @@ from scipy.fft import dctn
 
 from alchemist_core.local.scenes import COLOURS, draw_informative
 from alchemist_core.selection.duplicates import MAX_DISTANCE, hamming_distance
-from alchemist_core.shards.images import FINGERPRINT_SIDE, fingerprint, hash_perceptually
-from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.images import PERCEPTUAL_HASH_SIDE, perceptual_hash, perceptual_hash_of
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.storage import list_shards, open_shard, read_ranges
 
 
 def oracle(image: Image.Image) -> set[int]:
     """The bits that are set, by the floating-point transform: 48 of brightness, then above and below of each colour difference."""
-    raster = np.asarray(image.resize((FINGERPRINT_SIDE,) * 2, Image.Resampling.BOX).convert("YCbCr"), np.float64)
+    raster = np.asarray(image.resize((PERCEPTUAL_HASH_SIDE,) * 2, Image.Resampling.BOX).convert("YCbCr"), np.float64)
     order = sorted((i + j, i, j) for i in range(9) for j in range(9))
 
     def low(channel: int, shift: float) -> list[float]:
@@ -33,7 +33,7 @@ def oracle(image: Image.Image) -> set[int]:
     flags = list(off > 0.15 * np.abs(off).mean())
     for channel in (1, 2):
         lean = np.array(low(channel, 128)[:4])
-        flags += [*(lean > 2 * FINGERPRINT_SIDE), *(lean < -2 * FINGERPRINT_SIDE)]
+        flags += [*(lean > 2 * PERCEPTUAL_HASH_SIDE), *(lean < -2 * PERCEPTUAL_HASH_SIDE)]
     return {place for place, flag in enumerate(flags) if flag}
 
 
@@ -49,19 +49,21 @@ def test_whole_numbers_give_the_transforms_bits(seed: int, side: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     image = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
     # A value at its limit may fall on either side of it.
-    assert len(bits_of(fingerprint(image)) ^ oracle(image)) <= 1
+    assert len(bits_of(perceptual_hash(image)) ^ oracle(image)) <= 1
 
 
 def test_a_fingerprint_is_the_same_in_every_release() -> None:
     """It stands in stores: a change of one bit would make all of them strangers to new pictures."""
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     pixels: NDArray[np.uint8] = np.stack([4 * x, 4 * y, (3 * x + y) % 256], axis=-1).astype(np.uint8)
-    assert fingerprint(Image.fromarray(pixels)) == 6_291_480
+    assert perceptual_hash(Image.fromarray(pixels)) == 6_291_480
 
 
 def test_flat_grey_has_no_bits_and_flat_colours_are_told_apart() -> None:
-    assert fingerprint(Image.new("RGB", (9, 9))) == fingerprint(Image.new("RGB", (40, 30), COLOURS["white"])) == 0
-    red, green, blue = (fingerprint(Image.new("RGB", (40, 30), COLOURS[name])) for name in ("red", "green", "blue"))
+    assert (
+        perceptual_hash(Image.new("RGB", (9, 9))) == perceptual_hash(Image.new("RGB", (40, 30), COLOURS["white"])) == 0
+    )
+    red, green, blue = (perceptual_hash(Image.new("RGB", (40, 30), COLOURS[name])) for name in ("red", "green", "blue"))
     assert min(hamming_distance(red, green), hamming_distance(red, blue), hamming_distance(green, blue)) >= 2
 
 
@@ -71,8 +73,8 @@ def test_the_same_shapes_in_other_colours_are_other_pictures_and_compressed_ones
     for seed in range(40):
         scene = draw_informative(random.Random(seed), 128).image
         red, green, blue = scene.split()
-        near.append(hamming_distance(fingerprint(scene), hash_perceptually(jpeg(scene, quality))))
-        far.append(hamming_distance(fingerprint(scene), fingerprint(Image.merge("RGB", (blue, red, green)))))
+        near.append(hamming_distance(perceptual_hash(scene), perceptual_hash_of(jpeg(scene, quality))))
+        far.append(hamming_distance(perceptual_hash(scene), perceptual_hash(Image.merge("RGB", (blue, red, green)))))
     assert np.mean(np.array(near) <= MAX_DISTANCE) >= 0.9
     assert np.mean(np.array(far) > MAX_DISTANCE) >= 0.8
 
@@ -90,8 +92,8 @@ def photographs(real_corpus: Path) -> list[Image.Image]:
     """Every fifth picture of a shard."""
     (shard,) = (shard for shard in list_shards(str(real_corpus)) if shard.uri.endswith("000001.tar"))
     with open_shard(shard.uri) as file:
-        pairs = list(read_pairs(file, shard.size_bytes, Reading(has_perceptual_hash=False)))[::5]
-    members = [next(m for m in p.record.members if m.ext in {"jpg", "png"}) for p in pairs if isinstance(p, Pair)]
+        pairs = list(read_samples(file, shard.size_bytes, Reading(has_perceptual_hash=False)))[::5]
+    members = [next(m for m in p.record.files if m.ext in {"jpg", "png"}) for p in pairs if isinstance(p, Sample)]
     data = read_ranges(shard.uri, [(member.offset, member.size) for member in members])
     return [on_white(Image.open(io.BytesIO(each))) for each in data]
 
@@ -105,13 +107,13 @@ def on_white(image: Image.Image) -> Image.Image:
 def test_real_pictures_are_known_again(
     photographs: list[Image.Image], quality: int, scale: float, share: float
 ) -> None:
-    found = [hamming_distance(fingerprint(p), hash_perceptually(jpeg(p, quality, scale))) for p in photographs]
+    found = [hamming_distance(perceptual_hash(p), perceptual_hash_of(jpeg(p, quality, scale))) for p in photographs]
     assert np.mean(np.array(found) <= MAX_DISTANCE) >= share
 
 
 def test_few_real_pictures_stand_behind_a_different_one(photographs: list[Image.Image]) -> None:
     """Icons of one shape do; with brightness gradients alone it was twice as many."""
-    hashes = [fingerprint(picture) for picture in photographs]
+    hashes = [perceptual_hash(picture) for picture in photographs]
     behind = sum(
         any(hamming_distance(h, other) <= MAX_DISTANCE for other in hashes[:at]) for at, h in enumerate(hashes)
     )

@@ -15,7 +15,7 @@ from alchemist_core.shards import reading
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError
 from alchemist_core.shards.reading import MayDie, OnePassReader, ReadShardTask, ShardContent, _ReadInOrder, read_shards
-from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.storage import list_shards
 from alchemist_core.shards.workers import Workers
 from tests.shards.deadly import DeadlyShardTask
@@ -44,9 +44,9 @@ def test_an_undamaged_tar_is_read_once(tar, record, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reading, "_BLOCK_BYTES", 8192)
     raw = tar([entry for number in range(200) for entry in record(f"{number:04d}", number)])
     reader = OnePassReader(io.BytesIO(raw), len(raw))
-    found = list(read_pairs(reader, len(raw)))
-    assert found == list(read_pairs(io.BytesIO(raw), len(raw)))
-    assert sum(isinstance(pair, Pair) for pair in found) == 200
+    found = list(read_samples(reader, len(raw)))
+    assert found == list(read_samples(io.BytesIO(raw), len(raw)))
+    assert sum(isinstance(pair, Sample) for pair in found) == 200
     assert reader.sha256() == hashlib.sha256(raw).digest()
     assert reader.n_read_bytes == len(raw)
 
@@ -63,7 +63,7 @@ def root(tar, record, tmp_path: Path) -> Path:
 def test_workers_give_what_one_process_gives_in_the_same_order(root: Path) -> None:
     files = list_shards(str(root))
     found = [
-        [(content.sha256, content.pairs, content.faults, content.rejection) for content in contents]
+        [(content.sha256, content.samples, content.faults, content.rejection) for content in contents]
         for contents in (read_shards(files, n_workers=n, reading=Reading()) for n in (0, 1, 2))
     ]
     assert found[0] == found[1] == found[2]
@@ -93,12 +93,12 @@ def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
         found = list(_ReadInOrder(tasks, workers).contents())
     assert [number for number, content in enumerate(found) if isinstance(content, DataError)] == [3]
     assert "Two worker processes died while they read" in str(found[3])
-    assert [len(content.pairs) for content in found[:5] if isinstance(content, ShardContent)] == [3, 4, 5, 3]
+    assert [len(content.samples) for content in found[:5] if isinstance(content, ShardContent)] == [3, 4, 5, 3]
 
 
 def test_without_fingerprints_no_picture_is_decoded(root: Path) -> None:
     (content, *_) = read_shards(list_shards(str(root))[:1], n_workers=0, reading=Reading(has_perceptual_hash=False))
-    assert [pair.perceptual_hash for pair in content.pairs] == [None] * 3
+    assert [pair.perceptual_hash for pair in content.samples] == [None] * 3
 
 
 def test_a_reader_that_may_die_leaves_the_number_of_its_record_while_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_a_shard_without_its_end_is_cut(tmp_path: Path, tar, record, is_cut: boo
     (tmp_path / "a.tar").write_bytes(raw[: end + -end % 512])
     (content,) = read_shards(list_shards(str(tmp_path)), n_workers=0)
     assert isinstance(content, ShardContent)
-    assert (content.is_cut, len(content.pairs), content.rejection) == (is_cut, 2, None)
+    assert (content.is_cut, len(content.samples), content.rejection) == (is_cut, 2, None)
 
 
 def test_what_is_no_tar_is_rejected_with_its_hash_and_a_reason(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_is_no_tar_is_rejected_with_its_hash_and_a_reason(tmp_path: Path) -
     (content,) = read_shards(list_shards(str(tmp_path)), n_workers=0)
     assert isinstance(content, ShardContent)
     assert content.sha256 == hashlib.sha256(b"<html>" * 999).digest()
-    assert (content.pairs, content.faults, content.is_cut) == ([], [], False)
+    assert (content.samples, content.faults, content.is_cut) == ([], [], False)
     assert str(content.rejection).startswith("expected an uncompressed tar")
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from alchemist_core.shards.captions import BadTextError, find_repairs, read_annotation
 from alchemist_core.shards.faults import Fault
-from alchemist_core.shards.repairs import ENCODING_OF, CopyRepairs, Repair, join_repairs, names_of, split_repairs
-from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.repairs import ENCODING_OF, Repair, join_repairs, names_of, split_repairs
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.subsets.dataset import read_ahead
+from alchemist_core.subsets.materialized import RepairSamples
 from alchemist_core.subsets.members import table_of
 from tests.subsets.given_subset import copy, find_sources
 
@@ -150,9 +151,9 @@ REPAIRS = {
 }  # fmt: skip
 
 
-def read_all(root: Path, reading: Reading) -> dict[str, Pair | Fault]:
+def read_all(root: Path, reading: Reading) -> dict[str, Sample | Fault]:
     raw = (root / "a.tar").read_bytes()
-    found = read_pairs(io.BytesIO(raw), len(raw), reading)
+    found = read_samples(io.BytesIO(raw), len(raw), reading)
     return {item.key if isinstance(item, Fault) else item.record.key: item for item in found}
 
 
@@ -203,7 +204,7 @@ def test_a_materialized_dataset_has_the_source_s_bytes_and_its_reader_repairs_th
     tars = [str(path) for path in (tmp_path / "copy").glob("*.tar")]
     raw = list(webdataset.WebDataset(tars, shardshuffle=False))
     assert {sample["txt"] for sample in raw if "txt" in sample} >= {CAPTION.encode("latin-1"), b"moving"}
-    samples = list(webdataset.WebDataset(tars, shardshuffle=False).map(CopyRepairs(tmp_path / "copy")))
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).map(RepairSamples(tmp_path / "copy")))
     assert len(samples) == len(CAPTIONS)
     caption_of = {sample["txt"].decode() for sample in samples if "txt" in sample}
     assert caption_of == set(CAPTIONS.values()) - {CAPTIONS["signs"]}
@@ -216,7 +217,7 @@ def test_a_materialized_dataset_has_the_source_s_bytes_and_its_reader_repairs_th
 def test_a_copy_that_was_made_before_anything_was_repaired_is_read_as_it_is(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["000000000"]}), tmp_path / "manifest.parquet")
     sample = {"__key__": "000000000", "txt": b"a cat"}
-    assert CopyRepairs(tmp_path)(sample) == sample
+    assert RepairSamples(tmp_path)(sample) == sample
 
 
 def test_the_names_of_repairs_are_for_ever() -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.shards.faults import Fault, is_storable
-from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.storage import list_shards, open_shard
 
 BAD_RECORDS = {
@@ -75,8 +75,8 @@ def test_an_extension_does_not_decide_the_format(tar, read, picture) -> None:
 
 def test_fingerprints_are_left_out_where_they_are_not_wanted(tar, record) -> None:
     raw = tar(record("a", 1))
-    (pair,) = read_pairs(io.BytesIO(raw), len(raw), Reading(has_perceptual_hash=False))
-    assert isinstance(pair, Pair)
+    (pair,) = read_samples(io.BytesIO(raw), len(raw), Reading(has_perceptual_hash=False))
+    assert isinstance(pair, Sample)
     assert pair.perceptual_hash is None
 
 
@@ -116,9 +116,9 @@ def test_a_drawn_corpus_reads_as_pairs_that_the_truth_knows(tmp_path: Path) -> N
     found = []
     for shard in list_shards(str(tmp_path)):
         with open_shard(shard.uri) as file:
-            found += list(read_pairs(file, shard.size_bytes))
+            found += list(read_samples(file, shard.size_bytes))
     truth = pq.read_table(tmp_path / "truth.parquet")["pair_hash"].to_pylist()
-    assert all(isinstance(pair, Pair) for pair in found)
+    assert all(isinstance(pair, Sample) for pair in found)
     assert {pair.pair_hash for pair in found} == set(truth)
     assert len(found) == 50
 
@@ -127,8 +127,8 @@ def test_the_real_corpus_reads_as_pairs(real_corpus: Path) -> None:
     shards = list_shards(str(real_corpus))
     assert len(shards) == 7
     with open_shard(shards[0].uri) as file:
-        found = list(read_pairs(file, shards[0].size_bytes))
-    assert all(isinstance(pair, Pair) for pair in found)
+        found = list(read_samples(file, shards[0].size_bytes))
+    assert all(isinstance(pair, Sample) for pair in found)
     assert len(found) == 1000
     assert all(pair.attributes["licence"] and pair.caption and "author" in pair.metadata for pair in found)
 
@@ -172,13 +172,13 @@ def test_of_several_frames_the_first_is_read_where_that_is_a_repair(
     tar, kind: str, repair: bool, found: str | None
 ) -> None:
     raw = tar([("a.jpg", frames(kind)), ("a.txt", b"words")])
-    (record,) = read_pairs(io.BytesIO(raw), len(raw), Reading(repair=repair))
-    assert (record.repair if isinstance(record, Pair) else record.reason) == found
+    (record,) = read_samples(io.BytesIO(raw), len(raw), Reading(repair=repair))
+    assert (record.repair if isinstance(record, Sample) else record.reason) == found
 
 
 def test_an_image_is_looked_for_after_the_text_and_each_extension_is_one(tar, read, picture) -> None:
     for ext in ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG"):
-        assert isinstance(read(tar([(f"a.{ext}", picture()), ("a.txt", b"words")]))[0], Pair)
+        assert isinstance(read(tar([(f"a.{ext}", picture()), ("a.txt", b"words")]))[0], Sample)
     (fault,) = read(tar([("a.pgm", picture()), ("a.txt", b"words")]))
     assert (fault.reason, fault.detail[:33]) == ("missing_image", "members are pgm, txt; none of bmp")
     (fault,) = read(tar([("a.txt", b""), ("a.json", b"{}")]))

@@ -10,7 +10,7 @@ import pytest
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
-from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.samples import Sample, read_samples
 from alchemist_core.shards.storage import list_root, list_shards, open_shard, read_ranges, sha256_of
 from tests.object_store import BUCKET
 from tests.shards.faulty_proxy import faulty_proxy
@@ -63,8 +63,8 @@ def test_a_shard_reads_the_same_wherever_it_lies(root: str, tar, record) -> None
     assert shard.size_bytes == len(expected)
     with open_shard(shard.uri) as file:
         assert file.read() == expected
-        found = list(read_pairs(file, shard.size_bytes))
-    assert [pair.record.key for pair in found if isinstance(pair, Pair)] == ["b0", "b1", "b2"]
+        found = list(read_samples(file, shard.size_bytes))
+    assert [pair.record.key for pair in found if isinstance(pair, Sample)] == ["b0", "b1", "b2"]
     assert sha256_of(shard.uri).hex() == hashlib.sha256(expected).hexdigest()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault, Reason, make_fault
-from alchemist_core.shards.tars import MAX_MEMBERS, Record, index_tar, is_clutter
+from alchemist_core.shards.tars import MAX_FILES, Record, index_tar, is_clutter
 
 BLOCK = 512
 
@@ -30,9 +30,9 @@ def test_neighbours_of_one_key_are_a_record_and_offsets_lead_to_their_bytes(tar)
     first, second = index(raw)
     assert isinstance(first, Record)
     assert isinstance(second, Record)
-    assert (first.key, [member.ext for member in first.members]) == ("x/1", ["jpg", "txt"])
-    assert (second.key, [member.ext for member in second.members]) == ("x/2", ["cls.txt"])
-    assert [raw[member.offset : member.offset + member.size] for member in first.members] == [b"picture", b"caption"]
+    assert (first.key, [member.ext for member in first.files]) == ("x/1", ["jpg", "txt"])
+    assert (second.key, [member.ext for member in second.files]) == ("x/2", ["cls.txt"])
+    assert [raw[member.offset : member.offset + member.size] for member in first.files] == [b"picture", b"caption"]
 
 
 def test_a_tar_of_a_folder_reads_as_its_files(tar) -> None:
@@ -152,7 +152,7 @@ def test_what_macos_and_others_write_between_the_files_of_a_record_loses_no_reco
     entries = [entry for name in names for entry in ((clutter.format(name), b"\0\5\x16\7"), (name, b"1"))]
     found = index(tar(entries))
     assert [(record.ordinal, record.key) for record in found] == [(0, "a"), (1, "b"), (2, "c")]
-    assert all(isinstance(record, Record) and len(record.members) == 3 for record in found)
+    assert all(isinstance(record, Record) and len(record.files) == 3 for record in found)
 
 
 @pytest.mark.parametrize("name", ["README", ".hidden", "x/.jpg"])
@@ -196,7 +196,7 @@ def test_a_record_of_too_many_members_is_set_aside_in_the_time_that_its_bytes_ta
 
 
 def test_as_many_members_as_the_limit_are_a_record(tar) -> None:
-    most = [(f"a.e{number}", b"") for number in range(MAX_MEMBERS)]
+    most = [(f"a.e{number}", b"") for number in range(MAX_FILES)]
     assert reasons(tar(most)) == {"a": "ok"}
     assert reasons(tar([*most, ("a.one", b"")])) == {"a": "too_many_members"}
 
@@ -255,7 +255,7 @@ def test_the_real_corpus_reads_without_a_fault(real_corpus: Path) -> None:
 def test_a_key_ends_at_the_first_dot_of_the_file_name(tar, name: str, key: str, ext: str) -> None:
     (record,) = index(tar([(name, b"1")]))
     assert isinstance(record, Record)
-    assert (record.key, [member.ext for member in record.members]) == (key, [ext])
+    assert (record.key, [member.ext for member in record.files]) == (key, [ext])
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_a_file_may_end_where_the_tar_ends_and_one_byte_later_it_is_cut() -> Non
     raw = tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT) + header.tobuf(tarfile.USTAR_FORMAT) + b"x" * BLOCK
     _, record, end = index(raw)
     assert isinstance(record, Record)
-    assert (record.members[0].size, end.key, end.reason) == (BLOCK, f"offset-{3 * BLOCK}", "truncated_tar")
+    assert (record.files[0].size, end.key, end.reason) == (BLOCK, f"offset-{3 * BLOCK}", "truncated_tar")
     _, cut = index(raw[:-1])
     assert (cut.reason, cut.detail) == ("truncated_tar", "b.jpg: 512 bytes announced, 511 are there")
 
@@ -365,8 +365,8 @@ def test_a_pax_size_stands_for_the_headers_and_a_pax_path_for_its_name() -> None
     blocks += [tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT), b"abc".ljust(BLOCK, b"\0")]
     blocks += [tarfile.TarInfo("b.jpg").tobuf(tarfile.USTAR_FORMAT)]
     first, second = index(b"".join(blocks) + bytes(2 * BLOCK))
-    assert (first.key, first.members[0].size, first.members[0].offset) == ("long", 3, 3 * BLOCK)
-    assert (second.key, second.members[0].size) == ("b", 0)
+    assert (first.key, first.files[0].size, first.files[0].offset) == ("long", 3, 3 * BLOCK)
+    assert (second.key, second.files[0].size) == ("b", 0)
 
 
 @pytest.mark.parametrize(("n_bytes", "reason"), [(1 << 16, "ok"), ((1 << 16) + 1, "corrupt_header")])

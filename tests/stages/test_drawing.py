@@ -15,7 +15,7 @@ from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.store.eligible import EligibleSamples, NightFacts
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import Snapshot
-from alchemist_core.subsets.selected import Drawn, draw
+from alchemist_core.subsets.selected import Selected, select_members
 
 RATER = RaterRow(1, "r", "loss", "production", "c", b"c", {}, {})
 NIGHTS = tuple(
@@ -55,7 +55,7 @@ def test_20_percent_lie_in_50_in_70_with_every_option(seed: int, n: int, options
     frozen = snapshot(pool(seed, n))
     before: set[int] = set()
     for retention in (0.2, 0.5, 0.7):
-        drawn = draw(policy(retention, allow_fewer=True, **options), frozen)
+        drawn = select_members(policy(retention, allow_fewer=True, **options), frozen)
         members = set(drawn.member_K.tolist())
         assert before <= members
         assert len(members) == len(drawn.member_K) <= round(retention * frozen.n_eligible)
@@ -72,15 +72,15 @@ def test_exactly_k_come_out_or_the_refusal_names_a_retention_that_is_accepted(
     n_eligible = frozen.n_eligible
     assume(round(retention * n_eligible) > 0)
     try:
-        drawn = draw(policy(retention, **options), frozen)
+        drawn = select_members(policy(retention, **options), frozen)
     except ConfigError as refusal:
         largest = float(str(refusal).split("retention is ")[1].split()[0].rstrip("."))
         assert largest < retention
-        again = draw(policy(largest, **options), frozen)
+        again = select_members(policy(largest, **options), frozen)
         assert len(again.member_K) == round(largest * n_eligible)
         # One pair more is refused.
         with pytest.raises(ConfigError):
-            draw(policy(retention, **options), frozen, k=len(again.member_K) + 1)
+            select_members(policy(retention, **options), frozen, k=len(again.member_K) + 1)
     else:
         assert len(drawn.member_K) == round(retention * n_eligible)
 
@@ -91,7 +91,7 @@ def test_no_source_has_more_than_its_cap_of_the_seats_that_it_competes_for(
 ) -> None:
     share = options.setdefault("max_share", 0.2)
     frozen = snapshot(pool(seed, n))
-    drawn = draw(policy(0.3, allow_fewer=True, **options), frozen)
+    drawn = select_members(policy(0.3, allow_fewer=True, **options), frozen)
     strata = [1, 2, 3] if options["stratify"] else [None]
     source_K, night_K = frozen.pairs.source_N[drawn.member_K], frozen.pairs.night_N[drawn.member_K]
     for stratum in strata:
@@ -102,7 +102,7 @@ def test_no_source_has_more_than_its_cap_of_the_seats_that_it_competes_for(
 @given(seed=SEEDS, n=st.integers(60, 400), retention=st.floats(0.05, 0.9))
 def test_strata_have_their_shares_to_less_than_one_seat_each(seed: int, n: int, retention: float) -> None:
     frozen = snapshot(pool(seed, n))
-    drawn = draw(policy(retention, strategy="random", stratify=True), frozen)
+    drawn = select_members(policy(retention, strategy="random", stratify=True), frozen)
     eligible = np.bincount(frozen.pairs.night_N[frozen.pairs.open_mask()], minlength=4)
     kept = np.bincount(frozen.pairs.night_N[drawn.member_K], minlength=4)
     assert (np.abs(kept - eligible * len(drawn.member_K) / frozen.n_eligible) < 1.5).all()
@@ -121,7 +121,7 @@ def test_a_pool_grown_by_a_tenth_takes_members_only_by_better_keys_or_by_what_wa
     is_gone_N = rng.random(len(grown)) < 0.02
     now = snapshot(grown.take(np.flatnonzero(~is_gone_N)), old.scale)
     options = {"strategy": strategy, "seed": seed, "allow_fewer": True}
-    before, after = draw(policy(retention, **options), old), draw(policy(retention, **options), now)
+    before, after = select_members(policy(retention, **options), old), select_members(policy(retention, **options), now)
     was, there, removed = members(before), members(after), hashes(grown, np.flatnonzero(is_gone_N))
     keys = dict(
         zip(all_hashes(now), zip(after.key_N.tolist(), (-now.pairs.pair_hash64_N).tolist(), strict=True), strict=True)
@@ -133,7 +133,7 @@ def test_a_pool_grown_by_a_tenth_takes_members_only_by_better_keys_or_by_what_wa
         assert not (there - was) & set(all_hashes(old)), "while a member lost its place, no old pair gained one"
 
 
-def members(drawn: Drawn) -> set[bytes]:
+def members(drawn: Selected) -> set[bytes]:
     return hashes(drawn.snapshot.pairs, drawn.member_K)
 
 
@@ -147,7 +147,10 @@ def all_hashes(frozen: Snapshot) -> list[bytes]:
 
 def test_a_pair_that_only_a_cap_keeps_out_is_said_to_be_capped() -> None:
     frozen = snapshot(pool(0, 300))
-    free, capped = draw(policy(0.2), frozen), draw(policy(0.2, max_share=0.4, max_share_of="dataset"), frozen)
+    free, capped = (
+        select_members(policy(0.2), frozen),
+        select_members(policy(0.2, max_share=0.4, max_share_of="dataset"), frozen),
+    )
     said = set(np.flatnonzero(capped.excluded_N == Exclusion.CAP).tolist())
     assert said == set(free.member_K.tolist()) - set(capped.member_K.tolist())
     assert said
@@ -157,7 +160,7 @@ def test_a_pair_that_only_a_cap_keeps_out_is_said_to_be_capped() -> None:
 
 def test_the_thresholds_of_groups_are_their_members_smallest_keys() -> None:
     frozen = snapshot(pool(1, 300))
-    drawn = draw(policy(0.3, stratify=True), frozen)
+    drawn = select_members(policy(0.3, stratify=True), frozen)
     assert drawn.group_N is not None
     for group, smallest in drawn.thresholds.items():
         is_in_K = drawn.group_N[drawn.member_K] == group
@@ -169,5 +172,5 @@ def test_the_thresholds_of_groups_are_their_members_smallest_keys() -> None:
 def test_where_nothing_is_eligible_in_a_stratum_it_gets_no_seat() -> None:
     pairs = pool(2, 120)
     pairs.excluded_N[pairs.night_N == 3] = Exclusion.PREDICATE
-    drawn = draw(policy(0.5, strategy="random", stratify=True), snapshot(pairs))
+    drawn = select_members(policy(0.5, strategy="random", stratify=True), snapshot(pairs))
     assert set(pairs.night_N[drawn.member_K].tolist()) == {1, 2}

@@ -201,7 +201,7 @@ def test_every_copy_of_a_version_is_known_to_a_takedown_and_gone_after_gc(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(materialized, "write_copy_manifest", break_off)
+        patch.setattr(materialized, "write_dataset_manifest", break_off)
         with pytest.raises(KeyboardInterrupt):
             run(shard_size=7)
     half = artifact_path(f"materialized/{NAME}/.v1-7.part")
@@ -252,13 +252,13 @@ def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
 def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
     folder: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy_to = stage.copy_to
+    materialize_to = stage.materialize_to
 
     def take_down_meanwhile(*given: object, **options: object) -> object:
         take_down(folder, [an_image(folder)], "asked for", actor="ann")
-        return copy_to(*given, **options)
+        return materialize_to(*given, **options)
 
-    monkeypatch.setattr(stage, "copy_to", take_down_meanwhile)
+    monkeypatch.setattr(stage, "materialize_to", take_down_meanwhile)
     with pytest.raises(DataError, match="1 members of half v1 were taken down while it was copied"):
         run()
     assert list(artifact_path(f"materialized/{NAME}").iterdir()) == []

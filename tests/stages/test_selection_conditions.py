@@ -5,7 +5,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets.selected import manifest_of, redraw
+from alchemist_core.subsets.selected import manifest_of, reselect
 from tests.selectable_store import change, draw, fill, member_ids, members
 from tests.stages.test_selection_options import ALL
 
@@ -72,4 +72,4 @@ def test_a_condition_that_leaves_nobody_out_keeps_no_snapshot_from_sql(store: En
     with store.connect() as connection:
         found = {bytes(word) for word in connection.execute(statement, {"snapshot": subset.snapshot_id}).scalars()}
     assert found == members(store)
-    assert manifest_of(redraw(store, subset)).sha256() == subset.manifest_sha256
+    assert manifest_of(reselect(store, subset)).sha256() == subset.manifest_sha256

@@ -10,7 +10,7 @@ from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.store.subsets import find_subset
-from alchemist_core.subsets.selected import manifest_of, redraw
+from alchemist_core.subsets.selected import manifest_of, reselect
 from tests.selectable_store import add_to_bench, change, draw, fill, member_ids, members, pairs, set_duplicates
 
 pytestmark = pytest.mark.db
@@ -158,7 +158,7 @@ def test_with_every_option_20_percent_lie_in_50_and_a_stored_version_is_drawn_ag
     assert members(store, "s0.2") < members(store, "s0.5")
     for name in ("s0.2", "s0.5"):
         subset = find_subset(store, name)
-        assert manifest_of(redraw(store, subset)).sha256() == subset.manifest_sha256
+        assert manifest_of(reselect(store, subset)).sha256() == subset.manifest_sha256
 
 
 def test_the_same_options_again_give_the_version_that_exists(store: Engine) -> None:

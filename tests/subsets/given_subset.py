@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from alchemist_core.shards.samples import Pair, Reading, read_pairs
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.storage import list_shards, open_shard
-from alchemist_core.subsets.materialized import Copy, Layout, copy_members
+from alchemist_core.subsets.materialized import Layout, MaterializedDataset, materialize_folder
 from alchemist_core.subsets.members import MemberLocation, table_of
 
 
@@ -13,9 +13,9 @@ def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberLoc
     sources = []
     for shard in list_shards(str(root)):
         with open_shard(shard.uri) as file:
-            for number, pair in enumerate(read_pairs(file, shard.size_bytes, Reading(has_perceptual_hash=False))):
-                assert isinstance(pair, Pair)
-                exts, offsets, sizes = zip(*((m.ext, m.offset, m.size) for m in pair.record.members), strict=True)
+            for number, pair in enumerate(read_samples(file, shard.size_bytes, Reading(has_perceptual_hash=False))):
+                assert isinstance(pair, Sample)
+                exts, offsets, sizes = zip(*((m.ext, m.offset, m.size) for m in pair.record.files), strict=True)
                 source = MemberLocation(shard.uri, pair.record.key, exts, offsets, sizes, pair.pair_hash, number / 10)
                 sources.append(
                     replace(source, content_hash=pair.content_hash if has_content_hash else None, repair=pair.repair)
@@ -25,8 +25,8 @@ def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberLoc
 
 def copy(
     sources: list[MemberLocation], out_dir: Path, *, shard_size: int = 5, seed: int | None = None, **options
-) -> Copy:
-    return copy_members(table_of(sources), out_dir, Layout(shard_size, seed), **options)
+) -> MaterializedDataset:
+    return materialize_folder(table_of(sources), out_dir, Layout(shard_size, seed), **options)
 
 
 def files(folder: Path) -> dict[str, bytes]:

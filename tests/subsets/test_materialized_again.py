@@ -8,7 +8,7 @@ import pytest
 
 from alchemist_core.errors import DataError
 from alchemist_core.subsets import materialized
-from alchemist_core.subsets.materialized import Copy, InFolder
+from alchemist_core.subsets.materialized import InFolder, MaterializedDataset
 from alchemist_core.subsets.members import MemberLocation
 from tests.subsets.given_subset import copy, files, find_sources, hidden
 
@@ -137,7 +137,7 @@ def test_two_processes_that_copy_the_same_wait_for_each_other(sources: list[Memb
     assert len({tuple(made.shards) for made in copies}) == 1
 
 
-def copy_into(given: tuple[list[MemberLocation], Path]) -> Copy:
+def copy_into(given: tuple[list[MemberLocation], Path]) -> MaterializedDataset:
     return copy(*given)
 
 

@@ -91,7 +91,7 @@ def test_every_pair_is_scored_or_set_aside_and_every_shard_committed_once(
 ) -> None:
     root, committed = folder(), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring_pipeline, "TASK_PICTURES", task_pictures)
+        patch.setattr(scoring_pipeline, "TASK_IMAGES", task_pictures)
         made = [make_shard(root, number, picked, bad=bad) for number, picked in enumerate(shards)]
         scorer = PixelScorer(batch)
         run(made, scorer, committed.append)

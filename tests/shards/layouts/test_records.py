@@ -9,7 +9,7 @@ from PIL import Image
 
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below, write_shards
-from alchemist_core.shards.samples import Pair, read_pairs
+from alchemist_core.shards.samples import Sample, read_samples
 
 
 def png(level: int = 0) -> bytes:
@@ -23,9 +23,9 @@ def records(n: int) -> Iterator[LayoutRecord]:
         yield LayoutRecord(lambda number=number: png(number), f"caption {number}", {"number": number})
 
 
-def read_shard(path: Path) -> list[Pair | Fault]:
+def read_shard(path: Path) -> list[Sample | Fault]:
     with path.open("rb") as file:
-        return list(read_pairs(file, path.stat().st_size))
+        return list(read_samples(file, path.stat().st_size))
 
 
 def test_records_are_pairs_in_their_order(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_broken_record_is_quarantined_with_its_reason(tmp_path: Path, data: by
     fault, pair = read_shard(tmp_path / "000000.tar")
     assert isinstance(fault, Fault)
     assert fault.reason == reason
-    assert isinstance(pair, Pair)
+    assert isinstance(pair, Sample)
 
 
 def test_missing_numbers_are_null(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_missing_numbers_are_null(tmp_path: Path) -> None:
         [LayoutRecord(png, "c", {"score": float("nan"), "parts": [1.0, float("inf")]})], tmp_path, shard_size=1
     )
     (pair,) = read_shard(tmp_path / "000000.tar")
-    assert isinstance(pair, Pair)
+    assert isinstance(pair, Sample)
     assert pair.metadata == {"score": None, "parts": [1.0, None]}
 
 
