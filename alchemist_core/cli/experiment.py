@@ -6,7 +6,7 @@ from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Report
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments import cost, dynamics, page, sheets
+from alchemist_core.experiments import cost, dynamics, stored
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.datasets import DatasetsConfig
 from alchemist_core.experiments.dynamics import DynamicsConfig
@@ -81,7 +81,7 @@ def list_(_config: ListConfig) -> ListReport:
         {
             "name": row.name,
             "state": "finished" if row.finished_at else "unfinished",
-            "question": sheets.title_of(row.config),
+            "question": stored.title_of(row.config),
         }
         for row in store.list_experiments(open_store())
     ]
@@ -127,7 +127,7 @@ def _create_for_scenes(config: TrialsConfig) -> None:
 
 def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunReport:
     # The report page shows the sheet as it is.
-    sheet = sheets.sheet_of(begun.config, result).as_json()
+    sheet = stored.sheet_of(begun.config, result).as_json()
     store.finish_experiment(open_store(), begun.name, {**result, "sheet": sheet})
     return _report(begun.name, begun.config, result, stated)
 
@@ -135,11 +135,9 @@ def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str
 def _report(
     name: str, config: dict[str, Any], result: dict[str, Any], stated: dict[str, Any] | None = None
 ) -> RunReport:
-    sheet = sheets.sheet_of(config, result)
-    folder = page.write_sheet(name, sheet, result, {"table.md": sheets.markdown_of(name, config, result)})
     return RunReport(
-        name=name, cost=stated, before=result.get("before"), rows=result.get("rows", []), folder=str(folder),
-        table=page.say_sheet(sheet),
+        name=name, cost=stated, before=result.get("before"), rows=result.get("rows", []),
+        folder=str(stored.write_files(name, config, result)), table=stored.sheet_of(config, result).as_text(),
     )  # fmt: skip
 
 

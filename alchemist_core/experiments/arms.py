@@ -1,14 +1,15 @@
-"""What an experiment compares, by words: `loss/shift_gsample` is that strategy on the ranks of a rater of rule `loss`.
+"""The arms of experiments, by word: `loss/shift_gsample` is that strategy on the ranks of a rater of rule `loss`.
 
-A word is `[rater/]draw[@number]`. A new arm is a line in a table here. No torch, no store.
+A word is `[rater/]strategy[@number]`. A new arm is a line in a table here. No torch, no store.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.report.comparison import ORACLE, arm_title
 
-# Fields of the rater's training that a kind of rater sets.
+# The fields of the rater's training that each kind of rater sets.
 RATERS: dict[str, dict[str, Any]] = {
     "alignment": {"rule": "alignment"},
     "alignment+group": {"rule": "alignment", "has_group_weight": True},
@@ -17,10 +18,11 @@ RATERS: dict[str, dict[str, Any]] = {
     "learnability": {"rule": "learnability"},
 }
 DEFAULT_RATER = "alignment"
-# Arms that are no selection: what the stage train_downstream calls them.
-CONTROLS = ("full", "planted", "minus_loss")
-# What is known to be good, and pairs of a kind where it is too little: planted+plain, planted+chaotic.
-PLANTED, FILLED = "planted", "planted+"
+# The oracle: samples known to be good. oracle+KIND fills up too few of them with samples of one kind. Stored results and the
+# identities of trained models call it "planted", so a typed "oracle" is stored under that name.
+FILLED = f"{ORACLE}+"
+# Arms that are no selection by ranks, as the stage train_downstream names them.
+CONTROLS = ("full", ORACLE, "minus_loss")
 HEURISTICS = ("aesthetic", "clarity", "frequency", "edge_density")
 STRATEGIES = ("random", "top_k", "gsample", "head_gsample", "shift_gsample", "block")
 AUTO = "auto"
@@ -28,54 +30,64 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to choose training pairs."""
+    """One way to select training pairs."""
 
     word: str
-    # Whose ranks: a key of RATERS. What needs no ranks takes the first rater's tokenizer.
+    # The rater whose ranks are used, a key of RATERS. An arm without ranks uses the first rater's tokenizer.
     rater: str
-    # Fields of the selection policy; none: the fitted region.
+    # Fields of the selection policy; None: the fitted rank window.
     policy: dict[str, Any] | None
-    # What train_downstream is asked for.
+    # The arm's name in train_downstream.
     trains: str = "subset"
 
     @property
     def is_sized(self) -> bool:
-        """Whether the arm depends on the retention: all but the full corpus."""
+        """Whether the arm depends on the retention: true for all but the full corpus."""
         return self.trains != "full"
 
 
 def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) -> Arm:
-    """Read one word.
+    """Return the arm that a word names.
 
     Args:
-        word: Such as `random`, `alignment/auto`, `loss/block@0.4`, `clarity` or `planted`.
-        retention: Share kept, by which the authors chose the head cut of `paper`.
+        word: Such as `random`, `alignment/auto`, `loss/block@0.4`, `clarity` or `oracle`.
+        retention: Retention, 0-1; the authors chose the drop-top ratio of `paper` by it.
         first_rater: Rater that `random` and the controls share with the first arm.
 
     Raises:
-        ConfigError: Unknown rater or draw; the text lists those that there are.
+        ConfigError: The rater or the strategy is unknown; the message lists the known ones.
 
     >>> parse_arm("loss/block@0.4", retention=0.2).policy
     {'strategy': 'block', 'start_rank': 0.4, 'allow_fewer': True}
     """
+    word = stored_word(word)
     kind, _, draw = word.rpartition("/")
     name, _, number = draw.partition("@")
     if kind and kind not in RATERS:
-        raise ConfigError(f"Arm {word}: there is no rater {kind!r}. Raters: {', '.join(RATERS)}.")
+        raise ConfigError(f"Arm {word}: unknown rater {kind!r}. Raters: {', '.join(RATERS)}.")
     if (number != "") != (name == "block"):
-        raise ConfigError(f"Arm {word}: block takes its start rank (block@0.4), every other draw takes no number.")
+        raise ConfigError(f"Arm {word}: only block takes a number, its start rank (block@0.4).")
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
     if name in CONTROLS or name.startswith(FILLED):
-        # What the ranking by loss is drawn with, and what planted and full are trained beside.
+        # minus_loss is selected by this policy; oracle and full are trained for a subset that is selected at random.
         policy = paper_policy(retention) if name == "minus_loss" else {"strategy": "random"}
         return Arm(word, rater, policy, trains=name)
     return Arm(word, rater, None if name == AUTO else _policy(word, name, number, retention))
 
 
-def paper_policy(retention: float) -> dict[str, Any]:
-    """Return Shift-Gsample with the authors' head cut at this retention, the mean in the middle of the rest.
+def stored_word(word: str) -> str:
+    """Return the stored spelling of an arm.
 
-    Source: ALGORITHM.md 1.5 and A19: cut .25 to 50 %, .15 to 80 %, .05 above; mean (n + 1) / 2, spread (1 − n) / 6.
+    >>> stored_word("oracle+plain"), stored_word("random")
+    ('planted+plain', 'random')
+    """
+    return ORACLE + word.removeprefix("oracle") if word.partition("+")[0] == "oracle" else word
+
+
+def paper_policy(retention: float) -> dict[str, Any]:
+    """Return Shift-Gsample with the authors' drop-top ratio n at this retention, its mean in the middle of the rest.
+
+    Source: ALGORITHM.md 1.5 and A19: n is 0.25 up to 50%, 0.15 up to 80%, 0.05 above; mean (n + 1) / 2, deviation (1 − n) / 6.
 
     >>> paper_policy(0.2)["mean_rank"]
     0.625
@@ -93,16 +105,16 @@ def _policy(word: str, name: str, number: str, retention: float) -> dict[str, An
     if name == "paper":
         return paper_policy(retention)
     if name == "block":
-        # Ties at the lower end may leave a band a few pairs short.
+        # With ties at its lower end, a band may have a few pairs less than asked for.
         return {"strategy": "block", "start_rank": float(number), "allow_fewer": True}
     heuristic, _, strategy = name.partition(":")
     if heuristic in HEURISTICS and (strategy or "top_k") in STRATEGIES:
         return {"strategy": strategy or "top_k", "score": heuristic}
     if name in STRATEGIES:
         return {"strategy": name}
-    known = ", ".join(("auto", "paper", *STRATEGIES, *HEURISTICS, *CONTROLS, f"{FILLED}KIND"))
+    known = ", ".join(("auto", "paper", *STRATEGIES, *HEURISTICS, *map(arm_title, (*CONTROLS, f"{FILLED}KIND"))))
     raise ConfigError(
-        f"Arm {word}: there is no draw {name!r}. Draws: {known}; a heuristic may name one, clarity:gsample."
+        f"Arm {word}: unknown strategy {name!r}. Strategies: {known}; a heuristic may name one, as in clarity:gsample."
     )
 
 
@@ -111,14 +123,14 @@ BLOCKS = (0.0, 0.2, 0.4, 0.6, 0.8)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An experiment's arms and how its figure is read."""
+    """The arms of an experiment, and the form of its figure."""
 
     title: str
     arms: tuple[str, ...]
     retentions: tuple[float, ...]
-    # Whether the figure's horizontal axis is the retention; else the arms stand beside one another.
+    # Whether the figure's horizontal axis is the retention; otherwise the arms are listed.
     is_sweep: bool = False
-    # Multiples of the epochs; several draw quality against steps.
+    # Multiples of the epochs; several give a figure of loss over steps.
     lengths: tuple[float, ...] = (1.0,)
 
 
@@ -130,7 +142,7 @@ QUESTIONS: dict[str, Question] = {
         is_sweep=True,
     ),
     "methods": Question(
-        "Which way to choose is worth it? (Table 1)",
+        "Which way to select is worth it? (Table 1)",
         ("random", *HEURISTICS[1:], "minus_loss", "loss/paper", "alignment/auto", "learnability/auto", "full"),
         (0.2, 0.5),
     ),
@@ -149,18 +161,18 @@ QUESTIONS: dict[str, Question] = {
         (0.2,),
     ),
     "training_time": Question(
-        "How long must a model train to be as good? (Fig. 6)",
+        "How many steps does a model need to be as good? (Fig. 6)",
         ("random", "alignment/auto", "full"),
         (0.2, 0.5),
         lengths=(0.25, 0.5, 1.0, 2.0),
     ),
     "datasets": Question(
-        "Does it hold on every corpus, at every share kept? (Table 3)",
+        "Does it hold on every corpus, at every retention? (Table 3)",
         ("random", "loss/paper", "alignment/auto", "full"),
         (0.2, 0.5),
     ),
     "region": Question(
-        "What is the fitted region worth?",
+        "What does the fitted rank window gain?",
         ("random", "alignment/auto", "alignment/top_k", "alignment/head_gsample", "full"),
         (0.2, 0.5),
     ),

@@ -1,4 +1,4 @@
-"""What an experiment or a region probe runs on: corpora and recipes by seed. No torch: the command line reads these bounds."""
+"""The config that experiments and tune-selection share: corpora and training recipes by seed. No torch: the CLI reads its bounds."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -19,26 +19,29 @@ Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeV
 
 
 class TrialsConfig(Config):
-    """The corpus and the recipes; a seed varies the drawn corpus, the rater, the selection and the training together."""
+    """Corpus and recipes; a seed varies the synthetic corpus, the rater, the selection and the training together."""
 
     dataset: str | None = Field(
         None,
-        description="Training dataset; {seed} in a name stands for the seed; none: scenes are drawn for every seed",
+        description="Training dataset; {seed} in a name is replaced by the seed; default: a synthetic corpus for every seed",
     )
-    validation: str | None = Field(None, description="Validation dataset; none: that of the drawn scenes")
-    evaluation: str | None = Field(None, description="Evaluation dataset; none: that of the drawn scenes")
+    validation: str | None = Field(None, description="Validation dataset; default: that of the synthetic corpus")
+    evaluation: str | None = Field(None, description="Evaluation dataset; default: that of the synthetic corpus")
     truth: str | None = Field(
-        None, description="Parquet file that says what each pair is worth (arm planted); none: that of the drawn scenes"
+        None,
+        description="Parquet file with the kind of each sample (arm oracle); default: that of the synthetic corpus",
     )
     rater: str | None = Field(
-        None, description="Rater by name, production or newest, whose scores exist; none: one is trained for every seed"
+        None, description="Scored rater: a name, production, or newest; default: one is trained for every seed"
     )
     preset: str = Field("tiny", description=f"Recipes of rater and model by name: {', '.join(PRESETS)}")
     training: Words = Field(
-        (), description="Fields of the rater's training that differ: name=value, comma between them"
+        (), description="Fields of the rater's training that differ from the preset: name=value, separated by commas"
     )
-    model: Words = Field((), description="Fields of the downstream model that differ: name=value, comma between them")
-    scenes: Words = Field((), description="Fields of the drawn scenes that differ: name=value, comma between them")
+    model: Words = Field(
+        (), description="Fields of the downstream model that differ from the preset: name=value, separated by commas"
+    )
+    scenes: Words = Field((), description="Fields of the synthetic corpus that differ: name=value, separated by commas")
 
     @model_validator(mode="after")
     def _names_go_together(self) -> "TrialsConfig":
@@ -48,33 +51,36 @@ class TrialsConfig(Config):
             self.evaluation is not None,
         )
         if any(named) and not all(named):
-            message = "name the dataset, its evaluation dataset, and a validation dataset or a rater; or none of them: scenes are drawn"
+            message = (
+                "give the dataset, its evaluation dataset, and a validation dataset or a rater; "
+                "or none of them for a synthetic corpus"
+            )
             raise ValueError(message)
         return self
 
     def training_of(self, rater: str, seed: int) -> RaterTrainingConfig:
-        """Return how the rater of a kind and seed is trained."""
+        """Return the training config of a kind of rater with a seed."""
         preset = self._preset("train_rater").get("training", {})
         return _compose(RaterTrainingConfig, preset, self.training, {**RATERS[rater], "seed": seed})
 
     def model_of(self, **fixed: Any) -> DownstreamConfig:
-        """Return how every arm is trained."""
+        """Return the training config of every arm."""
         return _compose(DownstreamConfig, self._preset("train_downstream").get("model", {}), self.model, fixed)
 
     def scenes_of(self, seed: int) -> ScenesConfig:
-        """Return what is drawn for a seed."""
+        """Return the config of a seed's synthetic corpus."""
         return _compose(ScenesConfig, {}, self.scenes, {"seed": seed})
 
     def _preset(self, stage: str) -> dict[str, Any]:
         if self.preset not in PRESETS:
-            raise ConfigError(f"--preset {self.preset}: unknown. Presets: {', '.join(PRESETS)}.")
+            raise ConfigError(f"--preset {self.preset} is unknown. Presets: {', '.join(PRESETS)}.")
         return preset_values(self.preset, stage)
 
 
 def _compose(model: type[M], preset: dict[str, Any], given: tuple[str, ...], fixed: dict[str, Any]) -> M:
     fields = dict(word.partition("=")[::2] for word in given)
     if refused := fields.keys() & fixed.keys():
-        raise ConfigError(f"{', '.join(sorted(refused))}: set by the experiment itself, leave it out.")
+        raise ConfigError(f"{', '.join(sorted(refused))}: set by the experiment itself. Leave it out.")
     try:
         return model.model_validate(preset | fields | fixed)
     except ValidationError as error:

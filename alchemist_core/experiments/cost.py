@@ -1,4 +1,4 @@
-"""What an experiment costs: steps × measured seconds a step, said before the first step. An upper bound: finished arms cost nothing."""
+"""The cost of an experiment: steps × measured seconds per step, printed before it starts. An upper bound: finished arms are free."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 
 
 class StepTimingConfig(Config):
-    """Whose steps are timed."""
+    """The models whose steps are timed."""
 
     model: DownstreamConfig
     rater: RaterTrainingConfig
 
 
 class StepTimingReport(Report):
-    """Seconds of a step on this machine."""
+    """Seconds per step on this machine."""
 
     model_s: float
     rater_s: float
@@ -31,7 +31,7 @@ class StepTimingReport(Report):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Steps to be taken."""
+    """Numbers of models, raters and their training steps."""
 
     n_models: int
     n_model_steps: int
@@ -59,7 +59,7 @@ def work_of_cells(
 
 
 def count_pairs(config: TrialsConfig, seed: int) -> int:
-    """Return how many training pairs a seed's corpus has; of a drawn one, how many it will have."""
+    """Return the number of training pairs of a seed's corpus; a synthetic one need not exist yet."""
     if config.dataset is None:
         return config.scenes_of(seed).n_train
     engine = open_store()
@@ -68,7 +68,7 @@ def count_pairs(config: TrialsConfig, seed: int) -> int:
 
 
 def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rater: str) -> dict[str, Any]:
-    """Time a step of each kind on this machine and multiply.
+    """Time a step of the model and of the rater on this machine, and multiply.
 
     Args:
         config: Recipes.
@@ -87,7 +87,7 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
 
 
 def time_steps(config: StepTimingConfig, stage_run: StageRun) -> StepTimingReport:
-    """Time a few real steps: a run of its own, since it uses a device."""
+    """Time a few real steps, in a run of its own because it uses a device."""
     hold_device(stage_run)
     from alchemist_core.training.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
 
@@ -96,10 +96,10 @@ def time_steps(config: StepTimingConfig, stage_run: StageRun) -> StepTimingRepor
 
 
 def describe_cost(cost: dict[str, Any]) -> str:
-    """Say it in one sentence.
+    """Describe the cost in one sentence.
 
     >>> models = {"n_models": 2, "n_model_steps": 600, "seconds_a_model_step": 0.03, "n_raters": 0, "seconds": 18.0}
-    >>> describe_cost(models).partition(", beside")[0]
+    >>> describe_cost(models).partition(" plus")[0]
     'At most 2 models of 600 steps together at 30.0 ms (measured now): 18 seconds of training'
     """
     work = [
@@ -110,8 +110,8 @@ def describe_cost(cost: dict[str, Any]) -> str:
     seconds = cost["seconds"]
     length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return (
-        f"At most {' and '.join(work)} (measured now): {length} of training, beside reading and scoring. "
-        f"What exists is not trained again."
+        f"At most {' and '.join(work)} (measured now): {length} of training plus reading and scoring. "
+        "Existing models are not trained again."
     )
 
 

@@ -1,6 +1,6 @@
-"""Table 3: the same question on several corpora, each with its own raters. A part for each corpus is an experiment of its own.
+"""Table 3: one question on several corpora, each with its own raters. Each corpus is a part, an experiment of its own.
 
-So a killed run goes on in the middle of a part, and a part can be shown, or run again, alone.
+A killed run therefore resumes in the middle of a part, and a part can be shown or run again alone.
 """
 
 import re
@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Words
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.figures import draw_arms
-from alchemist_core.experiments.results import HEAD, RANDOM, ArmRow, cells, compare_cells, show
+from alchemist_core.experiments.results import HEAD, RANDOM, ArmRow, cells_of_row, compare_cells, show
 from alchemist_core.experiments.running import RunConfig
-from alchemist_core.experiments.text_sheet import TextSheet
+from alchemist_core.experiments.sheets import Sheet, draw_arms
 from alchemist_core.experiments.trial import Cell
+from alchemist_core.report.comparison import arm_title
 
 NAME: Literal["datasets"] = "datasets"
 DRAWN = "scenes"
@@ -30,14 +30,14 @@ class DatasetsConfig(RunConfig):
     experiment: Literal["datasets"] = Field(NAME, description="The question: Table 3")
     corpora: Words = Field(
         (DRAWN, f"{DRAWN}:n_train=6000+n_validation=3000"), min_length=1,
-        description="Corpora, comma between them: DATASET/VALIDATION/EVALUATION by name, {seed} standing for the seed; or scenes, "
-        "which are drawn, scenes:FIELD=VALUE+FIELD=VALUE with fields that differ",
+        description="Corpora, separated by commas: DATASET/VALIDATION/EVALUATION by name ({seed} is replaced by the seed), or scenes for "
+        "the synthetic corpus; scenes:FIELD=VALUE+FIELD=VALUE changes its fields",
     )  # fmt: skip
 
     @model_validator(mode="after")
-    def _corpora_say_it_all(self) -> "DatasetsConfig":
+    def _refuse_fields_of_a_corpus(self) -> "DatasetsConfig":
         if given := [name for name in OWN if getattr(self, name)]:
-            message = f"{', '.join(given)}: name what belongs to a corpus in --corpora"
+            message = f"{', '.join(given)} cannot be set beside --corpora: name the datasets of each corpus there"
             raise ValueError(message)
         return self
 
@@ -45,7 +45,7 @@ class DatasetsConfig(RunConfig):
         """Return the experiment of each corpus, by the corpus.
 
         Raises:
-            ConfigError: A word names no corpus, or two words name one.
+            ConfigError: A word is not a corpus, or two words name the same corpus.
         """
         given = self.model_dump(exclude={"corpora", "name", *OWN})
         parts = {
@@ -53,7 +53,7 @@ class DatasetsConfig(RunConfig):
             for word in self.corpora
         }
         if len({part.name for part in parts.values()}) < len(self.corpora):
-            raise ConfigError(f"--corpora {','.join(self.corpora)}: two of them are one corpus.")
+            raise ConfigError(f"--corpora {','.join(self.corpora)} names one corpus twice: give each corpus once.")
         return parts
 
     @property
@@ -63,7 +63,7 @@ class DatasetsConfig(RunConfig):
 
 
 def parse_corpus(word: str) -> dict[str, Any]:
-    """Read what a word says of a corpus.
+    """Return the config fields that a word of --corpora sets.
 
     >>> parse_corpus("web/good/test")["evaluation"]
     'test'
@@ -75,12 +75,14 @@ def parse_corpus(word: str) -> dict[str, Any]:
         return {"scenes": tuple(field for field in fields.split("+") if field)}
     names = word.split("/")
     if len(names) != 3 or not all(names):
-        raise ConfigError(f"--corpora {word}: give DATASET/VALIDATION/EVALUATION, or {DRAWN}:FIELD=VALUE+FIELD=VALUE.")
+        raise ConfigError(
+            f"--corpora {word} is not a corpus: give DATASET/VALIDATION/EVALUATION, or {DRAWN}:FIELD=VALUE+FIELD=VALUE."
+        )
     return dict(zip(("dataset", "validation", "evaluation"), names, strict=True))
 
 
 def part_name(title: str, word: str) -> str:
-    """Name a corpus's own experiment.
+    """Return the name of a corpus's own experiment.
 
     >>> part_name("table3", "scenes:n_train=600")
     'table3-scenes-n-train-600'
@@ -88,8 +90,8 @@ def part_name(title: str, word: str) -> str:
     return f"{title}-{UNSAFE.sub('-', word).strip('-')}"[:80]
 
 
-def make_datasets_sheet(parts: Mapping[str, dict[str, Any]]) -> TextSheet:
-    """Lay the parts' results out as one table, the corpus first; equal results give equal sheets.
+def make_datasets_sheet(parts: Mapping[str, dict[str, Any]]) -> Sheet:
+    """Make one sheet of all corpora, the corpus in the first column; equal results give equal sheets.
 
     Args:
         parts: Each corpus's result, as its experiment stores it.
@@ -98,19 +100,19 @@ def make_datasets_sheet(parts: Mapping[str, dict[str, Any]]) -> TextSheet:
     notes = [title]
     for corpus, result in parts.items():
         rows = compare_cells([Cell(**cell) for cell in result["cells"]])
-        lines += [(corpus, *cells(row)) for row in rows]
+        lines += [(corpus, *cells_of_row(row)) for row in rows]
         for retention in dict.fromkeys(row.retention for row in rows):
             here = [row for row in rows if row.retention == retention]
-            name = f"{corpus}, {retention:.0%} kept"
+            name = f"{corpus}, retention {retention:.0%}"
             figures[f"{UNSAFE.sub('-', corpus).strip('-')}-r{retention * 100:g}"] = name, draw_arms(here, name)
             notes.append(f"{name}: {_best(here)}")
-    return TextSheet(notes, ("corpus", *HEAD), lines, figures)
+    return Sheet(notes, ("corpus", *HEAD), lines, figures)
 
 
 def _best(rows: list[ArmRow]) -> str:
-    """Name the arm of the subset's size that gains most."""
+    """Describe the arm of the subset's size with the largest gain."""
     of_size = [row for row in rows if row.gain is not None and row.arm != "full"]
     if not of_size:
-        return f"no arm beside {RANDOM}."
+        return f"no arm was compared with {RANDOM}."
     best = max(of_size, key=lambda row: row.gain.mean if row.gain else 0.0)
-    return f"{best.arm} gains {show(best.gain)} nats a token over {RANDOM}."
+    return f"{arm_title(best.arm)} has the largest gain over {RANDOM}, {show(best.gain)} nats per token."

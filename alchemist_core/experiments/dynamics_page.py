@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from alchemist_core.experiments.dynamics import TITLE
-from alchemist_core.experiments.figures import BELOW_AXIS, COLOURS, TOP, WIDTH, Span, curve_path, key_entry, svg_page
 from alchemist_core.experiments.results import show
-from alchemist_core.experiments.text_sheet import TextSheet
-from alchemist_core.report.charts import nice_ticks
-from alchemist_core.report.markup import Html, element
-from alchemist_core.statistics import estimate
+from alchemist_core.experiments.sheets import Sheet
+from alchemist_core.report.charts import Axis, Point, line_chart
+from alchemist_core.report.charts import Line as ChartLine
+from alchemist_core.report.page import render_chart
+from alchemist_core.statistics import Estimate, estimate
 
 HEAD = ("ranks", "pairs", "loss at first", "loss at last", "fell by", "gradient at first", "gradient at last")
 # Line of the reference in the figure.
@@ -17,7 +17,7 @@ REFERENCE = "mean L(θ̂), all ranks"
 Line = list[tuple[float, float]]
 
 
-def make_dynamics_sheet(result: dict[str, Any]) -> TextSheet:
+def make_dynamics_sheet(result: dict[str, Any]) -> Sheet:
     """Lay what was followed out; equal results give equal sheets."""
     courses = result["courses"]
     n_bands = len(courses[0]["n_in_band"])
@@ -29,16 +29,16 @@ def make_dynamics_sheet(result: dict[str, Any]) -> TextSheet:
         f"dynamics-{name.partition('_')[0]}": (title, _draw(_lines(courses, name, n_bands), title))
         for name, title in titles.items()
     }
-    return TextSheet(_notes(courses), HEAD, [_row(courses, band, n_bands) for band in range(n_bands)], figures)
+    return Sheet(_notes(courses), HEAD, [_row(courses, band, n_bands) for band in range(n_bands)], figures)
 
 
 def name_band(band: int, n_bands: int) -> str:
     """Name a band by its ranks.
 
     >>> name_band(0, 5)
-    'ranks 0–20 %'
+    'ranks 0–20%'
     """
-    return f"ranks {100 * band / n_bands:.3g}–{100 * (band + 1) / n_bands:.3g} %"
+    return f"ranks {100 * band / n_bands:.3g}–{100 * (band + 1) / n_bands:.3g}%"
 
 
 def _notes(courses: Sequence[dict[str, Any]]) -> list[str]:
@@ -100,21 +100,9 @@ def _mean(marks: Sequence[dict[str, Any]], name: str) -> float:
 
 
 def _draw(lines: dict[str, Line], title: str) -> str:
-    values = [value for line in lines.values() for _, value in line]
-    ticks, epochs = (
-        nice_ticks(min(values), max(values)),
-        nice_ticks(0.0, max(x for line in lines.values() for x, _ in line)),
-    )
-    x, y = Span(0.0, epochs[-1], 44, WIDTH - 14), Span(ticks[0], ticks[-1], 250, TOP)
-    marks: list[Html] = []
-    for i, (name, line) in enumerate(lines.items()):
-        is_level = name == REFERENCE
-        if line:
-            style = {"stroke_dasharray": "3 3"} if is_level else {}
-            marks.append(curve_path(line, (x, y), "#808080" if is_level else COLOURS[i], **style))
-        marks += key_entry(i, name, COLOURS[i], is_level=is_level, top=BELOW_AXIS)
-    grid = [element("line", x1=x.start, x2=x.end, y1=y.at(tick), y2=y.at(tick), class_="grid") for tick in ticks]
-    names = [element("text", f"{tick:.4g}", x=x.start - 6, y=y.at(tick) + 4, class_="end") for tick in ticks]
-    below = [element("text", f"{tick:.3g}", x=x.at(tick), y=268, class_="middle") for tick in epochs]
-    axis = element("text", "epochs of the training pairs", x=WIDTH - 14, y=284, class_="end")
-    return svg_page([*grid, *marks, *names, *below, axis], BELOW_AXIS + 18 * ((len(lines) + 1) // 2), title)
+    epochs = Axis.of([0.0, *(x for line in lines.values() for x, _ in line)], ".3g")
+    drawn = [
+        ChartLine(name, [Point(x, Estimate(y, None, None, 0)) for x, y in line], "none", is_dashed=name == REFERENCE)
+        for name, line in lines.items()
+    ]
+    return render_chart(line_chart(drawn, title, epochs, x_title="epochs of the training pairs"))

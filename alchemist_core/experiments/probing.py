@@ -1,7 +1,7 @@
-"""The region probe: train on bands of the ranking and at random, fit what ranks are worth, and measure what was fitted.
+"""Tuning of a selection: train on bands of the ranking and at random, fit the rank window, and measure the fitted window.
 
-Each seed tries the region that the other seeds choose: a prediction by the curve leaves out what the curve gets wrong, and promised a
-gain where there was none (CHANGELOG).
+Each seed tries the rank window that the other seeds choose. A prediction by the curve would leave out the curve's own error; it
+once promised a gain where there was none (CHANGELOG).
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ from alchemist_core.training.config import DownstreamConfig
 
 @dataclass(frozen=True, slots=True)
 class ProbePlan:
-    """What a probe trains."""
+    """The models that a tuning trains."""
 
-    # A kind of rater, trained for every seed; or the name of one rater, whose corpus does not vary.
+    # A kind of rater, trained for every seed; or the name of one rater, with one corpus.
     kind: str
     n_bands: int
     seeds: tuple[int, ...]
@@ -38,27 +38,27 @@ class ProbePlan:
         return [f"{self.kind}/block@{b / self.n_bands:g}" for b in range(self.n_bands)]
 
     def band_arms(self) -> list[tuple[Arm, float]]:
-        """Return what a seed trains on first: a random draw, and every band."""
+        """Return the arms that a seed trains first: a random selection, and every band."""
         size = 1 / self.n_bands
         return [(parse_arm(word, retention=size, first_rater=self.kind), size) for word in (RANDOM, *self.bands())]
 
     def arms(self, retentions: Sequence[float]) -> list[tuple[Arm, float]]:
-        """Return all that a seed trains on; where its regions will lie is not known yet, but any draw of their size costs the same."""
+        """Return all arms of a seed, for their cost: the rank windows are not fitted yet, but selections of one size cost the same."""
         regions = [(self.region_arm(paper_policy(retention)), retention) for retention in retentions]
         return [*self.band_arms(), *[(self.random_arm(retention), retention) for retention in retentions], *regions]
 
     def random_arm(self, retention: float) -> Arm:
-        """Return the arm that a region is tried against."""
+        """Return the arm that a rank window is compared with."""
         return parse_arm(RANDOM, retention=retention, first_rater=self.kind)
 
     def region_arm(self, policy: dict[str, Any]) -> Arm:
-        """Return the arm that tries a region."""
+        """Return the arm that tries a rank window."""
         return Arm("region", self.kind, policy)
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A probe's outcome at one retention."""
+    """The result of a tuning at one retention."""
 
     fit: RegionFit
     measured: Estimate
@@ -67,7 +67,7 @@ class Probed:
     spread: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps: `FittedRegion.of` makes the fitted region again."""
+        """Return what the store keeps: `FittedRegion.of` computes the fitted rank window from it."""
         return {
             "fit": self.fit.as_json(), "spread": self.spread, "said": self.fitted.describe(),
             "measured": asdict(self.measured),
@@ -75,7 +75,7 @@ class Probed:
 
 
 class Probe:
-    """One probe of a kind of rater under a trials' config."""
+    """One tuning for a kind of rater."""
 
     def __init__(self, config: TrialsConfig, plan: ProbePlan) -> None:
         self.config, self.plan = config, plan
@@ -83,7 +83,7 @@ class Probe:
         self._trials: dict[int, Trial] = {}
 
     def run(self, retentions: Sequence[float]) -> list[Probed]:
-        """Measure the bands once, fit each retention, try what was fitted, store for every rater."""
+        """Measure the bands once; for each retention fit a rank window, try it, and store it for every rater."""
         cells = [cell for seed in self.plan.seeds for cell in self._measure_bands(seed)]
         return [self._probe(retention, cells) for retention in retentions]
 
@@ -116,7 +116,7 @@ class Probe:
         trial, rater = self._trial(seed)
         assert arm.policy is not None
         cell = measure_cell(trial, arm, arm.policy, rater, retention=retention, model=self.plan.model)
-        say(f"probe {self.plan.kind} seed {seed}: {arm.word} at {retention:.0%} {cell.loss:.4f}")
+        say(f"tune-selection {self.plan.kind} seed {seed}: {arm.word} at {retention:.0%} {cell.loss:.4f}")
         return cell
 
     def _trial(self, seed: int) -> tuple[Trial, RaterRow]:

@@ -1,6 +1,6 @@
-"""From cells to rows: means, gains over random paired by seed, shares of the gap to known-good pairs. Pure; knows no page.
+"""From cells to the rows of a table: mean losses, gains over random paired by seed, and the gap closed to the oracle.
 
-Every interval is Student's at 95 %; a row without enough seeds has none.
+Every interval is Student's at 95%; a row with one seed has none. Knows nothing of pages.
 """
 
 import csv
@@ -12,12 +12,13 @@ from itertools import pairwise, product
 from statistics import fmean
 from typing import Any
 
-from alchemist_core.experiments.arms import FILLED, PLANTED
+from alchemist_core.experiments.arms import FILLED
 from alchemist_core.experiments.trial import Cell
+from alchemist_core.report.comparison import ORACLE, arm_title
 from alchemist_core.statistics import Estimate, detectable_effect, estimate, estimate_gain, gap_closed, pooled_spread
 
 RANDOM, FULL = "random", "full"
-# A policy that may be worse than random by less than this share of its loss is called non-inferior.
+# A policy is non-inferior if its gain's lower end lies above minus this share of random's loss.
 MARGIN = 0.01
 
 LossOfSeed = dict[int, float]
@@ -31,18 +32,18 @@ class ArmRow:
     retention: float
     n_samples: int
     n_steps: int
-    # nats a token, lower is better
+    # Nats per token, lower is better.
     loss: Estimate
-    # random's loss less this one's
+    # Random's loss less this arm's, paired by seed; positive is better.
     gain: Estimate | None
-    # 0 = as random, 1 = as the best planted arm; none for the full corpus, which takes more steps
+    # (loss of random − loss of arm) / (loss of random − loss of the best oracle); None for the full corpus, which takes more steps.
     gap_closed: Estimate | None
-    # Whether the gain's lower end lies above −1 % of random's loss; none without an interval.
+    # Whether the gain's lower end lies above −1% of random's loss; None without an interval.
     is_noninferior: bool | None
-    # Multiple of the experiment's epochs
+    # Multiple of the experiment's epochs.
     length: float = 1.0
-    # Whether it is the planted arm of several to which the gap is taken.
-    is_best_planted: bool = False
+    # Whether it is the oracle, of several, that the gap is measured to.
+    is_best_oracle: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what the store keeps."""
@@ -50,7 +51,7 @@ class ArmRow:
 
 
 def compare_cells(cells: Sequence[Cell]) -> list[ArmRow]:
-    """Return a row for each retention, length and arm, in the order of the cells; the full corpus stands beside every retention."""
+    """Return a row for each retention, length and arm, in the order of the cells; the full corpus is repeated at every retention."""
     retentions = dict.fromkeys(cell.retention for cell in cells if cell.arm != FULL)
     lengths = sorted({cell.length for cell in cells})
     rows = []
@@ -62,16 +63,16 @@ def compare_cells(cells: Sequence[Cell]) -> list[ArmRow]:
 
 
 def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: str = RANDOM) -> Estimate | None:
-    """Return in which share of the control's steps an arm reaches the loss that the control ends with; None where it does not.
+    """Return the share of the control's steps after which an arm reaches the control's final loss; None where it never does.
 
-    Between two lengths the loss is taken to fall evenly over the logarithm of the steps. What is reached at the shortest length
-    already counts with its steps: the true share is then smaller.
+    Between two lengths the loss is interpolated over the logarithm of the steps. A loss reached at the shortest length counts with
+    that length's steps, which overestimates the share.
 
     Args:
         cells: Several lengths of both arms.
-        arm: Whose steps.
-        retention: Share kept.
-        control: Whose last loss is the mark.
+        arm: The arm whose steps are counted.
+        retention: Retention of both arms, 0-1.
+        control: The arm whose final loss is to be reached.
     """
     of = {name: _by_seed(cells, name, retention) for name in (arm, control)}
     shares = []
@@ -84,19 +85,19 @@ def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: s
     return estimate(shares) if shares else None
 
 
-def best_planted(losses: dict[str, LossOfSeed]) -> str | None:
-    """Return the planted arm of the lowest mean loss: what to do with too few good pairs is found by measuring.
+def best_oracle(losses: dict[str, LossOfSeed]) -> str | None:
+    """Return the oracle arm of the lowest mean loss: the best way to fill up too few good samples is found by measuring.
 
-    >>> best_planted({"random": {3: 2.0}, "planted": {3: 1.5}, "planted+plain": {3: 1.4}})
+    >>> best_oracle({"random": {3: 2.0}, "planted": {3: 1.5}, "planted+plain": {3: 1.4}})
     'planted+plain'
     """
-    planted = [arm for arm in losses if is_planted(arm)]
-    return min(planted, key=lambda arm: fmean(losses[arm].values()), default=None)
+    oracles = [arm for arm in losses if is_oracle(arm)]
+    return min(oracles, key=lambda arm: fmean(losses[arm].values()), default=None)
 
 
-def is_planted(arm: str) -> bool:
-    """Tell whether an arm is drawn from what is known to be good."""
-    return arm == PLANTED or arm.startswith(FILLED)
+def is_oracle(arm: str) -> bool:
+    """Whether an arm is an oracle: selected from samples that are known to be good."""
+    return arm == ORACLE or arm.startswith(FILLED)
 
 
 def _by_seed(cells: Sequence[Cell], arm: str, retention: float) -> dict[int, list[Cell]]:
@@ -133,12 +134,12 @@ def paired_spread(losses: dict[str, LossOfSeed], control: str = RANDOM) -> float
 
 
 def state_detectable(spread: float | None, n_seeds: int, *, source: str) -> dict[str, Any]:
-    """Return what so few seeds can show: in the metric's unit where a spread is known, else in spreads.
+    """Return the smallest gain that the seeds can show: in the metric's unit if a spread is known, else in spreads.
 
     Args:
-        spread: Standard deviation of paired differences, as far as it is known beforehand.
+        spread: Standard deviation of paired differences, if it was measured before.
         n_seeds: Seeds that will be reported.
-        source: Where the spread is from, for the reader.
+        source: Where the spread was measured, in words.
     """
     factor = detectable_effect(1.0, n_seeds)
     effect = None if spread is None or math.isinf(factor) else round(factor * spread, 5)
@@ -169,13 +170,13 @@ def describe_detectable(before: dict[str, Any]) -> str:
 
 def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, LossOfSeed]) -> ArmRow:
     first = next(cell for cell in cells if cell.arm == arm)
-    best = best_planted(losses)
-    loss, random, planted = losses[arm], losses.get(RANDOM, {}), losses[best] if best else {}
+    best = best_oracle(losses)
+    loss, random, oracle = losses[arm], losses.get(RANDOM, {}), losses[best] if best else {}
     gain = estimate_gain(loss, random) if arm != RANDOM else None
-    gap = None if arm in (RANDOM, FULL) or is_planted(arm) else gap_closed(loss, random, planted)
+    gap = None if arm in (RANDOM, FULL) or is_oracle(arm) else gap_closed(loss, random, oracle)
     return ArmRow(
         arm, retention, first.n_samples, first.n_steps, estimate(list(loss.values())), gain, gap,
-        _is_noninferior(gain, random), first.length, arm == best and sum(map(is_planted, losses)) > 1,
+        _is_noninferior(gain, random), first.length, arm == best and sum(map(is_oracle, losses)) > 1,
     )  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def _is_noninferior(gain: Estimate | None, random: LossOfSeed) -> bool | None:
     return gain.low > -MARGIN * estimate(list(random.values())).mean
 
 
-HEAD = ("arm", "kept", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")
+HEAD = ("arm", "retention", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")
 COLUMNS = (
     *("retention", "arm", "n_samples", "n_steps", "n_seeds", "loss", "loss_low", "loss_high"),
     *("gain", "gain_low", "gain_high", "gap_closed", "gap_closed_low", "gap_closed_high", "is_noninferior"),
@@ -193,10 +194,10 @@ COLUMNS = (
 
 
 def lay_out(lines: Sequence[tuple[str, ...]]) -> str:
-    """Put lines of texts beneath one another, each column as wide as its widest text.
+    """Align rows of texts in columns, each as wide as its widest text.
 
-    >>> lay_out([("a", "kept"), ("random", "20%")]).splitlines()
-    ['a       kept', 'random  20%']
+    >>> lay_out([("a", "retention"), ("random", "20%")]).splitlines()
+    ['a       retention', 'random  20%']
     """
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -216,19 +217,19 @@ def csv_table(rows: Sequence[ArmRow]) -> str:
     return out.getvalue()
 
 
-def cells(row: ArmRow) -> tuple[str, ...]:
+def cells_of_row(row: ArmRow) -> tuple[str, ...]:
     """Return a row as texts, in the order of `HEAD`."""
     return (
-        row.arm, f"{row.retention:.0%}", f"{row.n_samples:,}", f"{row.n_steps:,}", str(row.loss.n), show(row.loss),
-        show(row.gain), show(row.gap_closed, digits=0, scale=100, unit=" %"), verdict(row),
+        arm_title(row.arm), f"{row.retention:.0%}", f"{row.n_samples:,}", f"{row.n_steps:,}", str(row.loss.n), show(row.loss),
+        show(row.gain), show(row.gap_closed, digits=0, scale=100, unit="%"), verdict(row),
     )  # fmt: skip
 
 
 def show(found: Estimate | None, *, digits: int = 4, scale: float = 1.0, unit: str = "") -> str:
     """Write a mean with the half-width of its interval; a dash where there is none.
 
-    >>> show(Estimate(0.5, 0.4, 0.6, 3), digits=0, scale=100, unit=" %")
-    '50 ± 10 %'
+    >>> show(Estimate(0.5, 0.4, 0.6, 3), digits=0, scale=100, unit="%")
+    '50 ± 10%'
     """
     if found is None:
         return "–"
@@ -237,11 +238,11 @@ def show(found: Estimate | None, *, digits: int = 4, scale: float = 1.0, unit: s
 
 
 def verdict(row: ArmRow) -> str:
-    """Say what the interval of the gain shows, and which of several planted arms the gap is taken to."""
+    """Describe what the interval of the gain shows, and mark the oracle, of several, that the gap is measured to."""
     said = _say_gain(row)
-    if not row.is_best_planted:
+    if not row.is_best_oracle:
         return said
-    return f"{said}, the best planted arm" if said else "the best planted arm"
+    return f"{said}, the best oracle" if said else "the best oracle"
 
 
 def _say_gain(row: ArmRow) -> str:
@@ -250,9 +251,9 @@ def _say_gain(row: ArmRow) -> str:
     if row.gain.low > 0:
         return "better than random"
     if row.arm != RANDOM and row.gain.low == row.gain.high == 0.0:
-        return "drawn at random: the same pairs"
+        return "selected at random: the same pairs"
     worse = "worse than random" if (row.gain.high or 0.0) < 0 else "no difference shown"
-    return f"{worse}, not inferior by 1 %" if row.is_noninferior else worse
+    return f"{worse}, non-inferior (margin 1%)" if row.is_noninferior else worse
 
 
 def _ends(found: Estimate | None) -> tuple[float | None, ...]:

@@ -1,6 +1,6 @@
-"""An experiment from its question to its table: cost and detectable effect first, then regions, then every cell, then the files.
+"""An experiment: cost and detectable effect first, then the rank windows of `auto`, then every cell.
 
-Each cell goes through the stages, which find what a finished run left: a killed experiment goes on where it was.
+Each cell is run by the stages, which reuse finished runs, so a killed experiment resumes where it stopped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
-from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm
+from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm, stored_word
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.probing import Probe, Probed, ProbePlan
 from alchemist_core.experiments.results import describe_detectable, state_detectable
@@ -28,51 +28,53 @@ Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "trai
 
 
 class RunConfig(TrialsConfig):
-    """What is compared, on which seeds."""
+    """The arms that are compared, and on which seeds."""
 
     experiment: Named = Field(
         ..., description="Question: " + "; ".join(f"{k}: {q.title}" for k, q in QUESTIONS.items())
     )
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result; none: the experiment's own"
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
+        description="Name of the result; default: the experiment's own",
     )
     arms: Words = Field(
         (),
-        description="Arms, comma between them: [rater/]draw, such as random, loss/top_k, clarity; none: the question's",
+        description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; default: the question's",
     )
-    retentions: Ratios = Field((), description="Shares kept, ratios 0-1, comma between them; none: the question's")
+    retentions: Ratios = Field((), description="Retentions, 0-1, separated by commas; default: the question's")
     choose_seeds: Seeds = Field(
-        (0, 1, 2, 3), description="Seeds on which the region of strategy auto is fitted; none of them is reported"
+        (0, 1, 2, 3), description="Seeds on which the rank window of strategy auto is fitted; they are not reported"
     )
     seeds: Seeds = Field((4, 5, 6, 7, 8), min_length=1, description="Seeds that are reported")
-    n_epochs: int = Field(10, ge=1, le=10_000, description="Passes of every arm over its pairs")
+    n_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of every arm over its own samples")
     lengths: Multiples = Field(
         (),
-        description="Multiples of the epochs (or steps) that every arm is trained for, comma between them; none: the question's",
+        description="Multiples of the epochs (or steps) of every arm, separated by commas; default: the question's",
     )
     length: Literal["epochs", "steps"] = Field(
-        "epochs", description="What is equal for all arms: epochs, or steps (those of the full corpus)"
+        "epochs", description="Training length that all arms share: epochs, or steps (as many as the full corpus takes)"
     )
-    n_bands: int = Field(5, ge=2, le=20, description="Bands of rank that the region probe trains on")
+    n_bands: int = Field(5, ge=2, le=20, description="Bands of rank that tune-selection trains on")
     probe_epochs: int = Field(
         10,
         ge=1,
         le=10_000,
-        description="Passes of the probe's small models over their pairs, however long the arms train",
+        description="Epochs of the small models of tune-selection, independent of --n-epochs",
     )
-    dry_run: bool = Field(False, description="Only say what it would cost and what it could show")
+    dry_run: bool = Field(False, description="Print the cost and the smallest detectable gain, and train nothing")
 
     @model_validator(mode="after")
     def _seeds_are_kept_apart(self) -> "RunConfig":
         if both := set(self.choose_seeds) & set(self.seeds):
-            message = f"seeds {sorted(both)} would choose the policy and report it: give each seed to one of the two"
+            message = f"seeds {sorted(both)} are in both --choose-seeds and --seeds: give each seed to one of the two"
             raise ValueError(message)
         return self
 
     @property
     def question_arms(self) -> tuple[str, ...]:
         """The arms: those given, else the question's."""
-        return self.arms or QUESTIONS[self.experiment].arms
+        return tuple(map(stored_word, self.arms)) or QUESTIONS[self.experiment].arms
 
     @property
     def question_retentions(self) -> tuple[float, ...]:
@@ -85,7 +87,7 @@ class RunConfig(TrialsConfig):
         return self.lengths or QUESTIONS[self.experiment].lengths
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on: the stored name stands for it."""
+        """Return what the result depends on; a stored name belongs to one identity."""
         given = self.model_dump(mode="json", exclude={"name", "dry_run"})
         resolved = {
             "arms": self.question_arms,
@@ -105,7 +107,7 @@ class RunConfig(TrialsConfig):
 
 
 class Experiment:
-    """One experiment under way."""
+    """A running experiment."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -115,7 +117,7 @@ class Experiment:
         self.probed: dict[tuple[str, float], Probed] = {}
 
     def models(self) -> list[DownstreamConfig]:
-        """Return how every arm is trained, for each length."""
+        """Return the training config of the arms, for each length."""
         return [self._model(length) for length in self.config.question_lengths]
 
     def _model(self, length: float) -> DownstreamConfig:
@@ -135,12 +137,12 @@ class Experiment:
         return cost.state_cost(config, work, self._model(1.0), rater=self.arms[0][0].rater)
 
     def auto_kinds(self) -> list[str]:
-        """Return the kinds of raters whose region has to be fitted."""
+        """Return the kinds of raters whose rank window has to be fitted."""
         kinds = dict.fromkeys(arm.rater for arm, _ in self.arms if arm.policy is None)
         return list(kinds) if self.config.choose_seeds else []
 
     def fit_regions(self) -> None:
-        """Fit the region of every `auto` arm on the seeds that choose."""
+        """Fit the rank window of every `auto` arm on the seeds that choose."""
         for kind in self.auto_kinds():
             retentions = self._auto_retentions(kind)
             for retention, probed in zip(retentions, self._probe(kind).run(retentions), strict=True):
@@ -150,11 +152,11 @@ class Experiment:
         return [retention for arm, retention in self.arms if arm.policy is None and arm.rater == kind]
 
     def regions(self) -> list[dict[str, Any]]:
-        """Return what was fitted, for the store."""
+        """Return the fitted rank windows, for the store."""
         return [{"rater": kind, **probed.as_json()} for (kind, _), probed in self.probed.items()]
 
     def state_beforehand(self) -> dict[str, Any]:
-        """Say what the reported seeds can show, from what the choosing seeds spread by."""
+        """Return the smallest gain that the reported seeds can show, by the spread of the choosing seeds."""
         spread = next((probed.spread for probed in self.probed.values() if probed.spread is not None), None)
         source = f"seeds {', '.join(map(str, self.config.choose_seeds))}" if spread is not None else "not measured"
         before = state_detectable(spread, len(self.config.seeds), source=source)
@@ -188,7 +190,7 @@ class Experiment:
         return {"strategy": STRATEGY_OF_RULE[rule.value]}
 
     def _probe(self, kind: str) -> Probe:
-        # The seeds that choose also judge whether there is a gain: those that are reported have no say.
+        # Only the choosing seeds decide whether there is a gain; the reported ones must not.
         small = self.config.model_of(n_epochs=self.config.probe_epochs)
         return Probe(self.config, ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, small))
 
@@ -196,4 +198,6 @@ class Experiment:
 def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:
     if len({tokenizer_sha256(rater) for rater in raters}) > 1:
         names = ", ".join(rater.name for rater in raters)
-        raise DataError(f"Raters {names} have different tokenizers: losses under them cannot be compared.")
+        raise DataError(
+            f"Raters {names} have different tokenizers, so their losses cannot be compared. Train them with one tokenizer."
+        )

@@ -1,48 +1,160 @@
-"""From a stored experiment to its sheet, whatever it asked; and the sheet as Markdown, to be committed beside what it proves."""
+"""The sheet of an experiment: notes, a table, and figures; as text for a terminal, as Markdown, and as a page.
+
+Equal results give equal sheets.
+"""
 
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from alchemist_core.experiments import dynamics
-from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.datasets import make_datasets_sheet
-from alchemist_core.experiments.dynamics_page import make_dynamics_sheet
-from alchemist_core.experiments.page import AnySheet, make_sheet
+from alchemist_core.experiments.arms import Question
+from alchemist_core.experiments.results import (
+    FULL,
+    HEAD,
+    RANDOM,
+    ArmRow,
+    cells_of_row,
+    compare_cells,
+    csv_table,
+    describe_detectable,
+    lay_out,
+    share_of_steps,
+    show,
+)
+from alchemist_core.experiments.trial import Cell
+from alchemist_core.report.charts import RATIO_AXIS, Axis, Line, Point, interval_chart, line_chart
+from alchemist_core.report.comparison import arm_title
+from alchemist_core.report.content import ExperimentContent
+from alchemist_core.report.page import render_chart, render_experiment
+from alchemist_core.selection.region import ValuePoint
+from alchemist_core.statistics import Estimate
+
+LOSS_TITLE = "held-out loss, nats per token (left is better)"
+
+Figures = dict[str, tuple[str, str]]  # Title and SVG, by the name of the file.
 
 
-def title_of(config: dict[str, Any]) -> str:
-    """Return the question of a stored config."""
-    name: str = config["experiment"]
-    return dynamics.TITLE if name == dynamics.NAME else QUESTIONS[name].title
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What a reader gets: notes (the title first), a table of texts, figures, and CSV where the rows are arms."""
+
+    notes: list[str]
+    head: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    figures: Figures
+    csv: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the store keeps, so that the report can show the sheet without knowing its rows."""
+        return {"notes": self.notes, "table": [self.head, *self.lines], "figures": list(self.figures.values())}
+
+    def as_text(self) -> str:
+        """Return the notes and the table for a terminal."""
+        return "\n".join([*self.notes, "", lay_out([self.head, *self.lines])])
+
+    def as_page(self, name: str) -> str:
+        """Return the experiment's own HTML page."""
+        figures = tuple(self.figures.values())
+        return render_experiment(ExperimentContent(name, tuple(self.notes), self.head, tuple(self.lines), figures))
+
+    def as_markdown(self, name: str, config: dict[str, Any]) -> str:
+        """Return title, notes, table and config as Markdown, to be committed beside what it proves."""
+        title, *notes = self.notes
+        asked = {key: value for key, value in sorted(config.items()) if value not in (None, [], "")}
+        table = [_markdown_row(self.head), _markdown_row(["---"] * len(self.head)), *map(_markdown_row, self.lines)]
+        return "\n\n".join([
+            f"# {name}: {title}", *notes, "\n".join(table), f"Asked: `{json.dumps(asked, ensure_ascii=False)}`",
+        ]) + "\n"  # fmt: skip
 
 
-def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> AnySheet:
-    """Lay out what the store holds of an experiment.
-
-    Args:
-        config: What was asked.
-        result: What was found.
-    """
-    if "courses" in result:
-        return make_dynamics_sheet(result)
-    if "parts" in result:
-        # The store keeps no order of keys: the parts stand as they were asked for.
-        return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
-    return make_sheet(QUESTIONS[config["experiment"]], result)
-
-
-def markdown_of(name: str, config: dict[str, Any], result: dict[str, Any]) -> str:
-    """Write an experiment as a page of Markdown: title, notes, table, and what was asked; equal results give equal pages."""
-    sheet = sheet_of(config, result)
-    title, *notes = sheet.notes
-    head, *lines = sheet.as_json()["table"]
-    asked = {key: value for key, value in sorted(config.items()) if value not in (None, [], "")}
-    table = [_line(head), _line(["---"] * len(head)), *map(_line, lines)]
-    return "\n\n".join([
-        f"# {name}: {title}", *notes, "\n".join(table), f"Asked: `{json.dumps(asked, ensure_ascii=False)}`",
-    ]) + "\n"  # fmt: skip
+def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
+    """Make the sheet of arms that were compared at several retentions."""
+    cells = [Cell(**cell) for cell in result["cells"]]
+    rows = compare_cells(cells)
+    figures = _figures(rows, question)
+    notes = [question.title, describe_detectable(result["before"]), *_describe_speed(cells)]
+    for found in result["regions"]:
+        notes.append(f"{found['rater']}: {found['said']}")
+        title = f"Value of training on each rank of rater {found['rater']}"
+        curve = [ValuePoint(**point) for point in found["fit"]["curve"]]
+        figures[f"ranks-{found['rater']}"] = title, draw_value_curve(curve, title)
+    return Sheet(notes, HEAD, [cells_of_row(row) for row in rows], figures, csv_table(rows))
 
 
-def _line(texts: Any) -> str:
+def draw_arms(rows: Sequence[ArmRow], title: str) -> str:
+    """Chart the arms of one retention below one another, each mean loss with its interval."""
+    return render_chart(interval_chart([(arm_title(row.arm), row.loss) for row in rows], title, LOSS_TITLE))
+
+
+def draw_sweep(rows: Sequence[ArmRow], title: str) -> str:
+    """Chart each arm's loss over the retention; the full corpus is a dashed level."""
+    lines = []
+    for arm in dict.fromkeys(row.arm for row in rows):
+        here = [row for row in rows if row.arm == arm]
+        if arm == FULL:
+            level = Estimate(here[0].loss.mean, None, None, here[0].loss.n)
+            lines.append(Line(arm, [Point(0.0, level), Point(1.0, level)], "none", is_dashed=True))
+        else:
+            points = [
+                Point(row.retention, row.loss, f"{arm_title(arm)}, {row.retention:.0%}: {row.loss.mean:.4f}")
+                for row in sorted(here, key=lambda row: row.retention)
+            ]
+            lines.append(Line(arm_title(arm), points))
+    return render_chart(line_chart(lines, title, RATIO_AXIS, x_title="retention"))
+
+
+def draw_times(rows: Sequence[ArmRow], title: str) -> str:
+    """Chart each arm's loss over the steps of its training, on a logarithmic axis; each length has its own schedule."""
+    steps = [row.n_steps for row in rows]
+    low, high = math.log10(min(steps)) - 0.05, math.log10(max(steps)) + 0.05
+    marks = [math.log10(factor * 10**power) for power in range(8) for factor in (1, 2, 5)]
+    axis = Axis(low, high, [(mark, f"{10**mark:,.0f}") for mark in marks if low <= mark <= high])
+    lines = [
+        Line(arm_title(arm), [
+            Point(math.log10(row.n_steps), row.loss, f"{arm_title(arm)}, {row.n_steps:,} steps: {row.loss.mean:.4f}")
+            for row in sorted(rows, key=lambda row: row.n_steps) if row.arm == arm
+        ])
+        for arm in dict.fromkeys(row.arm for row in rows)
+    ]  # fmt: skip
+    return render_chart(line_chart(lines, title, axis, x_title="steps"))
+
+
+def draw_value_curve(curve: Sequence[ValuePoint], title: str) -> str:
+    """Chart the value of training on each rank, with its interval over seeds as a band."""
+    points = [Point(point.rank, Estimate(point.value, point.low, point.high, 0)) for point in curve]
+    x_title = "rank, 0% = highest score; value as a log of the loss"
+    return render_chart(line_chart([Line("value", points, "band")], title, RATIO_AXIS, x_title=x_title, spec=".3g"))
+
+
+def _describe_speed(cells: Sequence[Cell]) -> list[str]:
+    """Say how soon each arm reaches the final loss of random; empty where all arms have one length."""
+    if len({cell.length for cell in cells}) < 2:
+        return []
+    said = []
+    for arm, retention in dict.fromkeys((cell.arm, cell.retention) for cell in cells if cell.arm not in (RANDOM, FULL)):
+        share = share_of_steps(cells, arm, retention)
+        reached = "does not reach" if share is None else "reaches"
+        steps = "" if share is None else f" in {show(share, digits=0, scale=100, unit='%')} of its steps"
+        said.append(f"{arm_title(arm)} at {retention:.0%} {reached} the final loss of random{steps}.")
+    return said
+
+
+def _figures(rows: Sequence[ArmRow], question: Question) -> Figures:
+    if question.is_sweep:
+        return {"retentions": (question.title, draw_sweep(rows, question.title))}
+    figures: Figures = {}
+    for retention in dict.fromkeys(row.retention for row in rows):
+        title = f"{question.title} Retention {retention:.0%}"
+        here = [row for row in rows if row.retention == retention]
+        if len({row.length for row in rows}) > 1:
+            figures[f"times-r{retention * 100:g}"] = title, draw_times(here, title)
+        else:
+            figures[f"arms-r{retention * 100:g}"] = title, draw_arms(here, title)
+    return figures
+
+
+def _markdown_row(texts: Sequence[str]) -> str:
     cells = [text.replace("|", r"\|") for text in texts]
     return f"| {' | '.join(cells)} |"

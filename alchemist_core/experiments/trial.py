@@ -1,4 +1,4 @@
-"""One seed of an experiment: its corpus and its raters, made by the stages or found again."""
+"""One seed of an experiment: its corpus, its raters, and its measured arms, made by the stages or found in the store."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ _PARTS = (("", "train", "train"), ("-validation", "validation", "validation"), (
 
 
 class Trial:
-    """Names of a seed's datasets, and its raters."""
+    """The datasets and raters of one seed."""
 
     def __init__(self, config: TrialsConfig, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -37,13 +37,13 @@ class Trial:
 
     @property
     def truth(self) -> Path | None:
-        """The file that says what each pair is worth."""
+        """The Parquet file with the kind of each sample."""
         if self.config.truth is not None:
             return Path(self.config.truth.format(seed=self.seed))
         return self._root / "truth.parquet" if self.config.dataset is None else None
 
     def prepare(self) -> None:
-        """Draw and register the corpus, where scenes are drawn; what is there already is found again."""
+        """Generate and register the synthetic corpus, if no dataset is named; an existing one is reused."""
         if self.config.dataset is not None:
             return
         drawn = draw_scenes(self._root, **self.config.scenes_of(self.seed).model_dump())
@@ -57,7 +57,7 @@ class Trial:
         """Return this seed's rater of a kind, trained, and with every pair of the corpus scored and selectable.
 
         Raises:
-            ConfigError: One rater was named for every seed, and it is not of this kind.
+            ConfigError: The config names one rater for every seed, and it has another rule.
         """
         if self.config.rater is not None:
             return _require_rater(self.config.rater, kind)
@@ -74,7 +74,7 @@ class Trial:
 
     @property
     def _drawn_name(self) -> str:
-        # What is drawn is part of the name: another size is another dataset.
+        # The generator's config is part of the name: another size is another dataset.
         drawn = self.config.scenes_of(0).model_dump()
         return f"scenes-{fingerprint(drawn)[:6]}-s{self.seed}"
 
@@ -84,7 +84,7 @@ class Trial:
 
 
 def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
-    """Refuse a named evaluation dataset that models may have learned from, before anything is trained.
+    """Refuse an evaluation dataset that models may have been trained on, before anything is trained.
 
     Raises:
         ConfigError: A seed's dataset is not registered, or its role is not evaluation.
@@ -97,14 +97,14 @@ def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
 def _require_rater(name: str, kind: str) -> RaterRow:
     rater = find_rater(open_store(), name)
     if rater is None:
-        raise ConfigError(f"--rater {name}: there is none. Leave it out to have one trained for every seed.")
+        raise ConfigError(f"--rater {name} does not exist. Leave it out to train a rater for every seed.")
     if rater.rule != RATERS[kind]["rule"]:
-        raise ConfigError(f"--rater {rater.name} is of rule {rater.rule}: it cannot rank arms of {kind!r}.")
+        raise ConfigError(f"--rater {rater.name} has the scoring rule {rater.rule}: it cannot rank arms of {kind!r}.")
     return rater
 
 
 def tokenizer_sha256(rater: RaterRow) -> bytes:
-    """Hash the tokenizer of a rater: losses under two raters can be compared where it is the same."""
+    """Hash the tokenizer of a rater: losses under two raters are comparable only if it is the same."""
     return file_sha256(artifact_path(rater.checkpoint_uri) / "tokenizer.safetensors")
 
 
@@ -130,15 +130,15 @@ class Cell:
 def measure_cell(
     trial: Trial, arm: Arm, policy: dict[str, Any], rater: RaterRow, *, retention: float, model: DownstreamConfig
 ) -> Cell:
-    """Take one arm through the three stages.
+    """Select, train and evaluate one arm.
 
     Args:
         trial: The seed.
-        arm: What is compared.
+        arm: The arm.
         policy: The selection policy's fields, `auto` resolved.
-        rater: Whose ranks.
-        retention: Share kept, 0-1.
-        model: How every arm is trained.
+        rater: The rater whose ranks are used.
+        retention: Retention, 0-1.
+        model: Training config of every arm.
     """
     given = SelectionPolicy.model_validate({**policy, "retention": retention, "seed": trial.seed})
     # The members' own spec is in the name, so that an arm which another experiment tried too is one subset.

@@ -1,61 +1,173 @@
-"""Charts as inline SVG that stretches, with axes in HTML that does not: text keeps its size on a phone.
+"""Charts as plain marks in a square; a template frames them, with axes in HTML on a page or as an SVG file of its own.
 
-Knows nothing of reports' sections.
+Axes in HTML keep their text size on a phone while the marks stretch. Places run from 0 to 1, from the left and from the bottom.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 from alchemist_core.report.content import Histogram
-from alchemist_core.report.markup import Html, element
 from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.statistics import Estimate
+
+# Colours that people with red-green blindness tell apart (Okabe, Ito 2008).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00", "#7f7f7f", "#a65628")
+DASHED_COLOUR = "#808080"
+
+Tick = tuple[float, str]  # Place and text.
 
 
-def histogram_chart(histogram: Histogram, what: str) -> Html:
-    """Draw how many pairs have which value; `what` names the values in the plural."""
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One element of SVG in a square of 100 × 100, with the text that a reader sees when pointing at it."""
+
+    tag: Literal["rect", "path", "line"]
+    attributes: dict[str, str]
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """The name of a series: its marks have a CSS class, or a colour of their own."""
+
+    text: str
+    class_: str = ""
+    colour: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart before it is framed; `label` describes it to a screen reader."""
+
+    label: str
+    marks: Sequence[Mark]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    legend: Sequence[LegendEntry] = ()
+    x_title: str = ""
+    # A list of named rows: its grid is vertical, and its height grows with the rows.
+    has_rows: bool = False
+
+    @property
+    def grid(self) -> list[Mark]:
+        """The lines at the ticks."""
+        if self.has_rows:
+            return [_line((x, 0.0), (x, 1.0), class_="grid") for x, _ in self.x_ticks]
+        return [_line((0.0, y), (1.0, y), class_="grid") for y, _ in self.y_ticks]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A range of values, with the texts of some of them."""
+
+    low: float
+    high: float
+    labels: Sequence[tuple[float, str]]
+
+    @classmethod
+    def of(cls, values: Iterable[float], spec: str = ".4g") -> "Axis":
+        """Return an axis of round ticks that encloses the values."""
+        given = list(values)
+        ticks = nice_ticks(min(given), max(given))
+        return cls(ticks[0], ticks[-1], [(tick, format(tick, spec).replace("-", "−")) for tick in ticks])
+
+    @property
+    def ticks(self) -> list[Tick]:
+        """Places and texts."""
+        return [(self.at(value), text) for value, text in self.labels]
+
+    def at(self, value: float) -> float:
+        """Return the place of a value."""
+        return (value - self.low) / (self.high - self.low)
+
+
+RATIO_AXIS = Axis(0.0, 1.0, [(i / 5, f"{i * 20}%") for i in range(6)])
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value with its interval at a place of the horizontal axis."""
+
+    x: float
+    value: Estimate
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series of points. Intervals are shown as whiskers, as a band, or not at all."""
+
+    name: str
+    points: Sequence[Point]
+    intervals: Literal["whiskers", "band", "none"] = "whiskers"
+    is_dashed: bool = field(default=False, kw_only=True)
+
+
+def histogram_chart(histogram: Histogram, what: str) -> Chart:
+    """Chart how many samples have which value; `what` names the values in the plural."""
     low, high = histogram.edges[0], histogram.edges[-1]
     y_ticks = nice_ticks(0.0, float(max(*histogram.counts, 1)))
-    top = y_ticks[-1]
+    top, n_bars = y_ticks[-1], len(histogram.counts)
     bars = [
-        _bar(i, count / top, len(histogram.counts), f"{_number(left)} to {_number(right)}: {count:,} pairs")
+        _bar(i, n_bars, count / top, "kept", f"{_number(left)} to {_number(right)}: {count:,} pairs")
         for i, (count, (left, right)) in enumerate(zip(histogram.counts, pairwise(histogram.edges), strict=True))
     ]
     x_ticks = [
         ((tick - low) / ((high - low) or 1), _number(tick)) for tick in nice_ticks(low, high) if low <= tick <= high
     ]
     label = f"Histogram of {sum(histogram.counts):,} {what} from {_number(low)} to {_number(high)}"
-    return _plot(bars, x_ticks, [(tick / top, _count(tick)) for tick in y_ticks], label)
+    return Chart(label, bars, x_ticks, [(tick / top, _count(tick)) for tick in y_ticks])
 
 
-def selection_chart(curve: SelectionCurve, label: str) -> Html:
-    """Draw the pool by rank, what was kept of it, and what the strategy asked for."""
-    n_pool_most, n_wanted_most = float(curve.n_pool.max()), float((curve.target * curve.n_pool).max())
-    # What is wanted beyond the pool is shown, up to the height at which the pool's own bars would become too low to read.
-    y_ticks = nice_ticks(0.0, max(min(n_wanted_most, 2 * n_pool_most), n_pool_most, 1.0))
+def selection_chart(curve: SelectionCurve, label: str) -> Chart:
+    """Chart the eligible samples by rank, those that were selected, and the target density of the strategy."""
+    n_most, n_target_most = float(curve.n_pool.max()), float((curve.target * curve.n_pool).max())
+    # A target above the eligible samples is shown up to twice their number: beyond, their bars would be too low to read.
+    y_ticks = nice_ticks(0.0, max(min(n_target_most, 2 * n_most), n_most, 1.0))
     top, n_bins = y_ticks[-1], len(curve.n_pool)
-    pool, kept = [], []
+    eligible, selected = [], []
     for i, (n_pool, n_kept) in enumerate(zip(curve.n_pool.tolist(), curve.n_kept.tolist(), strict=True)):
-        text = f"rank {i / n_bins:.3f} to {(i + 1) / n_bins:.3f}: {n_kept:,} of {n_pool:,} kept"
-        pool.append(_bar(i, n_pool / top, n_bins, text, class_="pool"))
-        kept.append(_bar(i, n_kept / top, n_bins, text))
+        title = f"rank {i / n_bins:.3f} to {(i + 1) / n_bins:.3f}: {n_kept:,} of {n_pool:,} selected"
+        eligible.append(_bar(i, n_bins, n_pool / top, "pool", title))
+        selected.append(_bar(i, n_bins, n_kept / top, "kept", title))
     lines = [_steps((curve.target * curve.n_pool / top).tolist(), "target")]
+    legend = [
+        LegendEntry("eligible", "pool"),
+        LegendEntry("selected", "kept"),
+        LegendEntry("target (p(rank), scaled to the retention)", "target"),
+    ]
     if curve.is_saturated:
         lines.append(_steps((curve.expected * curve.n_pool / top).tolist(), "expected"))
-    x_ticks = [(tick / 5, f"{tick * 20} %") for tick in range(6)]
-    return _plot([*pool, *kept, *lines], x_ticks, [(tick / top, _count(tick)) for tick in y_ticks], label)
+        legend.append(LegendEntry("expected without replacement", "expected"))
+    y_labels = [(tick / top, _count(tick)) for tick in y_ticks]
+    return Chart(label, [*eligible, *selected, *lines], RATIO_AXIS.ticks, y_labels, legend)
 
 
-def selection_legend(curve: SelectionCurve) -> Html:
-    """Name the marks of a selection chart."""
-    marks = [("pool", "eligible"), ("kept", "kept"), ("target", "asked for (p(rank), scaled to the retention)")]
-    if curve.is_saturated:
-        marks.append(("expected", "expected without replacement"))
-    return element(
-        "ul",
-        *(element("li", element("i", class_=f"mark {mark}"), text) for mark, text in marks),
-        class_="legend",
-    )
+def interval_chart(rows: Sequence[tuple[str, Estimate]], title: str, x_title: str) -> Chart:
+    """Chart named values below one another, each with its interval."""
+    axis = Axis.of(_ends(value for _, value in rows))
+    places = [1 - (i + 0.5) / len(rows) for i in range(len(rows))]
+    marks = []
+    for y, (_, value) in zip(places, rows, strict=True):
+        if value.low is not None and value.high is not None:
+            marks.append(_line((axis.at(value.low), y), (axis.at(value.high), y), stroke=COLOURS[0]))
+        marks.append(_dot(axis.at(value.mean), y, COLOURS[0], f"{value.mean:.4f}"))
+    names = [(y, name) for y, (name, _) in zip(places, rows, strict=True)]
+    return Chart(title, marks, axis.ticks, names, x_title=x_title, has_rows=True)
+
+
+def line_chart(lines: Sequence[Line], title: str, x: Axis, *, x_title: str = "", spec: str = ".4g") -> Chart:
+    """Chart lines over one axis; `spec` formats the values of the vertical one."""
+    y = Axis.of(_ends(point.value for line in lines for point in line.points), spec)
+    marks, legend = [], []
+    for i, line in enumerate(lines):
+        colour = DASHED_COLOUR if line.is_dashed else COLOURS[i % len(COLOURS)]
+        marks += _line_marks(line, x, y, colour)
+        legend.append(LegendEntry(line.name, "dashed" if line.is_dashed else "", colour))
+    return Chart(title, marks, x.ticks, y.ticks, legend if len(lines) > 1 else (), x_title)
 
 
 def nice_ticks(low: float, high: float, n: int = 4) -> list[float]:
@@ -71,42 +183,59 @@ def nice_ticks(low: float, high: float, n: int = 4) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def _bar(i: int, height: float, n_bars: int, text: str, class_: str = "kept") -> Html:
+def _line_marks(line: Line, x: Axis, y: Axis, colour: str) -> list[Mark]:
+    found = [(x.at(point.x), y.at(point.value.mean)) for point in line.points]
+    marks = []
+    if line.intervals == "band" and all(point.value.low is not None for point in line.points):
+        ends = [(x.at(p.x), y.at(p.value.low), y.at(p.value.high)) for p in line.points if p.value.low is not None
+                and p.value.high is not None]  # fmt: skip
+        around = [*((px, low) for px, low, _ in ends), *((px, high) for px, _, high in reversed(ends))]
+        marks.append(Mark("path", {"d": _path(around) + "Z", "class": "band", "fill": colour}))
+    if found:
+        class_ = {"class": "dashed"} if line.is_dashed else {}
+        marks.append(Mark("path", {"d": _path(found), "stroke": colour, **class_}))
+    if line.intervals == "whiskers":
+        for (px, py), point in zip(found, line.points, strict=True):
+            if point.value.low is not None and point.value.high is not None:
+                marks.append(_line((px, y.at(point.value.low)), (px, y.at(point.value.high)), stroke=colour))
+            marks.append(_dot(px, py, colour, point.title))
+    return marks
+
+
+def _bar(i: int, n_bars: int, height: float, class_: str, title: str) -> Mark:
     width = 100 / n_bars
-    return element(
-        "rect",
-        element("title", text),
-        x=f"{i * width + width * 0.06:.3f}",
-        y=f"{100 - 100 * height:.3f}",
-        width=f"{width * 0.88:.3f}",
-        height=f"{100 * height:.3f}",
-        class_=class_,
-    )
+    place = {"x": f"{(i + 0.06) * width:.3f}", "y": f"{100 - 100 * height:.3f}"}
+    size = {"width": f"{width * 0.88:.3f}", "height": f"{100 * height:.3f}"}
+    return Mark("rect", {**place, **size, "class": class_}, title)
 
 
-def _steps(heights: Sequence[float], class_: str) -> Html:
+def _steps(heights: Sequence[float], class_: str) -> Mark:
     width = 100 / len(heights)
-    path = "".join(
-        f"{'M' if i == 0 else 'V'}{f'0 {100 - 100 * y:.2f}' if i == 0 else f'{100 - 100 * y:.2f}'}H{(i + 1) * width:.3f}"
-        for i, y in enumerate(heights)
-    )
-    return element("path", d=path, class_=class_)
+    steps = [f"V{100 - 100 * y:.2f}H{(i + 1) * width:.3f}" for i, y in enumerate(heights)]
+    return Mark("path", {"d": f"M0 {100 - 100 * heights[0]:.2f}{''.join(steps)}", "class": class_})
 
 
-def _plot(
-    marks: Sequence[Html], x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], label: str
-) -> Html:
-    grid = [element("path", d=f"M0 {100 - 100 * y:.3f}H100", class_="grid") for y, _ in y_ticks]
-    svg = element("svg", *grid, *marks, viewBox="0 0 100 100", preserveAspectRatio="none", role="img", aria_label=label)
-    y_axis = [element("span", text, style=f"bottom:{100 * y:.2f}%") for y, text in y_ticks]
-    x_axis = [element("span", text, style=f"left:{100 * x:.2f}%") for x, text in x_ticks]
-    return element(
-        "div",
-        element("div", *y_axis, class_="y-axis", aria_hidden="true"),
-        svg,
-        element("div", *x_axis, class_="x-axis", aria_hidden="true"),
-        class_="plot",
-    )
+def _line(start: tuple[float, float], end: tuple[float, float], *, class_: str = "", stroke: str = "") -> Mark:
+    (x1, y1), (x2, y2) = (_at(*place) for place in (start, end))
+    style = {"class": class_} if class_ else {"stroke": stroke}
+    return Mark("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, **style})
+
+
+def _dot(x: float, y: float, colour: str, title: str) -> Mark:
+    # A stroke without length and with round ends stays round where the square is stretched.
+    return Mark("path", {"d": f"M{' '.join(_at(x, y))}h0", "class": "dot", "stroke": colour}, title)
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(" ".join(_at(*point)) for point in points)
+
+
+def _at(x: float, y: float) -> tuple[str, str]:
+    return f"{100 * x:.3f}", f"{100 - 100 * y:.3f}"
+
+
+def _ends(values: Iterable[Estimate]) -> list[float]:
+    return [end for one in values for end in (one.mean, one.low, one.high) if end is not None]
 
 
 def _number(value: float) -> str:

@@ -1,16 +1,24 @@
-"""What a subset was worth: means over seeds, Student's t intervals on paired differences, share of the gap closed.
+"""How a subset compares with its controls: held-out losses and image metrics by arm, with gains paired by seed.
 
-Knows nothing of pages. Three to five seeds are usual: bootstrap and normal intervals would cover too little there.
+Knows nothing of pages.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alchemist_core.report.content import ArmRun
-from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed
+from alchemist_core.report.content import ArmRun, MetricRun
+from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
 
 ARMS = ("subset", "random", "minus_loss", "planted", "full")
+# The store's name of the oracle arm is part of the identity of trained models, so it stays; readers see "oracle".
+ORACLE = "planted"
+_NOTES = {
+    "subset": "selected by the rater's ranks",
+    "random": "same size, selected at random",
+    ORACLE: "same size, selected from samples known to be good",
+    "full": "every eligible pair, more steps",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +30,19 @@ class ArmSummary:
     n_steps: int
     loss_of_seed: dict[int, float]
     loss: Estimate
-    gain: Estimate | None  # Random's loss less this one's, paired by seed.
-    gap_closed: Estimate | None  # 0 = as random, 1 = as a draw of samples known to be good.
+    gain: Estimate | None  # Random's loss less this arm's, paired by seed; positive is better.
+    gap_closed: Estimate | None  # 0 = as good as random, 1 = as good as the oracle.
+
+    @property
+    def note(self) -> str:
+        """What the arm was trained on, in words; empty for an unusual arm."""
+        return _NOTES.get(self.arm, "")
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """All losses that a chart of the arm must show: those of the seeds, and both ends of the interval."""
+        half_width = self.loss.half_width or 0.0
+        return *self.loss_of_seed.values(), self.loss.mean - half_width, self.loss.mean + half_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,23 @@ class Comparison:
     subset: str
     retention: float
     arms: tuple[ArmSummary, ...]
+
+    @property
+    def subset_arm(self) -> ArmSummary | None:
+        """The subset's own arm."""
+        return next((arm for arm in self.arms if arm.arm == "subset"), None)
+
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether no arm has a second seed, so that nothing has an interval."""
+        return all(len(arm.loss_of_seed) < 2 for arm in self.arms)
+
+    def place_of(self, loss: float) -> float:
+        """Return where a loss lies between the lowest and the highest of all arms, as a percentage with a margin."""
+        ends = [end for arm in self.arms for end in arm.ends]
+        margin = (max(ends) - min(ends)) * 0.06 or 1.0
+        low, high = min(ends) - margin, max(ends) + margin
+        return 100 * (loss - low) / (high - low)
 
 
 def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
@@ -44,19 +80,28 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
             if (run.retention, run.subset) == (retention, subset):
                 groups[run.arm].append(run)
         losses = {arm: {run.seed: run.heldout_loss for run in group} for arm, group in groups.items()}
-        arms = tuple(_summarize(groups[arm], losses) for arm in sorted(groups, key=place_of_arm))
+        arms = tuple(_summarize_arm(groups[arm], losses) for arm in sorted(groups, key=place_of_arm))
         comparisons.append(Comparison(subset, retention, arms))
     return comparisons
 
 
 def place_of_arm(arm: str) -> tuple[int, str]:
-    """Return what arms are sorted by: the order of `ARMS`, and planted+plain behind planted."""
+    """Return what arms are sorted by: the order of `ARMS`, and a filled oracle behind the oracle."""
     return ARMS.index(arm.partition("+")[0]), arm
 
 
-def _summarize(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:
+def arm_title(arm: str) -> str:
+    """Return the name of an arm as readers see it.
+
+    >>> arm_title("planted+plain"), arm_title("random")
+    ('oracle+plain', 'random')
+    """
+    return "oracle" + arm.removeprefix(ORACLE) if arm.partition("+")[0] == ORACLE else arm
+
+
+def _summarize_arm(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:
     first = group[0]
-    loss, random, planted = (losses.get(arm, {}) for arm in (first.arm, "random", "planted"))
+    loss, random, oracle = (losses.get(arm, {}) for arm in (first.arm, "random", ORACLE))
     return ArmSummary(
         first.arm,
         first.n_samples,
@@ -64,5 +109,60 @@ def _summarize(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmS
         loss,
         estimate(list(loss.values())),
         estimate_gain(loss, random) if first.arm != "random" else None,
-        gap_closed(loss, random, planted) if first.arm == "subset" else None,
+        gap_closed(loss, random, oracle) if first.arm == "subset" else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSummary:
+    """One metric of generated images, under one evaluation protocol, over the seeds of each arm."""
+
+    contract: str
+    metric: str
+    arms: dict[str, Estimate]
+    gain: Estimate | None  # Of the subset over random, paired by seed; positive is better.
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether a lower value is better."""
+        return is_lower_better(self.metric)
+
+    @property
+    def digits(self) -> int:
+        """Decimals that show at least three digits of the largest value."""
+        return 3 if max(abs(value.mean) for value in self.arms.values()) >= 0.1 else 5
+
+
+@dataclass(frozen=True, slots=True)
+class MetricComparison:
+    """All metrics of one subset, and the arms that any of them has."""
+
+    arms: tuple[str, ...]
+    summaries: tuple[MetricSummary, ...]
+
+
+def compare_metrics(runs: Sequence[MetricRun]) -> dict[str, MetricComparison]:
+    """Return the metrics of each subset, in the order in which they come."""
+    by_subset: dict[str, list[MetricRun]] = {}
+    for run in runs:
+        by_subset.setdefault(run.subset, []).append(run)
+    return {
+        subset: MetricComparison(
+            tuple(sorted({run.arm for run in found}, key=place_of_arm)), tuple(summarize_metrics(found))
+        )
+        for subset, found in by_subset.items()
+    }
+
+
+def summarize_metrics(runs: Sequence[MetricRun]) -> list[MetricSummary]:
+    """Return a summary for each metric, in the order in which they come."""
+    groups: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        groups[run.contract, run.metric][run.arm][run.seed] = run.value
+    return [_summarize_metric(contract, metric, arms) for (contract, metric), arms in groups.items()]
+
+
+def _summarize_metric(contract: str, metric: str, arms: dict[str, dict[int, float]]) -> MetricSummary:
+    means = {arm: estimate(list(values.values())) for arm, values in arms.items()}
+    gain = estimate_gain(arms.get("subset", {}), arms.get("random", {}), metric=metric)
+    return MetricSummary(contract, metric, means, gain)

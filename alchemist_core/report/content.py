@@ -1,6 +1,6 @@
-"""What a report says, as plain values: the stage `report` fills them, the page shows them.
+"""The content of a report as plain values: `gathering` reads them, `page` shows them.
 
-Every part may be empty: a page can be made at any moment, also before the first rater, and says what is missing.
+Every part may be empty: a report can be made before the first rater exists, and the page then names the missing step.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from alchemist_core.selection.curves import SelectionCurve
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of "what": a label and its value, such as the dataset, the rater or the code version."""
+    """A label and its value, such as the dataset, the rater or the code version."""
 
     label: str
     value: str
@@ -52,7 +52,7 @@ class LineageStep:
 
 @dataclass(frozen=True, slots=True)
 class VersionChange:
-    """What left and what joined since the version that was published before, by reason; each side adds up."""
+    """Pairs that left and joined since the version that was published before, by reason; each side adds up."""
 
     from_version: int
     n_before: int
@@ -60,10 +60,19 @@ class VersionChange:
     leavers: dict[str, int]
     joiners: dict[str, int]
 
+    @property
+    def reasons(self) -> list[tuple[str, int, int]]:
+        """Each reason with the pairs that left and joined for it, the most frequent first."""
+        counts = [
+            (reason, self.leavers.get(reason, 0), self.joiners.get(reason, 0))
+            for reason in self.leavers.keys() | self.joiners.keys()
+        ]
+        return sorted(counts, key=lambda row: (-row[1] - row[2], row[0]))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SubsetContent:
-    """One subset version: what was asked for, what was drawn, and where it comes from."""
+    """One subset version: its strategy, the curve of its selection, and its lineage."""
 
     name: str
     version: int
@@ -80,7 +89,7 @@ class SubsetContent:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawnRow:
-    """A subset version that somebody withdrew: it is kept as history, and compared with nothing."""
+    """A withdrawn subset version: kept as history, and left out of comparisons."""
 
     subset: str  # Name and version.
     withdrawn_on: date
@@ -90,7 +99,7 @@ class WithdrawnRow:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One real image of a contact sheet: its thumbnail (JPEG bytes), caption, rank and score."""
+    """One image of a contact sheet: its thumbnail (JPEG bytes), caption, rank and score."""
 
     jpeg: bytes
     caption: str
@@ -109,9 +118,10 @@ class ContactSheet:
 
 @dataclass(frozen=True, slots=True)
 class ArmRun:
-    """One trained model's result: one arm (subset, random, planted, full) of a subset's comparison, with one seed."""
+    """One trained model's result: one arm (subset, random, oracle, full) of a subset's comparison, with one seed."""
 
-    subset: str  # Name and version of the subset that the arm is compared with; the full corpus's runs stand in each.
+    # Name and version of the subset that the arm is compared with; runs on the full corpus are repeated for each.
+    subset: str
     retention: float  # The subset's.
     arm: str
     seed: int
@@ -122,7 +132,7 @@ class ArmRun:
 
 @dataclass(frozen=True, slots=True)
 class MetricRun:
-    """One metric of the images that one trained model draws, under a contract with a name."""
+    """One metric of the images that one trained model generates, under a named evaluation protocol."""
 
     subset: str  # As in ArmRun.
     contract: str
@@ -134,7 +144,7 @@ class MetricRun:
 
 @dataclass(frozen=True, slots=True)
 class NightRow:
-    """One crawl date of a dataset: a row of the view `nightly_overview`, whose words `status` has."""
+    """One crawl date of a dataset: a row of the view `nightly_overview`, with its `status`."""
 
     dataset: str
     crawl_date: date
@@ -146,18 +156,18 @@ class NightRow:
 
     @property
     def n_missing(self) -> int:
-        """Return the locations that are neither scored nor set aside."""
+        """Return the locations that are neither scored nor quarantined."""
         return self.n_locations - self.n_scored - self.n_quarantined
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the night itself says that it is not wholly scored, so that missing locations are no fault."""
+        """Whether the night's status says that scoring is unfinished, so that missing locations are no fault."""
         return self.status.startswith(("nothing scored", "partly scored", "empty"))
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantineRow:
-    """How many locations were set aside for one reason, with the detail of one of them."""
+    """Number of locations quarantined for one reason, with the detail of one of them."""
 
     reason: str
     stage: str
@@ -167,7 +177,7 @@ class QuarantineRow:
 
 @dataclass(frozen=True, slots=True)
 class DriftRow:
-    """One night's scores beside the accepted nights': a row of `score_distributions`."""
+    """Distance of one night's scores from those of the accepted nights: a row of `score_distributions`."""
 
     dataset: str
     crawl_date: date
@@ -179,7 +189,7 @@ class DriftRow:
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What one thing cost: a night or a subset version, in seconds of work of one device."""
+    """Cost of a night or a subset version, in seconds of work of one device."""
 
     kind: str
     name: str
@@ -189,7 +199,7 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentContent:
-    """A finished experiment: what was asked and expected, its table as texts, its figures as SVG."""
+    """A finished experiment: its notes (the title first), its table as texts, its figures as SVG."""
 
     name: str
     notes: tuple[str, ...]

@@ -1,15 +1,18 @@
-"""Gather from the store and the shards what a report shows."""
+"""Read what a report shows, from the store and the shards."""
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
 from alchemist_core.errors import DataError
-from alchemist_core.report import (
-    BANDS,
+from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
     CostRow,
@@ -26,8 +29,6 @@ from alchemist_core.report import (
     Tile,
     VersionChange,
     WithdrawnRow,
-    encode_thumbnail,
-    pick_band,
 )
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
@@ -42,8 +43,10 @@ from alchemist_core.subsets.selected import reselect
 from alchemist_core.telemetry import say
 from alchemist_core.training.sample_reading import read_images
 
+# The paper's own bands of a ranking: its head, the middle that trains best there, its tail.
+BANDS = ((0.0, 0.2), (0.4, 0.8), (0.9, 1.0))
 THUMBNAIL_SIDE = 96
-# More nights than this are told together.
+# More nights than this are summed up in one line.
 MAX_NIGHTS = 7
 
 
@@ -118,7 +121,7 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
 
 
 def _shards(engine: Engine, row: SubsetRow) -> list[tuple[str, str]]:
-    """Name each night's shards, those of many nights together."""
+    """Describe each night's shards, or those of many nights in one line."""
     nights = overviews.read_snapshot_shards(engine, row.snapshot_id)
     if len(nights) > MAX_NIGHTS:
         total = sum(night.n_shards for night in nights)
@@ -130,7 +133,7 @@ def _shards(engine: Engine, row: SubsetRow) -> list[tuple[str, str]]:
 
 
 def _experiments(engine: Engine, dataset: str | None) -> list[ExperimentContent]:
-    """Return the finished experiments on a dataset, or all; those on drawn scenes stand in the report of all alone."""
+    """Return the finished experiments on a dataset, or all; those on the synthetic corpus are shown only with all."""
     found = []
     for row in list_experiments(engine):
         is_asked = dataset is None or row.config.get("dataset") == dataset
@@ -148,7 +151,7 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
     try:
         changes = find_changes(engine, before, row)
     except DataError as error:
-        # What it was drawn from has changed since: that is told, and hides no other subset.
+        # What it was selected from has changed since: a warning is printed, and the other subsets are still shown.
         say(f"{row.title}: not compared with version {before.version}: {error}")
         return None
     return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)
@@ -184,3 +187,21 @@ def _sheets(engine: Engine, snapshot: Snapshot, on_progress: Callable[[int, int,
         i = position[pair_hash]
         tiles[i] = Tile(encode_thumbnail(image), caption, float(snapshot.rank_N[i]), float(snapshot.pairs.score_N[i]))
     return [ContactSheet(*band, tuple(tiles[i] for i in indices if i in tiles)) for band, indices in picked.items()]
+
+
+def pick_band(ranks: NDArray[np.float64], band: tuple[float, float], n: int = 24) -> NDArray[np.int64]:
+    """Return up to n indices spread evenly over the ranks of a band, lowest rank first.
+
+    >>> pick_band(np.array([0.9, 0.1, 0.0, 0.15]), (0.0, 0.2), n=2).tolist()
+    [2, 3]
+    """
+    inside = np.flatnonzero((ranks >= band[0]) & (ranks <= band[1]))
+    ordered = inside[np.argsort(ranks[inside], kind="stable")]
+    return ordered[np.unique(np.linspace(0, len(ordered) - 1, min(n, len(ordered))).round().astype(np.int64))]
+
+
+def encode_thumbnail(image: NDArray[np.uint8]) -> bytes:
+    """Return an image as JPEG bytes, small enough for a page that embeds all of its images."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=86, optimize=True)
+    return buffer.getvalue()

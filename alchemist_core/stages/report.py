@@ -1,4 +1,4 @@
-"""Make one self-contained HTML page: scores, bands in pictures, subsets and what they were worth, nights and quarantine."""
+"""Write one self-contained HTML page: comparisons, scores, subsets, images by rank, nights and quarantine."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,8 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Report
 from alchemist_core.files import artifact_path, write_bytes_atomically
-from alchemist_core.report import render_report
 from alchemist_core.report.gathering import gather_content
+from alchemist_core.report.page import render_report
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.tables import utc_now
@@ -17,14 +17,16 @@ MADE_AT = re.compile(r"<time>[^<]*</time>")
 
 
 class ReportConfig(Config):
-    """What to report on."""
+    """The dataset of the report, and its file."""
 
-    dataset: str | None = Field(None, description="Training dataset; none: every one")
-    out: Path | None = Field(None, description="File to write; none: artifacts/reports/<dataset>.html under the home")
+    dataset: str | None = Field(None, description="Training dataset; default: all")
+    out: Path | None = Field(
+        None, description="File to write; default: artifacts/reports/<dataset>.html under the home"
+    )
 
 
 class ReportReport(Report):
-    """Where the page is."""
+    """Path of the page."""
 
     path: str
     n_bytes: int
@@ -32,12 +34,12 @@ class ReportReport(Report):
 
 
 def run(config: ReportConfig, *, slot: int = 0) -> ReportReport:
-    """Make the page; an unchanged one is not written again."""
+    """Write the page; an unchanged one is not written again."""
     return execute("report", config, lambda stage_run: report(config, stage_run), ReportReport, slot=slot)
 
 
 def report(config: ReportConfig, stage_run: StageRun) -> ReportReport:
-    """Gather, render, write."""
+    """Read the content, render it, and write the page."""
     if config.dataset is not None:
         find_dataset(stage_run.engine, config.dataset)
     page = render_report(
@@ -54,4 +56,4 @@ def _without_time(page: str) -> str:
     return MADE_AT.sub("", page, count=1)
 
 
-COMMANDS = {"": Command(ReportConfig, run, lambda _, report: f"open {report.path} in a browser; it loads nothing")}
+COMMANDS = {"": Command(ReportConfig, run, lambda _, report: f"open {report.path} in a browser; it needs no network")}

@@ -37,7 +37,7 @@ FORMS = {
         "seeds": {'type': 'string', 'default': '0,1,2', 'title': 'Seeds', 'description': 'Seeds, comma between them; the arms of one seed start alike. Three cost thrice the training of one, and give an interval'},
         "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'Parquet file of a drawn corpus that says what each pair is worth (arm planted)'},
         "evaluation": {'type': ['string', 'null'], 'default': None, 'title': 'Evaluation', 'description': 'Evaluation dataset; empty: the default (alchemist dataset set-default)'},
-        "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Training dataset; empty: every one'},
+        "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Training dataset; default: all'},
     },
 }
 

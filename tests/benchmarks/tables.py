@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from alchemist_core.experiments.sheets import markdown_of
+from alchemist_core.experiments.stored import markdown_of
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment

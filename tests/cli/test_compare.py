@@ -9,9 +9,8 @@ from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.cli.subset import CompareConfig, compare
 from alchemist_core.protocols.protocol import AVERAGE, Metric
-from alchemist_core.report.comparison import compare_arms
+from alchemist_core.report.comparison import compare_arms, summarize_metrics
 from alchemist_core.report.content import ArmRun, MetricRun
-from alchemist_core.report.metrics import summarize_metrics
 from alchemist_core.stages.evaluate import FLOW_METRIC, METRIC
 from alchemist_core.statistics import LOWER_IS_BETTER, gain_over
 from alchemist_core.store.engine import SQL

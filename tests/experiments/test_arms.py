@@ -54,11 +54,11 @@ def test_the_papers_head_cut_leaves_room_for_the_retention(retention: float, cut
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("meta/auto", "no rater 'meta'.*alignment, alignment\\+group, loss"),
-        ("loss/best", "no draw 'best'.*auto, paper, random"),
-        ("block", "block takes its start rank"),
-        ("top_k@0.2", "every other draw takes no number"),
-        ("clarity:best", "no draw"),
+        ("meta/auto", "unknown rater 'meta'.*alignment, alignment\\+group, loss"),
+        ("loss/best", "unknown strategy 'best'.*auto, paper, random"),
+        ("block", "only block takes a number"),
+        ("top_k@0.2", "only block takes a number"),
+        ("clarity:best", "unknown strategy"),
     ],
 )
 def test_a_wrong_word_is_refused_with_what_there_is(word: str, message: str) -> None:

@@ -11,7 +11,7 @@ from alchemist_core.experiments.running import RunConfig
 
 
 def test_a_seed_that_chooses_does_not_report() -> None:
-    with pytest.raises(ValidationError, match=r"seeds \[1\] would choose"):
+    with pytest.raises(ValidationError, match=r"seeds \[1\] are in both"):
         RunConfig(experiment="region", choose_seeds=(0, 1), seeds=(1, 2))
 
 
@@ -25,7 +25,7 @@ def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
     "given", [{"dataset": "d"}, {"dataset": "d", "evaluation": "e"}, {"evaluation": "e"}, {"rater": "production"}]
 )
 def test_half_a_corpus_is_refused(given: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="or none of them: scenes are drawn"):
+    with pytest.raises(ValidationError, match="or none of them for a synthetic corpus"):
         TrialsConfig.model_validate(given)
 
 
@@ -48,7 +48,7 @@ def test_recipes_come_from_the_preset_then_from_the_given_fields() -> None:
         ({"training": ("n_step=7",)}, "n_step: Extra inputs.*Its fields: rule"),
         ({"training": ("n_steps=0",)}, "greater than or equal to 1"),
         ({"training": ("seed=7",)}, "seed: set by the experiment itself"),
-        ({"preset": "huge"}, "--preset huge: unknown. Presets: tiny"),
+        ({"preset": "huge"}, "--preset huge is unknown. Presets: tiny"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(given: dict[str, Any], message: str) -> None:

@@ -83,14 +83,14 @@ def test_a_word_that_names_no_corpus_is_refused(corpora: str) -> None:
 
 
 def test_one_corpus_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="two of them are one corpus"):
+    with pytest.raises(ConfigError, match="names one corpus twice"):
         config(corpora="scenes,scenes").parts()
 
 
 @pytest.mark.parametrize("field", ["dataset", "scenes", "rater"])
 def test_what_belongs_to_a_corpus_is_said_there(field: str) -> None:
     named = {"dataset": "d", "validation": "v", "evaluation": "e"}
-    with pytest.raises(ValidationError, match=f"{field}.*: name what belongs to a corpus in --corpora"):
+    with pytest.raises(ValidationError, match=f"{field}.* cannot be set beside --corpora: name the datasets"):
         config(**{"scenes": {"scenes": "side=32"}, "dataset": named, "rater": {**named, "rater": "r"}}[field])
 
 
@@ -102,5 +102,5 @@ def test_the_sheet_names_the_best_arm_of_each_corpus_and_share() -> None:
         for seed in (3, 4)
     ]
     sheet = make_datasets_sheet({"web": {"cells": cells}})
-    assert sheet.notes[1] == "web, 20% kept: a gains 0.5000 ± 0.0000 nats a token over random."
+    assert sheet.notes[1] == "web, retention 20%: a has the largest gain over random, 0.5000 ± 0.0000 nats per token."
     assert [line[:2] for line in sheet.lines] == [("web", arm) for arm in losses]

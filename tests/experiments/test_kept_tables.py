@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.sheets import markdown_of, title_of
+from alchemist_core.experiments.stored import markdown_of, title_of
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import begin_experiment, finish_experiment
 from tests.benchmarks.tables import FOLDER, keep, page_of
-from tests.experiments.test_page import cells, result
+from tests.experiments.test_sheets import cells, result
 
 
 @pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda path: path.stem)

@@ -49,7 +49,7 @@ def test_a_gain_pairs_seeds_so_that_what_a_seed_shares_cancels() -> None:
     assert (row.gain.low, row.gain.high) == pytest.approx((0.5, 0.5))
 
 
-def test_random_closes_nothing_of_the_gap_and_planted_all_of_it() -> None:
+def test_gap_closed_is_measured_from_random_to_the_oracle() -> None:
     rows = compare_cells(
         [*cells_of("random", [3.0, 3.2]), *cells_of("planted", [2.0, 2.2]), *cells_of("a", [2.1, 2.3])]
     )

@@ -127,5 +127,5 @@ def test_a_name_stands_for_one_question(corpus: Path) -> None:
 
 @pytest.mark.usefixtures("scored_store")
 def test_an_arm_of_another_rule_than_the_named_rater_is_refused(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match="is of rule alignment: it cannot rank arms of 'loss'"):
+    with pytest.raises(ConfigError, match="has the scoring rule alignment: it cannot rank arms of 'loss'"):
         run(config(corpus, arms="random,loss/paper", choose_seeds="", seeds="2"))

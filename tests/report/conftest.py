@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.page import make_sheet
+from alchemist_core.experiments.sheets import make_sheet
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.report.content import (
     ArmRun,
@@ -26,7 +26,7 @@ from alchemist_core.report.content import (
     Tile,
     VersionChange,
 )
-from alchemist_core.report.sheets import BANDS, encode_thumbnail, pick_band
+from alchemist_core.report.gathering import BANDS, encode_thumbnail, pick_band
 from alchemist_core.selection.curves import selection_curve
 from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise

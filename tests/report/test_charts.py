@@ -1,16 +1,29 @@
 import re
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.report.charts import histogram_chart, nice_ticks, selection_chart, selection_legend
+from alchemist_core.report.charts import (
+    COLOURS,
+    Axis,
+    Line,
+    Point,
+    histogram_chart,
+    interval_chart,
+    line_chart,
+    nice_ticks,
+    selection_chart,
+)
 from alchemist_core.report.content import Histogram
+from alchemist_core.report.page import render_chart
 from alchemist_core.selection.curves import selection_curve
 from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import ShiftGsample
+from alchemist_core.statistics import Estimate
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6))
@@ -23,14 +36,22 @@ def test_ticks_enclose_their_range_evenly_and_are_few(low, span):
     assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
 
 
-def heights(svg, kind):
-    return [float(height) for height in re.findall(rf'height="([\d.]+)" class="{kind}"', svg)]
+def heights(chart, kind):
+    return [float(mark.attributes["height"]) for mark in chart.marks if mark.attributes["class"] == kind]
+
+
+def classes(chart):
+    return {mark.attributes["class"] for mark in chart.marks}
+
+
+def legend(chart):
+    return [entry.text for entry in chart.legend]
 
 
 def test_a_bar_is_as_high_as_its_count():
     chart = histogram_chart(Histogram((0.0, 1.0, 2.0, 3.0), (50, 100, 0)), "scores")
     assert heights(chart, "kept") == [50.0, 100.0, 0.0]
-    assert "<title>0 to 1: 50 pairs</title>" in chart
+    assert chart.marks[0].title == "0 to 1: 50 pairs"
 
 
 @pytest.mark.parametrize("scores", [[1.0], [2.0, 2.0], [-3.0, 9.0]])
@@ -50,14 +71,14 @@ def test_nothing_is_kept_above_the_head_cut_and_the_chart_says_how_many_of_each_
     chart = selection_chart(drawn, "ranks")
     assert heights(chart, "kept")[:10] == [0.0] * 10
     assert heights(chart, "pool") == [100.0] * 40
-    assert f"rank 0.600 to 0.625: {drawn.n_kept[24]} of 100 kept" in chart
+    assert f"rank 0.600 to 0.625: {drawn.n_kept[24]} of 100 selected" in {mark.title for mark in chart.marks}
 
 
-def test_only_a_saturated_draw_shows_what_was_to_be_expected_instead():
-    assert 'class="expected"' not in selection_chart(curve(400), "ranks")
-    assert "expected without replacement" not in selection_legend(curve(400))
-    assert 'class="expected"' in selection_chart(curve(2_000), "ranks")
-    assert "expected without replacement" in selection_legend(curve(2_000))
+def test_only_a_saturated_selection_shows_what_to_expect_instead_of_its_target():
+    assert "expected" not in classes(selection_chart(curve(400), "ranks"))
+    assert "expected without replacement" not in legend(selection_chart(curve(400), "ranks"))
+    assert "expected" in classes(selection_chart(curve(2_000), "ranks"))
+    assert "expected without replacement" in legend(selection_chart(curve(2_000), "ranks"))
 
 
 def test_what_is_wanted_beyond_the_pool_stands_above_its_bars():
@@ -65,10 +86,31 @@ def test_what_is_wanted_beyond_the_pool_stands_above_its_bars():
     chart = selection_chart(saturated, "ranks")
     most = float(saturated.target.max())
     assert most > 1
-    (line,) = re.findall(r'd="M0 ([^"]+)" class="target"', chart)
-    highest = min(float(number) for number in re.findall(r"(?:^|V)([\d.]+)", line))
+    (line,) = [mark.attributes["d"] for mark in chart.marks if mark.attributes["class"] == "target"]
+    highest = min(float(number) for number in re.findall(r"(?:^M0 |V)([\d.]+)", line))
     assert 0 <= highest < 100 - max(heights(chart, "pool"))
 
 
-def test_a_chart_is_described_to_who_cannot_see_it():
-    assert 'role="img" aria-label="ranks of it"' in selection_chart(curve(400), "ranks of it")
+def test_a_chart_is_described_to_a_screen_reader():
+    assert 'role="img" aria-label="ranks of it"' in render_chart(selection_chart(curve(400), "ranks of it"))
+
+
+def test_a_line_is_drawn_with_its_whiskers_or_as_a_band():
+    points = [Point(float(x), Estimate(x, x - 1.0, x + 1.0, 3), f"at {x}") for x in (1, 2)]
+    axis = Axis(1.0, 2.0, [(1.0, "one"), (2.0, "two")])
+    drawn = line_chart([Line("a", points), Line("b", points, "none", is_dashed=True)], "t", axis)
+    # The axis from 0 to 3 puts 1 at a third of the height, its whisker from the bottom to two thirds.
+    assert [mark.tag for mark in drawn.marks] == ["path", "line", "path", "line", "path", "path"]
+    assert drawn.marks[0].attributes["d"] == "M0.000 66.667L100.000 33.333"
+    assert [drawn.marks[1].attributes[end] for end in ("x1", "y1", "y2")] == ["0.000", "100.000", "33.333"]
+    assert [(entry.text, entry.colour) for entry in drawn.legend] == [("a", COLOURS[0]), ("b", "#808080")]
+    (band, line) = line_chart([Line("a", points, "band")], "t", axis).marks
+    assert band.attributes["d"] == "M0.000 100.000L100.000 66.667L100.000 0.000L0.000 33.333Z"
+    assert line.attributes["d"] == drawn.marks[0].attributes["d"]
+
+
+@given(name=st.text(), title=st.text())
+def test_a_chart_is_well_formed_whatever_its_names_are(name, title):
+    chart = interval_chart([(name, Estimate(1.0, 0.5, 1.5, 3)), ("b", Estimate(2.0, None, None, 1))], title, "x")
+    texts = [element.text for element in ET.fromstring(render_chart(chart)).iter() if element.tag.endswith("text")]
+    assert "b" in texts

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alchemist_core.report.content import ContactSheet, NightRow, QuarantineRow, ReportContent, Tile
-from alchemist_core.report.markup import element
-from alchemist_core.report.page import render_report
-from alchemist_core.report.sheets import contact_sheet, encode_thumbnail, pick_band
-from alchemist_core.report.tables import nights_table, quarantine_table
+from alchemist_core.report.content import (
+    ContactSheet,
+    ExperimentContent,
+    Fact,
+    NightRow,
+    QuarantineRow,
+    ReportContent,
+    Tile,
+    WithdrawnRow,
+)
+from alchemist_core.report.gathering import encode_thumbnail, pick_band
+from alchemist_core.report.page import render_experiment, render_report
+
+ATTRIBUTE_ATTACK = '"><img src=x onerror=alert(1)> {{ 7 * 6 }} {% raw %}'
 
 VOID = {"meta", "img", "br"}
 
@@ -37,6 +46,11 @@ class Outline(HTMLParser):
     def handle_data(self, data):
         if self.open[-1:] != ["style"]:
             self.text.append(data)
+
+
+def page_of(**parts):
+    """Render a report with the given parts alone."""
+    return render_report(ReportContent("Report", datetime(2026, 3, 2, tzinfo=UTC), **parts))
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +85,27 @@ def test_the_page_needs_no_network_and_no_script(page, outline):
 
 def test_a_caption_that_attacks_is_shown_and_does_nothing(page, outline):
     assert "<script" not in page
-    assert any(text.startswith("<script>alert(1)</script> & \"quoted\" � ? 'caption'") for text in outline.text)
+    assert any(text.startswith("<script>alert(1)</script> & \"quoted\" � � 'caption'") for text in outline.text)
 
 
-def test_no_attribute_can_be_left(page):
-    assert element("p", title='"><img src=x onerror=alert(1)>') == (
-        '<p title="&quot;&gt;&lt;img src=x onerror=alert(1)&gt;"></p>'
+def test_text_from_outside_leaves_no_attribute_and_is_not_read_as_a_template():
+    jpeg, attack = encode_thumbnail(np.zeros((8, 8, 3), np.uint8)), ATTRIBUTE_ATTACK
+    page = page_of(
+        facts=[Fact(attack, attack)],
+        sheets=[ContactSheet(0.0, 0.2, (Tile(jpeg, attack, 0.1, 1.0),))],
+        quarantine=[QuarantineRow(attack, attack, 1, attack)],
+        withdrawn=[WithdrawnRow(attack, date(2026, 3, 1), attack, attack)],
+        experiments=[
+            ExperimentContent(attack, (attack, attack), (attack, ""), ((attack, attack),), ((attack, "<svg/>"),))
+        ],
     )
+    found = Outline(page)
+    assert [attributes for tag, attributes in found.elements if tag == "img" and "onerror" in attributes] == []
+    assert sum(text.strip() == attack for text in found.text) == 17
+    assert [attributes["title"] for tag, attributes in found.elements if tag == "p" and "title" in attributes] == [
+        attack
+    ]
+    assert attack in Outline(render_experiment(ExperimentContent("e", (attack,), ("a", ""), (), ()))).text
 
 
 def test_images_are_real_and_carry_their_captions(content, outline):
@@ -93,10 +121,12 @@ def test_images_are_real_and_carry_their_captions(content, outline):
 
 def test_the_table_says_what_a_subset_was_worth(outline):
     text = " ".join(outline.text)
-    # Random's 3.20 to planted's 2.75; the subset's 2.80 closes 0.40 of 0.45.
-    assert re.search(r"89\s+± 0\s+%", text)
+    # Random's 3.20 to the oracle's 2.75; the subset's 2.80 closes 0.40 of 0.45.
+    assert re.search(r"89\s+± 0\s*%", text)
     assert re.search(r"0\.400\s+± 0\.000", text)
     assert "2.850" in text
+    assert "oracle" in text
+    assert "planted" not in text
 
 
 def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
@@ -158,12 +188,12 @@ def test_a_page_before_the_first_rater_says_what_is_missing():
     ],
 )
 def test_a_night_whose_accounts_do_not_add_up_says_so(counts, status, account):
-    assert account in nights_table([NightRow("corpus", date(2026, 3, 1), 1, *counts, status)])
+    assert account in page_of(nights=[NightRow("corpus", date(2026, 3, 1), 1, *counts, status)])
 
 
 def test_the_most_frequent_reason_stands_first():
-    table = quarantine_table([QuarantineRow("rare", "ingest", 1), QuarantineRow("frequent", "score", 9)])
-    assert table.index("frequent") < table.index("rare")
+    page = page_of(quarantine=[QuarantineRow("rare", "ingest", 1), QuarantineRow("frequent", "score", 9)])
+    assert page.index("<code>frequent") < page.index("<code>rare")
 
 
 def test_a_band_is_shown_from_its_first_rank_to_its_last():
@@ -175,6 +205,6 @@ def test_a_band_is_shown_from_its_first_rank_to_its_last():
 
 
 def test_an_empty_band_and_an_empty_caption_are_said():
-    assert "No pair has a rank in this band" in contact_sheet(ContactSheet(0.9, 1.0, ()))
+    assert "No pair has a rank in this band" in page_of(sheets=[ContactSheet(0.9, 1.0, ())])
     jpeg = encode_thumbnail(np.zeros((8, 8, 3), np.uint8))
-    assert "(empty caption)" in contact_sheet(ContactSheet(0.0, 0.2, (Tile(jpeg, "", 0.1, 1.0),)))
+    assert "(empty caption)" in page_of(sheets=[ContactSheet(0.0, 0.2, (Tile(jpeg, "", 0.1, 1.0),))])

@@ -1,12 +1,17 @@
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from alchemist_core.report.content import VersionChange
-from alchemist_core.report.subsets import saturation_note, subset_article
-from alchemist_core.report.tables import change_table
+from alchemist_core.report.content import ReportContent, VersionChange
+from alchemist_core.report.page import render_report, saturation_note
 from alchemist_core.selection.curves import SelectionCurve
+
+
+def subset_article(subset):
+    return render_report(ReportContent("Report", datetime(2026, 3, 2, tzinfo=UTC), subsets=[subset]))
 
 
 def words(html):
@@ -16,10 +21,10 @@ def words(html):
 def test_what_left_and_joined_since_the_version_before_is_said_and_adds_up(content):
     article = words(subset_article(content.subsets[1]))
     assert "Since version 1" in article
-    assert "270 pairs (90 %) were in version 1 too; 30 of its 300 left, 30 joined." in article
+    assert "270 pairs (90%) were in version 1 too; 30 of its 300 left, 30 joined." in article
     for row in (
         "better key Pairs that left 18 Pairs that joined 0",
-        "all of them Pairs that left 30 Pairs that joined 30",
+        "total Pairs that left 30 Pairs that joined 30",
     ):
         assert row in article
 
@@ -28,9 +33,10 @@ def test_the_first_version_has_no_change_to_tell(content):
     assert "Since version" not in subset_article(content.subsets[0])
 
 
-def test_the_largest_reason_stands_first_and_the_sum_last():
-    table = words(change_table(VersionChange(1, 10, 4, {"better key": 5, "held": 1}, {"new pair": 3})))
-    places = [table.index(word) for word in ("better key", "new pair", "held", "all of them")]
+def test_the_largest_reason_comes_first_and_the_total_last(content):
+    change = VersionChange(1, 10, 4, {"better key": 5, "held": 1}, {"new pair": 3})
+    table = words(subset_article(replace(content.subsets[1], change=change)))
+    places = [table.index(word) for word in ("better key", "new pair", "held", "total Pairs")]
     assert places == sorted(places)
 
 
@@ -41,7 +47,7 @@ def curve(target, expected, kept):
 
 def test_a_saturated_draw_is_told_in_a_sentence_with_its_figures():
     note = saturation_note(curve([0.1, 1.9, 0.5, 0.5], [0.3, 0.9, 0.6, 0.6], [30, 92, 60, 61]))
-    assert "between ranks 25 % and 50 % it asks for 190 % of the pairs there and keeps 92 %" in note
+    assert "between ranks 25% and 50% the target is 190% of the pairs and 92% are selected" in note
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.04])

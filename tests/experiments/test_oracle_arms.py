@@ -1,4 +1,4 @@
-"""The planted arms: what is known to be good, repeated or filled up with pairs of a kind, and the best of them by measuring."""
+"""The oracle arms: samples known to be good, repeated or filled up with samples of one kind, and the best of them by measurement."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import parse_arm
-from alchemist_core.experiments.results import ArmRow, best_planted, compare_cells, verdict
+from alchemist_core.experiments.results import ArmRow, best_oracle, compare_cells, verdict
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
@@ -69,11 +69,12 @@ def test_a_filling_that_nobody_knows_is_refused_with_the_kinds_that_there_are(dr
         draw("planted+blurred", 0.5)
 
 
-def test_the_words_of_planted_arms_are_controls() -> None:
-    arm = parse_arm("planted+plain", retention=0.5, first_rater="loss")
-    assert (arm.trains, arm.rater, arm.is_sized) == ("planted+plain", "loss", True)
-    with pytest.raises(ConfigError, match=r"no draw 'plain\+planted'.*planted\+KIND"):
-        parse_arm("plain+planted", retention=0.5)
+@pytest.mark.parametrize("word", ["oracle+plain", "planted+plain"])
+def test_the_words_of_oracle_arms_are_controls_stored_under_one_name(word: str) -> None:
+    arm = parse_arm(word, retention=0.5, first_rater="loss")
+    assert (arm.word, arm.trains, arm.rater, arm.is_sized) == ("planted+plain", "planted+plain", "loss", True)
+    with pytest.raises(ConfigError, match=r"unknown strategy 'plain\+oracle'.*oracle\+KIND"):
+        parse_arm("plain+oracle", retention=0.5)
 
 
 def rows_of(**losses: list[float]) -> dict[str, ArmRow]:
@@ -83,21 +84,21 @@ def rows_of(**losses: list[float]) -> dict[str, ArmRow]:
     return {row.arm: row for row in compare_cells(cells)}
 
 
-def test_the_gap_is_taken_to_the_planted_arm_that_measured_best_and_the_table_names_it() -> None:
+def test_the_gap_is_measured_to_the_best_oracle_and_the_table_names_it() -> None:
     rows = rows_of(
         random=[3.0, 3.1], planted=[2.5, 2.6], planted_plain=[2.0, 2.1], planted_chaotic=[2.2, 2.3], mine=[2.25, 2.35]
     )
     gap = rows["mine"].gap_closed
     assert gap is not None
     assert gap.mean == pytest.approx(0.75)
-    assert [arm for arm, row in rows.items() if row.is_best_planted] == ["planted+plain"]
-    assert verdict(rows["planted+plain"]) == "better than random, the best planted arm"
+    assert [arm for arm, row in rows.items() if row.is_best_oracle] == ["planted+plain"]
+    assert verdict(rows["planted+plain"]) == "better than random, the best oracle"
     assert all(row.gap_closed is None for arm, row in rows.items() if arm != "mine")
 
 
-def test_one_planted_arm_is_the_mark_without_a_word() -> None:
+def test_a_single_oracle_is_not_marked() -> None:
     rows = rows_of(random=[3.0, 3.1], planted=[2.0, 2.1], mine=[2.5, 2.6])
-    assert not rows["planted"].is_best_planted
+    assert not rows["planted"].is_best_oracle
     assert rows["mine"].gap_closed is not None
     assert rows["mine"].gap_closed.mean == pytest.approx(0.5)
-    assert best_planted({"random": {0: 1.0}}) is None
+    assert best_oracle({"random": {0: 1.0}}) is None

@@ -1,0 +1,49 @@
+"""A stored experiment: its title, its sheet, and the files that are written for a reader."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.experiments import dynamics
+from alchemist_core.experiments.arms import QUESTIONS
+from alchemist_core.experiments.datasets import make_datasets_sheet
+from alchemist_core.experiments.dynamics_page import make_dynamics_sheet
+from alchemist_core.experiments.sheets import Sheet, make_sheet
+from alchemist_core.files import artifact_path, write_bytes_atomically
+
+
+def title_of(config: dict[str, Any]) -> str:
+    """Return the question of a stored config."""
+    name: str = config["experiment"]
+    return dynamics.TITLE if name == dynamics.NAME else QUESTIONS[name].title
+
+
+def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
+    """Make the sheet of any stored experiment from its config and its result."""
+    if "courses" in result:
+        return make_dynamics_sheet(result)
+    if "parts" in result:
+        # The store keeps no order of keys: the corpora come in the order of the config.
+        return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
+    return make_sheet(QUESTIONS[config["experiment"]], result)
+
+
+def markdown_of(name: str, config: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return a stored experiment as a page of Markdown."""
+    return sheet_of(config, result).as_markdown(name, config)
+
+
+def write_files(name: str, config: dict[str, Any], result: dict[str, Any]) -> Path:
+    """Write table, figures, result and page under artifacts/experiments/NAME and return the folder."""
+    sheet, folder = sheet_of(config, result), artifact_path(f"experiments/{name}")
+    texts = {
+        "table.txt": f"{sheet.as_text()}\n",
+        "table.md": sheet.as_markdown(name, config),
+        "result.json": json.dumps(result, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
+        "index.html": sheet.as_page(name),
+        **({"table.csv": sheet.csv} if sheet.csv is not None else {}),
+        **{f"{figure}.svg": svg for figure, (_, svg) in sheet.figures.items()},
+    }
+    for file, text in texts.items():
+        write_bytes_atomically(folder / file, text.encode())
+    return folder
