@@ -376,7 +376,7 @@ def _insert_samples(connection: Connection, shard_id: int, samples: Iterable[Any
 
 
 def _incoming_row(sample: Any) -> tuple[Any, ...]:
-    files: tuple[Member, ...] = sample.record.members
+    files: tuple[Member, ...] = sample.record.files
     return (
         sample.record.ordinal, sample.record.key, [file.ext for file in files], [file.offset for file in files],
         [file.size for file in files], sample.content_hash, sample.repair,
