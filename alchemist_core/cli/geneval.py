@@ -83,7 +83,7 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
     if missing:
         hold_device(stage_run)
         from alchemist_core.training.generators import load_drawer  # noqa: PLC0415  torch only when there is work
-        from alchemist_core.training.scoring import own_device  # noqa: PLC0415
+        from alchemist_core.training.launching import own_device  # noqa: PLC0415
 
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
         drawer = load_drawer(path, own_device())

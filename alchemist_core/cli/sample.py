@@ -43,7 +43,7 @@ from alchemist_core.telemetry import say
 from alchemist_core.training.feature_cache import forget
 
 if TYPE_CHECKING:
-    from alchemist_core.training.scoring_pipeline import PendingShard
+    from alchemist_core.training.scoring import PendingShard
 
 
 # By the reasons of the query why_not_eligible; `places` are nights, or datasets where it lies in no night.
@@ -328,15 +328,13 @@ class Retrying(Scoring):
 
     def claim(self) -> "PendingShard | None":
         """Claim the next shard that nobody holds."""
-        from alchemist_core.training.scoring_pipeline import PendingShard  # noqa: PLC0415  as scoring does
-
         engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
         while self._waiting:
             shard_id = self._waiting.pop(0)
             retry = ledger.claim_retry(engine, self.scope, shard_id, reason=self.reason, run_id=run_id, ttl_s=ttl_s)
             if retry is not None:
                 self._retries[shard_id] = retry
-                return PendingShard(retry.claimed, retry.rows, has_heuristics=self.has_heuristics)
+                return self.pend(retry.claimed, retry.rows)
             self._n_held += 1
         return None
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.features import Clip
 from alchemist_core.models.images import ImageArray
-from alchemist_core.training.scoring import own_device
+from alchemist_core.training.launching import own_device
 
 
 def aesthetic(embedding_BD: NDArray[np.float32], weight_D: NDArray[np.float32], bias: float) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from alchemist_core.metrics.detectors import ColourNamer, Found, Mask2Former, Pi
 from alchemist_core.metrics.geneval import PUBLISHED, Detection, Rules, judge, keep_detections, summarize
 from alchemist_core.metrics.geneval_files import Result, find_images
 from alchemist_core.models.features import Clip
-from alchemist_core.training.scoring import own_device
+from alchemist_core.training.launching import own_device
 
 Report = Callable[[int, int, str], None]
 

@@ -12,8 +12,8 @@ from jaxtyping import Float32
 from alchemist_core.models.tokenizer import ENCODE_BATCH
 from alchemist_core.training.encoding import encode_pairs
 from alchemist_core.training.generators import load_generator, read_config
+from alchemist_core.training.launching import own_device
 from alchemist_core.training.samples import PairSource
-from alchemist_core.training.scoring import own_device
 
 
 @torch.inference_mode()
@@ -24,10 +24,11 @@ def heldout_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, "
     """
     if not len(pairs):
         return np.empty(0, np.float32)
-    if read_config(model_path).flux is not None:
-        from alchemist_core.training.flux_generation import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
+    config = read_config(model_path)
+    if config.flux is not None:
+        from alchemist_core.training.flux import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
 
-        return heldout_flow_losses(model_path, pairs)
+        return heldout_flow_losses(model_path, config, pairs)
     device = own_device()
     star, tokenizer, encoder = load_generator(model_path, device)
     data = encode_pairs(pairs, tokenizer, encoder)

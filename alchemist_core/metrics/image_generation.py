@@ -6,7 +6,7 @@ from typing import Any
 
 from alchemist_core.metrics.image_sets import ImageSet, finish_set, missing_shards, write_shard
 from alchemist_core.training.generators import Sampling, load_drawer
-from alchemist_core.training.scoring import own_device
+from alchemist_core.training.launching import own_device
 
 Report = Callable[[int, int, str], None]
 

@@ -16,7 +16,7 @@ from alchemist_core.models.features import CleanInceptionV3, Clip, EfficientNetL
 from alchemist_core.models.image_text import ImageText
 from alchemist_core.models.images import ImageArray
 from alchemist_core.protocols.protocol import Contract
-from alchemist_core.training.scoring import own_device
+from alchemist_core.training.launching import own_device
 
 Network = EfficientNetLite0 | InceptionV3 | CleanInceptionV3 | Clip | ImageText
 _NETWORKS: dict[str, Callable[[Path, str], Network]] = {

@@ -1,10 +1,20 @@
-"""A run that puts a model on a device holds the device's lease, from before torch allocates on it until the run ends.
+"""The devices that a process may use, and the lease that a run holds on one until it ends. Imports no torch.
 
-The lease is renewed by the run's heartbeat: a job whose parent died goes on, and holds it. What is promised and what cannot be
-stands in `alchemist_core/README.md`, under "A device has a lease".
+The run's heartbeat renews the lease, so a job whose parent process died still holds its device. What the lease promises is
+described in `alchemist_core/README.md`, under "A device has a lease".
+
+A GPU is named by its UUID, a partition of a GPU (MIG) by its own UUID: names are equal on every host and in every container.
+A CPU is named by its kernel's boot id, which containers on one machine share; `/etc/machine-id` is missing in many images, or
+copied with them.
 """
 
+import os
+import socket
+import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -12,9 +22,48 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.sharing import wait_for_claim
 from alchemist_core.store.leases import Holder, LeaseClaim, claim_together, list_holders
-from alchemist_core.training.devices import Device, find_cpu, find_devices
 
 PREFIX = "device:"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+# In a process of its own: the driver reads CUDA_VISIBLE_DEVICES once, when it is initialised, so that a process which had asked
+# could not choose any more. The driver itself is asked: it counts in the order that torch will, needs no context on a device, and
+# its second function, unlike its first, gives the UUID of a MIG instance. NVIDIA, CUDA Driver API, "Device Management".
+_ASK_DRIVER = """
+import ctypes, uuid
+driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+assert driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+for ordinal in range(count.value):
+    device, of_gpu, own = ctypes.c_int(), (ctypes.c_ubyte * 16)(), (ctypes.c_ubyte * 16)()
+    assert driver.cuDeviceGet(ctypes.byref(device), ordinal) == 0
+    assert driver.cuDeviceGetUuid(of_gpu, device) == 0 and driver.cuDeviceGetUuid_v2(own, device) == 0
+    print(("GPU-" if bytes(of_gpu) == bytes(own) else "MIG-") + str(uuid.UUID(bytes=bytes(own))))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device: its name in the lease table, and the value of CUDA_VISIBLE_DEVICES that shows nothing but it; none for a CPU."""
+
+    name: str
+    visible: str | None
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the machine's CPU."""
+        return self.visible is None
+
+    def pin(self) -> None:
+        """Let this process and its children see no other GPU from now on; CUDA must not be initialised yet."""
+        if self.visible is not None:
+            os.environ[VISIBLE] = self.visible
+            _PINNED[:] = [self]
+
+
+_PINNED: list[Device] = []
+
+
 Group = tuple[Device, ...]
 
 
@@ -83,3 +132,31 @@ def _describe_waiting(engine: Engine, wanted: set[str]) -> str | None:
 def _describe(holder: Holder) -> str:
     name = holder.resource.removeprefix(PREFIX).rpartition(":")[0]
     return f"{name} is held by {holder.describe()}"
+
+
+def find_devices() -> tuple[Device, ...]:
+    """Return the devices that this process may use, in CUDA's order: those that a setting names, else its GPUs, else its CPU.
+
+    A process that was pinned to one keeps it: CUDA cannot be initialised twice.
+    """
+    if _PINNED:
+        return tuple(_PINNED)
+    if (named := load_settings().devices) is not None:
+        names = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
+        shown = [word for word in os.environ.get(VISIBLE, "").split(",") if word]
+        ordinals = [shown[i] if i < len(shown) else str(i) for i in range(len(names))]
+        return tuple(Device(name, ordinal) for name, ordinal in zip(names, ordinals, strict=True))
+    return tuple(Device(uuid, uuid) for uuid in _find_gpus(os.environ.get(VISIBLE))) or (find_cpu(),)
+
+
+def find_cpu() -> Device:
+    """Return this machine's CPU."""
+    boot_id = BOOT_ID.read_text(encoding="ascii").strip() if BOOT_ID.is_file() else socket.gethostname()
+    return Device(f"cpu-{boot_id}", None)
+
+
+@cache
+def _find_gpus(_visible: str | None) -> tuple[str, ...]:
+    """Return the UUIDs of the GPUs that CUDA_VISIBLE_DEVICES shows; none without a driver."""
+    asked = subprocess.run([sys.executable, "-I", "-c", _ASK_DRIVER], capture_output=True, text=True, check=False)
+    return tuple(asked.stdout.split()) if asked.returncode == 0 else ()

@@ -27,10 +27,9 @@ from alchemist_core.store.raters import RaterRow, find_raters
 from alchemist_core.store.registry import unreadable_shards
 from alchemist_core.store.tables import AnyRow, utc_now
 from alchemist_core.telemetry import say
-from alchemist_core.training.scoring_pipeline import PendingShard
 
 if TYPE_CHECKING:
-    from alchemist_core.training.scoring_pipeline import ScoringPipeline
+    from alchemist_core.training.scoring import PendingShard, ScoringPipeline
 
 WAIT_S = 1.0
 MAX_NAMED = 20
@@ -164,8 +163,8 @@ class Scoring:
     def open_pipeline(self) -> "Iterator[ScoringPipeline]":
         """Load the rater and start what decodes for it; all of it ends with the block."""
         hold_device(self.stage_run)
-        from alchemist_core.training.scoring import Scorer, own_device  # noqa: PLC0415  torch only when there is work
-        from alchemist_core.training.scoring_pipeline import ScoringPipeline  # noqa: PLC0415
+        from alchemist_core.training.launching import own_device  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.scoring import Scorer, ScoringPipeline  # noqa: PLC0415
 
         scorer = Scorer.load(require_artifact(self.rater.checkpoint_uri, self.rater.checkpoint_sha256), own_device())
         self.provenance = Provenance(self.stage_run.run_id, scorer.device, scorer.dtype)
@@ -178,18 +177,24 @@ class Scoring:
         """How many shards were scored, or left because they could not be read."""
         return self.counts["n_shards"] + len(self.scope.skipped_ids)
 
-    def claim(self) -> PendingShard | None:
+    def claim(self) -> "PendingShard | None":
         """Claim a shard and read its unscored pairs; none when every shard is scored, left, or held by another slot."""
         engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
         while claimed := ledger.claim_unscored_shard(engine, self.scope, run_id=run_id, ttl_s=ttl_s):
             rows = ledger.read_unscored_pairs(engine, claimed.shard.shard_id, self.scope.rater_id)
             try:
-                return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
+                return self.pend(claimed, rows)
             except DataError as error:
                 self.leave(claimed, error)
         return None
 
-    def commit(self, shard: PendingShard) -> None:
+    def pend(self, claimed: ClaimedShard, rows: list[AnyRow]) -> "PendingShard":
+        """Return a claimed shard with its unscored pairs, for the pipeline."""
+        from alchemist_core.training.scoring import PendingShard  # noqa: PLC0415  torch only when there is work
+
+        return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
+
+    def commit(self, shard: "PendingShard") -> None:
         """Store a complete shard, or leave one that could not be read: no shard stops another."""
         if shard.error is None:
             self.store(shard)
@@ -218,7 +223,7 @@ class Scoring:
             others = tuple(other for other in self.scope.dataset_ids if other != shard.dataset_id)
             self.scope = replace(self.scope, dataset_ids=others)
 
-    def store(self, shard: PendingShard) -> None:
+    def store(self, shard: "PendingShard") -> None:
         """Store a complete shard and count it."""
         counts = ledger.commit_shard(
             self.stage_run.engine, shard.claimed, self.scope, outcome=shard.outcome(), provenance=self.provenance

@@ -16,8 +16,8 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.training import checkpoints
 from alchemist_core.training.averaging import average_of
 from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.generators import load_recipe
 from alchemist_core.training.launching import make_accelerator, own_slice, start_from_seed
-from alchemist_core.training.recipes import load_recipe
 from alchemist_core.training.samples import PairSource, batch_index
 
 Report = Callable[[int, int, str], None]

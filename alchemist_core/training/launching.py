@@ -82,3 +82,10 @@ def tell_all(value: Any = None) -> Any:
 def _join() -> None:
     # The CPU is said outright: without a GPU torchrun's processes would otherwise not find each other, and each train alone.
     PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
+
+
+def own_device() -> torch.device:
+    """Return the GPU of this process: the launcher's number for it on its machine, or the only one; else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

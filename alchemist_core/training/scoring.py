@@ -3,21 +3,35 @@
 Letters: N pairs · B pairs in a batch · P pairs of a batch that count.
 """
 
-import os
 import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from alchemist_core.errors import DataError
+from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, load_text_encoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import PairRater
+from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
+from alchemist_core.shards.faults import Fault, Reason, make_fault
+from alchemist_core.shards.storage import join_uri
 from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.store.ledger import ClaimedShard, ShardOutcome
+from alchemist_core.store.tables import AnyRow
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import RaterTrainingConfig
@@ -127,8 +141,292 @@ class Scorer:
         return torch.cuda.stream(self._local.stream)
 
 
-def own_device() -> torch.device:
-    """Return the GPU of this process: the launcher's number for it on its machine, or the only one; else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+_TASK_BYTES = 1 << 24
+"""Most encoded bytes of a task of several pictures: what a worker holds is bounded by it, or by one large picture."""
+
+
+class PendingShard:
+    """A claimed shard and its unscored pairs, each pair once, whatever number of locations it has in the shard.
+
+    Args:
+        claimed: The shard and its lease.
+        rows: Locations of unscored pairs, as `ledger.read_unscored_pairs` gives them.
+        has_heuristics: Whether pictures that were never measured are to be.
+    """
+
+    def __init__(self, claimed: ClaimedShard, rows: Sequence[AnyRow], *, has_heuristics: bool) -> None:
+        self.claimed = claimed
+        self._rows = rows
+        self.sample_id_N, first_N = np.unique(np.array([row.sample_id for row in rows], np.int64), return_index=True)
+        # In the tar's order, so that it is read from its beginning to its end.
+        order_N = np.argsort(first_N)
+        self.sample_id_N = self.sample_id_N[order_N]
+        pairs = [rows[at] for at in first_N[order_N]]
+        self.captions = [pair.caption for pair in pairs]
+        self._image_hashes = [bytes(pair.image_hash) for pair in pairs]
+        self._ranges = [(pair.byte_offset, pair.size_bytes) for pair in pairs]
+        self._is_measured = [has_heuristics and not pair.is_measured for pair in pairs]
+        if any(offset is None for offset, _ in self._ranges):
+            raise DataError(
+                f"A record of shard {self.uri} has no picture among its members: its row was changed by hand."
+            )
+        self.score_N = np.full(len(pairs), np.nan, np.float32)
+        self.measure_NM = np.full((len(pairs), len(MEASURES)), np.nan, np.float32)
+        self._bad: dict[int, tuple[Reason, str]] = {}
+        self.error: DataError | None = None
+        """Why the shard cannot be read; it is complete then, and nothing of it is stored."""
+        self._n_left = len(pairs)
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        """Where the tar lies."""
+        return join_uri(self.claimed.shard.root_uri, self.claimed.shard.uri)
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs are to be scored."""
+        return len(self.captions)
+
+    def tasks(self, side: int) -> Iterator[tuple[int, DecodeTask]]:
+        """Cut the pairs into decode tasks; yield each with the place of its first pair."""
+        start = 0
+        while start < self.n_pairs:
+            stop, n_bytes = start + 1, self._ranges[start][1]
+            while stop < min(self.n_pairs, start + TASK_IMAGES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
+                n_bytes += self._ranges[stop][1]
+                stop += 1
+            part = slice(start, stop)
+            yield (
+                start,
+                DecodeTask(self.uri, self._ranges[part], self._image_hashes[part], side, self._is_measured[part]),
+            )
+            start = stop
+
+    def set_aside(self, at: int, reason: Reason, detail: str) -> None:
+        """Note that a pair cannot be scored."""
+        self._bad[at] = (reason, detail)
+
+    def store_scores(self, at_B: NDArray[np.int64], score_B: NDArray[np.float32], rater_name: str) -> None:
+        """Keep scores; one that is no finite number sets its pair aside."""
+        self.score_N[at_B] = score_B
+        for at in at_B[~np.isfinite(score_B)]:
+            self.set_aside(int(at), Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {self.score_N[at]}")
+
+    def settle(self, n_pairs: int) -> bool:
+        """Count pairs that are scored or set aside; true when these were the last."""
+        with self._lock:
+            self._n_left -= n_pairs
+            return self._n_left == 0
+
+    def outcome(self) -> ShardOutcome:
+        """Return what is to be stored."""
+        is_scored_N = np.ones(self.n_pairs, np.bool_)
+        is_scored_N[list(self._bad)] = False
+        is_measured_N = ~np.isnan(self.measure_NM).any(1)
+        return ShardOutcome(
+            self.sample_id_N[is_scored_N], self.score_N[is_scored_N],
+            self.sample_id_N[is_measured_N], self.measure_NM[is_measured_N], self._faults(),
+        )  # fmt: skip
+
+    def _faults(self) -> list[Fault]:
+        """Return one fault for each location of a bad pair."""
+        if not self._bad:
+            return []
+        rows_of: dict[int, list[AnyRow]] = defaultdict(list)
+        for row in self._rows:
+            rows_of[row.sample_id].append(row)
+        return [
+            make_fault(row.ordinal, row.key, *self._bad[at])
+            for at in sorted(self._bad)
+            for row in rows_of[int(self.sample_id_N[at])]
+        ]
+
+
+@dataclass(slots=True)
+class ScoreBatch:
+    """Pixels of `shape` and as many captions as pairs are in it; where each pair belongs."""
+
+    image_BHWC: NDArray[np.uint8]
+    captions: list[str] = field(default_factory=list)
+    parts: list[tuple[PendingShard, NDArray[np.int64]]] = field(default_factory=list)
+
+    @property
+    def n_free(self) -> int:
+        """How many more pairs fit."""
+        return len(self.image_BHWC) - len(self.captions)
+
+    def take(self, shard: PendingShard, at_P: NDArray[np.int64], image_PHWC: NDArray[np.uint8]) -> int:
+        """Copy as many pairs as fit; return how many."""
+        start, n_taken = len(self.captions), min(self.n_free, len(at_P))
+        self.image_BHWC[start : start + n_taken] = image_PHWC[:n_taken]
+        self.captions += [shard.captions[at] for at in at_P[:n_taken]]
+        self.parts.append((shard, at_P[:n_taken]))
+        return n_taken
+
+    def clear(self) -> None:
+        """Forget the pairs."""
+        self.captions, self.parts = [], []
+
+
+MAX_OPEN_SHARDS = 128
+"""Shards that may be under way: each holds a lease."""
+Claim = Callable[[], PendingShard | None]
+Commit = Callable[[PendingShard], None]
+
+
+class BatchScorer(Protocol):
+    """What rates: batches of one shape, from several threads at a time."""
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads may rate at a time."""
+        ...
+
+    @property
+    def image_side(self) -> int:
+        """Side in pixels of the pictures."""
+        ...
+
+    def make_buffer(self) -> NDArray[np.uint8]:
+        """Return pixels of the batch's shape."""
+        ...
+
+    def score_batch(self, image_BHWC: NDArray[np.uint8], captions: list[str]) -> NDArray[np.float32]:
+        """Return a score for each caption and the picture in its place."""
+        ...
+
+
+class ScoringPipeline:
+    """Takes shards from `claim`, scores their pairs, and gives each complete shard to `commit`.
+
+    Args:
+        scorer: Rates batches.
+        decoders: Decode pictures; closed at the end.
+        commit: Stores a complete shard, or gives back one that could not be read (its `error`); called in one thread, in the order in
+            which shards are completed.
+        rater_name: For the text of faults.
+    """
+
+    def __init__(self, scorer: BatchScorer, decoders: Decoders, commit: Commit, *, rater_name: str) -> None:
+        self._scorer, self._decoders, self._commit, self._rater_name = scorer, decoders, commit, rater_name
+        self._claiming, self._rating, self._writing = (
+            ThreadPoolExecutor(n, thread_name_prefix=name)
+            for n, name in ((1, "claim"), (scorer.n_threads, "rate"), (1, "commit"))
+        )
+        self._free: SimpleQueue[ScoreBatch] = SimpleQueue()
+        # One to fill, one waiting, one in each thread.
+        for _ in range(scorer.n_threads + 2):
+            self._free.put(ScoreBatch(scorer.make_buffer()))
+        self._batch = self._free.get()
+        self._awaited: deque[Future[None]] = deque()
+        self._commits: deque[Future[None]] = deque()
+        self._n_open = 0
+
+    def __enter__(self) -> "ScoringPipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in (self._claiming, self._rating, self._writing):
+            pool.shutdown(cancel_futures=True)
+        self._decoders.close()
+
+    def await_ready(self) -> None:
+        """Wait until the decoders stand."""
+        self._decoders.await_ready()
+
+    def run(self, claim: Claim) -> None:
+        """Score shards until `claim` returns none; every one that was claimed is committed then."""
+        coming = self._claiming.submit(claim)
+        while (shard := coming.result()) is not None:
+            coming = self._claiming.submit(claim)
+            self._feed(shard)
+        self._drain()
+
+    def _feed(self, shard: PendingShard) -> None:
+        if self._n_open >= MAX_OPEN_SHARDS:
+            self._drain()
+        self._n_open += 1
+        if shard.n_pairs == 0:
+            self._complete(shard)
+        for first, task in shard.tasks(self._scorer.image_side):
+            while not self._decoders.has_room():
+                self._collect()
+            if shard.error is not None:
+                self._settle(shard, shard.n_pairs - first)
+                return
+            self._decoders.submit(task, (shard, first))
+
+    def _collect(self) -> None:
+        for part in self._decoders.wait():
+            self._take(part)
+
+    def _take(self, part: DecodedPart) -> None:
+        """Note a part's faults and measures, and fill its good pictures into batches."""
+        shard, first = part.ticket
+        if part.error is not None:
+            shard.error = part.error
+            self._settle(shard, part.n_images)
+            return
+        first += part.first
+        decoded, n_pictures = part.decoded, len(part.image_BHWC)
+        for at, (reason, detail) in decoded.faults.items():
+            shard.set_aside(first + at, reason, detail)
+        if decoded.measure_BM is not None:
+            shard.measure_NM[first : first + n_pictures] = decoded.measure_BM
+        if decoded.faults:
+            self._settle(shard, len(decoded.faults))
+        good_P = np.delete(np.arange(n_pictures), list(decoded.faults))
+        image_PHWC = part.image_BHWC[good_P] if decoded.faults else part.image_BHWC
+        while len(good_P):
+            n_taken = self._batch.take(shard, first + good_P, image_PHWC)
+            good_P, image_PHWC = good_P[n_taken:], image_PHWC[n_taken:]
+            if self._batch.n_free == 0:
+                self._send_batch()
+
+    def _send_batch(self) -> None:
+        self._awaited.append(self._rating.submit(self._rate, self._batch))
+        self._batch = self._free.get()
+        while self._awaited and self._awaited[0].done():
+            self._awaited.popleft().result()
+        self._check_commits()
+
+    def _rate(self, batch: ScoreBatch) -> None:
+        try:
+            n_pairs = len(batch.captions)
+            batch.image_BHWC[n_pairs:] = 0
+            score_B = self._scorer.score_batch(batch.image_BHWC, batch.captions)
+            start = 0
+            for shard, at_P in batch.parts:
+                shard.store_scores(at_P, score_B[start : start + len(at_P)], self._rater_name)
+                start += len(at_P)
+                self._settle(shard, len(at_P))
+        finally:
+            batch.clear()
+            self._free.put(batch)
+
+    def _settle(self, shard: PendingShard, n_pairs: int) -> None:
+        if shard.settle(n_pairs):
+            self._complete(shard)
+
+    def _complete(self, shard: PendingShard) -> None:
+        self._commits.append(self._writing.submit(self._commit, shard))
+
+    def _check_commits(self) -> None:
+        while self._commits and self._commits[0].done():
+            self._commits.popleft().result()
+            self._n_open -= 1
+
+    def _drain(self) -> None:
+        """Finish everything that is under way; the last batch is padded."""
+        while not self._decoders.is_idle():
+            self._collect()
+        if self._batch.captions:
+            self._send_batch()
+        while self._awaited:
+            self._awaited.popleft().result()
+        while self._commits:
+            self._commits[0].result()
+            self._check_commits()

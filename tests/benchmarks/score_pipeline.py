@@ -174,7 +174,8 @@ def measure_model(engine: Engine, n_busy: int) -> float:
 
 def load_scorer(engine: Engine) -> Any:
     from alchemist_core.files import require_artifact
-    from alchemist_core.training.scoring import Scorer, own_device
+    from alchemist_core.training.launching import own_device
+    from alchemist_core.training.scoring import Scorer
 
     rater = find_rater(engine, "newest")
     assert rater is not None

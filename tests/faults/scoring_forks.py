@@ -12,9 +12,9 @@ import torch
 from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.score import ScoreConfig, run
-from alchemist_core.training import scoring, scoring_pipeline
+from alchemist_core.training import scoring
 
-IMPORTED = (torch, scoring, scoring_pipeline)
+IMPORTED = (torch, scoring)
 
 
 def main() -> None:

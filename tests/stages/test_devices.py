@@ -18,10 +18,10 @@ from sqlalchemy import Engine, text
 import alchemist_core
 from alchemist_core.errors import LeaseLostError
 from alchemist_core.settings import load_settings
+from alchemist_core.stages import devices
 from alchemist_core.stages.devices import describe_held_devices, hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
-from alchemist_core.training import devices
 from tests.device_jobs import USES, Forker, Job, JobConfig, JobReport, is_stopped, stray_uses
 
 ROOT = Path(alchemist_core.__file__).parent

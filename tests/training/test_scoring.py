@@ -7,9 +7,10 @@ import torch
 
 from alchemist_core.errors import DataError
 from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.launching import own_device
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Pairs
-from alchemist_core.training.scoring import BF16_TOLERANCE, Scorer, own_device
+from alchemist_core.training.scoring import BF16_TOLERANCE, Scorer
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.shards.decoding import InlineDecoders, open_decoders
 from alchemist_core.store.leases import LeaseClaim
 from alchemist_core.store.ledger import ClaimedShard
-from alchemist_core.training import scoring_pipeline
-from alchemist_core.training.scoring_pipeline import PendingShard, ScoringPipeline
+from alchemist_core.training import scoring
+from alchemist_core.training.scoring import PendingShard, ScoringPipeline
 from tests.shards.conftest import draw_picture
 
 SIDE = 4
@@ -91,7 +91,7 @@ def test_every_pair_is_scored_or_set_aside_and_every_shard_committed_once(
 ) -> None:
     root, committed = folder(), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring_pipeline, "TASK_IMAGES", task_pictures)
+        patch.setattr(scoring, "TASK_IMAGES", task_pictures)
         made = [make_shard(root, number, picked, bad=bad) for number, picked in enumerate(shards)]
         scorer = PixelScorer(batch)
         run(made, scorer, committed.append)
@@ -142,7 +142,7 @@ def test_workers_change_no_score_and_no_measure(tmp_path: Path) -> None:
 
 
 def test_more_shards_than_may_be_open_are_all_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring_pipeline, "MAX_OPEN_SHARDS", 3)
+    monkeypatch.setattr(scoring, "MAX_OPEN_SHARDS", 3)
     committed: list[PendingShard] = []
     run([make_shard(tmp_path, number, [0]) for number in range(20)], PixelScorer(256), committed.append)
     assert len(committed) == 20

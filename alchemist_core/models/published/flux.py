@@ -12,8 +12,7 @@ from torch import Tensor
 
 from alchemist_core.models.flux import make_transformer
 from alchemist_core.models.flux_config import FluxConfig
-from alchemist_core.models.published.files import read_weights
-from alchemist_core.models.published.layouts import Shape, refuse_misfits
+from alchemist_core.models.published.weights import Shape, read_weights, refuse_misfits
 
 _PREFIX = "model.diffusion_model."
 _TOP = {

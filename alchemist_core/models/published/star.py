@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from alchemist_core.models.config import StarConfig
-from alchemist_core.models.published.files import read_weights
-from alchemist_core.models.published.layouts import Layout, export_weights, load_weights, rename_all
+from alchemist_core.models.published.weights import Layout, export_weights, load_weights, read_weights, rename_all
 from alchemist_core.models.star import Star
 
 # ImageNet's classes and one for none, left over from VAR.

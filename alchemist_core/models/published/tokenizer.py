@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from alchemist_core.models.config import TokenizerConfig
-from alchemist_core.models.published.files import read_weights
-from alchemist_core.models.published.layouts import Layout, Shape, export_weights, load_weights
+from alchemist_core.models.published.weights import Layout, Shape, export_weights, load_weights, read_weights
 from alchemist_core.models.tokenizer import Tokenizer
 
 # Ours → published; what no rule names is called the same.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.models.config import StarConfig, published_star
-from alchemist_core.models.published.layouts import export_weights
 from alchemist_core.models.published.star import export_star, load_rater, load_star, rater_layout, star_layout
+from alchemist_core.models.published.weights import export_weights
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens

@@ -13,12 +13,11 @@ from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import FluxAutoencoder
 from alchemist_core.models.lora import FLUX_TARGETS, load_lora
 from alchemist_core.models.published.flux import export_flux, load_flux
-from alchemist_core.training import flux_recipe
+from alchemist_core.training import flux
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
-from alchemist_core.training.flux_generation import FluxGenerator, heldout_flow_losses
-from alchemist_core.training.flux_recipe import encode_latents, read_trained
-from alchemist_core.training.generators import load_drawer
+from alchemist_core.training.flux import FluxGenerator, encode_latents, heldout_flow_losses, read_trained
+from alchemist_core.training.generators import load_drawer, read_config
 from alchemist_core.training.samples import Chunks, Pairs
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
 
@@ -73,7 +72,9 @@ def test_the_loss_falls_in_training_and_on_held_out_pairs(
     assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.3
     short = config.model_copy(update={"n_steps": 1, "learning_rate": 1e-6})
     train(short, validation_pairs, tmp_path / "short")
-    before_N, after_N = (heldout_flow_losses(path, test_pairs) for path in (tmp_path / "short", trained))
+    before_N, after_N = (
+        heldout_flow_losses(path, read_config(path), test_pairs) for path in (tmp_path / "short", trained)
+    )
     assert before_N.shape == after_N.shape == (60,)
     assert after_N.mean() < before_N.mean() - 0.3
 
@@ -142,8 +143,8 @@ def test_a_picture_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others
             return super().read(index_M[index_M != 2])
 
     few = test_pairs.rows(np.arange(12))
-    whole_N = heldout_flow_losses(trained, few)
-    without_N = heldout_flow_losses(trained, Unreadable(few.image_NHWC, few.captions))
+    whole_N = heldout_flow_losses(trained, read_config(trained), few)
+    without_N = heldout_flow_losses(trained, read_config(trained), Unreadable(few.image_NHWC, few.captions))
     np.testing.assert_allclose(without_N, np.delete(whole_N, 2), rtol=1e-4)
 
 
@@ -162,16 +163,14 @@ def test_latents_are_computed_once_an_image(
     keyed = Pairs(test_pairs.image_NHWC, test_pairs.captions, [bytes([k]) * 32 for k in range(60)])
     first, is_had_N = encode_latents(keyed, vae, tmp_path)
     assert is_had_N.all()
-    monkeypatch.setattr(flux_recipe.FluxAutoencoder, "encode", lambda *_: pytest.fail("encoded again"))
-    monkeypatch.setattr(
-        flux_recipe.FluxAutoencoder, "fingerprint", lambda _: next((tmp_path / "latents").iterdir()).name
-    )
+    monkeypatch.setattr(flux.FluxAutoencoder, "encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(flux.FluxAutoencoder, "fingerprint", lambda _: next((tmp_path / "latents").iterdir()).name)
     again, _ = encode_latents(keyed, vae, tmp_path)
     assert torch.equal(first, again)
 
 
 def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
-    generator = FluxGenerator(trained, torch.device("cpu"))
+    generator = FluxGenerator(trained, read_config(trained), torch.device("cpu"))
     prompts, seeds = ["a red box at the top", "a blue box at the left", "a green box"], [4, 5, 6]
     images = generator.draw(prompts, seeds, SAMPLING)
     assert images.shape == (3, 16, 16, 3)

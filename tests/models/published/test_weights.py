@@ -5,7 +5,7 @@ import torch
 from huggingface_hub import constants
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.published.files import read_weights
+from alchemist_core.models.published.weights import read_weights
 
 
 @pytest.fixture
