@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
@@ -188,7 +188,7 @@ class Scoring:
                 self.leave(claimed, error)
         return None
 
-    def pend(self, claimed: ClaimedShard, rows: list[AnyRow]) -> "PendingShard":
+    def pend(self, claimed: ClaimedShard, rows: Sequence[AnyRow]) -> "PendingShard":
         """Return a claimed shard with its unscored pairs, for the pipeline."""
         from alchemist_core.training.scoring import PendingShard  # noqa: PLC0415  torch only when there is work
 
