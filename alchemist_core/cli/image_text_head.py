@@ -19,7 +19,7 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.training.sample_reading import StoredPairs
+from alchemist_core.training.sample_reading import StoredSamples
 
 if TYPE_CHECKING:
     from alchemist_core.models.image_text import Encoders
@@ -119,7 +119,7 @@ def _is_held_out(caption: str) -> bool:
 def _encode(stage_run: StageRun, rows: Sequence[AnyRow], encoders: "Encoders", side: int) -> _Encoded:
     """Encode each pair whose picture can be decoded, in the order of the rows."""
     features: dict[int, NDArray[np.float32]] = {}
-    for place_M, image_MHWC in StoredPairs(rows, side, lambda *_: None).read(np.arange(len(rows))):
+    for place_M, image_MHWC in StoredSamples(rows, side, lambda *_: None).read(np.arange(len(rows))):
         features.update(zip(place_M.tolist(), encoders.encode_images(image_MHWC), strict=True))
         stage_run.report(len(features), len(rows), "encoded")
     kept = sorted(features)

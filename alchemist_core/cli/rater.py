@@ -87,12 +87,12 @@ def _examine(
     rater: RaterRow, twin: RaterRow | None, training: RaterTrainingConfig, clean: Any
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from alchemist_core.training.acceptance_report import Training, certify, failures  # noqa: PLC0415  torch is imported only when there is a rater
-    from alchemist_core.training.samples import Pairs  # noqa: PLC0415  as above
+    from alchemist_core.training.samples import Samples  # noqa: PLC0415  as above
     from alchemist_core.training.scoring import Scorer  # noqa: PLC0415  as above
 
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
     checks = certify(
-        scorers[0], Pairs(*clean), Training(rater.acceptance_report, training.rule, training.group_size),
+        scorers[0], Samples(*clean), Training(rater.acceptance_report, training.rule, training.group_size),
         twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer, limits=load_project().acceptance,
     )  # fmt: skip
     return [check.as_json() for check in checks], failures(checks)

@@ -10,7 +10,7 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import samples_without_aesthetic, store_aesthetic
-from alchemist_core.training.sample_reading import StoredPairs
+from alchemist_core.training.sample_reading import StoredSamples
 
 
 class AestheticConfig(Config):
@@ -52,7 +52,7 @@ def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticRep
     n_judged = n_wanted = n_seen = 0
     for rows, n_left in samples_without_aesthetic(engine, dataset.dataset_id):
         ids = np.array([row.sample_id for row in rows], np.int64)
-        for place_M, image_MHWC in StoredPairs(rows, judge.side, lambda *_: None).read(np.arange(len(rows))):
+        for place_M, image_MHWC in StoredSamples(rows, judge.side, lambda *_: None).read(np.arange(len(rows))):
             stage_run.require_leases()
             n_judged += store_aesthetic(engine, ids[place_M], judge.judge(image_MHWC))
         n_wanted, n_seen = n_wanted + len(rows), n_seen + len(rows)

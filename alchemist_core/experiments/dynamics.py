@@ -22,7 +22,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.telemetry import say
-from alchemist_core.training.sample_reading import StoredPairs
+from alchemist_core.training.sample_reading import StoredSamples
 
 NAME = "dynamics"
 TITLE = "What do pairs of each rank do while the proxy trains? (Fig. 3)"
@@ -121,14 +121,14 @@ def _follow_training(
 ) -> FollowedReport:
     hold_device(stage_run)
     from alchemist_core.training.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
-    from alchemist_core.training.samples import JoinedPairs  # noqa: PLC0415
+    from alchemist_core.training.samples import JoinedSamples  # noqa: PLC0415
 
     side = TrainRaterConfig.from_stored(rater.config).training.resolution
-    validation, train = (StoredPairs(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
+    validation, train = (StoredSamples(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
     # Who is followed is in the name: after a takedown it may be others.
     who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
     course = follow_training(
-        require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedPairs(validation, train),
+        require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedSamples(validation, train),
         Followed(**chosen, n_bands=config.n_bands, n_marks=config.n_marks),
         out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), report=stage_run.report,
     )  # fmt: skip

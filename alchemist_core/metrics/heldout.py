@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float32
 
 from alchemist_core.models.tokenizer import ENCODE_BATCH
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.generators import load_generator, read_config
 from alchemist_core.training.launching import own_device
-from alchemist_core.training.samples import PairSource
+from alchemist_core.training.samples import SampleSource
 
 
 @torch.inference_mode()
-def heldout_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, " N"]:
+def heldout_losses(model_path: Path, pairs: SampleSource) -> Float32[np.ndarray, " N"]:
     """Give each pair's loss under the model in a folder that `train_downstream` made.
 
     STAR's is the cross-entropy in nats a token, FLUX's the squared error of the velocity.
@@ -31,6 +31,6 @@ def heldout_losses(model_path: Path, pairs: PairSource) -> Float32[np.ndarray, "
         return heldout_flow_losses(model_path, config, pairs)
     device = own_device()
     star, tokenizer, encoder = load_generator(model_path, device)
-    data = encode_pairs(pairs, tokenizer, encoder)
+    data = encode_samples(pairs, tokenizer, encoder)
     parts = [star(*data.rows(index_B).to(device)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
     return torch.cat(parts).numpy(force=True)

@@ -8,10 +8,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from alchemist_core.rating.rater import PairRater
+from alchemist_core.rating.rater import SampleRater
 
 
-class LearnabilityRater(PairRater):
+class LearnabilityRater(SampleRater):
     """Two copies of one proxy: as the warm-up left it, and after it went on with validation data alone.
 
     What it only half knows and learns from good data scores high; what is plain was known before, what is chaotic or mislabelled

@@ -16,7 +16,7 @@ from torch.nn import functional
 from alchemist_core.rating.config import RaterReading
 
 
-class PairRater(nn.Module, ABC):
+class SampleRater(nn.Module, ABC):
     """What gives each pair one number, the same in any company; higher is worth more."""
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Rating(NamedTuple):
     """Of each softmax group as a whole; never part of a score."""
 
 
-class Rater(PairRater):
+class Rater(SampleRater):
     """Scores pairs; heads in fp32 whatever the backbone computes in.
 
     The backbone answers `matches(tokens, text)`, features of every image token that tell how it meets the caption, or

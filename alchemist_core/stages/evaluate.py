@@ -27,7 +27,7 @@ from alchemist_core.store.registry import DatasetRow, find_dataset, list_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, rater_of_subset
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.training.sample_reading import StoredPairs, read_images
+from alchemist_core.training.sample_reading import StoredSamples, read_images
 
 METRIC, FLOW_METRIC = "heldout_loss", "heldout_flow_loss"
 """Held-out losses of the scale-wise generator, and of flow matching (FLUX-mini): two units, never in one table."""
@@ -162,17 +162,17 @@ def _measure(
     hold_device(stage_run)
     from alchemist_core.metrics.heldout import heldout_losses  # noqa: PLC0415
     from alchemist_core.training.generators import read_config  # noqa: PLC0415  torch only when there is work
-    from alchemist_core.training.samples import Pairs  # noqa: PLC0415
+    from alchemist_core.training.samples import Samples  # noqa: PLC0415
 
     # STAR's models share one side: their images are read once. FLUX's each have their own, and more pixels.
-    pairs: Pairs | StoredPairs | None = None
+    pairs: Samples | StoredSamples | None = None
     if side is not None:
-        pairs = Pairs(*read_images(rows, side, stage_run.report)[:2])
+        pairs = Samples(*read_images(rows, side, stage_run.report)[:2])
     done = 0
     for done, model in enumerate(take_unmeasured(stage_run, missing, protocol_id=protocol_id, metric=metric), 1):
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
         if (flux := read_config(path).flux) is not None:
-            pairs = StoredPairs(rows, flux.resolution, stage_run.report)
+            pairs = StoredSamples(rows, flux.resolution, stage_run.report)
         assert pairs is not None
         loss_N = heldout_losses(path, pairs)
         models.store_evaluation(

@@ -31,13 +31,13 @@ from alchemist_core.training.config import DownstreamConfig
 MINUS_LOSS = "minus_loss"
 """The arm's name."""
 
-ReadPairs = Callable[[list[bytes]], Any]
+ReadSamples = Callable[[list[bytes]], Any]
 
 
 class LossRanking:
     """A subset's own policy, size and seed, on the ranking by loss."""
 
-    def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, read: ReadPairs) -> None:
+    def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, read: ReadSamples) -> None:
         self._stage_run, self._subset, self._rater, self._read = stage_run, subset, rater, read
 
     def members(self, config: DownstreamConfig) -> list[bytes]:

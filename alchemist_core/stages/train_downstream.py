@@ -29,7 +29,7 @@ from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.training.config import DownstreamConfig
-from alchemist_core.training.sample_reading import StoredPairs
+from alchemist_core.training.sample_reading import StoredSamples
 
 ARMS = ("subset", "random", "planted", "full")
 PLANTED, WORTHY = "planted", "informative"
@@ -234,7 +234,7 @@ class Comparison:
             )  # fmt: skip
         return True
 
-    def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> StoredPairs:
+    def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> StoredSamples:
         rows = read_first_locations(stage_run.engine, sorted(set(members)))
         row_of = {bytes(row.pair_hash): row for row in rows}
         if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:
@@ -243,7 +243,7 @@ class Comparison:
             )
         flux = self.config.model.flux
         side = rater.config["training"]["resolution"] if flux is None else flux.resolution
-        return StoredPairs([row_of[pair_hash] for pair_hash in members], side, stage_run.report)
+        return StoredSamples([row_of[pair_hash] for pair_hash in members], side, stage_run.report)
 
 
 COMMANDS = {"": Command(TrainDownstreamConfig, run, lambda config, _: f"alchemist evaluate --subset {config.subset}")}

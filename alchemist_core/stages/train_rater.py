@@ -19,7 +19,7 @@ from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.sample_reading import StoredPairs
+from alchemist_core.training.sample_reading import StoredSamples
 
 TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")
@@ -74,7 +74,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
     side = config.training.resolution
-    pairs = {name: StoredPairs(found, side, stage_run.report) for name, found in rows.items()}
+    pairs = {name: StoredSamples(found, side, stage_run.report) for name, found in rows.items()}
     name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
     folder = artifact_path(f"raters/{name}")
     metrics = train(

@@ -17,7 +17,7 @@ from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import RatingRule
 from alchemist_core.statistics import area_under_curve, spearman
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 _GRID = 4
 
@@ -90,7 +90,7 @@ class HealthCheck(NamedTuple):
         return {**self._asdict(), "is_ok": self.is_ok}
 
 
-class PairScorer(Protocol):
+class SampleScorer(Protocol):
     """What scores pairs: `loops.scoring.Scorer`."""
 
     def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
@@ -110,11 +110,11 @@ class Training(NamedTuple):
 
 @torch.inference_mode()
 def certify(
-    scorer: PairScorer,
-    clean: Pairs,
+    scorer: SampleScorer,
+    clean: Samples,
     training: Training,
     *,
-    twin: PairScorer | None = None,
+    twin: SampleScorer | None = None,
     tokenizer: Tokenizer | None = None,
     limits: AcceptanceLimits | None = None,
 ) -> list[HealthCheck]:
@@ -143,7 +143,7 @@ def certify(
 
 
 def _invariance(
-    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], limits: AcceptanceLimits
+    scorer: SampleScorer, clean: Samples, score_N: Float32[np.ndarray, " N"], limits: AcceptanceLimits
 ) -> list[HealthCheck]:
     spread = max(float(score_N.std()), 1e-12)
     backwards = clean.rows(np.arange(len(clean))[::-1].copy())
@@ -159,7 +159,7 @@ def _invariance(
     ]
 
 
-def _codes(tokenizer: Tokenizer, clean: Pairs, limits: AcceptanceLimits) -> list[HealthCheck]:
+def _codes(tokenizer: Tokenizer, clean: Samples, limits: AcceptanceLimits) -> list[HealthCheck]:
     """Count the images whose codes change: in other company they must not; in another batch shape a kernel may flip one."""
     image_NHWC = clean.image_NHWC
     code_NS = tokenizer.encode(image_NHWC)
@@ -199,7 +199,7 @@ def _weights(history: Sequence[dict[str, float]], group_size: int, limits: Accep
 
 
 def _planted(
-    scorer: PairScorer, clean: Pairs, score_N: Float32[np.ndarray, " N"], asked: tuple[RatingRule, AcceptanceLimits]
+    scorer: SampleScorer, clean: Samples, score_N: Float32[np.ndarray, " N"], asked: tuple[RatingRule, AcceptanceLimits]
 ) -> list[HealthCheck]:
     rule, limits = asked
     plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
@@ -215,7 +215,7 @@ def _planted(
 
 
 def _stability(
-    score_N: Float32[np.ndarray, " N"], clean: Pairs, twin: PairScorer | None, limits: AcceptanceLimits
+    score_N: Float32[np.ndarray, " N"], clean: Samples, twin: SampleScorer | None, limits: AcceptanceLimits
 ) -> HealthCheck:
     least = limits.min_rank_stability
     if twin is None:

@@ -32,7 +32,7 @@ from alchemist_core.rating.config import (
 )
 from alchemist_core.rating.learnability import LearnabilityRater
 from alchemist_core.rating.proxies import proxy_objective, reference_objective, seal_shares, warmup_objective
-from alchemist_core.rating.rater import PairRater, Rater, Rating
+from alchemist_core.rating.rater import Rater, Rating, SampleRater
 from alchemist_core.rating.rules import sample_cost
 from alchemist_core.rating.weights import batch_weights, effective_sample_size, entropy, product_weights
 from alchemist_core.training.averaging import average_of
@@ -47,7 +47,7 @@ def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
     return Rater(backbone, size.width, reading=config.rater_reading)
 
 
-def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> PairRater:
+def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:
     """Build what a run of this config leaves to score with, its weights not loaded yet."""
     if config.rule is RatingRule.LEARNABILITY:
         return LearnabilityRater(Star(size), Star(size))
@@ -101,7 +101,7 @@ class TwoProxies(ABC):
 
     @property
     @abstractmethod
-    def scoring_rater(self) -> PairRater:
+    def scoring_rater(self) -> SampleRater:
         """Give what scores pairs, as far as it is trained."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -378,7 +378,7 @@ class Bilevel(TwoProxies):
         )
 
     def _read_beside(self, train: Batch) -> tuple[Float[Tensor, " B"], Rating]:
-        n_groups = train.n_pairs // self.config.group_size
+        n_groups = train.n_samples // self.config.group_size
         return self.reference(*train), self.rater(*train, n_groups)
 
     def _submit(self, work: Any, *given: Any) -> Any:

@@ -18,14 +18,14 @@ from alchemist_core.training.averaging import average_of
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.generators import load_recipe
 from alchemist_core.training.launching import make_accelerator, own_slice, start_from_seed
-from alchemist_core.training.samples import PairSource, batch_index
+from alchemist_core.training.samples import SampleSource, batch_index
 
 Report = Callable[[int, int, str], None]
 
 
 def train_downstream(
     config: DownstreamConfig,
-    pairs: PairSource,
+    samples: SampleSource,
     *,
     tokenizer_from: Path,
     out: Path,
@@ -48,9 +48,9 @@ def train_downstream(
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
-    if not len(pairs):
+    if not len(samples):
         raise DataError("no pairs to train on; select at least 1")
-    run = _Run(config, pairs, tokenizer_from=tokenizer_from, out=out, cache=cache)
+    run = _Run(config, samples, tokenizer_from=tokenizer_from, out=out, cache=cache)
     run.train(report)
     return run.finish()
 
@@ -59,22 +59,22 @@ class _Run:
     """One training run: its data behind the frozen encoders, model, optimiser, schedule, step."""
 
     def __init__(
-        self, config: DownstreamConfig, pairs: PairSource, *, tokenizer_from: Path, out: Path, cache: Path | None
+        self, config: DownstreamConfig, samples: SampleSource, *, tokenizer_from: Path, out: Path, cache: Path | None
     ) -> None:
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
-        self.config, self.out, self.n_pairs = config, out, len(pairs)
+        self.config, self.out, self.n_samples = config, out, len(samples)
         self.accelerator = make_accelerator(config.precision)
         _require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
         self.recipe = load_recipe(config, tokenizer_from, device)
         with self.accelerator.main_process_first():
-            self.data = self.recipe.encode(pairs, cache)
-        if n_broken := len(pairs) - len(self.data):
+            self.data = self.recipe.encode(samples, cache)
+        if n_broken := len(samples) - len(self.data):
             raise DataError(
                 f"{n_broken:,} of {len(pairs):,} pairs have pictures that cannot be decoded any more: select again"
             )
-        self.n_steps = config.steps(len(pairs))
+        self.n_steps = config.steps(len(samples))
         start_from_seed(config.seed)
         model = self.recipe.make_model()
         trainable = [weights for weights in model.parameters() if weights.requires_grad]
@@ -118,7 +118,7 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         metrics = {
             "n_steps": self.n_steps,
-            "n_pairs": self.n_pairs,
+            "n_pairs": self.n_samples,
             "final_loss": sum(self.losses[-50:]) / len(self.losses[-50:]),
             "losses": self.losses,
         }
@@ -128,7 +128,7 @@ class _Run:
         checkpoints.finish(self.out)
 
     def _descend(self) -> float:
-        index_B = batch_index(self.n_pairs, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
+        index_B = batch_index(self.n_samples, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
         parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
         # What a model draws at a step is a function of the step and the process, as the batch is of the step.
         n_processes = self.accelerator.num_processes

@@ -19,7 +19,7 @@ from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import CaptionTable, TextEncoder, TextFeatures, WordVectors, encode_captions
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 from alchemist_core.training.feature_cache import FeatureCache
-from alchemist_core.training.samples import CHUNK, Batch, PairSource, none_decoded
+from alchemist_core.training.samples import CHUNK, Batch, SampleSource, none_decoded
 
 # Above this a step computes the tokens' inputs from their codes: at 256 px they would be 87 kB an image.
 _MOST_INPUT_BYTES = 2**30
@@ -41,7 +41,7 @@ class StepCaptions:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPairs:
+class EncodedSamples:
     """Codes of images and features of captions; with the tokens' inputs where they fit into memory."""
 
     # Which of the pairs these are: all whose images can be read.
@@ -65,9 +65,9 @@ class EncodedPairs:
         return Batch(tokens, self.captions.rows(index_B))
 
 
-def encode_pairs(
-    pairs: PairSource, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
-) -> EncodedPairs:
+def encode_samples(
+    samples: SampleSource, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
+) -> EncodedSamples:
     """Run both frozen encoders over all pairs.
 
     Args:
@@ -80,20 +80,22 @@ def encode_pairs(
         DataError: No picture can be decoded.
     """
     config = tokenizer.config
-    code_NS = torch.zeros(len(pairs), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32)
+    code_NS = torch.zeros(
+        len(samples), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32
+    )
     folder = None if cache is None else cache / "images" / _tokenizer_fingerprint(tokenizer)
-    is_had_N = encode_images(pairs, tokenizer.encode, code_NS, name="code", cache=folder)
-    kept_N, captions = np.flatnonzero(is_had_N), pairs.captions
-    if len(kept_N) < len(pairs):
+    is_had_N = encode_images(samples, tokenizer.encode, code_NS, name="code", cache=folder)
+    kept_N, captions = np.flatnonzero(is_had_N), samples.captions
+    if len(kept_N) < len(samples):
         code_NS, captions = code_NS[kept_N], [captions[place] for place in kept_N.tolist()]
     table = _encode_captions(captions, encoder, cache)
     is_small = len(kept_N) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
     tokens = _read_tokens(tokenizer, code_NS).to(torch.device("cpu")) if is_small else None
-    return EncodedPairs(kept_N, code_NS, table, tokenizer, tokens)
+    return EncodedSamples(kept_N, code_NS, table, tokenizer, tokens)
 
 
 def encode_images(
-    pairs: PairSource, encode: Callable[[ImageArray], Tensor], row_N: Tensor, *, name: str, cache: Path | None
+    samples: SampleSource, encode: Callable[[ImageArray], Tensor], row_N: Tensor, *, name: str, cache: Path | None
 ) -> Bool[np.ndarray, " N"]:
     """Fill each pair's row with what an encoder gives of its image; return which pairs have one.
 
@@ -107,19 +109,19 @@ def encode_images(
     Raises:
         DataError: No picture can be decoded.
     """
-    keys, is_had_N = pairs.image_keys, np.zeros(len(pairs), bool)
+    keys, is_had_N = samples.image_keys, np.zeros(len(samples), bool)
     known = None if cache is None or keys is None else FeatureCache(cache)
     if known is not None and keys is not None:
         is_had_N, found = known.find(keys)
         if found:
             row_N[torch.from_numpy(is_had_N)] = torch.from_numpy(found[name]).to(row_N.dtype)
-    for chunk, image_NHWC in pairs.read(np.flatnonzero(~is_had_N)):
+    for chunk, image_NHWC in samples.read(np.flatnonzero(~is_had_N)):
         row_M = encode(image_NHWC).cpu().to(row_N.dtype)
         row_N[torch.from_numpy(chunk)], is_had_N[chunk] = row_M, True
         if known is not None and keys is not None:
             known.add([keys[place] for place in chunk], {name: row_M.numpy()})
     if not is_had_N.any():
-        raise none_decoded(len(pairs))
+        raise none_decoded(len(samples))
     return is_had_N
 
 

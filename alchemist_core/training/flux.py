@@ -32,13 +32,13 @@ from alchemist_core.models.published.flux import load_flux
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.encoding import encode_images
 from alchemist_core.training.launching import own_device
-from alchemist_core.training.samples import PairSource
+from alchemist_core.training.samples import SampleSource
 
 BASE_FILE = "base.sha256"
 
 
 @dataclass(frozen=True, slots=True)
-class FluxPairs:
+class FluxSamples:
     """Latents in half precision, and captions, which are encoded when a step reads them: T5's tokens are too large to keep."""
 
     kept_N: Int64[np.ndarray, " N"]
@@ -68,13 +68,13 @@ class FluxRecipe:
         self.gradient_clip: float | None = config.flux.gradient_clip
         self._base, self._parts = base_and_parts(config)
 
-    def encode(self, pairs: PairSource, cache: Path | None) -> FluxPairs:
+    def encode(self, samples: SampleSource, cache: Path | None) -> FluxSamples:
         """Run the VAE over images that it has not seen yet; it is let go afterwards."""
-        latent_NCHW, is_had_N = encode_latents(pairs, FluxAutoencoder(self._parts, self._flux, self._device), cache)
-        kept_N, captions = np.flatnonzero(is_had_N), pairs.captions
+        latent_NCHW, is_had_N = encode_latents(samples, FluxAutoencoder(self._parts, self._flux, self._device), cache)
+        kept_N, captions = np.flatnonzero(is_had_N), samples.captions
         kept_captions = [captions[at] for at in kept_N.tolist()]
         encoder = FluxTextEncoder(self._parts, self._flux, self._device)
-        return FluxPairs(kept_N, latent_NCHW[kept_N], kept_captions, encoder)
+        return FluxSamples(kept_N, latent_NCHW[kept_N], kept_captions, encoder)
 
     def make_model(self) -> nn.Module:
         """Load the published weights and put adapters on them."""
@@ -112,12 +112,12 @@ def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
 
 
 def encode_latents(
-    pairs: PairSource, vae: FluxAutoencoder, cache: Path | None
+    samples: SampleSource, vae: FluxAutoencoder, cache: Path | None
 ) -> tuple[Float[Tensor, "N C H W"], np.ndarray]:
     """Give latents of half precision, and which pairs have them: all whose images can be read."""
-    latent_NCHW = torch.zeros(len(pairs), *vae.latent_shape(), dtype=torch.float16)
+    latent_NCHW = torch.zeros(len(samples), *vae.latent_shape(), dtype=torch.float16)
     folder = None if cache is None else cache / "latents" / vae.fingerprint()
-    return latent_NCHW, encode_images(pairs, vae.encode, latent_NCHW, name="latent", cache=folder)
+    return latent_NCHW, encode_images(samples, vae.encode, latent_NCHW, name="latent", cache=folder)
 
 
 def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
@@ -171,11 +171,11 @@ class FluxGenerator:
 
 
 @torch.inference_mode()
-def heldout_flow_losses(model_path: Path, config: DownstreamConfig, pairs: PairSource) -> Float32[np.ndarray, " N"]:
+def heldout_flow_losses(model_path: Path, config: DownstreamConfig, samples: SampleSource) -> Float32[np.ndarray, " N"]:
     """Give each pair's squared error of the velocity, averaged over fixed times, under noise that is its place's own."""
     assert config.flux is not None
     device = own_device()
-    data = FluxRecipe(config, device).encode(pairs, None)
+    data = FluxRecipe(config, device).encode(samples, None)
     transformer = read_trained(model_path, config).eval().to(device)
     parts = [
         _losses(transformer, data, index_B, device, config.flux.guidance)
@@ -185,7 +185,7 @@ def heldout_flow_losses(model_path: Path, config: DownstreamConfig, pairs: PairS
 
 
 def _losses(
-    transformer: torch.nn.Module, data: FluxPairs, index_B: torch.Tensor, device: torch.device, guidance: float
+    transformer: torch.nn.Module, data: FluxSamples, index_B: torch.Tensor, device: torch.device, guidance: float
 ) -> torch.Tensor:
     latent_BCHW, text = data.rows(index_B).to(device)
     # By the pair's own place: a picture that cannot be decoded must not change the noise of those behind it.

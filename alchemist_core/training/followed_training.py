@@ -28,7 +28,7 @@ from alchemist_core.telemetry import say
 from alchemist_core.training import checkpoints
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import RaterRun, Report
-from alchemist_core.training.samples import Batch, JoinedPairs
+from alchemist_core.training.samples import Batch, JoinedSamples
 
 # Every sample of a chunk has a gradient of the model's own size.
 _MOST_GRADIENT_BYTES = 2**28
@@ -111,7 +111,7 @@ class Course:
 
 
 def follow_training(
-    rater: Path, pairs: JoinedPairs, followed: Followed, *, out: Path, cache: Path | None, report: Report
+    rater: Path, samples: JoinedSamples, followed: Followed, *, out: Path, cache: Path | None, report: Report
 ) -> Course:
     """Train the proxies of a rater again and measure at even marks, or read what was measured; a killed run goes on.
 
@@ -124,7 +124,7 @@ def follow_training(
         report: Told the steps done, the steps planned, and a note.
     """
     if not (out / "course.json").exists():
-        _Following(rater, pairs, followed, out=out, cache=cache).run(report)
+        _Following(rater, samples, followed, out=out, cache=cache).run(report)
     course = checkpoints.read_json(out / "course.json")
     return Course([Mark(**mark) for mark in course["marks"]], course["largest_difference"])
 
@@ -132,15 +132,15 @@ def follow_training(
 class _Following:
     """One training under way, and its marks so far."""
 
-    def __init__(self, rater: Path, pairs: JoinedPairs, followed: Followed, *, out: Path, cache: Path | None) -> None:
+    def __init__(self, rater: Path, samples: JoinedSamples, followed: Followed, *, out: Path, cache: Path | None) -> None:
         self.out, self.rater, self.followed, self.partial = out, rater, followed, checkpoints.partial_folder(out)
         self.partial.mkdir(parents=True, exist_ok=True)
         copyfile(rater / "tokenizer.safetensors", self.partial / "tokenizer.safetensors")
         config = RaterTrainingConfig.from_stored(checkpoints.read_json(rater / "config.json"))
-        self.training = RaterRun(config, pairs.second, pairs.first, out=out, cache=cache)
+        self.training = RaterRun(config, samples.second, samples.first, out=out, cache=cache)
         self.total = config.n_warmup_steps + config.n_steps
         # A pair whose picture cannot be decoded is in no batch, and is not followed.
-        kept_M, place_N = self.training.data.kept_N, followed.place_N + len(pairs.first)
+        kept_M, place_N = self.training.data.kept_N, followed.place_N + len(samples.first)
         is_kept_N = np.isin(place_N, kept_M)
         self.index_N = torch.from_numpy(np.searchsorted(kept_M, place_N[is_kept_N]))
         self.band_N, self.has_gradient_N = followed.band_N[is_kept_N], followed.has_gradient_N[is_kept_N]

@@ -17,8 +17,8 @@ from alchemist_core.models.text import TextEncoder, load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import DownstreamConfig
-from alchemist_core.training.encoding import EncodedPairs, encode_pairs
-from alchemist_core.training.samples import PairSource
+from alchemist_core.training.encoding import EncodedSamples, encode_samples
+from alchemist_core.training.samples import SampleSource
 
 
 class Recipe(Protocol):
@@ -28,7 +28,7 @@ class Recipe(Protocol):
     schedule: str
     gradient_clip: float | None
 
-    def encode(self, pairs: PairSource, cache: Path | None) -> Any:
+    def encode(self, samples: SampleSource, cache: Path | None) -> Any:
         """Run the frozen encoders; `rows` of what comes back gives a step's batch, which the model is called with."""
         ...
 
@@ -75,9 +75,9 @@ class StarRecipe:
         self._encoder = load_text_encoder(config.text_encoder, str(device))
         self._tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors").to(device)
 
-    def encode(self, pairs: PairSource, cache: Path | None) -> EncodedPairs:
+    def encode(self, samples: SampleSource, cache: Path | None) -> EncodedSamples:
         """Run tokenizer and text encoder."""
-        return encode_pairs(pairs, self._tokenizer, self._encoder, cache=cache)
+        return encode_samples(samples, self._tokenizer, self._encoder, cache=cache)
 
     def make_model(self) -> nn.Module:
         """Make a new generator, or adapters on a trained one."""

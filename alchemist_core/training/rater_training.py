@@ -25,10 +25,10 @@ from alchemist_core.statistics import spearman
 from alchemist_core.training import checkpoints
 from alchemist_core.training.bilevel import Bilevel, TwoProxies, collapse_reason
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.launching import make_accelerator, own_slice
 from alchemist_core.training.learnability import Learnability
-from alchemist_core.training.samples import Batch, ImagesOf, JoinedPairs, PairSource, batch_index
+from alchemist_core.training.samples import Batch, ImagesOf, JoinedSamples, SampleSource, batch_index
 
 Report = Callable[[int, int, str], None]
 _SAMPLE = 1024
@@ -52,8 +52,8 @@ class Progress:
 
 def train_rater(
     config: RaterTrainingConfig,
-    train: PairSource,
-    validation: PairSource,
+    train: SampleSource,
+    validation: SampleSource,
     *,
     out: Path,
     report: Report,
@@ -85,7 +85,13 @@ class RaterRun:
     """One training run: its data behind the frozen encoders, its models, its progress."""
 
     def __init__(
-        self, config: RaterTrainingConfig, train: PairSource, validation: PairSource, *, out: Path, cache: Path | None
+        self,
+        config: RaterTrainingConfig,
+        train: SampleSource,
+        validation: SampleSource,
+        *,
+        out: Path,
+        cache: Path | None,
     ) -> None:
         self.config, self.out = config, out
         self.accelerator = make_accelerator(config.precision)
@@ -95,7 +101,7 @@ class RaterRun:
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
         # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
         with self.accelerator.main_process_first():
-            self.data = encode_pairs(JoinedPairs(validation, train), self.tokenizer, encoder, cache=cache)
+            self.data = encode_samples(JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache)
         n_validation = int((self.data.kept_N < len(validation)).sum())
         self.n_held_out = max(1, n_validation // 10)
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
@@ -156,7 +162,7 @@ class RaterRun:
         both = zip(self._parts(validation_A + self.n_held_out), self._parts(self._train_index(step)), strict=True)
         parts = [self._batch(torch.cat(indices)) for indices in both]
         epoch = n_before * config.batch_size // self.n_validation
-        measured = self.models.step(parts, parts[0].n_pairs // 2, epoch=epoch)
+        measured = self.models.step(parts, parts[0].n_samples // 2, epoch=epoch)
         self.progress.history.append({"step": step, **asdict(measured)})
         if (reason := collapse_reason(self.progress.history, config.group_size)) is not None:
             raise TrainingCollapsedError(f"Rater training stopped: {reason}.")
@@ -246,8 +252,8 @@ def make_models(
 
 
 def _require_several(**n_of: int) -> None:
-    for name, n_pairs in n_of.items():
-        if n_pairs < 2:
+    for name, n_samples in n_of.items():
+        if n_samples < 2:
             raise DataError(
                 f"{n_pairs} {name} pair has a picture that can be decoded, at least 2 are needed: ingest more"
             )
@@ -263,7 +269,7 @@ def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None
         )
 
 
-def _tokenizer(config: RaterTrainingConfig, train: PairSource, out: Path) -> Tokenizer:
+def _tokenizer(config: RaterTrainingConfig, train: SampleSource, out: Path) -> Tokenizer:
     """Load the tokenizer of an unfinished run, else fit one and keep it before anything depends on it."""
     path = checkpoints.partial_folder(out) / "tokenizer.safetensors"
     if path.exists():

@@ -51,7 +51,7 @@ Images = NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
 
 
-class ReadPairs(NamedTuple):
+class ReadSamples(NamedTuple):
     """Decoded pairs, aligned, in the order of their rows."""
 
     images: Images
@@ -61,7 +61,7 @@ class ReadPairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StoredPairs:
+class StoredSamples:
     """Pairs whose images lie in their shards until they are asked for.
 
     Args:
@@ -157,7 +157,7 @@ def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple
             yield places[part.ticket], part.image_BHWC[0].copy()
 
 
-def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadPairs:
+def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadSamples:
     """Decode each pair's image to one size; a pair whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
@@ -166,10 +166,10 @@ def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadPair
         report: Told how many are done.
     """
     image_of: dict[int, Images] = {}
-    for places, images in StoredPairs(rows, side, report).read(np.arange(len(rows))):
+    for places, images in StoredSamples(rows, side, report).read(np.arange(len(rows))):
         image_of.update(zip(places.tolist(), images, strict=True))
     kept = sorted(image_of)
-    return ReadPairs(
+    return ReadSamples(
         np.stack([image_of[at] for at in kept]) if kept else np.zeros((0, side, side, 3), np.uint8),
         [rows[at].caption for at in kept],
         [bytes(rows[at].pair_hash) for at in kept],

@@ -24,7 +24,7 @@ CHUNK = 4096
 Chunks = Iterator[tuple[Int64[np.ndarray, " M"], ImageArray]]
 
 
-class PairSource(Protocol):
+class SampleSource(Protocol):
     """Pairs whose images need not be in memory."""
 
     @property
@@ -45,7 +45,7 @@ class PairSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Samples:
     """Images of one size, as bytes, and their captions."""
 
     image_NHWC: ImageArray
@@ -59,10 +59,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def rows(self, index_B: Int64[np.ndarray, " B"]) -> "Pairs":
+    def rows(self, index_B: Int64[np.ndarray, " B"]) -> "Samples":
         """Gather some pairs."""
         keys = None if self.image_keys is None else [self.image_keys[index] for index in index_B]
-        return Pairs(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
+        return Samples(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
         """Yield the images of some pairs a chunk at a time."""
@@ -72,11 +72,11 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class JoinedPairs:
+class JoinedSamples:
     """One source behind another."""
 
-    first: PairSource
-    second: PairSource
+    first: SampleSource
+    second: SampleSource
 
     @property
     def captions(self) -> list[str]:
@@ -104,13 +104,13 @@ class JoinedPairs:
 class ImagesOf:
     """A source's images by their places, as an array gives them."""
 
-    pairs: PairSource
+    samples: SampleSource
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.samples)
 
     def __getitem__(self, index_M: Int64[np.ndarray, " M"]) -> ImageArray:
-        found = list(self.pairs.read(index_M))
+        found = list(self.samples.read(index_M))
         if not found:
             raise none_decoded(len(index_M))
         chunks, images = zip(*found, strict=True)
@@ -130,7 +130,7 @@ class Batch(NamedTuple):
     text: TextFeatures
 
     @property
-    def n_pairs(self) -> int:
+    def n_samples(self) -> int:
         """Count the pairs; a tuple's own length is 2."""
         return len(self.tokens.code_BS)
 
@@ -143,22 +143,22 @@ class Batch(NamedTuple):
         return Batch(self.tokens.to(device), self.text.to(device))
 
 
-def batch_index(n_pairs: int, step: int, *, batch_size: int, seed: int) -> Int64[Tensor, " B"]:
+def batch_index(n_samples: int, step: int, *, batch_size: int, seed: int) -> Int64[Tensor, " B"]:
     """Say which pairs a step reads: a function of the step, so that a resumed run needs no position but that.
 
     Epochs follow each other without a gap: a batch may hold the last pairs of one and the first of the next.
     """
     start = step * batch_size
     position_B = torch.arange(start, start + batch_size)
-    epoch_B = position_B // n_pairs
+    epoch_B = position_B // n_samples
     index_B = torch.empty_like(position_B)
     for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
         is_now_B = epoch_B == epoch
-        index_B[is_now_B] = _epoch_order(n_pairs, seed, epoch)[position_B[is_now_B] % n_pairs]
+        index_B[is_now_B] = _epoch_order(n_samples, seed, epoch)[position_B[is_now_B] % n_samples]
     return index_B
 
 
 # Two batches a step, each of which may lie in two epochs.
 @lru_cache(maxsize=4)
-def _epoch_order(n_pairs: int, seed: int, epoch: int) -> Int64[Tensor, " N"]:
-    return torch.randperm(n_pairs, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def _epoch_order(n_samples: int, seed: int, epoch: int) -> Int64[Tensor, " N"]:
+    return torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

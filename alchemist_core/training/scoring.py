@@ -25,7 +25,7 @@ from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, load_text_encoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
-from alchemist_core.rating.rater import PairRater
+from alchemist_core.rating.rater import SampleRater
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
@@ -35,7 +35,7 @@ from alchemist_core.store.tables import AnyRow
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 BF16_TOLERANCE = 0.02
 """Largest difference, in spreads of the scores, between a bf16 score of a GPU and the fp32 score of the same pair."""
@@ -55,7 +55,7 @@ class Scorer:
 
     def __init__(
         self,
-        rater: PairRater,
+        rater: SampleRater,
         tokenizer: Tokenizer,
         encoder: TextEncoder,
         *,
@@ -112,12 +112,12 @@ class Scorer:
     @torch.inference_mode()
     def score(self, image_NHWC: ImageArray, captions: list[str]) -> Float32[np.ndarray, " N"]:
         """Score pairs: the instance logit of each; higher is worth more."""
-        pairs = Pairs(image_NHWC, captions)
+        samples = Samples(image_NHWC, captions)
         parts = []
-        for start in range(0, len(pairs), self.batch):
-            image_BHWC = pairs.image_NHWC[start : start + self.batch]
+        for start in range(0, len(samples), self.batch):
+            image_BHWC = samples.image_NHWC[start : start + self.batch]
             padding = ((0, self.batch - len(image_BHWC)), (0, 0), (0, 0), (0, 0))
-            parts.append(self.score_batch(np.pad(image_BHWC, padding), pairs.captions[start : start + self.batch]))
+            parts.append(self.score_batch(np.pad(image_BHWC, padding), samples.captions[start : start + self.batch]))
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     @torch.inference_mode()
@@ -161,21 +161,21 @@ class PendingShard:
         # In the tar's order, so that it is read from its beginning to its end.
         order_N = np.argsort(first_N)
         self.sample_id_N = self.sample_id_N[order_N]
-        pairs = [rows[at] for at in first_N[order_N]]
-        self.captions = [pair.caption for pair in pairs]
-        self._image_hashes = [bytes(pair.image_hash) for pair in pairs]
-        self._ranges = [(pair.byte_offset, pair.size_bytes) for pair in pairs]
-        self._is_measured = [has_heuristics and not pair.is_measured for pair in pairs]
+        samples = [rows[at] for at in first_N[order_N]]
+        self.captions = [sample.caption for sample in samples]
+        self._image_hashes = [bytes(sample.image_hash) for sample in samples]
+        self._ranges = [(sample.byte_offset, sample.size_bytes) for sample in samples]
+        self._is_measured = [has_heuristics and not sample.is_measured for sample in samples]
         if any(offset is None for offset, _ in self._ranges):
             raise DataError(
                 f"A record of shard {self.uri} has no picture among its members: its row was changed by hand."
             )
-        self.score_N = np.full(len(pairs), np.nan, np.float32)
-        self.measure_NM = np.full((len(pairs), len(MEASURES)), np.nan, np.float32)
+        self.score_N = np.full(len(samples), np.nan, np.float32)
+        self.measure_NM = np.full((len(samples), len(MEASURES)), np.nan, np.float32)
         self._bad: dict[int, tuple[Reason, str]] = {}
         self.error: DataError | None = None
         """Why the shard cannot be read; it is complete then, and nothing of it is stored."""
-        self._n_left = len(pairs)
+        self._n_left = len(samples)
         self._lock = threading.Lock()
 
     @property
@@ -184,16 +184,16 @@ class PendingShard:
         return join_uri(self.claimed.shard.root_uri, self.claimed.shard.uri)
 
     @property
-    def n_pairs(self) -> int:
+    def n_samples(self) -> int:
         """How many pairs are to be scored."""
         return len(self.captions)
 
     def tasks(self, side: int) -> Iterator[tuple[int, DecodeTask]]:
         """Cut the pairs into decode tasks; yield each with the place of its first pair."""
         start = 0
-        while start < self.n_pairs:
+        while start < self.n_samples:
             stop, n_bytes = start + 1, self._ranges[start][1]
-            while stop < min(self.n_pairs, start + TASK_IMAGES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
+            while stop < min(self.n_samples, start + TASK_IMAGES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
                 n_bytes += self._ranges[stop][1]
                 stop += 1
             part = slice(start, stop)
@@ -213,15 +213,15 @@ class PendingShard:
         for at in at_B[~np.isfinite(score_B)]:
             self.set_aside(int(at), Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {self.score_N[at]}")
 
-    def settle(self, n_pairs: int) -> bool:
+    def settle(self, n_samples: int) -> bool:
         """Count pairs that are scored or set aside; true when these were the last."""
         with self._lock:
-            self._n_left -= n_pairs
+            self._n_left -= n_samples
             return self._n_left == 0
 
     def outcome(self) -> ShardOutcome:
         """Return what is to be stored."""
-        is_scored_N = np.ones(self.n_pairs, np.bool_)
+        is_scored_N = np.ones(self.n_samples, np.bool_)
         is_scored_N[list(self._bad)] = False
         is_measured_N = ~np.isnan(self.measure_NM).any(1)
         return ShardOutcome(
@@ -349,13 +349,13 @@ class ScoringPipeline:
         if self._n_open >= MAX_OPEN_SHARDS:
             self._drain()
         self._n_open += 1
-        if shard.n_pairs == 0:
+        if shard.n_samples == 0:
             self._complete(shard)
         for first, task in shard.tasks(self._scorer.image_side):
             while not self._decoders.has_room():
                 self._collect()
             if shard.error is not None:
-                self._settle(shard, shard.n_pairs - first)
+                self._settle(shard, shard.n_samples - first)
                 return
             self._decoders.submit(task, (shard, first))
 
@@ -395,8 +395,8 @@ class ScoringPipeline:
 
     def _rate(self, batch: ScoreBatch) -> None:
         try:
-            n_pairs = len(batch.captions)
-            batch.image_BHWC[n_pairs:] = 0
+            n_samples = len(batch.captions)
+            batch.image_BHWC[n_samples:] = 0
             score_B = self._scorer.score_batch(batch.image_BHWC, batch.captions)
             start = 0
             for shard, at_P in batch.parts:
@@ -407,8 +407,8 @@ class ScoringPipeline:
             batch.clear()
             self._free.put(batch)
 
-    def _settle(self, shard: PendingShard, n_pairs: int) -> None:
-        if shard.settle(n_pairs):
+    def _settle(self, shard: PendingShard, n_samples: int) -> None:
+        if shard.settle(n_samples):
             self._complete(shard)
 
     def _complete(self, shard: PendingShard) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 _N_STEPS = 12
 
@@ -38,18 +38,18 @@ def seconds_a_step(model: DownstreamConfig, rater: RaterTrainingConfig) -> tuple
 
     The tokenizer is the rater's; where it is a published one, it must be at hand.
     """
-    pairs = _noise(max(model.batch_size, rater.batch_size, rater.n_codes), rater.resolution)
+    samples = _noise(max(model.batch_size, rater.batch_size, rater.n_codes), rater.resolution)
     clocks = _Clock(), _Clock()
     with tempfile.TemporaryDirectory() as folder:
         rater_folder, model_folder = Path(folder) / "rater", Path(folder) / "model"
         short = rater.model_copy(update={"n_warmup_steps": 0, "n_steps": _N_STEPS})
-        train_rater(short, pairs, pairs, out=rater_folder, report=clocks[1])
+        train_rater(short, samples, samples, out=rater_folder, report=clocks[1])
         trained = model.model_copy(update={"n_steps": _N_STEPS})
-        train_downstream(trained, pairs, tokenizer_from=rater_folder, out=model_folder, report=clocks[0])
+        train_downstream(trained, samples, tokenizer_from=rater_folder, out=model_folder, report=clocks[0])
     return clocks[0].seconds(), clocks[1].seconds()
 
 
-def _noise(n: int, side: int) -> Pairs:
+def _noise(n: int, side: int) -> Samples:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (n, side, side, 3), np.uint8)
-    return Pairs(images, [f"a picture of {i}" for i in range(n)])
+    return Samples(images, [f"a picture of {i}" for i in range(n)])

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from alchemist_core.shards.tar_writer import write_tar
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from tests.benchmarks.rater_real import damage
 from tests.benchmarks.scenes_study import read_tars
 
@@ -40,7 +40,7 @@ def make_corpus(corpus: Path, out: Path, *, seed: int, is_damaged: bool) -> None
     pq.write_table(table, out / "truth.parquet")
 
 
-def _read(corpus: Path, pattern: str) -> Pairs:
+def _read(corpus: Path, pattern: str) -> Samples:
     """Read the tars of a pattern; they are linked into a folder of their own, which is what a reader takes."""
     with tempfile.TemporaryDirectory() as folder:
         for path in corpus.glob(pattern):
@@ -48,7 +48,7 @@ def _read(corpus: Path, pattern: str) -> Pairs:
         return read_tars(Path(folder), SIDE)[0]
 
 
-def _write(folder: Path, pairs: Pairs) -> list[bytes]:
+def _write(folder: Path, pairs: Samples) -> list[bytes]:
     pngs = [_encode(image) for image in pairs.image_NHWC]
     for shard, start in enumerate(range(0, len(pairs), SHARD_SIZE)):
         write_tar(

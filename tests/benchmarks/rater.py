@@ -24,7 +24,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.statistics import mean_ranks, spearman
 from alchemist_core.training.bilevel import Bilevel
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import batch_index
 from alchemist_core.training.scoring import Scorer
@@ -55,7 +55,7 @@ def step_rows(study: Study) -> list[Row]:
     """Time steps of the product and of the plain loop in turns, on the same batches."""
     config = RaterTrainingConfig()
     tokenizer, encoder = fit_tokenizer(study.train.image_NHWC, config.tokenizer, 0), WordVectors()
-    data = encode_pairs(study.train, tokenizer, encoder)
+    data = encode_samples(study.train, tokenizer, encoder)
     size = config.proxy(tokenizer.config, encoder.dim)
     bilevel = Bilevel(config, Accelerator(cpu=True), (size, size))
     torch.manual_seed(0)

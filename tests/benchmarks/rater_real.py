@@ -18,7 +18,7 @@ from alchemist_core.statistics import area_under_curve, mean_ranks
 from alchemist_core.training.acceptance_report import plain_images, shuffled_captions
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 from tests.benchmarks.rows import Row, interval, write_rows
 from tests.benchmarks.scenes_study import read_tars
@@ -47,7 +47,7 @@ def main() -> None:
     write_rows("rater_real", rows)
 
 
-def damage(pairs: Pairs, seed: int, shares: Mapping[str, float] = SHARES) -> tuple[Pairs, np.ndarray]:
+def damage(pairs: Samples, seed: int, shares: Mapping[str, float] = SHARES) -> tuple[Samples, np.ndarray]:
     """Damage known shares of some pairs; say what was done to each."""
     generator = np.random.default_rng(seed)
     kinds = np.full(len(pairs), "clean", dtype="<U16")
@@ -58,21 +58,21 @@ def damage(pairs: Pairs, seed: int, shares: Mapping[str, float] = SHARES) -> tup
         start += len(rows)
         kinds[rows] = kind
         images[rows], captions[rows] = _DAMAGES[kind](pairs, rows, generator)
-    return Pairs(images, captions.tolist()), kinds
+    return Samples(images, captions.tolist()), kinds
 
 
-def _blank(pairs: Pairs, rows: np.ndarray, _generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _blank(pairs: Samples, rows: np.ndarray, _generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     own = pairs.rows(rows)
     return plain_images(own.image_NHWC), own.captions
 
 
-def _noise(pairs: Pairs, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _noise(pairs: Samples, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     own = pairs.rows(rows)
     drowned = 0.25 * own.image_NHWC + 0.75 * generator.integers(0, 256, own.image_NHWC.shape)
     return drowned.astype(np.uint8), own.captions
 
 
-def _collage(pairs: Pairs, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _collage(pairs: Samples, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     own = pairs.rows(rows)
     images, third = own.image_NHWC.copy(), own.image_NHWC.shape[1] // 3
     small = pairs.image_NHWC[:, ::3, ::3][:, :third, :third]
@@ -83,18 +83,18 @@ def _collage(pairs: Pairs, rows: np.ndarray, generator: np.random.Generator) -> 
     return images, own.captions
 
 
-def _wrong_caption(pairs: Pairs, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _wrong_caption(pairs: Samples, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     own = pairs.rows(rows)
     return own.image_NHWC, shuffled_captions(own.captions, int(generator.integers(2**31)))
 
 
-def _near_duplicate(pairs: Pairs, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _near_duplicate(pairs: Samples, rows: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     other = pairs.rows(generator.integers(0, len(pairs), len(rows)))
     jittered = other.image_NHWC.astype(int) + generator.integers(-6, 7, other.image_NHWC.shape)
     return np.clip(jittered, 0, 255).astype(np.uint8), other.captions
 
 
-def _blur(pairs: Pairs, rows: np.ndarray, _generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+def _blur(pairs: Samples, rows: np.ndarray, _generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
     own = pairs.rows(rows)
     radius = own.image_NHWC.shape[1] / 16
     blurred = [Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)) for image in own.image_NHWC]
@@ -111,7 +111,7 @@ _DAMAGES = {
 }
 
 
-def _study(pairs: Pairs, seed: int, config: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def _study(pairs: Samples, seed: int, config: dict[str, Any]) -> dict[str, tuple[float, float]]:
     order = np.random.default_rng(seed).permutation(len(pairs))
     third = len(pairs) // 3
     validation = pairs.rows(order[:third])

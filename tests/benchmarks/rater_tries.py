@@ -20,13 +20,13 @@ from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import fit_tokenizer
 from alchemist_core.rating.config import DRIFT_PRICE, PRICE_FLOOR
 from alchemist_core.rating.objective import instance_objective
-from alchemist_core.rating.rater import PairRater
+from alchemist_core.rating.rater import SampleRater
 from alchemist_core.settings import load_settings
 from alchemist_core.training.bilevel import make_rater
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.rater_training import make_models
-from alchemist_core.training.samples import Batch, Pairs, batch_index
+from alchemist_core.training.samples import Batch, Samples, batch_index
 from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.scenes_study import KINDS, Study, kind_aucs, load_study
 
@@ -162,8 +162,8 @@ class Run:
         config, encoder = self.config, load_text_encoder(self.config.text_encoder, "cpu")
         tokenizer = fit_tokenizer(study.train.image_NHWC, config.tokenizer, seed)
         images = np.concatenate([study.validation.image_NHWC, study.train.image_NHWC])
-        both = Pairs(images, [*study.validation.captions, *study.train.captions])
-        self.data, self.n_validation = encode_pairs(both, tokenizer, encoder), len(study.validation)
+        both = Samples(images, [*study.validation.captions, *study.train.captions])
+        self.data, self.n_validation = encode_samples(both, tokenizer, encoder), len(study.validation)
         self.sizes = config.proxy(tokenizer.config, encoder.dim), config.rater(tokenizer.config, encoder.dim)
         self.models = make_models(config, Accelerator(cpu=True), self.sizes)
 
@@ -205,7 +205,7 @@ class Run:
         return torch.cat([model(*batch) for batch in self._all()]).numpy()
 
     @torch.no_grad()
-    def scores(self, rater: PairRater | None = None) -> np.ndarray:
+    def scores(self, rater: SampleRater | None = None) -> np.ndarray:
         """Give every training pair's score, by the run's rater or another."""
         rater = rater or self.models.scoring_rater
         return torch.cat([rater.score(*batch) for batch in self._all()]).numpy()

@@ -11,7 +11,7 @@ from alchemist_core.shards.images import decode_image
 from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.statistics import area_under_curve
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 KINDS = ("plain", "chaotic", "wrong_caption")
 
@@ -19,10 +19,10 @@ KINDS = ("plain", "chaotic", "wrong_caption")
 class Study(NamedTuple):
     """Training pairs with their kinds, and the clean validation and test pairs."""
 
-    train: Pairs
+    train: Samples
     kinds: np.ndarray
-    validation: Pairs
-    test: Pairs
+    validation: Samples
+    test: Samples
 
 
 def load_study(root: Path, *, seed: int, side: int = 16, **sizes: int) -> Study:
@@ -42,7 +42,7 @@ def kind_aucs(score_N: np.ndarray, kind_N: np.ndarray) -> dict[str, float]:
     return {kind: area_under_curve(good, score_N[kind_N == kind]) for kind in KINDS}
 
 
-def read_tars(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
+def read_tars(folder: Path, side: int) -> tuple[Samples, list[bytes]]:
     """Decode every pair of a folder's tars; also give their pair hashes."""
     images, captions, hashes = [], [], []
     for path in sorted(folder.rglob("*.tar")):
@@ -56,4 +56,4 @@ def read_tars(folder: Path, side: int) -> tuple[Pairs, list[bytes]]:
                 images.append(decode_image(file.read(picture.size), side))
                 captions.append(pair.caption)
                 hashes.append(pair.pair_hash)
-    return Pairs(np.stack(images), captions), hashes
+    return Samples(np.stack(images), captions), hashes

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alchemist_core.training import sample_reading
-from alchemist_core.training.sample_reading import StoredPairs, read_images
+from alchemist_core.training.sample_reading import StoredSamples, read_images
 from tests.shards.conftest import draw_picture
 
 SIDE = 16
@@ -38,7 +38,7 @@ def test_images_come_some_at_a_time_in_the_order_of_the_shards(
     rows: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_reading, "_CHUNK", 6)
-    chunks = list(StoredPairs(rows, SIDE, lambda *_: None).read(np.arange(20)))
+    chunks = list(StoredSamples(rows, SIDE, lambda *_: None).read(np.arange(20)))
     assert [len(images) for _, images in chunks] == [6, 6, 6, 1]
     uris = [rows[place].uri for places, _ in chunks for place in places]
     assert uris == ["a.tar"] * 10 + ["b.tar"] * 9
@@ -56,7 +56,7 @@ def test_a_picture_that_cannot_be_decoded_is_left_out_and_the_others_keep_their_
 
 def test_only_what_is_asked_for_is_read(rows: list[SimpleNamespace]) -> None:
     seen: list[tuple[int, int, str]] = []
-    ((places, images),) = StoredPairs(rows, SIDE, lambda *news: seen.append(news)).read(np.array([3, 2]))
+    ((places, images),) = StoredSamples(rows, SIDE, lambda *news: seen.append(news)).read(np.array([3, 2]))
     assert sorted(places.tolist()) == [2, 3]
     assert images.shape == (2, SIDE, SIDE, 3)
     assert seen[-1] == (2, 2, "read")

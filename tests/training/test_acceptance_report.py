@@ -13,7 +13,7 @@ from alchemist_core.rating.config import RatingRule
 from alchemist_core.training.acceptance_report import HealthCheck, Training, certify, failures
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 
 CONFIG = RaterTrainingConfig(n_warmup_steps=60, n_steps=150, batch_size=32, proxy_width=32, rater_width=32, n_codes=64)
@@ -34,7 +34,7 @@ class Judge:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> list[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> list[Path]:
     folder = tmp_path_factory.mktemp("raters")
     for seed in (0, 1):
         config = CONFIG.model_copy(update={"seed": seed})
@@ -48,14 +48,14 @@ def metrics(trained: list[Path]) -> dict[str, Any]:
     return loaded
 
 
-def examine(scorer: Any, clean: Pairs, metrics: dict[str, Any], **given: Any) -> dict[str, HealthCheck]:
+def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) -> dict[str, HealthCheck]:
     training = Training(metrics, given.pop("rule", RatingRule.ALIGNMENT), 32)
     checks = certify(scorer, clean, training, **given)
     return {check.name: check for check in checks}
 
 
 def test_a_trained_rater_is_examined_in_every_respect(
-    trained: list[Path], metrics: dict[str, Any], test_pairs: Pairs
+    trained: list[Path], metrics: dict[str, Any], test_pairs: Samples
 ) -> None:
     scorer, twin = (Scorer.load(path) for path in trained)
     checks = examine(scorer, test_pairs, metrics, twin=twin, tokenizer=scorer.tokenizer)
@@ -71,7 +71,7 @@ def test_a_trained_rater_is_examined_in_every_respect(
 
 
 def test_what_was_not_measured_is_said_and_does_not_fail(
-    trained: list[Path], metrics: dict[str, Any], test_pairs: Pairs
+    trained: list[Path], metrics: dict[str, Any], test_pairs: Samples
 ) -> None:
     stability = examine(Scorer.load(trained[0]), test_pairs, metrics)["rank_stability"]
     assert stability.value is None
@@ -91,19 +91,19 @@ def test_what_was_not_measured_is_said_and_does_not_fail(
     ],
 )
 def test_a_defect_is_found_by_name(
-    name: str, defect: Callable[..., np.ndarray], metrics: dict[str, Any], test_pairs: Pairs
+    name: str, defect: Callable[..., np.ndarray], metrics: dict[str, Any], test_pairs: Samples
 ) -> None:
     check = examine(Judge(defect), test_pairs, metrics)[name]
     assert not check.is_ok
     assert failures([check])[0].startswith(name)
 
 
-def test_a_rater_of_rule_loss_may_like_plain_images(metrics: dict[str, Any], test_pairs: Pairs) -> None:
+def test_a_rater_of_rule_loss_may_like_plain_images(metrics: dict[str, Any], test_pairs: Samples) -> None:
     likes_plain = Judge(lambda images, _: -images.std((1, 2, 3)))
     assert examine(likes_plain, test_pairs, metrics, rule=RatingRule.LOSS)["recall_of_plain"].is_ok
 
 
-def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[str, Any], test_pairs: Pairs) -> None:
+def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[str, Any], test_pairs: Samples) -> None:
     judge = Judge(lambda images, _: images.std((1, 2, 3)))
     for size, entropy in ((1.0, 0.0), (32.0, float(np.log(32)))):
         history = [step | {"effective_sample_size": size, "entropy": entropy} for step in metrics["history"]]
@@ -112,7 +112,7 @@ def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[st
 
 
 def test_limits_of_the_project_file_are_the_bounds_that_a_rater_is_held_to(
-    metrics: dict[str, Any], test_pairs: Pairs
+    metrics: dict[str, Any], test_pairs: Samples
 ) -> None:
     limits = AcceptanceLimits(min_plain_auc=0.9, min_rank_stability=0.6, max_entropy_ratio=0.5, min_effective_samples=2)
     same = Judge(lambda image_NHWC, _: image_NHWC.astype(np.float64).std(axis=(1, 2, 3)))

@@ -24,12 +24,12 @@ def make_bilevel(config: RaterTrainingConfig, scaler: torch.amp.GradScaler | Non
     return bilevel
 
 
-def draw_batch(n_pairs: int, seed: int) -> Batch:
+def draw_batch(n_samples: int, seed: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(0, TOKENIZER.n_codes, (n_pairs, TOKENIZER.n_tokens), generator=generator)
-    tokens = ImageTokens(codes, torch.randn(n_pairs, TOKENIZER.n_tokens, TOKENIZER.token_dim, generator=generator))
-    words = torch.randn(n_pairs, 3, TEXT_DIM, generator=generator)
-    return Batch(tokens, TextFeatures(words, torch.ones(n_pairs, 3, dtype=torch.bool), words.sum(1)))
+    codes = torch.randint(0, TOKENIZER.n_codes, (n_samples, TOKENIZER.n_tokens), generator=generator)
+    tokens = ImageTokens(codes, torch.randn(n_samples, TOKENIZER.n_tokens, TOKENIZER.token_dim, generator=generator))
+    words = torch.randn(n_samples, 3, TEXT_DIM, generator=generator)
+    return Batch(tokens, TextFeatures(words, torch.ones(n_samples, 3, dtype=torch.bool), words.sum(1)))
 
 
 def train(bilevel: Bilevel) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from alchemist_core.training.checkpoints import partial_folder
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.launching import make_accelerator
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from tests.training.test_downstream_training import KilledError, ignore, kill_at
 from tests.training.test_launching import launch
 
@@ -46,7 +46,7 @@ train_downstream(config, pairs, tokenizer_from=folder, out=folder / "launched", 
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs) -> Path:
+def folder(tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples) -> Path:
     np.save(tmp_path / "pairs.npy", validation_pairs.image_NHWC)
     (tmp_path / "pairs.txt").write_text("\n".join(validation_pairs.captions), "utf-8")
     (tmp_path / "script.py").write_text(SCRIPT, "utf-8")
@@ -54,13 +54,13 @@ def folder(tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs) -> Pat
     return tmp_path
 
 
-def train(out: Path, tokenizer_from: Path, pairs: Pairs, **fields: object) -> list[float]:
+def train(out: Path, tokenizer_from: Path, pairs: Samples, **fields: object) -> list[float]:
     config = CONFIG.model_copy(update=fields)
     result = train_downstream(config, pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
     return list(result["losses"])
 
 
-def train_until_killed(out: Path, tokenizer_from: Path, pairs: Pairs) -> None:
+def train_until_killed(out: Path, tokenizer_from: Path, pairs: Samples) -> None:
     with pytest.raises(KilledError):
         train_downstream(
             CONFIG, pairs, tokenizer_from=tokenizer_from, out=out, report=lambda done, _t, _n: kill_at(6, done)
@@ -74,14 +74,14 @@ def launched_losses(folder: Path, launcher: list[str], **fields: object) -> list
 
 
 def test_parts_of_a_batch_take_the_step_of_the_whole_batch(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:
     whole, parts = (train(tmp_path / str(n), tokenizer_from, validation_pairs, n_accumulated=n) for n in (1, 4))
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
 
 def test_a_part_is_let_go_before_the_next_one_is_read(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events, forward, backward = [], Star.forward, Accelerator.backward
 
@@ -100,7 +100,7 @@ def test_a_part_is_let_go_before_the_next_one_is_read(
 
 
 def test_recomputed_activations_give_the_same_steps(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = train(tmp_path / "kept", tokenizer_from, validation_pairs)
     read, forward = [], Block.forward
@@ -110,7 +110,7 @@ def test_recomputed_activations_give_the_same_steps(
     assert len(read) == 2 * CONFIG.n_steps * CONFIG.depth
 
 
-def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Pairs) -> None:
+def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Samples) -> None:
     # A process of its own: accelerate keeps one number format a process.
     half = launched_losses(
         folder, ["torch.distributed.run", "--standalone", "--nproc-per-node=1"], precision="bf16", average=0.9
@@ -120,7 +120,7 @@ def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Pairs) -
     assert half != whole
 
 
-def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, validation_pairs: Pairs) -> None:
+def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, validation_pairs: Samples) -> None:
     launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     two = launched_losses(folder, [*launcher, "--mixed_precision=no", "--dynamo_backend=no"], n_accumulated=2)
     one = train(folder / "plain", folder, validation_pairs)
@@ -128,7 +128,7 @@ def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, 
 
 
 def test_fp16_goes_on_with_its_scale_where_it_was_killed(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train(tmp_path / "plain", tokenizer_from, validation_pairs)
     scalers = []
@@ -146,7 +146,7 @@ def test_fp16_goes_on_with_its_scale_where_it_was_killed(
 
 
 def test_a_checkpoint_from_before_these_fields_goes_on(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:
     train_until_killed(tmp_path / "model", tokenizer_from, validation_pairs)
     path = partial_folder(tmp_path / "model") / "resume" / "state.pt"
@@ -190,7 +190,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
 
 
 def test_parts_that_do_not_divide_the_share_of_a_process_are_refused(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Accelerator, "num_processes", 4)
     expected = "batch_size 20 does not split into 4 processes × n_accumulated 2 .* multiple of 8"
@@ -199,7 +199,7 @@ def test_parts_that_do_not_divide_the_share_of_a_process_are_refused(
 
 
 def test_fp16_without_a_gpu_is_refused(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="choose bf16 or fp32"):
@@ -207,7 +207,7 @@ def test_fp16_without_a_gpu_is_refused(
 
 
 def test_a_second_number_format_in_one_process_is_refused_with_the_remedy(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:
     make_accelerator("fp32")
     with pytest.raises(ConfigError, match="give rater and model the same"):

@@ -11,7 +11,7 @@ from alchemist_core.metrics.heldout import heldout_losses
 from alchemist_core.training.averaging import average_weights
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 CONFIG = DownstreamConfig(n_epochs=6, batch_size=20, width=32, checkpoint_every_steps=10)
 
@@ -30,7 +30,7 @@ def kill_at(step: int, done: int) -> None:
 
 
 def test_training_lowers_the_held_out_loss(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
     short = CONFIG.model_copy(update={"n_epochs": 1})
     for name, config in (("short", short), ("long", CONFIG)):
@@ -40,7 +40,7 @@ def test_training_lowers_the_held_out_loss(
     assert after_N.mean() < before_N.mean() - 0.2
 
 
-def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs) -> None:
+def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples) -> None:
     half = validation_pairs.rows(np.arange(100))
     steps = [
         train_downstream(CONFIG, pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)["n_steps"]
@@ -51,7 +51,7 @@ def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, val
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_killed_run_goes_on_to_bit_identical_weights(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, average: float
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, average: float
 ) -> None:
     config = CONFIG.model_copy(update={"average": average})
     train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
 
 
 def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:
     short = CONFIG.model_copy(update={"n_epochs": 1})
     losses = {}
@@ -98,7 +98,7 @@ def test_the_average_of_weights_that_stand_still_is_them(longest: float) -> None
     assert mean.item() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     out = tmp_path / "model"
     first = train_downstream(CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
     again = train_downstream(
@@ -107,7 +107,7 @@ def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Pat
     assert again == first
 
 
-def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     with pytest.raises(KilledError):
         train_downstream(
             CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
@@ -118,14 +118,14 @@ def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: 
         train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
 
 
-def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Pairs) -> None:
+def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     nothing = test_pairs.rows(np.arange(0))
     with pytest.raises(DataError, match="no pairs"):
         train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
 
 
 def test_losses_come_in_the_order_of_the_pairs(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
     out = tmp_path / "model"
     train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
@@ -137,7 +137,7 @@ def test_losses_come_in_the_order_of_the_pairs(
 
 
 def test_lora_improves_its_base_and_leaves_a_plain_model(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Pairs, test_pairs: Pairs
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
     few = validation_pairs.rows(np.arange(60))
     longer = CONFIG.model_copy(update={"n_epochs": 40, "learning_rate": 5e-3})

@@ -11,8 +11,8 @@ from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.text import TextFeatures, WordVectors
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.training import encoding
-from alchemist_core.training.encoding import encode_pairs
-from alchemist_core.training.samples import ImagesOf, JoinedPairs, Pairs
+from alchemist_core.training.encoding import encode_samples
+from alchemist_core.training.samples import ImagesOf, JoinedSamples, Samples
 
 
 class CountingTokenizer(Tokenizer):
@@ -39,7 +39,7 @@ class CountingEncoder:
 
 
 @pytest.fixture
-def tokenizer(validation_pairs: Pairs) -> CountingTokenizer:
+def tokenizer(validation_pairs: Samples) -> CountingTokenizer:
     fitted = fit_tokenizer(validation_pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=0)
     counting = CountingTokenizer(fitted.config)
     counting.load_state_dict(fitted.state_dict())
@@ -47,20 +47,20 @@ def tokenizer(validation_pairs: Pairs) -> CountingTokenizer:
 
 
 @pytest.fixture
-def pairs(validation_pairs: Pairs) -> Pairs:
+def pairs(validation_pairs: Samples) -> Samples:
     keys = [hashlib.sha256(image.tobytes()).digest() for image in validation_pairs.image_NHWC]
-    return Pairs(validation_pairs.image_NHWC, validation_pairs.captions, keys)
+    return Samples(validation_pairs.image_NHWC, validation_pairs.captions, keys)
 
 
-def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
+def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
     encoder = CountingEncoder()
-    first = encode_pairs(pairs.rows(np.arange(150)), tokenizer, encoder, cache=tmp_path)
+    first = encode_samples(pairs.rows(np.arange(150)), tokenizer, encoder, cache=tmp_path)
     n_captions = encoder.n_encoded
-    second = encode_pairs(pairs, tokenizer, encoder, cache=tmp_path)
+    second = encode_samples(pairs, tokenizer, encoder, cache=tmp_path)
     assert tokenizer.n_encoded == len(pairs)
     n_probes = 4
     assert n_captions <= encoder.n_encoded <= n_probes + len(set(pairs.captions))
-    plain = encode_pairs(pairs, tokenizer, CountingEncoder())
+    plain = encode_samples(pairs, tokenizer, CountingEncoder())
     index_B = torch.tensor([3, 149, 199, 0])
     for found in (second.rows(index_B), plain.rows(index_B)):
         assert torch.equal(found.tokens.code_BS, plain.rows(index_B).tokens.code_BS)
@@ -69,30 +69,30 @@ def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, 
     assert torch.equal(first.code_NS, second.code_NS[:150])
 
 
-def test_another_tokenizer_never_gets_these_codes(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
-    encode_pairs(pairs, tokenizer, WordVectors(), cache=tmp_path)
+def test_another_tokenizer_never_gets_these_codes(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
+    encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
     other = fit_tokenizer(pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=1)
-    found = encode_pairs(pairs, other, WordVectors(), cache=tmp_path)
+    found = encode_samples(pairs, other, WordVectors(), cache=tmp_path)
     assert torch.equal(found.code_NS.long(), other.encode(pairs.image_NHWC))
 
 
 def test_inputs_that_do_not_fit_are_read_from_codes_at_each_step(
-    tokenizer: CountingTokenizer, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tokenizer: CountingTokenizer, pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = encode_pairs(pairs, tokenizer, WordVectors())
+    kept = encode_samples(pairs, tokenizer, WordVectors())
     monkeypatch.setattr(encoding, "_MOST_INPUT_BYTES", 0)
-    lean = encode_pairs(pairs, tokenizer, WordVectors())
+    lean = encode_samples(pairs, tokenizer, WordVectors())
     assert lean.tokens is None
     index_B = torch.tensor([1, 50, 7])
     torch.testing.assert_close(lean.rows(index_B).tokens.input_BSD, kept.rows(index_B).tokens.input_BSD)
 
 
 def test_captions_whose_features_do_not_fit_are_encoded_at_each_step(
-    tokenizer: CountingTokenizer, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tokenizer: CountingTokenizer, pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = encode_pairs(pairs, tokenizer, WordVectors())
+    kept = encode_samples(pairs, tokenizer, WordVectors())
     monkeypatch.setattr(encoding, "_MOST_TEXT_BYTES", 0)
-    lean = encode_pairs(pairs, tokenizer, WordVectors())
+    lean = encode_samples(pairs, tokenizer, WordVectors())
     index_B = torch.tensor([1, 50, 7])
     found, expected = lean.rows(index_B).text, kept.rows(index_B).text
     assert isinstance(lean.captions, encoding.StepCaptions)
@@ -100,7 +100,7 @@ def test_captions_whose_features_do_not_fit_are_encoded_at_each_step(
     assert torch.equal(found.mask_BT.sum(1), expected.mask_BT.sum(1))
 
 
-class Unreadable(Pairs):
+class Unreadable(Samples):
     """Pairs of which the third image cannot be decoded, given in the order of some shards."""
 
     def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -109,44 +109,45 @@ class Unreadable(Pairs):
                 yield part, self.image_NHWC[part]
 
 
-def test_what_cannot_be_decoded_is_left_out_with_its_caption(tokenizer: CountingTokenizer, pairs: Pairs) -> None:
+def test_what_cannot_be_decoded_is_left_out_with_its_caption(tokenizer: CountingTokenizer, pairs: Samples) -> None:
     one, two = pairs.rows(np.arange(10)), pairs.rows(np.arange(10, 30))
-    joined = JoinedPairs(one, Unreadable(two.image_NHWC, two.captions, two.image_keys))
-    found = encode_pairs(joined, tokenizer, WordVectors())
+    joined = JoinedSamples(one, Unreadable(two.image_NHWC, two.captions, two.image_keys))
+    found = encode_samples(joined, tokenizer, WordVectors())
     kept_N = np.delete(np.arange(30), 12)
     assert found.kept_N.tolist() == kept_N.tolist()
-    expected = encode_pairs(pairs.rows(kept_N), tokenizer, WordVectors())
+    expected = encode_samples(pairs.rows(kept_N), tokenizer, WordVectors())
     every = torch.arange(29)
     assert torch.equal(found.rows(every).tokens.code_BS, expected.rows(every).tokens.code_BS)
     assert torch.equal(found.rows(every).text.pooled_BD, expected.rows(every).text.pooled_BD)
 
 
-def test_images_come_in_the_order_that_was_asked_for_whatever_the_order_of_reading(pairs: Pairs) -> None:
+def test_images_come_in_the_order_that_was_asked_for_whatever_the_order_of_reading(pairs: Samples) -> None:
     index_M = np.array([1, 5, 20, 21, 29])
     images = ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))
     assert np.array_equal(images[index_M], pairs.image_NHWC[index_M])
 
 
-def test_pictures_of_which_none_can_be_decoded_are_an_error(pairs: Pairs) -> None:
+def test_pictures_of_which_none_can_be_decoded_are_an_error(pairs: Samples) -> None:
     with pytest.raises(DataError, match="none of 1 pictures"):
         ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))[np.array([2])]
 
 
 def test_pairs_of_which_none_can_be_decoded_are_not_encoded(
-    tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
 ) -> None:
-    class Broken(Pairs):
+    class Broken(Samples):
         def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield from ()
 
     broken = Broken(pairs.image_NHWC, pairs.captions, pairs.image_keys)
     with pytest.raises(DataError, match="none of 200 pictures can be decoded"):
-        encode_pairs(broken, tokenizer, CountingEncoder(), cache=tmp_path)
+        encode_samples(broken, tokenizer, CountingEncoder(), cache=tmp_path)
 
 
-def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Pairs, tmp_path: Path) -> None:
-    encode_pairs(pairs, tokenizer, WordVectors(), cache=tmp_path)
-    gone = Pairs(np.zeros_like(pairs.image_NHWC), pairs.captions, pairs.image_keys)
+def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
+    encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
+    gone = Samples(np.zeros_like(pairs.image_NHWC), pairs.captions, pairs.image_keys)
     assert torch.equal(
-        encode_pairs(gone, tokenizer, WordVectors(), cache=tmp_path).code_NS.long(), tokenizer.encode(pairs.image_NHWC)
+        encode_samples(gone, tokenizer, WordVectors(), cache=tmp_path).code_NS.long(),
+        tokenizer.encode(pairs.image_NHWC),
     )

@@ -18,7 +18,7 @@ from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.flux import FluxGenerator, encode_latents, heldout_flow_losses, read_trained
 from alchemist_core.training.generators import load_drawer, read_config
-from alchemist_core.training.samples import Chunks, Pairs
+from alchemist_core.training.samples import Chunks, Samples
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
 
 SAMPLING = FlowSamplingConfig(n_steps=3, batch_size=2)
@@ -48,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DownstreamConfig:
 
 
 @pytest.fixture(scope="module")
-def trained(config: DownstreamConfig, validation_pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(config: DownstreamConfig, validation_pairs: Samples, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "model"
     train(config, validation_pairs, out)
     return out
@@ -60,13 +60,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def train(config: DownstreamConfig, pairs: Pairs, out: Path, cache: Path | None = None) -> list[float]:
+def train(config: DownstreamConfig, pairs: Samples, out: Path, cache: Path | None = None) -> list[float]:
     result = train_downstream(config, pairs, tokenizer_from=out, out=out, report=ignore, cache=cache)
     return list(result["losses"])
 
 
 def test_the_loss_falls_in_training_and_on_held_out_pairs(
-    config: DownstreamConfig, trained: Path, validation_pairs: Pairs, test_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, trained: Path, validation_pairs: Samples, test_pairs: Samples, tmp_path: Path
 ) -> None:
     losses = train(config, validation_pairs, trained)  # read, not trained again
     assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.3
@@ -83,7 +83,7 @@ def test_the_loss_falls_in_training_and_on_held_out_pairs(
     "sparing", [{"flux": TINY.model_copy(update={"is_checkpointed": True})}, {"is_checkpointed": True}]
 )
 def test_reading_activations_anew_changes_no_loss(
-    config: DownstreamConfig, sparing: dict[str, object], validation_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, sparing: dict[str, object], validation_pairs: Samples, tmp_path: Path
 ) -> None:
     few = config.model_copy(update={"n_steps": 4})
     expected = train(few, validation_pairs, tmp_path / "plain")
@@ -92,7 +92,7 @@ def test_reading_activations_anew_changes_no_loss(
 
 
 def test_a_batch_in_parts_learns_as_much(
-    config: DownstreamConfig, trained: Path, validation_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, trained: Path, validation_pairs: Samples, tmp_path: Path
 ) -> None:
     # Not the same steps: each part draws its own times and noise.
     whole = train(config, validation_pairs, trained)
@@ -101,7 +101,7 @@ def test_a_batch_in_parts_learns_as_much(
 
 
 def test_a_killed_run_goes_on_to_bit_identical_adapters(
-    config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:
     shorter = config.model_copy(update={"n_steps": 20})
     train(shorter, validation_pairs, tmp_path / "whole")
@@ -136,9 +136,9 @@ def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
 
 
 def test_a_picture_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
-    trained: Path, test_pairs: Pairs
+    trained: Path, test_pairs: Samples
 ) -> None:
-    class Unreadable(Pairs):
+    class Unreadable(Samples):
         def read(self, index_M: np.ndarray) -> Chunks:
             return super().read(index_M[index_M != 2])
 
@@ -156,11 +156,11 @@ def test_other_base_weights_are_refused(config: DownstreamConfig, trained: Path,
 
 
 def test_latents_are_computed_once_an_image(
-    config: DownstreamConfig, test_pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DownstreamConfig, test_pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert config.flux_parts is not None
     vae = FluxAutoencoder(config.flux_parts, TINY)
-    keyed = Pairs(test_pairs.image_NHWC, test_pairs.captions, [bytes([k]) * 32 for k in range(60)])
+    keyed = Samples(test_pairs.image_NHWC, test_pairs.captions, [bytes([k]) * 32 for k in range(60)])
     first, is_had_N = encode_latents(keyed, vae, tmp_path)
     assert is_had_N.all()
     monkeypatch.setattr(flux.FluxAutoencoder, "encode", lambda *_: pytest.fail("encoded again"))
@@ -189,14 +189,14 @@ def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str
 
 @pytest.mark.parametrize("field", ["base", "flux_parts"])
 def test_flux_asks_for_what_no_package_carries(
-    config: DownstreamConfig, field: str, validation_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, field: str, validation_pairs: Samples, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"FLUX-mini is trained on flux-mini\.safetensors"):
         train(config.model_copy(update={field: None}), validation_pairs, tmp_path / "model")
 
 
 def test_encoders_of_another_size_are_refused(
-    config: DownstreamConfig, validation_pairs: Pairs, tmp_path: Path
+    config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:
     wrong = config.model_copy(update={"flux": TINY.model_copy(update={"text_dim": 32})})
     with pytest.raises(ConfigError, match="give 24 and 20 features, but the transformer reads 32 and 20"):

@@ -17,10 +17,10 @@ from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.training import followed_training
 from alchemist_core.training.checkpoints import partial_folder, write_json
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.followed_training import Course, Followed, follow_training
 from alchemist_core.training.rater_training import Report, train_rater
-from alchemist_core.training.samples import JoinedPairs, Pairs
+from alchemist_core.training.samples import JoinedSamples, Samples
 
 CONFIG = RaterTrainingConfig(
     n_warmup_steps=20, n_steps=40, batch_size=32, proxy_width=32, rater_width=32, n_codes=64,
@@ -37,7 +37,7 @@ def ignore(_done: int, _total: int, _note: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
     train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
     return out
@@ -51,12 +51,12 @@ def followed() -> Followed:
 
 
 @pytest.fixture
-def pairs(validation_pairs: Pairs, train_pairs: Pairs) -> JoinedPairs:
-    return JoinedPairs(validation_pairs, train_pairs)
+def pairs(validation_pairs: Samples, train_pairs: Samples) -> JoinedSamples:
+    return JoinedSamples(validation_pairs, train_pairs)
 
 
 @pytest.fixture
-def follow(rater: Path, tmp_path: Path, pairs: JoinedPairs, followed: Followed) -> Callable[..., Course]:
+def follow(rater: Path, tmp_path: Path, pairs: JoinedSamples, followed: Followed) -> Callable[..., Course]:
     def run(name: str = "course", report: Report = ignore, of: Path = rater) -> Course:
         return follow_training(of, pairs, followed, out=tmp_path / name, cache=None, report=report)
 
@@ -71,13 +71,13 @@ def test_the_training_is_the_raters_own_bit_for_bit(follow: Callable[..., Course
 
 
 def test_the_last_mark_is_what_the_stored_proxy_gives(
-    follow: Callable[..., Course], rater: Path, followed: Followed, train_pairs: Pairs
+    follow: Callable[..., Course], rater: Path, followed: Followed, train_pairs: Samples
 ) -> None:
     last = follow().marks[-1]
     tokenizer, encoder = Tokenizer.load(rater / "tokenizer.safetensors"), load_text_encoder("words", "cpu")
     proxy = Star(CONFIG.proxy(tokenizer.config, encoder.dim))
     proxy.load_state_dict(load_file(rater / "proxy.safetensors"))
-    encoded = encode_pairs(train_pairs, tokenizer, encoder)
+    encoded = encode_samples(train_pairs, tokenizer, encoder)
     for band in (0, 1):
         losses, norms = [], []
         for place, has_gradient in zip(followed.place_N, followed.has_gradient_N, strict=True):

@@ -11,31 +11,31 @@ from alchemist_core.models.text import TextFeatures, load_text_encoder
 from alchemist_core.models.tokenizer import ImageTokens, fit_tokenizer
 from alchemist_core.training import followed_training as module
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.followed_training import gradient_norms
-from alchemist_core.training.samples import Batch, Pairs
+from alchemist_core.training.samples import Batch, Samples
 
 
 @pytest.fixture(scope="module")
-def given(train_pairs: Pairs) -> tuple[Star, Batch]:
+def given(train_pairs: Samples) -> tuple[Star, Batch]:
     """A generator with weights that are far from 0, and captions of several lengths beside one another."""
     config = RaterTrainingConfig(proxy_width=16, rater_width=16, n_codes=32)
     tokenizer = fit_tokenizer(train_pairs.image_NHWC, config.tokenizer, 0)
     encoder = load_text_encoder("words", "cpu")
-    pairs = Pairs(train_pairs.image_NHWC[:9], [*train_pairs.captions[:8], "red"])
+    pairs = Samples(train_pairs.image_NHWC[:9], [*train_pairs.captions[:8], "red"])
     torch.manual_seed(0)
     model = Star(config.proxy(tokenizer.config, encoder.dim))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.1)
-    return model, encode_pairs(pairs, tokenizer, encoder).rows(torch.arange(9))
+    return model, encode_samples(pairs, tokenizer, encoder).rows(torch.arange(9))
 
 
 def loop(model: Star, batch: Batch) -> list[float]:
     """The slow oracle: one backward a sample, in float64."""
     exact = copy.deepcopy(model).double()
     norms = []
-    for i in range(batch.n_pairs):
+    for i in range(batch.n_samples):
         exact.zero_grad()
         exact(*one_in_float64(batch, i)).sum().backward()
         gradients = [weight.grad.flatten() for weight in exact.parameters() if weight.grad is not None]

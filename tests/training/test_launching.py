@@ -16,7 +16,7 @@ from alchemist_core.rating.config import RatingRule
 from alchemist_core.training import launching
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 CONFIG = RaterTrainingConfig(n_warmup_steps=5, n_steps=10, batch_size=16, proxy_width=16, rater_width=16, n_codes=32)
 SCRIPT = """
@@ -42,7 +42,7 @@ train_rater(config, *pairs, out=folder / "launched", report=lambda *_: None)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+def folder(tmp_path: Path, train_pairs: Samples, validation_pairs: Samples) -> Path:
     for name, pairs in (("train", train_pairs), ("validation", validation_pairs)):
         np.save(tmp_path / f"{name}.npy", pairs.image_NHWC)
         (tmp_path / f"{name}.txt").write_text("\n".join(pairs.captions), "utf-8")
@@ -72,7 +72,7 @@ def launch(launcher: list[str], folder: Path) -> None:
     ids=["accelerate", "torchrun"],
 )
 def test_a_launched_run_gives_the_weights_of_a_plain_one(
-    launcher: list[str], folder: Path, train_pairs: Pairs, validation_pairs: Pairs
+    launcher: list[str], folder: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     launch(launcher, folder)
     threads = torch.get_num_threads()
@@ -87,7 +87,7 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
 
 @pytest.mark.parametrize("rule", [RatingRule.ALIGNMENT, RatingRule.LEARNABILITY])
 def test_two_processes_give_the_loss_curve_of_one(
-    folder: Path, train_pairs: Pairs, validation_pairs: Pairs, rule: RatingRule
+    folder: Path, train_pairs: Samples, validation_pairs: Samples, rule: RatingRule
 ) -> None:
     update = {"batch_size": 64, "softmax_group": 32, "n_steps": 25, "has_group_weight": True, "rule": rule}
     config = CONFIG.model_copy(update=update)
@@ -118,7 +118,7 @@ def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(fo
     assert b"set softmax_group to 8 or a divisor of it" in refused.value.stderr
 
 
-def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     config = CONFIG.model_copy(update={"precision": "bf16", "n_steps": 20})
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
     # A process of its own: accelerate keeps one number format a process.

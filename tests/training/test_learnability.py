@@ -15,11 +15,11 @@ from alchemist_core.rating.config import RatingRule
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training.acceptance_report import Training, certify
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.encoding import encode_pairs
+from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.launching import make_accelerator
 from alchemist_core.training.learnability import Learnability
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Batch, Pairs
+from alchemist_core.training.samples import Batch, Samples
 from alchemist_core.training.scoring import Scorer
 from tests.training.test_bilevel import TEXT_DIM, TOKENIZER, draw_batch
 from tests.training.test_rater_training import CONFIG as BILEVEL
@@ -30,7 +30,7 @@ SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=RatingRule.LEARNA
 
 
 @pytest.fixture(scope="module")
-def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
     train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
     return out
@@ -89,14 +89,14 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole_batch() -> None:
     torch.testing.assert_close(weights(parts, "proxy"), weights(whole, "proxy"))
 
 
-def test_the_rater_prefers_what_validation_data_teaches(rater: Path, train_pairs: Pairs) -> None:
+def test_the_rater_prefers_what_validation_data_teaches(rater: Path, train_pairs: Samples) -> None:
     score_N = Scorer.load(rater).score(train_pairs.image_NHWC, train_pairs.captions)
     assert area_under_curve(score_N[:200], score_N[200:]) > 0.95
 
 
-def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, test_pairs: Pairs) -> None:
+def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, test_pairs: Samples) -> None:
     encoder, tokenizer = load_text_encoder(CONFIG.text_encoder, "cpu"), Tokenizer.load(rater / "tokenizer.safetensors")
-    data = encode_pairs(test_pairs, tokenizer, encoder).rows(torch.arange(len(test_pairs)))
+    data = encode_samples(test_pairs, tokenizer, encoder).rows(torch.arange(len(test_pairs)))
     state, losses = load_file(rater / "rater.safetensors"), {}
     for name in ("before", "after"):
         star = Star(CONFIG.proxy(tokenizer.config, encoder.dim)).eval()
@@ -110,7 +110,7 @@ def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, test_pair
     assert all(torch.equal(weight, state[f"after.{name}"]) for name, weight in proxy.items())
 
 
-def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, test_pairs: Pairs) -> None:
+def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, test_pairs: Samples) -> None:
     metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
     examined = certify(Scorer.load(rater), test_pairs, Training(metrics, CONFIG.rule, CONFIG.group_size))
     checks = {check.name: check for check in examined}
@@ -128,7 +128,7 @@ def test_the_history_tells_of_losses_and_of_no_weights(rater: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_bit_identical_weights(
-    rater: Path, tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    rater: Path, tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     out = tmp_path / "rater"
     kill_twice(CONFIG, train_pairs, validation_pairs, out=out)

@@ -14,13 +14,13 @@ from alchemist_core.rating.config import RatingRule
 from alchemist_core.training.bilevel import collapse_reason, make_rater
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from tests.training.test_rater_training import CONFIG, ignore
 
 
 @pytest.mark.parametrize("of", ["training", "validation"])
 def test_one_pair_alone_is_too_few_to_train_on(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, of: str
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, of: str
 ) -> None:
     # As many as the stage asked for may have come, and all but one be broken.
     one, config = np.arange(1), CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "n_codes": 2})
@@ -30,7 +30,7 @@ def test_one_pair_alone_is_too_few_to_train_on(
 
 
 def test_fp16_without_a_gpu_is_refused(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     config = CONFIG.model_copy(update={"precision": "fp16"})
@@ -39,7 +39,7 @@ def test_fp16_without_a_gpu_is_refused(
 
 
 def test_a_run_whose_weights_collapse_stops_with_the_reason(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     config = CONFIG.model_copy(
         update={"price_ratio": 1e-3, "rule": RatingRule.LOSS, "rater_learning_rate": 3e-2, "n_steps": 600}

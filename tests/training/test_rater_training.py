@@ -13,7 +13,7 @@ from alchemist_core.training import rater_training
 from alchemist_core.training.checkpoints import partial_folder
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 
 GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
@@ -36,7 +36,7 @@ def kill_at(step: int, done: int) -> None:
         raise KilledError
 
 
-def kill_twice(config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, out: Path) -> None:
+def kill_twice(config: RaterTrainingConfig, train: Samples, validation: Samples, *, out: Path) -> None:
     """Begin a training, and go on with it, each time until a step: once in the warm-up, once after."""
     for step in (40, 140):
         with pytest.raises(KilledError):
@@ -45,13 +45,13 @@ def kill_twice(config: RaterTrainingConfig, train: Pairs, validation: Pairs, *, 
 
 
 @pytest.fixture(scope="module")
-def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
     train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
     return out
 
 
-def test_a_rater_prefers_what_helps_the_validation_set(rater: Path, train_pairs: Pairs) -> None:
+def test_a_rater_prefers_what_helps_the_validation_set(rater: Path, train_pairs: Samples) -> None:
     score_N = Scorer.load(rater).score(train_pairs.image_NHWC, train_pairs.captions)
     boxes_N, noise_N = score_N[:200], score_N[200:]
     assert area_under_curve(boxes_N, noise_N) > 0.95
@@ -65,7 +65,7 @@ def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: P
 
 
 def test_two_threads_give_the_same_bits_at_every_run(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     config, n_threads = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 10}), torch.get_num_threads()
     torch.set_num_threads(2)
@@ -105,7 +105,7 @@ def test_the_loss_curve_is_the_golden_one(rater: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_bit_identical_weights(
-    rater: Path, tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    rater: Path, tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     out = tmp_path / "rater"
     kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
@@ -118,14 +118,16 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
     assert (out / "metrics.json").read_bytes() == (rater / "metrics.json").read_bytes()
 
 
-def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     metrics = train_rater(
         CONFIG, train_pairs, validation_pairs, out=rater, report=lambda done, _t, _n: kill_at(done, done)
     )
     assert metrics["n_steps"] == 180
 
 
-def test_another_config_s_checkpoint_is_refused(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+def test_another_config_s_checkpoint_is_refused(
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
+) -> None:
     out = tmp_path / "rater"
     with pytest.raises(KilledError):
         train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: kill_at(30, done))
@@ -134,7 +136,7 @@ def test_another_config_s_checkpoint_is_refused(tmp_path: Path, train_pairs: Pai
         train_rater(other, train_pairs, validation_pairs, out=out, report=ignore)
 
 
-def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs) -> None:
+def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     config = CONFIG.model_copy(update={"n_warmup_steps": 30, "n_steps": 1, "rater_learning_rate": 1e-9})
     out = tmp_path / "rater"
     train_rater(config, train_pairs, validation_pairs, out=out, report=ignore)
@@ -143,7 +145,7 @@ def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Pairs, 
 
 
 def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     few = validation_pairs.rows(np.arange(40))
     config = CONFIG.model_copy(update={"n_steps": 600, "patience": 2, "proxy_learning_rate": 5e-3})
@@ -154,7 +156,7 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
 
 
 def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     base = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 10, "softmax_group": 16})
     histories = [
@@ -173,7 +175,7 @@ def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
 
 
 def test_smaller_softmax_groups_are_another_objective(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     sizes = []
     for group in (8, 32):
@@ -184,7 +186,7 @@ def test_smaller_softmax_groups_are_another_objective(
 
 
 def test_recomputed_activations_give_the_same_steps(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, rater: Path
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, rater: Path
 ) -> None:
     config = CONFIG.model_copy(update={"is_checkpointed": True, "n_steps": 3})
     metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
@@ -194,7 +196,7 @@ def test_recomputed_activations_give_the_same_steps(
 
 
 def test_losses_that_are_looked_at_in_small_parts_are_the_same(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "check_every_steps": 1})
     whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", report=ignore)
@@ -219,7 +221,7 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     ],
 )
 def test_every_variant_trains_to_finite_scores(
-    tmp_path: Path, train_pairs: Pairs, validation_pairs: Pairs, change: dict[str, object]
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, change: dict[str, object]
 ) -> None:
     config = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 20, **change})
     train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)

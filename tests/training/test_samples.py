@@ -6,12 +6,12 @@ from alchemist_core.errors import DataError
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.text import WordVectors
 from alchemist_core.models.tokenizer import fit_tokenizer
-from alchemist_core.training.encoding import encode_pairs
-from alchemist_core.training.samples import Pairs, batch_index
+from alchemist_core.training.encoding import encode_samples
+from alchemist_core.training.samples import Samples, batch_index
 
 
-def read_order(n_pairs: int, n_steps: int, *, batch_size: int, seed: int) -> list[int]:
-    return torch.cat([batch_index(n_pairs, s, batch_size=batch_size, seed=seed) for s in range(n_steps)]).tolist()
+def read_order(n_samples: int, n_steps: int, *, batch_size: int, seed: int) -> list[int]:
+    return torch.cat([batch_index(n_samples, s, batch_size=batch_size, seed=seed) for s in range(n_steps)]).tolist()
 
 
 def test_every_epoch_meets_every_pair_once() -> None:
@@ -45,13 +45,13 @@ def test_a_batch_may_be_larger_than_the_dataset() -> None:
 
 def test_a_caption_for_each_image_or_none_at_all() -> None:
     with pytest.raises(DataError, match="2 images but 1 captions"):
-        Pairs(np.zeros((2, 16, 16, 3), np.uint8), ["one"])
+        Samples(np.zeros((2, 16, 16, 3), np.uint8), ["one"])
 
 
-def test_encoding_all_at_once_or_some_gives_the_same(validation_pairs: Pairs) -> None:
+def test_encoding_all_at_once_or_some_gives_the_same(validation_pairs: Samples) -> None:
     tokenizer = fit_tokenizer(validation_pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=0)
     index_B = np.array([5, 150, 7])
-    some = encode_pairs(validation_pairs.rows(index_B), tokenizer, WordVectors()).rows(torch.arange(3))
-    every = encode_pairs(validation_pairs, tokenizer, WordVectors()).rows(torch.from_numpy(index_B))
+    some = encode_samples(validation_pairs.rows(index_B), tokenizer, WordVectors()).rows(torch.arange(3))
+    every = encode_samples(validation_pairs, tokenizer, WordVectors()).rows(torch.from_numpy(index_B))
     assert torch.equal(some.tokens.code_BS, every.tokens.code_BS)
     assert torch.equal(some.text.pooled_BD, every.text.pooled_BD)

@@ -17,7 +17,7 @@ from alchemist_core.models.tokenizer import fit_tokenizer
 from alchemist_core.protocols.protocol import Contract
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 N_IMAGES = 160
 SAMPLING = SamplingConfig(guidance=1.0, top_k=128, top_p=0.95, batch_size=80)
@@ -27,10 +27,10 @@ def forget(*_args: object) -> None:
     """Progress is of no account here."""
 
 
-def scenes(n: int, seed: int, side: int = 16) -> Pairs:
+def scenes(n: int, seed: int, side: int = 16) -> Samples:
     rng = random.Random(seed)
     drawn = [draw_informative(rng, side) for _ in range(n)]
-    return Pairs(np.stack([np.asarray(one.image) for one in drawn]), [one.caption for one in drawn])
+    return Samples(np.stack([np.asarray(one.image) for one in drawn]), [one.caption for one in drawn])
 
 
 @pytest.mark.e2e

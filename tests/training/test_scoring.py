@@ -9,12 +9,12 @@ from alchemist_core.errors import DataError
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.launching import own_device
 from alchemist_core.training.rater_training import train_rater
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import BF16_TOLERANCE, Scorer
 
 
 @pytest.fixture(scope="module")
-def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Pairs, validation_pairs: Pairs) -> Path:
+def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     config = RaterTrainingConfig(n_warmup_steps=40, n_steps=60, proxy_width=32, rater_width=32, n_codes=64)
     out = tmp_path_factory.mktemp("raters") / "rater"
     train_rater(config, train_pairs, validation_pairs, out=out, report=lambda *_: None)
@@ -26,11 +26,11 @@ def scorer(rater: Path) -> Scorer:
     return Scorer.load(rater)
 
 
-def score(scorer: Scorer, pairs: Pairs) -> np.ndarray:
+def score(scorer: Scorer, pairs: Samples) -> np.ndarray:
     return scorer.score(pairs.image_NHWC, pairs.captions)
 
 
-def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: Scorer, train_pairs: Samples) -> None:
     together_N = score(scorer, train_pairs)
     order_N = np.random.default_rng(0).permutation(400)
     np.testing.assert_array_equal(score(scorer, train_pairs.rows(order_N)), together_N[order_N])
@@ -40,7 +40,7 @@ def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64, 255])
 def test_another_batch_shape_moves_no_score_by_a_hundred_thousandth_of_the_spread(
-    scorer: Scorer, rater: Path, train_pairs: Pairs, batch: int
+    scorer: Scorer, rater: Path, train_pairs: Samples, batch: int
 ) -> None:
     """Kernels depend on the shape; what they may change is bounded, and no two pairs farther apart change places."""
     some = train_pairs.rows(np.random.default_rng(1).permutation(400)[:60])
@@ -54,7 +54,7 @@ def test_another_batch_shape_moves_no_score_by_a_hundred_thousandth_of_the_sprea
     assert (found_N[:, None] > found_N[None, :])[is_apart_NN].all()
 
 
-def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: Samples) -> None:
     expected_N = score(scorer, train_pairs)
     parts = [train_pairs.rows(np.arange(start, start + 50)) for start in range(0, 400, 50)]
     with ThreadPoolExecutor(4) as pool:
@@ -62,7 +62,7 @@ def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: 
     np.testing.assert_array_equal(np.concatenate(found), expected_N)
 
 
-def test_a_picture_of_noise_beside_a_pair_changes_no_bit_of_its_score(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_a_picture_of_noise_beside_a_pair_changes_no_bit_of_its_score(scorer: Scorer, train_pairs: Samples) -> None:
     buffer = scorer.make_buffer()
     captions = train_pairs.captions[:10]
     buffer[:10] = train_pairs.image_NHWC[:10]
@@ -73,7 +73,7 @@ def test_a_picture_of_noise_beside_a_pair_changes_no_bit_of_its_score(scorer: Sc
 
 @pytest.mark.gpu
 def test_bf16_scores_of_a_gpu_lie_within_the_declared_tolerance(
-    scorer: Scorer, rater: Path, train_pairs: Pairs
+    scorer: Scorer, rater: Path, train_pairs: Samples
 ) -> None:
     on_gpu = Scorer.load(rater, own_device())
     assert (on_gpu.device, on_gpu.dtype) == ("cuda", "bfloat16")
@@ -82,29 +82,29 @@ def test_bf16_scores_of_a_gpu_lie_within_the_declared_tolerance(
     assert difference_N.max() <= BF16_TOLERANCE * expected_N.std()
 
 
-def test_a_score_is_fp32_one_a_pair_and_varied(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_a_score_is_fp32_one_a_pair_and_varied(scorer: Scorer, train_pairs: Samples) -> None:
     score_N = score(scorer, train_pairs)
     assert score_N.dtype == np.float32
     assert score_N.shape == (400,)
     assert score_N.std() > 1e-3
 
 
-def test_the_caption_changes_the_score_of_its_pair_alone(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_the_caption_changes_the_score_of_its_pair_alone(scorer: Scorer, train_pairs: Samples) -> None:
     captions = list(train_pairs.captions)
     captions[3] = "a purple moon"
-    changed_N = score(scorer, Pairs(train_pairs.image_NHWC, captions)) != score(scorer, train_pairs)
+    changed_N = score(scorer, Samples(train_pairs.image_NHWC, captions)) != score(scorer, train_pairs)
     assert np.flatnonzero(changed_N).tolist() == [3]
 
 
-def test_a_loaded_rater_scores_as_another_loaded_one(scorer: Scorer, rater: Path, train_pairs: Pairs) -> None:
+def test_a_loaded_rater_scores_as_another_loaded_one(scorer: Scorer, rater: Path, train_pairs: Samples) -> None:
     np.testing.assert_array_equal(score(Scorer.load(rater), train_pairs), score(scorer, train_pairs))
 
 
-def test_nothing_to_score_gives_nothing(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_nothing_to_score_gives_nothing(scorer: Scorer, train_pairs: Samples) -> None:
     assert score(scorer, train_pairs.rows(np.arange(0))).shape == (0,)
 
 
-def test_images_without_captions_are_refused(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_images_without_captions_are_refused(scorer: Scorer, train_pairs: Samples) -> None:
     with pytest.raises(DataError, match="400 images but 1 captions"):
         scorer.score(train_pairs.image_NHWC, ["alone"])
 
@@ -113,7 +113,7 @@ def test_images_are_asked_for_at_the_side_that_is_read(scorer: Scorer) -> None:
     assert scorer.image_side == 16
 
 
-def test_scoring_leaves_torch_s_random_state_alone(scorer: Scorer, train_pairs: Pairs) -> None:
+def test_scoring_leaves_torch_s_random_state_alone(scorer: Scorer, train_pairs: Samples) -> None:
     before = torch.get_rng_state()
     score(scorer, train_pairs)
     assert torch.equal(torch.get_rng_state(), before)
