@@ -1,4 +1,4 @@
-"""A model's weights averaged over its recent past: they settle sooner than those of any single step."""
+"""The exponential moving average (EMA) of a model's weights, which settles sooner than the weights of any single step."""
 
 from functools import partial
 
@@ -8,17 +8,17 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def average_of(model: nn.Module, longest: float) -> AveragedModel:
-    """Begin an average of a model's weights.
+    """Start the EMA of a model's weights.
 
     Args:
-        model: What is averaged; its weights now are the first.
-        longest: Share of its past that the average keeps at each update, 0-1.
+        model: The model; its weights now are the first average.
+        longest: Highest decay, 0-1: the share of the average that an update keeps.
     """
     return AveragedModel(model, avg_fn=partial(average_weights, longest))
 
 
 def average_weights(longest: float, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
-    """Move the average of some weights one step."""
-    # A shorter memory at first, so that the weights before the first step are soon forgotten.
+    """Update the average of one weight tensor."""
+    # A lower decay at first, so that the initial weights soon have no influence.
     kept = min(longest, (1 + int(n_averaged)) / (4 + int(n_averaged)))
     return torch.lerp(now, mean, kept)

@@ -1,6 +1,10 @@
-"""The rater's side of a step: what each sample costs, how it is weighed in its group, what the heads descend.
+"""A step of rater training: the proxies θ and θ̂, the rater, their updates, and the training loss of the rater.
 
-Groups are local: a softmax never crosses a part of the batch or a process, so neither number changes what is computed.
+The advantage of a sample is c = L(θ) − L(θ̂): its loss under the proxy minus its loss under the reference. The other scoring rules
+put another value in its place (`rating.rules`); the code calls that value the sample's cost.
+
+Softmax groups are local: a group never spans two parts of a batch or two processes, so the number of parts or processes does not
+change the result.
 
 Letters: A samples of the validation batch · B samples of the training batch · G softmax groups.
 """
@@ -41,21 +45,8 @@ from alchemist_core.training.launching import start_from_seed
 from alchemist_core.training.samples import Batch
 
 
-def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
-    """Build an untrained rater: matches need the generator's code vectors, hidden states its trunk alone."""
-    backbone = Trunk(size) if config.rater_reading is RaterReading.HIDDEN else Star(size)
-    return Rater(backbone, size.width, reading=config.rater_reading)
-
-
-def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:
-    """Build what a run of this config leaves to score with, its weights not loaded yet."""
-    if config.rule is RatingRule.LEARNABILITY:
-        return LearnabilityRater(Star(size), Star(size))
-    return make_rater(config, size)
-
-
 class TwoProxies(ABC):
-    """Models and the optimisers of those that are trained. A rule says what a step does after the warm-up."""
+    """The models of a run and the optimisers of those that are trained. A scoring rule defines the step after the warm-up."""
 
     proxy: Any
     reference: Any
@@ -67,45 +58,45 @@ class TwoProxies(ABC):
         models: Mapping[str, nn.Module],
         rates: Mapping[str, float],
     ) -> None:
-        """Take models by name, `proxy` and `reference` among them, and the step size of each that is trained."""
+        """Take models by name, including `proxy` and `reference`, and the learning rate of each model that is trained."""
         self.config, self.accelerator = config, accelerator
         for name, model in models.items():
             setattr(self, name, self._prepared(model, is_trained=name in rates))
         self._names = tuple(models)
         self.optimizers = {name: self._optimizer(getattr(self, name), rate) for name, rate in rates.items()}
-        # accelerate's own optimisers would move the one scale of fp16 after each of three, between gradients of one step.
+        # accelerate's optimisers would update the shared fp16 loss scale after each of the three, in the middle of one step.
         self.scaler = accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
 
     def warmup_step(self, parts: Sequence[Batch]) -> float:
-        """Train the proxy alone, uniformly."""
+        """Train the proxy alone, on uniform weights."""
         losses = [self._warm_up_on(train, len(parts)) for train in parts]
         self._move(["proxy"])
         self.scaler.update()
         return self._mean(torch.stack(losses).sum())
 
     def end_warmup(self) -> None:
-        """Let θ̂ begin as a copy of the warmed-up θ, its optimiser's moments included where it is trained."""
+        """Copy the warmed-up θ into θ̂, including its optimiser's moments where θ̂ is trained."""
         self.unwrapped("reference").load_state_dict(self.unwrapped("proxy").state_dict())
         if "reference" in self.optimizers:
             self.optimizers["reference"].load_state_dict(copy.deepcopy(self.optimizers["proxy"].state_dict()))
 
     @abstractmethod
     def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> Any:
-        """Step once after the warm-up and report what was measured before it, a dataclass of numbers.
+        """Take one step after the warm-up; return the numbers measured before it, as a dataclass.
 
         Args:
-            parts: Equal parts of the step's batch: validation pairs, then training pairs.
-            n_validation: Where the training pairs of a part begin.
-            epoch: Passes over the validation data so far; only the schedule `seal` asks.
+            parts: Equal parts of the step's batch: validation samples, then training samples.
+            n_validation: Index in a part at which its training samples begin.
+            epoch: Passes over the validation data so far; used by the schedule `seal` only.
         """
 
     @property
     @abstractmethod
     def scoring_rater(self) -> SampleRater:
-        """Give what scores pairs, as far as it is trained."""
+        """The rater that scores samples, as trained so far."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything that the next step depends on."""
+        """Return everything that the next step depends on."""
         return {
             "models": {name: self.unwrapped(name).state_dict() for name in self._names},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -113,7 +104,7 @@ class TwoProxies(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Resume from a `state_dict`."""
         for name in self._names:
             self.unwrapped(name).load_state_dict(state["models"][name])
         for name, optimizer in self.optimizers.items():
@@ -121,7 +112,7 @@ class TwoProxies(ABC):
         self.scaler.load_state_dict(state["scaler"])
 
     def unwrapped(self, name: str) -> nn.Module:
-        """Give one of the models without what the accelerator put around it."""
+        """Return a model without the accelerator's wrappers."""
         model: nn.Module = self.accelerator.unwrap_model(getattr(self, name), keep_torch_compile=False)
         return model
 
@@ -132,7 +123,7 @@ class TwoProxies(ABC):
                     module.has_gradient_checkpointing = True
         model = model.to(self.accelerator.device)
         given = torch.compile(model) if self.config.is_compiled else model
-        # Several processes have no gradients to share of what is not trained.
+        # Models that are not trained have no gradients to share between processes.
         return self.accelerator.prepare_model(given, evaluation_mode=not is_trained)
 
     def _optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
@@ -141,7 +132,7 @@ class TwoProxies(ABC):
         )
 
     def _warm_up_on(self, train: Batch, n_parts: int) -> Tensor:
-        # Backward at once: only one part's activations are held, and several processes add up the gradients of each.
+        # Backward per part: only one part's activations are in memory, and the processes sum the gradients of each part.
         loss = warmup_objective(self.proxy(*train)) / n_parts
         self.accelerator.backward(loss)
         return loss.detach()
@@ -156,15 +147,9 @@ class TwoProxies(ABC):
             optimizer.zero_grad()
 
     def _mean(self, value: Tensor) -> float:
-        """Average one number over the processes."""
+        """Average a number over the processes."""
         mean: Tensor = self.accelerator.reduce(value.detach(), "mean")
         return mean.item()
-
-
-# Healthy runs stay above .3 of their group; a bare objective goes to one sample, or to a few with equal scores.
-_WINDOW, _LEAST_SHARE = 100, 0.1
-# Of so small a group that a tenth of it is less than one sample, one alone tells a collapse.
-_ONE_ALONE = 1.01
 
 
 @dataclass(slots=True)
@@ -178,7 +163,7 @@ class Averages:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one part of a batch showed, without gradient."""
+    """What was measured on one part of a batch, without gradient."""
 
     loss_A: Float[Tensor, " A"]
     loss_B: Float[Tensor, " B"]
@@ -191,30 +176,30 @@ class Measured:
     group_weight_G: Float[Tensor, " G"]
 
     def figure(self, name: str) -> Float[Tensor, ""]:
-        """Average one field."""
+        """Return the mean of one field."""
         mean: Tensor = getattr(self, name).detach().mean()
         return mean
 
 
 class RaterObjective:
-    """Weighs, prices and remembers: its running means are the same in every process."""
+    """Computes the training loss of the rater; its running means are equal in every process."""
 
     def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator) -> None:
         self.config, self._accelerator, self.averages = config, accelerator, Averages()
 
     def load(self, averages: dict[str, float]) -> None:
-        """Go on with the running means of a checkpoint."""
+        """Restore the running means of a checkpoint."""
         self.averages = Averages(**averages)
 
     @property
     def price(self) -> float:
-        """Price of sharpness now, from the steps before this one."""
+        """Weight of KL(W ‖ uniform) in this step, computed from the steps before it."""
         return objective.sharpness_price(
             self.averages.cost_spread, price_ratio=self.config.price_ratio, price_floor=PRICE_FLOOR
         )
 
     def measure(self, loss_A: Tensor, loss_B: Tensor, reference_loss_B: Tensor, rating: Rating) -> Measured:
-        """Value each sample by the run's rule and weigh it within its group."""
+        """Value each sample by the run's scoring rule, and weight it within its group."""
         cost_B = sample_cost(self.config.rule, loss_B, reference_loss_B)
         group_weight_G = torch.sigmoid(rating.group_logit_G.detach())
         weights = [batch_weights(score_g) for score_g in self._groups(rating.score_B.detach())]
@@ -230,7 +215,7 @@ class RaterObjective:
         )  # fmt: skip
 
     def value(self, rating: Rating, measured: Measured) -> Float[Tensor, ""]:
-        """Give what the rater descends on this part: the mean over its groups."""
+        """Return the training loss of the rater on this part: the mean over its groups."""
         score_groups, cost_groups = self._groups(rating.score_B), self._groups(measured.cost_B)
         values = [
             self._group_value(score_g, rating.group_logit_G[group], cost_g, measured.batch_cost_G[group])
@@ -239,7 +224,7 @@ class RaterObjective:
         return torch.stack(values).mean()
 
     def move_averages(self, parts: Sequence[Measured]) -> tuple[float, float]:
-        """Move the running means by one whole step; return its spread of c and the price that it was weighed by."""
+        """Update the running means by one step; return the step's spread of costs, and the KL weight that it used."""
         price, averages = self.price, self.averages
         cost_B, batch_cost_G = (
             self._accelerator.gather(torch.cat([getattr(part, name) for part in parts]))
@@ -264,31 +249,9 @@ class RaterObjective:
         return torch.split(value_B, self.config.group_size)
 
 
-def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str | None:
-    """Say why a run cannot go on, judged by its last steps; None while it can.
-
-    Args:
-        history: The steps' figures, oldest first.
-        group_size: Samples of a softmax group.
-    """
-    last = history[-1]
-    broken = [name for name in ("validation_loss", "train_loss", "reference_loss") if not math.isfinite(last[name])]
-    if broken:
-        return f"{', '.join(broken)} is not finite at step {last['step']:.0f}; lower the proxies' learning rate"
-    # Rule learnability weighs nothing.
-    recent = [step["effective_sample_size"] for step in history[-_WINDOW:] if "effective_sample_size" in step]
-    least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
-    if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
-        return (
-            f"over {_WINDOW} steps the weights went to {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
-            f"{least:.3g} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
-        )
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one bilevel step measured, before its update."""
+    """The numbers of one bilevel step, measured before its update."""
 
     validation_loss: float
     train_loss: float
@@ -301,7 +264,7 @@ class StepReport:
 
 
 class Bilevel(TwoProxies):
-    """The state of a run: proxy θ, reference θ̂, rater, their optimisers and running means."""
+    """The state of a bilevel run: proxy θ, reference θ̂, rater, their optimisers and running means."""
 
     rater: Any
 
@@ -315,21 +278,21 @@ class Bilevel(TwoProxies):
         super().__init__(config, accelerator, models, rates)
         self.average_rater = average_of(self.unwrapped("rater"), config.rater_average)
         self.objective = RaterObjective(config, accelerator)
-        # θ reads twice what θ̂ and the rater read: half the work each. Two Python threads of one OpenMP thread each use two
-        # cores and never wait for each other inside a kernel; the three models share no weight, so the bits are the same.
-        # Several processes reduce gradients in one order only, and a GPU has one stream: there the halves follow each other.
+        # θ reads twice the samples that θ̂ and the rater read, so each side is half of the work. On a CPU two threads run the
+        # two halves; the models share no weights, so the result is bit-identical. Several processes must reduce gradients in
+        # one order, and a GPU has one stream: there the halves run one after the other.
         is_alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
         self._beside = ThreadPoolExecutor(1) if is_alone_on_cpu else None
 
     def end_warmup(self) -> None:
-        """Let θ̂ begin as the warmed-up θ; the rater's backbone may, too."""
+        """Copy the warmed-up θ into θ̂ and, if configured, into the rater's backbone."""
         super().end_warmup()
         if self.config.rater_start == "proxy":
             backbone, warmed_up = cast("Rater", self.unwrapped("rater")).backbone, cast("Star", self.unwrapped("proxy"))
             backbone.load_state_dict((warmed_up.trunk if isinstance(backbone, Trunk) else warmed_up).state_dict())
 
     def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> StepReport:
-        """Update both proxies and the rater from losses that were all taken before any of them moved; θ reads a part in one forward."""
+        """Update both proxies and the rater from losses that were all computed before any of them changed."""
         measured = [self._read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
         stepped = self._submit(self._move, ["reference", "rater"])
         self._move(["proxy"])
@@ -339,24 +302,24 @@ class Bilevel(TwoProxies):
         return self._report(measured)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything that the next step depends on."""
+        """Return everything that the next step depends on."""
         return super().state_dict() | {
             "average_rater": self.average_rater.state_dict(), "averages": asdict(self.objective.averages),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Resume from a `state_dict`."""
         super().load_state_dict(state)
         self.average_rater.load_state_dict(state["average_rater"])
         self.objective.load(state["averages"])
 
     @property
     def scoring_rater(self) -> Rater:
-        """Give the rater averaged over its recent past."""
+        """The EMA of the rater."""
         return cast("Rater", self.average_rater.module)
 
     def _read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Measured:
-        """Read one part with all three models and add its gradients."""
+        """Run one part through all three models and accumulate its gradients."""
         train = part.between(n_validation, None)
         others = self._submit(self._read_beside, train)
         loss_A, loss_B = self.proxy(*part).tensor_split([n_validation])
@@ -382,7 +345,7 @@ class Bilevel(TwoProxies):
         return self.reference(*train), self.rater(*train, n_groups)
 
     def _submit(self, work: Any, *given: Any) -> Any:
-        """Start work on the second thread, or do it now where there is none; what is returned waits for its result."""
+        """Start work on the second thread, or do it now where there is none; return a function that waits for the result."""
         if self._beside is not None:
             return self._beside.submit(work, *given).result
         done = work(*given)
@@ -396,3 +359,44 @@ class Bilevel(TwoProxies):
         ])  # fmt: skip
         mean: list[float] = self.accelerator.reduce(figures, "mean").tolist()
         return StepReport(mean[0], mean[1], mean[2], cost_spread, price, mean[3], mean[4], mean[5])
+
+
+# The effective sample size of healthy runs stays above 0.3 of the group; a collapsed run gives all weight to a few samples.
+_WINDOW, _LEAST_SHARE = 100, 0.1
+# In groups of fewer than 10 samples, all weight on one sample counts as a collapse.
+_ONE_ALONE = 1.01
+
+
+def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str | None:
+    """Return why a run has failed, judged by its last steps; None while it is healthy.
+
+    Args:
+        history: The numbers of each step, oldest first.
+        group_size: Samples of a softmax group.
+    """
+    last = history[-1]
+    broken = [name for name in ("validation_loss", "train_loss", "reference_loss") if not math.isfinite(last[name])]
+    if broken:
+        return f"{', '.join(broken)} is not finite at step {last['step']:.0f}; lower the proxies' learning rate"
+    # The scoring rule `learnability` computes no weights.
+    recent = [step["effective_sample_size"] for step in history[-_WINDOW:] if "effective_sample_size" in step]
+    least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
+    if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
+        return (
+            f"over {_WINDOW} steps the weights went to {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
+            f"{least:.3g} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
+        )
+    return None
+
+
+def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
+    """Build an untrained rater. The feature `match` needs the generator's code vectors, `hidden` only its trunk."""
+    backbone = Trunk(size) if config.rater_reading is RaterReading.HIDDEN else Star(size)
+    return Rater(backbone, size.width, reading=config.rater_reading)
+
+
+def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:
+    """Build the rater that a run of this config produces, with untrained weights."""
+    if config.rule is RatingRule.LEARNABILITY:
+        return LearnabilityRater(Star(size), Star(size))
+    return make_rater(config, size)

@@ -1,7 +1,6 @@
-"""Writing a run to disk so that a kill at any moment leaves either the state before or the state after.
+"""Checkpoints of a run. A kill at any moment leaves either the state before or the state after.
 
-While a run lasts, everything lies in `<out>.partial`; the folder takes its own name in one rename at the end. So a
-folder that exists is complete.
+A run writes to `<out>.partial`, which is renamed to `<out>` at the end. So a folder that exists is complete.
 """
 
 import json
@@ -17,7 +16,7 @@ from alchemist_core.files import atomic_write, sync_file
 
 
 def partial_folder(out: Path) -> Path:
-    """Give the folder in which an unfinished run keeps its things."""
+    """Return the folder that an unfinished run writes to."""
     return out.with_name(out.name + ".partial")
 
 
@@ -33,20 +32,20 @@ def load_state(out: Path, config: Config) -> dict[str, Any] | None:
     """Read the checkpoint of an unfinished run, if there is one.
 
     Raises:
-        ConfigError: It is of another config.
+        ConfigError: The checkpoint belongs to another config.
     """
     path = partial_folder(out) / "resume" / "state.pt"
     if not path.exists():
         return None
-    # Not to the GPU it was written from: each of several processes would fill the first one's.
+    # On the CPU, not the GPU that wrote it: each of several processes would load it onto the first GPU.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if json.loads(state["config"]) != config.hashed_json():
-        raise ConfigError(f"{partial_folder(out)} holds a run of another config; remove it")
+        raise ConfigError(f"{partial_folder(out)} holds an unfinished run of another config. Remove the folder.")
     return state
 
 
 def finish(out: Path) -> None:
-    """Drop the checkpoint and give the folder its name; from here on the run is complete."""
+    """Delete the checkpoint and rename the folder; the run is complete then."""
     partial = partial_folder(out)
     shutil.rmtree(partial / "resume", ignore_errors=True)
     for path in partial.iterdir():
@@ -55,7 +54,7 @@ def finish(out: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write readable JSON with a fixed order of keys."""
+    """Write readable JSON with sorted keys."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,8 @@
-"""Training a generator on the pairs of one arm: same recipe, same first weights and same epochs for every arm.
+"""Training a generator on the samples of one arm: recipe, initial weights and epochs are the same for every arm.
 
-It takes pairs and leaves a folder; which subset the pairs are, it does not know.
-Letters: b pairs of a part of a batch.
+It takes samples and writes a folder; it does not know which subset the samples are.
+
+Letters: b samples of a part of a batch.
 """
 
 from collections.abc import Callable
@@ -32,31 +33,31 @@ def train_downstream(
     report: Report,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a model, or read what a finished run measured; a killed run goes on from its last checkpoint.
+    """Train a model, or return the metrics of a finished run; a killed run resumes from its last checkpoint.
 
     Args:
         config: Recipe, the same for every arm.
-        pairs: The arm's pairs.
+        samples: The samples of the arm.
         tokenizer_from: Folder of the rater whose tokenizer all arms share.
-        out: Folder to make: model, tokenizer, config and metrics.
-        report: Told the steps done, the steps planned, and a note.
-        cache: Folder of what frozen encoders gave before.
+        out: Folder to write: model, tokenizer, config and metrics.
+        report: Called with the steps done, the steps planned, and a note.
+        cache: Folder of cached outputs of the frozen encoders.
 
     Raises:
         ConfigError: The number format or the number of processes does not fit, or a checkpoint is of another config.
-        DataError: There is no pair, or a pair's picture cannot be decoded.
+        DataError: There is no sample, or a sample's image cannot be decoded.
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
     if not len(samples):
-        raise DataError("no pairs to train on; select at least 1")
+        raise DataError("No samples to train on. Select at least 1.")
     run = _Run(config, samples, tokenizer_from=tokenizer_from, out=out, cache=cache)
     run.train(report)
     return run.finish()
 
 
 class _Run:
-    """One training run: its data behind the frozen encoders, model, optimiser, schedule, step."""
+    """One training run: its encoded data, model, optimiser, schedule and step."""
 
     def __init__(
         self, config: DownstreamConfig, samples: SampleSource, *, tokenizer_from: Path, out: Path, cache: Path | None
@@ -72,7 +73,7 @@ class _Run:
             self.data = self.recipe.encode(samples, cache)
         if n_broken := len(samples) - len(self.data):
             raise DataError(
-                f"{n_broken:,} of {len(pairs):,} pairs have pictures that cannot be decoded any more: select again"
+                f"The images of {n_broken:,} of {len(samples):,} samples cannot be decoded any more. Select again."
             )
         self.n_steps = config.steps(len(samples))
         start_from_seed(config.seed)
@@ -92,7 +93,7 @@ class _Run:
         self._resume()
 
     def train(self, report: Report) -> None:
-        """Step until every epoch is done."""
+        """Train until every epoch is done."""
         while self.step < self.n_steps:
             loss = self._descend()
             self.step += 1
@@ -102,7 +103,7 @@ class _Run:
             report(self.step, self.n_steps, f"loss {loss:.3f}")
 
     def finish(self) -> dict[str, Any]:
-        """Write the folder and give its metrics; every process waits for the first."""
+        """Write the folder and return its metrics; every process waits for the first."""
         if self.accelerator.is_main_process:
             self._write()
         self.accelerator.wait_for_everyone()
@@ -130,7 +131,7 @@ class _Run:
     def _descend(self) -> float:
         index_B = batch_index(self.n_samples, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
         parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
-        # What a model draws at a step is a function of the step and the process, as the batch is of the step.
+        # Random numbers at a step are a function of the step and the process, as the batch is a function of the step.
         n_processes = self.accelerator.num_processes
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * n_processes + self.accelerator.process_index)
         loss = torch.stack([self._descend_on(index_b) for index_b in parts]).sum()
@@ -144,7 +145,7 @@ class _Run:
         return float(self.accelerator.reduce(loss, "mean").item())
 
     def _descend_on(self, index_b: Int64[Tensor, " b"]) -> Tensor:
-        # Backward at once: only one part's activations are held, and several processes add up the gradients of each.
+        # Backward per part: only one part's activations are in memory, and the processes sum the gradients of each part.
         batch = self.data.rows(index_b).to(self.accelerator.device)
         loss: Tensor = self.model(*batch).mean() / self.config.n_accumulated
         self.accelerator.backward(loss)

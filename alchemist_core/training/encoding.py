@@ -1,8 +1,8 @@
-"""Pairs behind the frozen encoders: computed once a content, kept across runs where a cache is given.
+"""Samples encoded by the frozen encoders: once per image and caption, and cached across runs where a cache is given.
 
-Images are read a chunk at a time, and only those whose codes are not known: what stays in memory are codes and captions.
+Images are read in chunks, and only those that are not cached: codes and captions stay in memory, images do not.
 
-Letters: N pairs · K distinct captions · S tokens over all scales · T text tokens.
+Letters: N samples · K distinct captions · S tokens over all scales · T text tokens.
 """
 
 import hashlib
@@ -21,32 +21,32 @@ from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 from alchemist_core.training.feature_cache import FeatureCache
 from alchemist_core.training.samples import CHUNK, Batch, SampleSource, none_decoded
 
-# Above this a step computes the tokens' inputs from their codes: at 256 px they would be 87 kB an image.
+# Above this size a step computes the tokens' inputs from their codes: at 256 px they take 87 kB per image.
 _MOST_INPUT_BYTES = 2**30
-# Above this a step encodes its captions itself: at 77 tokens of 768 numbers they would be 240 kB a caption.
+# Above this size a step encodes its own captions: 77 tokens of 768 numbers take 240 kB per caption.
 _MOST_TEXT_BYTES = 2**32
 _PROBE = "a red circle left of a blue square"
 
 
 @dataclass(frozen=True, slots=True)
 class StepCaptions:
-    """Captions that are encoded when a step reads them: always the same, since the encoder is frozen."""
+    """Captions that are encoded when a step reads them; the encoder is frozen, so the result is always the same."""
 
     encoder: TextEncoder
     captions: Sequence[str]
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
-        """Encode the captions of some pairs."""
+        """Encode the captions of some samples."""
         return self.encoder.encode([self.captions[place] for place in index_B.tolist()])
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedSamples:
-    """Codes of images and features of captions; with the tokens' inputs where they fit into memory."""
+    """Codes of images and features of captions, and the tokens' inputs where they fit into memory."""
 
-    # Which of the pairs these are: all whose images can be read.
+    # Indices of the samples whose images can be decoded.
     kept_N: Int64[np.ndarray, " N"]
-    # Two bytes a token where the codebook allows.
+    # Two bytes per token where the codebook is small enough.
     code_NS: Int[Tensor, "N S"]
     captions: CaptionTable | StepCaptions
     tokenizer: Tokenizer
@@ -68,16 +68,16 @@ class EncodedSamples:
 def encode_samples(
     samples: SampleSource, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
 ) -> EncodedSamples:
-    """Run both frozen encoders over all pairs.
+    """Run both frozen encoders over all samples.
 
     Args:
-        pairs: Pairs; those without image keys are encoded anew.
+        samples: Samples; those without image keys are not cached.
         tokenizer: Encodes images.
         encoder: Encodes captions.
-        cache: Folder of what these and other encoders gave before.
+        cache: Folder of cached outputs of these and other encoders.
 
     Raises:
-        DataError: No picture can be decoded.
+        DataError: No image can be decoded.
     """
     config = tokenizer.config
     code_NS = torch.zeros(
@@ -97,17 +97,17 @@ def encode_samples(
 def encode_images(
     samples: SampleSource, encode: Callable[[ImageArray], Tensor], row_N: Tensor, *, name: str, cache: Path | None
 ) -> Bool[np.ndarray, " N"]:
-    """Fill each pair's row with what an encoder gives of its image; return which pairs have one.
+    """Fill each sample's row with the encoder's output for its image; return which samples have one.
 
     Args:
-        pairs: Pairs; those without image keys are encoded anew.
-        encode: Gives a row for each of some images.
-        row_N: Rows to be filled, in the number format that is kept.
-        name: What a row is called in the cache.
-        cache: Folder of what this very encoder gave before.
+        samples: Samples; those without image keys are not cached.
+        encode: Returns a row for each image.
+        row_N: Rows to fill, in the number format to keep.
+        name: Name of the array in the cache.
+        cache: Folder of cached outputs of this encoder.
 
     Raises:
-        DataError: No picture can be decoded.
+        DataError: No image can be decoded.
     """
     keys, is_had_N = samples.image_keys, np.zeros(len(samples), bool)
     known = None if cache is None or keys is None else FeatureCache(cache)
@@ -128,7 +128,7 @@ def encode_images(
 def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable | StepCaptions:
     if _text_bytes(captions, encoder) > _MOST_TEXT_BYTES:
         return StepCaptions(encoder, captions)
-    # Vectors of words cost less than reading a file.
+    # Computing word vectors is faster than reading a file.
     if cache is None or isinstance(encoder, WordVectors):
         return encode_captions(encoder, captions)
     distinct = list(dict.fromkeys(captions))
@@ -149,7 +149,7 @@ def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path 
 
 
 def _text_bytes(captions: Sequence[str], encoder: TextEncoder) -> int:
-    """Bound the memory for the features of all captions, by the longest one's."""
+    """Return an upper bound of the memory for the features of all captions, from the longest caption."""
     distinct = set(captions)
     longest = max(distinct, key=lambda caption: (len(caption), caption), default="")
     return len(distinct) * encoder.encode([longest]).token_BTD.nbytes
@@ -167,6 +167,6 @@ def _tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def _encoder_fingerprint(encoder: TextEncoder) -> str:
-    # An encoder is what it gives: a folder may hold other weights under the same name tomorrow.
+    # Hashed by output, not by name: a folder may later hold other weights under the same name.
     features = encoder.encode([_PROBE])
     return hashlib.sha256(features.token_BTD.numpy(force=True).tobytes()).hexdigest()[:24]

@@ -1,6 +1,8 @@
-"""FLUX-mini's part in a training run: adapters on published weights, on latents that are computed once.
+"""FLUX-mini: training LoRA adapters on the published weights, sampling images, and the loss on held-out samples.
 
-Letters: N pairs · B pairs of a batch · C channels · H W cells of the latents.
+Latents are computed once, before training.
+
+Letters: N samples · B samples of a batch · C channels · H W cells of the latents.
 """
 
 from collections.abc import Mapping
@@ -35,11 +37,57 @@ from alchemist_core.training.launching import own_device
 from alchemist_core.training.samples import SampleSource
 
 BASE_FILE = "base.sha256"
+_BATCH = 8
+N_TIMES = 8
+"""Times at which a sample's held-out loss is averaged: the medians of equal shares of the training distribution of times."""
+
+
+class FluxRecipe:
+    """How FLUX-mini is trained: only the adapters, at a constant learning rate.
+
+    Source: TencentARC/FluxKits, `train_flux_lora.py`.
+    """
+
+    betas, schedule = (0.9, 0.999), "constant"
+
+    def __init__(self, config: DownstreamConfig, device: torch.device) -> None:
+        assert config.flux is not None
+        self._config, self._flux, self._device = config, config.flux, str(device)
+        self.gradient_clip: float | None = config.flux.gradient_clip
+        self._base, self._parts = base_and_parts(config)
+
+    def encode(self, samples: SampleSource, cache: Path | None) -> "FluxSamples":
+        """Compute the latents that the cache lacks. The VAE is freed afterwards."""
+        latent_NCHW, is_had_N = encode_latents(samples, FluxAutoencoder(self._parts, self._flux, self._device), cache)
+        kept_N, captions = np.flatnonzero(is_had_N), samples.captions
+        kept_captions = [captions[at] for at in kept_N.tolist()]
+        encoder = FluxTextEncoder(self._parts, self._flux, self._device)
+        return FluxSamples(kept_N, latent_NCHW[kept_N], kept_captions, encoder)
+
+    def make_model(self) -> nn.Module:
+        """Load the published weights and add adapters."""
+        transformer = load_flux(self._base, self._flux, DTYPES[self._flux.precision])
+        if self._flux.is_checkpointed or self._config.is_checkpointed:
+            transformer.enable_gradient_checkpointing()
+        return FlowMatching(add_lora(transformer, self._config.lora_rank, targets=FLUX_TARGETS), self._flux.guidance)
+
+    def kept_weights(self, model: Any) -> dict[str, Tensor]:
+        """Return the adapters' weights; all others are the base's."""
+        return adapter_weights(model.transformer)
+
+    def restore(self, model: Any, weights: Mapping[str, Tensor]) -> None:
+        """Restore the adapters' weights."""
+        put_adapters(model.transformer, weights)
+
+    def write(self, model: Any, folder: Path) -> None:
+        """Write the adapters, and the hash of the base weights that they belong to."""
+        save_lora(model.transformer, folder / "adapters.safetensors")
+        (folder / BASE_FILE).write_text(weights_sha256(self._base) + "\n", encoding="ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class FluxSamples:
-    """Latents in half precision, and captions, which are encoded when a step reads them: T5's tokens are too large to keep."""
+    """Latents in half precision, and captions. A step encodes its captions: T5's features are too large to keep."""
 
     kept_N: Int64[np.ndarray, " N"]
     latent_NCHW: Float[Tensor, "N C H W"]
@@ -54,59 +102,16 @@ class FluxSamples:
         return FluxBatch(self.latent_NCHW[index_B].float(), self.encoder.encode([self.captions[at] for at in index_B]))
 
 
-class FluxRecipe:
-    """Adapters alone are trained, at a constant step size.
-
-    Source: TencentARC/FluxKits, `train_flux_lora.py`.
-    """
-
-    betas, schedule = (0.9, 0.999), "constant"
-
-    def __init__(self, config: DownstreamConfig, device: torch.device) -> None:
-        assert config.flux is not None
-        self._config, self._flux, self._device = config, config.flux, str(device)
-        self.gradient_clip: float | None = config.flux.gradient_clip
-        self._base, self._parts = base_and_parts(config)
-
-    def encode(self, samples: SampleSource, cache: Path | None) -> FluxSamples:
-        """Run the VAE over images that it has not seen yet; it is let go afterwards."""
-        latent_NCHW, is_had_N = encode_latents(samples, FluxAutoencoder(self._parts, self._flux, self._device), cache)
-        kept_N, captions = np.flatnonzero(is_had_N), samples.captions
-        kept_captions = [captions[at] for at in kept_N.tolist()]
-        encoder = FluxTextEncoder(self._parts, self._flux, self._device)
-        return FluxSamples(kept_N, latent_NCHW[kept_N], kept_captions, encoder)
-
-    def make_model(self) -> nn.Module:
-        """Load the published weights and put adapters on them."""
-        transformer = load_flux(self._base, self._flux, DTYPES[self._flux.precision])
-        if self._flux.is_checkpointed or self._config.is_checkpointed:
-            transformer.enable_gradient_checkpointing()
-        return FlowMatching(add_lora(transformer, self._config.lora_rank, targets=FLUX_TARGETS), self._flux.guidance)
-
-    def kept_weights(self, model: Any) -> dict[str, Tensor]:
-        """Give the adapters; the rest is the base's."""
-        return adapter_weights(model.transformer)
-
-    def restore(self, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Put the adapters back."""
-        put_adapters(model.transformer, weights)
-
-    def write(self, model: Any, folder: Path) -> None:
-        """Write the adapters, and the hash of the weights that they belong to."""
-        save_lora(model.transformer, folder / "adapters.safetensors")
-        (folder / BASE_FILE).write_text(weights_sha256(self._base) + "\n", encoding="ascii")
-
-
 def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
-    """Return where the weights and the encoders lie.
+    """Return the paths of the base weights and of the encoders.
 
     Raises:
-        ConfigError: One was not given, or nothing lies there.
+        ConfigError: A path was not given, or does not exist.
     """
     if config.base is None or config.flux_parts is None or not config.base.is_file():
         raise ConfigError(
-            f"--base {config.base} and --flux-parts {config.flux_parts}: FLUX-mini is trained on flux-mini.safetensors and "
-            "reads the folder of FLUX.1 in diffusers' layout (vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2)"
+            f"--base {config.base} and --flux-parts {config.flux_parts}: FLUX-mini needs its weights (flux-mini.safetensors) and "
+            "the folder of FLUX.1 in diffusers' layout (vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2). Give both paths."
         )
     return config.base, config.flux_parts
 
@@ -114,35 +119,32 @@ def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
 def encode_latents(
     samples: SampleSource, vae: FluxAutoencoder, cache: Path | None
 ) -> tuple[Float[Tensor, "N C H W"], np.ndarray]:
-    """Give latents of half precision, and which pairs have them: all whose images can be read."""
+    """Return latents in half precision, and which samples have them: all whose images can be decoded."""
     latent_NCHW = torch.zeros(len(samples), *vae.latent_shape(), dtype=torch.float16)
     folder = None if cache is None else cache / "latents" / vae.fingerprint()
     return latent_NCHW, encode_images(samples, vae.encode, latent_NCHW, name="latent", cache=folder)
 
 
 def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
-    """Load a trained model's adapters and fold them into the weights that they were trained on.
+    """Load a trained model: the base weights with its adapters merged.
 
     Raises:
-        ConfigError: Other weights lie there now.
+        ConfigError: The base weights are not those of the training.
     """
     assert config.flux is not None
     base, _ = base_and_parts(config)
     wanted, found = (model_path / BASE_FILE).read_text(encoding="ascii").strip(), weights_sha256(base)
     if wanted != found:
-        raise ConfigError(f"{base} is {found[:16]}…, but the adapters were trained on {wanted[:16]}…: give those")
+        raise ConfigError(
+            f"{base} has sha256 {found[:16]}…, but the adapters were trained on {wanted[:16]}…. Restore the weights of the training."
+        )
     transformer = load_flux(base, config.flux, DTYPES[config.flux.precision])
     adapted = load_lora(transformer, model_path / "adapters.safetensors", config.lora_rank, targets=FLUX_TARGETS)
     return merge_lora(adapted)
 
 
-_BATCH = 8
-N_TIMES = 8
-"""Times at which the error of a pair is averaged: the middles of equal shares of the times met in training."""
-
-
 class FluxGenerator:
-    """A model that `train_downstream` made, with its encoders."""
+    """A trained FLUX-mini with its encoders."""
 
     def __init__(self, model_path: Path, config: DownstreamConfig, device: torch.device) -> None:
         assert config.flux is not None
@@ -153,7 +155,7 @@ class FluxGenerator:
         self._text = FluxTextEncoder(parts, config.flux, str(device))
 
     def draw(self, prompts: list[str], seeds: list[int], sampling: FlowSamplingConfig) -> ImageArray:
-        """Draw one image a prompt; each depends on its own seed and prompt only: every forward has one shape."""
+        """Generate one image per prompt. It depends on its own seed and prompt only, because every forward has the same shape."""
         parts = []
         for start in range(0, len(prompts), sampling.batch_size):
             places = [min(at, len(prompts) - 1) for at in range(start, start + sampling.batch_size)]
@@ -166,13 +168,13 @@ class FluxGenerator:
         return np.concatenate(parts)
 
     def _noise(self, seed: int) -> torch.Tensor:
-        # On the CPU, whatever draws the image: the same seed gives the same noise on every device.
+        # Drawn on the CPU: the same seed gives the same noise on every device.
         return torch.randn(self._vae.latent_shape(), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
 def heldout_flow_losses(model_path: Path, config: DownstreamConfig, samples: SampleSource) -> Float32[np.ndarray, " N"]:
-    """Give each pair's squared error of the velocity, averaged over fixed times, under noise that is its place's own."""
+    """Return each sample's squared error of the velocity, averaged over fixed times, with noise seeded by the sample's index."""
     assert config.flux is not None
     device = own_device()
     data = FluxRecipe(config, device).encode(samples, None)
@@ -188,7 +190,7 @@ def _losses(
     transformer: torch.nn.Module, data: FluxSamples, index_B: torch.Tensor, device: torch.device, guidance: float
 ) -> torch.Tensor:
     latent_BCHW, text = data.rows(index_B).to(device)
-    # By the pair's own place: a picture that cannot be decoded must not change the noise of those behind it.
+    # Seeded by index: an image that cannot be decoded must not change the noise of the samples after it.
     noises = [torch.Generator().manual_seed(place) for place in data.kept_N[index_B.numpy()].tolist()]
     noise_BCHW = torch.stack([torch.randn(latent_BCHW.shape[1:], generator=one) for one in noises]).to(device)
     shares = (torch.arange(N_TIMES) + 0.5) / N_TIMES

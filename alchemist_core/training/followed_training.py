@@ -117,7 +117,7 @@ def follow_training(
 
     Args:
         rater: The rater's folder: its config, its tokenizer, and what its training measured.
-        pairs: The rater's own validation pairs, behind them its training pairs.
+        samples: The rater's own validation pairs, behind them its training pairs.
         followed: What is measured, and when.
         out: Folder to make: the marks.
         cache: Folder of what frozen encoders gave before.

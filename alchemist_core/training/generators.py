@@ -1,4 +1,7 @@
-"""Reading a trained generator back from the folder that training left."""
+"""Generators: how a family is trained (its recipe), and how a trained one is loaded to sample images. STAR's part is here.
+
+The loop in `downstream_training` handles batches, steps and checkpoints, and does not know the families.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,30 +25,30 @@ from alchemist_core.training.samples import SampleSource
 
 
 class Recipe(Protocol):
-    """One family's part in a training run."""
+    """What a family of generators does its own way in training."""
 
     betas: tuple[float, float]
     schedule: str
     gradient_clip: float | None
 
     def encode(self, samples: SampleSource, cache: Path | None) -> Any:
-        """Run the frozen encoders; `rows` of what comes back gives a step's batch, which the model is called with."""
+        """Run the frozen encoders; `rows` of the result returns the batch that the model is called with."""
         ...
 
     def make_model(self) -> nn.Module:
-        """Make the model; called with a batch it gives a loss for each pair."""
+        """Build the model; called with a batch it returns each sample's loss."""
         ...
 
     def kept_weights(self, model: Any) -> dict[str, Tensor]:
-        """Give what a checkpoint must hold of the model."""
+        """Return the weights that a checkpoint stores."""
         ...
 
     def restore(self, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Put back what `kept_weights` gave."""
+        """Restore the weights that `kept_weights` returned."""
         ...
 
     def write(self, model: Any, folder: Path) -> None:
-        """Write what is needed to draw with the model."""
+        """Write the files that sampling needs."""
         ...
 
 
@@ -53,9 +56,9 @@ def load_recipe(config: DownstreamConfig, tokenizer_from: Path, device: torch.de
     """Load the frozen parts of the config's family.
 
     Args:
-        config: How a generator is trained.
-        tokenizer_from: Folder of the rater whose tokenizer STAR's arms share.
-        device: Where networks run.
+        config: How the generator is trained.
+        tokenizer_from: Folder of the rater whose tokenizer all STAR arms share.
+        device: Device of the networks.
     """
     if config.flux is None:
         return StarRecipe(config, tokenizer_from, device)
@@ -65,7 +68,7 @@ def load_recipe(config: DownstreamConfig, tokenizer_from: Path, device: torch.de
 
 
 class StarRecipe:
-    """STAR, from scratch or by adapters: codes of a shared tokenizer are foretold."""
+    """How STAR is trained, from scratch or with LoRA adapters, on the codes of a shared tokenizer."""
 
     betas, schedule = (0.9, 0.95), "cosine"
     gradient_clip: float | None = None
@@ -76,11 +79,11 @@ class StarRecipe:
         self._tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors").to(device)
 
     def encode(self, samples: SampleSource, cache: Path | None) -> EncodedSamples:
-        """Run tokenizer and text encoder."""
+        """Run the tokenizer and the text encoder."""
         return encode_samples(samples, self._tokenizer, self._encoder, cache=cache)
 
     def make_model(self) -> nn.Module:
-        """Make a new generator, or adapters on a trained one."""
+        """Build a new generator, or add adapters to a trained one."""
         star = Star(self._config.star(self._tokenizer.config, self._encoder.dim))
         star.trunk.has_gradient_checkpointing = self._config.is_checkpointed
         if self._config.base is None:
@@ -91,15 +94,15 @@ class StarRecipe:
         return add_lora(star, self._config.lora_rank)
 
     def kept_weights(self, model: Any) -> dict[str, Tensor]:
-        """Give all weights."""
+        """Return all weights."""
         return dict(model.state_dict())
 
     def restore(self, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Put all weights back."""
+        """Restore all weights."""
         model.load_state_dict(weights)
 
     def write(self, model: Any, folder: Path) -> None:
-        """Write tokenizer and a plain generator; adapters are kept beside it, then folded in."""
+        """Write the tokenizer and the generator; adapters are also written alone, then merged into the generator."""
         self._tokenizer.save(folder / "tokenizer.safetensors")
         if self._config.method == "lora":
             from alchemist_core.models.lora import merge_lora, save_lora  # noqa: PLC0415  as above
@@ -109,32 +112,18 @@ class StarRecipe:
         save_file(dict(model.state_dict()), folder / "model.safetensors")
 
 
-Sampling = SamplingConfig | FlowSamplingConfig
-Drawer = Callable[[list[str], list[int], Any], ImageArray]
-"""Draws an image a prompt and seed, under the sampling config of its family."""
-
-
-class Generator(NamedTuple):
-    """A generator with the frozen encoders that it was trained between."""
-
-    star: Star
-    tokenizer: Tokenizer
-    encoder: TextEncoder
-
-    def draw(self, prompts: list[str], seeds: list[int], sampling: SamplingConfig) -> ImageArray:
-        """Draw one image a prompt."""
-        text, empty = self.encoder.encode(prompts), self.encoder.encode([""])
-        code_BS = sample_codes(self.star, self.tokenizer, text, empty=empty, seeds=seeds, config=sampling)
-        return self.tokenizer.decode(code_BS.to(self.star.head.weight.device))
-
-
 def read_config(model_path: Path) -> DownstreamConfig:
-    """Read how the model in a folder that `train_downstream` made was trained."""
+    """Read the training config from a model folder that `train_downstream` wrote."""
     return DownstreamConfig.from_stored(read_json(model_path / "config.json"))
 
 
+Sampling = SamplingConfig | FlowSamplingConfig
+Drawer = Callable[[list[str], list[int], Any], ImageArray]
+"""Generates an image per prompt and seed, with the sampling config of its family."""
+
+
 def load_drawer(model_path: Path, device: torch.device) -> Drawer:
-    """Load whatever draws images in a folder that `train_downstream` made."""
+    """Load the generator of either family from a model folder that `train_downstream` wrote."""
     config = read_config(model_path)
     if config.flux is None:
         return load_generator(model_path, device).draw
@@ -143,8 +132,22 @@ def load_drawer(model_path: Path, device: torch.device) -> Drawer:
     return FluxGenerator(model_path, config, device).draw
 
 
+class Generator(NamedTuple):
+    """STAR with the frozen encoders of its training."""
+
+    star: Star
+    tokenizer: Tokenizer
+    encoder: TextEncoder
+
+    def draw(self, prompts: list[str], seeds: list[int], sampling: SamplingConfig) -> ImageArray:
+        """Generate one image per prompt."""
+        text, empty = self.encoder.encode(prompts), self.encoder.encode([""])
+        code_BS = sample_codes(self.star, self.tokenizer, text, empty=empty, seeds=seeds, config=sampling)
+        return self.tokenizer.decode(code_BS.to(self.star.head.weight.device))
+
+
 def load_generator(model_path: Path, device: torch.device) -> Generator:
-    """Load STAR from a folder that `train_downstream` made, in eval mode."""
+    """Load STAR from a model folder that `train_downstream` wrote, in eval mode."""
     config = read_config(model_path)
     tokenizer = Tokenizer.load(model_path / "tokenizer.safetensors")
     encoder = load_text_encoder(config.text_encoder, str(device))

@@ -1,4 +1,4 @@
-"""Rule `learnability`: after the warm-up the proxy goes on with validation data alone; what that taught it about a pair is its score."""
+"""The scoring rule `learnability`: after the warm-up the proxy trains on validation data only. A sample's score is how much its loss fell."""
 
 import copy
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from alchemist_core.training.samples import Batch
 
 @dataclass(frozen=True, slots=True)
 class LearnabilityReport:
-    """What one step measured, before its update."""
+    """The numbers of one step, measured before its update."""
 
     validation_loss: float
     train_loss: float
@@ -28,7 +28,7 @@ class LearnabilityReport:
 
 
 class Learnability(TwoProxies):
-    """Proxy θ, which is trained, and the reference θ̂, which stays as the warm-up left both."""
+    """The proxy θ, which trains on validation data, and the reference θ̂, which keeps the weights of the warm-up."""
 
     def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
         start_from_seed(config.seed)
@@ -37,19 +37,19 @@ class Learnability(TwoProxies):
         super().__init__(config, accelerator, models, {"proxy": config.proxy_learning_rate})
 
     def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> LearnabilityReport:  # noqa: ARG002  a schedule's
-        """Train θ on the validation pairs; look at the training pairs, of which nothing is learnt any more."""
+        """Train θ on the validation samples; measure the losses of the training samples without learning from them."""
         figures_P4 = torch.stack([self._read_part(part, n_validation, len(parts)) for part in parts])
         self._move(["proxy"])
         self.scaler.update()
         mean: list[float] = self.accelerator.reduce(figures_P4.mean(0), "mean").tolist()
         validation_loss, train_loss, reference_loss, square = mean
-        # From means, which parts and processes add up to: the spread is that of the whole batch however it was cut.
+        # Computed from means, so the spread is that of the whole batch however it was split.
         spread = max(0.0, square - (train_loss - reference_loss) ** 2) ** 0.5
         return LearnabilityReport(validation_loss, train_loss, reference_loss, spread)
 
     @property
     def scoring_rater(self) -> LearnabilityRater:
-        """Give both proxies as one rater."""
+        """Both proxies as one rater."""
         return LearnabilityRater(self.unwrapped("reference"), self.unwrapped("proxy"))
 
     def _read_part(self, part: Batch, n_validation: int, n_parts: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Training a rater: fit or load a tokenizer, encode once, warm the proxy up, then step both levels until enough.
+"""Training a rater: fit or load a tokenizer, encode the samples, warm up the proxy, then take bilevel steps until validation loss stops falling.
 
-It takes pairs and leaves a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun each process
-reads its slice of every batch; the first one writes.
+It takes samples and writes a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun each
+process reads its slice of every batch, and the first process writes.
 """
 
 from collections.abc import Callable
@@ -32,14 +32,14 @@ from alchemist_core.training.samples import Batch, ImagesOf, JoinedSamples, Samp
 
 Report = Callable[[int, int, str], None]
 _SAMPLE = 1024
-# Of pairs whose losses are looked at together: 4 GiB. All of a sample at the paper's size would be 11.
+# Logits in memory at a time: 4 GiB.
 _MOST_LOGITS = 2**30
 _N_QUANTILES = 257
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is, what it measured, and the best rater so far."""
+    """The steps of a run so far, their numbers, and the best rater."""
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -59,20 +59,20 @@ def train_rater(
     report: Report,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a rater, or read what a finished run measured; a killed run goes on from its last checkpoint.
+    """Train a rater, or return the metrics of a finished run; a killed run resumes from its last checkpoint.
 
     Args:
-        config: Rule, lengths and sizes.
-        train: What is to be rated.
-        validation: What the model is to be good at; a tenth of it is held out to see when to stop.
-        out: Folder to make: rater, proxy, tokenizer, config and metrics.
-        report: Told the steps done, the steps planned, and a note.
-        cache: Folder of what frozen encoders gave before.
+        config: Scoring rule, lengths and sizes.
+        train: The samples to rate.
+        validation: What the downstream model should be good at; a tenth is held out for early stopping.
+        out: Folder to write: rater, proxy, tokenizer, config and metrics.
+        report: Called with the steps done, the steps planned, and a note.
+        cache: Folder of cached outputs of the frozen encoders.
 
     Raises:
         ConfigError: The number format or the number of processes does not fit.
-        DataError: Fewer than two pictures of one side can be decoded.
-        TrainingCollapsedError: A loss is not finite any more, or the weights went to single samples.
+        DataError: Fewer than two training or two validation images can be decoded.
+        TrainingCollapsedError: A loss is not finite, or the weights collapsed to single samples.
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
@@ -82,7 +82,7 @@ def train_rater(
 
 
 class RaterRun:
-    """One training run: its data behind the frozen encoders, its models, its progress."""
+    """One training run: its encoded data, its models, its progress."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class RaterRun:
         encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
         with self.accelerator.main_process_first():
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
-        # Order: held-out validation, validation, training. One table, so that a step gathers both batches at once.
+        # Order: held-out validation, validation, training. In one table, so that a step gathers both batches at once.
         with self.accelerator.main_process_first():
             self.data = encode_samples(JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache)
         n_validation = int((self.data.kept_N < len(validation)).sum())
@@ -112,7 +112,7 @@ class RaterRun:
         self._resume()
 
     def train(self, report: Report) -> None:
-        """Step until the end or until the held-out validation loss turns."""
+        """Train until the last step, or until early stopping."""
         config, progress = self.config, self.progress
         total = config.n_warmup_steps + config.n_steps
         while progress.step < total and not progress.is_stopped:
@@ -125,7 +125,7 @@ class RaterRun:
             report(progress.step, total, note)
 
     def finish(self) -> dict[str, Any]:
-        """Write the folder and give its metrics; every process waits for the first."""
+        """Write the folder and return its metrics; every process waits for the first."""
         if self.accelerator.is_main_process:
             self._write()
         self.accelerator.wait_for_everyone()
@@ -169,7 +169,7 @@ class RaterRun:
         return f"loss {measured.validation_loss:.3f}, spread of c {measured.cost_spread:.3f}"
 
     def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Cut this process's slice of a batch into the parts that are read one after another."""
+        """Split this process's slice of a batch into its micro-batches."""
         return torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
 
     def _train_index(self, step: int) -> torch.Tensor:
@@ -182,7 +182,7 @@ class RaterRun:
     def _look_at_held_out(self) -> None:
         progress = self.progress
         loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE)))
-        # One number for all processes: two that stop at different steps would wait for each other for ever.
+        # Reduced to one number: processes that stopped at different steps would wait for each other forever.
         loss = self.accelerator.reduce(loss_B.mean(), "mean").item()
         progress.history[-1]["held_out_loss"] = loss
         if loss < progress.best_loss:
@@ -195,7 +195,7 @@ class RaterRun:
 
     @torch.no_grad()
     def _losses(self, name: str, index_B: torch.Tensor) -> torch.Tensor:
-        # Without what the accelerator put around it: the other processes do not take part.
+        # Unwrapped, because the other processes do not take part.
         model = self.models.unwrapped(name)
         return torch.cat([model(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
 
@@ -205,7 +205,7 @@ class RaterRun:
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, Any]:
-        """Add the controls of decision 8: is the score more than a ranking by loss?"""
+        """Return the metrics, including the controls that show whether the score is more than a ranking by loss."""
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
         rater = self.models.scoring_rater
@@ -216,7 +216,7 @@ class RaterRun:
             "best_step": self.progress.best_step,
             "score_mean": score_B.mean().item(),
             "score_std": score_B.std().item(),
-            # What a first night is compared with.
+            # The first scored night is compared with these.
             "score_quantiles": np.quantile(score_B.numpy(force=True), np.linspace(0, 1, _N_QUANTILES)).tolist(),
             "n_scores": len(score_B),
             "spearman_score_minus_loss": spearman(
@@ -228,7 +228,7 @@ class RaterRun:
 
     def _state(self) -> dict[str, Any]:
         return {
-            # The key of checkpoints from before there was a second kind.
+            # The key has this name in all checkpoints, whatever the scoring rule.
             "bilevel": self.models.state_dict(),
             "progress": asdict(self.progress),
             "torch_rng": torch.get_rng_state(),
@@ -246,7 +246,7 @@ class RaterRun:
 def make_models(
     config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]
 ) -> TwoProxies:
-    """Build what a run of this rule steps; `sizes` are the proxies' and the rater's."""
+    """Build the models of a run with this scoring rule; `sizes` are those of the proxies and of the rater."""
     kind = Learnability if config.rule is RatingRule.LEARNABILITY else Bilevel
     return kind(config, accelerator, sizes)
 
@@ -255,7 +255,7 @@ def _require_several(**n_of: int) -> None:
     for name, n_samples in n_of.items():
         if n_samples < 2:
             raise DataError(
-                f"{n_pairs} {name} pair has a picture that can be decoded, at least 2 are needed: ingest more"
+                f"Only {n_samples} {name} sample has an image that can be decoded; at least 2 are needed. Ingest more samples."
             )
 
 
@@ -270,7 +270,7 @@ def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None
 
 
 def _tokenizer(config: RaterTrainingConfig, train: SampleSource, out: Path) -> Tokenizer:
-    """Load the tokenizer of an unfinished run, else fit one and keep it before anything depends on it."""
+    """Load the tokenizer of an unfinished run, else load or fit one and write it before anything depends on it."""
     path = checkpoints.partial_folder(out) / "tokenizer.safetensors"
     if path.exists():
         return Tokenizer.load(path)

@@ -1,6 +1,6 @@
-"""Pairs, read a chunk at a time or held in memory; batches of encoded ones, and the order in which training meets them.
+"""Image-text samples, read in chunks or held in memory; batches of encoded samples; and the order in which training reads them.
 
-Letters: N pairs · M of them · B pairs in a batch.
+Letters: N samples · M of them · B samples in a batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,34 +19,34 @@ from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
 
 CHUNK = 4096
-"""Images that are held at a time while many are encoded."""
+"""Images in memory at a time while many are encoded."""
 
 Chunks = Iterator[tuple[Int64[np.ndarray, " M"], ImageArray]]
 
 
 class SampleSource(Protocol):
-    """Pairs whose images need not be in memory."""
+    """Samples whose images need not be in memory."""
 
     @property
     def captions(self) -> Sequence[str]:
-        """Their captions."""
+        """Each sample's caption."""
         ...
 
     @property
     def image_keys(self) -> list[bytes] | None:
-        """The sha256 of each image's file, by which what was made of it is known again."""
+        """The sha256 of each image's file, the key of cached outputs; None if there are none."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
-        """Yield the images of some pairs a chunk at a time, in whatever order; what cannot be decoded is left out."""
+        """Yield the images of some samples in chunks, in any order, each chunk with its indices; images that cannot be decoded are left out."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Images of one size, as bytes, and their captions."""
+    """Images of one size in memory, and their captions."""
 
     image_NHWC: ImageArray
     captions: list[str]
@@ -54,18 +54,20 @@ class Samples:
 
     def __post_init__(self) -> None:
         if len(self.image_NHWC) != len(self.captions):
-            raise DataError(f"{len(self.image_NHWC)} images but {len(self.captions)} captions; give one for each")
+            raise DataError(
+                f"{len(self.image_NHWC)} images but {len(self.captions)} captions. Give one caption per image."
+            )
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def rows(self, index_B: Int64[np.ndarray, " B"]) -> "Samples":
-        """Gather some pairs."""
+        """Gather some samples."""
         keys = None if self.image_keys is None else [self.image_keys[index] for index in index_B]
         return Samples(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
-        """Yield the images of some pairs a chunk at a time."""
+        """Yield the images of some samples in chunks."""
         for start in range(0, len(index_M), CHUNK):
             chunk = index_M[start : start + CHUNK]
             yield chunk, self.image_NHWC[chunk]
@@ -73,19 +75,19 @@ class Samples:
 
 @dataclass(frozen=True)
 class JoinedSamples:
-    """One source behind another."""
+    """The samples of one source followed by those of another."""
 
     first: SampleSource
     second: SampleSource
 
     @property
     def captions(self) -> list[str]:
-        """Return those of both."""
+        """The captions of both."""
         return [*self.first.captions, *self.second.captions]
 
     @property
     def image_keys(self) -> list[bytes] | None:
-        """Return those of both; none where one has none."""
+        """The keys of both; None if either has none."""
         first, second = self.first.image_keys, self.second.image_keys
         return None if first is None or second is None else [*first, *second]
 
@@ -93,7 +95,7 @@ class JoinedSamples:
         return len(self.first) + len(self.second)
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
-        """Yield the images of some pairs a chunk at a time."""
+        """Yield the images of some samples in chunks."""
         n_first = len(self.first)
         yield from self.first.read(index_M[index_M < n_first])
         for chunk, image_NHWC in self.second.read(index_M[index_M >= n_first] - n_first):
@@ -102,7 +104,7 @@ class JoinedSamples:
 
 @dataclass(frozen=True)
 class ImagesOf:
-    """A source's images by their places, as an array gives them."""
+    """A source's images by index, like an array."""
 
     samples: SampleSource
 
@@ -119,23 +121,25 @@ class ImagesOf:
 
 
 def none_decoded(n: int) -> DataError:
-    """Return the error that no picture of some pairs can be decoded."""
-    return DataError(f"none of {n:,} pictures can be decoded: look at alchemist.quarantined_samples")
+    """Return the error that no image of some samples can be decoded."""
+    return DataError(
+        f"None of {n:,} images can be decoded. Read the reasons in the view alchemist.quarantined_samples."
+    )
 
 
 class Batch(NamedTuple):
-    """Encoded pairs that a step reads."""
+    """Encoded samples that a step reads."""
 
     tokens: ImageTokens
     text: TextFeatures
 
     @property
     def n_samples(self) -> int:
-        """Count the pairs; a tuple's own length is 2."""
+        """Number of samples; the tuple's own length is 2."""
         return len(self.tokens.code_BS)
 
     def between(self, start: int | None, stop: int | None) -> "Batch":
-        """Give the pairs between two places, views of these."""
+        """Return the samples between two indices, as views."""
         return Batch(self.tokens.between(start, stop), self.text.between(start, stop))
 
     def to(self, device: torch.device) -> "Batch":
@@ -144,9 +148,9 @@ class Batch(NamedTuple):
 
 
 def batch_index(n_samples: int, step: int, *, batch_size: int, seed: int) -> Int64[Tensor, " B"]:
-    """Say which pairs a step reads: a function of the step, so that a resumed run needs no position but that.
+    """Return the indices that a step reads: a function of the step, so a resumed run needs no other position.
 
-    Epochs follow each other without a gap: a batch may hold the last pairs of one and the first of the next.
+    Epochs follow each other without a gap: a batch may hold the last samples of one and the first of the next.
     """
     start = step * batch_size
     position_B = torch.arange(start, start + batch_size)
@@ -158,7 +162,7 @@ def batch_index(n_samples: int, step: int, *, batch_size: int, seed: int) -> Int
     return index_B
 
 
-# Two batches a step, each of which may lie in two epochs.
+# A step reads two batches, and each may span two epochs.
 @lru_cache(maxsize=4)
 def _epoch_order(n_samples: int, seed: int, epoch: int) -> Int64[Tensor, " N"]:
     return torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

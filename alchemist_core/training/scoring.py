@@ -1,6 +1,12 @@
-"""Scoring pairs with a trained rater: one number a pair, the same in any company.
+"""How a shard is scored: claim it and decode its images, rate them in batches, commit its scores. All of this overlaps.
 
-Letters: N pairs · B pairs in a batch · P pairs of a batch that count.
+The slowest step sets the pace and the others wait for it, so decoding and rating share the cores without a setting: images
+wait in at most as many buffers as there are workers, samples in a fixed number of batches, shards up to a limit. A sample's
+score is the same whatever the batch size, order or batch composition.
+
+`ScoringPipeline` does not know the database: its caller passes what claims and what commits a shard.
+
+Letters: N samples of a shard · B samples in a batch · P samples of a decoded part, or of a batch without its padding.
 """
 
 import threading
@@ -38,274 +44,25 @@ from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.samples import Samples
 
 BF16_TOLERANCE = 0.02
-"""Largest difference, in spreads of the scores, between a bf16 score of a GPU and the fp32 score of the same pair."""
+"""Largest difference, in spreads of the scores, between a bf16 score of a GPU and the fp32 score of the same sample."""
 _MAX_THREADS = 16
-
-
-class Scorer:
-    """A rater with its frozen encoders, in eval mode: fp32 on a CPU, bf16 for the rater alone on a GPU.
-
-    Args:
-        rater: The trained rater.
-        tokenizer: Its image tokenizer, always in fp32: a flipped code would be another picture.
-        encoder: Its text encoder.
-        device: Where the forward runs.
-        batch: Pairs of every forward, padded where there are fewer: kernels depend on the shape, scores must not.
-    """
-
-    def __init__(
-        self,
-        rater: SampleRater,
-        tokenizer: Tokenizer,
-        encoder: TextEncoder,
-        *,
-        device: torch.device | None = None,
-        batch: int = ENCODE_BATCH,
-    ) -> None:
-        self._device = device or torch.device("cpu")
-        self._rater, self._tokenizer = rater.eval().to(self._device), tokenizer.to(self._device)
-        self._encoder, self.batch = encoder, batch
-        self._local = threading.local()
-
-    @classmethod
-    def load(cls, path: Path, device: torch.device | None = None) -> "Scorer":
-        """Read the folder that `train_rater` made."""
-        config = RaterTrainingConfig.from_stored(read_json(path / "config.json"))
-        tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
-        device = device or torch.device("cpu")
-        encoder = load_text_encoder(config.text_encoder, str(device))
-        size = config.rater(tokenizer.config, encoder.dim)
-        rater = make_scoring_rater(config, size)
-        rater.load_state_dict(load_file(path / "rater.safetensors"))
-        return cls(rater, tokenizer, encoder, device=device)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The frozen tokenizer."""
-        return self._tokenizer
-
-    @property
-    def image_side(self) -> int:
-        """Side in pixels to which images may be decoded without loss."""
-        return self._tokenizer.config.resolution
-
-    @property
-    def device(self) -> str:
-        """Where the forward runs; part of a score's provenance."""
-        return self._device.type
-
-    @property
-    def dtype(self) -> str:
-        """Number format of the rater's forward; part of a score's provenance."""
-        return "bfloat16" if self.device == "cuda" else "float32"
-
-    @property
-    def n_threads(self) -> int:
-        """How many batches may be rated at a time: one a core, or two on a GPU, where one is copied while one is computed."""
-        return 2 if self.device == "cuda" else min(n_own_cores(), _MAX_THREADS)
-
-    def make_buffer(self) -> ImageArray:
-        """Return pixels of a batch; page-locked where they are to be copied to a GPU."""
-        shape = (self.batch, self.image_side, self.image_side, 3)
-        return torch.zeros(shape, dtype=torch.uint8, pin_memory=self.device == "cuda").numpy()
-
-    @torch.inference_mode()
-    def score(self, image_NHWC: ImageArray, captions: list[str]) -> Float32[np.ndarray, " N"]:
-        """Score pairs: the instance logit of each; higher is worth more."""
-        samples = Samples(image_NHWC, captions)
-        parts = []
-        for start in range(0, len(samples), self.batch):
-            image_BHWC = samples.image_NHWC[start : start + self.batch]
-            padding = ((0, self.batch - len(image_BHWC)), (0, 0), (0, 0), (0, 0))
-            parts.append(self.score_batch(np.pad(image_BHWC, padding), samples.captions[start : start + self.batch]))
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-    @torch.inference_mode()
-    def score_batch(self, image_BHWC: ImageArray, captions: list[str]) -> Float32[np.ndarray, " P"]:
-        """Score one batch of the fixed shape, of which as many pairs count as there are captions.
-
-        Threads may call it at a time; on a GPU each has a stream of its own.
-        """
-        with self._own_stream():
-            text = self._encoder.encode([*captions, *[""] * (self.batch - len(captions))]).to(self._device)
-            tokens = self._tokenizer.tokens(self._tokenizer.encode(image_BHWC))
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-                score_B = self._rater.score(tokens, text)
-            return score_B[: len(captions)].float().numpy(force=True)
-
-    def _own_stream(self) -> AbstractContextManager[object]:
-        if self.device != "cuda":
-            return nullcontext()
-        if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(self._local.stream)
-
-
 _TASK_BYTES = 1 << 24
-"""Most encoded bytes of a task of several pictures: what a worker holds is bounded by it, or by one large picture."""
-
-
-class PendingShard:
-    """A claimed shard and its unscored pairs, each pair once, whatever number of locations it has in the shard.
-
-    Args:
-        claimed: The shard and its lease.
-        rows: Locations of unscored pairs, as `ledger.read_unscored_pairs` gives them.
-        has_heuristics: Whether pictures that were never measured are to be.
-    """
-
-    def __init__(self, claimed: ClaimedShard, rows: Sequence[AnyRow], *, has_heuristics: bool) -> None:
-        self.claimed = claimed
-        self._rows = rows
-        self.sample_id_N, first_N = np.unique(np.array([row.sample_id for row in rows], np.int64), return_index=True)
-        # In the tar's order, so that it is read from its beginning to its end.
-        order_N = np.argsort(first_N)
-        self.sample_id_N = self.sample_id_N[order_N]
-        samples = [rows[at] for at in first_N[order_N]]
-        self.captions = [sample.caption for sample in samples]
-        self._image_hashes = [bytes(sample.image_hash) for sample in samples]
-        self._ranges = [(sample.byte_offset, sample.size_bytes) for sample in samples]
-        self._is_measured = [has_heuristics and not sample.is_measured for sample in samples]
-        if any(offset is None for offset, _ in self._ranges):
-            raise DataError(
-                f"A record of shard {self.uri} has no picture among its members: its row was changed by hand."
-            )
-        self.score_N = np.full(len(samples), np.nan, np.float32)
-        self.measure_NM = np.full((len(samples), len(MEASURES)), np.nan, np.float32)
-        self._bad: dict[int, tuple[Reason, str]] = {}
-        self.error: DataError | None = None
-        """Why the shard cannot be read; it is complete then, and nothing of it is stored."""
-        self._n_left = len(samples)
-        self._lock = threading.Lock()
-
-    @property
-    def uri(self) -> str:
-        """Where the tar lies."""
-        return join_uri(self.claimed.shard.root_uri, self.claimed.shard.uri)
-
-    @property
-    def n_samples(self) -> int:
-        """How many pairs are to be scored."""
-        return len(self.captions)
-
-    def tasks(self, side: int) -> Iterator[tuple[int, DecodeTask]]:
-        """Cut the pairs into decode tasks; yield each with the place of its first pair."""
-        start = 0
-        while start < self.n_samples:
-            stop, n_bytes = start + 1, self._ranges[start][1]
-            while stop < min(self.n_samples, start + TASK_IMAGES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
-                n_bytes += self._ranges[stop][1]
-                stop += 1
-            part = slice(start, stop)
-            yield (
-                start,
-                DecodeTask(self.uri, self._ranges[part], self._image_hashes[part], side, self._is_measured[part]),
-            )
-            start = stop
-
-    def set_aside(self, at: int, reason: Reason, detail: str) -> None:
-        """Note that a pair cannot be scored."""
-        self._bad[at] = (reason, detail)
-
-    def store_scores(self, at_B: NDArray[np.int64], score_B: NDArray[np.float32], rater_name: str) -> None:
-        """Keep scores; one that is no finite number sets its pair aside."""
-        self.score_N[at_B] = score_B
-        for at in at_B[~np.isfinite(score_B)]:
-            self.set_aside(int(at), Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {self.score_N[at]}")
-
-    def settle(self, n_samples: int) -> bool:
-        """Count pairs that are scored or set aside; true when these were the last."""
-        with self._lock:
-            self._n_left -= n_samples
-            return self._n_left == 0
-
-    def outcome(self) -> ShardOutcome:
-        """Return what is to be stored."""
-        is_scored_N = np.ones(self.n_samples, np.bool_)
-        is_scored_N[list(self._bad)] = False
-        is_measured_N = ~np.isnan(self.measure_NM).any(1)
-        return ShardOutcome(
-            self.sample_id_N[is_scored_N], self.score_N[is_scored_N],
-            self.sample_id_N[is_measured_N], self.measure_NM[is_measured_N], self._faults(),
-        )  # fmt: skip
-
-    def _faults(self) -> list[Fault]:
-        """Return one fault for each location of a bad pair."""
-        if not self._bad:
-            return []
-        rows_of: dict[int, list[AnyRow]] = defaultdict(list)
-        for row in self._rows:
-            rows_of[row.sample_id].append(row)
-        return [
-            make_fault(row.ordinal, row.key, *self._bad[at])
-            for at in sorted(self._bad)
-            for row in rows_of[int(self.sample_id_N[at])]
-        ]
-
-
-@dataclass(slots=True)
-class ScoreBatch:
-    """Pixels of `shape` and as many captions as pairs are in it; where each pair belongs."""
-
-    image_BHWC: NDArray[np.uint8]
-    captions: list[str] = field(default_factory=list)
-    parts: list[tuple[PendingShard, NDArray[np.int64]]] = field(default_factory=list)
-
-    @property
-    def n_free(self) -> int:
-        """How many more pairs fit."""
-        return len(self.image_BHWC) - len(self.captions)
-
-    def take(self, shard: PendingShard, at_P: NDArray[np.int64], image_PHWC: NDArray[np.uint8]) -> int:
-        """Copy as many pairs as fit; return how many."""
-        start, n_taken = len(self.captions), min(self.n_free, len(at_P))
-        self.image_BHWC[start : start + n_taken] = image_PHWC[:n_taken]
-        self.captions += [shard.captions[at] for at in at_P[:n_taken]]
-        self.parts.append((shard, at_P[:n_taken]))
-        return n_taken
-
-    def clear(self) -> None:
-        """Forget the pairs."""
-        self.captions, self.parts = [], []
-
-
+"""Most encoded bytes of a task of several images: it bounds what a worker holds, unless one image alone is larger."""
 MAX_OPEN_SHARDS = 128
-"""Shards that may be under way: each holds a lease."""
-Claim = Callable[[], PendingShard | None]
-Commit = Callable[[PendingShard], None]
-
-
-class BatchScorer(Protocol):
-    """What rates: batches of one shape, from several threads at a time."""
-
-    @property
-    def n_threads(self) -> int:
-        """How many threads may rate at a time."""
-        ...
-
-    @property
-    def image_side(self) -> int:
-        """Side in pixels of the pictures."""
-        ...
-
-    def make_buffer(self) -> NDArray[np.uint8]:
-        """Return pixels of the batch's shape."""
-        ...
-
-    def score_batch(self, image_BHWC: NDArray[np.uint8], captions: list[str]) -> NDArray[np.float32]:
-        """Return a score for each caption and the picture in its place."""
-        ...
+"""Shards that may be claimed at a time: each holds a lease."""
+Claim = Callable[[], "PendingShard | None"]
+Commit = Callable[["PendingShard"], None]
 
 
 class ScoringPipeline:
-    """Takes shards from `claim`, scores their pairs, and gives each complete shard to `commit`.
+    """Takes shards from `claim`, scores their samples, and passes each complete shard to `commit`.
 
     Args:
         scorer: Rates batches.
-        decoders: Decode pictures; closed at the end.
-        commit: Stores a complete shard, or gives back one that could not be read (its `error`); called in one thread, in the order in
-            which shards are completed.
-        rater_name: For the text of faults.
+        decoders: Decode images; closed at the end.
+        commit: Stores a complete shard, or releases one that could not be read (its `error`); called in one thread, in the order
+            in which shards are completed.
+        rater_name: Named in the details of quarantined samples.
     """
 
     def __init__(self, scorer: BatchScorer, decoders: Decoders, commit: Commit, *, rater_name: str) -> None:
@@ -334,11 +91,11 @@ class ScoringPipeline:
         self._decoders.close()
 
     def await_ready(self) -> None:
-        """Wait until the decoders stand."""
+        """Block until the decoders are ready. Only benchmarks need it, before they start timing."""
         self._decoders.await_ready()
 
     def run(self, claim: Claim) -> None:
-        """Score shards until `claim` returns none; every one that was claimed is committed then."""
+        """Score shards until `claim` returns None; every claimed shard is committed on return."""
         coming = self._claiming.submit(claim)
         while (shard := coming.result()) is not None:
             coming = self._claiming.submit(claim)
@@ -364,21 +121,21 @@ class ScoringPipeline:
             self._take(part)
 
     def _take(self, part: DecodedPart) -> None:
-        """Note a part's faults and measures, and fill its good pictures into batches."""
+        """Record a part's faults and measures, and copy its good images into batches."""
         shard, first = part.ticket
         if part.error is not None:
             shard.error = part.error
             self._settle(shard, part.n_images)
             return
         first += part.first
-        decoded, n_pictures = part.decoded, len(part.image_BHWC)
+        decoded, n_images = part.decoded, len(part.image_BHWC)
         for at, (reason, detail) in decoded.faults.items():
-            shard.set_aside(first + at, reason, detail)
+            shard.quarantine(first + at, reason, detail)
         if decoded.measure_BM is not None:
-            shard.measure_NM[first : first + n_pictures] = decoded.measure_BM
+            shard.measure_NM[first : first + n_images] = decoded.measure_BM
         if decoded.faults:
             self._settle(shard, len(decoded.faults))
-        good_P = np.delete(np.arange(n_pictures), list(decoded.faults))
+        good_P = np.delete(np.arange(n_images), list(decoded.faults))
         image_PHWC = part.image_BHWC[good_P] if decoded.faults else part.image_BHWC
         while len(good_P):
             n_taken = self._batch.take(shard, first + good_P, image_PHWC)
@@ -420,7 +177,7 @@ class ScoringPipeline:
             self._n_open -= 1
 
     def _drain(self) -> None:
-        """Finish everything that is under way; the last batch is padded."""
+        """Finish all decoding, rating and committing; the last batch is padded."""
         while not self._decoders.is_idle():
             self._collect()
         if self._batch.captions:
@@ -430,3 +187,248 @@ class ScoringPipeline:
         while self._commits:
             self._commits[0].result()
             self._check_commits()
+
+
+class PendingShard:
+    """A claimed shard and its unscored samples, each once however many locations it has in the shard.
+
+    Args:
+        claimed: The shard and its lease.
+        rows: Locations of unscored samples, from `ledger.read_unscored_pairs`.
+        has_heuristics: Also measure images that were never measured.
+    """
+
+    def __init__(self, claimed: ClaimedShard, rows: Sequence[AnyRow], *, has_heuristics: bool) -> None:
+        self.claimed = claimed
+        self._rows = rows
+        self.sample_id_N, first_N = np.unique(np.array([row.sample_id for row in rows], np.int64), return_index=True)
+        # In the tar's order, so that the tar is read sequentially.
+        order_N = np.argsort(first_N)
+        self.sample_id_N = self.sample_id_N[order_N]
+        samples = [rows[at] for at in first_N[order_N]]
+        self.captions = [sample.caption for sample in samples]
+        self._image_hashes = [bytes(sample.image_hash) for sample in samples]
+        self._ranges = [(sample.byte_offset, sample.size_bytes) for sample in samples]
+        self._is_measured = [has_heuristics and not sample.is_measured for sample in samples]
+        if any(offset is None for offset, _ in self._ranges):
+            raise DataError(
+                f"A record of shard {self.uri} has no image among its files. Its row was changed by hand: restore it, or retire the shard."
+            )
+        self.score_N = np.full(len(samples), np.nan, np.float32)
+        self.measure_NM = np.full((len(samples), len(MEASURES)), np.nan, np.float32)
+        self._bad: dict[int, tuple[Reason, str]] = {}
+        self.error: DataError | None = None
+        """Why the shard cannot be read. Such a shard is complete, and none of its scores are stored."""
+        self._n_left = len(samples)
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        """URI of the tar."""
+        return join_uri(self.claimed.shard.root_uri, self.claimed.shard.uri)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples to score."""
+        return len(self.captions)
+
+    def tasks(self, side: int) -> Iterator[tuple[int, DecodeTask]]:
+        """Split the samples into decode tasks; yield each with the index of its first sample."""
+        start = 0
+        while start < self.n_samples:
+            stop, n_bytes = start + 1, self._ranges[start][1]
+            while stop < min(self.n_samples, start + TASK_IMAGES) and n_bytes + self._ranges[stop][1] <= _TASK_BYTES:
+                n_bytes += self._ranges[stop][1]
+                stop += 1
+            part = slice(start, stop)
+            yield (
+                start,
+                DecodeTask(self.uri, self._ranges[part], self._image_hashes[part], side, self._is_measured[part]),
+            )
+            start = stop
+
+    def quarantine(self, at: int, reason: Reason, detail: str) -> None:
+        """Quarantine a sample that cannot be scored."""
+        self._bad[at] = (reason, detail)
+
+    def store_scores(self, at_B: NDArray[np.int64], score_B: NDArray[np.float32], rater_name: str) -> None:
+        """Keep scores; a sample whose score is not finite is quarantined."""
+        self.score_N[at_B] = score_B
+        for at in at_B[~np.isfinite(score_B)]:
+            self.quarantine(int(at), Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {self.score_N[at]}")
+
+    def settle(self, n_samples: int) -> bool:
+        """Count samples that are scored or quarantined; return whether these were the last."""
+        with self._lock:
+            self._n_left -= n_samples
+            return self._n_left == 0
+
+    def outcome(self) -> ShardOutcome:
+        """Return what `commit` stores."""
+        is_scored_N = np.ones(self.n_samples, np.bool_)
+        is_scored_N[list(self._bad)] = False
+        is_measured_N = ~np.isnan(self.measure_NM).any(1)
+        return ShardOutcome(
+            self.sample_id_N[is_scored_N], self.score_N[is_scored_N],
+            self.sample_id_N[is_measured_N], self.measure_NM[is_measured_N], self._faults(),
+        )  # fmt: skip
+
+    def _faults(self) -> list[Fault]:
+        """Return one fault for each location of a quarantined sample."""
+        if not self._bad:
+            return []
+        rows_of: dict[int, list[AnyRow]] = defaultdict(list)
+        for row in self._rows:
+            rows_of[row.sample_id].append(row)
+        return [
+            make_fault(row.ordinal, row.key, *self._bad[at])
+            for at in sorted(self._bad)
+            for row in rows_of[int(self.sample_id_N[at])]
+        ]
+
+
+@dataclass(slots=True)
+class ScoreBatch:
+    """A batch that is being filled: images, captions, and the shard and index that each score belongs to."""
+
+    image_BHWC: NDArray[np.uint8]
+    captions: list[str] = field(default_factory=list)
+    parts: list[tuple[PendingShard, NDArray[np.int64]]] = field(default_factory=list)
+
+    @property
+    def n_free(self) -> int:
+        """How many more samples fit."""
+        return len(self.image_BHWC) - len(self.captions)
+
+    def take(self, shard: PendingShard, at_P: NDArray[np.int64], image_PHWC: NDArray[np.uint8]) -> int:
+        """Copy as many samples as fit; return how many."""
+        start, n_taken = len(self.captions), min(self.n_free, len(at_P))
+        self.image_BHWC[start : start + n_taken] = image_PHWC[:n_taken]
+        self.captions += [shard.captions[at] for at in at_P[:n_taken]]
+        self.parts.append((shard, at_P[:n_taken]))
+        return n_taken
+
+    def clear(self) -> None:
+        """Empty the batch; its pixels are overwritten."""
+        self.captions, self.parts = [], []
+
+
+class BatchScorer(Protocol):
+    """What the pipeline needs of a scorer: it rates batches of one shape, from several threads at a time."""
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads may rate at a time."""
+        ...
+
+    @property
+    def image_side(self) -> int:
+        """Side of the images in pixels."""
+        ...
+
+    def make_buffer(self) -> NDArray[np.uint8]:
+        """Allocate the pixels of one batch."""
+        ...
+
+    def score_batch(self, image_BHWC: NDArray[np.uint8], captions: list[str]) -> NDArray[np.float32]:
+        """Return the score of each caption with the image at its index."""
+        ...
+
+
+class Scorer:
+    """A rater with its frozen encoders, in eval mode: fp32 on a CPU, bf16 for the rater alone on a GPU.
+
+    Args:
+        rater: The trained rater.
+        tokenizer: Its image tokenizer, always in fp32: a flipped code would be another image.
+        encoder: Its text encoder.
+        device: Where the forward runs.
+        batch: Samples of every forward, padded where there are fewer: kernels depend on the shape, scores must not.
+    """
+
+    def __init__(
+        self,
+        rater: SampleRater,
+        tokenizer: Tokenizer,
+        encoder: TextEncoder,
+        *,
+        device: torch.device | None = None,
+        batch: int = ENCODE_BATCH,
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self._rater, self._tokenizer = rater.eval().to(self._device), tokenizer.to(self._device)
+        self._encoder, self.batch = encoder, batch
+        self._local = threading.local()
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | None = None) -> "Scorer":
+        """Load a rater from the folder that `train_rater` wrote."""
+        config = RaterTrainingConfig.from_stored(read_json(path / "config.json"))
+        tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
+        device = device or torch.device("cpu")
+        encoder = load_text_encoder(config.text_encoder, str(device))
+        size = config.rater(tokenizer.config, encoder.dim)
+        rater = make_scoring_rater(config, size)
+        rater.load_state_dict(load_file(path / "rater.safetensors"))
+        return cls(rater, tokenizer, encoder, device=device)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The frozen tokenizer."""
+        return self._tokenizer
+
+    @property
+    def image_side(self) -> int:
+        """Side in pixels at which the tokenizer reads images."""
+        return self._tokenizer.config.resolution
+
+    @property
+    def device(self) -> str:
+        """Device type of the forward; part of a score's provenance."""
+        return self._device.type
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the rater's forward; part of a score's provenance."""
+        return "bfloat16" if self.device == "cuda" else "float32"
+
+    @property
+    def n_threads(self) -> int:
+        """Batches rated at a time: one per core, or two on a GPU, where one is copied while the other is computed."""
+        return 2 if self.device == "cuda" else min(n_own_cores(), _MAX_THREADS)
+
+    def make_buffer(self) -> ImageArray:
+        """Allocate the pixels of one batch; page-locked where they are copied to a GPU."""
+        shape = (self.batch, self.image_side, self.image_side, 3)
+        return torch.zeros(shape, dtype=torch.uint8, pin_memory=self.device == "cuda").numpy()
+
+    @torch.inference_mode()
+    def score(self, image_NHWC: ImageArray, captions: list[str]) -> Float32[np.ndarray, " N"]:
+        """Return each sample's instance logit; a higher score is a better sample."""
+        samples = Samples(image_NHWC, captions)
+        parts = []
+        for start in range(0, len(samples), self.batch):
+            image_BHWC = samples.image_NHWC[start : start + self.batch]
+            padding = ((0, self.batch - len(image_BHWC)), (0, 0), (0, 0), (0, 0))
+            parts.append(self.score_batch(np.pad(image_BHWC, padding), samples.captions[start : start + self.batch]))
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    @torch.inference_mode()
+    def score_batch(self, image_BHWC: ImageArray, captions: list[str]) -> Float32[np.ndarray, " P"]:
+        """Score one batch of the fixed shape; rows beyond the captions are padding.
+
+        Several threads may call it at a time; on a GPU each has its own CUDA stream.
+        """
+        with self._own_stream():
+            text = self._encoder.encode([*captions, *[""] * (self.batch - len(captions))]).to(self._device)
+            tokens = self._tokenizer.tokens(self._tokenizer.encode(image_BHWC))
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+                score_B = self._rater.score(tokens, text)
+            return score_B[: len(captions)].float().numpy(force=True)
+
+    def _own_stream(self) -> AbstractContextManager[object]:
+        if self.device != "cuda":
+            return nullcontext()
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._local.stream)
