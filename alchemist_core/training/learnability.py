@@ -1,4 +1,4 @@
-"""The scoring rule `learnability`: after the warm-up the proxy trains on validation data only. A sample's score is how much its loss fell."""
+"""The scoring rule `learnability`: after the warm-up the proxy trains on validation data only; a score is how far a loss fell."""
 
 import copy
 from collections.abc import Sequence

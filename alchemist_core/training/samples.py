@@ -40,7 +40,7 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
-        """Yield the images of some samples in chunks, in any order, each chunk with its indices; images that cannot be decoded are left out."""
+        """Yield the images of some samples in chunks, each with its indices; images that cannot be decoded are left out."""
         ...
 
 

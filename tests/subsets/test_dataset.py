@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import alchemist_core.data
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -140,7 +140,7 @@ def test_pairs_of_which_none_can_be_decoded_are_not_encoded(
             yield from ()
 
     broken = Broken(pairs.image_NHWC, pairs.captions, pairs.image_keys)
-    with pytest.raises(DataError, match="none of 200 pictures can be decoded"):
+    with pytest.raises(DataError, match="None of 200 images can be decoded"):
         encode_samples(broken, tokenizer, CountingEncoder(), cache=tmp_path)
 
 
