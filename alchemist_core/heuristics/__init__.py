@@ -1,1 +1,1 @@
-"""Numbers about a picture that need no rater: image in, number out. Pure numpy; each value is of one picture alone."""
+"""Scores of an image that need no rater. Pure numpy; each value depends on one image only."""

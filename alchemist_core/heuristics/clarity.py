@@ -1,6 +1,6 @@
-"""How sharp a picture is.
+"""How sharp an image is.
 
-Letters: B pictures · H W luma.
+Letters: B images · H W luma.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def clarity(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     level = luma_BHW.astype(np.int16)
     around = level[:, :-2, 1:-1] + level[:, 2:, 1:-1] + level[:, 1:-1, :-2] + level[:, 1:-1, 2:]
-    # Whole numbers until the end: sums of them are exact, so that no order of adding can show.
+    # Integers until the end: their sums are exact in any order.
     edge = (around - 4 * level[:, 1:-1, 1:-1]).reshape(len(level), -1).astype(np.int32)
     n, total, squares = edge.shape[1], edge.sum(1, dtype=np.int64), (edge * edge).sum(1, dtype=np.int64)
     variance_B: NDArray[np.float32] = ((n * squares - total * total) / (n * n)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""How full of edges a picture is.
+"""How full of edges an image is.
 
-Letters: B pictures · H W luma · L levels of edge strength.
+Letters: B images · H W luma · L levels of edge strength.
 """
 
 import numpy as np
@@ -10,10 +10,10 @@ N_LEVELS = 256
 
 
 def edge_density(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the share of interior pixels whose Sobel magnitude lies above Otsu's threshold; flat pictures have 0.
+    """Return the share of interior pixels whose Sobel magnitude lies above Otsu's threshold; flat images have 0.
 
     Source: Sobel's operator as in Gonzalez and Woods, Digital Image Processing; Otsu 1979, Eq. 18, on 256 levels up to the
-    picture's own greatest magnitude.
+    image's own greatest magnitude.
 
     >>> step = np.zeros((1, 8, 8), np.uint8)
     >>> step[:, :, 4:] = 200
@@ -21,9 +21,9 @@ def edge_density(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     0.333
     """
     level_BM = _strength_levels(luma_BHW)
-    n_pictures, n_pixels = level_BM.shape
-    place_BM = level_BM + N_LEVELS * np.arange(n_pictures)[:, None]
-    count_BL = np.bincount(place_BM.ravel(), minlength=n_pictures * N_LEVELS).reshape(n_pictures, N_LEVELS)
+    n_images, n_pixels = level_BM.shape
+    place_BM = level_BM + N_LEVELS * np.arange(n_images)[:, None]
+    count_BL = np.bincount(place_BM.ravel(), minlength=n_images * N_LEVELS).reshape(n_images, N_LEVELS)
     threshold_B = otsu_threshold(count_BL)
     above_B = n_pixels - np.take_along_axis(count_BL.cumsum(1), threshold_B[:, None], 1)[:, 0]
     share_B: NDArray[np.float32] = (above_B / n_pixels).astype(np.float32)
@@ -44,7 +44,7 @@ def otsu_threshold(count_BL: NDArray[np.int64]) -> NDArray[np.int64]:
     both_BL = weight_BL * (n_B1 - weight_BL)
     between_BL = (mean_B1 * weight_BL - moment_BL) ** 2 / np.where(both_BL > 0, both_BL, 1)
     best_B: NDArray[np.int64] = between_BL.argmax(1)
-    # One level only: nothing lies above it.
+    # With a single level nothing is above it.
     return np.where(between_BL.max(1) > 0, best_B, count_BL.shape[1] - 1)
 
 

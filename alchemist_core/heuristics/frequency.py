@@ -1,19 +1,19 @@
-"""How much of a picture is fine detail.
+"""How much of an image is fine detail.
 
-Letters: B pictures · H W luma.
+Letters: B images · H W luma.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 CUT_RATIO = 0.125
-"""Cycles per pixel at which detail begins to count as fine: a quarter of the highest frequency that pixels can hold."""
+"""Cycles per pixel above which detail counts as fine: a quarter of the Nyquist frequency."""
 
 
 def frequency(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the share of the spectrum's energy at frequencies above `CUT_RATIO`, the mean left out; flat pictures have 0.
+    """Return the share of the spectrum's energy at frequencies above `CUT_RATIO`, without the mean; flat images have 0.
 
-    Only the columns inside the radius are transformed: by Parseval what is not inside is outside.
+    Only the columns inside the radius are transformed; by Parseval the rest of the energy is outside.
 
     Source: Castleman 1996, Digital Image Processing, chapter 10 (energy by radius of the Fourier spectrum).
 
@@ -23,7 +23,7 @@ def frequency(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     height, width = luma_BHW.shape[1:]
     n_pixels = height * width
-    # Whole numbers until the end: sums of them are exact.
+    # Integers until the end: their sums are exact.
     sum_B = luma_BHW.sum((1, 2), dtype=np.int64)
     square_B = np.square(luma_BHW, dtype=np.uint16).sum((1, 2), dtype=np.int64)
     total_B = (n_pixels * square_B - sum_B * sum_B) / n_pixels

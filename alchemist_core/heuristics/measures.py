@@ -1,6 +1,6 @@
-"""The heuristics that every decoded picture gets, in the order in which they are stored.
+"""The heuristics of every decoded image, in the order in which they are stored.
 
-Letters: B pictures · H W luma · M measures.
+Letters: B images · H W luma · M measures.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from alchemist_core.heuristics.edges import edge_density
 from alchemist_core.heuristics.frequency import frequency
 
 LUMA_SIDE = 128
-"""Side in pixels at which all of them are defined: numbers of pictures of different sizes can be compared."""
+"""Side in pixels at which all heuristics are computed, so that images of different sizes can be compared."""
 MEASURES = {"clarity": clarity, "frequency": frequency, "edge_density": edge_density}
-# What one pass keeps in the processor's cache: pictures at a time.
+# Images per pass: as many as fit into the processor's cache.
 _BLOCK = 8
 
 
 def measure(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return every measure of every picture, one column each, in the order of `MEASURES`.
+    """Return every measure of every image, one column each, in the order of `MEASURES`.
 
     >>> measure(np.zeros((2, 16, 16), np.uint8)).shape
     (2, 3)

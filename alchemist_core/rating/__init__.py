@@ -1,1 +1,1 @@
-"""Rating: the paper's equations as pure functions, and the rater network. Tensors in, tensors out."""
+"""Rating: the paper's equations as pure functions, and the rater network. It takes tensors and returns tensors."""

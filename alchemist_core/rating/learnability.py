@@ -1,4 +1,4 @@
-"""Scores without a network that was trained to give them: what validation data alone taught a proxy about each pair.
+"""The scoring rule `learnability`: the score of a sample is how far validation data alone lowered its loss under a proxy.
 
 Letters: B samples in a batch.
 """
@@ -12,14 +12,14 @@ from alchemist_core.rating.rater import SampleRater
 
 
 class LearnabilityRater(SampleRater):
-    """Two copies of one proxy: as the warm-up left it, and after it went on with validation data alone.
+    """Two copies of one proxy: after the warm-up, and after further training on validation data only.
 
-    What it only half knows and learns from good data scores high; what is plain was known before, what is chaotic or mislabelled
-    stays unknown after: both score low. A model gives a loss for each sample.
+    A sample scores high if validation data taught the proxy to predict it. Plain samples score low, because their loss was low
+    before; chaotic or mislabelled samples score low, because their loss stays high. A model returns the loss of each sample.
 
     Source: Mindermann et al. 2022 (RHO-LOSS), Evans et al. 2024 (JEST).
-    Departs: theirs compare the model in training with one that never saw its data; here both begin as the warmed-up proxy, so
-    that their difference is what the validation data did and nothing else.
+    Departs: theirs compare the model in training with one that never saw its data. Here both start from the warmed-up proxy, so
+    that they differ by the validation data only.
     """
 
     def __init__(self, before: nn.Module, after: nn.Module) -> None:
@@ -27,6 +27,6 @@ class LearnabilityRater(SampleRater):
         self.before, self.after = before, after
 
     def score(self, tokens: Any, text: Any) -> Float[Tensor, " B"]:
-        """Score a batch, each pair on its own: by how many nats a token its loss fell."""
+        """Return how far each sample's loss fell, in nats per token; a sample's score does not depend on the batch composition."""
         fell_B: Tensor = self.before(tokens, text) - self.after(tokens, text)
         return fell_B.float()

@@ -1,6 +1,7 @@
-"""What the rater's heads descend: the regularised objectives, and the paper's bare one for comparison.
+"""The training loss of the rater: a regularised objective for each head, and the paper's own objective for comparison.
 
-Costs come in detached. A baseline that is not detached would make the whole gradient zero.
+A sample's cost is what its scoring rule gives (`rating.rules`): by default the advantage c = L(θ) − L(θ̂). Costs carry no gradient:
+with a gradient through the baseline the whole gradient would be zero.
 
 Letters: B samples in a batch.
 """
@@ -17,18 +18,18 @@ from alchemist_core.rating.weights import batch_weights, product_weights
 def instance_objective(
     score_B: Float[Tensor, " B"], cost_B: Float[Tensor, " B"], *, price: float, drift_price: float
 ) -> Float[Tensor, ""]:
-    """Give the weighted cost of a batch plus the price of weighing it unevenly.
+    """Return the weighted cost of a batch plus price × KL(W ‖ uniform).
 
-    At its minimum a score is −E[c | sample] / price, up to one constant: the expected advantage, in any company.
+    At its minimum a score is −E[c | sample] / price, up to one constant: the expected advantage, whatever the batch composition.
 
     Source: Alchemist Eq. 6.
-    Departs: the bare Σ c W has no minimum, it sharpens for ever; the Kullback-Leibler term gives it one.
+    Departs: Σ c W alone has no minimum, so its weights sharpen without end; the Kullback-Leibler term gives it one.
 
     Args:
         score_B: Instance logits, with gradient.
-        cost_B: c of each sample in nats.
-        price: Nats of cost that one nat of divergence from uniform weights must earn.
-        drift_price: Price of the mean logit's square, which only holds the free constant in place.
+        cost_B: Cost of each sample in nats.
+        price: Weight of KL(W ‖ uniform): the nats of cost that one nat of divergence must save.
+        drift_price: Weight of the squared mean logit, which only fixes the free constant.
     """
     log_weight_B = torch.log_softmax(score_B, 0)
     weight_B = log_weight_B.exp()
@@ -39,9 +40,9 @@ def instance_objective(
 def group_objective(
     group_logit: Float[Tensor, ""], batch_cost: Float[Tensor, ""], *, baseline: float, price: float
 ) -> Float[Tensor, ""]:
-    """Give the cost of trusting a batch, against its running mean, plus the price of being sure.
+    """Return the group-weighted cost of a batch above its running mean, plus price × KL(group weight ‖ ½).
 
-    At its minimum the group weight is σ(−(m − b) / price).
+    At its minimum the group weight is σ(−(batch_cost − baseline) / price).
 
     Source: Alchemist Eq. 10.
     Departs: the product of both heads collapses to 0 under Eq. 9, so the group head has an objective of its own.
@@ -56,7 +57,7 @@ def group_objective(
 def paper_objective(
     score_B: Float[Tensor, " B"], group_logit: Float[Tensor, ""], cost_B: Float[Tensor, " B"]
 ) -> Float[Tensor, ""]:
-    """Give the paper's own objective: the cost weighted by the product of both heads.
+    """Return the paper's own objective: the cost weighted by the product of both heads.
 
     Source: Alchemist Eq. 10.
     """
@@ -65,7 +66,7 @@ def paper_objective(
 
 
 def running_mean(mean: float, value: float, factor: float) -> float:
-    """Move a running mean one step: the past keeps `factor` of its say.
+    """Update a running mean by one value; the past keeps the weight `factor`.
 
     >>> running_mean(1.0, 0.0, 0.98)
     0.98
@@ -74,7 +75,7 @@ def running_mean(mean: float, value: float, factor: float) -> float:
 
 
 def sharpness_price(spread: float, *, price_ratio: float, price_floor: float) -> float:
-    """Set the price of uneven weights from the running spread of c, so that scores keep one scale as losses fall.
+    """Return the KL weight: proportional to the running spread of costs, so that scores keep their scale as losses fall.
 
     >>> sharpness_price(0.5, price_ratio=0.2, price_floor=1e-3)
     0.1

@@ -1,4 +1,4 @@
-"""What the two proxies descend. The models that make the losses are not known here.
+"""The training losses of the two proxies θ and θ̂, computed from each sample's loss.
 
 Letters: B samples in a batch · A samples in the validation batch.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def warmup_objective(loss_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Average the training losses uniformly, before any rater has a say.
+    """Average the training losses uniformly: the warm-up, before the rater weights samples.
 
     Source: Alchemist Eq. 4.
     """
@@ -23,23 +23,23 @@ def proxy_objective(
     penalty: float = 1.0,
     validation_share: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Add the re-weighted training loss to the validation loss: the step of θ.
+    """Add the re-weighted training loss to the validation loss: the training loss of θ.
 
     Source: Alchemist Eq. 5.
-    Departs: with a share of its own for validation data the step is SEAL's; the equation has 1.
+    Departs: `validation_share` is SEAL's; the equation has 1.
     """
     return validation_share * validation_loss_A.mean() + penalty * reference_objective(loss_B, weight_B)
 
 
 def seal_shares(epoch: int, *, decay: float = 0.03) -> tuple[float, float]:
-    """Share a proxy's step between validation and training data: all to the former at first, less with each epoch.
+    """Return the shares of validation and training data in a proxy's step: all validation at first, less with each epoch.
 
-    Source: SEAL (Shen et al. 2024), `upperlevel_weight`; the released Alchemist code trains so, which leaves its training
-    term at most .27 of a step in ten epochs.
+    Source: SEAL (Shen et al. 2024), `upperlevel_weight`; the released Alchemist code does this, so its training
+    term is at most 0.27 of a step within ten epochs.
 
     Args:
         epoch: Passes over the validation data so far, from 0.
-        decay: What the validation data lose with each.
+        decay: Decrease of the validation share per epoch.
 
     >>> tuple(round(share, 2) for share in seal_shares(9))
     (0.73, 0.27)
@@ -49,9 +49,9 @@ def seal_shares(epoch: int, *, decay: float = 0.03) -> tuple[float, float]:
 
 
 def reference_objective(loss_B: Float[Tensor, " B"], weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Weigh the training loss alone: the step of θ̂, which tracks the model that never sees validation data.
+    """Re-weight the training loss alone: the training loss of θ̂, the model that never sees validation data.
 
     Source: Alchemist Eq. 5.
-    Departs: the paper prints Eq. 4's uniform loss; its own text and the penalty method's derivation re-weigh it.
+    Departs: the paper prints Eq. 4's uniform loss; its text and the derivation of the penalty method re-weight it.
     """
     return (weight_B.detach() * loss_B).sum()

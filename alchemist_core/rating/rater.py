@@ -1,6 +1,6 @@
-"""The rater: a backbone that reads image and caption together, a head for each sample and one for each group of them.
+"""The rater: a backbone that reads image and caption together, a head that scores each sample, and a head for each group.
 
-It is handed its backbone and knows neither the models that value samples nor where its inputs come from.
+Its caller passes the backbone. The rater knows neither the proxies nor where its inputs come from.
 
 Letters: B samples in a batch · G softmax groups of a batch · S image tokens · E features.
 """
@@ -17,27 +17,27 @@ from alchemist_core.rating.config import RaterReading
 
 
 class SampleRater(nn.Module, ABC):
-    """What gives each pair one number, the same in any company; higher is worth more."""
+    """A network that gives each sample one score, whatever the batch composition; a higher score is a better sample."""
 
     @abstractmethod
     def score(self, tokens: Any, text: Any) -> Float[Tensor, " B"]:
-        """Score a batch, each pair on its own."""
+        """Return each sample's score."""
 
 
 class Rating(NamedTuple):
-    """What the rater says of a batch."""
+    """The rater's output for a batch."""
 
     score_B: Float[Tensor, " B"]
     """The instance logits: the score that is stored and ranked."""
     group_logit_G: Float[Tensor, " G"]
-    """Of each softmax group as a whole; never part of a score."""
+    """One logit for each softmax group; never part of a score."""
 
 
 class Rater(SampleRater):
-    """Scores pairs; heads in fp32 whatever the backbone computes in.
+    """Scores samples. The heads compute in fp32 whatever the backbone's number format is.
 
-    The backbone answers `matches(tokens, text)`, features of every image token that tell how it meets the caption, or
-    `hidden(input_BSD, text)`, what its last block gives.
+    The backbone has `matches(tokens, text)`, which returns how each image token matches the caption, or
+    `hidden(input_BSD, text)`, which returns the output of its last block.
     """
 
     backbone: Any
@@ -54,23 +54,23 @@ class Rater(SampleRater):
         self.group_head = _head(2 * width, hidden)
 
     def forward(self, tokens: Any, text: Any, n_groups: int = 1) -> Rating:
-        """Rate a batch: each sample by itself, and each of its equal parts by the mean and variance of its features."""
+        """Rate each sample on its own, and each of `n_groups` equal groups by the mean and variance of its features."""
         feature_BE = self.features(tokens, text)
-        # Detached: a property of the whole group must not shape what each sample is scored by.
+        # Detached, so that the group head does not train the features that scores are computed from.
         feature_GgE = feature_BE.detach().reshape(n_groups, -1, feature_BE.shape[1])
         group_G2E = torch.cat([feature_GgE.mean(1), feature_GgE.var(1, unbiased=False)], 1)
         with _full_precision(feature_BE):
             return Rating(self.instance_head(feature_BE).squeeze(-1), self.group_head(group_G2E).squeeze(-1))
 
     def score(self, tokens: Any, text: Any) -> Float[Tensor, " B"]:
-        """Score a batch, each pair on its own."""
+        """Return each sample's score."""
         feature_BE = self.features(tokens, text)
         with _full_precision(feature_BE):
             score_B: Tensor = self.instance_head(feature_BE).squeeze(-1)
         return score_B
 
     def features(self, tokens: Any, text: Any) -> Float[Tensor, "B E"]:
-        """Pool over the image tokens: one vector a pair, no other pair in it.
+        """Pool over the image tokens: one vector per sample, independent of all other samples.
 
         Source: Alchemist §3.2, the mean of the last block, for the reading `hidden`.
         """
@@ -87,7 +87,7 @@ def _full_precision(near: Tensor) -> torch.autocast:
 
 
 def _head(width: int, hidden: int, approximate: str = "none") -> nn.Sequential:
-    # The last layer starts at zero: every sample begins with the same score and every group with the same weight.
+    # The last layer starts at zero, so that all samples start with equal scores and all groups with equal weights.
     last = nn.Linear(hidden, 1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

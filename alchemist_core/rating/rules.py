@@ -1,4 +1,4 @@
-"""The two rules by which a sample is valued: c, one number a sample; low is good. Nothing here carries a gradient.
+"""The scoring rules `alignment` and `loss`: each gives a sample a cost, and a low cost is good. No cost carries a gradient.
 
 Letters: B samples in a batch.
 """
@@ -10,9 +10,10 @@ from alchemist_core.rating.config import RatingRule
 
 
 def alignment_cost(loss_B: Float[Tensor, " B"], reference_loss_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Compare a sample's loss under the proxy, which sees validation data, with that under the reference.
+    """Return the advantage c = L(θ) − L(θ̂): the loss under the proxy, which sees validation data, minus that under the reference.
 
-    Low where learning the validation data also taught the sample. The rater descends Σ c W, so its score rises there.
+    It is low where learning the validation data also taught the sample. The training loss of the rater is Σ c W, so the score is
+    high there.
 
     Source: Alchemist Eq. 6.
     """
@@ -20,7 +21,7 @@ def alignment_cost(loss_B: Float[Tensor, " B"], reference_loss_B: Float[Tensor, 
 
 
 def loss_cost(loss_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Take the proxy's loss alone: Eq. 6 where the reference's losses are equal within the batch.
+    """Return the proxy's loss. It equals Eq. 6 where the reference's losses are equal within the batch.
 
     Source: Alchemist Eq. 9.
     """
@@ -30,5 +31,5 @@ def loss_cost(loss_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 def sample_cost(
     rule: RatingRule, loss_B: Float[Tensor, " B"], reference_loss_B: Float[Tensor, " B"]
 ) -> Float[Tensor, " B"]:
-    """Value a batch by the rule that the run was given."""
+    """Return each sample's cost by the run's scoring rule."""
     return alignment_cost(loss_B, reference_loss_B) if rule is RatingRule.ALIGNMENT else loss_cost(loss_B)

@@ -1,4 +1,4 @@
-"""From logits to weights: within a batch, and with the group's own weight. What a weight is worth is not known here.
+"""From scores to weights: within a batch, and with the group's own weight; how uneven weights are.
 
 Letters: B samples in a batch.
 """
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def batch_weights(score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Weigh the samples of a batch by their scores; the weights sum to 1.
+    """Weight the samples of a batch by their scores; the weights sum to 1.
 
     Source: Alchemist Eq. 7.
-    Departs: the released code squashes by a sigmoid before and takes a second softmax after, which leaves every weight
-    within 5 % of uniform; one softmax of the plain logit is what the equation says.
+    Departs: the released code applies a sigmoid before and a second softmax after, which leaves every weight within 5% of
+    uniform. The equation has one softmax of the logit.
 
     >>> batch_weights(torch.zeros(4)).tolist()
     [0.25, 0.25, 0.25, 0.25]
@@ -22,11 +22,11 @@ def batch_weights(score_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 
 def product_weights(weight_B: Float[Tensor, " B"], group_weight: Float[Tensor, ""]) -> Float[Tensor, " B"]:
-    """Scale a batch's weights by what the group head thinks of the whole batch.
+    """Scale a batch's weights by its group weight.
 
     Source: Alchemist Eq. 10.
-    Departs: no further 1/N, because the weights already sum to 1; only the proxies' losses use the product, since the
-    rater's objective would drive it to 0 under Eq. 9.
+    Departs: no further 1/N, because the weights already sum to 1. Only the proxies' losses use the product, because the
+    training loss of the rater would drive it to 0 under Eq. 9.
 
     >>> product_weights(torch.tensor([0.5, 0.5]), torch.tensor(0.5)).tolist()
     [0.25, 0.25]
@@ -35,7 +35,7 @@ def product_weights(weight_B: Float[Tensor, " B"], group_weight: Float[Tensor, "
 
 
 def effective_sample_size(weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Count the equally weighted samples that would vary as much; B when uniform, 1 when one-hot.
+    """Return the number of equally weighted samples with the same variance: B if uniform, 1 if one-hot.
 
     Source: Kish 1965.
 
@@ -46,7 +46,7 @@ def effective_sample_size(weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
 
 
 def entropy(weight_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Give the entropy of a group's weights in nats: log B when uniform, 0 when one-hot.
+    """Return the entropy of a group's weights in nats: log B if uniform, 0 if one-hot.
 
     >>> round(entropy(torch.tensor([0.25] * 4)).item(), 6)
     1.386294

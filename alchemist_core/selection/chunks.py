@@ -1,6 +1,6 @@
-"""Work through long arrays piece by piece, on every core: pieces stay in the processor's cache, and memory stays bounded.
+"""Process long arrays in chunks on all cores: a chunk fits into the processor's cache, and memory stays bounded.
 
-Each piece is a pure function of its own elements, so neither their number nor that of the threads changes any result.
+The result of a chunk depends on its own elements only, so neither the number of chunks nor of threads changes a result.
 """
 
 import os
@@ -10,12 +10,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# At once, the temporaries of 30 million keys need 1.5 GiB.
+# Unchunked, the temporaries of 30 million keys need 1.5 GiB.
 CHUNK = 1 << 16
 
 
 def map_chunks(work: Callable[[slice], T], n: int) -> list[T]:
-    """Return what a function gives for each piece of n elements, in their order.
+    """Return a function's result for each chunk of n elements, in order.
 
     >>> map_chunks(lambda chunk: chunk.stop - chunk.start, 70_000)
     [65536, 4464]

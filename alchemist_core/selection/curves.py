@@ -1,6 +1,6 @@
-"""What a draw did to the distribution of ranks, beside what its strategy asked for: the figures of preview and report.
+"""The distribution of ranks that a selection has, compared with its strategy's target: for preview and report.
 
-Knows nothing of pages or files. Letters: N pairs of a pool, K kept, R bins of rank, G bins of a fine grid.
+Letters: N eligible samples, K selected, R bins of rank, G bins of a fine grid.
 """
 
 from dataclasses import dataclass
@@ -13,45 +13,45 @@ from alchemist_core.selection.chunks import map_chunks
 from alchemist_core.selection.keys import Reading
 from alchemist_core.selection.strategies import Strategy
 
-# Ranks are looked at on a grid this fine: the curve of 30 million pairs then costs one histogram.
+# Ranks are counted on a grid, so that the curve of 30 million samples costs one histogram.
 _GRID = 4_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectionCurve:
-    """Shares of a pool that are kept, by equal bins of rank from 0 (highest score) to 1."""
+    """Share of the eligible samples that are selected, by equal bins of rank from 0 (highest score) to 1."""
 
     n_pool: NDArray[np.int64]
     n_kept: NDArray[np.int64]
-    # The strategy's density scaled to the retention: above 1 where it wants more pairs than there are.
+    # The strategy's density scaled to the retention: above 1 where it asks for more samples than there are.
     target: NDArray[np.float64]
-    # What the draw gives on average: the target where that is small, never above 1.
+    # The average over seeds: close to the target where the target is small, never above 1.
     expected: NDArray[np.float64]
 
     @property
     def kept_share(self) -> NDArray[np.float64]:
-        """Return the realised share of each bin; 0 where the pool has no pair."""
+        """The selected share of each bin; 0 where the bin has no eligible sample."""
         return np.divide(self.n_kept, np.maximum(self.n_pool, 1), dtype=np.float64)
 
     @property
     def is_saturated(self) -> bool:
-        """Tell whether the retention is so large that the draw cannot follow the target (by more than a twentieth)."""
+        """Whether the retention is too large for the target: target and expectation differ by more than 0.05."""
         return self.largest_gap > 0.05
 
     @property
     def largest_gap(self) -> float:
-        """Return the largest difference between the shares that were asked for and those to be expected."""
+        """The largest difference between target and expected share."""
         return float(np.abs(self.target - self.expected).max(initial=0.0))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps of it."""
+        """Return the form that the store keeps."""
         shares = {name: np.round(getattr(self, name), 6).tolist() for name in ("target", "expected")}
         counts = {name: getattr(self, name).tolist() for name in ("n_pool", "n_kept")}
         return {**counts, **shares, "is_saturated": self.is_saturated}
 
 
 def read_curve(stored: dict[str, Any]) -> SelectionCurve:
-    """Return the curve that `as_json` gave."""
+    """Read a curve that `as_json` returned."""
     n_pool, n_kept = (np.array(stored[name], np.int64) for name in ("n_pool", "n_kept"))
     return SelectionCurve(n_pool, n_kept, *(np.array(stored[name], np.float64) for name in ("target", "expected")))
 
@@ -65,14 +65,14 @@ def selection_curve(
     is_open_N: NDArray[np.bool_] | None = None,
     n_bins: int = 40,
 ) -> SelectionCurve:
-    """Bin the ranks of a pool and of the members drawn from it, with the strategy's target and expectation.
+    """Bin the ranks of the eligible samples and of the members, with the strategy's target and expectation.
 
     Args:
-        rank_N: Ranks of the pool, 0 to 1.
-        member_K: Indices that were drawn.
-        strategy: What drew them.
-        reading: How it was drawn.
-        is_open_N: Pairs that could be drawn; none: all.
+        rank_N: Ranks of the eligible samples, 0 to 1.
+        member_K: Indices of the members.
+        strategy: Strategy of the selection.
+        reading: How p(rank) was read.
+        is_open_N: Samples that could be selected; None: all.
         n_bins: Bins of rank; must divide 4,000.
     """
     n_pool_G = count_ranks(rank_N, is_open_N)
@@ -86,7 +86,7 @@ def selection_curve(
 def inclusion_rate(
     weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], k: int, *, reading: Reading = "draws"
 ) -> float:
-    """Solve for t, by bisection, what makes k members expected.
+    """Return the t that gives k expected members, by bisection.
 
     Reading `draws`: Σ n (1 − exp(−t·weight)) = k; reading `inclusion`: Σ n min(1, t·weight) = k.
     """
@@ -103,7 +103,7 @@ def inclusion_rate(
 
 
 def count_ranks(rank_N: NDArray[np.float64], is_open_N: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """Count ranks by bins of a fine grid; rank 1 belongs to the last."""
+    """Count ranks in the bins of the fine grid; rank 1 belongs to the last bin."""
 
     def work(chunk: slice) -> NDArray[np.int64]:
         bin_N = np.minimum((np.asarray(rank_N[chunk]) * _GRID).astype(np.int64), _GRID - 1)
@@ -118,7 +118,7 @@ def count_ranks(rank_N: NDArray[np.float64], is_open_N: NDArray[np.bool_] | None
 
 
 def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bins: int) -> NDArray[np.float64]:
-    """Average shares over the pairs of each bin; 0 where it has none."""
+    """Average shares over the samples of each bin; 0 where it has none."""
     n_RG = n_pool_G.reshape(n_bins, -1)
     share_R: NDArray[np.float64] = (share_G.reshape(n_bins, -1) * n_RG).sum(axis=1) / np.maximum(n_RG.sum(axis=1), 1)
     return share_R
@@ -138,7 +138,7 @@ def _shares(
     rank_G = (np.arange(_GRID) + 0.5) / _GRID
     log_density_G = strategy.log_density(rank_G)
     if not strategy.is_drawn:
-        # In the order of rank each bin is kept whole until k is reached.
+        # Bins are selected whole in the order of rank until k is reached.
         wanted_G = np.where(log_density_G > -np.inf, n_pool_G, 0)
         open_G = np.clip(k - (np.cumsum(wanted_G) - wanted_G), 0, wanted_G)
         share_G = open_G / np.maximum(n_pool_G, 1)

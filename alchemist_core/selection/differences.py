@@ -1,7 +1,8 @@
-"""Why two draws have different members: each that left and each that joined, counted under the first reason that applies.
+"""Why two selections have different members: each sample that left or joined, with the first reason that applies.
 
-Knows arrays, no store: what is absent from an eligible set (taken down, held, not crawled yet) is left to the caller to name.
-Letters: N eligible pairs of one draw, M pairs that are looked for.
+A sample that is absent from an eligible set (taken down, held, not crawled yet) is reported as absent; the caller knows why.
+
+Letters: N eligible samples of one selection, M samples to find.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from alchemist_core.selection.exclusions import EXCLUSIONS, Exclusion
 
 
 class Reason(StrEnum):
-    """Why a pair is in one draw and not in the other, beside the words of selection/exclusions.py."""
+    """Why a sample is in one selection and not in the other, in addition to the reasons of `Exclusion`."""
 
     ABSENT = "absent"
     RANK_MOVED = "rank moved"
@@ -27,49 +28,49 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawSide:
-    """One draw over its eligible pairs, in the order of pair_hash."""
+    """One selection from its eligible samples, in the order of their hashes."""
 
     pair_hash_N32: NDArray[np.uint8]
     rank_N: NDArray[np.float64]
     key_N: NDArray[np.float64]
     is_member_N: NDArray[np.bool_]
-    # Why a pair could not be a member whatever its key, as a code of selection/exclusions.py; 0 where it could.
+    # The code of `Exclusion` that kept a sample out whatever its key; 0 if none.
     excluded_N: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moves:
-    """The pairs of one side that are no members of the other, and why: aligned."""
+    """The members of one side that are not members of the other, each with its reason."""
 
     index_M: NDArray[np.int64]
     reason_M: NDArray[np.object_]
 
     def counts(self) -> dict[str, int]:
-        """Count the reasons, the most frequent first; they add up to the pairs that moved."""
+        """Count the reasons, the most frequent first."""
         return dict(Counter(map(str, self.reason_M)).most_common())
 
 
 def find_leavers(before: DrawSide, after: DrawSide, is_kept_N: NDArray[np.bool_]) -> Moves:
-    """Return the members of `before` that are none of `after`, and why.
+    """Return the members of `before` that are not members of `after`, with reasons.
 
     Args:
-        before: The earlier draw.
-        after: The later draw.
-        is_kept_N: What the earlier draw would hold with the later one's k.
+        before: The earlier selection.
+        after: The later selection.
+        is_kept_N: Members that the earlier selection would have with the later one's k.
     """
     here_M, there_M = _unmatched_members(before, after)
     return Moves(here_M, _reasons(before, after, (here_M, there_M), ~is_kept_N[here_M]))
 
 
 def find_joiners(before: DrawSide, after: DrawSide, is_kept_N: NDArray[np.bool_]) -> Moves:
-    """Return the members of `after` that were none of `before`, and why; arguments as for `find_leavers`."""
+    """Return the members of `after` that are not members of `before`, with reasons; arguments as for `find_leavers`."""
     here_M, there_M = _unmatched_members(after, before)
     is_by_k_M = (there_M >= 0) & is_kept_N[there_M]
     return Moves(here_M, _reasons(after, before, (here_M, there_M), is_by_k_M))
 
 
 def locate(pair_hash_N32: NDArray[np.uint8], wanted_M32: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return where each pair stands among sorted ones; -1 where it does not.
+    """Return the index of each sample among sorted ones; -1 if it is not among them.
 
     >>> rows = np.zeros((2, 32), np.uint8); rows[1] = 7
     >>> locate(rows, rows[::-1]).tolist(), locate(rows[:1], rows).tolist()
@@ -83,12 +84,12 @@ def locate(pair_hash_N32: NDArray[np.uint8], wanted_M32: NDArray[np.uint8]) -> N
 
 
 def _as_words(pair_hash_N32: NDArray[np.uint8]) -> NDArray[Any]:
-    # 32 bytes as one value that sorts; trailing zeros, which numpy leaves out, are padded again where it compares.
+    # 32 bytes as one sortable value; numpy strips trailing zeros and pads them again when it compares.
     return np.ascontiguousarray(pair_hash_N32).view("S32").ravel()
 
 
 def _unmatched_members(here: DrawSide, there: DrawSide) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the members of one side that are none of the other: their indices here, and there (-1: absent)."""
+    """Return the members of one side that are not members of the other: their indices here, and there (-1: absent)."""
     member_M = np.flatnonzero(here.is_member_N)
     there_M = locate(there.pair_hash_N32, here.pair_hash_N32[member_M])
     is_both_M = (there_M >= 0) & there.is_member_N[there_M]
@@ -98,7 +99,7 @@ def _unmatched_members(here: DrawSide, there: DrawSide) -> tuple[NDArray[np.int6
 def _reasons(
     here: DrawSide, there: DrawSide, places: tuple[NDArray[np.int64], NDArray[np.int64]], is_by_k_M: NDArray[np.bool_]
 ) -> NDArray[np.object_]:
-    """Name what kept each pair out of `there`: the first that applies."""
+    """Return the first reason that kept each sample out of `there`."""
     here_M, there_M = places
     is_there_M = there_M >= 0
     excluded_M = there.excluded_N[there_M]

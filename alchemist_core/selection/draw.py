@@ -1,7 +1,9 @@
-"""The draw: exactly k distinct pairs by the k largest keys, log p(rank) + noise.
+"""Sampling of members: exactly k distinct samples, those with the k largest keys log p(rank) + noise.
 
-With Gumbel noise that is weighted sampling without replacement (Efraimidis, Spirakis 2006; Gumbel form: Kool et al. 2019); it needs no
-state between pairs, and a larger k only adds members. Knows nothing of files or the store. Letters: N pairs of a pool, K kept.
+With Gumbel noise this is weighted sampling without replacement (Efraimidis, Spirakis 2006; Gumbel form: Kool et al. 2019). It needs no
+state between samples, and a larger k only adds members.
+
+Letters: N eligible samples, K members.
 """
 
 import math
@@ -14,13 +16,13 @@ from alchemist_core.selection.chunks import map_chunks
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.strategies import Strategy
 
-# Keys of so many pairs, evenly spaced, tell where about the k-th largest of all is.
+# The keys of this many evenly spaced samples estimate the k-th largest key.
 _PROBE = 1 << 17
 _LOWEST = float(np.finfo(np.float64).min)
 
 
 def retention_to_k(retention: float, n: int) -> int:
-    """Return how many of n eligible pairs a retention keeps: the nearest whole number, the even one of two equally near.
+    """Return how many of n eligible samples a retention keeps: the nearest integer, and the even one of two equally near.
 
     >>> retention_to_k(0.2, 12_000)
     2400
@@ -29,12 +31,12 @@ def retention_to_k(retention: float, n: int) -> int:
 
 
 def k_to_retention(k: int, n: int) -> float:
-    """Return the largest retention, in four digits or more, that keeps no more than k of n: what a refusal names is itself accepted.
+    """Return the largest retention, with at least four digits, that keeps at most k of n: error messages name it, so it must be valid.
 
     >>> k_to_retention(749_999, 1_000_000), k_to_retention(29, 100), k_to_retention(7, 9_000_000)
     (0.7499, 0.29, 7.777e-07)
     """
-    # In whole numbers: 29 / 100 · 10,000 is a little less than 2,900.
+    # In integers, because 29 / 100 · 10,000 is slightly below 2,900 in floats.
     parts = 10_000
     while 0 < k * parts < 1_000 * n:
         parts *= 10
@@ -50,29 +52,29 @@ def draw_members(
     noise: Noise,
     is_open_N: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the indices of exactly k distinct pairs, ascending.
+    """Return the indices of exactly k distinct samples, ascending.
 
-    Equal keys (equal ranks, where nothing is drawn) go by pair hash, the smaller first; so any order of the same rows keeps
-    the same pairs. Only keys near or above the k-th largest are ever held: 100 million pairs stream through.
+    Of equal keys (equal ranks, for strategies without noise) the smaller hash comes first, so the order of the rows does not
+    matter. Only keys near or above the k-th largest are held in memory, so 100 million samples can be streamed.
 
     Args:
         rank_N: Ranks, 0 to 1.
-        pair_hash64_N: First 64 bits of the pairs' hashes.
-        k: How many to keep.
-        strategy: How much each rank is wanted.
-        noise: What makes it a draw.
-        is_open_N: Pairs that may be kept; none: all.
+        pair_hash64_N: First 64 bits of the samples' hashes.
+        k: Number of members.
+        strategy: Density p over ranks.
+        noise: Noise of each key, by seed.
+        is_open_N: Samples that may be selected; None: all.
 
     Raises:
-        ConfigError: Fewer than k pairs have p > 0; the message names the largest retention that can be had.
+        ConfigError: Fewer than k samples have p > 0; the message names the largest possible retention.
         DataError: A rank is NaN.
     """
     if len(rank_N) != len(pair_hash64_N):
-        raise DataError(f"{len(rank_N)} ranks do not belong to {len(pair_hash64_N)} pairs.")
+        raise DataError(f"{len(rank_N)} ranks do not belong to {len(pair_hash64_N)} samples.")
     keys = Keys(rank_N, pair_hash64_N, strategy, noise, is_open_N)
     candidate, key = keys.above(keys.bound(k))
     if len(candidate) < k:
-        # The probe misled (pairs in an order that has to do with their ranks), or there are not k at all.
+        # The estimate was too high (the order of the samples depends on their ranks), or fewer than k are possible.
         candidate, key = keys.above(_LOWEST)
     n_open = len(rank_N) if is_open_N is None else int(np.count_nonzero(is_open_N))
     require_possible(k, len(candidate), n_open, what=f"strategy {strategy.name}")
@@ -80,7 +82,7 @@ def draw_members(
 
 
 class Keys:
-    """The keys of a pool, made piece by piece when they are asked for."""
+    """The keys of the eligible samples, computed in chunks on demand."""
 
     def __init__(
         self,
@@ -94,15 +96,15 @@ class Keys:
         self._strategy, self._noise = strategy, noise
 
     def at(self, place: slice | NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the keys of some pairs; −∞ where a pair can never be kept.
+        """Return the keys of some samples; −∞ where a sample can never be selected.
 
         Raises:
             DataError: A rank is NaN.
         """
         rank_N = np.asarray(self._rank_N[place], np.float64)
-        # Asked of the ranks: a strategy that wants every rank alike would give NaN a key.
+        # Checked here, because the uniform strategy would give a NaN rank a key.
         if np.isnan(rank_N).any():
-            raise DataError("A rank is NaN: every eligible pair needs a finite score.")
+            raise DataError("A rank is NaN: every eligible sample needs a finite score.")
         key_N = self._strategy.log_density(rank_N)
         if self._strategy.is_drawn:
             key_N += self._noise.of(self._hash_N[place])
@@ -111,11 +113,11 @@ class Keys:
         return key_N
 
     def all(self) -> NDArray[np.float64]:
-        """Return every pair's key."""
+        """Return every sample's key."""
         return np.concatenate([np.empty(0), *map_chunks(self.at, len(self._rank_N))])
 
     def above(self, low: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the pairs whose keys are at least `low`, ascending, with their keys."""
+        """Return the indices of the samples whose keys are at least `low`, ascending, with their keys."""
 
         def work(chunk: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
             key_N = self.at(chunk)
@@ -129,7 +131,7 @@ class Keys:
         return np.concatenate(candidates), np.concatenate(keys)
 
     def bound(self, k: int) -> float:
-        """Return a key that, as a sample of the pool says, more than k pairs reach: six standard errors more."""
+        """Return a key that, by estimate, more than k samples reach: by six standard errors."""
         n = len(self._rank_N)
         if n <= 4 * _PROBE:
             return _LOWEST
@@ -142,7 +144,7 @@ class Keys:
 
 
 def largest(key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Return the places of the k largest keys, ascending; of equal ones those with the smaller pair hash.
+    """Return the indices of the k largest keys, ascending; of equal keys those with the smaller hash.
 
     >>> largest(np.array([1.0, 3.0, 1.0, 2.0]), np.array([5, 6, 4, 7]), 3).tolist()
     [1, 2, 3]
@@ -158,31 +160,31 @@ def largest(key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], k: int
 
 
 def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
-    """Refuse a k that cannot be had.
+    """Refuse a k that is not possible.
 
     Args:
-        k: How many are asked for.
-        n_possible: How many can be kept.
-        n: Eligible pairs, of which a retention is a share.
-        what: What keeps the others out, for the message.
+        k: Number of members asked for.
+        n_possible: Number of samples that can be selected.
+        n: Number of eligible samples, of which a retention is a share.
+        what: What excludes the others, for the message.
 
     Raises:
-        ConfigError: k is 0 or more than can be kept; the message names the bound.
+        ConfigError: k is 0, or more than can be selected; the message names the bound.
     """
     if n == 0:
-        raise ConfigError("No pair is eligible: score a shard, and let its night become selectable, before you select.")
+        raise ConfigError("No sample is eligible. Score a shard, and publish its night, before you select.")
     if n_possible == 0:
         raise ConfigError(
-            f"{what[0].upper()}{what[1:]} can keep none of {n:,} eligible pairs: every rank lies above its cut. Lower --drop-top-ratio or "
-            "--start-rank, or take another strategy."
+            f"{what[0].upper()}{what[1:]} can keep none of {n:,} eligible samples: every rank is above its cut. Lower --drop-top-ratio "
+            "or --start-rank, or take another strategy."
         )
     if k < 1:
         raise ConfigError(
-            f"This retention keeps none of {n:,} eligible pairs; the smallest that keeps one is {1 / n:.3g}."
+            f"This retention keeps none of {n:,} eligible samples. The smallest that keeps one is {1 / n:.3g}."
         )
     if k > n_possible:
         raise ConfigError(
-            f"{k:,} of {n:,} eligible pairs are asked for, and {what} can keep only {n_possible:,}: the largest possible "
+            f"{k:,} of {n:,} eligible samples are asked for, but {what} can keep only {n_possible:,}: the largest possible "
             f"retention is {_shown(k_to_retention(n_possible, n))}. Lower the retention, or take fewer with --allow-fewer."
         )
 
@@ -192,7 +194,7 @@ def _shown(retention: float) -> str:
 
 
 def count_possible(rank_N: NDArray[np.float64], strategy: Strategy, is_open_N: NDArray[np.bool_] | None = None) -> int:
-    """Count the pairs that a strategy can keep: open ones with p > 0."""
+    """Count the samples that a strategy can select: open ones with p > 0."""
 
     def work(chunk: slice) -> int:
         is_possible_N = strategy.log_density(np.asarray(rank_N[chunk], np.float64)) > -np.inf

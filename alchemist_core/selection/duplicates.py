@@ -1,7 +1,7 @@
-"""Which of several pictures that look alike is kept: the first seen, and every later one stands behind it.
+"""Which of several near-duplicates is kept: the sample seen first; every later one belongs to the group of that first sample.
 
-A pair joins the earliest first pair that it looks like, and never becomes one by way of a third: every member looks like its
-first pair, and no two first pairs look alike. Knows hashes and numbers, no store.
+A sample joins the group of the earliest first sample whose near-duplicate it is. Being a near-duplicate is not passed on: every
+member of a group is a near-duplicate of its first sample, and no two first samples are near-duplicates.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DISTANCE = 2
-"""Bits of 64 in which two perceptual hashes may differ; what three bands are sure to find."""
+"""Bits of 64 in which the perceptual hashes of near-duplicates may differ; an index of three bands finds all such pairs."""
 
 
 def hamming_distance(one: int, other: int) -> int:
@@ -24,25 +24,25 @@ def hamming_distance(one: int, other: int) -> int:
 
 
 def assign_firsts(same_as: Mapping[int, int], near: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """Return the first pair of every new pair that is not first itself.
+    """Return the first sample of every new sample that is not a first sample itself.
 
     Args:
-        same_as: For new pairs with the same bytes or the same hash as an earlier one: that one, or its first pair if it is old.
-        near: (new pair, earlier pair that looks like it); an old earlier pair is a first pair.
+        same_as: For new samples with the same bytes or hash as an earlier one: that one, or its first sample if it is old.
+        near: (new sample, earlier near-duplicate of it); an old earlier sample is a first sample.
 
     >>> assign_firsts({12: 11}, [(11, 5), (13, 12), (13, 4), (14, 13)])
     {11: 5, 12: 5, 13: 4}
     """
-    looks_like: dict[int, list[int]] = defaultdict(list)
+    near_of: dict[int, list[int]] = defaultdict(list)
     for new, earlier in near:
-        looks_like[new].append(earlier)
+        near_of[new].append(earlier)
     first_of: dict[int, int] = {}
-    # In the order in which they came: whoever is earlier has been decided.
-    for new in sorted(same_as.keys() | looks_like.keys()):
+    # In the order of arrival, so that earlier samples are already decided.
+    for new in sorted(same_as.keys() | near_of.keys()):
         if new in same_as:
             first_of[new] = first_of.get(same_as[new], same_as[new])
         else:
-            firsts = [earlier for earlier in looks_like[new] if earlier not in first_of]
+            firsts = [earlier for earlier in near_of[new] if earlier not in first_of]
             if firsts:
                 first_of[new] = min(firsts)
     return first_of
@@ -51,14 +51,14 @@ def assign_firsts(same_as: Mapping[int, int], near: Iterable[tuple[int, int]]) -
 def later_in_group(
     sample_id_N: NDArray[np.int64], first_id_N: NDArray[np.int64], is_open_N: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Return the places of pairs that stand behind another one of their group: all of a group but its first-seen one.
+    """Return the indices of samples that have an earlier one in their group: all of a group except the one seen first.
 
-    Where the first pair of a group may not be drawn (taken down, held, of another dataset), the next of its group stands for it.
+    If the first sample of a group may not be selected (taken down, held, of another dataset), the next one takes its place.
 
     Args:
-        sample_id_N: Numbers of the pairs, in the order in which they were first seen.
-        first_id_N: Number of the first pair of each one's group; 0 where it is in no group or is the first itself.
-        is_open_N: Pairs that may be drawn for all other reasons.
+        sample_id_N: Ids of the samples, in the order in which they were first seen.
+        first_id_N: Id of the first sample of each one's group; 0 if it is in no group or is the first itself.
+        is_open_N: Samples that may be selected as far as all other reasons allow.
 
     >>> later_in_group(np.array([1, 2, 3, 4]), np.array([0, 1, 9, 9]), np.ones(4, bool)).tolist()
     [1, 3]

@@ -1,4 +1,4 @@
-"""Why a pair may not be a member whatever its rank: one small code a pair."""
+"""Why a sample may not be a member whatever its rank: one small code per sample."""
 
 from enum import IntEnum
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class Exclusion(IntEnum):
-    """The first reason that applies; 0 is none. All but `CAP` are part of a snapshot, `CAP` is of one draw."""
+    """The first reason that applies; 0 is none. `CAP` belongs to one selection, all others to a snapshot."""
 
     CONTAMINATED = 1
     PREDICATE = 2
@@ -16,7 +16,7 @@ class Exclusion(IntEnum):
 
     @property
     def word(self) -> str:
-        """Return what people read."""
+        """The name that reports print."""
         return self.name.lower()
 
 
@@ -24,7 +24,7 @@ EXCLUSIONS = {int(reason): reason.word for reason in Exclusion}
 
 
 def count_exclusions(excluded_N: NDArray[np.uint8]) -> dict[str, int]:
-    """Count what was left out, by reason; reasons without a pair are not named.
+    """Count the excluded samples by reason; reasons without a sample are left out.
 
     >>> count_exclusions(np.array([0, 3, 3, 0, 4], np.uint8))
     {'duplicate': 2, 'cap': 1}

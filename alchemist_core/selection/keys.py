@@ -1,7 +1,9 @@
-"""Noise of the selection: a pure function of (use, seed, pair), the same in Python and in SQL, on every machine.
+"""Noise of the selection: a pure function of (use, seed, sample), equal in Python and in SQL, on every machine.
 
-Knows nothing of ranks or strategies. Works on the stored 64-bit prefix of a pair's hash, because hashing the text of 30
-million keys anew costs 11 s. `sql/functions/noise.sql` is the same function in SQL. Letters: N pairs of a dataset.
+It reads the stored 64-bit prefix of a sample's hash, because hashing 30 million keys again takes 11 s. `sql/functions/noise.sql` is
+the same function in SQL.
+
+Letters: N samples of a dataset.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ Reading = Literal["draws", "inclusion"]
 
 
 class Domain(IntEnum):
-    """One tag for every use of the hash, so that no two uses are ever correlated."""
+    """One tag for each use of the hash, so that no two uses are correlated."""
 
     SELECT = 1
     RANDOM_CONTROL = 2
@@ -26,11 +28,11 @@ class Domain(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What a draw adds to the log density of each pair.
+    """What is added to the log density of each sample.
 
-    Reading `draws` takes p(rank) as the chance of each draw, one after the other without replacement: Gumbel noise. Reading
-    `inclusion` takes it as the chance to be kept at all, π = min(1, c·p): the k largest p/u, of which exactly those above 1/c would be
-    kept if each pair were decided alone (sequential Poisson sampling, Ohlsson 1998).
+    Reading `draws` takes p(rank) as the probability of each of k successive draws without replacement: Gumbel noise. Reading
+    `inclusion` takes it as the probability to be selected at all, π = min(1, c·p): the k largest p/u, of which exactly those above 1/c
+    would be selected if each sample were decided alone (sequential Poisson sampling, Ohlsson 1998).
     """
 
     seed: int
@@ -38,7 +40,7 @@ class Noise:
     reading: Reading = "draws"
 
     def of(self, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the noise of each pair; the larger, the sooner it is kept.
+        """Return the noise of each sample; larger noise makes selection likelier.
 
         >>> bool(Noise(7, reading="inclusion").of(np.arange(3)).min() > 0)
         True
@@ -51,7 +53,7 @@ class Noise:
 
 
 def mix64(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Hash each pair to 64 well-mixed bits under one domain and seed.
+    """Hash each sample to 64 well-mixed bits under one domain and seed.
 
     finalise(finalise(finalise(domain) ^ seed) ^ pair_hash64), all modulo 2^64; a negative hash is its two's complement.
 
@@ -63,7 +65,7 @@ def mix64(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArra
 
 
 def uniform_noise(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Draw u = ((h >> 12) + ½)·2⁻⁵² for each pair: never 0, never 1.
+    """Return u = ((h >> 12) + ½)·2⁻⁵² for each sample: never 0, never 1.
 
     (h >> 11) with 53 bits could round to 1, and its Gumbel noise would be infinite.
     """
@@ -72,7 +74,7 @@ def uniform_noise(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -
 
 
 def gumbel_noise(domain: Domain, seed: int, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Draw standard Gumbel noise −log(−log u) for each pair.
+    """Return standard Gumbel noise −log(−log u) for each sample.
 
     numpy's log differs between processors by one unit in the last place: compare members, never these values.
     """

@@ -1,7 +1,8 @@
 """How many members each group gets: strata by Sainte-Laguë's divisors, and caps that hold at every size of the subset.
 
-Both only ever add when k grows, so that subsets stay nested; largest remainders do not. Knows counts and keys, no store.
-Letters: G groups, N pairs.
+When k grows, both only add members, so subsets stay nested; largest remainders do not.
+
+Letters: G groups, N samples.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from alchemist_core.selection.draw import largest
 
 
 def divide_seats(weight_G: Sequence[int], available_G: Sequence[int], k: int) -> list[int]:
-    """Divide k seats among groups by Sainte-Laguë: each seat goes to the largest weight / (2·seats + 1), while the group has pairs.
+    """Divide k seats among groups by Sainte-Laguë: a seat goes to the largest weight / (2·seats + 1) among groups with samples left.
 
     >>> divide_seats([53, 24, 23], [100, 100, 100], 7)
     [3, 2, 2]
@@ -22,9 +23,9 @@ def divide_seats(weight_G: Sequence[int], available_G: Sequence[int], k: int) ->
     [1, 3, 3]
 
     Args:
-        weight_G: What each group's share is in proportion to: its eligible pairs.
-        available_G: How many a group can give; a group that is used up leaves its seats to the others.
-        k: Seats; at most the sum of what is available.
+        weight_G: Eligible samples of each group; shares are proportional to it.
+        available_G: Samples that each group has; a group without samples left passes its seats to the others.
+        k: Seats; at most the sum of `available_G`.
     """
     low, high = 0.0, 1.0
     while high < 1e18 and sum(_seats(weight_G, available_G, high)) < k:
@@ -32,7 +33,7 @@ def divide_seats(weight_G: Sequence[int], available_G: Sequence[int], k: int) ->
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if sum(_seats(weight_G, available_G, middle)) <= k else (low, middle)
-    # A hair less, so that rounding gives nobody a seat too early; the last few are given one by one, by exact quotients.
+    # Slightly less, so that rounding assigns no seat too early; the last few seats are assigned by exact quotients.
     seat_G = _seats(weight_G, available_G, low * (1 - 1e-9))
     for _ in range(k - sum(seat_G)):
         open_G = [g for g, seats in enumerate(seat_G) if seats < available_G[g]]
@@ -46,15 +47,15 @@ def _seats(weight_G: Sequence[int], available_G: Sequence[int], divisor: float) 
 
 
 def largest_capped(available_G: NDArray[np.int64], max_share: float, n_free: int = 0) -> int:
-    """Return the largest subset in which no group has more than its share, met at every smaller size too.
+    """Return the size of the largest subset in which, at this and every smaller size, no group exceeds its share.
 
     >>> largest_capped(np.array([1000, 10, 10]), 0.5), largest_capped(np.array([1000, 10]), 0.3, n_free=40)
     (41, 72)
 
     Args:
-        available_G: How many pairs each capped group can give.
+        available_G: Samples of each capped group.
         max_share: Largest share of the subset, above 0.
-        n_free: Pairs that belong to no group and are not capped.
+        n_free: Samples that belong to no group and are not capped.
     """
     share = Fraction(str(max_share))
     low, high = 0, max(int(available_G.max(initial=0)), int((int(available_G.sum()) + n_free) * share)) + 1
@@ -62,7 +63,7 @@ def largest_capped(available_G: NDArray[np.int64], max_share: float, n_free: int
         middle = (low + high + 1) // 2
         is_reached = _n_under(available_G, middle, n_free) * share >= middle
         low, high = (middle, high) if is_reached else (low, middle - 1)
-    # Up to this limit there were enough at every size, and a little farther, by the rounding: until a limit ends too soon.
+    # Up to this limit every size has enough samples. Rounding allows a few more limits: advance until one has too few.
     while _n_under(available_G, low, n_free) >= int(low / share):
         low += 1
     return _n_under(available_G, low, n_free)
@@ -80,18 +81,18 @@ def draw_capped(
     k: int,
     max_share: float,
 ) -> NDArray[np.int64]:
-    """Return k places by their keys, of no group more than ceil(max_share·k); group 0 is not capped.
+    """Return the indices of k members by their keys, at most ceil(max_share·k) of one group; group 0 is not capped.
 
-    Members are taken one by one in the order of keys; a group that has its share of those taken so far waits until it has room. What is
-    taken stays, so a larger k only adds. Each time that the limit of all groups grows from u − 1 to u, at h = ⌊(u − 1) / share⌋
-    members, those waiting are served before it grows again; so the h best under the limit u − 1, and then the best under u, are what
-    that process takes.
+    The definition is sequential: members are taken in the order of keys, and a group that has its share of those taken so far waits
+    until it has room. Members stay, so a larger k only adds. When the limit of all groups grows from u − 1 to u, at
+    h = ⌊(u − 1) / share⌋ members, waiting samples come first. So the result is the h best under the limit u − 1, and then the best
+    under u.
 
     Args:
-        key_N: Keys of pairs that may be kept.
-        pair_hash64_N: Their hashes, which decide between equal keys.
+        key_N: Keys of the samples that may be selected.
+        pair_hash64_N: Their hashes, which order equal keys.
         group_N: Group of each.
-        k: How many; at most `largest_capped`.
+        k: Number of members; at most `largest_capped`.
         max_share: Largest share of any group.
     """
     share = Fraction(str(max_share))
@@ -114,7 +115,7 @@ def _best_under(
 def _place_in_group(
     key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], group_N: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return how many of its group come before each pair; −1 for group 0, which is never full."""
+    """Return how many of its group come before each sample; −1 for group 0, which is never full."""
     order_N = np.lexsort((pair_hash64_N, -key_N, group_N))
     sorted_N = group_N[order_N]
     is_first_N = np.append(True, sorted_N[1:] != sorted_N[:-1])[: len(sorted_N)]

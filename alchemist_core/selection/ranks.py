@@ -1,6 +1,6 @@
 """From scores to ranks: a frozen scale of (score, rank) knots, 0 = highest score.
 
-Knows nothing of a pair's identity, of strategies or of the store. Letters: N pairs of a dataset, M knots of a scale.
+Letters: N samples of a dataset, M knots of a scale.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.selection.chunks import map_chunks
 
 MAX_KNOTS = 65_536
-# Further than this from the cut, the pool has moved against its scale and `--rescale` is due.
+# If the share above the cut differs from the cut by more than this, scores have drifted and `--rescale` is due.
 MAX_CUT_DRIFT = 0.02
 
 
@@ -20,8 +20,8 @@ MAX_CUT_DRIFT = 0.02
 class RankScale:
     """A frozen reference distribution: scores strictly ascending, ranks strictly descending.
 
-    A rank is what `percent_rank() OVER (ORDER BY score DESC)` gives over the reference: the share of the other pairs that
-    have a higher score. It is exact at a knot, interpolated between knots, and clamped to 0 and 1 outside.
+    A rank is `percent_rank() OVER (ORDER BY score DESC)` over the reference: the share of the other samples that have a
+    higher score. It is exact at a knot, interpolated between knots, and clamped to 0 and 1 outside.
     """
 
     knot_scores: NDArray[np.float64]
@@ -39,11 +39,11 @@ class RankScale:
             raise DataError("The ranks of a rank scale must descend strictly within 1 and 0.")
 
     def is_same_as(self, other: "RankScale") -> bool:
-        """Tell whether another scale gives every score the same rank."""
+        """Return whether another scale gives every score the same rank."""
         return np.array_equal(self.knot_scores, other.knot_scores) and np.array_equal(self.knot_ranks, other.knot_ranks)
 
     def rank(self, score_N: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return each score's rank, by the four float64 operations that SQL's `rank_of` does too.
+        """Return each score's rank, by the same four float64 operations as SQL's `rank_of`.
 
         >>> RankScale(np.array([1.0, 3.0]), np.array([1.0, 0.0])).rank(np.array([0.0, 1.5, 3.0])).tolist()
         [1.0, 0.75, 0.0]
@@ -59,7 +59,7 @@ class RankScale:
     def _rank_chunk(self, score_N: NDArray[np.float64]) -> NDArray[np.float64]:
         scores, ranks = self.knot_scores, self.knot_ranks
         if not np.isfinite(score_N).all():
-            raise DataError("A score is NaN or infinite, so it has no rank: quarantine its pair.")
+            raise DataError("A score is NaN or infinite, so it has no rank. Quarantine its sample.")
         i = np.searchsorted(scores, score_N, side="right") - 1
         if scores.size > 1:
             low = np.clip(i, 0, scores.size - 2)
@@ -74,20 +74,20 @@ class RankScale:
 
 
 def fit_rank_scale(score_N: NDArray[np.floating], *, max_knots: int = MAX_KNOTS) -> RankScale:
-    """Freeze a reference distribution: a knot for every distinct score, or evenly spaced ones where there are more.
+    """Fit a scale to scores: a knot for every distinct score, or evenly spaced knots if there are too many.
 
     >>> fit_rank_scale(np.array([5.0, 1.0, 3.0])).knot_ranks.tolist()
     [1.0, 0.5, 0.0]
 
     Raises:
-        DataError: No scores, or one of them is not finite.
+        DataError: There are no scores, or one is not finite.
     """
     if len(score_N) == 0:
-        raise DataError("There is no score to fit a rank scale to: score at least one shard first.")
+        raise DataError("There is no score to fit a rank scale to. Score at least one shard first.")
     sorted_N = np.sort(score_N.astype(np.float64))
     if not np.isfinite(sorted_N).all():
-        raise DataError("A score is NaN or infinite: quarantine its pair before a rank scale is fitted.")
-    # A tie stands at its last pair: whatever comes after that scores higher.
+        raise DataError("A score is NaN or infinite. Quarantine its sample before a rank scale is fitted.")
+    # Equal scores share the position of the last one: all samples after it score higher.
     is_last_N = np.append(sorted_N[1:] != sorted_N[:-1], True)
     position_M = np.flatnonzero(is_last_N)
     if position_M.size > max_knots:
@@ -98,10 +98,10 @@ def fit_rank_scale(score_N: NDArray[np.floating], *, max_knots: int = MAX_KNOTS)
 
 
 def share_above_cut(rank_N: NDArray[np.float64], drop_top_ratio: float) -> float:
-    """Return the share of a pool that the head cut drops; on the scale's own reference it is the cut itself."""
+    """Return the share of the ranks below the drop-top ratio; on the scale's own reference it equals the ratio."""
     return float(np.count_nonzero(rank_N < drop_top_ratio) / max(len(rank_N), 1))
 
 
 def needs_rescale(rank_N: NDArray[np.float64], drop_top_ratio: float) -> bool:
-    """Tell whether the pool has moved so far against its scale that the head cut no longer cuts what it says."""
+    """Return whether scores have drifted so far that the drop-top ratio drops another share than it names."""
     return abs(share_above_cut(rank_N, drop_top_ratio) - drop_top_ratio) > MAX_CUT_DRIFT

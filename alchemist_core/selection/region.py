@@ -1,9 +1,10 @@
-"""The region probe's arithmetic: from what training on single bands of rank gave to the region that a draw should favour.
+"""Choosing the rank window: from the losses of training on single bands of rank to the window that a selection should favour.
 
-A draw with density π over rank is taken to gain ∫ v·π − λ·KL(π ‖ uniform) over a random draw of its size: what its ranks are worth,
-less the price of their sameness. v has mean 0, since a random draw gains nothing; so the bands alone tell both v and λ. Gains are
-logs of a loss's ratio to random's: what is learnt already cannot be learnt again, and a band that teaches nothing, with a loss ten
-times random's, would else be taken for the price of sameness. Knows nothing of training.
+The model: a selection with density π over rank gains ∫ v·π − λ·KL(π ‖ uniform) over a random selection of its size, where v is the
+value of a rank and λ the cost of homogeneity. v has mean 0, because a random selection gains nothing; so the bands alone determine
+v and λ. A gain is the log of random's loss over the selection's loss: a band that teaches nothing has a loss ten times random's, and
+without the log that loss would be attributed to λ.
+
 Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
 """
 
@@ -30,7 +31,7 @@ _SPREADS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What a draw favours: a Gaussian of rank behind a head that is cut."""
+    """A rank window: a Gaussian of rank above a drop-top ratio."""
 
     drop_top_ratio: float
     mean_rank: float
@@ -38,7 +39,7 @@ class Region:
 
     @property
     def strategy(self) -> ShiftGsample | Gsample:
-        """What draws by it; without a head cut that is Gsample, so that nobody is warned of a head that is not dropped."""
+        """The strategy with this window. With a drop-top ratio of 0 it is Gsample, so that no warning about a dropped head appears."""
         if self.drop_top_ratio == 0:
             return Gsample(self.mean_rank, self.std_rank)
         return ShiftGsample(self.drop_top_ratio, self.mean_rank, self.std_rank)
@@ -46,9 +47,9 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class FittedRegion:
-    """A region with the gain over random that regions chosen like it had, each on a seed that did not choose it, in the metric's unit.
+    """A rank window with its gain over random, cross-validated over seeds, in the metric's unit.
 
-    The ends are infinite where there is no interval: of one seed alone.
+    The ends of the interval are infinite if there is only one seed.
     """
 
     region: Region
@@ -59,36 +60,36 @@ class FittedRegion:
 
     @classmethod
     def of(cls, fit: "RegionFit", gain: Estimate) -> "FittedRegion":
-        """Return a fit's region with the gain that was measured of its `held_out`."""
+        """Return a fit's window with the measured gain of its `held_out` windows."""
         low, high = (-math.inf, math.inf) if gain.low is None or gain.high is None else (gain.low, gain.high)
         return cls(fit.region, fit.retention, gain.mean, low, high)
 
     @property
     def is_significant(self) -> bool:
-        """Whether the whole interval of the gain lies above 0."""
+        """Whether the whole interval of the gain is above 0."""
         return self.gain_low > 0
 
     @property
     def strategy(self) -> ShiftGsample | Gsample | Random:
-        """What strategy `auto` draws by: random where no gain was shown."""
+        """The strategy that `auto` uses: random if no gain was shown."""
         return self.region.strategy if self.is_significant else Random()
 
     def describe(self) -> str:
-        """Say what was probed and what follows from it."""
+        """Return the result in one sentence."""
         ends = f"[{self.gain_low:.4f}, {self.gain_high:.4f}]" if math.isfinite(self.gain_low) else "(no interval)"
-        gain = f"{self.gain:.4f} {ends} nats a token over random at {self.retention:.0%}"
+        gain = f"{self.gain:.4f} {ends} nats per token over random at {self.retention:.0%}"
         if not self.is_significant:
-            return f"The region probe shows no gain ({gain}): strategy auto draws at random."
+            return f"No rank window shows a gain ({gain}): strategy auto selects at random."
         region = self.region
         return (
-            f"Strategy auto takes the probed region: head cut {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
-            f"spread {region.std_rank:g}; regions chosen on other seeds gained {gain}."
+            f"Strategy auto takes the tuned rank window: drop-top ratio {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
+            f"spread {region.std_rank:g}; windows chosen on other seeds gained {gain}."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ValuePoint:
-    """What pairs of one rank are worth beside a mean pair's 0, as a log of the loss, with the interval over seeds."""
+    """The value of training on samples of one rank, relative to the mean sample, as a log of the loss, with the interval over seeds."""
 
     rank: float
     value: float
@@ -98,36 +99,36 @@ class ValuePoint:
 
 @dataclass(frozen=True, slots=True)
 class RegionFit:
-    """The best region for a retention, and all that it was chosen by."""
+    """The best rank window for a retention, and the evidence for it."""
 
     region: Region
     retention: float
-    # λ: what one nat of sameness costs.
+    # λ: the cost of one nat of homogeneity.
     sameness_price: float
     curve: tuple[ValuePoint, ...]
-    # For each seed the region that the other seeds choose, so that choosing flatters none of them; one seed alone has its own.
+    # For each seed the window that the other seeds choose (cross-validation); a single seed has its own.
     held_out: tuple[Region, ...]
-    # The log gain that the curve promises those regions, each on its seed: evidence of what the curve is good for.
+    # The log gain that the curve predicts for those windows, each on its own seed.
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps."""
+        """Return the form that the store keeps."""
         return asdict(self)
 
 
 def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
-    """Choose head cut, mean and spread by the predicted gain of the draw that they give at a retention.
+    """Choose drop-top ratio, mean and spread by the predicted gain at a retention.
 
     Args:
         gain_SB: Log of random's loss over the loss of training on each band alone, by seed; higher is better.
-        retention: Share that the region's draw will keep, 0-1.
+        retention: Share of the samples that the selection will keep, 0-1.
 
     Raises:
-        ConfigError: There are fewer than 2 bands, or no candidate can give the retention.
+        ConfigError: There are fewer than 2 bands.
     """
     n_seeds, n_bands = gain_SB.shape
     if n_bands < 2:
-        raise ConfigError(f"A region cannot be fitted to {n_bands} band: measure at least 2.")
+        raise ConfigError(f"A rank window cannot be fitted to {n_bands} band. Measure at least 2.")
     regions, density_CG = _candidates(retention, n_bands)
     gain_SC = np.stack([_predict(gain_B, density_CG) for gain_B in gain_SB])
     chosen = _choose(gain_SC.mean(axis=0), regions)
@@ -144,7 +145,7 @@ def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
 
 
 def predict_gain(gain_SB: Floats, n_kept_R: NDArray[np.int64]) -> Estimate:
-    """Predict the log gain over random of a selection from what training on bands of rank gave, with its interval over seeds.
+    """Predict the log gain of a selection over random from training on bands of rank, with its interval over seeds.
 
     Args:
         gain_SB: Log of random's loss over the loss of training on each band alone, by seed; higher is better.
@@ -162,8 +163,8 @@ def predict_gain(gain_SB: Floats, n_kept_R: NDArray[np.int64]) -> Estimate:
 def value_curve(gain_B: Floats) -> Floats:
     """Return the flattest curve over rank whose mean on each band is the band's value: its gain less the mean gain.
 
-    Source: Boneva, Kendall, Stefanov 1971 (histospline), with the first derivative in place of the second, so that nothing
-    overshoots beyond the outermost bands.
+    Source: Boneva, Kendall, Stefanov 1971 (histospline), with the first derivative in place of the second, so that the curve
+    does not overshoot beyond the outermost bands.
 
     >>> value_curve(np.array([0.3, -0.1, -0.2])).reshape(3, -1).mean(axis=1).round(3).tolist()
     [0.3, -0.1, -0.2]
@@ -179,7 +180,7 @@ def value_curve(gain_B: Floats) -> Floats:
 
 
 def _choose(gain_C: Floats, regions: list[Region]) -> int:
-    """Return the best candidate; among those that are as good to a fiftieth, the one that leaves out least."""
+    """Return the best candidate; among those within 2% of it, the one that excludes least."""
     best = float(gain_C.max())
     near = np.flatnonzero(gain_C >= best - abs(best) / 50)
     return int(min(near, key=lambda i: (regions[i].drop_top_ratio, -regions[i].std_rank, -gain_C[i])))
@@ -192,7 +193,7 @@ def _predict(gain_B: Floats, density_CG: Floats) -> Floats:
 
 
 def _sameness_price(gain_B: Floats) -> float:
-    """Return λ: bands lose −mean(gain) against random, each log B nats away from it; a gain of all together is noise."""
+    """Return λ: each band is log B nats from uniform and loses −mean(gain) against random; a positive mean gain is noise."""
     return max(0.0, -float(gain_B.mean()) / math.log(len(gain_B)))
 
 
@@ -207,11 +208,11 @@ def _curve(gain_SB: Floats) -> tuple[ValuePoint, ...]:
 
 @cache
 def _candidates(retention: float, n_bands: int) -> tuple[list[Region], Floats]:
-    """Return the regions that can give a retention, and the density over rank that each draw without replacement has."""
+    """Return the windows that can give a retention, with the density over rank of sampling without replacement from each."""
     regions = [
         Region(cut, mean, spread)
         for cut, mean, spread in product(_CUTS, _MEANS, _SPREADS)
-        # Of what is narrower than the bands, they tell nothing.
+        # Bands carry no information about windows narrower than themselves.
         if mean >= cut and 1 - cut >= 1.02 * retention and spread * 2 * n_bands >= 1
     ]
     if not regions:

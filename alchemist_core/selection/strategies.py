@@ -1,6 +1,6 @@
-"""Strategies: how much each rank is wanted. A strategy is a frozen value; its fields are what a subset's spec stores.
+"""Strategies: the density over ranks that a selection follows. A strategy is a frozen value; a subset's spec stores its fields.
 
-Knows nothing of pairs, seeds or counts: the draw does. Letters: N pairs of a dataset.
+Letters: N samples of a dataset.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ RatingRule = Literal["alignment", "loss", "learnability"]
 
 @dataclass(frozen=True, slots=True)
 class ShiftGsample:
-    """Drop the head, then favour ranks around a mean: p = 0 for rank < drop_top_ratio, Gaussian above.
+    """Drop the highest scores, then favour ranks around a mean: p = 0 for rank < drop_top_ratio, Gaussian above.
 
     Source: Alchemist Eq. 11.
     """
@@ -53,10 +53,10 @@ class Gsample:
 
 @dataclass(frozen=True, slots=True)
 class HeadGsample:
-    """Favour the head softly: a Gaussian whose mean is rank 0.
+    """Favour the highest scores softly: a Gaussian whose mean is rank 0.
 
-    The highest scores alone are one kind of useful pair (in the drawn corpus, scenes of two shapes): a model trained on them
-    forgets the other kinds. The soft head takes what is useful with the variety that it has.
+    The very highest scores are one kind of useful sample (in the synthetic corpus, scenes of two shapes): a model trained on them
+    alone forgets the other kinds. The Gaussian keeps useful samples of all kinds.
     """
 
     name: ClassVar[str] = "head_gsample"
@@ -74,7 +74,7 @@ class HeadGsample:
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Want every rank alike: the control."""
+    """Weight every rank equally: the control."""
 
     name: ClassVar[str] = "random"
     is_drawn: ClassVar[bool] = True
@@ -86,26 +86,26 @@ class Random:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """Keep the highest scores; nothing is drawn, so the seed does not matter."""
+    """Keep the highest scores; without noise, so the seed does not matter."""
 
     name: ClassVar[str] = "top_k"
     is_drawn: ClassVar[bool] = False
 
     def log_density(self, rank_N: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what orders the pairs: the lower the rank, the more wanted."""
+        """Return the order of the samples: lower ranks first."""
         return -rank_N
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Keep one contiguous band of ranks from a start downwards; nothing is drawn. Source: Alchemist Fig. 2b, Block test."""
+    """Keep one contiguous band of ranks from a start downwards; without noise. Source: Alchemist Fig. 2b, Block test."""
 
     name: ClassVar[str] = "block"
     is_drawn: ClassVar[bool] = False
     start_rank: float = 0.4
 
     def log_density(self, rank_N: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what orders the pairs: the nearer below the start, the more wanted; never above it."""
+        """Return the order of the samples: from the start downwards; never above it."""
         return np.where(rank_N < self.start_rank, -np.inf, -rank_N)
 
 
@@ -113,7 +113,7 @@ Strategy = ShiftGsample | Gsample | HeadGsample | Random | TopK | Block
 STRATEGIES: dict[str, type[Strategy]] = {
     kind.name: kind for kind in (ShiftGsample, Gsample, HeadGsample, Random, TopK, Block)
 }
-# Which region of the ranking each rating rule puts its useful pairs in.
+# The strategy that fits where each scoring rule ranks its useful samples.
 STRATEGY_OF_RULE: dict[RatingRule, str] = {
     "alignment": HeadGsample.name,
     "loss": ShiftGsample.name,
@@ -122,16 +122,16 @@ STRATEGY_OF_RULE: dict[RatingRule, str] = {
 
 _MIXED = {
     ("alignment", "shift_gsample"): (
-        "Rating rule 'alignment' gives the most useful samples the highest scores, and strategy shift_gsample drops those. "
+        "Scoring rule 'alignment' gives the most useful samples the highest scores, and strategy shift_gsample drops those. "
         "Strategy auto takes head_gsample for this rule."
     ),
     ("loss", "top_k"): (
-        "Rating rule 'loss' gives the plainest samples the highest scores, and strategy top_k keeps only those. "
+        "Scoring rule 'loss' gives the plainest samples the highest scores, and strategy top_k keeps only those. "
         "Strategy auto takes shift_gsample for this rule."
     ),
 }
 
 
 def mixed_pairing_warning(strategy: Strategy, rule: RatingRule) -> str | None:
-    """Return a warning where the strategy keeps what the rating rule puts least trust in, or drops what it values most; else None."""
+    """Return a warning if the strategy keeps the samples that the scoring rule finds least useful, or drops the most useful; else None."""
     return _MIXED.get((rule, strategy.name))

@@ -65,7 +65,7 @@ class ScoringPipeline:
         rater_name: Named in the details of quarantined samples.
     """
 
-    def __init__(self, scorer: BatchScorer, decoders: Decoders, commit: Commit, *, rater_name: str) -> None:
+    def __init__(self, scorer: "BatchScorer", decoders: Decoders, commit: Commit, *, rater_name: str) -> None:
         self._scorer, self._decoders, self._commit, self._rater_name = scorer, decoders, commit, rater_name
         self._claiming, self._rating, self._writing = (
             ThreadPoolExecutor(n, thread_name_prefix=name)
@@ -102,7 +102,7 @@ class ScoringPipeline:
             self._feed(shard)
         self._drain()
 
-    def _feed(self, shard: PendingShard) -> None:
+    def _feed(self, shard: "PendingShard") -> None:
         if self._n_open >= MAX_OPEN_SHARDS:
             self._drain()
         self._n_open += 1
@@ -150,7 +150,7 @@ class ScoringPipeline:
             self._awaited.popleft().result()
         self._check_commits()
 
-    def _rate(self, batch: ScoreBatch) -> None:
+    def _rate(self, batch: "ScoreBatch") -> None:
         try:
             n_samples = len(batch.captions)
             batch.image_BHWC[n_samples:] = 0
@@ -164,11 +164,11 @@ class ScoringPipeline:
             batch.clear()
             self._free.put(batch)
 
-    def _settle(self, shard: PendingShard, n_samples: int) -> None:
+    def _settle(self, shard: "PendingShard", n_samples: int) -> None:
         if shard.settle(n_samples):
             self._complete(shard)
 
-    def _complete(self, shard: PendingShard) -> None:
+    def _complete(self, shard: "PendingShard") -> None:
         self._commits.append(self._writing.submit(self._commit, shard))
 
     def _check_commits(self) -> None:
