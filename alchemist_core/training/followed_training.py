@@ -132,7 +132,9 @@ def follow_training(
 class _Following:
     """One training under way, and its marks so far."""
 
-    def __init__(self, rater: Path, samples: JoinedSamples, followed: Followed, *, out: Path, cache: Path | None) -> None:
+    def __init__(
+        self, rater: Path, samples: JoinedSamples, followed: Followed, *, out: Path, cache: Path | None
+    ) -> None:
         self.out, self.rater, self.followed, self.partial = out, rater, followed, checkpoints.partial_folder(out)
         self.partial.mkdir(parents=True, exist_ok=True)
         copyfile(rater / "tokenizer.safetensors", self.partial / "tokenizer.safetensors")
