@@ -1,8 +1,9 @@
-"""The convolutional coder of the tokenizer: pixels to features of the finest grid, and back. Codes are not known here.
+"""The convolutional coder of the tokenizer: pixels to features of the finest grid and back, and how it is trained.
 
-Modules bear the names of the published checkpoint, so that its keys are ours but for a few.
+Modules have the names of the published checkpoint, so that most of its keys match. The file goes from the parts to the whole, then
+to training.
 
-Letters: B samples in a batch · C channels · D features of a token · H W grid.
+Letters: B samples in a batch · N images · C channels · D features of a token · H W grid.
 """
 
 from itertools import pairwise
@@ -16,20 +17,25 @@ from torch.nn import functional
 from alchemist_core.models.config import AutoencoderConfig
 from alchemist_core.models.quantiser import ResidualQuantiser, draw_rows, fit_codebook
 
+# The autoencoder first trains without codes; then k-means fits the codebook to its features.
+_PLAIN_RATIO, _N_ROUNDS, _N_FITTED = 0.5, 8, 1000
+# A code that is not used within this many steps restarts, except in the last tenth of the training, so that all codes settle.
+_PATIENCE, _SETTLING_RATIO = 25, 0.1
+
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each after norm and SiLU, added to what came in."""
+    """Two convolutions, each after norm and SiLU, added to the input."""
 
     def __init__(self, n_in: int, n_out: int, n_groups: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = _norm(n_in, n_groups), nn.Conv2d(n_in, n_out, 3, padding=1)
         self.norm2, self.conv2 = _norm(n_out, n_groups), nn.Conv2d(n_out, n_out, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
-        # Departs: blocks begin as their shortcut. 200 steps of the small one then draw with a third of the error.
+        # Departs: blocks start as their shortcut, which cuts the error of the small autoencoder after 200 steps to a third.
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:
-        """Refine every cell from its neighbours."""
+        """Update every cell from its neighbours."""
         inner = self.conv1(functional.silu(self.norm1(hidden_BCHW)))
         inner = self.conv2(functional.silu(self.norm2(inner)))
         out: Tensor = self.nin_shortcut(hidden_BCHW) + inner
@@ -37,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class GridAttention(nn.Module):
-    """One head of attention among all cells of a grid."""
+    """Single-head attention among all cells of a grid."""
 
     def __init__(self, width: int, n_groups: int) -> None:
         super().__init__()
@@ -46,7 +52,7 @@ class GridAttention(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Refine every cell from all others."""
+        """Update every cell from all others."""
         query, key, value = self.qkv(self.norm(hidden_BCHW)).flatten(2).transpose(1, 2).chunk(3, 2)
         mixed_BLC = functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = hidden_BCHW + self.proj_out(mixed_BLC.transpose(1, 2).reshape(hidden_BCHW.shape))
@@ -54,33 +60,33 @@ class GridAttention(nn.Module):
 
 
 class Shrink(nn.Module):
-    """Halve the side; the odd row and column of padding lie at the bottom and on the right."""
+    """Halve the side; the padding is at the bottom and on the right."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        """Give half the side."""
+        """Return the grid at half the side."""
         out: Tensor = self.conv(functional.pad(hidden_BCHW, (0, 1, 0, 1)))
         return out
 
 
 class Grow(nn.Module):
-    """Double the side by repetition, then convolve."""
+    """Double the side by nearest-neighbour upsampling, then convolve."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
-        """Give twice the side."""
+        """Return the grid at twice the side."""
         out: Tensor = self.conv(functional.interpolate(hidden_BCHW, scale_factor=2, mode="nearest"))
         return out
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, then the way to the next."""
+    """The blocks of one resolution, then the resampling to the next."""
 
     def __init__(self, n_in: int, n_out: int, config: AutoencoderConfig, *, n_blocks: int, is_coarsest: bool) -> None:
         super().__init__()
@@ -91,7 +97,7 @@ class Level(nn.Module):
         self.resample: nn.Module = nn.Identity()
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E h w"]:
-        """Refine the grid and bring it to the next level's side."""
+        """Update the grid and resample it to the next level's side."""
         for index, block in enumerate(self.block):
             hidden_BCHW = block(hidden_BCHW)
             if self.attn:
@@ -101,7 +107,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """What lies between the levels and the codes: block, attention, block."""
+    """The part between the levels and the codes: block, attention, block."""
 
     def __init__(self, width: int, n_groups: int) -> None:
         super().__init__()
@@ -109,7 +115,7 @@ class Middle(nn.Module):
         self.attn_1 = GridAttention(width, n_groups)
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Refine the coarsest grid."""
+        """Update the coarsest grid."""
         out: Tensor = self.block_2(self.attn_1(self.block_1(hidden_BCHW)))
         return out
 
@@ -132,7 +138,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.token_dim, 3, padding=1)
 
     def forward(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """Give one feature vector for each cell of the coarsest grid."""
+        """Return one feature vector for each cell of the coarsest grid."""
         hidden_BCHW = self.conv_in(pixels_BCHW)
         for level in self.down:
             hidden_BCHW = level(hidden_BCHW)
@@ -158,7 +164,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(config.width * config.width_ratios[0], 3, 3, padding=1)
 
     def forward(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Give the pixels, about −1 to 1."""
+        """Return the pixels, about −1 to 1."""
         hidden_BCHW = self.mid(self.conv_in(feature_BDHW))
         for level in reversed(self.up):
             hidden_BCHW = level(hidden_BCHW)
@@ -167,7 +173,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder, with the convolutions that lead into the codebook and out of it.
+    """Encoder and decoder, with the convolutions before and after the codebook.
 
     Source: Tian et al. 2024 (VAR); Esser et al. 2021 (VQGAN).
     """
@@ -180,29 +186,29 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """Give the features that meet the codebook."""
+        """Return the features to quantise."""
         out: Tensor = self.quant_conv(self.encoder(pixels_BCHW))
         return out
 
     def decode(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Draw what features stand for."""
+        """Return the pixels of features."""
         out: Tensor = self.decoder(self.post_quant_conv(feature_BDHW))
         return out
 
 
 class PatchCoder(nn.Module):
-    """The coder without weights: a feature vector is the colours of a patch."""
+    """A coder without weights: a feature vector is the pixels of a patch."""
 
     def __init__(self, patch: int) -> None:
         super().__init__()
         self.patch = patch
 
     def encode(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """Cut into patches."""
+        """Split into patches."""
         return functional.pixel_unshuffle(pixels_BCHW, self.patch)
 
     def decode(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Lay patches out."""
+        """Join patches."""
         return functional.pixel_shuffle(feature_BDHW, self.patch)
 
 
@@ -214,12 +220,6 @@ def _norm(width: int, n_groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(n_groups, width, eps=1e-6)
 
 
-# Without codes the autoencoder first learns to draw at all; then k-means fits the codes to what it has learnt.
-_PLAIN_RATIO, _N_ROUNDS, _N_FITTED = 0.5, 8, 1000
-# Steps within which a code must be used once; the last tenth of the training restarts none, so that all of them settle.
-_PATIENCE, _SETTLING_RATIO = 25, 0.1
-
-
 def train_autoencoder(
     coder: Autoencoder,
     quantiser: ResidualQuantiser,
@@ -228,7 +228,7 @@ def train_autoencoder(
     *,
     generator: np.random.Generator,
 ) -> None:
-    """Train both in place; the same first weights and generator give the same bytes."""
+    """Train coder and quantiser in place; equal initial weights and generator give equal bytes."""
     weights = [*coder.parameters(), *quantiser.parameters()]
     optimizer = torch.optim.AdamW(weights, config.learning_rate, (0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.n_steps, pct_start=0.05)
@@ -264,7 +264,7 @@ def tokenizer_loss(
     *,
     commitment: float,
 ) -> Float[Tensor, ""]:
-    """Add the error of the drawn pixels to the distance of features and codes, averaged over the scales.
+    """Return the error of the reconstruction plus the distance of features and codes, averaged over the scales.
 
     Source: van den Oord et al. 2017, Eq. 3, after every scale as in VAR.
     """
@@ -274,7 +274,7 @@ def tokenizer_loss(
         + commitment * functional.mse_loss(grid_BDHW.detach(), feature_BDHW)
         for grid_BDHW in grids
     ) / len(grids)
-    # Straight through: the decoder sees the codes, the encoder gets the gradient as if there were none.
+    # Straight-through: the decoder reads the codes, and the gradient skips the quantisation.
     passed_BDHW = feature_BDHW + (grids[-1] - feature_BDHW).detach()
     return functional.mse_loss(coder.decode(passed_BDHW), pixels_BCHW) + distance
 
@@ -293,7 +293,7 @@ def _quantise(quantiser: ResidualQuantiser, feature_BDHW: Tensor) -> tuple[Tenso
 def restart_unused(
     quantiser: ResidualQuantiser, n_used_V: Tensor, residual_MD: Tensor, generator: np.random.Generator
 ) -> None:
-    """Move every code that nothing used to a residual drawn anew."""
+    """Replace every unused code by a random residual."""
     codebook_VD = quantiser.codebook.weight
     fresh_VD = draw_rows(residual_MD, len(codebook_VD), generator)
     codebook_VD.copy_(torch.where((n_used_V > 0)[:, None], codebook_VD, fresh_VD))

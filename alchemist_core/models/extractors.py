@@ -1,4 +1,4 @@
-"""Where the weights of feature extractors lie. No torch here: their hash is asked for before any is loaded."""
+"""Paths and hashes of the weights of feature extractors. No torch: hashes are compared before any network is loaded."""
 
 import hashlib
 from importlib.util import find_spec
@@ -19,15 +19,15 @@ _WANTED = {
 
 
 def find_weights(extractor: str, given: Path | None) -> Path | None:
-    """Return the file or folder of an extractor's weights; none for one that has no weights.
+    """Return the file or folder of an extractor's weights; None if it has no weights.
 
     Args:
         extractor: Its name in a contract.
-        given: What the user named; needed where no package carries the weights.
+        given: The path that the user gave; needed if no package has the weights.
 
     Raises:
-        ConfigError: Nothing was given, or nothing lies there.
-        MissingDependencyError: The package that carries them is not installed.
+        ConfigError: No path was given, or it does not exist.
+        MissingDependencyError: The package that has the weights is not installed.
     """
     if extractor in _PACKAGES:
         return _find_in_package(_PACKAGES[extractor])
@@ -39,7 +39,7 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
 
 
 def weights_sha256(weights: Path) -> str:
-    """Hash a file, or the weights, sizes and vocabulary in a folder, each under its name."""
+    """Hash a file, or the weights, configs and vocabularies in a folder by name."""
     if weights.is_file():
         return file_sha256(weights).hex()
     digest = hashlib.sha256()

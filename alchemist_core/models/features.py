@@ -1,4 +1,4 @@
-"""Frozen networks that turn images, and for one of them prompts, into the features that metrics compare.
+"""Frozen networks that turn images and prompts into the features that metrics compare.
 
 Letters: N images · H W pixels · D features.
 """
@@ -22,7 +22,7 @@ Features = Float32[np.ndarray, "N D"]
 
 
 class EfficientNetLite0:
-    """EfficientNet-lite0's 1280 pooled features; weights and network come from two packages. Not what published FIDs are on."""
+    """EfficientNet-lite0's 1280 pooled features; weights and network come from two packages. Not comparable with published FIDs."""
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
         try:
@@ -35,7 +35,7 @@ class EfficientNetLite0:
         self._device = device
 
     def features(self, image_NHWC: ImageArray) -> Features:
-        """Give each image's features; images are taken at the side that they have."""
+        """Return each image's features; images are not resized."""
         return _by_batches(image_NHWC, self._device, lambda pixels: self._pooled((pixels - 127) / 128))
 
     def _pooled(self, pixels_BCHW: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class EfficientNetLite0:
 
 
 class InceptionV3:
-    """The 2048 pooled features of InceptionV3 that FID is defined on, by torch-fidelity; it brings images to 299 px itself."""
+    """The 2048 pooled features of InceptionV3 that FID is defined on, by torch-fidelity, which resizes images to 299 px."""
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
         try:
@@ -54,23 +54,25 @@ class InceptionV3:
         except ImportError as error:
             raise missing_library("torch_fidelity") from error
         try:
-            # The library's own loading would run code that a file may hold: what is no plain weights stops here.
+            # The library would run code from a malicious file, so the file is checked first to hold only weights.
             torch.load(weights, weights_only=True)
             self._network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
             )
         except (RuntimeError, UnpicklingError) as error:
-            raise ConfigError(f"{weights} holds no InceptionV3 of torch-fidelity: {error}") from error
+            raise ConfigError(
+                f"{weights} does not hold torch-fidelity's InceptionV3: {error}. Give its weights file."
+            ) from error
         _freeze(self._network, device)
         self._device = device
 
     def features(self, image_NHWC: ImageArray) -> Features:
-        """Give each image's features."""
+        """Return each image's features."""
         return _by_batches(image_NHWC, self._device, lambda pixels: self._network(pixels.to(torch.uint8))[0])
 
 
 class CleanInceptionV3(InceptionV3):
-    """The same network behind clean-fid's resizing: Pillow's bicubic to 299 px, channel by channel, never rounded.
+    """The same network with clean-fid's resizing: Pillow's bicubic to 299 px, channel by channel, without rounding.
 
     Source: Parmar et al. 2022.
     """
@@ -82,11 +84,11 @@ class CleanInceptionV3(InceptionV3):
         except ImportError as error:
             raise missing_library("cleanfid") from error
         self._resize = build_resizer("clean")
-        # torch-fidelity's own forward takes bytes and resizes them itself: its layers in their order, without the classifier.
+        # torch-fidelity's forward resizes its input, so its layers are run in order here, without the classifier.
         self._layers = nn.Sequential(*(layer for name, layer in self._network.named_children() if name != "fc"))
 
     def features(self, image_NHWC: ImageArray) -> Features:
-        """Give each image's features."""
+        """Return each image's features."""
         parts = [
             _by_batches(
                 np.stack([self._resize(image) for image in image_NHWC[start : start + _BATCH]]),
@@ -103,7 +105,7 @@ class CleanInceptionV3(InceptionV3):
 
 
 class Clip:
-    """CLIP's two projections into one space.
+    """CLIP's projections of images and texts into one space.
 
     Source: Radford et al. 2021.
     """
@@ -115,32 +117,34 @@ class Clip:
             self._tokenizer = AutoTokenizer.from_pretrained(weights)
             self._network = CLIPModel.from_pretrained(weights)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"no CLIP model in {weights}: {error}") from error
+            raise ConfigError(
+                f"{weights} does not hold a CLIP model: {error}. Give the folder of openai/clip-vit-large-patch14."
+            ) from error
         _freeze(self._network, device)
         self._device = device
-        # OpenAI's own, of every published size.
+        # OpenAI's constants, equal for every published size.
         self._mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=device).view(1, 3, 1, 1)
         self._spread = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=device).view(1, 3, 1, 1)
 
     @property
     def side(self) -> int:
-        """Side of the images that it reads, in pixels."""
+        """Side of the input images in pixels."""
         sizes: Any = self._network.config.vision_config
         return int(sizes.image_size)
 
     @property
     def dim(self) -> int:
-        """Features of a projection."""
+        """Number of features of a projection."""
         dim: int = self._network.visual_projection.out_features
         return dim
 
     def features(self, image_NHWC: ImageArray) -> Features:
-        """Give each image's projection; images must have the model's own side."""
+        """Return each image's projection; images must have the model's side."""
         return _by_batches(image_NHWC, self._device, self._project)
 
     @torch.inference_mode()
     def text_features(self, prompts: Sequence[str]) -> Features:
-        """Give each prompt's projection, cut after the model's last place: 77 tokens."""
+        """Return each prompt's projection, truncated to the model's maximum length of 77 tokens."""
         sizes: Any = self._network.config.text_config
         n_tokens = int(sizes.max_position_embeddings)
         parts = []

@@ -1,4 +1,4 @@
-"""FLUX-mini: diffusers' transformer, its flow-matching loss, and drawing by Euler steps. What it is trained on is not known here.
+"""FLUX-mini: diffusers' transformer, its flow-matching loss, and sampling by Euler steps.
 
 Letters: B images of a batch · N image tokens · T text tokens · C channels · H W cells of the latents · D features.
 """
@@ -18,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class FluxText(NamedTuple):
-    """A batch of captions: T5's tokens, of which padding counts too, and CLIP's pooled vector."""
+    """A batch of captions: T5's tokens, including padding, and CLIP's pooled vector."""
 
     token_BTD: Float[Tensor, "B T D"]
     pooled_BD: Float[Tensor, "B D"]
@@ -29,7 +29,7 @@ class FluxText(NamedTuple):
 
 
 class FluxBatch(NamedTuple):
-    """What a step reads."""
+    """A batch of a training step."""
 
     latent_BCHW: Float[Tensor, "B C H W"]
     text: FluxText
@@ -40,7 +40,7 @@ class FluxBatch(NamedTuple):
 
 
 def make_transformer(config: FluxConfig) -> Any:
-    """Make diffusers' transformer of a size, with new weights on the current default device.
+    """Build diffusers' transformer of a size, with new weights on the current default device.
 
     Raises:
         MissingDependencyError: diffusers is not installed.
@@ -58,14 +58,14 @@ def make_transformer(config: FluxConfig) -> Any:
 
 
 class FlowMatching(nn.Module):
-    """The transformer in training: at a random time between image and noise it foretells the way from one to the other."""
+    """The transformer in training: it predicts the velocity from image to noise at a random time between them."""
 
     def __init__(self, transformer: nn.Module, guidance: float) -> None:
         super().__init__()
         self.transformer, self.guidance = transformer, guidance
 
     def forward(self, latent_BCHW: Tensor, text: FluxText) -> Float[Tensor, " B"]:
-        """Give each image's squared error; time and noise come from torch's own seed.
+        """Return each image's squared error; time and noise come from torch's global seed.
 
         Source: Esser et al. 2024, Eq. 13 (rectified flow) with times of a logistic normal, unshifted.
         """
@@ -80,27 +80,27 @@ class FlowMatching(nn.Module):
 def flow_loss(
     transformer: nn.Module, latent_BCHW: Tensor, text: FluxText, *, noise_BCHW: Tensor, time_B: Tensor, guidance: float
 ) -> Float[Tensor, " B"]:
-    """Give each image's squared error at one time and under one noise.
+    """Return each image's squared error at given times and noise.
 
     Args:
-        transformer: Foretells velocities.
+        transformer: Predicts velocities.
         latent_BCHW: Scaled latents of images.
         text: Their captions.
-        noise_BCHW: Where time 1 lies.
+        noise_BCHW: The noise at time 1.
         time_B: From 0, the image, to 1, the noise.
-        guidance: What the transformer is told.
+        guidance: Guidance scale, an input of the transformer.
     """
     time_B111 = time_B.view(-1, 1, 1, 1)
     mixed_BCHW = (1 - time_B111) * latent_BCHW + time_B111 * noise_BCHW
-    velocity_BCHW = foretell(transformer, mixed_BCHW, text, time_B=time_B, guidance=guidance)
+    velocity_BCHW = predict_velocity(transformer, mixed_BCHW, text, time_B=time_B, guidance=guidance)
     error_BCHW = velocity_BCHW.float() - (noise_BCHW - latent_BCHW).float()
     return error_BCHW.square().mean((1, 2, 3))
 
 
-def foretell(
+def predict_velocity(
     transformer: nn.Module, mixed_BCHW: Tensor, text: FluxText, *, time_B: Tensor, guidance: float
 ) -> Float[Tensor, "B C H W"]:
-    """Give the transformer's velocity, in the shape of latents."""
+    """Return the transformer's velocity, in the shape of latents."""
     parameter = next(transformer.parameters())
     *_, height, width = mixed_BCHW.shape
     found = transformer(
@@ -116,10 +116,10 @@ def foretell(
 
 
 @torch.inference_mode()
-def draw_latents(
+def sample_latents(
     transformer: nn.Module, text: FluxText, noise_BCHW: Tensor, *, n_steps: int, guidance: float
 ) -> Float[Tensor, "B C H W"]:
-    """Go from noise to latents by Euler's steps; larger images stay longer near the noise.
+    """Integrate from noise to latents by Euler steps; larger images take more of the steps near the noise.
 
     Source: Lu et al. 2022 for the steps; FLUX.1's shift of times by the number of tokens.
     """
@@ -128,13 +128,13 @@ def draw_latents(
     latent_BCHW = noise_BCHW
     for now, later in itertools.pairwise(times):
         time_B = torch.full((len(noise_BCHW),), now, device=noise_BCHW.device)
-        velocity_BCHW = foretell(transformer, latent_BCHW, text, time_B=time_B, guidance=guidance)
+        velocity_BCHW = predict_velocity(transformer, latent_BCHW, text, time_B=time_B, guidance=guidance)
         latent_BCHW = latent_BCHW + (later - now) * velocity_BCHW.float()
     return latent_BCHW
 
 
 def shifted_times(n_steps: int, n_tokens: int) -> list[float]:
-    """Give the times from 1, noise, to 0, in so many steps, as FLUX.1 shifts them.
+    """Return the times of the steps from 1, noise, to 0, shifted as in FLUX.1.
 
     >>> [round(time, 3) for time in shifted_times(2, 256)]
     [1.0, 0.622, 0.0]
@@ -146,7 +146,7 @@ def shifted_times(n_steps: int, n_tokens: int) -> list[float]:
 
 
 def pack(latent_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
-    """Gather each 2 × 2 cells into one token."""
+    """Pack each 2 × 2 cells into one token."""
     n_images, channels, height, width = latent_BCHW.shape
     cells = latent_BCHW.view(n_images, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return cells.reshape(n_images, (height // 2) * (width // 2), channels * 4)

@@ -1,4 +1,4 @@
-"""FLUX's frozen surroundings, from a folder in diffusers' layout: the VAE, and the two text encoders with their tokenizers.
+"""FLUX's frozen encoders, from a folder in diffusers' layout: the VAE, and the two text encoders with their tokenizers.
 
 Letters: B images or captions · T text tokens · C channels · H W cells of the latents.
 """
@@ -23,9 +23,9 @@ _VAE_BATCH = 8
 
 
 class FluxAutoencoder:
-    """Images to scaled latents and back; an image's latents are the mean of what the VAE gives, so that they can be kept.
+    """Images to scaled latents and back. The latents are the mean of the VAE's distribution, so that they can be cached.
 
-    Departs: FLUX draws around that mean; its spread is a hundredth of the latents' own.
+    Departs: FLUX samples around that mean, with a standard deviation of a hundredth of the latents' own.
     """
 
     def __init__(self, parts: Path, config: FluxConfig, device: str = "cpu") -> None:
@@ -38,7 +38,7 @@ class FluxAutoencoder:
 
     @torch.inference_mode()
     def encode(self, image_NHWC: ImageArray) -> Float[Tensor, "N C H W"]:
-        """Give each image's latents, on the CPU; every forward has one shape, so that they do not depend on their company."""
+        """Return each image's latents, on the CPU. Every forward has one shape, so they do not depend on the batch composition."""
         parts = []
         for start in range(0, len(image_NHWC), _VAE_BATCH):
             pixels_BCHW = resize_images(image_NHWC[start : start + _VAE_BATCH], self._side)
@@ -51,25 +51,25 @@ class FluxAutoencoder:
 
     @torch.inference_mode()
     def decode(self, latent_BCHW: Float[Tensor, "B C H W"]) -> ImageArray:
-        """Give the images of latents."""
+        """Return the images of latents."""
         plain = latent_BCHW / self._vae.config.scaling_factor + self._vae.config.shift_factor
         pixels_BCHW = self._vae.decode(plain.to(self._device, self._vae.dtype)).sample.float()
         image: ImageArray = ((pixels_BCHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return image
 
     def latent_shape(self) -> tuple[int, int, int]:
-        """Say the shape of one image's latents."""
+        """Return the shape of one image's latents."""
         side = self._side // 2 ** (len(self._vae.config.block_out_channels) - 1)
         return int(self._vae.config.latent_channels), side, side
 
     def fingerprint(self) -> str:
-        """Say which VAE this is, by what it gives: a folder may hold other weights under the same name tomorrow."""
+        """Return a hash of the VAE's output: a folder may later hold other weights under the same name."""
         probe = np.random.default_rng(0).integers(0, 256, (1, self._side, self._side, 3), np.uint8)
         return hashlib.sha256(self.encode(probe).numpy().tobytes()).hexdigest()[:24]
 
 
 class FluxTextEncoder:
-    """T5's tokens and CLIP's pooled vector of each caption; both cut what is too long."""
+    """T5's tokens and CLIP's pooled vector of each caption; both truncate long captions."""
 
     def __init__(self, parts: Path, config: FluxConfig, device: str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel  # noqa: PLC0415  seconds
@@ -82,17 +82,17 @@ class FluxTextEncoder:
         found = self._t5.config.d_model, self._clip.config.hidden_size
         if found != (config.text_dim, config.pooled_dim):
             raise ConfigError(
-                f"T5 and CLIP in {parts} give {found[0]} and {found[1]} features, but the transformer reads "
-                f"{config.text_dim} and {config.pooled_dim}; give the folder of FLUX.1's own encoders"
+                f"T5 and CLIP in {parts} have {found[0]} and {found[1]} features, but the transformer needs "
+                f"{config.text_dim} and {config.pooled_dim}. Give the folder of FLUX.1's own encoders."
             )
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> FluxText:
-        """Encode captions; as in FLUX, padding is read like words."""
+        """Encode captions; as in FLUX, padding is not masked."""
         t5_BT = self._words(self._t5_tokenizer, captions, self._n_tokens)
         clip_BT = self._words(self._clip_tokenizer, captions, int(self._clip.config.max_position_embeddings))
         token_BTD, pooled_BD = self._t5(t5_BT).last_hidden_state, self._clip(clip_BT).pooler_output
-        # What inference mode made cannot be read by a training step.
+        # Cloned, because a training step cannot use tensors of inference mode.
         return FluxText(token_BTD.float().cpu().clone(), pooled_BD.float().cpu().clone())
 
     def _words(self, tokenizer: Any, captions: Sequence[str], n_tokens: int) -> Tensor:
@@ -106,13 +106,15 @@ class FluxTextEncoder:
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
     if not folder.is_dir():
         raise ConfigError(
-            f"{folder} is missing; --flux-parts is the folder of FLUX.1 in diffusers' layout, of which vae, text_encoder, "
-            "text_encoder_2, tokenizer and tokenizer_2 are read"
+            f"{folder} does not exist. --flux-parts is the folder of FLUX.1 in diffusers' layout, with vae, text_encoder, "
+            "text_encoder_2, tokenizer and tokenizer_2."
         )
     try:
         return kind.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"nothing that can be read lies in {folder}: {error}") from error
+        raise ConfigError(
+            f"{folder} cannot be read: {error}. Give the folder of FLUX.1 in diffusers' layout."
+        ) from error
 
 
 def _freeze(model: Any, device: str) -> Any:

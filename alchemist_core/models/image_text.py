@@ -1,9 +1,10 @@
-"""How near an image is to a text where no CLIP is at hand: two small networks into one space, behind two frozen encoders.
+"""The image-text head: a critic that measures how well an image matches a caption, trained on validation data.
 
-The encoders' weights come with packages (EfficientNet-lite0, all-MiniLM-L6-v2); the small networks are trained on pairs of the user's
-and lie in one file. It is not CLIP, and its cosines compare with nothing but those of the same file.
+Two small networks project the features of two frozen encoders (EfficientNet-lite0 and all-MiniLM-L6-v2, from packages) into one
+space; the cosine of image and caption is the match. The small networks are trained on the user's samples and stored in one file.
+Its cosines are comparable only with those of the same file, and not with CLIP-Score.
 
-Letters: N pairs · D features of an encoder · E of the shared space.
+Letters: N samples · D features of an encoder · E of the shared space.
 """
 
 import json
@@ -30,7 +31,7 @@ _CAPTIONS = 1024
 
 
 class Encoders:
-    """The two frozen encoders, as their packages carry them."""
+    """The two frozen encoders, from their packages."""
 
     def __init__(self, device: str = "cpu") -> None:
         weights, folder = find_weights("efficientnet_lite0", None), minilm_folder()
@@ -39,11 +40,11 @@ class Encoders:
         self._image, self._text = EfficientNetLite0(weights, device), MiniLm(device)
 
     def encode_images(self, image_NHWC: ImageArray) -> Features:
-        """Give each image's 1280 features."""
+        """Return each image's 1280 features."""
         return self._image.features(image_NHWC)
 
     def encode_texts(self, texts: Sequence[str]) -> Features:
-        """Give each text's 384 features: the mean over its first 32 tokens."""
+        """Return each text's 384 features: the mean over its first 32 tokens."""
         parts = [
             self._text.encode(texts[start : start + _CAPTIONS]).pooled_BD.numpy()
             for start in range(0, len(texts), _CAPTIONS)
@@ -52,7 +53,7 @@ class Encoders:
 
 
 class Head(nn.Module):
-    """Both encoders' features into one space, where a picture is near to its caption."""
+    """Projects both encoders' features into one space, in which an image is near its caption."""
 
     def __init__(self, hidden: int, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -62,15 +63,15 @@ class Head(nn.Module):
     def forward(
         self, image_ND: Float[Tensor, "N D"], text_NC: Float[Tensor, "N C"]
     ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N E"]]:
-        """Give both at length one."""
+        """Return both projections at length one."""
         return nn.functional.normalize(self.image(image_ND)), nn.functional.normalize(self.text(text_NC))
 
 
 class ImageText:
-    """A trained head behind the encoders that it was trained on.
+    """A trained head with the encoders that it was trained on.
 
     Raises:
-        ConfigError: The file holds no head, its encoders are not those installed, or it tells too little apart.
+        ConfigError: The file does not hold a head, its encoders are not those installed, or its AUC is too low.
     """
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
@@ -80,27 +81,27 @@ class ImageText:
         wanted = record.image_encoder_sha256, record.text_encoder_sha256
         if self._encoders.sha256s != wanted:
             raise ConfigError(
-                f"{weights} was trained on encoders {wanted}, installed are {self._encoders.sha256s}: train it again by "
-                "alchemist image-text-head, or install the packages' versions of then"
+                f"{weights} was trained on encoders {wanted}, but {self._encoders.sha256s} are installed. Train it again with "
+                "alchemist image-text-head, or install the versions of the training."
             )
         self.side = record.resolution
 
     @torch.inference_mode()
     def features(self, image_NHWC: ImageArray) -> Features:
-        """Give each image's place in the shared space; images must have the head's own side."""
+        """Return each image's projection; images must have the head's side."""
         image_NE: Tensor = self._head.image(torch.from_numpy(self._encoders.encode_images(image_NHWC)))
         return image_NE.numpy()
 
     @torch.inference_mode()
     def text_features(self, prompts: Sequence[str]) -> Features:
-        """Give each prompt's place in the shared space."""
+        """Return each prompt's projection."""
         text_NE: Tensor = self._head.text(torch.from_numpy(self._encoders.encode_texts(prompts)))
         return text_NE.numpy()
 
 
 def pack_head(head: Head, record: HeadRecord) -> bytes:
-    """Return the file of a head and its record; the same head gives the same bytes."""
-    # One entry: safetensors writes several in an order of its own.
+    """Return the file of a head and its record; equal heads give equal bytes."""
+    # One metadata entry, because safetensors does not keep the order of several.
     return save(dict(head.state_dict()), {"record": json.dumps(record.as_json(), sort_keys=True)})
 
 
@@ -108,16 +109,18 @@ def load_head(path: Path) -> tuple[Head, HeadRecord]:
     """Read a head in eval mode, and its record.
 
     Raises:
-        ConfigError: The file holds none.
+        ConfigError: The file does not hold a head.
     """
     try:
         with safe_open(path, framework="pt") as file:
             record = HeadRecord.model_validate_json((file.metadata() or {})["record"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         head = Head(record.training.hidden, record.training.dim)
         head.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValidationError, RuntimeError) as error:
-        raise ConfigError(f"{path} is no head that alchemist image-text-head wrote: {error}") from error
+        raise ConfigError(
+            f"{path} is not a head that alchemist image-text-head wrote: {error}. Train one with that command."
+        ) from error
     return head.eval().requires_grad_(requires_grad=False), record
 
 

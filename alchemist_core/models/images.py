@@ -1,4 +1,4 @@
-"""Images as models want them: resized by one fixed filter, colours from −1 to 1. Files and their faults are not known here."""
+"""Images as models read them: resized by one fixed filter, values from −1 to 1."""
 
 from typing import Protocol, TypeAlias
 
@@ -12,7 +12,7 @@ ImageArray: TypeAlias = UInt8[np.ndarray, "N H W 3"]
 
 
 class ImageSource(Protocol):
-    """Images by their places: an array, or what reads them."""
+    """Images by index: an array, or an object that reads them."""
 
     def __len__(self) -> int: ...
 
@@ -20,7 +20,7 @@ class ImageSource(Protocol):
 
 
 def resize_images(image_NHWC: ImageArray, side: int) -> Float[Tensor, "N 3 side side"]:
-    """Resize to a square by the antialiased bilinear filter; an image that has the side already is only rescaled."""
+    """Resize to a square by the antialiased bilinear filter, and scale values to −1 to 1."""
     pixels_NCHW = torch.from_numpy(np.ascontiguousarray(image_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
     if pixels_NCHW.shape[2:] == (side, side):
         return pixels_NCHW.contiguous()

@@ -1,4 +1,4 @@
-"""Residual quantisation over scales: each codes what the coarser ones left, with one codebook. What features are, it does not know.
+"""Residual quantisation over scales: each scale codes what the coarser ones left, with one shared codebook; and fitting that codebook.
 
 Letters: B samples in a batch · S tokens over all scales · L tokens of one scale · D features · V codebook size · H W finest grid.
 """
@@ -15,9 +15,9 @@ from alchemist_core.models.config import TokenizerConfig
 
 
 class ResidualQuantiser(nn.Module):
-    """Turns a grid of features into the codes of all scales, and codes back into the grid that they add up to.
+    """Turns a grid of features into the codes of all scales, and codes back into the grid that they sum up to.
 
-    Down by area, up by bicubic; after its upsampling a scale may pass through a convolution that it shares with its neighbours.
+    Downsampling is by area and upsampling bicubic; an upsampled scale may pass through a convolution shared with its neighbours.
 
     Source: Tian et al. 2024 (VAR), Algorithms 1 and 2.
     """
@@ -33,30 +33,30 @@ class ResidualQuantiser(nn.Module):
         self.smoother_of = share_smoothers(len(self.scales), n_smoothers)
 
     def quantise(self, feature_BDHW: Float[Tensor, "B D H W"]) -> tuple[Int64[Tensor, "B S"], Float[Tensor, "B S D"]]:
-        """Quantise residuals from the coarsest scale on; also give the residual vectors that met the codebook."""
+        """Quantise residuals from the coarsest scale on; return codes and the residual vectors that were quantised."""
         residual_BDHW = feature_BDHW
         codes, residuals = [], []
         for scale in range(len(self.scales)):
             cell_BLD = self.at_scale(scale, residual_BDHW)
             code_BL = self._nearest(cell_BLD)
-            residual_BDHW = residual_BDHW - self._drawn(scale, code_BL)
+            residual_BDHW = residual_BDHW - self._decoded(scale, code_BL)
             codes.append(code_BL)
             residuals.append(cell_BLD)
         return torch.cat(codes, 1), torch.cat(residuals, 1)
 
     def at_scale(self, scale: int, grid_BDHW: Float[Tensor, "B D H W"]) -> Float[Tensor, "B L D"]:
-        """Average a grid down to one scale."""
+        """Downsample a grid to one scale."""
         return functional.adaptive_avg_pool2d(grid_BDHW, self.scales[scale]).flatten(2).transpose(1, 2)
 
     def add_scale(
         self, scale: int, code_BL: Int64[Tensor, "B L"], grid_BDHW: Float[Tensor, "B D H W"] | None
     ) -> Float[Tensor, "B D H W"]:
-        """Add what the codes of one scale stand for to the grid so far."""
-        drawn_BDHW = self._drawn(scale, code_BL)
-        return drawn_BDHW if grid_BDHW is None else grid_BDHW + drawn_BDHW
+        """Add the decoded codes of one scale to the grid so far."""
+        decoded_BDHW = self._decoded(scale, code_BL)
+        return decoded_BDHW if grid_BDHW is None else grid_BDHW + decoded_BDHW
 
     def grow(self, code_BS: Int64[Tensor, "B S"]) -> Iterator[Float[Tensor, "B D H W"]]:
-        """Give the grid after each scale; the last is what all codes together stand for."""
+        """Yield the grid after each scale; the last one decodes all codes."""
         grid_BDHW: Tensor | None = None
         lengths = [side**2 for side in self.scales]
         for scale, code_BL in enumerate(torch.split(code_BS, lengths, 1)):
@@ -64,9 +64,9 @@ class ResidualQuantiser(nn.Module):
             yield grid_BDHW
 
     def inputs(self, code_BS: Int64[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
-        """Give what a generator sees when it predicts each token: the grid of the coarser scales, at the token's own."""
+        """Return the generator's input for each token: the grid of the coarser scales, resampled to the token's scale."""
         first_BLD = self.codebook.weight.new_zeros(len(code_BS), self.scales[0] ** 2, self.codebook.embedding_dim)
-        # The last grid is never an input: zip ends with the scales.
+        # The last grid is not an input: zip stops with the scales.
         later = zip(range(1, len(self.scales)), self.grow(code_BS), strict=False)
         return torch.cat([first_BLD, *(self.at_scale(scale, grid_BDHW) for scale, grid_BDHW in later)], 1)
 
@@ -74,7 +74,7 @@ class ResidualQuantiser(nn.Module):
         half_norm_V = 0.5 * (self.codebook.weight**2).sum(1)
         return (cell_BLD @ self.codebook.weight.T - half_norm_V).argmax(-1)
 
-    def _drawn(self, scale: int, code_BL: Tensor) -> Tensor:
+    def _decoded(self, scale: int, code_BL: Tensor) -> Tensor:
         side, finest = self.scales[scale], self.scales[-1]
         grid_BDHW: Tensor = self.codebook(code_BL).transpose(1, 2).reshape(len(code_BL), -1, side, side)
         if side != finest:
@@ -85,13 +85,13 @@ class ResidualQuantiser(nn.Module):
 
 
 def share_smoothers(n_scales: int, n_smoothers: int) -> list[int]:
-    """Say which convolution each scale passes through: the one whose tick lies nearest to the scale's place from 0 to 1.
+    """Return which convolution each scale passes through: the one whose tick is nearest to the scale's position from 0 to 1.
 
     >>> share_smoothers(10, 4)
     [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
-    Departs: scales 2 and 7 of 10 lie midway between two ticks; the published weights were trained with what rounding made of
-    it, so the ticks are computed by the same expression.
+    Departs: scales 2 and 7 of 10 are midway between two ticks. The published weights were trained with the choice that rounding
+    makes, so the ticks are computed by the same expression.
     """
     if not n_smoothers:
         return []
@@ -108,7 +108,7 @@ def fit_codebook(
     n_rounds: int,
     generator: np.random.Generator,
 ) -> None:
-    """Let every code be the mean of the residuals that it stands for, which quantisation itself leaves; round by round."""
+    """Fit the codebook by k-means: in each round every code becomes the mean of the residuals that it coded."""
     codebook_VD = quantiser.codebook.weight
     codebook_VD.zero_()
     _, residual_NSD = quantiser.quantise(feature_NDHW)
@@ -119,7 +119,7 @@ def fit_codebook(
 
 
 def draw_rows(row_MD: Float[Tensor, "M D"], n_rows: int, generator: np.random.Generator) -> Float[Tensor, "V D"]:
-    """Draw rows with replacement."""
+    """Sample rows with replacement."""
     return row_MD[torch.from_numpy(generator.integers(0, len(row_MD), n_rows))]
 
 
@@ -128,6 +128,6 @@ def _mean_by_code(code_NS: Tensor, residual_NSD: Tensor, n_codes: int, generator
     count_V = torch.bincount(code_M, minlength=n_codes)
     total_VD = residual_MD.new_zeros(n_codes, residual_MD.shape[1]).index_add_(0, code_M, residual_MD)
     mean_VD = total_VD / count_V.clamp(min=1)[:, None]
-    # A code that stands for nothing begins anew at some residual.
+    # An unused code restarts at a random residual.
     fresh_VD = draw_rows(residual_MD, n_codes, generator)
     return torch.where((count_V > 0)[:, None], mean_VD, fresh_VD)

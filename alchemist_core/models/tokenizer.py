@@ -1,7 +1,6 @@
 """The image tokenizer: a coder of pixels, and residual quantisation of its features scale by scale (as in VAR). Frozen in use.
 
-The coder is a convolutional autoencoder, or none: then a token's features are the colours of a patch and k-means fits the
-codebook. It knows nothing of captions or of what its tokens are used for.
+The coder is a convolutional autoencoder, or none: then a token's features are the pixels of a patch, and k-means fits the codebook.
 
 Letters: B samples in a batch · N images · S tokens over all scales · D features · V codebook size · C H W image.
 """
@@ -22,28 +21,28 @@ from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, ImageSource, resize_images
 from alchemist_core.models.quantiser import ResidualQuantiser, fit_codebook
 
-# By default a GPU rounds what convolutions read to 10 bits, and an image's codes would depend on the card.
+# By default a GPU rounds the inputs of convolutions to 10 bits, so an image's codes would depend on the card.
 torch.backends.cudnn.allow_tf32 = False
-# A code may differ in about 1 image of 1,000 between batch shapes, so every image meets the codebook in this one.
+# Codes differ in about 1 of 1,000 images between batch shapes, so all images are encoded in this one shape.
 ENCODE_BATCH = 256
-# An autoencoder at 256 px needs about a gigabyte for 16 images: larger images come in smaller batches.
+# An autoencoder at 256 px needs about a gigabyte for 16 images, so larger images are encoded in smaller batches.
 _MOST_PIXELS = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """A batch of images as a generator reads them."""
+    """A batch of tokenized images."""
 
     code_BS: Int64[Tensor, "B S"]
     input_BSD: Float[Tensor, "B S D"]
-    """What a generator sees when it predicts a token: the image so far, at the token's own scale."""
+    """The generator's input for each token: the image so far, at the token's own scale."""
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> "ImageTokens":
         """Gather some images."""
         return ImageTokens(self.code_BS[index_B], self.input_BSD[index_B])
 
     def between(self, start: int | None, stop: int | None) -> "ImageTokens":
-        """Give the images between two places, views of these."""
+        """Return the images between two indices, as views."""
         return ImageTokens(self.code_BS[start:stop], self.input_BSD[start:stop])
 
     def to(self, device: torch.device) -> "ImageTokens":
@@ -68,7 +67,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, image_NHWC: ImageArray) -> Int64[Tensor, "N S"]:
-        """Give the codes of images of any side, each computed in one fixed batch shape."""
+        """Return the codes of images of any side, computed in one fixed batch shape."""
         code_chunks = []
         for start in range(0, len(image_NHWC), self.encode_batch):
             chunk = image_NHWC[start : start + self.encode_batch]
@@ -78,22 +77,22 @@ class Tokenizer(nn.Module):
         return torch.cat(code_chunks) if code_chunks else torch.zeros(0, self.config.n_tokens, dtype=torch.int64)
 
     def features(self, image_NHWC: ImageArray) -> Float[Tensor, "N D H W"]:
-        """Resize and code: one feature vector for each cell of the finest grid."""
+        """Return one feature vector for each cell of the finest grid."""
         return self.coder.encode(self._pixels(image_NHWC))
 
     def quantise(self, feature_BDHW: Float[Tensor, "B D H W"]) -> tuple[Int64[Tensor, "B S"], Float[Tensor, "B S D"]]:
-        """Quantise residuals from the coarsest scale on; also give the residual vectors that met the codebook."""
+        """Quantise residuals from the coarsest scale on; return codes and the residual vectors that were quantised."""
         return self.quantiser.quantise(feature_BDHW)
 
     @torch.no_grad()
     def tokens(self, code_BS: Int64[Tensor, "B S"]) -> ImageTokens:
-        """Accumulate the image over scales, as teacher forcing wants it."""
+        """Return codes with the inputs that teacher forcing needs."""
         return ImageTokens(code_BS, self._by_chunks(self.quantiser.inputs, code_BS))
 
     @torch.no_grad()
     def decode(self, code_BS: Int64[Tensor, "B S"]) -> ImageArray:
-        """Draw the images that the codes stand for, at the tokenizer's resolution."""
-        pixels_BCHW = self._by_chunks(self._draw, code_BS)
+        """Return the images of codes, at the tokenizer's resolution."""
+        pixels_BCHW = self._by_chunks(self._decode, code_BS)
         pixels_BHWC = ((pixels_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return np.ascontiguousarray(pixels_BHWC.cpu().numpy())
 
@@ -113,22 +112,22 @@ class Tokenizer(nn.Module):
     def _pixels(self, image_NHWC: ImageArray) -> Tensor:
         return resize_images(image_NHWC, self.config.resolution).to(self.quantiser.codebook.weight.device)
 
-    def _draw(self, code_BS: Tensor) -> Tensor:
+    def _decode(self, code_BS: Tensor) -> Tensor:
         *_, grid_BDHW = self.quantiser.grow(code_BS)
         return self.coder.decode(grid_BDHW)
 
     def _by_chunks(self, function: Callable[[Tensor], Tensor], code_BS: Tensor) -> Tensor:
-        # At least one chunk, so that no codes give a result of the right shape.
+        # At least one chunk, so that zero codes return a result of the right shape.
         return torch.cat([function(chunk_BS) for chunk_BS in torch.split(code_BS, self.encode_batch)])
 
 
 def fit_tokenizer(image_NHWC: ImageSource, config: TokenizerConfig, seed: int) -> Tokenizer:
-    """Fit the codebook, and train the autoencoder if there is one; the same seed gives the same bytes.
+    """Fit the codebook, and train the autoencoder if there is one; equal seeds give equal bytes.
 
     Args:
-        image_NHWC: Images to draw the sample from.
+        image_NHWC: Images, a random part of which is used.
         config: Shape of the tokenizer and length of the fit.
-        seed: Draws the sample, the first weights and codes, and the replacements of codes that nothing uses.
+        seed: Seed of the choice of images, the initial weights and codes, and the restarts of unused codes.
     """
     generator = np.random.default_rng(seed)
     picked_N = np.sort(generator.permutation(len(image_NHWC))[: config.n_images])

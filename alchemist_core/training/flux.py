@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.extractors import weights_sha256
-from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, draw_latents, flow_loss
+from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, flow_loss, sample_latents
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import FluxAutoencoder, FluxTextEncoder
 from alchemist_core.models.images import ImageArray
@@ -161,7 +161,7 @@ class FluxGenerator:
             places = [min(at, len(prompts) - 1) for at in range(start, start + sampling.batch_size)]
             noise_BCHW = torch.stack([self._noise(seeds[at]) for at in places]).to(self._device)
             text = self._text.encode([prompts[at] for at in places]).to(self._device)
-            latent_BCHW = draw_latents(
+            latent_BCHW = sample_latents(
                 self._transformer, text, noise_BCHW, n_steps=sampling.n_steps, guidance=sampling.guidance
             )
             parts.append(self._vae.decode(latent_BCHW)[: len(prompts) - start])

@@ -1,6 +1,6 @@
-"""Train the head of the offline image-text similarity on features of frozen encoders, and try it on pairs that it has not seen.
+"""Training the image-text head on features of frozen encoders, and its AUC on held-out samples.
 
-Letters: N pairs · D C features of the two encoders · B pairs of a step.
+Letters: N samples · D C features of the two encoders · B samples of a step.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from alchemist_core.training.samples import batch_index
 
 _SHARPNESS, _SHARPEST = 20.0, 100.0
 _N_OTHERS = 8
-"""Other captions that each held-out picture is compared with."""
+"""Other captions that each held-out image is compared with."""
 
 Report = Callable[[int, int, str], None]
 
@@ -28,17 +28,17 @@ Report = Callable[[int, int, str], None]
 def train_head(
     image_ND: Features, text_NC: Features, captions: Sequence[str], config: HeadTrainingConfig, report: Report
 ) -> Head:
-    """Train on pairs, each a step's right answer, with the step's other captions as wrong ones.
+    """Train by contrast: a sample's caption is the right answer, the other captions of the step are wrong ones.
 
     Source: Radford et al. 2021, Fig. 3 (symmetric InfoNCE).
-    Departs: all pairs of a step that carry the same caption are right answers of each other.
+    Departs: samples of a step with equal captions are right answers of each other.
 
     Args:
         image_ND: EfficientNet-lite0's features.
         text_NC: MiniLM's.
-        captions: The texts themselves, by which equal ones are known.
+        captions: The captions, to find equal ones.
         config: Sizes, length and rates.
-        report: Told the steps done.
+        report: Called with the steps done, the steps planned, and a note.
     """
     start_from_seed(config.seed)
     images, texts = torch.from_numpy(image_ND), torch.from_numpy(text_NC)
@@ -67,9 +67,9 @@ def train_head(
 
 @torch.inference_mode()
 def tell_apart(head: Head, image_ND: Features, text_NC: Features, captions: Sequence[str]) -> float:
-    """Give how often a picture is nearer to its own caption than a picture to another one: area under the curve of cosines.
+    """Return the AUC of cosines: how often an image is nearer to its own caption than an image to another caption.
 
-    Each picture meets the captions of the next eight pairs; those that say the same as its own are left out.
+    Each image is compared with the captions of the next eight samples, except captions equal to its own.
     """
     image_NE, text_NE = head(torch.from_numpy(image_ND), torch.from_numpy(text_NC))
     own_N = (image_NE * text_NE).sum(1).numpy()

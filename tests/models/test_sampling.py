@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.config import SamplingConfig
-from alchemist_core.models.sampling import cut_probabilities, draw_codes, guide, sample_codes
+from alchemist_core.models.sampling import cut_probabilities, pick_codes, guide, sample_codes
 from alchemist_core.models.star import AttentionCache, Star
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer
@@ -133,12 +133,12 @@ def test_cuts_keep_the_fewest_likeliest_codes_that_cover_the_share(
 @given(number=st.floats(0, 1, exclude_max=True))
 def test_a_code_of_no_probability_is_never_drawn(number: float) -> None:
     probability_BLV = torch.tensor([[[0.0, 0.3, 0.0, 0.7, 0.0]]], dtype=torch.float64)
-    code = draw_codes(probability_BLV, torch.tensor([[number]], dtype=torch.float64)).item()
+    code = pick_codes(probability_BLV, torch.tensor([[number]], dtype=torch.float64)).item()
     assert code == (1 if number < 0.3 else 3)
 
 
 def test_codes_are_drawn_as_often_as_they_are_probable() -> None:
     probability_BLV = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).expand(1, 10_000, 3)
     draw_BL = torch.rand(1, 10_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    count_V = torch.bincount(draw_codes(probability_BLV, draw_BL).flatten(), minlength=3)
+    count_V = torch.bincount(pick_codes(probability_BLV, draw_BL).flatten(), minlength=3)
     torch.testing.assert_close(count_V / 10_000, torch.tensor([0.5, 0.2, 0.3]), rtol=0, atol=0.02)

@@ -1,4 +1,4 @@
-"""STAR and the paper's rater as published: 19 keys a block, and a class table that nothing reads.
+"""STAR and the paper's rater in their published layout: 19 keys per block, and an unused table of classes.
 
 Letters: C features inside · H heads.
 """
@@ -11,7 +11,7 @@ from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.weights import Layout, export_weights, load_weights, read_weights, rename_all
 from alchemist_core.models.star import Star
 
-# ImageNet's classes and one for none, left over from VAR.
+# ImageNet's classes and one for none, unused since VAR.
 _N_CLASSES = 1001
 
 _TRUNK = {
@@ -51,21 +51,21 @@ _RATER_HEADS = {
 
 
 def star_layout(config: StarConfig) -> Layout:
-    """Say what the published keys of a generator are called here."""
+    """Return the layout of a published generator."""
     return _trunk_layout(config).within("trunk.").joined(Layout(_HEAD))
 
 
 def rater_layout(config: StarConfig) -> Layout:
-    """Say what the published keys of the paper's rater are called in one that pools the trunk's hidden states."""
+    """Return the layout of the paper's published rater, for a rater that pools the trunk's hidden states."""
     return _trunk_layout(config).within("backbone.").joined(Layout(_RATER_HEADS))
 
 
 def load_star(source: str | Path, config: StarConfig) -> Star:
-    """Load a published generator; `is_legacy` in its config reads captions as its training did.
+    """Load a published generator; `is_legacy` in its config repeats the cross-attention of its training.
 
     Args:
-        source: Path or `hf:ORG/NAME/FILE`; a training checkpoint or its model alone.
-        config: The size it was made with, such as `published_star(16)`.
+        source: Path or `hf:ORG/NAME/FILE` of a training checkpoint or of the weights alone.
+        config: Its size, such as `published_star(16)`.
     """
     star = Star(config)
     load_weights(star, read_weights(source, "trainer", "var_wo_ddp"), star_layout(config), source=str(source))
@@ -73,12 +73,12 @@ def load_star(source: str | Path, config: StarConfig) -> Star:
 
 
 def load_rater(source: str | Path, rater: nn.Module, config: StarConfig) -> None:
-    """Fill a rater with the paper's heads on a trunk of this size from a published checkpoint."""
+    """Load a published checkpoint into a rater with the paper's heads on a trunk of this size."""
     load_weights(rater, read_weights(source, "trainer", "varRater_wo_ddp"), rater_layout(config), source=str(source))
 
 
 def export_star(star: Star) -> dict[str, Tensor]:
-    """Give a generator's weights as the published code loads them."""
+    """Return a generator's weights in the published layout."""
     return export_weights(star, star_layout(star.trunk.config))
 
 
