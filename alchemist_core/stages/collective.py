@@ -26,10 +26,10 @@ def execute_together(
     """
     if _is_alone():
         return execute(stage, config, work, report_type, slot=slot)
-    from alchemist_core.training.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
+    from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes must talk
 
     if int(os.environ["RANK"]) > 0:
-        claim = tell_all()
+        claim = broadcast()
         if claim is None:
             raise SystemExit(0)
         engine = open_store()
@@ -39,14 +39,14 @@ def execute_together(
 
     def announced(stage_run: StageRun) -> R:
         hold_device(stage_run, n_devices=int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
-        told.append(tell_all(stage_run.claim))
+        told.append(broadcast(stage_run.claim))
         return work(stage_run)
 
     try:
         return execute(stage, config, announced, report_type, slot=slot)
     finally:
         if not told:
-            tell_all(None)
+            broadcast(None)
 
 
 @contextmanager
@@ -60,9 +60,9 @@ def hold_together(stage_run: StageRun, resource: str) -> Iterator[None]:
 def wait_for_all() -> None:
     """Go on once every launched process has come here."""
     if not _is_alone():
-        from alchemist_core.training.launching import tell_all  # noqa: PLC0415  torch only when processes must talk
+        from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes must talk
 
-        tell_all()
+        broadcast()
 
 
 def _is_alone() -> bool:

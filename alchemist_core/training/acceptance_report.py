@@ -1,9 +1,8 @@
-"""The health certificate of a rater: what has to hold before its scores may decide anything, measured on clean pairs.
+"""The acceptance report of a rater: the checks that it must pass before it may be promoted, measured on clean samples.
 
-It knows neither shards nor the database: it is handed a loaded rater, pairs of the validation dataset, and the figures of the
-rater's training.
+The caller passes a loaded rater, samples of the validation dataset, and the metrics of the rater's training.
 
-Letters: N pairs.
+Letters: N samples.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ _GRID = 4
 
 
 def plain_images(image_NHW3: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, "N H W 3"]:
-    """Fill each image with its own mean colour: the caption stays, what it speaks of is gone.
+    """Fill each image with its own mean colour, so that the caption has no content to match.
 
     >>> plain_images(np.array([[[[0, 0, 0], [10, 20, 30]]]], np.uint8)).tolist()
     [[[[5, 10, 15], [5, 10, 15]]]]
@@ -33,11 +32,11 @@ def plain_images(image_NHW3: UInt8[np.ndarray, "N H W 3"]) -> UInt8[np.ndarray, 
 
 
 def chaotic_images(image_NHW3: UInt8[np.ndarray, "N H W 3"], seed: int) -> UInt8[np.ndarray, "N H W 3"]:
-    """Fill a grid with pieces of other images, each from a random place, and add noise.
+    """Fill a grid with pieces of other images, each from a random position, and add noise.
 
     Args:
-        image_NHW3: What the pieces are cut from; sides of at least 4 pixels.
-        seed: Draws images, places and noise.
+        image_NHW3: Images, of at least 4 pixels a side.
+        seed: Seed of images, positions and noise.
     """
     generator = np.random.default_rng(seed)
     n, height, width, _ = image_NHW3.shape
@@ -55,7 +54,7 @@ def chaotic_images(image_NHW3: UInt8[np.ndarray, "N H W 3"], seed: int) -> UInt8
 
 
 def shuffled_captions(captions: list[str], seed: int) -> list[str]:
-    """Give each image another image's caption; a caption that several share may come back to one of them.
+    """Give each image another image's caption; images with equal captions may keep theirs.
 
     >>> sorted(shuffled_captions(["a", "b", "c"], 0)) == ["a", "b", "c"]
     True
@@ -69,7 +68,7 @@ _OTHER_SHAPE = 32
 
 
 class HealthCheck(NamedTuple):
-    """One property of a rater: what was measured, and the bounds that it must keep; a bound of None is open."""
+    """One check of a rater: the measured value and its bounds; None is no bound."""
 
     name: str
     value: float | None
@@ -79,32 +78,32 @@ class HealthCheck(NamedTuple):
 
     @property
     def is_ok(self) -> bool:
-        """Whether the value keeps its bounds; what was not measured cannot fail."""
+        """Whether the value is within its bounds; a value that was not measured passes."""
         if self.value is None:
             return True
         above = self.low is None or self.value >= self.low
         return above and (self.high is None or self.value <= self.high)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the check as the certificate stores it."""
+        """Return the check as the acceptance report stores it."""
         return {**self._asdict(), "is_ok": self.is_ok}
 
 
 class SampleScorer(Protocol):
-    """What scores pairs: `loops.scoring.Scorer`."""
+    """Scores samples: `training.scoring.Scorer`."""
 
     def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
-        """Score pairs, each on its own."""
+        """Return each sample's score."""
         ...
 
 
 class Training(NamedTuple):
-    """What is to be known of how a rater was trained."""
+    """Facts about a rater's training."""
 
     metrics: dict[str, Any]
-    """What it measured, with the history of its steps."""
+    """The metrics of the training, with the history of its steps."""
     rule: RatingRule
-    """Rule `loss` may like plain images."""
+    """Scoring rule; a rater of rule `loss` may prefer plain images."""
     group_size: int
 
 
@@ -118,15 +117,15 @@ def certify(
     tokenizer: Tokenizer | None = None,
     limits: AcceptanceLimits | None = None,
 ) -> list[HealthCheck]:
-    """Examine a rater.
+    """Return the checks of a rater's acceptance report.
 
     Args:
         scorer: The rater.
-        clean: Pairs of the validation dataset: what the user holds to be good.
-        training: How it came about.
-        twin: A rater of the same config and data but another seed, where one was trained.
-        tokenizer: The rater's.
-        limits: The bounds; none: the defaults.
+        clean: Samples of the validation dataset, which the user considers good.
+        training: Facts about its training.
+        twin: A rater of the same config and data but another seed, if one was trained.
+        tokenizer: The rater's tokenizer.
+        limits: The bounds; None: the defaults.
     """
     limits = limits or AcceptanceLimits()
     score_N = scorer.score(clean.image_NHWC, clean.captions)
@@ -134,10 +133,10 @@ def certify(
         *_invariance(scorer, clean, score_N, limits),
         *(_codes(tokenizer, clean, limits) if tokenizer is not None else []),
         HealthCheck(
-            "score_spread", float(score_N.std()), limits.min_score_spread, None, "standard deviation over clean pairs"
+            "score_spread", float(score_N.std()), limits.min_score_spread, None, "standard deviation over clean samples"
         ),
         *_training(training, limits),
-        *_planted(scorer, clean, score_N, (training.rule, limits)),
+        *_synthetic_defects(scorer, clean, score_N, (training.rule, limits)),
         _stability(score_N, clean, twin, limits),
     ]
 
@@ -155,21 +154,27 @@ def _invariance(
     change, beside = float(np.abs(moved_N).max()) / spread, float(np.abs(beside_N).max(initial=0))
     return [
         HealthCheck("batch_invariance", change, None, limits.max_batch_change, "largest change by batch composition"),
-        HealthCheck("corruption_isolation", beside, None, limits.max_neighbour_change, "change by bad neighbours"),
+        HealthCheck(
+            "corruption_isolation",
+            beside,
+            None,
+            limits.max_neighbour_change,
+            "change by defective samples in the same batch",
+        ),
     ]
 
 
 def _codes(tokenizer: Tokenizer, clean: Samples, limits: AcceptanceLimits) -> list[HealthCheck]:
-    """Count the images whose codes change: in other company they must not; in another batch shape a kernel may flip one."""
+    """Count the images whose codes change with the batch composition, where none may; and with the batch shape, for information."""
     image_NHWC = clean.image_NHWC
     code_NS = tokenizer.encode(image_NHWC)
     backwards_NS = tokenizer.encode(image_NHWC[::-1].copy()).flip(0)
     chunks = [image_NHWC[start : start + _OTHER_SHAPE] for start in range(0, len(image_NHWC), _OTHER_SHAPE)]
     shaped_NS = torch.cat([tokenizer.quantise(tokenizer.features(chunk))[0] for chunk in chunks])
-    by_company, by_shape = (int((codes != code_NS).any(1).sum()) for codes in (backwards_NS, shaped_NS))
+    by_composition, by_shape = (int((codes != code_NS).any(1).sum()) for codes in (backwards_NS, shaped_NS))
     return [
         HealthCheck(
-            "flipped_codes", by_company, None, limits.max_flipped_codes,
+            "flipped_codes", by_composition, None, limits.max_flipped_codes,
             f"by batch composition; {by_shape} of {len(clean)} in batches of {_OTHER_SHAPE}",
         )
     ]  # fmt: skip
@@ -178,7 +183,7 @@ def _codes(tokenizer: Tokenizer, clean: Samples, limits: AcceptanceLimits) -> li
 def _training(training: Training, limits: AcceptanceLimits) -> list[HealthCheck]:
     metrics, rule, group_size = training
     correlation = metrics["spearman_score_minus_loss"]
-    # A rater of rule `loss` is meant to rank by loss.
+    # A rater of rule `loss` ranks by loss on purpose.
     limit = None if rule is RatingRule.LOSS else limits.max_loss_correlation
     return [
         *([] if rule is RatingRule.LEARNABILITY else _weights(metrics["history"], group_size, limits)),
@@ -198,7 +203,7 @@ def _weights(history: Sequence[dict[str, float]], group_size: int, limits: Accep
     ]
 
 
-def _planted(
+def _synthetic_defects(
     scorer: SampleScorer, clean: Samples, score_N: Float32[np.ndarray, " N"], asked: tuple[RatingRule, AcceptanceLimits]
 ) -> list[HealthCheck]:
     rule, limits = asked
@@ -222,11 +227,11 @@ def _stability(
         note = "not measured: train the same config with another seed"
         return HealthCheck("rank_stability", None, least, None, note)
     same = spearman(score_N, twin.score(clean.image_NHWC, clean.captions))
-    return HealthCheck("rank_stability", same, least, None, "Spearman with a rater of another seed, over clean pairs")
+    return HealthCheck("rank_stability", same, least, None, "Spearman with a rater of another seed, over clean samples")
 
 
 def failures(checks: Sequence[HealthCheck]) -> list[str]:
-    """Say which checks failed, with value and bound."""
+    """Describe the failed checks, with value and bound."""
     return [
         f"{check.name} {check.value:.4g} (must be {_bounds(check)}; {check.note})"
         for check in checks

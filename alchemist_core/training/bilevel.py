@@ -377,13 +377,13 @@ def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str |
     last = history[-1]
     broken = [name for name in ("validation_loss", "train_loss", "reference_loss") if not math.isfinite(last[name])]
     if broken:
-        return f"{', '.join(broken)} is not finite at step {last['step']:.0f}; lower the proxies' learning rate"
+        return f"{', '.join(broken)} is not finite at step {last['step']:.0f}. Lower the proxies' learning rate"
     # The scoring rule `learnability` computes no weights.
     recent = [step["effective_sample_size"] for step in history[-_WINDOW:] if "effective_sample_size" in step]
     least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
     if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
         return (
-            f"over {_WINDOW} steps the weights went to {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
+            f"over {_WINDOW} steps the effective sample size was {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
             f"{least:.3g} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
         )
     return None

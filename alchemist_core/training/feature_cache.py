@@ -1,8 +1,6 @@
-"""A cache of what frozen encoders gave, addressed by the content that they read: segments that are written once, whole.
+"""A cache of the outputs of frozen encoders, keyed by the sha256 of their input. A segment is written once, atomically. No torch.
 
-It knows neither encoders nor torch: arrays in, arrays out.
-
-Letters: N things asked for · K things known.
+Letters: N keys asked for · K keys stored.
 """
 
 import hashlib
@@ -21,7 +19,7 @@ from alchemist_core.files import atomic_write
 _KEY_BYTES = 32
 Arrays = dict[str, NDArray[Any]]
 DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, ValueError, SyntaxError)
-"""What numpy raises for a segment with other bytes than were written: each file in it has a CRC."""
+"""Errors that numpy raises for a damaged segment: each file in it has a CRC."""
 
 
 class FeatureCache:
@@ -32,16 +30,16 @@ class FeatureCache:
         self._read_folder()
 
     def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], Arrays]:
-        """Return which keys are known, and the rows of those, in the order of the keys."""
+        """Return which keys are stored, and their rows, in the order of the keys."""
         try:
             return self._find(keys)
         except FileNotFoundError:
-            # A takedown has put another segment in the place of one that was read, or a damaged one was deleted.
+            # A takedown has replaced a segment, or a damaged one was deleted.
             self._read_folder()
             return self.find(keys)
 
     def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
-        """Keep rows for a later cache on this folder; a reader sees a segment whole or not at all."""
+        """Store rows for later runs; a reader sees a segment whole or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
         _write_segment(self._folder, _as_keys(keys), arrays)
 
@@ -75,13 +73,13 @@ class FeatureCache:
 
 
 def forget(root: Path, keys: Iterable[bytes]) -> int:
-    """Delete every row of some keys from every cache below a folder; return how many rows went.
+    """Delete the rows of some keys from every cache below a folder; return how many rows were deleted.
 
-    A takedown calls it: what was made from an image goes with the image.
+    A takedown calls it, so that what was computed from an image is deleted with the image.
     """
     gone, n_gone = _as_keys(sorted(set(keys))), 0
     for path in sorted(root.rglob("*.npz")):
-        # Another takedown may have rewritten it. A damaged one is deleted whole: it may hold what must go.
+        # Another takedown may have rewritten the segment. A damaged segment is deleted whole, because it may hold the keys.
         with suppress(FileNotFoundError):
             n_gone += _forget_in(path, gone)
     return n_gone
@@ -108,7 +106,7 @@ def _write_segment(folder: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> N
 
 
 def _read_keys(path: Path) -> NDArray[np.bytes_] | None:
-    """Return the keys of a segment; none where it is gone."""
+    """Return the keys of a segment; None if it is missing."""
     try:
         return _load_segment(path, keys_only=True)[0]
     except FileNotFoundError:
@@ -116,10 +114,10 @@ def _read_keys(path: Path) -> NDArray[np.bytes_] | None:
 
 
 def _load_segment(path: Path, *, keys_only: bool = False) -> tuple[NDArray[np.bytes_], Arrays]:
-    """Return the keys of a segment and its arrays; a damaged segment is deleted, since encoders make its rows again.
+    """Return the keys of a segment and its arrays; a damaged segment is deleted, because encoders can compute its rows again.
 
     Raises:
-        FileNotFoundError: The segment is gone, or was damaged.
+        FileNotFoundError: The segment is missing, or was damaged.
     """
     try:
         with path.open("rb") as file, np.load(file) as stored:
@@ -133,5 +131,5 @@ def _load_segment(path: Path, *, keys_only: bool = False) -> tuple[NDArray[np.by
 
 
 def _as_keys(keys: Sequence[bytes]) -> NDArray[np.bytes_]:
-    # Compared as strings of 32 bytes: numpy drops zeros at the end of both sides alike.
+    # Compared as strings of 32 bytes: numpy strips trailing zeros on both sides.
     return np.frombuffer(b"".join(keys), f"S{_KEY_BYTES}")

@@ -1,4 +1,4 @@
-"""How a loop finds the processes and devices it was launched on: one, or as many as `accelerate launch` or torchrun started."""
+"""The processes and devices of a training or scoring run: one, or as many as `accelerate launch` or torchrun started."""
 
 import os
 from datetime import timedelta
@@ -17,31 +17,31 @@ from alchemist_core.training.config import Precision
 
 
 def start_from_seed(seed: int) -> None:
-    """Seed torch and keep to kernels whose result does not depend on the order in which threads add up.
+    """Seed torch, and use only deterministic kernels.
 
-    By default the backward of an indexed parameter adds in any order: two threads then gave another rater at every run.
+    By default the backward of indexing sums in any order, so two threads trained another rater at every run.
     """
-    # Also for those who call the library from a program of their own: torch checks it at the first product of matrices.
+    # Set here too for programs that import the library: torch checks it at the first matrix product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DEFAULTS["CUBLAS_WORKSPACE_CONFIG"])
     torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(seed)
 
 
-# The others wait while the first one fits a tokenizer and encodes; GPUs' default of ten minutes would end them.
+# The other processes wait while the first one fits a tokenizer and encodes. The default timeout of GPUs is ten minutes.
 _LONGEST_WAIT = timedelta(days=2)
 
 
 def make_accelerator(precision: Precision = "fp32") -> Accelerator:
-    """Join the launched processes, on a GPU where there is one.
+    """Return an accelerator for the launched processes, on a GPU if there is one.
 
     Raises:
-        ConfigError: fp16 without a GPU, or another number format than the process already has.
+        ConfigError: fp16 without a GPU, or another number format than earlier in this process.
     """
     has_gpu = torch.accelerator.is_available()
     if precision == "fp16" and not has_gpu:
         raise ConfigError("precision fp16 scales its losses on a GPU, and there is none; choose bf16 or fp32")
     mixed_precision = "no" if precision == "fp32" else precision
-    # accelerate keeps one number format a process.
+    # accelerate keeps one number format per process.
     if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
         raise ConfigError(
             f"precision {precision} follows another one in the same process, which keeps to its first; give rater and model "
@@ -51,36 +51,38 @@ def make_accelerator(precision: Precision = "fp32") -> Accelerator:
     return Accelerator(
         cpu=not has_gpu,
         mixed_precision=mixed_precision,
-        # Else accelerate moves a schedule once for each process at every step.
+        # Otherwise accelerate steps a schedule once per process.
         step_scheduler_with_optimizer=False,
-        # The bias of the code head gives a rater's backbone nothing to learn from.
+        # The bias of the code head gets no gradient in a rater's backbone.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 
 def own_slice(accelerator: Accelerator, index_B: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
-    """Give this process's part of a batch: the parts are equal and together the batch.
+    """Return this process's part of a batch; the parts are equal and together the whole batch.
 
     Raises:
         ConfigError: The batch does not split evenly.
     """
     n_processes = accelerator.num_processes
     if len(index_B) % n_processes:
-        raise ConfigError(f"batch_size {len(index_B)} does not split into {n_processes} equal parts, one a process")
+        raise ConfigError(
+            f"The batch size {len(index_B)} does not split into {n_processes} equal parts, one per process. Set a multiple of {n_processes}."
+        )
     own_b: Tensor = torch.chunk(index_B, n_processes)[accelerator.process_index]
     return own_b
 
 
-def tell_all(value: Any = None) -> Any:
-    """Give every process what the first one says; each must call it once."""
+def broadcast(value: Any = None) -> Any:
+    """Return the first process's value in every process; each must call it once."""
     _join()
-    told = [value]
-    broadcast_object_list(told)
-    return told[0]
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def _join() -> None:
-    # The CPU is said outright: without a GPU torchrun's processes would otherwise not find each other, and each train alone.
+    # The CPU is named explicitly: without a GPU, torchrun's processes would otherwise each train alone.
     PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
 
 

@@ -1,6 +1,6 @@
-"""Read images and captions of pairs from their shards, for stages that train or measure.
+"""Images and captions of stored samples, read from their shards, for stages that train or measure. No torch.
 
-Letters: N pairs · M of them.
+Letters: N samples · M of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from alchemist_core.store.tables import AnyRow
 
 @runtime_checkable
 class Location(Protocol):
-    """A record as the store keeps it: aligned lists of its members' extensions, offsets and sizes."""
+    """The location of a record: aligned lists of its files' extensions, offsets and sizes."""
 
     key: str
     file_exts: list[str]
@@ -33,18 +33,18 @@ class Location(Protocol):
 
 
 def image_member(location: Location) -> tuple[int, int]:
-    """Return offset and size of a location's picture; ingest let only records with exactly one pass."""
+    """Return offset and size of a location's image; ingest accepts only records with exactly one."""
     for ext, offset, size in zip(location.file_exts, location.file_offsets, location.file_sizes, strict=True):
         if ext in IMAGE_EXTS:
             return offset, size
     raise DataError(
-        f"Record {location.key!r} has no picture among {', '.join(location.file_exts)}: its row was changed by hand."
+        f"Record {location.key!r} has no image among {', '.join(location.file_exts)}. Its row was changed by hand: restore it, or retire the shard."
     )
 
 
-# Files of pictures that are read at once: at 100 kB each, 100 MB.
+# Image files read at a time: 100 MB at 100 kB each.
 _N_FILES = 1024
-# Pictures that are given at once: at 256 px, 800 MB.
+# Images yielded at a time: 800 MB at 256 px.
 _CHUNK = 4096
 
 Images = NDArray[np.uint8]
@@ -52,7 +52,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class ReadSamples(NamedTuple):
-    """Decoded pairs, aligned, in the order of their rows."""
+    """Decoded samples, aligned, in the order of their rows."""
 
     images: Images
     captions: list[str]
@@ -62,12 +62,12 @@ class ReadSamples(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredSamples:
-    """Pairs whose images lie in their shards until they are asked for.
+    """Samples whose images are read from their shards on demand.
 
     Args:
-        rows: Pairs with their location, as `store.pairs` returns them.
-        side: Pixels of a side.
-        report: Told how many of those that are read are done.
+        rows: Samples with their locations, from `store.samples`.
+        side: Side of the decoded images in pixels.
+        report: Called with the images done, the images asked for, and a note.
     """
 
     rows: Sequence[AnyRow]
@@ -76,21 +76,21 @@ class StoredSamples:
 
     @property
     def captions(self) -> list[str]:
-        """Return each pair's caption."""
+        """Each sample's caption."""
         return [row.caption for row in self.rows]
 
     @property
     def image_keys(self) -> list[bytes]:
-        """Return the sha256 of each image's file."""
+        """The sha256 of each image's file."""
         return [bytes(row.image_hash) for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, index_M: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Images]]:
-        """Yield the images of some pairs some thousands at a time, in the order of the shards.
+        """Yield the images of some samples in chunks, in the order of the shards.
 
-        A pair whose image cannot be decoded is left out: scoring quarantines it.
+        A sample whose image cannot be decoded is left out; scoring quarantines it.
         """
         places: list[int] = []
         images: list[Images] = []
@@ -124,7 +124,7 @@ class StoredSamples:
                     self.report(n_done, len(index), "read")
 
     def _decode_apart(self, uri: str, places: list[int]) -> Iterator[tuple[int, Images]]:
-        """Decode images that may take long, in processes that may die on them."""
+        """Decode costly images in worker processes, which may die without harm."""
         if not places:
             return
         rows = [self.rows[at] for at in places]
@@ -145,10 +145,10 @@ class StoredSamples:
 
 
 def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple[int, Images]]:
-    """Yield what has been decoded.
+    """Yield the decoded images.
 
     Raises:
-        DataError: The shard is gone, or holds other bytes than were registered.
+        DataError: The shard is missing, or has changed.
     """
     for part in decoders.wait():
         if part.error is not None:
@@ -158,12 +158,12 @@ def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple
 
 
 def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadSamples:
-    """Decode each pair's image to one size; a pair whose image cannot be decoded is left out (scoring quarantines it).
+    """Decode each sample's image to one size; a sample whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
-        rows: Pairs with their location, as `store.pairs` returns them.
-        side: Pixels of a side.
-        report: Told how many are done.
+        rows: Samples with their locations, from `store.samples`.
+        side: Side of the decoded images in pixels.
+        report: Called with the images done, the images asked for, and a note.
     """
     image_of: dict[int, Images] = {}
     for places, images in StoredSamples(rows, side, report).read(np.arange(len(rows))):

@@ -1,6 +1,6 @@
-"""How long a step takes here: a few real steps on noise, timed, so that a cost can be stated before it is paid.
+"""The time of a training step on this machine, from a few steps on random images, to estimate an experiment's cost.
 
-Knows nothing of datasets: a step's time depends on sizes, not on what is in the pictures.
+The time depends on sizes, not on the content of images.
 """
 
 import tempfile
@@ -20,23 +20,23 @@ _N_STEPS = 12
 
 
 class _Clock:
-    """Hears of every step, and tells how long one takes: the median, so that other work on the machine does not count."""
+    """A progress callback that measures the median time of a step, which other work on the machine hardly changes."""
 
     def __init__(self) -> None:
-        self._heard: list[float] = []
+        self._ticks: list[float] = []
 
     def __call__(self, _done: int, _total: int, _note: str) -> None:
-        self._heard.append(time.perf_counter())
+        self._ticks.append(time.perf_counter())
 
     def seconds(self) -> float:
-        """Return the median time between two of the steps that were heard of, the first left out: it warms up."""
-        return median(after - before for before, after in pairwise(self._heard[1:]))
+        """Return the median time between two steps, without the first, which warms up."""
+        return median(after - before for before, after in pairwise(self._ticks[1:]))
 
 
 def seconds_a_step(model: DownstreamConfig, rater: RaterTrainingConfig) -> tuple[float, float]:
     """Time a step of the downstream model and a bilevel step of the rater, in seconds.
 
-    The tokenizer is the rater's; where it is a published one, it must be at hand.
+    The tokenizer is the rater's; a published one must be available.
     """
     samples = _noise(max(model.batch_size, rater.batch_size, rater.n_codes), rater.resolution)
     clocks = _Clock(), _Clock()

@@ -64,7 +64,7 @@ def test_prompts_are_cut_after_77_tokens(clip_folder: Path) -> None:
 
 
 def test_a_folder_without_clip_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no CLIP model"):
+    with pytest.raises(ConfigError, match="does not hold a CLIP model"):
         Clip(tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_inception_s_features_are_torch_fidelity_s(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_inception_s_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match="holds no InceptionV3"):
+    with pytest.raises(ConfigError, match="does not hold torch-fidelity's InceptionV3"):
         InceptionV3(tmp_path / "other.pth")
 
 

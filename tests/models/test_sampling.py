@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.config import SamplingConfig
-from alchemist_core.models.sampling import cut_probabilities, pick_codes, guide, sample_codes
+from alchemist_core.models.sampling import cut_probabilities, guide, pick_codes, sample_codes
 from alchemist_core.models.star import AttentionCache, Star
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer

@@ -48,7 +48,7 @@ def test_each_distinct_caption_is_encoded_once() -> None:
 
 
 def test_an_unknown_encoder_is_refused_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="'words' or 'minilm'"):
+    with pytest.raises(ConfigError, match="'words', 'minilm', or 'clip:'"):
         load_text_encoder("clip")
 
 

@@ -102,7 +102,7 @@ def test_a_diffusion_pipeline_s_two_folders_are_found(clip: TextEncoder, tmp_pat
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="give a folder, ORG/NAME, or ORG/NAME/text_encoder"):
+    with pytest.raises(ConfigError, match="Give a folder, ORG/NAME, or ORG/NAME/text_encoder"):
         load_text_encoder(f"clip:{tmp_path}")
 
 

@@ -120,7 +120,7 @@ def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: 
 
 def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     nothing = test_pairs.rows(np.arange(0))
-    with pytest.raises(DataError, match="no pairs"):
+    with pytest.raises(DataError, match="No samples"):
         train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
 
 

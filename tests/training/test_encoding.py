@@ -128,7 +128,7 @@ def test_images_come_in_the_order_that_was_asked_for_whatever_the_order_of_readi
 
 
 def test_pictures_of_which_none_can_be_decoded_are_an_error(pairs: Samples) -> None:
-    with pytest.raises(DataError, match="none of 1 pictures"):
+    with pytest.raises(DataError, match="None of 1 images"):
         ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))[np.array([2])]
 
 

@@ -191,7 +191,7 @@ def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str
 def test_flux_asks_for_what_no_package_carries(
     config: DownstreamConfig, field: str, validation_pairs: Samples, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"FLUX-mini is trained on flux-mini\.safetensors"):
+    with pytest.raises(ConfigError, match=r"FLUX-mini needs its weights \(flux-mini\.safetensors\)"):
         train(config.model_copy(update={field: None}), validation_pairs, tmp_path / "model")
 
 
@@ -199,5 +199,5 @@ def test_encoders_of_another_size_are_refused(
     config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:
     wrong = config.model_copy(update={"flux": TINY.model_copy(update={"text_dim": 32})})
-    with pytest.raises(ConfigError, match="give 24 and 20 features, but the transformer reads 32 and 20"):
+    with pytest.raises(ConfigError, match="have 24 and 20 features, but the transformer needs 32 and 20"):
         train(wrong, validation_pairs, tmp_path / "model")

@@ -148,7 +148,7 @@ def test_pictures_of_another_side_are_refused_by_the_field(file: Path) -> None:
 def test_a_head_of_other_encoders_is_refused(head: Head, encoders: Encoders, tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     path.write_bytes(pack_head(head, record_of(encoders, image_encoder_sha256="0" * 64)))
-    with pytest.raises(ConfigError, match=r"was trained on encoders \('0000.*installed are"):
+    with pytest.raises(ConfigError, match=r"was trained on encoders \('0000.*are installed"):
         ImageText(path)
 
 
@@ -167,7 +167,7 @@ def test_a_head_that_says_it_is_weak_is_refused_where_it_is_used(
 def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match="is no head that alchemist image-text-head wrote"):
+    with pytest.raises(ConfigError, match="is not a head that alchemist image-text-head wrote"):
         load_head(path)
 
 

@@ -106,7 +106,7 @@ def test_two_processes_give_the_loss_curve_of_one(
 def test_processes_wait_for_the_first_one_as_long_as_it_fits_and_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     monkeypatch.setattr(launching, "PartialState", lambda **options: given.append(options))
-    launching.tell_all()
+    launching.broadcast()
     launching.make_accelerator()
     assert [options["timeout"] > timedelta(days=1) for options in given] == [True, True]
 

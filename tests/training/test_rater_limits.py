@@ -25,7 +25,7 @@ def test_one_pair_alone_is_too_few_to_train_on(
     # As many as the stage asked for may have come, and all but one be broken.
     one, config = np.arange(1), CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "n_codes": 2})
     pairs = (train_pairs.rows(one), validation_pairs) if of == "training" else (train_pairs, validation_pairs.rows(one))
-    with pytest.raises(DataError, match=f"1 {of} pair"):
+    with pytest.raises(DataError, match=f"Only 1 {of} sample"):
         train_rater(config, *pairs, out=tmp_path / "rater", report=ignore)
 
 

@@ -1,4 +1,7 @@
-"""A published layout: which of its keys is which of ours. Loading refuses whatever does not fit, by name."""
+"""Published weights: files read without running code in them, and loaded by a layout that maps their keys to ours.
+
+A key that is missing, unexpected or of another shape is refused by name.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +21,7 @@ def read_weights(source: str | Path, *wrapped_in: str) -> dict[str, Tensor]:
 
     Args:
         source: Path of a `.safetensors` or torch file, or `hf:ORG/NAME/FILE` on the Hugging Face hub.
-        wrapped_in: Keys under which a training checkpoint holds it; a flat file needs none of them.
+        wrapped_in: Keys that lead to it in a training checkpoint; a flat file needs none.
 
     Raises:
         ConfigError: There is no such file.
@@ -31,7 +34,7 @@ def read_weights(source: str | Path, *wrapped_in: str) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         where = " → ".join(wrapped_in) or "top"
-        raise DataError(f"{source} holds no state dict at its top or under {where}; give a file of weights")
+        raise DataError(f"{source} has no state dict at its top or under {where}. Give a file of weights.")
     return dict(content)
 
 
@@ -40,7 +43,7 @@ def _locate(source: str) -> Path:
         return _fetch(source)
     path = Path(source)
     if not path.is_file():
-        raise ConfigError(f"no file of weights at {source}; give a path, or hf:ORG/NAME/FILE")
+        raise ConfigError(f"There is no file of weights at {source}. Give a path, or hf:ORG/NAME/FILE.")
     return path
 
 
@@ -51,18 +54,18 @@ def _fetch(source: str) -> Path:
     organisation, _, rest = source.removeprefix("hf:").partition("/")
     name, _, file = rest.partition("/")
     if not file:
-        raise ConfigError(f"{source} names no file; write hf:ORG/NAME/FILE")
+        raise ConfigError(f"{source} does not name a file. Write hf:ORG/NAME/FILE.")
     try:
         return Path(hf_hub_download(f"{organisation}/{name}", file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise ConfigError(f"{source} cannot be fetched: {error}; download the file and give its path") from error
+        raise ConfigError(f"{source} cannot be downloaded: {error}. Download the file and give its path.") from error
 
 
 def _read_weights(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        message = f"{path} cannot be read as tensors alone: {error}; save its state dict with torch.save or safetensors"
+        message = f"{path} holds more than tensors: {error}. Save its state dict with torch.save or safetensors."
         raise DataError(message) from error
 
 
@@ -75,32 +78,32 @@ class Layout:
     """The keys of a published state dict."""
 
     names: dict[str, str]
-    """Published key → ours, for every tensor that we need."""
+    """Published key → our name, for every tensor that we load."""
     shapes: dict[str, Shape] = field(default_factory=dict)
-    """Published shape, where it is not ours; the numbers and their order are the same."""
+    """Published shape, where it differs from ours; the values and their order are equal."""
     spare: dict[str, Shape] = field(default_factory=dict)
-    """Keys that no computation reads: accepted, dropped, and written as zeros, since strict loaders want them."""
+    """Unused keys: dropped on loading, and exported as zeros, because strict loaders need them."""
 
     def joined(self, other: "Layout") -> "Layout":
-        """Put two parts of a layout together."""
+        """Join two parts of a layout."""
         return Layout(self.names | other.names, self.shapes | other.shapes, self.spare | other.spare)
 
     def within(self, prefix: str) -> "Layout":
-        """Let our names begin with the name of a module."""
+        """Prefix our names with the name of a module."""
         return Layout({theirs: prefix + ours for theirs, ours in self.names.items()}, self.shapes, self.spare)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], layout: Layout, *, source: str) -> None:
-    """Fill a module from a published state dict.
+    """Load a published state dict into a module.
 
     Args:
-        module: What is filled.
+        module: The module to load into.
         weights: The published state dict, unwrapped.
-        layout: What its keys are called here.
-        source: Where it came from, for the error.
+        layout: The published layout.
+        source: Its origin, for the error.
 
     Raises:
-        DataError: A key is missing, unknown or of another shape; the error names them.
+        DataError: Keys are missing, unexpected or of another shape; the error names them.
     """
     ours = module.state_dict()
     wanted = {theirs: layout.shapes.get(theirs, tuple(ours[name].shape)) for theirs, name in layout.names.items()}
@@ -110,10 +113,10 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], layout: Layou
 
 
 def refuse_misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Shape], *, source: str) -> None:
-    """Let only weights pass that have every wanted key, of its shape, and no other.
+    """Refuse weights that do not have exactly the wanted keys and shapes.
 
     Raises:
-        DataError: A key is missing, unknown or of another shape; the error names them.
+        DataError: Keys are missing, unexpected or of another shape; the error names them.
     """
     faults = {
         "missing": sorted(wanted.keys() - weights.keys()),
@@ -125,12 +128,14 @@ def refuse_misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Shape], *
         ],
     }
     if any(faults.values()):
-        told = "; ".join(f"{len(keys)} {fault}: {_name(keys)}" for fault, keys in faults.items() if keys)
-        raise DataError(f"{source} does not hold the weights of this size: {told}; choose the size it was made with")
+        details = "; ".join(f"{len(keys)} {fault}: {_name(keys)}" for fault, keys in faults.items() if keys)
+        raise DataError(
+            f"{source} does not hold weights of this size: {details}. Choose the size that it was trained with."
+        )
 
 
 def export_weights(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
-    """Give a module's weights under their published names."""
+    """Return a module's weights under their published names."""
     ours = module.state_dict()
     device = next(iter(ours.values())).device
     spare = {theirs: torch.zeros(shape, device=device) for theirs, shape in layout.spare.items()}
@@ -142,7 +147,7 @@ def export_weights(module: nn.Module, layout: Layout) -> dict[str, Tensor]:
 
 
 def rename_all(names: Mapping[str, str]) -> Callable[[str, str], dict[str, str]]:
-    """Give a function that puts prefixes before published and own names.
+    """Return a function that prefixes published and own names.
 
     >>> rename_all({"fc1": "feed_in"})("ffn.", "")
     {'ffn.fc1': 'feed_in'}

@@ -27,11 +27,11 @@ def test_a_hub_name_is_read_through_the_hub_s_cache(hub: Path) -> None:
 
 
 def test_a_file_that_the_hub_cannot_give_is_refused_with_a_remedy(hub: Path) -> None:
-    with pytest.raises(ConfigError, match="download the file and give its path"):
+    with pytest.raises(ConfigError, match="Download the file and give its path"):
         read_weights("hf:org/name/other.pth")
 
 
 @pytest.mark.parametrize("source", ["hf:org/name", "hf:org", "hf:"])
 def test_a_hub_name_without_a_file_is_refused(source: str) -> None:
-    with pytest.raises(ConfigError, match="names no file; write hf:ORG/NAME/FILE"):
+    with pytest.raises(ConfigError, match="does not name a file. Write hf:ORG/NAME/FILE"):
         read_weights(source)
