@@ -67,7 +67,7 @@ def own_slice(accelerator: Accelerator, index_B: Int64[Tensor, " B"]) -> Int64[T
     n_processes = accelerator.num_processes
     if len(index_B) % n_processes:
         raise ConfigError(
-            f"The batch size {len(index_B)} does not split into {n_processes} equal parts, one per process. Set a multiple of {n_processes}."
+            f"The batch size {len(index_B)} does not split into {n_processes} equal parts. Set a multiple of {n_processes}."
         )
     own_b: Tensor = torch.chunk(index_B, n_processes)[accelerator.process_index]
     return own_b

@@ -38,7 +38,8 @@ def image_member(location: Location) -> tuple[int, int]:
         if ext in IMAGE_EXTS:
             return offset, size
     raise DataError(
-        f"Record {location.key!r} has no image among {', '.join(location.file_exts)}. Its row was changed by hand: restore it, or retire the shard."
+        f"Record {location.key!r} has no image among {', '.join(location.file_exts)}. "
+        "Its row was changed by hand: restore it, or retire the shard."
     )
 
 

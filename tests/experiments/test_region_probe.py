@@ -89,7 +89,9 @@ def test_auto_draws_by_the_region_and_is_the_same_version_when_asked_again() -> 
     drawn = draw()
     assert drawn.strategy == "shift_gsample"
     assert drawn.region is not None
-    assert drawn.region.startswith("Strategy auto takes the probed region: head cut 0.25, mean 0.6, spread 0.1")
+    assert drawn.region.startswith(
+        "Strategy auto takes the tuned rank window: drop-top ratio 0.25, mean 0.6, spread 0.1"
+    )
     subset = find_subset(open_store(), drawn.name)
     assert {name: subset.spec[name] for name in ("strategy", "drop_top_ratio", "mean_rank", "std_rank")} == {
         "strategy": "shift_gsample",
@@ -108,7 +110,7 @@ def test_without_a_significant_gain_auto_is_random_and_the_report_says_so() -> N
     assert drawn.strategy == "random"
     assert drawn.manifest_sha256 == draw(strategy="random").manifest_sha256
     assert drawn.region is not None
-    assert "strategy auto draws at random" in drawn.region
+    assert "strategy auto selects at random" in drawn.region
 
 
 def test_a_strategy_that_is_named_does_not_ask_the_probe() -> None:

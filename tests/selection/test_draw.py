@@ -134,7 +134,7 @@ def test_everything_can_be_kept():
     assert draw_members(rank_N, hash_N, k=50, strategy=Gsample(), noise=Noise(3)).tolist() == list(range(50))
 
 
-@pytest.mark.parametrize(("n", "k", "message"), [(0, 1, "No pair is eligible"), (3, 0, "keeps none of 3")])
+@pytest.mark.parametrize(("n", "k", "message"), [(0, 1, "No sample is eligible"), (3, 0, "keeps none of 3")])
 def test_an_empty_pool_and_an_empty_subset_are_refused(n, k, message):
     with pytest.raises(ConfigError, match=message):
         draw_members(np.zeros(n), np.arange(n), k=k, strategy=TopK(), noise=Noise(0))
@@ -202,7 +202,9 @@ def test_a_pair_that_is_not_open_has_no_key_and_is_never_kept():
     assert keys.all().tolist() == [-0.1, -np.inf, -0.3]
     drawn = draw_members(np.zeros(3), np.arange(3), k=2, strategy=Random(), noise=Noise(0), is_open_N=is_open_N)
     assert drawn.tolist() == [0, 2]
-    with pytest.raises(ConfigError, match=r"3 of 2 eligible pairs are asked for, and strategy random can keep only 2"):
+    with pytest.raises(
+        ConfigError, match=r"3 of 2 eligible samples are asked for, but strategy random can keep only 2"
+    ):
         draw_members(np.zeros(3), np.arange(3), k=3, strategy=Random(), noise=Noise(0), is_open_N=is_open_N)
 
 
@@ -242,7 +244,7 @@ def test_a_pair_counts_as_possible_where_it_is_open_and_wanted():
 @pytest.mark.parametrize(
     ("k", "n_possible", "n", "message"),
     [
-        (1, 0, 0, "No pair is eligible"),
+        (1, 0, 0, "No sample is eligible"),
         (1, 0, 2_000, "^Strategy x can keep none of 2,000 eligible pairs"),
         (0, 5, 2_000, r"keeps none of 2,000 eligible pairs; the smallest that keeps one is 0\.0005"),
         (

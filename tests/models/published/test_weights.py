@@ -33,5 +33,5 @@ def test_a_file_that_the_hub_cannot_give_is_refused_with_a_remedy(hub: Path) -> 
 
 @pytest.mark.parametrize("source", ["hf:org/name", "hf:org", "hf:"])
 def test_a_hub_name_without_a_file_is_refused(source: str) -> None:
-    with pytest.raises(ConfigError, match="does not name a file. Write hf:ORG/NAME/FILE"):
+    with pytest.raises(ConfigError, match=r"does not name a file\. Write hf:ORG/NAME/FILE"):
         read_weights(source)
