@@ -213,7 +213,7 @@ def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
 
 
 @pytest.mark.parametrize(
-    ("suites", "said"), [("shards,subst", "Did you mean subset?"), (",", "Name at least one."), ("shards,,", "")]
+    ("suites", "said"), [("shards,subst", "Did you mean subset?"), (",", "Give at least one."), ("shards,,", "")]
 )
 def test_of_several_suites_a_mistyped_one_is_answered_with_the_one_that_was_meant(suites: str, said: str) -> None:
     if not said:

@@ -1,7 +1,7 @@
-"""Run a suite of data checks on a night or a subset; a failed one stops the pipeline, a warning is counted.
+"""Run suites of data checks on nights or on a subset; a failed check stops the pipeline, a warning is counted.
 
-Where a check warns or fails, the project file says: `[checks]`, or `[datasets.NAME.checks]` for one dataset. Suites of your own,
-in the folder suites/ beside it, run behind the built-in one that they name.
+`[checks]` of the project file sets the limits, `[datasets.NAME.checks]` those of one dataset. Your own suites in the folder
+`suites/` beside the project file run after the built-in suite that they extend.
 """
 
 from datetime import date
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from alchemist_core.quality.validation import CheckOutcome
 
 
-NIGHT_REMEDY = "Look at the data; a night that may be drawn from all the same: alchemist night release"
+NIGHT_REMEDY = "Inspect the data. If it is correct, release the night: alchemist night release"
 REMEDIES = {
-    "subset": "Run its alchemist select again: the new version leaves out what was taken down or is no training data any more. Where it is "
-    "expected to be worse than random: take strategy auto; [checks] min_expected_gain sets what is allowed",
-    "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for random",
+    "subset": "Select it again: the new version excludes samples that were taken down or are no longer training data. If it is expected "
+    "to be worse than random, use strategy auto; [checks] min_expected_gain sets the limit",
+    "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for the random subset",
 }
 
 
@@ -40,7 +40,7 @@ def _require_known(suites: tuple[str, ...]) -> tuple[str, ...]:
         if suite not in SUITES:
             near = get_close_matches(suite, SUITES, n=1)
             raise ValueError(
-                f"there is no suite {suite!r}. " + (f"Did you mean {near[0]}?" if near else "Name at least one.")
+                f"unknown suite {suite!r}. " + (f"Did you mean {near[0]}?" if near else "Give at least one.")
             )
     return suites
 
@@ -50,12 +50,12 @@ class CheckConfig(Config):
 
     suite: Annotated[Words, AfterValidator(_require_known)] = Field(
         ...,
-        description=f"Suite of expectations, or several with commas between them: {', '.join(SUITES)}; "
-        "their bounds, and the folder of suites of your own, are [checks] in alchemist.toml",
+        description=f"Suites of checks, separated by commas: {', '.join(SUITES)}; "
+        "[checks] in alchemist.toml sets their limits and the folder of your own suites",
     )
-    dataset: str | None = Field(None, description="Dataset; none: every training dataset, each by itself")
+    dataset: str | None = Field(None, description="Dataset; none: every training dataset")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
-    subset: str | None = Field(None, description="Name of the subset (suites subset and evaluation)")
+    subset: str | None = Field(None, description="Name of the subset, for the suites subset and evaluation")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     newest: bool = Field(False, description=NEWEST_TEXT)
 
@@ -72,13 +72,13 @@ class CheckReport(Report):
 
 
 def run(config: CheckConfig) -> CheckReport:
-    """Run the suites, store every outcome in `check_results`, stop where one failed."""
-    # Great Expectations is imported only inside the check: it takes seconds.
+    """Run the suites, store every outcome in `check_results`, and raise if a check failed."""
+    # Great Expectations takes seconds to import.
     from alchemist_core.quality.gate import failures, run_suite  # noqa: PLC0415
 
     engine = open_store()
     if config.dataset is not None:
-        # A misspelt one has no night, and so nothing that could fail.
+        # A misspelt name has no nights, so no check could fail.
         find_dataset(engine, config.dataset)
     _warn_of_unknown_sections(engine)
     subset = None
@@ -95,7 +95,7 @@ def run(config: CheckConfig) -> CheckReport:
             lines += [
                 f"{len(failed)} of {len(found)} checks of suite {suite} failed. {REMEDIES.get(suite, NIGHT_REMEDY)}."
             ]
-            # What failed comes last: a log's last line is the one that is read.
+            # Failed checks come last, because the end of a log is read first.
             lines += [f"  {describe(outcome)}" for outcome in failed]
     if lines:
         raise CheckFailedError("\n".join(lines))
@@ -108,12 +108,12 @@ def run(config: CheckConfig) -> CheckReport:
 
 
 def _warn_of_unknown_sections(engine: Engine) -> None:
-    """Say which sections of datasets apply to nothing: a misspelt name would leave the defaults in force in silence."""
+    """Warn about sections of unknown datasets: with a misspelt name, the defaults would stay in force."""
     project, known = load_project(), [row.name for row in list_datasets(engine)]
     for name in sorted(set(project.datasets) - set(known)):
         near = get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        say(f"warning: {project.path} has a section for the dataset {name!r}, which is not registered.{hint}")
+        say(f"Warning: {project.path} has a section for the dataset {name!r}, which is not registered.{hint}")
 
 
 def _limits_of(dataset: str | None) -> AppliedLimits:
@@ -125,7 +125,7 @@ def _limits_of(dataset: str | None) -> AppliedLimits:
 
 
 def describe(outcome: "CheckOutcome") -> str:
-    """Say of an expectation that did not hold what was found, what is allowed, and where that was set."""
+    """Describe a failed expectation: what was found, what is allowed, and where the limit is set."""
     title = f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
     seen = outcome.observed
     if reason := seen.get("exception"):

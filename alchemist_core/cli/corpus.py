@@ -19,65 +19,69 @@ from alchemist_core.telemetry import say
 
 
 class ScenesCorpusConfig(Config):
-    """How many scenes, and where."""
+    """How many scenes to generate, and where to."""
 
     out: Path | None = Field(None, description="Folder to write; none: corpora/scenes under the home")
-    scenes: ScenesConfig = Field(default_factory=ScenesConfig, description="What is drawn")
+    scenes: ScenesConfig = Field(default_factory=ScenesConfig, description="The scenes")
 
 
 class ImportConfig(Config):
-    """Which dataset, and where to."""
+    """Which dataset to import, and where to."""
 
     layout: Literal["parquet", "hpdv3", "mjhq", "huggingface"] = Field(
         ...,
-        description="parquet: FLUX-Reason-6M and any Parquet with pictures; hpdv3, mjhq; huggingface: what datasets opens",
+        description="Layout of the source. parquet: FLUX-Reason-6M and any Parquet with images; hpdv3; mjhq; huggingface: any source of "
+        "the library datasets",
     )
     source: str = Field(
-        ..., description="Folder, file (hpdv3: its JSON), ORG/NAME on the hub, or s3:// address (parquet alone)"
+        ...,
+        description="Folder, file (hpdv3: its JSON), ORG/NAME on the Hugging Face Hub, or s3:// address (only parquet)",
     )
     out: Annotated[str, BeforeValidator(str)] = Field(
-        ..., description="Folder or s3:// address of the tar shards, which alchemist ingest then reads"
+        ..., description="Folder or s3:// address to write the tar shards to"
     )
     split: str = Field("train", description="Split of a Hugging Face dataset")
-    shard_size: int = Field(1_000, ge=1, le=100_000, description="Records a shard")
+    shard_size: int = Field(1_000, ge=1, le=100_000, description="Samples per shard")
 
 
 class CorpusReport(Report):
-    """Where the corpus lies."""
+    """Folder and size of the corpus."""
 
     folder: str
     counts: dict[str, int]
 
 
 def scenes(config: ScenesCorpusConfig) -> CorpusReport:
-    """Draw captioned scenes with planted plain, chaotic and wrongly captioned samples; the truth stays in its own file."""
+    """Generate captioned scenes with synthetic defects (plain, chaotic, wrongly captioned); truth.parquet labels them."""
     folder = config.out or load_settings().home / "corpora" / "scenes"
     drawn = draw_scenes(folder, **config.scenes.model_dump())
     if drawn.is_reused:
-        say(f"{folder} holds these scenes already: reused.")
+        say(f"{folder} already contains these scenes; they are reused.")
     counts = {"train": drawn.n_train, "validation": drawn.n_validation, "test": drawn.n_test}
     return CorpusReport(folder=str(folder.resolve()), counts=counts)
 
 
 def import_layout(config: ImportConfig) -> CorpusReport:
-    """Bring a published dataset into tar shards, streaming; img2dataset's and webdataset's tars need no import."""
+    """Import a published dataset into tar shards. Tars of img2dataset and webdataset need no import."""
     if is_s3(config.source) and config.layout != "parquet":
         raise ConfigError(
             f"--source {config.source}: only --layout parquet reads an object store. Copy the {config.layout} files to a folder."
         )
     out = config.out if is_s3(config.out) else str(Path(config.out).resolve())
     parameters = {name: str(value) for name, value in config.model_dump(exclude={"out"}).items()}
-    # Of shards in an object store the marker lies in the home: it is small, and says only what this home has imported.
+    # For shards in an object store the marker is in the home: it records what this home has imported.
     place = _marker_folder(out) if is_s3(out) else Path(out)
     marker = CorpusMarker(place, "import", parameters)
     if marker.is_finished():
-        say(f"{config.out} holds this import already: reused.")
+        say(f"{config.out} already contains this import; it is reused.")
         return CorpusReport(folder=out, counts={})
     if is_s3(out) and not any(place.glob("*")) and find_shards(out):
-        raise DataError(f"{out} is not empty and holds no import of this home; name another address")
+        raise DataError(
+            f"--out {out} is not empty, and its shards are not an import of this home. Give another address."
+        )
     first = first_unfinished(out)
     records = _read_layout(config, start=first * config.shard_size)
-    # A source that cannot be read is refused before anything is written.
+    # Read one record first, so that an unreadable source is refused before anything is written.
     head = list(islice(records, 1))
     marker.start()
     n_records = write_shards(chain(head, records), out, shard_size=config.shard_size, first_shard=first)
@@ -90,8 +94,8 @@ def _marker_folder(out: str) -> Path:
 
 
 def _read_layout(config: ImportConfig, *, start: int) -> Iterator[LayoutRecord]:
-    """Yield a layout's records behind the first `start`; where images lie in the rows, those are not read again."""
-    from alchemist_core.shards.layouts import hpdv3, huggingface, mjhq, parquet_images  # noqa: PLC0415  pyarrow only where it is read
+    """Yield the records of a layout after the first `start`; images that are stored in the rows are not read again."""
+    from alchemist_core.shards.layouts import hpdv3, huggingface, mjhq, parquet_images  # noqa: PLC0415  imports pyarrow
 
     if config.layout == "huggingface":
         return huggingface.read_huggingface(config.source, config.split, start)
@@ -105,7 +109,7 @@ def _next(_config: Config, report: CorpusReport) -> str:
     folder = Path(report.folder)
     if is_s3(report.folder) or not (folder / "train").is_dir():
         return f"alchemist ingest --dataset NAME --root {report.folder}"
-    rest = "then its validation and test folders with --role validation and --role evaluation, each under a name of its own"
+    rest = "then the folders validation and test with --role validation and --role evaluation, each as a dataset of its own"
     return f"alchemist ingest --dataset {folder.name} --root {folder / 'train'}\n      {rest}"
 
 

@@ -1,4 +1,4 @@
-"""List the DAGs of this installation, or install them into a DAG folder of your own Airflow."""
+"""DAGs: list those of this installation, and install them into the DAG folder of another Airflow."""
 
 import ast
 import hashlib
@@ -15,31 +15,31 @@ from alchemist_core.resources import resource
 
 PACKAGE = "alchemist_dags"
 RECORD = ".installed.json"
-"""Written beside the files: the hash of each one, so that a later installation recognises what it may replace."""
+"""Hashes of the installed files, so that a later installation recognises which files it may replace."""
 
 
 class DagsListConfig(Config):
-    """Nothing to choose."""
+    """No options."""
 
 
 class DagsInstallConfig(Config):
-    """Where to."""
+    """Where to install them."""
 
     to: Path = Field(
         ..., description=f"Airflow's DAG folder, or the root of a DAG bundle; the package {PACKAGE} is written into it"
     )
-    dry_run: bool = Field(False, description="Only list what would change")
+    dry_run: bool = Field(False, description="Only list the changes")
 
 
 class DagsListReport(Report):
-    """The DAGs and where their files are."""
+    """The DAGs, and the folder of their files."""
 
     folder: str
     dags: dict[str, str]
 
 
 class DagsInstallReport(Report):
-    """What an installation changed."""
+    """Changes of an installation."""
 
     folder: str
     version: str
@@ -63,7 +63,7 @@ def list_dags(_config: DagsListConfig) -> DagsListReport:
 
 
 def install(config: DagsInstallConfig) -> DagsInstallReport:
-    """Write the DAG files into an Airflow DAG folder; safe to run again, and after an upgrade it replaces the older files."""
+    """Install the DAG files into an Airflow DAG folder. Safe to run again: an upgrade replaces the older files."""
     shipped, folder = _shipped_files(), _target(config.to)
     written = _read_record(folder)
     present = {name: digest for name in shipped.keys() | written.keys() if (digest := _digest_of(folder / name))}
@@ -85,25 +85,25 @@ def install(config: DagsInstallConfig) -> DagsInstallReport:
 
 def _shipped_files() -> dict[str, bytes]:
     folder = resource("dags", PACKAGE)
-    # Python's caches are no files of ours; .airflowignore is.
+    # Includes .airflowignore, but not Python's cache folders.
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != RECORD}
 
 
 def _target(to: Path) -> Path:
     if not to.is_dir():
         raise ConfigError(
-            f"--to {to} is not a folder. Name Airflow's DAG folder: airflow config get-value core dags_folder."
+            f"--to {to} is not a folder. Give the DAG folder of Airflow: airflow config get-value core dags_folder."
         )
     folder = to.resolve() / PACKAGE
     if folder.resolve() == resource("dags", PACKAGE).resolve():
-        raise ConfigError(f"--to {to} holds the DAG files of this installation itself. Name another DAG folder.")
+        raise ConfigError(f"--to {to} contains the DAG files of this installation. Give another DAG folder.")
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise ConfigError(f"{folder} exists and is not a folder. Move it away, then run the command again.")
     return folder
 
 
 def _read_record(folder: Path) -> dict[str, str]:
-    """Return the hash of each file that an earlier installation wrote; a name that leads elsewhere is not one of its files."""
+    """Return the hash of each file that an earlier installation wrote; names with a path are ignored."""
     try:
         files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
         return {str(name): str(digest) for name, digest in files.items() if Path(name).name == name}
@@ -114,7 +114,7 @@ def _read_record(folder: Path) -> dict[str, str]:
 
 
 def _digest_of(path: Path) -> str | None:
-    # A link is nobody's regular file: its name counts as taken, with a hash that nothing has.
+    # A link counts as a foreign file: its hash equals no file's.
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return "not a file"
     return file_sha256(path).hex() if path.exists() else None
@@ -126,7 +126,7 @@ def _refuse_files_of_others(
     foreign = sorted(name for name, digest in present.items() if digest not in {written.get(name), wanted.get(name)})
     if foreign:
         raise ConfigError(
-            f"{folder} holds files that this command did not write, or that were edited since: {', '.join(foreign)}. "
+            f"{folder} contains files that this command did not write, or that were edited since: {', '.join(foreign)}. "
             "Nothing was changed. Move these files away, then run the command again."
         )
 
@@ -141,15 +141,15 @@ def _write(folder: Path, report: DagsInstallReport, shipped: dict[str, bytes], w
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once: Airflow may read the folder at any moment."""
+    """Replace a file atomically, because Airflow may read the folder at any moment."""
     with atomic_write(path) as partial:
         partial.write_bytes(content)
 
 
 def _next_step(config: DagsInstallConfig, report: DagsInstallReport) -> str | None:
-    """Name the pool that tasks on a device wait in; without it Airflow never starts them."""
+    """Return the command that creates the pool of device tasks; without it Airflow never starts them."""
     is_first = "jobs.py" in report.added and not config.dry_run
-    return "airflow pools set gpu 1 'One slot a device'" if is_first else None
+    return "airflow pools set gpu 1 'One slot per device'" if is_first else None
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""List datasets, show one, choose the default evaluation dataset, rename a dataset or remove it."""
+"""Datasets: list, show, rename and remove them, and set the default evaluation dataset."""
 
 from datetime import date, datetime
 from typing import Any
@@ -12,13 +12,13 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.registry import DATASET_NAME, find_dataset
 from alchemist_core.store.tables import AnyRow
 
-NO_DATASET = "No dataset yet. Register one: alchemist ingest --dataset NAME --root FOLDER"
+NO_DATASET = "No datasets. Register one: alchemist ingest --dataset NAME --root FOLDER"
 
 
 class DatasetListConfig(Config):
-    """Which datasets."""
+    """Which datasets to list."""
 
-    removed: bool = Field(False, description="Also list datasets that were removed")
+    removed: bool = Field(False, description="Also list removed datasets")
 
 
 class DatasetNameConfig(Config):
@@ -28,26 +28,26 @@ class DatasetNameConfig(Config):
 
 
 class DatasetRenameConfig(Config):
-    """Which dataset, and its new name."""
+    """Which dataset to rename, and its new name."""
 
     name: str = Field(..., description="Name of the dataset", json_schema_extra=BARE_WORD)
     new_name: str = Field(
         ...,
         pattern=f"^{DATASET_NAME.pattern}$",
-        description="New name: 1 to 100 letters, digits or . _ + -, the first a letter or digit",
+        description="New name: 1 to 100 letters, digits or . _ + -; starts with a letter or digit",
         json_schema_extra=BARE_WORD,
     )
 
 
 class DatasetRemoveConfig(Config):
-    """Which dataset, and why."""
+    """Which dataset to remove, and why."""
 
     name: str = Field(..., description="Name of the dataset", json_schema_extra=BARE_WORD)
-    reason: str = Field(..., min_length=1, description="Why it is removed; kept in the audit events")
+    reason: str = Field(..., min_length=1, description="Why it is removed; stored in the audit log")
 
 
 class DatasetReport(Report):
-    """One dataset; samples are counted where they lie, quarantined ones included."""
+    """One dataset; a sample counts once for each location, quarantined ones included."""
 
     name: str
     role: str
@@ -66,7 +66,7 @@ class DatasetListReport(Report):
     datasets: list[DatasetReport]
 
     def summary(self) -> str:
-        """Return a table with one line a dataset."""
+        """Return a table with a line for each dataset."""
         if not self.datasets:
             return NO_DATASET
         width = max(len("name"), *(len(row.name) for row in self.datasets))
@@ -80,7 +80,7 @@ class DatasetListReport(Report):
 
 
 class DatasetShowReport(DatasetReport):
-    """One dataset and what was made of it."""
+    """One dataset, its subsets and its raters."""
 
     registered_at: datetime
     first_crawl_date: date | None
@@ -90,25 +90,25 @@ class DatasetShowReport(DatasetReport):
 
 
 class DatasetDefaultReport(Report):
-    """The default before and now."""
+    """The new default and the former one."""
 
     default: str
     former: str | None
 
 
 class DatasetRenameReport(Report):
-    """The names before and now, and what still says the old one."""
+    """The former name, the new name, and where the former one remains."""
 
     former: str
     name: str
     note: str = (
-        "runs and audit events keep the old name, as history. Rename its section in the project file, and in your scripts. "
-        "Training a rater under the new name trains a new rater."
+        "Runs and the audit log keep the former name. Rename the section in the project file, and the name in your scripts. "
+        "train-rater with the new name trains a new rater."
     )
 
 
 class DatasetRemoveReport(Report):
-    """What was removed, and what stays."""
+    """What was removed, and what is kept."""
 
     removed: str
     root: str
@@ -120,13 +120,13 @@ class DatasetRemoveReport(Report):
 
 
 def list_(config: DatasetListConfig) -> DatasetListReport:
-    """List the datasets with their role, size, waiting nights and root; the default evaluation dataset is marked."""
+    """List the datasets with role, size, undecided nights and root; the default evaluation dataset is marked."""
     rows = [row for row in datasets.describe_datasets(open_store()) if config.removed or row.removed_at is None]
     return DatasetListReport(datasets=[DatasetReport(**_fields(row)) for row in rows])
 
 
 def show(config: DatasetNameConfig) -> DatasetShowReport:
-    """Show one dataset: its size, crawl dates, the subsets that draw from it and the raters that learned from it."""
+    """Show one dataset: its size, crawl dates, the subsets selected from it and the raters trained on it."""
     engine = open_store()
     found = datasets.describe_datasets(engine, config.name)
     if not found:
@@ -143,22 +143,22 @@ def show(config: DatasetNameConfig) -> DatasetShowReport:
 
 
 def set_default(config: DatasetNameConfig) -> DatasetDefaultReport:
-    """Choose the evaluation dataset that evaluate and plan use when none is named."""
+    """Set the evaluation dataset that `evaluate` and `plan` use by default."""
     former = datasets.set_default(open_store(), config.name)
     return DatasetDefaultReport(default=config.name, former=former)
 
 
 def rename(config: DatasetRenameConfig) -> DatasetRenameReport:
-    """Rename a dataset; its shards, scores, nights, subsets and raters stay as they are."""
+    """Rename a dataset; its shards, scores, nights, subsets and raters are kept."""
     datasets.rename(open_store(), config.name, config.new_name)
     return DatasetRenameReport(former=config.name, name=config.new_name)
 
 
 def remove(config: DatasetRemoveConfig) -> DatasetRemoveReport:
-    """Remove a dataset: it is ingested, scored and selected from no more; its history stays, its files are not touched."""
+    """Remove a dataset: it cannot be ingested, scored or selected from any more. Its history and its files are kept."""
     engine = open_store()
     if not config.reason.strip():
-        raise ConfigError("--reason is empty: say why the dataset is removed.")
+        raise ConfigError("--reason is empty. Give the reason for the removal.")
     row = find_dataset(engine, config.name)
     (size,) = datasets.describe_datasets(engine, config.name)
     made, raters = datasets.subsets_of(engine, config.name), datasets.raters_of(engine, config.name)
@@ -175,15 +175,13 @@ def remove(config: DatasetRemoveConfig) -> DatasetRemoveReport:
 
 
 def _what_is_gone(role: str, n_subsets: int, raters: list[str]) -> str:
-    said = "No command reads its samples any more. Its files were not touched. Scores, runs, subsets and audit events stay."
+    said = "No command reads its samples any more. Its files, scores, runs, subsets and audit log are kept."
     if n_subsets:
-        said += (
-            " The subset versions named above cannot be materialized, trained on or read where they need its samples."
-        )
+        said += " The subset versions above cannot be materialized, trained on or read if they need its samples."
     if raters:
-        said += " The raters named above stay in use; certify and training again need another dataset."
+        said += " The raters above stay in use; to certify or train them again, another dataset is needed."
     if role == "evaluation":
-        said += " Values that were measured on it stay."
+        said += " Values measured on it are kept."
     return said
 
 

@@ -1,4 +1,8 @@
-"""The store itself: start and stop the embedded server, print its URL, open psql, migrate, take the checksum, back up, restore."""
+"""The database: start and stop the embedded server, print its URL, open psql, migrate, compute a checksum, back up and restore.
+
+A backup holds the database at one moment, the artifacts that it names, and a checksum over both. It does not hold shards, which
+are the user's own, nor what can be made again (materialized datasets, caches).
+"""
 
 import json
 import os
@@ -23,53 +27,51 @@ from alchemist_core.telemetry import say
 
 
 class NoConfig(Config):
-    """Nothing to choose."""
+    """No options."""
 
 
 class UrlConfig(Config):
-    """Whose address is printed."""
+    """Which URL to print."""
 
     role: Role = Field(
         "reader",
-        description="Role that logs in: reader (queries only), writer (what stages need) or owner (migrations)",
+        description="Database role. reader: queries only; writer: what stages need; owner: migrations",
     )
 
 
 class PsqlConfig(Config):
-    """Who logs in, and what psql gets."""
+    """Role and arguments of psql."""
 
     role: Role = Field(
         "reader",
-        description="Role that logs in: reader (queries only), writer or owner; comes before psql's own options. On a server "
-        "of your own the URL's user always logs in, and reader means read-only transactions",
+        description="Database role: reader (queries only), writer or owner; give it before the options of psql. On your own server "
+        "the user of the URL always logs in, and reader means read-only transactions",
     )
-    arguments: list[str] = Field(
-        default_factory=list, description="Everything after `psql` is psql's own, for example -c 'SELECT 1'"
-    )
+    arguments: list[str] = Field(default_factory=list, description="Arguments of psql, for example -c 'SELECT 1'")
 
 
 class UrlReport(Report):
-    """Where the store is."""
+    """URL of the database."""
 
     url: str
 
     def summary(self) -> str:
-        """Return the bare URL, for use in a shell."""
+        """Return only the URL, for use in a shell."""
         return self.url
 
 
 class ChecksumReport(Report):
-    """The data's checksum."""
+    """Checksum of the data."""
 
     checksum: str
 
     def summary(self) -> str:
-        """Return the bare checksum."""
+        """Return only the checksum."""
         return self.checksum
 
 
 def start(_config: NoConfig) -> UrlReport:
-    """Start the embedded server (a no-op when it runs), create an empty store's schema, and print the reader's URL."""
+    """Start the embedded server if it does not run, create the schema if it is missing, and print the URL of the reader."""
     _require_embedded()
     create_store()
     open_store()
@@ -77,34 +79,34 @@ def start(_config: NoConfig) -> UrlReport:
 
 
 def stop(_config: NoConfig) -> None:
-    """Stop the embedded server; its data stays."""
+    """Stop the embedded server; its data is kept."""
     _require_embedded()
     home = load_settings().home
     if stop_postgres(home):
-        say("The embedded Postgres is stopped; alchemist db start brings it back.")
+        say("Stopped the embedded Postgres. To start it again: alchemist db start")
     else:
-        say(f"No Postgres of {home.resolve()} runs: there was nothing to stop.")
+        say(f"No embedded Postgres of {home.resolve()} is running.")
 
 
 def url(config: UrlConfig) -> UrlReport:
-    """Print the libpq URL of the store for one role: the reader unless --role names another."""
+    """Print the libpq URL of the database for one role."""
     address = role_url(config.role)
     if urlsplit(address).password is None:
         say(
-            f"ALCHEMIST_DATABASE_URL holds another role's password, so this URL of the {config.role} has none: "
-            "ask the server's administrator for it and set PGPASSWORD."
+            f"ALCHEMIST_DATABASE_URL contains the password of another role, so this URL of the {config.role} has none. "
+            "Ask the administrator of the server for it, and set PGPASSWORD."
         )
     return UrlReport(url=address)
 
 
 def psql(config: PsqlConfig) -> None:
-    """Open psql on the store as the reader, or as --role; all other arguments go to psql unchanged."""
-    # A given server has one login, its URL's: there the reader is that login in read-only transactions.
+    """Open psql as the reader, or as --role; all other arguments are passed to psql unchanged."""
+    # On a given server the only login is that of its URL, so the reader is that login with read-only transactions.
     is_given = load_settings().database_url is not None
     address = urlsplit(database_url() if is_given else role_url(config.role))
     if config.role == "reader":
         os.environ["PGOPTIONS"] = f"{os.environ.get('PGOPTIONS', '')} -c default_transaction_read_only=on"
-    # By the environment: a password in the arguments would show in the list of processes.
+    # By the environment, because arguments are visible in the list of processes.
     os.environ["PGPASSWORD"] = unquote(address.password or "")
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
     # Replaces this process, so that psql owns the terminal and its exit code is ours.
@@ -112,8 +114,8 @@ def psql(config: PsqlConfig) -> None:
 
 
 def migrate_schema(_config: NoConfig) -> None:
-    """Bring the schema to this code's revision, views and grants; no other command changes an existing schema."""
-    from alchemist_core.store.engine import head_revision  # noqa: PLC0415  alembic only where it is used
+    """Migrate the schema to the revision of this code. No other command changes an existing schema."""
+    from alchemist_core.store.engine import head_revision  # noqa: PLC0415  imports alembic
     from alchemist_core.store.engine import migrate as upgrade  # noqa: PLC0415
 
     create_store()
@@ -122,7 +124,7 @@ def migrate_schema(_config: NoConfig) -> None:
 
 
 def print_checksum(_config: NoConfig) -> ChecksumReport:
-    """Print a checksum over all data, equal for equal data whatever its ids and times."""
+    """Print a checksum over all data; ids and times do not change it."""
     from alchemist_core.store.backups import checksum as take  # noqa: PLC0415  reads every table
 
     open_store()
@@ -131,7 +133,7 @@ def print_checksum(_config: NoConfig) -> ChecksumReport:
 
 def _require_embedded() -> None:
     if load_settings().database_url is not None:
-        raise ConfigError("ALCHEMIST_DATABASE_URL names a server of your own: start and stop it by its own tools.")
+        raise ConfigError("ALCHEMIST_DATABASE_URL names a server of your own. Start and stop it with its own tools.")
 
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
@@ -139,19 +141,19 @@ _MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
 
 
 class BackupConfig(Config):
-    """Where the backup goes."""
+    """Where to write the backup."""
 
-    folder: Path = Field(..., description="Folder to make; it must not exist", json_schema_extra=BARE_WORD)
+    folder: Path = Field(..., description="Folder to create; it must not exist", json_schema_extra=BARE_WORD)
 
 
 class RestoreConfig(Config):
-    """Which backup comes back, into the store and the home of the settings."""
+    """Which backup to restore, into the database and the home of the settings."""
 
-    folder: Path = Field(..., description="Folder that `alchemist db backup` made", json_schema_extra=BARE_WORD)
+    folder: Path = Field(..., description="Folder written by `alchemist db backup`", json_schema_extra=BARE_WORD)
 
 
 class BackupReport(Report):
-    """What was kept or brought back."""
+    """The backup that was written or restored."""
 
     folder: str
     checksum: str
@@ -161,7 +163,7 @@ class BackupReport(Report):
 
 
 class _Note(Report):
-    """What a backup says of itself, in `backup.json`."""
+    """Content of `backup.json`."""
 
     checksum: str
     revision: str
@@ -169,15 +171,15 @@ class _Note(Report):
 
 
 def backup(config: BackupConfig) -> BackupReport:
-    """Write the database and its artifacts into a folder, while stages may go on writing.
+    """Write the database and its artifacts into a new folder; stages may keep running.
 
     Raises:
         ConfigError: The folder exists.
     """
-    # Postgres' programs run in a folder of their own.
+    # The programs of Postgres run in another current folder.
     folder = config.folder.absolute()
     if folder.exists():
-        raise ConfigError(f"{folder} exists: name a new folder, so that no backup is ever overwritten.")
+        raise ConfigError(f"{folder} exists. Give a new folder: a backup is never overwritten.")
     open_store().dispose()
     with atomic_folder(folder) as partial:
         note = _fill(partial)
@@ -202,30 +204,30 @@ def _fill(folder: Path) -> dict[str, Any]:
 
 
 def restore(config: RestoreConfig) -> BackupReport:
-    """Bring a backup into an empty store, and compare the checksum with the one taken then.
+    """Restore a backup into an empty database, and compare its checksum. The same command resumes after a kill.
 
-    All or nothing at every moment: an empty store's schema is dropped in one transaction, the backup's is made in another,
-    and until `migrate` has granted its roles the schema counts as incomplete. The same command resumes after a kill.
+    It is atomic: the empty schema is dropped in one transaction, the backup is restored in another, and until `migrate` has
+    granted the roles, the schema counts as incomplete.
 
     Raises:
-        ConfigError: The store holds other data.
-        DataError: The backup is damaged, an artifact here is another one, or the data that came back differ.
+        ConfigError: The database contains other data.
+        DataError: The backup is damaged, an artifact of the home differs, or the restored data differs.
     """
     folder = config.folder.resolve()
     note = _read_note(folder)
     create_store()
     url = database_url()
-    # A second restore waits for the first one, and then finds its data.
+    # A second restore waits for the first one, and then finds the data.
     with hold_lock(load_settings().home.resolve() / "restore.lock", should_wait=True):
         _restore_artifacts(folder / _ARTIFACTS)
         _restore_database(url, folder, note)
-        # A newer schema may have columns that the old checksum did not know.
+        # A newer schema may have columns that the checksum of the backup did not cover.
         is_same_code = current_revision(url) == note["revision"]
-        # A restored database has no grants, whatever it says of itself.
+        # A restored database has no grants, even if its schema counts as complete.
         migrate(url, should_reapply=True)
     if is_same_code and (found := checksum(url)) != note["checksum"]:
         raise DataError(
-            f"The restored data have checksum {found}, the backup was taken at {note['checksum']}: do not use them."
+            f"The restored data has checksum {found}, but the backup has {note['checksum']}. Do not use it: restore another backup."
         )
     return _report(folder, note)
 
@@ -233,22 +235,22 @@ def restore(config: RestoreConfig) -> BackupReport:
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
     if clear_for_restore(url):
         forget_pools()
-        # In one transaction, so not in parallel. Without comments: the schema's own would call it complete before its grants.
+        # In one transaction, so not in parallel. Without comments, because that of the schema marks it as complete before its grants.
         options = ("--format=directory", "--single-transaction", "--exit-on-error", "--no-owner", "--no-comments")
         _run("pg_restore", url, *options, str(folder / _DATABASE))
     elif not _is_same(url, note):
         raise ConfigError(
-            "This store holds data: restore into a new ALCHEMIST_HOME or another database, then switch to it."
+            "The database contains data. Restore into a new ALCHEMIST_HOME or another database, then switch to it."
         )
 
 
 def _is_same(url: str, note: dict[str, Any]) -> bool:
-    """Tell whether the store already holds the backup's data: a restore was killed after its transaction."""
+    """Return whether the database already contains the data of the backup: a restore was killed after its transaction."""
     return bool(current_revision(url) == note["revision"] and checksum(url) == note["checksum"])
 
 
 def _run(name: str, url: str, *arguments: str) -> None:
-    # By the environment: a password in the arguments would show in the list of processes.
+    # By the environment, because arguments are visible in the list of processes.
     address = urlsplit(url)
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
     try:
@@ -257,9 +259,9 @@ def _run(name: str, url: str, *arguments: str) -> None:
             env=environment() | {"PGPASSWORD": unquote(address.password or "")},
         )
     except StoreError as error:
-        # Behind its first line stands the statement, a page of SQL.
+        # The lines after the first are the SQL statement.
         raise StoreError(
-            f"{str(error).partition(chr(10))[0]}. Correct this, then run the same command again."
+            f"{str(error).partition(chr(10))[0]}. Remove the cause, then run the same command again."
         ) from error
 
 
@@ -280,28 +282,26 @@ def _read_note(folder: Path) -> dict[str, Any]:
         note = _Note.model_validate_json((folder / _NOTE).read_text(encoding="utf-8")).model_dump()
     except (OSError, ValueError) as error:
         why = "backup.json is damaged" if isinstance(error, ValueError) else error.strerror
-        raise DataError(
-            f"{folder} holds no backup ({why}): name the folder that `alchemist db backup` made."
-        ) from error
+        raise DataError(f"{folder} is not a backup ({why}). Give a folder that alchemist db backup wrote.") from error
     found = _hash_files(folder)
     if wrong := sorted(
         name for name in note["files"].keys() | found.keys() if note["files"].get(name) != found.get(name)
     ):
         raise DataError(
-            f"{len(wrong)} files of the backup are missing or changed, the first is {wrong[0]}: use another backup."
+            f"{len(wrong)} files of the backup are missing or changed; the first is {wrong[0]}. Use another backup."
         )
     return note
 
 
 def _restore_artifacts(source: Path) -> None:
-    """Copy the files that are missing here. Writes nothing if a file here differs from the backup's file of the same name."""
+    """Copy the artifacts that the home lacks; write nothing if one of the same name differs."""
     target = load_settings().artifacts
     files = (
         [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
     )
     for name in files:
         if (target / name).exists() and file_sha256(target / name) != file_sha256(source / name):
-            raise DataError(f"{target / name} is another file than the backup's: restore into a new ALCHEMIST_HOME.")
+            raise DataError(f"{target / name} differs from the file in the backup. Restore into a new ALCHEMIST_HOME.")
     for name in files:
         if not (target / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The whole platform on this machine in minutes: nights, a rater, subsets, and a table of what they were worth."""
+"""The demo: run the whole platform on this machine with a synthetic corpus, and compare subset, random and full training."""
 
 from pathlib import Path
 
@@ -24,16 +24,16 @@ QUERIES = (
 
 
 class DemoConfig(Config):
-    """How large."""
+    """Size of the demo."""
 
     seeds: str = Field(
-        "0", pattern=r"^[0-9]+(,[0-9]+)*$", description="Seeds of the compared models, comma between them"
+        "0", pattern=r"^[0-9]+(,[0-9]+)*$", description="Seeds of the compared models, separated by commas"
     )
-    scenes: ScenesConfig = Field(default_factory=ScenesConfig, description="The drawn corpus")
+    scenes: ScenesConfig = Field(default_factory=ScenesConfig, description="The synthetic corpus")
 
 
 def run(config: DemoConfig) -> None:
-    """Drive the platform through Airflow and print what came out."""
+    """Run the platform through Airflow and print the comparison."""
     demo = Demo(load_settings().home.resolve(), config.scenes, seeds=config.seeds)
     status = demo.prepare(_register)
     demo.drive()
@@ -41,14 +41,14 @@ def run(config: DemoConfig) -> None:
     path = demo.write(arms)
     say("\n" + comparison_table(arms))
     _say_paths(demo.home, path)
-    say("\nThree lines to try:")
+    say("\nThree queries to try:")
     for query in QUERIES:
         say(f"  alchemist db psql -c '{query}'")
-    say(f"\n{status.describe()}\n\nThe stack runs on; `make down` stops it.")
+    say(f"\n{status.describe()}\n\nThe stack is still running. To stop it: alchemist stack down")
 
 
 def read_arms(seeds: set[int]) -> list[Arm]:
-    """Return the measured arms of every published subset; the full set's model stands beside each."""
+    """Return the measured arms of every published subset, each with the model of the full corpus."""
     engine, arms = open_store(), []
     for subset in list_subsets(engine, state="published"):
         trained = [
@@ -70,10 +70,10 @@ def _register(name: str, root: Path, role: str) -> None:
 
 
 def _say_paths(home: Path, demo_json: Path) -> None:
-    say("\nWhat it made:")
+    say("\nFiles:")
     for title, path in (
         ("corpus", home / "corpora" / DATASET),
-        ("subset's tars", artifact_path("materialized")),
+        ("materialized datasets", artifact_path("materialized")),
         ("figures", demo_json),
         ("report", artifact_path(f"reports/{DATASET}.html")),
     ):

@@ -1,4 +1,4 @@
-"""Find pictures that are the same or look alike; the pair that was seen first is the one that is kept."""
+"""Near-duplicates: find them by perceptual hash, and list the largest groups. The sample that was ingested first is kept."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from alchemist_core.telemetry import ProgressLine
 
 
 class FindConfig(Config):
-    """Nothing to choose: new pairs are compared with all that came before."""
+    """No options: new samples are compared with all earlier ones."""
 
 
 class FindReport(Report):
-    """What was compared."""
+    """Number of samples compared, and of near-duplicates among them."""
 
     n_pairs: int
     n_duplicates: int
 
 
 class ListConfig(Config):
-    """How many groups."""
+    """How many groups to list."""
 
-    groups: int = Field(20, ge=1, le=10_000, description="Groups to list, largest first")
+    groups: int = Field(20, ge=1, le=10_000, description="Number of groups to list, largest first")
 
 
 class ListReport(Report):
@@ -33,17 +33,17 @@ class ListReport(Report):
     groups: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return one line a group."""
+        """Return a line for each group."""
         rows = (
-            f"{group['n_samples']:,} pairs look like sample {group['first_sample_id']} ({group['n_same_image']:,} with its bytes, "
-            f"others within {group['max_distance']} bits): {group['caption'][:80]}"
+            f"{group['n_samples']:,} samples are near-duplicates of sample {group['first_sample_id']} "
+            f"({group['n_same_image']:,} with the same bytes, others within {group['max_distance']} bits): {group['caption'][:80]}"
             for group in self.groups
         )
-        return "\n".join(rows) or "no duplicates (alchemist duplicates find looks for them)"
+        return "\n".join(rows) or "No near-duplicates. Find new ones: alchemist duplicates find"
 
 
 def find(_config: FindConfig) -> FindReport:
-    """Compare the pairs that came since the last time, tonight's against all of history."""
+    """Compare samples that were ingested since the last call with all earlier ones."""
     engine, n_pairs, n_duplicates = open_store(), 0, 0
     n_total = count_uncompared(engine)
     with ProgressLine("duplicates") as line:
@@ -54,7 +54,7 @@ def find(_config: FindConfig) -> FindReport:
 
 
 def list_(config: ListConfig) -> ListReport:
-    """List the largest groups of pictures that look alike."""
+    """List the largest groups of near-duplicate images."""
     return ListReport(groups=list_groups(open_store(), n_groups=config.groups))
 
 

@@ -1,4 +1,4 @@
-"""Compare ways to choose training pairs over seeds, and write the paper's tables and figures for the corpus at hand."""
+"""Experiments: compare selection strategies over seeds, and write the tables and figures of the paper for your corpus."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from alchemist_core.telemetry import say
 
 
 class RunReport(Report):
-    """What was found, and where its files are."""
+    """Result of an experiment, and its files."""
 
     name: str
     cost: dict[str, Any] | None
@@ -28,33 +28,33 @@ class RunReport(Report):
     table: str | None = None
 
     def summary(self) -> str:
-        """Return the table; without one, the cost."""
-        return f"{self.table}\n\nfiles: {self.folder}" if self.table else "nothing was trained (--dry-run)"
+        """Return the table, if there is one."""
+        return f"{self.table}\n\nfiles: {self.folder}" if self.table else "Nothing was trained (--dry-run)."
 
 
 class ListConfig(Config):
-    """Nothing to choose."""
+    """No options."""
 
 
 class ListReport(Report):
-    """Every experiment."""
+    """All experiments."""
 
     experiments: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return one line an experiment."""
+        """Return a line for each experiment."""
         rows = (f"{row['name']:<32} {row['state']:<9} {row['question']}" for row in self.experiments)
-        return "\n".join(rows) or "no experiment yet: alchemist experiment run --help"
+        return "\n".join(rows) or "No experiments. See: alchemist experiment run --help"
 
 
 class ShowConfig(Config):
-    """Which experiment."""
+    """Which experiment to show."""
 
     name: str = Field(..., description="Name of the experiment", json_schema_extra=BARE_WORD)
 
 
 def run(config: RunConfig) -> RunReport:
-    """Run an experiment, or go on with a killed one; finished arms are found again."""
+    """Run an experiment, or resume an interrupted one; finished arms are reused."""
     experiment, name = Experiment(config), config.name or config.experiment
     stated = experiment.state_cost()
     say(cost.describe_cost(stated))
@@ -89,16 +89,16 @@ def list_(_config: ListConfig) -> ListReport:
 
 
 def show(config: ShowConfig) -> RunReport:
-    """Write the table and the figures of a finished experiment again, from what the store holds."""
+    """Show a finished experiment: write its table and figures again from the database."""
     row = store.find_experiment(open_store(), config.name)
     if row.result is None or row.finished_at is None:
-        raise ConfigError(f"Experiment {row.name!r} is not finished: alchemist experiment run goes on with it.")
+        raise ConfigError(f"Experiment {row.name!r} is not finished. Resume it: alchemist experiment run.")
     result = {key: value for key, value in row.result.items() if key != "sheet"}
     return _report(row.name, row.config, result)
 
 
 def follow(config: DynamicsConfig) -> RunReport:
-    """Take the training of a rater again and follow pairs of every rank through it (Fig. 3); what was measured is found again."""
+    """Repeat the training of a rater and follow samples of every rank through it (Fig. 3); finished measurements are reused."""
     _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, config.name, config.identity())
@@ -106,7 +106,7 @@ def follow(config: DynamicsConfig) -> RunReport:
 
 
 def compare_datasets(config: DatasetsConfig) -> RunReport:
-    """Run one experiment a corpus and lay them out together (Table 3); what exists is found again."""
+    """Run one experiment for each corpus and put them into one table (Table 3); finished ones are reused."""
     parts = config.parts()
     reports = {corpus: run(part) for corpus, part in parts.items()}
     if config.dry_run:
@@ -120,13 +120,13 @@ def compare_datasets(config: DatasetsConfig) -> RunReport:
 
 
 def _create_for_scenes(config: TrialsConfig) -> None:
-    """Create a missing store where the scenes are drawn: no dataset that is named could be in it."""
+    """Create a missing database for synthetic scenes; a dataset that is given must already be in one."""
     if config.dataset is None:
         create_store()
 
 
 def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunReport:
-    # The report page shows the sheet as it is.
+    # The report page shows the stored sheet unchanged.
     sheet = stored.sheet_of(begun.config, result).as_json()
     store.finish_experiment(open_store(), begun.name, {**result, "sheet": sheet})
     return _report(begun.name, begun.config, result, stated)

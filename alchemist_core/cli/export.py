@@ -1,6 +1,12 @@
-"""Export scores, samples or a subset's members as Parquet, CSV or JSON lines: for notebooks, other loaders and other teams."""
+"""Export scores, samples or subset members as Parquet, CSV or JSON lines.
 
-from collections.abc import Iterator, Mapping, Sequence
+In CSV, text that a spreadsheet would take for a formula gets a leading apostrophe; Parquet and JSON lines keep text unchanged.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +14,7 @@ from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Report
 from alchemist_core.errors import ConfigError
+from alchemist_core.files import atomic_write
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import EXPORTED_COLUMNS, MEMBER_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.raters import find_rater
@@ -19,32 +26,35 @@ from alchemist_core.telemetry import ProgressLine
 if TYPE_CHECKING:
     from alchemist_core.store.manifests import Manifest
 
+Kinds = Mapping[str, type[Any]]
+Batches = Iterable[Sequence[Sequence[Any]]]
+
 OUT = (
-    "File to write, its form by its ending (.parquet, .csv, .jsonl); it appears when it is complete, in place of an earlier one. "
-    "In a .csv, text that starts like a formula has an apostrophe before it"
+    "File to write: .parquet, .csv or .jsonl. It replaces an existing file when it is complete. "
+    "In CSV, text that looks like a formula gets a leading apostrophe"
 )
 _SUBSET_COLUMNS: dict[str, type[Any]] = {"pair_hash": bytes, "rank": float, "score": float, **MEMBER_COLUMNS}
 WHERE = (
-    "Condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Comparisons, and, or, not, between, "
-    "in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all"
+    "SQL condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Allowed: comparisons, "
+    "and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all"
 )
 
 
 class ExportSamplesConfig(Config):
-    """Which pairs, and where to."""
+    """Which samples to export, and where to."""
 
     out: Path = Field(..., description=OUT)
     where: str | None = Field(None, min_length=1, description=WHERE)
 
 
 class ExportScoresConfig(ExportSamplesConfig):
-    """Which scores, and where to."""
+    """Which scores to export, and where to."""
 
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
 class ExportSubsetConfig(Config):
-    """Which subset version, and where to."""
+    """Which subset version to export, and where to."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
@@ -52,7 +62,7 @@ class ExportSubsetConfig(Config):
 
 
 class ExportReport(Report):
-    """What was written."""
+    """The file that was written."""
 
     file: str
     n_rows: int
@@ -60,21 +70,21 @@ class ExportReport(Report):
 
 
 def scores(config: ExportScoresConfig) -> ExportReport:
-    """Write a rater's scores and ranks with the pairs that they belong to."""
+    """Export the scores and ranks of a rater, with their samples."""
     rater = find_rater(open_store(), config.rater)
     if rater is None:
-        raise ConfigError("There is no rater in production, so there are no scores. Name one: --rater NAME.")
+        raise ConfigError("There is no rater in production, so there are no scores. Give a rater: --rater NAME.")
     return _export(config, "export_scores", SCORE_COLUMNS, {"rater_id": rater.rater_id})
 
 
 def samples(config: ExportSamplesConfig) -> ExportReport:
-    """Write pairs with their hashes, sizes, heuristics and places."""
+    """Export samples with their hashes, sizes, heuristics and locations."""
     return _export(config, "export_samples", EXPORTED_COLUMNS, {})
 
 
 def subset(config: ExportSubsetConfig) -> ExportReport:
-    """Write a subset's members with ids, ranks, scores, addresses and places; those taken down since are left out."""
-    from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  pyarrow is loaded only where it writes
+    """Export the members of a subset with ids, ranks, scores, URLs and locations, without those taken down since."""
+    from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  imports pyarrow
 
     path, engine = _writable(config.out), open_store()
     manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))
@@ -96,18 +106,16 @@ def _export(
 
 
 def _writable(out: Path) -> Path:
-    from alchemist_core.cli.row_files import FORMS  # noqa: PLC0415  as above
-
     path = out.absolute()
     if path.suffix not in FORMS or not path.parent.is_dir():
         endings = ", ".join(FORMS)
-        raise ConfigError(f"--out {out}: a name that ends in one of {endings}, in a folder that exists, is needed.")
+        raise ConfigError(
+            f"--out {out} is not valid. Give a file name that ends in one of {endings}, in an existing folder."
+        )
     return path
 
 
 def _write(path: Path, kinds: Mapping[str, type[Any]], batches: Iterator[Sequence[Sequence[Any]]]) -> ExportReport:
-    from alchemist_core.cli.row_files import write_rows  # noqa: PLC0415  as above
-
     with ProgressLine("export") as line:
         n_rows = write_rows(path, kinds, _counted(batches, line))
     return ExportReport(file=str(path), n_rows=n_rows, size_bytes=path.stat().st_size)
@@ -119,6 +127,79 @@ def _counted(batches: Iterator[Sequence[Sequence[Any]]], line: ProgressLine) -> 
         n_rows += len(batch)
         line.show(n_rows, n_rows)
         yield batch
+
+
+def write_rows(path: Path, kinds: Kinds, batches: Batches) -> int:
+    """Write a file in the format of its suffix, rename it when it is complete, and return the number of rows.
+
+    Args:
+        path: The file; an existing one is replaced.
+        kinds: Columns and their Python types, in the order of the values of a row.
+        batches: Rows; one batch is in memory at a time.
+    """
+    with atomic_write(path) as partial:
+        return FORMS[path.suffix](partial, kinds, batches)
+
+
+def _write_parquet(path: Path, kinds: Kinds, batches: Batches) -> int:
+    import pyarrow as pa  # noqa: PLC0415  slow to import
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    from alchemist_core.store.arrow import ARROW_TYPES, record_batch  # noqa: PLC0415  imports pyarrow
+
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
+    n_rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(record_batch(schema, batch))
+            n_rows += len(batch)
+    return n_rows
+
+
+def _write_csv(path: Path, kinds: Kinds, batches: Batches) -> int:
+    n_rows = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        # RFC 4180: with another line terminator, a carriage return in a text would not be quoted.
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(kinds)
+        for batch in batches:
+            writer.writerows([_as_cell(_as_text(value)) for value in row] for row in batch)
+            n_rows += len(batch)
+    return n_rows
+
+
+def _write_lines(path: Path, kinds: Kinds, batches: Batches) -> int:
+    n_rows = 0
+    with path.open("w", encoding="utf-8") as file:
+        for batch in batches:
+            rows = (dict(zip(kinds, map(_as_text, row), strict=True)) for row in batch)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            n_rows += len(batch)
+    return n_rows
+
+
+FORMS: dict[str, Callable[[Path, Kinds, Batches], int]] = {
+    ".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_lines
+}  # fmt: skip
+"""Writers by suffix; hashes are hex digits in formats without bytes."""
+
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _as_cell(value: Any) -> Any:
+    """Keep a spreadsheet from executing crawled text, as OWASP advises; numbers stay numbers.
+
+    >>> _as_cell("=1+1"), _as_cell(-1.5), _as_cell("a - b")
+    ("'=1+1", -1.5, 'a - b')
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, (bytes, memoryview)):
+        return bytes(value).hex()
+    return value.isoformat() if isinstance(value, date) else value
 
 
 COMMANDS = {

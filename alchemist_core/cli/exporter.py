@@ -1,4 +1,4 @@
-"""Serve Prometheus metrics: one long-lived exporter that reads the store at every scrape, and hears what Airflow says of itself."""
+"""Serve Prometheus metrics: a long-lived exporter that reads the database at every scrape and receives Airflow's statsd metrics."""
 
 import os
 import threading
@@ -22,8 +22,8 @@ INTERVAL = "alchemist_night_interval_seconds"
 class MetricsConfig(Config):
     """Where to listen."""
 
-    port: int = Field(9477, ge=1024, le=32767, description="TCP port, on loopback unless --address says otherwise")
-    address: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(9477, ge=1024, le=32767, description="TCP port")
+    address: str = Field("127.0.0.1", description="IP address to listen on")
 
 
 def serve(config: MetricsConfig) -> None:
@@ -44,7 +44,7 @@ def serve(config: MetricsConfig) -> None:
 
 
 def with_expectations(measured: Measurements, project: Project) -> Measurements:
-    """Replace the measured interval between crawls of those datasets for which the project file sets one; 0 leaves none."""
+    """Replace the measured interval between crawls by that of the project file; 0 removes it."""
     found = dict(measured.get(INTERVAL, []))
     for labels, _ in measured.get("alchemist_newest_night_timestamp_seconds", []):
         days = project.of_dataset(labels[0]).ingest.crawl_interval_days
@@ -55,7 +55,7 @@ def with_expectations(measured: Measurements, project: Project) -> Measurements:
 
 
 def described(settings: Settings) -> Measurements:
-    """Return what alerts must know of this installation, whether the store answers or not."""
+    """Return the metrics that alerts need even if the database does not answer."""
     is_listening = float(settings.statsd_port is not None)
     return {"alchemist_docs_info": [((docs_address(),), 1.0)], "alchemist_airflow_listening": [((), is_listening)]}
 

@@ -1,7 +1,7 @@
-"""How a command ends that cannot succeed: one line for a person, whatever was raised.
+"""Turn any exception into one line for the user.
 
-What a user or the machine caused (a path, a full disk, a server, a damaged file) becomes an error with a remedy. What is left is
-a defect: its traceback goes to a file of the home, and the line names that file.
+Exceptions caused by the user or the machine (a path, a full disk, a server, a damaged file) become errors with a remedy. All
+others are defects: the traceback is written to a file of the home, and the line names that file.
 """
 
 import errno
@@ -24,38 +24,38 @@ TRACEBACK_VARIABLE = "ALCHEMIST_TRACEBACK"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REMEDIES = {
     errno.ENOENT: "does not exist. Check the path",
-    errno.EACCES: "may not be used by this user. Change its permissions, or name another path",
-    errno.EPERM: "may not be used by this user. Change its permissions, or name another path",
-    errno.EROFS: "lies on a read-only file system. Name a path that can be written; ALCHEMIST_HOME names the home",
-    errno.EISDIR: "is a folder. Name a file",
-    errno.ENOTDIR: "is not a folder, or one of its parents is a file. Name another path",
-    errno.EEXIST: "exists. Name another path",
-    errno.ENAMETOOLONG: "is too long for the file system. Name a shorter path",
-    errno.ELOOP: "is a loop of symbolic links. Name another path",
+    errno.EACCES: "is not accessible to this user. Change its permissions, or give another path",
+    errno.EPERM: "is not accessible to this user. Change its permissions, or give another path",
+    errno.EROFS: "is on a read-only file system. Give a writable path; ALCHEMIST_HOME sets the home",
+    errno.EISDIR: "is a folder. Give a file",
+    errno.ENOTDIR: "is not a folder, or one of its parents is a file. Give another path",
+    errno.EEXIST: "exists. Give another path",
+    errno.ENAMETOOLONG: "is too long for the file system. Give a shorter path",
+    errno.ELOOP: "is a loop of symbolic links. Give another path",
 }
 
 NUMBERS = ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES), (IsADirectoryError, errno.EISDIR))
 
 SERVER = "A server did not answer as expected: {}. Check its address and the network, then run the command again."
 BY_LIBRARY = {
-    "pyarrow": "A Parquet or Arrow file is damaged or of another form: {}. Write it again, or name another file.",
-    "safetensors": "A safetensors file is damaged or of another form: {}. Name another file.",
-    "safetensors_rust": "A safetensors file is damaged or of another form: {}. Name another file.",
+    "pyarrow": "A Parquet or Arrow file is damaged or has another format: {}. Write it again, or give another file.",
+    "safetensors": "A safetensors file is damaged or has another format: {}. Give another file.",
+    "safetensors_rust": "A safetensors file is damaged or has another format: {}. Give another file.",
     **dict.fromkeys(("boto3", "botocore", "httpx", "requests", "urllib3"), SERVER),
 }
-# How libraries written in Rust say it.
+# The form in which libraries written in Rust report it.
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def explain(error: BaseException) -> AlchemistError | None:
-    """Return the line that helps, or None for a defect of the code."""
+    """Return the error to print, or None for a defect of the code."""
     if isinstance(error, AlchemistError):
         return error
     if isinstance(error, OSError):
         return _explain_os_error(error)
     if isinstance(error, MemoryError):
         return AlchemistError(
-            "The memory of this machine is used up. Use smaller batches or fewer workers, then run the command again."
+            "This machine is out of memory. Use smaller batches or fewer workers, then run the command again."
         )
     if isinstance(error, UnicodeError):
         return ConfigError(
@@ -69,7 +69,7 @@ def explain(error: BaseException) -> AlchemistError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, on one line and of bounded length."""
+    """Return the first line of an error message, of bounded length."""
     lines = str(error).strip().splitlines()
     return lines[0][:500].rstrip(".") if lines else type(error).__name__
 
@@ -77,7 +77,7 @@ def first_line(error: BaseException) -> str:
 def _explain_os_error(error: OSError) -> AlchemistError:
     named = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else None
     place = os.fsdecode(named) if named is not None else ""
-    # Libraries raise the class without its number.
+    # Libraries raise these classes without an error number.
     number = error.errno or next((code for kind, code in NUMBERS if isinstance(error, kind)), None)
     if number in FULL:
         at = f" at {place}" if place else ""
@@ -92,7 +92,7 @@ def _explain_os_error(error: OSError) -> AlchemistError:
 
 
 def _explain_by_library(error: BaseException) -> AlchemistError | None:
-    """Judge by the library's name or words: none of them is imported before it has raised something."""
+    """Classify by the name of the library or its message, so that no library has to be imported."""
     library, said = type(error).__module__.partition(".")[0], first_line(error)
     if library in {"sqlalchemy", "psycopg2"}:
         from alchemist_core.store.refusals import explain_refusal  # noqa: PLC0415
@@ -105,9 +105,7 @@ def _explain_by_library(error: BaseException) -> AlchemistError | None:
     if "PytorchStreamWriter" in str(error):
         return AlchemistError(f"A checkpoint cannot be written: {said}. Free space, then run the same command again.")
     if type(error).__name__ == "OutOfMemoryError":
-        return AlchemistError(
-            f"The memory of the device is used up: {said}. Use smaller batches, then run the command again."
-        )
+        return AlchemistError(f"The device is out of memory: {said}. Use smaller batches, then run the command again.")
     remedy = BY_LIBRARY.get(library)
     return None if remedy is None else DataError(remedy.format(said))
 
@@ -115,12 +113,12 @@ def _explain_by_library(error: BaseException) -> AlchemistError | None:
 def _explain_validation(error: ValidationError) -> ConfigError:
     faults = [f"{'.'.join(map(str, fault['loc'])) or error.title}: {fault['msg']}" for fault in error.errors()]
     return ConfigError(
-        f"Values do not fit together ({error.title}): {'; '.join(faults)}. Correct them; --help lists the bounds."
+        f"The values are not valid ({error.title}): {'; '.join(faults)}. Correct them; --help lists the bounds."
     )
 
 
 def report_defect(error: BaseException, words: list[str]) -> str:
-    """Keep the traceback of a defect, and return the line that names it and where the traceback is."""
+    """Store the traceback of a defect, and return the line that names the defect and the file."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("run ")]
     shown = "".join(traceback.format_exception(error))
     if os.environ.get(TRACEBACK_VARIABLE, "") not in {"", "0"}:
@@ -136,7 +134,7 @@ def report_defect(error: BaseException, words: list[str]) -> str:
 
 
 def _keep(text: str) -> str:
-    """Append to the home's log of errors; where the home cannot be written, write a file of its own."""
+    """Append to the error log of the home; if the home is not writable, write a temporary file."""
     with suppress(OSError, AlchemistError):
         path = load_settings().home.resolve() / "logs" / "errors.log"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,4 +147,4 @@ def _keep(text: str) -> str:
     ):
         own.write(text)
         return f"in {own.name}"
-    return "that could be written nowhere"
+    return "which could not be written to any file"

@@ -1,7 +1,7 @@
-"""The forms of the DAGs as a Python literal, generated from the config models by `make generate`.
+"""Generate the forms of the DAGs from the config models, as a Python literal (`make generate`).
 
-`dags/` imports nothing of ours, and Airflow picks a widget by a plain `type`: schemas are flattened, and an
-optional field may be null. Knows which fields a form shows, and nothing of Airflow.
+`dags/` does not import `alchemist_core`, and Airflow chooses a widget by a plain `type`: schemas are flattened, and an optional
+field may be null.
 """
 
 import json
@@ -16,20 +16,22 @@ from alchemist_core.presets import PRESETS
 Field = dict[str, Any]
 
 KEPT = ("description", "enum", "pattern", "format")
-# Airflow's number widget changes a typed 35 to the maximum and drops a minus sign, without a word. A field that declares no type is
-# a text widget; what is typed there (`then`) and a number that REST sends (`else`) are both checked by Airflow's server.
+# Airflow's number widget silently changes a typed 35 to the maximum and drops a minus sign. A field without a type is a text
+# widget; Airflow's server checks both the typed text (`then`) and a number from the REST API (`else`).
 BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
-# A difference of one seed is no finding: it has no interval. The stage's own default is one, for a person who tries something.
+# One seed gives no interval, so the form defaults to three; the stage defaults to one, for quick trials.
 SEEDS = "0,1,2"
-SEEDS_TEXT = "Seeds, comma between them; the arms of one seed start alike. Three cost thrice the training of one, and give an interval"
+SEEDS_TEXT = (
+    "Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval"
+)
 HEADER = (
     '"""The forms of the DAGs. Written by `make generate` from the config models; a test compares: do not edit."""\n'
 )
 
 
 def build_forms() -> dict[str, dict[str, Field]]:
-    """Return for each DAG its form: every field as the keywords of Airflow's Param."""
-    from alchemist_core.stages.evaluate import EvaluateConfig  # noqa: PLC0415  stages are imported only to generate
+    """Return the form of each DAG: every field as keywords of Airflow's Param."""
+    from alchemist_core.stages.evaluate import EvaluateConfig  # noqa: PLC0415  imported only to generate
     from alchemist_core.stages.ingest import IngestConfig  # noqa: PLC0415
     from alchemist_core.stages.report import ReportConfig  # noqa: PLC0415
     from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415
@@ -62,8 +64,8 @@ def build_forms() -> dict[str, dict[str, Field]]:
 
 
 def build_renames() -> dict[str, dict[str, str]]:
-    """Return for each DAG the present names of its form's renamed fields, by their former names."""
-    from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415  stages are imported only to generate
+    """Return the current names of renamed form fields by their former names, for each DAG."""
+    from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415  imported only to generate
     from alchemist_core.stages.train_downstream import TrainDownstreamConfig  # noqa: PLC0415
     from alchemist_core.stages.train_rater import TrainRaterConfig  # noqa: PLC0415
 
@@ -84,7 +86,7 @@ def _form(model: type[BaseModel], *names: str, is_preset: bool = False) -> dict[
 
 
 def _flatten(schema: Field, definitions: Field) -> list[tuple[str, Field]]:
-    """Return every field with its references resolved, nested models taken apart, and whether it is required."""
+    """Return every field with references resolved and nested models flattened, and whether it is required."""
     found: list[tuple[str, Field]] = []
     for name, declared in schema["properties"].items():
         field = {**definitions.get(declared.get("$ref", "").rpartition("/")[2], {}), **declared}
@@ -96,24 +98,24 @@ def _flatten(schema: Field, definitions: Field) -> list[tuple[str, Field]]:
 
 
 def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
-    """Return one field as Airflow wants it.
+    """Return one field as keywords of Airflow's Param.
 
     Args:
         name: name of the field.
         field: its flat JSON schema.
-        is_preset: whether the form's default is to leave the field to the preset.
+        is_preset: whether an empty field means the value of the preset.
     """
     choices = field.get("anyOf", [field])
     inner = next(choice for choice in choices if choice.get("type") != "null")
     merged = {**inner, **field}
     kept = {key: value for key, value in merged.items() if key in KEPT}
-    if kept.get("format") != "date":  # the only format that has a widget of its own
+    if kept.get("format") != "date":  # the only format with its own widget
         kept.pop("format", None)
     kept["description"] = kept["description"].replace("; none: ", "; empty: ")
     kind = "string" if inner["type"] == "array" else inner["type"]
     is_empty_allowed = len(choices) > 1 or is_preset
     if is_preset and len(choices) == 1:
-        kept["description"] += "; empty: as the preset says"
+        kept["description"] += "; empty: the value of the preset"
         kept |= {"enum": [None, *kept["enum"]]} if "enum" in kept else {}
     if kind in ("integer", "number"):
         bounds = {key: merged[key] for key in BOUNDS if key in merged}
@@ -128,7 +130,7 @@ def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
 
 
 def _typed_number(kind: str, bounds: Field, *, is_empty_allowed: bool) -> Field:
-    """Return the conditions of a number: a pattern for typed text, with what it allows in words, and bounds for a number.
+    """Return the conditions of a number: a pattern for typed text, with the allowed values in words, and bounds for a number.
 
     >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100}, is_empty_allowed=False)["then"]["allowed"]
     'at least 0, below 100'
@@ -156,7 +158,7 @@ def _text(default: Any) -> Any:
 
 
 def _preset() -> Field:
-    text = "Defaults by name; other fields override them"
+    text = "Named set of defaults; other fields override single values"
     return {"type": "string", "default": "tiny", "title": "Preset", "description": text, "enum": sorted(PRESETS)}
 
 
@@ -169,13 +171,13 @@ def _title(name: str) -> str:
 
 
 def render_forms() -> str:
-    """Return dags/alchemist_dags/forms.py, one field a line."""
-    # By way of JSON: only what a literal may hold.
+    """Return the text of dags/alchemist_dags/forms.py, one field per line."""
+    # Through JSON, so that the literal contains only plain values.
     forms: dict[str, dict[str, Field]] = json.loads(json.dumps(build_forms()))
     lines = [HEADER, "FORMS = {"]
     for dag, fields in forms.items():
         lines += [f'    "{dag}": {{', *(f'        "{name}": {field},' for name, field in fields.items()), "    },"]
-    lines += ["}", "", "# The present names of renamed fields, by their former names.", "RENAMED = {"]
+    lines += ["}", "", "# Current names of renamed fields, by their former names.", "RENAMED = {"]
     lines += [f'    "{dag}": {renames},' for dag, renames in build_renames().items()]
     return "\n".join([*lines, "}", ""])
 

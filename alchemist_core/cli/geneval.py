@@ -1,4 +1,4 @@
-"""GenEval on its own files: a model's images in the official layout, and verdicts as the official evaluator writes them."""
+"""GenEval: generate the images of a model in the official layout, and judge images as the official evaluator does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,18 +21,18 @@ _PROMPTS_AT_ONCE = 16
 
 
 class DrawConfig(Config):
-    """Whose images, of which prompts."""
+    """Which model, and which prompts."""
 
-    model: str = Field(..., description="The model's identity, as train-downstream reports it")
+    model: str = Field(..., description="Identity of the model, as train-downstream prints it")
     prompts: Path = Field(..., description="GenEval's evaluation_metadata.jsonl")
-    out: Path = Field(..., description="Folder of all prompts' folders")
-    n_images: int = Field(4, ge=1, le=64, description="Images of a prompt")
+    out: Path = Field(..., description="Folder to write the images to")
+    n_images: int = Field(4, ge=1, le=64, description="Images per prompt")
     first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Guidance, cuts and batch")
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Guidance, truncation and batch size")
 
 
 class DrawReport(Report):
-    """What was drawn."""
+    """Number of images generated."""
 
     folder: str
     n_prompts: int
@@ -40,13 +40,13 @@ class DrawReport(Report):
 
 
 class JudgeConfig(Config):
-    """Which images, by which networks."""
+    """Which images to judge, with which networks."""
 
     images: Path = Field(..., description="Folder in the official layout: NUMBER/samples/*.png, NUMBER/metadata.jsonl")
     detector: Path = Field(..., description="Folder of Mask2Former for transformers, trained on COCO instances")
     clip: Path = Field(..., description="Folder of CLIP ViT-L/14 for transformers, which names the colours of objects")
-    names: Path = Field(..., description="GenEval's object_names.txt: a class a line, in the detector's order")
-    out: Path = Field(..., description="File of verdicts to write, such as results.jsonl")
+    names: Path = Field(..., description="GenEval's object_names.txt: one class per line, in the order of the detector")
+    out: Path = Field(..., description="File to write the verdicts to, for example results.jsonl")
     contract: str | None = Field(
         None,
         description="Evaluation protocol (geneval, or a .toml file) under which the scores are stored; without it they are "
@@ -63,15 +63,15 @@ class JudgeReport(Report):
 
 
 def draw(config: DrawConfig) -> DrawReport:
-    """Draw a model's images of every prompt that has none yet."""
+    """Generate the images of every prompt that has none yet."""
     return execute("geneval_draw", config, lambda stage_run: draw_images(config, stage_run), DrawReport)
 
 
 def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
-    """Draw the missing images, some prompts at a time."""
+    """Generate the missing images, several prompts at a time."""
     model = find_model(stage_run.engine, config.model)
     if model is None:
-        raise ConfigError(f"No model {config.model!r}: give an identity that train-downstream reported.")
+        raise ConfigError(f"There is no model {config.model!r}. Give an identity that train-downstream printed.")
     prompts = read_prompts(config.prompts)
     about = {
         "model": config.model,
@@ -82,7 +82,7 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
     missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
     if missing:
         hold_device(stage_run)
-        from alchemist_core.training.generators import load_drawer  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.generators import load_drawer  # noqa: PLC0415  imports torch
         from alchemist_core.training.launching import own_device  # noqa: PLC0415
 
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
@@ -94,18 +94,18 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
 
 
 def judge(config: JudgeConfig) -> JudgeReport:
-    """Judge images and write the official evaluator's lines."""
+    """Judge images by GenEval's rules and write the verdicts in the official format."""
     return execute("geneval_judge", config, lambda stage_run: judge_folder(config, stage_run), JudgeReport)
 
 
 def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
-    """Detect, name colours, judge, write."""
+    """Detect objects, classify their colours, judge and write."""
     hold_device(stage_run)
     from alchemist_core.metrics.geneval_images import judge_images, load_networks, summarize_results  # noqa: PLC0415  torch
 
     lines = config.names.read_text(encoding="utf-8").split("\n")
     names = [name.strip() for name in lines if name.strip()]
-    # Before anything is stored: a folder without a network must not pin an evaluation protocol.
+    # Loaded first, so that a folder without a network does not pin an evaluation protocol.
     networks = load_networks(config.detector, config.clip)
     agreed = config.contract and agree_on_geneval(
         config.contract, config.images, detector=config.detector, clip=config.clip, names=names
@@ -114,7 +114,7 @@ def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
         config.images, names, *networks, report=stage_run.report, rules=agreed.rules if agreed else PUBLISHED
     )
     if not results:
-        raise ConfigError(f"{config.images} holds no images in the official layout: NUMBER/samples/*.png")
+        raise ConfigError(f"{config.images} contains no images in the official layout. Expected: NUMBER/samples/*.png.")
     write_results(config.out, results)
     scores = summarize_results(results)
     if agreed:

@@ -1,4 +1,4 @@
-"""Keep the installation well: leases of the dead, finished takedowns, old outcomes, statistics, Airflow's own history."""
+"""Maintenance: remove expired leases, old check results, old logs and Airflow's old history; complete takedowns."""
 
 import os
 import subprocess
@@ -19,19 +19,17 @@ from alchemist_core.store.engine import open_store
 
 
 class MaintainConfig(Config):
-    """Nothing to choose."""
+    """No options."""
 
 
 class RetentionConfig(Config):
-    """How long to keep what nobody decides by any more."""
+    """How long to keep history."""
 
-    keep_days: float = Field(
-        365, ge=1, le=36_500, description="Days that outcomes of checks and Airflow's runs are kept"
-    )
+    keep_days: float = Field(365, ge=1, le=36_500, description="Days to keep check results and Airflow's runs")
 
 
 class MaintainReport(Report):
-    """What was done, and what is left."""
+    """Number of items done, and of those left."""
 
     n_done: int
     n_left: int = 0
@@ -39,7 +37,7 @@ class MaintainReport(Report):
 
 
 def leases(_config: MaintainConfig) -> MaintainReport:
-    """Delete leases that expired an hour ago and end their runs, and end readers' sessions that run past their bound."""
+    """Delete leases that expired more than an hour ago, mark their runs as lost, and end overlong sessions of readers."""
     engine = open_store()
     n_leases, n_runs = maintenance.remove_expired_leases(engine)
     with engine.begin() as connection:
@@ -50,35 +48,35 @@ def leases(_config: MaintainConfig) -> MaintainReport:
 
 
 def takedowns(_config: MaintainConfig) -> MaintainReport:
-    """Note which takedowns are complete: nothing published and no tar of ours holds the picture any more."""
+    """Mark takedowns as complete when no published version and no materialized dataset contains the image."""
     n_done, n_left = maintenance.complete_takedowns(open_store())
     return MaintainReport(n_done=n_done, n_left=n_left)
 
 
 def retention(config: RetentionConfig) -> MaintainReport:
-    """Delete old outcomes of checks; the newest of each night and what a person released stay."""
+    """Delete old check results, except the newest of each night and those that a person released."""
     return MaintainReport(n_done=maintenance.forget_old_checks(open_store(), keep_days=config.keep_days))
 
 
 def statistics(_config: MaintainConfig) -> MaintainReport:
-    """Analyse the large tables, partitioned ones too."""
+    """Refresh the planner statistics of the large tables."""
     return MaintainReport(n_done=maintenance.refresh_statistics(open_store()))
 
 
 def airflow(config: RetentionConfig) -> MaintainReport:
-    """Delete Airflow's own history beyond the kept days, by `airflow db clean`.
+    """Delete Airflow's history that is older than --keep-days, by `airflow db clean`.
 
-    A task may not see Airflow's database, so its address is a setting of its own; without it nothing is done.
+    Tasks have no access to Airflow's database, so its URL is a setting of its own; without it, nothing is deleted.
 
     Raises:
-        AlchemistError: Airflow's program failed; the text has its end.
+        AlchemistError: `airflow db clean` failed; the message ends with its output.
     """
     url = load_settings().airflow_database_url
     if url is None:
-        return MaintainReport(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set: nothing was cleaned")
+        return MaintainReport(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set, so nothing was deleted.")
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
     command = [str(Path(sys.executable).parent / "airflow"), "db", "clean", "--yes", "--skip-archive"]
-    # Without the second variable Airflow derives an asynchronous URL, which takes a driver that it does not bring.
+    # Without the second variable Airflow derives an asynchronous URL, whose driver it does not install.
     addresses = {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value(),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": "",
@@ -89,12 +87,14 @@ def airflow(config: RetentionConfig) -> MaintainReport:
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise AlchemistError(f"`airflow db clean` failed with {done.returncode}. Its end:\n{done.stderr[-2000:]}")
+        raise AlchemistError(
+            f"`airflow db clean` failed with exit code {done.returncode}. The end of its output:\n{done.stderr[-2000:]}"
+        )
     return MaintainReport(n_done=1)
 
 
 def logs(_config: MaintainConfig) -> MaintainReport:
-    """Rotate the local stack's logs and remove old logs of Airflow's tasks, as the settings of size and age say."""
+    """Rotate the logs of the local stack and remove old logs of Airflow's tasks, by the limits in the settings."""
     settings = load_settings()
     home = settings.home.resolve()
     n_rotated = rotate_all(home, max_bytes=settings.log_max_mib * MIB)
@@ -103,7 +103,7 @@ def logs(_config: MaintainConfig) -> MaintainReport:
         keep_days=settings.task_log_keep_days,
         max_bytes=settings.task_log_max_mib * MIB,
     )
-    return MaintainReport(n_done=n_removed, n_left=n_left, note=f"{n_rotated} logs of processes were rotated")
+    return MaintainReport(n_done=n_removed, n_left=n_left, note=f"Rotated {n_rotated} logs of processes.")
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""List nights: how each ended, what was left out of it, and what to do about that."""
+"""Nights: list them, check their drift, publish them, and release those that are held."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -33,15 +33,15 @@ MOST_SHARDS = 10
 
 
 class NightListConfig(Config):
-    """Which nights."""
+    """Which nights to list."""
 
     dataset: str | None = Field(None, description="Dataset; none: every training dataset")
-    nights: Words = Field((), description="Nights as DATASET:YYYY-MM-DD, comma between them, in place of --dataset")
-    limit: int = Field(14, ge=1, le=10_000, description="Newest nights of each dataset to list")
+    nights: Words = Field((), description="Nights as DATASET:YYYY-MM-DD, separated by commas; replaces --dataset")
+    limit: int = Field(14, ge=1, le=10_000, description="Nights to list of each dataset, newest first")
 
 
 class UnreadShard(Report):
-    """A shard that is not part of its night, and why."""
+    """A shard that its night does not include, and why."""
 
     shard_id: int
     uri: str
@@ -51,7 +51,7 @@ class UnreadShard(Report):
 
 
 class ListedNight(Report):
-    """One dataset's crawl date."""
+    """A crawl date of one dataset."""
 
     dataset: str
     crawl_date: date
@@ -63,19 +63,19 @@ class ListedNight(Report):
     unread: list[UnreadShard]
     n_more_unread: int = 0
     not_ingested: list[str] = Field([])
-    """What the newest ingest of this night left, each with what to do; empty where it succeeded."""
+    """Errors of the newest ingest of this night, each with its remedy; empty if it succeeded."""
     quarantined: dict[str, int] = Field({})
-    """Reasons, with how many locations have each."""
+    """Number of quarantined locations by reason."""
     remedies: list[str] = Field([])
 
     def lines(self) -> list[str]:
-        """Return a line for the night, and below it one for each trouble and each next step."""
+        """Return a line for the night, then one for each problem and each next step."""
         counts = f"{self.n_shards:,} shards, {self.n_scored:,} scored, {self.n_quarantined:,} quarantined"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.quarantined.items())
         left = [
             *self.not_ingested,
             *(
-                f"{on_one_line(one.uri)}: {one.state}, {one.reason or 'no reason noted'}; next: {one.remedy}"
+                f"{on_one_line(one.uri)}: {one.state}, {one.reason or 'no reason recorded'}; next: {one.remedy}"
                 for one in self.unread
             ),
         ]
@@ -92,22 +92,22 @@ class ListedNight(Report):
 
 
 class NightListReport(Report):
-    """Nights, each with what was left."""
+    """Nights, each with its problems."""
 
     nights: list[ListedNight]
 
     def summary(self) -> str:
-        """Return a line for each night, and below it one for each trouble; nights with trouble come last, where a log is read."""
-        lines = [line for night in sorted(self.nights, key=_has_trouble) for line in night.lines()]
-        return "\n".join(lines) or "no night yet: alchemist ingest --dataset NAME --root FOLDER"
+        """Return the lines of all nights; nights with problems come last, because the end of a log is read first."""
+        lines = [line for night in sorted(self.nights, key=_has_problem) for line in night.lines()]
+        return "\n".join(lines) or "No nights. Ingest a dataset: alchemist ingest --dataset NAME --root FOLDER"
 
 
-def _has_trouble(night: ListedNight) -> bool:
+def _has_problem(night: ListedNight) -> bool:
     return bool(night.unread or night.not_ingested or night.status not in ("selectable", "empty"))
 
 
 def list_(config: NightListConfig) -> NightListReport:
-    """List nights with their status, the shards that are not part of them, and the next step for each."""
+    """List nights with their status, the shards that they do not include, and the next step for each."""
     engine = open_store()
     if config.dataset is not None:
         registry.find_dataset(engine, config.dataset)
@@ -155,7 +155,7 @@ def _describe(night: AnyRow, shown: Sequence[AnyRow], reasons: Sequence[AnyRow],
 
 
 def _left_by_ingest(night: AnyRow, shown: Sequence[AnyRow], error: str | None) -> list[str]:
-    """Return the lines of an ingest's error that tell of this dataset and not of a shard that is shown; of another error all."""
+    """Return the lines of an ingest error about this dataset, without those about shards that are listed anyway."""
     text, prefix = (error or "").partition(": ")[2], f"{night.dataset}: "
     lines = text.removesuffix(ALL_ELSE).strip().splitlines()
     if text.endswith(ALL_ELSE):
@@ -166,15 +166,15 @@ def _left_by_ingest(night: AnyRow, shown: Sequence[AnyRow], error: str | None) -
 
 def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: bool) -> list[str]:
     which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
-    steps = [f"mend that, then alchemist ingest {which}"] if is_left else []
+    steps = [f"remove the cause, then run alchemist ingest {which}"] if is_left else []
     if reasons:
-        steps += [f"look at what is quarantined: alchemist shard show {reasons[0].shard_id}"]
+        steps += [f"show what is quarantined: alchemist shard show {reasons[0].shard_id}"]
     release = f"alchemist night release {which} --reason WHY"
     if night.status.startswith("held"):
-        steps += [f"look at it, then {release}"]
+        steps += [f"inspect it, then {release}"]
     elif night.status.startswith("stopped"):
         steps += [
-            f"alchemist check --suite shards,samples,scores {which} shows what was found; if the night is good all the same, {release}"
+            f"alchemist check --suite shards,samples,scores {which} prints the failed checks; if the data is correct, {release}"
         ]
     elif night.status.startswith("partly"):
         steps += [f"alchemist score {which}"]
@@ -190,16 +190,21 @@ def _next_publish(config: PublishNightConfig, report: PublishNightReport) -> str
 
 
 class ReleaseNightConfig(Config):
-    """Which night, and why."""
+    """Which night to release, and why."""
 
     dataset: str = Field(..., description="Dataset of the held night")
-    crawl_date: date = Field(..., description="Its crawl date (YYYY-MM-DD)")
-    reason: str = Field(..., min_length=3, max_length=500, description="Why it may be drawn from; kept for the record")
+    crawl_date: date = Field(..., description="Crawl date of the night (YYYY-MM-DD)")
+    reason: str = Field(
+        ...,
+        min_length=3,
+        max_length=500,
+        description="Why samples may be selected from it; stored in the audit log, 3 to 500 characters",
+    )
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
 class ReleaseNightReport(Report):
-    """What became selectable."""
+    """Nights that became selectable."""
 
     nights: list[str]
     was_held_for: list[str]
@@ -208,20 +213,20 @@ class ReleaseNightReport(Report):
 
 
 def release(config: ReleaseNightConfig) -> ReleaseNightReport:
-    """Release a night that drift holds or a check has stopped; a stopped one is scored, checked and published from there.
+    """Release a night that is held by drift or stopped by a failed check; a stopped night is then scored, checked and published.
 
-    Who did it and why goes into the audit events. Checks that nobody has seen fail stop it again.
+    The audit log stores who released it and why. Checks that fail for the first time stop the night again.
     """
     engine, actor = open_store(), current_actor()
     failed = failed_checks(engine, config.dataset, config.crawl_date)
     rater = find_rater(engine, config.rater)
     if rater is None and not failed:
-        raise ConfigError("There is no rater in production, so no night is held. Name the rater: --rater NAME.")
+        raise ConfigError("There is no rater in production, so no night is held. Give a rater: --rater NAME.")
     held = _held(engine, config, rater) if rater else []
     if not held and not failed:
         raise ConfigError(
             f"No night of {config.dataset} {config.crawl_date} is held or was stopped by a check. "
-            "The view nightly_overview shows the state of every night."
+            "Show the state of all nights: alchemist night list."
         )
     _release(engine, config, held, failed, actor=actor)
     n_scored = _finish_night(config) if failed else 0
@@ -257,13 +262,13 @@ def _release(
 
 
 def _finish_night(config: ReleaseNightConfig) -> int:
-    """Do what the DAG would have done behind the check that stopped it; returns how many pairs were scored."""
+    """Run the steps that the DAG skipped after the failed check, and return the number of samples scored."""
     which = {"dataset": config.dataset, "crawl_date": config.crawl_date}
     raters = "nightly" if config.rater == "production" else config.rater
     try:
         n_scored, left = score(ScoreConfig.model_validate({**which, "rater": raters})).n_scored, None
     except DataError as error:
-        # All but some shards was scored: the night goes on without those, and the command fails at its end.
+        # Some shards could not be scored: continue with the others, and fail at the end.
         n_scored, left = 0, error
     check.run(check.CheckConfig.model_validate({**which, "suite": "scores"}))
     check_drift(DriftConfig.model_validate({**which, "rater": config.rater}))
@@ -273,19 +278,19 @@ def _finish_night(config: ReleaseNightConfig) -> int:
     return n_scored
 
 
-N_SAID = 2  # groups of each kind named on the terminal; the report and the store name more
+N_SAID = 2  # groups of each kind that are printed; the result and the database hold all
 
 
 class DriftConfig(Config):
-    """Which nights."""
+    """Which nights to check."""
 
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
-    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: every night that waits")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: every undecided night")
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
 class DriftReport(Report):
-    """What was measured of each night, and the night that moved most."""
+    """Drift of each night, and the night that drifted most."""
 
     n_nights: int = 0
     n_warned: int = 0
@@ -295,16 +300,16 @@ class DriftReport(Report):
     note: str | None = None
 
     def summary(self) -> str:
-        """Return the counts; each night was told when it was measured."""
+        """Return the counts; each night was printed when it was measured."""
         return self.note or f"{self.n_nights} nights measured, {self.n_warned} warned, {self.n_held} held"
 
 
 def check_drift(config: DriftConfig) -> DriftReport:
-    """Measure every night that waits for a decision; a held one stays closed until `alchemist night release`."""
+    """Measure the score drift of undecided nights; a night that drifted too far is held until it is released."""
     engine = open_store()
     rater = find_rater(engine, config.rater)
     if rater is None:
-        return DriftReport(note="no production rater: nothing scored")
+        return DriftReport(note="There is no rater in production, so no night has scores.")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     found, refused = [], []
@@ -317,7 +322,7 @@ def check_drift(config: DriftConfig) -> DriftReport:
         limits = load_project().of_dataset(night.dataset).drift
         drift = judge_night(engine, night, rater, limits)
         say(describe_drift(night, drift, limits))
-        # At once: where a later night stops this, one that is held by now is never measured again.
+        # Stored at once: a night that is held is not measured again if a later night raises.
         store_check_results(engine, [_check_row(night, drift, limits)] if drift.psi is not None else [])
         found.append((night, drift))
     if refused:
@@ -328,7 +333,7 @@ def check_drift(config: DriftConfig) -> DriftReport:
 def _check_row(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> dict[str, Any]:
     project = load_project()
     origins = {key: project.origin("drift", key, night.dataset) for key in DriftLimits.model_fields}
-    # A warning among the checks: what stops the night is that it is held.
+    # Severity warn: the state `held` stops the night, not this check.
     return {
         "suite": "scores",
         "expectation": "scores_are_steady",
@@ -351,7 +356,7 @@ def _drift_report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
         for night, drift in found
     ]
     measured = [(night, drift) for night, drift in found if drift.psi is not None]
-    # A night is one dataset's: the dataset that moved most is that of the night with the largest distance.
+    # A night belongs to one dataset, so the night with the largest distance names the dataset that drifted most.
     most = max(measured, key=lambda pair: pair[1].psi or 0.0, default=None)
     return DriftReport(
         n_nights=len(found),
@@ -359,15 +364,15 @@ def _drift_report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
         n_held=sum(drift.verdict == "held" for _, drift in found),
         moved_most=f"{night_title(most[0])} (PSI {most[1].psi:.3f})" if most else None,
         nights=rows,
-        note=None if found else "no night was waiting",
+        note=None if found else "No night is undecided.",
     )
 
 
 def describe_drift(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> str:
-    """Say what was measured of a night, and where to look."""
+    """Describe the drift of a night and the groups of samples that contribute most."""
     words = {
-        "pooled": f"only {drift.n_tested:,} scores: pooled with the nights to come",
-        "recorded": f"{drift.n_tested:,} scores recorded, nothing to compare them with yet",
+        "pooled": f"only {drift.n_tested:,} scores: pooled with the next nights",
+        "recorded": f"{drift.n_tested:,} scores recorded; there is no accepted night to compare with yet",
     }
     if drift.psi is None:
         return f"{night_title(night)}: {words[drift.verdict]}"
@@ -389,7 +394,7 @@ def _mover_line(mover: Mover) -> str:
 def _next_drift(config: DriftConfig, report: DriftReport) -> str | None:
     if report.n_held:
         return (
-            "look at the groups named above, then alchemist night release --dataset NAME --crawl-date DATE --reason WHY"
+            "inspect the groups named above, then alchemist night release --dataset NAME --crawl-date DATE --reason WHY"
         )
     return f"alchemist night publish{_which(config)}" if report.n_nights else None
 

@@ -1,4 +1,4 @@
-"""Note what Airflow has to say to people: a task that failed, a question that waits, its answer; kept in the store and sent to people."""
+"""Record events of Airflow (a failed task, a question, its answer) in the audit log, and notify people. Called by Airflow."""
 
 import os
 from pathlib import Path
@@ -19,53 +19,51 @@ LONGEST_REASON = 4000  # characters, from the end
 
 
 class TaskConfig(Config):
-    """Which task."""
+    """Which task the event is about."""
 
-    subject: str = Field(..., min_length=1, max_length=300, description="The task, as DAG.TASK")
-    run: str | None = Field(None, description="The DAG run's id")
-    map_index: int = Field(-1, ge=-1, description="Which of mapped tasks; -1: it is not mapped")
-    try_number: int | None = Field(
-        None, ge=0, description="Which try of the task; a failure's reason ends with that log's end"
-    )
+    subject: str = Field(..., min_length=1, max_length=300, description="Task, as DAG.TASK")
+    run: str | None = Field(None, description="Id of the DAG run")
+    map_index: int = Field(-1, ge=-1, description="Index of a mapped task; -1: not mapped")
+    try_number: int | None = Field(None, ge=0, description="Try of the task; the end of its log is added to the reason")
 
 
 class NoteConfig(TaskConfig):
-    """Which task, and what it says."""
+    """Which task, and its message."""
 
-    reason: str = Field(..., max_length=20_000, description="Why it failed, or what it asks")
+    reason: str = Field(..., max_length=20_000, description="Error of the task, or its question")
 
 
 class AnswerConfig(TaskConfig):
-    """Which question, and who answered what."""
+    """Which question, its answer, and who answered."""
 
-    answer: str = Field(..., min_length=1, max_length=100, description="The chosen option: Approve or Reject")
+    answer: str = Field(..., min_length=1, max_length=100, description="Approve or Reject")
     approved_by: str = Field(..., min_length=1, max_length=200, description="Name of the Airflow user who answered")
-    comment: str | None = Field(None, max_length=2000, description="What that person wrote beside the answer")
-    reason: str | None = Field(None, max_length=20_000, description="What was asked")
+    comment: str | None = Field(None, max_length=2000, description="Comment of that user")
+    reason: str | None = Field(None, max_length=20_000, description="The question")
 
 
 class NoteReport(Report):
-    """Where it went."""
+    """The subject, and whether people were notified."""
 
     subject: str
     is_notified: bool
 
 
 def failure(config: NoteConfig) -> NoteReport:
-    """Note that a task failed after its last retry; the dashboard shows the reason, the alert TaskFailed counts it."""
+    """Record that a task failed after its last retry; the dashboard shows the reason, the alert TaskFailed counts it."""
     reason = "\n".join(part for part in (config.reason, _log_end(config)) if part)
     return _note(
-        "task failed", "failed_task", config, reason, to_do="Take the cause away, then clear the task in Airflow."
+        "task failed", "failed_task", config, reason, to_do="Remove the cause, then clear the task in Airflow."
     )
 
 
 def approval(config: NoteConfig) -> NoteReport:
-    """Note that a task waits for a person's answer."""
+    """Record that a task waits for an answer."""
     return _note("approval asked", "question", config, config.reason, to_do="Approve or reject it on that page.")
 
 
 def answer(config: AnswerConfig) -> NoteReport:
-    """Note who answered a question, when and with which comment."""
+    """Record the answer to a question: who answered, when, and with which comment."""
     said = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment}
     reason = f"{config.answer} by {config.approved_by}" + (f": {config.comment}" if config.comment else "")
     return _note("approval answered", "answered", config, reason, to_do="Nothing.", asked=config.reason, **said)
@@ -80,10 +78,10 @@ def _note(
     to_do: str,
     **more: Any,
 ) -> NoteReport:
-    """Record an event once, however often it is noted: a callback that is called again tells nobody twice."""
+    """Record an event once, so that a callback that is called again notifies nobody twice."""
     reason = reason[-LONGEST_REASON:]
     first, _, rest = reason.partition("\n")
-    # Without a run there is nothing to know it again by: each call is an event of its own.
+    # Without a run id, a repeated event cannot be recognised, so each call is an event of its own.
     run = config.run or uuid4().hex
     event = Event(
         kind=kind,
@@ -110,7 +108,7 @@ def _page(config: TaskConfig, kind: Kind) -> str:
 
 
 def _log_end(config: NoteConfig) -> str:
-    """Return the end of the task's log where it lies on this machine: Airflow's own exception only knows the exit code."""
+    """Return the end of the log of the task if it is on this machine; Airflow's own exception has only the exit code."""
     home = os.environ.get("AIRFLOW_HOME")
     if home is None or config.try_number is None or config.run is None:
         return ""

@@ -1,4 +1,4 @@
-"""Say what is to be done, and in how many worker slots, before anything is spent."""
+"""Plans: show what a command would do, how long it would take and what it would cost, without changing anything."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -39,20 +39,20 @@ from alchemist_core.store.tables import AnyRow
 
 
 class PlanScoreConfig(Config):
-    """What would be scored."""
+    """What to plan the scoring of."""
 
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
-    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all that are unscored")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all with unscored samples")
     nights: Words = Field(
-        (), description="Nights as DATASET:YYYY-MM-DD, comma between them, in place of --dataset and --crawl-date"
+        (), description="Nights as DATASET:YYYY-MM-DD, separated by commas; replaces --dataset and --crawl-date"
     )
     rater: str = Field(
-        "production", description="Rater by name, or production, newest, or nightly (production and every shadow)"
+        "production", description="Rater by name, or production, newest, or nightly (production and all shadow raters)"
     )
 
 
 class RaterPlan(Report):
-    """One rater's work ahead; seconds and cost are estimates by recent runs, none where nothing was measured or priced."""
+    """Unscored samples of one rater; seconds and cost are estimated from recent runs, none without a measurement or a price."""
 
     rater: str
     is_shadow: bool
@@ -64,20 +64,20 @@ class RaterPlan(Report):
     note: str | None
 
     def summary(self) -> str:
-        """Return one line for a person."""
-        took = "time unknown: nothing was scored yet" if self.seconds is None else f"about {self.seconds:,.0f} s"
-        speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} pairs/s a slot"
+        """Return the plan of this rater on one line."""
+        took = "time unknown (nothing was scored yet)" if self.seconds is None else f"about {self.seconds:,.0f} s"
+        speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} samples/s per slot"
         cost = (
-            "cost unknown (set ALCHEMIST_PRICE_PER_CORE_HOUR or _GPU_HOUR)"
+            "cost unknown (set ALCHEMIST_PRICE_PER_CORE_HOUR or ALCHEMIST_PRICE_PER_GPU_HOUR)"
             if self.cost is None
             else f"cost about {self.cost:,.2f}"
         )
-        shadow, note = " (shadow)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
-        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} pairs, {took}{speed}, {cost}{note}"
+        shadow, note = " (shadow rater)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
+        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} samples, {took}{speed}, {cost}{note}"
 
 
 class ScoreTask(Report):
-    """One process that scores: whose shards it claims, of which day, and its slot."""
+    """One scoring process: the dataset and crawl date whose shards it claims, and its slot."""
 
     dataset: str
     crawl_date: date | None
@@ -85,7 +85,7 @@ class ScoreTask(Report):
 
 
 class PlanScoreReport(Report):
-    """Work ahead. `slots` is never empty: mapping over nothing would skip every task behind it. `work` is only what may be scored."""
+    """Unscored samples. `slots` is never empty, because Airflow skips all tasks after an empty mapping; `work` may be."""
 
     slots: list[int]
     work: list[ScoreTask]
@@ -95,56 +95,61 @@ class PlanScoreReport(Report):
     raters: list[RaterPlan] = Field(default_factory=list)
 
     def summary(self) -> str:
-        """Return one line a rater."""
-        lines = [plan.summary() for plan in self.raters] or ["no production rater: nothing would be scored"]
+        """Return a line for each rater."""
+        lines = [plan.summary() for plan in self.raters] or [
+            "There is no rater in production, so nothing would be scored."
+        ]
         return "\n".join([*lines, f"worker slots: {len(self.slots)}"])
 
 
 class PlanNightConfig(Config):
-    """Which night."""
+    """Which night to plan."""
 
     crawl_date: date = Field(..., description="Crawl date (YYYY-MM-DD)")
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
 
 
 class NightPlan(Report):
-    """One dataset's crawl date."""
+    """A crawl date of one dataset."""
 
     dataset: str
     crawl_date: date
 
 
 class PlanNightReport(Report):
-    """Whose night it is, each to be ingested, checked and scored by itself."""
+    """Nights to ingest, check and score, each by itself."""
 
     datasets: list[str]
     nights: list[NightPlan]
-    """A night of each dataset, then the earlier ones that shards came late for: uploads that were under way when their night ran."""
+    """One night for each dataset, then earlier nights whose shards were still being uploaded when they ran."""
 
     def summary(self) -> str:
-        """Return one line a night."""
+        """Return a line for each night."""
         lines = [f"{night.dataset} {night.crawl_date}" for night in self.nights]
-        return "\n".join(lines) or "no training dataset is registered: alchemist ingest --dataset NAME --root FOLDER"
+        return (
+            "\n".join(lines)
+            or "No training dataset is registered. Ingest one: alchemist ingest --dataset NAME --root FOLDER"
+        )
 
 
 class PlanEvaluateConfig(Config):
-    """What would be evaluated."""
+    """Which values every published subset must have."""
 
     evaluation: str | None = Field(
         None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
     )
-    arms: Words = Field(("subset", "random"), description="Arms that must have a value, comma between them")
-    seeds: Seeds = Field((0,), description="Seeds that must have a value, comma between them")
+    arms: Words = Field(("subset", "random"), description="Arms that must have a value, separated by commas")
+    seeds: Seeds = Field((0,), description="Seeds that must have a value, separated by commas")
 
 
 class PlanPromoteConfig(Config):
-    """Which rater would be promoted."""
+    """Which rater to plan the promotion of."""
 
     rater: str = Field("newest", description="Rater by name, or newest", json_schema_extra=BARE_WORD)
 
 
 class PlanPromoteReport(Report):
-    """What a person is asked; the first rater of a store is promoted without a question."""
+    """The question to the approver; the first rater needs no approval."""
 
     rater: str
     production: str | None
@@ -153,19 +158,19 @@ class PlanPromoteReport(Report):
 
 
 class PlanEvaluateReport(Report):
-    """Published subsets that no evaluation exists for."""
+    """Published subsets without a value."""
 
     subsets: list[str]
 
 
 def plan_night(config: PlanNightConfig) -> PlanNightReport:
-    """List the training datasets of a night; one whose root is unreachable is listed too, so that its own task fails."""
+    """List the datasets of a night; one with an unreachable root is listed too, so that its own task fails."""
     engine = open_store()
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
-    # A dataset that is named may be new: its first ingest registers it.
+    # A dataset that is given may be new: its first ingest registers it.
     named = [row.name for row in rows] if config.dataset is None else [config.dataset]
     late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
-    # What a check has stopped waits for a person, not for another night.
+    # Nights that a check has stopped wait for a person.
     late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
     nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
@@ -173,7 +178,7 @@ def plan_night(config: PlanNightConfig) -> PlanNightReport:
 
 
 def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
-    """Count the shards and pairs that the rater has not scored, and estimate what scoring them takes."""
+    """Count the shards and samples without a score, and estimate time and cost of scoring them."""
     engine = open_store()
     raters = find_raters(engine, config.rater)
     nights = _nights_to_score(engine, config)
@@ -201,9 +206,9 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
 
 
 def _nights_to_score(engine: Engine, config: PlanScoreConfig) -> list[tuple[str, date | None]]:
-    """Return pairs of dataset and crawl date; of several nights those whose dataset is registered and that no check has stopped.
+    """Return dataset and crawl date of each night, without unregistered datasets and nights that a check has stopped.
 
-    `alchemist night release` scores a stopped one when a person has looked at it.
+    `alchemist night release` scores a stopped night after a person has inspected it.
     """
     if not config.nights:
         return [(row.name, config.crawl_date) for row in datasets_in_scope(engine, config.dataset)]
@@ -222,7 +227,7 @@ def _add(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _count_slots(counts: Iterable[tuple[int, int]]) -> int:
-    """Return how many processes may share the shards: as set, fewer where a rater has fewer shards left, at least one."""
+    """Return the number of scoring processes: the setting, at most the number of shards, at least one."""
     return max(1, min(load_settings().score_slots, max((n_shards for n_shards, _ in counts), default=0)))
 
 
@@ -239,12 +244,12 @@ def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slot
         pairs_per_s=round(speed.pairs_per_s, 2),
         seconds=round(slot_seconds / max(1, min(n_slots, n_shards)), 1),
         cost=None if price is None else round(slot_seconds / 3600 * price, 4),
-        note=None if speed.rater_id == rater.rater_id else "by another rater's runs: its own were never measured",
+        note=None if speed.rater_id == rater.rater_id else "estimated from runs of another rater",
     )
 
 
 def price_per_slot_hour(device: str, n_slots: int) -> float | None:
-    """Return what an hour of one worker slot costs: a GPU, or its share of the cores; none where no price is set."""
+    """Return the price of a worker slot per hour: a GPU, or its share of the cores; none if no price is set."""
     settings = load_settings()
     if device != "cpu":
         return settings.price_per_gpu_hour
@@ -253,7 +258,7 @@ def price_per_slot_hour(device: str, n_slots: int) -> float | None:
 
 
 def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
-    """Say what promoting a rater would change, and whether a person must agree.
+    """Print what promoting a rater would change, and whether a person must approve it.
 
     Raises:
         ConfigError: There is no such rater.
@@ -261,7 +266,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     engine = open_store()
     rater, production = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
-        raise ConfigError("There is no rater to promote. Train one: alchemist train-rater.")
+        raise ConfigError("There is no rater to promote. Train a rater: alchemist train-rater.")
     checks = rater.acceptance_report.get("checks", [])
     measured = [check for check in checks if check["value"] is not None]
     lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
@@ -278,7 +283,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
 
 
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
-    """List the published subsets that lack a value of any arm and seed under the current contract."""
+    """List the published subsets that lack a value of any arm and seed under the current evaluation protocol."""
     engine = open_store()
     rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
@@ -305,20 +310,20 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class PlanPublishConfig(Config):
-    """Which subset version would be published."""
+    """Which subset version to plan the publishing of."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description="Version number; none: the newest")
 
 
 class PlanPublishReport(Report):
-    """What a person is asked. Sizes and times are estimates; what was never measured is none."""
+    """The question to the approver. Sizes and times are estimates, none if nothing was measured."""
 
     subset: str
     version: int
     n_samples: int
     published_version: int | None
-    # Against the published version: members that would join, leave and stay. None where there is none, or its manifest is lost.
+    # Members that would join, leave and stay; none without a published version or its manifest.
     n_in: int | None
     n_out: int | None
     n_stay: int | None
@@ -340,7 +345,7 @@ class PlanPublishReport(Report):
 
 
 def plan_publish(config: PlanPublishConfig) -> PlanPublishReport:
-    """Say what publishing a subset version would change, and how long training on it would take."""
+    """Print what publishing a subset version would change, and how long training on it would take."""
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version, is_newest=True)
     published = published_version(engine, config.name)
@@ -381,7 +386,7 @@ def _difference(subset: SubsetRow, published: SubsetRow | None) -> tuple[int | N
 
 
 def _report_address(datasets: list[str]) -> str | None:
-    """Return where the newest report page of these datasets is read: below ALCHEMIST_REPORTS_URL, else its file; none before the first."""
+    """Return the URL of the newest report page below ALCHEMIST_REPORTS_URL, else its file; none if there is no report."""
     pages = [artifact_path(f"reports/{name}.html") for name in (*datasets, "all")]
     found = max((page for page in pages if page.is_file()), key=lambda page: page.stat().st_mtime, default=None)
     if found is None:
@@ -391,11 +396,11 @@ def _report_address(datasets: list[str]) -> str | None:
 
 
 def _question(facts: dict[str, Any]) -> str:
-    """Return the facts as Markdown, every value as code: a name is never a link, HTML or a heading."""
+    """Return the facts as Markdown; every value is code, so that a name is never a link, HTML or a heading."""
     window = ", ".join(f"{name.replace('_', ' ')} {code_span(f'{value:g}')}" for name, value in facts["window"].items())
     seconds, n_bytes = facts["training_seconds"], facts["n_bytes"]
-    size = code_span(f"about {_size(n_bytes)}") if n_bytes is not None else "not known"
-    training = code_span(f"about {_duration(seconds)}") if seconds is not None else "not known, none was measured yet"
+    size = code_span(f"about {_size(n_bytes)}") if n_bytes is not None else "unknown"
+    training = code_span(f"about {_duration(seconds)}") if seconds is not None else "unknown, no training was measured"
     strategy = f"{code_span(facts['strategy'])}, retention {code_span(format(facts['retention'], 'g'))}"
     lines = [
         f"Publish {code_span(facts['subset'])} version {code_span(facts['version'])}?",
@@ -414,22 +419,22 @@ def _question(facts: dict[str, Any]) -> str:
 
 def _compared(facts: dict[str, Any]) -> str:
     if facts["published_version"] is None:
-        return "none is published yet"
+        return "no version is published"
     if facts["n_in"] is None:
-        return f"version {code_span(facts['published_version'])}, of which no manifest can be read"
+        return f"version {code_span(facts['published_version'])}, whose manifest cannot be read"
     join, leave, stay = (code_span(format(facts[name], ",")) for name in ("n_in", "n_out", "n_stay"))
     return f"version {code_span(facts['published_version'])}: {join} join, {leave} leave, {stay} stay"
 
 
 def _link(report: str | None) -> str:
     if report is None:
-        return "none yet, `alchemist report` makes it"
-    # The address is ours and quoted; a path is shown as code, since browsers do not open files from a web page.
+        return "none; write it with `alchemist report`"
+    # The URL is ours and quoted; a path is shown as code, because browsers do not open files from a web page.
     return f"[{report}](<{report}>)" if report.startswith(("https://", "http://")) else code_span(report)
 
 
 def _size(n_bytes: float) -> str:
-    """Return a size for a person.
+    """Return a size in readable units.
 
     >>> _size(999), _size(1_250_000_000)
     ('999 B', '1.2 GB')
@@ -439,7 +444,7 @@ def _size(n_bytes: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration for a person.
+    """Return a duration in readable units.
 
     >>> _duration(50), _duration(5400)
     ('50 s', '1.5 hours')

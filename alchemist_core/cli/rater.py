@@ -1,6 +1,6 @@
-"""Examine a rater and store its health certificate; only a certified rater is promoted.
+"""Raters: certify one by acceptance checks, and promote it to production.
 
-What it must show, the project file says: `[acceptance]`.
+The section `[acceptance]` of the project file sets the bounds of the checks.
 """
 
 from typing import Any
@@ -24,22 +24,24 @@ from alchemist_core.training.sample_reading import read_images
 
 
 class CertifyConfig(Config):
-    """Which rater, on how much."""
+    """Which rater to certify, on how many samples."""
 
     rater: str = Field("newest", description="Rater by name, or newest, or production", json_schema_extra=BARE_WORD)
-    max_pairs: int = Field(1024, ge=64, le=100_000, description="At most this many clean pairs, first by hash")
+    max_pairs: int = Field(
+        1024, ge=64, le=100_000, description="Largest number of validation samples, taken in the order of their hash"
+    )
 
 
 class CertifyReport(Report):
-    """The certificate."""
+    """The acceptance report."""
 
     rater: str
     twin: str | None
-    # As the certificate stores them: name, value, bounds (a bound of None is open).
+    # As stored: name, value and bounds of each check; a bound of None is open.
     checks: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return a line a check, beside its bounds."""
+        """Return a line for each check, with its bounds."""
         lines = [
             f"{check['name']:<28} {_check_value(check['value']):>12}  {_check_bounds(check)}" for check in self.checks
         ]
@@ -48,27 +50,29 @@ class CertifyReport(Report):
 
 
 def certify(config: CertifyConfig) -> CertifyReport:
-    """Examine a rater on clean pairs and on plants; the certificate is stored whether it passes or not.
+    """Run the acceptance checks of a rater and store its acceptance report, whether it passes or not.
 
     Raises:
-        CheckFailedError: A check failed; the text names each with its bound.
+        CheckFailedError: A check failed; the message names each failed check with its bound.
     """
     return execute("certify", config, lambda stage_run: examine(config, stage_run), CertifyReport)
 
 
 def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
-    """Read the clean pairs, examine the rater on them, store the certificate."""
+    """Read validation samples, run the checks on them and store the acceptance report."""
     engine = stage_run.engine
     rater = find_rater(engine, config.rater)
     if rater is None:
         raise ConfigError(
-            "There is no rater to certify. Train one: alchemist train-rater --dataset NAME --validation NAME."
+            "There is no rater to certify. Train a rater: alchemist train-rater --dataset NAME --validation NAME."
         )
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
     rows = read_training_samples(engine, validation.dataset_id, max_pairs=config.max_pairs)
     if not rows:
-        raise ConfigError(f"Dataset {validation.name!r} has no pairs any more: nothing to certify {rater.name} on.")
+        raise ConfigError(
+            f"Dataset {validation.name!r} has no samples left, and {rater.name} needs them to be certified. Ingest it again."
+        )
     images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
     hold_device(stage_run, is_on_cpu=True)
     twin = find_twin(engine, rater, lambda training: current_names(RaterTrainingConfig, training))
@@ -78,7 +82,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
         lines = "".join(f"\n  {line}" for line in failed)
         raise CheckFailedError(
             f"Rater {rater.name} is not certified:{lines}\n"
-            "Train longer (--n-steps) or with more validation pairs; the runbook's heading certify says what else helps."
+            "Train longer (--n-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
         )
     return CertifyReport(rater=rater.name, twin=twin.name if twin else None, checks=checks)
 
@@ -86,7 +90,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
 def _examine(
     rater: RaterRow, twin: RaterRow | None, training: RaterTrainingConfig, clean: Any
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    from alchemist_core.training.acceptance_report import Training, certify, failures  # noqa: PLC0415  torch is imported only when there is a rater
+    from alchemist_core.training.acceptance_report import Training, certify, failures  # noqa: PLC0415  imports torch
     from alchemist_core.training.samples import Samples  # noqa: PLC0415  as above
     from alchemist_core.training.scoring import Scorer  # noqa: PLC0415  as above
 
@@ -108,22 +112,24 @@ def _check_bounds(check: dict[str, Any]) -> str:
 
 
 class PromoteConfig(Config):
-    """Which rater."""
+    """Which rater to promote."""
 
     rater: str = Field("newest", description="Rater by name, or newest", json_schema_extra=BARE_WORD)
     without_certificate: str | None = Field(
-        None, min_length=3, description="Why a rater that is not certified goes into production; kept in the audit log"
+        None,
+        min_length=3,
+        description="Promote a rater that is not certified, for this reason; stored in the audit log",
     )
     shadow: bool | None = Field(
         None,
-        description="Leave production as it is; the candidate scores every night beside it (--no-shadow: no longer)",
+        description="Make the rater a shadow rater: it scores every night beside the production rater; --no-shadow ends that",
     )
     approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
     comment: str | None = Field(None, max_length=2000, description=COMMENT)
 
 
 class PromoteReport(Report):
-    """The change."""
+    """The rater, and the one that it replaced."""
 
     rater: str
     was: str | None
@@ -131,27 +137,27 @@ class PromoteReport(Report):
 
 
 def promote(config: PromoteConfig) -> PromoteReport:
-    """Promote a rater; the one in production retires."""
+    """Promote a rater to production; the current one is retired. The first rater needs no approval."""
     engine = open_store()
     rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
         raise ConfigError(
-            "There is no rater to promote. Train one: alchemist train-rater --dataset NAME --validation NAME."
+            "There is no rater to promote. Train a rater: alchemist train-rater --dataset NAME --validation NAME."
         )
     if config.shadow is not None:
         mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())
         if config.shadow:
             say(
-                "It scores every night from now on; the pool before it only when it is asked to (alchemist plan score estimates it)."
+                f"{rater.name} scores every night from now on. Score earlier nights too: alchemist score --rater {rater.name}."
             )
         return PromoteReport(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
     if not rater.acceptance_report.get("is_certified") and config.without_certificate is None:
         raise CheckFailedError(
-            f"Rater {rater.name} is not certified. Run alchemist rater certify {rater.name}, or give the reason: "
+            f"Rater {rater.name} is not certified. Run alchemist rater certify {rater.name}, or give a reason: "
             "alchemist rater promote --without-certificate 'REASON'."
         )
     if before is None:
-        say("The store had no rater in production: the first one is promoted without approval.")
+        say("There was no rater in production: the first one needs no approval.")
     said = approval(config.approved_by, config.comment)
     promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate, said=said)
     return PromoteReport(rater=rater.name, was=before.name if before else None)

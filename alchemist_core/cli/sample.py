@@ -1,4 +1,4 @@
-"""Take an image down: every caption, location and later re-crawl of it stops being selectable at once."""
+"""Samples: explain why one was selected, take an image down, and retry quarantined samples."""
 
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -46,38 +46,38 @@ if TYPE_CHECKING:
     from alchemist_core.training.scoring import PendingShard
 
 
-# By the reasons of the query why_not_eligible; `places` are nights, or datasets where it lies in no night.
+# By the reasons of the query why_not_eligible; `places` are nights, or datasets if the sample is in no night.
 OUTSIDE = {
-    "taken down": "its picture was taken down ({detail}) before this version was drawn",
+    "taken down": "its image was taken down ({detail}) before this version was selected",
     "held": (
-        "its night is held ({detail}): {places}. Look at it, then alchemist night release --dataset NAME --crawl-date DATE "
+        "its night is held ({detail}): {places}. Inspect it, then run alchemist night release --dataset NAME --crawl-date DATE "
         "--reason WHY, and select again"
     ),
     "night not decided": (
-        "its night has not passed its checks: {places}. alchemist check --suite scores, then alchemist night publish, and select again"
+        "its night has not passed its checks: {places}. Run alchemist check --suite scores and alchemist night publish, and select again"
     ),
-    "new pair": "its night was decided after this version was drawn: {places}. Select again to draw from it too",
-    "held out": "it is of {places}: what is held out is never selected, so that what is measured on it means something",
-    "other dataset": "it is of {places}, which this version was not drawn from. alchemist select --dataset draws from several",
-    "quarantined": "the rater set it aside ({detail}). alchemist sample retry-quarantine tries it again",
-    "not scored": "the rater has not scored it: {places}. alchemist score, check and publish its night, and select again",
-    "eligible": "it may be drawn now, and could not when this version was drawn: a takedown, a shard or a score was changed by hand",
+    "new pair": "its night was published after this version was selected: {places}. Select again to include it",
+    "held out": "it belongs to {places}: held-out data is never selected, because it measures the models",
+    "other dataset": "it belongs to {places}, from which this version was not selected. Name both datasets: alchemist select --dataset A,B",
+    "quarantined": "it is quarantined ({detail}). Retry it: alchemist sample retry-quarantine",
+    "not scored": "the rater has not scored it: {places}. Score, check and publish its night, and select again",
+    "eligible": "it is eligible now, but was not when this version was selected: a takedown, a shard or a score was changed by hand",
 }
 EXCLUDED = {
-    "duplicate": "a pair that was seen before it has the same picture (--duplicates near: or one like it) and stands for both",
-    "contaminated": "it looks like a picture of an evaluation dataset (--decontaminate)",
-    "predicate": "the condition --where leaves it out",
-    "cap": "others of its dataset or source have better keys, and together they have the share that --max-share allows",
+    "duplicate": "a sample that was ingested before it has the same image, or a near-duplicate with --dedup near",
+    "contaminated": "its image is a near-duplicate of an image of an evaluation dataset (--decontaminate)",
+    "predicate": "the condition --where excludes it",
+    "cap": "samples with larger keys fill the share of its dataset or source that --max-share allows",
 }
 
 
 class ExplainConfig(Config):
-    """Which pair, in which version."""
+    """Which sample, in which version."""
 
     sample: str = Field(
         ...,
         min_length=1,
-        description="The pair, as DATASET/SHARD/KEY, by 8 or more digits of its hash, or by its sample id",
+        description="Sample: DATASET/SHARD/KEY, 8 or more digits of its hash, or its sample id",
         json_schema_extra=BARE_WORD,
     )
     subset: str = Field(..., description="Name of the subset")
@@ -85,7 +85,7 @@ class ExplainConfig(Config):
 
 
 class ExplainReport(Report):
-    """Where the pair stands towards the version; rank and key are none where it could not be drawn."""
+    """Whether the sample is in the version, and why; rank and key are none if it was not eligible."""
 
     pair: str
     sample_id: int
@@ -99,13 +99,13 @@ class ExplainReport(Report):
     threshold: float | None = None
 
     def summary(self) -> str:
-        """Return two lines for a person."""
+        """Return two lines: the sample, and the reason."""
         verdict = "in" if self.is_member else "not in"
-        return f"pair {self.pair[:16]} (sample {self.sample_id}), {self.caption[:80]!r}\n{verdict} {self.subset}: {self.because}."
+        return f"Sample {self.pair[:16]} (id {self.sample_id}), {self.caption[:80]!r}\n{verdict} {self.subset}: {self.because}."
 
 
 def explain(config: ExplainConfig) -> ExplainReport:
-    """Draw the version again and say where the pair stands."""
+    """Explain why a sample is in a subset version or not: its rank, its key and the threshold, or what excludes it."""
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version, may_be_withdrawn=True)
     pair = find_sample(engine, config.sample)
@@ -113,7 +113,7 @@ def explain(config: ExplainConfig) -> ExplainReport:
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])
     fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)
     if fields["is_member"] and (reason := reason_of_takedown(engine, pair.sample_id)) is not None:
-        fields["because"] = f"{fields['because']}; its picture was taken down since ({reason}), and readers skip it"
+        fields["because"] = f"{fields['because']}; its image was taken down since ({reason}), so readers skip it"
     return ExplainReport(
         pair=bytes(pair.pair_hash).hex(), sample_id=pair.sample_id, caption=pair.caption, subset=subset.title, **fields
     )
@@ -121,7 +121,7 @@ def explain(config: ExplainConfig) -> ExplainReport:
 
 def _outside(engine: Engine, subset: SubsetRow, pair: AnyRow) -> dict[str, object]:
     (row,) = why_not_eligible(engine, subset.snapshot_id, hash_rows([bytes(pair.pair_hash)]))
-    because = OUTSIDE[row.reason].format(detail=row.detail or "no reason was given", places=", ".join(row.places))
+    because = OUTSIDE[row.reason].format(detail=row.detail or "no reason given", places=", ".join(row.places))
     return {"is_member": False, "reason": row.reason, "because": because}
 
 
@@ -132,7 +132,7 @@ def _inside(drawn: Selected, place: int) -> dict[str, object]:
     if excluded := EXCLUSIONS.get(int(drawn.excluded_N[place])):
         return fields | {"reason": excluded, "because": f"rank {rank:.4f}; {EXCLUDED[excluded]}"}
     if key == -np.inf:
-        because = f"rank {rank:.4f}, of which strategy {drawn.strategy.name} keeps no pair ({drawn.strategy})"
+        because = f"rank {rank:.4f}, from which strategy {drawn.strategy.name} selects no sample ({drawn.strategy})"
         return fields | {"reason": "rank", "because": because}
     among = f"{len(drawn.member_K):,} members" if drawn.group_N is None else "the members of its dataset or source"
     compared = f"key {key:.4f} {'reaches' if is_member else 'is below'} {threshold:.4f}, the smallest of {among}"
@@ -140,27 +140,34 @@ def _inside(drawn: Selected, place: int) -> dict[str, object]:
 
 
 def _threshold(drawn: Selected, place: int) -> float:
-    """Return the smallest key of those with whom a pair competes; where none of them is a member, of all."""
+    """Return the smallest key of the members that the sample competes with; of all members if there are none."""
     group = 0 if drawn.group_N is None else int(drawn.group_N[place])
     return drawn.thresholds.get(group, drawn.threshold)
 
 
 class TakedownConfig(Config):
-    """Which image, named in one of three ways, and why."""
+    """Which image to take down, named in one of three ways, and why."""
 
     image_hash: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the image's bytes, 64 hex digits"
+        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes of the image, 64 hex digits"
     )
-    url: str | None = Field(None, min_length=1, description="Address at which a crawl found it")
-    sample: str | None = Field(None, pattern=r"^[^/]+/.+/.+$", description="A sample that has it, as DATASET/SHARD/KEY")
-    reason: str = Field(..., min_length=3, max_length=500, description="Why it must go; kept for the record")
+    url: str | None = Field(None, min_length=1, description="URL from which a crawl downloaded it")
+    sample: str | None = Field(
+        None, pattern=r"^[^/]+/.+/.+$", description="A sample with this image: DATASET/SHARD/KEY"
+    )
+    reason: str = Field(
+        ...,
+        min_length=3,
+        max_length=500,
+        description="Why it is taken down; stored in the audit log, 3 to 500 characters",
+    )
     successors: bool = Field(
-        True, description="Select and publish a successor, without it, of every published subset that contains it"
+        True, description="Select and publish a new version of every published subset that contains the image"
     )
 
 
 class TakedownReport(Report):
-    """What it touches, and what is left for a person to decide."""
+    """What the takedown affects, and what remains for a person to decide."""
 
     image_hashes: list[str]
     is_new: bool
@@ -171,26 +178,26 @@ class TakedownReport(Report):
     models: list[str] = Field(default_factory=list)
     models_that_may: list[str] = Field(default_factory=list)
     materialized: list[str] = Field(default_factory=list)
-    lookalikes: list[dict[str, Any]] = Field(default_factory=list)
+    near_duplicates: list[dict[str, Any]] = Field(default_factory=list)
     to_do: list[str] = Field(default_factory=list)
 
     def summary(self) -> str:
-        """Return what a person must know; lookalikes were told one by one when they were found."""
+        """Return the result without the near-duplicates, which were printed when they were found."""
         return lay_out({
-            "taken down" if self.is_new else "was taken down before": self.image_hashes,
-            "pairs with it": self.n_pairs,
+            "taken down" if self.is_new else "had been taken down before": self.image_hashes,
+            "samples with it": self.n_pairs,
             "cached features deleted": self.n_forgotten,
             "published subsets with it": self.published_subsets,
-            "successors published": self.successors,
+            "new versions published": self.successors,
             "models trained on it": self.models,
-            "models that may have been": self.models_that_may,
-            "copies that still hold it": self.materialized,
+            "models possibly trained on it": self.models_that_may,
+            "materialized datasets that still contain it": self.materialized,
             "to do": self.to_do,
         })  # fmt: skip
 
 
 def takedown(config: TakedownConfig) -> TakedownReport:
-    """Record the takedown, name subsets, models and tars that contain the image, and list what looks like it."""
+    """Take an image down: no sample with it is selected again, and published subsets get a new version without it."""
     engine = open_store()
     images = _images(config)
     n_new, n_pairs = take_down(engine, images, config.reason, actor=current_actor())
@@ -198,10 +205,11 @@ def takedown(config: TakedownConfig) -> TakedownReport:
     reached = find_reach(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])
-    lookalikes = _lookalikes(images)
-    for other in lookalikes:
+    near_duplicates = _near_duplicates(images)
+    for other in near_duplicates:
         say(
-            f"looks like it ({other['distance']} bits): {other['n_pairs']} pairs, {other['caption']!r}. Decide: {other['command']}"
+            f"Near-duplicate ({other['distance']} bits): {other['n_pairs']} samples, {other['caption']!r}. "
+            f"To take it down: {other['command']}"
         )
     return TakedownReport(
         image_hashes=[image.hex() for image in images], is_new=n_new > 0, n_pairs=n_pairs, n_forgotten=n_forgotten,
@@ -209,26 +217,27 @@ def takedown(config: TakedownConfig) -> TakedownReport:
         successors=successors, models=sorted({model for row in reached for model in row.models}),
         models_that_may=sorted({model for row in reached for model in row.other_models}),
         materialized=[display_address(uri) for row in reached for uri in row.all_materialized_uris],
-        lookalikes=lookalikes, to_do=to_do,
+        near_duplicates=near_duplicates, to_do=to_do,
     )  # fmt: skip
 
 
 def _images(config: TakedownConfig) -> list[bytes]:
     given = [name for name in ("image_hash", "url", "sample") if getattr(config, name) is not None]
     if len(given) != 1:
-        raise ConfigError(f"Name the image by one of --image-hash, --url and --sample (given: {len(given)}).")
+        raise ConfigError(f"Give exactly one of --image-hash, --url and --sample (given: {len(given)}).")
     if config.image_hash is not None:
-        # Also one that no crawl has brought yet: it is refused when it comes.
+        # The image may be unknown: ingest refuses it when a crawl brings it.
         return [bytes.fromhex(config.image_hash)]
     images = find_images(open_store(), url=config.url, sample=config.sample)
     if not images:
         raise ConfigError(
-            f"No pair in the store has --{given[0]} {getattr(config, given[0])}. Nothing was taken down; name its bytes by --image-hash."
+            f"No sample has --{given[0].replace('_', '-')} {getattr(config, given[0])}. "
+            "Nothing was taken down. Give the hash of the image: --image-hash."
         )
     return images
 
 
-def _lookalikes(images: list[bytes]) -> list[dict[str, Any]]:
+def _near_duplicates(images: list[bytes]) -> list[dict[str, Any]]:
     found = {bytes(row.image_hash): row for image in images for row in find_near_duplicates(open_store(), image)}
     return [
         {
@@ -240,7 +249,7 @@ def _lookalikes(images: list[bytes]) -> list[dict[str, Any]]:
 
 
 def _succeed(published: list[str]) -> tuple[list[str], list[str]]:
-    """Select and publish each subset again; what could not be made is returned as the commands to run."""
+    """Select and publish each subset again; return the new versions, and the commands for those that failed."""
     made, left = [], []
     for name in published:
         try:
@@ -248,12 +257,12 @@ def _succeed(published: list[str]) -> tuple[list[str], list[str]]:
             publish(PublishSubsetConfig(name=name, version=report.version))
             made.append(f"{name} v{report.version}")
         except AlchemistError as error:
-            left.append(f"{_commands(name)}  # not made: {error}")
+            left.append(f"{_commands(name)}  # failed: {error}")
     return made, left
 
 
 def _select_config(name: str) -> SelectConfig:
-    """Return the config that selects a published subset again, with the strategy and the rater that it was selected with."""
+    """Return the config that selects a published subset again with its own strategy and rater."""
     subset = published_version(open_store(), name)
     assert subset is not None
     rater = rater_of_subset(open_store(), subset)
@@ -273,17 +282,17 @@ def _commands(name: str) -> str:
 
 
 class RetryQuarantineConfig(Config):
-    """What to try again."""
+    """Which quarantined samples to retry."""
 
     reason: str = Field(
-        TRANSIENT, min_length=1, description="Reason code, or transient for all that may have passed by itself"
+        TRANSIENT, min_length=1, description="Reason code, or transient for all reasons that may resolve by themselves"
     )
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
 class RetryQuarantineReport(Report):
-    """What became of it."""
+    """Outcome of the retry."""
 
     rater: str | None
     n_shards: int = 0
@@ -294,18 +303,20 @@ class RetryQuarantineReport(Report):
 
 
 def retry_quarantine(config: RetryQuarantineConfig) -> RetryQuarantineReport:
-    """Put back, score and count anew; killed anywhere, a shard is as it was or done."""
+    """Score quarantined samples again, by reason; each shard is updated in one transaction."""
     return execute(
         "retry_quarantine", config, lambda stage_run: retry_locations(config, stage_run), RetryQuarantineReport
     )
 
 
 def retry_locations(config: RetryQuarantineConfig, stage_run: StageRun) -> RetryQuarantineReport:
-    """Try the locations of every shard that has some, by the way on which they were scored the first time."""
+    """Retry the quarantined locations of every shard, by the pipeline that scores new ones."""
     rater = find_rater(stage_run.engine, config.rater)
     if rater is None:
-        say("no production rater: nothing was set aside")
-        return RetryQuarantineReport(rater=None, note="no production rater: nothing was set aside")
+        say("There is no rater in production, so nothing was quarantined by one.")
+        return RetryQuarantineReport(
+            rater=None, note="There is no rater in production, so nothing was quarantined by one."
+        )
     retrying = Retrying(config, rater, stage_run)
     if retrying.n_total == 0:
         return RetryQuarantineReport(rater=rater.name, note=retrying.refusal())
@@ -315,7 +326,7 @@ def retry_locations(config: RetryQuarantineConfig, stage_run: StageRun) -> Retry
 
 
 class Retrying(Scoring):
-    """Scoring of what was set aside: claims and commits are those of retries, all between is the same."""
+    """Scoring of quarantined samples: it claims and commits retries, and is otherwise the same."""
 
     def __init__(self, config: RetryQuarantineConfig, rater: RaterRow, stage_run: StageRun) -> None:
         scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=None)
@@ -327,7 +338,7 @@ class Retrying(Scoring):
         self._n_held = 0
 
     def claim(self) -> "PendingShard | None":
-        """Claim the next shard that nobody holds."""
+        """Claim the next shard that no other run holds."""
         engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
         while self._waiting:
             shard_id = self._waiting.pop(0)
@@ -339,7 +350,7 @@ class Retrying(Scoring):
         return None
 
     def store(self, shard: "PendingShard") -> None:
-        """Store what a shard's locations came to."""
+        """Store the outcome of a shard."""
         retry, outcome = self._retries.pop(shard.claimed.shard.shard_id), shard.outcome()
         ledger.commit_retry(self.stage_run.engine, retry, self.scope, outcome=outcome, provenance=self.provenance)
         n_bad = len(outcome.faults)
@@ -353,37 +364,37 @@ class Retrying(Scoring):
         """Return the counts.
 
         Raises:
-            DataError: Some shards could not be read; all others were tried.
+            DataError: Some shards could not be read; all others were retried.
         """
         if n_unread := len(self.scope.skipped_ids):
             raise DataError(
-                f"{n_unread:,} shards could not be read and stay as they are; {self.counts['n_shards']:,} were tried again. "
-                "alchemist shard list shows which are missing or have changed."
+                f"{n_unread:,} shards could not be read and were not changed; {self.counts['n_shards']:,} were retried. "
+                "Show which are missing or have changed: alchemist shard list."
             )
-        held = f"{self._n_held} shards are held by another run: try again later" if self._n_held else None
+        held = f"{self._n_held} shards are held by another run. Retry later." if self._n_held else None
         return RetryQuarantineReport(
             rater=self.rater.name, n_shards=self.counts["n_shards"], n_tried=self.counts["n_samples"],
             n_scored=self.counts["n_scored"], n_still_quarantined=self.counts["n_quarantined"], note=held,
         )  # fmt: skip
 
     def refusal(self) -> str:
-        """Say that nothing is to be tried; a reason that nothing was ever set aside for is a mistake.
+        """Return why there is nothing to retry; a reason that the rater never recorded is an error.
 
         Raises:
-            ConfigError: If the reason is unknown; the text lists those that exist.
+            ConfigError: If the reason is unknown; the message lists the known ones.
         """
         engine, rater_id = self.stage_run.engine, self.rater.rater_id
         if n_of_ingest := ledger.count_at_ingest(engine, self.scope, self.reason):
             return (
-                f"{n_of_ingest:,} locations were quarantined by ingest as {self.reason}, which no rater has seen: ingest reads a shard "
-                "again when its bytes have changed. To read one again now: alchemist shard reread SHARD --reason WHY"
+                f"{n_of_ingest:,} locations were quarantined by ingest as {self.reason}, not by a rater. Ingest reads a shard again "
+                "when its bytes change. To read it now: alchemist shard reread SHARD --reason WHY."
             )
         known = ledger.known_reasons(engine, rater_id)
         if self.reason != TRANSIENT and self.reason not in known:
             raise ConfigError(
-                f"--reason {self.reason}: {self.rater.name} has quarantined nothing for it (its reasons: {', '.join(known) or 'none'})."
+                f"--reason {self.reason}: {self.rater.name} quarantined nothing for this reason. Its reasons: {', '.join(known) or 'none'}."
             )
-        return f"nothing is quarantined as {self.reason}"
+        return f"Nothing is quarantined as {self.reason}."
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""Judge how much people would like the pictures of a dataset, by CLIP and a linear head of yours; select ranks by it."""
+"""Score the images of a dataset with CLIP and a linear aesthetic head; `select --rank-by aesthetic` ranks by these scores."""
 
 import numpy as np
 from pydantic import Field
@@ -14,20 +14,20 @@ from alchemist_core.training.sample_reading import StoredSamples
 
 
 class AestheticConfig(Config):
-    """Whose pictures are judged."""
+    """Which images to score."""
 
-    dataset: str = Field(..., description="Dataset whose pictures have no aesthetic score yet")
+    dataset: str = Field(..., description="Dataset; only images without an aesthetic score are scored")
 
 
 class AestheticReport(Report):
-    """What was judged; pictures that cannot be decoded are left to scoring, which quarantines them."""
+    """Images scored, and images that cannot be decoded, which `score` quarantines."""
 
     n_judged: int
     n_unreadable: int
 
 
 def run(config: AestheticConfig) -> AestheticReport:
-    """Judge what has no score; a killed run goes on where it was.
+    """Score the images that have no aesthetic score; an interrupted run resumes.
 
     Raises:
         ConfigError: No encoder or no head is configured.
@@ -36,17 +36,17 @@ def run(config: AestheticConfig) -> AestheticReport:
 
 
 def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticReport:
-    """Judge in batches, each stored when it is done."""
+    """Score images in batches and store each batch."""
     settings = load_settings()
     if settings.aesthetic_clip is None or settings.aesthetic_head is None:
         raise ConfigError(
-            "No aesthetic encoder is configured: set ALCHEMIST_AESTHETIC_CLIP to the folder of a CLIP model and "
+            "No aesthetic model is configured. Set ALCHEMIST_AESTHETIC_CLIP to the folder of a CLIP model, and "
             "ALCHEMIST_AESTHETIC_HEAD to a safetensors file with weight and bias."
         )
     engine = stage_run.engine
     dataset = find_dataset(engine, config.dataset)
     hold_device(stage_run)
-    from alchemist_core.metrics.aesthetic import AestheticJudge  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.metrics.aesthetic import AestheticJudge  # noqa: PLC0415  imports torch
 
     judge = AestheticJudge(settings.aesthetic_clip, settings.aesthetic_head)
     n_judged = n_wanted = n_seen = 0

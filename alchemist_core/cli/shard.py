@@ -1,4 +1,4 @@
-"""List shards, look at one, retire one, or read one again: what to do about a shard that errors and the runbook name."""
+"""Shards: list and show them, retire one, or read one again."""
 
 from datetime import UTC, date, datetime
 from typing import Literal
@@ -24,25 +24,25 @@ from alchemist_core.telemetry import on_one_line
 
 UNREAD = ("growing", "missing", "changed", "rejected")
 MOST_QUARANTINED = 20
-SUBJECT = "Shard by its id, its address below the root, or its whole address"
+SUBJECT = "Shard: its id, its path below the root, or its full address"
 State = Literal["growing", "verified", "missing", "changed", "rejected", "retired", "superseded"]
 
 
 class ListConfig(Config):
-    """Which shards."""
+    """Which shards to list."""
 
-    dataset: str | None = Field(None, description="Dataset; none: every one")
+    dataset: str | None = Field(None, description="Dataset; none: all")
     state: State | None = Field(
         None,
-        description="growing: an upload under way. verified: read and registered. missing: its file is gone. changed: it holds other "
-        "bytes than were registered. rejected: not a readable tar. retired: given up by a person. superseded: a later revision lies "
-        "under its address. None: growing, missing, changed and rejected",
+        description="growing: still being uploaded. verified: read and registered. missing: the file does not exist. changed: the bytes "
+        "differ from those registered. rejected: not a readable tar. retired: by `shard retire`. superseded: replaced by a later revision. "
+        "none: growing, missing, changed and rejected",
     )
-    limit: int = Field(100, ge=1, le=100_000, description="Most shards to list")
+    limit: int = Field(100, ge=1, le=100_000, description="Largest number of shards to list")
 
 
 class ListedShard(Report):
-    """One shard, and why it is not read if it is not."""
+    """One shard, and the reason if it is not read."""
 
     shard_id: int
     dataset: str
@@ -55,7 +55,7 @@ class ListedShard(Report):
 
 
 class ListReport(Report):
-    """Shards and how many there are in each state."""
+    """Shards, and the number of shards in each state."""
 
     counts: dict[str, int]
     shards: list[ListedShard]
@@ -74,7 +74,7 @@ class ListReport(Report):
 
 
 class ShowConfig(Config):
-    """Which shard."""
+    """Which shard to show."""
 
     shard: str = Field(..., min_length=1, description=SUBJECT, json_schema_extra=BARE_WORD)
 
@@ -90,17 +90,19 @@ class ShowReport(ListedShard):
     n_quarantined: int
     n_raters: int
     quarantined_records: list[str] = Field([])
-    """The first of them, each with the reason."""
+    """The first quarantined samples, each with its reason."""
 
 
 class ChangeConfig(ShowConfig):
-    """Which shard, and why."""
+    """Which shard to change, and why."""
 
-    reason: str = Field(..., min_length=3, max_length=500, description="Why; kept in the audit events")
+    reason: str = Field(
+        ..., min_length=3, max_length=500, description="Why; stored in the audit log, 3 to 500 characters"
+    )
 
 
 class RetireReport(Report):
-    """The shard as it is now."""
+    """The shard after the change."""
 
     shard_id: int
     dataset: str
@@ -118,7 +120,7 @@ class RereadReport(RetireReport):
 
 
 def list_(config: ListConfig) -> ListReport:
-    """List the shards that cannot be read, with the reason, or those of one state."""
+    """List the shards that cannot be read, with the reason, or the shards in one state."""
     engine = open_store()
     if config.dataset is not None:
         registry.find_dataset(engine, config.dataset)
@@ -131,7 +133,7 @@ def list_(config: ListConfig) -> ListReport:
 
 
 def show(config: ShowConfig) -> ShowReport:
-    """Show one shard: where it lies, its state, and what was found in it."""
+    """Show one shard: its address, its state, and the samples found in it."""
     row = _find(open_store(), config.shard)
     counts = {
         name: getattr(row, name) for name in ("size_bytes", "verified_at", "n_samples", "n_quarantined", "n_raters")
@@ -145,7 +147,7 @@ def show(config: ShowConfig) -> ShowReport:
 
 
 def retire(config: ChangeConfig) -> RetireReport:
-    """Read a shard no more: its pairs may be selected only where they lie in other shards too; its scores are kept."""
+    """Retire a shard: its samples can be selected only if other shards contain them; its scores are kept."""
     engine = open_store()
     row = _find(engine, config.shard)
     with engine.begin() as connection:
@@ -155,12 +157,12 @@ def retire(config: ChangeConfig) -> RetireReport:
                 connection, current_actor(), "retire", _title(row),
                 before={"shard_id": row.shard_id, "state": row.state}, after={"state": "retired", "reason": config.reason},
             )  # fmt: skip
-    note = None if is_new else f"it was retired before ({row.reason})"
+    note = None if is_new else f"It had been retired before ({row.reason})."
     return RetireReport(shard_id=row.shard_id, dataset=row.dataset, uri=row.uri, state="retired", note=note)
 
 
 def reread(config: ChangeConfig) -> RereadReport:
-    """Read a shard again whose bytes were changed or repaired on purpose; other bytes become its next revision."""
+    """Read a changed or repaired shard again; new bytes become its next revision."""
     return execute("shard_reread", config, lambda stage_run: _reread(config, stage_run), RereadReport)
 
 
@@ -173,7 +175,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
     subject = {"dataset": row.dataset, "uri": row.uri, "state": "verified"}
     if content.sha256 == bytes(row.sha256) and row.state in registry.READABLE:
         registry.confirm_shard(engine, row.shard_id, began_at)
-        return RereadReport(**subject, shard_id=row.shard_id, note="it holds the bytes that were registered")
+        return RereadReport(**subject, shard_id=row.shard_id, note="Its bytes are those that were registered.")
     dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
     new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
     imported = IngestConfig.model_fields["imported_scores"].default
@@ -198,7 +200,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
 def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
     file = stat_shard(address)
     reading = Reading(repair=load_project().of_dataset(dataset).ingest.repair)
-    # In a process of its own, which a hostile image may kill.
+    # In a process of its own, because a malformed image may crash it.
     n_workers = 0 if load_settings().decode_workers == 0 else 1
     (content,) = read_shards([file], n_workers=n_workers, reading=reading)
     if isinstance(content, DataError):
@@ -211,18 +213,18 @@ def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
 def _find(engine: Engine, subject: str) -> AnyRow:
     rows = registry.find_shards(engine, subject=subject)
     if not rows:
-        raise ConfigError(f"No shard {subject!r} is registered. alchemist shard list shows those that need attention.")
+        raise ConfigError(f"No shard {subject!r} is registered. List the shards: alchemist shard list.")
     if len(rows) > 1:
         found = ", ".join(f"{row.shard_id} of {row.dataset}" for row in rows[:5])
-        raise ConfigError(f"{subject!r} names {len(rows)} shards: {found}. Name one by its id or its whole address.")
+        raise ConfigError(f"{subject!r} matches {len(rows)} shards: {found}. Give the id or the full address of one.")
     return rows[0]
 
 
 def remedy_of_shard(shard: AnyRow) -> str | None:
-    """Return what ends the trouble with a shard that cannot be read; none for others."""
+    """Return the remedy for a shard that cannot be read; none for other shards."""
     retire = f"alchemist shard retire {shard.shard_id} --reason WHY"
     return {
-        "growing": "none, it is read by itself when it is whole",
+        "growing": "nothing to do, it is read when its upload is complete",
         "missing": f"restore the file, or {retire}",
         "changed": f"restore the old bytes, or alchemist shard reread {shard.shard_id} --reason WHY",
         "rejected": f"upload a readable tar, remove the file, or {retire}",
@@ -245,14 +247,14 @@ def _title(row: AnyRow) -> str:
 def _next_show(_config: ShowConfig, report: ShowReport) -> str | None:
     if report.state == "verified" and report.n_quarantined:
         return (
-            f"what is quarantined stays out, and its neighbours are used; to bring it back, repair the tar, then "
+            f"quarantined samples are not used, all others are; to use them, repair the tar, then run "
             f"alchemist shard reread {report.shard_id} --reason WHY"
         )
     return None
 
 
 def _next_retire(_config: ChangeConfig, report: RetireReport) -> str:
-    return f"alchemist select --dataset {report.dataset} draws a version without it; alchemist subset list names the published ones"
+    return f"alchemist select --dataset {report.dataset} selects a version without it; alchemist subset list shows the published ones"
 
 
 def _next_reread(_config: ChangeConfig, report: RereadReport) -> str | None:

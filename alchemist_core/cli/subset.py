@@ -1,4 +1,4 @@
-"""Look at subset versions, say what changed between two, and decide which one is published."""
+"""Subset versions: list, show, diff and compare them, publish, roll back or withdraw one, and collect garbage."""
 
 import time
 from collections.abc import Iterator
@@ -42,14 +42,14 @@ N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
     "selected": "alchemist subset publish {name} --version {version}",
     "published": "alchemist materialize --subset {name} --version {version}, or alchemist train-downstream --subset {name}",
-    "superseded": "alchemist subset rollback {name} --version {version} brings it back; alchemist subset gc collects it",
-    "withdrawn": "alchemist subset list shows what to use instead; alchemist subset publish {name} --version {version} --reinstate "
+    "superseded": "alchemist subset rollback {name} --version {version} publishes it again; alchemist subset gc removes it",
+    "withdrawn": "alchemist subset list shows the other versions; alchemist subset publish {name} --version {version} --reinstate "
     "publishes it again",
 }
 
 
 class SubsetListConfig(Config):
-    """Nothing to choose."""
+    """No options."""
 
 
 class SubsetListReport(Report):
@@ -58,19 +58,19 @@ class SubsetListReport(Report):
     subsets: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return one line a version."""
+        """Return a line for each version."""
         titles = [f"{s['name']} v{s['version']}" for s in self.subsets]
         width = max(map(len, titles), default=0)
         rows = (
-            f"{title:<{width}}  {s['state']:<10}  {s['n_samples']:>11,} pairs  {s['strategy']} {s['retention']:g}"
+            f"{title:<{width}}  {s['state']:<10}  {s['n_samples']:>11,} samples  {s['strategy']} {s['retention']:g}"
             + (f"  {s['withdrawal']}" if s["withdrawal"] else "")
             for title, s in zip(titles, self.subsets, strict=True)
         )
-        return "\n".join(rows) or "No subset yet. Make one: alchemist select --dataset NAME --retention 0.2"
+        return "\n".join(rows) or "No subsets. Select one: alchemist select --dataset NAME --retention 0.2"
 
 
 class SubsetShowConfig(Config):
-    """Which subset."""
+    """Which subset version to show."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
@@ -81,7 +81,7 @@ class SubsetShowReport(Report):
 
     subset: str
     state: str
-    # Who withdrew it, when and why; none where nobody did.
+    # Who withdrew it, when and why; none if it is not withdrawn.
     withdrawal: str | None
     n_samples: int
     spec: dict[str, Any]
@@ -94,21 +94,21 @@ class SubsetShowReport(Report):
     next: str
 
     def summary(self) -> str:
-        """Return the fields, the ranks as bars, and what to do next."""
+        """Return the fields, the ranks as bars, and the next command."""
         fields = self.model_copy(update={"curves": None, "next": None})
         bars = draw_bars(self.curves) if self.curves else []
         return "\n".join([Report.summary(fields), *bars, f"next: {self.next}"])
 
 
 def draw_bars(curves: dict[str, Any]) -> list[str]:
-    r"""Draw a version's ranks as lines of text: a full bar is a band of which every pair was kept, `|` what was asked for.
+    r"""Draw the ranks of a version as text: a full bar is a rank band of which every sample was selected, `|` the target.
 
     >>> print("\n".join(draw_bars({"n_pool": [10, 10], "n_kept": [0, 5], "target": [0.0, 0.25]})))
-    ranks of the pairs kept, 0 % = highest score; # kept, | asked for, a full line is every pair of the band
+    Selected samples by rank (0% = highest score): # selected, | target; a full line is the whole band
         0-50  % |                                        0 of 10
        50-100 % ##########|#########                     5 of 10
     """
-    lines = ["ranks of the pairs kept, 0 % = highest score; # kept, | asked for, a full line is every pair of the band"]
+    lines = ["Selected samples by rank (0% = highest score): # selected, | target; a full line is the whole band"]
     merge = max(len(curves["n_pool"]) // N_BARS, 1)
     for start in range(0, len(curves["n_pool"]), merge):
         band = slice(start, start + merge)
@@ -137,7 +137,7 @@ def _withdrawal(row: SubsetRow) -> str | None:
 
 
 def show(config: SubsetShowConfig) -> SubsetShowReport:
-    """Show what a subset version is made of, which ranks it kept, and where it lies."""
+    """Show one subset version: its strategy, ranks, rater and files."""
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version, may_be_withdrawn=True)
     rater = rater_of_subset(engine, subset)
@@ -161,19 +161,19 @@ def show(config: SubsetShowConfig) -> SubsetShowReport:
 
 
 class DiffSubsetConfig(Config):
-    """Which two versions."""
+    """Which two versions to compare."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     from_: int | None = Field(
         None,
         ge=1,
-        description="Earlier version; none: the one that was published before the later, or the one below it",
+        description="Earlier version; none: the predecessor of the later version, else the version before it",
     )
     to: int | None = Field(None, ge=1, description="Later version; none: the newest")
 
 
 class DiffSubsetReport(Report):
-    """Who left and who joined, by reason; the parts add up to the versions' sizes."""
+    """Members that left and joined, by reason; the parts add up to the sizes of the versions."""
 
     before: str
     after: str
@@ -184,17 +184,17 @@ class DiffSubsetReport(Report):
     joiners: dict[str, int]
 
     def summary(self) -> str:
-        """Return the sums and a line a reason."""
+        """Return the totals, and a line for each reason."""
         n_left, n_joined = sum(self.leavers.values()), sum(self.joiners.values())
         return "\n".join([
-            f"{self.before}: {self.n_before:,} pairs; {self.after}: {self.n_after:,}; in both: {self.n_both:,}",
+            f"{self.before}: {self.n_before:,} samples; {self.after}: {self.n_after:,}; in both: {self.n_both:,}",
             f"left: {n_left:,}", *(f"  {n:>12,}  {reason}" for reason, n in self.leavers.items()),
             f"joined: {n_joined:,}", *(f"  {n:>12,}  {reason}" for reason, n in self.joiners.items()),
         ])  # fmt: skip
 
 
 def diff(config: DiffSubsetConfig) -> DiffSubsetReport:
-    """Split leavers and joiners of two versions into rank moved, better key, k, taken down, held, cap, duplicate and new pair."""
+    """Count the members that left and joined between two versions, by reason."""
     engine = open_store()
     after = find_subset(engine, config.name, version=config.to)
     before = _before(engine, after, config.from_)
@@ -211,31 +211,31 @@ def _before(engine: Engine, after: SubsetRow, version: int | None) -> SubsetRow:
     if after.predecessor_id is not None:
         return find_by_id(engine, after.predecessor_id)
     if after.version == 1:
-        raise ConfigError(f"{after.title} is the only version up to here: there is nothing to compare it with.")
+        raise ConfigError(f"{after.title} is the first version. Give an earlier and a later one: --from N --to N.")
     return find_subset(engine, after.name, version=after.version - 1)
 
 
 class PublishSubsetConfig(Config):
-    """Which subset version."""
+    """Which subset version to publish."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
-    version: int | None = Field(None, ge=1, description="Version number; none: the newest, whichever is published")
-    reinstate: bool = Field(False, description="Publish a version although it was withdrawn; it is withdrawn no longer")
+    version: int | None = Field(None, ge=1, description="Version number; none: the newest")
+    reinstate: bool = Field(False, description="Publish a withdrawn version again")
     approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
     comment: str | None = Field(None, max_length=2000, description=COMMENT)
 
 
 class RollbackSubsetConfig(Config):
-    """Which subset, and how far back."""
+    """Which version to return to."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(
-        None, ge=1, description="Version number; none: the one that was published before the present one"
+        None, ge=1, description="Version number; none: the one that was published before the current one"
     )
 
 
 class WithdrawSubsetConfig(Config):
-    """Which subset version nobody should use any more, and why."""
+    """Which subset version to withdraw, and why."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description="Version number; none: the published version")
@@ -243,7 +243,7 @@ class WithdrawSubsetConfig(Config):
         ...,
         min_length=3,
         max_length=500,
-        description="Why; readers who name the version are shown it, 3-500 characters",
+        description="Why; shown to everybody who requests the version, 3 to 500 characters",
     )
 
 
@@ -257,7 +257,7 @@ class PublishSubsetReport(Report):
 
 
 class WithdrawSubsetReport(Report):
-    """The version that was withdrawn, and the one that is published now; none where the name has none any more."""
+    """The withdrawn version, and the version that is published now, if any."""
 
     subset: str
     version: int
@@ -267,7 +267,7 @@ class WithdrawSubsetReport(Report):
 
 
 def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
-    """Publish a subset version; the one published before is superseded.
+    """Publish a subset version; it replaces the version that is published now.
 
     Raises:
         ConfigError: There is no such version, or it was withdrawn and --reinstate was not given.
@@ -285,7 +285,7 @@ def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
 
 
 def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
-    """Go back to the version that was published before; versions that were withdrawn since are passed over.
+    """Publish the previously published version again; withdrawn versions are skipped.
 
     Raises:
         ConfigError: There is no such version, or it was never published, or it was withdrawn.
@@ -294,18 +294,20 @@ def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
     published = published_version(engine, config.name)
     if published is None:
         find_subset(engine, config.name)
-        raise ConfigError(f"No version of {config.name} is published: there is nothing to go back from.")
+        raise ConfigError(
+            f"No version of {config.name} is published, so there is none to roll back. Show the versions: alchemist subset list."
+        )
     if config.version is not None:
         target = find_subset(engine, config.name, version=config.version)
     elif (before := find_predecessor(engine, published)) is not None:
         target = before
     else:
         raise ConfigError(
-            f"{published.title} has no earlier version to go back to. Name one: --version N; alchemist subset list shows them."
+            f"{published.title} has no published predecessor. Give a version: --version N. Show the versions: alchemist subset list."
         )
     if target.state == "selected":
         raise ConfigError(
-            f"{target.title} was never published: alchemist subset publish {target.name} --version {target.version} does that."
+            f"{target.title} was never published. Publish it: alchemist subset publish {target.name} --version {target.version}."
         )
     if target.state == "withdrawn":
         raise ConfigError(_withdrawn(target))
@@ -313,9 +315,9 @@ def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
 
 
 def withdraw(config: WithdrawSubsetConfig) -> WithdrawSubsetReport:
-    """Withdraw a subset version: nobody reads or evaluates it any more, and the version that it replaced is published again.
+    """Withdraw a subset version: it cannot be read or evaluated, and its predecessor is published again.
 
-    History keeps it: `subset list`, `subset show`, the report and the audit events say who withdrew it, when and why.
+    `subset list`, `subset show`, the report and the audit log keep who withdrew it, when and why.
 
     Raises:
         ConfigError: There is no such version, or none is named and none is published.
@@ -339,13 +341,14 @@ def _to_withdraw(engine: Engine, config: WithdrawSubsetConfig) -> SubsetRow:
     published, withdrawn = published_version(engine, config.name), last_withdrawn(engine, config.name)
     if withdrawn is not None and withdrawn.withdrawn_reason == config.reason:
         before = find_predecessor(engine, withdrawn)
-        # The same command once more, for example by a scheduler's second try: the version that came back stays.
+        # The same command again, for example the second try of a scheduler: withdraw nothing else.
         if published is None or (before is not None and before.subset_id == published.subset_id):
             return withdrawn
     if published is None:
         find_subset(engine, config.name)
         raise ConfigError(
-            f"No version of {config.name} is published. Name the one to withdraw: --version N; alchemist subset list shows them."
+            f"No version of {config.name} is published. Give the version to withdraw: --version N. "
+            "Show the versions: alchemist subset list."
         )
     return published
 
@@ -366,7 +369,7 @@ def _withdraw(engine: Engine, subset: SubsetRow, reason: str) -> None:
 
 def _withdrawn(subset: SubsetRow) -> str:
     return (
-        f"{describe_withdrawal(subset)} To publish it all the same: "
+        f"{describe_withdrawal(subset)} To publish it again: "
         f"alchemist subset publish {subset.name} --version {subset.version} --reinstate."
     )
 
@@ -380,17 +383,20 @@ def _publish(
 
 
 class GcSubsetConfig(Config):
-    """What may go."""
+    """Which versions to remove."""
 
     name: str | None = Field(None, description="Name of the subset; none: all subsets", json_schema_extra=BARE_WORD)
     min_age_days: float = Field(
-        7, ge=0, le=36_500, description="Days since a version was made, published or first copied before it may go"
+        7,
+        ge=0,
+        le=36_500,
+        description="Days since a version was selected, published or first materialized before it is removed",
     )
-    dry_run: bool = Field(True, description="Only list what would go; --no-dry-run removes it")
+    dry_run: bool = Field(True, description="Only list what would be removed; --no-dry-run removes it")
 
 
 class GcSubsetReport(Report):
-    """What went, or would."""
+    """What was removed, or would be."""
 
     is_dry_run: bool
     n_bytes: int
@@ -398,18 +404,18 @@ class GcSubsetReport(Report):
     left: list[str]
 
     def summary(self) -> str:
-        """Return one line a version, and how to go on."""
+        """Return a line for each version, and the total."""
         total = f"{len(self.removed)} to remove, {_megabytes(self.n_bytes)}"
         if not self.is_dry_run:
             total = f"removed {len(self.removed)}, {_megabytes(self.n_bytes)}"
         elif self.removed:
-            total += ". Nothing was removed yet: alchemist subset gc --no-dry-run"
+            total += ". Nothing was removed. To remove it: alchemist subset gc --no-dry-run"
         return "\n".join([*self.removed, *(f"left: {line}" for line in self.left), total])
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one version takes up: a row of the store, its manifest, its copies, and a line about it."""
+    """Storage of one version: its row, its manifests and its materialized datasets."""
 
     row: AnyRow
     manifests: tuple[Path, ...]
@@ -417,16 +423,16 @@ class Holding:
     n_bytes: int
 
     def __str__(self) -> str:
-        """Return a line for a person."""
+        """Return a line that names the files and their size."""
         parts = [*map(str, self.manifests), *map(display_address, self.copies)]
         if getattr(self.row, "members_bytes", 0):
             parts.insert(0, "membership")
-        listed = ", ".join(parts) or "a copy that is gone"
+        listed = ", ".join(parts) or "a materialized dataset that no longer exists"
         return f"{self.row.name} v{self.row.version} ({self.row.state}): {listed}, {_megabytes(self.n_bytes)}"
 
 
 def gc(config: GcSubsetConfig) -> GcSubsetReport:
-    """Collect versions that are neither published nor needed: first a list, then, with --no-dry-run, in earnest."""
+    """List subset versions that are not used any more; --no-dry-run removes their manifests and materialized datasets."""
     engine = open_store()
     removed, n_bytes = [], 0
     holdings, left = _holdings(engine, config)
@@ -440,9 +446,11 @@ def gc(config: GcSubsetConfig) -> GcSubsetReport:
             removed.append(str(holding))
             n_bytes += holding.n_bytes
         else:
-            left.append(f"{holding.row.name} v{holding.row.version} is in use again, or being read: run gc once more")
+            left.append(
+                f"{holding.row.name} v{holding.row.version} is in use or being read. Run alchemist subset gc again."
+            )
     for path in _orphans(engine, config):
-        removed.append(f"no version's manifest: {path}")
+        removed.append(f"manifest without a version: {path}")
         n_bytes += path.stat().st_size
         if not config.dry_run:
             path.unlink()
@@ -450,7 +458,7 @@ def gc(config: GcSubsetConfig) -> GcSubsetReport:
 
 
 def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], list[str]]:
-    """Return what may go, and a line for each version that is left because a copy of it cannot be reached."""
+    """Return what may be removed, and a line for each version whose materialized dataset cannot be reached."""
     found, left = [], []
     for row, *manifests in _free_rows(engine, config):
         try:
@@ -469,8 +477,8 @@ def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ..
     for row in tainted:
         if row.state == "published":
             say(
-                f"{row.name} v{row.version} is published and its tars hold {row.n_taken_down:,} pictures that were taken down: "
-                "publish a successor, then run gc again."
+                f"{row.name} v{row.version} is published and its tars contain {row.n_taken_down:,} images that were taken down. "
+                "Publish a new version, then run alchemist subset gc again."
             )
         elif row.subset_id not in known:
             yield (row,)
@@ -511,9 +519,9 @@ def _remove_manifest(holding: Holding) -> None:
 
 
 def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
-    """Find manifests without a row, whole or half written: their selection was interrupted before it stored one."""
+    """Find manifests without a row: their selection was interrupted before it stored one."""
     root, known = artifact_path("subsets"), subsets.manifest_uris(engine)
-    # One of this moment may be another process's, which has yet to finish it or to store its row.
+    # A young one may belong to a process that has not stored its row yet.
     least_s = max(86400 * config.min_age_days, 3600)
     for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
         is_old = path.exists() and path.stat().st_mtime <= time.time() - least_s
@@ -526,7 +534,7 @@ def _megabytes(n_bytes: int) -> str:
 
 
 class CompareConfig(Config):
-    """Which subset version."""
+    """Which subset version to compare."""
 
     subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
@@ -539,7 +547,7 @@ class CompareReport(Report):
     rows: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return one line an arm, and what a gain means."""
+        """Return a line for each arm, and how to read a gain."""
         metric, arm = (max(len(name), *(len(row[name]) for row in self.rows)) for name in ("metric", "arm"))
         gains = [_gain(row, "gain") for row in self.rows]
         width = max(len("gain over random"), *map(len, gains))
@@ -555,17 +563,17 @@ class CompareReport(Report):
 
 
 def compare(config: CompareConfig) -> CompareReport:
-    """Read the comparison.
+    """Print the values of the trained models, and their gains over a random subset and over all data.
 
     Raises:
-        ConfigError: No model of the version has been evaluated.
+        ConfigError: No model of this version was evaluated.
     """
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version)
     rows = [dict(row._mapping) for row in read_comparisons(engine, subset.subset_id)]  # noqa: SLF001  SQLAlchemy's public name
     if not rows:
         raise ConfigError(
-            f"No model of {subset.title} has a value yet: run alchemist train-downstream --subset {subset.name}, then evaluate."
+            f"No model of {subset.title} was evaluated. Run alchemist train-downstream --subset {subset.name}, then alchemist evaluate."
         )
     return CompareReport(subset=subset.title, rows=rows)
 
@@ -580,7 +588,7 @@ def _gain(row: dict[str, Any], name: str) -> str:
 def _next_compare(config: CompareConfig, report: CompareReport) -> str | None:
     if any(row["n_seeds"] > 1 for row in report.rows):
         return None
-    return f"alchemist train-downstream --subset {config.subset} --seeds 0,1,2; one seed has no interval"
+    return f"alchemist train-downstream --subset {config.subset} --seeds 0,1,2; one seed gives no interval"
 
 
 def _next_publish(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:

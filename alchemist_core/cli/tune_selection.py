@@ -1,4 +1,4 @@
-"""Find which ranks are worth training on: train on bands, fit the region that strategy auto draws by, try it against random."""
+"""Tune the rank window of strategy auto: train on rank bands, fit the window, and compare it with a random subset."""
 
 from typing import Any
 
@@ -16,50 +16,54 @@ from alchemist_core.telemetry import say
 
 
 class RunConfig(TrialsConfig):
-    """Whose ranking, on which seeds."""
+    """Which ranking, on which seeds."""
 
     kind: str = Field(
-        "alignment", description="Kind of the raters that are trained for every seed: alignment, loss or learnability"
+        "alignment",
+        description="Scoring rule of the raters that are trained for each seed: alignment, loss or learnability",
     )
-    retentions: Ratios = Field((0.2, 0.5), description="Shares kept that a region is fitted for, comma between them")
+    retentions: Ratios = Field((0.2, 0.5), description="Retentions to fit a rank window for, separated by commas")
     seeds: Seeds = Field(
         (0, 1, 2, 3),
         min_length=1,
-        description="Seeds on which the region is fitted; each tries the one that the others choose against random",
+        description="Seeds, separated by commas; each compares the window fitted on the other seeds with a random subset",
     )
-    n_bands: int = Field(5, ge=2, le=20, description="Bands of rank, each trained on alone")
-    n_epochs: int = Field(10, ge=1, le=10_000, description="Passes of every small model over its pairs")
-    dry_run: bool = Field(False, description="Only say what it would cost")
+    n_bands: int = Field(5, ge=2, le=20, description="Number of rank bands; one model is trained on each")
+    n_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of each small model")
+    dry_run: bool = Field(False, description="Only print the cost")
 
 
 class RunReport(Report):
-    """Each retention's region, and what it gained."""
+    """The rank window of each retention, and its gain."""
 
     cost: dict[str, Any]
     regions: list[dict[str, Any]] = Field(default_factory=list)
     said: list[str] = Field(default_factory=list)
 
     def summary(self) -> str:
-        """Return a line a retention."""
-        return "\n".join(self.said) or "nothing was trained (--dry-run)"
+        """Return a line for each retention."""
+        return "\n".join(self.said) or "Nothing was trained (--dry-run)."
 
 
 class ListConfig(Config):
-    """Nothing to choose."""
+    """No options."""
 
 
 class ListReport(Report):
-    """Every stored region."""
+    """All stored rank windows."""
 
     regions: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return one line a probe."""
-        return "\n".join(f"{row['rater']}: {row['said']}" for row in self.regions) or "no region was probed yet"
+        """Return a line for each rank window."""
+        return (
+            "\n".join(f"{row['rater']}: {row['said']}" for row in self.regions)
+            or "No rank windows. Fit one: alchemist tune-selection run"
+        )
 
 
 def run(config: RunConfig) -> RunReport:
-    """Train on bands of ranks and at random, fit the region, try it; what was trained is found again, so a killed probe goes on."""
+    """Fit rank windows: train on rank bands and on random subsets, fit, compare. Finished models are reused after a kill."""
     plan = ProbePlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
     require_evaluation(config, config.seeds)
     stated = _state_cost(config, plan)
@@ -75,7 +79,7 @@ def run(config: RunConfig) -> RunReport:
 
 
 def list_(_config: ListConfig) -> ListReport:
-    """List the regions that were fitted, the newest first."""
+    """List the fitted rank windows, newest first."""
     rows = [
         {
             "rater": name, "retention": row.measurements["retention"], "drop_top_ratio": row.drop_top_ratio,
@@ -88,12 +92,12 @@ def list_(_config: ListConfig) -> ListReport:
 
 
 def _kind(config: RunConfig) -> str:
-    """Return the rater's own rule where one rater is named."""
+    """Return the scoring rule: that of the given rater, if there is one."""
     if config.rater is None:
         return config.kind
     rater = find_rater(open_store(), config.rater)
     if rater is None:
-        raise ConfigError(f"--rater {config.rater}: there is none. Train and promote one, or leave it out.")
+        raise ConfigError(f"There is no rater {config.rater}. Train and promote one, or omit --rater.")
     return rater.rule
 
 

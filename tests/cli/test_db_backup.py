@@ -119,14 +119,14 @@ def test_an_artifact_that_is_another_one_here_is_refused(
 
 
 def test_a_folder_that_is_no_backup_says_so(trained_store: TrainedStore, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no backup"):
+    with pytest.raises(DataError, match="is not a backup"):
         restore(RestoreConfig(folder=tmp_path))
 
 
 @pytest.mark.parametrize("note", ["{", "[1]", '{"checksum": "x"}', ""])
 def test_a_damaged_backup_note_says_so(trained_store: TrainedStore, tmp_path: Path, note: str) -> None:
     (tmp_path / "backup.json").write_text(note)
-    with pytest.raises(DataError, match=r"holds no backup \(backup.json is damaged\)"):
+    with pytest.raises(DataError, match=r"is not a backup \(backup.json is damaged\)"):
         restore(RestoreConfig(folder=tmp_path))
 
 

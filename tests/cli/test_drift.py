@@ -239,4 +239,4 @@ def test_a_dataset_s_own_limits_hold_its_nights_and_no_other_s(
 def test_without_a_rater_there_is_nothing_to_measure(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.raters SET state = 'retired'"))
-    assert drift().note == "no production rater: nothing scored"
+    assert drift().note == "There is no rater in production, so no night has scores."

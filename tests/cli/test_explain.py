@@ -110,7 +110,7 @@ def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) 
         ("2026-01-03", 1, "new pair", "Select again"),
         ("2026-01-04", 1, "night not decided", "alchemist night publish"),
         ("2026-01-01", 2, "other dataset", "it is of books"),
-        ("2026-01-01", 3, "held out", "it is of good (validation): what is held out is never selected"),
+        ("2026-01-01", 3, "held out", "it is of good (validation): held-out data is never selected"),
     ],
 )
 def test_a_pair_that_could_not_be_drawn_is_told_why_and_what_to_do(
@@ -127,7 +127,7 @@ def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:
     takedown(TakedownConfig(image_hash=bytes(image).hex(), reason="asked for by its author"))
     kept = explain(gone.hex())
     assert kept.is_member
-    assert kept.because.endswith("; its picture was taken down since (asked for by its author), and readers skip it")
+    assert kept.because.endswith("; its image was taken down since (asked for by its author), so readers skip it")
     select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": {"strategy": "top_k"}}))
     report = explain(gone.hex())
     assert (report.is_member, report.reason) == (False, "taken down")

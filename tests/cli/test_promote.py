@@ -110,7 +110,7 @@ def test_the_plan_says_shards_pairs_time_and_cost_of_every_rater(
     assert (old.n_shards, old.n_samples, old.pairs_per_s, old.seconds, old.cost) == (1, 7200, 100.0, 72.0, None)
     # The new one has the old night to score too, and no run of its own.
     assert (new.is_shadow, new.n_shards, new.n_samples, new.seconds) == (True, 2, 7700, 77.0)
-    assert "another rater's runs" in str(new.note)
+    assert "runs of another rater" in str(new.note)
     assert "cost unknown" in old.summary()
     monkeypatch.setenv("ALCHEMIST_PRICE_PER_GPU_HOUR", "3.0")
     load_settings.cache_clear()
@@ -127,4 +127,4 @@ def test_before_anything_was_scored_the_plan_says_that_time_is_unknown(engine: E
         )
     report = plan_score(PlanScoreConfig())
     assert (report.n_shards, report.n_samples, report.raters[0].seconds) == (1, 70, None)
-    assert "time unknown: nothing was scored yet" in report.summary()
+    assert "time unknown (nothing was scored yet)" in report.summary()

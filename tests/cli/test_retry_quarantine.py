@@ -71,14 +71,14 @@ def test_a_retried_store_equals_one_that_never_failed(scored: TrainedStore) -> N
     assert checksum(scored.url) == before
     assert rows("SELECT DISTINCT n_samples, n_scored, n_quarantined FROM alchemist.shard_scores") == [(40, 40, 0)]
     assert rows("SELECT count(*) FROM alchemist.leases") == [(0,)]
-    assert retry().note == "nothing is quarantined as transient"
+    assert retry().note == "Nothing is quarantined as transient."
 
 
 def test_only_the_reason_that_was_named_is_tried(scored: TrainedStore) -> None:
     set_aside(reason="bad_image", is_transient=False)
     assert retry().n_tried == 0
     assert retry(reason="bad_image").n_scored == 18
-    with pytest.raises(ConfigError, match="has quarantined nothing for it"):
+    with pytest.raises(ConfigError, match="quarantined nothing for this reason"):
         retry(reason="no_such_reason")
 
 

@@ -82,7 +82,7 @@ def test_a_shard_is_retired_once_with_its_reason_and_ingest_leaves_it_alone(publ
     (shard_id,) = ask("SELECT shard_id FROM alchemist.shards WHERE uri = 'a.tar'")[0]
     retire(change(str(shard_id), "its licence was withdrawn"))
     again = retire(change("a.tar", "another reason"))
-    assert again.note == "it was retired before (its licence was withdrawn)"
+    assert again.note == "It had been retired before (its licence was withdrawn)."
     assert ask("SELECT action, subject, after ->> 'reason' FROM alchemist.audit_events WHERE action = 'retire'") == [
         ("retire", "shard web/a.tar", "its licence was withdrawn")
     ]
@@ -118,7 +118,7 @@ def test_a_shard_that_holds_what_was_registered_is_only_confirmed(published: Pat
         connection.execute(
             text("UPDATE alchemist.shards SET state = 'missing', state_reason = 'x' WHERE uri = 'a.tar'")
         )
-    assert reread(change("a.tar")).note == "it holds the bytes that were registered"
+    assert reread(change("a.tar")).note == "Its bytes are those that were registered."
     assert show(ShowConfig(shard="a.tar")).state == "verified"
     assert ask("SELECT count(*) FROM alchemist.shards WHERE uri = 'a.tar'") == [(1,)]
 

@@ -117,7 +117,7 @@ def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: E
         path.write_bytes(b"half")
         os.utime(path, (0, 0))
         os.utime(path, (time.time() - 3 * 86400, time.time() - 3 * 86400))
-    assert collect(dry_run=False, min_age_days=2).removed == [f"no version's manifest: {path}" for path in lost]
+    assert collect(dry_run=False, min_age_days=2).removed == [f"manifest without a version: {path}" for path in lost]
     assert not any(path.exists() for path in lost)
     # A selection writes the manifest first, and its row names it a moment later.
     lost[1].write_bytes(b"whole")

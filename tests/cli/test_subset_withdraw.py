@@ -200,7 +200,7 @@ def test_gc_collects_it_and_spares_what_a_rollback_goes_back_to(versions: Engine
 
 def test_without_a_published_version_it_must_be_named(pool: Engine) -> None:
     select()
-    with pytest.raises(ConfigError, match=f"No version of {NAME} is published. Name the one to withdraw"):
+    with pytest.raises(ConfigError, match=f"No version of {NAME} is published. Give the version to withdraw"):
         withdraw_it()
     assert withdraw_it(1).is_new
     with pytest.raises(ConfigError, match=r"There is no subset 'best' v9 \(versions: 1\)"):

@@ -183,10 +183,10 @@ def test_what_looks_like_it_is_listed_for_a_decision_and_not_taken_down(capsys: 
             )
     find_duplicates(FindConfig())
     report = takedown(image_hash=bytes(member.image_hash).hex(), successors=False)
-    (near,) = report.lookalikes
+    (near,) = report.near_duplicates
     assert (near["image_hash"], near["distance"]) == (bytes(others[0]).hex(), 1)
     assert near["command"] == f"alchemist sample takedown --image-hash {bytes(others[0]).hex()} --reason WHY"
-    assert "looks like it (1 bits)" in capsys.readouterr().err
+    assert "Near-duplicate (1 bits)" in capsys.readouterr().err
     assert rows("SELECT count(*) FROM alchemist.takedowns")[0][0] == 1
 
 
