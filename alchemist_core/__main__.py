@@ -1,7 +1,4 @@
-"""The `alchemist` command line: one verb a stage, its flags generated from the stage's config model.
-
-A verb's module is imported only when the verb is called, so that `alchemist --help` answers at once.
-"""
+"""The program `alchemist`: run one command and print its result, or one line that explains why it failed."""
 
 import signal
 import sys
@@ -14,12 +11,12 @@ from alchemist_core.telemetry import escape_control, say
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    # As an exception, so that a stopped run is noted as failed and its lease is given back.
+    # As an exception, so that a stopped run is recorded as failed and its lease is released.
     raise SystemExit(128 + number)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code; what fails ends in one line, never in a traceback."""
+    """Run one command and return its exit code; an error is printed as one line, never as a traceback."""
     signal.signal(signal.SIGTERM, _stop)
     given = sys.argv[1:] if arguments is None else arguments
     try:
@@ -31,16 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
-        say("Stopped. The same command goes on where it was.")
+        say("Stopped. Run the same command again to resume.")
         return 128 + signal.SIGINT
-    except Exception as error:  # noqa: BLE001  each one has a line and an exit code
+    except Exception as error:  # noqa: BLE001  every exception becomes a line and an exit code
         return _fail(error, given)
     return 0
 
 
 def _fail(error: Exception, words: list[str]) -> int:
-    """Print the line that helps and return its exit code; a defect's traceback goes to a file."""
-    from alchemist_core.cli.failures import explain, report_defect  # noqa: PLC0415  only where something failed
+    """Print the error and return its exit code; the traceback of a defect is written to a file."""
+    from alchemist_core.cli.failures import explain, report_defect  # noqa: PLC0415  only needed after an error
 
     known = explain(error)
     say(f"error: {known or report_defect(error, words)}")

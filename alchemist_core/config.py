@@ -1,6 +1,6 @@
-"""Config says *what* a stage does: one frozen pydantic model a stage, the single source of flags, form, JSON and hash.
+"""Config models: what a command does. One frozen pydantic model gives its options, form, stored JSON and hash.
 
-Where things are is never here: that is `settings`.
+Paths, addresses and credentials are never here: they are `settings`.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 
 def split_commas(value: Any) -> Any:
-    """Read a field of several values from one text, comma between them; what is no text stays as it is.
+    """Split a text of values separated by commas; return any other value unchanged.
 
     >>> split_commas("0.2, 0.5,")
     ('0.2', '0.5')
@@ -26,20 +26,20 @@ def split_commas(value: Any) -> Any:
 
 
 def refuse_repeats(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """Give seeds back, each of which is one run: a repeated one would count twice in every interval.
+    """Return the seeds; refuse repeated ones, which would count twice in every interval.
 
     >>> refuse_repeats((3, 4))
     (3, 4)
     """
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if repeated:
-        raise ValueError(f"{', '.join(map(str, repeated))} is named more than once: leave the repeats out")
+        raise ValueError(f"{', '.join(map(str, repeated))} is repeated. Give each seed once")
     return seeds
 
 
-# For a field that its owner sets: it becomes neither a flag nor an entry of a form.
+# Marks a field that only code sets: it becomes neither an option nor a form field.
 NO_FLAG: dict[str, Any] = {"is_flag": False}
-# For what a verb is about: it stands behind the verb as a bare word, `alchemist subset show NAME`.
+# Marks the subject of a command, which is a positional argument: `alchemist subset show NAME`.
 BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
@@ -48,20 +48,20 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(split_commas), AfterValidator
 
 @dataclass(frozen=True, slots=True)
 class Formerly:
-    """The name of a field, and the words of its values, in stores and hashes that were made before the field was renamed.
+    """The former name of a field, and the former words of its values, in databases and hashes from before the rename.
 
-    Stands in the field's annotation. Hashes are computed from these names, so that a rename changes no hash; the command line
-    and `Config` refuse them and name the present ones.
+    It is part of the field's annotation. Hashes are computed from the former names, so that a rename changes no hash; the
+    command line and `Config` refuse them with the current ones.
     """
 
     name: str | None = None
     values: Mapping[str, str] = field(default_factory=dict)
-    """The former word of each present value that was renamed."""
+    """The former word of each renamed value."""
 
 
 @cache
 def former_fields(model: type[BaseModel]) -> dict[str, Formerly]:
-    """Return the renamed fields of a model by their present names."""
+    """Return the renamed fields of a model by their current names."""
     return {
         name: mark
         for name, declared in model.model_fields.items()
@@ -71,7 +71,7 @@ def former_fields(model: type[BaseModel]) -> dict[str, Formerly]:
 
 
 def former_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's JSON under the names that its hash is computed from; former names stay as they are.
+    """Return the JSON of a config with former names, from which its hash is computed; former names are kept.
 
     >>> class Job(Config):
     ...     compile: Annotated[bool, Formerly("is_compiled")] = False
@@ -87,7 +87,7 @@ def former_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str,
 
 
 def current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored JSON of a config under its present names; present names stay as they are.
+    """Return stored JSON of a config with current names; current names are kept.
 
     >>> class Job(Config):
     ...     dedup: Annotated[str, Formerly("duplicates", {"off": "keep"})] = "off"
@@ -107,7 +107,7 @@ def current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str
 def _translate_inner(
     model: type[BaseModel], name: str, value: Any, translate: Callable[[type[BaseModel], Mapping[str, Any]], Any]
 ) -> Any:
-    """Translate the value of a field that is a model itself; any other value is returned as it is."""
+    """Translate the value of a nested model; return any other value unchanged."""
     declared = model.model_fields.get(name)
     kinds = () if declared is None else (declared.annotation, *get_args(declared.annotation))
     inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
@@ -133,11 +133,11 @@ def rename_words(
 
 
 LINE_LENGTH = 80
-"""Characters of a line on a terminal as it opens."""
+"""Width of a default terminal, in characters."""
 
 
 class Config(BaseModel):
-    """Root of every config model: frozen, unknown keys refused, defaults validated."""
+    """Base of every config model: frozen, refuses unknown keys, validates defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -152,15 +152,15 @@ class Config(BaseModel):
 
     @classmethod
     def from_stored(cls, values: Mapping[str, Any]) -> Self:
-        """Read the JSON of a store or a file, whose fields may still have their former names."""
+        """Read stored JSON, whose fields may have their former names."""
         return cls.model_validate(current_names(cls, values))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `runs.config` stores."""
+        """Return the JSON that `runs.config` stores."""
         return self.model_dump(mode="json")
 
     def hashed_json(self) -> dict[str, Any]:
-        """Return the JSON that hashes are computed from: `as_json` under the former names of renamed fields."""
+        """Return the JSON that hashes are computed from: `as_json` with the former names of renamed fields."""
         return former_names(type(self), self.as_json())
 
     def fingerprint(self) -> str:
@@ -173,13 +173,13 @@ class Config(BaseModel):
 
 
 class Section(Config):
-    """Root of every section of the project file that holds bounds: a string or a boolean is refused where a number belongs."""
+    """Base of every section of the project file with limits: refuses a string or a boolean where a number is required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 
 
 class Report(BaseModel):
-    """What a stage says when it ends: `--json` prints it as the last line, `runs.result` keeps it.
+    """Result of a command: `--json` prints it as the last line, `runs.result` stores it.
 
     >>> class Scored(Report):
     ...     n_shards: int
@@ -195,12 +195,12 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def summary(self) -> str:
-        """Return the report as lines for a person: names in one column, values in the next."""
+        """Return the result as lines of text: names in one column, values in the next."""
         return lay_out({_label(name): value for name, value in self if value is not None})
 
 
 def lay_out(fields: Mapping[str, object]) -> str:
-    """Return named values as lines: names in one column, values in the next, what is long below one another."""
+    """Return named values as lines: names in one column, values in the next, long values on several lines."""
     width = max(map(len, fields), default=0) + 2
     return "\n".join(
         line
@@ -210,7 +210,7 @@ def lay_out(fields: Mapping[str, object]) -> str:
 
 
 def _label(name: str) -> str:
-    # n_ and is_ are the code's words for a count and a yes or no.
+    # n_ marks counts and is_ marks booleans in the code.
     return name.removeprefix("n_").removeprefix("is_").replace("_", " ")
 
 
@@ -219,7 +219,7 @@ def _indent(label: str, lines: list[str]) -> list[str]:
 
 
 def _lines(value: object, width: int) -> list[str]:
-    """Put what is listed on one line, or on a line each: sentences, and what would be too long."""
+    """Return a list on one line, or an item per line if items are sentences or the line would be too long."""
     if isinstance(value, dict):
         texts = {str(key): _on_one_line(item) for key, item in value.items()}
         line = _on_one_line(value)
@@ -282,9 +282,9 @@ def fingerprint(value: object) -> str:
 
 
 class Command(NamedTuple):
-    """What a verb (or one of its sub-verbs) runs: its config model and its function."""
+    """What a command runs: its config model and its function."""
 
     config: type[Config]
     run: Callable[..., Report | Any | None]
     next_step: Callable[[Any, Any], str | None] = lambda _config, _report: None
-    """What a person types behind it, by its config and its report; None where nothing follows."""
+    """The next command, by its config and its result; None if there is none."""

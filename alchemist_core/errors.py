@@ -1,20 +1,20 @@
-"""Errors that a user can act on: each text names the value, the limit and the remedy.
+"""Errors that a user can act on: each message names what is wrong, what is allowed and what to do.
 
-The command line prints them without a traceback and exits with their `exit_code`. Code 99 is never used: a bash task of
-Airflow takes it for "skipped".
+The command line prints them without a traceback and exits with their `exit_code`. Code 99 is never used, because a bash
+task of Airflow treats it as "skipped".
 
-`is_retryable` is whether the same command can succeed when it is run again and nobody has changed anything. A scheduler reads
-only exit codes: `FINAL_EXIT_CODES` lists those that it must not retry.
+`is_retryable` states whether the same command can succeed when it runs again without any change. A scheduler reads only exit
+codes: `FINAL_EXIT_CODES` lists those that it must not retry.
 
 | code | error | retry | why |
 | --- | --- | --- | --- |
 | 1 | AlchemistError, or a defect | yes | the cause is unknown |
 | 2 | ConfigError | no | the same value is refused again |
 | 3 | StoreError | yes | a database that restarts is reachable again |
-| 4 | LeaseLostError | yes | the next try takes over, or follows the run that did |
+| 4 | LeaseLostError | yes | the next try takes over, or waits for the run that did |
 | 5 | CheckFailedError | no | the same data fails the same check again; some checks take an hour |
-| 6 | DataError | yes | it covers storage that does not answer, which recovers |
-| 7 | MissingDependencyError | no | a package is missing until somebody installs it |
+| 6 | DataError | yes | it includes unreachable storage, which recovers |
+| 7 | MissingDependencyError | no | the package must be installed first |
 | 8 | AirflowError | yes | an API server that restarts is reachable again |
 | 9 | TrainingCollapsedError | no | the training resumes from its checkpoint and collapses again |
 """
@@ -28,7 +28,7 @@ class AlchemistError(Exception):
 
 
 class ConfigError(AlchemistError):
-    """Refuse a value that the user gave."""
+    """Refuse a value given by the user."""
 
     exit_code = 2
     is_retryable = False
@@ -54,25 +54,25 @@ class CheckFailedError(AlchemistError):
 
 
 class DataError(AlchemistError):
-    """Refuse data that is not what it was registered as."""
+    """Refuse data that differs from what was registered."""
 
     exit_code = 6
 
 
 class MissingShardError(DataError):
-    """Report a registered shard whose file is not there."""
+    """Report a registered shard whose file does not exist."""
 
 
 class ChangedShardError(DataError):
-    """Report a registered shard that holds other bytes than were registered."""
+    """Report a registered shard whose bytes differ from those registered."""
 
 
 class UnreachableRootError(DataError):
-    """Report storage that cannot be reached: nothing is known of the shards there."""
+    """Report unreachable storage; the state of its shards is unknown."""
 
 
 class MissingDependencyError(AlchemistError):
-    """Name the extra that a command needs and that is not installed."""
+    """Report that a command needs an extra that is not installed."""
 
     exit_code = 7
     is_retryable = False
@@ -86,4 +86,4 @@ class TrainingCollapsedError(AlchemistError):
 
 
 FINAL_EXIT_CODES = tuple(sorted(error.exit_code for error in AlchemistError.__subclasses__() if not error.is_retryable))
-"""Exit codes after which the same command fails again: Airflow fails such a task without a retry."""
+"""Exit codes that Airflow does not retry, because the same command would fail again."""

@@ -1,6 +1,6 @@
-"""What a person is told, and how it reaches them: a program of theirs, or a web address (Slack, Teams, mail, any webhook).
+"""Notifications: their text, and how they are sent to a program or to web addresses (Slack, Teams, mail, any webhook).
 
-Knows no store: `store/notifications.py` keeps the events and calls `send_to` for each receiver.
+Independent of the database: `store/notifications.py` stores the events and calls `send_to` for each receiver.
 """
 
 import json
@@ -25,22 +25,22 @@ TITLES: dict[Kind, str] = {
     "held_night": "A night is held",
     "failed_check": "A data check failed",
     "failed_task": "A task failed",
-    "question": "A question waits for an answer",
+    "question": "A question needs an answer",
     "answered": "A question was answered",
     "worse_than_random": "A subset is worse than random",
 }
 COMMAND_TIMEOUT_S = 30
 RETRIES, RETRY_WAIT_S = 2, 0.5
-"""After a first attempt at a web address fails; each attempt ends after 8 seconds at most."""
+"""Pauses after failed attempts at a web address; each attempt takes at most 8 seconds."""
 LONGEST_TEXT = 4000
-"""Characters of one text, from its end: receivers refuse long messages, and the end of a log says most."""
-# A chat program gives these a meaning (`<!channel>` in Slack, `@everyone` in Discord): names of data must not call people.
+"""Longest text, in characters from its end: receivers refuse long messages, and the end of a log matters most."""
+# Chat programs interpret these (`<!channel>` in Slack, `@everyone` in Discord): names of data must not alert people.
 HARMLESS = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
 INFRA = resource("infra")
 
 
 class NotSentError(AlchemistError):
-    """Report a receiver that did not take an event; the text holds no secret."""
+    """Report that a receiver did not accept an event; the message contains no secret."""
 
 
 _senders: dict[object, Callable[[], None]] = {}
@@ -48,7 +48,7 @@ _senders: dict[object, Callable[[], None]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that a person should hear of. `key` makes it one event: the same key is told once."""
+    """One event that people are notified of, once for each `key`."""
 
     kind: Kind
     key: str
@@ -64,15 +64,15 @@ class Event:
 
     @property
     def text(self) -> str:
-        """Return the message for a person: what happened, where to look, what to do, then the figures."""
+        """Return the message: what happened, where to look, what to do, then the facts."""
         facts = [f"{name}: {value}" for name, value in self.facts.items() if value is not None]
         lines = [self.what_happened, f"Look: {self.where_to_look}", f"Do: {self.what_to_do}", *facts]
-        # Further lines of a value are indented: a log or a name cannot pass for a line of ours.
+        # Further lines of a value are indented, so that a log or a name cannot imitate a line of the message.
         return "\n".join(plain(line).replace("\n", "\n    ") for line in lines)
 
 
 def plain(text: str) -> str:
-    r"""Return a text without signs that a terminal or a chat program would interpret; line breaks stay, too long a start is cut.
+    r"""Return a text without characters that a terminal or a chat program interprets; keep line breaks, cut a long start.
 
     >>> plain("a\x1b[31m<!channel>\u202eb")
     'a[31m‹!channel›b'
@@ -82,7 +82,7 @@ def plain(text: str) -> str:
 
 
 def code_span(value: object) -> str:
-    r"""Return a value as Markdown code, in which no renderer finds a link, HTML or markup, whatever the value holds.
+    r"""Return a value as Markdown code, so that nothing in it is rendered as a link, HTML or markup.
 
     >>> print(code_span("[a](http://b)\n<i>`` "))
     ``` [a](http://b) ‹i›``  ```
@@ -93,18 +93,18 @@ def code_span(value: object) -> str:
 
 
 def send_at_end(store: object, send: Callable[[], None]) -> None:
-    """Note that a store has events to send when this command ends; the command line calls `send_announced`."""
+    """Register events to send at the end of the command, when the command line calls `send_announced`."""
     _senders[store] = send
 
 
 def send_announced() -> None:
-    """Send what this process has announced, whether its command succeeded or not."""
+    """Send the events that this process announced, whether its command succeeded or not."""
     while _senders:
         _senders.popitem()[1]()
 
 
 def task_page(dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, tab: str = "") -> str | None:
-    """Return the address of a task's page in Airflow; none where ALCHEMIST_AIRFLOW_URL does not say where Airflow is."""
+    """Return the URL of a task in Airflow; none if ALCHEMIST_AIRFLOW_URL is not set."""
     address = load_settings().airflow_url
     if address is None:
         return None
@@ -114,7 +114,7 @@ def task_page(dag_id: str, run_id: str, task_id: str, *, map_index: int = -1, ta
 
 
 def page_of_this_task(otherwise: str) -> str:
-    """Return the page of the Airflow task that runs this command; outside Airflow the runbook's heading `otherwise`."""
+    """Return the URL of the Airflow task that runs this command; outside Airflow, that of the runbook heading `otherwise`."""
     names = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "AIRFLOW_CTX_TASK_ID")
     dag_id, run_id, task_id = (os.environ.get(name, "") for name in names)
     map_index = int(os.environ.get("AIRFLOW_CTX_MAP_INDEX", "-1"))
@@ -123,19 +123,19 @@ def page_of_this_task(otherwise: str) -> str:
 
 
 def docs_address() -> str:
-    """Return where the runbook's folder is shown: ALCHEMIST_DOCS_URL, else the folder beside this code."""
+    """Return the address of the folder of the runbook: ALCHEMIST_DOCS_URL, else the folder of this installation."""
     return (load_settings().docs_url or INFRA.as_uri()).rstrip("/")
 
 
 def runbook_page(heading: str) -> str:
-    """Return the address of a heading of the runbook."""
+    """Return the address of a runbook heading."""
     return f"{docs_address()}/RUNBOOK.md#{heading}"
 
 
 def receivers() -> Iterator[tuple[str, Callable[[Event], None]]]:
-    """Yield each receiver that the settings name: a name without secrets, and what sends an event there.
+    """Yield each receiver in the settings: a name without secrets, and a function that sends an event to it.
 
-    Calling it raises NotSentError, also where the setting itself is wrong: a mistyped address must not stop a stage.
+    The function raises NotSentError, even if the setting is wrong: a mistyped address must not stop a stage.
     """
     settings = load_settings()
     if settings.notify_command:
@@ -143,7 +143,7 @@ def receivers() -> Iterator[tuple[str, Callable[[Event], None]]]:
         yield "command", lambda event: _run_command(command, event)
     addresses = settings.notify_url.get_secret_value().split() if settings.notify_url else []
     for number, address in enumerate(addresses, 1):
-        # By its hash: an event that one of several receivers has taken is not sent there again.
+        # Named by its hash, so that a receiver that accepted an event does not get it again.
         name = f"url {number} ({sha256(address.encode()).hexdigest()[:8]})"
         yield name, lambda event, address=address: _post(address, event)  # type: ignore[misc]  # bound now, not later
 
@@ -165,9 +165,9 @@ def _run_command(command: str, event: Event) -> None:
 
 
 def _why_not_run(error: Exception) -> str:
-    """Say how a program failed, without its arguments: they may hold a password, and logs and the store keep this text."""
+    """Describe how a program failed, without its arguments: they may contain a password, and this text is logged and stored."""
     if isinstance(error, subprocess.CalledProcessError):
-        return f"it ended with exit code {error.returncode}"
+        return f"it failed with exit code {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it took more than {COMMAND_TIMEOUT_S} seconds"
     if isinstance(error, OSError):
@@ -177,29 +177,27 @@ def _why_not_run(error: Exception) -> str:
 
 def _post(address: str, event: Event) -> None:
     with warnings.catch_warnings():
-        # Apprise imports every service's own library that it finds; some of them use what Python has deprecated.
+        # Apprise imports the libraries of all services that it finds; some of them use deprecated features.
         warnings.simplefilter("ignore")
         _post_by_apprise(address, event)
 
 
 def _post_by_apprise(address: str, event: Event) -> None:
-    import apprise  # noqa: PLC0415  half a second, and only where something happened
+    import apprise  # noqa: PLC0415  takes half a second to import
 
     asset = apprise.AppriseAsset(
         app_id="Alchemist", async_mode=False, default_service_retry=RETRIES, default_service_wait=RETRY_WAIT_S
     )
     service = apprise.Apprise(asset=asset)
     with apprise.LogCapture(level=apprise.logging.WARNING) as said:  # type: ignore[no-untyped-call]
-        # A plain web address is a webhook that takes JSON.
+        # A plain web address is a webhook that accepts JSON.
         if not any(service.add(form) for form in (address, *_as_webhook(address))):
-            raise NotSentError(
-                "the address is not one that Apprise knows. Use json://HOST/PATH, slack://… or msteams://…."
-            )
+            raise NotSentError("Apprise does not support this address. Use json://HOST/PATH, slack://… or msteams://….")
         kind = apprise.NotifyType.INFO if event.kind in ("question", "answered") else apprise.NotifyType.WARNING
         is_sent = service.notify(event.text, event.title, kind, body_format=apprise.NotifyFormat.TEXT)
         if not is_sent:
             lines = [line for line in said.getvalue().splitlines() if line.strip()]
-            raise NotSentError(plain(lines[-1] if lines else "it did not take the message"))
+            raise NotSentError(plain(lines[-1] if lines else "it did not accept the message"))
 
 
 def _as_webhook(address: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Presets: named defaults for every stage; flags override single fields.
+"""Presets: named defaults for every stage; options override single values.
 
 Each is a function that returns, for each stage, the fields that differ from the config models' own defaults.
 """
@@ -8,14 +8,14 @@ from inspect import signature
 from typing import Any
 
 Values = dict[str, dict[str, Any]]
-# The authors' head cuts: 0.25 for retentions of 10% to 50%, 0.15 for 80%, 0.05 for 90%.
+# The drop-top ratios of the authors: 0.25 for retentions of 10% to 50%, 0.15 for 80%, 0.05 for 90%.
 PAPER_CUTS = (0.25, 0.15, 0.05)
 
 
 def tiny() -> Values:
     """Run everything on a laptop: the config models' own defaults.
 
-    Hardware: 2 CPU cores. Duration: minutes for 12,000 pairs of 64 px.
+    Hardware: 2 CPU cores. Duration: minutes for 12,000 samples of 64 px.
     """
     return {}
 
@@ -23,8 +23,8 @@ def tiny() -> Values:
 def paper(retention: float = 0.2) -> Values:
     """Rate by loss (Eq. 9) and select by Shift-Gsample (Eq. 11), as the paper's tables do.
 
-    Hardware: 2 CPU cores at tiny size. The head cut is 0.25; where it would leave too few samples it is lowered as the authors did, to
-    0.15 (at 80%) and 0.05 (at 90%). Subsets of one head cut are nested, 20% ⊂ 50% ⊂ 70%; those of different head cuts need not be.
+    Hardware: 2 CPU cores at tiny size. The drop-top ratio is 0.25; at high retentions it is lowered as the authors did, to 0.15 (at
+    80%) and 0.05 (at 90%). Subsets with the same drop-top ratio are nested, 20% ⊂ 50% ⊂ 70%; others need not be.
     """
     cut = next((cut for cut in PAPER_CUTS if retention <= 1 - cut), PAPER_CUTS[-1])
     shift = {"strategy": "shift_gsample", "drop_top_ratio": cut, "mean_rank": 0.625, "std_rank": 0.125}
@@ -32,9 +32,9 @@ def paper(retention: float = 0.2) -> Values:
 
 
 def paper_exact(retention: float = 0.2) -> Values:
-    """Take the paper's bare objective and product of weights as printed; it collapses, which is the point of the preset.
+    """Use the objective and the product of weights exactly as the paper prints them. Training collapses, as this preset shows.
 
-    Hardware: 2 CPU cores at tiny size. Head cuts as in the preset paper.
+    Hardware: 2 CPU cores at tiny size. Drop-top ratios as in the preset paper.
     """
     values = paper(retention)
     values["train_rater"]["training"]["objective"] = "paper_exact"
@@ -44,8 +44,8 @@ def paper_exact(retention: float = 0.2) -> Values:
 def paper_size() -> Values:
     """Train the paper's networks: STAR-0.3B as both proxies, a depth-8 rater of 38.95 M, the published tokenizer at 256 px.
 
-    Hardware: GPUs under accelerate launch; built and counted, not yet trained. Rule alignment. The 64 pairs of a part of the
-    downstream batch hold 44 GB of activations by count, so that one GPU of 80 GB will do; with --is-checkpointed about a seventh.
+    Hardware: GPUs under accelerate launch; parameters were counted, nothing was trained yet. Scoring rule alignment. A micro-batch
+    of 64 samples has 44 GB of activations by calculation, so one GPU of 80 GB is enough; with --is-checkpointed about a seventh.
     Needs --tokenizer-from and --text-encoder clip:NAME.
     """
     training = {
@@ -65,7 +65,7 @@ def paper_size() -> Values:
 def flux_mini() -> Values:
     """Adapt FLUX-mini to a subset, as FluxKits does: rank 16 on attention, one epoch at 512 px (Table 2c).
 
-    Hardware: one GPU of 24 GB (3.2 B frozen weights in bf16). Built, counted and run at tiny size; not yet trained whole.
+    Hardware: one GPU of 24 GB (3.2 B frozen weights in bf16). Run at tiny size; the full size was not trained yet.
     Needs --base flux-mini.safetensors and --flux-parts FOLDER of FLUX.1's VAE and encoders.
     """
     model = {
@@ -85,7 +85,7 @@ PRESETS: dict[str, Callable[..., Values]] = {
 
 
 def preset_values(name: str, stage: str, *, retention: float | None = None) -> dict[str, Any]:
-    """Return the values that a preset gives to one stage; a preset whose values depend on the retention takes it as its argument.
+    """Return the values of a preset for one stage; some presets depend on the retention.
 
     >>> preset_values("paper", "train_rater")
     {'training': {'rule': 'loss'}}

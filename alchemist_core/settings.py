@@ -1,6 +1,6 @@
-"""Settings say *where*: servers, folders, secrets. Read once, from `ALCHEMIST_` variables of the environment.
+"""Settings of the installation: servers, folders, secrets. They are read once from environment variables `ALCHEMIST_…`.
 
-What a stage does is never here: that is its config model.
+Settings never change what a stage does: its config model does.
 """
 
 import os
@@ -15,7 +15,7 @@ from alchemist_core.errors import ConfigError
 
 
 class Settings(BaseSettings):
-    """Where this installation keeps its things."""
+    """Paths, addresses, credentials and limits of this installation."""
 
     model_config = SettingsConfigDict(env_prefix="ALCHEMIST_", frozen=True, extra="ignore")
 
@@ -23,9 +23,10 @@ class Settings(BaseSettings):
         Path(".alchemist"), description="Folder of the embedded database, artifacts, logs and benchmarks"
     )
     database_url: SecretStr | None = Field(
-        None, description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded one under home is started"
+        None,
+        description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded server under the home is started",
     )
-    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible store; unset: AWS")
+    s3_endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible object store; unset: AWS")
     project: Path | None = Field(
         None, description="Project file; unset: alchemist.toml in the working directory or the nearest folder above it"
     )
@@ -40,86 +41,98 @@ class Settings(BaseSettings):
     )  # fmt: skip
     devices: str | None = Field(
         None,
-        description="Names of this machine's devices in CUDA's order, comma between them; unset: the UUIDs of its GPUs, or its CPU",
+        description="Names of the devices of this machine in CUDA's order, separated by commas; unset: the UUIDs of its GPUs, or its CPU",
     )
     decode_workers: int | None = Field(
-        None, ge=0, le=1024, description="Processes that decode or read shards; 0: none beside; unset: one a core"
+        None,
+        ge=0,
+        le=1024,
+        description="Processes that read and decode shards; 0: in the main process; unset: one per core",
     )
     upload_settle_s: float = Field(
         3600.0,
         ge=0,
-        description="Seconds for which a tar without an end mark must stay unchanged before it is read as it is: a younger one is an "
-        "upload under way",
+        description="Seconds for which a tar without an end mark must stay unchanged before it is read; until then it counts as "
+        "still being uploaded",
     )
     decode_limit_s: float = Field(
-        10.0, gt=0, le=3600, description="Seconds of processor time that one image may take to read; past it: too_slow"
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds of CPU time for decoding one image; above that it is quarantined as too_slow",
     )
     aesthetic_clip: Path | None = Field(
-        None, description="Folder of the CLIP model that aesthetic scores are made with; unset: there are none"
+        None, description="Folder of the CLIP model for aesthetic scores; unset: no aesthetic scores"
     )
-    aesthetic_head: Path | None = Field(None, description="safetensors file of the linear head on it: weight and bias")
+    aesthetic_head: Path | None = Field(
+        None, description="safetensors file of the linear aesthetic head: weight and bias"
+    )
     price_per_gpu_hour: float | None = Field(
-        None, ge=0, description="What an hour of one GPU costs, in your currency; unset: costs are unknown"
+        None, ge=0, description="Price of one GPU hour, in your currency; unset: costs are unknown"
     )
     price_per_core_hour: float | None = Field(
-        None, ge=0, description="What an hour of one CPU core costs, in your currency; unset: costs are unknown"
+        None, ge=0, description="Price of one CPU core hour, in your currency; unset: costs are unknown"
     )
 
     budget_per_day: float | None = Field(
-        None, ge=0, description="What a day may cost, in your currency; unset: no alert about costs"
+        None, ge=0, description="Budget per day, in your currency; unset: no alert about costs"
     )
     statsd_port: int | None = Field(
-        None, ge=1024, le=65535, description="UDP port where the exporter hears Airflow's statsd; unset: it does not"
+        None,
+        ge=1024,
+        le=65535,
+        description="UDP port on which the exporter receives Airflow's statsd metrics; unset: none",
     )
     notify_command: str | None = Field(
         None,
-        description="Program that is given each event a person should hear of, as JSON on its standard input; unset: none",
+        description="Program that receives each notification as JSON on its standard input; unset: none",
     )
     notify_url: SecretStr | None = Field(
         None,
-        description="Addresses that are sent the same events, a space between them: slack://, msteams://, mailto://, "
-        "json://HOST/PATH or any other that Apprise knows; unset: none",
+        description="Addresses that receive each notification, separated by spaces: slack://, msteams://, mailto://, "
+        "json://HOST/PATH or any other that Apprise supports; unset: none",
     )
     airflow_users: str = Field(
         "admin:admin",
         pattern=r"^[A-Za-z0-9._-]+:(viewer|user|op|admin)(,[A-Za-z0-9._-]+:(viewer|user|op|admin))*$",
-        description="Who may log in to the local Airflow, as NAME:ROLE with commas between them; "
-        "roles: viewer (sees), user (also starts runs), op (also changes pools), admin",
+        description="Users of the local Airflow, as NAME:ROLE, separated by commas; "
+        "roles: viewer (read), user (also start runs), op (also change pools), admin",
     )
     airflow_url: str | None = Field(
-        None, description="Address of Airflow's page as people open it, for links; unset: links lead to the runbook"
+        None, description="URL of Airflow's web page, for links; unset: links lead to the runbook"
     )
     reports_url: str | None = Field(
-        None, description="Address where people open the pages of artifacts/reports, for links; unset: their paths"
+        None, description="URL of the pages of artifacts/reports, for links; unset: their paths"
     )
     docs_url: str | None = Field(
         None,
-        description="Address of the folder where people read RUNBOOK.md, for links; unset: the folder beside the code",
+        description="URL of the folder of RUNBOOK.md, for links; unset: the folder of this installation",
     )
     openlineage: bool = Field(
         False,
-        description="Whether stages send OpenLineage events; where to stands in the OPENLINEAGE_ variables of its client",
+        description="Send OpenLineage events from stages; the OPENLINEAGE_ variables of its client set the address",
     )
     log_max_mib: int = Field(
         50, ge=1, le=100_000, description="Size in MiB at which the log of a process of the local stack is rotated"
     )
     task_log_keep_days: float = Field(
-        30.0, gt=0, le=36_500, description="Days that `alchemist maintain logs` keeps the logs of Airflow's tasks"
+        30.0, gt=0, le=36_500, description="Days for which `alchemist maintain logs` keeps the logs of Airflow's tasks"
     )
     task_log_max_mib: int = Field(
         2_000, ge=1, le=100_000_000,
-        description="Size in MiB of all logs of Airflow's tasks, above which `alchemist maintain logs` removes the oldest",
+        description="Total size in MiB of the logs of Airflow's tasks, above which `alchemist maintain logs` removes the oldest",
     )  # fmt: skip
     task_logs: Path | None = Field(
         None, description="Folder of the logs of Airflow's tasks; unset: airflow/logs under home"
     )
     airflow_database_url: SecretStr | None = Field(
-        None, description="Airflow's own database, for its cleaning; unset: it is not cleaned"
+        None,
+        description="URL of Airflow's database, from which `alchemist maintain airflow` deletes old history; unset: nothing is deleted",
     )
 
     @property
     def artifacts(self) -> Path:
-        """Folder of raters, subsets, models and reports; every artifact is found by its hash."""
+        """Folder of raters, subsets, models and reports; artifacts are addressed by their hash."""
         return self.home.resolve() / "artifacts"
 
 
@@ -127,32 +140,34 @@ PROJECT_FILE = "alchemist.toml"
 
 
 def find_project_file() -> Path | None:
-    """Return the absolute path of the project file; none where there is none.
+    """Return the absolute path of the project file; none if there is no project file.
 
-    A file that was only found, not named, must belong to this user or to root: it names code that checks run, and whoever
-    may write into a folder above this one, such as /tmp, could leave one there.
+    A file that was found and not given must belong to this user or to root: it names code that checks run, and other users may
+    be able to write into a folder above this one, such as /tmp.
 
     Raises:
-        ConfigError: `ALCHEMIST_PROJECT` is not a file, or the file that was found belongs to somebody else.
+        ConfigError: `ALCHEMIST_PROJECT` is not a file, or the file that was found belongs to another user.
     """
     named = load_settings().project
     if named is not None:
         if not named.is_file():
-            raise ConfigError(f"ALCHEMIST_PROJECT is {str(named)!r}, which is not a file. Name an {PROJECT_FILE}.")
+            raise ConfigError(
+                f"ALCHEMIST_PROJECT is {str(named)!r}, which is not a file. Give the path of an {PROJECT_FILE}."
+            )
         return named.resolve()
     here = Path.cwd()
     found = next((path for folder in (here, *here.parents) if (path := folder / PROJECT_FILE).is_file()), None)
     if found is not None and found.stat().st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"{found} belongs to another user. To use it all the same, set ALCHEMIST_PROJECT={found}.")
+        raise ConfigError(f"{found} belongs to another user. To use it anyway, set ALCHEMIST_PROJECT={found}.")
     return found
 
 
 @cache
 def load_settings() -> Settings:
-    """Read the environment once a process.
+    """Read the environment, once per process.
 
     Raises:
-        ConfigError: A variable breaks a bound; the text names the variable, and its value unless that is a secret.
+        ConfigError: A variable is not valid; the message names it, and its value unless it is a secret.
     """
     try:
         return Settings()

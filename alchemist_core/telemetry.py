@@ -1,7 +1,7 @@
-"""What a run tells while it works: log lines or a progress bar, and the catalogue of metrics.
+"""Log lines, progress bars, and the catalogue of all metrics.
 
-Nothing else may create a metric. Labels are bounded: never a sample, a shard, a run or a user's text. The label `dag`, which no other
-name has, is for what Airflow says of itself: one of the files in dags/.
+No other module may create a metric. Labels are bounded: never a sample, a shard, a run or a text of a user. The label `dag` is
+for metrics of Airflow: one of the files in dags/.
 """
 
 import os
@@ -31,22 +31,22 @@ LOG_INTERVAL_S = 5.0
 
 
 class _Console(Console):
-    """A console whose reader may leave: a job goes on when the Airflow worker that reads its lines has died."""
+    """A console whose reader may disappear: a job continues after the Airflow worker that reads its output died."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-# Standard error: standard output belongs to the report, whose last line may be JSON.
+# Standard error, because standard output is for the result, whose last line may be JSON.
 console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-# All of C0 but tab and newline, DEL, C1, and the signs that turn the direction of text.
+# C0 except tab and newline, DEL, C1, and the characters that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def escape_control(text: str) -> str:
-    r"""Replace control signs by their escapes: names of files and captions come from outside, and a terminal obeys what it is shown.
+    r"""Escape control characters, because a terminal would interpret those in names of files and captions.
 
     >>> escape_control("a\x1b[2Jb\tc")
     'a\\x1b[2Jb\tc'
@@ -55,7 +55,7 @@ def escape_control(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    r"""Replace line breaks too: a name that holds one must not look like two lines of a list.
+    r"""Escape line breaks too, so that a name with a line break does not look like two lines of a list.
 
     >>> on_one_line("a\nb.tar")
     'a\\nb.tar'
@@ -64,12 +64,12 @@ def on_one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line for the person who watches the run."""
+    """Print one line to standard error."""
     console.print(escape_control(text), markup=False)
 
 
 class ProgressLine:
-    """Show done of total: a bar on a terminal, a log line every few seconds otherwise."""
+    """Progress of a run: a bar on a terminal, else a log line every few seconds."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -91,7 +91,7 @@ class ProgressLine:
         return self
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """Show the state of the work; cheap enough to call at every step."""
+        """Show the progress; cheap enough to call at every step."""
         note = escape_control(note)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, note=note)
@@ -108,7 +108,7 @@ class ProgressLine:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One series family: base unit in the name, labels from a bounded list, and the text that a dashboard shows."""
+    """One metric: its name with the base unit, its help text, and its labels from a bounded list."""
 
     name: str
     text: str
@@ -116,19 +116,21 @@ class Metric:
 
 
 CATALOGUE = (
-    Metric("alchemist_store_up", "Whether the exporter could read the store: 1 or 0."),
-    Metric("alchemist_store_read_seconds", "Seconds that reading the store took at this scrape."),
-    Metric("alchemist_store_size_bytes", "Size of the store's database on disk."),
+    Metric("alchemist_store_up", "Whether the exporter could read the database: 1 or 0."),
+    Metric("alchemist_store_read_seconds", "Seconds that reading the database took at this scrape."),
+    Metric("alchemist_store_size_bytes", "Size of the database on disk."),
     Metric("alchemist_stage_last_success_timestamp_seconds", "When a stage last succeeded, in unix time.", ("stage",)),
     Metric("alchemist_stage_runs_total", "Ended executions of a stage by outcome.", ("stage", "outcome")),
-    Metric("alchemist_stage_runs_running", "Executions of a stage that beat within the last five minutes.", ("stage",)),
-    Metric("alchemist_stage_progress_ratio", "How far the running executions of a stage are, 0 to 1.", ("stage",)),
+    Metric(
+        "alchemist_stage_runs_running", "Executions of a stage with a heartbeat in the last five minutes.", ("stage",)
+    ),
+    Metric("alchemist_stage_progress_ratio", "Progress of the running executions of a stage, 0 to 1.", ("stage",)),
     Metric("alchemist_stage_work_seconds_total", "Seconds of work of a stage's ended runs.", ("stage",)),
     Metric("alchemist_stage_last_work_seconds", "Seconds of work of a stage's newest successful run.", ("stage",)),
     Metric(
         "alchemist_stage_cost_total", "Cost of a stage's ended runs, in the currency of the prices set.", ("stage",)
     ),
-    Metric("alchemist_budget_per_day", "What a day may cost, in the currency of the prices set."),
+    Metric("alchemist_budget_per_day", "Budget per day, in the currency of the prices set."),
     Metric("alchemist_shards", "Registered shards by state.", ("dataset", "outcome")),
     Metric("alchemist_shards_unscored", "Verified shards that the production rater has not scored.", ("dataset",)),
     Metric(
@@ -144,56 +146,62 @@ CATALOGUE = (
     Metric("alchemist_nights", "Nights of the production rater by state.", ("dataset", "outcome")),
     Metric(
         "alchemist_newest_night_timestamp_seconds",
-        "Newest crawl date that may be drawn from, in unix time.",
+        "Newest crawl date that samples can be selected from, in unix time.",
         ("dataset",),
     ),
     Metric(
         "alchemist_night_interval_seconds",
-        "Usual time between two crawl dates of a dataset: as the project file says, else measured from its newest ones.",
+        "Usual time between two crawl dates of a dataset: from the project file, else measured from the newest ones.",
         ("dataset",),
     ),
     Metric(
         "alchemist_score_psi",
-        "Distance of the newest measured night's scores from the accepted ones: population stability index.",
+        "Score drift of the newest measured night against the accepted nights: population stability index.",
         ("dataset", "rater"),
     ),
     Metric(
         "alchemist_score_ks_distance",
-        "Distance of the newest measured night's scores from the accepted ones: Kolmogorov-Smirnov, 0 to 1.",
+        "Score drift of the newest measured night against the accepted nights: Kolmogorov-Smirnov distance, 0 to 1.",
         ("dataset", "rater"),
     ),
     Metric(
         "alchemist_ledger_mismatched_shards",
-        "Shards whose scores and quarantine rows did not add up when they were last counted again.",
+        "Shards whose scores and quarantine rows did not match their ledger at the last recount.",
         ("dataset",),
     ),
     Metric("alchemist_check_failures", "Failed data checks of the last day, by severity.", ("reason", "outcome")),
     Metric("alchemist_task_failures", "Failed Airflow tasks of the last day, as dag.task.", ("stage",)),
     Metric(
         "alchemist_notifications",
-        "Events of the last day that people should hear of: delivered, waiting, failed, or without a receiver.",
+        "Notifications of the last day: delivered, waiting, failed, or without a receiver.",
         ("outcome",),
     ),
     Metric("alchemist_leases", "Leases by state: live, or expired and not claimed again.", ("outcome",)),
-    Metric("alchemist_takedowns", "Takedowns: done, or pending while something still holds the bytes.", ("outcome",)),
     Metric(
-        "alchemist_takedown_oldest_timestamp_seconds", "When the oldest pending takedown was asked for.", ("outcome",)
+        "alchemist_takedowns",
+        "Takedowns: done, or pending while a published version or a materialized dataset contains the image.",
+        ("outcome",),
     ),
-    Metric("alchemist_rater_check_value", "What a rater's certificate says of each check.", ("rater", "metric")),
+    Metric(
+        "alchemist_takedown_oldest_timestamp_seconds", "When the oldest pending takedown was requested.", ("outcome",)
+    ),
+    Metric("alchemist_rater_check_value", "Value of each acceptance check of a rater.", ("rater", "metric")),
     Metric("alchemist_subset_samples", "Members of each published subset.", ("subset",)),
     Metric(
-        "alchemist_subset_retention_ratio", "Share of the eligible pairs that a published subset keeps.", ("subset",)
+        "alchemist_subset_retention_ratio",
+        "Retention of a published subset: its share of the eligible samples.",
+        ("subset",),
     ),
     Metric(
         "alchemist_evaluation_value",
         "Mean value of a metric over the models of a published subset, or of its random control.",
         ("subset", "metric", "outcome"),
     ),
-    Metric("alchemist_docs_info", "Where people read RUNBOOK.md, as a label; the value is 1.", ("url",)),
-    Metric("alchemist_airflow_listening", "Whether the exporter is told to hear Airflow's statsd: 1 or 0."),
+    Metric("alchemist_docs_info", "Address of the folder of RUNBOOK.md, as a label; the value is 1.", ("url",)),
+    Metric("alchemist_airflow_listening", "Whether the exporter receives Airflow's statsd metrics: 1 or 0."),
     Metric("alchemist_airflow_heartbeats_total", "Heartbeats of Airflow's scheduler since the exporter started."),
     Metric("alchemist_airflow_import_errors", "DAG files that Airflow could not import."),
-    Metric("alchemist_airflow_run_seconds", "Duration of a DAG's newest run, by how it ended.", ("dag", "outcome")),
+    Metric("alchemist_airflow_run_seconds", "Duration of the newest run of a DAG, by outcome.", ("dag", "outcome")),
     Metric("alchemist_airflow_runs_total", "DAG runs that ended since the exporter started.", ("dag", "outcome")),
     Metric("alchemist_airflow_pool_slots", "Slots of the pool gpu: open, queued, running.", ("outcome",)),
 )
@@ -203,18 +211,18 @@ Measurements = dict[str, list[tuple[tuple[str, ...], float]]]
 
 
 class StoreCollector(Collector):
-    """Turns what is said at a scrape into the catalogue's series; a family without rows is exported empty.
+    """Collects all metrics of the catalogue at a scrape; a metric without values is exported empty.
 
-    A store that does not answer is a series too (`alchemist_store_up` 0), so that its silence is not taken for the exporter's.
+    If the database does not answer, `alchemist_store_up` is 0, so that it can be told from a dead exporter.
     """
 
     def __init__(self, read: Callable[[], Measurements], *others: Callable[[], Measurements]) -> None:
         self._read, self._others = read, others
-        # Two servers that scrape at once read one after the other: the store has better things to do.
+        # Concurrent scrapes read the database one after the other, to limit its load.
         self._reading = threading.Lock()
 
     def collect(self) -> Iterator[PrometheusMetric]:
-        """Read the store once and yield every family of the catalogue."""
+        """Read the database once and yield every metric of the catalogue."""
         measured = self._measure()
         if unknown := measured.keys() - {metric.name for metric in CATALOGUE}:
             raise KeyError(f"not in the catalogue of telemetry.py: {', '.join(sorted(unknown))}")
@@ -230,8 +238,8 @@ class StoreCollector(Collector):
         try:
             with self._reading:
                 measured = self._read()
-        except Exception as error:  # noqa: BLE001  whatever keeps the store from answering is what the series is about
-            say(f"the store does not answer: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001  alchemist_store_up reports any failure
+            say(f"The database does not answer: {type(error).__name__}: {error}")
             measured, is_up = {}, 0.0
         ours = {"alchemist_store_up": is_up, "alchemist_store_read_seconds": time.monotonic() - began}
         for read in self._others:

@@ -258,7 +258,7 @@ def test_the_usage_line_names_what_must_be_given(
 def test_a_refused_value_comes_with_its_flags_own_text(capsys: pytest.CaptureFixture[str]) -> None:
     for words, flag, text in (
         (["sample", "takedown", "--sample", "a/b", "--reason", "asked"], "--sample ", "DATASET/SHARD/KEY"),
-        (["plan", "evaluate", "--seeds", "0,x"], "--seeds ", "comma between them"),
+        (["plan", "evaluate", "--seeds", "0,x"], "--seeds ", "separated by commas"),
         (["sample", "explain", "", "--subset", "s"], "SAMPLE ", "DATASET/SHARD/KEY"),
     ):
         assert main(words) == 2
@@ -282,7 +282,7 @@ def test_a_run_that_is_stopped_by_hand_leaves_no_traceback(capsys: pytest.Captur
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(commands, "status", commands["status"]._replace(run=interrupted))
         assert main(["stack", "status"]) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "Run the same command again to resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

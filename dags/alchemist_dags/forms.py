@@ -7,12 +7,12 @@ FORMS = {
         "crawl_date": {'type': ['string', 'null'], 'default': None, 'title': 'Crawl date', 'format': 'date', 'description': "Only shards of this day (YYYY-MM-DD): a dated folder in a shard's path decides, else this date is noted"},
     },
     "train_rater": {
-        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Defaults by name; other fields override them', 'enum': ['flux_mini', 'paper', 'paper_exact', 'paper_size', 'tiny']},
+        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Named set of defaults; other fields override single values', 'enum': ['flux_mini', 'paper', 'paper_exact', 'paper_size', 'tiny']},
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset whose pairs are rated', 'minLength': 1},
         "validation": {'type': 'string', 'title': 'Validation', 'description': 'Validation dataset: what the model should become good at', 'minLength': 1},
-        "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6), loss (Eq. 9), or learnability (two proxies, no rater network); empty: as the preset says', 'enum': [None, 'alignment', 'loss', 'learnability']},
-        "seed": {'default': None, 'title': 'Seed', 'description': 'Seed of the first weights and of the order of the data; empty: as the preset says', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 0, below 2147483648', 'pattern': '^\\s*[0-9]{1,10}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 0, 'exclusiveMaximum': 2147483648}},
-        "n_steps": {'default': None, 'title': 'Steps', 'description': 'Steps after the warm-up, bilevel or on validation data; empty: as the preset says', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 1, at most 10000000', 'pattern': '^\\s*[0-9]{1,8}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 1, 'maximum': 10000000}},
+        "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': 'What values a sample: alignment (Eq. 6), loss (Eq. 9), or learnability (two proxies, no rater network); empty: the value of the preset', 'enum': [None, 'alignment', 'loss', 'learnability']},
+        "seed": {'default': None, 'title': 'Seed', 'description': 'Seed of the first weights and of the order of the data; empty: the value of the preset', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 0, below 2147483648', 'pattern': '^\\s*[0-9]{1,10}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 0, 'exclusiveMaximum': 2147483648}},
+        "n_steps": {'default': None, 'title': 'Steps', 'description': 'Steps after the warm-up, bilevel or on validation data; empty: the value of the preset', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 1, at most 10000000', 'pattern': '^\\s*[0-9]{1,8}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 1, 'maximum': 10000000}},
         "max_pairs": {'default': None, 'title': 'Max pairs', 'description': 'At most this many pairs of each dataset, first by hash; empty: all, for training as many as are read', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 64', 'pattern': '^\\s*[0-9]{1,10}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 64}},
     },
     "build_subset": {
@@ -34,14 +34,14 @@ FORMS = {
     },
     "evaluate_subset": {
         "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, comma between them: subset, random, minus_loss, planted, full'},
-        "seeds": {'type': 'string', 'default': '0,1,2', 'title': 'Seeds', 'description': 'Seeds, comma between them; the arms of one seed start alike. Three cost thrice the training of one, and give an interval'},
+        "seeds": {'type': 'string', 'default': '0,1,2', 'title': 'Seeds', 'description': 'Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval'},
         "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'Parquet file of a drawn corpus that says what each pair is worth (arm planted)'},
         "evaluation": {'type': ['string', 'null'], 'default': None, 'title': 'Evaluation', 'description': 'Evaluation dataset; empty: the default (alchemist dataset set-default)'},
         "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Training dataset; default: all'},
     },
 }
 
-# The present names of renamed fields, by their former names.
+# Current names of renamed fields, by their former names.
 RENAMED = {
     "nightly_rescore": {},
     "train_rater": {},
