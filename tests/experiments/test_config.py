@@ -17,7 +17,7 @@ def test_a_seed_that_chooses_does_not_report() -> None:
 
 @pytest.mark.parametrize("given", ["0,1,0", (0, 1, 0)])
 def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
-    with pytest.raises(ValidationError, match="0 is named more than once"):
+    with pytest.raises(ValidationError, match="0 is repeated"):
         RunConfig(experiment="region", choose_seeds=given)
 
 
