@@ -140,7 +140,7 @@ def test_samples_are_exported_with_hashes_and_heuristics(tmp_path: Path, engine:
 
 @pytest.mark.parametrize("name", ["scores.xlsx", "no_such_folder/scores.parquet"])
 def test_a_place_that_cannot_hold_the_file_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"one of \.parquet, \.csv, \.jsonl, in a folder that exists"):
+    with pytest.raises(ConfigError, match=r"one of \.parquet, \.csv, \.jsonl, in an existing folder"):
         scores(ExportScoresConfig(out=tmp_path / name))
 
 

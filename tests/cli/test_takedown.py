@@ -200,8 +200,8 @@ def test_a_picture_that_no_crawl_has_brought_yet_can_be_taken_down_before_it_com
     [
         ({}, "one of --image-hash, --url and --sample .given: 0"),
         ({"url": "https://e.org/none", "image_hash": "ab" * 32}, "given: 2"),
-        ({"url": "https://e.org/none"}, "No pair in the store has --url https://e.org/none"),
-        ({"sample": "scenes/no.tar/1"}, "No pair in the store has --sample"),
+        ({"url": "https://e.org/none"}, "No sample has --url https://e.org/none"),
+        ({"sample": "scenes/no.tar/1"}, "No sample has --sample"),
     ],
 )
 def test_what_names_no_image_is_refused_and_nothing_is_recorded(fields: dict[str, str], message: str) -> None:
