@@ -91,7 +91,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     note_copy(engine, subset.subset_id, uri)
     layout = Layout(config.shard_size, config.shuffle_seed)
     try:
-        copy = materialize_to(members, uri, layout, verify=config.verify, report=stage_run.report)
+        dataset = materialize_to(members, uri, layout, verify=config.verify, on_progress=stage_run.report)
     except Exception:
         _forget_if_empty(stage_run, subset, uri)
         raise
@@ -100,9 +100,9 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     return MaterializeReport(
         subset=subset.title,
         folder=display_address(uri),
-        n_shards=len(copy.shards),
-        n_samples=sum(shard.n_samples for shard in copy.shards),
-        n_bytes_written=copy.n_bytes_written,
+        n_shards=len(dataset.shards),
+        n_samples=sum(shard.n_samples for shard in dataset.shards),
+        n_bytes_written=dataset.n_bytes_written,
         verified=config.verify,
     )
 

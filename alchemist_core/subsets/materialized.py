@@ -1,7 +1,12 @@
-"""Copies chosen records into new tars, byte by byte. Knows neither why they were chosen nor any database.
+"""Materialized datasets: the records of a subset version, copied byte by byte into new tars with a manifest.
 
-The same records give the same bytes, whatever the order in which they come. Members keep their bytes; where a record came
-from stands in `manifest.parquet`. All is written into a hidden folder beside, which takes its name when it is complete.
+A dataset lies in a folder of the home, in any other folder, or under an `s3://` prefix. The same records give the same bytes,
+whatever the order in which they arrive. `manifest.parquet` names each record's source and is written last: a dataset without it is
+not finished. A folder is filled under a hidden name and renamed when it is complete. For an object store each tar is written
+in the home, uploaded and deleted, so that only the tars in progress need space.
+
+From top to bottom: the interface; a dataset in a folder; storage of tars; the contents of a tar; the manifest and the files
+beside it; the journal by which an interrupted run resumes. Letters: N members · K of them.
 """
 
 import fcntl
@@ -45,12 +50,29 @@ from alchemist_core.store.manifests import hash_column, sort_hashes
 from alchemist_core.subsets.members import MemberLocation, MemberTable
 
 Verify = Literal["read_back", "source"]
-"""How much is checked: each record as it comes from its source; or also each tar as the disk gives it back."""
+"""source: compare each record read from its source with what ingest registered; read_back: also read each written tar again."""
+OnProgress = Callable[[int, int, str], None]
+"""Called with the number of samples done, of all samples, and the name of a tar."""
+MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
+JOURNAL_NAME = ".journal"
+# Hugging Face's reader infers the columns from this many first samples if the dataset card does not declare them.
+_N_LEADING = 5
+# Half of the threads wait for the disk while the others compute.
+_THREADS_A_CORE = 2
+_N_REQUESTS = 16
 _CHUNK_RECORDS, _CHUNK_BYTES = 256, 1 << 24
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What determines the tars of a dataset beside its members: samples per tar, and the seed of the order (None: source order)."""
+
+    shard_size: int
+    shuffle_seed: int | None = None
+
+
 class MaterializedShard(NamedTuple):
-    """One finished tar; `plan` is the hash of what it was to hold."""
+    """One finished tar; `plan` is the hash of its planned contents."""
 
     name: str
     n_samples: int
@@ -59,9 +81,411 @@ class MaterializedShard(NamedTuple):
     plan: str
 
 
+class MaterializedDataset(NamedTuple):
+    """A finished dataset; `n_bytes_written` is 0 if it was there already."""
+
+    folder: Path
+    shards: list[MaterializedShard]
+    n_bytes_written: int
+
+
+# --- The interface ------------------------------------------------------------------------------------------------------------
+
+
+def materialize_to(
+    members: MemberTable,
+    uri: str,
+    layout: Layout,
+    *,
+    verify: Verify = "read_back",
+    on_progress: OnProgress | None = None,
+) -> MaterializedDataset:
+    """Copy records to a folder or an `s3://` prefix. Correct parts that are there already are not written again.
+
+    Raises:
+        DataError: As `materialize_folder`; or the object store refuses, or the prefix holds something else.
+    """
+    if not is_s3(uri):
+        storage = FolderStorage(verify)
+        return materialize_folder(members, artifact_path(uri), layout, storage=storage, on_progress=on_progress)
+    bucket = _ObjectStorage(uri.rstrip("/"), identify_dataset(members, layout), verify)
+    if (shards := bucket.find_dataset()) is not None:
+        return MaterializedDataset(Path(uri), shards, 0)
+    local = _staging(uri) / bucket.uri.rpartition("/")[2]
+    dataset = materialize_folder(members, local, layout, storage=bucket, on_progress=on_progress)
+    beside = sorted(local.iterdir(), key=lambda path: path.name == MANIFEST_NAME)
+    n_bytes = dataset.n_bytes_written + sum(map(bucket.put, beside))
+    shutil.rmtree(_staging(uri))
+    return dataset._replace(n_bytes_written=n_bytes)
+
+
+def display_address(uri: str) -> str:
+    """Return a dataset's address for display. The store holds addresses relative to the home, so that a home can be moved."""
+    return uri if is_s3(uri) else str(artifact_path(uri))
+
+
+def require_reachable(uri: str) -> None:
+    """Check an object store before anything is recorded or read.
+
+    Raises:
+        DataError: The bucket does not exist, or cannot be reached.
+    """
+    if is_s3(uri):
+        s3.find_objects(uri)
+
+
+def is_finished(uri: str) -> bool:
+    """Return whether a dataset has its manifest. One whose object store cannot be reached counts as finished."""
+    if not is_s3(uri):
+        return (artifact_path(uri) / MANIFEST_NAME).exists()
+    try:
+        s3.stat_object(f"{uri.rstrip('/')}/{MANIFEST_NAME}")
+    except MissingShardError:
+        return False
+    except DataError:
+        return True
+    return True
+
+
+def materialized_size(uri: str) -> int:
+    """Return the size of a dataset in bytes, finished or not.
+
+    Raises:
+        DataError: It cannot be read, so that it is unknown whether it exists.
+    """
+    n_uploaded = sum(size for _, size, _ in s3.find_objects(uri)) if is_s3(uri) else 0
+    try:
+        return n_uploaded + sum(map(_folder_size, _folders(uri)))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or uri} cannot be read ({error.strerror}). Correct its permissions, then run again."
+        ) from error
+
+
+def remove_materialized(uri: str) -> None:
+    """Delete a dataset, finished or not.
+
+    Raises:
+        DataError: A part of it cannot be deleted and still exists.
+    """
+    if is_s3(uri):
+        s3.remove_objects(uri)
+    for folder in _folders(uri):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise DataError(
+                f"{folder} cannot be removed ({error.strerror or error}). Correct the folder's permissions, then run again."
+            ) from error
+
+
+class RepairSamples:
+    """Repairs the samples of a materialized dataset as they are read: `WebDataset(...).map(RepairSamples(folder))`.
+
+    Args:
+        folder: Folder with the dataset's `manifest.parquet`.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        path = Path(folder) / MANIFEST_NAME
+        self._repair_of: dict[str, str] = {}
+        # Datasets that were materialized before ingest repaired anything have no such column.
+        if "repair" in pq.read_schema(path).names:
+            table = pq.read_table(path, columns=["key", "repair"])
+            table = table.filter(pc.is_valid(table["repair"]))
+            self._repair_of = dict(zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True))
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample, repaired if ingest repaired it."""
+        return repair_sample(sample, self._repair_of.get(sample["__key__"]))
+
+
+def _folder_size(folder: Path) -> int:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = os.walk(folder, onerror=refuse)
+    return sum(Path(where, name).lstat().st_size for where, _, names in found for name in names)
+
+
+def _staging(uri: str) -> Path:
+    """Return the folder of the home from which a dataset is uploaded."""
+    return artifact_path(f"uploading/{hashlib.sha256(uri.encode()).hexdigest()[:16]}")
+
+
+def _folders(uri: str) -> list[Path]:
+    if is_s3(uri):
+        return [_staging(uri)] if _staging(uri).exists() else []
+    return [folder for folder in (artifact_path(uri), partial_path(artifact_path(uri))) if folder.exists()]
+
+
+# --- A dataset in a folder ----------------------------------------------------------------------------------------------------
+
+
+def materialize_folder(
+    members: MemberTable,
+    out_dir: Path,
+    layout: Layout,
+    *,
+    storage: "TarStorage | None" = None,
+    on_progress: OnProgress | None = None,
+) -> MaterializedDataset:
+    """Copy the records into `out_dir/NNNNNN.tar`, with a manifest and the files that readers of datasets expect.
+
+    Correct parts that are there already are kept: running it again after it finished writes nothing, after a kill it writes
+    the missing tars. If `storage` moves finished tars elsewhere, the folder keeps the files that describe them. Images of
+    different formats get the most common extension, so that a dataset has one image column; readers detect the format by content.
+
+    Raises:
+        DataError: A source's bytes are not those registered for the sample, a sample occurs twice, the disk is full or returns
+            other bytes, or the folder holds something else. The folder does not exist then.
+    """
+    storage = storage or FolderStorage("read_back")
+    identity, partial = identify_dataset(members, layout), partial_path(out_dir)
+    with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
+        if (shards := _find_dataset(out_dir, identity)) is not None:
+            if all(pool.map(lambda shard: storage.has(out_dir, shard), shards)) and _has_right_sums(out_dir, shards):
+                return MaterializedDataset(out_dir, shards, 0)
+            # Reuse the correct parts of a damaged dataset.
+            shutil.rmtree(partial, ignore_errors=True)
+            out_dir.replace(partial)
+        order_N = _order(members, layout)
+        journal = Journal(partial, identity)
+        writing = _Writing(members, order_N, layout.shard_size, partial, storage)
+        shards, n_bytes = writing.write_missing(pool, journal, on_progress)
+        write_dataset_manifest(partial, members, order_N, shards, identity)
+        _write_dataset_info(partial, out_dir.name, members, shards)
+        write_bytes_atomically(partial / SUMS_NAME, _sums(partial, shards))
+        journal.remove()
+        sync_folder(partial)
+        partial.replace(out_dir)
+        sync_folder(out_dir.parent)
+    return MaterializedDataset(out_dir, shards, n_bytes)
+
+
+def identify_dataset(members: MemberTable, layout: Layout) -> str:
+    """Return a hash of the members and the layout. It does not depend on where the members' bytes lie today.
+
+    Raises:
+        DataError: A sample occurs twice.
+    """
+    pair_hash_N32 = sort_hashes(hash_column(members.table.column("pair_hash")))
+    is_again_N = (pair_hash_N32[1:] == pair_hash_N32[:-1]).all(axis=1)
+    if is_again_N.any():
+        again = pair_hash_N32[1:][is_again_N][0].tobytes()
+        raise DataError(
+            f"{int(is_again_N.sum())} samples occur twice among the members, the first is {again.hex()[:16]}. Select again."
+        )
+    digest = hashlib.sha256(f"1 {layout.shard_size} {layout.shuffle_seed} ".encode())
+    digest.update(np.ascontiguousarray(pair_hash_N32).data)
+    return digest.hexdigest()
+
+
+def _order(members: MemberTable, layout: Layout) -> NDArray[np.int64]:
+    """Return the order of the records, with five records that have every file first."""
+    seed = layout.shuffle_seed
+    order_N = members.source_order() if seed is None else members.hash_order(seed)
+    n_N = members.n_files()[order_N]
+    leading = np.flatnonzero(n_N == n_N.max(initial=0))[:_N_LEADING]
+    return np.concatenate([order_N[leading], np.delete(order_N, leading)])
+
+
+def _find_dataset(out_dir: Path, identity: str) -> list[MaterializedShard] | None:
+    """Return the tars that the folder's manifest lists; None if the folder does not exist.
+
+    Raises:
+        DataError: The folder holds something else.
+    """
+    if not out_dir.exists():
+        return None
+    found = read_dataset_manifest(out_dir)
+    if found is None or found[0] != identity:
+        raise DataError(f"{out_dir} exists and holds something else. Remove the folder, or name another one.")
+    return found[1]
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases when a process dies; waits while another process writes there.
+
+    Raises:
+        DataError: The folder cannot be written. Errors of a source are raised as such before.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataError(
+            f"{folder} cannot be written ({reason}). Make room, or correct the folder's permissions, then run again."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    members: MemberTable
+    order_N: NDArray[np.int64]
+    shard_size: int
+    folder: Path
+    storage: "TarStorage"
+
+    def write_missing(
+        self, pool: ThreadPoolExecutor, journal: "Journal", on_progress: OnProgress | None
+    ) -> tuple[list[MaterializedShard], int]:
+        """Write every missing tar, several at a time; returns all tars and the number of bytes written."""
+        image_ext = self.members.commonest_image_ext()
+        firsts = range(0, len(self.order_N), self.shard_size)
+        work = partial(self._ensure, image_ext=image_ext, known=dict(journal.known))
+        futures = [pool.submit(work, number, first) for number, first in enumerate(firsts)]
+        n_done = n_bytes = 0
+        try:
+            for future in as_completed(futures):
+                shard, n_new = future.result()
+                n_done, n_bytes = n_done + shard.n_samples, n_bytes + n_new
+                if n_new:
+                    journal.add(shard)
+                if on_progress is not None:
+                    on_progress(n_done, len(self.order_N), shard.name)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        return [future.result()[0] for future in futures], n_bytes
+
+    def _ensure(
+        self, number: int, first: int, *, image_ext: str, known: dict[str, MaterializedShard]
+    ) -> tuple[MaterializedShard, int]:
+        records = self.members.rows(self.order_N[first : first + self.shard_size])
+        plan = ShardPlan(f"{number:06d}.tar", first, records, image_ext)
+        found = known.get(plan.name)
+        if found is not None and found.plan == plan.sha256() and self.storage.has(self.folder, found):
+            return found, 0
+        return self.storage.write(self.folder, plan)
+
+
+# --- Storage of tars ----------------------------------------------------------------------------------------------------------
+
+
+class TarStorage(Protocol):
+    """Keeps finished tars: in the folder in which they are written, or in another place."""
+
+    def has(self, folder: Path, shard: MaterializedShard) -> bool:
+        """Return whether a finished tar is stored and undamaged."""
+
+    def write(self, folder: Path, plan: "ShardPlan") -> tuple[MaterializedShard, int]:
+        """Write a tar in the folder and store it; returns it and the number of bytes written to the storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStorage:
+    """Leaves tars in the folder."""
+
+    verify: Verify
+
+    def has(self, folder: Path, shard: MaterializedShard) -> bool:
+        """Return whether a tar has its size and, if verified by reading back, its bytes."""
+        path = folder / shard.name
+        if not path.is_file() or path.stat().st_size != shard.size_bytes:
+            return False
+        with path.open("rb") as file:
+            return self.verify == "source" or disk_sha256(file).hex() == shard.sha256
+
+    def write(self, folder: Path, plan: "ShardPlan") -> tuple[MaterializedShard, int]:
+        """Write a tar.
+
+        Raises:
+            DataError: As `write_tar` and `view_ranges`; or a record does not hold the registered sample.
+        """
+        digest = write_tar(folder / plan.name, _entries(plan), read_back=self.verify == "read_back")
+        size_bytes = (folder / plan.name).stat().st_size
+        return MaterializedShard(plan.name, len(plan.records), size_bytes, digest.hex(), plan.sha256()), size_bytes
+
+
+_IDENTITY_LABEL, _SHA256_LABEL = "alchemist-copy", "alchemist-sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class _ObjectStorage:
+    """Uploads tars to a prefix. Each object's metadata holds the identity of the dataset and the object's SHA-256."""
+
+    uri: str
+    identity: str
+    verify: Verify
+
+    def has(self, _folder: Path, shard: MaterializedShard) -> bool:
+        """Return whether a tar is uploaded and undamaged."""
+        return self._is_whole(f"{self.uri}/{shard.name}", shard.size_bytes, shard.sha256)
+
+    def write(self, folder: Path, plan: "ShardPlan") -> tuple[MaterializedShard, int]:
+        """Write a tar, upload it and delete it here; returns it and the number of bytes uploaded."""
+        shard, _ = FolderStorage("source").write(folder, plan)
+        n_bytes = self.put(folder / shard.name)
+        (folder / shard.name).unlink()
+        return shard, n_bytes
+
+    def put(self, path: Path) -> int:
+        """Upload a file unless it is there; returns the number of bytes uploaded.
+
+        Raises:
+            DataError: The store refuses it, or returns other bytes.
+        """
+        to, size_bytes, digest = f"{self.uri}/{path.name}", path.stat().st_size, file_sha256(path).hex()
+        if self._is_whole(to, size_bytes, digest):
+            return 0
+        s3.put_file(to, path, {_IDENTITY_LABEL: self.identity, _SHA256_LABEL: digest})
+        if self.verify == "read_back" and sha256_of(to).hex() != digest:
+            raise DataError(f"{to} differs from what was uploaded. Check the object store, then run again.")
+        return size_bytes
+
+    def find_dataset(self) -> list[MaterializedShard] | None:
+        """Return the tars of a finished and undamaged dataset; None if it must be written or completed.
+
+        Raises:
+            DataError: The prefix holds something else, or the store cannot be reached.
+        """
+        sizes = {found: size for found, size, _ in s3.find_objects(self.uri)}
+        with ThreadPoolExecutor(_N_REQUESTS) as pool:
+            labels = dict(zip(sizes, (label for _, label in pool.map(s3.read_labels, sizes)), strict=True))
+            if strange := [found for found, label in labels.items() if label.get(_IDENTITY_LABEL) != self.identity]:
+                raise DataError(
+                    f"{strange[0]} exists and belongs to something else. Remove everything under {self.uri}, or name another "
+                    "address."
+                )
+            shards = self._read_manifest() if f"{self.uri}/{MANIFEST_NAME}" in labels else None
+            if shards is None:
+                return None
+            tars = {f"{self.uri}/{shard.name}": (shard.size_bytes, shard.sha256) for shard in shards}
+            if any((sizes.get(tar), labels.get(tar, {}).get(_SHA256_LABEL)) != wanted for tar, wanted in tars.items()):
+                return None
+            is_read_back = pool.map(self._reads_back, labels, (label[_SHA256_LABEL] for label in labels.values()))
+            return shards if all(is_read_back) else None
+
+    def _read_manifest(self) -> list[MaterializedShard] | None:
+        with open_shard(f"{self.uri}/{MANIFEST_NAME}") as file:
+            found = read_dataset_manifest(file)
+        return found[1] if found else None
+
+    def _is_whole(self, uri: str, size_bytes: int, digest: str) -> bool:
+        try:
+            found_bytes, label = s3.read_labels(uri)
+        except DataError:
+            return False
+        return (found_bytes, label.get(_SHA256_LABEL)) == (size_bytes, digest) and self._reads_back(uri, digest)
+
+    def _reads_back(self, uri: str, digest: str) -> bool:
+        return self.verify == "source" or sha256_of(uri).hex() == digest
+
+
+# --- The contents of a tar ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What one tar is to hold: the records, the number of the first in the copy, the extension of all pictures."""
+    """The planned contents of a tar: its records, the dataset-wide number of the first, the extension of all images."""
 
     name: str
     first: int
@@ -69,53 +493,18 @@ class ShardPlan:
     image_ext: str
 
     def sha256(self) -> str:
-        """Hash everything that decides the tar's bytes; where the records come from does not."""
+        """Return a hash of all that determines the tar's bytes; the sources of the records do not."""
         digest = hashlib.sha256(f"{self.first} {self.image_ext}".encode())
         for record in self.records:
             digest.update(record.pair_hash + repr((record.exts, record.sizes)).encode())
         return digest.hexdigest()
 
 
-class TarPlace(Protocol):
-    """Where finished tars of a copy are kept: the folder in which they are written, or somewhere else to which they are moved."""
-
-    def has(self, folder: Path, shard: MaterializedShard) -> bool:
-        """Tell whether a finished tar is there and whole."""
-
-    def write(self, folder: Path, plan: ShardPlan) -> tuple[MaterializedShard, int]:
-        """Copy a tar's records there, by way of the folder; returns it and the bytes that were written there."""
-
-
-@dataclass(frozen=True, slots=True)
-class InFolder:
-    """Tars stay in the folder."""
-
-    verify: Verify
-
-    def has(self, folder: Path, shard: MaterializedShard) -> bool:
-        """Tell whether a tar has its size and, if read back, its bytes."""
-        path = folder / shard.name
-        if not path.is_file() or path.stat().st_size != shard.size_bytes:
-            return False
-        with path.open("rb") as file:
-            return self.verify == "source" or disk_sha256(file).hex() == shard.sha256
-
-    def write(self, folder: Path, plan: ShardPlan) -> tuple[MaterializedShard, int]:
-        """Copy a tar's records.
-
-        Raises:
-            DataError: As `write_tar` and `view_ranges`; or a record is not the pair that was registered.
-        """
-        digest = write_tar(folder / plan.name, _entries(plan), read_back=self.verify == "read_back")
-        size_bytes = (folder / plan.name).stat().st_size
-        return MaterializedShard(plan.name, len(plan.records), size_bytes, digest.hex(), plan.sha256()), size_bytes
-
-
 def read_records(records: Sequence[MemberLocation]) -> Iterator[list[memoryview]]:
-    """Yield the members of each record, in the order given; each source is opened once and read in its own order.
+    """Yield the files of each record, in the order given. Opens each source once and reads it from front to back.
 
     Raises:
-        DataError: A source is gone, or a record is not the pair that was registered.
+        DataError: A source is missing, or a record does not hold the registered sample.
     """
     by_uri: dict[str, list[int]] = {}
     for position, record in enumerate(records):
@@ -126,23 +515,23 @@ def read_records(records: Sequence[MemberLocation]) -> Iterator[list[memoryview]
         views = iter(view_ranges(uri, spans))
         for at in positions:
             found[at] = [next(views) for _ in records[at].exts]
-    for record, members in zip(records, found, strict=True):
-        check_record(record, members)
-        yield members
+    for record, files in zip(records, found, strict=True):
+        check_record(record, files)
+        yield files
 
 
-def check_record(record: MemberLocation, members: Sequence[bytes | memoryview]) -> None:
-    """Refuse bytes that are not those that were registered, by every member's hash, or by the pair's name where ingest took none.
+def check_record(record: MemberLocation, files: Sequence[bytes | memoryview]) -> None:
+    """Compare a record's bytes with the registered hash of its files, or with the sample's hash if ingest stored no other.
 
     Raises:
-        DataError: They are others.
+        DataError: They differ.
     """
-    hashes = [hashlib.sha256(data).digest() for data in members]
+    hashes = [hashlib.sha256(data).digest() for data in files]
     if record.content_hash is not None:
         if hash_content(hashes) != record.content_hash:
-            raise DataError(_describe_change(record, "a member has another sha256"))
+            raise DataError(_describe_change(record, "a file has another sha256"))
         return
-    by_ext = dict(zip(record.exts, members, strict=True))
+    by_ext = dict(zip(record.exts, files, strict=True))
     text, document = (bytes(by_ext[ext]) if ext in by_ext else None for ext in ("txt", "json"))
     try:
         caption = read_annotation(text, document, split_repairs(record.repair)).caption
@@ -150,20 +539,20 @@ def check_record(record: MemberLocation, members: Sequence[bytes | memoryview]) 
         raise DataError(_describe_change(record, str(error))) from error
     image_hash = next((found for ext, found in zip(record.exts, hashes, strict=True) if ext in IMAGE_EXTS), b"")
     if hash_pair(image_hash, hashlib.sha256(caption.encode()).digest()) != record.pair_hash:
-        raise DataError(_describe_change(record, "its picture or caption has another sha256"))
+        raise DataError(_describe_change(record, "its image or caption has another sha256"))
 
 
 def _entries(plan: ShardPlan) -> Iterator[tuple[str, memoryview]]:
     number = plan.first
     for chunk in _chunks(plan.records):
-        for record, members in zip(chunk, read_records(chunk), strict=True):
-            for ext, data in zip(record.exts, members, strict=True):
+        for record, files in zip(chunk, read_records(chunk), strict=True):
+            for ext, data in zip(record.exts, files, strict=True):
                 yield f"{number:09d}.{plan.image_ext if ext in IMAGE_EXTS else ext}", data
             number += 1
 
 
 def _chunks(records: Sequence[MemberLocation]) -> Iterator[list[MemberLocation]]:
-    """Yield as many records at a time as are read together: few, where they are large."""
+    """Yield the records that are read together: at most 256, and about 16 MiB."""
     chunk: list[MemberLocation] = []
     size_bytes = 0
     for record in records:
@@ -177,28 +566,31 @@ def _chunks(records: Sequence[MemberLocation]) -> Iterator[list[MemberLocation]]
 
 def _describe_change(record: MemberLocation, detail: str) -> str:
     return (
-        f"{record.uri}: record {record.key!r} is not the pair {record.pair_hash.hex()[:16]} that was registered ({detail}). "
+        f"{record.uri}: record {record.key!r} does not hold the registered sample {record.pair_hash.hex()[:16]} ({detail}). "
         f"{remedy_of(record.uri)}, and select again."
     )
 
 
-MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
+# --- The manifest, and the files that describe the tars -----------------------------------------------------------------------
+
 SCHEMA = pa.schema([
     ("shard", pa.string()), ("key", pa.string()), ("pair_hash", pa.binary(32)), ("rank", pa.float64()),
     ("source_uri", pa.dictionary(pa.int32(), pa.string())), ("source_key", pa.large_string()),
     ("source_exts", pa.list_(pa.string())), ("source_offsets", pa.list_(pa.int64())), ("source_sizes", pa.list_(pa.int64())),
     ("repair", pa.string()),
 ])  # fmt: skip
-_IDENTITY, _SHARDS = b"alchemist.copy", b"alchemist.shards"
+# Keys in the Parquet file's metadata.
+_IDENTITY_KEY, _SHARDS_KEY = b"alchemist.copy", b"alchemist.shards"
 _GROUP_ROWS = 1 << 17
 _COLUMN_KINDS = {"txt": "string", "json": "json"} | dict.fromkeys(IMAGE_EXTS, "image")
 
 
-def read_dataset_manifest(place: Path | BinaryIO) -> tuple[str, list[MaterializedShard]] | None:
-    """Return a copy's identity and its tars, as the manifest in its folder, or an open one, says; None where that is none."""
+def read_dataset_manifest(source: Path | BinaryIO) -> tuple[str, list[MaterializedShard]] | None:
+    """Return the identity and the tars of a dataset from the manifest in its folder, or from an open one; None if it is not valid."""
     try:
-        about = pq.read_schema(place / MANIFEST_NAME if isinstance(place, Path) else place).metadata or {}
-        return about[_IDENTITY].decode(), [MaterializedShard(*shard) for shard in json.loads(about[_SHARDS])]
+        metadata = pq.read_schema(source / MANIFEST_NAME if isinstance(source, Path) else source).metadata or {}
+        shards = [MaterializedShard(*shard) for shard in json.loads(metadata[_SHARDS_KEY])]
+        return metadata[_IDENTITY_KEY].decode(), shards
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -206,56 +598,17 @@ def read_dataset_manifest(place: Path | BinaryIO) -> tuple[str, list[Materialize
 def write_dataset_manifest(
     folder: Path, members: MemberTable, order_N: NDArray[np.int64], shards: Sequence[MaterializedShard], identity: str
 ) -> None:
-    """Write one row a record, in the order of the tars: its new key, and where it came from."""
-    about = {_IDENTITY: identity, _SHARDS: json.dumps(shards)}
+    """Write one row per record, in the order of the tars: its new key and its source."""
+    metadata = {_IDENTITY_KEY: identity, _SHARDS_KEY: json.dumps(shards)}
     names = np.array([shard.name for shard in shards], dtype=object)
     shard_N = np.repeat(np.arange(len(shards)), [shard.n_samples for shard in shards])
     with (
-        atomic_write(folder / MANIFEST_NAME, is_sole_writer=True) as partial,
-        pq.ParquetWriter(partial, SCHEMA.with_metadata(about), compression="zstd") as writer,
+        atomic_write(folder / MANIFEST_NAME, is_sole_writer=True) as partial_file,
+        pq.ParquetWriter(partial_file, SCHEMA.with_metadata(metadata), compression="zstd") as writer,
     ):
         for first in range(0, len(order_N), _GROUP_ROWS):
             rows = slice(first, first + _GROUP_ROWS)
             writer.write_table(_manifest_rows(members, order_N[rows], names[shard_N[rows]], first))
-
-
-def write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Sequence[MaterializedShard]) -> None:
-    """Write a dataset card, which makes the folder one for Hugging Face datasets, and an index of the tars as webdataset has it."""
-    listed = [{"url": shard.name, "nsamples": shard.n_samples, "filesize": shard.size_bytes} for shard in shards]
-    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}
-    write_bytes_atomically(folder / INDEX_NAME, (json.dumps(index, indent=1) + "\n").encode())
-    n_samples, n_bytes = len(members), sum(shard.size_bytes for shard in shards)
-    info: dict[str, Any] = {
-        "splits": [{"name": "train", "num_examples": n_samples, "num_bytes": n_bytes}],
-        "download_size": n_bytes, "dataset_size": n_bytes,
-    }  # fmt: skip
-    if (features := _features(members)) is not None:
-        info["features"] = features
-    files = [{"split": "train", "path": "*.tar"}]
-    # JSON is YAML, too.
-    card = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
-    text = f"---\n{json.dumps(card, indent=1)}\n---\n\n{n_samples:,} image-text pairs; `{MANIFEST_NAME}` says where each came from.\n"
-    write_bytes_atomically(folder / CARD_NAME, text.encode())
-
-
-def write_sums(folder: Path, shards: Sequence[MaterializedShard]) -> None:
-    """List every file's sha256 as `sha256sum --check` reads it: who gets the copy from somewhere can prove it whole."""
-    write_bytes_atomically(folder / SUMS_NAME, _sums(folder, shards))
-
-
-def has_right_sums(folder: Path, shards: Sequence[MaterializedShard]) -> bool:
-    """Tell whether what lies beside the tars is what was written, and the list names the tars' sums."""
-    try:
-        return (folder / SUMS_NAME).read_bytes() == _sums(folder, shards)
-    except FileNotFoundError:
-        return False
-
-
-def _sums(folder: Path, shards: Sequence[MaterializedShard]) -> bytes:
-    sums = {shard.name: shard.sha256 for shard in shards}
-    for name in (CARD_NAME, MANIFEST_NAME, INDEX_NAME):
-        sums[name] = file_sha256(folder / name).hex()
-    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
 def _manifest_rows(
@@ -278,8 +631,27 @@ def _with_words(codes: pa.ChunkedArray, words: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(codes.combine_chunks(), pa.array(words, pa.string()))
 
 
+def _write_dataset_info(folder: Path, name: str, members: MemberTable, shards: Sequence[MaterializedShard]) -> None:
+    """Write a dataset card, by which Hugging Face datasets opens the folder, and webdataset's index of the tars."""
+    listed = [{"url": shard.name, "nsamples": shard.n_samples, "filesize": shard.size_bytes} for shard in shards]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}
+    write_bytes_atomically(folder / INDEX_NAME, (json.dumps(index, indent=1) + "\n").encode())
+    n_samples, n_bytes = len(members), sum(shard.size_bytes for shard in shards)
+    info: dict[str, Any] = {
+        "splits": [{"name": "train", "num_examples": n_samples, "num_bytes": n_bytes}],
+        "download_size": n_bytes, "dataset_size": n_bytes,
+    }  # fmt: skip
+    if (features := _features(members)) is not None:
+        info["features"] = features
+    files = [{"split": "train", "path": "*.tar"}]
+    # JSON is valid YAML.
+    card = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
+    text = f"---\n{json.dumps(card, indent=1)}\n---\n\n{n_samples:,} image-text pairs; `{MANIFEST_NAME}` says where each came from.\n"
+    write_bytes_atomically(folder / CARD_NAME, text.encode())
+
+
 def _features(members: MemberTable) -> list[dict[str, str]] | None:
-    """Return the columns that Hugging Face's reader will find; None where only it knows what it makes of a member."""
+    """Return the columns that Hugging Face's reader will find; None if a file has an extension that only the reader can interpret."""
     exts = set(pc.unique(pc.list_flatten(members.table.column("exts"))).to_pylist())
     if not exts or not exts <= _COLUMN_KINDS.keys():
         return None
@@ -288,15 +660,31 @@ def _features(members: MemberTable) -> list[dict[str, str]] | None:
     return [{"name": name, "dtype": kind} for name, kind in columns.items()]
 
 
-JOURNAL_NAME = ".journal"
+def _has_right_sums(folder: Path, shards: Sequence[MaterializedShard]) -> bool:
+    """Return whether the files beside the tars are unchanged, and the list has the tars' hashes."""
+    try:
+        return (folder / SUMS_NAME).read_bytes() == _sums(folder, shards)
+    except FileNotFoundError:
+        return False
+
+
+def _sums(folder: Path, shards: Sequence[MaterializedShard]) -> bytes:
+    """List every file's SHA-256 in the form of `sha256sum --check`, which anybody can run who has the dataset."""
+    sums = {shard.name: shard.sha256 for shard in shards}
+    for name in (CARD_NAME, MANIFEST_NAME, INDEX_NAME):
+        sums[name] = file_sha256(folder / name).hex()
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
+# --- The journal --------------------------------------------------------------------------------------------------------------
 
 
 class Journal:
-    """Opens a folder for a copy, made where it is not there, and emptied where it was another copy's.
+    """Records the finished tars of an unfinished dataset. Creates the folder, and empties it if it was another dataset's.
 
     Args:
-        folder: Where the tars grow; nobody else writes there.
-        identity: The copy's name.
+        folder: Folder of the tars; no other process writes there.
+        identity: Identity of the dataset.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -306,22 +694,22 @@ class Journal:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._path.write_text(f"{identity}\n", encoding="utf-8")
-        # What a kill left half written; nobody else writes here.
-        for cut in folder.glob(".*"):
-            if cut != self._path:
-                cut.unlink()
+        # Partial files of a killed process.
+        for left in folder.glob(".*"):
+            if left != self._path:
+                left.unlink()
 
     def add(self, shard: MaterializedShard) -> None:
-        """Note a finished tar, which is safe on the disk by now."""
+        """Record a finished tar, which was synced to the disk before."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(f"\n{json.dumps(shard)}\n")
 
     def remove(self) -> None:
-        """Forget it: the manifest says all."""
+        """Delete the journal: the manifest replaces it."""
         self._path.unlink(missing_ok=True)
 
     def _read(self, identity: str) -> bool:
-        """Take up what an interrupted copy finished; a line that was cut by a kill is as good as none."""
+        """Read the tars that an interrupted run finished; a line that a kill cut off is ignored."""
         manifest = read_dataset_manifest(self._path.parent)
         if manifest is not None and manifest[0] == identity:
             self.known = {shard.name: shard for shard in manifest[1]}
@@ -334,374 +722,3 @@ class Journal:
                 shard = MaterializedShard(*json.loads(line))
                 self.known[shard.name] = shard
         return found == identity
-
-
-Report = Callable[[int, int, str], None]
-# Hugging Face's reader takes the columns of a dataset from so many first samples, where it is not told them.
-_N_LEADING = 5
-# Some threads wait for the disk while as many as there are cores compute.
-_THREADS_A_CORE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What decides the tars of a copy beside its members: records a tar; the order of the sources, or one by hash and seed."""
-
-    shard_size: int
-    shuffle_seed: int | None = None
-
-
-class MaterializedDataset(NamedTuple):
-    """A finished copy; `n_bytes_written` is 0 where it was there."""
-
-    folder: Path
-    shards: list[MaterializedShard]
-    n_bytes_written: int
-
-
-def materialize_folder(
-    members: MemberTable,
-    out_dir: Path,
-    layout: Layout,
-    *,
-    place: TarPlace = InFolder("read_back"),
-    report: Report | None = None,
-) -> MaterializedDataset:
-    """Copy the records into `out_dir/NNNNNN.tar`, with a manifest and what readers of datasets look for.
-
-    What is already there and right is kept: a run after a finished one writes nothing, a run after a killed one goes on
-    with the tars that are missing. Where `place` moves finished tars away, the folder keeps what describes them. Pictures
-    of different formats get the extension of the commonest, so that a dataset has one picture column; readers look at the
-    content.
-
-    Raises:
-        DataError: A source's bytes are not those of its pair any more, a pair comes twice, the disk is full or gives back
-            other bytes, or the folder holds something else. Nothing has taken the folder's name then.
-    """
-    identity, aside = identify_dataset(members, layout), hidden_folder(out_dir)
-    with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
-        if (shards := _find_dataset(out_dir, identity)) is not None:
-            if all(pool.map(partial(place.has, out_dir), shards)) and has_right_sums(out_dir, shards):
-                return MaterializedDataset(out_dir, shards, 0)
-            _reopen(out_dir, aside)
-        order_N = _order(members, layout)
-        journal = Journal(aside, identity)
-        shards, n_bytes = _Writing(members, order_N, layout.shard_size, aside, place).copy(pool, journal, report)
-        write_dataset_manifest(aside, members, order_N, shards, identity)
-        write_dataset_info(aside, out_dir.name, members, shards)
-        write_sums(aside, shards)
-        journal.remove()
-        sync_folder(aside)
-        aside.replace(out_dir)
-        sync_folder(out_dir.parent)
-    return MaterializedDataset(out_dir, shards, n_bytes)
-
-
-def hidden_folder(out_dir: Path) -> Path:
-    """Return where a copy grows until it is complete."""
-    return partial_path(out_dir)
-
-
-def identify_dataset(members: MemberTable, layout: Layout) -> str:
-    """Name a copy by its members and its layout: where their bytes lie today is no part of it.
-
-    Raises:
-        DataError: A pair comes twice.
-    """
-    pair_hash_N32 = sort_hashes(hash_column(members.table.column("pair_hash")))
-    is_again_N = (pair_hash_N32[1:] == pair_hash_N32[:-1]).all(axis=1)
-    if is_again_N.any():
-        again = pair_hash_N32[1:][is_again_N][0].tobytes()
-        raise DataError(f"{int(is_again_N.sum())} pairs are to be copied twice, the first is {again.hex()[:16]}")
-    digest = hashlib.sha256(f"1 {layout.shard_size} {layout.shuffle_seed} ".encode())
-    digest.update(np.ascontiguousarray(pair_hash_N32).data)
-    return digest.hexdigest()
-
-
-def _order(members: MemberTable, layout: Layout) -> NDArray[np.int64]:
-    """Return the order of the records: five that have all members lead."""
-    seed = layout.shuffle_seed
-    order_N = members.source_order() if seed is None else members.hash_order(seed)
-    n_N = members.n_files()[order_N]
-    leading = np.flatnonzero(n_N == n_N.max(initial=0))[:_N_LEADING]
-    return np.concatenate([order_N[leading], np.delete(order_N, leading)])
-
-
-def _find_dataset(out_dir: Path, identity: str) -> list[MaterializedShard] | None:
-    """Return what the folder's manifest says it holds; None where there is no folder.
-
-    Raises:
-        DataError: The folder is not this copy.
-    """
-    if not out_dir.exists():
-        return None
-    found = read_dataset_manifest(out_dir)
-    if found is None or found[0] != identity:
-        raise DataError(f"{out_dir} is there and holds something else; remove the folder, or name another one")
-    return found[1]
-
-
-def _reopen(out_dir: Path, aside: Path) -> None:
-    """Take a damaged copy's name away and go on with what is right in it."""
-    shutil.rmtree(aside, ignore_errors=True)
-    out_dir.replace(aside)
-
-
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other process copies into the folder; a killed one leaves no lock.
-
-    Raises:
-        DataError: The folder cannot be written. What concerns a source is said before it comes here.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise DataError(
-            f"{folder} cannot be written ({reason}); make room, or correct the folder's rights, then run again"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Writing:
-    members: MemberTable
-    order_N: NDArray[np.int64]
-    shard_size: int
-    folder: Path
-    place: TarPlace
-
-    def copy(
-        self, pool: ThreadPoolExecutor, journal: Journal, report: Report | None
-    ) -> tuple[list[MaterializedShard], int]:
-        """Copy every tar that is missing, several at a time; returns all of them and the bytes written."""
-        image_ext = self.members.commonest_image_ext()
-        firsts = range(0, len(self.order_N), self.shard_size)
-        work = partial(self._ensure, image_ext=image_ext, known=dict(journal.known))
-        futures = [pool.submit(work, number, first) for number, first in enumerate(firsts)]
-        n_done = n_bytes = 0
-        try:
-            for future in as_completed(futures):
-                shard, n_new = future.result()
-                n_done, n_bytes = n_done + shard.n_samples, n_bytes + n_new
-                if n_new:
-                    journal.add(shard)
-                if report is not None:
-                    report(n_done, len(self.order_N), shard.name)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        return [future.result()[0] for future in futures], n_bytes
-
-    def _ensure(
-        self, number: int, first: int, *, image_ext: str, known: dict[str, MaterializedShard]
-    ) -> tuple[MaterializedShard, int]:
-        records = self.members.rows(self.order_N[first : first + self.shard_size])
-        plan = ShardPlan(f"{number:06d}.tar", first, records, image_ext)
-        found = known.get(plan.name)
-        if found is not None and found.plan == plan.sha256() and self.place.has(self.folder, found):
-            return found, 0
-        return self.place.write(self.folder, plan)
-
-
-_N_QUESTIONS = 16
-_COPY, _SHA256 = "alchemist-copy", "alchemist-sha256"
-
-
-def display_address(uri: str) -> str:
-    """Return where a copy lies, as people write it: relative addresses are under the home, so that it can be moved."""
-    return uri if is_s3(uri) else str(artifact_path(uri))
-
-
-def require_reachable(uri: str) -> None:
-    """Refuse an object store that cannot be asked, before anything is noted or read.
-
-    Raises:
-        DataError: There is no such bucket, or it cannot be reached.
-    """
-    if is_s3(uri):
-        s3.find_objects(uri)
-
-
-def materialize_to(
-    members: MemberTable, uri: str, layout: Layout, *, verify: Verify = "read_back", report: Report | None = None
-) -> MaterializedDataset:
-    """Copy records to a folder or an `s3://` prefix, as `materialize_folder` does: what is there and right is not written again.
-
-    Raises:
-        DataError: As `materialize_folder`; or the object store refuses, or holds something else under the prefix.
-    """
-    if not is_s3(uri):
-        return materialize_folder(members, artifact_path(uri), layout, place=InFolder(verify), report=report)
-    bucket = _InBucket(uri.rstrip("/"), identify_dataset(members, layout), verify)
-    if (shards := bucket.find_dataset()) is not None:
-        return MaterializedDataset(Path(uri), shards, 0)
-    local = _staging(uri) / bucket.uri.rpartition("/")[2]
-    copy = materialize_folder(members, local, layout, place=bucket, report=report)
-    beside = sorted(local.iterdir(), key=lambda path: path.name == MANIFEST_NAME)
-    n_bytes = copy.n_bytes_written + sum(map(bucket.put, beside))
-    shutil.rmtree(_staging(uri))
-    return copy._replace(n_bytes_written=n_bytes)
-
-
-def is_finished(uri: str) -> bool:
-    """Tell whether a copy has its manifest, which is written last; one that cannot be looked at counts as finished."""
-    if not is_s3(uri):
-        return (artifact_path(uri) / MANIFEST_NAME).exists()
-    try:
-        s3.stat_object(f"{uri.rstrip('/')}/{MANIFEST_NAME}")
-    except MissingShardError:
-        return False
-    except DataError:
-        return True
-    return True
-
-
-def materialized_size(uri: str) -> int:
-    """Return the bytes that a copy takes up, also one that was not finished.
-
-    Raises:
-        DataError: It cannot be looked at, so that nobody knows whether it is there.
-    """
-    n_uploaded = sum(size for _, size, _ in s3.find_objects(uri)) if is_s3(uri) else 0
-    try:
-        return n_uploaded + sum(map(_folder_size, _folders(uri)))
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or uri} cannot be looked at ({error.strerror}): correct its rights, then run again"
-        ) from error
-
-
-def remove_materialized(uri: str) -> None:
-    """Remove a copy, also one that was not finished.
-
-    Raises:
-        DataError: Something of it cannot be removed, and is still there.
-    """
-    if is_s3(uri):
-        s3.remove_objects(uri)
-    for folder in _folders(uri):
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise DataError(
-                f"{folder} cannot be removed ({error.strerror or error}): correct the folder's rights, then run again"
-            ) from error
-
-
-def _folder_size(folder: Path) -> int:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found = os.walk(folder, onerror=refuse)
-    return sum(Path(where, name).lstat().st_size for where, _, names in found for name in names)
-
-
-def _staging(uri: str) -> Path:
-    """Return the folder of the home by way of which a copy is uploaded."""
-    return artifact_path(f"uploading/{hashlib.sha256(uri.encode()).hexdigest()[:16]}")
-
-
-def _folders(uri: str) -> list[Path]:
-    if is_s3(uri):
-        return [_staging(uri)] if _staging(uri).exists() else []
-    return [folder for folder in (artifact_path(uri), hidden_folder(artifact_path(uri))) if folder.exists()]
-
-
-@dataclass(frozen=True, slots=True)
-class _InBucket:
-    """A copy under a prefix, whose objects all bear its identity and their sha256 as labels."""
-
-    uri: str
-    identity: str
-    verify: Verify
-
-    def has(self, _folder: Path, shard: MaterializedShard) -> bool:
-        """Tell whether an uploaded tar is there and whole."""
-        return self._is_whole(f"{self.uri}/{shard.name}", shard.size_bytes, shard.sha256)
-
-    def write(self, folder: Path, plan: ShardPlan) -> tuple[MaterializedShard, int]:
-        """Copy a tar's records, upload it and free its room; bytes are those that were sent."""
-        shard, _ = InFolder("source").write(folder, plan)
-        n_bytes = self.put(folder / shard.name)
-        (folder / shard.name).unlink()
-        return shard, n_bytes
-
-    def put(self, path: Path) -> int:
-        """Upload a file unless it is there; returns the bytes that were sent.
-
-        Raises:
-            DataError: The store refuses it, or gives back other bytes.
-        """
-        to, size_bytes = f"{self.uri}/{path.name}", path.stat().st_size
-        digest = file_sha256(path).hex()
-        if self._is_whole(to, size_bytes, digest):
-            return 0
-        s3.put_file(to, path, {_COPY: self.identity, _SHA256: digest})
-        if self.verify == "read_back" and sha256_of(to).hex() != digest:
-            raise DataError(f"{to} reads back otherwise than it was written; check the object store, then run again")
-        return size_bytes
-
-    def find_dataset(self) -> list[MaterializedShard] | None:
-        """Return the tars of a finished and undamaged copy; None where it has to be made, or made whole.
-
-        Raises:
-            DataError: Something else lies under the prefix, or the store cannot be asked.
-        """
-        sizes = {found: size for found, size, _ in s3.find_objects(self.uri)}
-        with ThreadPoolExecutor(_N_QUESTIONS) as pool:
-            labels = dict(zip(sizes, (label for _, label in pool.map(s3.read_labels, sizes)), strict=True))
-            if strange := [found for found, label in labels.items() if label.get(_COPY) != self.identity]:
-                raise DataError(
-                    f"{strange[0]} is there and belongs to something else; remove what lies under {self.uri}, or name another place"
-                )
-            shards = self._read_manifest() if f"{self.uri}/{MANIFEST_NAME}" in labels else None
-            if shards is None:
-                return None
-            tars = {f"{self.uri}/{shard.name}": (shard.size_bytes, shard.sha256) for shard in shards}
-            if any((sizes.get(tar), labels.get(tar, {}).get(_SHA256)) != wanted for tar, wanted in tars.items()):
-                return None
-            is_read_back = pool.map(self._reads_back, labels, (label[_SHA256] for label in labels.values()))
-            return shards if all(is_read_back) else None
-
-    def _read_manifest(self) -> list[MaterializedShard] | None:
-        with open_shard(f"{self.uri}/{MANIFEST_NAME}") as file:
-            found = read_dataset_manifest(file)
-        return found[1] if found else None
-
-    def _is_whole(self, uri: str, size_bytes: int, digest: str) -> bool:
-        try:
-            found_bytes, label = s3.read_labels(uri)
-        except DataError:
-            return False
-        return (found_bytes, label.get(_SHA256)) == (size_bytes, digest) and self._reads_back(uri, digest)
-
-    def _reads_back(self, uri: str, digest: str) -> bool:
-        return self.verify == "source" or sha256_of(uri).hex() == digest
-
-
-class RepairSamples:
-    """Repairs the samples of a materialized dataset as they are read: `WebDataset(...).map(RepairSamples(folder))`.
-
-    Args:
-        folder: Folder with the dataset's `manifest.parquet`.
-    """
-
-    def __init__(self, folder: Path | str) -> None:
-        path = Path(folder) / MANIFEST_NAME
-        self._repair_of: dict[str, str] = {}
-        # Datasets that were materialized before ingest repaired anything have no such column.
-        if "repair" in pq.read_schema(path).names:
-            table = pq.read_table(path, columns=["key", "repair"])
-            table = table.filter(pc.is_valid(table["repair"]))
-            self._repair_of = dict(zip(*(table[name].to_pylist() for name in ("key", "repair")), strict=True))
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return the sample, repaired if ingest repaired it."""
-        return repair_sample(sample, self._repair_of.get(sample["__key__"]))

@@ -193,7 +193,7 @@ def test_tars_that_cannot_be_looked_at_are_left_and_not_forgotten(
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", refuse)
         report = collect(dry_run=False)
-    assert [line for line in report.left if "best v1: " in line and "cannot be looked at (Permission denied)" in line]
+    assert [line for line in report.left if "best v1: " in line and "cannot be read (Permission denied)" in line]
     assert tars.exists()
     assert find_subset(versions, NAME, version=1).all_materialized_uris != []
 

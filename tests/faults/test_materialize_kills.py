@@ -177,7 +177,7 @@ def test_a_full_disk_is_an_error_and_the_copy_goes_on_when_there_is_room(
     if os.geteuid() or subprocess.call(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place]):
         pytest.skip("only an administrator can make a small disk")
     try:
-        damage(source, capsys, "cannot be written (No space left on device)", "make room")
+        damage(source, capsys, "cannot be written (No space left on device)", "Make room")
         assert subprocess.call(["mount", "-o", "remount,size=256m", place]) == 0
         assert make(source) == expected
     finally:

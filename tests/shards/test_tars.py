@@ -332,7 +332,7 @@ def test_a_file_may_end_where_the_tar_ends_and_one_byte_later_it_is_cut() -> Non
     assert isinstance(record, Record)
     assert (record.files[0].size, end.key, end.reason) == (BLOCK, f"offset-{3 * BLOCK}", "truncated_tar")
     _, cut = index(raw[:-1])
-    assert (cut.reason, cut.detail) == ("truncated_tar", "b.jpg: 512 bytes announced, 511 are there")
+    assert (cut.reason, cut.detail) == ("truncated_tar", "b.jpg: 512 bytes announced, 511 found")
 
 
 @pytest.mark.parametrize(

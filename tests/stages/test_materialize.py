@@ -179,7 +179,7 @@ def test_a_copy_on_its_way_to_an_object_store_needs_room_for_the_tars_under_way_
 def test_a_prefix_that_holds_something_else_is_left_alone(folder: Engine, object_store: str) -> None:
     s3._client().put_object(Bucket=BUCKET, Key=f"copies/{NAME}/v1-10/000000.tar", Body=b"mine")
     with pytest.raises(
-        DataError, match=r"000000\.tar is there and belongs to something else; remove .* or name another"
+        DataError, match=r"000000\.tar exists and belongs to something else\. Remove .* or name another"
     ):
         run(to=f"{object_store}/copies")
     assert list(objects("copies/").values()) == [b"mine"]

@@ -7,7 +7,7 @@ import pytest
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import read_ranges
 from alchemist_core.subsets import materialized
-from alchemist_core.subsets.materialized import InFolder
+from alchemist_core.subsets.materialized import FolderStorage
 from alchemist_core.subsets.members import MemberLocation, table_of
 from tests.subsets.given_subset import copy, files, find_sources, hidden
 
@@ -17,7 +17,7 @@ from tests.subsets.given_subset import copy, files, find_sources, hidden
 def test_members_are_copied_byte_by_byte_under_new_keys(
     sources: list[MemberLocation], tmp_path: Path, seed: int | None, verify: str
 ) -> None:
-    made = copy(sources, tmp_path / "copy", seed=seed, place=InFolder(verify))
+    made = copy(sources, tmp_path / "copy", seed=seed, storage=FolderStorage(verify))
     assert [shard.n_samples for shard in made.shards] == [5, 5, 4]
     copies = {source.pair_hash: source for source in find_sources(tmp_path / "copy")}
     assert sorted(copy.key for copy in copies.values()) == [f"{number:09d}" for number in range(14)]
@@ -34,7 +34,7 @@ def test_neither_the_order_of_the_sources_nor_threads_change_a_byte(
 ) -> None:
     copy(sources, tmp_path / "one", seed=seed)
     monkeypatch.setattr(materialized, "_THREADS_A_CORE", 5)
-    copy(sources[::-1], tmp_path / "two", seed=seed, place=InFolder("source"))
+    copy(sources[::-1], tmp_path / "two", seed=seed, storage=FolderStorage("source"))
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert {name: data for name, data in one.items() if name.endswith(".tar")} == {
         name: data for name, data in two.items() if name.endswith(".tar")
@@ -111,7 +111,7 @@ def test_a_shorter_source_is_refused(sources: list[MemberLocation], tmp_path: Pa
 
 def test_a_place_that_cannot_be_written_is_named(sources: list[MemberLocation], tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DataError, match=r"file cannot be written \(.*\); make room, or correct"):
+    with pytest.raises(DataError, match=r"file cannot be written \(.*\)\. Make room, or correct"):
         copy(sources, tmp_path / "file" / "copy")
 
 

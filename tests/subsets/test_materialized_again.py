@@ -8,7 +8,7 @@ import pytest
 
 from alchemist_core.errors import DataError
 from alchemist_core.subsets import materialized
-from alchemist_core.subsets.materialized import InFolder, MaterializedDataset
+from alchemist_core.subsets.materialized import FolderStorage, MaterializedDataset
 from alchemist_core.subsets.members import MemberLocation
 from tests.subsets.given_subset import copy, files, find_sources, hidden
 
@@ -23,7 +23,7 @@ def test_a_second_run_writes_nothing(sources: list[MemberLocation], tmp_path: Pa
     first = copy(sources, tmp_path / "copy")
     assert first.n_bytes_written == sum(path.stat().st_size for path in (tmp_path / "copy").glob("*.tar"))
     before = written(tmp_path / "copy")
-    second = copy(sources, tmp_path / "copy", place=InFolder(verify))
+    second = copy(sources, tmp_path / "copy", storage=FolderStorage(verify))
     assert written(tmp_path / "copy") == before
     assert second == first._replace(n_bytes_written=0)
 
@@ -45,7 +45,7 @@ def test_a_run_after_a_killed_one_ends_as_if_it_had_not_been_killed(
 
     copy(sources, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        copy(sources, tmp_path / "killed", report=kill)
+        copy(sources, tmp_path / "killed", on_progress=kill)
     assert not (tmp_path / "killed").exists()
     n_noted = len(hidden(tmp_path / "killed")[".journal"].splitlines()) // 2
     # A small file that was killed before its rename.
@@ -118,7 +118,7 @@ def test_what_an_interrupted_copy_of_other_members_left_is_not_mixed_in(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copy(sources, tmp_path / "copy", report=kill)
+        copy(sources, tmp_path / "copy", on_progress=kill)
     made = copy(sources[:4], tmp_path / "copy")
     assert [shard.n_samples for shard in made.shards] == [4]
     assert sorted(files(tmp_path / "copy")) == [
@@ -159,7 +159,7 @@ def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[Me
     data = path.read_bytes()
     for bad in (b"", data[:-20], data[:-200] + bytes(192) + data[-8:]):
         path.write_bytes(bad)
-        with pytest.raises(DataError, match="something else; remove the folder"):
+        with pytest.raises(DataError, match=r"something else\. Remove the folder"):
             copy(sources, tmp_path / "copy")
 
 
