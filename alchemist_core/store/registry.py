@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.shards.faults import Reason
+from alchemist_core.shards.tars import RecordFile
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.copy import copy_rows
 from alchemist_core.store.engine import read_clock
@@ -61,14 +62,6 @@ class KnownShard:
     reason: str | None
     noted_at: datetime
     """When its state was noted: what is changed later may be another state."""
-
-
-class Member(Protocol):
-    """One file of a record: its extension and byte range."""
-
-    ext: str
-    offset: int
-    size: int
 
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -376,7 +369,7 @@ def _insert_samples(connection: Connection, shard_id: int, samples: Iterable[Any
 
 
 def _incoming_row(sample: Any) -> tuple[Any, ...]:
-    files: tuple[Member, ...] = sample.record.files
+    files: tuple[RecordFile, ...] = sample.record.files
     return (
         sample.record.ordinal, sample.record.key, [file.ext for file in files], [file.offset for file in files],
         [file.size for file in files], sample.content_hash, sample.repair,
