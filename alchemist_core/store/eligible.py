@@ -1,6 +1,6 @@
-"""The pool of a snapshot as arrays: every scored pair of its nights, and what excludes some of them.
+"""The eligible samples of a snapshot as arrays: every scored sample of its nights, and what excludes some of them.
 
-Knows what a pool depends on and what can be asked of it, not how it is read. Letters: N pairs of the pool, K wanted ones.
+They are read from the store and kept as files, which later selections map. Letters: N scored samples of the nights, K wanted ones.
 """
 
 import contextlib
@@ -34,31 +34,31 @@ from alchemist_core.store.queries import load_query
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All that a pool depends on, so that it can be read again: what a snapshot stores."""
+    """Everything that the eligible samples depend on, so that they can be read again; a snapshot stores it."""
 
     rater_id: int
     night_ids: tuple[int, ...]
     last_takedown_id: int
     score: str = "rater"
-    # Of pairs beyond it no duplicate counts; 0: duplicates are kept.
+    # Duplicates are excluded among samples up to this one; 0: none are.
     last_compared_id: int = 0
-    # What counts as one: the same picture (exact), or also one that looks alike (near).
+    # What counts as a duplicate: the same image (exact), or near-duplicates too (near).
     duplicates: str = "exact"
     decontaminate: tuple[str, ...] = ()
     last_evaluation_shard_id: int = 0
     where: str | None = None
-    # Whether each pair's source counts, for a cap.
+    # Whether sources are needed, for a cap by source.
     with_sources: bool = False
-    # Shards that were retired or superseded up to it do not count.
+    # Shards retired or superseded up to this number do not count.
     last_retirement_id: int = 0
 
     @property
     def is_fixed(self) -> bool:
-        """Tell whether nothing that it names can change: scores and hashes never do; captions, addresses and heuristics may."""
+        """Return whether the result can never change: scores and hashes do not; captions, URLs and heuristics can."""
         return self.where is None and self.score == "rater" and not self.with_sources
 
     def options(self) -> dict[str, Any]:
-        """Return what has no column of its own in `rank_snapshots`, defaults left out."""
+        """Return the fields without a column in `rank_snapshots`, except those with their default."""
         own = {"rater_id", "night_ids", "last_takedown_id"}
         return {
             field.name: value
@@ -75,37 +75,37 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EligibleSamples:
-    """Aligned arrays of a pool, in the order of pair_hash."""
+    """Aligned arrays of the scored samples, eligible or excluded, in the order of pair_hash."""
 
     pair_hash_N32: NDArray[np.uint8]
     pair_hash64_N: NDArray[np.int64]
     score_N: NDArray[np.float64]
     night_N: NDArray[np.int32]
-    # A code of selection/exclusions.py: only pairs with 0 are eligible.
+    # Code of selection/exclusions.py: only samples with 0 are eligible.
     excluded_N: NDArray[np.uint8]
-    # Sources by number, from 1 as they come; 0 where it is not known. Read only where sources are capped.
+    # Number of the source, from 1 in order of appearance; 0 if unknown. Read only for a cap by source.
     source_N: NDArray[np.int64] | None = None
     n_taken_down: int = 0
     n_unscored: int = 0
 
     def __len__(self) -> int:
-        """Count the pairs of the pool, excluded ones too."""
+        """Count the samples, excluded ones too."""
         return len(self.score_N)
 
     def open_mask(self) -> NDArray[np.bool_]:
-        """Tell which pairs are eligible."""
+        """Return a mask of the eligible samples."""
         return np.equal(self.excluded_N, 0)
 
     def count_open(self) -> int:
-        """Count the eligible pairs."""
+        """Count the eligible samples."""
         return int(np.count_nonzero(self.open_mask())) if self.excluded_N.any() else len(self)
 
     def open_pairs(self) -> "EligibleSamples":
-        """Return the eligible pairs alone; itself where nothing is excluded."""
+        """Return only the eligible samples; itself if none is excluded."""
         return self if not self.excluded_N.any() else self.take(np.flatnonzero(self.open_mask()))
 
     def take(self, place_K: NDArray[np.int64]) -> "EligibleSamples":
-        """Return some of the pairs."""
+        """Return some of the samples."""
         columns = {name: None if column is None else column[place_K] for name, column in self.columns().items()}
         return EligibleSamples(**columns, n_taken_down=self.n_taken_down, n_unscored=self.n_unscored)  # type: ignore[arg-type]
 
@@ -114,14 +114,14 @@ class EligibleSamples:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith(("_N", "_N32"))}
 
     def find(self, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return where pairs stand, ascending; those that are not in the pool are left out."""
+        """Return the positions of samples, ascending; samples that are not here are left out."""
         own_N, wanted_K = (_prefix(hashes) for hashes in (self.pair_hash_N32, pair_hash_K32))
         place_K = np.minimum(np.searchsorted(own_N, wanted_K), len(own_N) - 1)
         found = place_K[own_N[place_K] == wanted_K] if len(own_N) else np.empty(0, np.int64)
         return np.sort(found)
 
     def sha256(self) -> str:
-        """Hash the pool: every pair's hash with its score, what excludes it where anything does, and its source where that counts."""
+        """Return the hash of all samples: hashes and scores, exclusions if there are any, and sources if they were read."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pair_hash_N32).data)
         digest.update(np.ascontiguousarray(self.score_N, "<f8").data)
         if self.excluded_N.any():
@@ -143,16 +143,16 @@ Columns = dict[str, NDArray[Any]]
 
 
 def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
-    """Read a pool as it was at a moment.
+    """Read the eligible samples as of a moment.
 
     Args:
         connection: Open in a transaction that sees one snapshot of the store.
-        moment: What the pool depends on.
+        moment: What they depend on.
 
     Raises:
-        ConfigError: If the moment's condition is none.
+        ConfigError: The moment's condition is not valid.
     """
-    # The joins of a range fit into memory; no statement here is asked often enough to be compiled.
+    # The joins of a range fit into memory; statements run too rarely for compilation to pay.
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
     connection.execute(text("SET LOCAL jit = off"))
     reader = _Reader(connection, moment)
@@ -172,7 +172,7 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
 
 def _spans(connection: Connection) -> Iterator[dict[str, int]]:
     last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
-    # From before 0, which a sample made by hand may have.
+    # From -1, because a sample inserted by hand can have the id 0.
     for start in range(-1, last + 1, RANGE):
         yield {"after_sample_id": start, "last_sample_id": start + RANGE}
 
@@ -185,7 +185,7 @@ def _exclude_duplicates(columns: Columns, *, has_duplicates: bool) -> None:
 
 
 def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number labels from 1 as they come, 0 stays 0 and uses up its number: the server's hash of a host is no part of a snapshot."""
+    """Number labels from 1 in order of appearance; 0 stays 0. A snapshot's hash must not depend on the server's hash of a host."""
     _, first, group_N = np.unique(label_N, return_index=True, return_inverse=True)
     number = np.empty(len(first), np.int64)
     number[np.argsort(first)] = np.arange(1, len(first) + 1)
@@ -193,7 +193,7 @@ def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class _Reader:
-    """Reads ranges of samples, and counts what never comes into the pool."""
+    """Reads ranges of samples, and counts those that are left out."""
 
     def __init__(self, connection: Connection, moment: Moment) -> None:
         self._connection, self._moment = connection, moment
@@ -201,7 +201,7 @@ class _Reader:
         self.n_taken_down = self.n_unscored = 0
 
     def read(self, span: dict[str, int]) -> Columns:
-        """Return one range as columns, in no order."""
+        """Return one range as columns, unordered."""
         rows = copy_out(self._connection, load_query("candidate_samples"), self._moment.parameters | span, PAIR_FIELDS)
         is_unscored = np.isnan(rows["score"]) & ~rows["is_taken_down"]
         self.n_taken_down += int(rows["is_taken_down"].sum())
@@ -249,23 +249,23 @@ class _Reader:
         return source_N
 
 
-# A pool of 30 million is 1.9 GB; the newest are kept.
+# 30 million samples take 1.9 GB; the most recently used sets are kept.
 MAX_POOLS = 4
 COUNTS = ("n_taken_down", "n_unscored")
 ARRAYS = tuple(field.name for field in fields(EligibleSamples) if field.name not in COUNTS)
 
 
 def scale_fingerprint(scale: RankScale) -> str:
-    """Return the hash of a scale's knots: what a subset's spec says of it."""
+    """Return the hash of a scale's knots, as a subset's specification holds it."""
     return fingerprint([scale.knot_scores.tolist(), scale.knot_ranks.tolist()])
 
 
 def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] | None:
-    """Return the eligible hash and the pool of a moment, its arrays mapped from their files; none if it is not kept as it was.
+    """Return the eligible hash and the samples of a moment, mapped from their files; None if they are missing or changed.
 
     Args:
-        key: Of the moment.
-        should_verify: Compare every byte with its hash (1 s for each 2 GB), not only sizes and times of the files.
+        key: Hash of the moment.
+        should_verify: Compare every byte with its hash (1 s per 2 GB), not only sizes and times of the files.
     """
     folder = _folder() / key
     try:
@@ -275,7 +275,7 @@ def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
         os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # Mapped one after the other: numpy reads a header by ast, which in Python 3.11 may fail in several threads at once.
+    # One after the other: numpy parses headers with ast, which can fail in several threads in Python 3.11.
     found = [_map(folder / f"{name}.npy") for name in names]
     sealed = [column for column in found if column is not None]
     if len(sealed) < len(names):
@@ -288,18 +288,18 @@ def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
 
 
 def keep_pool(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
-    """Keep the pool of a moment in place of what is there, if the disk allows; those that were not used for longest go."""
+    """Store the samples of a moment in files, if the disk has room, and delete the least recently used sets."""
     _folder().mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=_folder()))
     arrays = {name: column for name, column in pairs.columns().items() if column is not None}
     note = {"eligible_hash": eligible_hash, "arrays": sorted(arrays)} | {name: getattr(pairs, name) for name in COUNTS}
-    # Without a kept pool a selection takes longer; it need not fail.
+    # Without these files the next selection is slower, but it works.
     with contextlib.suppress(OSError):
         for name, column in arrays.items():
             _save(aside / f"{name}.npy", column)
         (aside / "pool.json").write_text(json.dumps(note), encoding="utf-8")
         shutil.rmtree(_folder() / key, ignore_errors=True)
-        # Refused where another selection has just put the same pool there.
+        # Fails if another selection has just stored the same set.
         aside.rename(_folder() / key)
     shutil.rmtree(aside, ignore_errors=True)
     with contextlib.suppress(OSError):
@@ -308,7 +308,7 @@ def keep_pool(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
 
 
 def rank_pool(key: str, pairs: EligibleSamples, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
-    """Return a pool's ranks on a scale, from the file beside it or into it."""
+    """Return the samples' ranks on a scale; they are stored in a file on first use."""
     path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
     kept = _map(path)
     if kept is not None and len(kept[0]) == len(pairs) and not (should_verify and kept[1] != _sha256(kept[0])):
@@ -320,7 +320,7 @@ def rank_pool(key: str, pairs: EligibleSamples, scale: RankScale, *, should_veri
 
 
 def forget_pools() -> None:
-    """Delete all: another database of this home may give the same numbers and moments to other pools."""
+    """Delete all stored sets: another database of this home can have the same ids and moments with other samples."""
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
@@ -329,12 +329,12 @@ def _folder() -> Path:
 
 
 def _map(path: Path) -> tuple[NDArray[Any], str] | None:
-    """Map an array from its file, with the hash that it was sealed with; none where that is not the file that was sealed."""
+    """Map an array from its file, with the hash that it was stored with; None if the file is not the one that was stored."""
     try:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if seal["stamp"] != _stamp(path):
             return None
-        # A plain array over the mapped file: a memmap would make one of every slice and every sum.
+        # A plain array over the mapped file, because every slice or sum of a memmap would be a memmap.
         return np.asarray(np.load(path, mmap_mode="r")), str(seal["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -362,47 +362,47 @@ def _sha256(column: NDArray[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NightFacts:
-    """A night that pairs of a pool are of."""
+    """A night that eligible samples come from."""
 
     night_id: int
     dataset: str
     crawl_date: date
     created_at: datetime
-    # Mean over its tars; none where its pairs came in by a retry.
+    # Mean over its tars; None if its samples come from a retry.
     bytes_per_pair: float | None
 
 
 def frozen(engine: Engine) -> Connection:
-    """Connect so that all statements see one snapshot of the store."""
+    """Open a connection whose statements all see one snapshot of the store."""
     return engine.connect().execution_options(isolation_level="REPEATABLE READ")
 
 
 def read_nights(connection: Connection, rater_id: int, **which: list[Any]) -> tuple[NightFacts, ...]:
-    """Return the decided nights of `dataset_names`, or those of `night_ids`."""
+    """Return the decided nights of `dataset_names`, or the nights `night_ids`."""
     parameters = {"rater_id": rater_id, "dataset_names": None, "night_ids": None} | which
     return tuple(NightFacts(*row) for row in connection.execute(load_query("decided_nights"), parameters))
 
 
 class EligibleRequest:
-    """A pool that is wanted: as of a moment, of some nights."""
+    """Request for the eligible samples as of a moment."""
 
     def __init__(self, moment: Moment, nights: Sequence[NightFacts], *, should_verify: bool) -> None:
-        """Ask for a pool.
+        """Request eligible samples.
 
         Args:
-            moment: What it depends on.
-            nights: What its pairs are of.
-            should_verify: Whether a kept one is compared with its hashes before it is used; a preview does without.
+            moment: What they depend on.
+            nights: Nights that they come from.
+            should_verify: Whether to compare stored files with their hashes before use; previews skip that.
         """
         self._moment, self._nights, self._should_verify = moment, nights, should_verify
         self._found = ""
 
     def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligibleSamples]:
-        """Return the eligible hash and the pool: the kept one, else read from the store and kept.
+        """Return the eligible hash and the samples: from files, else from the store and into files.
 
         Args:
             connection: From `frozen`.
-            may_be_kept: Whether one that was read before will do.
+            may_be_kept: Whether files of an earlier read may be used.
         """
         self._found = self._key(connection)
         kept = find_pool(self._found, should_verify=self._should_verify) if may_be_kept else None
@@ -414,15 +414,15 @@ class EligibleRequest:
         return eligible_hash, pairs
 
     def rank(self, pairs: EligibleSamples, scale: RankScale) -> NDArray[np.float64]:
-        """Return the ranks of the pool that was got."""
+        """Return the ranks of the samples that `get` returned."""
         return rank_pool(self._found, pairs, scale, should_verify=self._should_verify)
 
     def _key(self, connection: Connection) -> str:
-        # With the times at which nights were made: numbers alone are the same in every new database.
+        # With the times at which nights were made, because ids repeat in every new database.
         made = [[night.dataset, night.crawl_date.isoformat(), night.created_at.isoformat()] for night in self._nights]
         if self._moment.is_fixed:
             return fingerprint([asdict(self._moment), made])
-        # What the server has counted of changes tells a new state from an old one, some seconds late: enough for a preview.
+        # The server's counters of changes tell states apart, some seconds late: enough for a preview.
         statement = text("""
             SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
             WHERE schemaname = 'alchemist' AND relname IN ('samples', 'heuristic_scores') ORDER BY relname

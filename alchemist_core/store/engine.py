@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_SILENCE_MS = 30_000
 DatabaseError = DBAPIError
-"""What a refused statement or a lost server raises, for those who go on without it."""
+"""Error of a refused statement or a lost connection, for callers that can continue without the store."""
 
 
 def database_url(settings: Settings | None = None) -> str:
@@ -49,7 +49,7 @@ def role_url(role: Role) -> str:
     if settings.database_url is None:
         return _embedded(settings).url(role=role)
     address = make_url(database_url(settings)).set(drivername="postgresql")
-    # Whoever is neither the writer nor the reader is the owner, as `sql/roles.sql` has it.
+    # A login that is neither the writer nor the reader is the owner (`sql/roles.sql`).
     own = next((name for name, login in LOGINS.items() if login == address.username), "owner")
     if role != own:
         given = address.set(username=LOGINS[role])
@@ -70,7 +70,7 @@ def create_store() -> None:
 def _embedded(settings: Settings) -> "EmbeddedPostgres":
     from alchemist_core.store.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
 
-    # Whoever only reads, and mistyped a folder, must not get an empty store and be told that there are no subsets.
+    # A command that only reads must not create an empty store in a mistyped folder.
     if not has_server(settings.home):
         raise ConfigError(
             f"There is no store in {settings.home.resolve()} (ALCHEMIST_HOME, or .alchemist in the current folder). Change to your "
@@ -87,8 +87,8 @@ def _require_postgres(url: str) -> str:
     if name.partition("+")[0] not in {"postgres", "postgresql"}:
         # Without its value: it holds a password.
         raise ConfigError(
-            "ALCHEMIST_DATABASE_URL is no URL of a Postgres server, such as postgresql://user:password@host:5432/name; "
-            "signs like / or @ in a password are written %2F, %40."
+            "ALCHEMIST_DATABASE_URL is not a valid Postgres URL, such as postgresql://user:password@host:5432/name. "
+            "Encode characters such as / or @ in a password as %2F, %40."
         )
     return url
 
@@ -100,20 +100,20 @@ def make_engine(url: str) -> Engine:
     arguments = {
         "application_name": f"alchemist-{os.getpid()}",
         "options": " ".join((*given, "-c timezone=UTC")),
-        # A server that is gone without a word must not keep a heartbeat waiting for the quarter of an hour that is usual.
+        # The default is a quarter of an hour: too long for a heartbeat to wait for a server that has vanished.
         **({} if "tcp_user_timeout" in address.query else {"tcp_user_timeout": _MOST_SILENCE_MS}),
     }
     return create_engine(address, pool_pre_ping=True, connect_args=arguments)
 
 
 def read_clock(connection: Connection) -> datetime:
-    """Return the present moment by the database's clock, which all machines share; what is decided by time is decided by it."""
+    """Return the time of the database's clock, which all machines share: every decision by time uses it."""
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     return now
 
 
 def open_store() -> Engine:
-    """Return this process's engine on the store, whose schema must be this code's.
+    """Return this process's engine on the store; its schema must match this code.
 
     Raises:
         StoreError: The schema is older, newer or another one; only `alchemist db migrate` changes it.
@@ -151,32 +151,32 @@ N_REMEMBERED = 50
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """What a database says of its schema: the migrations' revision, and the hashes of applied SQL files, newest first."""
+    """State of a database's schema: revision of the migrations, and hashes of the applied SQL files, newest first."""
 
     revision: str | None = None
     applied: tuple[str, ...] = ()
 
     @property
     def is_current(self) -> bool:
-        """Whether the database has exactly this code's schema."""
+        """Whether the schema matches this code exactly."""
         return self.revision == head_revision() and self.applied[:1] == (code_hash(),)
 
     @property
     def is_created(self) -> bool:
-        """Whether the schema's first creation ended: views come after the last migration."""
+        """Whether the schema was created completely: views are applied after the last migration."""
         return bool(self.applied)
 
 
 def migrate(url: str, *, should_reapply: bool = False) -> bool:
-    """Bring the database to this code's schema; returns whether anything had to change. At head one query finds that out.
+    """Migrate the database to this code's schema; returns whether anything changed. An up-to-date database costs one query.
 
     Args:
         url: Address of the database; its user owns the schema, or may create it.
-        should_reapply: Apply functions, views and grants even if the database says that it has them: a restored one has no grants.
+        should_reapply: Apply functions, views and grants again even if they are recorded as applied: a restored database has no grants.
 
     Raises:
-        StoreError: The server does not answer, the database belongs to newer code, other sessions hold what is to be
-            changed, or a statement was refused.
+        StoreError: The server does not respond, the database belongs to newer code, other sessions hold locks that are
+            needed, or a statement was refused.
     """
     with _connected(url) as connection:
         state = _state(connection)
@@ -191,14 +191,14 @@ def migrate(url: str, *, should_reapply: bool = False) -> bool:
 
 
 def check_schema(url: str, *, may_create: bool = False) -> None:
-    """Refuse a schema that is not this code's; an existing one is never changed.
+    """Refuse a schema that does not match this code; an existing schema is never changed.
 
     Args:
         url: Address of the database.
-        may_create: Whether an empty database is brought to this code's schema, as one whose creation was interrupted.
+        may_create: Whether to create the schema in an empty database, or to complete an interrupted creation.
 
     Raises:
-        StoreError: The server does not answer, or the schema is older, newer or another one; the text names the command that helps.
+        StoreError: The server does not respond, or the schema does not match; the message has the command to run.
     """
     state = schema_state(url)
     _refuse_newer(state)
@@ -218,8 +218,8 @@ def check_schema(url: str, *, may_create: bool = False) -> None:
         )
     if code_hash() in state.applied:
         raise StoreError(
-            "Newer code has replaced the store's views, this code needs the former ones. Update the code; "
-            "to go back to this code for all users, run `alchemist db migrate`."
+            "Newer code has replaced the store's views, and this code needs the former ones. Update the code; "
+            "or return to this code for all users: run `alchemist db migrate`."
         )
     raise StoreError(
         "The store's views and functions are not those of this code. Run `alchemist db migrate` as the owner of the schema."
@@ -227,14 +227,14 @@ def check_schema(url: str, *, may_create: bool = False) -> None:
 
 
 def schema_state(url: str) -> SchemaState:
-    """Return what the database says of its schema, whatever its age."""
+    """Return the state of a database's schema, old or new."""
     with _connected(url) as connection:
         return _state(connection)
 
 
 @contextmanager
 def _connected(url: str) -> Iterator[Connection]:
-    """Connect, and turn what the server refuses into one line with a remedy."""
+    """Connect, and turn refusals of the server into one-line errors with a remedy."""
     engine = make_engine(url)
     try:
         with engine.connect() as connection:
@@ -248,12 +248,12 @@ def _connected(url: str) -> Iterator[Connection]:
 
 
 def current_revision(url: str) -> str | None:
-    """Return the revision of a database; nothing when it was never migrated."""
+    """Return the revision of a database, or None if it was never migrated."""
     return schema_state(url).revision
 
 
 def head_revision() -> str:
-    """Return the newest revision of this code: revisions are the ordered numbers before the files' names.
+    """Return the newest revision of this code: the number at the start of the last migration's file name.
 
     >>> head_revision() >= "0010"
     True
@@ -266,7 +266,7 @@ def head_revision() -> str:
 
 
 def code_hash() -> str:
-    """Return the hash of everything that is applied again when it changes."""
+    """Return the hash of functions, views, grants and comments: they are applied again when it changes."""
     digest = hashlib.sha256()
     for path in _code_files():
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -299,12 +299,12 @@ def _state(connection: Connection) -> SchemaState:
 
 def _refuse_newer(state: SchemaState) -> None:
     if state.revision is not None and state.revision > head_revision():
-        msg = f"the database is at revision {state.revision}, this code ends at {head_revision()}: update the code"
+        msg = f"The database is at revision {state.revision}, but this code supports up to {head_revision()}. Update the code."
         raise StoreError(msg)
 
 
 def _upgrade(connection: Connection) -> None:
-    # Imported here: a command that finds the schema at head never pays for it.
+    # Imported here, because a command on an up-to-date schema does not need it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 

@@ -2,7 +2,7 @@
 
 Exactly once: scores, quarantine rows and the mark commit together, under a fenced lease, or not at all.
 
-Letters: N pairs of a shard · M measures.
+Letters: N samples of a shard · M measures.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ class ShardCounts:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What scoring made of a shard's pairs: one score or one fault each, and heuristics of those that had none."""
+    """What scoring made of a shard's samples: one score or one fault each, and heuristics of those that had none."""
 
     sample_id_N: NDArray[np.int64]
     score_N: NDArray[np.float32]
@@ -149,7 +149,7 @@ def count_unscored(engine: Engine, scope: ScoringScope) -> tuple[int, int]:
 
 
 def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[AnyRow]:
-    """Return a shard's good locations whose pair the rater has not scored, in the tar's order, with the picture's bytes."""
+    """Return a shard's good locations whose sample the rater has not scored, in the tar's order, with the image's bytes."""
     parameters = {"shard_id": shard_id, "rater_id": rater_id, "image_exts": sorted(IMAGE_EXTS)}
     with engine.connect() as connection:
         return connection.execute(load_query("unscored_samples"), parameters).all()
@@ -179,10 +179,10 @@ def store_outcome(
             with engine.begin() as connection:
                 return commit(connection, outcome)
         except UniqueViolation:
-            # Another shard with one of these pairs was committed first: its scores are there now, and are the same.
+            # Another shard with one of these samples was committed first: its scores are there now, and are the same.
             outcome = without_scored(engine, claimed, scope, outcome)
         except (LockNotAvailable, OperationalError) as error:
-            # Another transaction is storing some of these pairs; the COPY raises it bare, other statements as SQLAlchemy's.
+            # Another transaction is storing some of these samples; the COPY raises it bare, other statements as SQLAlchemy's.
             if not isinstance(getattr(error, "orig", error), LockNotAvailable):
                 raise
             _end_stalled(engine)
@@ -231,7 +231,7 @@ def copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) ->
 
 
 def store_heuristics(connection: Connection, outcome: ShardOutcome) -> None:
-    """Store the heuristics of pictures that had none."""
+    """Store the heuristics of images that had none."""
     if not len(outcome.measured_id_N):
         return
     connection.execute(text(MEASURED_TABLE))
@@ -265,7 +265,7 @@ TRANSIENT = "transient"
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A claimed shard, the places in it that are tried again, and those of their pairs that have no score yet."""
+    """A claimed shard, the places in it that are tried again, and those of their samples that have no score yet."""
 
     claimed: ClaimedShard
     ordinals: tuple[int, ...]
@@ -273,7 +273,7 @@ class Retry:
 
 
 def find_retryable(engine: Engine, scope: ScoringScope, reason: str) -> dict[int, int]:
-    """Return shards in the ledger with locations set aside for a reason: shard_id and how many."""
+    """Return shards in the ledger with locations quarantined for a reason: shard_id and how many."""
     parameters = {"rater_id": scope.rater_id, "dataset_ids": list(scope.dataset_ids), "reason": reason}
     with engine.connect() as connection:
         rows = connection.execute(load_query("find_retryable_shards"), parameters)
@@ -325,7 +325,7 @@ def claim_retry(
 def commit_retry(
     engine: Engine, retry: Retry, scope: ScoringScope, *, outcome: ShardOutcome, provenance: Provenance
 ) -> ShardCounts:
-    """Move what could be scored from set aside to scored, and keep the rest with the reason that it has now.
+    """Move what could be scored from quarantined to scored, and keep the rest with the reason that it has now.
 
     Raises:
         LeaseLostError: If the lease expired: nothing is stored.
@@ -373,7 +373,7 @@ RECENT_RUNS = 50
 
 @dataclass(frozen=True, slots=True)
 class ScoringSpeed:
-    """Pairs that one worker slot computes in a second, on which device, and by whose runs that was measured."""
+    """Samples that one worker slot computes in a second, on which device, and by whose runs that was measured."""
 
     pairs_per_s: float
     device: str

@@ -37,7 +37,7 @@ def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> in
 
 
 def complete_takedowns(engine: Engine) -> tuple[int, int]:
-    """Note takedowns whose picture is in no published version and in no tar of ours any more; returns done and pending."""
+    """Note takedowns whose image is in no published version and in no tar of ours any more; returns done and pending."""
     with engine.connect() as connection:
         pending = connection.execute(
             text("SELECT image_hash FROM alchemist.takedowns WHERE bytes_removed_at IS NULL ORDER BY takedown_id")

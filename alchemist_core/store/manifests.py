@@ -89,7 +89,7 @@ def sort_hashes(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def members_sha256(pair_hash_K: Sequence[bytes]) -> str:
-    """Hash a set of pairs, whatever the order in which they are given."""
+    """Hash a set of samples, whatever the order in which they are given."""
     return hashlib.sha256(b"".join(sorted(pair_hash_K))).hexdigest()
 
 

@@ -158,7 +158,7 @@ NIGHT_ROW = np.dtype([("shard_id", "i8"), ("caption_length", "i4"), ("score", "f
 
 @dataclass(frozen=True, slots=True)
 class ScoreBand:
-    """A group of a night's pairs and a range of their scores: where to look for examples."""
+    """A group of a night's samples and a range of their scores: where to look for examples."""
 
     shard_id: int | None
     caption_length: tuple[int, int]
@@ -166,7 +166,7 @@ class ScoreBand:
 
 
 def read_night_scores(engine: Engine, rater_id: int, night_ids: Sequence[int]) -> NDArray[Any]:
-    """Return shard_id, caption_length and score of the nights' distinct pairs; streamed, so memory holds 16 bytes a pair."""
+    """Return shard_id, caption_length and score of the nights' distinct samples; streamed, so memory holds 16 bytes a sample."""
     parameters = {"rater_id": rater_id, "night_ids": list(night_ids)}
     with engine.connect().execution_options(yield_per=ROWS_A_FETCH) as connection:
         rows = connection.execute(load_query("night_scores"), parameters)

@@ -41,7 +41,7 @@ def _of_nights(engine: Engine, query: str, nights: Sequence[tuple[str, date]]) -
 
 
 def read_quarantine(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
-    """Return reason, stage, n_locations and an example of what was set aside."""
+    """Return reason, stage, n_locations and an example of what was quarantined."""
     with engine.connect() as connection:
         return connection.execute(load_query("quarantine_reasons"), {"dataset": dataset}).all()
 
@@ -84,7 +84,7 @@ def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
 
 
 def read_image_metrics(engine: Engine, model_ids: Sequence[int]) -> Sequence[AnyRow]:
-    """Return contract, metric, arm, seed and value of what was measured of models' images."""
+    """Return protocol, metric, arm, seed and value of what was measured of models' images."""
     with engine.connect() as connection:
         return connection.execute(load_query("image_metrics"), {"model_ids": list(model_ids)}).all()
 
@@ -96,7 +96,7 @@ def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
 
 
 def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
-    """Return each arm's mean and its gains over random and full with their ends, and the contract, from `subset_comparisons`."""
+    """Return each arm's mean and its gains over random and full with their ends, and the protocol, from `subset_comparisons`."""
     statement = text("""
         SELECT
             metric, arm, n_seeds, mean, gain, gain_low, gain_high, gain_over_full, gain_over_full_low, gain_over_full_high,

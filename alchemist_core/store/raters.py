@@ -150,7 +150,7 @@ def promote_rater(
 ) -> None:
     """Put a rater into production and retire the one before: every reader switches at the commit.
 
-    The audit event keeps `reason`, why one without a certificate is promoted, and `said`, who approved it.
+    The audit event keeps `reason`, why one without a acceptance report is promoted, and `said`, who approved it.
     """
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE alchemist.raters IN SHARE ROW EXCLUSIVE MODE"))

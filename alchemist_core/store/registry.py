@@ -1,4 +1,4 @@
-"""Datasets and shards: what is registered, and the one transaction that registers a shard with all that lies in it."""
+"""Datasets and shards: reading and changing their states, and the one transaction that registers a shard with its samples."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -20,9 +20,9 @@ from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import SAMPLE_COLUMNS, AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
 
 READABLE = ("verified", "missing", "changed")
-"""States of a shard whose pairs are registered and that nobody has given up."""
+"""States of a shard whose samples are registered and that is neither retired nor superseded."""
 UNREGISTERED = ("rejected", "growing")
-"""States of a shard of which no pair is registered."""
+"""States of a shard without registered samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class NewShard:
-    """A tar that was read: where it lies (relative to the dataset's root) and what it is."""
+    """A tar that was read: its address (relative to the dataset's root), hash and size."""
 
     dataset_id: int
     uri: str
@@ -46,12 +46,12 @@ class NewShard:
     crawl_date: date
     run_id: int
     verified_at: datetime | None = None
-    """When reading it began: what is changed later has a later time of change."""
+    """When reading began, to compare with the file's time of change."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownShard:
-    """A tar that was met before."""
+    """A tar that is registered already."""
 
     shard_id: int
     size_bytes: int
@@ -61,7 +61,7 @@ class KnownShard:
     crawl_date: date
     reason: str | None
     noted_at: datetime
-    """When its state was noted: what is changed later may be another state."""
+    """When its state was recorded, to compare with the file's time of change."""
 
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -70,10 +70,10 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 def register_dataset(
     engine: Engine, name: str, *, root_uri: str | None, role: str, move_root: bool = False
 ) -> DatasetRow:
-    """Return the dataset, registered on first use.
+    """Return a dataset; it is registered on first use.
 
     Raises:
-        ConfigError: The name is not one, the dataset has another role, or another root that is not to be moved.
+        ConfigError: The name is not valid, or the dataset has another role, or another root and move_root is not set.
     """
     known = {row.name: row for row in list_datasets(engine)}
     if name in known:
@@ -81,17 +81,17 @@ def register_dataset(
     if not DATASET_NAME.fullmatch(name):
         shown = f"{name[:40]!r}" + ("..." if len(name) > 40 else "")
         raise ConfigError(
-            f"--dataset {shown} is not a name of a dataset: 1 to 100 letters, digits, or . _ + -, the first a letter or digit."
+            f"--dataset {shown} is not a valid dataset name. Use 1 to 100 letters, digits or . _ + -, starting with a letter or digit."
         )
     _refuse_removed(engine, name)
     if root_uri is None:
-        raise ConfigError(f"Dataset {name!r} is not registered yet. Name its folder or s3:// address once with --root.")
+        raise ConfigError(f"Dataset {name!r} is not registered yet. Give its folder or s3:// address with --root.")
     with engine.begin() as connection:
         given = insert(Dataset).values(name=name, root_uri=root_uri, role=role)
         statement = given.on_conflict_do_nothing(index_elements=[Dataset.name]).returning(Dataset.dataset_id)
         dataset_id = connection.execute(statement).scalar()
     if dataset_id is None:
-        # Another process registered it meanwhile: it is no new one any more.
+        # Another process has registered it in the meantime.
         return register_dataset(engine, name, root_uri=root_uri, role=role, move_root=move_root)
     return DatasetRow(dataset_id, name, root_uri, role)
 
@@ -105,8 +105,8 @@ def _require_same(engine: Engine, row: DatasetRow, *, root_uri: str | None, role
         return row
     if not move_root:
         raise ConfigError(
-            f"--root {root_uri}: dataset {row.name!r} has the root {row.root_uri}. Leave --root out; or, where its shards were moved, "
-            "add --move-root; shards of another source need a dataset of their own."
+            f"--root {root_uri}: dataset {row.name!r} has the root {row.root_uri}. Omit --root; or, if its shards were moved, "
+            "add --move-root; or register shards of another source as another dataset."
         )
     with engine.begin() as connection:
         connection.execute(update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(root_uri=root_uri))
@@ -118,7 +118,7 @@ def _require_same(engine: Engine, row: DatasetRow, *, root_uri: str | None, role
 
 
 def list_datasets(engine: Engine, *, role: str | None = None) -> list[DatasetRow]:
-    """Return the registered datasets by name, of one role or all; without those that were removed."""
+    """Return the registered datasets of one role, or all, by name; removed ones are left out."""
     statement = select(Dataset.dataset_id, Dataset.name, Dataset.root_uri, Dataset.role).order_by(Dataset.name)
     statement = statement.where(Dataset.removed_at.is_(None))
     if role is not None:
@@ -131,7 +131,7 @@ def find_dataset(engine: Engine, name: str) -> DatasetRow:
     """Return one dataset.
 
     Raises:
-        ConfigError: If it is not registered; the text lists those that are.
+        ConfigError: It is not registered; the message lists the registered ones.
     """
     known = list_datasets(engine)
     for row in known:
@@ -158,7 +158,7 @@ def _refuse_removed(engine: Engine, name: str) -> None:
 
 
 def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
-    """Return every registered shard by its address; of superseded ones the revision that took their place."""
+    """Return every registered shard by its address; of several revisions the current one."""
     reason = func.coalesce(Shard.state_reason, Shard.rejected_reason)
     noted_at = func.coalesce(Shard.state_changed_at, Shard.created_at)
     columns = (
@@ -172,14 +172,14 @@ def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
 def find_shards(
     engine: Engine, *, dataset: str | None = None, states: Sequence[str] | None = None, subject: str | None = None
 ) -> Sequence[AnyRow]:
-    """Return shards with their datasets; a subject is an id, an address below the root, or a whole address."""
+    """Return shards with their datasets; a subject is an id, an address relative to the root, or a full address."""
     parameters = {"dataset": dataset, "states": None if states is None else list(states), "subject": subject}
     with engine.connect() as connection:
         return connection.execute(load_query("find_shards"), parameters).all()
 
 
 def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> Sequence[AnyRow]:
-    """Return the quarantined records of a shard, in its order: key, reason, detail."""
+    """Return the quarantined records of a shard in the order of the tar: key, reason, detail."""
     bad = QuarantinedSample
     statement = (
         select(bad.key, bad.reason, bad.detail)
@@ -192,7 +192,7 @@ def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> Sequence[Any
 
 
 def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int]:
-    """Return how many shards are in each state."""
+    """Return the number of shards by state."""
     statement = select(Shard.state, func.count()).join(Dataset, Dataset.dataset_id == Shard.dataset_id)
     if dataset is not None:
         statement = statement.where(Dataset.name == dataset)
@@ -201,7 +201,7 @@ def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int
 
 
 def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime) -> None:
-    """Note that a shard was read again and is what was registered."""
+    """Record that a shard was read again and is unchanged."""
     values = {"verified_at": verified_at, "state": "verified", "state_reason": None, "state_changed_at": None}
     statement = update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE)).values(values)
     with engine.begin() as connection:
@@ -209,13 +209,13 @@ def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime) -> None:
 
 
 def mark_shard(engine: Engine, shard_id: int, state: str, reason: str) -> None:
-    """Note that a registered shard cannot be read as it was registered: `missing` or `changed`."""
+    """Record that a registered shard is `missing` or `changed`."""
     with engine.begin() as connection:
         mark_unreadable(connection, shard_id, state, reason)
 
 
 def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: str) -> None:
-    """As `mark_shard`, in the transaction of the caller; a shard that a person retired stays retired."""
+    """Do the same as `mark_shard`, in the transaction of the caller; a retired shard stays retired."""
     values = {"state": state, "state_reason": reason, "state_changed_at": func.clock_timestamp()}
     connection.execute(
         update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE), Shard.state != state).values(values)
@@ -223,7 +223,7 @@ def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: s
 
 
 def is_cut(engine: Engine, shard_id: int) -> bool:
-    """Tell whether a registered shard had no end mark: it may have been an upload under way."""
+    """Return whether a registered shard had no end mark, so that it can have been an upload in progress."""
     bad = QuarantinedSample
     where = (bad.shard_id == shard_id, bad.rater_id.is_(None), bad.reason == Reason.TRUNCATED_TAR.value)
     with engine.connect() as connection:
@@ -233,7 +233,7 @@ def is_cut(engine: Engine, shard_id: int) -> bool:
 def unreadable_shards(
     connection: Connection, dataset_ids: Sequence[int], crawl_date: date | None, *, rater_id: int
 ) -> Sequence[AnyRow]:
-    """Return the shards that a rater has not scored and cannot score, for they are missing or changed: dataset, uri, state, reason."""
+    """Return the shards that a rater cannot score because they are missing or changed: dataset, uri, state, reason."""
     is_scored = exists().where(ShardScore.shard_id == Shard.shard_id, ShardScore.rater_id == rater_id)
     statement = (
         select(
@@ -249,8 +249,8 @@ def unreadable_shards(
 
 
 def retire_shard(connection: Connection, shard_id: int, *, state: str = "retired", reason: str) -> bool:
-    """Let a shard be read no more: `retired` by a person, or `superseded` by a later revision; False when it was before."""
-    # One at a time: a snapshot counts those up to a number, so a lower one must not come after a higher.
+    """Retire a shard, or mark it as `superseded` by a later revision; returns False if it already was."""
+    # One at a time: a snapshot counts retirements up to a number, so numbers must be committed in order.
     take_lock(connection, "retirements")
     newest = select(func.coalesce(func.max(Shard.retirement_id), 0)).scalar_subquery()
     values = {
@@ -264,17 +264,17 @@ def retire_shard(connection: Connection, shard_id: int, *, state: str = "retired
 
 
 def reject_shard(engine: Engine, shard: NewShard, reason: str) -> None:
-    """Register a shard that cannot be read at all, with the reason."""
+    """Register an unreadable shard with the reason."""
     _note_unread(engine, shard, state="rejected", rejected_reason=reason)
 
 
 def await_shard(engine: Engine, shard: NewShard, reason: str) -> None:
-    """Register that a shard is being uploaded: nothing of it counts before it is whole, or is left as it is."""
+    """Register a shard that is still being uploaded: its samples are not registered until it is complete."""
     _note_unread(engine, shard, state="growing", state_reason=reason)
 
 
 def forget_unread(engine: Engine, shard_ids: Sequence[int]) -> None:
-    """Forget uploads that were given up and what was no tar: the files are gone, and nothing of them was registered."""
+    """Delete the rows of abandoned uploads and rejected files that are gone; no samples of them were registered."""
     with engine.begin() as connection:
         connection.execute(delete(Shard).where(Shard.shard_id.in_(shard_ids), Shard.state.in_(UNREGISTERED)))
 
@@ -286,44 +286,44 @@ def _note_unread(engine: Engine, shard: NewShard, **fields: Any) -> None:
 
 
 def register_shard(
-    engine: Engine, shard: NewShard, pairs: Sequence[Any], faults: Sequence[Any], *, imported: Sequence[str] = (),
+    engine: Engine, shard: NewShard, samples: Sequence[Any], faults: Sequence[Any], *, imported: Sequence[str] = (),
     supersedes: int | None = None,
 ) -> int | None:  # fmt: skip
-    """Store a verified shard, its pairs, their locations and its quarantined records in one transaction.
+    """Store a verified shard, its samples, their locations and its quarantined records in one transaction.
 
-    A revision takes the place of the shard that it supersedes. What decided nights hold of that one stays as it is; its scores are
-    those of its pairs, so equal pairs keep them.
+    A revision replaces the shard that it supersedes. Decided nights keep the locations of the former shard. Scores belong to samples,
+    so samples that are in both keep theirs.
 
     Args:
         engine: The store.
         shard: The tar that was read.
-        pairs: Good records, as `data.pairs` reads them.
+        samples: Readable records, from `shards.samples`.
         faults: Bad records, each with its reason.
-        imported: Names under which the crawl's own scores stand in the pairs' JSON.
-        supersedes: The shard under the same address, of which this one is a later revision.
+        imported: Keys of the crawl's own scores in the records' JSON.
+        supersedes: Former shard under the same address, of which this is a later revision.
 
     Returns:
-        How many pairs nobody had seen before; none where another process has registered the shard meanwhile.
+        Number of new samples; None if another process has registered the shard in the meantime.
     """
     with engine.begin() as connection:
         _forget_unread(connection, shard)
         if supersedes is not None:
-            retire_shard(connection, supersedes, state="superseded", reason="a later revision lies under its address")
+            retire_shard(connection, supersedes, state="superseded", reason="a later revision has its address")
         verified = replace(shard, verified_at=shard.verified_at or read_clock(connection))
-        n_repaired = sum(pair.repair is not None for pair in pairs)
-        counts = {"n_samples": len(pairs) + len(faults), "n_repaired": n_repaired}
+        n_repaired = sum(sample.repair is not None for sample in samples)
+        counts = {"n_samples": len(samples) + len(faults), "n_repaired": n_repaired}
         shard_id = _insert_shard(connection, verified, state="verified", **counts)
         if shard_id is None:
             return None
-        n_new = _insert_samples(connection, shard_id, pairs)
-        if imported and pairs:
+        n_new = _insert_samples(connection, shard_id, samples)
+        if imported and samples:
             connection.execute(load_query("import_scores"), {"names": list(imported)})
         insert_faults(connection, shard_id, faults, stage="ingest", rater_id=None, run_id=shard.run_id)
         return n_new
 
 
 def _forget_unread(connection: Connection, shard: NewShard) -> None:
-    # Nothing rests on a shard that was rejected or is being uploaded: what lies under its address later takes its place.
+    # No row refers to a shard that was rejected or is being uploaded: the next file under its address replaces it.
     same = (Shard.dataset_id == shard.dataset_id, Shard.uri == shard.uri, Shard.state.in_(UNREGISTERED))
     connection.execute(delete(Shard).where(*same))
 
@@ -380,14 +380,14 @@ def _incoming_row(sample: Any) -> tuple[Any, ...]:
 def insert_faults(
     connection: Connection, shard_id: int, faults: Iterable[Any], *, stage: str, rater_id: int | None, run_id: int
 ) -> None:
-    """Set bad records aside, each with its reason."""
+    """Quarantine records, each with its reason."""
     columns = ("shard_id", "ordinal", "key", "reason", "detail", "is_transient", "stage", "rater_id", "run_id")
     rows = ((shard_id, f.ordinal, f.key, f.reason, f.detail, f.is_transient, stage, rater_id, run_id) for f in faults)
     copy_rows(connection, "alchemist.quarantined_samples", columns, rows)
 
 
 def read_shard(connection: Connection, shard_id: int) -> AnyRow:
-    """Return one shard with its dataset's root: shard_id, uri, sha256, n_samples, root_uri."""
+    """Return one shard with its dataset's root."""
     statement = (
         select(
             Shard.shard_id,

@@ -1,7 +1,7 @@
-"""Pictures that look alike: new pairs compared with all that came before, in blocks of one transaction each.
+"""Samples: reading their locations, finding them by name, their near-duplicates, heuristics and takedowns.
 
-An incremental index: `distinct_images` holds the first pair of each group, by three bands of its perceptual hash. Only first pairs
-are compared with, so a flood of equal pictures costs one row.
+Near-duplicates are found incrementally, in blocks of one transaction. `distinct_images` holds the first sample of each group, by three
+bands of its perceptual hash. New samples are compared only with first samples, so many copies of one image cost one row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ _ROWS_A_COPY, _ROWS_A_BATCH = 250_000, 20_000
 
 
 def read_training_samples(engine: Engine, dataset_id: int, *, max_pairs: int | None = None) -> Sequence[AnyRow]:
-    """Return a dataset's distinct pairs in the order of pair_hash, each with its first live location."""
+    """Return a dataset's distinct samples in the order of pair_hash, each with its first live location."""
     with engine.connect() as connection:
         return connection.execute(
             load_query("training_samples"), {"dataset_id": dataset_id, "max_pairs": max_pairs}
@@ -35,7 +35,7 @@ def read_training_samples(engine: Engine, dataset_id: int, *, max_pairs: int | N
 
 
 def read_first_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequence[AnyRow]:
-    """Return the first live location of each pair; pairs without one (taken down, shard retired) are absent."""
+    """Return the first live location of each sample; samples without one (taken down, shard retired) are absent."""
     with engine.begin() as connection:
         connection.execute(text("CREATE TEMPORARY TABLE wanted (pair_hash bytea) ON COMMIT DROP"))
         copy_rows(connection, "wanted", ("pair_hash",), ((pair_hash,) for pair_hash in pair_hash_K))
@@ -44,17 +44,17 @@ def read_first_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequen
 
 
 def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
-    """Yield the first live location of each pair, some thousands at a time, as the query `member_locations` gives them.
+    """Yield the first readable location of each sample in batches of thousands (query `member_locations`).
 
     Args:
         engine: The store.
-        pair_hash_K32: The pairs; a row's number is the pair's place here. Pairs without a live location are absent.
+        pair_hash_K32: The samples; a row's `number` is an index into it. Samples without a readable location are absent.
     """
     return _stream(engine, load_query("member_locations"), pair_hash_K32)
 
 
 def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
-    """Yield who the pairs are, some thousands at a time, as the query `export_members` gives them; those taken down are absent."""
+    """Yield attributes and locations of samples in batches of thousands (query `export_members`); taken-down ones are absent."""
     kinds: Kinds = {"number": int, **MEMBER_COLUMNS}
     return _stream(
         engine, filter_rows("export_members", kinds, None, {}, names=tuple(kinds), order_by="number"), pair_hash_K32
@@ -62,7 +62,7 @@ def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator
 
 
 def read_categories(engine: Engine, sample_ids: Sequence[int]) -> dict[int, str]:
-    """Return the category that the crawl gives each pair, by its id; pairs without one are absent."""
+    """Return the category that the crawl gives, by sample id; samples without one are absent."""
     category = Sample.metadata_["category"].astext
     statement = select(Sample.sample_id, category.label("category")).where(
         Sample.sample_id == any_(cast(list(sample_ids), ARRAY(BigInteger))), category.is_not(None)
@@ -72,7 +72,7 @@ def read_categories(engine: Engine, sample_ids: Sequence[int]) -> dict[int, str]
 
 
 def read_taken_down(engine: Engine) -> list[bytes]:
-    """Return the pairs whose picture was taken down."""
+    """Return the samples whose image was taken down."""
     statement = select(Sample.pair_hash).join(Takedown, Takedown.image_hash == Sample.image_hash)
     with engine.connect() as connection:
         return [bytes(pair_hash) for pair_hash in connection.execute(statement).scalars()]
@@ -86,7 +86,7 @@ def _stream(engine: Engine, statement: Executable, pair_hash_K32: NDArray[np.uin
 
 
 def list_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> None:
-    """Make the temporary table wanted (number integer, pair_hash bytea), a row a pair, until the transaction ends."""
+    """Create the temporary table wanted (number integer, pair_hash bytea) with a row per sample, until the transaction ends."""
     connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer, pair_hash bytea) ON COMMIT DROP"))
     # 32 bytes as one value: a column of bytea, to numpy.
     pair_hash_K = np.ascontiguousarray(pair_hash_K32).view("V32").ravel()
@@ -94,7 +94,7 @@ def list_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> Non
     for start in range(0, len(pair_hash_K), _ROWS_A_COPY):
         rows = slice(start, start + _ROWS_A_COPY)
         copy_columns(connection, "wanted", {"number": number_K[rows], "pair_hash": pair_hash_K[rows]})
-    # Without it the planner expects a few rows and looks each of millions up by the index.
+    # Without statistics the planner expects few rows and looks up millions of them one by one.
     connection.execute(text("ANALYZE wanted"))
 
 
@@ -106,7 +106,7 @@ _KEEP = """
 
 
 def samples_without_aesthetic(engine: Engine, dataset_id: int) -> Iterator[tuple[Sequence[AnyRow], int]]:
-    """Yield the pairs without an aesthetic score, some thousands at a time, and how many ids are left to look at."""
+    """Yield the samples without an aesthetic score in batches of thousands, with the number of ids left to check."""
     with engine.connect() as connection:
         last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
     for start in range(0, last, _RANGE):
@@ -117,7 +117,7 @@ def samples_without_aesthetic(engine: Engine, dataset_id: int) -> Iterator[tuple
 
 
 def store_aesthetic(engine: Engine, sample_id_N: NDArray[np.int64], value_N: NDArray[np.float32]) -> int:
-    """Keep scores of pairs that have none, and return how many those are; the first value stays."""
+    """Store aesthetic scores of samples that have none; returns their number. Stored values stay."""
     with engine.begin() as connection:
         connection.execute(text("CREATE TEMPORARY TABLE judged (sample_id bigint, aesthetic real) ON COMMIT DROP"))
         copy_columns(connection, "judged", {"sample_id": sample_id_N, "aesthetic": value_N})
@@ -135,14 +135,14 @@ LAST_COMPARED = """
 
 @dataclass(frozen=True, slots=True)
 class BlockCounts:
-    """What became of one block of new pairs."""
+    """Counts of one block of compared samples."""
 
     n_pairs: int
     n_duplicates: int
 
 
 def find_duplicates(engine: Engine, *, block_pairs: int = BLOCK_PAIRS) -> BlockCounts | None:
-    """Compare the next block of pairs that were never compared; none when there is none. One caller at a time, others wait."""
+    """Compare the next block of new samples; returns None if there are none. One caller at a time; others wait."""
     with engine.begin() as connection:
         take_lock(connection, "duplicates")
         block = _next_block(connection, block_pairs)
@@ -163,7 +163,7 @@ def find_duplicates(engine: Engine, *, block_pairs: int = BLOCK_PAIRS) -> BlockC
 
 
 def count_uncompared(engine: Engine) -> int:
-    """Return how many pairs were never compared; an estimate where ids have gaps."""
+    """Return the number of samples that were not compared yet; an estimate where ids have gaps."""
     statement = text(f"""
         SELECT greatest(0, coalesce((SELECT max(sample_id) FROM alchemist.samples), 0) - ({LAST_COMPARED}))
     """)  # noqa: S608  a constant
@@ -172,7 +172,7 @@ def count_uncompared(engine: Engine) -> int:
 
 
 def _next_block(connection: Connection, block_pairs: int) -> dict[str, int] | None:
-    # Ids are drawn before their transactions commit. This lock waits for those under way, so no lower id can appear later.
+    # Ids are assigned before their transactions commit. This lock waits for open ones, so no lower id can appear later.
     connection.execute(text("SET LOCAL lock_timeout = '10s'"))
     connection.execute(text("LOCK TABLE alchemist.samples IN SHARE MODE"))
     after_id = int(connection.execute(text(LAST_COMPARED)).scalar_one())
@@ -186,14 +186,14 @@ def _next_block(connection: Connection, block_pairs: int) -> dict[str, int] | No
 
 
 def find_near_duplicates(engine: Engine, image_hash: bytes) -> list[AnyRow]:
-    """Return other pictures that look like one, nearest first: image_hash, distance, n_pairs and a caption of each."""
+    """Return the near-duplicates of an image, nearest first."""
     parameters = {"image_hash": image_hash, "max_distance": MAX_DISTANCE}
     with engine.connect() as connection:
         return list(connection.execute(load_query("find_near_duplicates"), parameters))
 
 
 def list_groups(engine: Engine, *, n_groups: int) -> list[dict[str, Any]]:
-    """Return the largest groups: first_sample_id, n_samples, n_same_image, max_distance and the first pair's caption."""
+    """Return the largest groups of duplicates, with the caption of the first sample."""
     statement = text("""
         SELECT first_sample_id, n_samples, n_same_image, max_distance, samples.caption
         FROM alchemist.duplicate_groups INNER JOIN alchemist.samples ON first_sample_id = sample_id
@@ -204,7 +204,7 @@ def list_groups(engine: Engine, *, n_groups: int) -> list[dict[str, Any]]:
 
 
 def find_images(engine: Engine, *, url: str | None = None, sample: str | None = None) -> list[bytes]:
-    """Return the pictures (sha256 of their bytes) that a URL, or a sample as DATASET/SHARD/KEY, names."""
+    """Return the images (sha256 of their bytes) of a URL, or of a sample named as DATASET/SHARD/KEY."""
     dataset, _, place = (sample or "").partition("/")
     parameters = {"url": url, "dataset": dataset or None, "place": place or None}
     with engine.connect() as connection:
@@ -212,7 +212,7 @@ def find_images(engine: Engine, *, url: str | None = None, sample: str | None = 
 
 
 def take_down(engine: Engine, image_hashes: Sequence[bytes], reason: str, *, actor: str) -> tuple[int, int]:
-    """Record takedowns, all or none: returns how many are new, and how many pairs the store has of these pictures."""
+    """Record takedowns, all or none; returns how many are new, and how many samples have these images."""
     with engine.begin() as connection:
         n_new = 0
         for image_hash in image_hashes:
@@ -225,14 +225,14 @@ def take_down(engine: Engine, image_hashes: Sequence[bytes], reason: str, *, act
 
 
 def reason_of_takedown(engine: Engine, sample_id: int) -> str | None:
-    """Return why a pair's picture was taken down; None where it was not."""
+    """Return the reason why a sample's image was taken down, or None."""
     statement = select(Takedown.reason).join(Sample, Sample.image_hash == Takedown.image_hash)
     with engine.connect() as connection:
         return connection.execute(statement.where(Sample.sample_id == sample_id)).scalar_one_or_none()
 
 
 def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[AnyRow]:
-    """Return the stored subset versions that contain the pictures, with their models and materialized folders."""
+    """Return the stored subset versions that contain images, with their models and materialized datasets."""
     with engine.connect() as connection:
         rows = connection.execute(load_query("find_takedown_reach"), {"image_hashes": list(image_hashes)})
         return list(rows)
@@ -243,24 +243,24 @@ CHUNK_ROWS = 250_000
 
 
 def find_sample(engine: Engine, named: str) -> AnyRow:
-    """Return the pair that a person names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id.
+    """Return the sample that a user names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id.
 
     Raises:
-        ConfigError: If no pair or more than one is meant; the text says whether its place holds something that was set aside.
+        ConfigError: No sample, or more than one, matches; the message says if the record there was quarantined.
     """
     with engine.connect() as connection:
         rows = connection.execute(load_query("find_samples"), _parameters(named)).all()
     if len(rows) > 1:
         raise ConfigError(
-            f"{named} begins the hash of more than one pair, {rows[0].pair_hash.hex()} is one: give more digits."
+            f"{named} matches the hashes of more than one sample, for example {rows[0].pair_hash.hex()}. Give more digits."
         )
     if not rows:
-        raise ConfigError(f"No pair in the store is {named}.{_set_aside(engine, named)}")
+        raise ConfigError(f"There is no sample {named} in the store.{_set_aside(engine, named)}")
     return rows[0]
 
 
 def why_not_eligible(engine: Engine, snapshot_id: int, pair_hash_M32: NDArray[np.uint8]) -> list[AnyRow]:
-    """Return for each pair that the store knows why it is not in a snapshot's eligible set; a row each of the query."""
+    """Return why samples are not in a snapshot's eligible set (query `why_not_eligible`); unknown samples are absent."""
     columns = (RankScale.rater_id, RankSnapshot.dataset_names, RankSnapshot.night_ids, RankSnapshot.last_takedown_id)
     taken = select(*columns).join(RankScale).where(RankSnapshot.snapshot_id == snapshot_id)
     word_M = np.ascontiguousarray(pair_hash_M32).view(f"V{HASH_BYTES}").ravel()
@@ -283,7 +283,7 @@ def _parameters(named: str) -> dict[str, object]:
         return nothing | {"sample_id": int(digits)}
     if len(digits) < MIN_DIGITS or len(digits) > 2 * HASH_BYTES or not set(digits) <= set("0123456789abcdef"):
         raise ConfigError(
-            f"{named!r} names no pair: give DATASET/SHARD/KEY, a sample id, or at least {MIN_DIGITS} hex digits of its pair hash."
+            f"{named!r} is not a valid sample. Give DATASET/SHARD/KEY, a sample id, or at least {MIN_DIGITS} hex digits of its pair hash."
         )
     low, high = (bytes.fromhex(digits.ljust(2 * HASH_BYTES, end)) for end in "0f")
     return nothing | {"low": low, "high": high}
@@ -294,10 +294,8 @@ def _set_aside(engine: Engine, named: str) -> str:
     with engine.connect() as connection:
         row = connection.execute(load_query("find_quarantined"), {"dataset": dataset, "place": place}).first()
     if row is None:
-        return (
-            " alchemist subset show NAME lists the datasets; a place is DATASET/SHARD/KEY, the shard with its folder."
-        )
+        return " Samples are named DATASET/SHARD/KEY, the shard with its folder; alchemist dataset list shows the datasets."
     detail = f" ({row.detail})" if row.detail else ""
-    # What ingest quarantined no rater has seen: only reading the shard again can change it.
+    # A record that ingest quarantined can only change when its shard is read again.
     again = "retry-quarantine" if row.stage == "score" else "shard reread"
-    return f" What lies there was quarantined by {row.stage}: {row.reason}{detail}. alchemist {again} tries it again."
+    return f" The record there was quarantined by {row.stage}: {row.reason}{detail}. alchemist {again} retries it."

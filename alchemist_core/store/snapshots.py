@@ -1,6 +1,6 @@
 """Rank scales and snapshots: what may be drawn at a moment, frozen so that a selection can be repeated for ever.
 
-Letters: N pairs of the pool.
+Letters: N samples of the pool.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Tak
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A pool, its rank scale, and each pair's rank (0 = highest score); eligible are the pairs that nothing excludes."""
+    """A pool, its rank scale, and each sample's rank (0 = highest score); eligible are the samples that nothing excludes."""
 
     snapshot_id: int | None
     rater: RaterRow
@@ -36,11 +36,11 @@ class Snapshot:
 
     @property
     def n_eligible(self) -> int:
-        """Count the eligible pairs: of them a retention is a share."""
+        """Count the eligible samples: of them a retention is a share."""
         return self.pairs.count_open()
 
     def dataset_of(self, place: slice | NDArray[np.int64] = slice(None)) -> tuple[list[str], NDArray[np.int64]]:
-        """Return the datasets by name, and for pairs of the pool the number of theirs in that list."""
+        """Return the datasets by name, and for samples of the pool the number of theirs in that list."""
         names = sorted({night.dataset for night in self.nights})
         number = np.zeros(1 + max((night.night_id for night in self.nights), default=0), np.int64)
         for night in self.nights:
@@ -61,9 +61,9 @@ def take_snapshot(
 
     Args:
         engine: The store.
-        rater: Whose scores rank the pairs.
+        rater: Whose scores rank the samples.
         dataset_names: Training datasets to draw from.
-        options: What decides which pairs are eligible; none: duplicates are left out, no more.
+        options: What decides which samples are eligible; none: duplicates are left out, no more.
         rescale: Fit a new rank scale to today's scores instead of keeping the rater's first one.
         should_store: False for a preview, which writes nothing to the store.
 
@@ -87,7 +87,7 @@ def take_snapshot(
             "Run alchemist score, alchemist check --suite scores and alchemist night publish first."
         )
     if should_store and not pairs.count_open():
-        # Before anything is stored: a snapshot without a pair serves nobody.
+        # Before anything is stored: a snapshot without a sample serves nobody.
         raise ConfigError(
             f"No pair is eligible: conditions, duplicates and takedowns leave out all {len(pairs):,} scored pairs. Loosen --where or "
             "--decontaminate, or score more shards."

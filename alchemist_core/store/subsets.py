@@ -1,4 +1,4 @@
-"""Subset versions: stored once, published by one transaction, found by name."""
+"""Subset versions: how they are stored, published, withdrawn, found by name and garbage-collected."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ from alchemist_core.store.tables import AnyRow, Dataset, RankScale, RankSnapshot
 from alchemist_core.telemetry import say
 
 CHUNK_ROWS = 250_000
-"""Members that are encoded at a time: 12 MB on their way to the server."""
-# In the order of the key, so that its index is only appended to.
+"""Members that are encoded and sent at a time: 12 MB."""
+# In the order of the key, so that rows are only appended to its index.
 STORE = text("""
     INSERT INTO alchemist.subset_samples (subset_id, sample_id, rank)
     SELECT :subset_id, samples.sample_id, members.rank FROM members INNER JOIN alchemist.samples USING (pair_hash)
@@ -32,14 +32,14 @@ STORE = text("""
 
 
 def store_members(engine: Engine, subset_id: int, manifest: Manifest) -> None:
-    """COPY a manifest's members into the version's partition; a filled one is left as it is, for membership never changes.
+    """COPY a manifest's members into the version's partition, unless it is filled: members never change.
 
     Raises:
         DataError: If a member is not in the store; the partition then stays empty.
     """
     with _sole_filler(engine, subset_id) as connection:
         with connection.begin():
-            # On its own: attaching locks the parent against other attachments, and the COPY behind it may take minutes.
+            # In a transaction of its own: attaching locks the parent table, and the COPY after it can take minutes.
             connection.execute(text("SELECT alchemist.add_partition('subset_samples', :id)"), {"id": subset_id})
         with connection.begin():
             if not has_members(connection, subset_id):
@@ -47,28 +47,28 @@ def store_members(engine: Engine, subset_id: int, manifest: Manifest) -> None:
 
 
 def has_members(connection: Connection, subset_id: int) -> bool:
-    """Tell whether a version's membership is in the store."""
+    """Return whether a version's members are in the store."""
     statement = SubsetSample.__table__.select().where(SubsetSample.subset_id == subset_id).limit(1)
     return connection.execute(statement).first() is not None
 
 
 def lock_members(connection: Connection, subset_id: int) -> bool:
-    """Let nobody store a version's membership before this transaction ends; False where somebody is just doing it."""
+    """Keep other sessions from storing a version's members until this transaction ends; False if one is storing them now."""
     return try_lock(connection, f"members {subset_id}")
 
 
 def drop_members(connection: Connection, subset_id: int) -> None:
-    """Take a version's membership, which `lock_members` keeps as it is, out of the store; its manifest can put it back."""
+    """Drop a version's members, locked by `lock_members`, from the store; its manifest can restore them."""
     connection.execute(text("SELECT alchemist.drop_partition('subset_samples', :id)"), {"id": subset_id})
 
 
 @contextmanager
 def _sole_filler(engine: Engine, subset_id: int) -> Iterator[Connection]:
-    """Give a connection under whose lock, over several transactions, nobody else fills or drops the version's partition."""
-    # The lock lasts as long as its transaction, so it has a connection of its own.
+    """Yield a connection while a lock keeps other sessions from filling or dropping the version's partition."""
+    # The lock ends with its transaction, so it has a connection of its own and can span several transactions of the other.
     with engine.connect() as connection, engine.connect() as holder:
         with holder.begin():
-            # Made and committed first: a row that is only being made would let `lock_members` wait.
+            # Insert and commit the row first: an uncommitted insert would make `lock_members` wait.
             take_lock(holder, f"members {subset_id}")
         with holder.begin():
             take_lock(holder, f"members {subset_id}")
@@ -76,7 +76,7 @@ def _sole_filler(engine: Engine, subset_id: int) -> Iterator[Connection]:
 
 
 def count_taken_down(connection: Connection, subset_id: int) -> int:
-    """Count the stored members whose picture has been taken down since."""
+    """Count the stored members whose image was taken down after the selection."""
     return int(connection.execute(load_query("count_taken_down"), {"subset_id": subset_id}).scalar_one())
 
 
@@ -88,7 +88,7 @@ def _copy_aside(connection: Connection, manifest: Manifest) -> None:
         chunk = slice(start, start + CHUNK_ROWS)
         columns = {"pair_hash": pair_hash_K[chunk], "rank": manifest.rank_K[chunk]}
         copy_columns(connection, "members", columns)
-    # Without it the planner expects a few rows and looks each of millions up by the index.
+    # Without statistics the planner expects few rows and looks up millions of them one by one.
     connection.execute(text("ANALYZE members"))
 
 
@@ -97,7 +97,7 @@ def _fill(connection: Connection, subset_id: int, manifest: Manifest) -> None:
     n_stored = connection.execute(STORE, {"subset_id": subset_id}).rowcount
     if n_stored != len(manifest):
         raise DataError(
-            f"The manifest names {len(manifest):,} members, {n_stored:,} of them are in this store: not published. "
+            f"The manifest has {len(manifest):,} members, but only {n_stored:,} of them are in this store, so it was not published. "
             "Was it selected from another store? Select again here."
         )
 
@@ -128,12 +128,12 @@ class SubsetRow:
     withdrawn_reason: str | None
 
     def __post_init__(self) -> None:
-        """Read the spec under the present names of its options."""
+        """Translate former names of options in the stored specification."""
         object.__setattr__(self, "spec", current_names(SelectionPolicy, self.spec))
 
     @property
     def title(self) -> str:
-        """Name and version, as people say it."""
+        """Name and version, such as `web-r20 v3`."""
         return f"{self.name} v{self.version}"
 
 
@@ -141,10 +141,10 @@ COLUMNS = tuple(getattr(Subset, name) for name in SubsetRow.__slots__)
 
 
 def find_subset(engine: Engine, name: str, *, version: int | None = None) -> SubsetRow:
-    """Return a version of a subset; without a number the newest, a withdrawn one only where there is no other.
+    """Return a version of a subset; by default the newest that was not withdrawn, else the newest.
 
     Raises:
-        ConfigError: If there is none; the text lists those that exist.
+        ConfigError: There is no such version; the message lists those that exist.
     """
     statement = select(*COLUMNS).where(Subset.name == name).limit(1)
     statement = statement.order_by(Subset.state == "withdrawn", Subset.version.desc())
@@ -158,7 +158,7 @@ def find_subset(engine: Engine, name: str, *, version: int | None = None) -> Sub
 
 
 def list_subsets(engine: Engine, *, state: str | None = None) -> list[SubsetRow]:
-    """Return all subset versions, oldest first, of one state or all."""
+    """Return the subset versions in one state, or all of them, oldest first."""
     statement = select(*COLUMNS).order_by(Subset.subset_id)
     if state is not None:
         statement = statement.where(Subset.state == state)
@@ -167,7 +167,7 @@ def list_subsets(engine: Engine, *, state: str | None = None) -> list[SubsetRow]
 
 
 def find_by_spec(engine: Engine, name: str, spec_hash: str) -> SubsetRow | None:
-    """Return the version that this spec made, if it was made before."""
+    """Return the version with this specification, or None."""
     statement = select(*COLUMNS).where(Subset.name == name, Subset.spec_hash == spec_hash)
     with engine.connect() as connection:
         row = connection.execute(statement).one_or_none()
@@ -191,7 +191,7 @@ def store_subset(engine: Engine, **fields: Any) -> SubsetRow:
 
 
 def published_version(engine: Engine, name: str) -> SubsetRow | None:
-    """Return the version of a subset that is published now, if one is."""
+    """Return the published version of a subset, or None."""
     statement = select(*COLUMNS).where(Subset.name == name, Subset.state == "published")
     with engine.connect() as connection:
         row = connection.execute(statement).one_or_none()
@@ -199,7 +199,7 @@ def published_version(engine: Engine, name: str) -> SubsetRow | None:
 
 
 def last_withdrawn(engine: Engine, name: str) -> SubsetRow | None:
-    """Return the version that was withdrawn last of those that had been published, if there is one."""
+    """Return the last withdrawn version that had been published, or None."""
     statement = select(*COLUMNS).where(
         Subset.name == name, Subset.state == "withdrawn", Subset.published_at.is_not(None)
     )
@@ -209,9 +209,9 @@ def last_withdrawn(engine: Engine, name: str) -> SubsetRow | None:
 
 
 def find_predecessor(engine: Engine, subset: SubsetRow) -> SubsetRow | None:
-    """Return the version that a rollback goes back to: what was published before, those passed over that were withdrawn since."""
+    """Return the version that a rollback returns to: the one published before, passing over withdrawn versions."""
     before, seen = subset, {subset.subset_id}
-    # Two versions that were published in turn are each other's predecessor.
+    # Two versions that were published alternately are each other's predecessor.
     while before.predecessor_id is not None and before.predecessor_id not in seen:
         before = find_by_id(engine, before.predecessor_id)
         if before.state != "withdrawn":
@@ -223,20 +223,20 @@ def find_predecessor(engine: Engine, subset: SubsetRow) -> SubsetRow | None:
 def withdraw_subset(
     engine: Engine, subset: SubsetRow, *, reason: str, actor: str, fallback: SubsetRow | None
 ) -> SubsetRow | None:
-    """Withdraw a version; where it was the published one, publish the fallback in its place in the same transaction.
+    """Withdraw a version; if it is the published one, publish the fallback in the same transaction.
 
     Args:
         engine: The store.
-        subset: The version to withdraw; withdrawn already, nothing happens.
+        subset: The version to withdraw; if it is already withdrawn, nothing happens.
         reason: Why.
         actor: Who withdraws.
-        fallback: The version to return to, with its membership stored; none: no version is published afterwards.
+        fallback: Version to publish instead, with its members stored; None: no version is published afterwards.
 
     Returns:
         The fallback, if it was published.
 
     Raises:
-        DataError: The fallback cannot be published; nothing has changed then.
+        DataError: The fallback cannot be published; then nothing changes.
     """
     with engine.begin() as connection:
         lock_name(connection, subset.name)
@@ -257,7 +257,7 @@ def withdraw_subset(
 
 
 def selection_report(engine: Engine, subset: SubsetRow) -> dict[str, Any]:
-    """Return what `select` reported when it made a version; empty where its run is not kept."""
+    """Return the result of the `select` run that made a version; empty if the run is not stored."""
     statement = select(Run.result).join(Subset, Subset.run_id == Run.run_id).where(Subset.subset_id == subset.subset_id)
     with engine.connect() as connection:
         return connection.execute(statement).scalar() or {}
@@ -272,22 +272,21 @@ def publish_subset(
     action: str = "publish",
     said: dict[str, str] | None = None,
 ) -> bool:
-    """Make a version the published one of its name; False when it was already.
+    """Publish a version of a subset; returns False if it is already published.
 
-    The membership is stored before, however long that takes; what readers see then changes at once, by two short updates in one
-    transaction.
+    The members are stored first, which can take minutes. Then two short updates in one transaction change what readers see.
 
     Args:
         engine: The store.
         subset: The version to publish.
         manifest: Its members.
         actor: Who publishes.
-        action: `publish`, or `rollback`: going back does not change what the version itself goes back to; or `reinstate`: as
-            `publish`, of a version that was withdrawn.
-        said: Who approved it, and with which comment, for the audit event.
+        action: `publish`; `rollback`, which leaves the version's own predecessor unchanged; or `reinstate`, which publishes a
+            withdrawn version.
+        said: Who approved it and their comment, for the audit event.
 
     Raises:
-        DataError: If a member is not in the store, or its picture was taken down, or the version was withdrawn.
+        DataError: A member is not in the store, an image was taken down, or the version was withdrawn.
     """
     published = published_version(engine, subset.name)
     if published is not None and published.subset_id == subset.subset_id:
@@ -299,7 +298,7 @@ def publish_subset(
 
 
 def lock_name(connection: Connection, name: str) -> None:
-    """Let one session at a time add versions of a name or change which is published."""
+    """Lock a name: only one session at a time adds, publishes or withdraws its versions."""
     take_lock(connection, f"subset {name}")
 
 
@@ -312,8 +311,8 @@ def _make_current(
         return False
     state = connection.execute(select(Subset.state).where(Subset.subset_id == subset.subset_id)).scalar_one()
     if state == "withdrawn" and action != "reinstate":
-        raise DataError(f"{subset.title} was withdrawn while it was being published: it is not published.")
-    # Before the look at its datasets: it waits for the removal of one, which locks this table.
+        raise DataError(f"{subset.title} was withdrawn while it was being published, so it was not published.")
+    # Before the datasets are checked: this update waits for the removal of a dataset, which locks this table.
     connection.execute(update(Subset).where(*published).values(state="superseded"))
     _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
     values: dict[str, Any] = {
@@ -333,7 +332,7 @@ def _make_current(
 def _require_publishable(connection: Connection, subset: SubsetRow, otherwise: str) -> None:
     if not subset.n_samples:
         raise DataError(
-            f"{subset.title} has no members: there is nothing to publish. Select again with a larger retention."
+            f"{subset.title} has no members, so it cannot be published. Select again with a larger retention."
         )
     removed = connection.execute(
         select(Dataset.name)
@@ -341,20 +340,22 @@ def _require_publishable(connection: Connection, subset: SubsetRow, otherwise: s
         .where(RankSnapshot.snapshot_id == subset.snapshot_id, Dataset.removed_at.is_not(None))
     ).scalars()
     if names := ", ".join(removed):
-        raise ConfigError(f"{subset.title} draws from {names}, which was removed. Select again without it.{otherwise}")
+        raise ConfigError(
+            f"{subset.title} was selected from {names}, which was removed. Select again without it.{otherwise}"
+        )
     if not has_members(connection, subset.subset_id):
         raise DataError(
-            f"The membership of {subset.title} was collected while it was being published: publish it again."
+            f"The members of {subset.title} were garbage-collected while it was being published. Publish it again."
         )
     if n_taken_down := count_taken_down(connection, subset.subset_id):
         raise DataError(
-            f"{n_taken_down:,} of {subset.n_samples:,} members of {subset.title} were taken down after it was drawn: it is not "
-            f"published. Run its alchemist select again: the new version leaves them out.{otherwise}"
+            f"{n_taken_down:,} of {subset.n_samples:,} members of {subset.title} were taken down after it was selected, so it "
+            f"was not published. Run its alchemist select again: the new version leaves them out.{otherwise}"
         )
 
 
 def note_copy(engine: Engine, subset_id: int, uri: str) -> None:
-    """Note where a version's bytes are about to be copied to, so that a takedown and gc know even of a copy that was killed."""
+    """Record where a version is about to be materialized, so that takedowns and garbage collection find it even if that is killed."""
     statement = update(Subset).where(Subset.subset_id == subset_id, ~Subset.all_materialized_uris.contains([uri]))
     with engine.begin() as connection:
         connection.execute(statement.values(all_materialized_uris=func.array_append(Subset.all_materialized_uris, uri)))
@@ -372,21 +373,21 @@ def _unknown(connection: Connection, name: str, version: int | None) -> ConfigEr
 
 
 def forget_copy(engine: Engine, subset_id: int, uri: str) -> None:
-    """Forget a copy that was removed again."""
+    """Remove the record of a materialized dataset that was deleted."""
     statement = update(Subset).where(Subset.subset_id == subset_id)
     with engine.begin() as connection:
         connection.execute(statement.values(all_materialized_uris=func.array_remove(Subset.all_materialized_uris, uri)))
 
 
 def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
-    """Note where a version's bytes were copied to; the first time stays."""
+    """Record the first complete materialized dataset of a version."""
     statement = update(Subset).where(Subset.subset_id == subset_id, Subset.materialized_at.is_(None))
     with engine.begin() as connection:
         connection.execute(statement.values(materialized_uri=uri, materialized_at=func.clock_timestamp()))
 
 
 def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
-    """Return the rater that ranked a subset (id, name, rule, config, checkpoint) and what it was drawn from (datasets, eligible set)."""
+    """Return the rater that ranked a subset, and what the subset was selected from."""
     statement = (
         select(
             Rater.rater_id,
@@ -411,18 +412,18 @@ LOCK_NOT_AVAILABLE = "55P03"
 
 
 def find_collectable(connection: Connection, name: str | None, min_age_days: float) -> Sequence[AnyRow]:
-    """Return the versions that nobody reads, with what each holds; a row each of the query `collectable_versions`."""
+    """Return the versions that garbage collection may remove, with what each still holds (query `collectable_versions`)."""
     parameters = {"name": name, "min_age_days": min_age_days}
     return connection.execute(load_query("collectable_versions"), parameters).all()
 
 
 def find_tars_with_taken_down(connection: Connection, name: str | None) -> Sequence[AnyRow]:
-    """Return the versions whose tars hold pictures that were taken down; a row each of the query `tars_with_taken_down`."""
+    """Return the versions whose materialized datasets contain images that were taken down (query `tars_with_taken_down`)."""
     return connection.execute(load_query("tars_with_taken_down"), {"name": name}).all()
 
 
 def manifest_uris(engine: Engine) -> set[str]:
-    """Return the address of every version's manifest."""
+    """Return the URI of every version's manifest."""
     with engine.connect() as connection:
         return set(connection.execute(select(Subset.manifest_uri)).scalars())
 
@@ -435,22 +436,22 @@ def collect(
     remove_copies: Callable[[], None],
     remove_manifest: Callable[[], None],
 ) -> bool:
-    """Take a version's tars and membership off the store and remove its files, unless somebody wants it by now.
+    """Remove a version's materialized datasets, members and manifest, unless the version is in use again.
 
-    In two transactions: while membership is dropped, readers of every subset wait, and tars may take minutes. Membership goes last,
-    because a takedown finds by it whose tars hold a picture. In both nobody stores the membership, which every copy begins with: what
-    is copied while its tars go would be known to nobody.
+    Two transactions, because deleting tars can take minutes and dropping members makes readers of every subset wait. Members are dropped
+    last, because takedowns find by them which tars contain an image. Both lock the members: materializing starts by storing them, so
+    no dataset is materialized meanwhile.
 
     Args:
         engine: The store.
-        row: The version, as `find_collectable` or `find_tars_with_taken_down` gave it; the second kind keeps its membership.
-        is_still_free: Asked again under the locks, in both.
-        remove_copies: Deletes the tars; called last of its transaction, so that what is interrupted can be collected again.
+        row: The version, from `find_collectable` or `find_tars_with_taken_down`; versions of the second kind keep their members.
+        is_still_free: Checked again under the locks, in both transactions.
+        remove_copies: Deletes the tars; called at the end of its transaction, so that an interrupted collection can be repeated.
         remove_manifest: Deletes the manifest, likewise.
 
     Returns:
-        False where the version is wanted again, has other copies by now, its membership is just being stored, or a reader holds its
-        partition for more than 5 s.
+        False if the version is in use again, has other materialized datasets now, its members are being stored, or a reader keeps
+        its partition locked for more than 5 s.
     """
     try:
         with _sole_judge(engine, row.name) as connection:
@@ -474,7 +475,7 @@ def collect(
 
 @contextmanager
 def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
-    """Begin a transaction in which nobody else adds, publishes or collects versions of the name."""
+    """Begin a transaction during which no other session adds, publishes or collects versions of the name."""
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         lock_name(connection, name)
@@ -482,38 +483,38 @@ def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
 
 
 def _is_as_found(connection: Connection, subset_id: int, all_materialized_uris: Sequence[str]) -> bool:
-    """Tell whether a version has these copies alone, and keep it so until the transaction ends."""
+    """Return whether a version has exactly these materialized datasets, and lock that until the transaction ends."""
     noted = select(Subset.all_materialized_uris).where(Subset.subset_id == subset_id).with_for_update()
     return lock_members(connection, subset_id) and connection.execute(noted).scalar_one() == list(all_materialized_uris)
 
 
-VERSION_TEXT = "Version number; none: the published version, the newest where none is published"
-NEWEST_TEXT = "Take the newest version although another is published: what is checked and copied before it is published"
+VERSION_TEXT = "Version number (default: the published version, else the newest)"
+NEWEST_TEXT = "Use the newest version even if another one is published, for example to check it before publishing"
 
 
 class Versioned(Protocol):
-    """A config that has both ways to name a version."""
+    """A config with the options --version and --newest."""
 
     @property
     def version(self) -> int | None:
-        """Version number, if one is named."""
+        """Version number, or None."""
 
     @property
     def newest(self) -> bool:
-        """Whether the newest is wanted."""
+        """Whether to use the newest version."""
 
 
 AnyVersioned = TypeVar("AnyVersioned", bound=Versioned)
 
 
 def refuse_two_versions(config: AnyVersioned) -> AnyVersioned:
-    """Give a config back that names a version in one way at most.
+    """Return the config, unless it has both --version and --newest.
 
     Raises:
-        ValueError: It names one in both ways.
+        ValueError: Both options are given.
     """
     if config.newest and config.version is not None:
-        message = f"--version {config.version} and --newest contradict each other: leave one of them out"
+        message = f"--version {config.version} and --newest contradict each other. Give only one of them"
         raise ValueError(message)
     return config
 
@@ -521,17 +522,17 @@ def refuse_two_versions(config: AnyVersioned) -> AnyVersioned:
 def choose_version(
     engine: Engine, name: str, *, version: int | None, is_newest: bool = False, may_be_withdrawn: bool = False
 ) -> SubsetRow:
-    """Return the version that is named, else the published one, else the newest; where none is named, print which and why.
+    """Return the named version, else the published one, else the newest; prints the choice if no version is named.
 
     Args:
         engine: The store.
         name: Name of the subset.
-        version: Version number, if one is named.
-        is_newest: Take the newest although another is published.
-        may_be_withdrawn: Whether a withdrawn version is an answer: for what shows history, and for nothing that reads members.
+        version: Version number, or None.
+        is_newest: Use the newest version even if another one is published.
+        may_be_withdrawn: Whether to accept a withdrawn version: for commands that show history, never for those that read members.
 
     Raises:
-        ConfigError: There is none; or it was withdrawn, and the text says why and what to use.
+        ConfigError: There is no such version, or it was withdrawn; the message has the reason and an alternative.
     """
     if version is not None:
         return _named(engine, name, version, may_be_withdrawn=may_be_withdrawn)
@@ -541,7 +542,7 @@ def choose_version(
         return published
     withdrawn = last_withdrawn(engine, name) if published is None else None
     if not may_be_withdrawn and (newest.state == "withdrawn" or (withdrawn is not None and not is_newest)):
-        # Nothing is published because somebody took it back: readers by name must not fall to whatever else there is.
+        # The published version was withdrawn: readers must not silently get another one.
         raise ConfigError(f"{describe_withdrawal(withdrawn or newest)} {_instead(engine, withdrawn or newest)}")
     why = "none is published" if published is None else f"published is v{published.version}"
     say(f"Using {newest.title}, the newest version; {why}.")
@@ -558,7 +559,7 @@ def _named(engine: Engine, name: str, version: int, *, may_be_withdrawn: bool) -
 
 
 def describe_withdrawal(subset: SubsetRow) -> str:
-    """Return who withdrew a version, when and why, as a sentence."""
+    """Return a sentence about who withdrew a version, when and why."""
     return f"{subset.title} was withdrawn on {subset.withdrawn_at:%Y-%m-%d} by {subset.withdrawn_by}: {subset.withdrawn_reason!r}."
 
 
@@ -567,7 +568,7 @@ def _say_published(engine: Engine, published: SubsetRow, newest: SubsetRow) -> N
     more = (
         "" if newest.version == published.version else f"; the newest is v{newest.version} (--version {newest.version})"
     )
-    # Only one that stood in its place is worth a word.
+    # Mention the withdrawn version only if the published one replaced it.
     before = find_predecessor(engine, withdrawn) if withdrawn is not None else None
     if withdrawn is not None and before is not None and before.subset_id == published.subset_id:
         more += f". {describe_withdrawal(withdrawn)}".removesuffix(".")
@@ -577,15 +578,15 @@ def _say_published(engine: Engine, published: SubsetRow, newest: SubsetRow) -> N
 def _instead(engine: Engine, withdrawn: SubsetRow) -> str:
     published = published_version(engine, withdrawn.name)
     if published is not None:
-        return f"Use the published version {published.title}: leave --version out."
+        return f"Use the published version {published.title}: omit --version."
     return (
-        f"No version of {withdrawn.name} is published now. Name another one (--version N; alchemist subset list shows them), "
+        f"No version of {withdrawn.name} is published now. Give --version N (alchemist subset list shows the versions), "
         f"or publish one: alchemist subset publish {withdrawn.name} --version N."
     )
 
 
 def seconds_per_member(engine: Engine) -> float | None:
-    """Return the seconds that the newest downstream training took for each member, all epochs together; none before the first."""
+    """Return the seconds per member, over all epochs, of the newest downstream training; None before the first."""
     with engine.connect() as connection:
         row = connection.execute(load_query("measure_training_speed")).one_or_none()
     return None if row is None else float(row.seconds_per_member)

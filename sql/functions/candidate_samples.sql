@@ -1,13 +1,14 @@
--- What may be drawn, and what decides about it: read by the stage select (queries/candidate_samples.sql) and by shift_gsample.
+-- The scored samples of decided nights, and what decides whether each is eligible: for the stage select
+-- (queries/candidate_samples.sql) and for shift_gsample.
 --
--- LANGUAGE sql, STABLE, no SET: they are inlined, so that the planner sees the range of sample_id. Bodies are checked when they run:
--- the views that they read are made after the functions.
+-- Postgres inlines them (LANGUAGE sql, STABLE, no SET), so the planner sees the range of sample_id. Their bodies are not checked here,
+-- because the views that they read are made after the functions.
 SET LOCAL check_function_bodies = off;
 
--- One row is: a scored pair of the nights, whatever excludes it. first_sample_id is the first pair of its duplicate group, 0 where it
--- is that pair or in no group. A pair that lies only in shards retired up to last_retirement_id is none. Of pairs beyond last_compared_id no group counts, so that a snapshot gives the same set for ever. A group is
--- the pairs of one picture (duplicates = 'exact'), or of one that looks alike too ('near').
-DROP FUNCTION IF EXISTS alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint);
+-- One row is: a scored sample of the nights, whether or not it is eligible. first_sample_id is the first sample of its duplicate group,
+-- 0 where it is that sample or in no group. Left out are samples that are only in shards retired up to last_retirement_id. Groups of
+-- samples above last_compared_id do not count, so that a snapshot always gives the same set. A group is the samples of one image
+-- (duplicates = 'exact'), or of its near-duplicates too ('near').
 CREATE OR REPLACE FUNCTION alchemist.candidate_samples(
     rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, duplicates text, score_name text,
     after_sample_id bigint, last_sample_id bigint, last_retirement_id integer
@@ -24,7 +25,7 @@ SELECT
         WHEN 'clarity' THEN heuristic_scores.clarity::float8
         WHEN 'frequency' THEN heuristic_scores.frequency::float8
         WHEN 'edge_density' THEN heuristic_scores.edge_density::float8
-        -- What no float8 can hold counts as no score.
+        -- A number that does not fit into float8 counts as no score.
         ELSE (
             SELECT CASE WHEN said.n = 0 OR abs(said.n) BETWEEN 1e-300 AND 1e300 THEN said.n::float8 END
             FROM (SELECT (heuristic_scores.imported ->> substr($6, char_length('imported.') + 1))::numeric AS n) AS said
@@ -34,14 +35,14 @@ SELECT
     CASE
         WHEN duplicate_samples.sample_id IS NULL THEN 0
         WHEN $5 = 'near' OR duplicate_samples.is_same_image THEN duplicate_samples.first_sample_id
-        -- Lookalikes of one picture may have the same bytes among themselves.
+        -- Near-duplicates of one image can have the same bytes among themselves.
         ELSE coalesce(nullif(
             (SELECT min(same.sample_id) FROM alchemist.samples AS same WHERE same.image_hash = samples.image_hash), samples.sample_id
         ), 0)
     END,
     takedowns.takedown_id IS NOT NULL
 FROM (
-    -- A pair that lies in several nights counts under the first.
+    -- A sample in several nights counts for the first one.
     SELECT night_locations.sample_id, min(night_locations.night_id) AS night_id
     FROM alchemist.night_locations
     WHERE
@@ -60,8 +61,8 @@ LEFT JOIN alchemist.duplicate_samples
 LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash AND takedowns.takedown_id <= $3
 $$;
 
--- One row is: a pair whose picture is in one of the datasets (in shards up to last_shard_id), or looks like one of theirs: two hashes
--- that differ in at most 2 of 64 bits agree in one of 3 bands of 22, 21 and 21.
+-- One row is: a sample whose image is in one of the datasets (in shards up to last_shard_id) or a near-duplicate of one of theirs. Two
+-- hashes that differ in at most 2 of 64 bits are equal in at least one of 3 bands of 22, 21 and 21 bits.
 CREATE OR REPLACE FUNCTION alchemist.contaminated_samples(dataset_names text[], last_shard_id bigint)
 RETURNS SETOF bigint LANGUAGE sql STABLE PARALLEL SAFE AS $$
 WITH evaluated AS MATERIALIZED (

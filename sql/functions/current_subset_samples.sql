@@ -1,11 +1,11 @@
 -- The members of the published version of a subset: SELECT * FROM alchemist.current_subset_samples('web-auto-r20').
 --
--- A function, and not a view over all subsets: its version is looked up first, so that one partition is read and no other.
--- One statement is one snapshot: during a publish or a rollback it gives the old version or the new one, never a mix. It is inlined
--- (LANGUAGE sql, STABLE, no SET), so joins and conditions around it reach the partition's index.
+-- A function, not a view over all subsets: it looks its version up first, so that only one partition is read.
+-- During a publish or a rollback it returns the old version or the new one, never a mix, because one statement sees one snapshot.
+-- Postgres inlines it (LANGUAGE sql, STABLE, no SET), so joins and conditions around it use the partition's index.
 
--- The published version of a name; null where none was ever published. Where the published one was withdrawn and no other is
--- published, an error says why and what to do: an empty answer would read as an empty subset.
+-- The published version of a name; null if none was ever published. If the published one was withdrawn and no other is published,
+-- it raises an error with the reason: an empty result would look like an empty subset.
 CREATE OR REPLACE FUNCTION alchemist.published_subset_id(subset_name text) RETURNS integer
 LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 DECLARE

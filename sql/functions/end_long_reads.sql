@@ -1,14 +1,14 @@
--- End the sessions of alchemist_reader that run past their bound, or that hold an advisory lock, for which a reader has no use.
+-- End sessions of alchemist_reader that exceed their time limit, or that hold an advisory lock, which a reader does not need.
 --
--- Postgres lets every user change the timeouts of its own session, so a role's settings are defaults and no bounds; this sweep is the
--- bound. A statement, or an idle transaction, may last `most`; a transaction ten times that.
--- SECURITY DEFINER: stages run it as the writer; the owner may act as the reader (`roles.sql`). Where an administrator made the role
--- and did not grant it, no session is ended.
+-- Every user can change the timeouts of its own session, so a role's settings are defaults, not limits; this function is the limit.
+-- A statement, or an idle transaction, may last `most`; a transaction ten times that.
+-- SECURITY DEFINER: stages call it as the writer, and only the owner may end the reader's sessions (`roles.sql`). Where an
+-- administrator created the role without granting it to the owner, it ends no session.
 
 CREATE OR REPLACE FUNCTION alchemist.end_long_reads(most interval) RETURNS TABLE (pid integer, is_signalled boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- MATERIALIZED, or the planner may tell sessions to end before it looks whose they are.
+    -- MATERIALIZED: otherwise the planner may end sessions before it has checked whose they are.
     RETURN QUERY WITH past_bound AS MATERIALIZED (
         SELECT session.pid
         FROM pg_stat_activity AS session

@@ -1,13 +1,13 @@
--- End the sessions that hold a lease's row although the lease has expired: their process was stopped inside a commit, and to the
--- server a COPY that waits for its rows is neither idle nor to be cancelled; only the session's end frees its locks.
+-- End sessions that still hold the row of an expired lease. Their process stopped during a commit; the server regards a COPY that waits
+-- for rows as active, so only the end of the session releases its locks.
 --
--- SECURITY DEFINER: a stage of the writer may wait for one of the owner. Only sessions are ended whose role the owner may act as
--- (`roles.sql` grants it the writer), and only those that a lease names. pg_locks tells who runs the transaction that the row waits for.
+-- SECURITY DEFINER: a stage of the writer may wait for one of the owner. It ends only sessions of roles that the owner may act as
+-- (`roles.sql` grants it the writer) and that hold the row of a lease, which pg_locks shows.
 
 CREATE OR REPLACE FUNCTION alchemist.end_stalled_sessions() RETURNS TABLE (pid integer, is_signalled boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- MATERIALIZED, or the planner may tell sessions to end before it looks whose they are.
+    -- MATERIALIZED: otherwise the planner may end sessions before it has checked whose they are.
     RETURN QUERY WITH stalled AS MATERIALIZED (
         SELECT held.pid
         FROM alchemist.leases

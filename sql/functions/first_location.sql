@@ -1,4 +1,4 @@
--- Where a pair lies now, for people: its first live location; no row where it has none. Planned as part of the query that asks.
+-- The first readable location of a sample, for people; no row where it has none. Postgres inlines it into the calling query.
 -- Relies on: ix_sample_locations_sample_id, pk_shards, pk_datasets.
 CREATE OR REPLACE FUNCTION alchemist.first_location(of_sample_id bigint)
 RETURNS TABLE (dataset text, crawl_date date, shard text, key text)

@@ -1,5 +1,5 @@
--- By how much a value is better than a control's, in the metric's unit: positive is always better, of a loss and of a score alike.
--- The pattern names the metrics of which a lower value is better; statistics.py holds the same one, and a test compares them.
+-- By how much a value is better than a control's, in the metric's unit: positive is better, for losses and for scores.
+-- The pattern matches the metrics where lower is better; statistics.py has the same one, and a test compares them.
 CREATE OR REPLACE FUNCTION alchemist.gain_over(metric text, value float8, control float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT CASE WHEN metric ~ 'loss|^fid|^kid' THEN control - value ELSE value - control END

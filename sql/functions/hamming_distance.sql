@@ -1,4 +1,4 @@
--- The bits in which two 64-bit hashes differ: the same number as selection/duplicates.py's hamming_distance. int8xor is what # calls.
+-- The bits in which two 64-bit hashes differ: the same number as selection/duplicates.py's hamming_distance. int8xor is the function behind the operator #.
 CREATE OR REPLACE FUNCTION alchemist.hamming_distance(one bigint, other bigint) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT bit_count(int8xor(one, other)::bit(64))::integer

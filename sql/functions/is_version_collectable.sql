@@ -1,5 +1,5 @@
--- Tell whether a subset version may give back what it takes up: it is not published, no rollback would go back to it (withdrawn versions
--- are passed over), no model was trained on it, and no running stage names it. Null for a version that the store does not know.
+-- Whether a subset version may be garbage-collected: it is not published, no rollback would return to it (rollbacks pass over withdrawn
+-- versions), no model was trained on it, and no running stage names it. Null for an unknown version.
 
 CREATE OR REPLACE FUNCTION alchemist.is_version_collectable(asked integer) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

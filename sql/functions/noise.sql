@@ -1,6 +1,8 @@
--- The noise of a selection: the same function of (domain, seed, pair) as selection/keys.py, bit for bit; domain is a number of keys.Domain.
+-- The random numbers of a selection: bit for bit the same function of (domain, seed, sample) as selection/keys.py; domain is a number of
+-- keys.Domain.
 --
--- A bigint is read as 64 bits of two's complement. Products go through numeric: they do not fit into a bigint. int8xor is what # calls.
+-- A bigint stands for 64 bits in two's complement. Products are computed as numeric, because they do not fit into a bigint. int8xor is the
+-- function behind the operator #.
 
 CREATE OR REPLACE FUNCTION alchemist.shr64(z bigint, n integer) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT (z >> n) & ((1::bigint << (64 - n)) - 1)
@@ -17,7 +19,7 @@ FROM (SELECT alchemist.mul64(int8xor(z, alchemist.shr64(z, 30)), 137878487931565
     LATERAL (SELECT alchemist.mul64(int8xor(one.b, alchemist.shr64(one.b, 27)), 10723151780598845931) AS c) AS two
 $$;
 
--- What all pairs of a draw share; made once, it saves two thirds of the work.
+-- The part that all samples of a selection share; computed once, it saves two thirds of the work.
 CREATE OR REPLACE FUNCTION alchemist.noise_state(domain bigint, seed bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT alchemist.finalise64(int8xor(alchemist.finalise64(domain), seed))
 $$;

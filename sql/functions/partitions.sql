@@ -1,9 +1,9 @@
 -- Make and drop the partitions of `scores` (by rater) and `subset_samples` (by subset).
 --
--- SECURITY DEFINER: stages may insert but not create, so the owner's rights are lent here, for two tables and one integer each.
--- LIKE + CHECK + ATTACH, because CREATE TABLE … PARTITION OF waits for every open reader and queues the rest behind it. The
--- CHECK spares ATTACH its scan; ATTACH adopts the primary key that LIKE made.
--- What somebody may still read is never dropped: scores only of a retired rater, members only of a version that `subset gc` may collect.
+-- SECURITY DEFINER: stages may insert but not create tables, so these functions act as the owner, for two tables and one integer each.
+-- LIKE + CHECK + ATTACH, because CREATE TABLE … PARTITION OF waits for every open reader and makes all others wait behind it. The
+-- CHECK lets ATTACH skip its scan; ATTACH uses the primary key that LIKE made.
+-- It drops only the scores of a retired rater and the members of a version that `alchemist subset gc` may collect.
 
 CREATE OR REPLACE FUNCTION alchemist.partition_key(parent text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -18,12 +18,12 @@ BEGIN
     IF key IS NULL OR id IS NULL OR id < 1 THEN
         RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples, ids start at 1', id, parent;
     END IF;
-    -- Two sessions that add the same partition: the second waits here and finds it.
+    -- Of two sessions that add the same partition, the second waits here and then finds it.
     PERFORM alchemist.take_lock('partition ' || child);
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN
         RETURN;
     END IF;
-    -- Storage settings do not come with LIKE; why these, says migration 0012.
+    -- LIKE does not copy storage settings; migration 0012 gives their reasons.
     EXECUTE format(
         'CREATE TABLE alchemist.%I (LIKE alchemist.%I INCLUDING ALL) WITH (autovacuum_vacuum_insert_scale_factor = 0.02,'
         ' autovacuum_analyze_scale_factor = 0.02, autovacuum_freeze_min_age = 0)', child, parent

@@ -1,7 +1,7 @@
 -- The rank of a score on a scale of knots, 0 = highest: the same four float64 operations as selection/ranks.py, in the same
 -- order. Exact at a knot, interpolated between knots, 1 below the first knot and 0 above the last.
 
--- Inlined into its query, so the arrays are never copied; width_bucket is a binary search: knot_scores[i] <= score < knot_scores[i + 1].
+-- Postgres inlines it into the calling query, so the arrays are never copied; width_bucket is a binary search: knot_scores[i] <= score < knot_scores[i + 1].
 CREATE OR REPLACE FUNCTION alchemist.rank_on_knots(score float8, knot_scores float8[], knot_ranks float8[]) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT CASE
@@ -23,8 +23,8 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = alchemist, pg_temp AS $$
 SELECT alchemist.rank_on_knots($1, knot_scores, knot_ranks) FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = $2
 $$;
 
--- The other way round: the score that bounds a rank, so that rank < r means score > bound. +Infinity where no score has rank < r,
--- -Infinity where all have. A binary search: ranks descend, which width_bucket cannot read.
+-- The inverse: the score that bounds a rank, so that rank < r means score > bound. +Infinity where no score has rank < r, -Infinity where
+-- all have. It is a binary search of its own, because ranks descend and width_bucket needs ascending values.
 CREATE OR REPLACE FUNCTION alchemist.score_bound(rank float8, rank_scale_id integer) RETURNS float8
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = alchemist, pg_temp AS $$
 DECLARE
@@ -41,7 +41,7 @@ BEGIN
     ELSIF rank <= 0 THEN
         RETURN 'Infinity';
     ELSIF rank > ranks[1] THEN
-        -- Everything from the first knot on; a hair below it, for the bound itself is left out. Scores are float4: hairs are wider.
+        -- All scores from the first knot on: slightly below it, because the bound itself is excluded. Scores are float4, so their steps are wider.
         RETURN scores[1] - abs(scores[1]) * 1e-12 - 1e-300;
     ELSIF rank <= ranks[high] THEN
         RETURN scores[high];

@@ -1,12 +1,12 @@
--- The members that `alchemist select --strategy shift_gsample` draws from a stored snapshot:
+-- The members that `alchemist select --strategy shift_gsample` selects from a stored snapshot:
 --   SELECT * FROM alchemist.shift_gsample(snapshot => 3, retention => 0.2, drop_top_ratio => 0.25, mean_rank => 0.625, std_rank => 0.125, seed => 7)
 --
--- Ranks, noise and every operation up to the two logarithms are the same bits as in Python (float8, the same order). ln() is the C
--- library's, numpy's log is its own: they may differ in the last bit, so keys are never compared across, and members could only differ if
--- two keys at the threshold lay within that bit: about once in 10⁸ draws from 30 million pairs. round() and Python's go to the even
--- one of two equally near whole numbers. Equal keys go by pair hash.
+-- Ranks, random numbers and every operation before the two logarithms have the same bits as in Python (float8, the same order). ln() of
+-- the C library and numpy's log can differ in the last bit. So keys are not compared between the two, and members can differ only if two
+-- keys at the threshold are that close: about once in 10⁸ selections from 30 million samples. round() rounds half to even, as in Python.
+-- Equal keys are ordered by pair hash.
 --
--- Snapshots with a condition (--where) are refused: its language is Python's to parse.
+-- Snapshots with a condition (--where) are refused, because only Python can parse it.
 
 CREATE OR REPLACE FUNCTION alchemist.shift_gsample(
     snapshot integer, retention float8, drop_top_ratio float8 DEFAULT 0.25, mean_rank float8 DEFAULT 0.625,
@@ -24,15 +24,15 @@ DECLARE
 BEGIN
     SELECT * INTO taken FROM alchemist.rank_snapshots WHERE snapshot_id = shift_gsample.snapshot;
     IF NOT found THEN
-        RAISE EXCEPTION 'there is no snapshot %: select once, and read rank_snapshots', snapshot;
+        RAISE EXCEPTION 'There is no snapshot %. Run alchemist select once; the table rank_snapshots lists the snapshots.', snapshot;
     ELSIF taken.options ? 'where' THEN
-        RAISE EXCEPTION 'snapshot % has the condition %: draw from it by alchemist select', snapshot, taken.options ->> 'where';
-    -- Nulls are refused so too: LIMIT NULL would give every pair. NaN is above every number here.
+        RAISE EXCEPTION 'Snapshot % has the condition %, which only alchemist select can evaluate.', snapshot, taken.options ->> 'where';
+    -- This also refuses nulls (LIMIT NULL would return every sample) and NaN, which is above every number here.
     ELSIF (
         retention > 0 AND retention <= 1 AND drop_top_ratio >= 0 AND drop_top_ratio < 1 AND mean_rank BETWEEN 0 AND 1
         AND std_rank BETWEEN 0.001 AND 10 AND seed >= 0 AND seed < 9007199254740992
     ) IS NOT TRUE THEN
-        RAISE EXCEPTION 'retention % must be above 0 and at most 1, drop_top_ratio % from 0 to below 1, mean_rank % from 0 to 1, '
+        RAISE EXCEPTION 'Retention % must be above 0 and at most 1, drop_top_ratio % from 0 to below 1, mean_rank % from 0 to 1, '
             'std_rank % from 0.001 to 10, seed % from 0 to below 2^53', retention, drop_top_ratio, mean_rank, std_rank, seed;
     END IF;
     SELECT * INTO scale FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = taken.rank_scale_id;
@@ -48,23 +48,23 @@ BEGIN
         WHERE taken.options ? 'decontaminate'
     ),
 
-    open_pairs AS MATERIALIZED (
-        SELECT pairs.*
+    present_samples AS MATERIALIZED (
+        SELECT found.*
         FROM alchemist.candidate_samples(
             scale.rater_id, taken.night_ids, taken.last_takedown_id, coalesce((taken.options ->> 'last_compared_id')::bigint, 0),
             coalesce(taken.options ->> 'duplicates', 'exact'), scale.score, -1, 9223372036854775807,
             coalesce((taken.options ->> 'last_retirement_id')::integer, 0)
-        ) AS pairs
-        WHERE NOT pairs.is_taken_down AND pairs.score IS NOT NULL AND pairs.score <> 'NaN'
-            AND NOT EXISTS (SELECT FROM contaminated WHERE contaminated.sample_id = pairs.sample_id)
+        ) AS found
+        WHERE NOT found.is_taken_down AND found.score IS NOT NULL AND found.score <> 'NaN'
+            AND NOT EXISTS (SELECT FROM contaminated WHERE contaminated.sample_id = found.sample_id)
     ),
 
-    -- Of a duplicate group the first-seen pair stays, of those that are there.
+    -- Of each duplicate group the first-seen sample that is present stays.
     placed AS (
         SELECT
-            pairs.*,
-            row_number() OVER (PARTITION BY coalesce(nullif(pairs.first_sample_id, 0), pairs.sample_id) ORDER BY pairs.sample_id) AS place
-        FROM open_pairs AS pairs
+            found.*,
+            row_number() OVER (PARTITION BY coalesce(nullif(found.first_sample_id, 0), found.sample_id) ORDER BY found.sample_id) AS place
+        FROM present_samples AS found
     ),
 
     eligible AS MATERIALIZED (
@@ -74,12 +74,12 @@ BEGIN
         WHERE placed.place = 1
     ),
 
-    -- Once here, not as a column of each row: it would be unpacked for every pair.
+    -- Once here, not as a column of each row, where it would be unpacked for every sample.
     knots AS MATERIALIZED (
         SELECT scale.knot_scores || '{}'::float8[] AS scores, scale.knot_ranks || '{}'::float8[] AS ranks
     ),
 
-    -- Materialized on both sides: knots are 1 MiB, and a sort or a hash would keep them with every row.
+    -- Materialized on both sides: knots are 1 MiB, and a sort or a hash would copy them into every row.
     ranked AS MATERIALIZED (
         SELECT
             eligible.sample_id,
@@ -106,7 +106,7 @@ BEGIN
     LIMIT k;
     GET DIAGNOSTICS n_found = ROW_COUNT;
     IF n_found < k OR k < 1 THEN
-        RAISE EXCEPTION '% of % eligible pairs are asked for, % can be kept: the largest possible retention is %',
+        RAISE EXCEPTION '% of % eligible samples are requested, % can be selected. The largest possible retention is %.',
             k, n_eligible, n_found, floor(n_found * 10000.0 / greatest(n_eligible, 1)) / 10000;
     END IF;
 END $$;

@@ -1,7 +1,7 @@
--- Refresh a table's statistics, its partitions' too.
+-- Refresh the planner statistics of a table and its partitions.
 --
--- SECURITY DEFINER: to anybody but the owner ANALYZE gives a warning and does nothing. A grant of MAINTAIN, which Postgres knows from 17
--- on, would allow more than statistics: REINDEX, CLUSTER, LOCK TABLE.
+-- SECURITY DEFINER: ANALYZE by another user than the owner only prints a warning. The privilege MAINTAIN (Postgres 17) would also allow
+-- REINDEX, CLUSTER and LOCK TABLE.
 
 CREATE OR REPLACE FUNCTION alchemist.analyze_table(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

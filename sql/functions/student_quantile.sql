@@ -1,4 +1,4 @@
--- The value that Student's t exceeds, in either direction, in 5 % of all cases. 30 degrees of freedom stand for more; null below 1.
+-- The two-sided 95% quantile of Student's t. Above 30 degrees of freedom it is that of 30; below 1 it is null.
 CREATE OR REPLACE FUNCTION alchemist.student_quantile(n_freedom bigint) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT (ARRAY[

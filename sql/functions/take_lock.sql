@@ -1,7 +1,7 @@
--- Take a lock by name until the transaction ends: wait for it, or say at once that another session holds it.
+-- Take a named lock until the transaction ends: take_lock waits for it, try_lock returns false if another session holds it.
 --
--- A lock is a row, since any session may take any advisory lock: a reader's would keep stages waiting. To lock a row takes the right
--- to change it, which readers do not have. A row stays for each name that was ever locked.
+-- A lock is a row, not an advisory lock: any session, also a reader's, can take advisory locks and would block stages. Locking a row
+-- requires the privilege to change it, which readers do not have. The row of each name stays.
 
 CREATE OR REPLACE FUNCTION alchemist.take_lock(wanted text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -1,6 +1,6 @@
--- Purpose: what a night is compared with: the accepted nights of its dataset under its rater.
+-- Purpose: Return the score distributions of a rater's accepted nights of a dataset, the reference for drift.
 -- Parameters: dataset_id integer, rater_id integer, without_ids integer[] (nights under test).
--- One row is: an accepted night; n and quantiles are null where its distribution was never stored.
+-- One row is: an accepted night; n and quantiles are null where its distribution was not stored.
 -- Relies on: uq_nights_dataset_id_crawl_date_rater_id_revision, pk_score_distributions.
 -- Safe to re-run: yes.
 SELECT

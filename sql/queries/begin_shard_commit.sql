@@ -1,13 +1,14 @@
--- Purpose: begin the transaction that stores a shard: give its lease back, hold the open revision of its night, and set how the
---   transaction behaves; in one statement, because a commit takes milliseconds and each statement a third of one.
+-- Purpose: Begin the transaction that stores a shard's scores: give the shard's lease back, lock the open revision of its night,
+--   and set the transaction's limits. One statement, because each round trip costs a third of the commit.
 -- Parameters: resource text and token bigint (the lease), dataset_id integer, crawl_date date, rater_id integer.
--- One row is: fencing_token, null where the lease expired or is another's (store nothing then), and night_id, null where none is open.
+-- One row is: fencing_token, null where the lease has expired or belongs to another run (then store nothing), and night_id, null
+--   where no revision is open.
 -- Relies on: pk_leases, uq_nights_one_open.
 -- Safe to re-run: no, a lease is given back once.
---   synchronous_commit: a server that loses power may forget the last shards, whole; they are unscored then, and scored again. The
---     commit that ends the run waits for the disk, and with it for all before.
---   idle_in_transaction_session_timeout: a process that is stopped here would keep its row locks, and with them every other slot.
---   lock_timeout: who waits longer for another's pairs looks whether that one stands still (end_stalled_sessions).
+--   synchronous_commit = off: after a power cut the last shards can be missing as a whole; they are scored again. The commit that
+--     ends the run waits for the disk, and with it all commits before.
+--   idle_in_transaction_session_timeout: a process that stops here would keep its row locks and block every other slot.
+--   lock_timeout: a session that waits longer for samples of another checks whether that session is stalled (end_stalled_sessions).
 WITH consumed AS (
     DELETE FROM alchemist.leases
     WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()

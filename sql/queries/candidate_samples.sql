@@ -1,11 +1,12 @@
--- Purpose: what may be drawn: the scored pairs of decided nights, with what decides whether each may be.
+-- Purpose: Return the scored samples of decided nights, with what decides whether each is eligible.
 -- Parameters: rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint (0: duplicates are kept),
---   duplicates text (exact or near),
---   score text (rater, or a heuristic), after_sample_id bigint and last_sample_id bigint (a range of samples),
---   last_retirement_id integer (shards retired up to it do not count).
--- One row is: a pair with its score (NaN where it has none), its first night, the first pair of its duplicate group (0: none before it).
--- Relies on: alchemist.candidate_samples; ix_sample_locations_sample_id, the rater's partition of pk_scores, pk_samples, pk_duplicate_samples.
--- Safe to re-run: yes; no column is null and none varies in length, so that arrays are read from its binary COPY.
+--   duplicates text (exact or near), score text (rater, or a heuristic), after_sample_id bigint and last_sample_id bigint (a range
+--   of samples), last_retirement_id integer (shards retired up to it do not count).
+-- One row is: a sample with its score (NaN where it has none), its first night and the first sample of its duplicate group (0: none
+--   before it).
+-- Relies on: alchemist.candidate_samples; ix_sample_locations_sample_id, the rater's partition of pk_scores, pk_samples,
+--   pk_duplicate_samples.
+-- Safe to re-run: yes; no column is null or of variable length, so that arrays are read from its binary COPY.
 SELECT
     sample_id,
     pair_hash,

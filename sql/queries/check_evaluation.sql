@@ -1,6 +1,7 @@
--- Purpose: what the suite `evaluation` looks at: every value that a subset version was measured by.
+-- Purpose: Return every metric value of a subset version, for the suite `evaluation`.
 -- Parameters: subset_id integer.
--- One row is: a value; is_pinned says that its arm's control has one under the same contract, which alone makes it comparable.
+-- One row is: a value; is_pinned is true where the random arm has a value of the same seed under the same evaluation protocol, so
+--   that both are comparable.
 -- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 -- Safe to re-run: yes.
 WITH measured AS (

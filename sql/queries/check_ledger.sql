@@ -1,6 +1,7 @@
--- Purpose: what the suite `scores` looks at first: is every shard of a night in the production rater's ledger, and does it add up?
+-- Purpose: Return for every shard of a night whether the production rater has scored it and whether its counts add up, for the
+--   suite `scores`.
 -- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
--- One row is: a verified shard; n_accounted is counted again from scores and quarantine rows. None without a production rater.
+-- One row is: a verified shard; n_accounted is recounted from scores and quarantine rows. No rows without a production rater.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, pk_scores.
 -- Safe to re-run: yes.
 SELECT

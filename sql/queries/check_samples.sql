@@ -1,8 +1,9 @@
--- Purpose: what the suite `samples` looks at: every location of a night, good or set aside at ingest, counted here.
+-- Purpose: Count caption and image faults of a night, over readable and quarantined locations, for the suite `samples`.
 -- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date), min_caption_characters,
 --   max_caption_characters, min_repeated_characters, min_image_side integer, max_aspect_ratio float8: limits of the dataset.
--- One row is: the night; ratios are of its kept locations, quarantined_ratio of all. None where the night is empty.
---   Garbage in any language: no letter, a control character, bytes that were no UTF-8, one character min_repeated_characters times in a row.
+-- One row is: the night; quarantined_ratio is a share of all locations, the other ratios of the readable ones. No row for an empty
+--   night. Garbage captions, in any language: no letter, a control character, invalid UTF-8, or one character
+--   min_repeated_characters times in a row.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_sample_locations, uq_quarantined_samples_shard_id_ordinal_rater_id, pk_samples.
 -- Safe to re-run: yes.
 WITH night AS (
@@ -37,20 +38,20 @@ kept AS (
     INNER JOIN alchemist.samples ON sample_locations.sample_id = samples.sample_id
 ),
 
-set_aside AS (
+quarantined AS (
     SELECT count(*) AS n
     FROM night INNER JOIN alchemist.quarantined_samples ON night.shard_id = quarantined_samples.shard_id
     WHERE quarantined_samples.rater_id IS NULL
 )
 
 SELECT
-    kept.n + set_aside.n AS n_locations,
-    set_aside.n::float8 / (kept.n + set_aside.n) AS quarantined_ratio,
+    kept.n + quarantined.n AS n_locations,
+    quarantined.n::float8 / (kept.n + quarantined.n) AS quarantined_ratio,
     coalesce(kept.n_empty::float8 / nullif(kept.n, 0), 0) AS empty_ratio,
     coalesce(kept.n_odd_length::float8 / nullif(kept.n, 0), 0) AS odd_length_ratio,
     coalesce(kept.n_garbage::float8 / nullif(kept.n, 0), 0) AS garbage_ratio,
     coalesce(kept.n_small::float8 / nullif(kept.n, 0), 0) AS small_ratio,
     coalesce(kept.n_odd_shape::float8 / nullif(kept.n, 0), 0) AS odd_shape_ratio,
     coalesce(1 - kept.n_distinct::float8 / nullif(kept.n, 0), 0) AS duplicate_ratio
-FROM kept CROSS JOIN set_aside
-WHERE kept.n + set_aside.n > 0
+FROM kept CROSS JOIN quarantined
+WHERE kept.n + quarantined.n > 0

@@ -1,8 +1,9 @@
--- Purpose: what the suite `scores` looks at second: the production rater's scores of a night, counted shard by shard.
--- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date), min_night_scores,
---   min_shard_scores integer: limits of the dataset.
--- One row is: a scored shard; night_spread is the same in all: standard deviation over the night's scores, null below min_night_scores.
---   A shard of min_shard_scores scores or more that are all equal is constant. None without a production rater.
+-- Purpose: Summarise the production rater's scores of a night by shard, for the suite `scores`.
+-- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date), min_night_scores, min_shard_scores
+--   integer: limits of the dataset.
+-- One row is: a scored shard; night_spread, the same in all rows, is the standard deviation of the night's scores, null below
+--   min_night_scores. A shard is constant if it has at least min_shard_scores scores and all are equal. No rows without a
+--   production rater.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, pk_scores.
 -- Safe to re-run: yes.
 WITH found AS (

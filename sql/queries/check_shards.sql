@@ -1,6 +1,6 @@
--- Purpose: what the suite `shards` looks at: every shard of a night, with what was found in it.
+-- Purpose: Return every shard of a night and the number of its records, for the suite `shards`.
 -- Parameters: dataset text or null (every training dataset), crawl_date date or null (any date).
--- One row is: a shard that was read, good or rejected; n_accounted is counted from its locations and quarantine rows.
+-- One row is: a shard that was read, readable or rejected; n_accounted is counted from its locations and quarantine rows.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_sample_locations, uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
 SELECT

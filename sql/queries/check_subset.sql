@@ -1,7 +1,9 @@
--- Purpose: what the suite `subset` looks at: the members that the manifest names, and what the store knows of them now, counted here.
+-- Purpose: Count what is wrong with the members of a manifest now: taken down, from evaluation data, or not in the store; for the
+--   suite `subset`.
 -- Parameters: subset_id integer; reads the temporary table wanted (number integer, pair_hash bytea).
--- One row is: the version; n_not_stored is null unless the version's membership is in the store.
--- Relies on: uq_samples_pair_hash, ix_samples_image_hash, uq_takedowns_image_hash, ix_sample_locations_sample_id, pk_subset_samples.
+-- One row is: the version; n_not_stored is null unless the members of the version are in the store.
+-- Relies on: uq_samples_pair_hash, ix_samples_image_hash, uq_takedowns_image_hash, ix_sample_locations_sample_id,
+--   pk_subset_samples.
 -- Safe to re-run: yes.
 WITH members AS (
     SELECT

@@ -1,4 +1,4 @@
--- Purpose: what raters said, as text that names no id, run or time, so that equal data gives equal text in any database.
+-- Purpose: Return raters, scores, nights and ranks as text without ids, runs or times: equal data gives equal text in any database.
 -- Parameters: none.
 -- One row is: a row of a table, its keys replaced by natural ones (rater identity, night's date and revision, pair hash).
 -- Relies on: the primary keys; reads whole tables.
@@ -34,7 +34,7 @@ lines AS (
     SELECT 'nights', ROW(night, state, reason)::text
     FROM dated
     UNION ALL
-    -- Not n_reused: which of two shards with the same pair computed its score depends on who came first.
+    -- Not n_reused: which of two shards with the same sample computed its score depends on who came first.
     SELECT
         'shard_scores', ROW(
             dated.night, shards.uri, done.n_samples, done.n_scored, done.n_quarantined, done.code_version, done.device, done.dtype

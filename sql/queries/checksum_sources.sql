@@ -1,4 +1,5 @@
--- Purpose: what came in, as text that names no id, run, time or place, so that equal data gives equal text in any database.
+-- Purpose: Return datasets, shards and samples as text without ids, runs, times or storage locations: equal data gives equal text
+--   in any database.
 -- Parameters: none.
 -- One row is: a row of a table, its keys replaced by natural ones (dataset name, address below its root, pair hash).
 -- Relies on: the primary keys; reads whole tables.
@@ -47,7 +48,7 @@ lines AS (
     FROM alchemist.heuristic_scores AS plain
     INNER JOIN alchemist.samples ON plain.sample_id = samples.sample_id
     UNION ALL
-    -- Which of two pairs came first is data: it is the one that is kept.
+    -- Which of two samples came first is data: it is the one that is kept.
     SELECT 'distinct_images', ROW(samples.pair_hash, kept.perceptual_hash)::text
     FROM alchemist.distinct_images AS kept
     INNER JOIN alchemist.samples USING (sample_id)

@@ -1,6 +1,6 @@
--- Purpose: what was chosen and what it was worth, as text that names no id, run or time, so that equal data gives equal text.
+-- Purpose: Return subsets, models and evaluations as text without ids, runs or times: equal data gives equal text in any database.
 -- Parameters: none.
--- One row is: a row of a table, its keys replaced by natural ones (subset name and version, model identity, contract hash).
+-- One row is: a row of a table, its keys replaced by natural ones (subset name and version, model identity, protocol hash).
 -- Relies on: the primary keys; reads whole tables.
 -- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
 WITH titled AS (

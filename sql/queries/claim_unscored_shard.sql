@@ -1,7 +1,7 @@
--- Purpose: pick the next shard that a rater has not scored and that no live lease holds.
--- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date), skipped_ids bigint[]
---   (shards that this run could not read).
--- One row is: a shard, locked until the transaction ends; none when nothing is free.
+-- Purpose: Return the next shard that a rater has not scored and that no live lease protects, locked.
+-- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date), skipped_ids bigint[] (shards that this
+--   run could not read).
+-- One row is: a shard, locked until the transaction ends; none when no shard is free.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_leases.
 -- Safe to re-run: yes, it changes nothing; the claim is the lease that the same transaction writes.
 SELECT shards.shard_id

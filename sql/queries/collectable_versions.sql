@@ -1,8 +1,10 @@
--- Purpose: which subset versions may give back what they take up: nobody reads them, and their spec can make them again.
+-- Purpose: Return the subset versions that garbage collection may remove: they are not in use, and their specification can make
+--   them again.
 -- Parameters: name text or null (all), min_age_days double precision.
--- One row is: a version with what it still holds: members_bytes (0: no membership in the store), its manifest and its copies. Never one
---   that is published, that a rollback would go back to (withdrawn versions are passed over), that a model was trained on, that a
---   running stage names, or that was made, published, first copied or withdrawn within min_age_days.
+-- One row is: a version with what it still holds: members_bytes (0: its members are not in the store), its manifest and its
+--   materialized datasets. Left out are versions that are published, that a rollback would return to (it passes over withdrawn
+--   versions), that a model was trained on, that a running stage names, or that were made, published, materialized or withdrawn
+--   within min_age_days.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id.
 -- Safe to re-run: yes.
 SELECT

@@ -1,9 +1,9 @@
--- Purpose: which samples moved between two rater versions; a keyset page over the samples that both have scored.
+-- Purpose: Return samples whose rank differs between two rater versions, a keyset page over the samples that both have scored.
 -- Parameters: from_rater_id and to_rater_id integer, min_move float8 (0 to 1), after_sample_id bigint (0: the first page),
 --   n_scanned integer (samples to look at).
--- One row is: a sample whose rank moved by min_move or more, up (towards 0) or down; last_sample_id is where the next page begins.
+-- One row is: a sample whose rank moved by at least min_move, up (towards 0) or down; last_sample_id is where the next page begins.
 -- Relies on: both raters' partitions of pk_scores, merged in their order; ix_rank_scales_rater_id.
--- Safe to re-run: yes; none without a rank scale of both.
+-- Safe to re-run: yes; no rows unless both raters have a rank scale.
 WITH from_scale AS MATERIALIZED (
     SELECT
         knot_scores || '{}'::float8[] AS knot_scores,

@@ -1,6 +1,7 @@
--- Purpose: which pairs an evaluation must not meet in training: those with its pictures, or with pictures that look like one of them.
+-- Purpose: Return the samples that must not be trained on for a clean evaluation: their image is in an evaluation dataset or a
+--   near-duplicate of one.
 -- Parameters: dataset_names text[] (evaluation datasets), last_shard_id bigint (later shards of theirs do not count).
--- One row is: a pair, once; the evaluation's own are among them.
+-- One row is: a sample, once; the samples of the evaluation datasets are among them.
 -- Relies on: alchemist.contaminated_samples; ix_samples_image_hash; reads all samples once for each of three bands of the hash.
 -- Safe to re-run: yes.
 SELECT found.sample_id

@@ -1,6 +1,7 @@
--- Purpose: may this version be published? Not with pictures that were taken down after it was drawn.
+-- Purpose: Count the members of a version whose image was taken down after the version was selected; such a version is not
+--   published.
 -- Parameters: subset_id integer, whose membership is in the store.
--- One row is: the one count of its members with such a picture.
+-- One row is: the count.
 -- Relies on: ix_samples_image_hash, pk_subset_samples.
 -- Safe to re-run: yes.
 SELECT count(*) AS n_taken_down

@@ -1,6 +1,6 @@
--- Purpose: count what a rater has left to do.
--- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date), skipped_ids bigint[]
---   (shards that this run could not read).
+-- Purpose: Count the shards that a rater has not scored yet.
+-- Parameters: rater_id integer, dataset_ids integer[], crawl_date date or null (any date), skipped_ids bigint[] (shards that this
+--   run could not read).
 -- One row is: n_shards and n_samples not scored yet, leased or not.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores.
 -- Safe to re-run: yes.

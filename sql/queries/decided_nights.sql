@@ -1,6 +1,8 @@
--- Purpose: from which nights pairs may be drawn, or which those of a snapshot were.
--- Parameters: rater_id integer, dataset_names text[], night_ids integer[] or null (null: the decided nights of these training datasets).
--- One row is: a night; bytes_per_pair is the mean over the tars of its shards, null where a later revision brought none of its own.
+-- Purpose: Return the nights from which samples are eligible now, or the given nights of a snapshot.
+-- Parameters: rater_id integer, dataset_names text[], night_ids integer[] or null (null: the decided nights of these training
+--   datasets).
+-- One row is: a night; bytes_per_pair is the mean size of a record in its tars, null where the revision has no shard of its own (a
+--   retry).
 -- Relies on: uq_nights_dataset_id_crawl_date_rater_id_revision, ix_shard_scores_night_id, pk_shards; reads ledgers, never scores.
 -- Safe to re-run: yes; in the order of night_id.
 SELECT

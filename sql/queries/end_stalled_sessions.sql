@@ -1,8 +1,8 @@
--- Purpose: end the sessions that hold a lease's row although the lease has expired; the function says why and whose.
+-- Purpose: End the sessions that still hold the row of an expired lease; the function of the same name has the details.
 -- Parameters: none.
--- One row is: a session, and whether it was told to end.
+-- One row is: a session, and whether it was signalled to end.
 -- Relies on: leases is small.
--- Safe to re-run: yes, an ended transaction holds nothing.
+-- Safe to re-run: yes, an ended session holds no locks.
 SELECT
     pid,
     is_signalled

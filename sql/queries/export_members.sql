@@ -1,6 +1,7 @@
--- Purpose: who the members of a subset are, for other loaders: ids, address and place; taken-down images are left out.
+-- Purpose: Return ids, attributes and first location of a subset's members, for `alchemist export subset`; images that were taken
+--   down are left out.
 -- Parameters: none; reads the temporary table wanted (number integer, pair_hash bytea).
--- One row is: a wanted pair's number, what it is, and its first live location (nulls where there is none).
+-- One row is: a wanted sample's number, all its columns, and its first readable location (nulls where there is none).
 -- Relies on: uq_samples_pair_hash, alchemist.first_location, uq_takedowns_image_hash.
 -- Safe to re-run: yes; ordered by number.
 SELECT

@@ -1,6 +1,7 @@
--- Purpose: what is known of every pair, for an export: the condition, the order and the columns are put around it.
+-- Purpose: Return every sample for `alchemist export samples`; the condition, the order and the choice of columns are added around
+--   it.
 -- Parameters: none.
--- One row is: a pair with its hashes, picture, caption, heuristics and its first live location.
+-- One row is: a sample with all its columns, its heuristics and its first readable location.
 -- Relies on: pk_samples, pk_heuristic_scores, alchemist.first_location, uq_takedowns_image_hash.
 -- Safe to re-run: yes.
 SELECT

@@ -1,6 +1,8 @@
--- Purpose: what a rater said of every pair, for an export: the condition, the order and the columns are put around it.
+-- Purpose: Return a rater's scores and ranks for `alchemist export scores`; the condition, the order and the choice of columns are
+--   added around it.
 -- Parameters: rater_id integer.
--- One row is: a pair with its score, its rank by the rater's newest scale (null before the first) and its first live location.
+-- One row is: a sample with all its columns, score, rank by the rater's newest scale (null before the first) and first readable
+--   location.
 -- Relies on: the rater's partition of pk_scores, pk_samples, alchemist.first_location.
 -- Safe to re-run: yes.
 WITH scale AS MATERIALIZED (

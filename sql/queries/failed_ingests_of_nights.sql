@@ -1,7 +1,7 @@
--- Purpose: how the last ingest of nights ended that left something out.
+-- Purpose: Return the nights whose newest ingest failed, with its error.
 -- Parameters: datasets text[], crawl_dates date[] (of the same length: a night each).
--- One row is: a night whose newest ended ingest, of that dataset or all, of that date or all, did not succeed; with its error. A command
---   that was refused, for a wrong value (exit code 2) or another root than the dataset's, is no ingest of a night.
+-- One row is: a night whose newest ended ingest (of that dataset or all, of that date or all) did not succeed. Commands that were
+--   refused for a wrong value (exit code 2) or for a root that is not the dataset's do not count.
 -- Relies on: ix_runs_stage_config_hash; reads the runs of one stage.
 -- Safe to re-run: yes.
 WITH asked AS (

@@ -1,6 +1,6 @@
--- Purpose: what a selection's condition may ask of a pair; the condition is put around it.
+-- Purpose: Return samples with the columns that the condition of a selection may name; the condition is added around it.
 -- Parameters: after_sample_id bigint, last_sample_id bigint (a range of samples).
--- One row is: a pair with its picture, caption, origin and heuristics.
+-- One row is: a sample with all its columns and its heuristics.
 -- Relies on: pk_samples, pk_heuristic_scores.
 -- Safe to re-run: yes.
 SELECT

@@ -1,8 +1,8 @@
--- Purpose: the top and the bottom of a crawl date.
+-- Purpose: Return the samples with the highest and the lowest scores of a crawl date.
 -- Parameters: dataset_id integer, crawl_date date, rater_id integer, n_rows integer (of each end).
--- One row is: a pair of the date's scored shards; end_of_night is top or bottom, best and worst first.
--- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, the rater's partition of pk_scores: it reads one
---   night, however large the pool.
+-- One row is: a sample of the date's scored shards; end_of_night is top or bottom, the most extreme first.
+-- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, the rater's partition of pk_scores: it reads
+--   one night, however large the pool.
 -- Safe to re-run: yes.
 WITH night AS MATERIALIZED (
     SELECT

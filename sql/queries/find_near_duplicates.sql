@@ -1,10 +1,10 @@
--- Purpose: other pictures that look like a given one, for a person to decide on.
--- Parameters: image_hash bytea (sha256 of the picture's bytes), max_distance integer (bits, at most 2).
--- One row is: another picture (by its bytes) within the distance, or in one group with the given one: its hash, distance, how many
---   pairs have it, one of their captions and URLs.
--- Relies on: ix_samples_image_hash, ix_duplicate_samples_first_sample_id; reads all of distinct_images (2 s for 30 million), because a
---   lookalike may stand behind a first pair that is up to twice as far.
--- Safe to re-run: yes; pairs that `alchemist duplicates find` has not compared yet are not found.
+-- Purpose: Return the near-duplicates of an image, for a person to decide on.
+-- Parameters: image_hash bytea (sha256 of the image's bytes), max_distance integer (bits, at most 2).
+-- One row is: another image (by its bytes) within the distance, or in the same group: its hash, its distance, the number of its
+--   samples, and a caption and URL of one.
+-- Relies on: ix_samples_image_hash, ix_duplicate_samples_first_sample_id; reads all of distinct_images (2 s for 30 million),
+--   because a lookalike may stand behind a first sample that is up to twice as far.
+-- Safe to re-run: yes; samples that `alchemist duplicates find` has not compared yet are not found.
 WITH given AS MATERIALIZED (
     SELECT DISTINCT perceptual_hash
     FROM alchemist.samples

@@ -1,10 +1,11 @@
--- Purpose: which earlier pictures, first of their groups, look like those of new pairs.
--- Parameters: max_distance integer (bits, at most 2), after_id and last_id bigint (the new pairs, which stand in distinct_images too).
--- One row is: a new pair and an earlier first pair within the distance, or with the same bytes; of new pairs with one and the same
---   hash only the first is looked up, for all of them find the same. distance is null where a hash is not known.
+-- Purpose: Return the earlier images, first of their groups, that are near-duplicates of new samples' images.
+-- Parameters: max_distance integer (bits, at most 2), after_id and last_id bigint (the new samples, which stand in distinct_images
+--   too).
+-- One row is: a new sample and an earlier first sample within the distance, or with the same bytes. Of new samples with equal
+--   hashes only the first is looked up, because all would find the same. distance is null where a hash is unknown.
 -- Relies on: ix_distinct_images_band_0_perceptual_hash and its two sisters: two hashes that differ in at most 2 of 64 bits agree in
 --   one of 3 bands of 22, 21 and 21. pk_distinct_images.
--- Safe to re-run: yes; in the order of the new pairs, then of the earlier ones.
+-- Safe to re-run: yes; in the order of the new samples, then of the earlier ones.
 WITH fresh AS MATERIALIZED (
     SELECT DISTINCT ON (perceptual_hash)
         sample_id,
@@ -17,7 +18,7 @@ WITH fresh AS MATERIALIZED (
     ORDER BY perceptual_hash, sample_id
 ),
 
--- Lookalikes agree in one band, most in several.
+-- near-duplicates agree in one band, most in several.
 pairs AS (
     SELECT
         fresh.sample_id,

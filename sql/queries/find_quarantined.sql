@@ -1,6 +1,6 @@
--- Purpose: was what lies at a place in a shard set aside, and why?
+-- Purpose: Return why the record at a location was quarantined.
 -- Parameters: dataset text, place text (SHARD/KEY in it).
--- One row is: a bad location, set aside at ingest or by a rater's scoring; the newest first.
+-- One row is: a quarantine row of the location, by ingest or by scoring; the newest first.
 -- Relies on: uq_shards_dataset_id_uri, uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
 SELECT

@@ -1,7 +1,9 @@
--- Purpose: which scored shards hold locations that a rater set aside for a reason that is worth another try.
--- Parameters: rater_id integer, dataset_ids integer[], reason text (a reason code, or transient for all that may pass by themselves).
--- One row is: a shard in the rater's ledger that nobody holds, and how many of its locations would be tried.
--- Relies on: uq_quarantined_samples_shard_id_ordinal_rater_id, pk_shard_scores; reads the quarantine, which is small beside the samples.
+-- Purpose: Return the scored shards with locations that a rater quarantined for a reason that a retry can change.
+-- Parameters: rater_id integer, dataset_ids integer[], reason text (a reason code, or transient for all that may pass by
+--   themselves).
+-- One row is: a shard in the rater's ledger without a live lease, and how many of its locations would be retried.
+-- Relies on: uq_quarantined_samples_shard_id_ordinal_rater_id, pk_shard_scores; reads the quarantine, which is small beside the
+--   samples.
 -- Safe to re-run: yes.
 SELECT
     quarantined_samples.shard_id,

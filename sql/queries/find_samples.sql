@@ -1,7 +1,7 @@
--- Purpose: which pair a person means: by its place in a shard, by the first digits of its hash, or by its id.
--- Parameters: dataset text or null and place text or null (SHARD/KEY in it); low bytea or null and high bytea or null (the first and
---   the last hash with these digits); sample_id bigint or null.
--- One row is: a pair, at most two of them: more than one means that the digits are too few.
+-- Purpose: Find the sample that a user names: by its location, by the first digits of its hash, or by its id.
+-- Parameters: dataset text or null and place text or null (SHARD/KEY in it); low bytea or null and high bytea or null (the first
+--   and the last hash with these digits); sample_id bigint or null.
+-- One row is: a sample, at most two: two mean that the digits are ambiguous.
 -- Relies on: uq_shards_dataset_id_uri, uq_sample_locations_shard_id_key, uq_samples_pair_hash, pk_samples.
 -- Safe to re-run: yes.
 WITH meant AS (

@@ -1,7 +1,7 @@
--- Purpose: the shards that people ask about: by address or id, by dataset, by state.
--- Parameters: dataset text or null (any), states text[] or null (any but superseded), subject text or null (an id, an address below its
---   root, or a whole address).
--- One row is: a shard with its dataset and why it is not read, if it is not.
+-- Purpose: Return shards by address or id, by dataset and by state, for `alchemist shard list`.
+-- Parameters: dataset text or null (any), states text[] or null (any but superseded), subject text or null (an id, an address below
+--   its root, or a whole address).
+-- One row is: a shard with its dataset and, where it is not read, the reason.
 -- Relies on: pk_shards, uq_shards_dataset_id_uri; without a subject it reads all shards.
 -- Safe to re-run: yes.
 SELECT

@@ -1,7 +1,7 @@
--- Purpose: where pictures that are taken down have gone: the stored subset versions that contain them, and what was trained on those.
--- Parameters: image_hashes bytea[] (sha256 of each picture's bytes).
--- One row is: a subset version with a pair of such a picture: how many, its models (arm subset: certainly trained on it), and those of
---   its other arms, which were drawn from the same pool and may have been.
+-- Purpose: Return the stored subset versions that contain given images, and the models trained on them.
+-- Parameters: image_hashes bytea[] (sha256 of each image's bytes).
+-- One row is: a subset version with such a sample: the number of its samples, its models (arm subset: trained on them), and the
+--   models of its other arms, which were selected from the same eligible samples and can contain them.
 -- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition), ix_models_subset_id.
 -- Safe to re-run: yes.
 WITH pairs AS MATERIALIZED (

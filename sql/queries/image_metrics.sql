@@ -1,6 +1,6 @@
--- Purpose: what was measured of models' images under named evaluation protocols, for tables of arms.
+-- Purpose: Return the metrics of models' images under named evaluation protocols, for tables of arms.
 -- Parameters: model_ids bigint[].
--- One row is: one metric of one model under one evaluation protocol.
+-- One row is: a metric of a model under an evaluation protocol.
 -- Relies on: uq_evaluations_model_id_protocol_id_metric.
 -- Safe to re-run: yes.
 SELECT

@@ -1,8 +1,8 @@
--- Purpose: keep the numbers that a crawl says about its pairs under names that were asked for; what is known already stays.
+-- Purpose: Store the numbers that a crawl gives under the wanted names; values that are stored already stay.
 -- Parameters: names text[]; reads the session's temporary table incoming (pair_hash, ordinal, metadata).
--- One row is: a pair for which something new was kept; its sample_id.
+-- One row is: a sample with a new value; its sample_id.
 -- Relies on: uq_samples_pair_hash, pk_heuristic_scores.
--- Safe to re-run: yes, the second time nothing is new.
+-- Safe to re-run: yes, a second time nothing is new.
 WITH numbers AS (
     SELECT DISTINCT ON (incoming.pair_hash)
         incoming.pair_hash,

@@ -1,8 +1,8 @@
--- Purpose: earlier nights that are to be run once more, because shards came late: uploads that were under way, or not scored yet.
+-- Purpose: Return earlier nights that must run again because shards arrived late: uploads that were in progress, or shards not
+--   scored yet.
 -- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates).
--- One row is: a dataset and a crawl date with a growing shard, or with a verified one that the production rater has not scored although
---   it has a night of that date, or was in production when the shard came. Other dates are none: a new rater catches up with the pool by
---   itself.
+-- One row is: a dataset and a crawl date with a growing shard, or with a verified shard that the production rater has not scored
+--   although it has a night of that date or was in production when the shard arrived. A new rater scores all other dates anyway.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_nights_dataset_id_crawl_date_rater_id_revision; reads all shards.
 -- Safe to re-run: yes.
 SELECT DISTINCT

@@ -1,8 +1,8 @@
--- Purpose: the datasets that are registered, for `alchemist dataset list` and `show`.
+-- Purpose: Return the registered datasets, for `alchemist dataset list` and `show`.
 -- Parameters: name text or null (every dataset).
--- One row is: a dataset. n_samples counts the locations of its verified shards, quarantined ones included; n_waiting the crawl dates
---   of a training dataset that hold shards and are not selectable; is_default marks the evaluation dataset that commands use when
---   none is named: the chosen one, else the first registered.
+-- One row is: a dataset. n_samples counts the records of its verified shards, quarantined ones included; n_waiting the crawl dates
+--   of a training dataset with shards that are not selectable; is_default marks the evaluation dataset that commands use by
+--   default: the chosen one, else the first registered.
 -- Relies on: ix_shards_dataset_id_crawl_date; nightly_overview.
 -- Safe to re-run: yes.
 WITH counted AS (

@@ -1,6 +1,7 @@
--- Purpose: the exporter's series of freshness: each dataset's newest selectable crawl date, and how often it brings one.
+-- Purpose: Return the exporter's freshness metrics: each dataset's newest selectable crawl date, and the usual interval between
+--   dates.
 -- Parameters: none.
--- One row is: a series with its label values and its value now; a dataset with one selectable date has no interval yet.
+-- One row is: a series with its label values and its value now; a dataset with only one selectable date has no interval.
 -- Relies on: small tables: a night is one crawl date of a dataset under a rater.
 -- Safe to re-run: yes.
 WITH accepted_dates AS (

@@ -1,6 +1,6 @@
--- Purpose: the exporter's series of operation: leases, failed checks and tasks, recounted ledger, takedowns, notifications.
+-- Purpose: Return the exporter's metrics of operation: leases, failed checks and tasks, recounted ledger, takedowns, notifications.
 -- Parameters: none.
--- One row is: a series with its label values and its value now; checks and tasks of the last day, the 15 that failed most.
+-- One row is: a series with its label values and its value now; of checks and tasks the 15 that failed most on the last day.
 -- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
 -- Safe to re-run: yes.
 WITH newest_checks AS (

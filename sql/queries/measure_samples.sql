@@ -1,8 +1,8 @@
--- Purpose: the exporter's series of the whole pool: shards by state, backlog, samples by outcome.
+-- Purpose: Return the exporter's metrics of the corpus: shards by state, backlog, samples by outcome.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now.
--- Relies on: one pass over shards and one over the ledger, no join of the two (a million rows each); ix_shards_dataset_id_crawl_date,
---   pk_shard_scores where a scored shard is not verified any more. Never reads scores.
+-- Relies on: one pass over shards and one over the ledger, no join of the two (a million rows each);
+--   ix_shards_dataset_id_crawl_date, pk_shard_scores where a scored shard is not verified any more. Never reads scores.
 -- Safe to re-run: yes.
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
 

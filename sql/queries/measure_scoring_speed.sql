@@ -1,6 +1,6 @@
--- Purpose: how fast raters scored lately, for an estimate of what is to come.
+-- Purpose: Return how fast raters scored recently, for cost estimates.
 -- Parameters: n_runs integer (runs of stage score, newest first).
--- One row is: a rater on a device: pairs it computed (reused scores cost nothing) and the seconds of its slots, loading included.
+-- One row is: a rater on a device: computed samples (reused scores cost nothing) and seconds of its slots, loading included.
 -- Relies on: ix_runs_stage_config_hash; reads the ledger, never scores.
 -- Safe to re-run: yes; the rater that scored last comes first.
 WITH recent AS (

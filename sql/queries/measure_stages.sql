@@ -1,5 +1,6 @@
--- Purpose: the exporter's series of stages: successes, runs, work, progress, cost; names and label order are telemetry.py's.
--- Parameters: price_per_gpu_hour double precision or null, price_per_core_hour double precision or null, n_cores integer of a CPU run.
+-- Purpose: Return the exporter's metrics of stages: successes, runs, work, progress, cost. telemetry.py declares names and labels.
+-- Parameters: price_per_gpu_hour double precision or null, price_per_core_hour double precision or null, n_cores integer of a CPU
+--   run.
 -- One row is: a series with its label values and its value now; without a price there is no cost.
 -- Relies on: pk_runs; reads the whole run ledger, a few rows a night.
 -- Safe to re-run: yes.

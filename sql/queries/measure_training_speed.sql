@@ -1,7 +1,7 @@
--- Purpose: how long training took lately, for an estimate of what a subset will cost.
+-- Purpose: Return how long training took recently, for cost estimates.
 -- Parameters: none.
--- One row is: the newest finished run of stage train_downstream that trained a model: its work per member that it trained on, over all
---   epochs of its config and with loading; none before the first.
+-- One row is: the newest finished run of train_downstream that trained a model: seconds per member over all epochs, loading
+--   included; none before the first.
 -- Relies on: ix_runs_stage_config_hash, pk_models.
 -- Safe to re-run: yes.
 SELECT

@@ -1,8 +1,8 @@
--- Purpose: where the bytes of a subset's members lie now: the first live location of each, taken-down images left out.
+-- Purpose: Return the first readable location of each member of a subset; images that were taken down are left out.
 -- Parameters: none; reads the temporary table wanted (number integer, pair_hash bytea).
--- One row is: a wanted pair's number and its first live location; a pair without one is absent.
+-- One row is: a wanted sample's number and its first readable location; samples without one are absent.
 -- Relies on: live_locations; uq_samples_pair_hash, ix_sample_locations_sample_id, pk_shards, uq_takedowns_image_hash.
--- Safe to re-run: yes; ordered by number. Of 15 million members no text is read: it is sorted with them.
+-- Safe to re-run: yes; ordered by number. It reads no captions: 15 million of them would be sorted too.
 SELECT DISTINCT ON (wanted.number)
     wanted.number,
     live_locations.root_uri,

@@ -1,8 +1,8 @@
--- Purpose: move new pairs that look like an earlier one from the first pairs to the duplicates.
--- Parameters: sample_ids and first_ids bigint[], aligned: a pair, and the first pair that it stands behind.
--- One row is: a pair that was moved.
+-- Purpose: Move new samples with near-duplicate images from distinct_images to duplicate_samples.
+-- Parameters: sample_ids and first_ids bigint[], aligned: a sample, and the first sample that it stands behind.
+-- One row is: a sample that was moved.
 -- Relies on: pk_distinct_images, pk_samples.
--- Safe to re-run: no, a pair is moved once; it runs in the transaction that registered the new pairs.
+-- Safe to re-run: no, a sample is moved once; it runs in the transaction that registers the new samples.
 WITH moved AS (
     SELECT
         pair.sample_id,

@@ -1,9 +1,9 @@
--- Purpose: samples to look at: a few of a night's pairs from one group and one range of scores.
--- Parameters: rater_id integer, night_ids integer[], shard_id bigint or null (any), shortest and longest integer (characters of
---   the caption), lowest and highest float8 (scores; lowest itself excluded), n_examples integer.
--- One row is: a location of such a pair: dataset, uri and key of its shard, score.
+-- Purpose: Return a few samples of nights with a given caption length and a given range of scores, to look at.
+-- Parameters: rater_id integer, night_ids integer[], shard_id bigint or null (any), shortest and longest integer (characters of the
+--   caption), lowest and highest float8 (scores; lowest itself excluded), n_examples integer.
+-- One row is: a location of such a sample: dataset, uri and key of its shard, score.
 -- Relies on: night_locations, pk_sample_locations, the rater's partition of pk_scores, pk_samples.
--- Safe to re-run: yes; the first by shard and place in it.
+-- Safe to re-run: yes; the first by shard and position.
 SELECT
     datasets.name AS dataset,
     shards.uri,

@@ -1,6 +1,6 @@
--- Purpose: the scores that drift measures: those of one or several nights, each pair once.
+-- Purpose: Return the scores of one or several nights, each sample once, to measure drift.
 -- Parameters: rater_id integer, night_ids integer[].
--- One row is: a distinct pair of the nights, with its first shard, its caption's length and its score.
+-- One row is: a distinct sample of the nights, with its first shard, the length of its caption and its score.
 -- Relies on: night_locations, the rater's partition of pk_scores, pk_samples.
 -- Safe to re-run: yes; ordered by sample_id.
 SELECT DISTINCT ON (scores.sample_id)

@@ -1,7 +1,7 @@
--- Purpose: which suites of checks looked at a night before the last of what they look at had come: their outcomes say nothing of it.
+-- Purpose: Return the suites that checked a night before the last of its data arrived: their results do not cover it.
 -- Parameters: night_id integer.
--- One row is: a suite whose last look is older than the night's newest shard or, for `scores`, its newest scores, and only those of the
---   production rater, for it looks at no others. A suite that never looked at the night is none; a release and drift are no look.
+-- One row is: a suite whose newest result is older than the night's newest shard or, for `scores`, than the newest scores of the
+--   production rater. Suites that never checked the night, releases and drift are left out.
 -- Relies on: pk_nights, ix_check_results_suite_dataset_name_crawl_date, ix_shards_dataset_id_crawl_date, ix_shard_scores_night_id.
 -- Safe to re-run: yes.
 WITH came AS (

@@ -1,7 +1,8 @@
--- Purpose: one page of the samples in a band of ranks, a keyset page: the next one begins after the last sample of this one.
+-- Purpose: Return one keyset page of the samples in a band of ranks; the next page begins after its last sample.
 -- Parameters: rater_id integer, rank_from and rank_to float8 (rank_from <= rank < rank_to; a band that ends at 1 holds rank 1 too),
 --   after_sample_id bigint (0: the first page), n_rows integer.
--- One row is: a sample of the band with score and rank by the rater's newest scale, in the order of sample_id; none without a scale.
+-- One row is: a sample of the band with score and rank by the rater's newest scale, in the order of sample_id; none without a
+--   scale.
 -- Relies on: the rater's partition of pk_scores, read in its order until the page is full; no index on the score is needed.
 -- Safe to re-run: yes.
 WITH scale AS MATERIALIZED (

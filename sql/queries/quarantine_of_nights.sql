@@ -1,6 +1,6 @@
--- Purpose: why locations of nights are quarantined, and in which shard most of them are.
+-- Purpose: Count the quarantined locations of nights by reason, with the shard that has most of them.
 -- Parameters: datasets text[], crawl_dates date[] (of the same length: a night each).
--- One row is: a reason in a night, how many locations have it under any rater, and the shard with the most of them.
+-- One row is: a reason in a night, the number of its locations under any rater, and the shard with most of them.
 -- Relies on: ix_shards_dataset_id_crawl_date, uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
 WITH asked AS (

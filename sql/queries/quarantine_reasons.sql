@@ -1,6 +1,6 @@
--- Purpose: what was set aside and why, for the report.
+-- Purpose: Count quarantined locations by reason, for the report.
 -- Parameters: dataset text or null (every training dataset).
--- One row is: a reason at a stage, how many locations have it, and the detail of one of them.
+-- One row is: a reason at a stage, the number of its locations, and the detail of one of them.
 -- Relies on: pk_shards, pk_datasets; reads the whole quarantine, which is small beside the samples.
 -- Safe to re-run: yes.
 SELECT

@@ -1,4 +1,4 @@
--- Purpose: the rank of one sample under one rater.
+-- Purpose: Return the rank of one sample under one rater.
 -- Parameters: sample_id bigint, rater_id integer.
 -- One row is: the sample, its score and its rank by the rater's newest scale (null before the first); none without a score.
 -- Relies on: the rater's partition of pk_scores, pk_samples, ix_rank_scales_rater_id.

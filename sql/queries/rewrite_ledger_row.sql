@@ -1,9 +1,9 @@
--- Purpose: count a shard's ledger row again, after a retry moved some of its locations from set aside to scored.
+-- Purpose: Recount a shard's ledger row after a retry scored some of its quarantined locations.
 -- Parameters: shard_id bigint, rater_id integer, n_computed integer (score rows that the retry copied).
--- One row is: the ledger row as it stands now; the accounting CHECK refuses it when a location has neither score nor quarantine row.
+-- One row is: the new ledger row; the accounting CHECK refuses it when a location has neither a score nor a quarantine row.
 -- Relies on: pk_sample_locations, the rater's partition of pk_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: no, n_reused would grow again; it runs in the transaction of the retry, under the shard's lease.
-WITH set_aside AS (
+WITH quarantined AS (
     SELECT ordinal
     FROM alchemist.quarantined_samples
     WHERE shard_id = :shard_id AND (rater_id IS NULL OR rater_id = :rater_id)
@@ -12,12 +12,12 @@ WITH set_aside AS (
 counted AS (
     SELECT
         count(*) AS n_scored,
-        (SELECT count(*) FROM set_aside) AS n_quarantined
+        (SELECT count(*) FROM quarantined) AS n_quarantined
     FROM alchemist.sample_locations
     INNER JOIN alchemist.scores ON sample_locations.sample_id = scores.sample_id AND scores.rater_id = :rater_id
     WHERE
         sample_locations.shard_id = :shard_id
-        AND sample_locations.ordinal NOT IN (SELECT set_aside.ordinal FROM set_aside)
+        AND sample_locations.ordinal NOT IN (SELECT quarantined.ordinal FROM quarantined)
 )
 
 UPDATE alchemist.shard_scores SET

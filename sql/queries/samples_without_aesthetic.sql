@@ -1,6 +1,7 @@
--- Purpose: the pairs of a dataset whose pictures have no aesthetic score yet, a range of ids at a time, taken-down images left out.
+-- Purpose: Return the samples of a dataset without an aesthetic score, a range of ids at a time; images that were taken down are
+--   left out.
 -- Parameters: dataset_id integer, after_id and last_id bigint.
--- One row is: a pair with its first live location in the dataset.
+-- One row is: a sample with its first readable location in the dataset.
 -- Relies on: live_locations; pk_samples, ix_sample_locations_sample_id, pk_shards, pk_heuristic_scores, uq_takedowns_image_hash.
 -- Safe to re-run: yes; ordered by sample_id.
 SELECT DISTINCT ON (live_locations.sample_id) live_locations.*

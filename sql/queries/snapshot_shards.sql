@@ -1,6 +1,6 @@
--- Purpose: a subset's lineage down to the shards: which tars its snapshot's pairs were scored from.
+-- Purpose: Return the shards that the samples of a snapshot were scored from, by night, for the lineage of a subset.
 -- Parameters: snapshot_id integer.
--- One row is: a night of the snapshot, with how many shards it brought and the first and last of their addresses.
+-- One row is: a night of the snapshot, the number of its shards, and the first and last of their addresses.
 -- Relies on: pk_rank_snapshots, pk_nights, ix_shard_scores_night_id, pk_shards; reads ledgers, never scores.
 -- Safe to re-run: yes; the oldest night first.
 SELECT

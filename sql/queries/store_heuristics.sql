@@ -1,8 +1,8 @@
--- Purpose: keep the heuristics of pairs that have none; a row that came with the crawl's own scores is filled in.
+-- Purpose: Store the heuristics of samples that have none; a row with the crawl's own scores is completed.
 -- Parameters: none; reads the session's temporary table measured (sample_id, clarity, frequency, edge_density).
--- One row is: a pair that had no heuristics; its sample_id.
+-- One row is: a sample that had no heuristics; its sample_id.
 -- Relies on: pk_heuristic_scores.
--- Safe to re-run: yes, the first value stays; it is a function of the picture alone.
+-- Safe to re-run: yes, the first value stays; it depends on the image alone.
 INSERT INTO alchemist.heuristic_scores (sample_id, clarity, frequency, edge_density)
 SELECT
     measured.sample_id,

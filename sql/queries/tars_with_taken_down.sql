@@ -1,7 +1,7 @@
--- Purpose: which materialized tars still hold pictures that were taken down: they have to go, whoever was trained on them.
+-- Purpose: Return the materialized datasets that still contain images that were taken down and must be removed.
 -- Parameters: name text or null (all subsets).
--- One row is: a version whose copies hold such pictures, and how many of its members they are; none of a name that is being copied,
---   for what is written then is found when it is over.
+-- One row is: a version whose materialized datasets contain such images, and the number of those members. Versions of a name that
+--   is being materialized are left out: a later call finds what is written now.
 -- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition).
 -- Safe to re-run: yes.
 SELECT

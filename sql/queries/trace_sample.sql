@@ -1,6 +1,6 @@
--- Purpose: the history of one sample: every rater's word on it and the subsets that it is in.
+-- Purpose: Return the scores of one sample by every rater, and the subsets that contain it.
 -- Parameters: sample_id bigint.
--- One row is: the pair under one rater, as the view sample_history tells it, the newest rater first.
+-- One row is: the sample under one rater, from the view sample_history; the newest rater first.
 -- Relies on: sample_history; pk_scores, ix_sample_locations_sample_id, pk_shard_scores, pk_subset_samples.
 -- Safe to re-run: yes.
 SELECT

@@ -1,8 +1,8 @@
--- Purpose: why pairs are not in an eligible set: the first reason that applies, and what a person needs to act on it.
+-- Purpose: Return why samples are not in an eligible set: the first reason that applies, and its detail.
 -- Parameters: rater_id integer, dataset_names text[], night_ids integer[], last_takedown_id integer (all four a rank snapshot's);
 --   reads the temporary table wanted (pair_hash bytea).
--- One row is: a wanted pair that the store knows; "new pair" means that its night was decided after the snapshot was taken, "held out"
---   that it lies in validation or evaluation datasets alone, which `places` then names with their roles.
+-- One row is: a wanted sample that the store has. "new pair": its night was decided after the snapshot was taken. "held out": it is
+--   only in validation or evaluation datasets; `places` then names them with their roles.
 -- Relies on: uq_samples_pair_hash, uq_takedowns_image_hash, pk_scores, ix_sample_locations_sample_id, pk_shard_scores,
 --   uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
@@ -17,10 +17,10 @@ SELECT
         WHEN 'held' = ANY(seen.states) THEN 'held'
         WHEN 'scored' = ANY(seen.states) THEN 'night not decided'
         WHEN seen.states IS NOT NULL THEN 'new pair'
-        WHEN set_aside.reason IS NOT NULL THEN 'quarantined'
+        WHEN quarantined.reason IS NOT NULL THEN 'quarantined'
         ELSE 'not scored'
     END AS reason,
-    CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(seen.held_for, set_aside.reason) END AS detail,
+    CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(seen.held_for, quarantined.reason) END AS detail,
     CASE WHEN NOT sources.is_training THEN sources.roles ELSE coalesce(seen.named, sources.named, '{}') END AS places
 FROM wanted
 INNER JOIN alchemist.samples ON wanted.pair_hash = samples.pair_hash
@@ -59,4 +59,4 @@ LEFT JOIN LATERAL (
             AND sample_locations.ordinal = quarantined_samples.ordinal
             AND quarantined_samples.rater_id = :rater_id
     WHERE sample_locations.sample_id = samples.sample_id
-) AS set_aside ON TRUE
+) AS quarantined ON TRUE

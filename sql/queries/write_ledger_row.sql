@@ -1,17 +1,17 @@
--- Purpose: mark a shard as scored, its counts taken by the database from the rows of the same transaction.
+-- Purpose: Store the ledger row of a scored shard; the database counts its samples from the rows of the same transaction.
 -- Parameters: shard_id bigint, rater_id integer, night_id integer, n_computed integer (score rows as COPY counted them), first_id
 --   and last_id bigint (their smallest and largest sample_id, or 1 and 0 where they lie too far apart to be read as a range),
 --   run_id bigint, code_version text, device text, dtype text.
--- One row is: the ledger row written; the accounting CHECK refuses it when a location has neither score nor quarantine row.
+-- One row is: the ledger row; the accounting CHECK refuses it when a location has neither a score nor a quarantine row.
 -- Relies on: pk_sample_locations, the rater's partition of pk_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: no, the primary key refuses a second row.
-WITH set_aside AS (
+WITH quarantined AS (
     SELECT ordinal
     FROM alchemist.quarantined_samples
     WHERE shard_id = :shard_id AND (rater_id IS NULL OR rater_id = :rater_id)
 ),
 
--- New pairs have ids without a gap. The key holds each id once, so where COPY counted as many rows as there are ids from the first to
+-- New samples have ids without a gap. The key holds each id once, so where COPY counted as many rows as there are ids from the first to
 -- the last, every id between them has its score; else they are read as a range into a hash; a look for each takes 25 ms for 10,000.
 -- As expressions, not as joins: a join's kind would hang on statistics, which cannot know the rows of this transaction.
 scored AS MATERIALIZED (
@@ -34,10 +34,10 @@ scored AS MATERIALIZED (
     FROM alchemist.sample_locations
     WHERE
         sample_locations.shard_id = :shard_id
-        -- Known before the first row; most shards have nothing set aside.
+        -- Known before the first row; most shards have nothing quarantined.
         AND (
-            NOT EXISTS (SELECT 1 FROM set_aside)
-            OR sample_locations.ordinal NOT IN (SELECT set_aside.ordinal FROM set_aside)
+            NOT EXISTS (SELECT 1 FROM quarantined)
+            OR sample_locations.ordinal NOT IN (SELECT quarantined.ordinal FROM quarantined)
         )
 )
 
@@ -51,7 +51,7 @@ SELECT
     shards.n_samples,
     scored.n_scored,
     scored.n_scored - :n_computed,
-    (SELECT count(*) FROM set_aside),
+    (SELECT count(*) FROM quarantined),
     :code_version,
     :device,
     :dtype,

@@ -1,8 +1,8 @@
--- Purpose: what a night, a subset version and a point of a metric cost, stage by stage, in seconds of work and in money.
--- One row is: a night (by its crawl date), a subset version or an evaluated value, with a stage that worked for it on a device. Work
---   is_shared that led to more than this version: the crawls, the rater and the scores it was drawn from, which stand whole at every
---   version. A run that made several models or values is shared among them evenly. Money is at the price of the run's day; null
---   where some of the work had none. A night counts failed tries, a version what it came from.
+-- Purpose: Return the cost of each night, subset version and metric value, by stage, in seconds of work and in money.
+-- One row is: a night (by its crawl date), a subset version or a metric value, with a stage that worked for it on a device. Work
+--   with is_shared (crawl, rater, scores) led to other versions too and is counted in full for each. A run that made several models
+--   or values is divided evenly among them. Money is at the prices of the run's day, null where a part of the work had no price. A
+--   night includes failed tries, a version only the runs that it was made from.
 -- Relies on: pk_runs, pk_shard_scores, pk_shards, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric; one pass over the ledger.
 CREATE VIEW alchemist.costs AS
 WITH points AS (
@@ -63,7 +63,7 @@ named AS (
     FROM parts INNER JOIN alchemist.subsets ON parts.subset_id = subsets.subset_id
     UNION ALL
     SELECT
-        'metric point', points.metric || ' of ' || coalesce(subsets.name || ' v' || subsets.version, 'all') || ', ' 
+        'metric point', points.metric || ' of ' || coalesce(subsets.name || ' v' || subsets.version, 'all') || ', '
         || replace(points.arm, 'planted', 'oracle') || ' seed ' || points.seed, points.run_id, points.share, FALSE
     FROM points LEFT JOIN alchemist.subsets ON points.subset_id = subsets.subset_id
 )

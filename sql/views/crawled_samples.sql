@@ -1,5 +1,5 @@
--- Purpose: a night's samples as a user's own suite of expectations sees them. Ask with WHERE dataset = … AND crawl_date = ….
--- One row is: a location of a verified shard that ingest kept, with its sample; heuristics are null until they are measured.
+-- Purpose: Return the readable samples of a night for your own quality checks. Filter by dataset and crawl_date.
+-- One row is: a readable location of a verified shard, with its sample; heuristics are null until they are measured.
 -- Relies on: uq_datasets_name, ix_shards_dataset_id_crawl_date, pk_sample_locations, pk_samples, pk_heuristic_scores.
 CREATE VIEW alchemist.crawled_samples AS
 SELECT

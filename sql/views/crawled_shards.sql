@@ -1,5 +1,5 @@
--- Purpose: a night's shards as a user's own suite of expectations sees them. Ask with WHERE dataset = … AND crawl_date = ….
--- One row is: a shard that was read, good or rejected; n_quarantined counts what ingest quarantined in it.
+-- Purpose: Return the shards of a night for your own quality checks. Filter by dataset and crawl_date.
+-- One row is: a shard that was read, readable or rejected; n_quarantined counts the records that ingest quarantined.
 -- Relies on: uq_datasets_name, ix_shards_dataset_id_crawl_date, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.crawled_shards AS
 SELECT

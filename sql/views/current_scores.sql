@@ -1,11 +1,11 @@
--- Purpose: what the production rater says of every pair, now.
--- One row is: a pair that the production rater has scored; rank 0 = highest score, null before the rater's first rank scale.
+-- Purpose: Return score and rank of every sample under the production rater.
+-- One row is: a sample that the production rater has scored; rank 0 = highest score, null before the rater's first rank scale.
 -- Relies on: uq_raters_one_production, pk_scores (one partition is read), pk_samples (only where pair_hash is asked for).
 --
--- A rank scale has two arrays of up to half a megabyte, so where they travel decides between 0.2 s and minutes for 100,000 pairs:
+-- A rank scale has two arrays of up to half a megabyte, so how often they are copied decides between 0.2 s and minutes for 100,000 samples:
 --   || '{}'           unpacks them once; a bare column would be unpacked again for every score;
---   MATERIALIZED      keeps that row, which drives the join (as its inner side it would be copied for every score);
---   security_barrier  computes the rank here, so that no join of a reader's query carries the arrays along. Conditions on
+--   MATERIALIZED      computes that row once, as the outer side of the join (the inner side would be copied for every score);
+--   security_barrier  computes the rank inside the view, so that the joins of a query on it do not carry the arrays. Conditions on
 --                     sample_id and score still reach the index: their operators are leakproof.
 CREATE VIEW alchemist.current_scores WITH (security_barrier) AS
 WITH production AS MATERIALIZED (

@@ -1,5 +1,6 @@
--- Purpose: which pictures are the same or look alike, and which pair of each group is kept.
--- One row is: a group of two pairs or more: its first-seen pair, how many look like it, how many of them have its bytes, and the members.
+-- Purpose: Return groups of equal or near-duplicate images, and the sample of each group that is kept.
+-- One row is: a group of at least two samples: its first-seen sample, the number of samples, how many have the same bytes, and the
+--   others.
 -- Relies on: ix_duplicate_samples_first_sample_id; filled by `alchemist duplicates find`.
 CREATE VIEW alchemist.duplicate_groups AS
 SELECT

@@ -1,5 +1,6 @@
--- Purpose: what keeps a night from being drawn from, so that people, the overview and `alchemist night publish` say the same.
--- One row is: a check of a night whose newest outcome stopped it and that nobody has released (a released one has a newer row, a warning).
+-- Purpose: Return the checks that stop a night from being selected from: what people, the overview and `alchemist night publish`
+--   show.
+-- One row is: a check of a night whose newest result failed and that was not released (a release stores a newer result, a warning).
 -- Relies on: ix_check_results_suite_dataset_name_crawl_date.
 CREATE VIEW alchemist.failed_checks AS
 WITH newest AS (

@@ -1,5 +1,5 @@
--- Purpose: what a metric calls a dataset, so that labels stay bounded: the five newest training datasets by name, the rest 'other'; removed
---   datasets are left out.
+-- Purpose: Return the label of each dataset in metrics, so that labels stay few: the five newest training datasets by name, the
+--   rest as 'other'; removed datasets are left out.
 -- One row is: a training dataset and its label.
 -- Relies on: pk_datasets; a handful of rows.
 CREATE VIEW alchemist.labelled_datasets AS

@@ -1,5 +1,5 @@
--- Purpose: where a thing came from, one step at a time: follow parent to child = parent of the next row.
--- One row is: an edge from a thing (kind, id, name) to what it was made from; the name of a subset version says if it was withdrawn.
+-- Purpose: Return what each object was made from, one step per row: follow parent to child = parent of the next row.
+-- One row is: an edge from an object (kind, id, name) to what it was made from; a withdrawn subset version is marked in its name.
 -- Relies on: the primary keys.
 CREATE VIEW alchemist.lineage AS
 WITH versions AS (

@@ -1,5 +1,5 @@
--- Purpose: where a pair can be read now; its first live location, by shard_id and ordinal, is the one that stages read.
--- One row is: a location in a verified shard of a dataset that was not removed, of a pair whose picture was not taken down.
+-- Purpose: Return where samples can be read now; stages read the first location of a sample by shard_id and ordinal.
+-- One row is: a location in a verified shard of a dataset in use, of a sample whose image was not taken down.
 -- Relies on: ix_sample_locations_sample_id, pk_sample_locations, pk_samples, pk_shards, pk_datasets, uq_takedowns_image_hash; planned as
 -- part of the query that asks.
 CREATE VIEW alchemist.live_locations AS

@@ -1,7 +1,8 @@
--- Purpose: what belongs to a night: its good locations, those that a retry scored after an earlier revision was decided included.
--- One row is: a location of a scored shard that this rater did not set aside, under the night through which it may be drawn.
+-- Purpose: Return the locations that belong to each night, including those that a retry scored after an earlier revision was
+--   decided.
+-- One row is: a location of a scored shard that this rater did not quarantine, under the night through which it can be selected.
 -- Relies on: ix_shard_scores_night_id, ix_retried_samples_night_id, pk_sample_locations,
---   uq_quarantined_samples_shard_id_ordinal_rater_id. A decided night's rows never change: what a retry adds is a later night's.
+--   uq_quarantined_samples_shard_id_ordinal_rater_id. The rows of a decided night never change: a retry adds rows to a later night.
 CREATE VIEW alchemist.night_locations AS
 SELECT
     shard_scores.rater_id,

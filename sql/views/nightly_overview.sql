@@ -1,6 +1,7 @@
--- Purpose: is last night done, and what did it bring?
--- One row is: a training dataset's crawl date with shards, a night or a check; without retired and superseded shards; by the
---   production rater. n_unreadable_shards cannot be read now: uploads under way, missing or changed. Done: n_locations = n_scored + n_quarantined.
+-- Purpose: Return the status of each night: is it complete, and what did it bring?
+-- One row is: a crawl date of a training dataset with shards, a night or a check, under the production rater; retired and
+--   superseded shards do not count. n_unreadable_shards are uploads in progress, missing or changed. Complete: n_locations =
+--   n_scored + n_quarantined.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
@@ -15,7 +16,7 @@ dated AS (
     WHERE check_results.crawl_date IS NOT NULL
 ),
 
-set_aside AS (
+quarantined AS (
     SELECT shard_id, count(DISTINCT ordinal) AS n_quarantined
     FROM alchemist.quarantined_samples
     WHERE rater_id IS NULL OR rater_id = (SELECT production.rater_id FROM production)
@@ -29,16 +30,16 @@ counted AS (
         count(*) FILTER (WHERE shards.state IN ('growing', 'missing', 'changed')) AS n_unreadable_shards,
         count(*) FILTER (WHERE shards.state = 'verified') AS n_readable_shards,
         count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
-        sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(set_aside.n_quarantined) AS n_quarantined,
+        sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(quarantined.n_quarantined) AS n_quarantined,
         sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused
-    FROM alchemist.shards LEFT JOIN set_aside ON shards.shard_id = set_aside.shard_id
+    FROM alchemist.shards LEFT JOIN quarantined ON shards.shard_id = quarantined.shard_id
     LEFT JOIN alchemist.shard_scores
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
     WHERE shards.state NOT IN ('retired', 'superseded')
     GROUP BY shards.dataset_id, shards.crawl_date
 ),
 
--- A held revision outweighs an open one, and that a decided one; then the newest counts.
+-- A held revision counts before an open one, an open one before a decided one, then the newest.
 decided AS (
     SELECT DISTINCT ON (dataset_id, crawl_date) dataset_id, crawl_date, state, reason
     FROM alchemist.nights

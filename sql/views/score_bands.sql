@@ -1,5 +1,5 @@
--- Purpose: how a dataset's pairs spread over the ranking.
--- One row is: a dataset and a band of 5 % of rank under the production rater, band_from 0 = highest scores; empty bands are absent.
+-- Purpose: Return how the samples of each dataset are distributed over the ranking.
+-- One row is: a dataset and a band of 5% of rank under the production rater, band_from 0 = highest scores; empty bands are absent.
 -- Relies on: current_scores, ix_sample_locations_sample_id, pk_shards.
 CREATE VIEW alchemist.score_bands AS
 WITH located AS (

@@ -1,5 +1,5 @@
--- Purpose: a night's scores as a user's own suite of expectations sees them. Ask with WHERE dataset = … AND crawl_date = ….
--- One row is: a row of crawled_samples whose sample the production rater has scored. None without a production rater.
+-- Purpose: Return the scored samples of a night for your own quality checks. Filter by dataset and crawl_date.
+-- One row is: a row of crawled_samples with a score by the production rater. No rows without a production rater.
 -- Relies on: crawled_samples, uq_raters_one_production, pk_scores (one partition is read).
 CREATE VIEW alchemist.scored_samples AS
 SELECT

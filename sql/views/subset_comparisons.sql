@@ -1,8 +1,8 @@
--- Purpose: what each subset version was worth beside its controls, with the interval that so few seeds give.
--- One row is: an arm of a subset version under the newest contract of a metric that its models were evaluated by: the mean over
---   seeds, and how much better it is than random, and than the full corpus, paired by seed. Positive is always better, for a loss
---   as for a score. The ends are Student's at 95 % (30 degrees of freedom stand for more); null with one common seed. The full corpus
---   is an arm of every version of its rater. Of several models of one arm and seed the newest counts.
+-- Purpose: Return the metrics of each subset version and of its controls, with confidence intervals over seeds.
+-- One row is: an arm of a subset version under the newest evaluation protocol of a metric: the mean over seeds, and its gains over
+--   random and over the full corpus, paired by seed. A positive gain is better for every metric. Intervals are Student's t at 95%
+--   (30 degrees of freedom stand for more); null with one common seed. The full corpus is an arm of every version of its rater. Of
+--   several models of one arm and seed the newest counts.
 -- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 CREATE VIEW alchemist.subset_comparisons AS
 WITH own AS (

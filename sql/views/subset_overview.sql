@@ -1,6 +1,6 @@
--- Purpose: which subset versions there are, and what each was worth.
--- One row is: a subset version; the held-out losses are means over seeds under the newest contract that its models were
---   evaluated by, of models trained on it and of models trained on a random subset of the same size; null before that.
+-- Purpose: Return the subset versions with their held-out losses.
+-- One row is: a subset version; the losses are means over seeds under the newest evaluation protocol of its models, for models
+--   trained on it and on a random subset of the same size; null before they are evaluated.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 CREATE VIEW alchemist.subset_overview AS
 WITH measured AS (

@@ -167,7 +167,7 @@ def test_a_removed_dataset_is_read_no_more_and_its_history_stays(store: Engine, 
     assert (before, after) == ("train", "the licence ended")
     with pytest.raises(ConfigError, match=r"web is not registered"):
         select_web()
-    with pytest.raises(ConfigError, match="draws from web, which was removed"):
+    with pytest.raises(ConfigError, match="was selected from web, which was removed"):
         publish(PublishSubsetConfig(name="s"))
     with pytest.raises(
         ConfigError, match=r"'web' was removed on .* \(the licence ended\).*alchemist dataset rename web web-removed"
@@ -192,7 +192,7 @@ def test_a_subset_is_not_published_past_the_removal_of_its_dataset(store: Engine
             publishing = pool.submit(publish, PublishSubsetConfig(name="s"))
             while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
                 assert not publishing.done()
-        with pytest.raises(ConfigError, match="draws from web, which was removed"):
+        with pytest.raises(ConfigError, match="was selected from web, which was removed"):
             publishing.result(timeout=60)
     assert find_subset(store, "s").state == "selected"
 

@@ -92,10 +92,10 @@ def test_a_pair_is_named_by_its_place_by_its_hash_or_by_its_id(drawn: Engine) ->
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("cafe", "names no pair: give DATASET/SHARD/KEY, a sample id, or at least 8 hex digits"),
-        ("00000000", "No pair in the store is 00000000"),
-        ("web/2026-01-01/a.tar/none", "No pair in the store is web/2026-01-01/a.tar/none"),
-        ("77777777777", "No pair in the store is 77777777777"),
+        ("cafe", "is not a valid sample. Give DATASET/SHARD/KEY, a sample id, or at least 8 hex digits"),
+        ("00000000", "There is no sample 00000000 in the store"),
+        ("web/2026-01-01/a.tar/none", "There is no sample web/2026-01-01/a.tar/none in the store"),
+        ("77777777777", "There is no sample 77777777777 in the store"),
     ],
 )
 def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) -> None:

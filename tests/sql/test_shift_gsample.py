@@ -120,7 +120,7 @@ def test_an_analyst_draws_too_and_may_leave_defaults_out(store: Engine, log_in: 
         ({"drop_top_ratio": 1.5}, "drop_top_ratio 1.5 from 0 to below 1"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**53}, "below 2"),
-        ({"snapshot": 999}, "there is no snapshot 999"),
+        ({"snapshot": 999}, "There is no snapshot 999"),
         ({"retention": 1e-9}, "0 of 400"),
     ],
     ids=str,

@@ -523,7 +523,7 @@ def test_another_root_neither_moves_a_dataset_nor_brings_foreign_shards(
 
 @pytest.mark.parametrize("name", ["", "a,b", "a\nb", "x" * 10_000, "-x", "../up", "a b"])
 def test_a_dataset_has_a_name_that_every_tool_can_write(tmp_path: Path, engine: Engine, name: str) -> None:
-    with pytest.raises(ConfigError, match="is not a name of a dataset") as caught:
+    with pytest.raises(ConfigError, match="is not a valid dataset name") as caught:
         ingest(dataset=name, root=str(tmp_path))
     assert len(str(caught.value)) < 250
     with engine.begin() as connection:

@@ -143,7 +143,7 @@ def test_an_empty_database_has_no_revision(make_database: Callable[..., str]) ->
 def test_a_database_of_newer_code_is_refused(engine: Engine, database_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.alembic_version SET version_num = '9999'"))
-    with pytest.raises(StoreError, match=r"9999.*update the code"):
+    with pytest.raises(StoreError, match=r"9999.*Update the code"):
         migrate(database_url)
 
 

@@ -116,7 +116,7 @@ def test_a_subset_without_a_published_version_has_no_current_samples(versions: E
 def test_a_member_that_the_store_does_not_know_stops_the_publish_and_nothing_stays(versions: Engine) -> None:
     publish(versions, 1)
     strange = manifest([*VERSIONS[2][:-1], 5_000])
-    with pytest.raises(DataError, match="names 601 members, 600 of them are in this store"):
+    with pytest.raises(DataError, match="has 601 members, but only 600 of them are in this store"):
         publish_subset(versions, version(versions, 2), strange, actor="ann")
     assert rows(versions, "SELECT count(*) FROM alchemist.subset_samples WHERE subset_id = 2") == [(0,)]
     assert [row.state for row in rows(versions, "SELECT state FROM alchemist.subsets ORDER BY 1")] == [

@@ -1,4 +1,4 @@
-"""What came in: datasets, shards, pairs, where their bytes lie, and what had to be set aside."""
+"""What came in: datasets, shards, samples, where their bytes lie, and what had to be quarantined."""
 
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ class Shard(Table):
 
 
 class Sample(Table):
-    """One distinct image-text pair, wherever its bytes are stored."""
+    """One distinct image-text sample, wherever its bytes are stored."""
 
     __tablename__ = "samples"
     __table_args__ = (
