@@ -25,7 +25,7 @@ from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.settings import Settings
 from alchemist_core.store.arrow import read_table, table_of
 from alchemist_core.store.engine import check_schema, database_url, make_engine
-from alchemist_core.store.export import SAMPLE_COLUMNS, SCORE_COLUMNS, stream_rows
+from alchemist_core.store.export import EXPORTED_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.raters import find_rater
 
 Progress = Callable[[int, int, str], None]
@@ -96,7 +96,7 @@ class Store:
 
     def samples(self, where: str | None = None) -> pa.Table:
         """Return one row per sample: hashes, caption, size, heuristics, location. See `scores` for `where`."""
-        return table_of(SAMPLE_COLUMNS, stream_rows(self._engine, "export_samples", SAMPLE_COLUMNS, where, {}))
+        return table_of(EXPORTED_COLUMNS, stream_rows(self._engine, "export_samples", EXPORTED_COLUMNS, where, {}))
 
     def nights(self, dataset: str | None = None) -> pa.Table:
         """Return one row per night (a crawl date of one dataset): how many samples were found, scored and quarantined, and its state."""
