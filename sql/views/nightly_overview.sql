@@ -1,7 +1,6 @@
 -- Purpose: Return the status of each night: is it complete, and what did it bring?
--- One row is: a crawl date of a training dataset with shards, a night or a check, under the production rater; retired and
---   superseded shards do not count. n_unreadable_shards are uploads in progress, missing or changed. Complete: n_locations =
---   n_scored + n_quarantined.
+-- One row is: a crawl date of a training dataset with shards, a night or a check, under the production rater; retired and superseded
+--   shards do not count. Complete: n_locations = n_scored + n_quarantined.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
