@@ -109,7 +109,7 @@ def test_an_analyst_draws_too_and_may_leave_defaults_out(store: Engine, log_in: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"retention": 0.9}, "the largest possible retention is 0.7[0-9]+"),
+        ({"retention": 0.9}, "The largest possible retention is 0.7[0-9]+"),
         ({"retention": 0}, "must be above 0"),
         ({"retention": float("nan")}, "must be above 0"),
         ({"std_rank": 0}, "std_rank 0 from 0.001"),
