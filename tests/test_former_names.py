@@ -12,7 +12,7 @@ from alchemist_core.config import Config, Formerly, current_names, fingerprint, 
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.presets import PRESETS, preset_values
-from alchemist_core.protocols.protocol import AverageContract, Contract
+from alchemist_core.protocols.protocol import AverageProtocol, ImageProtocol
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.ingest import IngestConfig
@@ -23,6 +23,7 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.training.config import DownstreamConfig
+from tests.metrics.scene_metric import SceneProtocol
 
 # The JSON and the hash of 44 configs, specs and contracts as 0.1.0 (3153c93) stored them: never written anew.
 STORED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "stored_by_0_1.json").read_text(encoding="utf-8"))
@@ -85,10 +86,11 @@ def test_a_subset_of_0_1_keeps_the_hash_of_its_spec(row: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("row", stored("Contract", "AverageContract"))
-def test_a_contract_of_0_1_keeps_its_hash(row: dict[str, Any]) -> None:
-    model = Contract if row["kind"] == "Contract" else AverageContract
-    contract = model.from_stored({name: value for name, value in row["stored"].items() if name != "name"})
-    assert fingerprint({"name": row["case"]} | contract.hashed_json()) == row["hash"]
+def test_an_evaluation_protocol_of_0_1_keeps_its_hash(row: dict[str, Any]) -> None:
+    models = {"average_mjhq": AverageProtocol, "scenes_geneval": SceneProtocol}
+    model = models.get(row["case"], ImageProtocol)
+    protocol = model.from_stored({name: value for name, value in row["stored"].items() if name != "name"})
+    assert fingerprint({"name": row["case"]} | protocol.hashed_json()) == row["hash"]
 
 
 class Flow(Config):
@@ -168,7 +170,7 @@ def test_the_present_flags_are_accepted() -> None:
     assert options == {"max_steps": "3", "dedup": "off", "compile": False, "base_model": "x"}
 
 
-@pytest.mark.parametrize("model", [*CONFIGS.values(), SelectionPolicy, RunConfig, DynamicsConfig, Contract])
+@pytest.mark.parametrize("model", [*CONFIGS.values(), SelectionPolicy, RunConfig, DynamicsConfig, ImageProtocol])
 def test_no_field_has_the_former_name_of_another_one(model: type[Config]) -> None:
     formers = [mark.name for mark in former_fields(model).values() if mark.name]
     assert not set(formers) & set(model.model_fields)

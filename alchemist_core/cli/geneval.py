@@ -9,11 +9,23 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import require_artifact
-from alchemist_core.metrics.geneval import PUBLISHED
-from alchemist_core.metrics.geneval_files import has_images, read_prompts, write_images, write_results
+from alchemist_core.metrics.geneval import (
+    Geneval,
+    Judges,
+    Result,
+    has_images,
+    judge_images,
+    load_judges,
+    note_generation,
+    read_prompts,
+    summarize_results,
+    write_images,
+    write_results,
+)
 from alchemist_core.models.config import SamplingConfig
+from alchemist_core.protocols.protocol import read_protocol
 from alchemist_core.stages.devices import hold_device
-from alchemist_core.stages.evaluate_geneval import agree_on_geneval, note_drawing, store_scores
+from alchemist_core.stages.evaluate import measure_missing, store_protocol
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.models import find_model
 
@@ -78,7 +90,7 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
         "first_seed": config.first_seed,
         "sampling": config.sampling.model_dump(mode="json"),
     }
-    note_drawing(config.out, about | {"n_images": config.n_images})
+    note_generation(config.out, about | {"n_images": config.n_images})
     missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
     if missing:
         hold_device(stage_run)
@@ -89,7 +101,7 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
         drawer = load_drawer(path, own_device())
         for chunk in _chunks(missing):
             _draw_prompts(config, drawer, prompts, chunk)
-            stage_run.report(chunk[-1] + 1, len(prompts), "prompts drawn")
+            stage_run.report(chunk[-1] + 1, len(prompts), "prompts generated")
     return DrawReport(folder=str(config.out.resolve()), n_prompts=len(prompts), n_drawn=len(missing))
 
 
@@ -99,27 +111,31 @@ def judge(config: JudgeConfig) -> JudgeReport:
 
 
 def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
-    """Detect objects, classify their colours, judge and write."""
+    """Judge every image, write the verdicts, and store the scores if a protocol was given."""
     hold_device(stage_run)
-    from alchemist_core.metrics.geneval_images import judge_images, load_networks, summarize_results  # noqa: PLC0415  torch
-
-    lines = config.names.read_text(encoding="utf-8").split("\n")
-    names = [name.strip() for name in lines if name.strip()]
-    # Loaded first, so that a folder without a network does not pin an evaluation protocol.
-    networks = load_networks(config.detector, config.clip)
-    agreed = config.contract and agree_on_geneval(
-        config.contract, config.images, detector=config.detector, clip=config.clip, names=names
-    )
-    results = judge_images(
-        config.images, names, *networks, report=stage_run.report, rules=agreed.rules if agreed else PUBLISHED
-    )
-    if not results:
-        raise ConfigError(f"{config.images} contains no images in the official layout. Expected: NUMBER/samples/*.png.")
+    # Loaded before anything is stored: a folder without a network must not pin an evaluation protocol.
+    judges = load_judges(config.detector, config.clip, config.names)
+    if config.contract is None:
+        results = judge_images(config.images, judges, report=stage_run.report)
+    else:
+        results = _measure_under(config.contract, config, stage_run, judges)
     write_results(config.out, results)
-    scores = summarize_results(results)
-    if agreed:
-        store_scores(agreed, scores)
-    return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=scores)
+    return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=summarize_results(results))
+
+
+def _measure_under(protocol: str, config: JudgeConfig, stage_run: StageRun, judges: Judges) -> list[Result]:
+    """Judge under a protocol, and store the scores of the model once."""
+    weights = (config.detector, config.clip)
+    metric = Geneval(read_protocol(protocol), config.images, judges, weights, stage_run.report)
+    protocol_id = store_protocol(stage_run.engine, metric)
+    model = find_model(stage_run.engine, metric.generation.model)
+    if model is None:
+        raise ConfigError(
+            f"The images in {config.images} are of the model {metric.generation.model!r}, which is not in this store. Use the store "
+            "of that model, or judge without --contract."
+        )
+    measure_missing(stage_run, metric, protocol_id, [model])
+    return metric.results
 
 
 def _draw_prompts(config: DrawConfig, drawer: Any, prompts: list[dict[str, Any]], chunk: list[int]) -> None:

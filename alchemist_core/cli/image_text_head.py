@@ -1,4 +1,4 @@
-"""Train the head of the offline image-text similarity on a dataset: for contracts on a machine that can get no CLIP."""
+"""Train an image-text head on a dataset: a protocol can use it where CLIP is not available."""
 
 import hashlib
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class HeadConfig(Config):
         None, description="Dataset on which it is tried; none: a tenth of the captions, by their hash"
     )
     out: Path = Field(..., description="safetensors file to write: what evaluate --weights then names")
-    resolution: int = Field(224, ge=32, le=1024, description="Side of the pictures; the contract's must be the same")
+    resolution: int = Field(224, ge=32, le=1024, description="Side of the images in pixels; the protocol's resolution must be equal")
     training: HeadTrainingConfig = Field(default_factory=HeadTrainingConfig, description="How it is trained")
 
 

@@ -13,9 +13,10 @@ from sqlalchemy import Engine
 from alchemist_core.config import BARE_WORD, Command, Config, Report, Seeds, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.metrics.heldout import heldout_conditions
 from alchemist_core.notifications import code_span
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.evaluate import evaluation_dataset, heldout_contract
+from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
@@ -298,7 +299,7 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
 
 def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set[tuple[str, int]]:
     rater = rater_of_subset(engine, subset)
-    protocol_id = find_protocol(engine, heldout_contract(rater, rows))
+    protocol_id = find_protocol(engine, heldout_conditions(rater, rows))
     if protocol_id is None:
         return set()
     model_ids = [model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name)]

@@ -11,6 +11,7 @@ from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.metrics.heldout import HeldoutLoss
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import evaluate, ingest, score, select, train_downstream, train_rater
@@ -168,10 +169,10 @@ def _evaluate(trial: Trial, arm: Arm, retention: float, identity: str, *, beside
         beside = subset.name, subset.version
     measured = evaluate.run(evaluate.EvaluateConfig(subset=beside[0], version=beside[1], evaluation=trial.evaluation))
     rows = read_evaluations(engine, [model.model_id], measured.contract)
-    losses = [float(row.value) for row in rows if row.metric == evaluate.METRIC]
+    losses = [float(row.value) for row in rows if row.metric == HeldoutLoss.title]
     if len(losses) != 1:
         raise DataError(
-            f"Model {identity} of arm {arm.word}, seed {trial.seed}, has {len(losses)} held-out losses under contract "
+            f"Model {identity} of arm {arm.word}, seed {trial.seed}, has {len(losses)} held-out losses under protocol "
             f"{measured.contract}, not 1: run the experiment again."
         )
     return Cell(arm.word, retention, trial.seed, model.n_samples, model.n_steps, losses[0])

@@ -1,6 +1,6 @@
-"""The aesthetic score of pictures on a device: CLIP's projection, and a linear head on it.
+"""The aesthetic score of images: a linear head on CLIP's features.
 
-Letters: N pictures · D features.
+Letters: B, N images · D features.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from alchemist_core.training.launching import own_device
 
 
 def aesthetic(embedding_BD: NDArray[np.float32], weight_D: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
-    """Return the head's value of each embedding, brought to length one first; 1 to 10, higher is liked more.
+    """Return the head's value of each embedding after normalising it to length one: 1 to 10, higher is better.
 
     Source: LAION-AI/aesthetic-predictor, `sa_0_4_vit_l_14_linear`: Linear(768, 1) on normalised CLIP ViT-L/14 embeddings.
 
@@ -30,14 +30,14 @@ def aesthetic(embedding_BD: NDArray[np.float32], weight_D: NDArray[np.float32], 
 
 
 class AestheticJudge:
-    """Judges pictures of one side.
+    """Scores images of one size.
 
     Args:
         clip: Folder of a CLIP model.
         head: safetensors file with `weight`, one number a feature, and `bias`.
 
     Raises:
-        ConfigError: A file is missing, or the head is of another model.
+        ConfigError: A file is missing, or the head belongs to another model.
     """
 
     def __init__(self, clip: Path, head: Path) -> None:
@@ -45,18 +45,21 @@ class AestheticJudge:
             raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {head}: there is no such file.")
         self._clip, stored = Clip(clip, str(own_device())), load_file(head)
         if not {"weight", "bias"} <= stored.keys():
-            raise ConfigError(f"{head} holds {', '.join(sorted(stored))}; needed are weight and bias.")
+            raise ConfigError(
+                f"ALCHEMIST_AESTHETIC_HEAD {head} holds {', '.join(sorted(stored))}; it must hold weight and bias."
+            )
         self._weight_D, self._bias = stored["weight"].reshape(-1), float(stored["bias"].reshape(-1)[0])
         if len(self._weight_D) != self._clip.dim:
             raise ConfigError(
-                f"{head} reads {len(self._weight_D)} features, the CLIP model in {clip} gives {self._clip.dim}: name the head made for it."
+                f"ALCHEMIST_AESTHETIC_HEAD {head} is for {len(self._weight_D)} features, but CLIP in {clip} gives {self._clip.dim}. "
+                "Name the head that was trained on that CLIP."
             )
 
     @property
     def side(self) -> int:
-        """Side in pixels of the pictures that it looks at."""
+        """Side in pixels of the images that it scores."""
         return self._clip.side
 
     def judge(self, image_NHWC: ImageArray) -> Float32[np.ndarray, " N"]:
-        """Return how much people would like each picture, 1 to 10."""
+        """Return the aesthetic score of each image, 1 to 10."""
         return aesthetic(self._clip.features(image_NHWC), self._weight_D, self._bias)

@@ -1,46 +1,34 @@
-"""GenEval's two networks, from folders of weights: Mask2Former finds objects, CLIP names the colour of what a mask covers.
+"""GenEval's two networks, from folders of weights: Mask2Former finds objects, CLIP names the colour of what their masks cover.
 
 Letters: H W pixels · Q queries.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.metrics.geneval import COLOURS
+from alchemist_core.metrics.geneval import COLOURS, Found, Picture
 from alchemist_core.models.features import Clip
 
 MOST_FOUND = 100
-"""Boxes of an image, over all classes."""
+"""Boxes per image, over all classes."""
 _SHORT_SIDE, _STRIDE = 800, 32
 _GREY = (0x99, 0x99, 0x99)
 _TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
-
-Picture = UInt8[np.ndarray, "H W 3"]
-
-
-class Found(NamedTuple):
-    """One object: its class's place among the detector's, its box's left, top, right and bottom in pixels, its mask."""
-
-    label: int
-    box: tuple[float, float, float, float]
-    score: float
-    mask_HW: Bool[np.ndarray, "H W"]
 
 
 class Mask2Former:
     """Instance segmentation by transformers.
 
     Source: Cheng et al. 2022.
-    Departs: GenEval read weights that mmdetection trained; those that transformers reads are the authors' own. Name it so.
+    Departs: the official evaluator uses weights trained with mmdetection; transformers reads those of Mask2Former's authors.
     """
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
@@ -61,12 +49,12 @@ class Mask2Former:
 
     @property
     def n_classes(self) -> int:
-        """Count the classes that it knows."""
+        """Number of classes that it finds."""
         return int(self._network.config.num_labels)
 
     @torch.inference_mode()
     def detect(self, image_HW3: Picture) -> list[Found]:
-        """Find the likeliest objects, unsorted and unfiltered."""
+        """Return the most likely objects, unsorted and unfiltered."""
         pixels_1CHW, size = self._prepare(image_HW3)
         output = self._network(pixels_1CHW)
         probability_QK = output.class_queries_logits[0].softmax(-1)[:, :-1]
@@ -76,7 +64,7 @@ class Mask2Former:
             output.masks_queries_logits[0][query_M], tuple(pixels_1CHW.shape[2:]), size, image_HW3.shape[:2]
         )
         mask_MHW = logit_MHW > 0
-        # A box is worth what its class is, times how sure its mask is of itself.
+        # A box's score is that of its class times the mean probability inside its mask.
         area_M = mask_MHW.sum((1, 2))
         sureness_M = (logit_MHW.sigmoid() * mask_MHW).sum((1, 2)) / (area_M + 1e-6)
         masks = mask_MHW.cpu().numpy()
@@ -98,7 +86,7 @@ class Mask2Former:
 
 
 class ColourNamer:
-    """Zero-shot naming of one of ten colours, on a crop whose background is grey.
+    """Names one of ten colours by zero-shot classification of a crop whose background is grey.
 
     Source: Ghosh et al. 2023 (GenEval), its evaluation script.
     """
@@ -108,7 +96,7 @@ class ColourNamer:
         self._known: dict[str, np.ndarray] = {}
 
     def name(self, image_HW3: Picture, found: Found, class_name: str) -> str:
-        """Name the colour of one object."""
+        """Return the colour of one object."""
         crop = _crop(image_HW3, found, self._clip.side)
         feature_D = self._clip.features(crop[None])[0]
         return COLOURS[int(np.argmax(self._colours(class_name) @ feature_D))]
@@ -128,7 +116,7 @@ class ColourNamer:
 
 
 def _masks(logit_MHW: Tensor, padded: Sequence[int], size: tuple[int, int], original: Sequence[int]) -> Tensor:
-    """Bring masks to the network's input, cut off the padding, and bring them to the image's own size."""
+    """Resize masks to the network's input, cut off the padding, and resize them to the image's own size."""
     grown = functional.interpolate(logit_MHW[None], tuple(padded), mode="bilinear", align_corners=False)
     cut = grown[..., : size[0], : size[1]]
     return functional.interpolate(cut, tuple(original), mode="bilinear", align_corners=False)[0]

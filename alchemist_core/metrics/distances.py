@@ -1,6 +1,6 @@
-"""How far generated images lie from references, and how near to their prompts: metrics of features, all in float64.
+"""Distances between generated images and references, and between images and prompts, from features, in float64.
 
-Which network gave the features is not known here, and neither is any image.
+Knows no network and no image.
 
 Letters: N M images · D features.
 """
@@ -16,36 +16,36 @@ Features = Float[np.ndarray, "N D"]
 
 
 class Gaussian(NamedTuple):
-    """Mean and covariance of features: all that a Fréchet distance asks of a set of images."""
+    """Mean and covariance of the features of a set of images: what a Fréchet distance compares."""
 
     mean_D: Float[np.ndarray, " D"]
     covariance_DD: Float[np.ndarray, "D D"]
 
 
 class KernelDistance(NamedTuple):
-    """Mean over the draws, and the standard deviation of a single draw."""
+    """Mean over the random subsets, and the standard deviation of one subset's value."""
 
     mean: float
     deviation: float
 
 
 def fit_gaussian(feature_ND: Features) -> Gaussian:
-    """Fit mean and unbiased covariance.
+    """Return the mean and the unbiased covariance.
 
     Raises:
         DataError: Fewer than two images.
     """
     if len(feature_ND) < 2:
-        raise DataError(f"{len(feature_ND)} images have no covariance; give at least 2")
+        raise DataError(f"{len(feature_ND)} images have no covariance: at least 2 are needed.")
     feature_ND = feature_ND.astype(np.float64)
     return Gaussian(feature_ND.mean(0), np.atleast_2d(np.cov(feature_ND, rowvar=False)))
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """Give the squared 2-Wasserstein distance of two Gaussians.
+    """Return the squared 2-Wasserstein distance of two Gaussians.
 
-    The trace of the root of a product is taken as that of a symmetric matrix of the same eigenvalues, whose roots stay real
-    where there are fewer images than features.
+    The root of the product of both covariances is replaced by that of a symmetric matrix with the same eigenvalues, which stays
+    real if there are fewer images than features.
 
     Source: Heusel et al. 2017, Eq. 6.
 
@@ -61,7 +61,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
 
 
 def kernel_distance(first_ND: Features, second_MD: Float[np.ndarray, "M D"]) -> float:
-    """Give the unbiased squared maximum mean discrepancy under the cubic kernel; it may fall below 0.
+    """Return the unbiased squared maximum mean discrepancy under the cubic kernel; it can be negative.
 
     Source: Bińkowski et al. 2018, Sec. 3 (KID).
     """
@@ -72,23 +72,23 @@ def kernel_distance(first_ND: Features, second_MD: Float[np.ndarray, "M D"]) -> 
 def drawn_kernel_distance(
     first_ND: Features, second_MD: Float[np.ndarray, "M D"], *, n_subsets: int, subset_size: int, seed: int = 2020
 ) -> KernelDistance:
-    """Average over random subsets of equal size, as KID is published.
+    """Average the kernel distance over random subsets of equal size, as published values of KID do.
 
     Args:
         first_ND: Features of generated images.
         second_MD: Features of references.
-        n_subsets: Draws.
-        subset_size: Images of a draw, from either side.
-        seed: Draws the subsets as torch-fidelity does, whose default it is.
+        n_subsets: Number of random subsets.
+        subset_size: Images of a subset, from either side.
+        seed: Seed of the subsets; the default is that of torch-fidelity.
 
     Raises:
-        DataError: A side has fewer images than a draw.
+        DataError: A side has fewer images than a subset.
     """
     if (fewest := min(len(first_ND), len(second_MD))) < subset_size:
         raise DataError(
-            f"{fewest} images cannot be drawn {subset_size} at a time; lower subset_size or give more images"
+            f"{fewest} images are fewer than subset_size {subset_size}. Lower subset_size or give more images."
         )
-    generator = np.random.RandomState(seed)  # the published implementation's own draws
+    generator = np.random.RandomState(seed)  # gives the subsets of the published implementation
     values = []
     for _ in range(n_subsets):
         first_K = generator.choice(len(first_ND), subset_size, replace=False)
@@ -98,7 +98,7 @@ def drawn_kernel_distance(
 
 
 def clip_score(image_ND: Features, text_ND: Features) -> float:
-    """Average the cosine between each image and its own prompt: not scaled, not cut at 0.
+    """Average the cosine between each image and its own prompt, neither scaled nor cut at 0.
 
     Source: Hessel et al. 2021, Eq. 1.
     Departs: no factor of 2.5 and no cut at 0, as the paper reports it.
@@ -110,7 +110,7 @@ def clip_score(image_ND: Features, text_ND: Features) -> float:
 
 
 def average_score(clip: float, fid: float) -> float:
-    """Join both metrics into the paper's one figure; higher is better.
+    """Return CLIP-Score over FID, the paper's single figure; higher is better.
 
     Source: Alchemist Fig. 1.
 
@@ -126,7 +126,7 @@ def _kernel(first_ND: Features, second_MD: Float[np.ndarray, "M D"]) -> Float[np
 
 
 def _mean_of_others(feature_ND: Features) -> float:
-    """Average the kernel over pairs of two different images."""
+    """Average the kernel over all pairs of two different images."""
     kernel_NN, n = _kernel(feature_ND, feature_ND), len(feature_ND)
     return float((kernel_NN.sum() - np.trace(kernel_NN)) / (n * (n - 1)))
 

@@ -1,23 +1,44 @@
-"""GenEval's rules: from the boxes that a detector found to a verdict and its reason, word for word.
+"""GenEval: does an image show the objects, counts, colours and places that its prompt asks for?
 
-Who detects and who names colours is not known here. Arithmetic is in float32, as in GenEval itself.
+From top to bottom: the official rules, which turn a detector's boxes into a verdict and its reason, word for word and in float32; the
+official files, so that the official evaluator can be used too; judging a folder of images; and the metric that stores the shares.
+
+Source: Ghosh et al. 2023.
+
+Letters: H W pixels.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.files import atomic_folder, write_bytes_atomically
+from alchemist_core.metrics.metric import Measured
+from alchemist_core.models.config import SamplingConfig
+from alchemist_core.models.extractors import weights_sha256
+from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, refuse_differences, texts_sha256
+from alchemist_core.store.models import ModelRow
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _NEAR = 1e-3
 
 Box = Float32[np.ndarray, "4"]
+Picture = UInt8[np.ndarray, "H W 3"]
+Progress = Callable[[int, int, str], None]
 
 
 class Detection(NamedTuple):
-    """One box, its left, top, right and bottom end in pixels; the colour that a classifier gave it, where one was asked."""
+    """One box: its left, top, right and bottom in pixels, and the colour that CLIP gave it if the prompt asks for one."""
 
     box: Sequence[float]
     score: float
@@ -25,7 +46,7 @@ class Detection(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """GenEval's thresholds, from 0 to 1 but for the number of objects a class."""
+    """GenEval's thresholds: 0 to 1, and the largest number of objects per class."""
 
     threshold: float = 0.3
     counting_threshold: float = 0.9
@@ -38,7 +59,7 @@ PUBLISHED = Rules()
 
 
 class Verdict(NamedTuple):
-    """Whether an image shows what was asked, and why not: a line for each fault."""
+    """Whether an image shows what its prompt asks for; if not, one line of reason per fault."""
 
     is_correct: bool
     reason: str
@@ -48,13 +69,13 @@ Objects = Mapping[str, Sequence[Detection]]
 
 
 def keep_detections(found: Objects, tag: str, rules: Rules = PUBLISHED) -> dict[str, list[Detection]]:
-    """Keep the boxes that count, best first; classes without one are left out.
+    """Return the boxes that count, best first; classes without one are absent.
 
-    The cut to the most objects comes before overlapping boxes are dropped, and overlaps are those of one class.
+    The number of objects is limited before overlapping boxes are dropped. Only boxes of one class are compared.
 
     Args:
         found: Everything that was detected, by class.
-        tag: The task: counting has a threshold of its own.
+        tag: The prompt's task: counting has a threshold of its own.
         rules: Thresholds.
     """
     least = np.float32(rules.counting_threshold if tag == "counting" else rules.threshold)
@@ -87,7 +108,7 @@ def judge(asked: Mapping[str, Any], kept: Objects, rules: Rules = PUBLISHED) -> 
 
 
 def relations(box: Box, target: Box, margin: float = 0.1) -> list[str]:
-    """Say how a box lies to another one: none, one or two of left of, right of, above, below.
+    """Return where a box is relative to another one: none, one or two of left of, right of, above, below.
 
     >>> relations(np.float32([0, 0, 10, 10]), np.float32([50, 0, 60, 10]))
     ['left of']
@@ -98,14 +119,14 @@ def relations(box: Box, target: Box, margin: float = 0.1) -> list[str]:
     reduced = np.maximum(np.abs(offset) - np.float32(margin) * sizes, 0) * np.sign(offset)
     if (np.abs(reduced) < _NEAR).all():
         return []
-    # By the length of what was not reduced: so a shift along one axis must exceed twice the margin.
+    # GenEval divides by the length of the offset before it is reduced: a shift along one axis must exceed twice the margin.
     x, y = reduced / np.linalg.norm(offset)
     holds = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
     return [name for name, is_so in holds.items() if is_so]
 
 
 def summarize(verdicts: Mapping[str, Sequence[bool]]) -> dict[str, float]:
-    """Give each task's share of correct images, and overall the mean over the tasks, each counted alike.
+    """Return each task's share of correct images, and as `overall` their unweighted mean.
 
     >>> summarize({"colors": [True, False], "position": [False]})
     {'overall': 0.25, 'colors': 0.5, 'position': 0.0}
@@ -133,7 +154,7 @@ def _as_box(ends: Sequence[float]) -> Box:
 
 
 def _area(box: Box) -> np.float32:
-    # Ends belong to the box: one pixel has area 1.
+    # Both ends belong to the box, so a single pixel has area 1.
     return np.float32(np.maximum(box[2:] - box[:2] + 1, 0).prod())
 
 
@@ -167,3 +188,338 @@ def _position_fault(
             if relation not in held:
                 return f"expected {item['class']} {relation} target, found {' and '.join(held)} target"
     return None
+
+
+class Result(NamedTuple):
+    """One line of `results.jsonl`: the verdict on one image."""
+
+    filename: str
+    is_correct: bool
+    reason: str
+    metadata: dict[str, Any]
+    kept: dict[str, list[list[float]]]
+    """The boxes that counted, by class: left, top, right, bottom and score."""
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """Read `evaluation_metadata.jsonl`; a prompt's number is that of its line, from 0.
+
+    Raises:
+        DataError: A line lacks a field.
+    """
+    prompts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for number, prompt in enumerate(prompts):
+        if missing := {"tag", "prompt", "include"} - prompt.keys():
+            raise DataError(
+                f"{path}, line {number + 1} lacks {', '.join(sorted(missing))}. Name GenEval's evaluation_metadata.jsonl."
+            )
+    return prompts
+
+
+def write_images(folder: Path, number: int, metadata: dict[str, Any], image_NHW3: Sequence[NDArray[np.uint8]]) -> None:
+    """Write one prompt's images and metadata as the official evaluator reads them: all of them or none.
+
+    Args:
+        folder: Folder of all prompts.
+        number: The prompt's line number, from 0.
+        metadata: The prompt's line.
+        image_NHW3: Its images; GenEval publishes scores over four.
+    """
+    place = folder / f"{number:05d}"
+    shutil.rmtree(place, ignore_errors=True)
+    with atomic_folder(place) as partial:
+        (partial / "samples").mkdir()
+        (partial / "metadata.jsonl").write_text(json.dumps(metadata), encoding="utf-8")
+        for sample, image in enumerate(image_NHW3):
+            Image.fromarray(image).save(partial / "samples" / f"{sample:05d}.png")
+
+
+def has_images(folder: Path, number: int, n_images: int) -> bool:
+    """Return whether a prompt has all its images."""
+    return len(list((folder / f"{number:05d}" / "samples").glob("*.png"))) == n_images
+
+
+def find_images(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each image's path with its prompt's metadata, in the order of their names; other folders and files are skipped.
+
+    Raises:
+        DataError: A prompt's folder has no metadata.
+    """
+    for place in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()):
+        listing = place / "metadata.jsonl"
+        if not listing.is_file():
+            raise DataError(f"{listing} is missing. It must hold the prompt's line of evaluation_metadata.jsonl.")
+        metadata = json.loads(listing.read_text(encoding="utf-8"))
+        for path in sorted((place / "samples").glob("*.png")):
+            if path.stem.isdigit():
+                yield path, metadata
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Write verdicts as the official evaluator does: one line per image, metadata and details as JSON in a string."""
+    lines = [
+        json.dumps({
+            "filename": one.filename, "tag": one.metadata["tag"], "prompt": one.metadata["prompt"],
+            "correct": one.is_correct, "reason": one.reason, "metadata": json.dumps(one.metadata),
+            "details": json.dumps(one.kept),
+        })
+        for one in results
+    ]  # fmt: skip
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read verdicts that this module or the official evaluator wrote."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        Result(row["filename"], row["correct"], row["reason"], json.loads(row["metadata"]), json.loads(row["details"]))
+        for row in rows
+    ]
+
+
+class Found(NamedTuple):
+    """One object that a network found."""
+
+    label: int
+    """Place of its class among the detector's."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom in pixels."""
+    score: float
+    mask_HW: Bool[np.ndarray, "H W"]
+
+
+class Detector(Protocol):
+    """Finds objects in an image."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes that it finds."""
+        ...
+
+    def detect(self, image_HW3: Picture) -> list[Found]:
+        """Return the objects of an image, unsorted and unfiltered."""
+        ...
+
+
+class Namer(Protocol):
+    """Names the colour of an object."""
+
+    def name(self, image_HW3: Picture, found: Found, class_name: str) -> str:
+        """Return one of the ten colours."""
+        ...
+
+
+class Judges(NamedTuple):
+    """What looks at images: a detector, the names of its classes in its order, and what names colours."""
+
+    detector: Detector
+    namer: Namer
+    names: Sequence[str]
+
+
+def load_judges(detector: Path, clip: Path, names: Path) -> Judges:
+    """Load Mask2Former, which finds objects, and CLIP, which names their colours.
+
+    Args:
+        detector: Folder of Mask2Former for transformers.
+        clip: Folder of CLIP for transformers.
+        names: File of the classes' names, one per line, in the detector's order.
+
+    Raises:
+        ConfigError: A folder does not hold that network.
+    """
+    from alchemist_core.metrics.detectors import ColourNamer, Mask2Former  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.models.features import Clip  # noqa: PLC0415
+    from alchemist_core.training.launching import own_device  # noqa: PLC0415
+
+    device, lines = str(own_device()), names.read_text(encoding="utf-8").split("\n")
+    found = [name.strip() for name in lines if name.strip()]
+    return Judges(Mask2Former(detector, device), ColourNamer(Clip(clip, device)), found)
+
+
+def judge_images(folder: Path, judges: Judges, *, report: Progress, rules: Rules = PUBLISHED) -> list[Result]:
+    """Judge every image under a folder.
+
+    Args:
+        folder: Holds `NUMBER/samples/*.png` beside `NUMBER/metadata.jsonl`.
+        judges: The networks.
+        report: Called with the images done, the images planned, and a note.
+        rules: Thresholds.
+
+    Raises:
+        ConfigError: Names and classes differ in number, or the folder holds no image.
+    """
+    detector, namer, names = judges
+    if len(names) != detector.n_classes:
+        raise ConfigError(
+            f"{len(names)} names for {detector.n_classes} classes of the detector: give the list of names of that detector."
+        )
+    images = list(find_images(folder))
+    if not images:
+        raise ConfigError(
+            f"{folder} holds no images in GenEval's layout: NUMBER/samples/*.png beside NUMBER/metadata.jsonl."
+        )
+    results = []
+    for done, (path, metadata) in enumerate(images, 1):
+        image_HW3 = np.array(Image.open(path).convert("RGB"))
+        objects = _describe(image_HW3, metadata, names, detector.detect(image_HW3), namer, rules)
+        kept = keep_detections(objects, metadata["tag"], rules)
+        verdict = judge(metadata, kept, rules)
+        boxes = {name: [[*map(float, one.box), one.score] for one in ones] for name, ones in kept.items()}
+        results.append(Result(str(path), verdict.is_correct, verdict.reason, metadata, boxes))
+        report(done, len(images), f"{metadata['tag']}")
+    return results
+
+
+def summarize_results(results: Sequence[Result]) -> dict[str, float]:
+    """Return each task's share of correct images, and as `overall` their mean."""
+    verdicts: dict[str, list[bool]] = {}
+    for one in results:
+        verdicts.setdefault(one.metadata["tag"], []).append(one.is_correct)
+    return summarize(verdicts)
+
+
+def _describe(
+    image_HW3: Picture,
+    metadata: Mapping[str, Any],
+    names: Sequence[str],
+    found: Sequence[Found],
+    namer: Namer,
+    rules: Rules,
+) -> dict[str, list[Detection]]:
+    """Group objects by class; colours are named only if the prompt asks for them and the box may count."""
+    coloured = {item["class"] for item in metadata["include"] if "color" in item}
+    objects: dict[str, list[Detection]] = {}
+    for one in found:
+        name = names[one.label]
+        is_asked = name in coloured and one.score > rules.threshold
+        colour = namer.name(image_HW3, one, name) if is_asked else None
+        objects.setdefault(name, []).append(Detection(one.box, one.score, colour))
+    return objects
+
+
+_GENERATED = "drawn.json"
+
+
+def note_generation(folder: Path, about: dict[str, Any]) -> None:
+    """Write beside the images how they are generated, once.
+
+    Raises:
+        ConfigError: The folder holds images that were generated in another way; the text names what differs.
+    """
+    path = folder / _GENERATED
+    if path.exists():
+        refuse_differences(_read_json(path), about, whose=str(path))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomically(path, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+
+
+class GenerationNote(NamedTuple):
+    """What `alchemist geneval draw` wrote beside the images."""
+
+    model: str
+    """Identity of the model."""
+    n_images: int
+    """Images per prompt."""
+    first_seed: int
+    sampling: dict[str, Any]
+
+
+def read_generation(folder: Path) -> GenerationNote:
+    """Read how the images of a folder were generated.
+
+    Raises:
+        DataError: The folder was not written by `alchemist geneval draw`.
+    """
+    path = folder / _GENERATED
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing, so it is not known how these images were generated. Generate them with alchemist geneval draw, "
+            "or judge them without --contract."
+        )
+    return GenerationNote(**_read_json(path))
+
+
+class Geneval:
+    """GenEval of images that `alchemist geneval draw` generated from one trained model.
+
+    Source: Ghosh et al. 2023.
+
+    Raises:
+        ConfigError: The protocol is of another metric.
+        DataError: The images were not generated by `alchemist geneval draw`.
+    """
+
+    uses_device = True
+
+    def __init__(
+        self, file: ProtocolFile, folder: Path, judges: Judges, weights: tuple[Path, Path], report: Progress
+    ) -> None:
+        if file.metric != "geneval":
+            raise ConfigError(
+                f"Evaluation protocol {file.name} is of metric {file.metric}: use alchemist evaluate --contract {file.name}."
+            )
+        self.protocol_name, self.protocol = file.name, file.check(ImageProtocol)
+        self.generation = read_generation(folder)
+        self._folder, self._judges, self._weights, self._report = folder, judges, weights, report
+
+    @property
+    def title(self) -> str:
+        """The metric's name in every table."""
+        return self.protocol.title
+
+    @property
+    def sampler(self) -> str:
+        """The family of the model."""
+        return self.protocol.sampler
+
+    def pin(self) -> dict[str, Any]:
+        """Return the protocol with what the folder and the networks are.
+
+        Raises:
+            ConfigError: The protocol's file gives a value, and the one found differs.
+            DataError: The images have another size.
+        """
+        detector, clip = self._weights
+        sampling = SamplingConfig.model_validate(self.protocol.sampling).model_dump(mode="json")
+        found = {
+            "extractor": "mask2former", **_describe_images(self._folder, self.protocol.resolution),
+            "weights_sha256": weights_sha256(detector), "namer_sha256": weights_sha256(clip),
+            "classes_sha256": texts_sha256(self._judges.names), "images_per_prompt": self.generation.n_images,
+            "first_seed": self.generation.first_seed, "sampling": self.generation.sampling,
+        }  # fmt: skip
+        self.protocol = self.protocol.model_copy(update={"sampling": sampling}).pinned(**found)
+        return self.protocol.as_json()
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """The verdict on every image, by the protocol's thresholds."""
+        rules = Rules(**(self.protocol.thresholds or {}))  # type: ignore[arg-type]  # counts are whole in the file
+        return judge_images(self._folder, self._judges, report=self._report, rules=rules)
+
+    def measure(self, _model: ModelRow) -> Measured:
+        """Return the mean over the tasks, and each task's share."""
+        scores = summarize_results(self.results)
+        values = {self.title if tag == "overall" else f"{self.title}_{tag}": value for tag, value in scores.items()}
+        return Measured(values, self.protocol.n_images)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _describe_images(folder: Path, side: int) -> dict[str, Any]:
+    """Return the number of images and the hash of their prompts; refuse images of another side."""
+    asked, n_images = {}, 0
+    for path, metadata in find_images(folder):
+        asked[path.parent.parent.name] = json.dumps(metadata, sort_keys=True)
+        n_images += 1
+        with Image.open(path) as image:
+            if image.size != (side, side):
+                raise DataError(
+                    f"Images in {folder} have {image.size[0]} x {image.size[1]} px ({path.name}), but the protocol says resolution "
+                    f"{side}: generate them again, or correct a copy of the protocol."
+                )
+    return {"n_images": n_images, "prompts_sha256": texts_sha256([asked[name] for name in sorted(asked)])}

@@ -1,12 +1,13 @@
-"""Generated images as tars: each beside its prompt and its seed, so that a metric needs no model. Knows no model and no metric.
+"""A set of generated images, kept as tars: each image beside its prompt and its seed, so that metrics need no model. Knows no metric.
 
-A shard that exists is whole; the set is whole when its list of shards and their hashes exists.
+A shard that exists is complete, so a killed run continues with the missing ones. The set is complete when the list of its shards
+and their hashes exists.
 """
 
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,35 +18,74 @@ from PIL import Image
 
 from alchemist_core.errors import DataError
 from alchemist_core.files import file_sha256, write_bytes_atomically
+from alchemist_core.models.config import SamplingConfig
+from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.shards.tar_writer import write_tar
 
+Progress = Callable[[int, int, str], None]
 SHARD_SIZE = 256
 _LIST = "images.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Images of one size in the order of their prompts: a set, or one shard of it."""
+    """Images of one size in the order of their prompts: a whole set, or one shard of it."""
 
     image_NHWC: NDArray[np.uint8]
     prompts: list[str]
     seeds: list[int]
 
     def resized(self, side: int) -> NDArray[np.uint8]:
-        """Bring every image to a square by Pillow's bicubic filter, as references are; one that has the side stays as it is."""
+        """Return the images at one side, by the filter that references are resized with: Pillow's bicubic."""
         if self.image_NHWC.shape[1:3] == (side, side):
             return self.image_NHWC
         resized = [Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC) for image in self.image_NHWC]
         return np.stack([np.asarray(image) for image in resized])
 
 
+def generate_images(
+    model_path: Path,
+    prompts: Sequence[str],
+    *,
+    first_seed: int,
+    sampling: SamplingConfig | FlowSamplingConfig,
+    out: Path,
+    report: Progress,
+) -> None:
+    """Generate one image per prompt into a set, and finish it; images of an earlier run are kept.
+
+    Args:
+        model_path: Folder that `train_downstream` made.
+        prompts: One per image.
+        first_seed: Seed of the first image; the next ones count up.
+        sampling: Options of the sampler of the model's family.
+        out: Folder of the set.
+        report: Called with the images done, the images planned, and a note.
+    """
+    missing = missing_shards(out, len(prompts))
+    n_done = len(prompts) - sum(map(len, missing))
+    if missing:
+        from alchemist_core.training.generators import load_drawer  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.launching import own_device  # noqa: PLC0415
+
+        draw = load_drawer(model_path, own_device())
+    for places in missing:
+        chunk = [prompts[place] for place in places]
+        seeds = [first_seed + place for place in places]
+        write_shard(out, places, ImageSet(draw(chunk, seeds, sampling), chunk, seeds))
+        n_done += len(places)
+        report(n_done, len(prompts), "images generated")
+    about: dict[str, Any] = {"first_seed": first_seed, "sampling": sampling.model_dump(mode="json")}
+    finish_set(out, len(prompts), about | {"model": model_path.name})
+
+
 def missing_shards(folder: Path, n_images: int) -> list[range]:
-    """Return the places in the set of those shards that are not written yet."""
+    """Return which images each shard holds that is not written yet, by their places in the set."""
     return [places for places in _shards(n_images) if not _shard_path(folder, places).exists()]
 
 
 def write_shard(folder: Path, places: range, images: ImageSet) -> None:
-    """Write the images of some places; the same images give the same bytes."""
+    """Write one shard; the same images give the same bytes."""
     entries = []
     for place, image, prompt, seed in zip(places, images.image_NHWC, images.prompts, images.seeds, strict=True):
         buffer = io.BytesIO()
@@ -57,12 +97,12 @@ def write_shard(folder: Path, places: range, images: ImageSet) -> None:
 
 
 def finish_set(folder: Path, n_images: int, about: dict[str, Any]) -> None:
-    """Declare the set whole.
+    """Write the list of shards and their hashes, which declares the set complete.
 
     Args:
-        folder: Where its shards lie.
-        n_images: Images of all shards.
-        about: What the images were made from, in words and hashes.
+        folder: Folder of the set.
+        n_images: Number of images in all shards.
+        about: What the images were generated from.
     """
     paths = [_shard_path(folder, places) for places in _shards(n_images)]
     listed = {"about": about, "n_images": n_images, "shards": {path.name: _sha256(path) for path in paths}}
@@ -70,22 +110,26 @@ def finish_set(folder: Path, n_images: int, about: dict[str, Any]) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether every image of a set is there."""
+    """Return whether the set is complete."""
     return (folder / _LIST).exists()
 
 
 def read_set(folder: Path) -> Iterator[ImageSet]:
-    """Yield a whole set shard by shard, each compared with the hash taken when it was made.
+    """Yield a complete set shard by shard, after comparing each shard with its hash.
 
     Raises:
-        DataError: The set is not whole, or a shard was changed.
+        DataError: The set is not complete, or a shard was changed.
     """
     if not is_finished(folder):
-        raise DataError(f"{folder} holds no whole set of images; run alchemist evaluate again to draw what is missing")
+        raise DataError(
+            f"The set of images in {folder} is not complete. Run alchemist evaluate again to generate what is missing."
+        )
     listed = json.loads((folder / _LIST).read_text(encoding="utf-8"))
     for name, sha256 in sorted(listed["shards"].items()):
         if _sha256(folder / name) != sha256:
-            raise DataError(f"{folder / name} was changed after it was made; delete {folder} to have it drawn again")
+            raise DataError(
+                f"{folder / name} was changed after it was written. Delete {folder} to have its images generated again."
+            )
         images, prompts, seeds = zip(*_read_shard(folder / name), strict=True)
         yield ImageSet(np.stack(images), list(prompts), list(seeds))
 
@@ -108,5 +152,5 @@ def _shard_path(folder: Path, places: range) -> Path:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise DataError(f"{path} is missing; delete {path.parent} to have its images drawn again")
+        raise DataError(f"{path} is missing. Delete {path.parent} to have its images generated again.")
     return file_sha256(path).hex()

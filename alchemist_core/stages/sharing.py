@@ -1,13 +1,12 @@
 """What runs of different configs want made alike, such as the model of the full corpus: one makes it, the others wait and find it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import FOLLOW_INTERVAL_S, StageRun
-from alchemist_core.store import models
 from alchemist_core.store.leases import LeaseClaim, claim_lease, find_holder, release_lease
 from alchemist_core.telemetry import say
 
@@ -22,16 +21,6 @@ def hold_resource(stage_run: StageRun, resource: str) -> Iterator[None]:
     # Not after an error: the run then ends, and gives back all that it holds.
     with stage_run.engine.begin() as connection:
         release_lease(connection, lease)
-
-
-def take_unmeasured(
-    stage_run: StageRun, trained: Sequence[models.ModelRow], *, protocol_id: int, metric: str
-) -> Iterator[models.ModelRow]:
-    """Give each model that has no value yet, alone with it: what another run measures meanwhile is not given."""
-    for model in trained:
-        with hold_resource(stage_run, f"value:{protocol_id}:{metric}:{model.model_id}"):
-            if model.model_id not in models.evaluated_models(stage_run.engine, protocol_id, metric):
-                yield model
 
 
 def wait_for_claim(

@@ -16,8 +16,6 @@ import numpy as np
 from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.files import require_artifact
 from alchemist_core.local.scenes import BACKGROUND, COLOURS, draw_scenes
-from alchemist_core.metrics.drawn_shapes import find_shapes
-from alchemist_core.metrics.scene_questions import read_request, score_scenes
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import EvaluateConfig
@@ -39,13 +37,18 @@ from alchemist_core.store.postgres import stop_postgres
 from alchemist_core.store.raters import find_rater
 from tests.benchmarks.rows import Row, at_least, interval, write_rows
 from tests.benchmarks.scenes_study import read_tars
+from tests.metrics import scene_metric
+from tests.metrics.drawn_shapes import find_shapes
+from tests.metrics.given_metric import add_scene_metric
+from tests.metrics.scene_questions import read_request, score_scenes
 
 PARTS = (("v", "validation", "validation"), ("t", "test", "evaluation"), ("scenes", "train", "train"))
 ARMS = ("subset", "random")
+SCENES = str(Path(scene_metric.__file__).parent / "scenes_geneval.toml")
 METRICS = {
-    "scene score": ("geneval_scenes", "scenes_geneval", "score"),
-    "score above chance": ("geneval_scenes_above_chance", "scenes_geneval", "score"),
-    "share in place": ("geneval_scenes_position", "scenes_geneval", "share"),
+    "scene score": ("geneval_scenes", SCENES, "score"),
+    "score above chance": ("geneval_scenes_above_chance", SCENES, "score"),
+    "share in place": ("geneval_scenes_position", SCENES, "share"),
     "KID": ("kid_efficientnet_lite0", "kid_offline", "KID"),
 }
 
@@ -70,9 +73,9 @@ def train(epochs: int, seeds: Sequence[int]) -> list[str]:
     return train_downstream(TrainDownstreamConfig.model_validate(config)).identities
 
 
-def values_of(identities: Sequence[str], metric: str, contract: str) -> dict[str, list[float]]:
+def values_of(identities: Sequence[str], metric: str, protocol: str) -> dict[str, list[float]]:
     """Measure all models and give these ones' values by arm."""
-    measured = evaluate(EvaluateConfig(subset="s", contract=contract))
+    measured = evaluate(EvaluateConfig(subset="s", contract=protocol))
     engine, found = open_store(), {arm: [] for arm in ARMS}
     for place, identity in enumerate(identities):
         model = find_model(engine, identity)
@@ -98,8 +101,8 @@ def measure(root: Path, epochs: Sequence[int], seeds: Sequence[int]) -> list[Row
     identities = {n: train(n, seeds) for n in epochs}
     # By metric, then by epochs, then by arm: a value a seed.
     found = {
-        name: {n: values_of(identities[n], metric, contract) for n in epochs}
-        for name, (metric, contract, _) in METRICS.items()
+        name: {n: values_of(identities[n], metric, protocol) for n in epochs}
+        for name, (metric, protocol, _) in METRICS.items()
     }
     left = ceiling(root)
     rows = [
@@ -155,6 +158,7 @@ def main() -> None:
         os.environ["ALCHEMIST_HOME"] = folder
         load_settings.cache_clear()
         root = Path(folder) / "corpora"
+        add_scene_metric()
         try:
             prepare(root, n_codes=options.codes, small=options.small)
             rows = measure(root, epochs, seeds)

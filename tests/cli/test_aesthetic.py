@@ -122,5 +122,5 @@ def test_without_an_encoder_the_error_names_the_settings(trained_store: TrainedS
 
 def test_a_head_of_another_model_is_refused_with_both_numbers(configured: Path) -> None:
     save_file({"weight": np.zeros((1, 768), np.float32), "bias": np.zeros(1, np.float32)}, configured)
-    with pytest.raises(ConfigError, match=r"reads 768 features.*gives 16"):
+    with pytest.raises(ConfigError, match=r"is for 768 features.*gives 16"):
         run(AestheticConfig(dataset="scenes"))

@@ -1,4 +1,4 @@
-"""The golden set: images as a model would have left them, references, three contracts and the numbers they give.
+"""The golden set: images as a model would have left them, references, three protocols and the numbers they give.
 
 `python -m tests.metrics.golden_set` writes all of it anew; a number that moves is then seen in the diff.
 """
@@ -13,27 +13,33 @@ import numpy as np
 from PIL import ImageFilter
 
 from alchemist_core.local.scenes import draw_informative
-from alchemist_core.metrics.image_metrics import ImageMetric
 from alchemist_core.metrics.image_sets import ImageSet, finish_set, read_set, write_shard
 from alchemist_core.models.extractors import find_weights, weights_sha256
-from alchemist_core.protocols.protocol import Contract, read_contract, texts_sha256
+from alchemist_core.protocols.protocol import ImageProtocol, read_protocol, texts_sha256
+from tests.metrics.given_metric import metric_of
+from tests.metrics.scene_metric import SceneProtocol
 
 GOLDEN = Path(__file__).parent / "golden"
-CONTRACTS = ("scenes", "kid", "fid")
+PROTOCOLS = ("scenes", "kid", "fid")
 N_IMAGES, SIDE = 20, 32
 
 
 def measure(name: str) -> dict[str, float]:
-    """Measure the stored images under a golden contract, every hash of which is first compared with what lies there."""
-    _, contract = read_contract(str(GOLDEN / f"{name}.toml"))
+    """Measure the stored images under a golden protocol, after comparing each of its hashes with what lies there."""
+    protocol = read_golden(name)
     shards = list(read_set(GOLDEN / "images"))
     found: dict[str, Any] = {"prompts_sha256": texts_sha256([one for shard in shards for one in shard.prompts])}
-    weights = find_weights(contract.extractor, None)
+    weights = find_weights(protocol.extractor, None)
     if weights is not None:
         found |= {"weights_sha256": weights_sha256(weights), "reference_sha256": _sha256(GOLDEN / "references")}
-    pinned = contract.pinned(**found)
+    pinned = protocol.pinned(**found)
     references = [shard.resized(pinned.resolution) for shard in read_set(GOLDEN / "references")]
-    return ImageMetric(pinned, weights, references).measure(shards)
+    return metric_of(pinned, weights, references).measure_images(shards)
+
+
+def read_golden(name: str) -> ImageProtocol:
+    """Read a golden protocol."""
+    return read_protocol(str(GOLDEN / f"{name}.toml")).check(SceneProtocol if name == "scenes" else ImageProtocol)
 
 
 def _draw(folder: Path, seed: int, *, is_faulty: bool) -> list[str]:
@@ -55,10 +61,10 @@ def _sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "000000.tar").read_bytes()).hexdigest()
 
 
-def _contract(name: str, prompts: list[str]) -> Contract:
+def _protocol(name: str, prompts: list[str]) -> ImageProtocol:
     shared = {"resolution": SIDE, "n_images": N_IMAGES, "prompts_sha256": texts_sha256(prompts)}
     if name == "scenes":
-        return Contract.model_validate(shared | {"metric": "geneval_scenes", "extractor": "drawn_shapes"})
+        return SceneProtocol.model_validate(shared | {"metric": "geneval_scenes", "extractor": "drawn_shapes"})
     weights = find_weights("efficientnet_lite0", None)
     assert weights is not None
     shared |= {
@@ -66,11 +72,11 @@ def _contract(name: str, prompts: list[str]) -> Contract:
         "reference_sha256": _sha256(GOLDEN / "references"),
     }  # fmt: skip
     draws = {"n_subsets": 5, "subset_size": 16} if name == "kid" else {}
-    return Contract.model_validate(shared | draws)
+    return ImageProtocol.model_validate(shared | draws)
 
 
-def _as_toml(contract: Contract) -> str:
-    fields = contract.model_dump(mode="json", exclude_none=True, exclude={"sampling"})
+def _as_toml(protocol: ImageProtocol) -> str:
+    fields = protocol.model_dump(mode="json", exclude_none=True, exclude={"sampling"})
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
 
 
@@ -78,9 +84,9 @@ def main() -> None:
     """Write the golden set."""
     prompts = _draw(GOLDEN / "images", 1, is_faulty=True)
     _draw(GOLDEN / "references", 2, is_faulty=False)
-    for name in CONTRACTS:
-        (GOLDEN / f"{name}.toml").write_text(_as_toml(_contract(name, prompts)))
-    numbers = {name: measure(name) for name in CONTRACTS}
+    for name in PROTOCOLS:
+        (GOLDEN / f"{name}.toml").write_text(_as_toml(_protocol(name, prompts)))
+    numbers = {name: measure(name) for name in PROTOCOLS}
     (GOLDEN / "numbers.json").write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n")
 
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.protocols.protocol import name_average, read_average, read_contract
+from alchemist_core.protocols.protocol import AverageProtocol, name_average, read_image_protocol, read_protocol
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
@@ -21,7 +21,7 @@ AVERAGE = 'metric = "average_score"\nclip_score = "my_clip"\nfid = "my_fid"\n'
 
 
 def pinned(name: str, **changed: Any) -> dict[str, Any]:
-    return {"name": name} | read_contract(name)[1].as_json() | changed
+    return {"name": name} | read_image_protocol(name).as_json() | changed
 
 
 def test_only_the_published_extractors_give_the_average_its_bare_name() -> None:
@@ -34,31 +34,33 @@ def test_only_the_published_extractors_give_the_average_its_bare_name() -> None:
     ("n_images", 29999), ("first_seed", 1), ("prompts_sha256", "0" * 64), ("sampler", "flow"),
 ])  # fmt: skip
 def test_other_images_are_refused_by_the_field_that_differs(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"^{field} is .*, but contract clip_score_mjhq says "):
+    with pytest.raises(ConfigError, match=rf"^{field} is .*, but protocol clip_score_mjhq says "):
         name_average(pinned("clip_score_mjhq"), pinned("fid_mjhq", **{field: value}))
 
 
 def test_another_metric_is_no_ingredient() -> None:
-    with pytest.raises(ConfigError, match="fid is measured by kid_offline, whose metric is kid"):
+    with pytest.raises(ConfigError, match="fid = kid_offline is a protocol of metric kid: name one of metric fid"):
         name_average(pinned("clip_score_mjhq"), pinned("kid_offline"))
 
 
 def test_a_field_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(AVERAGE.replace("fid =", "fids ="))
     with pytest.raises(ConfigError, match="fids"):
-        read_average(str(tmp_path / "mine.toml"))
+        read_protocol(str(tmp_path / "mine.toml")).check(AverageProtocol)
 
 
 @pytest.mark.db
 @pytest.mark.e2e
 @pytest.mark.usefixtures("trained_arms")
 def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_folder: Path) -> None:
-    def measure(name: str, contract: str, **given: Any) -> EvaluateReport:
+    def measure(name: str, protocol: str, **given: Any) -> EvaluateReport:
         path = tmp_path / f"{name}.toml"
-        path.write_text(contract)
+        path.write_text(protocol)
         return evaluate(EvaluateConfig(subset="s", contract=str(path), **given))
 
-    with pytest.raises(ConfigError, match="Nothing was measured under the contract my_fid yet"):
+    with pytest.raises(
+        ConfigError, match="No model has a value under the evaluation protocol my_clip: run alchemist evaluate"
+    ):
         measure("average", AVERAGE)
     fid, clip = measure("my_fid", FID), measure("my_clip", CLIP, weights=clip_folder)
     average = measure("average", AVERAGE)
@@ -77,7 +79,7 @@ def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_fold
     assert clip.metric == "clip_score"
     assert measure("average", AVERAGE).n_reused == 2
     measure("other_fid", FID.replace("guidance = 1.0", "guidance = 2.0"))
-    with pytest.raises(ConfigError, match=r"^sampling\.guidance is 2\.0, but contract my_clip says 1\.0"):
+    with pytest.raises(ConfigError, match=r"^sampling\.guidance is 2\.0, but protocol my_clip says 1\.0"):
         measure("other", AVERAGE.replace("my_fid", "other_fid"))
     measure("third_fid", FID.replace("resolution = 32", "resolution = 48"))
     with pytest.raises(ConfigError, match=r"fid\.resolution is 48, but protocol average, as first used, says 32"):

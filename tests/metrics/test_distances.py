@@ -100,7 +100,7 @@ def test_kernel_distance_is_unbiased() -> None:
 
 
 def test_a_draw_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(DataError, match="9 images cannot be drawn 10"):
+    with pytest.raises(DataError, match="9 images are fewer than subset_size 10"):
         drawn_kernel_distance(np.ones((9, 2)), np.ones((30, 2)), n_subsets=1, subset_size=10)
 
 
@@ -118,7 +118,7 @@ def test_a_draw_may_take_every_image_and_then_has_no_spread() -> None:
     drawn = drawn_kernel_distance(first, second, n_subsets=3, subset_size=9)
     assert drawn.mean == pytest.approx(kernel_distance(first, second))
     assert drawn.deviation == pytest.approx(0, abs=1e-12)
-    with pytest.raises(DataError, match="9 images cannot be drawn 10"):
+    with pytest.raises(DataError, match="9 images are fewer than subset_size 10"):
         drawn_kernel_distance(np.ones((30, 2)), np.ones((9, 2)), n_subsets=1, subset_size=10)
 
 

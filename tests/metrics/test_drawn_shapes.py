@@ -11,9 +11,9 @@ from PIL import Image
 
 from alchemist_core.errors import DataError
 from alchemist_core.local.scenes import _DRAWERS, BACKGROUND, COLOURS, Scene, draw_chaotic, draw_informative
-from alchemist_core.metrics.drawn_shapes import FORMS, Shape, find_shapes
 from alchemist_core.metrics.geneval import TAGS, summarize
-from alchemist_core.metrics.scene_questions import answer, collect, read_request
+from tests.metrics.drawn_shapes import FORMS, Shape, find_shapes
+from tests.metrics.scene_questions import answer, collect, read_request
 
 
 def scenes(n: int, side: int = 64, seed: int = 0) -> list[Scene]:

@@ -48,7 +48,7 @@ def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     write_shard(tmp_path, second, some_images(second))
     assert missing_shards(tmp_path, N_IMAGES) == [first]
     assert not is_finished(tmp_path)
-    with pytest.raises(DataError, match="no whole set"):
+    with pytest.raises(DataError, match="is not complete"):
         next(read_set(tmp_path))
 
 

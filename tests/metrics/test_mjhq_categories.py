@@ -13,19 +13,19 @@ from sqlalchemy import text
 from alchemist_core.cli.corpus import ImportConfig, import_layout
 from alchemist_core.errors import DataError
 from alchemist_core.local.scenes import draw_informative
-from alchemist_core.metrics.image_metrics import ImageMetric, Labels
 from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.extractors import find_weights
-from alchemist_core.protocols.protocol import Contract
+from alchemist_core.protocols.protocol import ImageProtocol
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
+from tests.metrics.given_metric import metric_of
 
 CATEGORIES = ("animals", "indoor")
 N_IMAGES = 24
-CONTRACT = f"""
+PROTOCOL = f"""
 metric = "fid"
 extractor = "efficientnet_lite0"
 resolution = 32
@@ -56,29 +56,31 @@ def write_mjhq(folder: Path) -> None:
     (folder / "meta_data.json").write_text(json.dumps(described))
 
 
-def contract(**changed: object) -> Contract:
+def protocol(**changed: object) -> ImageProtocol:
     fields = {"metric": "fid", "extractor": "efficientnet_lite0", "resolution": 32, "n_images": N_IMAGES}
-    return Contract.model_validate(fields | {"categories": CATEGORIES} | changed)
+    return ImageProtocol.model_validate(fields | {"categories": CATEGORIES} | changed)
 
 
 def test_a_category_s_row_is_the_fid_of_its_images_alone() -> None:
     weights = find_weights("efficientnet_lite0", None)
-    (images, prompts), (references, _) = some_scenes(0), some_scenes(1)
-    labels = [CATEGORIES[place % 3 == 0] for place in range(N_IMAGES)]
-    metric = ImageMetric(contract(), weights, [references], Labels(labels, labels[::-1]))
-    values = metric.measure([ImageSet(images, prompts, [0] * N_IMAGES)])
+    images, prompts = some_scenes(0)
+    references = np.concatenate([some_scenes(1)[0], some_scenes(2)[0]])
+    labels = [CATEGORIES[place % 3 == 0] for place in range(len(references))]
+    metric = metric_of(protocol(), weights, [references], labels)
+    values = metric.measure_images([ImageSet(images, prompts, [0] * N_IMAGES)])
     assert values.keys() == {f"fid_efficientnet_lite0{end}" for end in ("", "_animals", "_indoor")}
     for name in CATEGORIES:
-        own = np.array(labels) == name
-        alone = ImageMetric(contract(n_images=int(own.sum()), categories=None), weights, [references[own[::-1]]])
-        (value,) = alone.measure([ImageSet(images[own], [""] * int(own.sum()), [0] * int(own.sum()))]).values()
+        of_reference = np.array(labels) == name
+        own = images[of_reference[:N_IMAGES]]
+        alone = metric_of(protocol(n_images=len(own), categories=None), weights, [references[of_reference]])
+        (value,) = alone.measure_images([ImageSet(own, [""] * len(own), [0] * len(own))]).values()
         assert values[f"fid_efficientnet_lite0_{name}"] == pytest.approx(value, rel=1e-4)
 
 
 def test_a_reference_without_its_category_is_refused() -> None:
     weights, (references, _) = find_weights("efficientnet_lite0", None), some_scenes(1)
-    with pytest.raises(DataError, match="24 references, but 23 have a category"):
-        ImageMetric(contract(), weights, [references], Labels(["animals"] * 24, ["animals"] * 23))
+    with pytest.raises(DataError, match="24 reference images can be decoded, but 23 have a category"):
+        metric_of(protocol(), weights, [references], ["animals"] * 23).load()
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def imported(trained_arms: list[str], tmp_path: Path) -> None:
 @pytest.mark.usefixtures("imported")
 def test_every_category_is_a_row_and_other_categories_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "categories.toml"
-    path.write_text(CONTRACT)
+    path.write_text(PROTOCOL)
     measured = evaluate(EvaluateConfig(subset="s", evaluation="mjhq", contract=str(path)))
     assert (measured.metric, measured.n_measured) == ("fid_efficientnet_lite0", 2)
     rows = "SELECT metric, count(*) AS n FROM alchemist.evaluations GROUP BY metric"
@@ -105,8 +107,8 @@ def test_every_category_is_a_row_and_other_categories_are_refused(tmp_path: Path
     assert pinned["categories"] == list(CATEGORIES)
     assert len(pinned["labels_sha256"]) == 64
     other = tmp_path / "other.toml"
-    other.write_text(CONTRACT.replace('"indoor"', '"outdoor"'))
-    with pytest.raises(DataError, match="are animals, outdoor in the contract, but animals, indoor in the evaluation"):
+    other.write_text(PROTOCOL.replace('"indoor"', '"outdoor"'))
+    with pytest.raises(DataError, match="are animals, outdoor in the protocol, but animals, indoor in the evaluation"):
         evaluate(EvaluateConfig(subset="s", evaluation="mjhq", contract=str(other)))
     with pytest.raises(DataError, match="but none in the evaluation dataset"):
         evaluate(EvaluateConfig(subset="s", evaluation="t", contract=str(path)))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from alchemist_core.local.scenes import BACKGROUND, COLOURS, draw_informative
-from alchemist_core.metrics.drawn_shapes import Shape, find_shapes
-from alchemist_core.metrics.scene_questions import SceneRequest, read_request, score_scenes
+from tests.metrics.drawn_shapes import Shape, find_shapes
+from tests.metrics.scene_questions import SceneRequest, read_request, score_scenes
 
 N = 120
 

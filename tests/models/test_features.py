@@ -12,7 +12,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.distances import clip_score
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.features import Clip, EfficientNetLite0, InceptionV3
-from alchemist_core.protocols.protocol import read_contract
+from alchemist_core.protocols.protocol import read_image_protocol
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PROMPTS = ["a red cat", "blue " * 60, "", "a dog and a cat"]
@@ -77,10 +77,10 @@ def test_efficientnet_s_features_do_not_depend_on_the_number_of_images() -> None
     np.testing.assert_allclose(network.features(images[1:2])[0], feature_ND[1], atol=1e-4)
 
 
-def test_the_shipped_weights_are_those_that_the_contract_pins() -> None:
+def test_the_shipped_weights_are_those_that_the_protocol_pins() -> None:
     weights = find_weights("efficientnet_lite0", None)
     assert weights is not None
-    assert weights_sha256(weights) == read_contract("kid_offline")[1].weights_sha256
+    assert weights_sha256(weights) == read_image_protocol("kid_offline").weights_sha256
 
 
 def test_inception_s_features_are_torch_fidelity_s(tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_the_hash_of_a_folder_tells_any_change_of_its_weights(tmp_path: Path) ->
     assert weights_sha256(tmp_path) != before
 
 
-def test_shapes_are_found_without_weights() -> None:
+def test_an_extractor_that_is_not_ours_brings_its_own_weights() -> None:
     assert find_weights("drawn_shapes", None) is None

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from sqlalchemy import text
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.models.published.flux import export_flux
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
@@ -18,6 +19,7 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
+from tests.metrics.scene_metric import SceneScore
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
 from tests.trained_store import TrainedStore
 
@@ -53,7 +55,8 @@ def train(folder: Path) -> TrainDownstreamReport:
 
 
 @pytest.mark.usefixtures("selected")
-def test_flux_is_trained_measured_and_compared_apart_from_star(tmp_path: Path) -> None:
+def test_flux_is_trained_measured_and_compared_apart_from_star(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)
     with pytest.raises(ConfigError, match="No FLUX-mini was trained"):
         evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss"))
     train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "subset", "model": {"n_steps": 2}}))

@@ -1,4 +1,4 @@
-"""Images of every arm are drawn once and measured under a contract that cannot change unnoticed."""
+"""Images of every arm are drawn once and measured under a protocol that cannot change unnoticed."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.cli.demo import read_arms
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
 from alchemist_core.stages.evaluate import run as evaluate
@@ -23,6 +24,7 @@ from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
+from tests.metrics.scene_metric import SceneScore
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -41,7 +43,8 @@ KID = (
 
 
 @pytest.fixture
-def trained(trained_store: TrainedStore) -> TrainedStore:
+def trained(trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
+    monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
@@ -56,9 +59,9 @@ def engine(trained: TrainedStore) -> Engine:
     return open_store()
 
 
-def measure(folder: Path, contract: str, name: str = "mine") -> EvaluateReport:
+def measure(folder: Path, protocol: str, name: str = "mine") -> EvaluateReport:
     path = folder / f"{name}.toml"
-    path.write_text(contract)
+    path.write_text(protocol)
     return evaluate(EvaluateConfig(subset="s", contract=str(path)))
 
 
@@ -85,14 +88,14 @@ def test_an_offline_metric_says_what_it_is_on(trained: TrainedStore, tmp_path: P
 def test_a_metric_is_measured_again_from_stored_images_without_the_models(
     trained: TrainedStore, tmp_path: Path, engine: Engine
 ) -> None:
-    for contract, name in ((SCENES, "scenes"), (KID, "kid")):
-        measure(tmp_path, contract, name)
+    for protocol, name in ((SCENES, "scenes"), (KID, "kid")):
+        measure(tmp_path, protocol, name)
     first = values_in(engine)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM alchemist.evaluations"))
     shutil.rmtree(load_settings().artifacts / "models")
-    for contract, name in ((SCENES, "scenes"), (KID, "kid")):
-        assert measure(tmp_path, contract, name).n_measured == 2
+    for protocol, name in ((SCENES, "scenes"), (KID, "kid")):
+        assert measure(tmp_path, protocol, name).n_measured == 2
     assert values_in(engine) == first
 
 
@@ -102,7 +105,7 @@ def test_a_metric_is_measured_again_from_stored_images_without_the_models(
     ("guidance = 1.0", "guidance = 2.0", "sampling.guidance"),
     ("n_images = 24", "n_images = 24\nfirst_seed = 1", "first_seed"),
 ])  # fmt: skip
-def test_a_contract_with_one_changed_field_is_refused_by_its_name(
+def test_a_protocol_with_one_changed_field_is_refused_by_its_name(
     trained: TrainedStore, tmp_path: Path, before: str, after: str, field: str
 ) -> None:
     measure(tmp_path, SCENES)
@@ -111,7 +114,7 @@ def test_a_contract_with_one_changed_field_is_refused_by_its_name(
     assert measure(tmp_path, SCENES.replace(before, after), "another").n_measured == 2
 
 
-def test_weights_that_a_contract_does_not_name_are_refused(
+def test_weights_that_a_protocol_does_not_name_are_refused(
     trained: TrainedStore, tmp_path: Path, engine: Engine
 ) -> None:
     other = f'weights_sha256 = "{"0" * 64}"\n'
@@ -121,7 +124,7 @@ def test_weights_that_a_contract_does_not_name_are_refused(
 
 
 def test_a_dataset_that_is_too_small_is_refused(trained: TrainedStore, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="wants n_images 65, but the evaluation dataset has 64 pairs"):
+    with pytest.raises(DataError, match="asks for n_images 65, but the evaluation dataset has 64 samples"):
         measure(tmp_path, SCENES.replace("n_images = 24", "n_images = 65"))
 
 

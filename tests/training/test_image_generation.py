@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 
 from alchemist_core.errors import DataError
 from alchemist_core.local.scenes import draw_informative
-from alchemist_core.metrics.image_generation import generate_images
-from alchemist_core.metrics.image_metrics import ImageMetric
-from alchemist_core.metrics.image_sets import SHARD_SIZE, ImageSet, finish_set, read_set, write_shard
+from alchemist_core.metrics.image_sets import SHARD_SIZE, ImageSet, finish_set, generate_images, read_set, write_shard
 from alchemist_core.models.config import SamplingConfig, tokenizer_tiny
 from alchemist_core.models.extractors import find_weights
-from alchemist_core.protocols.protocol import Contract
+from alchemist_core.protocols.protocol import ImageProtocol
 from alchemist_core.training.checkpoints import write_json
 from alchemist_core.training.config import DownstreamConfig
+from tests.metrics.given_metric import metric_of
+from tests.metrics.scene_metric import SceneProtocol
 from tests.models.given_models import CAPTIONS, lively_star, lively_tokenizer
 
 N_IMAGES = SHARD_SIZE + 4
@@ -72,8 +72,9 @@ def test_a_run_that_was_killed_goes_on_with_the_missing_shard_and_ends_in_the_sa
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def contract_of(metric: str, extractor: str, **fields: object) -> Contract:
-    return Contract.model_validate(
+def protocol_of(metric: str, extractor: str, **fields: object) -> ImageProtocol:
+    model = SceneProtocol if extractor == "drawn_shapes" else ImageProtocol
+    return model.model_validate(
         {"metric": metric, "extractor": extractor, "resolution": 32, "n_images": N_IMAGES} | fields
     )
 
@@ -85,25 +86,27 @@ def references(n: int = 40) -> np.ndarray:
 
 @pytest.mark.parametrize(("metric", "fields"), [("kid", {"n_subsets": 3, "subset_size": 30}), ("fid", {})])
 def test_a_distance_is_measured_again_from_the_tars_alone(drawn: Path, metric: str, fields: dict[str, int]) -> None:
-    contract = contract_of(metric, "efficientnet_lite0", **fields)
+    protocol = protocol_of(metric, "efficientnet_lite0", **fields)
     weights = find_weights("efficientnet_lite0", None)
-    values = [ImageMetric(contract, weights, [references()]).measure(read_set(drawn)) for _ in range(2)]
+    values = [metric_of(protocol, weights, [references()]).measure_images(read_set(drawn)) for _ in range(2)]
     assert values[0] == values[1]
     assert values[0].keys() == {f"{metric}_efficientnet_lite0"}
     assert values[0][f"{metric}_efficientnet_lite0"] > 0
 
 
 def test_references_may_come_in_parts(drawn: Path) -> None:
-    contract = contract_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30)
+    protocol = protocol_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30)
     weights, images = find_weights("efficientnet_lite0", None), references(64)
-    whole = ImageMetric(contract, weights, [images]).measure(read_set(drawn))
-    assert ImageMetric(contract, weights, [images[:32], images[32:]]).measure(read_set(drawn)) == whole
+    whole = metric_of(protocol, weights, [images]).measure_images(read_set(drawn))
+    assert metric_of(protocol, weights, [images[:32], images[32:]]).measure_images(read_set(drawn)) == whole
 
 
 def test_another_number_of_images_is_refused(drawn: Path) -> None:
-    contract = contract_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30, n_images=N_IMAGES - 1)
-    with pytest.raises(DataError, match=f"{N_IMAGES} images, but the contract says n_images {N_IMAGES - 1}"):
-        ImageMetric(contract, find_weights("efficientnet_lite0", None), [references()]).measure(read_set(drawn))
+    protocol = protocol_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30, n_images=N_IMAGES - 1)
+    with pytest.raises(
+        DataError, match=f"{N_IMAGES} images were given, but the protocol asks for n_images {N_IMAGES - 1}"
+    ):
+        metric_of(protocol, find_weights("efficientnet_lite0", None), [references()]).measure_images(read_set(drawn))
 
 
 def test_scenes_are_asked_every_question(tmp_path: Path) -> None:
@@ -113,8 +116,8 @@ def test_scenes_are_asked_every_question(tmp_path: Path) -> None:
     images = ImageSet(np.stack([np.asarray(one.image) for one in scenes]), [one.caption for one in scenes], [0] * 60)
     write_shard(tmp_path, range(60), images)
     finish_set(tmp_path, 60, {})
-    contract = contract_of("geneval_scenes", "drawn_shapes", n_images=60, resolution=64)
-    values = ImageMetric(contract, None, []).measure(read_set(tmp_path))
+    protocol = protocol_of("geneval_scenes", "drawn_shapes", n_images=60, resolution=64)
+    values = metric_of(protocol).measure_images(read_set(tmp_path))
     tags = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
     above_chance = values.pop("geneval_scenes_above_chance")
     assert 0.6 < above_chance < 0.95

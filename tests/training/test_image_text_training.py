@@ -11,12 +11,12 @@ from safetensors.torch import load, save
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.scenes import draw_informative
-from alchemist_core.metrics.image_metrics import ImageMetric
 from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.image_text import Encoders, Head, ImageText, load_head, pack_head
 from alchemist_core.models.image_text_config import LEAST_AUC, HeadRecord, HeadTrainingConfig, refuse_weak
-from alchemist_core.protocols.protocol import Contract, read_contract
+from alchemist_core.protocols.protocol import ImageProtocol, read_image_protocol
 from alchemist_core.training.image_text_training import _contrast, tell_apart, train_head
+from tests.metrics.given_metric import metric_of
 
 SIDE, N_TRAIN, N_HELDOUT = 32, 240, 60
 TITLE = "image_text_similarity_efficientnet_lite0_minilm_head"
@@ -117,18 +117,18 @@ def test_equal_captions_are_no_wrong_answers(scenes: Encoded) -> None:
     assert _contrast(torch.from_numpy(logit_BB), torch.from_numpy(caption_B)).item() == pytest.approx(total)
 
 
-def contract(**changed: object) -> Contract:
-    fields = read_contract("image_text_offline")[1].as_json() | {"resolution": SIDE, "n_images": N_HELDOUT} | changed
-    return Contract.model_validate(fields)
+def protocol(**changed: object) -> ImageProtocol:
+    fields = read_image_protocol("image_text_offline").as_json() | {"resolution": SIDE, "n_images": N_HELDOUT} | changed
+    return ImageProtocol.model_validate(fields)
 
 
 def test_the_cosine_falls_when_captions_are_shuffled(scenes: Encoded, file: Path) -> None:
-    metric, images = ImageMetric(contract(), file, []), scenes.images[HELDOUT]
+    metric, images = metric_of(protocol(), file), scenes.images[HELDOUT]
     own, others = scenes.captions[HELDOUT], random.Random(0).sample(scenes.captions[HELDOUT], N_HELDOUT)
-    right, wrong = (metric.measure([ImageSet(images, texts, [0] * N_HELDOUT)]) for texts in (own, others))
+    right, wrong = (metric.measure_images([ImageSet(images, texts, [0] * N_HELDOUT)]) for texts in (own, others))
     assert right.keys() == {TITLE}
     assert right[TITLE] > wrong[TITLE] + 0.2
-    again = ImageMetric(contract(), file, []).measure([ImageSet(images, own, [0] * N_HELDOUT)])
+    again = metric_of(protocol(), file).measure_images([ImageSet(images, own, [0] * N_HELDOUT)])
     assert again == right
 
 
@@ -141,8 +141,8 @@ def test_a_head_is_read_as_it_was_written(file: Path, head: Head, encoders: Enco
 
 
 def test_pictures_of_another_side_are_refused_by_the_field(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^resolution is 64, but the head in .* was trained on pictures of 32 px"):
-        ImageMetric(contract(resolution=64), file, [])
+    with pytest.raises(ConfigError, match=r"^resolution is 64, but the head in .* was trained on images of 32 px"):
+        metric_of(protocol(resolution=64), file).load()
 
 
 def test_a_head_of_other_encoders_is_refused(head: Head, encoders: Encoders, tmp_path: Path) -> None:

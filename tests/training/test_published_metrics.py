@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import Dataset
 
 from alchemist_core.metrics.distances import fit_gaussian, frechet_distance
-from alchemist_core.metrics.image_metrics import ImageMetric
 from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.features import CleanInceptionV3, InceptionV3
-from alchemist_core.protocols.protocol import Contract
+from alchemist_core.protocols.protocol import ImageProtocol
+from tests.metrics.given_metric import metric_of
 
 N_IMAGES = 16
 SUBSETS = {"n_subsets": 4, "subset_size": 12}
@@ -63,9 +63,9 @@ def ours(
     weights: Path, metric: str, images: np.ndarray, references: np.ndarray, extractor: str = "inception_v3"
 ) -> float:
     fields: dict[str, Any] = {"metric": metric, "extractor": extractor, "resolution": 65, "n_images": N_IMAGES}
-    contract = Contract.model_validate(fields | (SUBSETS if metric == "kid" else {}))
+    protocol = ImageProtocol.model_validate(fields | (SUBSETS if metric == "kid" else {}))
     drawn = ImageSet(images, [""] * N_IMAGES, [0] * N_IMAGES)
-    return ImageMetric(contract, weights, [references]).measure([drawn])[contract.title]
+    return metric_of(protocol, weights, [references]).measure_images([drawn])[protocol.title]
 
 
 @pytest.mark.filterwarnings(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alchemist_core.errors import DataError
-from alchemist_core.metrics.geneval_files import (
+from alchemist_core.metrics.geneval import (
     Result,
     find_images,
     read_prompts,

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alchemist_core.errors import DataError
-from alchemist_core.metrics.drawn_shapes import Shape
 from alchemist_core.metrics.geneval import relations, summarize
+from tests.metrics.drawn_shapes import Shape
 
 _ITEM = r"an? (\w+) (\w+)"
 _SINGLE = re.compile(
@@ -51,7 +51,7 @@ def read_request(caption: str) -> SceneRequest:
         return SceneRequest((Item(single[1], single[2]),), single[3])
     if couple := _COUPLE.fullmatch(caption):
         return SceneRequest((Item(couple[1], couple[2]), Item(couple[4], couple[5])), couple[3])
-    raise DataError(f"{caption!r} is no caption of a clean drawn scene: use another contract for this dataset")
+    raise DataError(f"{caption!r} is no caption of a clean drawn scene: use another protocol for this dataset")
 
 
 def answer(request: SceneRequest, shapes: Sequence[Shape]) -> dict[str, bool]:

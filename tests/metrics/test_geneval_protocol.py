@@ -1,4 +1,4 @@
-"""GenEval's scores stand in the store's tables under a contract in which a changed field is refused by its name."""
+"""GenEval's scores stand in the store's tables under a protocol in which a changed field is refused by its name."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from sqlalchemy import text
 from alchemist_core.cli.geneval import DrawConfig, JudgeConfig, JudgeReport, draw, judge
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.metrics.geneval import PUBLISHED
-from alchemist_core.protocols.protocol import SHIPPED, read_contract, texts_sha256
+from alchemist_core.protocols.protocol import SHIPPED, read_image_protocol, texts_sha256
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
@@ -21,7 +21,7 @@ PROMPTS = [
     {"tag": "colors", "prompt": "a red cup", "include": [{"class": "cup", "count": 1, "color": "red"}]},
     {"tag": "counting", "prompt": "two dogs", "include": [{"class": "dog", "count": 2}]},
 ]
-CONTRACT = """
+PROTOCOL = """
 metric = "geneval"
 extractor = "mask2former"
 resolution = 16
@@ -47,23 +47,23 @@ def detector_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_detector(tmp_path_factory.mktemp("mask2former"))
 
 
-def test_the_shipped_contract_pins_the_published_rules() -> None:
-    _, contract = read_contract("geneval")
-    assert contract.thresholds == PUBLISHED._asdict()
-    assert contract.n_images == 553 * 4
-    assert contract.title == "geneval"
+def test_the_shipped_protocol_pins_the_published_rules() -> None:
+    protocol = read_image_protocol("geneval")
+    assert protocol.thresholds == PUBLISHED._asdict()
+    assert protocol.n_images == 553 * 4
+    assert protocol.title == "geneval"
 
 
-def test_the_shipped_contract_pins_the_official_prompts(pytestconfig: pytest.Config) -> None:
+def test_the_shipped_protocol_pins_the_official_prompts(pytestconfig: pytest.Config) -> None:
     official = pytestconfig.rootpath.parent / "shared" / "data" / "geneval"
     if not official.is_dir():
         pytest.skip("GenEval's own files are not beside the checkout")
-    _, contract = read_contract("geneval")
+    protocol = read_image_protocol("geneval")
     lines = (official / "evaluation_metadata.jsonl").read_text().splitlines()
     names = [name for line in (official / "object_names.txt").read_text().split("\n") if (name := line.strip())]
-    assert contract.prompts_sha256 == texts_sha256([json.dumps(json.loads(line), sort_keys=True) for line in lines])
-    assert len(lines) * 4 == contract.n_images
-    assert contract.classes_sha256 == texts_sha256(names)
+    assert protocol.prompts_sha256 == texts_sha256([json.dumps(json.loads(line), sort_keys=True) for line in lines])
+    assert len(lines) * 4 == protocol.n_images
+    assert protocol.classes_sha256 == texts_sha256(names)
 
 
 @pytest.mark.db
@@ -79,9 +79,9 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
         "sampling": {"guidance": 1.0, "batch_size": 4},
     }  # fmt: skip
 
-    def judge_under(contract: str, name: str = "mine", images: str = "images") -> JudgeReport:
+    def judge_under(protocol: str, name: str = "mine", images: str = "images") -> JudgeReport:
         path = tmp_path / f"{name}.toml"
-        path.write_text(contract)
+        path.write_text(protocol)
         return judge(JudgeConfig(
             images=tmp_path / images, detector=detector_folder, clip=clip_folder, names=tmp_path / "names.txt",
             out=tmp_path / "results.jsonl", contract=str(path),
@@ -90,21 +90,22 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
     assert draw(DrawConfig.model_validate(drawing)).n_drawn == 2
     with pytest.raises(ConfigError, match=r"^first_seed is 9, but .*drawn\.json says 0"):
         draw(DrawConfig.model_validate(drawing | {"first_seed": 9}))
-    report = judge_under(CONTRACT)
-    assert judge_under(CONTRACT) == report
+    report = judge_under(PROTOCOL)
+    assert judge_under(PROTOCOL) == report
     with open_store().connect() as connection:
-        rows = connection.execute(text("SELECT metric, value, n FROM alchemist.evaluations")).all()
+        rows = connection.execute(text("SELECT metric, value, n, run_id FROM alchemist.evaluations")).all()
     assert {row.metric for row in rows} == {"geneval", "geneval_colors", "geneval_counting"}
     assert {row.metric: row.value for row in rows}["geneval"] == report.scores["overall"]
     assert {row.n for row in rows} == {4}
+    assert len({row.run_id for row in rows} - {None}) == 1
     for before, after, field in CHANGES:
         with pytest.raises(ConfigError, match=rf"^{field} is .* but .* says "):
-            judge_under(CONTRACT.replace(before, after))
-    with pytest.raises(DataError, match=r"^resolution is \(16, 16\) in .* but the contract says 32"):
-        judge_under(CONTRACT.replace("resolution = 16", "resolution = 32"))
+            judge_under(PROTOCOL.replace(before, after))
+    with pytest.raises(DataError, match=r"have 16 x 16 px \(.*\), but the protocol says resolution 32"):
+        judge_under(PROTOCOL.replace("resolution = 16", "resolution = 32"))
     (tmp_path / "images" / "drawn.json").unlink()
     with pytest.raises(DataError, match=r"drawn\.json is missing"):
-        judge_under(CONTRACT)
+        judge_under(PROTOCOL)
     with pytest.raises(ConfigError, match="alchemist geneval judge --contract"):
         evaluate(EvaluateConfig(subset="s", contract="geneval"))
     with pytest.raises(ConfigError, match="is of metric fid"):

@@ -1,0 +1,100 @@
+"""What a metric is: a class that pins the conditions of its values and measures models. Knows no metric by name.
+
+A further metric is one class that satisfies `Metric`, and one protocol file that names it; see the README of this folder.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from sqlalchemy import Engine
+
+from alchemist_core.protocols.protocol import ProtocolFile
+from alchemist_core.store.models import ModelRow
+from alchemist_core.store.samples import read_categories
+from alchemist_core.store.tables import AnyRow
+from alchemist_core.training.sample_reading import Images, Progress, read_images
+
+_CHUNK = 512
+"""Images in memory at once."""
+
+
+class Measured(NamedTuple):
+    """The values of one model by their names in the store, and over how many samples or images each was taken."""
+
+    values: dict[str, float]
+    n: int
+
+
+class Metric(Protocol):
+    """One metric under one evaluation protocol, made from a `Bench` and a `ProtocolFile`."""
+
+    uses_device: bool
+    """Whether measuring runs a network, so that the run must hold a device."""
+
+    @property
+    def title(self) -> str:
+        """The value's name in every table. A name that begins with fid or kid or contains loss is better when lower."""
+        ...
+
+    @property
+    def sampler(self) -> str:
+        """The family of models that it measures, star or flow: values of two families are never compared."""
+        ...
+
+    @property
+    def protocol_name(self) -> str | None:
+        """The name under which the pinned conditions must stay the same; none if the conditions alone identify the values."""
+        ...
+
+    def pin(self) -> dict[str, Any]:
+        """Return everything that two values must share to be comparable, as JSON. It is called once, before `measure`."""
+        ...
+
+    def measure(self, model: ModelRow) -> Measured:
+        """Measure one model; a value under `title` is among those returned."""
+        ...
+
+
+class EvaluationSamples:
+    """The samples of the evaluation dataset, read from the store when a metric first asks for them."""
+
+    def __init__(self, engine: Engine, read_rows: Callable[[], Sequence[AnyRow]], report: Progress) -> None:
+        self._engine, self._read_rows, self._report = engine, read_rows, report
+
+    @cached_property
+    def rows(self) -> Sequence[AnyRow]:
+        """Every sample with its hashes, its caption and where its bytes are, in the order of pair_hash."""
+        return self._read_rows()
+
+    def categories(self) -> list[str]:
+        """Return each sample's category; `none` for a sample without one."""
+        category_of = read_categories(self._engine, [row.sample_id for row in self.rows])
+        return [category_of.get(row.sample_id, "none") for row in self.rows]
+
+    def images(self, side: int) -> Iterator[Images]:
+        """Yield the images at one size, some hundreds at a time."""
+        for start in range(0, len(self.rows), _CHUNK):
+            yield read_images(self.rows[start : start + _CHUNK], side, self._report).images
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a metric may use."""
+
+    engine: Engine
+    rater: AnyRow
+    """The rater that ranked the subset: id, name, config and checkpoint."""
+    samples: EvaluationSamples
+    weights: Path | None
+    """File or folder of the metric's network, if the user named one."""
+    report: Progress
+    """Called with the number done, the number planned and a note."""
+    hold: Callable[[str], AbstractContextManager[None]]
+    """Waits until no other run makes the named thing, such as the images of a model."""
+
+
+MetricMaker = Callable[[Bench, ProtocolFile], Metric]

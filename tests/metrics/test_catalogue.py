@@ -1,0 +1,65 @@
+"""One more metric is one class and one protocol file: a package installs both, and nothing else changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.metrics.catalogue import find_metric
+from alchemist_core.metrics.image_sets import ImageSet
+from alchemist_core.models.extractors import find_weights
+from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, read_protocol
+from tests.metrics.given_metric import metric_of
+
+CLASS = '''
+import numpy as np
+
+from alchemist_core.metrics.image_metrics import ImageMetric
+
+
+class Precision(ImageMetric):
+    """Share of images that are nearer to some reference than that reference is to its third nearest one."""
+
+    has_references = True
+
+    def compare(self, feature_ND):
+        between_MM = np.linalg.norm(self.references[:, None] - self.references[None], axis=-1)
+        reach_M = np.sort(between_MM, axis=1)[:, 3]
+        to_reference_NM = np.linalg.norm(feature_ND[:, None] - self.references[None], axis=-1)
+        return {self.title: float((to_reference_NM <= reach_M).any(axis=1).mean())}
+'''
+PROTOCOL = """
+metric = "precision"
+extractor = "efficientnet_lite0"
+resolution = 32
+n_images = 8
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProtocolFile:
+    """The protocol of a metric whose package is installed."""
+    (tmp_path / "precision_plugin.py").write_text(CLASS)
+    info = tmp_path / "precision_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: precision-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[alchemist.metrics]\nprecision = precision_plugin:Precision\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "precision.toml").write_text(PROTOCOL)
+    return read_protocol(str(tmp_path / "precision.toml"))
+
+
+def test_an_installed_package_adds_a_metric(file: ProtocolFile) -> None:
+    rng = np.random.default_rng(0)
+    references = rng.integers(0, 256, (12, 32, 32, 3), np.uint8)
+    blank = np.zeros_like(references)[:4]
+    metric = metric_of(file.check(ImageProtocol), find_weights("efficientnet_lite0", None), [references])
+    assert (type(metric).__name__, metric.title) == ("Precision", "precision_efficientnet_lite0")
+    images = np.concatenate([references[:4], blank])
+    assert metric.measure_images([ImageSet(images, [""] * 8, [0] * 8)]) == {metric.title: 0.5}
+
+
+def test_without_the_package_its_metric_is_refused_by_the_known_names() -> None:
+    with pytest.raises(ConfigError, match=r"names metric 'precision'; allowed are average_score, clip_score, fid, "):
+        find_metric(ProtocolFile("mine", {"metric": "precision"}))
