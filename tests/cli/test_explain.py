@@ -106,7 +106,7 @@ def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) 
 @pytest.mark.parametrize(
     ("crawl_date", "dataset_id", "reason", "remedy"),
     [
-        ("2026-01-02", 1, "held", "web 2026-01-02 r1. Look at it, then alchemist night release"),
+        ("2026-01-02", 1, "held", "web 2026-01-02 r1. Inspect it, then run alchemist night release"),
         ("2026-01-03", 1, "new pair", "Select again"),
         ("2026-01-04", 1, "night not decided", "alchemist night publish"),
         ("2026-01-01", 2, "other dataset", "it is of books"),

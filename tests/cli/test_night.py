@@ -79,7 +79,7 @@ def test_what_an_ingest_left_is_told_of_its_night_beside_the_shards_and_ends_wit
     of_books, of_web = report.nights
     assert (of_books.not_ingested, of_web.not_ingested) == ([], ["x.tar.gz: is compressed. Unpack it."])
     assert (
-        "  next: mend that, then alchemist ingest --dataset web --crawl-date 2026-01-02"
+        "  next: remove the cause, then run alchemist ingest --dataset web --crawl-date 2026-01-02"
         in report.summary().splitlines()
     )
     fail_ingest(two_datasets, "", run_id=2, state="succeeded")
@@ -105,7 +105,7 @@ def test_quarantine_is_told_by_reason_with_the_shard_to_look_at(two_datasets: En
         )
     summary = list_(NightListConfig(dataset="books")).summary()
     assert "2 quarantined (bad_image 2)" in summary
-    assert "next: look at what is quarantined: alchemist shard show 20" in summary
+    assert "next: show what is quarantined: alchemist shard show 20" in summary
 
 
 def test_nights_with_trouble_stand_at_the_end_where_a_log_is_read(engine: Engine) -> None:

@@ -33,7 +33,7 @@ def test_the_first_version_is_asked_with_size_strategy_and_window(pool: Engine) 
     assert (asked.published_version, asked.n_in, asked.training_seconds) == (None, None, None)
     assert asked.n_bytes == report.n_bytes > 0
     assert asked.window == {"drop_top_ratio": 0.25, "mean_rank": 0.625, "std_rank": 0.125}
-    assert "- Compared with the published version: none is published yet" in asked.question
+    assert "- Compared with the published version: no version is published" in asked.question
     assert "strategy: `shift_gsample`, retention `0.2`, drop top ratio `0.25`" in asked.question.lower()
 
 

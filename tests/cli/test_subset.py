@@ -134,7 +134,7 @@ def test_a_version_is_compared_with_the_one_that_it_replaced(pool: Engine) -> No
     run_publish(1)
     run_publish(3)
     assert (compare().before, compare(to=2).before) == ("best v1", "best v1")
-    with pytest.raises(ConfigError, match="nothing to compare"):
+    with pytest.raises(ConfigError, match="is the first version"):
         compare(to=1)
 
 
@@ -144,7 +144,7 @@ def test_a_rollback_returns_to_what_was_published_before(pool: Engine) -> None:
     with pytest.raises(ConfigError, match="No version of best is published"):
         rollback(RollbackSubsetConfig(name=NAME))
     run_publish(1)
-    with pytest.raises(ConfigError, match="best v1 has no earlier version"):
+    with pytest.raises(ConfigError, match="best v1 has no published predecessor"):
         rollback(RollbackSubsetConfig(name=NAME))
     run_publish(2)
     assert rollback(RollbackSubsetConfig(name=NAME)).version == current(pool).version == 1
@@ -157,7 +157,7 @@ def test_a_version_that_was_never_published_is_nothing_to_go_back_to(pool: Engin
     select(retention=0.1)
     select(retention=0.2)
     run_publish(1)
-    with pytest.raises(ConfigError, match="best v2 was never published: alchemist subset publish best --version 2"):
+    with pytest.raises(ConfigError, match="best v2 was never published. Publish it: alchemist subset publish best --version 2"):
         rollback(RollbackSubsetConfig(name=NAME, version=2))
     with pytest.raises(ConfigError, match=r"There is no subset 'best' v9 \(versions: 1, 2\)"):
         rollback(RollbackSubsetConfig(name=NAME, version=9))

@@ -220,7 +220,7 @@ def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
     monkeypatch.setattr(subset, "remove_materialized", remove_slowly)
     report = collect(dry_run=False)
     copying.join()
-    assert [line for line in report.left if line.startswith("best v1 is in use again")]
+    assert [line for line in report.left if line.startswith("best v1 is in use or being read")]
     assert find_subset(versions, NAME, version=1).all_materialized_uris == row.all_materialized_uris
     assert 1 in partitions(versions)
 
@@ -237,7 +237,7 @@ def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
 
     monkeypatch.setattr(subsets, "collect", copy_first)
     report = collect(dry_run=False)
-    assert [line for line in report.left if line.startswith("best v1 is in use again")]
+    assert [line for line in report.left if line.startswith("best v1 is in use or being read")]
     assert find_subset(versions, NAME, version=1).all_materialized_uris == [
         *row.all_materialized_uris,
         "materialized/another",

@@ -222,7 +222,7 @@ def test_somebody_is_told_that_a_person_is_asked(life: Life) -> None:
     (row,) = life.query("SELECT subject, after FROM alchemist.audit_events WHERE action = 'approval asked'")
     assert row.subject == "build_subset.approve"
     assert "Publish subset asked?" in row.after["reason"]
-    assert "- Compared with the published version: none is published yet" in row.after["reason"]
+    assert "- Compared with the published version: no version is published" in row.after["reason"]
 
 
 def test_who_approved_when_and_with_which_comment_is_kept_in_the_store(life: Life) -> None:

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(3600)]
 CLEAN = ("a", "b", "c")
 FIRST = date(2026, 1, 1)  # the day before the week, on which the rater is trained
 DAYS = [(FIRST + timedelta(days=n)).isoformat() for n in range(8)]
-FINE = r"\S+ \S+: (selectable|empty); .*|  next: look at what is quarantined: .*"
+FINE = r"\S+ \S+: (selectable|empty); .*|  next: show what is quarantined: .*"
 FULL_OF = "SELECT dataset, status, n_scored, n_locations, n_quarantined FROM alchemist.nightly_overview WHERE dataset = ANY(:names)"
 # All that a night leaves of a dataset, without ids and times.
 DATA = {

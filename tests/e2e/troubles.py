@@ -267,7 +267,7 @@ OF_FILES: list[tuple[int, str, Bring, str, Mend]] = [
     (1, "a write by its name", good("slow.tar.part"), r"slow.*write under way", rename("{day}/slow.tar.part", "{day}/s.tar")),
     (3, "a gzip called tar", write_zipped("gz.tar"), r"gz\.tar: rejected.*gzip.*next: upload a readable tar", upload("gz.tar")),
     (3, "an error page", write_bytes("page.tar", b"<html>404</html>" * 99), r"page\.tar: rejected.*shard retire", obey("shard retire")),
-    (3, "a tar of no bytes", write_bytes("empty.tar", b""), r"empty\.tar: growing.*next: none", upload("empty.tar")),
+    (3, "a tar of no bytes", write_bytes("empty.tar", b""), r"empty\.tar: growing.*next: nothing to do", upload("empty.tar")),
     (3, "dice", write_bytes("noise.tar", random.Random(0).randbytes(9_000)), r"noise.*rejected.*retire", obey("shard retire")),
     (3, "a file that cannot be read", _link("memory.tar", "/proc/self/mem"), r"memory.*(cannot be read|growing)", remove("memory.tar")),
     (5, "two lines", _lose("two?lines.tar"), r"two\\nlines\.tar: missing.*shard retire \d+", obey("shard retire")),
@@ -468,7 +468,7 @@ def _uploads() -> Iterator[Trouble]:
     def between(night: int, name: str, bring: Bring, told: str, mend: Mend) -> Trouble:
         return Trouble(name, UPLOADS, night, bring, told, mend, when="between")
 
-    growing = r"growing.*next: none, it is read by itself when it is whole"
+    growing = r"growing.*next: nothing to do, it is read when its upload is complete"
     yield Trouble(
         "an upload under way", UPLOADS, 1, _begun("up.tar", 20_000), rf"up\.tar: {growing}", _put_back("up.tar")
     )

@@ -108,7 +108,7 @@ def test_a_withdrawn_subset_is_evaluated_no_more_and_the_report_keeps_it_as_hist
 
 @pytest.mark.usefixtures("published")
 def test_what_was_never_measured_cannot_be_compared() -> None:
-    with pytest.raises(ConfigError, match="No model of s v1 has a value yet"):
+    with pytest.raises(ConfigError, match="No model of s v1 was evaluated"):
         compare(CompareConfig(subset="s"))
 
 

@@ -271,7 +271,7 @@ def test_gc_forgets_a_copy_that_somebody_removed(folder: Engine) -> None:
     shutil.rmtree(run().folder)
     take_down(folder, [an_image(folder)], "asked for", actor="ann")
     report = gc(GcSubsetConfig(min_age_days=7, dry_run=False))
-    assert report.removed == ["half v1 (selected): a copy that is gone, 0.0 MB"]
+    assert report.removed == ["half v1 (selected): a materialized dataset that no longer exists, 0.0 MB"]
     assert find_subset(folder, NAME).all_materialized_uris == []
     assert gc(GcSubsetConfig(min_age_days=7)).removed == []
 
