@@ -1,1 +1,1 @@
-"""Operator verbs: what a person does beside the stages. One file per verb, named like its command."""
+"""The command line: `verbs.py` declares the commands, `command_line.py` parses them, and each noun has one file."""
