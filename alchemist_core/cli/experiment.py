@@ -63,14 +63,14 @@ def run(config: RunConfig) -> RunReport:
     _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, name, config.identity())
-    experiment.fit_regions()
+    experiment.fit_windows()
     before = store.state_beforehand(engine, name, experiment.state_beforehand())
     cells = experiment.measure()
     result = {
         "before": before,
         "cells": [cell.as_json() for cell in cells],
         "rows": [row.as_json() for row in compare_cells(cells)],
-        "regions": experiment.regions(),
+        "regions": experiment.windows(),
     }
     return _finish(begun, result, stated)
 

@@ -17,6 +17,7 @@ from alchemist_core.metrics.heldout import heldout_conditions
 from alchemist_core.notifications import code_span
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset
+from alchemist_core.stages.execution import cost_at
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
@@ -244,7 +245,7 @@ def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slot
         **ahead,
         pairs_per_s=round(speed.pairs_per_s, 2),
         seconds=round(slot_seconds / max(1, min(n_slots, n_shards)), 1),
-        cost=None if price is None else round(slot_seconds / 3600 * price, 4),
+        cost=None if price is None else round(cost_at(slot_seconds, price), 4),
         note=None if speed.rater_id == rater.rater_id else "estimated from runs of another rater",
     )
 

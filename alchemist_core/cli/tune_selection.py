@@ -8,8 +8,8 @@ from alchemist_core.config import Command, Config, Report, Seeds
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
-from alchemist_core.experiments.probing import Probe, ProbePlan
 from alchemist_core.experiments.trial import require_evaluation
+from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.raters import find_rater, list_regions
 from alchemist_core.telemetry import say
@@ -64,7 +64,7 @@ class ListReport(Report):
 
 def run(config: RunConfig) -> RunReport:
     """Fit rank windows: train on rank bands and on random subsets, fit, compare. Finished models are reused after a kill."""
-    plan = ProbePlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
+    plan = TuningPlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
     require_evaluation(config, config.seeds)
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))
@@ -72,9 +72,9 @@ def run(config: RunConfig) -> RunReport:
         return RunReport(cost=stated)
     if config.dataset is None:
         create_store()
-    found = Probe(config, plan).run(config.retentions)
+    found = Tuning(config, plan).run(config.retentions)
     return RunReport(
-        cost=stated, regions=[probed.as_json() for probed in found], said=[probed.fitted.describe() for probed in found]
+        cost=stated, regions=[tuned.as_json() for tuned in found], said=[tuned.fitted.describe() for tuned in found]
     )
 
 
@@ -101,7 +101,7 @@ def _kind(config: RunConfig) -> str:
     return rater.rule
 
 
-def _state_cost(config: RunConfig, plan: ProbePlan) -> dict[str, Any]:
+def _state_cost(config: RunConfig, plan: TuningPlan) -> dict[str, Any]:
     n_pairs = cost.count_pairs(config, config.seeds[0])
     work = cost.work_of_cells(config, plan.arms(config.retentions), (plan.model,), n_pairs).times(len(config.seeds))
     return cost.state_cost(config, work, plan.model, rater=plan.kind)

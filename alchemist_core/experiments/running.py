@@ -15,9 +15,9 @@ from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm, stored_word
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
-from alchemist_core.experiments.probing import Probe, Probed, ProbePlan
 from alchemist_core.experiments.results import describe_detectable, state_detectable
 from alchemist_core.experiments.trial import Cell, Trial, measure_cell, require_evaluation, tokenizer_sha256
+from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.strategies import STRATEGY_OF_RULE
 from alchemist_core.store.raters import RaterRow
@@ -114,7 +114,7 @@ class Experiment:
         self.arms = config.cells()
         require_evaluation(config, (*config.choose_seeds, *config.seeds))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
-        self.probed: dict[tuple[str, float], Probed] = {}
+        self.tuned: dict[tuple[str, float], TunedWindow] = {}
 
     def models(self) -> list[DownstreamConfig]:
         """Return the training config of the arms, for each length."""
@@ -131,7 +131,7 @@ class Experiment:
         config = self.config
         work = cost.work_of_cells(config, self.arms, self.models(), self.n_pairs).times(len(config.seeds))
         for kind in self.auto_kinds():
-            plan = self._probe(kind).plan
+            plan = self._tuning(kind).plan
             arms = plan.arms(self._auto_retentions(kind))
             work += cost.work_of_cells(config, arms, (plan.model,), self.n_pairs).times(len(config.choose_seeds))
         return cost.state_cost(config, work, self._model(1.0), rater=self.arms[0][0].rater)
@@ -141,23 +141,23 @@ class Experiment:
         kinds = dict.fromkeys(arm.rater for arm, _ in self.arms if arm.policy is None)
         return list(kinds) if self.config.choose_seeds else []
 
-    def fit_regions(self) -> None:
+    def fit_windows(self) -> None:
         """Fit the rank window of every `auto` arm on the seeds that choose."""
         for kind in self.auto_kinds():
             retentions = self._auto_retentions(kind)
-            for retention, probed in zip(retentions, self._probe(kind).run(retentions), strict=True):
-                self.probed[kind, retention] = probed
+            for retention, tuned in zip(retentions, self._tuning(kind).run(retentions), strict=True):
+                self.tuned[kind, retention] = tuned
 
     def _auto_retentions(self, kind: str) -> list[float]:
         return [retention for arm, retention in self.arms if arm.policy is None and arm.rater == kind]
 
-    def regions(self) -> list[dict[str, Any]]:
+    def windows(self) -> list[dict[str, Any]]:
         """Return the fitted rank windows, for the store."""
-        return [{"rater": kind, **probed.as_json()} for (kind, _), probed in self.probed.items()]
+        return [{"rater": kind, **tuned.as_json()} for (kind, _), tuned in self.tuned.items()]
 
     def state_beforehand(self) -> dict[str, Any]:
         """Return the smallest gain that the reported seeds can show, by the spread of the choosing seeds."""
-        spread = next((probed.spread for probed in self.probed.values() if probed.spread is not None), None)
+        spread = next((tuned.spread for tuned in self.tuned.values() if tuned.spread is not None), None)
         source = f"seeds {', '.join(map(str, self.config.choose_seeds))}" if spread is not None else "not measured"
         before = state_detectable(spread, len(self.config.seeds), source=source)
         say(describe_detectable(before))
@@ -184,15 +184,15 @@ class Experiment:
             yield replace(cell, length=length)
 
     def _auto_policy(self, kind: str, retention: float) -> dict[str, Any]:
-        if (kind, retention) in self.probed:
-            return strategy_spec(self.probed[kind, retention].fitted.strategy)
+        if (kind, retention) in self.tuned:
+            return strategy_spec(self.tuned[kind, retention].fitted.strategy)
         rule = self.config.training_of(kind, 0).rule
         return {"strategy": STRATEGY_OF_RULE[rule.value]}
 
-    def _probe(self, kind: str) -> Probe:
+    def _tuning(self, kind: str) -> Tuning:
         # Only the choosing seeds decide whether there is a gain; the reported ones must not.
         small = self.config.model_of(n_epochs=self.config.probe_epochs)
-        return Probe(self.config, ProbePlan(kind, self.config.n_bands, self.config.choose_seeds, small))
+        return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.choose_seeds, small))
 
 
 def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:

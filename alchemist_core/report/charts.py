@@ -112,7 +112,7 @@ def histogram_chart(histogram: Histogram, what: str) -> Chart:
     y_ticks = nice_ticks(0.0, float(max(*histogram.counts, 1)))
     top, n_bars = y_ticks[-1], len(histogram.counts)
     bars = [
-        _bar(i, n_bars, count / top, "kept", f"{_number(left)} to {_number(right)}: {count:,} pairs")
+        _bar(i, n_bars, count / top, "kept", f"{_number(left)} to {_number(right)}: {count:,} samples")
         for i, (count, (left, right)) in enumerate(zip(histogram.counts, pairwise(histogram.edges), strict=True))
     ]
     x_ticks = [

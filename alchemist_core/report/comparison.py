@@ -17,7 +17,7 @@ _NOTES = {
     "subset": "selected by the rater's ranks",
     "random": "same size, selected at random",
     ORACLE: "same size, selected from samples known to be good",
-    "full": "every eligible pair, more steps",
+    "full": "every eligible sample, more steps",
 }
 
 

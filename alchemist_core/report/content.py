@@ -52,7 +52,7 @@ class LineageStep:
 
 @dataclass(frozen=True, slots=True)
 class VersionChange:
-    """Pairs that left and joined since the version that was published before, by reason; each side adds up."""
+    """Samples that left and joined since the version that was published before, by reason; each side adds up."""
 
     from_version: int
     n_before: int
@@ -62,7 +62,7 @@ class VersionChange:
 
     @property
     def reasons(self) -> list[tuple[str, int, int]]:
-        """Each reason with the pairs that left and joined for it, the most frequent first."""
+        """Each reason with the samples that left and joined for it, the most frequent first."""
         counts = [
             (reason, self.leavers.get(reason, 0), self.joiners.get(reason, 0))
             for reason in self.leavers.keys() | self.joiners.keys()

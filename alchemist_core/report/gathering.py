@@ -90,7 +90,7 @@ def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | Non
     if rater:
         facts += [Fact("Rating rule", rater.rule), Fact("Validation dataset", rater.config["validation"])]
     if snapshot:
-        facts.append(Fact("Eligible pairs", f"{snapshot.n_eligible:,}"))
+        facts.append(Fact("Eligible samples", f"{snapshot.n_eligible:,}"))
     return [*facts, Fact("Code version", code_version())]
 
 
@@ -110,8 +110,8 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
         n_samples=row.n_samples,
         curve=read_curve(row.curves) if row.curves else reselect(engine, row).curve(),
         lineage=(
-            LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} pairs"),
-            LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible pairs"),
+            LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} samples"),
+            LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible samples"),
             LineageStep("rater", rater.name, checkpoint),
             *(LineageStep("shards", *told) for told in _shards(engine, row)),
         ),

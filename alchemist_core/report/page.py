@@ -48,15 +48,15 @@ def saturation_note(curve: SelectionCurve) -> str | None:
 
     >>> bins = np.ones(2, np.int64)
     >>> saturation_note(SelectionCurve(bins, bins, np.array([0.1, 1.9]), np.array([0.5, 0.9])))[:59]
-    'At this retention, some ranks have fewer pairs than the tar'
+    'At this retention, some ranks have fewer samples than the t'
     """
     if not curve.is_saturated:
         return None
     i, n_bins = int(np.argmax(curve.target)), len(curve.target)
     return (
-        "At this retention, some ranks have fewer pairs than the target asks for, so the selection is flatter than its target: "
+        "At this retention, some ranks have fewer samples than the target asks for, so the selection is flatter than its target: "
         f"between ranks {show_percent(i / n_bins)} and {show_percent((i + 1) / n_bins)} the target is "
-        f"{show_percent(float(curve.target[i]))} of the pairs and {show_percent(float(curve.kept_share[i]))} are selected; "
+        f"{show_percent(float(curve.target[i]))} of the samples and {show_percent(float(curve.kept_share[i]))} are selected; "
         "the rest comes from neighbouring ranks."
     )
 
@@ -127,7 +127,7 @@ def _replace_unprintable(value: object) -> object:
 
 def _selection_chart(subset: SubsetContent) -> Chart:
     n_eligible = int(subset.curve.n_pool.sum())
-    return selection_chart(subset.curve, f"Ranks of {subset.n_samples:,} selected pairs among {n_eligible:,}")
+    return selection_chart(subset.curve, f"Ranks of {subset.n_samples:,} selected samples among {n_eligible:,}")
 
 
 def _pairs(labels: Sequence[str], cells: Sequence[object]) -> Iterator[tuple[str, object]]:

@@ -46,7 +46,16 @@ def cost_of(work_seconds: float, device: str) -> float | None:
         price, n_devices = settings.price_per_core_hour, len(os.sched_getaffinity(0))
     else:
         price, n_devices = settings.price_per_gpu_hour, int(os.environ.get("WORLD_SIZE", "1"))
-    return None if price is None else work_seconds / 3600 * price * n_devices
+    return None if price is None else cost_at(work_seconds, price * n_devices)
+
+
+def cost_at(seconds: float, price_per_hour: float) -> float:
+    """Return the cost of working time: the formula of ledger and plan.
+
+    >>> cost_at(1800.0, price_per_hour=4.0)
+    2.0
+    """
+    return seconds / 3600 * price_per_hour
 
 
 FOLLOW_INTERVAL_S = 1.0

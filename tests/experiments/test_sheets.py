@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.probing import Probed
 from alchemist_core.experiments.results import (
     COLUMNS,
     cells_of_row,
@@ -22,6 +21,7 @@ from alchemist_core.experiments.results import (
 from alchemist_core.experiments.sheets import make_sheet
 from alchemist_core.experiments.stored import write_files
 from alchemist_core.experiments.trial import Cell
+from alchemist_core.experiments.tuning import TunedWindow
 from alchemist_core.selection.region import FittedRegion, fit_region
 from alchemist_core.statistics import estimate
 
@@ -42,12 +42,12 @@ def cells() -> list[Cell]:
 def result(n_choose: int = 3) -> dict[str, Any]:
     fit = fit_region(np.array([[0.4, 0.1, -0.2, -0.4, -1.0]] * n_choose) + np.eye(n_choose, 5) / 20, 0.2)
     measured = estimate([0.2 + seed / 100 for seed in range(n_choose)])
-    probed = Probed(fit, measured, FittedRegion.of(fit, measured), 0.05)
+    tuned = TunedWindow(fit, measured, FittedRegion.of(fit, measured), 0.05)
     return {
         "before": state_detectable(0.05, 3, source="seeds 0, 1, 2"),
         "cells": [cell.as_json() for cell in cells()],
         "rows": [row.as_json() for row in compare_cells(cells())],
-        "regions": [{"rater": "alignment", **probed.as_json()}],
+        "regions": [{"rater": "alignment", **tuned.as_json()}],
     }
 
 

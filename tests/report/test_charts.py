@@ -51,7 +51,7 @@ def legend(chart):
 def test_a_bar_is_as_high_as_its_count():
     chart = histogram_chart(Histogram((0.0, 1.0, 2.0, 3.0), (50, 100, 0)), "scores")
     assert heights(chart, "kept") == [50.0, 100.0, 0.0]
-    assert chart.marks[0].title == "0 to 1: 50 pairs"
+    assert chart.marks[0].title == "0 to 1: 50 samples"
 
 
 @pytest.mark.parametrize("scores", [[1.0], [2.0, 2.0], [-3.0, 9.0]])

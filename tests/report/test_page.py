@@ -205,6 +205,6 @@ def test_a_band_is_shown_from_its_first_rank_to_its_last():
 
 
 def test_an_empty_band_and_an_empty_caption_are_said():
-    assert "No pair has a rank in this band" in page_of(sheets=[ContactSheet(0.9, 1.0, ())])
+    assert "No sample has a rank in this band" in page_of(sheets=[ContactSheet(0.9, 1.0, ())])
     jpeg = encode_thumbnail(np.zeros((8, 8, 3), np.uint8))
     assert "(empty caption)" in page_of(sheets=[ContactSheet(0.0, 0.2, (Tile(jpeg, "", 0.1, 1.0),))])

@@ -21,10 +21,10 @@ def words(html):
 def test_what_left_and_joined_since_the_version_before_is_said_and_adds_up(content):
     article = words(subset_article(content.subsets[1]))
     assert "Since version 1" in article
-    assert "270 pairs (90%) were in version 1 too; 30 of its 300 left, 30 joined." in article
+    assert "270 samples (90%) were in version 1 too; 30 of its 300 left, 30 joined." in article
     for row in (
-        "better key Pairs that left 18 Pairs that joined 0",
-        "total Pairs that left 30 Pairs that joined 30",
+        "better key Samples that left 18 Samples that joined 0",
+        "total Samples that left 30 Samples that joined 30",
     ):
         assert row in article
 
@@ -36,7 +36,7 @@ def test_the_first_version_has_no_change_to_tell(content):
 def test_the_largest_reason_comes_first_and_the_total_last(content):
     change = VersionChange(1, 10, 4, {"better key": 5, "held": 1}, {"new pair": 3})
     table = words(subset_article(replace(content.subsets[1], change=change)))
-    places = [table.index(word) for word in ("better key", "new pair", "held", "total Pairs")]
+    places = [table.index(word) for word in ("better key", "new pair", "held", "total Samples")]
     assert places == sorted(places)
 
 
@@ -47,7 +47,7 @@ def curve(target, expected, kept):
 
 def test_a_saturated_draw_is_told_in_a_sentence_with_its_figures():
     note = saturation_note(curve([0.1, 1.9, 0.5, 0.5], [0.3, 0.9, 0.6, 0.6], [30, 92, 60, 61]))
-    assert "between ranks 25% and 50% the target is 190% of the pairs and 92% are selected" in note
+    assert "between ranks 25% and 50% the target is 190% of the samples and 92% are selected" in note
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.04])

@@ -24,7 +24,7 @@ from alchemist_core.training.config import DownstreamConfig
 
 
 @dataclass(frozen=True, slots=True)
-class ProbePlan:
+class TuningPlan:
     """The models that a tuning trains."""
 
     # A kind of rater, trained for every seed; or the name of one rater, with one corpus.
@@ -44,20 +44,20 @@ class ProbePlan:
 
     def arms(self, retentions: Sequence[float]) -> list[tuple[Arm, float]]:
         """Return all arms of a seed, for their cost: the rank windows are not fitted yet, but selections of one size cost the same."""
-        regions = [(self.region_arm(paper_policy(retention)), retention) for retention in retentions]
-        return [*self.band_arms(), *[(self.random_arm(retention), retention) for retention in retentions], *regions]
+        windows = [(self.window_arm(paper_policy(retention)), retention) for retention in retentions]
+        return [*self.band_arms(), *[(self.random_arm(retention), retention) for retention in retentions], *windows]
 
     def random_arm(self, retention: float) -> Arm:
         """Return the arm that a rank window is compared with."""
         return parse_arm(RANDOM, retention=retention, first_rater=self.kind)
 
-    def region_arm(self, policy: dict[str, Any]) -> Arm:
+    def window_arm(self, policy: dict[str, Any]) -> Arm:
         """Return the arm that tries a rank window."""
         return Arm("region", self.kind, policy)
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class TunedWindow:
     """The result of a tuning at one retention."""
 
     fit: RegionFit
@@ -74,20 +74,20 @@ class Probed:
         }  # fmt: skip
 
 
-class Probe:
+class Tuning:
     """One tuning for a kind of rater."""
 
-    def __init__(self, config: TrialsConfig, plan: ProbePlan) -> None:
+    def __init__(self, config: TrialsConfig, plan: TuningPlan) -> None:
         self.config, self.plan = config, plan
         self._raters: dict[int, RaterRow] = {}
         self._trials: dict[int, Trial] = {}
 
-    def run(self, retentions: Sequence[float]) -> list[Probed]:
+    def run(self, retentions: Sequence[float]) -> list[TunedWindow]:
         """Measure the bands once; for each retention fit a rank window, try it, and store it for every rater."""
         cells = [cell for seed in self.plan.seeds for cell in self._measure_bands(seed)]
-        return [self._probe(retention, cells) for retention in retentions]
+        return [self._tune(retention, cells) for retention in retentions]
 
-    def _probe(self, retention: float, cells: list[Cell]) -> Probed:
+    def _tune(self, retention: float, cells: list[Cell]) -> TunedWindow:
         losses = losses_by_arm(cells)
         random_S = np.array([losses[RANDOM][seed] for seed in self.plan.seeds])
         loss_SB = np.array([[losses[band][seed] for band in self.plan.bands()] for seed in self.plan.seeds])
@@ -95,7 +95,7 @@ class Probe:
         tried = [
             cell
             for seed, region in zip(self.plan.seeds, fit.held_out, strict=True)
-            for cell in self._try_region(seed, region, retention)
+            for cell in self._try_window(seed, region, retention)
         ]
         by_arm = losses_by_arm(tried)
         measured = estimate_gain(by_arm["region"], by_arm[RANDOM])
@@ -103,13 +103,13 @@ class Probe:
         fitted = FittedRegion.of(fit, measured)
         self._store(fitted, fit, [*cells, *tried])
         say(fitted.describe())
-        return Probed(fit, measured, fitted, paired_spread(losses))
+        return TunedWindow(fit, measured, fitted, paired_spread(losses))
 
     def _measure_bands(self, seed: int) -> list[Cell]:
         return [self._measure(seed, arm, size) for arm, size in self.plan.band_arms()]
 
-    def _try_region(self, seed: int, region: Region, retention: float) -> list[Cell]:
-        arms = (self.plan.random_arm(retention), self.plan.region_arm(strategy_spec(region.strategy)))
+    def _try_window(self, seed: int, region: Region, retention: float) -> list[Cell]:
+        arms = (self.plan.random_arm(retention), self.plan.window_arm(strategy_spec(region.strategy)))
         return [self._measure(seed, arm, retention) for arm in arms]
 
     def _measure(self, seed: int, arm: Arm, retention: float) -> Cell:
