@@ -36,7 +36,7 @@ FORMS = {
         "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, comma between them: subset, random, minus_loss, planted, full'},
         "seeds": {'type': 'string', 'default': '0,1,2', 'title': 'Seeds', 'description': 'Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval'},
         "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'Parquet file of a drawn corpus that says what each pair is worth (arm planted)'},
-        "evaluation": {'type': ['string', 'null'], 'default': None, 'title': 'Evaluation', 'description': 'Evaluation dataset; empty: the default (alchemist dataset set-default)'},
+        "evaluation": {'type': ['string', 'null'], 'default': None, 'title': 'Evaluation', 'description': 'Evaluation dataset; default: the one set by alchemist dataset set-default'},
         "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Training dataset; default: all'},
     },
 }
