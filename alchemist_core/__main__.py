@@ -1,5 +1,6 @@
 """The program `alchemist`: run one command and print its result, or one line that explains why it failed."""
 
+import logging
 import signal
 import sys
 from types import FrameType
@@ -7,7 +8,7 @@ from types import FrameType
 from alchemist_core.cli.command_line import build_parser, run_command
 from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.errors import AlchemistError
-from alchemist_core.telemetry import escape_control, say
+from alchemist_core.telemetry import configure_logging, escape_control, say
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; an error is printed as one line, never as a traceback."""
     signal.signal(signal.SIGTERM, _stop)
     given = sys.argv[1:] if arguments is None else arguments
+    configure_logging()
     try:
         parser = build_parser(given)
         set_compute_defaults()
@@ -40,7 +42,7 @@ def _fail(error: Exception, words: list[str]) -> int:
     from alchemist_core.cli.failures import explain, report_defect  # noqa: PLC0415  only needed after an error
 
     known = explain(error)
-    say(f"error: {known or report_defect(error, words)}")
+    say(f"error: {known or report_defect(error, words)}", logging.ERROR)
     return known.exit_code if known else AlchemistError.exit_code
 
 

@@ -6,6 +6,7 @@ Settings never change what a stage does: its config model does.
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -111,6 +112,10 @@ class Settings(BaseSettings):
     openlineage: bool = Field(
         False,
         description="Send OpenLineage events from stages; the OPENLINEAGE_ variables of its client set the address",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="Form of the log lines; text: for people; json: one object a line with time, level, message, stage and run_id",
     )
     log_max_mib: int = Field(
         50, ge=1, le=100_000, description="Size in MiB at which the log of a process of the local stack is rotated"

@@ -4,14 +4,19 @@ No other module may create a metric. Labels are bounded: never a sample, a shard
 for metrics of Airflow: one of the files in dags/.
 """
 
+import json
+import logging
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
+from typing import Literal
 
 from prometheus_client import Metric as PrometheusMetric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -63,9 +68,62 @@ def on_one_line(text: str) -> str:
     return escape_control(text).replace("\n", "\\n")
 
 
-def say(text: str) -> None:
-    """Print one line to standard error."""
-    console.print(escape_control(text), markup=False)
+LOG = logging.getLogger("alchemist")
+"""Every line that a command prints while it works is a record of this logger."""
+
+LogFormat = Literal["text", "json"]
+# The run that this process works on: stage and run_id. Threads of the run share it.
+_run: dict[str, str | int] = {}
+
+
+class _TextHandler(logging.Handler):
+    """Prints each record as a line of text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(escape_control(record.getMessage()), markup=False)
+
+
+class _JsonHandler(logging.Handler):
+    """Prints each record as a JSON object on one line, for collectors of logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage(), **_run}
+        # JSON escapes every control character; DEL, C1 and the marks of direction only as ASCII.
+        console.print(json.dumps(line), markup=False)
+
+
+def configure_logging(form: LogFormat = "text") -> None:
+    """Print records of `alchemist` on standard error. Only the command line calls this: importing the package configures nothing.
+
+    Args:
+        form: "text" for people, "json" for collectors: an object a line with time (UTC), level, message, stage and run_id.
+    """
+    LOG.handlers[:] = [_JsonHandler() if form == "json" else _TextHandler()]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+
+
+@contextmanager
+def named_run(stage: str, run_id: int) -> Iterator[None]:
+    """Name the run to which the records of this block belong."""
+    before = dict(_run)
+    _run.update(stage=stage, run_id=run_id)
+    try:
+        yield
+    finally:
+        _run.clear()
+        _run.update(before)
+
+
+def say(text: str, level: int = logging.INFO) -> None:
+    """Log one line for the person who watches the run."""
+    LOG.log(level, "%s", text)
+
+
+def warn(text: str) -> None:
+    """Log one line about something that a person should look at; the run continues."""
+    say(text, logging.WARNING)
 
 
 class ProgressLine:
@@ -239,7 +297,7 @@ class StoreCollector(Collector):
             with self._reading:
                 measured = self._read()
         except Exception as error:  # noqa: BLE001  alchemist_store_up reports any failure
-            say(f"The database does not answer: {type(error).__name__}: {error}")
+            warn(f"The database does not answer: {type(error).__name__}: {error}")
             measured, is_up = {}, 0.0
         ours = {"alchemist_store_up": is_up, "alchemist_store_read_seconds": time.monotonic() - began}
         for read in self._others:

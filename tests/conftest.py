@@ -24,6 +24,7 @@ from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import close_stores, make_engine, migrate
 from alchemist_core.store.postgres import is_running, start_postgres, stop_postgres
+from alchemist_core.telemetry import configure_logging
 
 # Tests compute as the command line does; torch reads these when a test first loads it.
 set_compute_defaults()
@@ -94,6 +95,12 @@ def _own_connections() -> Iterator[None]:
 def _forget_settings() -> None:
     load_settings.cache_clear()
     load_project.cache_clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    # Stages that tests call without the command line print their lines all the same.
+    configure_logging()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 """What comes from outside never steers the terminal that it is printed on."""
 
+import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.telemetry import ProgressLine, say
+from alchemist_core.settings import load_settings
+from alchemist_core.telemetry import ProgressLine, configure_logging, named_run, say, warn
 
 HOSTILE = "a\x1b]0;owned\x07\x9b2J\rb\u202egnp"
 
@@ -31,3 +34,39 @@ def test_a_shards_name_reaches_no_terminal_unescaped(
     assert "y\\x1b[2J.tar.gz" in said.err
     assert "x\\x1b[2J.tar" in said.out
     assert "\x1b" not in said.err + said.out
+
+
+def test_collectors_get_an_object_a_line_with_time_level_and_run(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json")
+    try:
+        with named_run("score", 7):
+            say(f"read\nb.tar {HOSTILE}")
+        warn("the disk is nearly full")
+    finally:
+        configure_logging()
+    lines = capsys.readouterr().err.splitlines()
+    first, second = map(json.loads, lines)
+    assert first | {"time": None} == {
+        "time": None, "level": "info", "message": f"read\nb.tar {HOSTILE}", "stage": "score", "run_id": 7
+    }  # fmt: skip
+    assert datetime.fromisoformat(first["time"]).utcoffset() == timedelta(0)
+    assert (second["level"], set(second)) == ("warning", {"time", "level", "message"})
+    assert all(line.isascii() and line.isprintable() for line in lines)
+
+
+@pytest.mark.db
+def test_a_command_s_lines_are_json_where_the_setting_says_so(
+    tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_LOG_FORMAT", "json")
+    load_settings.cache_clear()
+    try:
+        assert main(["ingest", "--dataset", "web", "--root", str(tmp_path), "--json"]) == 0
+        assert main(["subset", "show", "nothing"]) == 2
+    finally:
+        configure_logging()
+    told = capsys.readouterr()
+    records = [json.loads(line) for line in told.err.splitlines()]
+    assert {"info", "error"} <= {record["level"] for record in records}
+    assert any(record.get("stage") == "ingest" and record["run_id"] > 0 for record in records)
+    assert json.loads(told.out.splitlines()[-1])["n_shards"] == 0

@@ -18,7 +18,7 @@ from alchemist_core.quality.limits import AppliedLimits
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.store.registry import find_dataset, list_datasets
 from alchemist_core.store.subsets import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import warn
 
 if TYPE_CHECKING:
     from alchemist_core.quality.validation import CheckOutcome
@@ -101,7 +101,7 @@ def run(config: CheckConfig) -> CheckReport:
         raise CheckFailedError("\n".join(lines))
     warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
-        say(f"warning: {warning}")
+        warn(f"warning: {warning}")
     return CheckReport(
         suite=", ".join(config.suite), n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings
     )
@@ -113,7 +113,7 @@ def _warn_of_unknown_sections(engine: Engine) -> None:
     for name in sorted(set(project.datasets) - set(known)):
         near = get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        say(f"Warning: {project.path} has a section for the dataset {name!r}, which is not registered.{hint}")
+        warn(f"Warning: {project.path} has a section for the dataset {name!r}, which is not registered.{hint}")
 
 
 def _limits_of(dataset: str | None) -> AppliedLimits:

@@ -23,6 +23,8 @@ from alchemist_core.config import BARE_WORD, NO_FLAG, Command, Config, Formerly,
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import send_announced
 from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.settings import load_settings
+from alchemist_core.telemetry import configure_logging
 
 # argparse reports errors as text only; newer Python versions omit the quotes around the choices.
 _NOT_A_CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)")
@@ -289,6 +291,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     n_ours = _count_ours(arguments)
     options = vars(parser.parse_args(arguments[:n_ours]))
     options["arguments"] = arguments[n_ours:]
+    configure_logging(load_settings().log_format)
     command: Command = options["command"]
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES

@@ -40,7 +40,7 @@ from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 from alchemist_core.subsets.changes import find_changes
 from alchemist_core.subsets.selected import reselect
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import warn
 from alchemist_core.training.sample_reading import read_images
 
 # The paper's own bands of a ranking: its head, the middle that trains best there, its tail.
@@ -152,7 +152,7 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
         changes = find_changes(engine, before, row)
     except DataError as error:
         # What it was selected from has changed since: a warning is printed, and the other subsets are still shown.
-        say(f"{row.title}: not compared with version {before.version}: {error}")
+        warn(f"{row.title}: not compared with version {before.version}: {error}")
         return None
     return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)
 

@@ -1,5 +1,6 @@
 """How a stage is executed: claim its run key, beat while it works, follow a live run instead of starting a second one."""
 
+import logging
 import os
 import sys
 import threading
@@ -21,7 +22,7 @@ from alchemist_core.store.leases import LeaseClaim, find_holder, is_held, renew_
 from alchemist_core.store.maintenance import end_long_reads
 from alchemist_core.store.refusals import explain_refusal
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
-from alchemist_core.telemetry import ProgressLine, say
+from alchemist_core.telemetry import ProgressLine, named_run, say
 
 CPU = "cpu"
 
@@ -177,7 +178,7 @@ class HelperWatch(threading.Thread):
 
 
 def _end_process(message: str) -> None:
-    say(message)
+    say(message, logging.ERROR)
     sys.stderr.flush()
     # Not an exception: the working thread may sit in a long kernel, and must not write any more.
     os._exit(LeaseLostError.exit_code)
@@ -195,7 +196,7 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
     while (claim := claim_run(engine, key, ttl_s=ttl_s, code_version=code_version())) is None:
         if (ended := _follow(engine, key)) is not None:
             return _outcome(ended, report_type)
-    with ProgressLine(stage) as line:
+    with named_run(stage, claim.run_id), ProgressLine(stage) as line:
         return _work_and_tell(key, StageRun(engine, claim, line), work, ttl_s)
 
 

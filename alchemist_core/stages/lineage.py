@@ -16,7 +16,7 @@ from typing import Any
 from alchemist_core.code_version import code_version
 from alchemist_core.extras import missing_library
 from alchemist_core.settings import load_settings
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import warn
 
 NAMESPACE = "alchemist"
 # Words of a config that name a rater only once the stage has looked: a catalogue must not take them for raters.
@@ -122,9 +122,9 @@ def _send(run_id: int, told: Callable[[], Sequence[Step]], state: str, *, error:
             for step in told():
                 client.emit(_event(run_id, step, state, error))
     except ModuleNotFoundError:
-        say(f"lineage was not sent: {missing_library('openlineage')}")
+        warn(f"lineage was not sent: {missing_library('openlineage')}")
     except Exception as refused:  # noqa: BLE001  neither a catalogue nor what is said to it is the stage's business
-        say(f"lineage was not sent: {type(refused).__name__}: {refused}")
+        warn(f"lineage was not sent: {type(refused).__name__}: {refused}")
 
 
 def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:

@@ -15,7 +15,7 @@ from alchemist_core.store.nights import decide_night, held_nights, night_title, 
 from alchemist_core.store.notifications import deliver
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 
 
 class PublishNightConfig(Config):
@@ -57,7 +57,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
             refused.append(str(error))
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
-        say(
+        warn(
             f"{night_title(night)} is left alone, it is held: {night.reason}. Look at it, then: {release_command(night)}"
         )
     if held or refused:

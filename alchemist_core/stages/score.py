@@ -26,7 +26,7 @@ from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope
 from alchemist_core.store.raters import RaterRow, find_raters
 from alchemist_core.store.registry import unreadable_shards
 from alchemist_core.store.tables import AnyRow, utc_now
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 
 if TYPE_CHECKING:
     from alchemist_core.training.scoring import PendingShard, ScoringPipeline
@@ -104,7 +104,7 @@ def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, lef
         if not rater.is_shadow:
             raise
         # A shadow that cannot be loaded costs the night nothing but its own scores.
-        say(f"shadow {rater.name} scored nothing: {error}")
+        warn(f"shadow {rater.name} scored nothing: {error}")
         return ScoreReport(rater=rater.name, note=f"shadow {rater.name} scored nothing: {error}")
 
 
@@ -203,7 +203,7 @@ class Scoring:
 
     def leave(self, claimed: ClaimedShard, error: DataError) -> None:
         """Give a shard back that cannot be read; one that is gone or has changed is marked so, and claimed by nobody any more."""
-        say(f"Left unscored: {error}")
+        warn(f"Left unscored: {error}")
         is_reachable = not isinstance(error, UnreachableRootError) and has_files(claimed.shard.root_uri)
         state = next((name for kind, name in UNREADABLE.items() if is_reachable and isinstance(error, kind)), None)
         with self._lock:

@@ -17,7 +17,7 @@ from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.tables import AnyRow
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import StoredSamples
 
@@ -139,7 +139,7 @@ def _keep_apart(
             f"{overlap['n_in_both']:,} images of {config.dataset} are in {config.validation} too: left out of the training."
         )
     if overlap["n_near_duplicates"]:
-        say(
+        warn(
             f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the fingerprint of one in {config.validation}."
         )
     return _enough(config, config.dataset, kept), overlap

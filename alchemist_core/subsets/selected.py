@@ -22,7 +22,7 @@ from alchemist_core.selection.strategies import Strategy
 from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
     """
     path = artifact_path(subset.manifest_uri)
     if not path.is_file():
-        say(f"The manifest of {subset.title} is not there: drawing it again.")
+        warn(f"The manifest of {subset.title} is not there: drawing it again.")
         manifest = manifest_of(reselect(engine, subset))
         if (found := manifest.sha256()) != subset.manifest_sha256:
             raise DataError(
