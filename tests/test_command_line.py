@@ -36,6 +36,14 @@ def test_a_noun_has_several_sub_commands() -> None:
         assert "" in (commands := load_commands(name)) or len(commands) > 1, name
 
 
+def test_a_removed_command_is_refused_with_what_to_do_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["corpus", "emoji", "--side", "32"])
+    assert capsys.readouterr().err.startswith(
+        "error: The command alchemist corpus emoji was removed. Ingest images of your own, or run: alchemist corpus scenes. See:"
+    )
+
+
 @pytest.mark.parametrize("old", RENAMED)
 def test_a_former_command_is_refused_with_its_new_name(old: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert old not in VERBS

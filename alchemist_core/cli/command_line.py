@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from alchemist_core import __version__
-from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, RENAMED, STAGES, VERBS, load_commands
+from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, REMOVED, RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import BARE_WORD, NO_FLAG, Command, Config, Formerly, bounds_of
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import send_announced
@@ -76,6 +76,9 @@ class Parser(argparse.ArgumentParser):
             return f"{name} {given!r} is not one of {', '.join(choices)}.{_meant(given, choices)}"
         if self.prog == "alchemist" and given in RENAMED:
             return f"The command alchemist {given} was renamed. Run: alchemist {RENAMED[given]}."
+        command = f"{self.prog} {given}".removeprefix("alchemist ")
+        if command in REMOVED:
+            return f"The command alchemist {command} was removed. {REMOVED[command]}"
         return f"Unknown command {given!r}.{_meant(given, choices)}"
 
     def _refuse_option(self, word: str) -> str:

@@ -36,7 +36,9 @@ class HeadConfig(Config):
         None, description="Dataset on which it is tried; none: a tenth of the captions, by their hash"
     )
     out: Path = Field(..., description="safetensors file to write: what evaluate --weights then names")
-    resolution: int = Field(224, ge=32, le=1024, description="Side of the images in pixels; the protocol's resolution must be equal")
+    resolution: int = Field(
+        224, ge=32, le=1024, description="Side of the images in pixels; the protocol's resolution must be equal"
+    )
     training: HeadTrainingConfig = Field(default_factory=HeadTrainingConfig, description="How it is trained")
 
 

@@ -82,6 +82,9 @@ RENAMED = {
 }
 """Commands of version 0.1, which are refused with their new name."""
 
+REMOVED = {"corpus emoji": "Ingest images of your own, or run: alchemist corpus scenes."}
+"""Commands of version 0.1 that were removed, and what to do instead."""
+
 PASS_THROUGH = (("db", "psql"), ("stack", "airflow"))
 """Commands that pass their arguments to another program unchanged."""
 
