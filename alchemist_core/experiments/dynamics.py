@@ -1,9 +1,17 @@
-"""Fig. 3: what happens to each band of ranks while the proxies train. A rater's training is taken again, and its pairs are followed.
+"""Fig. 3: the loss and the gradient norm of samples of each rank while the proxies train.
 
-Letters: N training pairs · M of them that are followed.
+Training is a function of its config and its samples, so the training of a finished rater can be repeated and measured. The file goes
+from the question to the choice of samples, the repeated training, the gradients, and the figures. Functions import torch themselves,
+because the command line reads the config.
+
+Letters: N training samples · M of them that are followed · B samples of a batch.
 """
 
-from dataclasses import asdict
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from shutil import copyfile
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +21,16 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Report, Seeds, fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.results import show
+from alchemist_core.experiments.sheets import Sheet
 from alchemist_core.experiments.trial import Trial
 from alchemist_core.files import FEATURE_CACHE, artifact_path, require_artifact
+from alchemist_core.report.charts import Axis, Line, Point, line_chart
+from alchemist_core.report.page import render_chart
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.train_rater import TrainRaterConfig, read_both
+from alchemist_core.statistics import Estimate, estimate
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import take_snapshot
@@ -25,8 +38,18 @@ from alchemist_core.telemetry import say
 from alchemist_core.training.sample_reading import StoredSamples
 
 NAME = "dynamics"
-TITLE = "What do pairs of each rank do while the proxy trains? (Fig. 3)"
+TITLE = "How do loss and gradient of samples of each rank change while the proxy trains? (Fig. 3)"
 Kind = Literal["alignment", "loss"]
+Progress = Callable[[int, int, str], None]
+Mark = dict[str, Any]
+"""What was measured after a step: `step`, `epoch`, `loss_of_band`, `gradient_norm_of_band`, and `reference_loss` (None before θ̂ exists)."""
+
+_N_AT_ONCE = 256
+# A chunk of samples holds a gradient of the model's size for each.
+_MOST_GRADIENT_BYTES = 2**28
+HEAD = ("ranks", "samples", "loss at first", "loss at last", "fell by", "gradient at first", "gradient at last")
+# Line of the reference in the figure.
+REFERENCE = "mean L(θ̂), all ranks"
 
 
 class DynamicsConfig(TrialsConfig):
@@ -58,40 +81,12 @@ class FollowedReport(Report):
     """One training that was followed."""
 
     largest_difference: float
-    marks: list[dict[str, Any]]
+    marks: list[Mark]
 
 
 def follow(config: DynamicsConfig) -> dict[str, Any]:
-    """Follow the training of every seed; what was measured is found again."""
+    """Follow the training of every seed; finished results are read from the store."""
     return {"courses": [{"seed": seed, **_follow_seed(config, seed)} for seed in config.seeds]}
-
-
-def choose_followed(rank_N: NDArray[np.float64], config: DynamicsConfig, seed: int) -> dict[str, Any]:
-    """Draw which pairs are followed, and of each band as many whose gradients are measured.
-
-    Args:
-        rank_N: Each training pair's rank; NaN where a pair has none.
-        config: How many, in how many bands.
-        seed: Seed of the draw.
-
-    Raises:
-        DataError: A band has no pair.
-    """
-    among = np.flatnonzero(~np.isnan(rank_N))
-    place_M = np.sort(np.random.default_rng(seed).permutation(among)[: config.n_followed])
-    band_M = np.minimum((rank_N[place_M] * config.n_bands).astype(np.int64), config.n_bands - 1)
-    has_gradient_M = np.zeros(len(place_M), bool)
-    # A generator of its own: how many gradients are measured does not change who is followed.
-    order_M = np.random.default_rng(seed + 1).permutation(len(place_M))
-    for band in range(config.n_bands):
-        of_band = order_M[band_M[order_M] == band]
-        if not len(of_band):
-            raise DataError(
-                f"Of {len(place_M):,} followed pairs none is of band {band + 1} of {config.n_bands}: the scores have too "
-                "few different values, or --n-bands is too large."
-            )
-        has_gradient_M[of_band[: max(1, config.n_gradients // config.n_bands)]] = True
-    return {"place_N": place_M, "band_N": band_M, "has_gradient_N": has_gradient_M}
 
 
 def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
@@ -103,10 +98,10 @@ def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
     hashes = [bytes(row.pair_hash) for row in rows["dataset"]]
     chosen = choose_followed(_ranks(rater, trained.dataset, hashes), config, seed)
     n_in_band = np.bincount(chosen["band_N"], minlength=config.n_bands).tolist()
-    say(f"seed {seed}: rater {rater.name}, {len(chosen['place_N']):,} pairs are followed, by bands {n_in_band}")
+    say(f"seed {seed}: rater {rater.name}, {len(chosen['place_N']):,} samples are followed, by bands {n_in_band}")
 
     def work(stage_run: StageRun) -> FollowedReport:
-        return _follow_training(config, stage_run, rater, rows, chosen)
+        return _repeat_training(config, stage_run, rater, rows, chosen)
 
     alone = config.model_copy(update={"seeds": (seed,)})
     followed = execute("follow_training", alone, work, FollowedReport)
@@ -116,26 +111,297 @@ def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _follow_training(
-    config: DynamicsConfig, stage_run: StageRun, rater: RaterRow, rows: dict[str, Any], chosen: dict[str, Any]
-) -> FollowedReport:
-    hold_device(stage_run)
-    from alchemist_core.training.followed_training import Followed, follow_training  # noqa: PLC0415  torch only when something is followed
-    from alchemist_core.training.samples import JoinedSamples  # noqa: PLC0415
-
-    side = TrainRaterConfig.from_stored(rater.config).training.resolution
-    validation, train = (StoredSamples(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
-    # Who is followed is in the name: after a takedown it may be others.
-    who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
-    course = follow_training(
-        require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedSamples(validation, train),
-        Followed(**chosen, n_bands=config.n_bands, n_marks=config.n_marks),
-        out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), report=stage_run.report,
-    )  # fmt: skip
-    return FollowedReport(largest_difference=course.largest_difference, marks=[asdict(mark) for mark in course.marks])
-
-
 def _ranks(rater: RaterRow, dataset: str, hashes: list[bytes]) -> NDArray[np.float64]:
     snapshot = take_snapshot(open_store(), rater, [dataset], should_store=False)
     ranks = {snapshot.pairs.pair_hash_N32[i].tobytes(): float(rank) for i, rank in enumerate(snapshot.rank_N)}
     return np.array([ranks.get(pair_hash, np.nan) for pair_hash in hashes])
+
+
+def choose_followed(rank_N: NDArray[np.float64], config: DynamicsConfig, seed: int) -> dict[str, Any]:
+    """Choose the samples to follow and, of each band, equally many whose gradients are measured.
+
+    Args:
+        rank_N: Each training sample's rank; NaN where it has none.
+        config: How many, in how many bands.
+        seed: Seed of the choice.
+
+    Raises:
+        DataError: A band has no sample.
+    """
+    among = np.flatnonzero(~np.isnan(rank_N))
+    place_M = np.sort(np.random.default_rng(seed).permutation(among)[: config.n_followed])
+    band_M = np.minimum((rank_N[place_M] * config.n_bands).astype(np.int64), config.n_bands - 1)
+    has_gradient_M = np.zeros(len(place_M), bool)
+    # A generator of its own: the number of gradients does not change which samples are followed.
+    order_M = np.random.default_rng(seed + 1).permutation(len(place_M))
+    for band in range(config.n_bands):
+        of_band = order_M[band_M[order_M] == band]
+        if not len(of_band):
+            raise DataError(
+                f"Of {len(place_M):,} followed samples none is of band {band + 1} of {config.n_bands}: the scores have too "
+                "few different values, or --n-bands is too large."
+            )
+        has_gradient_M[of_band[: max(1, config.n_gradients // config.n_bands)]] = True
+    return {"place_N": place_M, "band_N": band_M, "has_gradient_N": has_gradient_M}
+
+
+def _repeat_training(
+    config: DynamicsConfig, stage_run: StageRun, rater: RaterRow, rows: dict[str, Any], chosen: dict[str, Any]
+) -> FollowedReport:
+    hold_device(stage_run)
+    from alchemist_core.training.samples import JoinedSamples  # noqa: PLC0415  torch only when something is followed
+
+    side = TrainRaterConfig.from_stored(rater.config).training.resolution
+    validation, train = (StoredSamples(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
+    # The folder's name depends on the chosen samples: after a takedown they may be others.
+    who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
+    course = follow_training(
+        require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedSamples(validation, train),
+        {**chosen, "n_bands": config.n_bands, "n_marks": config.n_marks},
+        out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), report=stage_run.report,
+    )  # fmt: skip
+    return FollowedReport.model_validate(course)
+
+
+def follow_training(
+    rater: Path, samples: Any, followed: dict[str, Any], *, out: Path, cache: Path | None, report: Progress
+) -> dict[str, Any]:
+    """Repeat a rater's training and measure at even intervals, or read the result; a killed run resumes with its marks.
+
+    Args:
+        rater: The rater's folder.
+        samples: The rater's validation samples followed by its training samples.
+        followed: The result of `choose_followed`, with `n_bands` and `n_marks`.
+        out: Folder to write: the marks.
+        cache: Folder of cached outputs of the frozen encoders.
+        report: Called with the steps done, the steps planned, and a note.
+    """
+    from alchemist_core.training.checkpoints import read_json  # noqa: PLC0415  torch
+
+    if not (out / "course.json").exists():
+        _Repeated(rater, samples, followed, out=out, cache=cache).run(followed["n_marks"], report)
+    return read_json(out / "course.json")
+
+
+class _Repeated:
+    """One training that is repeated, and its marks so far."""
+
+    def __init__(self, rater: Path, samples: Any, followed: dict[str, Any], *, out: Path, cache: Path | None) -> None:
+        from alchemist_core.training import checkpoints  # noqa: PLC0415  torch
+        from alchemist_core.training.config import RaterTrainingConfig  # noqa: PLC0415
+        from alchemist_core.training.rater_training import RaterRun  # noqa: PLC0415
+
+        self.files, self.rater, self.out, self.n_bands = checkpoints, rater, out, followed["n_bands"]
+        self.partial = checkpoints.partial_folder(out)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        copyfile(rater / "tokenizer.safetensors", self.partial / "tokenizer.safetensors")
+        config = RaterTrainingConfig.from_stored(checkpoints.read_json(rater / "config.json"))
+        self.training = RaterRun(config, samples.second, samples.first, out=out, cache=cache)
+        # A sample whose image cannot be decoded is in no batch, and is not followed.
+        kept_N, place_M = self.training.data.kept_N, followed["place_N"] + len(samples.first)
+        is_kept_M = np.isin(place_M, kept_N)
+        self.index_M = np.searchsorted(kept_N, place_M[is_kept_M])
+        self.band_M, self.has_gradient_M = followed["band_N"][is_kept_M], followed["has_gradient_N"][is_kept_M]
+        stored = self.partial / "marks.json"
+        found = checkpoints.read_json(stored)["marks"] if stored.exists() else []
+        self.marks: dict[int, Mark] = {mark["step"]: mark for mark in found}
+
+    def run(self, n_marks: int, report: Progress) -> None:
+        """Train to the end and measure after the steps of the marks."""
+        config, progress = self.training.config, self.training.progress
+        total = config.n_warmup_steps + config.n_steps
+        steps = {round(total * i / n_marks) for i in range(n_marks + 1)}
+
+        def measure_and_report(done: int, total: int, note: str) -> None:
+            if done in steps:
+                self.measure(done)
+            report(done, total, note)
+
+        began = time.perf_counter()
+        if progress.step in steps:
+            # The first mark; or, after a kill between a checkpoint and the mark of its step, that one.
+            self.measure(progress.step)
+        say(f"{len(steps):,} marks of {time.perf_counter() - began:.0f} seconds each, and {total:,} steps of training.")
+        self.training.train(measure_and_report)
+        # Early stopping may have ended the training.
+        self.measure(progress.step)
+        self.finish()
+
+    def measure(self, step: int) -> None:
+        """Measure the followed samples after a step."""
+        if step in self.marks:
+            return
+        config, (proxy, reference) = self.training.config, self._models()
+        gradients = np.concatenate([gradient_norms(proxy, batch) for batch in self._batches(self.has_gradient_M)])
+        self.marks[step] = {
+            "step": step,
+            "epoch": step * config.batch_size / self.training.n_train,
+            "loss_of_band": self._means(self._losses(proxy), self.band_M),
+            "gradient_norm_of_band": self._means(gradients, self.band_M[self.has_gradient_M]),
+            # θ̂ does not exist before the end of the warm-up.
+            "reference_loss": float(self._losses(reference).mean()) if step > config.n_warmup_steps else None,
+        }
+        self.files.write_json(self.partial / "marks.writing", {"marks": list(self.marks.values())})
+        (self.partial / "marks.writing").replace(self.partial / "marks.json")
+
+    def finish(self) -> None:
+        """Compare the training with the rater's own, and rename the folder."""
+        own = self.files.read_json(self.rater / "metrics.json")["history"]
+        both = zip(own, self.training.progress.history, strict=False)
+        differences = [abs(one["validation_loss"] - other["validation_loss"]) for one, other in both]
+        marks = [self.marks[step] for step in sorted(self.marks)]
+        course = {"marks": marks, "largest_difference": max(differences)}
+        self.files.write_json(self.partial / "course.json", course)
+        for name in ("marks.json", "tokenizer.safetensors"):
+            (self.partial / name).unlink()
+        self.files.finish(self.out)
+
+    def _models(self) -> tuple[Any, Any]:
+        """Copy both proxies without gradient checkpointing, which per-sample gradients do not support."""
+        models = tuple(copy.deepcopy(self.training.models.unwrapped(name)) for name in ("proxy", "reference"))
+        for module in (module for model in models for module in model.modules()):
+            if hasattr(module, "has_gradient_checkpointing"):
+                module.has_gradient_checkpointing = False
+        return models[0], models[1]
+
+    def _batches(self, is_asked_M: NDArray[np.bool_]) -> Iterator[Any]:
+        import torch  # noqa: PLC0415
+
+        index = torch.from_numpy(self.index_M[is_asked_M])
+        for start in range(0, len(index), _N_AT_ONCE):
+            yield self.training.data.rows(index[start : start + _N_AT_ONCE]).to(self.training.accelerator.device)
+
+    def _losses(self, model: Any) -> NDArray[np.float32]:
+        import torch  # noqa: PLC0415
+
+        with torch.no_grad():
+            everyone = self._batches(np.ones(len(self.index_M), bool))
+            return np.concatenate([model(*batch).numpy(force=True) for batch in everyone])
+
+    def _means(self, value_M: NDArray[np.float32], band_M: NDArray[np.int64]) -> list[float]:
+        return [float(value_M[band_M == band].mean()) for band in range(self.n_bands)]
+
+
+def gradient_norms(model: Any, batch: Any) -> NDArray[np.float32]:
+    """Return the Euclidean norm of the gradient of each sample's loss with respect to all weights of a generator.
+
+    It costs one backward per sample, and memory for the gradients of a chunk: at most 256 MiB, or one sample.
+
+    Args:
+        model: Returns the loss of each sample, in nats per token.
+        batch: Samples.
+    """
+    import torch  # noqa: PLC0415
+    from torch.func import functional_call, grad, vmap  # noqa: PLC0415
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: PLC0415
+
+    fields = [[getattr(part, name) for name in part.__dataclass_fields__] for part in batch]
+
+    def loss(weights: Any, *sample: Any) -> Any:
+        tensors = iter(tensor.unsqueeze(0) for tensor in sample)
+        parts = [type(part)(*(next(tensors) for _ in names)) for part, names in zip(batch, fields, strict=True)]
+        return functional_call(model, weights, tuple(parts)).sum()
+
+    def norm(weights: Any, *sample: Any) -> Any:
+        gradients = grad(loss)(weights, *sample)
+        return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
+
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    tensors = [tensor for part in fields for tensor in part]
+    n_at_once = max(1, _MOST_GRADIENT_BYTES // (4 * sum(weight.numel() for weight in weights.values())))
+    norms = vmap(norm, in_dims=(None, *(0 for _ in tensors)), chunk_size=n_at_once)
+    # The fused attention kernels do not support per-sample gradients.
+    with sdpa_kernel(SDPBackend.MATH):
+        norm_B: NDArray[np.float32] = norms(weights, *tensors).numpy(force=True)
+    return norm_B
+
+
+def make_dynamics_sheet(result: dict[str, Any]) -> Sheet:
+    """Return the sheet of a result; equal results give equal sheets."""
+    courses = result["courses"]
+    n_bands = len(courses[0]["n_in_band"])
+    titles = {
+        "loss_of_band": "Loss under the proxy, nats per token",
+        "gradient_norm_of_band": "Norm of a sample's own gradient",
+    }
+    figures = {
+        f"dynamics-{name.partition('_')[0]}": (title, _draw(_lines(courses, name, n_bands), title))
+        for name, title in titles.items()
+    }
+    return Sheet(_notes(courses), HEAD, [_row(courses, band, n_bands) for band in range(n_bands)], figures)
+
+
+def name_band(band: int, n_bands: int) -> str:
+    """Name a band by its ranks.
+
+    >>> name_band(0, 5)
+    'ranks 0–20%'
+    """
+    return f"ranks {100 * band / n_bands:.3g}–{100 * (band + 1) / n_bands:.3g}%"
+
+
+def _notes(courses: Sequence[dict[str, Any]]) -> list[str]:
+    first = courses[0]
+    n_followed = sum(first["n_in_band"])
+    notes = [
+        TITLE,
+        f"{n_followed:,} training samples followed, the gradients of {first['n_gradients']:,}; seeds: {len(courses)}.",
+    ]
+    last = [course["marks"][-1] for course in courses]
+    references = [mark["reference_loss"] for mark in last if mark["reference_loss"] is not None]
+    if references:
+        notes.append(
+            f"The mean loss under the reference θ̂ ends at {show(estimate(references))} nats per token. Eq. 8 takes it for 0."
+        )
+    largest = max(course["largest_difference"] for course in courses)
+    of_own = (
+        "the raters' own, bit for bit"
+        if largest == 0
+        else f"not the raters' own to the bit: losses differ by up to {largest:.2g}"
+    )
+    return [*notes, f"The trainings that were followed are {of_own}."]
+
+
+def _row(courses: Sequence[dict[str, Any]], band: int, n_bands: int) -> tuple[str, ...]:
+    loss, gradient = (_ends(courses, name, band) for name in ("loss_of_band", "gradient_norm_of_band"))
+    fell = estimate([first - last for first, last in zip(*loss, strict=True)])
+    n_samples = estimate([float(course["n_in_band"][band]) for course in courses]).mean
+    ends = (show(estimate(values)) for values in loss)
+    return (
+        name_band(band, n_bands), f"{n_samples:,.0f}", *ends, show(fell),
+        *(show(estimate(values), digits=2) for values in gradient),
+    )  # fmt: skip
+
+
+def _ends(courses: Sequence[dict[str, Any]], name: str, band: int) -> tuple[list[float], list[float]]:
+    first, last = ([course["marks"][at][name][band] for course in courses] for at in (0, -1))
+    return first, last
+
+
+def _lines(courses: Sequence[dict[str, Any]], name: str, n_bands: int) -> dict[str, list[tuple[float, float]]]:
+    """Return each band's means over the seeds, at the marks that all of them reached."""
+    n_marks = min(len(course["marks"]) for course in courses)
+    marks = [[course["marks"][i] for course in courses] for i in range(n_marks)]
+    lines = {
+        name_band(band, n_bands): [
+            (_mean(seeds, "epoch"), estimate([mark[name][band] for mark in seeds]).mean) for seeds in marks
+        ]
+        for band in range(n_bands)
+    }
+    if name == "loss_of_band":
+        behind = [seeds for seeds in marks if all(mark["reference_loss"] is not None for mark in seeds)]
+        lines[REFERENCE] = [(_mean(seeds, "epoch"), _mean(seeds, "reference_loss")) for seeds in behind]
+    return lines
+
+
+def _mean(marks: Sequence[dict[str, Any]], name: str) -> float:
+    return estimate([mark[name] for mark in marks]).mean
+
+
+def _draw(lines: dict[str, list[tuple[float, float]]], title: str) -> str:
+    epochs = Axis.of([0.0, *(x for line in lines.values() for x, _ in line)], ".3g")
+    drawn = [
+        Line(name, [Point(x, Estimate(y, None, None, 0)) for x, y in line], "none", is_dashed=name == REFERENCE)
+        for name, line in lines.items()
+    ]
+    return render_chart(line_chart(drawn, title, epochs, x_title="epochs of the training samples"))

@@ -7,7 +7,6 @@ from typing import Any
 from alchemist_core.experiments import dynamics
 from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.datasets import make_datasets_sheet
-from alchemist_core.experiments.dynamics_page import make_dynamics_sheet
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.files import artifact_path, write_bytes_atomically
 
@@ -21,7 +20,7 @@ def title_of(config: dict[str, Any]) -> str:
 def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
     """Make the sheet of any stored experiment from its config and its result."""
     if "courses" in result:
-        return make_dynamics_sheet(result)
+        return dynamics.make_dynamics_sheet(result)
     if "parts" in result:
         # The store keeps no order of keys: the corpora come in the order of the config.
         return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})

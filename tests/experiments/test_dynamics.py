@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from alchemist_core.cli.experiment import ListConfig, RunReport, ShowConfig, follow, list_, show
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.experiments.dynamics import DynamicsConfig, choose_followed
-from alchemist_core.experiments.dynamics_page import REFERENCE, make_dynamics_sheet
+from alchemist_core.experiments.dynamics import REFERENCE, DynamicsConfig, choose_followed, make_dynamics_sheet
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
 
@@ -64,7 +63,7 @@ def test_a_training_is_followed_once_and_stands_in_the_report(tmp_path: Path) ->
     ]
     page = Path(report(ReportConfig(dataset="scenes", out=tmp_path / "page.html")).path).read_text(encoding="utf-8")
     assert page.count("data:image/svg+xml;base64,") == 2
-    assert "Norm of a pair’s own gradient" in page or "Norm of a pair&#x27;s own gradient" in page
+    assert "Norm of a sample’s own gradient" in page or "Norm of a sample&#x27;s own gradient" in page
     with pytest.raises(ConfigError, match="exists with another n_bands"):
         follow(config(n_bands=3))
 

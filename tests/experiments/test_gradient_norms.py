@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from alchemist_core.experiments import dynamics
+from alchemist_core.experiments.dynamics import gradient_norms
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextFeatures, load_text_encoder
 from alchemist_core.models.tokenizer import ImageTokens, fit_tokenizer
-from alchemist_core.training import followed_training as module
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.encoding import encode_samples
-from alchemist_core.training.followed_training import gradient_norms
 from alchemist_core.training.samples import Batch, Samples
+from tests.training.conftest import train_pairs
+
+__all__ = ["train_pairs"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def one_in_float64(batch: Batch, i: int) -> Batch:
 
 def test_the_norms_are_those_of_one_backward_a_sample(given: tuple[Star, Batch]) -> None:
     model, batch = given
-    found = gradient_norms(model, batch).numpy()
+    found = gradient_norms(model, batch)
     assert np.ptp(found) > 0.01 * found.mean()
     np.testing.assert_allclose(found, loop(model, batch), rtol=1e-4)
 
@@ -61,8 +64,8 @@ def test_the_norms_are_those_of_one_backward_a_sample(given: tuple[Star, Batch])
 def test_chunks_change_nothing(given: tuple[Star, Batch], monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = given
     whole = gradient_norms(model, batch)
-    monkeypatch.setattr(module, "_MOST_GRADIENT_BYTES", 4 * 2 * sum(w.numel() for w in model.parameters()))
-    np.testing.assert_allclose(gradient_norms(model, batch).numpy(), whole.numpy(), rtol=1e-4)
+    monkeypatch.setattr(dynamics, "_MOST_GRADIENT_BYTES", 4 * 2 * sum(w.numel() for w in model.parameters()))
+    np.testing.assert_allclose(gradient_norms(model, batch), whole, rtol=1e-4)
 
 
 def test_measuring_leaves_no_gradient_behind(given: tuple[Star, Batch]) -> None:
