@@ -1,4 +1,4 @@
-"""How the head of the offline image-text similarity is trained, and what its file says of itself. No torch here."""
+"""How the image-text head is trained, and the record in its file. No torch: the command line reads the bounds."""
 
 from pydantic import Field
 
@@ -6,48 +6,51 @@ from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 
 LEAST_AUC = 0.8
-"""A head that puts a picture nearer to its own held-out caption than to another one less often than this is refused."""
+"""A head with a held-out AUC of at most this is refused: it hardly tells an image's own caption from another."""
 
 
 class HeadTrainingConfig(Config):
-    """Sizes, length and rates; the same values on the same pairs give the same bytes."""
+    """Sizes, length and rates; equal values on equal samples give equal bytes."""
 
-    hidden: int = Field(512, ge=8, le=8192, description="Width of the layer in the middle of both networks")
+    hidden: int = Field(512, ge=8, le=8192, description="Width of the hidden layer of both networks")
     dim: int = Field(256, ge=2, le=4096, description="Features of the shared space")
-    dropout: float = Field(0.5, ge=0, lt=1, description="Share of the middle layer that a step leaves out")
-    n_steps: int = Field(600, ge=1, le=1_000_000, description="Steps")
-    batch_size: int = Field(256, ge=2, le=65_536, description="Pairs of a step, each the others' wrong answer")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Largest step size; it falls to 0 along a cosine")
-    weight_decay: float = Field(0.1, ge=0, le=10, description="AdamW's decay")
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="Seed of the first weights, of the batches and of what is left out"
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout ratio of the hidden layer")
+    n_steps: int = Field(600, ge=1, le=1_000_000, description="Training steps")
+    batch_size: int = Field(
+        256, ge=2, le=65_536, description="Samples per step; each sample's caption is a wrong answer for the others"
     )
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate of a cosine schedule")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="Weight decay of AdamW")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights, the batches and the dropout")
 
 
 class HeadRecord(Config):
-    """What a head's file says of itself: how it was trained, on what, and what it can tell apart."""
+    """The record in a head's file: its training, its data, and its held-out AUC."""
 
-    dataset: str = Field(..., description="What it was trained on")
-    heldout: str = Field(..., description="What it was tried on")
-    n_train: int = Field(..., ge=1, description="Pairs that it was trained on")
-    n_heldout: int = Field(..., ge=1, description="Pairs that it was tried on")
+    dataset: str = Field(..., description="Training data")
+    heldout: str = Field(..., description="Held-out data")
+    n_train: int = Field(..., ge=1, description="Number of training samples")
+    n_heldout: int = Field(..., ge=1, description="Number of held-out samples")
     heldout_auc: float = Field(
-        ..., ge=0, le=1, description="How often a held-out picture is nearer to its own caption than to another one"
+        ...,
+        ge=0,
+        le=1,
+        description="AUC: how often a held-out image is nearer to its own caption than an image to another caption",
     )
-    resolution: int = Field(..., ge=32, le=4096, description="Side of the pictures that it was trained on")
+    resolution: int = Field(..., ge=32, le=4096, description="Side of the training images in pixels")
     training: HeadTrainingConfig = Field(..., description="Sizes, length, rates and seed")
     image_encoder_sha256: str = Field(..., description="sha256 of EfficientNet-lite0's weights")
     text_encoder_sha256: str = Field(..., description="sha256 of MiniLM's folder")
 
 
 def refuse_weak(record: HeadRecord, name: str) -> None:
-    """Let only a head pass that tells pictures' own captions from others.
+    """Refuse a head that hardly tells an image's own caption from others.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: Its held-out AUC is too low.
     """
     if not record.heldout_auc > LEAST_AUC:
         raise ConfigError(
-            f"heldout_auc of {name} is {record.heldout_auc:.3f} on {record.n_heldout:,} pairs, and must be above {LEAST_AUC}: what it "
-            "measures would say little of images and their prompts. Train on more pairs, or on captions that say what is seen."
+            f"heldout_auc of {name} is {record.heldout_auc:.3f} on {record.n_heldout:,} samples, and must be above {LEAST_AUC}: the "
+            "head hardly tells captions apart. Train on more samples, or on captions that describe the image."
         )

@@ -99,7 +99,7 @@ def test_a_head_of_shuffled_captions_tells_nothing_apart_and_is_refused(scenes: 
     auc = tell_apart(train(scenes, shuffled), *scenes.rows(HELDOUT))
     assert auc < LEAST_AUC
     with pytest.raises(
-        ConfigError, match=rf"^heldout_auc of mine is 0\.\d+ on 60 pairs, and must be above {LEAST_AUC}"
+        ConfigError, match=rf"^heldout_auc of mine is 0\.\d+ on 60 samples, and must be above {LEAST_AUC}"
     ):
         refuse_weak(record_of(encoders, heldout_auc=auc), "mine")
 
