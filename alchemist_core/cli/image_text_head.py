@@ -1,4 +1,4 @@
-"""Train an image-text head on a dataset: a protocol can use it where CLIP is not available."""
+"""Train the image-text head, a critic of how well images match captions, on frozen encoders and the user's samples."""
 
 import hashlib
 from collections.abc import Sequence
