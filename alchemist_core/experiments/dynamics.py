@@ -258,11 +258,13 @@ class _Repeated:
 
     def _models(self) -> tuple[Any, Any]:
         """Copy both proxies without gradient checkpointing, which per-sample gradients do not support."""
-        models = tuple(copy.deepcopy(self.training.models.unwrapped(name)) for name in ("proxy", "reference"))
-        for module in (module for model in models for module in model.modules()):
-            if hasattr(module, "has_gradient_checkpointing"):
+        from alchemist_core.models.star import Trunk  # noqa: PLC0415  torch
+
+        proxy, reference = (copy.deepcopy(self.training.models.unwrapped(name)) for name in ("proxy", "reference"))
+        for module in (*proxy.modules(), *reference.modules()):
+            if isinstance(module, Trunk):
                 module.has_gradient_checkpointing = False
-        return models[0], models[1]
+        return proxy, reference
 
     def _batches(self, is_asked_M: NDArray[np.bool_]) -> Iterator[Any]:
         import torch  # noqa: PLC0415
