@@ -1,4 +1,4 @@
-"""Byte ranges that are asked for, and the fewer, longer spans that are fetched for them. Knows no storage."""
+"""Byte ranges, and the fewer, longer spans that are fetched for them. Used by files and object stores alike."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ _MAX_SPAN_BYTES = 1 << 24
 
 
 def merge_ranges(ranges: Sequence[ByteRange], max_gap_bytes: int) -> list[ByteRange]:
-    """Join ranges that lie near each other into spans of at most 16 MiB (one range larger than that stays whole).
+    """Join adjacent ranges into spans of at most 16 MiB; a larger range stays whole.
 
     >>> merge_ranges([(2048, 10), (0, 512), (10_000_000, 5)], 1 << 18)
     [(0, 2058), (10000000, 5)]
@@ -27,7 +27,7 @@ def merge_ranges(ranges: Sequence[ByteRange], max_gap_bytes: int) -> list[ByteRa
 
 
 def cut_ranges(blocks: Sequence[bytes], spans: Sequence[ByteRange], ranges: Sequence[ByteRange]) -> list[memoryview]:
-    """Return each range out of the blocks that were fetched for its span; short where a block is.
+    """Return each range from the blocks that were fetched for the spans; short if a block is short.
 
     >>> [bytes(view) for view in cut_ranges([b"abcdef"], [(10, 6)], [(12, 2), (15, 1), (0, 0)])]
     [b'cd', b'f', b'']

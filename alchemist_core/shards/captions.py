@@ -1,4 +1,4 @@
-"""What is said about a picture: its caption, and the rest of its JSON. Knows no tar and no pixels."""
+"""The caption of a record and the rest of its JSON: reads, checks and repairs them."""
 
 import json
 import math
@@ -16,19 +16,19 @@ from alchemist_core.shards.repairs import ENCODING_OF, NO_REPAIRS, REPAIR_OF, Re
 MAX_TEXT_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 64
-# Postgres stores numbers of jsonb as numeric; longer digits are no measurement of a picture.
+# Postgres stores numbers of jsonb as numeric. A longer number is not a measurement of an image.
 _MAX_DIGITS = 100
 _MAX_INTEGER = 10**_MAX_DIGITS
 _CAPTION_FIELDS = ("caption", "text")
-# White space is none, vertical tab and form feed included: words stand on both sides of it. What double decoding leaves above 0x7f
-# stays as it is.
+# White space is excluded, vertical tab and form feed too, because it separates words. Control characters above 0x7f, which double
+# decoding leaves, are kept.
 _CONTROL_SIGNS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _OWN_COLUMNS = frozenset({"caption", "width", "height"}).union(*(attribute.keys for attribute in CRAWL_ATTRIBUTES))
 
 
 class BadTextError(DataError):
-    """Refuse one record's text; `reason` is the code of its quarantine row."""
+    """Refuses one record's text; `reason` is the code of its quarantine row."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason.value}: {detail}")
@@ -38,7 +38,7 @@ class BadTextError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Everything that a record says in words; all of it can be stored."""
+    """The text of a record; all of it can be stored in Postgres."""
 
     caption: str
     attributes: dict[str, str | None]
@@ -47,17 +47,17 @@ class Annotation:
 
 
 def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs = NO_REPAIRS) -> Annotation:
-    """Read the `.txt` and `.json` members of a record.
+    """Read the `.txt` and `.json` files of a record.
 
-    The caption is the text, else the document's `caption` or `text`; white space around it is no part of it.
+    The caption is the text, else the document's `caption` or `text`; white space around it is removed.
 
     Args:
-        text: The `.txt`; none where there is none.
-        document: The `.json`; none where there is none.
-        repairs: What `find_repairs` found at ingest.
+        text: The `.txt`, or None.
+        document: The `.json`, or None.
+        repairs: The repairs that `find_repairs` found at ingest.
 
     Raises:
-        BadTextError: No caption, or something in the members that cannot be stored.
+        BadTextError: The caption is missing, or a text cannot be stored.
     """
     fields = read_document(document, repairs)
     caption = _decode_caption(text, repairs) if text is not None else ""
@@ -66,7 +66,7 @@ def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs
         used = frozenset(name for name in _CAPTION_FIELDS if isinstance(fields.get(name), str))
         caption = next((fields[name].strip() for name in _CAPTION_FIELDS if name in used and fields[name].strip()), "")
     if not caption:
-        raise BadTextError(Reason.MISSING_CAPTION, "no text in .txt, and none under caption or text in .json")
+        raise BadTextError(Reason.MISSING_CAPTION, "no text in .txt, nor under caption or text in .json")
     if not is_storable(caption):
         raise BadTextError(Reason.UNSTORABLE_TEXT, "the caption holds NUL or a lone surrogate")
     _require_short(caption.encode())
@@ -76,10 +76,10 @@ def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs
 
 
 def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:
-    """Return what must be repaired before the members can be read: nothing where they are whole.
+    """Return the repairs without which the files cannot be read; none for correct files.
 
     Raises:
-        BadTextError: They cannot be read, and no repair is sure to be right.
+        BadTextError: They cannot be read, and no repair is certain to be correct.
     """
     repairs, is_whole = NO_REPAIRS, False
     while not is_whole:
@@ -95,7 +95,7 @@ def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:
 
 
 def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS) -> dict[str, Any]:
-    """Return the fields of the `.json`; none where it is absent, or broken and left aside.
+    """Return the fields of the `.json`; none if it is missing, or broken and ignored.
 
     Raises:
         BadTextError: It cannot be read or stored.
@@ -110,7 +110,7 @@ def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS) -> dict
 
 
 def _propose(reason: Reason, text: bytes | None, document: bytes | None) -> Iterator[Repair]:
-    """Yield the repair, if any, that would mend a fault."""
+    """Yield the repair, if any, that would fix a fault."""
     if reason is Reason.CAPTION_NOT_UTF8 and text is not None:
         if encoding := find_encoding(text):
             yield REPAIR_OF[encoding]
@@ -134,7 +134,7 @@ def _propose_for_document(text: bytes | None, document: bytes) -> Iterator[Repai
 
 
 def _is_stray(data: bytes) -> bool:
-    """Tell whether control signs are few among the text: where every second byte is NUL, it is UTF-16 without its mark."""
+    """Return whether control characters are rare: text in which every second byte is NUL is UTF-16 without a byte order mark."""
     return len(_CONTROL_BYTES.findall(data.strip(b"\0"))) <= len(data) // 8
 
 
@@ -156,7 +156,7 @@ def _require_short(text: bytes) -> None:
 
 
 def _decode_caption(text: bytes, repairs: Repairs) -> str:
-    # Before it is decoded: only so much of it was read.
+    # Check the size before decoding: only this much was read.
     _require_short(text)
     encoding = next((name for repair, name in ENCODING_OF.items() if repair in repairs), "utf-8-sig")
     try:
@@ -198,11 +198,11 @@ def _as_null(_name: str) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _check_values(document: dict[str, Any]) -> None:
-    """Refuse what jsonb refuses, without recursion: the depth is the sender's choice."""
+    """Refuse values that jsonb refuses. Not recursive, because the depth is chosen by the sender."""
     stack: list[tuple[Any, int]] = [(document, 1)]
     while stack:
         value, depth = stack.pop()

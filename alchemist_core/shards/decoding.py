@@ -1,7 +1,7 @@
-"""Decoding beside other work: in worker processes, or without any in the process itself.
+"""Decodes images for scoring, in worker processes beside other work, or in the calling process.
 
-A picture on which a worker dies is found by trying its task's pictures one by one, and is reported as a fault: neither it
-nor its neighbours stop a night.
+If a worker dies on a task, its images are tried one by one: the one on which a worker dies again is reported as a fault, and the
+others are decoded.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ Bound = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of a task's pictures, by their place in it; the pixels lie beside it."""
+    """Faults and measures of a task's images, by their index in the task; the pixels are kept apart."""
 
     faults: dict[int, tuple[Reason, str]] = field(default_factory=dict)
     measure_BM: NDArray[np.float32] | None = None
-    """NaN where a picture is bad or was not to be measured; none where nothing was to be measured."""
+    """NaN for bad images and for those not to be measured; None if no image was to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeTask:
-    """Pictures of one shard: where their bytes lie, their registered sha256, and the side to decode them to."""
+    """Images of one shard to decode: their byte ranges, their registered SHA-256, and the side in pixels."""
 
     uri: str
     ranges: list[ByteRange]
@@ -45,29 +45,29 @@ class DecodeTask:
     is_measured_B: list[bool]
 
     def read(self) -> list[bytes]:
-        """Fetch the bytes of all pictures."""
+        """Read the bytes of all images."""
         return read_ranges(self.uri, self.ranges)
 
     def work(self, data: list[bytes], place: memoryview, bound: Bound = one_image) -> Decoded:
-        """Decode into the place and measure what is to be measured.
+        """Decode into shared memory, and measure the images that are to be measured.
 
         Args:
             data: The bytes of all images.
-            place: Where their pixels go.
-            bound: What limits one image: by default it ends this process.
+            place: Memory for the pixels.
+            bound: Limits one image; by default an image that exceeds the limits kills this process.
 
         Raises:
-            ChangedShardError: The bytes are not those that were registered.
+            ChangedShardError: An image has another SHA-256 than registered.
         """
         image_BHWC = view_images(place, len(data), self.side)
         luma_BHW = np.zeros((len(data), LUMA_SIDE, LUMA_SIDE), np.uint8) if any(self.is_measured_B) else None
         faults: dict[int, tuple[Reason, str]] = {}
-        for at, picture in enumerate(data):
-            self._require_registered(at, picture)
+        for at, image in enumerate(data):
+            self._require_registered(at, image)
             try:
                 luma_side = LUMA_SIDE if self.is_measured_B[at] else None
                 with bound():
-                    image_BHWC[at], luma_HW = decode_views(picture, self.side, luma_side=luma_side)
+                    image_BHWC[at], luma_HW = decode_views(image, self.side, luma_side=luma_side)
             except BadImageError as error:
                 faults[at] = (error.reason, error.detail)
                 continue
@@ -75,8 +75,8 @@ class DecodeTask:
                 luma_BHW[at] = luma_HW
         return Decoded(faults, None if luma_BHW is None else self._measure(luma_BHW, faults))
 
-    def _require_registered(self, at: int, picture: bytes) -> None:
-        if hashlib.sha256(picture).digest() != self.image_hash_B[at]:
+    def _require_registered(self, at: int, image: bytes) -> None:
+        if hashlib.sha256(image).digest() != self.image_hash_B[at]:
             offset, size = self.ranges[at]
             raise ChangedShardError(
                 f"Shard {self.uri} is not the tar that was registered (the image at bytes {offset} to {offset + size} has "
@@ -91,67 +91,67 @@ class DecodeTask:
 
 
 def view_images(place: memoryview, n_images: int, side: int) -> NDArray[np.uint8]:
-    """See a place as pictures."""
+    """View memory as an array of images."""
     return np.frombuffer(place, np.uint8, n_images * side * side * 3).reshape(n_images, side, side, 3)
 
 
 TASK_IMAGES = 64
-"""Most pictures of a task."""
+"""Most images in a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedPart:
-    """Pictures that were decoded together: pixels (valid until the next task is submitted) and what became of them."""
+    """Images that were decoded together: their pixels, valid until the next task is submitted, and their faults and measures."""
 
     ticket: Any
     first: int
-    """Place of the first one in the task as it was submitted."""
+    """Index of the first image in the submitted task."""
     image_BHWC: NDArray[np.uint8]
     decoded: Decoded
     error: DataError | None = None
-    """Why the shard cannot be read, if it cannot: the part has no images then."""
+    """Set if the shard cannot be read; the part has no pixels then."""
 
     @property
     def n_images(self) -> int:
-        """How many images were decoded, or could not be because of the error."""
+        """Number of images in the part, decoded or lost by the error."""
         return len(self.image_BHWC)
 
 
 class Decoders(Protocol):
-    """What decodes; the caller submits while there is room, and waits."""
+    """Decodes tasks. The caller submits while there is room, then waits."""
 
     def await_ready(self) -> None:
-        """Wait until whatever works stands; nobody need, but a clock may start then."""
+        """Block until the workers are ready. Only benchmarks need it, before they start timing."""
         ...
 
     def has_room(self) -> bool:
-        """Tell whether a task would be worked on soon."""
+        """Return whether another task would be started soon."""
         ...
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is awaited."""
+        """Return whether no task is pending."""
         ...
 
     def submit(self, task: DecodeTask, ticket: Any) -> None:
-        """Take a task."""
+        """Accept a task."""
         ...
 
     def wait(self) -> Iterator[DecodedPart]:
-        """Wait until something is decoded and yield all that is; a task may come back in parts."""
+        """Wait until a result is ready and yield all that are; a task may come back in parts."""
         ...
 
     def close(self) -> None:
-        """End whatever works."""
+        """Stop all workers."""
         ...
 
 
 def open_decoders(n_workers: int, side: int) -> Decoders:
-    """Start worker processes, or none where `n_workers` is 0: then a task is decoded when it is awaited."""
+    """Start worker processes; with `n_workers` 0, tasks are decoded in this process during `wait`."""
     return ProcessDecoders(n_workers, side) if n_workers else InlineDecoders(side)
 
 
 class InlineDecoders:
-    """Decodes in this process, one task at a time; a task with a costly image goes to a process of its own, which may die."""
+    """Decodes in this process, one task at a time; a task with a costly image goes to a worker process, which may be killed."""
 
     def __init__(self, side: int) -> None:
         self._side = side
@@ -160,22 +160,22 @@ class InlineDecoders:
         self._apart: ProcessDecoders | None = None
 
     def await_ready(self) -> None:
-        """Stand already."""
+        """Return at once."""
 
     def has_room(self) -> bool:
-        """Tell whether no task waits."""
+        """Return whether no task is pending."""
         return not self._waiting
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is awaited."""
+        """Return whether no task is pending."""
         return not self._waiting
 
     def submit(self, task: DecodeTask, ticket: Any) -> None:
-        """Keep a task."""
+        """Accept a task."""
         self._waiting.append((task, ticket))
 
     def wait(self) -> Iterator[DecodedPart]:
-        """Decode what waits."""
+        """Decode the pending tasks."""
         while self._waiting:
             task, ticket = self._waiting.popleft()
             try:
@@ -197,7 +197,7 @@ class InlineDecoders:
             yield from self._apart.wait()
 
     def close(self) -> None:
-        """Forget what waits, and end the process."""
+        """Drop the pending tasks, and stop the worker process."""
         self._waiting.clear()
         if self._apart is not None:
             self._apart.close()
@@ -206,7 +206,7 @@ class InlineDecoders:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A task, or one picture of it that is tried alone after a worker has died on the whole."""
+    """A task, or one image of it that is tried alone after a worker died on the task."""
 
     task: DecodeTask
     ticket: Any
@@ -227,23 +227,23 @@ class ProcessDecoders:
         return self._workers.pids
 
     def await_ready(self) -> None:
-        """Wait until the processes stand."""
+        """Block until the processes are ready."""
         self._workers.await_ready()
 
     def has_room(self) -> bool:
-        """Tell whether a task would be worked on soon."""
+        """Return whether another task would be started soon."""
         return not self._again and self._workers.has_room()
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is awaited."""
+        """Return whether no task is pending."""
         return not self._again and self._workers.is_idle()
 
     def submit(self, task: DecodeTask, ticket: Any) -> None:
-        """Give a task to a worker."""
+        """Send a task to a worker."""
         self._workers.submit(task, _Sent(task, ticket))
 
     def wait(self) -> Iterator[DecodedPart]:
-        """Wait for the workers; a part whose shard is gone, or holds other bytes than were registered, comes with the error."""
+        """Wait for the workers. If a shard is missing or holds other bytes than registered, its part holds the error."""
         while self._again and self._workers.has_room():
             sent = self._again.popleft()
             self._workers.submit(sent.task, sent)
@@ -273,7 +273,7 @@ class ProcessDecoders:
             yield DecodedPart(sent.ticket, sent.first, np.zeros((1, 1, 1, 3), np.uint8), fault)
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         self._workers.close()
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with one record of a shard: a reason code each, stable because people query for it."""
+"""Faults of a record, each with a reason code. The codes are stored, and people query for them: do not change them."""
 
 import re
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Reason(StrEnum):
-    """Why a record was set aside."""
+    """Why a record was quarantined."""
 
-    # The tar around it.
+    # The tar.
     TRUNCATED_TAR = "truncated_tar"
     CORRUPT_HEADER = "corrupt_header"
     NOT_A_FILE = "not_a_file"
-    # Its names.
+    # Names of its files.
     BAD_NAME = "bad_name"
     UNSAFE_PATH = "unsafe_path"
     KEY_TOO_LONG = "key_too_long"
     DUPLICATE_KEY = "duplicate_key"
     DUPLICATE_MEMBER = "duplicate_member"
     TOO_MANY_MEMBERS = "too_many_members"
-    # Its text.
+    # Text.
     UNSTORABLE_TEXT = "unstorable_text"
     MISSING_CAPTION = "missing_caption"
     CAPTION_NOT_UTF8 = "caption_not_utf8"
     CAPTION_TOO_LONG = "caption_too_long"
     BAD_JSON = "bad_json"
-    # Its picture.
+    # Image.
     MISSING_IMAGE = "missing_image"
     SEVERAL_IMAGES = "several_images"
     EMPTY_IMAGE = "empty_image"
@@ -41,17 +41,17 @@ class Reason(StrEnum):
     UNSUPPORTED_PIXELS = "unsupported_pixels"
     TOO_SLOW = "too_slow"
     DECODER_DIED = "decoder_died"
-    # Its score.
+    # Score.
     SCORE_NOT_FINITE = "score_not_finite"
 
 
-# A cut shard may be an upload under way: the next night may find it whole. A decoder may have been killed from outside.
+# A truncated shard may still be uploaded, and complete the next night. A decoder may have been killed from outside.
 _TRANSIENT = frozenset({Reason.TRUNCATED_TAR, Reason.DECODER_DIED})
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One bad record: the `ordinal`-th of its shard. Key and detail are text that Postgres can store."""
+    """One bad record. `ordinal` is its number in the shard; Postgres can store key and detail."""
 
     ordinal: int
     key: str
@@ -61,7 +61,7 @@ class Fault:
 
 
 def make_fault(ordinal: int, key: str, reason: Reason, detail: str) -> Fault:
-    r"""Build a fault whose texts can be stored whatever was in them.
+    r"""Return a fault with texts that Postgres can store.
 
     >>> make_fault(3, "a\x00b", Reason.UNSTORABLE_TEXT, "the key holds NUL").key
     'a\\x00b'
@@ -76,7 +76,7 @@ def make_fault(ordinal: int, key: str, reason: Reason, detail: str) -> Fault:
 
 
 def is_storable(text: str) -> bool:
-    r"""Tell whether Postgres takes the text: it refuses NUL and lone surrogates.
+    r"""Return whether Postgres accepts the text; it refuses NUL and lone surrogates.
 
     >>> is_storable("naïve"), is_storable("a\x00b"), is_storable("a\ud800")
     (True, False, False)
@@ -88,5 +88,5 @@ def is_storable(text: str) -> bool:
 
 
 def escape_unstorable(text: str) -> str:
-    """Replace what cannot be stored by its Python escape; other text comes back as it is."""
+    """Replace characters that Postgres refuses by their Python escapes."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

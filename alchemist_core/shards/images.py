@@ -1,7 +1,7 @@
-"""Pictures from bytes: what a header says, pixels at one side, a 64-bit fingerprint. Knows no tar and no caption.
+"""Images from bytes: the header, pixels at a given side, the limits of decoding and a 64-bit perceptual hash.
 
-The content decides what a picture is; its file name is never asked. EXIF orientation is ignored, as the usual training
-loaders do: what is judged is what is trained on.
+The format is detected by content; file names are ignored. EXIF orientation is ignored too, as the usual training loaders do, so
+that images are scored as they are trained on.
 """
 
 import io
@@ -21,66 +21,13 @@ from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import Reason
 
-PERCEPTUAL_HASH_SIDE = 32
-"""Pixels a side that a picture is brought to, whatever its shape."""
-_N_BRIGHTNESS, _N_COLOUR = 48, 4
-# Frequencies by their sum: (0, 0) is the mean.
-_FREQUENCY_U2 = np.array(sorted((i + j, i, j) for i in range(9) for j in range(9)))[:, 1:]
-# 4096 times the orthonormal transform.
-_COSINE_US = np.round(
-    1024
-    * np.cos(np.pi / (2 * PERCEPTUAL_HASH_SIDE) * np.outer(np.arange(9), 2 * np.arange(PERCEPTUAL_HASH_SIDE) + 1))
-    * np.where(np.arange(9) == 0, np.sqrt(0.5), 1)[:, None]
-).astype(np.int64)
-# What compression adds to a flat direction, or to grey, must set no bit: a share of the mean distance from the median; levels of 255.
-_DEAD_SHARE, _DEAD_LEVELS = (3, 20), 2
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """Return 64 bits, signed; pictures that look alike differ in few of them.
-
-    Flat pictures have no brightness bits: group them by it only together with something else.
-
-    Args:
-        image: RGB, of any size.
-    """
-    raster = image.resize((PERCEPTUAL_HASH_SIDE, PERCEPTUAL_HASH_SIDE), Image.Resampling.BOX).convert("YCbCr")
-    y_SS, *colours_SS = (np.asarray(channel, np.int64) for channel in raster.split())
-    bits = [_above_median(_transform(y_SS)[1 : _N_BRIGHTNESS + 1])]
-    for colour_SS in colours_SS:
-        lean_K = _transform(colour_SS - 128)[:_N_COLOUR]
-        limit = _DEAD_LEVELS * PERCEPTUAL_HASH_SIDE * 4096**2
-        bits += [lean_K > limit, lean_K < -limit]
-    return int.from_bytes(np.packbits(_spread(np.concatenate(bits))).tobytes(), "big", signed=True)
-
-
-def _transform(level_SS: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the lowest frequencies in their order."""
-    coefficient_UU: NDArray[np.int64] = _COSINE_US @ level_SS @ _COSINE_US.T
-    lowest_K: NDArray[np.int64] = coefficient_UU[_FREQUENCY_U2[:, 0], _FREQUENCY_U2[:, 1]]
-    return lowest_K
-
-
-def _above_median(value_K: NDArray[np.int64]) -> NDArray[np.bool_]:
-    middle = np.sort(value_K)[len(value_K) // 2 - 1 : len(value_K) // 2 + 1].sum()
-    distance_K = 2 * value_K - middle
-    share, whole = _DEAD_SHARE
-    is_above_K: NDArray[np.bool_] = whole * len(value_K) * (distance_K >> 20) > share * (np.abs(distance_K) >> 20).sum()
-    return is_above_K
-
-
-def _spread(bit_K: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Deal the bits out to the three bands by which lookalikes are found, so that no band is one of colour alone."""
-    return np.concatenate([bit_K[band::3] for band in range(3)])
-
-
 MAX_PIXELS = 1 << 26
-"""Width times height; a header that claims more is refused before a pixel is decoded."""
+"""Largest width times height; larger images are refused by their header, before a pixel is decoded."""
 MAX_DECODED_BYTES = 1 << 29
-"""What Pillow and its decoder may hold of one image; a header that leads to more is refused before a pixel is decoded."""
+"""Most memory of Pillow and its decoder for one image; images that need more are refused by their header."""
 MAX_SCANS = 100
-"""Scans of a JPEG: each costs time whatever it holds, and encoders make a dozen."""
-# Both sides of a JPEG are decoded to at least this: raters of up to half of it and the heuristics share one decode.
+"""Most scans of a JPEG: each takes time even if it is empty, and encoders write about a dozen."""
+# Both sides of a JPEG are decoded to at least this many pixels: the heuristics share one decode with raters of up to half of it.
 CANVAS_SIDE = 256
 _MAGICS: tuple[tuple[str, bytes, int], ...] = (
     ("jpeg", b"\xff\xd8\xff", 0),
@@ -91,21 +38,21 @@ _MAGICS: tuple[tuple[str, bytes, int], ...] = (
     ("tiff", b"II*\0", 0),
     ("tiff", b"MM\0*", 0),
 )
-# Pillow keeps one byte a pixel of these, two of 16-bit grey, four of all else; RGB that is converted to has four.
+# Bytes per pixel in Pillow: one for these modes, two for 16-bit grey, four for all others; RGB as a target has four.
 _ONE_BYTE, _RGB_BYTES = ("1", "L", "P"), 4
-# What decoders hold beside Pillow's own pixels, in bytes a pixel: WebP two canvases and a copy, TIFF a strip as large as the image.
+# Memory of decoders beside Pillow's pixels, in bytes per pixel: WebP has two canvases and a copy, TIFF a strip of up to the image.
 _DECODER_BYTES = {"webp": 12, "tiff": 4}
-# Pixels that are converted at a time: a conversion's intermediate images are no larger than that.
+# Pixels converted at a time, which bounds the intermediate images of a conversion.
 _STRIP_PIXELS = 1 << 20
 _JPEG_SCAN = b"\xff\xda"
-# What ends a scan: neither a stuffed byte nor a restart.
+# A marker that ends a scan: neither a stuffed byte nor a restart.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 class BadImageError(DataError):
-    """Refuse one picture; `reason` is the code of its quarantine row."""
+    """Refuses one image; `reason` is the code of its quarantine row."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason.value}: {detail}")
@@ -115,13 +62,13 @@ class BadImageError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a picture says about itself before it is decoded."""
+    """Format and size of an image, from its header."""
 
     format: str
     width: int
     height: int
     n_decoded_bytes: int
-    """Bound of what decoding it holds in memory."""
+    """Upper bound of the memory that decoding takes."""
     is_animated: bool
 
 
@@ -129,16 +76,16 @@ def read_header(data: bytes) -> ImageHeader:
     """Read format and size without decoding a pixel.
 
     Raises:
-        BadImageError: Empty, no image of a known format, or one that takes more memory or time than an image may.
+        BadImageError: The bytes are empty, are not an image of a known format, or exceed the limits of memory and time.
     """
     return _open_image(data)[1]
 
 
 def require_first_frame(data: bytes) -> None:
-    """Refuse an animation whose first frame shows nothing: its caption is about what follows.
+    """Refuse an animation whose first frame is of one colour: its caption describes later frames.
 
     Raises:
-        BadImageError: The frame is of one colour, or the bytes are no whole image of a known format.
+        BadImageError: The frame is of one colour, or the bytes are not a complete image of a known format.
     """
     with _pillow_faults():
         channels = _read_square(data, CANVAS_SIDE).split()
@@ -147,10 +94,10 @@ def require_first_frame(data: bytes) -> None:
 
 
 def encode_first_frame(data: bytes) -> bytes:
-    """Return the first frame of an animation as a PNG, for readers that would take all frames.
+    """Return the first frame of an animation as a PNG, for readers that would read all frames.
 
     Raises:
-        BadImageError: The bytes are no whole image of a known format.
+        BadImageError: The bytes are not a complete image of a known format.
     """
     image, _ = _open_image(data)
     buffer = io.BytesIO()
@@ -162,10 +109,10 @@ def encode_first_frame(data: bytes) -> bytes:
 
 
 def sniff_format(data: bytes) -> str:
-    """Name the format by its first bytes.
+    """Return the format by the first bytes.
 
     Raises:
-        BadImageError: Empty, or no known picture.
+        BadImageError: The bytes are empty, or not of a known format.
 
     >>> sniff_format(b"GIF89a...")
     'gif'
@@ -182,7 +129,7 @@ def decode_image(data: bytes, side: int) -> NDArray[np.uint8]:
     """Decode to (side, side, 3): the largest centred square, scaled by one fixed filter, on white where transparent.
 
     Raises:
-        BadImageError: The bytes are no whole picture of a known format.
+        BadImageError: The bytes are not a complete image of a known format.
     """
     return decode_views(data, side)[0]
 
@@ -190,13 +137,13 @@ def decode_image(data: bytes, side: int) -> NDArray[np.uint8]:
 def decode_views(
     data: bytes, side: int, *, luma_side: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Decode once to what a rater sees, as `decode_image` does, and on request to the luma of the same square.
+    """Decode once to the pixels of `decode_image`, and on request to the luma of the same square.
 
-    The luma depends on the picture and `luma_side` alone: where a rater's side asks for another reduction of a JPEG than
-    the luma does, the picture is decoded a second time.
+    The luma depends only on the image and `luma_side`: if the rater's side needs another reduction of a JPEG than the luma, the
+    image is decoded a second time.
 
     Raises:
-        BadImageError: The bytes are no whole picture of a known format.
+        BadImageError: The bytes are not a complete image of a known format.
     """
     canvas_side = max(2 * side, CANVAS_SIDE)
     with _pillow_faults():
@@ -205,30 +152,18 @@ def decode_views(
         if luma_side is None:
             return pixels, None
         if canvas_side != CANVAS_SIDE:
-            # One of them at a time in memory.
+            # Hold one of them at a time in memory.
             del square
             square = _read_square(data, CANVAS_SIDE)
         return pixels, np.asarray(square.convert("L").resize((luma_side, luma_side), Image.Resampling.BICUBIC))
 
 
 def _read_square(data: bytes, canvas_side: int) -> Image.Image:
-    """Decode the largest centred square; a JPEG straight to the least of its sizes in which both sides reach the canvas."""
+    """Decode the largest centred square; a JPEG at its smallest reduced size whose sides are at least the canvas's."""
     image, _ = _open_image(data)
     image.draft("RGB", (canvas_side, canvas_side))
     left, top, edge = _centre_square(image.size)
     return _to_rgb(image, (left, top, left + edge, top + edge))
-
-
-def perceptual_hash_of(data: bytes) -> int:
-    """Return the fingerprint: 64 bits, signed, close for pictures that look alike.
-
-    Raises:
-        BadImageError: The bytes are no whole picture of a known format.
-    """
-    image, _ = _open_image(data)
-    with _pillow_faults():
-        image.draft("RGB", (2 * PERCEPTUAL_HASH_SIDE, 2 * PERCEPTUAL_HASH_SIDE))
-        return perceptual_hash(_to_rgb(image, (0, 0, *image.size)))
 
 
 def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:
@@ -238,7 +173,7 @@ def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:
         raise BadImageError(Reason.TOO_SLOW, f"a JPEG of {n_scans} scans; the limit is {MAX_SCANS}")
     with _pillow_faults():
         image = Image.open(io.BytesIO(data), formats=[name.upper()])
-        # A JPEG with a preview behind it opens as a multi-picture file; its first picture is the one.
+        # A JPEG with an attached preview opens as a multi-picture file, whose first image is the one meant.
         is_animated = name != "jpeg" and getattr(image, "is_animated", False)
         if is_animated and name == "tiff":
             raise BadImageError(Reason.ANIMATED_IMAGE, "several pages; a TIFF of one page is read only")
@@ -287,7 +222,7 @@ def _count_scans(data: bytes) -> int:
 
 @contextmanager
 def _pillow_faults() -> Iterator[None]:
-    """Give every way in which Pillow's parsers fail one name."""
+    """Turn every error of Pillow's parsers into a `BadImageError`."""
     try:
         yield
     except BadImageError:
@@ -295,11 +230,11 @@ def _pillow_faults() -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(Reason.IMAGE_TOO_LARGE, str(error)) from error
     except MemoryError as error:
-        raise BadImageError(Reason.IMAGE_TOO_LARGE, "decoding it takes more memory than an image may") from error
+        raise BadImageError(Reason.IMAGE_TOO_LARGE, "decoding it takes more memory than an image may use") from error
     except UnidentifiedImageError as error:
-        # Its own text names an object's address in memory, which is another in every process.
-        raise BadImageError(Reason.BAD_IMAGE, "the header behind the first bytes cannot be read") from error
-    except Exception as error:  # Pillow's parsers raise whatever a broken file leads them to
+        # Pillow's message holds a memory address, which differs in every process.
+        raise BadImageError(Reason.BAD_IMAGE, "the header after the first bytes cannot be read") from error
+    except Exception as error:  # Pillow's parsers raise many kinds of errors for broken files
         is_cut = "truncated" in str(error) or isinstance(error, EOFError)
         reason = Reason.TRUNCATED_IMAGE if is_cut else Reason.BAD_IMAGE
         raise BadImageError(reason, f"{type(error).__name__}: {error}") from error
@@ -312,7 +247,7 @@ def _centre_square(size: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def _to_rgb(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Return a part of the image as RGB, converted some rows at a time: no intermediate image is as large as the whole."""
+    """Return a part of the image as RGB, converted in strips, so that no intermediate image is as large as the whole."""
     image.load()
     left, top, right, bottom = box
     if image.mode == "RGB":
@@ -336,18 +271,20 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# Headers are read in time that may grow with the square of the bytes; pixels of so many bytes are decoded in a fraction of a second.
+# --- Limits of one image ------------------------------------------------------------------------------------------------------
+
+# The time to read a header may grow with the square of its bytes; this many bytes of pixels are decoded in a fraction of a second.
 _CHEAP_FILE_BYTES, _CHEAP_DECODED_BYTES = 1 << 20, 1 << 26
 _MEMORY_BYTES = 3 * MAX_DECODED_BYTES
 _STATM = Path("/proc/self/statm")
 
 
 class CostlyImageError(DataError):
-    """Report an image that is to be read in a process that may die."""
+    """Reports an image that must be read in a separate process, which may be killed."""
 
 
 def is_costly(data: bytes) -> bool:
-    """Tell whether reading an image could take long: TIFF may hold anything, the others take what their size says."""
+    """Return whether reading an image may take long: any TIFF, and other formats by their size."""
     if len(data) > _CHEAP_FILE_BYTES:
         return True
     try:
@@ -358,7 +295,7 @@ def is_costly(data: bytes) -> bool:
 
 @contextmanager
 def one_image() -> Iterator[None]:
-    """End this process if the block takes more processor time than an image may; let its memory grow by a bound only."""
+    """Kill this process if the block exceeds the processor time of one image; limit the growth of its memory."""
     with _memory_limit():
         signal.setitimer(signal.ITIMER_PROF, load_settings().decode_limit_s)
         try:
@@ -368,7 +305,7 @@ def one_image() -> Iterator[None]:
 
 
 def explain_death(code: int) -> tuple[Reason, str]:
-    """Return why an image is quarantined on which a process ended with a code."""
+    """Return the reason for quarantining an image, from the exit code of the process that read it."""
     if code == -signal.SIGPROF:
         limit_s = load_settings().decode_limit_s
         return Reason.TOO_SLOW, f"reading it takes more than {limit_s:g} s of processor time"
@@ -388,3 +325,71 @@ def _memory_limit() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+# --- The perceptual hash ------------------------------------------------------------------------------------------------------
+
+PERCEPTUAL_HASH_SIDE = 32
+"""Side in pixels to which an image of any shape is scaled before it is hashed."""
+_N_BRIGHTNESS, _N_COLOUR = 48, 4
+# Frequencies by their sum: (0, 0) is the mean.
+_FREQUENCY_U2 = np.array(sorted((i + j, i, j) for i in range(9) for j in range(9)))[:, 1:]
+# 4096 times the orthonormal transform.
+_COSINE_US = np.round(
+    1024
+    * np.cos(np.pi / (2 * PERCEPTUAL_HASH_SIDE) * np.outer(np.arange(9), 2 * np.arange(PERCEPTUAL_HASH_SIDE) + 1))
+    * np.where(np.arange(9) == 0, np.sqrt(0.5), 1)[:, None]
+).astype(np.int64)
+# Dead zones, so that compression noise in a flat direction or in grey sets no bit: as a share of the mean distance from the
+# median, and in levels of 255.
+_DEAD_SHARE, _DEAD_LEVELS = (3, 20), 2
+
+
+def perceptual_hash_of(data: bytes) -> int:
+    """Decode an image, reduced, and return its perceptual hash.
+
+    Raises:
+        BadImageError: The bytes are not a complete image of a known format.
+    """
+    image, _ = _open_image(data)
+    with _pillow_faults():
+        image.draft("RGB", (2 * PERCEPTUAL_HASH_SIDE, 2 * PERCEPTUAL_HASH_SIDE))
+        return perceptual_hash(_to_rgb(image, (0, 0, *image.size)))
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Return 64 bits, signed; near-duplicates differ in few of them.
+
+    Images of one colour have no brightness bits: the hash alone does not tell them apart.
+
+    Args:
+        image: RGB, of any size.
+    """
+    raster = image.resize((PERCEPTUAL_HASH_SIDE, PERCEPTUAL_HASH_SIDE), Image.Resampling.BOX).convert("YCbCr")
+    y_SS, *colours_SS = (np.asarray(channel, np.int64) for channel in raster.split())
+    bits = [_above_median(_transform(y_SS)[1 : _N_BRIGHTNESS + 1])]
+    for colour_SS in colours_SS:
+        lean_K = _transform(colour_SS - 128)[:_N_COLOUR]
+        limit = _DEAD_LEVELS * PERCEPTUAL_HASH_SIDE * 4096**2
+        bits += [lean_K > limit, lean_K < -limit]
+    return int.from_bytes(np.packbits(_spread(np.concatenate(bits))).tobytes(), "big", signed=True)
+
+
+def _transform(level_SS: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the lowest frequencies, by increasing frequency."""
+    coefficient_UU: NDArray[np.int64] = _COSINE_US @ level_SS @ _COSINE_US.T
+    lowest_K: NDArray[np.int64] = coefficient_UU[_FREQUENCY_U2[:, 0], _FREQUENCY_U2[:, 1]]
+    return lowest_K
+
+
+def _above_median(value_K: NDArray[np.int64]) -> NDArray[np.bool_]:
+    middle = np.sort(value_K)[len(value_K) // 2 - 1 : len(value_K) // 2 + 1].sum()
+    distance_K = 2 * value_K - middle
+    share, whole = _DEAD_SHARE
+    is_above_K: NDArray[np.bool_] = whole * len(value_K) * (distance_K >> 20) > share * (np.abs(distance_K) >> 20).sum()
+    return is_above_K
+
+
+def _spread(bit_K: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Distribute the bits over the three bands in which near-duplicates are searched, so that no band holds colour bits only."""
+    return np.concatenate([bit_K[band::3] for band in range(3)])

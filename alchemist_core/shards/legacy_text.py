@@ -1,6 +1,6 @@
-"""Finds the legacy encoding of a caption that is not UTF-8, where only one reading is plausible. Knows no tar and no JSON.
+"""Finds the legacy encoding of a caption that is not UTF-8, if only one encoding is plausible.
 
-A wrong reading is worse than none, so each encoding has its own proof, and what has no proof stays quarantined:
+A wrong caption is worse than none, so each encoding has its own test, and captions that pass none stay quarantined:
 UTF-16 and UTF-32 by their byte order mark; Windows-1252 (with Latin-1) by words in which accented letters stand among ASCII
 letters, which no other script does, in places where Central European, Baltic and Turkish code pages have no letter; Windows-1251 and
 KOI8-R by the case and frequency of Russian letters, against each other and against Greek and Hebrew; Shift-JIS by its kana.
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import partial
 
-# Shorter ones are also the start of a longer one.
+# Longest first: a shorter mark is also the start of a longer one.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf_32"),
     (codecs.BOM_UTF32_BE, "utf_32"),
@@ -26,7 +26,7 @@ ENCODINGS = ("utf_16", "utf_32", "cp1252", "cp1251", "koi8_r", "cp932")
 
 
 def find_encoding(data: bytes) -> str | None:
-    r"""Return the name of the one plausible encoding; None where there is none, or more than one.
+    r"""Return the name of the only plausible encoding; None if none or several are plausible.
 
     >>> find_encoding("crème brûlée".encode("latin-1")), find_encoding(b"\xcf\xf0")
     ('cp1252', None)
@@ -47,7 +47,7 @@ def _decode(data: bytes, encoding: str) -> str | None:
 
 
 def _is_clean(text: str) -> bool:
-    """Tell whether every character is assigned, and none is a control sign but white space."""
+    """Return whether every character is assigned, and none is a control character except white space."""
     return all(sign in "\t\r\n" or unicodedata.category(sign)[0] != "C" for sign in text)
 
 
@@ -61,7 +61,7 @@ _SAFE_LETTERS = re.compile(
     r"|(?<=[bcdfghj-np-tv-z])á(?!$)|(?<=[cgq]u)á(?!$)|(?<=[bcdfghjklmnprstv]i)á(?=[bcdfglmnprst][aeiou])|(?<=[aeio])ë(?=[a-z])|ç(?=[aouáéó]|ão|ões?$)|(?<=[aeiou])ñ(?=[aeiouáéíóú])"
     r"|ão|ãe(?=s?$)|(?<=[a-zç])õe(?=[sm]?$)|(?<![aeiouyåäö])å(?![aeiouybckptz])|(?<=b)åt|(?<=r)åk|(?<![aeiouyøæ])ø(?=[bdfghjklmnprstv])(?!si)|(?<=[bdfghjklmnprstv])æ(?![aeiouyw]|s?$)"
 )
-# Letters that no word has both of.
+# No word has letters of both sets.
 _NORTHERN, _SOUTHERN = re.compile(r"[øæå]"), re.compile(r"[áíóúñãõç]")
 _ADJACENT = re.compile(r"éé|ää|öö|çã|çõ|üß|öß|äß")
 _WORDS_IN_LINES = """
@@ -95,7 +95,7 @@ está papá mamá sofá allá quizá canadá panamá bogotá olá pará maracuj�
 _KNOWN_WORDS = frozenset(_WORDS_IN_LINES.split())
 # A Czech "no.", in the reading of Windows-1252.
 _CZECH_NUMBER = re.compile(r"\b[èÈ]\.")
-# What may stand between words, and where: other code pages have letters in these places.
+# Punctuation that may occur between words, and where: other code pages have letters at these code points.
 _SIGNS = re.compile(
     r"""(?x)
     (?<=[a-zA-Z]{2}[a-tv-zA-Z])’s\b | (?<=n)’t\b | (?<=\bIt|\bit|\bHe|\bhe)’s\b | \b(?:I|i)’m\b | (?<=[a-z]s)’(?=\s)
@@ -111,7 +111,7 @@ _SIGNS = re.compile(
 
 
 def _is_western(text: str) -> bool:
-    """Tell whether a Windows-1252 reading is one of a Western European language, and no other code page could be meant."""
+    """Return whether a text decoded from Windows-1252 is in a Western European language, and no other code page is possible."""
     if not _is_clean(text) or text.count("“") != text.count("”") or _CZECH_NUMBER.search(text):
         return False
     words = [word for word in _WORD.findall(text) if not word.isascii()]
@@ -167,7 +167,7 @@ _NOT_GREEK_OR_THAI = re.compile(r"[шэщчъВЕЖЗИ-УХЧ-ЩЭЯ]|.{16}")
 
 
 def _is_russian(text: str, own: str, rival: str, evidence: re.Pattern[str]) -> bool:
-    """Tell whether a Cyrillic reading is Russian: common letters in possible places, and nothing else could be meant."""
+    """Return whether a text decoded as Cyrillic is Russian: common letters in possible places, and no other encoding is possible."""
     words = [word for word in _WORD.findall(text) if not word.isascii()]
     letters = "".join(words)
     signs = _RUSSIAN_SIGNS.sub("", _WORD.sub(_ascii_only, text))
@@ -185,7 +185,7 @@ def _is_russian_word(word: str) -> bool:
 
 
 def _log_likelihood(letters: str) -> float:
-    """Return the mean over the letters; of what is not all Russian letters, the least."""
+    """Return the mean over the letters; minus infinity if a letter is not Russian."""
     if not letters or not set(letters.lower()) <= _RUSSIAN.keys():
         return -math.inf
     return sum(math.log(_RUSSIAN[letter] / 10_000) for letter in letters.lower()) / len(letters)
@@ -200,7 +200,7 @@ _MIN_KANA = 3
 
 
 def _is_japanese(text: str) -> bool:
-    """Tell whether a Shift-JIS reading is Japanese: kana in runs, common characters, no half-width katakana."""
+    """Return whether a text decoded from Shift-JIS is Japanese: runs of kana, common characters, no half-width katakana."""
     if not _is_clean(text) or len(_KANA.findall(text)) < _MIN_KANA:
         return False
     runs = _JAPANESE.findall(text)
@@ -210,7 +210,7 @@ def _is_japanese(text: str) -> bool:
 
 
 def _is_common(sign: str) -> bool:
-    """Tell whether a character is kana or of the first level of the standard: bytes of other encodings give the second."""
+    """Return whether a character is kana or of the standard's first level; bytes of other encodings decode to the second level."""
     return sign.encode("cp932") < b"\x98\x9f"
 
 

@@ -1,6 +1,7 @@
-"""What was repaired in a record instead of quarantining it. The name is stored with the location, and every reader repairs by it.
+"""Repairs of records that would be quarantined otherwise. Their names are stored with the location; every reader applies them.
 
-The bytes in a shard, and in a materialized dataset, stay the source's: a reader repairs what it hands on, by the code that ingest used.
+The bytes in a shard and in a materialized dataset stay those of the source: a reader repairs each sample with the code that ingest
+used.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,13 +14,13 @@ class Repair(StrEnum):
     FIRST_FRAME = "first_frame"
     """The image is animated; its first frame is read."""
     CAPTION_FROM_TXT = "caption_from_txt"
-    """The .json is broken; the caption is the .txt's, and nothing else is known."""
+    """The .json is broken and ignored; the caption is in the .txt."""
     CONTROL_SIGNS = "control_signs_removed"
-    """Control characters were in the caption or the .json."""
+    """Control characters are removed from the caption or the .json."""
     JSON_NUMBERS = "json_nan_as_null"
-    """The .json holds NaN or an infinity, which no JSON has."""
+    """The .json holds NaN or an infinity, which JSON does not allow; read as null."""
     JSON_PADDING = "json_nul_padding_removed"
-    """NUL bytes follow the .json."""
+    """NUL bytes after the .json are removed."""
     UTF_16 = "caption_from_utf_16"
     UTF_32 = "caption_from_utf_32"
     CP1252 = "caption_from_cp1252"
@@ -39,7 +40,7 @@ NO_REPAIRS: Repairs = frozenset()
 
 
 def join_repairs(repairs: Iterable[Repair]) -> str | None:
-    """Return the stored form; None for none.
+    """Return the stored form; None without repairs.
 
     >>> join_repairs({Repair.FIRST_FRAME, Repair.CONTROL_SIGNS})
     'control_signs_removed+first_frame'
@@ -48,11 +49,11 @@ def join_repairs(repairs: Iterable[Repair]) -> str | None:
 
 
 def split_repairs(text: str | None) -> Repairs:
-    """Read the stored form."""
+    """Parse the stored form."""
     return frozenset(Repair(name) for name in text.split("+")) if text else NO_REPAIRS
 
 
 def names_of(texts: Iterable[str | None]) -> Iterator[str]:
-    """Yield the name of every single repair in stored forms, for counting."""
+    """Yield the name of every repair in stored forms, for counting."""
     for text in texts:
         yield from sorted(split_repairs(text))

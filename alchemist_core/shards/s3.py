@@ -1,6 +1,6 @@
-"""Objects of an S3-compatible store as files that can be read by range. Knows no shard; boto3 is imported on first use.
+"""Objects of an S3-compatible store as files that can be read by range. Imports boto3 on first use.
 
-One version of an object is read to its end: when it is replaced meanwhile, the read is refused instead of mixing the two.
+A read uses one version of an object: if the object is replaced meanwhile, the read fails instead of mixing the two.
 """
 
 import io
@@ -21,12 +21,12 @@ from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_range
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# One request's latency is worth about this many bytes: nearer ranges are fetched together.
+# A request's latency costs about as much as this many bytes: ranges closer than this are fetched together.
 _MAX_GAP_BYTES = 1 << 18
 _PART_BYTES, _N_AHEAD = 1 << 23, 3
 _BUFFER_BYTES = 1 << 16
-# Requests are repeated by botocore; an answer that breaks off in its body, or says another length than it has, is asked for again
-# here. No attempt begins after _GIVE_UP_S, and one takes at most 6 requests of _SILENCE_S each: a silent store is named in 13 minutes.
+# botocore retries requests; this module retries answers whose body breaks off or does not have its announced length. No attempt
+# starts after _GIVE_UP_S, and each takes at most 6 requests of _SILENCE_S: an unresponsive store is reported within 13 minutes.
 _N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GIVE_UP_S = 6, 0.1, 10.0, 300.0
 _SILENCE_S = 60.0
 _N_THREADS = 8
@@ -42,16 +42,16 @@ def list_objects(root_uri: str) -> Iterator[tuple[str, int, datetime]]:
     """Yield address, size and time of the last change of every object under a prefix.
 
     Raises:
-        DataError: The bucket cannot be listed, or nothing lies under the prefix.
+        DataError: The bucket cannot be listed, or the prefix is empty.
     """
     found = find_objects(root_uri)
     if not found:
-        raise UnreachableRootError(f"Nothing lies under {root_uri}; correct the root, or upload the shards first.")
+        raise UnreachableRootError(f"{root_uri} is empty. Correct the root, or upload the shards first.")
     yield from found
 
 
 def find_objects(root_uri: str) -> list[tuple[str, int, datetime]]:
-    """Return address, size and time of the last change of every object under a prefix, which may be none.
+    """Return address, size and time of the last change of every object under a prefix, which may be empty.
 
     Raises:
         DataError: The bucket cannot be listed.
@@ -67,7 +67,7 @@ def find_objects(root_uri: str) -> list[tuple[str, int, datetime]]:
 
 
 def has_objects(root_uri: str) -> bool:
-    """Tell whether any object lies under a prefix.
+    """Return whether a prefix holds any object.
 
     Raises:
         DataError: The bucket cannot be listed.
@@ -79,10 +79,10 @@ def has_objects(root_uri: str) -> bool:
 
 
 def read_labels(uri: str) -> tuple[int, dict[str, str]]:
-    """Return an object's size and the labels that it was put with.
+    """Return an object's size and the metadata that it was uploaded with.
 
     Raises:
-        DataError: It is absent or may not be read.
+        DataError: The object is missing, or access is denied.
     """
     bucket, key = _split(uri)
     head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
@@ -93,7 +93,7 @@ def stat_object(uri: str) -> tuple[int, datetime]:
     """Return an object's size and the time of its last change.
 
     Raises:
-        DataError: It is absent or may not be read.
+        DataError: The object is missing, or access is denied.
     """
     bucket, key = _split(uri)
     head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
@@ -101,10 +101,10 @@ def stat_object(uri: str) -> tuple[int, datetime]:
 
 
 def put_file(uri: str, path: Path, labels: Mapping[str, str]) -> None:
-    """Put a file under an address, in parts where it is large; the store checks each part's sha256, and shows all or nothing.
+    """Upload a file, in parts if it is large. The store verifies each part's SHA-256, and shows the object once it is complete.
 
     Raises:
-        DataError: It may not be written, or the store cannot be reached.
+        DataError: Access is denied, or the store cannot be reached.
     """
     from boto3.exceptions import S3UploadFailedError  # noqa: PLC0415  as botocore below
 
@@ -114,7 +114,7 @@ def put_file(uri: str, path: Path, labels: Mapping[str, str]) -> None:
         _ask(uri, lambda: _client().upload_file(str(path), bucket, key, ExtraArgs=extra))
     except S3UploadFailedError as error:
         raise DataError(
-            f"{uri} cannot be written: {error}. Check the address, the credentials and the room."
+            f"{uri} cannot be written: {error}. Check the address, the credentials and the quota."
         ) from error
 
 
@@ -122,7 +122,7 @@ def remove_objects(root_uri: str) -> None:
     """Delete every object under a prefix.
 
     Raises:
-        DataError: They may not be deleted.
+        DataError: Access is denied, or the store cannot be reached.
     """
     for uri, _, _ in find_objects(root_uri):
         bucket, key = _split(uri)
@@ -130,10 +130,10 @@ def remove_objects(root_uri: str) -> None:
 
 
 def open_object(uri: str) -> io.BufferedReader:
-    """Open an object for reading, seekable, in parts of 8 MiB, of which some are fetched ahead of a reader that moves on.
+    """Open an object for reading, seekable, in parts of 8 MiB. Parts are prefetched while the reader moves forward.
 
     Raises:
-        DataError: It is absent or may not be read.
+        DataError: The object is missing, or access is denied.
     """
     bucket, key = _split(uri)
     head = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
@@ -141,7 +141,7 @@ def open_object(uri: str) -> io.BufferedReader:
 
 
 def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
-    """Return the bytes of each (offset, size), neighbours fetched together; short where the object ends early."""
+    """Return the bytes of each (offset, size); adjacent ranges are fetched together. Views are short if the object ends early."""
     bucket, key = _split(uri)
     etag = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))["ETag"]
     spans = merge_ranges(ranges, _MAX_GAP_BYTES)
@@ -183,7 +183,7 @@ class _ObjectReader(io.RawIOBase):
         return len(data)
 
     def _part(self, number: int) -> bytes:
-        """Return a part, and ask for the next ones where the reader came from the part before."""
+        """Return a part, and prefetch the next ones if the reader came from the previous part."""
         n_ahead = _N_AHEAD if number in self._parts or number - 1 in self._parts else 0
         last = (self._size_bytes - 1) // _PART_BYTES
         wanted = range(number, min(number + n_ahead, last) + 1)
@@ -210,7 +210,7 @@ def _get(uri: str, etag: str, span: ByteRange) -> bytes:
 
 
 def _whole_body(answer: Mapping[str, Any], offset: int) -> bytes:
-    """Read a body that is as long as its range: a wrong Content-Length would cut it without a word."""
+    """Read a body and check that it has the length of its range: a wrong Content-Length would truncate it silently."""
     from botocore.exceptions import IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
 
     body = bytes(answer["Body"].read())
@@ -222,7 +222,7 @@ def _whole_body(answer: Mapping[str, Any], offset: int) -> bytes:
 
 
 def _insist(fetch: Callable[[], T]) -> T:
-    """Repeat what breaks off on its way, each time after a longer pause of random length."""
+    """Retry broken transfers with random, growing pauses."""
     from botocore.exceptions import HTTPClientError, IncompleteReadError  # noqa: PLC0415  boto3 takes a third of a second
     from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
@@ -248,7 +248,7 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
         if code == "InvalidRange":
             return cast("T", b"")
         if code in {"PreconditionFailed", "412"}:
-            raise DataError(f"{uri} was replaced while it was read; run the stage again.") from error
+            raise DataError(f"{uri} was replaced while it was read. Run the stage again.") from error
         raise _KINDS.get(code, DataError)(
             f"{uri} cannot be read: {code}. Check the address and the credentials."
         ) from error
@@ -261,7 +261,7 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
 def _split(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:
-        raise DataError(f"{uri!r} names no bucket; write s3://BUCKET/PREFIX.")
+        raise DataError(f"{uri!r} does not name a bucket. Write s3://BUCKET/PREFIX.")
     return bucket, key
 
 

@@ -1,4 +1,4 @@
-"""Everything ingest needs from one shard: its pairs with their hashes, or why a record is none. Knows no database."""
+"""The samples of a shard: an image, its caption and their hashes for each record, or a fault. Knows no database."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ _BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One readable record: `pair_hash` names the pair wherever its bytes lie, `content_hash` all the bytes that lie here."""
+    """A readable record. `pair_hash` identifies the sample, in whatever shard it lies; `content_hash` covers all files of this record."""
 
     record: Record
     image_hash: bytes
@@ -50,26 +50,26 @@ class Sample:
     """The crawl's attributes by name, as `crawl_attributes` declares them."""
     metadata: dict[str, Any]
     repair: str | None = None
-    """What was repaired, as `repairs.join_repairs` writes it."""
+    """The repairs, as `repairs.join_repairs` writes them."""
 
 
 class RecordGuard(Protocol):
-    """Bounds what one record may cost its reader."""
+    """Limits the time and memory that a reader spends on one record."""
 
     def one_record(self, ordinal: int) -> AbstractContextManager[None]:
-        """Bound the time of a record."""
+        """Limit a record."""
         ...
 
     def admit(self, data: bytes) -> None:
-        """Refuse an image that is not to be read in this process."""
+        """Refuse an image that must not be read in this process."""
         ...
 
 
 class NoGuard:
-    """Reads whatever comes."""
+    """Sets no limits."""
 
-    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  as the protocol has it
-        """Bound nothing."""
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  named as in the protocol
+        """Set no limit."""
         return nullcontext()
 
     def admit(self, data: bytes) -> None:
@@ -81,9 +81,9 @@ class Reading:
     """How the records of a shard are read.
 
     Args:
-        has_perceptual_hash: Also decode each image, reduced, for a 64-bit fingerprint. A cut image is then found here; without it, at
-            scoring.
-        repair: Repair what can be repaired without a guess; otherwise it is quarantined.
+        has_perceptual_hash: Also decode each image, reduced, for its perceptual hash. This finds truncated images; otherwise scoring
+            finds them.
+        repair: Repair what can be repaired with certainty; otherwise such records are quarantined.
     """
 
     has_perceptual_hash: bool = True
@@ -96,10 +96,10 @@ def read_samples(
     reading: Reading = Reading(),
     guard: RecordGuard = NoGuard(),  # noqa: B008  both are immutable
 ) -> Iterator[Sample | Fault]:
-    """Yield a pair or a fault for every record of a shard, in its order.
+    """Yield a sample or a fault for every record of a shard, in its order.
 
     Raises:
-        DataError: The file is no tar: no good header is found anywhere in it.
+        DataError: The file is not a tar: it holds no valid header.
     """
     for record in index_tar(file, size_bytes):
         if isinstance(record, Fault):
@@ -114,29 +114,29 @@ def read_samples(
 
 
 def find_image(record: Record) -> RecordFile:
-    """Return the record's one picture.
+    """Return the record's image.
 
     Raises:
-        BadImageError: It has none, or several.
+        BadImageError: It has no image, or several.
     """
-    images = [member for member in record.files if member.ext in IMAGE_EXTS]
+    images = [file for file in record.files if file.ext in IMAGE_EXTS]
     if not images:
-        found = ", ".join(member.ext for member in record.files)
-        raise BadImageError(Reason.MISSING_IMAGE, f"members are {found}; none of {', '.join(sorted(IMAGE_EXTS))}")
+        found = ", ".join(file.ext for file in record.files)
+        raise BadImageError(Reason.MISSING_IMAGE, f"the files are {found}; none of {', '.join(sorted(IMAGE_EXTS))}")
     if len(images) > 1:
-        found = ", ".join(member.ext for member in images)
-        raise BadImageError(Reason.SEVERAL_IMAGES, f"members {found}; which one does the caption describe?")
+        found = ", ".join(file.ext for file in images)
+        raise BadImageError(Reason.SEVERAL_IMAGES, f"the files are {found}; a record has one image")
     return images[0]
 
 
 def hash_pair(image_hash: bytes, caption_hash: bytes) -> bytes:
-    """Name a pair by the sha256 of its two hashes."""
+    """Return the identity of a sample: the SHA-256 of its two hashes."""
     return hashlib.sha256(image_hash + caption_hash).digest()
 
 
-def hash_content(member_hashes: Iterable[bytes]) -> bytes:
-    """Name everything that a record holds by the sha256 over its members' hashes, in their order."""
-    return hashlib.sha256(b"".join(member_hashes)).digest()
+def hash_content(file_hashes: Iterable[bytes]) -> bytes:
+    """Return the SHA-256 over the hashes of a record's files, in their order."""
+    return hashlib.sha256(b"".join(file_hashes)).digest()
 
 
 def _read_sample(file: BinaryIO, record: Record, reading: Reading, guard: RecordGuard) -> Sample:
@@ -144,17 +144,17 @@ def _read_sample(file: BinaryIO, record: Record, reading: Reading, guard: Record
     image = find_image(record)
     if image.size > MAX_IMAGE_BYTES:
         raise BadImageError(Reason.IMAGE_TOO_LARGE, f"{image.size} bytes; the limit is {MAX_IMAGE_BYTES}")
-    data = _read_member(file, image)
+    data = _read_file(file, image)
     guard.admit(data)
     header = read_header(data)
     if header.is_animated:
         if not reading.repair:
-            raise BadImageError(Reason.ANIMATED_IMAGE, "several frames; stills are read only")
+            raise BadImageError(Reason.ANIMATED_IMAGE, "several frames; only still images are read")
         require_first_frame(data)
         repairs |= {Repair.FIRST_FRAME}
     perceptual_hash = perceptual_hash_of(data) if reading.has_perceptual_hash else None
     image_hash = hashlib.sha256(data).digest()
-    hashes = [image_hash if member is image else _hash_member(file, member) for member in record.files]
+    hashes = [image_hash if part is image else _hash_file(file, part) for part in record.files]
     pair = _make_sample(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
     return replace(pair, repair=join_repairs(repairs))
 
@@ -185,41 +185,41 @@ def _make_sample(
 
 
 def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[Annotation, Repairs]:
-    members = {member.ext: member for member in record.files}
-    # One byte beyond the limit is enough to be refused; a hostile size is never read whole.
+    parts = {part.ext: part for part in record.files}
+    # One byte above the limit is enough to refuse a file; a larger one is not read in full.
     text, document = (
-        _read_member(file, members[ext], limit + 1) if ext in members else None
+        _read_file(file, parts[ext], limit + 1) if ext in parts else None
         for ext, limit in (("txt", MAX_TEXT_BYTES), ("json", MAX_JSON_BYTES))
     )
     repairs = find_repairs(text, document) if reading.repair else NO_REPAIRS
     return read_annotation(text, document, repairs), repairs
 
 
-def _read_member(file: BinaryIO, member: RecordFile, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    file.seek(member.offset)
-    return file.read(min(member.size, max_bytes))
+def _read_file(file: BinaryIO, part: RecordFile, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+    file.seek(part.offset)
+    return file.read(min(part.size, max_bytes))
 
 
-def _hash_member(file: BinaryIO, member: RecordFile) -> bytes:
+def _hash_file(file: BinaryIO, part: RecordFile) -> bytes:
     digest = hashlib.sha256()
-    for start in range(0, member.size, _BLOCK_BYTES):
-        file.seek(member.offset + start)
-        digest.update(file.read(min(_BLOCK_BYTES, member.size - start)))
+    for start in range(0, part.size, _BLOCK_BYTES):
+        file.seek(part.offset + start)
+        digest.update(file.read(min(_BLOCK_BYTES, part.size - start)))
     return digest.digest()
 
 
 def repair_sample(sample: dict[str, Any], repair: str | None) -> dict[str, Any]:
-    """Return a sample, bytes by extension, as it is to be read; without a repair it is the one that was given.
+    """Return a sample, bytes by extension, with its repairs applied; without repairs, the given one.
 
-    The caption is UTF-8 in `.txt` where there is one, the `.json` can be parsed, and an image has one frame: a PNG, for the content
-    decides what an image is.
+    The repaired caption is UTF-8 in `.txt` if there is a `.txt`, the `.json` can be parsed, and an animation becomes a PNG of its first
+    frame under the same extension, because readers detect the format by content.
 
     Args:
-        sample: The files of a record by extension, and whatever else a reader keeps beside them.
-        repair: As the location's row, or the manifest of a materialized dataset, names it.
+        sample: The files of a record by extension, and other entries of the reader.
+        repair: The stored form, from the location's row or the manifest of a materialized dataset.
 
     Raises:
-        BadTextError, BadImageError: The bytes are not those that were repaired.
+        BadTextError, BadImageError: The bytes are not those for which ingest found the repairs.
     """
     if not repair:
         return sample

@@ -1,4 +1,4 @@
-"""Where shards lie: folders and `s3://` roots behind the same few functions. Knows no tar and no pair."""
+"""Storage of shards: lists, opens and reads files in folders and under `s3://` through the same functions."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_range
 from alchemist_core.shards.faults import is_storable
 
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNORECASE)
-# What uploaders and browsers append until the last byte is there.
+# Suffixes that uploaders and browsers append to an unfinished file.
 _UNFINISHED = re.compile(
     r"\.tar\.(part|partial|tmp|temp|filepart|crdownload|download|aria2|upload|uploading)$", re.IGNORECASE
 )
@@ -27,28 +27,28 @@ _FOLDER = "is a folder with the name of a shard. Pack its files into a plain .ta
 _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
 # A hole of this size is not part of a tar: a download reserved the space, or the file claims a size that it never had.
 _HOLE_BYTES = 1 << 30
-# To read so many bytes too many from a file costs less than to ask once more.
+# Reading this many unneeded bytes of a file costs less than another read.
 _MAX_GAP_BYTES = 1 << 13
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """One tar under a root, before anything in it was read."""
+    """A tar under a root, before it is read."""
 
     uri: str
     size_bytes: int
     changed_at: datetime
-    """When its bytes, or its place, last changed by the storage's clock; no user can set it back."""
+    """Time of the last change of its bytes or its name, by the storage's clock; users cannot set it back."""
 
 
 def absolute_root(root_uri: str) -> str:
-    """Return a root as it is found from every folder: a night is ingested from another one than it was registered from."""
+    """Return a root that does not depend on the working folder, which may differ between registering and ingesting."""
     return root_uri if is_s3(root_uri) else str(_local_path(root_uri).absolute())
 
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """Something under a root that is not read: why, and what to do. `is_loss` unless its name says that it is not to be read."""
+    """A path under a root that is not read, with the reason and the remedy. `is_loss` is false if its name excludes it on purpose."""
 
     uri: str
     why: str
@@ -57,18 +57,18 @@ class PassedOver:
 
 @dataclass(slots=True)
 class RootListing:
-    """What lies under a root: the tars, by address, and what is passed over."""
+    """The contents of a root: its tars, by address, and the paths that are not read."""
 
     shards: list[ShardFile] = field(default_factory=list)
     passed_over: list[PassedOver] = field(default_factory=list)
     unread_folders: list[str] = field(default_factory=list)
-    """Folders that cannot be listed: the tars below them are unknown."""
+    """Folders that cannot be listed, so that the tars below them are unknown."""
 
 
 def list_root(root_uri: str) -> RootListing:
-    """Return every `.tar` under a root, sorted by address, and whatever else looks like a shard but is not read.
+    """Return every `.tar` under a root, sorted by address, and other paths that look like a shard but are not read.
 
-    A name that starts with a dot, of a file or a folder, is a write under way.
+    Files and folders whose name starts with a dot are unfinished writes.
 
     Raises:
         DataError: The root does not exist or cannot be listed.
@@ -87,7 +87,7 @@ def list_root(root_uri: str) -> RootListing:
 
 
 def list_shards(root_uri: str) -> list[ShardFile]:
-    """Return every `.tar` under a root, sorted by address; a root of which a folder cannot be listed is refused.
+    """Return every `.tar` under a root, sorted by address; refuse a root with a folder that cannot be listed.
 
     Raises:
         DataError: The root, or a folder in it, cannot be listed.
@@ -100,7 +100,7 @@ def list_shards(root_uri: str) -> list[ShardFile]:
 
 
 def _why_not_read(path: str) -> tuple[str, bool] | None:
-    """Return why a path under a root is passed over, and whether that is a loss; none where it is a shard or of no interest.
+    """Return why a path under a root is not read, and whether that is a loss; None for shards and unrelated files.
 
     >>> _why_not_read("2026-01-01/.part/a.tar"), _why_not_read("a.tar.part"), _why_not_read("notes.txt")
     (('is hidden: a write under way', False), ('is a write under way by its name', False), None)
@@ -128,7 +128,7 @@ def stat_shard(uri: str) -> ShardFile:
     """Return a shard's size and the time of its last change.
 
     Raises:
-        DataError: There is none at this address.
+        DataError: There is no shard at this address.
     """
     if is_s3(uri):
         return ShardFile(uri, *s3.stat_object(uri))
@@ -138,10 +138,10 @@ def stat_shard(uri: str) -> ShardFile:
 
 
 def list_files(root_uri: str) -> list[str]:
-    """Return the address of every file under a root, sorted; none where there is no such root.
+    """Return the address of every file under a root, sorted; empty if the root does not exist.
 
     Raises:
-        DataError: The object store cannot be asked.
+        DataError: The object store cannot be reached.
     """
     if is_s3(root_uri):
         return sorted(uri for uri, _, _ in s3.find_objects(root_uri))
@@ -151,7 +151,7 @@ def list_files(root_uri: str) -> list[str]:
 
 
 def put_file(uri: str, path: Path) -> None:
-    """Put a local file to an address in an object store.
+    """Upload a local file to an object store.
 
     Raises:
         DataError: It may not be written, or the store cannot be reached.
@@ -160,7 +160,7 @@ def put_file(uri: str, path: Path) -> None:
 
 
 def has_files(root_uri: str) -> bool:
-    """Tell whether anything lies under a root: one that is not mounted is empty, and says nothing of its shards."""
+    """Return whether a root holds anything. An empty one may not be mounted, so its shards cannot be judged missing."""
     try:
         if is_s3(root_uri):
             return s3.has_objects(root_uri)
@@ -174,7 +174,7 @@ def open_shard(uri: str) -> io.BufferedReader:
     """Open a shard for reading, seekable.
 
     Raises:
-        DataError: There is none at this address.
+        DataError: There is no shard at this address.
     """
     return s3.open_object(uri) if is_s3(uri) else _open_file(uri)
 
@@ -183,13 +183,13 @@ def read_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[bytes]:
     """Return the bytes of each (offset, size), in the order asked for.
 
     Raises:
-        DataError: The shard is gone, cannot be read, or ends before one of the ranges.
+        DataError: The shard is missing, cannot be read, or ends before one of the ranges.
     """
     return [bytes(view) for view in view_ranges(uri, ranges)]
 
 
 def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
-    """Return the bytes of each (offset, size) as `read_ranges` does, without a copy: neighbours share what was read.
+    """Return the bytes of each (offset, size) like `read_ranges`, without copying: adjacent ranges share one buffer.
 
     Raises:
         DataError: As `read_ranges`.
@@ -198,14 +198,14 @@ def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
     for (offset, size), view in zip(ranges, views, strict=True):
         if len(view) != size:
             raise ChangedShardError(
-                f"{uri} ends before byte {offset + size}, where a registered member ends: it is not the shard that was "
+                f"{uri} ends before byte {offset + size}, where a registered file ends: it is not the shard that was "
                 f"ingested. {remedy_of(uri)}"
             )
     return views
 
 
 def remedy_of(uri: str) -> str:
-    """Return what to do about a shard whose bytes are not, or no longer, those that were registered."""
+    """Return what to do about a shard whose bytes are missing or differ from the registered ones."""
     name = shlex.quote(uri)
     return (
         f"Restore its bytes; or read it anew: alchemist shard reread {name} --reason WHY; or give it up: "
@@ -214,13 +214,13 @@ def remedy_of(uri: str) -> str:
 
 
 def sha256_of(uri: str) -> bytes:
-    """Return the sha256 of a whole shard."""
+    """Return the SHA-256 of a whole shard."""
     with open_shard(uri) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def join_uri(root_uri: str, path: str) -> str:
-    """Return the address of a path under a root; an absolute address stays as it is.
+    """Return the address of a path under a root; an absolute address is returned unchanged.
 
     >>> join_uri("s3://crawls/", "2026-01-01/000000.tar")
     's3://crawls/2026-01-01/000000.tar'
@@ -231,7 +231,7 @@ def join_uri(root_uri: str, path: str) -> str:
 
 
 def is_s3(uri: str) -> bool:
-    """Tell an object store's address from a folder's."""
+    """Return whether an address is in an object store."""
     return uri.startswith("s3://")
 
 
@@ -247,7 +247,7 @@ def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int,
     root = _local_path(root_uri)
     if not root.is_dir():
         raise UnreachableRootError(
-            f"The root {root_uri} is unreachable: no folder that can be read here. Correct it, or mount it."
+            f"The root {root_uri} is unreachable: it is not a folder that can be read here. Correct the path, or mount it."
         )
     for path in _find_files(root, listing):
         uri = join_uri(root_uri, path.relative_to(root).as_posix())
@@ -255,22 +255,20 @@ def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int,
             stat = path.stat()
         except OSError as error:
             if path.is_symlink() and path.name.endswith(".tar"):
-                listing.passed_over.append(
-                    PassedOver(uri, f"is a link that leads nowhere ({error.strerror}). Remove it.")
-                )
+                listing.passed_over.append(PassedOver(uri, f"is a broken link ({error.strerror}). Remove it."))
             continue
         why = _why_no_tar(path, stat) if path.name.endswith(".tar") else None
         if why is not None and not _is_hidden(path.relative_to(root).as_posix()):
             listing.passed_over.append(PassedOver(uri, why))
         if why is not None or not S_ISREG(stat.st_mode):
             continue
-        # The time of the inode's change: a copy that keeps the time of modification, or a rename, shows too.
+        # ctime, unlike mtime, also changes on a rename and on a copy that keeps the time of modification.
         yield uri, stat.st_size, datetime.fromtimestamp(stat.st_ctime, UTC)
 
 
 def _find_files(root: Path, listing: RootListing) -> Iterator[Path]:
     def note(error: OSError) -> None:
-        # Taken for empty, it would be a night without a shard. One that went meanwhile has none, nor has a file system's own.
+        # Without this note an unreadable folder would look empty. A folder that was just deleted, or lost+found, holds no shards.
         if isinstance(error, FileNotFoundError) or _name(str(error.filename)) == "lost+found":
             return
         if Path(str(error.filename)) == root:
@@ -300,14 +298,14 @@ def _why_no_tar(path: Path, stat: os.stat_result) -> str | None:
 
 
 def _hole_of(path: Path, size_bytes: int) -> int:
-    """Return the size of a hole that is too large for a tar, 0 where there is none: reading it would take hours and find zeros."""
+    """Return the size of a hole too large for a tar, else 0: reading it would take hours and return zeros."""
     if not hasattr(os, "SEEK_HOLE"):
         return 0
     with suppress(OSError), path.open("rb") as file:
         at = 0
         while (at := os.lseek(file.fileno(), at, os.SEEK_HOLE)) < size_bytes:
             hole, at = at, size_bytes
-            with suppress(OSError):  # nothing is written behind it
+            with suppress(OSError):  # nothing is written after it
                 at = os.lseek(file.fileno(), hole, os.SEEK_DATA)
             if at - hole >= _HOLE_BYTES:
                 return at - hole
@@ -335,7 +333,7 @@ def _view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
 
 def _read_span(descriptor: int, offset: int, size: int) -> bytes:
     data = os.pread(descriptor, size, offset)
-    # The system hands out 2 GiB at a time.
+    # The system returns at most 2 GiB at a time.
     while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
         data += more
     return data

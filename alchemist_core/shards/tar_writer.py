@@ -1,4 +1,4 @@
-"""Tars with the same bytes for the same entries, written aside and renamed. Knows nothing of records or images."""
+"""Writes tars atomically. The same entries give the same bytes."""
 
 import hashlib
 import os
@@ -18,28 +18,27 @@ Entries = Iterable[tuple[str, bytes | memoryview]]
 
 
 def write_tar(path: Path, entries: Entries, *, read_back: bool = True) -> bytes:
-    """Write the entries in the order given and return the sha256 of the file.
+    """Write the entries in the order given and return the SHA-256 of the file.
 
-    Plain USTAR, owner 0, time 0; only a name that USTAR cannot hold gets a pax header. Readers see the old file or the
-    whole new one, never a half.
+    Plain USTAR, owner 0, time 0; only a name that USTAR cannot hold gets a pax header.
 
     Args:
-        path: The tar; one that is there is replaced.
+        path: The tar. An existing one is replaced.
         entries: Names and bytes.
-        read_back: Also read from the disk what was written, before it takes its name.
+        read_back: Read the file back from the disk and compare it before the rename.
 
     Raises:
-        DataError: The disk gave back other bytes than were written, or has no room for them.
+        DataError: The disk returned other bytes than were written, or is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as partial, partial.open("w+b", buffering=_BUFFER_BYTES) as file:
             digest = _write_blocks(file, entries)
             if read_back and disk_sha256(file) != digest:
-                raise DataError(f"{path} reads back otherwise than it was written; check the disk, then run again")
+                raise DataError(f"{path} differs from what was written. Check the disk, then run again.")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written ({error.strerror}); make room, or mend the disk, then run again"
+            f"{path} cannot be written ({error.strerror}). Make room or repair the disk, then run again."
         ) from error
     sync_folder(path.parent)
     return digest
@@ -66,7 +65,7 @@ def _blocks(entries: Entries) -> Iterator[bytes | memoryview]:
 
 
 def _plain_fields() -> tuple[bytes, bytes, bytes, int]:
-    """Return what stands between a header's name, size and checksum, and behind it, with the sum of all these bytes."""
+    """Return the constant parts of a header before and after its size and after its checksum, and the sum of their bytes."""
     header = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
     before, between, behind = header[100:124], header[136:148], header[156:]
     return before, between, behind, sum(before) + sum(between) + sum(behind) + 8 * ord(" ")
@@ -76,7 +75,7 @@ _BEFORE_SIZE, _AFTER_SIZE, _AFTER_SUM, _PLAIN_SUM = _plain_fields()
 
 
 def _header(name: str, size_bytes: int) -> bytes:
-    """Return a member's header; the standard library makes the same in ten times the time, and those that are not plain."""
+    """Return a file's header, ten times as fast as the standard library, which makes those that are not plain."""
     raw = name.encode("utf-8", "surrogateescape")
     if len(raw) > _MAX_NAME_BYTES or size_bytes >= _MAX_USTAR_BYTES or not name.isascii():
         info = tarfile.TarInfo(name)

@@ -1,7 +1,7 @@
-"""A process that works off tasks: `python -m alchemist_core.shards.worker FD ARENA_FD MODULE`. Started by `workers`.
+"""A worker process: `python -m alchemist_core.shards.worker FD ARENA_FD MODULE`. Started by `workers`; a module of its own, to be run.
 
-It reads ahead: while one task is worked on, a thread reads the bytes that the next one needs. It holds no lock that another
-process waits for, so that it can be killed at any moment, and it ends when its parent does.
+While it works on one task, a thread reads the bytes of the next one. It holds no lock that another process waits for, so that it
+can be killed at any moment, and it exits when its parent does.
 """
 
 import importlib
@@ -19,25 +19,25 @@ from typing import Any, Protocol
 
 
 class Task(Protocol):
-    """What can be sent to a worker: it is pickled, and so is what its work returns."""
+    """A task for a worker. It is pickled, and so is its result."""
 
     def read(self) -> Any:
-        """Fetch the bytes that the work needs; runs beside the work of the task before."""
+        """Read the bytes that the work needs; runs while the previous task is worked on."""
         ...
 
     def work(self, data: Any, place: memoryview) -> Any:
-        """Return the result; what is too large to be sent is written to the place, which the parent sees too."""
+        """Return the result; data too large to be pickled goes to `place`, memory shared with the parent."""
         ...
 
 
 READY = "ready"
-# One in work, one whose bytes are read meanwhile, one on its way: as many places as tasks.
+# One task in work, one whose bytes are being read, and one in transit.
 N_PLACES = 3
 _END: tuple[None, tuple[bool, Any]] = (None, (False, None))
 
 
 def serve(connection: Connection, arena: memoryview) -> None:
-    """Answer every task with a pair: whether it succeeded, and its result or its exception."""
+    """Answer every task with a tuple: whether it succeeded, and its result or its exception."""
     connection.send(READY)
     coming: Queue[tuple[Task | None, tuple[bool, Any]]] = Queue(maxsize=1)
     Thread(target=_read_ahead, args=(connection, coming), daemon=True, name="read-ahead").start()
@@ -50,7 +50,7 @@ def serve(connection: Connection, arena: memoryview) -> None:
 
 
 def place_of(arena: memoryview, number: int) -> memoryview:
-    """Return where a worker's `number`-th task may leave something; it is the next but two's place again."""
+    """Return the shared memory of a worker's `number`-th task; every third task uses the same."""
     size = len(arena) // N_PLACES
     return arena[number % N_PLACES * size :][:size]
 
@@ -61,7 +61,7 @@ def _read_ahead(connection: Connection, coming: "Queue[tuple[Task | None, tuple[
             is_whole, task = _attempt(connection.recv)
             if isinstance(task, (EOFError, OSError)):
                 break
-            # A task that cannot be unpickled is answered like one that fails: its sender waits.
+            # A task that cannot be unpickled is answered like a failed one, because its sender waits.
             coming.put((task, _attempt(task.read) if is_whole else (False, task)))
     finally:
         coming.put(_END)
@@ -71,18 +71,18 @@ def _attempt(function: Callable[[], Any]) -> tuple[bool, Any]:
     try:
         return True, function()
     except MemoryError:
-        # An image in work took what there was, whoever asked last: the parent finds out which one.
+        # Memory ran out, perhaps because of the image in work: the parent finds out which one.
         os.abort()
-    except Exception as error:  # noqa: BLE001  it is raised in the parent, which knows what it means
+    except Exception as error:  # noqa: BLE001  it is raised again in the parent
         return False, error
 
 
 def main() -> None:
-    """Serve the connection over the arena whose file descriptors are the arguments; the module is where its tasks are from."""
-    # Ctrl-C reaches the whole group; the parent decides, and its end ends this process.
+    """Serve a connection. The arguments are the file descriptors of it and of the shared memory, and the module of the tasks."""
+    # Ctrl-C reaches the whole process group; this process exits when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection_fd, arena_fd, module = sys.argv[1:]
-    # Now, and not with the first task: whoever awaits a worker's readiness may then count on its speed.
+    # Import the module before the first task, so that a ready worker is fast from the start.
     importlib.import_module(module)
     with Connection(int(connection_fd)) as connection:
         try:

@@ -1,7 +1,7 @@
-"""Worker processes and the tasks that they are at. A worker that dies is replaced; what to do with its tasks the caller says.
+"""Worker processes and their tasks. A worker that dies is replaced; the caller decides what to do with its tasks.
 
-Each has a connection of its own and nothing is shared, so that a killed worker cannot stop another one, and a worker whose
-parent was killed finds its connection closed and ends.
+Each worker has its own connection and shares nothing with the others, so that a killed worker cannot block another one. A worker
+whose parent was killed finds its connection closed and exits.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from typing import IO, Any
 from alchemist_core.errors import AlchemistError
 from alchemist_core.shards.worker import N_PLACES, READY, Task, place_of
 
-# Workers compute on one thread each; large freed arrays stay with the process, or every one costs its page faults anew.
+# Each worker computes on one thread. Large freed arrays stay with the process, which saves the page faults of the next one.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 
 
 class WorkerDiedError(AlchemistError):
-    """Report that a worker ended while it had work; `is_begun` of the one task that it was at."""
+    """Reports that a worker exited with tasks left; `is_begun` is set for the one that it was working on."""
 
     def __init__(self, code: int, *, is_begun: bool) -> None:
         super().__init__(f"a worker process ended with code {code}")
@@ -39,9 +39,9 @@ class WorkerDiedError(AlchemistError):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of a task: its result and its place (until the next task is submitted), or the error that ended it.
+    """The end of a task: its result and its shared memory (valid until the next task is submitted), or its error.
 
-    The place is there, too, where a worker died on the task: it holds what was written until then.
+    The shared memory is also set if a worker died on the task: it holds what the worker had written.
     """
 
     ticket: Any
@@ -51,12 +51,12 @@ class Done:
 
 
 class Workers:
-    """As many processes as asked for; tasks go to the one that has least to do.
+    """A number of worker processes; a task goes to the one with the fewest tasks.
 
     Args:
-        n_workers: Processes.
-        module: Where the tasks are from, by name; imported before a worker says that it is ready.
-        place_bytes: Memory, seen by both sides, for what a task's result is too large to be sent.
+        n_workers: Number of processes.
+        module: Name of the tasks' module; imported before a worker reports that it is ready.
+        place_bytes: Shared memory per task, for results too large to be pickled.
     """
 
     def __init__(self, n_workers: int, *, module: str, place_bytes: int = 1) -> None:
@@ -65,38 +65,36 @@ class Workers:
 
     @property
     def pids(self) -> list[int]:
-        """The processes, for those who watch their memory or kill them."""
+        """Process ids, to measure their memory or to kill them."""
         return [worker.process.pid for worker in self._workers]
 
     def await_ready(self) -> None:
-        """Wait until every worker stands; without it the first tasks wait."""
+        """Block until every worker is ready. Without it the first tasks wait."""
         while starting := {worker.connection: worker for worker in self._workers if not worker.is_ready}:
             for connection in wait(list(starting)):
                 assert isinstance(connection, Connection)
                 list(self._receive(starting[connection]))
 
     def has_room(self) -> bool:
-        """Tell whether a task would be worked on soon."""
+        """Return whether another task would be started soon."""
         return any(len(worker.tickets) < N_PLACES for worker in self._workers)
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is awaited."""
+        """Return whether no task is pending."""
         return not any(worker.tickets for worker in self._workers)
 
     def submit(self, task: Task, ticket: Any) -> None:
-        """Give a task to a worker; its end comes back with the ticket."""
+        """Send a task to a worker; its result comes back with the ticket."""
         worker = min(self._workers, key=lambda worker: len(worker.tickets))
         worker.tickets.append(ticket)
-        with suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # It died: that is found, with all its tickets, at the wait.
+        with suppress(BrokenPipeError, ConnectionResetError):  # It died; `wait` finds this and returns its tickets.
             worker.connection.send(task)
 
     def wait(self) -> Iterator[Done]:
-        """Wait until something has ended and yield all that has.
+        """Wait until a task has ended and yield all that have.
 
         Raises:
-            AlchemistError: A worker cannot even start.
+            AlchemistError: A worker cannot start.
         """
         busy = {worker.connection: worker for worker in self._workers if worker.tickets}
         for connection in wait(list(busy)):
@@ -106,7 +104,7 @@ class Workers:
     def _receive(self, worker: "_Worker") -> Iterator[Done]:
         try:
             message = worker.connection.recv()
-        except (EOFError, OSError):  # An answer that is cut in its middle is an OSError.
+        except (EOFError, OSError):  # A message that is cut off raises OSError.
             yield from self._replace(worker)
             return
         if message == READY:
@@ -119,12 +117,12 @@ class Workers:
         yield Done(ticket, result=value, place=place) if is_success else Done(ticket, error=value)
 
     def _replace(self, worker: "_Worker") -> Iterator[Done]:
-        """Start another process in a dead one's place, and give back what that one had before it."""
+        """Replace a dead worker by a new one, and return the dead one's tasks."""
         worker.close()
         code = worker.process.returncode
         if not worker.is_ready:
             raise AlchemistError(
-                f"A worker process ended with code {code} before it began; its own message stands above."
+                f"A worker process ended with code {code} while it started. See its error message above."
             )
         self._workers[self._workers.index(worker)] = _Worker(self._module, self._arena_bytes)
         for number, ticket in enumerate(worker.tickets):
@@ -132,7 +130,7 @@ class Workers:
             yield Done(ticket, place=place, error=WorkerDiedError(code, is_begun=number == 0))
 
     def close(self) -> None:
-        """End all processes, whatever they are at."""
+        """Kill all processes."""
         for worker in self._workers:
             worker.close()
 
@@ -144,7 +142,7 @@ class Workers:
 
 
 class _Worker:
-    """One process and the tickets of its tasks, in the order in which it works."""
+    """One process and the tickets of its tasks, in the order in which it works on them."""
 
     def __init__(self, module: str, arena_bytes: int) -> None:
         ours, theirs = socket.socketpair()
@@ -168,13 +166,13 @@ class _Worker:
 
 
 def _anonymous_file() -> IO[bytes]:
-    """Open a file in memory that has no name: a killed process leaves nothing behind."""
+    """Open a nameless file in memory: a killed process leaves nothing behind."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("alchemist-arena"), "r+b")
     return tempfile.TemporaryFile()
 
 
 def n_own_cores() -> int:
-    """Return how many cores are this process's share: those of the machine, over the processes that torchrun started on it."""
+    """Return this process's share of cores: the available cores divided by the processes that torchrun started on the machine."""
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,7 +1,7 @@
-"""A subset as a torch dataset without a copy: byte ranges straight from the source tars, read ahead, resumed exactly.
+"""A subset version as a torch dataset that reads byte ranges from the source tars, ahead of the loop, and resumes exactly.
 
-Batches are the same with any number of workers, if the loader's batch size is the dataset's. Letters: N members of the
-subset · M that one rank reads · K that one worker reads.
+Batches are the same with any number of workers, if the loader's batch size is the dataset's. From top to bottom: the order of an
+epoch and its shares, reading ahead, the dataset. Letters: N members of the subset · M that one rank reads · K that one worker reads.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One of `world_size` processes that share an epoch, and the size of the batches that its loader makes."""
+    """One of `world_size` processes that share an epoch, and the batch size of its loader."""
 
     rank: int = 0
     world_size: int = 1
@@ -38,11 +38,11 @@ class Reader:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size or self.batch_size < 1:
-            raise ValueError(f"{self}: the rank is 0 to world_size - 1, the batch size at least 1")
+            raise ValueError(f"{self} is not valid: the rank is 0 to world_size - 1, the batch size at least 1.")
 
 
 def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> Numbers:
-    """Return the order in which an epoch meets the members, on whatever machine.
+    """Return the order of the members in an epoch; it is the same on every machine.
 
     >>> epoch_order(np.arange(4), seed=0, epoch=0).tolist(), epoch_order(np.arange(4), seed=0, epoch=1).tolist()
     ([1, 3, 2, 0], [2, 0, 3, 1])
@@ -52,7 +52,7 @@ def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> N
 
 
 def rank_share(order_N: Numbers, reader: Reader) -> Numbers:
-    """Return what one rank reads: every member is read by exactly one, and no rank reads two more than another.
+    """Return the members that one rank reads: each is read by exactly one rank, and the shares differ by at most one.
 
     >>> [rank_share(np.arange(5), Reader(rank, 2)).tolist() for rank in range(2)]
     [[0, 2, 4], [1, 3]]
@@ -61,9 +61,9 @@ def rank_share(order_N: Numbers, reader: Reader) -> Numbers:
 
 
 def worker_share(number_M: Numbers, reader: Reader, *, worker: int, n_workers: int) -> Numbers:
-    """Return what one worker of a rank's loader reads: whole batches in turn, as the loader asks for them.
+    """Return the members that one worker of a rank's loader reads: whole batches in turn, as the loader requests them.
 
-    So the loader gives the same batches with any number of workers.
+    Hence the loader returns the same batches with any number of workers.
 
     >>> worker_share(np.arange(7), Reader(batch_size=2), worker=1, n_workers=2).tolist()
     [2, 3, 6]
@@ -74,17 +74,17 @@ def worker_share(number_M: Numbers, reader: Reader, *, worker: int, n_workers: i
 
 Sample = dict[str, Any]
 _GROUP, _N_GROUPS_AHEAD = 32, 8
-# A file answers at once; an object store only after a while, but many at a time.
+# An object store answers slowly, but many requests at a time.
 _N_FILE_THREADS, _N_OBJECT_THREADS = 4, 32
 
 
 def read_ahead(members: MemberTable, index_K: NDArray[np.int64]) -> Iterator[Sample]:
-    """Yield members in the order given, as webdataset does: `__key__`, `__url__`, and bytes by extension; and pair_hash, rank.
+    """Yield members in the order given, in webdataset's form (`__key__`, `__url__`, bytes by extension) with pair_hash and rank.
 
-    Every member's bytes are compared with what ingest registered, and then repaired where ingest repaired them.
+    The bytes of every member are compared with what ingest registered, then repaired if ingest repaired them.
 
     Raises:
-        DataError: A source is gone, or holds other bytes.
+        DataError: A source is missing, or holds other bytes.
     """
     n_threads = _N_OBJECT_THREADS if any(map(is_s3, members.uris)) else _N_FILE_THREADS
     n_ahead = max(_N_GROUPS_AHEAD, n_threads)
@@ -119,21 +119,21 @@ State = dict[str, Any]
 
 
 class SubsetDataset(IterableDataset[Any]):
-    """Yields the members of a subset version once an epoch, in an order of the seed and the epoch.
+    """Yields the members of a subset version once per epoch, in an order that depends on the seed and the epoch.
 
-    Pairs that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
-    DistributedSampler. Ranks may differ by one sample, for none is read twice to make them even.
+    Samples that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
+    DistributedSampler. Ranks may differ by one sample, because no sample is repeated to make them equal.
 
     Args:
-        subset: Name of the subset, or where its members lie.
-        version: Version number; none: the published version, the newest where none is published. The choice is printed.
-        seed: Of the order.
-        reader: Which part this process reads, and in what batches; none: by torch's process group, one by one.
-        transform: Applied to each sample in the worker that read it.
+        subset: Name of the subset, or its located members.
+        version: Version number. None means the published version, or the newest if none is published; the choice is printed.
+        seed: Seed of the order.
+        reader: The share and the batch size of this process. None means its rank in torch's process group, and batch size 1.
+        transform: Function applied to each sample in the worker that read it.
 
     Raises:
-        ConfigError: There is no such version, or it was withdrawn; the text says why and what to use.
-        DataError: A member has no live location although nobody took it down.
+        ConfigError: The version does not exist, or was withdrawn; the message says why and what to use.
+        DataError: A member that was not taken down has no live location.
     """
 
     def __init__(
@@ -149,37 +149,39 @@ class SubsetDataset(IterableDataset[Any]):
         self.reader = reader or _this_process()
         self._members, self._seed, self._transform = located.members, seed, transform
         self._pair_hash64_N = first_64_bits(located.manifest.pair_hash_K32)
-        # A member's place in the table; -1 where it was taken down. The order is over all, so that a takedown moves nobody.
+        # A member's row in the table, or -1 if it was taken down. The order covers all members, so that a takedown moves no other member.
         self._row_N = np.full(len(located.manifest), -1, np.int64)
         self._row_N[located.members.numbers()] = np.arange(len(located.members))
         self.n_taken_down = int((self._row_N < 0).sum())
         self._members_sha256 = located.manifest.sha256()
-        # In memory that workers share, for those that live on between epochs have a copy of all else.
+        # Shared memory, because persistent workers have their own copy of everything else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start at the beginning of an epoch."""
+        """Start an epoch from its beginning."""
         self._epoch.fill_(epoch)
         self._resume = _Place(epoch, taken_down=np.flatnonzero(self._row_N < 0).tolist())
         self._n_read = 0
 
     def __len__(self) -> int:
-        """Count what this rank reads in the epoch."""
+        """Return the number of samples that this rank reads in the epoch."""
         return int((self._row_N[self._rank_numbers()] >= 0).sum())
 
     def __iter__(self) -> Iterator[Any]:
-        """Read this worker's part of the epoch, from the place that was set."""
+        """Read this worker's share of the epoch, from the current position."""
         if (epoch := int(self._epoch)) != self._resume.epoch:
             self.set_epoch(epoch)
         worker = get_worker_info()
         number, n_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         place, self._n_read = self._resume, self._resume.n_read
         if place.n_read and place.n_workers != n_workers:
-            raise DataError(f"The state is of {place.n_workers} workers, not of {n_workers}; give the loader as many")
+            raise DataError(
+                f"The state was saved with {place.n_workers} workers, not with {n_workers}. Give the loader num_workers={place.n_workers}."
+            )
         self._resume = replace(place, n_workers=n_workers)
         number_K = worker_share(self._planned(place), self.reader, worker=number, n_workers=n_workers)[place.n_read :]
-        # What was taken down since the state was saved is skipped, too, but was given its turn in the order.
+        # Samples taken down since the state was saved are skipped, but keep their turn in the order.
         is_live_K = self._row_N[number_K] >= 0
         n_read_of_sample = (place.n_read + 1 + np.flatnonzero(is_live_K)).tolist()
         samples = read_ahead(self._members, self._row_N[number_K[is_live_K]])
@@ -187,13 +189,13 @@ class SubsetDataset(IterableDataset[Any]):
             yield sample if self._transform is None else self._transform(sample)
 
     def state_dict(self) -> State:
-        """Return the place of the reading under way in this process: torchdata's StatefulDataLoader asks in each worker."""
+        """Return the position of this process. torchdata's StatefulDataLoader calls it in each worker."""
         return self._state(replace(self._resume, n_read=self._n_read))
 
     def state_after(self, n_samples: int) -> State:
-        """Return the place at which this rank has had so many samples since the epoch's start, or since the state that was loaded.
+        """Return the position after this rank received `n_samples` since the start of the epoch or the loaded state.
 
-        For loaders that keep no state themselves: workers read ahead, and only the loop knows what arrived.
+        For loaders without a state of their own: workers read ahead, so that only the training loop knows what arrived.
         """
         place = self._resume
         if not n_samples:
@@ -204,15 +206,15 @@ class SubsetDataset(IterableDataset[Any]):
         return self._state(replace(place, start=place.start + int(had_M[-1]) + 1, n_read=0))
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a place.
+        """Resume from a saved position.
 
         Raises:
-            DataError: It is a place in another subset, order or share.
+            DataError: The position belongs to another subset, order or share.
         """
         about = self._about()
         if wrong := [name for name, value in about.items() if state.get(name) != value]:
             raise DataError(
-                f"The state is not of this dataset: {wrong[0]} is {state.get(wrong[0])!r} there and {about[wrong[0]]!r} here"
+                f"The state is not of this dataset: its {wrong[0]} is {state.get(wrong[0])!r}, but {about[wrong[0]]!r} here."
             )
         self._resume = _Place(**{name: state[name] for name in _Place.__slots__})
         self._epoch.fill_(self._resume.epoch)
@@ -236,9 +238,9 @@ class SubsetDataset(IterableDataset[Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """How far a rank is: `start` members of its epoch are behind it, and `n_read` of one worker's share since.
+    """A position: `start` members of the rank's epoch were read, then `n_read` of one worker's share.
 
-    `taken_down` are those that the shares of the workers were dealt without.
+    `taken_down` lists the members that were left out when the workers' shares were computed.
     """
 
     epoch: int
@@ -253,7 +255,7 @@ def _locate(name: str, version: int | None) -> LocatedSubset:
     try:
         return locate_remaining(engine, choose_version(engine, name, version=version))
     finally:
-        # Workers are forked from this process and must not inherit its connections.
+        # Workers are forked from this process, and must not inherit its connections.
         engine.dispose()
 
 

@@ -154,7 +154,7 @@ def vars_of(task: DecodeTask) -> tuple:
 
 
 def test_a_worker_that_cannot_start_is_an_error_and_not_a_loop() -> None:
-    with Workers(1, module="no_such_module") as workers, pytest.raises(AlchemistError, match="before it began"):
+    with Workers(1, module="no_such_module") as workers, pytest.raises(AlchemistError, match="while it started"):
         workers.await_ready()
 
 

@@ -180,6 +180,6 @@ def test_an_image_is_looked_for_after_the_text_and_each_extension_is_one(tar, re
     for ext in ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "JPG"):
         assert isinstance(read(tar([(f"a.{ext}", picture()), ("a.txt", b"words")]))[0], Sample)
     (fault,) = read(tar([("a.pgm", picture()), ("a.txt", b"words")]))
-    assert (fault.reason, fault.detail[:33]) == ("missing_image", "members are pgm, txt; none of bmp")
+    assert (fault.reason, fault.detail[:36]) == ("missing_image", "the files are pgm, txt; none of bmp,")
     (fault,) = read(tar([("a.txt", b""), ("a.json", b"{}")]))
     assert fault.reason == "missing_caption"

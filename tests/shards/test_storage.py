@@ -257,5 +257,5 @@ def test_an_unreachable_store_is_named(bucket: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_address_without_bucket_is_refused() -> None:
-    with pytest.raises(DataError, match="names no bucket"):
+    with pytest.raises(DataError, match="does not name a bucket"):
         list_shards("s3://")

@@ -61,7 +61,7 @@ def test_only_the_shards_of_the_crawl_date_are_ingested(corpus: Path, database_u
 
 
 def test_a_root_that_was_mistyped_is_not_kept(corpus: Path, database_url: str, engine: Engine) -> None:
-    with pytest.raises(DataError, match="no folder that can be read"):
+    with pytest.raises(DataError, match="not a folder that can be read"):
         ingest(dataset="scenes", root=str(corpus / "tarin"))
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.datasets")).scalar_one() == 0

@@ -237,7 +237,7 @@ def test_a_state_of_more_workers_is_refused(located: LocatedSubset) -> None:
     next(part)
     resumed = dataset_of(located)
     resumed.load_state_dict(dataset.state_dict())
-    with pytest.raises(DataError, match="of 2 workers"):
+    with pytest.raises(DataError, match="with 2 workers"):
         next(iter(resumed))
 
 
