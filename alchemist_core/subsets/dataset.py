@@ -177,7 +177,8 @@ class SubsetDataset(IterableDataset[Any]):
         place, self._n_read = self._resume, self._resume.n_read
         if place.n_read and place.n_workers != n_workers:
             raise DataError(
-                f"The state was saved with {place.n_workers} workers, not with {n_workers}. Give the loader num_workers={place.n_workers}."
+                f"The state was saved with {place.n_workers} workers, not with {n_workers}. "
+                f"Give the loader num_workers={place.n_workers}."
             )
         self._resume = replace(place, n_workers=n_workers)
         number_K = worker_share(self._planned(place), self.reader, worker=number, n_workers=n_workers)[place.n_read :]
