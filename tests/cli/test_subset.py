@@ -157,7 +157,9 @@ def test_a_version_that_was_never_published_is_nothing_to_go_back_to(pool: Engin
     select(retention=0.1)
     select(retention=0.2)
     run_publish(1)
-    with pytest.raises(ConfigError, match="best v2 was never published. Publish it: alchemist subset publish best --version 2"):
+    with pytest.raises(
+        ConfigError, match=r"best v2 was never published\. Publish it: alchemist subset publish best --version 2"
+    ):
         rollback(RollbackSubsetConfig(name=NAME, version=2))
     with pytest.raises(ConfigError, match=r"There is no subset 'best' v9 \(versions: 1, 2\)"):
         rollback(RollbackSubsetConfig(name=NAME, version=9))
