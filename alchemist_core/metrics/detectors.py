@@ -130,10 +130,10 @@ def _box(mask_HW: np.ndarray) -> tuple[float, float, float, float]:
 def _crop(image_HW3: Picture, found: Found, side: int) -> Picture:
     grey = np.where(found.mask_HW[..., None], image_HW3, np.array(_GREY, np.uint8))
     left, top, right, bottom = (round(end) for end in found.box)
-    picture = Image.fromarray(grey[top:bottom, left:right])
-    ratio = side / min(picture.size)
-    width, height = (max(side, round(each * ratio)) for each in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    crop = Image.fromarray(grey[top:bottom, left:right])
+    ratio = side / min(crop.size)
+    width, height = (max(side, round(each * ratio)) for each in crop.size)
+    resized = crop.resize((width, height), Image.Resampling.BICUBIC)
     x, y = (width - side) // 2, (height - side) // 2
     return np.asarray(resized.crop((x, y, x + side, y + side)))
 

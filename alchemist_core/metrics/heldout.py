@@ -22,6 +22,7 @@ from alchemist_core.training.sample_reading import StoredSamples, read_images
 
 def heldout_conditions(rater: AnyRow, rows: Sequence[AnyRow]) -> dict[str, Any]:
     """Return everything that two held-out losses must share to be comparable: the samples, and the rater's tokenizer."""
+    # Stored values are found by the hash of these words, so the words never change.
     return {
         "metric": "heldout_loss",
         "unit": "nats a token",
@@ -49,10 +50,10 @@ class HeldoutLoss:
 
     def measure(self, model: ModelRow) -> Measured:
         """Return the mean over the samples."""
-        return _mean_loss(self.title, require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self._pairs)
+        return _mean_loss(self.title, require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self._samples)
 
     @cached_property
-    def _pairs(self) -> Any:
+    def _samples(self) -> Any:
         """All models of a rater have one resolution, so images are read once."""
         from alchemist_core.training.samples import Samples  # noqa: PLC0415  torch only when there is work
 
@@ -95,28 +96,28 @@ class HeldoutFlowLoss:
         )
 
 
-def heldout_losses(model_path: Path, pairs: Any) -> Float32[np.ndarray, " N"]:
+def heldout_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
     """Return each sample's loss under the model in a folder that `train_downstream` made.
 
     STAR's is the cross-entropy in nats per token, FLUX-mini's the squared error of the velocity.
 
     Args:
         model_path: The folder.
-        pairs: The samples, as a `SampleSource` of the training package.
+        samples: The samples, as a `SampleSource` of the training package.
     """
     from alchemist_core.training.generators import read_config  # noqa: PLC0415  torch only when there is work
 
-    if not len(pairs):
+    if not len(samples):
         return np.empty(0, np.float32)
     config = read_config(model_path)
     if config.flux is not None:
         from alchemist_core.training.flux import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
 
-        return heldout_flow_losses(model_path, config, pairs)
-    return _token_losses(model_path, pairs)
+        return heldout_flow_losses(model_path, config, samples)
+    return _token_losses(model_path, samples)
 
 
-def _token_losses(model_path: Path, pairs: Any) -> Float32[np.ndarray, " N"]:
+def _token_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
     import torch  # noqa: PLC0415  torch only when there is work
 
     from alchemist_core.models.tokenizer import ENCODE_BATCH  # noqa: PLC0415
@@ -127,14 +128,14 @@ def _token_losses(model_path: Path, pairs: Any) -> Float32[np.ndarray, " N"]:
     device = own_device()
     with torch.inference_mode():
         star, tokenizer, encoder = load_generator(model_path, device)
-        data = encode_samples(pairs, tokenizer, encoder)
+        data = encode_samples(samples, tokenizer, encoder)
         parts = [star(*data.rows(index_B).to(device)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
         losses: Float32[np.ndarray, " N"] = torch.cat(parts).numpy(force=True)
     return losses
 
 
-def _mean_loss(title: str, model_path: Path, pairs: Any) -> Measured:
-    loss_N = heldout_losses(model_path, pairs)
+def _mean_loss(title: str, model_path: Path, samples: Any) -> Measured:
+    loss_N = heldout_losses(model_path, samples)
     return Measured({title: float(loss_N.mean())}, len(loss_N))
 
 

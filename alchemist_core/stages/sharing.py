@@ -1,4 +1,4 @@
-"""What runs of different configs want made alike, such as the model of the full corpus: one makes it, the others wait and find it."""
+"""Things that several runs need, such as the model of the full corpus: one run makes each, the others wait for it and reuse it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ Claimed = TypeVar("Claimed")
 
 @contextmanager
 def hold_resource(stage_run: StageRun, resource: str) -> Iterator[None]:
-    """Wait for whoever holds the resource, then hold it: look inside for what was made meanwhile."""
+    """Wait until no other run holds the resource, then hold it. Inside, check first whether another run has made it."""
     lease = _claim(stage_run, resource)
     yield
-    # Not after an error: the run then ends, and gives back all that it holds.
+    # After an error the run ends, which releases everything that it holds.
     with stage_run.engine.begin() as connection:
         release_lease(connection, lease)
 
@@ -26,7 +26,7 @@ def hold_resource(stage_run: StageRun, resource: str) -> Iterator[None]:
 def wait_for_claim(
     stage_run: StageRun, claim: Callable[[], Claimed | None], describe: Callable[[], str | None]
 ) -> Claimed:
-    """Claim again and again until it succeeds; what is waited for is printed once, and the time costs the run nothing."""
+    """Retry a claim until it succeeds; print what is waited for once, and leave the time out of the run's cost."""
     told, began = None, time.monotonic()
     while (claimed := claim()) is None:
         text = describe()
