@@ -17,8 +17,7 @@ from alchemist_core.models.image_text_config import HeadRecord, HeadTrainingConf
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_samples
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.samples import LocatedSample, read_training_samples
 from alchemist_core.training.sample_reading import StoredSamples
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
     )  # fmt: skip
 
 
-def _split(engine: Engine, config: HeadConfig) -> tuple[list[AnyRow], list[AnyRow]]:
+def _split(engine: Engine, config: HeadConfig) -> tuple[list[LocatedSample], list[LocatedSample]]:
     """Hold out pairs such that neither their captions nor their pictures are trained on."""
     rows = read_training_samples(engine, find_dataset(engine, config.dataset).dataset_id)
     if config.heldout is None:
@@ -118,7 +117,7 @@ def _is_held_out(caption: str) -> bool:
     return int.from_bytes(digest[:8], "big") % _ONE_IN == 0
 
 
-def _encode(stage_run: StageRun, rows: Sequence[AnyRow], encoders: "Encoders", side: int) -> _Encoded:
+def _encode(stage_run: StageRun, rows: Sequence[LocatedSample], encoders: "Encoders", side: int) -> _Encoded:
     """Encode each pair whose picture can be decoded, in the order of the rows."""
     features: dict[int, NDArray[np.float32]] = {}
     for place_M, image_MHWC in StoredSamples(rows, side, lambda *_: None).read(np.arange(len(rows))):

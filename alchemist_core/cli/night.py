@@ -22,7 +22,7 @@ from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, release_checks, store_check_results
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import held_nights, night_title, open_nights, read_night, release_night
+from alchemist_core.store.nights import NightRow, held_nights, night_title, open_nights, read_night, release_night
 from alchemist_core.store.overviews import failed_ingests, quarantine_of_nights, read_nights
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.registry import find_dataset
@@ -238,13 +238,13 @@ def release(config: ReleaseNightConfig) -> ReleaseNightReport:
     )
 
 
-def _held(engine: Engine, config: ReleaseNightConfig, rater: RaterRow) -> Sequence[AnyRow]:
+def _held(engine: Engine, config: ReleaseNightConfig, rater: RaterRow) -> Sequence[NightRow]:
     dataset_id = find_dataset(engine, config.dataset).dataset_id
     return held_nights(engine, dataset_ids=[dataset_id], crawl_date=config.crawl_date, rater_id=rater.rater_id)
 
 
 def _release(
-    engine: Engine, config: ReleaseNightConfig, held: Sequence[AnyRow], failed: Sequence[AnyRow], *, actor: str
+    engine: Engine, config: ReleaseNightConfig, held: Sequence[NightRow], failed: Sequence[AnyRow], *, actor: str
 ) -> None:
     with engine.begin() as connection:
         for row in held:
@@ -330,7 +330,7 @@ def check_drift(config: DriftConfig) -> DriftReport:
     return _drift_report(found)
 
 
-def _check_row(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> dict[str, Any]:
+def _check_row(night: NightRow, drift: NightDrift, limits: DriftLimits) -> dict[str, Any]:
     project = load_project()
     origins = {key: project.origin("drift", key, night.dataset) for key in DriftLimits.model_fields}
     # Severity warn: the state `held` stops the night, not this check.
@@ -348,7 +348,7 @@ def _check_row(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> dict[st
     }  # fmt: skip
 
 
-def _drift_report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
+def _drift_report(found: Sequence[tuple[NightRow, NightDrift]]) -> DriftReport:
     rows = [
         {"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "revision": night.revision}
         | {name: getattr(drift, name) for name in NightDrift.__slots__ if name not in ("night_id", "movers")}
@@ -368,7 +368,7 @@ def _drift_report(found: Sequence[tuple[AnyRow, NightDrift]]) -> DriftReport:
     )
 
 
-def describe_drift(night: AnyRow, drift: NightDrift, limits: DriftLimits) -> str:
+def describe_drift(night: NightRow, drift: NightDrift, limits: DriftLimits) -> str:
     """Describe the drift of a night and the groups of samples that contribute most."""
     words = {
         "pooled": f"only {drift.n_tested:,} scores: pooled with the next nights",

@@ -27,7 +27,7 @@ from alchemist_core.store.models import find_protocol, models_to_compare, read_e
 from alchemist_core.store.nights import late_nights, read_night
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.registry import list_datasets
-from alchemist_core.store.samples import read_training_samples
+from alchemist_core.store.samples import LocatedSample, read_training_samples
 from alchemist_core.store.subsets import (
     SubsetRow,
     choose_version,
@@ -37,7 +37,6 @@ from alchemist_core.store.subsets import (
     seconds_per_member,
     selection_report,
 )
-from alchemist_core.store.tables import AnyRow
 
 
 class PlanScoreConfig(Config):
@@ -298,7 +297,7 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
     )
 
 
-def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[AnyRow]) -> set[tuple[str, int]]:
+def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[LocatedSample]) -> set[tuple[str, int]]:
     rater = rater_of_subset(engine, subset)
     protocol_id = find_protocol(engine, heldout_conditions(rater, rows))
     if protocol_id is None:

@@ -16,11 +16,12 @@ from alchemist_core.metrics.metric import Bench, Measured
 from alchemist_core.protocols.protocol import LossProtocol, ProtocolFile
 from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.models import ModelRow
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.samples import LocatedSample
+from alchemist_core.store.subsets import SubsetRater
 from alchemist_core.training.sample_reading import StoredSamples, read_images
 
 
-def heldout_conditions(rater: AnyRow, rows: Sequence[AnyRow]) -> dict[str, Any]:
+def heldout_conditions(rater: SubsetRater, rows: Sequence[LocatedSample]) -> dict[str, Any]:
     """Return everything that two held-out losses must share to be comparable: the samples, and the rater's tokenizer."""
     # Stored values are found by the hash of these words, so the words never change.
     return {
@@ -139,5 +140,5 @@ def _mean_loss(title: str, model_path: Path, samples: Any) -> Measured:
     return Measured({title: float(loss_N.mean())}, len(loss_N))
 
 
-def _hash_pairs(rows: Sequence[AnyRow]) -> str:
+def _hash_pairs(rows: Sequence[LocatedSample]) -> str:
     return members_sha256([bytes(row.pair_hash) for row in rows])

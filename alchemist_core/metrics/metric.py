@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 
 from alchemist_core.protocols.protocol import ProtocolFile
 from alchemist_core.store.models import ModelRow
-from alchemist_core.store.samples import read_categories
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.samples import LocatedSample, read_categories
+from alchemist_core.store.subsets import SubsetRater
 from alchemist_core.training.sample_reading import Images, Progress, read_images
 
 _CHUNK = 512
@@ -62,11 +62,11 @@ class Metric(Protocol):
 class EvaluationSamples:
     """The samples of the evaluation dataset, read from the store when a metric first asks for them."""
 
-    def __init__(self, engine: Engine, read_rows: Callable[[], Sequence[AnyRow]], report: Progress) -> None:
+    def __init__(self, engine: Engine, read_rows: Callable[[], Sequence[LocatedSample]], report: Progress) -> None:
         self._engine, self._read_rows, self._report = engine, read_rows, report
 
     @cached_property
-    def rows(self) -> Sequence[AnyRow]:
+    def rows(self) -> Sequence[LocatedSample]:
         """Every sample with its hashes, its caption and where its bytes are, in the order of pair_hash."""
         return self._read_rows()
 
@@ -86,7 +86,7 @@ class Bench:
     """What a metric may use."""
 
     engine: Engine
-    rater: AnyRow
+    rater: SubsetRater
     """The rater that ranked the subset: id, name, config and checkpoint."""
     samples: EvaluationSamples
     weights: Path | None

@@ -17,9 +17,8 @@ from sqlalchemy import Engine
 from alchemist_core.config import Section
 from alchemist_core.store import nights
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.nights import ScoreBand, decide_night, night_title
+from alchemist_core.store.nights import NightRow, ScoreBand, decide_night, night_title
 from alchemist_core.store.raters import RaterRow
-from alchemist_core.store.tables import AnyRow
 
 N_BINS = 10
 SKETCH_POINTS = 1024
@@ -261,7 +260,7 @@ class NightDrift:
 class Night:
     """A night under test: its scores with those of the small nights pooled with it, and what they are compared with."""
 
-    def __init__(self, engine: Engine, night: AnyRow, rater: RaterRow, limits: DriftLimits) -> None:
+    def __init__(self, engine: Engine, night: NightRow, rater: RaterRow, limits: DriftLimits) -> None:
         self.engine, self.night, self.rater, self.limits = engine, night, rater, limits
         self.own_N = nights.read_night_scores(engine, rater.rater_id, [night.night_id])["score"]
         self.night_ids = [night.night_id, *nights.read_pooled(engine, night, rater.rater_id)]
@@ -361,7 +360,7 @@ def _record_shape(engine: Engine, night_id: int, rater: RaterRow) -> tuple[NDArr
     return shape, len(score_N)
 
 
-def judge_night(engine: Engine, night: AnyRow, rater: RaterRow, limits: DriftLimits) -> NightDrift:
+def judge_night(engine: Engine, night: NightRow, rater: RaterRow, limits: DriftLimits) -> NightDrift:
     """Measure an open night, store its distribution and, where it moved too far, hold it; all in one transaction."""
     tested = Night(engine, night, rater, limits)
     found = tested.measure()

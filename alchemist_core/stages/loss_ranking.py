@@ -23,8 +23,7 @@ from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.manifests import list_hashes, members_sha256
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
-from alchemist_core.store.subsets import SubsetRow
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.subsets import SubsetRater, SubsetRow
 from alchemist_core.subsets.selected import reselect, select_members
 from alchemist_core.training.config import DownstreamConfig
 
@@ -37,7 +36,7 @@ ReadSamples = Callable[[list[bytes]], Any]
 class LossRanking:
     """A subset's own policy, size and seed, on the ranking by loss."""
 
-    def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, read: ReadSamples) -> None:
+    def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: SubsetRater, read: ReadSamples) -> None:
         self._stage_run, self._subset, self._rater, self._read = stage_run, subset, rater, read
 
     def members(self, config: DownstreamConfig) -> list[bytes]:

@@ -11,10 +11,9 @@ from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import decide_night, held_nights, night_title, open_nights, release_command
+from alchemist_core.store.nights import NightRow, decide_night, held_nights, night_title, open_nights, release_command
 from alchemist_core.store.notifications import deliver
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.tables import AnyRow
 from alchemist_core.telemetry import say, warn
 
 
@@ -68,7 +67,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     return PublishNightReport(n_nights=n_published, note=None if n_published else "no night was waiting")
 
 
-def _publish(engine: Engine, night: AnyRow, rater: RaterRow) -> int:
+def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
     """Publish one night, and return how many that were: another command may have decided it meanwhile.
 
     Raises:
@@ -85,7 +84,7 @@ def _publish(engine: Engine, night: AnyRow, rater: RaterRow) -> int:
     return 1
 
 
-def _refuse_failed(engine: Engine, night: AnyRow) -> None:
+def _refuse_failed(engine: Engine, night: NightRow) -> None:
     failed = failed_checks(engine, night.dataset, night.crawl_date)
     if failed:
         names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
@@ -95,7 +94,7 @@ def _refuse_failed(engine: Engine, night: AnyRow) -> None:
         )
 
 
-def _refuse_outdated(engine: Engine, night: AnyRow) -> None:
+def _refuse_outdated(engine: Engine, night: NightRow) -> None:
     if suites := outdated_checks(engine, night.night_id):
         which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
         commands = ", then ".join(f"alchemist check --suite {suite} {which}" for suite in suites)

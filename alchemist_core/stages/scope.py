@@ -6,10 +6,9 @@ from sqlalchemy import Engine
 
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.store.ledger import ScoringScope, count_unscored
-from alchemist_core.store.nights import night_title
+from alchemist_core.store.nights import NightRow, night_title
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
-from alchemist_core.store.tables import AnyRow
 
 
 def scoring_scope(engine: Engine, rater: RaterRow, *, dataset: str | None, crawl_date: date | None) -> ScoringScope:
@@ -23,7 +22,7 @@ def datasets_in_scope(engine: Engine, dataset: str | None) -> list[DatasetRow]:
     return list_datasets(engine, role="train") if dataset is None else [find_dataset(engine, dataset)]
 
 
-def require_complete(engine: Engine, night: AnyRow, rater: RaterRow) -> None:
+def require_complete(engine: Engine, night: NightRow, rater: RaterRow) -> None:
     """Refuse to decide about a night of which shards are unscored.
 
     Raises:

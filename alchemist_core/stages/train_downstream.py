@@ -25,8 +25,14 @@ from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.manifests import list_hashes, members_sha256, read_manifest
 from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import reload_snapshot
-from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, rater_of_subset, store_members
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.subsets import (
+    VERSION_TEXT,
+    SubsetRater,
+    SubsetRow,
+    choose_version,
+    rater_of_subset,
+    store_members,
+)
 from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.sample_reading import StoredSamples
@@ -192,7 +198,7 @@ class Comparison:
             identities=identities,
         )
 
-    def _members(self, stage_run: StageRun, arms: Arms, rater: AnyRow, *, arm: str, seed: int) -> list[bytes]:
+    def _members(self, stage_run: StageRun, arms: Arms, rater: SubsetRater, *, arm: str, seed: int) -> list[bytes]:
         if arm != MINUS_LOSS:
             return arms.members(arm, seed)
         ranking = LossRanking(stage_run, arms.subset, rater, lambda hashes: self._pairs(stage_run, rater, hashes))
@@ -202,7 +208,7 @@ class Comparison:
         return self.config.model.model_copy(update={"seed": seed})
 
     def _identify(
-        self, subset: SubsetRow, rater: AnyRow, *, arm: str, seed: int, members: list[bytes]
+        self, subset: SubsetRow, rater: SubsetRater, *, arm: str, seed: int, members: list[bytes]
     ) -> dict[str, Any]:
         return {
             "model": self._model_config(seed).model_dump(mode="json"), "arm": arm, "rater": rater.name,
@@ -210,7 +216,7 @@ class Comparison:
         }  # fmt: skip
 
     def _train_arm(
-        self, stage_run: StageRun, subset: SubsetRow, rater: AnyRow, what: dict[str, Any], *, members: list[bytes]
+        self, stage_run: StageRun, subset: SubsetRow, rater: SubsetRater, what: dict[str, Any], *, members: list[bytes]
     ) -> bool:
         identity, arm, seed = _identity(what), what["arm"], what["model"]["seed"]
         if models.find_model(stage_run.engine, identity) is not None:
@@ -234,7 +240,7 @@ class Comparison:
             )  # fmt: skip
         return True
 
-    def _pairs(self, stage_run: StageRun, rater: AnyRow, members: list[bytes]) -> StoredSamples:
+    def _pairs(self, stage_run: StageRun, rater: SubsetRater, members: list[bytes]) -> StoredSamples:
         rows = read_first_locations(stage_run.engine, sorted(set(members)))
         row_of = {bytes(row.pair_hash): row for row in rows}
         if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:

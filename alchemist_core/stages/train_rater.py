@@ -15,8 +15,7 @@ from alchemist_core.stages.execution import StageRun
 from alchemist_core.store import raters
 from alchemist_core.store.manifests import members_sha256
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_samples
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.samples import LocatedSample, read_training_samples
 from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import StoredSamples
@@ -86,7 +85,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
 
 
-def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[AnyRow]], dict[str, int]]:
+def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[LocatedSample]], dict[str, int]]:
     """Return the pairs of both datasets, none of whose pictures is in both, and how many are or look as if they were.
 
     Raises:
@@ -108,7 +107,9 @@ def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity
     )  # fmt: skip
 
 
-def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]) -> Sequence[AnyRow]:
+def _read_pairs(
+    config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]
+) -> Sequence[LocatedSample]:
     dataset = find_dataset(engine, getattr(config, field))
     if dataset.role not in roles:
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")
@@ -122,8 +123,8 @@ def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tup
 
 
 def _keep_apart(
-    config: TrainRaterConfig, train: Sequence[AnyRow], validation: Sequence[AnyRow]
-) -> tuple[Sequence[AnyRow], dict[str, int]]:
+    config: TrainRaterConfig, train: Sequence[LocatedSample], validation: Sequence[LocatedSample]
+) -> tuple[Sequence[LocatedSample], dict[str, int]]:
     """Leave out of the training pairs every image that is in the validation dataset; count those that look like one.
 
     A rater would otherwise learn to find the validation images among the training images: they help themselves most.
@@ -145,7 +146,7 @@ def _keep_apart(
     return _enough(config, config.dataset, kept), overlap
 
 
-def _enough(config: TrainRaterConfig, dataset: str, rows: Sequence[AnyRow]) -> Sequence[AnyRow]:
+def _enough(config: TrainRaterConfig, dataset: str, rows: Sequence[LocatedSample]) -> Sequence[LocatedSample]:
     if len(rows) < config.training.batch_size:
         raise ConfigError(
             f"Dataset {dataset!r} has {len(rows)} pairs, a batch needs {config.training.batch_size}. "

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,38 +57,54 @@ def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, r
     return int(night_id)
 
 
-def night_title(night: AnyRow) -> str:
-    """Name a night as people say it: a crawl date alone is one of every dataset."""
+class NightRow(NamedTuple):
+    """A night that is open or held."""
+
+    night_id: int
+    dataset_id: int
+    dataset: str
+    crawl_date: date
+    revision: int
+    reason: str | None
+
+
+NIGHT_COLUMNS = (
+    Night.night_id, Night.dataset_id, Dataset.name.label("dataset"), Night.crawl_date, Night.revision, Night.reason,
+)  # fmt: skip
+
+
+class ScaleRow(NamedTuple):
+    """The knots of a rank scale."""
+
+    knot_scores: list[float]
+    knot_ranks: list[float]
+    n_reference: int
+
+
+def night_title(night: NightRow) -> str:
+    """Return the title of a night, such as `web 2026-01-01 r1`; every dataset can have a night of the same date."""
     return f"{night.dataset} {night.crawl_date} r{night.revision}"
 
 
 def open_nights(
     engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
-) -> Sequence[AnyRow]:
-    """Return the nights that wait for a decision: night_id, dataset_id, dataset, crawl_date, revision, reason."""
+) -> list[NightRow]:
+    """Return the nights that wait for a decision."""
     return _find_nights(engine, "scored", dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
 
 
 def held_nights(
     engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
-) -> Sequence[AnyRow]:
-    """Return the nights that are held, with the columns of `open_nights`."""
+) -> list[NightRow]:
+    """Return the nights that are held."""
     return _find_nights(engine, "held", dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
 
 
 def _find_nights(
     engine: Engine, state: str, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
-) -> Sequence[AnyRow]:
-    columns = (
-        Night.night_id,
-        Night.dataset_id,
-        Dataset.name.label("dataset"),
-        Night.crawl_date,
-        Night.revision,
-        Night.reason,
-    )
+) -> list[NightRow]:
     statement = (
-        select(*columns)
+        select(*NIGHT_COLUMNS)
         .join(Dataset, Dataset.dataset_id == Night.dataset_id)
         .where(Night.state == state, Night.dataset_id.in_(dataset_ids), Night.rater_id == rater_id)
         .order_by(Night.night_id)
@@ -96,20 +112,20 @@ def _find_nights(
     if crawl_date is not None:
         statement = statement.where(Night.crawl_date == crawl_date)
     with engine.connect() as connection:
-        return connection.execute(statement).all()
+        return [NightRow._make(row) for row in connection.execute(statement)]
 
 
 def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> Sequence[AnyRow]:
-    """Return the earlier nights that shards came late for: dataset, crawl_date."""
+    """Return the earlier nights with shards that arrived late: dataset, crawl_date."""
     parameters = {"dataset_ids": list(dataset_ids), "before": before}
     with engine.connect() as connection:
         return connection.execute(load_query("late_nights"), parameters).all()
 
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:
-    """Decide an open night (`selectable` or `held`); False when it was decided before.
+    """Decide an open night (`selectable` or `held`); returns False if it was decided before.
 
-    A held night is announced here, in the same transaction, so that no caller can forget it; `deliver` sends it afterwards.
+    The notification of a held night is stored in the same transaction; `deliver` sends it afterwards.
     """
     values = {"state": state, "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "scored").values(values)
@@ -120,33 +136,33 @@ def decide_night(connection: Connection, night_id: int, *, state: str, actor: st
 
 
 def _held(connection: Connection, night_id: int) -> Event:
-    columns = (Dataset.name.label("dataset"), Night.crawl_date, Night.revision, Night.reason, Rater.name.label("rater"))
     statement = (
-        select(*columns)
+        select(*NIGHT_COLUMNS, Rater.name)
         .join(Dataset, Dataset.dataset_id == Night.dataset_id)
         .join(Rater, Rater.rater_id == Night.rater_id)
         .where(Night.night_id == night_id)
     )
-    night = connection.execute(statement).one()
+    *columns, rater = connection.execute(statement).one()
+    night = NightRow._make(columns)
     return Event(
         kind="held_night",
         key=f"held_night:{night_id}",
         what_happened=f"Night {night_title(night)} is held: {night.reason}.",
         where_to_look=page_of_this_task("night-check-drift"),
         what_to_do=f"If its scores are right: {release_command(night)}. If its data is wrong: leave it held.",
-        facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": night.rater},
+        facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": rater},
     )
 
 
-def release_command(night: AnyRow) -> str:
-    """Return the command that releases a night, as a person types it."""
+def release_command(night: NightRow) -> str:
+    """Return the command that releases a night."""
     return (
         f"alchemist night release --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
     )
 
 
 def release_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
-    """Let a held night be drawn from after all; False when it is not held any more."""
+    """Release a held night, so that it becomes selectable; returns False if it is not held any more."""
     values = {"state": "released", "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "held").values(values)
     return connection.execute(statement).rowcount == 1
@@ -183,8 +199,8 @@ def read_accepted(
         return [(row.night_id, row.n, row.quantiles) for row in rows]
 
 
-def read_pooled(engine: Engine, night: AnyRow, rater_id: int) -> list[int]:
-    """Return the nights just before this one that were too small to be judged and wait for the next."""
+def read_pooled(engine: Engine, night: NightRow, rater_id: int) -> list[int]:
+    """Return the nights directly before this one that were too small to be tested alone."""
     statement = (
         select(Night.night_id, ScoreDistribution.verdict)
         .join(ScoreDistribution, ScoreDistribution.night_id == Night.night_id)
@@ -196,8 +212,8 @@ def read_pooled(engine: Engine, night: AnyRow, rater_id: int) -> list[int]:
     return [row.night_id for row in takewhile(lambda row: row.verdict == "pooled", rows)]
 
 
-def newest_scale(engine: Engine, rater_id: int) -> AnyRow | None:
-    """Return the rater's newest rank scale: knot_scores, knot_ranks, n_reference."""
+def newest_scale(engine: Engine, rater_id: int) -> ScaleRow | None:
+    """Return the rater's newest rank scale."""
     statement = (
         select(RankScale.knot_scores, RankScale.knot_ranks, RankScale.n_reference)
         .where(RankScale.rater_id == rater_id, RankScale.score == "rater")
@@ -205,7 +221,8 @@ def newest_scale(engine: Engine, rater_id: int) -> AnyRow | None:
         .limit(1)
     )
     with engine.connect() as connection:
-        return connection.execute(statement).one_or_none()
+        row = connection.execute(statement).one_or_none()
+    return None if row is None else ScaleRow._make(row)
 
 
 def store_distribution(connection: Connection, night_id: int, **fields: Any) -> None:

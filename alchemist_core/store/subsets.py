@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.strategies import RatingRule
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.leases import take_lock, try_lock
@@ -386,7 +387,21 @@ def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
         connection.execute(statement.values(materialized_uri=uri, materialized_at=func.clock_timestamp()))
 
 
-def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
+class SubsetRater(NamedTuple):
+    """The rater that ranked a subset, and the snapshot that the subset was selected from."""
+
+    rater_id: int
+    name: str
+    rule: RatingRule
+    config: dict[str, Any]
+    checkpoint_uri: str
+    checkpoint_sha256: bytes
+    dataset_names: list[str]
+    eligible_hash: str
+    n_eligible: int
+
+
+def rater_of_subset(engine: Engine, subset: SubsetRow) -> SubsetRater:
     """Return the rater that ranked a subset, and what the subset was selected from."""
     statement = (
         select(
@@ -405,7 +420,7 @@ def rater_of_subset(engine: Engine, subset: SubsetRow) -> AnyRow:
         .where(RankSnapshot.snapshot_id == subset.snapshot_id)
     )
     with engine.connect() as connection:
-        return connection.execute(statement).one()
+        return SubsetRater._make(connection.execute(statement).one())
 
 
 LOCK_NOT_AVAILABLE = "55P03"

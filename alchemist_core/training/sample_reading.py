@@ -19,17 +19,28 @@ from alchemist_core.shards.images import BadImageError, decode_image, is_costly
 from alchemist_core.shards.storage import join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.samples import LocatedSample
 
 
 @runtime_checkable
 class Location(Protocol):
     """The location of a record: aligned lists of its files' extensions, offsets and sizes."""
 
-    key: str
-    file_exts: list[str]
-    file_offsets: list[int]
-    file_sizes: list[int]
+    @property
+    def key(self) -> str:
+        """Name of the record."""
+
+    @property
+    def file_exts(self) -> list[str]:
+        """Extensions of its files."""
+
+    @property
+    def file_offsets(self) -> list[int]:
+        """Offsets of its files in the tar."""
+
+    @property
+    def file_sizes(self) -> list[int]:
+        """Sizes of its files in bytes."""
 
 
 def image_member(location: Location) -> tuple[int, int]:
@@ -71,7 +82,7 @@ class StoredSamples:
         report: Called with the images done, the images asked for, and a note.
     """
 
-    rows: Sequence[AnyRow]
+    rows: Sequence[LocatedSample]
     side: int
     report: Progress
 
@@ -158,7 +169,7 @@ def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple
             yield places[part.ticket], part.image_BHWC[0].copy()
 
 
-def read_images(rows: Sequence[AnyRow], side: int, report: Progress) -> ReadSamples:
+def read_images(rows: Sequence[LocatedSample], side: int, report: Progress) -> ReadSamples:
     """Decode each sample's image to one size; a sample whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
