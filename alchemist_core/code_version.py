@@ -1,4 +1,4 @@
-"""Which code is running: written into every run and ledger row."""
+"""The version of the running code, which every run and ledger row records."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Environment variables that torch and its OpenMP read once, when they are loaded.
+"""Environment variables that torch and its OpenMP library read once, when they are loaded.
 
 The command line sets them, after the import of a verb and before its run, which is what loads torch. Importing the package sets
 nothing: a program or a notebook that imports it keeps its own.
@@ -7,14 +7,14 @@ nothing: a program or a notebook that imports it keeps its own.
 import os
 
 DEFAULTS = {
-    # One OpenMP thread, as torchrun has it: at this size two that sleep lose 20% on idle cores and 50% beside a busy process
-    # (a rater step: 95 ms with one, idle or not; 115 and 140 ms with two that sleep, 62 and up to 400 with two that spin).
+    # One OpenMP thread, as torchrun sets it: at this model size two sleeping threads are 20% slower on idle cores, 50% when busy
+    # (a rater step: 95 ms with one thread, idle or busy; 115 and 140 ms with two that sleep; 62 and up to 400 ms with two that spin).
     "OMP_NUM_THREADS": "1",
     # Threads that wait for their team sleep instead of spinning: with one core busy elsewhere, two spinning threads made a
     # training step 9 times slower (0.67 s against 0.07 s, 2 cores).
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
-    # cuBLAS repeats its sums only with a workspace of its own; torch refuses deterministic kernels without it.
+    # cuBLAS is deterministic only with a fixed workspace; torch refuses deterministic kernels without this setting.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 

@@ -1,4 +1,4 @@
-"""Which extra of the package brings a library that is imported only where it is used."""
+"""The extra of the package that installs each optional library."""
 
 from alchemist_core.errors import MissingDependencyError
 
@@ -24,7 +24,7 @@ EXTRA_OF = {
 
 
 def missing_library(library: str, otherwise: str = "") -> MissingDependencyError:
-    """Return the error that names the extra to install, and what else helps.
+    """Return an error that names the extra to install, and an alternative.
 
     >>> str(missing_library("torch"))
     "torch is not installed. Install the extra train: pip install 'alchemist-platform[train]'."

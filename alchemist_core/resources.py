@@ -1,14 +1,14 @@
-"""Where the files of the platform are that are not Python code of this package: SQL, DAG files, dashboards, rules, the runbook.
+"""Paths of the package data: SQL, DAG files, dashboards, alert rules, the runbook.
 
 A wheel carries sql/, dags/ and the needed parts of infra/ inside the package (setup.py copies them); in a checkout, and so after
-`pip install --editable`, they are beside it. `resource` is the only place that knows the difference.
+`pip install --editable`, they lie beside the package. Only `resource` knows the difference.
 """
 
 from importlib.resources import files
 from pathlib import Path
 
 PACKED = "_data"
-"""Folder of the package that holds the copies in a wheel."""
+"""Folder of the package data in a wheel."""
 
 
 def resource(*parts: str) -> Path:

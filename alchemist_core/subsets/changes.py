@@ -1,4 +1,4 @@
-"""What changed between two versions of a subset: both draws made again, and each pair that left or joined given its reason."""
+"""Differences between two versions of a subset: reselects both, and counts the samples that left or joined by reason."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from alchemist_core.subsets.selected import Selected, reselect, select_members
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Counts of two versions: n_before less the leavers is n_both, and n_both with the joiners is n_after."""
+    """Counts of two versions: n_before − leavers = n_both, and n_both + joiners = n_after."""
 
     n_before: int
     n_after: int
@@ -24,18 +24,18 @@ class Changes:
 
     @property
     def n_both(self) -> int:
-        """Return how many pairs are members of both."""
+        """Return the number of samples that are members of both."""
         return self.n_before - sum(self.leavers.values())
 
 
 def find_changes(engine: Engine, before: SubsetRow, after: SubsetRow) -> Changes:
-    """Draw both versions again and count who left and who joined, by reason.
+    """Reselect both versions and count the samples that left and joined, by reason.
 
     Raises:
-        DataError: If what one of them was drawn from is not any more what it was.
+        DataError: The eligible samples of one of them changed.
     """
     was, now = reselect(engine, before), reselect(engine, after)
-    # What the earlier draw would hold at the later one's size: what k alone explains.
+    # The earlier selection at the later one's size: what a change of k alone explains.
     policy = was.policy.model_copy(update={"allow_fewer": True})
     is_kept_N = select_members(policy, was.snapshot, k=len(now.member_K)).is_member_N
     sides = _side(was), _side(now)
@@ -54,7 +54,7 @@ def _side(drawn: Selected) -> DrawSide:
 
 
 def _count(engine: Engine, moves: Moves, side: DrawSide, other_snapshot_id: int, k_word: str) -> dict[str, int]:
-    """Count reasons, those that are absent from the other snapshot by what the store says of them."""
+    """Count reasons; for samples that are missing from the other snapshot, the store tells why."""
     counts = Counter(moves.counts())
     if Reason.K_CHANGED in counts:
         counts[k_word] = counts.pop(Reason.K_CHANGED)

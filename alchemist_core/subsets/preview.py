@@ -1,6 +1,6 @@
-"""What a person should know of a draw before anything is spent on it: size, origin, ranks, overlap, what was left out, hours.
+"""Figures of a selection before anything is spent on it: size, origin, ranks, overlap, exclusions, training hours, warnings.
 
-Nothing here writes. Letters: K members, M members of the version that is published.
+Writes nothing. Letters: K members · M members of the published version.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from alchemist_core.store.samples import count_uncompared
 from alchemist_core.store.subsets import published_version, seconds_per_member
 from alchemist_core.subsets.selected import Selected
 
-# More dates than a month has are shown by month.
+# More crawl dates than this are shown by month.
 MAX_DATES = 31
 
 
@@ -48,7 +48,7 @@ def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) 
 
 
 def _mean_bytes(drawn: Selected) -> float:
-    """Return the mean over the nights, for pairs of a night that brought no tar of its own."""
+    """Return the mean over the nights; used for nights whose samples all lie in tars of other nights."""
     known = [night.bytes_per_pair for night in drawn.snapshot.nights if night.bytes_per_pair]
     return sum(known) / len(known) if known else 0.0
 
@@ -61,7 +61,7 @@ def _by_month(dates: Counter[str]) -> dict[str, int]:
 
 
 def _overlap(engine: Engine, drawn: Selected, name: str) -> float | None:
-    """Return the share of the members that the published version has too; none where there is none of the name, or its manifest is lost."""
+    """Return the share of members that the published version has too; None if none is published or its manifest is missing."""
     published = published_version(engine, name)
     if published is None:
         return None
@@ -69,7 +69,7 @@ def _overlap(engine: Engine, drawn: Selected, name: str) -> float | None:
         before_M = read_first_bits(artifact_path(published.manifest_uri))
     except DataError:
         return None
-    # Ascending, as the pool is: each search starts near where the last one ended.
+    # Both are ascending, so that each search starts near the previous one.
     now_K = drawn.snapshot.pairs.pair_hash64_N[drawn.member_K].view(np.uint64)
     place_M = np.minimum(np.searchsorted(now_K, before_M), len(now_K) - 1)
     return round(int(np.count_nonzero(now_K[place_M] == before_M)) / len(now_K), 4)
@@ -87,25 +87,27 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
     if needs_rescale(snapshot.rank_N, cut):
         share = share_above_cut(snapshot.rank_N, cut)
-        found.append(f"The head cut {cut} drops {share:.3f} of today's pool: the pool has moved. Consider --rescale.")
+        found.append(
+            f"--drop-top-ratio {cut} drops {share:.3f} of the eligible samples: their scores have drifted. Consider --rescale."
+        )
     if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - (usual := ShiftGsample().drop_top_ratio):
         found.append(
-            f"Retention {policy.retention:g} needs a lower head cut than the usual {usual:g}: it is {cut:g}. Subsets of different "
-            f"head cuts need not be nested. To nest smaller subsets in this one, select them with --drop-top-ratio {cut:g} too."
+            f"Retention {policy.retention:g} needs a smaller drop-top ratio than the default {usual:g}: {cut:g}. Subsets with different "
+            f"drop-top ratios need not be nested. To nest smaller subsets in this one, select them with --drop-top-ratio {cut:g} too."
         )
     if curve.is_saturated:
         found.append(
-            f"Retention {policy.retention:g} asks for more pairs than there are at the ranks that the strategy wants most: ranks "
-            "around them make up for it. alchemist subset show and the report draw what was asked for and what was kept."
+            f"Retention {policy.retention:g} asks for more samples than exist at the ranks that the strategy prefers: "
+            "neighbouring ranks fill the gap. alchemist subset show and the report plot the requested and the actual ranks."
         )
     if policy.duplicates != "keep" and (n_uncompared := count_uncompared(engine)):
         found.append(
-            f"About {n_uncompared:,} pairs were never looked at for duplicates: run alchemist duplicates find first."
+            f"About {n_uncompared:,} samples were never searched for duplicates. Run alchemist duplicates find first."
         )
     if policy.max_share is not None and (source_N := snapshot.pairs.source_N) is not None:
         n_sourceless = int(np.count_nonzero(source_N[drawn.member_K] == 0))
         found.append(
-            f"{n_sourceless:,} of the members have no address (source_url), and so no source: the cap leaves them alone."
+            f"{n_sourceless:,} members have no source_url, and so no source: the cap does not apply to them."
             if n_sourceless
             else None
         )

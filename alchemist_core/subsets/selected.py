@@ -1,6 +1,6 @@
-"""Draw from a snapshot as a policy says: strategy, strata and caps together; and draw a stored version again.
+"""Selects the members of a subset from a snapshot by a policy (strategy, strata and caps), and reselects a stored version.
 
-A pure function of snapshot and policy. Letters: N pairs of the snapshot's pool, K members.
+The result depends only on the snapshot and the policy. Letters: N eligible samples of the snapshot · K members.
 """
 
 from collections.abc import Iterator
@@ -27,21 +27,21 @@ from alchemist_core.telemetry import warn
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """What a draw chose, and why every other pair was not chosen."""
+    """The members that were selected, and the reason why each other sample was not."""
 
     snapshot: Snapshot
     policy: SelectionPolicy
     strategy: Strategy
-    # Ascending, so in the order of pair_hash: the manifest's.
+    # Ascending, which is the order of pair_hash and of the manifest.
     member_K: NDArray[np.int64]
-    # A code of selection/exclusions.py: the snapshot's, and `CAP` where only a cap kept a pair out.
+    # A code of selection/exclusions.py: the snapshot's, or `CAP` for samples that only a cap excluded.
     excluded_N: NDArray[np.uint8]
-    # With whom a pair competes: number of its dataset or of its source; none where all compete with all.
+    # The group within which a sample competes: its dataset or its source by number; None if all samples compete with each other.
     group_N: NDArray[np.int64] | None
 
     @cached_property
     def key_N(self) -> NDArray[np.float64]:  # noqa: N802  an array is named by its letters
-        """Return the key of every pair of the pool, whatever excludes it; −∞ where p(rank) is 0."""
+        """Return the sampling key of every sample, also of excluded ones; −∞ where p(rank) is 0."""
         return self._keys.all()
 
     @cached_property
@@ -51,7 +51,7 @@ class Selected:
 
     @cached_property
     def thresholds(self) -> dict[int, float]:
-        """Return the smallest key of a member by group; of all under 0 where there are no groups."""
+        """Return the smallest key of a member by group; without groups, of all members under 0."""
         key_K = self._keys.at(self.member_K)
         group_K = np.zeros(len(self.member_K), np.int64) if self.group_N is None else self.group_N[self.member_K]
         groups, number_K = np.unique(group_K, return_inverse=True)
@@ -61,20 +61,20 @@ class Selected:
 
     @cached_property
     def is_member_N(self) -> NDArray[np.bool_]:  # noqa: N802  as above
-        """Tell which pairs of the pool are members."""
+        """Return which samples are members."""
         is_member_N = np.zeros(len(self.snapshot.pairs), np.bool_)
         is_member_N[self.member_K] = True
         return is_member_N
 
     @property
     def n_removed(self) -> dict[str, int]:
-        """Count what was left out whatever its rank, by reason."""
+        """Count the samples that were excluded regardless of their rank, by reason."""
         pairs = self.snapshot.pairs
         outside = {"takedown": pairs.n_taken_down, "unscored": pairs.n_unscored}
         return count_exclusions(self.excluded_N) | {word: n for word, n in outside.items() if n}
 
     def curve(self) -> SelectionCurve:
-        """Return the realised histogram of ranks beside what the strategy asked for."""
+        """Return the histogram of the members' ranks beside the one that the strategy asks for."""
         pairs = self.snapshot.pairs
         is_open_N = pairs.open_mask() if pairs.excluded_N.any() else None
         return selection_curve(
@@ -92,15 +92,15 @@ class Selected:
 
 
 def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -> Selected:
-    """Draw exactly as many members as the retention says.
+    """Select exactly as many members as the retention demands.
 
     Args:
-        policy: What is wanted.
-        snapshot: What may be drawn; with sources where the policy caps them.
-        k: How many instead, to see what another size would hold.
+        policy: The selection policy.
+        snapshot: The eligible samples, with their sources if the policy caps them.
+        k: Number of members, instead of the one by the policy's retention.
 
     Raises:
-        ConfigError: If the head cut, the caps or the strata leave too few; the message names the largest possible retention.
+        ConfigError: The drop-top ratio, the caps or the strata leave too few; the message names the largest possible retention.
     """
     strategy = policy.resolve(snapshot.rater.rule)  # type: ignore[arg-type]  # the table's CHECK knows the rules
     wanted = retention_to_k(policy.retention, snapshot.n_eligible) if k is None else k
@@ -123,16 +123,16 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
 
 
 def reselect(engine: Engine, subset: SubsetRow) -> Selected:
-    """Draw a stored version again, from its spec and its snapshot.
+    """Select a stored version again, from its spec and its snapshot.
 
     Raises:
-        DataError: If the eligible set is not any more what it was.
+        DataError: The eligible samples of the snapshot changed.
     """
     return select_members(policy_of(subset.spec), reload_snapshot(engine, subset.snapshot_id))
 
 
 class _Stratum:
-    """Pairs that compete for seats of their own: a dataset, or the whole pool (index none)."""
+    """Samples that compete for the same quota: those of a dataset, or all (index None)."""
 
     def __init__(
         self, policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy, index: NDArray[np.int64] | None
@@ -158,16 +158,16 @@ class _Stratum:
         return largest_capped(n_G, self._policy.max_share, int(np.count_nonzero(group_N == 0)))
 
     def draw(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the members, and the pairs that would be members but for a cap: places in the pool."""
-        nobody = np.empty(0, np.int64)
+        """Return the members, and the samples that only a cap excluded, as indices of the snapshot."""
+        none = np.empty(0, np.int64)
         if k == 0 and self._index is not None:
-            return nobody, nobody
+            return none, none
         if self._policy.max_share is None:
             noise = self._policy.noise()
             found = draw_members(
                 self._rank_N, self._hash_N, k=k, strategy=self._strategy, noise=noise, is_open_N=self._is_open_N
             )
-            return self._places(found), nobody
+            return self._places(found), none
         candidate, key, group = self._candidates
         hash_N = self._hash_N[candidate]
         chosen = draw_capped(key, hash_N, group, k=k, max_share=self._policy.max_share)
@@ -199,7 +199,7 @@ def _strata(policy: SelectionPolicy, snapshot: Snapshot) -> Iterator[NDArray[np.
 
 
 def _cap_groups(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64] | None:
-    """Return the group of each pair that a cap counts, from 1; 0 where the source is not known, which is not capped."""
+    """Return the group of each sample to which a cap applies, from 1; 0 for an unknown source, which is not capped."""
     if policy.max_share is None:
         return None
     return snapshot.dataset_of()[1] + 1 if policy.max_share_of == "dataset" else snapshot.pairs.source_N
@@ -213,29 +213,30 @@ def _what(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> st
     if policy.max_share is None:
         return f"strategy {strategy.name}"
     is_alone = policy.max_share_of == "dataset" and len(snapshot.dataset_of()[0]) == 1
-    hint = " (there is only one: --max-share-of source caps hosts)" if is_alone else ""
+    hint = " (the only one here; to cap hosts, use --max-share-of source)" if is_alone else ""
     return f"strategy {strategy.name} with at most {policy.max_share:g} of one {policy.max_share_of}{hint}"
 
 
 def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
-    """Return a version's members, compared with the hash that was registered.
+    """Return a version's members, after comparing them with the registered hash.
 
     Raises:
-        DataError: If the file or the draw does not give the registered members.
+        DataError: Neither the file nor a reselection gives the registered members.
     """
     path = artifact_path(subset.manifest_uri)
     if not path.is_file():
-        warn(f"The manifest of {subset.title} is not there: drawing it again.")
+        warn(f"The manifest of {subset.title} is missing. Selecting the version again from its spec.")
         manifest = manifest_of(reselect(engine, subset))
         if (found := manifest.sha256()) != subset.manifest_sha256:
             raise DataError(
-                f"{subset.title} was {subset.manifest_sha256}, its spec now gives {found}: not used. Restore {path} from a backup."
+                f"The members of {subset.title} have sha256 {subset.manifest_sha256}, but its spec now gives {found}. "
+                f"Restore {path} from a backup."
             )
         write_manifest(path, manifest)
     return read_manifest(path, sha256=subset.manifest_sha256)
 
 
 def manifest_of(drawn: Selected) -> Manifest:
-    """Return a draw's members with rank and score."""
+    """Return the members with their ranks and scores, as a manifest."""
     pairs, member_K = drawn.snapshot.pairs, drawn.member_K
     return Manifest(pairs.pair_hash_N32[member_K], drawn.snapshot.rank_N[member_K], pairs.score_N[member_K])

@@ -229,8 +229,8 @@ def test_a_preview_warns_where_the_pool_has_moved_against_its_scale(store: Engin
 
 
 def test_a_preview_warns_where_retention_saturates_the_strategy(store: Engine) -> None:
-    assert any("asks for more pairs than there are" in warning for warning in draw(0.7, dry_run=True).warnings)
-    assert not any("more pairs than" in w for w in draw(0.7, dry_run=True, strategy="random").warnings)
+    assert any("asks for more samples than exist" in warning for warning in draw(0.7, dry_run=True).warnings)
+    assert not any("more samples than" in w for w in draw(0.7, dry_run=True, strategy="random").warnings)
 
 
 def test_a_preview_warns_of_pairs_that_were_never_compared(store: Engine) -> None:

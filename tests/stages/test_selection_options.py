@@ -119,7 +119,7 @@ def test_a_dataset_has_no_more_than_its_cap(store: Engine) -> None:
 
 
 def test_a_cap_of_datasets_on_one_alone_names_what_was_meant(store: Engine) -> None:
-    with pytest.raises(ConfigError, match="there is only one: --max-share-of source caps hosts"):
+    with pytest.raises(ConfigError, match="the only one here; to cap hosts, use --max-share-of source"):
         draw(0.3, dataset="web", max_share=0.9)
 
 

@@ -1,4 +1,4 @@
-"""HPDv3: pairs of pictures made for one prompt, of which people preferred the first. Both are kept, and which one it was."""
+"""HPDv3: two images of one prompt, of which people preferred the first. Both are kept, and which one it was."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""MJHQ-30K: ten folders of pictures, and one JSON that says each picture's prompt and category."""
+"""MJHQ-30K: ten folders of images, and a JSON with the prompt and the category of each."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below
 
 
 def read_mjhq(source: Path) -> Iterator[LayoutRecord]:
-    """Yield every picture that `meta_data.json` names, in the order of its keys.
+    """Yield every image that `meta_data.json` names, in the order of its keys.
 
     Raises:
         DataError: The folder is not laid out so.

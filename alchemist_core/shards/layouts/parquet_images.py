@@ -1,6 +1,6 @@
-"""Parquet files with pictures in them: FLUX-Reason-6M, and what Hugging Face writes for any image-text set.
+"""Parquet files that contain images: FLUX-Reason-6M, and what Hugging Face writes for any image-text set.
 
-A picture is a struct of `bytes` and `path`, or plain bytes; every other column is kept as metadata.
+An image is a struct of `bytes` and `path`, or plain bytes; every other column is kept as metadata.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ def _read_beside(folder: str, name: str) -> bytes:
 
 
 def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
-    """Return the names of the columns with the picture and with the caption.
+    """Return the names of the image column and the caption column.
 
     Raises:
         DataError: One of them is missing.
@@ -76,7 +76,7 @@ def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
     captions = [name for name in CAPTION_COLUMNS if name in schema.names]
     if not images:
         raise DataError(
-            f"{path} has no column of pictures (found: {', '.join(schema.names)}). Addresses alone, as LAION publishes them, "
+            f"{path} has no image column (found: {', '.join(schema.names)}). Addresses alone, as LAION publishes them, "
             "are fetched by img2dataset, whose tars alchemist ingest reads as they are."
         )
     if not captions:

@@ -1,6 +1,6 @@
-"""What every layout gives: records, written in their order to tar shards that ingest reads. Knows no layout.
+"""Writes the records of any layout to tar shards that ingest reads, in their order.
 
-A record whose picture is missing or broken is written too, so that ingest quarantines it with its reason and nothing is lost unseen.
+A record whose image is missing or broken is written too, so that ingest quarantines it with a reason instead of losing it silently.
 """
 
 import json
@@ -21,7 +21,7 @@ from alchemist_core.shards.tar_writer import write_tar
 
 @dataclass(frozen=True, slots=True)
 class LayoutRecord:
-    """One pair as a dataset publishes it; the picture is read only when it is needed."""
+    """One sample as a dataset publishes it. The image is read when it is needed."""
 
     read_image: Callable[[], bytes]
     caption: str
