@@ -109,8 +109,8 @@ def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) 
         ("2026-01-02", 1, "held", "web 2026-01-02 r1. Inspect it, then run alchemist night release"),
         ("2026-01-03", 1, "new pair", "Select again"),
         ("2026-01-04", 1, "night not decided", "alchemist night publish"),
-        ("2026-01-01", 2, "other dataset", "it is of books"),
-        ("2026-01-01", 3, "held out", "it is of good (validation): held-out data is never selected"),
+        ("2026-01-01", 2, "other dataset", "it belongs to books"),
+        ("2026-01-01", 3, "held out", "it belongs to good (validation): held-out data is never selected"),
     ],
 )
 def test_a_pair_that_could_not_be_drawn_is_told_why_and_what_to_do(
@@ -151,6 +151,6 @@ def test_the_answer_is_two_lines(drawn: Engine, capsys: pytest.CaptureFixture[st
     inside = min(members(drawn)).hex()
     assert main(["sample", "explain", inside, "--subset", NAME]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"pair {inside[:16]} (sample ")
+    assert first.startswith(f"Sample {inside[:16]} (id ")
     assert second.startswith("in best v1: rank 0.")
     assert "the smallest of 80 members" in second

@@ -45,7 +45,7 @@ def test_every_shard_that_is_left_out_of_a_night_is_named_with_its_next_step(two
     assert steps.keys() == {"gone.tar", "other.tar", "upload.tar", "broken.tar"}
     assert "alchemist shard retire 11" in steps["gone.tar"]
     assert "alchemist shard reread 12" in steps["other.tar"]
-    assert steps["upload.tar"].startswith("none")
+    assert steps["upload.tar"].startswith("nothing to do")
     assert web.remedies == ["alchemist score --dataset web --crawl-date 2026-01-02"]
 
 

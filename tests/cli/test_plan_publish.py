@@ -66,7 +66,7 @@ def test_training_time_is_estimated_from_the_last_training_and_a_report_is_linke
     select()
     assert ask().training_seconds == 20.0 * N_PAIRS / 5
     assert "- Training on it: `about 2.2 hours`" in ask().question
-    assert "- Report: none yet" in ask().question
+    assert "- Report: none; write it" in ask().question
     page = artifact_path("reports/web.html")
     page.parent.mkdir(parents=True)
     page.write_text("x")

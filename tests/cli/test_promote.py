@@ -78,9 +78,9 @@ def test_a_shadow_is_scored_with_every_night_and_stays_out_of_production(two_rat
 
 
 def test_a_shadow_needs_no_certificate_and_a_production_rater_does(two_raters: Engine) -> None:
-    promote(PromoteConfig(rater="new", shadow=True))
+    run(PromoteConfig(rater="new", shadow=True))
     with pytest.raises(CheckFailedError, match="not certified"):
-        promote(PromoteConfig(rater="new"))
+        run(PromoteConfig(rater="new"))
 
 
 def test_a_promoted_shadow_is_no_shadow_any_more(two_raters: Engine) -> None:
