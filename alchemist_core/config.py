@@ -155,6 +155,17 @@ class Config(BaseModel):
         """Read stored JSON, whose fields may have their former names."""
         return cls.model_validate(current_names(cls, values))
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields changed.
+
+        Raises:
+            KeyError: A name is not one of a field: pydantic would store it unread.
+        """
+        if unknown := sorted((update or {}).keys() - type(self).model_fields.keys()):
+            message = f"{type(self).__name__} has no field {', '.join(unknown)}"
+            raise KeyError(message)
+        return super().model_copy(update=update, deep=deep)
+
     def as_json(self) -> dict[str, Any]:
         """Return the JSON that `runs.config` stores."""
         return self.model_dump(mode="json")

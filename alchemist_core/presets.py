@@ -45,18 +45,18 @@ def paper_size() -> Values:
     """Train the paper's networks: STAR-0.3B as both proxies, a depth-8 rater of 38.95 M, the published tokenizer at 256 px.
 
     Hardware: GPUs under accelerate launch; parameters were counted, nothing was trained yet. Scoring rule alignment. A micro-batch
-    of 64 samples has 44 GB of activations by calculation, so one GPU of 80 GB is enough; with --is-checkpointed about a seventh.
-    Needs --tokenizer-from and --text-encoder clip:NAME.
+    of 64 samples has 44 GB of activations by calculation, so one GPU of 80 GB is enough; with --gradient-checkpointing about a seventh.
+    Needs --tokenizer-weights and --text-encoder clip:NAME.
     """
     training = {
         "proxy_depth": 16, "proxy_width": 1024, "rater_depth": 8, "rater_width": 512, "n_heads": None,
-        "rater_start": "scratch", "rater_reading": "hidden", "resolution": 256, "precision": "bf16",
-        "proxy_learning_rate": 1e-4, "rater_learning_rate": 1e-4, "weight_decay": 0.05, "gradient_clip": 2.0,
-        "softmax_group": 32, "n_warmup_steps": 50_000, "n_steps": 50_000, "rater_average": 0.9997,
-        "check_every_steps": 1000, "checkpoint_every_steps": 1000,
+        "rater_init": "scratch", "rater_features": "hidden", "resolution": 256, "mixed_precision": "bf16",
+        "proxy_learning_rate": 1e-4, "rater_learning_rate": 1e-4, "weight_decay": 0.05, "max_grad_norm": 2.0,
+        "softmax_group_size": 32, "proxy_warmup_steps": 50_000, "max_train_steps": 50_000, "rater_ema_decay": 0.9997,
+        "validation_steps": 1000, "checkpointing_steps": 1000,
     }  # fmt: skip
     model = {
-        "depth": 16, "width": 1024, "n_heads": 16, "batch_size": 512, "n_accumulated": 8, "precision": "bf16",
+        "depth": 16, "width": 1024, "n_heads": 16, "batch_size": 512, "gradient_accumulation_steps": 8, "mixed_precision": "bf16",
         "learning_rate": 1e-4, "weight_decay": 0.05,
     }  # fmt: skip
     return {"train_rater": {"training": training}, "train_downstream": {"model": model}}
@@ -66,11 +66,11 @@ def flux_mini() -> Values:
     """Adapt FLUX-mini to a subset, as FluxKits does: rank 16 on attention, one epoch at 512 px (Table 2c).
 
     Hardware: one GPU of 24 GB (3.2 B frozen weights in bf16). Run at tiny size; the full size was not trained yet.
-    Needs --base flux-mini.safetensors and --flux-parts FOLDER of FLUX.1's VAE and encoders.
+    Needs --base-model flux-mini.safetensors and --flux-components FOLDER of FLUX.1's VAE and encoders.
     """
     model = {
-        "flux": {}, "method": "lora", "lora_rank": 16, "n_epochs": 1, "batch_size": 8, "learning_rate": 1e-4,
-        "n_warmup_steps": 0, "weight_decay": 0.01,
+        "flux": {}, "method": "lora", "lora_rank": 16, "num_train_epochs": 1, "batch_size": 8, "learning_rate": 1e-4,
+        "lr_warmup_steps": 0, "weight_decay": 0.01,
     }  # fmt: skip
     return {"train_downstream": {"model": model}}
 

@@ -75,7 +75,7 @@ def add_to_bench(engine: Engine, image_hash: bytes, perceptual_hash: int, *, ord
 def draw(retention: float = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectReport:
     """Select, lookalikes left out; `rescale` and `dry_run` are the stage's, all else is the policy's."""
     stage = {field: policy.pop(field) for field in ("rescale", "dry_run") if field in policy}
-    given = {"strategy": "shift_gsample", "retention": retention, "duplicates": "near"} | policy
+    given = {"strategy": "shift_gsample", "retention": retention, "dedup": "near"} | policy
     return select(SelectConfig.model_validate({"dataset": dataset, "name": name, "policy": given, **stage}))
 
 

@@ -1,6 +1,7 @@
 """Renamed fields keep every hash, what was stored under their former names is read, and the command line refuses these names."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,9 @@ from alchemist_core.cli.command_line import Parser, add_flags
 from alchemist_core.config import Config, Formerly, current_names, fingerprint, former_fields, former_names
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.running import RunConfig
+from alchemist_core.metrics.image_metrics import SAMPLERS
 from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.protocols import protocol as protocol_module
 from alchemist_core.protocols.protocol import AverageProtocol, ImageProtocol
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.evaluate import EvaluateConfig
@@ -91,6 +94,43 @@ def test_an_evaluation_protocol_of_0_1_keeps_its_hash(row: dict[str, Any]) -> No
     model = models.get(row["case"], ImageProtocol)
     protocol = model.from_stored({name: value for name, value in row["stored"].items() if name != "name"})
     assert fingerprint({"name": row["case"]} | protocol.hashed_json()) == row["hash"]
+
+
+EXPERIMENTS: list[tuple[str, RunConfig | DynamicsConfig]] = [
+    ("RunConfig identity", RunConfig.model_validate(
+        {
+            "experiment": "methods", "training": "max_train_steps=20,gradient_checkpointing=true,mixed_precision=bf16",
+            "model": "num_train_epochs=2,ema_decay=0.9", "scenes": "n_train=60", "tuning_seeds": "0,1", "seeds": "2,3",
+            "budget_multiples": "1,2", "budget": "steps", "num_train_epochs": 4, "tuning_epochs": 3,
+        }
+    )),
+    ("RunConfig defaults", RunConfig(experiment="region")),
+    ("DynamicsConfig identity", DynamicsConfig(rule="loss", training=("max_train_steps=5",), scenes=("n_train=60",))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "config"), EXPERIMENTS, ids=[case for case, _ in EXPERIMENTS])
+def test_an_experiment_of_0_1_is_found_under_its_name(case: str, config: RunConfig | DynamicsConfig) -> None:
+    (row,) = (row for row in STORED if f"{row['kind']} {row['case']}" == case)
+    assert config.present(row["stored"]) == config.identity()
+    hashed = config.hashed_json()
+    assert {
+        name: hashed[name] for name in row["stored"].keys() & hashed.keys() - {"arms", "retentions", "lengths"}
+    } == {
+        name: value
+        for name, value in row["stored"].items()
+        if name in hashed and name not in ("arms", "retentions", "lengths")
+    }
+
+
+SHIPPED = [row for row in STORED if row["kind"] == "Contract" and row["case"] != "scenes_geneval"]
+
+
+@pytest.mark.parametrize("row", SHIPPED, ids=[row["case"] for row in SHIPPED])
+def test_a_shipped_protocol_samples_under_the_conditions_of_0_1(row: dict[str, Any]) -> None:
+    given = tomllib.loads((Path(protocol_module.__file__).parent / f"{row['case']}.toml").read_text(encoding="utf-8"))
+    sampling = SAMPLERS[given.get("sampler", "star")].from_stored(given["sampling"])
+    assert sampling.hashed_json() == row["stored"]["sampling"]
 
 
 class Flow(Config):

@@ -65,7 +65,7 @@ def trained_once(
         use_store(patch, store)
         for name, part, role in PARTS:
             ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
-        training = {"n_warmup_steps": 20, "n_steps": 20, "batch_size": 32}
+        training = {"proxy_warmup_steps": 20, "max_train_steps": 20, "batch_size": 32}
         train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
         promote(PromoteConfig(without_certificate="a few steps, for tests"))
         open_store().dispose()

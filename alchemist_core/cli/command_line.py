@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and refuse unknown arguments here, where the options that may have been meant are known."""
-        # Before argparse, which would take --base for an abbreviation of --base-model.
+        # Before argparse, which would take --base-model for an abbreviation of --base-model.
         for flag in (word.partition("=")[0] for word in args or ()):
             if flag == "--":
                 break
@@ -143,7 +143,7 @@ def flag_of(name: str, field: FieldInfo) -> str:
     """Return the option of a field, or the word that help shows where it is a positional argument.
 
     >>> flag_of("n_steps", FieldInfo(annotation=int))
-    '--n-steps'
+    '--max-train-steps'
     """
     if field.json_schema_extra == BARE_WORD:
         return name.upper()

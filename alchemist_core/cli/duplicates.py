@@ -1,10 +1,10 @@
 """Near-duplicates: find them by perceptual hash, and list the largest groups. The sample that was ingested first is kept."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Formerly, Report
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
 from alchemist_core.telemetry import ProgressLine
@@ -24,7 +24,9 @@ class FindReport(Report):
 class ListConfig(Config):
     """How many groups to list."""
 
-    groups: int = Field(20, ge=1, le=10_000, description="Number of groups to list, largest first")
+    limit: Annotated[int, Formerly("groups")] = Field(
+        20, ge=1, le=10_000, description="Number of groups to list, largest first"
+    )
 
 
 class ListReport(Report):
@@ -55,7 +57,7 @@ def find(_config: FindConfig) -> FindReport:
 
 def list_(config: ListConfig) -> ListReport:
     """List the largest groups of near-duplicate images."""
-    return ListReport(groups=list_groups(open_store(), n_groups=config.groups))
+    return ListReport(groups=list_groups(open_store(), n_groups=config.limit))
 
 
 COMMANDS = {

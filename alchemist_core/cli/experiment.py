@@ -62,7 +62,7 @@ def run(config: RunConfig) -> RunReport:
         return RunReport(name=name, cost=stated, before=experiment.state_beforehand())
     _create_for_scenes(config)
     engine = open_store()
-    begun = store.begin_experiment(engine, name, config.identity())
+    begun = store.begin_experiment(engine, name, config.identity(), config.present)
     experiment.fit_windows()
     before = store.state_beforehand(engine, name, experiment.state_beforehand())
     cells = experiment.measure()
@@ -101,7 +101,7 @@ def follow(config: DynamicsConfig) -> RunReport:
     """Repeat the training of a rater and follow samples of every rank through it (Fig. 3); finished measurements are reused."""
     _create_for_scenes(config)
     engine = open_store()
-    begun = store.begin_experiment(engine, config.name, config.identity())
+    begun = store.begin_experiment(engine, config.name, config.identity(), config.present)
     return _finish(begun, dynamics.follow(config))
 
 
@@ -113,7 +113,7 @@ def compare_datasets(config: DatasetsConfig) -> RunReport:
         seconds = sum(report.cost["seconds"] for report in reports.values() if report.cost)
         return RunReport(name=config.title, cost={"seconds": seconds})
     engine = open_store()
-    begun = store.begin_experiment(engine, config.title, config.identity())
+    begun = store.begin_experiment(engine, config.title, config.identity(), config.present)
     found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
     result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
     return _finish(begun, result)

@@ -43,12 +43,12 @@ def build_forms() -> dict[str, dict[str, Field]]:
         "train_rater": {
             "preset": _preset(),
             **_form(TrainRaterConfig, "dataset", "validation"),
-            **_form(TrainRaterConfig, "rule", "seed", "n_steps", "max_pairs", is_preset=True),
+            **_form(TrainRaterConfig, "rule", "seed", "max_train_steps", "max_pairs", is_preset=True),
         },
         "build_subset": {
             **_form(SelectConfig, "dataset", "retention", "name", "strategy"),
             **_form(SelectConfig, "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater"),
-            **_form(SelectConfig, "duplicates", "rescale"),
+            **_form(SelectConfig, "dedup", "rescale"),
             "materialize": _switch("materialize", "Write the members as tar shards with a verified manifest"),
             "dry_run": _switch("dry_run", "Only preview what would be selected"),
             "approve": _switch("approve", "Ask a person before the version is published"),
@@ -167,7 +167,7 @@ def _switch(name: str, text: str) -> Field:
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize().replace("N steps", "Steps")
+    return name.replace("_", " ").capitalize().replace("Max train steps", "Steps")
 
 
 def render_forms() -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Formerly, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.metrics.geneval import (
@@ -38,7 +38,7 @@ class DrawConfig(Config):
     model: str = Field(..., description="Identity of the model, as train-downstream prints it")
     prompts: Path = Field(..., description="GenEval's evaluation_metadata.jsonl")
     out: Path = Field(..., description="Folder to write the images to")
-    n_images: int = Field(4, ge=1, le=64, description="Images per prompt")
+    images_per_prompt: Annotated[int, Formerly("n_images")] = Field(4, ge=1, le=64, description="Images per prompt")
     first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Guidance, truncation and batch size")
 
@@ -57,9 +57,11 @@ class JudgeConfig(Config):
     images: Path = Field(..., description="Folder in the official layout: NUMBER/samples/*.png, NUMBER/metadata.jsonl")
     detector: Path = Field(..., description="Folder of Mask2Former for transformers, trained on COCO instances")
     clip: Path = Field(..., description="Folder of CLIP ViT-L/14 for transformers, which names the colours of objects")
-    names: Path = Field(..., description="GenEval's object_names.txt: one class per line, in the order of the detector")
+    class_names: Annotated[Path, Formerly("names")] = Field(
+        ..., description="GenEval's object_names.txt: one class per line, in the order of the detector"
+    )
     out: Path = Field(..., description="File to write the verdicts to, for example results.jsonl")
-    contract: str | None = Field(
+    protocol: Annotated[str | None, Formerly("contract")] = Field(
         None,
         description="Evaluation protocol (geneval, or a .toml file) under which the scores are stored; without it they are "
         "printed and written to --out only",
@@ -88,10 +90,10 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
     about = {
         "model": config.model,
         "first_seed": config.first_seed,
-        "sampling": config.sampling.model_dump(mode="json"),
+        "sampling": config.sampling.hashed_json(),
     }
-    note_generation(config.out, about | {"n_images": config.n_images})
-    missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.n_images)]
+    note_generation(config.out, about | {"n_images": config.images_per_prompt})
+    missing = [number for number in range(len(prompts)) if not has_images(config.out, number, config.images_per_prompt)]
     if missing:
         hold_device(stage_run)
         from alchemist_core.training.generators import load_drawer  # noqa: PLC0415  imports torch
@@ -114,11 +116,11 @@ def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
     """Judge every image, write the verdicts, and store the scores if a protocol was given."""
     hold_device(stage_run)
     # Loaded before anything is stored: a folder without a network must not pin an evaluation protocol.
-    judges = load_judges(config.detector, config.clip, config.names)
-    if config.contract is None:
+    judges = load_judges(config.detector, config.clip, config.class_names)
+    if config.protocol is None:
         results = judge_images(config.images, judges, report=stage_run.report)
     else:
-        results = _measure_under(config.contract, config, stage_run, judges)
+        results = _measure_under(config.protocol, config, stage_run, judges)
     write_results(config.out, results)
     return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=summarize_results(results))
 
@@ -132,14 +134,14 @@ def _measure_under(protocol: str, config: JudgeConfig, stage_run: StageRun, judg
     if model is None:
         raise ConfigError(
             f"The images in {config.images} are of the model {metric.generation.model!r}, which is not in this store. Use the store "
-            "of that model, or judge without --contract."
+            "of that model, or judge without --protocol."
         )
     measure_missing(stage_run, metric, protocol_id, [model])
     return metric.results
 
 
 def _draw_prompts(config: DrawConfig, drawer: Any, prompts: list[dict[str, Any]], chunk: list[int]) -> None:
-    n = config.n_images
+    n = config.images_per_prompt
     wanted = [(number, sample) for number in chunk for sample in range(n)]
     texts = [prompts[number]["prompt"] for number, _ in wanted]
     seeds = [config.first_seed + number * n + sample for number, sample in wanted]

@@ -82,7 +82,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
         lines = "".join(f"\n  {line}" for line in failed)
         raise CheckFailedError(
             f"Rater {rater.name} is not certified:{lines}\n"
-            "Train longer (--n-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
+            "Train longer (--max-train-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
         )
     return CertifyReport(rater=rater.name, twin=twin.name if twin else None, checks=checks)
 

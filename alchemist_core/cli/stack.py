@@ -2,10 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config
+from alchemist_core.config import BARE_WORD, Command, Config, Formerly
 from alchemist_core.local import stack
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices
@@ -26,7 +27,7 @@ class LogsConfig(Config):
         description="Process of the stack, by its name in `alchemist stack status`",
         json_schema_extra=BARE_WORD,
     )
-    lines: int = Field(100, ge=1, le=100_000, description="Lines to print, from the end")
+    tail: Annotated[int, Formerly("lines")] = Field(100, ge=1, le=100_000, description="Lines to print, from the end")
 
 
 class AirflowConfig(Config):
@@ -71,7 +72,7 @@ def _describe_devices(home: Path) -> list[str]:
 
 def logs(config: LogsConfig) -> None:
     """Print the end of the log of one process."""
-    say(stack.logs(_home(), config.process, n_lines=config.lines))
+    say(stack.logs(_home(), config.process, n_lines=config.tail))
 
 
 def airflow(config: AirflowConfig) -> None:

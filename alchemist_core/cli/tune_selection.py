@@ -1,10 +1,10 @@
 """Tune the rank window of strategy auto: train on rank bands, fit the window, and compare it with a random subset."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, Seeds
+from alchemist_core.config import Command, Config, Formerly, Report, Seeds
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
@@ -18,7 +18,7 @@ from alchemist_core.telemetry import say
 class RunConfig(TrialsConfig):
     """Which ranking, on which seeds."""
 
-    kind: str = Field(
+    rule: Annotated[str, Formerly("kind")] = Field(
         "alignment",
         description="Scoring rule of the raters that are trained for each seed: alignment, loss or learnability",
     )
@@ -29,7 +29,9 @@ class RunConfig(TrialsConfig):
         description="Seeds, separated by commas; each compares the window fitted on the other seeds with a random subset",
     )
     n_bands: int = Field(5, ge=2, le=20, description="Number of rank bands; one model is trained on each")
-    n_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of each small model")
+    num_train_epochs: Annotated[int, Formerly("n_epochs")] = Field(
+        10, ge=1, le=10_000, description="Epochs of each small model"
+    )
     dry_run: bool = Field(False, description="Only print the cost")
 
 
@@ -64,7 +66,9 @@ class ListReport(Report):
 
 def run(config: RunConfig) -> RunReport:
     """Fit rank windows: train on rank bands and on random subsets, fit, compare. Finished models are reused after a kill."""
-    plan = TuningPlan(_kind(config), config.n_bands, config.seeds, config.model_of(n_epochs=config.n_epochs))
+    plan = TuningPlan(
+        _kind(config), config.n_bands, config.seeds, config.model_of(num_train_epochs=config.num_train_epochs)
+    )
     require_evaluation(config, config.seeds)
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))
@@ -94,7 +98,7 @@ def list_(_config: ListConfig) -> ListReport:
 def _kind(config: RunConfig) -> str:
     """Return the scoring rule: that of the given rater, if there is one."""
     if config.rater is None:
-        return config.kind
+        return config.rule
     rater = find_rater(open_store(), config.rater)
     if rater is None:
         raise ConfigError(f"There is no rater {config.rater}. Train and promote one, or omit --rater.")

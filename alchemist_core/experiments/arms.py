@@ -12,9 +12,9 @@ from alchemist_core.report.comparison import ORACLE, arm_title
 # The fields of the rater's training that each kind of rater sets.
 RATERS: dict[str, dict[str, Any]] = {
     "alignment": {"rule": "alignment"},
-    "alignment+group": {"rule": "alignment", "has_group_weight": True},
+    "alignment+group": {"rule": "alignment", "group_weight": True},
     "loss": {"rule": "loss"},
-    "loss+group": {"rule": "loss", "has_group_weight": True},
+    "loss+group": {"rule": "loss", "group_weight": True},
     "learnability": {"rule": "learnability"},
 }
 DEFAULT_RATER = "alignment"
@@ -109,7 +109,7 @@ def _policy(word: str, name: str, number: str, retention: float) -> dict[str, An
         return {"strategy": "block", "start_rank": float(number), "allow_fewer": True}
     heuristic, _, strategy = name.partition(":")
     if heuristic in HEURISTICS and (strategy or "top_k") in STRATEGIES:
-        return {"strategy": strategy or "top_k", "score": heuristic}
+        return {"strategy": strategy or "top_k", "rank_by": heuristic}
     if name in STRATEGIES:
         return {"strategy": name}
     known = ", ".join(("auto", "paper", *STRATEGIES, *HEURISTICS, *map(arm_title, (*CONTROLS, f"{FILLED}KIND"))))

@@ -1,10 +1,11 @@
 """The config that experiments and tune-selection share: corpora and training recipes by seed. No torch: the CLI reads its bounds."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from alchemist_core.config import Config, Words, split_commas
+from alchemist_core.config import Config, Words, current_names, former_names, rename_words, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
@@ -43,6 +44,15 @@ class TrialsConfig(Config):
     )
     scenes: Words = Field((), description="Fields of the synthetic corpus that differ: name=value, separated by commas")
 
+    def hashed_json(self) -> dict[str, Any]:
+        """Return the JSON that hashes are computed from; the fields that are named in words have their former names, too."""
+        return _translate(type(self), self.as_json(), former_names)
+
+    @classmethod
+    def present(cls, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a stored identity under the present names of its fields."""
+        return _translate(cls, identity, current_names)
+
     @model_validator(mode="after")
     def _names_go_together(self) -> "TrialsConfig":
         named = (
@@ -75,6 +85,23 @@ class TrialsConfig(Config):
         if self.preset not in PRESETS:
             raise ConfigError(f"--preset {self.preset} is unknown. Presets: {', '.join(PRESETS)}.")
         return preset_values(self.preset, stage)
+
+
+WORDS_OF: dict[str, type[BaseModel]] = {
+    "training": RaterTrainingConfig,
+    "model": DownstreamConfig,
+    "scenes": ScenesConfig,
+}
+
+
+def _translate(
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    translate: Callable[[type[BaseModel], Mapping[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
+    named = translate(model, values)
+    words = {name: rename_words(kind, named[name], translate) for name, kind in WORDS_OF.items() if name in named}
+    return {**named, **words}
 
 
 def _compose(model: type[M], preset: dict[str, Any], given: tuple[str, ...], fixed: dict[str, Any]) -> M:

@@ -117,4 +117,4 @@ def describe_cost(cost: dict[str, Any]) -> str:
 
 def _rater_steps(config: TrialsConfig, kind: str) -> int:
     training = config.training_of(kind, 0)
-    return training.n_warmup_steps + training.n_steps
+    return training.proxy_warmup_steps + training.max_train_steps

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Report, Seeds, fingerprint
+from alchemist_core.config import Formerly, Report, Seeds, fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.results import show
@@ -56,7 +56,9 @@ class DynamicsConfig(TrialsConfig):
     """Whose training is followed, and how closely."""
 
     name: str = Field(NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result")
-    kind: Kind = Field("alignment", description="Kind of the raters whose ranks make the bands: alignment or loss")
+    rule: Annotated[Kind, Formerly("kind")] = Field(
+        "alignment", description="Kind of the raters whose ranks make the bands: alignment or loss"
+    )
     seeds: Seeds = Field((3,), min_length=1, description="Seeds; each is a training that is followed")
     n_followed: int = Field(10_000, ge=10, le=1_000_000, description="Training pairs that are followed, or all")
     n_gradients: int = Field(
@@ -92,7 +94,7 @@ def follow(config: DynamicsConfig) -> dict[str, Any]:
 def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
     trial = Trial(config, seed)
     trial.prepare()
-    rater = trial.rater(config.kind)
+    rater = trial.rater(config.rule)
     trained = TrainRaterConfig.from_stored(rater.config)
     rows, _ = read_both(trained, open_store())
     hashes = [bytes(row.pair_hash) for row in rows["dataset"]]
@@ -209,7 +211,7 @@ class _Repeated:
     def run(self, n_marks: int, report: Progress) -> None:
         """Train to the end and measure after the steps of the marks."""
         config, progress = self.training.config, self.training.progress
-        total = config.n_warmup_steps + config.n_steps
+        total = config.proxy_warmup_steps + config.max_train_steps
         steps = {round(total * i / n_marks) for i in range(n_marks + 1)}
 
         def measure_and_report(done: int, total: int, note: str) -> None:
@@ -239,7 +241,7 @@ class _Repeated:
             "loss_of_band": self._means(self._losses(proxy), self.band_M),
             "gradient_norm_of_band": self._means(gradients, self.band_M[self.has_gradient_M]),
             # θ̂ does not exist before the end of the warm-up.
-            "reference_loss": float(self._losses(reference).mean()) if step > config.n_warmup_steps else None,
+            "reference_loss": float(self._losses(reference).mean()) if step > config.proxy_warmup_steps else None,
         }
         self.files.write_json(self.partial / "marks.writing", {"marks": list(self.marks.values())})
         (self.partial / "marks.writing").replace(self.partial / "marks.json")

@@ -6,11 +6,11 @@ Each cell is run by the stages, which reuse finished runs, so a killed experimen
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Seeds, Words
+from alchemist_core.config import Formerly, Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm, stored_word
@@ -43,31 +43,33 @@ class RunConfig(TrialsConfig):
         description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; default: the question's",
     )
     retentions: Ratios = Field((), description="Retentions, 0-1, separated by commas; default: the question's")
-    choose_seeds: Seeds = Field(
+    tuning_seeds: Annotated[Seeds, Formerly("choose_seeds")] = Field(
         (0, 1, 2, 3), description="Seeds on which the rank window of strategy auto is fitted; they are not reported"
     )
     seeds: Seeds = Field((4, 5, 6, 7, 8), min_length=1, description="Seeds that are reported")
-    n_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of every arm over its own samples")
-    lengths: Multiples = Field(
+    num_train_epochs: Annotated[int, Formerly("n_epochs")] = Field(
+        10, ge=1, le=10_000, description="Epochs of every arm over its own samples"
+    )
+    budget_multiples: Annotated[Multiples, Formerly("lengths")] = Field(
         (),
         description="Multiples of the epochs (or steps) of every arm, separated by commas; default: the question's",
     )
-    length: Literal["epochs", "steps"] = Field(
+    budget: Annotated[Literal["epochs", "steps"], Formerly("length")] = Field(
         "epochs", description="Training length that all arms share: epochs, or steps (as many as the full corpus takes)"
     )
     n_bands: int = Field(5, ge=2, le=20, description="Bands of rank that tune-selection trains on")
-    probe_epochs: int = Field(
+    tuning_epochs: Annotated[int, Formerly("probe_epochs")] = Field(
         10,
         ge=1,
         le=10_000,
-        description="Epochs of the small models of tune-selection, independent of --n-epochs",
+        description="Epochs of the small models of tune-selection, independent of --num-train-epochs",
     )
     dry_run: bool = Field(False, description="Print the cost and the smallest detectable gain, and train nothing")
 
     @model_validator(mode="after")
     def _seeds_are_kept_apart(self) -> "RunConfig":
-        if both := set(self.choose_seeds) & set(self.seeds):
-            message = f"seeds {sorted(both)} are in both --choose-seeds and --seeds: give each seed to one of the two"
+        if both := set(self.tuning_seeds) & set(self.seeds):
+            message = f"seeds {sorted(both)} are in both --tuning-seeds and --seeds: give each seed to one of the two"
             raise ValueError(message)
         return self
 
@@ -84,7 +86,7 @@ class RunConfig(TrialsConfig):
     @property
     def question_lengths(self) -> tuple[float, ...]:
         """The lengths: those given, else the question's."""
-        return self.lengths or QUESTIONS[self.experiment].lengths
+        return self.budget_multiples or QUESTIONS[self.experiment].lengths
 
     def identity(self) -> dict[str, Any]:
         """Return what the result depends on; a stored name belongs to one identity."""
@@ -92,7 +94,7 @@ class RunConfig(TrialsConfig):
         resolved = {
             "arms": self.question_arms,
             "retentions": self.question_retentions,
-            "lengths": self.question_lengths,
+            "budget_multiples": self.question_lengths,
         }
         return {**given, **{name: list(values) for name, values in resolved.items()}}
 
@@ -112,7 +114,7 @@ class Experiment:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.arms = config.cells()
-        require_evaluation(config, (*config.choose_seeds, *config.seeds))
+        require_evaluation(config, (*config.tuning_seeds, *config.seeds))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
 
@@ -121,8 +123,8 @@ class Experiment:
         return [self._model(length) for length in self.config.question_lengths]
 
     def _model(self, length: float) -> DownstreamConfig:
-        model = self.config.model_of(n_epochs=max(1, round(self.config.n_epochs * length)))
-        if self.config.length == "epochs":
+        model = self.config.model_of(num_train_epochs=max(1, round(self.config.num_train_epochs * length)))
+        if self.config.budget == "epochs":
             return model
         return model.model_copy(update={"n_steps": model.steps(self.n_pairs)})
 
@@ -133,13 +135,13 @@ class Experiment:
         for kind in self.auto_kinds():
             plan = self._tuning(kind).plan
             arms = plan.arms(self._auto_retentions(kind))
-            work += cost.work_of_cells(config, arms, (plan.model,), self.n_pairs).times(len(config.choose_seeds))
+            work += cost.work_of_cells(config, arms, (plan.model,), self.n_pairs).times(len(config.tuning_seeds))
         return cost.state_cost(config, work, self._model(1.0), rater=self.arms[0][0].rater)
 
     def auto_kinds(self) -> list[str]:
         """Return the kinds of raters whose rank window has to be fitted."""
         kinds = dict.fromkeys(arm.rater for arm, _ in self.arms if arm.policy is None)
-        return list(kinds) if self.config.choose_seeds else []
+        return list(kinds) if self.config.tuning_seeds else []
 
     def fit_windows(self) -> None:
         """Fit the rank window of every `auto` arm on the seeds that choose."""
@@ -158,7 +160,7 @@ class Experiment:
     def state_beforehand(self) -> dict[str, Any]:
         """Return the smallest gain that the reported seeds can show, by the spread of the choosing seeds."""
         spread = next((tuned.spread for tuned in self.tuned.values() if tuned.spread is not None), None)
-        source = f"seeds {', '.join(map(str, self.config.choose_seeds))}" if spread is not None else "not measured"
+        source = f"seeds {', '.join(map(str, self.config.tuning_seeds))}" if spread is not None else "not measured"
         before = state_detectable(spread, len(self.config.seeds), source=source)
         say(describe_detectable(before))
         return before
@@ -191,8 +193,8 @@ class Experiment:
 
     def _tuning(self, kind: str) -> Tuning:
         # Only the choosing seeds decide whether there is a gain; the reported ones must not.
-        small = self.config.model_of(n_epochs=self.config.probe_epochs)
-        return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.choose_seeds, small))
+        small = self.config.model_of(num_train_epochs=self.config.tuning_epochs)
+        return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small))
 
 
 def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:

@@ -60,7 +60,7 @@ class AverageScore:
         found = find_named(self._engine, name)
         if found is None:
             raise ConfigError(
-                f"No model has a value under the evaluation protocol {name}: run alchemist evaluate --contract {name} first."
+                f"No model has a value under the evaluation protocol {name}: run alchemist evaluate --protocol {name} first."
             )
         return found
 
@@ -70,5 +70,5 @@ class AverageScore:
             if row.metric == title:
                 return row
         raise ConfigError(
-            f"{model.arm} seed {model.seed} has no {title}: run alchemist evaluate --contract {part.protocol['name']} first."
+            f"{model.arm} seed {model.seed} has no {title}: run alchemist evaluate --protocol {part.protocol['name']} first."
         )

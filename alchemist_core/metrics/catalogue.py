@@ -19,7 +19,7 @@ ENTRY_POINTS = "alchemist.metrics"
 def _refuse_geneval(_bench: Bench, file: ProtocolFile) -> NoReturn:
     raise ConfigError(
         f"Evaluation protocol {file.name} measures images in GenEval's own folders: run alchemist geneval draw, then "
-        f"alchemist geneval judge --contract {file.name}."
+        f"alchemist geneval judge --protocol {file.name}."
     )
 
 

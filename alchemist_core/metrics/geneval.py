@@ -436,7 +436,7 @@ def read_generation(folder: Path) -> GenerationNote:
     if not path.is_file():
         raise DataError(
             f"{path} is missing, so it is not known how these images were generated. Generate them with alchemist geneval draw, "
-            "or judge them without --contract."
+            "or judge them without --protocol."
         )
     return GenerationNote(**_read_json(path))
 
@@ -458,7 +458,7 @@ class Geneval:
     ) -> None:
         if file.metric != "geneval":
             raise ConfigError(
-                f"Evaluation protocol {file.name} is of metric {file.metric}: use alchemist evaluate --contract {file.name}."
+                f"Evaluation protocol {file.name} is of metric {file.metric}: use alchemist evaluate --protocol {file.name}."
             )
         self.protocol_name, self.protocol = file.name, file.check(ImageProtocol)
         self.generation = read_generation(folder)
@@ -482,7 +482,7 @@ class Geneval:
             DataError: The images have another size.
         """
         detector, clip = self._weights
-        sampling = SamplingConfig.model_validate(self.protocol.sampling).model_dump(mode="json")
+        sampling = SamplingConfig.from_stored(self.protocol.sampling).hashed_json()
         found = {
             "extractor": "mask2former", **_describe_images(self._folder, self.protocol.resolution),
             "weights_sha256": weights_sha256(detector), "namer_sha256": weights_sha256(clip),

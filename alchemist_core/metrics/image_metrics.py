@@ -96,7 +96,7 @@ class ImageMetric(ABC):
         if self.labels is not None:
             found["labels_sha256"] = texts_sha256(self.labels)
         # Defaults of the sampler are written out, so that a later change of a default is noticed.
-        sampling = SAMPLERS[draft.sampler].model_validate(draft.sampling).model_dump(mode="json")
+        sampling = SAMPLERS[draft.sampler].from_stored(draft.sampling).hashed_json()
         self.protocol = draft.model_copy(update={"sampling": sampling}).pinned(**found)
         return self.protocol.as_json()
 
@@ -193,7 +193,7 @@ class ImageMetric(ABC):
             if not is_finished(out):
                 generate_images(
                     require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self.prompts,
-                    first_seed=protocol.first_seed, sampling=SAMPLERS[protocol.sampler].model_validate(protocol.sampling),
+                    first_seed=protocol.first_seed, sampling=SAMPLERS[protocol.sampler].from_stored(protocol.sampling),
                     out=out, report=self.bench.report,
                 )  # fmt: skip
         return out

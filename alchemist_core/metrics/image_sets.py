@@ -75,7 +75,7 @@ def generate_images(
         write_shard(out, places, ImageSet(draw(chunk, seeds, sampling), chunk, seeds))
         n_done += len(places)
         report(n_done, len(prompts), "images generated")
-    about: dict[str, Any] = {"first_seed": first_seed, "sampling": sampling.model_dump(mode="json")}
+    about: dict[str, Any] = {"first_seed": first_seed, "sampling": sampling.hashed_json()}
     finish_set(out, len(prompts), about | {"model": model_path.name})
 
 

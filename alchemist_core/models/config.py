@@ -1,10 +1,10 @@
 """What a tokenizer and a model of the scale-wise family are made of. No torch here: the command line reads these bounds."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from alchemist_core.config import Config
+from alchemist_core.config import Config, Formerly
 
 SCALES = {
     256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
@@ -191,7 +191,11 @@ def count_tokens(scales: Scales) -> int:
 class SamplingConfig(Config):
     """How codes are drawn from a generator; the defaults are STAR's at 256 px."""
 
-    guidance: float = Field(4.0, ge=0, le=100, description="Guidance at the last scale, rising from 0 at the first")
-    top_k: int = Field(600, ge=1, le=65536, description="Codes that a token may take, likeliest first")
-    top_p: float = Field(0.8, gt=0, le=1, description="Share of probability that a token's codes must cover")
-    batch_size: int = Field(16, ge=1, le=4096, description="Images of every forward, padded where there are fewer")
+    guidance_scale: Annotated[float, Formerly("guidance")] = Field(
+        4.0, ge=0, le=100, description="Classifier-free guidance at the last scale; it increases from 0 at the first"
+    )
+    top_k: int = Field(600, ge=1, le=65536, description="Sample each token from this many of its likeliest codes")
+    top_p: float = Field(
+        0.8, gt=0, le=1, description="Sample each token from the likeliest codes that together have this probability"
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="Images of a forward pass; the last batch is padded")

@@ -1,10 +1,10 @@
 """What a flow-matching transformer of the FLUX family is made of, and how its adapters are trained. No torch here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Config
+from alchemist_core.config import Config, Formerly
 
 
 class FluxConfig(Config):
@@ -25,10 +25,18 @@ class FluxConfig(Config):
     )
     resolution: int = Field(512, ge=16, le=2048, description="Side of the images that are trained on and drawn")
     n_text_tokens: int = Field(512, ge=1, le=512, description="T5's tokens of a caption; the rest is cut")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the frozen weights")
-    is_checkpointed: bool = Field(default=True, description="Whether backwards read activations anew: less memory")
-    guidance: float = Field(4.0, ge=0, le=100, description="Guidance that the transformer is told in training")
-    gradient_clip: float = Field(1.0, gt=0, le=1000, description="Largest norm of a gradient")
+    weight_dtype: Annotated[Literal["fp32", "bf16"], Formerly("precision")] = Field(
+        "bf16", description="Number format of the frozen weights"
+    )
+    gradient_checkpointing: Annotated[bool, Formerly("is_checkpointed")] = Field(
+        default=True, description="Recompute activations in the backward pass: less memory, slower"
+    )
+    guidance_scale: Annotated[float, Formerly("guidance")] = Field(
+        4.0, ge=0, le=100, description="Guidance embedded by the transformer in training"
+    )
+    max_grad_norm: Annotated[float, Formerly("gradient_clip")] = Field(
+        1.0, gt=0, le=1000, description="Clip gradients to this norm"
+    )
 
     @model_validator(mode="after")
     def _axes_share_a_head(self) -> "FluxConfig":
@@ -53,6 +61,10 @@ class FluxConfig(Config):
 class FlowSamplingConfig(Config):
     """How images are drawn from noise; the defaults are FLUX-mini's."""
 
-    n_steps: int = Field(50, ge=1, le=1000, description="Euler steps from noise to image")
-    guidance: float = Field(3.5, ge=0, le=100, description="Guidance that the transformer is told")
-    batch_size: int = Field(4, ge=1, le=4096, description="Images of every forward")
+    num_inference_steps: Annotated[int, Formerly("n_steps")] = Field(
+        50, ge=1, le=1000, description="Euler steps from noise to image"
+    )
+    guidance_scale: Annotated[float, Formerly("guidance")] = Field(
+        3.5, ge=0, le=100, description="Guidance embedded by the transformer"
+    )
+    batch_size: int = Field(4, ge=1, le=4096, description="Images of a forward pass")

@@ -33,7 +33,7 @@ class FluxAutoencoder:
             from diffusers import AutoencoderKL  # noqa: PLC0415  an extra of its own
         except ImportError as error:
             raise missing_library("diffusers") from error
-        self._vae = _freeze(_load(AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.precision]), device)
+        self._vae = _freeze(_load(AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device)
         self._side, self._device = config.resolution, device
 
     @torch.inference_mode()
@@ -76,8 +76,8 @@ class FluxTextEncoder:
 
         self._clip_tokenizer = _load(AutoTokenizer, parts / "tokenizer")
         self._t5_tokenizer = _load(AutoTokenizer, parts / "tokenizer_2")
-        self._clip = _freeze(_load(CLIPTextModel, parts / "text_encoder", dtype=DTYPES[config.precision]), device)
-        self._t5 = _freeze(_load(T5EncoderModel, parts / "text_encoder_2", dtype=DTYPES[config.precision]), device)
+        self._clip = _freeze(_load(CLIPTextModel, parts / "text_encoder", dtype=DTYPES[config.weight_dtype]), device)
+        self._t5 = _freeze(_load(T5EncoderModel, parts / "text_encoder_2", dtype=DTYPES[config.weight_dtype]), device)
         self._n_tokens, self._device = config.n_text_tokens, device
         found = self._t5.config.d_model, self._clip.config.hidden_size
         if found != (config.text_dim, config.pooled_dim):
@@ -106,7 +106,7 @@ class FluxTextEncoder:
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
     if not folder.is_dir():
         raise ConfigError(
-            f"{folder} does not exist. --flux-parts is the folder of FLUX.1 in diffusers' layout, with vae, text_encoder, "
+            f"{folder} does not exist. --flux-components is the folder of FLUX.1 in diffusers' layout, with vae, text_encoder, "
             "text_encoder_2, tokenizer and tokenizer_2."
         )
     try:

@@ -102,7 +102,7 @@ class ImageText:
 def pack_head(head: Head, record: HeadRecord) -> bytes:
     """Return the file of a head and its record; equal heads give equal bytes."""
     # One metadata entry, because safetensors does not keep the order of several.
-    return save(dict(head.state_dict()), {"record": json.dumps(record.as_json(), sort_keys=True)})
+    return save(dict(head.state_dict()), {"record": json.dumps(record.hashed_json(), sort_keys=True)})
 
 
 def load_head(path: Path) -> tuple[Head, HeadRecord]:
@@ -113,7 +113,7 @@ def load_head(path: Path) -> tuple[Head, HeadRecord]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            record = HeadRecord.model_validate_json((file.metadata() or {})["record"])
+            record = HeadRecord.from_stored(json.loads((file.metadata() or {})["record"]))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         head = Head(record.training.hidden, record.training.dim)
         head.load_state_dict(weights)

@@ -1,8 +1,10 @@
 """How the image-text head is trained, and the record in its file. No torch: the command line reads the bounds."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from alchemist_core.config import Config
+from alchemist_core.config import Config, Formerly
 from alchemist_core.errors import ConfigError
 
 LEAST_AUC = 0.8
@@ -15,7 +17,7 @@ class HeadTrainingConfig(Config):
     hidden: int = Field(512, ge=8, le=8192, description="Width of the hidden layer of both networks")
     dim: int = Field(256, ge=2, le=4096, description="Features of the shared space")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout ratio of the hidden layer")
-    n_steps: int = Field(600, ge=1, le=1_000_000, description="Training steps")
+    max_train_steps: Annotated[int, Formerly("n_steps")] = Field(600, ge=1, le=1_000_000, description="Training steps")
     batch_size: int = Field(
         256, ge=2, le=65_536, description="Samples per step; each sample's caption is a wrong answer for the others"
     )

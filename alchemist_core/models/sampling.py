@@ -51,7 +51,7 @@ def sample_codes(
         index_B = torch.arange(start, start + config.batch_size).clamp(max=len(seeds) - 1)
         uniform_BS = torch.stack([_uniforms(seeds[index], n_tokens) for index in index_B.tolist()])
         batch = _Batch(star, tokenizer.quantiser, text.rows(index_B), None, config)
-        if config.guidance:
+        if config.guidance_scale:
             batch = replace(batch, empty=empty.rows(torch.zeros_like(index_B)))
         parts.append(batch.sample(uniform_BS)[: len(seeds) - start])
     return torch.cat(parts)
@@ -82,7 +82,7 @@ class _Batch:
                 input_BLD = input_BLD.repeat(2, 1, 1)
             logit_BLV = self.star.head(self.star.trunk.next_scale(scale, input_BLD, text, caches=caches)).float()
             if self.empty is not None:
-                strength = self.config.guidance * scale / max(len(scales) - 1, 1)
+                strength = self.config.guidance_scale * scale / max(len(scales) - 1, 1)
                 with_BLV, without_BLV = logit_BLV.chunk(2)
                 logit_BLV = guide(with_BLV, without_BLV, strength)
             probability_BLV = cut_probabilities(logit_BLV, top_k=self.config.top_k, top_p=self.config.top_p)

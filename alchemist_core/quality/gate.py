@@ -182,7 +182,7 @@ def _drawn(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns:
     below_R = np.clip(cut * len(n_pool_R) - np.arange(len(n_pool_R)), 0, 1)
     dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
     strategy = STRATEGIES[row.strategy]
-    is_rated = row.spec.get("score", RATER_SCORE) == RATER_SCORE
+    is_rated = row.spec.get("rank_by", RATER_SCORE) == RATER_SCORE
     warning = mixed_pairing_warning(strategy(), rater_of_subset(engine, row).rule) if is_rated else None
     # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
     return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}

@@ -23,10 +23,10 @@ class Objective(StrEnum):
     """The paper's bare objective over the product of both heads; it sharpens for ever, and W_batch collapses."""
 
 
-class RaterReading(StrEnum):
+class RaterFeatures(StrEnum):
     """What of its backbone the rater's heads read."""
 
-    MATCHES = "matches"
+    MATCH = "match"
     """What is expected of each token times the vector of its code: how image meets caption, token by token."""
     HIDDEN = "hidden"
     """The mean of the last block, as the paper's rater does."""

@@ -74,10 +74,10 @@ def running_mean(mean: float, value: float, factor: float) -> float:
     return factor * mean + (1 - factor) * value
 
 
-def sharpness_price(spread: float, *, price_ratio: float, price_floor: float) -> float:
+def sharpness_price(spread: float, *, kl_weight: float, price_floor: float) -> float:
     """Return the KL weight: proportional to the running spread of costs, so that scores keep their scale as losses fall.
 
-    >>> sharpness_price(0.5, price_ratio=0.2, price_floor=1e-3)
+    >>> sharpness_price(0.5, kl_weight=0.2, price_floor=1e-3)
     0.1
     """
-    return max(price_ratio * spread, price_floor)
+    return max(kl_weight * spread, price_floor)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alchemist_core.rating.config import RaterReading
+from alchemist_core.rating.config import RaterFeatures
 
 
 class SampleRater(nn.Module, ABC):
@@ -43,14 +43,14 @@ class Rater(SampleRater):
     backbone: Any
 
     def __init__(
-        self, backbone: nn.Module, width: int, *, reading: RaterReading = RaterReading.MATCHES, hidden: int = 64
+        self, backbone: nn.Module, width: int, *, reading: RaterFeatures = RaterFeatures.MATCH, hidden: int = 64
     ) -> None:
         super().__init__()
         self.backbone, self.reading = backbone, reading
-        if reading is RaterReading.MATCHES:
+        if reading is RaterFeatures.MATCH:
             self.token_head = nn.Linear(width, hidden)
             width = hidden
-        self.instance_head = _head(width, hidden, approximate="tanh" if reading is RaterReading.HIDDEN else "none")
+        self.instance_head = _head(width, hidden, approximate="tanh" if reading is RaterFeatures.HIDDEN else "none")
         self.group_head = _head(2 * width, hidden)
 
     def forward(self, tokens: Any, text: Any, n_groups: int = 1) -> Rating:
@@ -74,7 +74,7 @@ class Rater(SampleRater):
 
         Source: Alchemist §3.2, the mean of the last block, for the reading `hidden`.
         """
-        if self.reading is RaterReading.HIDDEN:
+        if self.reading is RaterFeatures.HIDDEN:
             hidden_BSE: Tensor = self.backbone.hidden(tokens.input_BSD, text)
             return hidden_BSE.float().mean(1)
         match_BSE = self.backbone.matches(tokens, text).float()

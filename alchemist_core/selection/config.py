@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alchemist_core.config import Config, Words, current_names, fingerprint, former_names
+from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.keys import Noise, Reading
+from alchemist_core.selection.keys import Noise, PRank
 from alchemist_core.selection.strategies import STRATEGIES, STRATEGY_OF_RULE, RatingRule, Strategy, StrategyName
 
 RATER_SCORE = "rater"
-Duplicates = Literal["exact", "near", "keep"]
+Dedup = Literal["exact", "near", "off"]
+# Snapshots store and hash the former words.
+_STORED_DEDUP = {"exact": "exact", "near": "near", "off": "keep"}
 SCORE = r"^(rater|aesthetic|clarity|frequency|edge_density|imported\.[A-Za-z0-9_.-]{1,64})$"
 
 
@@ -21,7 +23,8 @@ class EligibleOptions:
     """What of a policy decides which pairs may be drawn, and by which score they are ranked; part of a snapshot."""
 
     score: str = RATER_SCORE
-    duplicates: Duplicates = "exact"
+    # exact, near or keep, as snapshots have always stored it.
+    duplicates: str = "exact"
     decontaminate: tuple[str, ...] = ()
     where: str | None = None
     # Whether each pair's source is read too, for a cap.
@@ -33,43 +36,53 @@ class SelectionPolicy(Config):
 
     strategy: StrategyName = Field(
         "auto",
-        description="How pairs are chosen by rank; auto: the rater's probed region (alchemist tune-selection), "
-        "without one shift_gsample for a rater of rule loss, head_gsample for others",
+        description="How samples are chosen by rank. auto: the rank window that was tuned for the rater, without one shift_gsample for "
+        "scoring rule loss and head_gsample for others. shift_gsample: a normal density around --mean-rank without the drop-top ratio "
+        "(Eq. 11). gsample: a normal density. head_gsample: half a normal density from rank 0. top_k: the highest scores. block: "
+        "consecutive ranks from --start-rank. random: uniform",
     )
-    retention: float = Field(0.2, gt=0, le=1, description="Share of the eligible pairs to keep, ratio 0-1")
+    retention: float = Field(
+        0.2, gt=0, le=1, description="Fraction of the eligible samples to keep, such as 0.2 or 20%"
+    )
     drop_top_ratio: float | None = Field(
-        None, ge=0, lt=1, description="Head that is never kept, ratio 0-1 of the rank scale (shift_gsample: 0.25)"
+        None, ge=0, lt=1, description="Fraction of the highest ranks that is never kept; none: 0.25 for shift_gsample"
     )
     mean_rank: float | None = Field(
-        None, ge=0, le=1, description="Rank that is kept most, 0 = highest score (shift_gsample: 0.625, gsample: 0.5)"
+        None,
+        ge=0,
+        le=1,
+        description="Rank that is kept most often, 0 = highest score; none: 0.625 for shift_gsample, 0.5 for gsample",
     )
     std_rank: float | None = Field(
         None,
         ge=0.001,
         le=10,
-        description="Spread around the mean rank, in ranks (shift_gsample: 0.125, gsample: 0.1667, head_gsample: 0.15)",
+        description="Standard deviation of the density, in ranks; none: 0.125 for shift_gsample, 0.1667 for gsample, 0.15 for head_gsample",
     )
     start_rank: float | None = Field(
-        None, ge=0, lt=1, description="Where the band of strategy block begins, rank 0-1 (block: 0.4)"
+        None, ge=0, lt=1, description="First rank of strategy block, 0 = highest score; none: 0.4"
     )
-    seed: int = Field(0, ge=0, lt=2**53, description="Seed of the draw, whole number")
-    reading: Reading = Field(
-        "draws",
-        description="What p(rank) is: draws, the chance of each draw without replacement; inclusion, the chance to be kept at all",
+    seed: int = Field(0, ge=0, lt=2**53, description="Seed of the sampling")
+    p_rank: Annotated[PRank, Formerly("reading", {"per-draw": "draws"})] = Field(
+        "per-draw",
+        description="Meaning of the density p(rank). per-draw: probability of each draw, without replacement. inclusion: probability "
+        "that the sample is in the subset",
     )
-    score: str = Field(
+    rank_by: Annotated[str, Formerly("score")] = Field(
         RATER_SCORE,
         pattern=SCORE,
-        description="What ranks the pairs: rater, or a heuristic (aesthetic, clarity, frequency, edge_density, imported.NAME)",
+        description="Score that ranks the samples. rater: the rater's score. aesthetic, clarity, frequency, edge_density: a heuristic. "
+        "imported.NAME: a number that was imported with the crawl",
     )
-    duplicates: Duplicates = Field(
+    dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
-        description="Of which pairs the first-seen one is kept alone: exact, those with the same picture; near, also those whose "
-        "fingerprints of brightness and colour differ in at most 2 of 64 bits; keep, none",
+        description="Deduplicate; the first-seen sample stays. exact: same image bytes. near: also perceptual hashes within 2 bits. "
+        "off: keep all",
     )
     decontaminate: Words = Field(
         (),
-        description="Evaluation datasets, comma between them: pictures that are in one or look like one of it are left out",
+        description="Evaluation datasets, separated by commas: samples whose image is in one of them, or is a near-duplicate of one, are "
+        "excluded",
     )
     where: str | None = Field(
         None,
@@ -78,29 +91,30 @@ class SelectionPolicy(Config):
         "and licence is not null. Comparisons, and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, "
         "lower, upper, coalesce; none: all",
     )
-    stratify: bool = Field(False, description="Keep the same share of every dataset (quotas by Sainte-Laguë)")
+    stratify: bool = Field(False, description="Keep the same fraction of every dataset (quotas by Sainte-Laguë)")
     max_share: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Largest share of the subset (with --stratify: of each dataset's part) that one dataset or source may have, "
-        "ratio 0-1; none: no cap",
+        description="Largest fraction of the subset (with --stratify: of each dataset's part) that one dataset or source may have; "
+        "none: no limit",
     )
     max_share_of: Literal["dataset", "source"] = Field(
-        "dataset", description="What --max-share caps: datasets, or sources (hosts of the pictures' addresses)"
+        "dataset", description="What --max-share limits. dataset: each dataset. source: each host of the images' URLs"
     )
     allow_fewer: bool = Field(
-        False, description="Take as many as there are where head cut, caps or strata leave fewer than asked for"
+        False,
+        description="Select what is available where the drop-top ratio, --max-share or --stratify leave fewer samples than requested",
     )
 
     def eligible_options(self) -> EligibleOptions:
         """Return what decides the eligible set."""
         with_sources = self.max_share is not None and self.max_share_of == "source"
-        return EligibleOptions(self.score, self.duplicates, self.decontaminate, self.where, with_sources)
+        return EligibleOptions(self.rank_by, _STORED_DEDUP[self.dedup], self.decontaminate, self.where, with_sources)
 
     def noise(self) -> Noise:
         """Return the draw's noise."""
-        return Noise(self.seed, reading=self.reading)
+        return Noise(self.seed, p_rank=self.p_rank)
 
     @property
     def has_parameters(self) -> bool:
@@ -126,11 +140,13 @@ class SelectionPolicy(Config):
 
     def _auto(self, rule: RatingRule) -> str:
         # No rule says where a heuristic puts the useful pairs: what scores high is taken.
-        return STRATEGY_OF_RULE[rule] if self.score == RATER_SCORE else "top_k"
+        return STRATEGY_OF_RULE[rule] if self.rank_by == RATER_SCORE else "top_k"
 
     def _require_sense(self, kind: type[Strategy]) -> None:
-        if self.reading == "inclusion" and not kind.is_drawn:
-            raise ConfigError(f"--reading inclusion: strategy {kind.name} draws nothing. Leave it out.")
+        if self.p_rank == "inclusion" and not kind.is_drawn:
+            raise ConfigError(
+                f"--p-rank inclusion is not used by strategy {kind.name}, which does not sample: omit it."
+            )
         if self.stratify and self.max_share is not None and self.max_share_of == "dataset":
             raise ConfigError(
                 "--max-share of datasets contradicts --stratify, which gives every dataset its share: leave one of them out."

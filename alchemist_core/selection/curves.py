@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.selection.chunks import map_chunks
-from alchemist_core.selection.keys import Reading
+from alchemist_core.selection.keys import PRank
 from alchemist_core.selection.strategies import Strategy
 
 # Ranks are counted on a grid, so that the curve of 30 million samples costs one histogram.
@@ -61,7 +61,7 @@ def selection_curve(
     member_K: NDArray[np.int64],
     *,
     strategy: Strategy,
-    reading: Reading = "draws",
+    p_rank: PRank = "per-draw",
     is_open_N: NDArray[np.bool_] | None = None,
     n_bins: int = 40,
 ) -> SelectionCurve:
@@ -71,12 +71,12 @@ def selection_curve(
         rank_N: Ranks of the eligible samples, 0 to 1.
         member_K: Indices of the members.
         strategy: Strategy of the selection.
-        reading: How p(rank) was read.
+        p_rank: How p(rank) was read.
         is_open_N: Samples that could be selected; None: all.
         n_bins: Bins of rank; must divide 4,000.
     """
     n_pool_G = count_ranks(rank_N, is_open_N)
-    target_G, expected_G = _shares(strategy, reading, n_pool_G, len(member_K))
+    target_G, expected_G = _shares(strategy, p_rank, n_pool_G, len(member_K))
 
     n_kept_R, n_pool_R = (np.sum(n_G.reshape(n_bins, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
     target_R, expected_R = (_mean_by_bin(share_G, n_pool_G, n_bins) for share_G in (target_G, expected_G))
@@ -84,18 +84,18 @@ def selection_curve(
 
 
 def inclusion_rate(
-    weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], k: int, *, reading: Reading = "draws"
+    weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], k: int, *, p_rank: PRank = "per-draw"
 ) -> float:
     """Return the t that gives k expected members, by bisection.
 
     Reading `draws`: Σ n (1 − exp(−t·weight)) = k; reading `inclusion`: Σ n min(1, t·weight) = k.
     """
     low, high = 0.0, 1.0
-    while _expected_count(weight_G, n_pool_G, high, reading) < k and high < 1e300:
+    while _expected_count(weight_G, n_pool_G, high, p_rank) < k and high < 1e300:
         low, high = high, high * 2
     for _ in range(100):
         middle = (low + high) / 2
-        if _expected_count(weight_G, n_pool_G, middle, reading) < k:
+        if _expected_count(weight_G, n_pool_G, middle, p_rank) < k:
             low = middle
         else:
             high = middle
@@ -124,16 +124,16 @@ def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bi
     return share_R
 
 
-def _expected_share(weight_G: NDArray[np.float64], t: float, reading: Reading) -> NDArray[np.float64]:
-    return np.minimum(1.0, t * weight_G) if reading == "inclusion" else -np.expm1(-t * weight_G)
+def _expected_share(weight_G: NDArray[np.float64], t: float, p_rank: PRank) -> NDArray[np.float64]:
+    return np.minimum(1.0, t * weight_G) if p_rank == "inclusion" else -np.expm1(-t * weight_G)
 
 
-def _expected_count(weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], t: float, reading: Reading) -> float:
-    return float(np.sum(n_pool_G * _expected_share(weight_G, t, reading)))
+def _expected_count(weight_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], t: float, p_rank: PRank) -> float:
+    return float(np.sum(n_pool_G * _expected_share(weight_G, t, p_rank)))
 
 
 def _shares(
-    strategy: Strategy, reading: Reading, n_pool_G: NDArray[np.int64], k: int
+    strategy: Strategy, p_rank: PRank, n_pool_G: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rank_G = (np.arange(_GRID) + 0.5) / _GRID
     log_density_G = strategy.log_density(rank_G)
@@ -145,5 +145,5 @@ def _shares(
         return share_G, share_G
     weight_G = np.exp(log_density_G - log_density_G.max())
     total = float(np.sum(n_pool_G * weight_G))
-    expected_G = _expected_share(weight_G, inclusion_rate(weight_G, n_pool_G, k, reading=reading), reading)
+    expected_G = _expected_share(weight_G, inclusion_rate(weight_G, n_pool_G, k, p_rank=p_rank), p_rank)
     return k * weight_G / total if total > 0 else weight_G, expected_G

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Reading = Literal["draws", "inclusion"]
+PRank = Literal["per-draw", "inclusion"]
 
 
 class Domain(IntEnum):
@@ -30,22 +30,22 @@ class Domain(IntEnum):
 class Noise:
     """What is added to the log density of each sample.
 
-    Reading `draws` takes p(rank) as the probability of each of k successive draws without replacement: Gumbel noise. Reading
+    `per-draw` takes p(rank) as the probability of each of k successive draws without replacement: Gumbel noise.
     `inclusion` takes it as the probability to be selected at all, π = min(1, c·p): the k largest p/u, of which exactly those above 1/c
     would be selected if each sample were decided alone (sequential Poisson sampling, Ohlsson 1998).
     """
 
     seed: int
     domain: Domain = Domain.SELECT
-    reading: Reading = "draws"
+    p_rank: PRank = "per-draw"
 
     def of(self, pair_hash64_N: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the noise of each sample; larger noise makes selection likelier.
 
-        >>> bool(Noise(7, reading="inclusion").of(np.arange(3)).min() > 0)
+        >>> bool(Noise(7, p_rank="inclusion").of(np.arange(3)).min() > 0)
         True
         """
-        if self.reading == "draws":
+        if self.p_rank == "per-draw":
             return gumbel_noise(self.domain, self.seed, pair_hash64_N)
         noise_N = uniform_noise(self.domain, self.seed, pair_hash64_N)
         np.log(noise_N, out=noise_N)

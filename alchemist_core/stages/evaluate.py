@@ -4,11 +4,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Formerly, Report
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
@@ -34,7 +35,7 @@ class EvaluateConfig(Config):
     evaluation: str | None = Field(
         None, description="Evaluation dataset; default: the one set by alchemist dataset set-default"
     )
-    contract: str = Field(
+    protocol: Annotated[str, Formerly("contract")] = Field(
         "heldout_loss",
         description="Evaluation protocol: heldout_loss (nats per token), heldout_flow_loss (FLUX-mini), the name of another "
         "shipped protocol, or a .toml file",
@@ -62,7 +63,7 @@ def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateReport:
 
 def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
     """Pin the protocol, measure the models without a value, and average the values of each arm."""
-    engine, file = stage_run.engine, read_protocol(config.contract)
+    engine, file = stage_run.engine, read_protocol(config.protocol)
     make_metric = find_metric(file)
     subset = choose_version(engine, config.subset, version=config.version)
     rater = rater_of_subset(engine, subset)

@@ -1,6 +1,6 @@
 """Experiments by name: what was asked, what was said before the first result, and the result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,8 +25,16 @@ class ExperimentRow:
 COLUMNS = tuple(getattr(Experiment, name) for name in ExperimentRow.__slots__)
 
 
-def begin_experiment(engine: Engine, name: str, config: dict[str, Any]) -> ExperimentRow:
+def begin_experiment(
+    engine: Engine, name: str, config: dict[str, Any], present: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> ExperimentRow:
     """Store what is asked, or find it: a killed experiment goes on.
+
+    Args:
+        engine: The store.
+        name: The experiment's name.
+        config: What is asked, under the present names of its fields.
+        present: Gives the fields of a stored config their present names.
 
     Raises:
         ConfigError: The name stands for something else already.
@@ -35,10 +43,8 @@ def begin_experiment(engine: Engine, name: str, config: dict[str, Any]) -> Exper
         statement = upsert(Experiment).values(name=name, config=config)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
     known = find_experiment(engine, name)
-    if known.config != config:
-        differing = sorted(
-            key for key in known.config.keys() | config.keys() if known.config.get(key) != config.get(key)
-        )
+    if (stored := present(known.config)) != config:
+        differing = sorted(key for key in stored.keys() | config.keys() if stored.get(key) != config.get(key))
         raise ConfigError(
             f"Experiment {name!r} exists with another {', '.join(differing)}: give this one a name of its own (--name)."
         )

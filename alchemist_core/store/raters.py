@@ -221,7 +221,7 @@ def expected_gain(
         spec: The selection's spec, for its retention, strategy and score.
         n_kept_R: Samples kept in equal bins of rank, the highest scores first.
     """
-    if spec["strategy"] == Random.name or spec.get("score", RATER_SCORE) != RATER_SCORE or not sum(n_kept_R):
+    if spec["strategy"] == Random.name or spec.get("rank_by", RATER_SCORE) != RATER_SCORE or not sum(n_kept_R):
         return None
     probe = _nearest_probe(engine, rater_id, spec["retention"])
     gain_SB = _band_gains(probe.measurements.get("cells", ())) if probe else None
@@ -268,7 +268,7 @@ def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tupl
 
     Parameters that are given beside `auto` are the user's own: the probe then has no say.
     """
-    if policy.strategy != "auto" or policy.score != RATER_SCORE or policy.has_parameters:
+    if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
         return policy, None
     fitted = find_region(engine, rater_id, policy.retention)
     return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)

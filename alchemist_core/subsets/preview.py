@@ -82,7 +82,7 @@ def _training_hours(engine: Engine, k: int) -> float | None:
 
 def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[str]:
     policy, snapshot, found = drawn.policy, drawn.snapshot, []
-    if policy.score == RATER_SCORE:
+    if policy.rank_by == RATER_SCORE:
         found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))  # type: ignore[arg-type]  # the table's CHECK
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
     if needs_rescale(snapshot.rank_N, cut):
@@ -100,7 +100,7 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
             f"Retention {policy.retention:g} asks for more samples than exist at the ranks that the strategy prefers: "
             "neighbouring ranks fill the gap. alchemist subset show and the report plot the requested and the actual ranks."
         )
-    if policy.duplicates != "keep" and (n_uncompared := count_uncompared(engine)):
+    if policy.dedup != "off" and (n_uncompared := count_uncompared(engine)):
         found.append(
             f"About {n_uncompared:,} samples were never searched for duplicates. Run alchemist duplicates find first."
         )

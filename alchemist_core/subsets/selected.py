@@ -81,7 +81,7 @@ class Selected:
             self.snapshot.rank_N,
             self.member_K,
             strategy=self.strategy,
-            reading=self.policy.reading,
+            p_rank=self.policy.p_rank,
             is_open_N=is_open_N,
         )
 

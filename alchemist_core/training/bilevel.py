@@ -31,7 +31,7 @@ from alchemist_core.rating.config import (
     PRICE_FLOOR,
     Objective,
     PenaltySchedule,
-    RaterReading,
+    RaterFeatures,
     RatingRule,
 )
 from alchemist_core.rating.learnability import LearnabilityRater
@@ -117,12 +117,12 @@ class TwoProxies(ABC):
         return model
 
     def _prepared(self, model: nn.Module, *, is_trained: bool) -> Any:
-        if self.config.is_checkpointed:
+        if self.config.gradient_checkpointing:
             for module in model.modules():
                 if isinstance(module, Trunk):
                     module.has_gradient_checkpointing = True
         model = model.to(self.accelerator.device)
-        given = torch.compile(model) if self.config.is_compiled else model
+        given = torch.compile(model) if self.config.compile else model
         # Models that are not trained have no gradients to share between processes.
         return self.accelerator.prepare_model(given, evaluation_mode=not is_trained)
 
@@ -140,9 +140,9 @@ class TwoProxies(ABC):
     def _move(self, names: list[str]) -> None:
         for name in names:
             optimizer = self.optimizers[name]
-            if self.config.gradient_clip is not None:
+            if self.config.max_grad_norm is not None:
                 self.scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(getattr(self, name).parameters(), self.config.gradient_clip)
+                nn.utils.clip_grad_norm_(getattr(self, name).parameters(), self.config.max_grad_norm)
             self.scaler.step(optimizer)
             optimizer.zero_grad()
 
@@ -195,7 +195,7 @@ class RaterObjective:
     def price(self) -> float:
         """Weight of KL(W ‖ uniform) in this step, computed from the steps before it."""
         return objective.sharpness_price(
-            self.averages.cost_spread, price_ratio=self.config.price_ratio, price_floor=PRICE_FLOOR
+            self.averages.cost_spread, kl_weight=self.config.kl_weight, price_floor=PRICE_FLOOR
         )
 
     def measure(self, loss_A: Tensor, loss_B: Tensor, reference_loss_B: Tensor, rating: Rating) -> Measured:
@@ -204,7 +204,7 @@ class RaterObjective:
         group_weight_G = torch.sigmoid(rating.group_logit_G.detach())
         weights = [batch_weights(score_g) for score_g in self._groups(rating.score_B.detach())]
         used = weights
-        if self.config.has_group_weight or self.config.objective is Objective.PAPER_EXACT:
+        if self.config.group_weight or self.config.objective is Objective.PAPER_EXACT:
             used = [product_weights(weight_g, group) for weight_g, group in zip(weights, group_weight_G, strict=True)]
         costs = [(weight_g * cost_g).sum() for weight_g, cost_g in zip(weights, self._groups(cost_B), strict=True)]
         return Measured(
@@ -276,7 +276,7 @@ class Bilevel(TwoProxies):
         rate = config.proxy_learning_rate
         rates = {"proxy": rate, "reference": rate, "rater": config.rater_learning_rate}
         super().__init__(config, accelerator, models, rates)
-        self.average_rater = average_of(self.unwrapped("rater"), config.rater_average)
+        self.average_rater = average_of(self.unwrapped("rater"), config.rater_ema_decay)
         self.objective = RaterObjective(config, accelerator)
         # θ reads twice the samples that θ̂ and the rater read, so each side is half of the work. On a CPU two threads run the
         # two halves; the models share no weights, so the result is bit-identical. Several processes must reduce gradients in
@@ -287,7 +287,7 @@ class Bilevel(TwoProxies):
     def end_warmup(self) -> None:
         """Copy the warmed-up θ into θ̂ and, if configured, into the rater's backbone."""
         super().end_warmup()
-        if self.config.rater_start == "proxy":
+        if self.config.rater_init == "proxy":
             backbone, warmed_up = cast("Rater", self.unwrapped("rater")).backbone, cast("Star", self.unwrapped("proxy"))
             backbone.load_state_dict((warmed_up.trunk if isinstance(backbone, Trunk) else warmed_up).state_dict())
 
@@ -384,15 +384,15 @@ def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str |
     if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
         return (
             f"over {_WINDOW} steps the effective sample size was {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
-            f"{least:.3g} are needed): the rater has collapsed; raise price_ratio or take the regularised objective"
+            f"{least:.3g} are needed): the rater has collapsed; raise kl_weight or take the regularised objective"
         )
     return None
 
 
 def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
     """Build an untrained rater. The feature `match` needs the generator's code vectors, `hidden` only its trunk."""
-    backbone = Trunk(size) if config.rater_reading is RaterReading.HIDDEN else Star(size)
-    return Rater(backbone, size.width, reading=config.rater_reading)
+    backbone = Trunk(size) if config.rater_features is RaterFeatures.HIDDEN else Star(size)
+    return Rater(backbone, size.width, reading=config.rater_features)
 
 
 def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:

@@ -1,17 +1,22 @@
 """What the training loops are told: sizes, lengths, rates. No torch here: the command line reads these bounds."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import NO_FLAG, Config
+from alchemist_core.config import NO_FLAG, Config, Formerly
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
-from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, RatingRule
 
-Precision = Literal["fp32", "bf16", "fp16"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
+TokenizerKind = Literal["patches", "vqvae"]
 TEXT_ENCODERS = r"^(words|minilm|clip:.+)$"
+TEXT_ENCODER_HELP = (
+    "Frozen text encoder of the captions. words: hashed words, without weights. minilm: all-MiniLM-L6-v2. clip:FOLDER_OR_HUB_NAME: "
+    "a CLIP text encoder"
+)
 
 
 def _later_field(default: Any, **declared: Any) -> Any:
@@ -24,92 +29,132 @@ class RaterTrainingConfig(Config):
 
     rule: RatingRule = Field(
         RatingRule.ALIGNMENT,
-        description="What values a sample: alignment (Eq. 6), loss (Eq. 9), or learnability (two proxies, no rater network)",
+        description="Scoring rule. alignment: how much lower a sample's loss is under the proxy that also trains on validation data "
+        "(Eq. 6). loss: a low loss under that proxy (Eq. 9). learnability: how much further training on validation data alone lowers "
+        "a proxy's loss; it trains no rater network",
     )
-    objective: Objective = Field(Objective.REGULARISED, description="What the rater descends")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first weights and of the order of the data")
-    n_warmup_steps: int = Field(400, ge=0, le=10_000_000, description="Uniform steps of the proxy before the rater")
-    n_steps: int = Field(
-        1200, ge=1, le=10_000_000, description="Steps after the warm-up, bilevel or on validation data"
+    objective: Objective = Field(
+        Objective.REGULARISED,
+        description="Training loss of the rater. regularised: weighted advantage and a KL penalty. paper_exact: the paper's loss, which "
+        "collapses to few samples",
     )
-    batch_size: int = Field(64, ge=2, le=65536, description="Samples of each of the two batches of a step")
-    softmax_group: int | None = Field(
-        None, ge=2, le=65536, description="Samples whose weights sum to 1; it divides the batch; none: the batch"
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights and of the data order")
+    proxy_warmup_steps: Annotated[int, Formerly("n_warmup_steps")] = Field(
+        400,
+        ge=0,
+        le=10_000_000,
+        description="Training steps of the proxy with uniform weights before the rater is trained",
     )
-    n_accumulated: int = Field(1, ge=1, le=65536, description="Parts of a batch that are read one after another")
-    precision: Precision = Field("fp32", description="Number format of the forwards; fp16 needs a GPU")
-    is_checkpointed: bool = Field(
-        default=False, description="Whether backwards read activations anew: less memory, more time"
+    max_train_steps: Annotated[int, Formerly("n_steps")] = Field(
+        1200,
+        ge=1,
+        le=10_000_000,
+        description="Training steps after the proxy's warm-up; early stopping may end the run before",
     )
-    is_compiled: bool = Field(default=False, description="Whether torch.compile fuses the models; needs a C++ compiler")
-    gradient_clip: float | None = Field(None, gt=0, le=1000, description="Largest norm of a gradient; none: any")
-    proxy_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of both proxies")
-    rater_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW step size of the rater")
-    rater_average: float = Field(
-        0.997, ge=0, lt=1, description="Share of its past that the averaged rater keeps each step; it is what scores"
+    batch_size: int = Field(
+        64, ge=2, le=65536, description="Training samples of a step, and as many validation samples, over all GPUs"
     )
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay of all three")
+    softmax_group_size: Annotated[int | None, Formerly("softmax_group")] = Field(
+        None, ge=2, le=65536, description="Samples whose weights sum to 1; must divide the batch; none: the batch"
+    )
+    gradient_accumulation_steps: Annotated[int, Formerly("n_accumulated")] = Field(
+        1, ge=1, le=65536, description="Micro-batches per optimizer step: the batch is read in this many parts"
+    )
+    mixed_precision: Annotated[MixedPrecision, Formerly("precision", {"no": "fp32"})] = Field(
+        "no", description="Number format of the forward passes. no: fp32. bf16. fp16: needs a GPU"
+    )
+    gradient_checkpointing: Annotated[bool, Formerly("is_checkpointed")] = Field(
+        default=False, description="Recompute activations in the backward pass: less memory, slower"
+    )
+    compile: Annotated[bool, Formerly("is_compiled")] = Field(
+        default=False, description="Compile the models with torch.compile; needs a C++ compiler"
+    )
+    max_grad_norm: Annotated[float | None, Formerly("gradient_clip")] = Field(
+        None, gt=0, le=1000, description="Clip gradients to this norm; none: no clipping"
+    )
+    proxy_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW learning rate of both proxies")
+    rater_learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW learning rate of the rater")
+    rater_ema_decay: Annotated[float, Formerly("rater_average")] = Field(
+        0.997, ge=0, lt=1, description="Decay of the EMA of the rater's weights; the EMA model scores"
+    )
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay of the rater and both proxies")
     penalty_schedule: PenaltySchedule = Field(
-        PenaltySchedule.CONSTANT, description="Training data in the proxy's step: constant (γ, Eq. 5) or seal (grows)"
+        PenaltySchedule.CONSTANT,
+        description="Weight of the training loss in the proxy's step. constant: --penalty (γ, Eq. 5). seal: "
+        "grows with each validation epoch",
     )
-    penalty: float = Field(1.0, gt=0, le=100, description="γ: share of the training loss in the proxy's step")
-    has_group_weight: bool = Field(False, description="Whether the group head scales the proxies' training losses")
-    price_ratio: float = Field(0.5, gt=0, le=100, description="Price of sharpness in units of the running spread of c")
-    proxy_width: int = Field(64, ge=8, le=4096, description="Features of a token inside a proxy")
+    penalty: float = Field(1.0, gt=0, le=100, description="Weight γ of the training loss in the proxy's step (Eq. 5)")
+    group_weight: Annotated[bool, Formerly("has_group_weight")] = Field(
+        False, description="Scale the proxies' training losses by the rater's weight of each group of samples (W_batch)"
+    )
+    kl_weight: Annotated[float, Formerly("price_ratio")] = Field(
+        0.5,
+        gt=0,
+        le=100,
+        description="Weight of KL(W ‖ uniform) in the rater's loss, relative to the running standard deviation of the advantage",
+    )
+    proxy_width: int = Field(64, ge=8, le=4096, description="Width of a proxy: features of a token")
     proxy_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of a proxy")
-    rater_width: int = Field(64, ge=8, le=4096, description="Features of a token inside the rater")
+    rater_width: int = Field(64, ge=8, le=4096, description="Width of the rater: features of a token")
     rater_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the rater")
-    rater_start: Literal["proxy", "scratch"] = Field(
+    rater_init: Annotated[Literal["proxy", "scratch"], Formerly("rater_start")] = Field(
         "proxy",
-        description="First weights of the rater's backbone: the warmed-up proxy's, which needs one size, or new",
+        description="Initial weights of the rater's backbone. proxy: those of the warmed-up proxy, which must have the same size. "
+        "scratch: random",
     )
-    rater_reading: RaterReading = Field(
-        RaterReading.MATCHES, description="What the rater's heads read: matches of image and caption, or hidden states"
+    rater_features: Annotated[RaterFeatures, Formerly("rater_reading", {"match": "matches"})] = Field(
+        RaterFeatures.MATCH,
+        description="Input of the rater's heads. match: how well the caption predicts each image token. hidden: mean hidden state of "
+        "the last block, as in the paper",
     )
     n_heads: int | None = Field(
-        2, ge=1, le=64, description="Attention heads of each; none: one for every 64 features, as published"
+        2, ge=1, le=64, description="Attention heads of the rater and of each proxy; none: one for every 64 features"
     )
-    text_encoder: str = Field(
-        "words",
-        pattern=TEXT_ENCODERS,
-        description="Frozen encoder of the captions: words, minilm, or clip:FOLDER_OR_HUB_NAME",
+    text_encoder: str = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
+    resolution: int = Field(16, ge=8, le=1024, description="Side of the square images in pixels")
+    tokenizer: Annotated[TokenizerKind, Formerly("coder", {"vqvae": "convolutions"})] = Field(
+        "patches",
+        description="Image tokenizer that is fitted to the training images. patches: k-means on the colours of patches. vqvae: a "
+        "convolutional autoencoder",
     )
-    resolution: int = Field(16, ge=8, le=1024, description="Side of the image that the tokenizer reads, in pixels")
-    coder: Literal["patches", "convolutions"] = Field(
-        "patches", description="What a fitted tokenizer codes: patches of colours, or features of a trained autoencoder"
+    codebook_size: Annotated[int, Formerly("n_codes")] = Field(
+        128, ge=2, le=65536, description="Codes of the fitted tokenizer"
     )
-    n_codes: int = Field(128, ge=2, le=65536, description="Codes of a fitted tokenizer")
-    tokenizer_from: str | None = Field(
-        None, description="Published tokenizer weights: a file, or hf:REPO/FILE; none: a tokenizer is fitted"
+    tokenizer_weights: Annotated[str | None, Formerly("tokenizer_from")] = Field(
+        None, description="Pretrained tokenizer: a file, or hf:REPO/FILE; none: a tokenizer is fitted"
     )
-    check_every_steps: int = Field(
-        100, ge=1, le=1_000_000, description="Steps between looks at the held-out validation"
+    validation_steps: Annotated[int, Formerly("check_every_steps")] = Field(
+        100, ge=1, le=1_000_000, description="Compute the loss on held-out validation samples every this many steps"
     )
-    patience: int = Field(4, ge=1, le=1000, description="Looks without a better loss before the run stops")
-    checkpoint_every_steps: int = Field(200, ge=1, le=1_000_000, description="Steps between checkpoints")
+    early_stopping_patience: Annotated[int, Formerly("patience")] = Field(
+        4, ge=1, le=1000, description="Stop after this many validations without a lower loss"
+    )
+    checkpointing_steps: Annotated[int, Formerly("checkpoint_every_steps")] = Field(
+        200, ge=1, le=1_000_000, description="Save a checkpoint to resume from every this many steps"
+    )
 
     @model_validator(mode="after")
     def _rater_fits_its_start(self) -> "RaterTrainingConfig":
         sizes = (self.rater_width, self.rater_depth), (self.proxy_width, self.proxy_depth)
         has_network = self.rule is not RatingRule.LEARNABILITY
-        if has_network and self.rater_start == "proxy" and sizes[0] != sizes[1]:
+        if has_network and self.rater_init == "proxy" and sizes[0] != sizes[1]:
             message = f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}; choose scratch"
             raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _groups_divide_the_batch(self) -> "RaterTrainingConfig":
-        if self.batch_size % (self.group_size * self.n_accumulated):
+        if self.batch_size % (self.group_size * self.gradient_accumulation_steps):
             message = (
-                f"batch_size {self.batch_size} must be a multiple of softmax_group {self.group_size} × n_accumulated "
-                f"{self.n_accumulated}: each part holds whole groups"
+                f"batch_size {self.batch_size} must be a multiple of softmax_group_size {self.group_size} × gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}: each part holds whole groups"
             )
             raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _published_tokenizer_has_a_schedule(self) -> "RaterTrainingConfig":
-        if self.tokenizer_from is not None and self.resolution not in SCALES:
+        if self.tokenizer_weights is not None and self.resolution not in SCALES:
             message = f"resolution {self.resolution} has no published schedule of scales; choose from {sorted(SCALES)}"
             raise ValueError(message)
         return self
@@ -117,25 +162,25 @@ class RaterTrainingConfig(Config):
     @property
     def group_size(self) -> int:
         """Samples whose weights sum to 1."""
-        return self.softmax_group or self.batch_size // self.n_accumulated
+        return self.softmax_group_size or self.batch_size // self.gradient_accumulation_steps
 
     @property
     def n_read(self) -> int:
         """Training pairs that all steps read, if none is read twice.
 
-        >>> RaterTrainingConfig(n_warmup_steps=400, n_steps=1200, batch_size=64).n_read
+        >>> RaterTrainingConfig(proxy_warmup_steps=400, max_train_steps=1200, batch_size=64).n_read
         102400
         """
-        return (self.n_warmup_steps + self.n_steps) * self.batch_size
+        return (self.proxy_warmup_steps + self.max_train_steps) * self.batch_size
 
     @property
-    def tokenizer(self) -> TokenizerConfig:
+    def tokenizer_config(self) -> TokenizerConfig:
         """The published tokenizer, or what is fitted."""
-        if self.tokenizer_from is not None:
+        if self.tokenizer_weights is not None:
             return published_tokenizer(self.resolution)
-        if self.coder == "convolutions":
-            return tokenizer_tiny(self.resolution, self.n_codes)
-        return TokenizerConfig(resolution=self.resolution, n_codes=self.n_codes)
+        if self.tokenizer == "vqvae":
+            return tokenizer_tiny(self.resolution, self.codebook_size)
+        return TokenizerConfig(resolution=self.resolution, n_codes=self.codebook_size)
 
     def proxy(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
         """Size both proxies to what they read."""
@@ -156,56 +201,70 @@ class DownstreamConfig(Config):
         0,
         ge=0,
         lt=2**31,
-        description="Seed of the first weights, shared by all arms, and of the order",
+        description="Seed of the initial weights, shared by all arms, and of the data order",
         json_schema_extra=NO_FLAG,
     )
-    n_epochs: int = Field(10, ge=1, le=10_000, description="Passes over the subset")
-    n_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="Steps, whatever the subset's size; none: what the epochs need"
+    num_train_epochs: Annotated[int, Formerly("n_epochs")] = Field(
+        10, ge=1, le=10_000, description="Passes over the training samples of each arm"
     )
-    batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step")
-    n_accumulated: int = _later_field(1, ge=1, le=65536, description="Parts of a batch that are read one after another")
-    precision: Precision = _later_field("fp32", description="Number format of the forwards; fp16 needs a GPU")
-    is_checkpointed: bool = _later_field(
-        default=False, description="Whether backwards read activations anew: less memory, more time"
+    max_train_steps: Annotated[int | None, Formerly("n_steps")] = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Training steps of each arm, in place of --num-train-epochs; none: by epochs",
     )
-    learning_rate: float = Field(5e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
-    n_warmup_steps: int = Field(20, ge=0, le=1_000_000, description="Steps in which the step size rises from 0")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay")
-    average: float = Field(
-        0.0,
+    batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step, over all GPUs and micro-batches")
+    gradient_accumulation_steps: Annotated[int, Formerly("n_accumulated")] = _later_field(
+        1, ge=1, le=65536, description="Micro-batches per optimizer step: the batch is read in this many parts"
+    )
+    mixed_precision: Annotated[MixedPrecision, Formerly("precision", {"no": "fp32"})] = _later_field(
+        "no", description="Number format of the forward passes. no: fp32. bf16. fp16: needs a GPU"
+    )
+    gradient_checkpointing: Annotated[bool, Formerly("is_checkpointed")] = _later_field(
+        default=False, description="Recompute activations in the backward pass: less memory, slower"
+    )
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="Peak AdamW learning rate, decreasing along a cosine")
+    lr_warmup_steps: Annotated[int, Formerly("n_warmup_steps")] = Field(
+        20,
         ge=0,
-        lt=1,
-        description="Share of its past that the averaged model keeps each step; 0: the last weights are kept",
+        le=1_000_000,
+        description="Steps in which the learning rate increases from 0; at most a tenth of all steps",
     )
-    method: Literal["scratch", "lora"] = Field("scratch", description="Train all weights anew, or adapters on a base")
-    base: Path | None = Field(
-        None, description="What LoRA adapts: a trained model's folder, or FLUX-mini's weights file"
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay")
+    ema_decay: Annotated[float, Formerly("average")] = Field(
+        0.0, ge=0, lt=1, description="Decay of the EMA of the weights; the EMA model is saved; 0: no EMA"
     )
-    lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the adapters")
-    width: int = Field(64, ge=8, le=4096, description="Features of a token inside the model")
-    depth: int = Field(2, ge=1, le=64, description="Transformer blocks")
-    n_heads: int = Field(2, ge=1, le=64, description="Attention heads")
-    text_encoder: str = Field(
-        "words",
-        pattern=TEXT_ENCODERS,
-        description="Frozen encoder of the captions: words, minilm, or clip:FOLDER_OR_HUB_NAME",
+    method: Literal["scratch", "lora"] = Field(
+        "scratch", description="What is trained. scratch: all weights, from random ones. lora: adapters on --base-model"
     )
-    checkpoint_every_steps: int = Field(500, ge=1, le=1_000_000, description="Steps between checkpoints")
+    base_model: Annotated[Path | None, Formerly("base")] = Field(
+        None, description="Model that LoRA adapts: the folder of a trained model, or the weights file of FLUX-mini"
+    )
+    lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA adapters")
+    width: int = Field(64, ge=8, le=4096, description="Width of the model: features of a token")
+    depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the model")
+    n_heads: int = Field(2, ge=1, le=64, description="Attention heads of the model")
+    text_encoder: str = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
+    checkpointing_steps: Annotated[int, Formerly("checkpoint_every_steps")] = Field(
+        500, ge=1, le=1_000_000, description="Save a checkpoint to resume from every this many steps"
+    )
 
     flux: FluxConfig | None = Field(
         None,
-        description="Size of a flow-matching transformer, as preset flux_mini gives it; none: the scale-wise one is trained",
+        description="Size of a flow-matching transformer, as preset flux_mini gives it; none: the scale-wise model is trained",
         json_schema_extra=NO_FLAG,
     )
-    flux_parts: Path | None = Field(
-        None, description="Folder of FLUX.1 in diffusers' layout: VAE, text encoders and tokenizers are read"
+    flux_components: Annotated[Path | None, Formerly("flux_parts")] = Field(
+        None, description="Folder of FLUX.1 in diffusers' layout, for its VAE, text encoders and tokenizers"
     )
 
     @model_validator(mode="after")
     def _parts_divide_the_batch(self) -> "DownstreamConfig":
-        if self.batch_size % self.n_accumulated:
-            message = f"batch_size {self.batch_size} must be a multiple of n_accumulated {self.n_accumulated}: parts are equal"
+        if self.batch_size % self.gradient_accumulation_steps:
+            message = (
+                f"batch_size {self.batch_size} must be a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}: micro-batches are equal"
+            )
             raise ValueError(message)
         return self
 
@@ -214,28 +273,26 @@ class DownstreamConfig(Config):
         if self.flux is not None and self.method != "lora":
             message = f"method {self.method}: a flow-matching transformer is trained by lora, as preset flux_mini says"
             raise ValueError(message)
-        if self.flux is None and self.flux_parts is not None:
-            message = f"flux_parts {self.flux_parts} belongs to preset flux_mini"
+        if self.flux is None and self.flux_components is not None:
+            message = f"flux_components {self.flux_components} belongs to preset flux_mini"
             raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _lora_has_a_base(self) -> "DownstreamConfig":
         # FLUX's paths are asked for when it is trained: a preset cannot know them.
-        if self.flux is None and (self.method == "lora") != (self.base is not None):
-            message = (
-                f"method {self.method} with base {self.base}: lora needs the folder of a model, scratch takes none"
-            )
+        if self.flux is None and (self.method == "lora") != (self.base_model is not None):
+            message = f"method {self.method} with base_model {self.base_model}: lora needs the folder of a model, scratch takes none"
             raise ValueError(message)
         return self
 
     def steps(self, n_pairs: int) -> int:
         """Count the steps on so many pairs.
 
-        >>> DownstreamConfig(n_epochs=2, batch_size=64).steps(320)
+        >>> DownstreamConfig(num_train_epochs=2, batch_size=64).steps(320)
         10
         """
-        return self.n_steps or max(1, round(self.n_epochs * n_pairs / self.batch_size))
+        return self.max_train_steps or max(1, round(self.num_train_epochs * n_pairs / self.batch_size))
 
     def star(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
         """Size the model to what it reads."""

@@ -65,7 +65,7 @@ class _Run:
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
         self.config, self.out, self.n_samples = config, out, len(samples)
-        self.accelerator = make_accelerator(config.precision)
+        self.accelerator = make_accelerator(config.mixed_precision)
         _require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
         self.recipe = load_recipe(config, tokenizer_from, device)
@@ -82,12 +82,12 @@ class _Run:
         optimizer = torch.optim.AdamW(
             trainable, config.learning_rate, self.recipe.betas, weight_decay=config.weight_decay, fused=True
         )
-        n_warmup = min(config.n_warmup_steps, self.n_steps // 10)
+        n_warmup = min(config.lr_warmup_steps, self.n_steps // 10)
         schedule = get_scheduler(
             self.recipe.schedule, optimizer, num_warmup_steps=n_warmup, num_training_steps=self.n_steps
         )
         self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
-        self.average = average_of(self._plain_model(), config.average) if config.average else None
+        self.average = average_of(self._plain_model(), config.ema_decay) if config.ema_decay else None
         self.step = 0
         self.losses: list[float] = []
         self._resume()
@@ -98,7 +98,7 @@ class _Run:
             loss = self._descend()
             self.step += 1
             self.losses.append(loss)
-            if self.step % self.config.checkpoint_every_steps == 0:
+            if self.step % self.config.checkpointing_steps == 0:
                 self._save()
             report(self.step, self.n_steps, f"loss {loss:.3f}")
 
@@ -130,13 +130,13 @@ class _Run:
 
     def _descend(self) -> float:
         index_B = batch_index(self.n_samples, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
-        parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
+        parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.gradient_accumulation_steps)
         # Random numbers at a step are a function of the step and the process, as the batch is a function of the step.
         n_processes = self.accelerator.num_processes
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * n_processes + self.accelerator.process_index)
         loss = torch.stack([self._descend_on(index_b) for index_b in parts]).sum()
-        if self.recipe.gradient_clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        if self.recipe.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
@@ -147,7 +147,7 @@ class _Run:
     def _descend_on(self, index_b: Int64[Tensor, " b"]) -> Tensor:
         # Backward per part: only one part's activations are in memory, and the processes sum the gradients of each part.
         batch = self.data.rows(index_b).to(self.accelerator.device)
-        loss: Tensor = self.model(*batch).mean() / self.config.n_accumulated
+        loss: Tensor = self.model(*batch).mean() / self.config.gradient_accumulation_steps
         self.accelerator.backward(loss)
         return loss.detach()
 
@@ -181,8 +181,8 @@ class _Run:
 
 
 def _require_equal_parts(config: DownstreamConfig, n_processes: int) -> None:
-    if config.batch_size % (n_processes * config.n_accumulated):
+    if config.batch_size % (n_processes * config.gradient_accumulation_steps):
         raise ConfigError(
-            f"batch_size {config.batch_size} does not split into {n_processes} processes × n_accumulated "
-            f"{config.n_accumulated} equal parts; set it to a multiple of {n_processes * config.n_accumulated}"
+            f"batch_size {config.batch_size} does not split into {n_processes} processes × gradient_accumulation_steps "
+            f"{config.gradient_accumulation_steps} equal parts; set it to a multiple of {n_processes * config.gradient_accumulation_steps}"
         )

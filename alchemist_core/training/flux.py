@@ -53,7 +53,7 @@ class FluxRecipe:
     def __init__(self, config: DownstreamConfig, device: torch.device) -> None:
         assert config.flux is not None
         self._config, self._flux, self._device = config, config.flux, str(device)
-        self.gradient_clip: float | None = config.flux.gradient_clip
+        self.max_grad_norm: float | None = config.flux.max_grad_norm
         self._base, self._parts = base_and_parts(config)
 
     def encode(self, samples: SampleSource, cache: Path | None) -> "FluxSamples":
@@ -66,10 +66,12 @@ class FluxRecipe:
 
     def make_model(self) -> nn.Module:
         """Load the published weights and add adapters."""
-        transformer = load_flux(self._base, self._flux, DTYPES[self._flux.precision])
-        if self._flux.is_checkpointed or self._config.is_checkpointed:
+        transformer = load_flux(self._base, self._flux, DTYPES[self._flux.weight_dtype])
+        if self._flux.gradient_checkpointing or self._config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        return FlowMatching(add_lora(transformer, self._config.lora_rank, targets=FLUX_TARGETS), self._flux.guidance)
+        return FlowMatching(
+            add_lora(transformer, self._config.lora_rank, targets=FLUX_TARGETS), self._flux.guidance_scale
+        )
 
     def kept_weights(self, model: Any) -> dict[str, Tensor]:
         """Return the adapters' weights; all others are the base's."""
@@ -108,12 +110,13 @@ def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
     Raises:
         ConfigError: A path was not given, or does not exist.
     """
-    if config.base is None or config.flux_parts is None or not config.base.is_file():
+    if config.base_model is None or config.flux_components is None or not config.base_model.is_file():
         raise ConfigError(
-            f"--base {config.base} and --flux-parts {config.flux_parts}: FLUX-mini needs its weights (flux-mini.safetensors) and "
+            f"--base-model {config.base_model} and --flux-components {config.flux_components}: "
+            "FLUX-mini needs its weights (flux-mini.safetensors) and "
             "the folder of FLUX.1 in diffusers' layout (vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2). Give both paths."
         )
-    return config.base, config.flux_parts
+    return config.base_model, config.flux_components
 
 
 def encode_latents(
@@ -138,7 +141,7 @@ def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
         raise ConfigError(
             f"{base} has sha256 {found[:16]}…, but the adapters were trained on {wanted[:16]}…. Restore the weights of the training."
         )
-    transformer = load_flux(base, config.flux, DTYPES[config.flux.precision])
+    transformer = load_flux(base, config.flux, DTYPES[config.flux.weight_dtype])
     adapted = load_lora(transformer, model_path / "adapters.safetensors", config.lora_rank, targets=FLUX_TARGETS)
     return merge_lora(adapted)
 
@@ -162,7 +165,11 @@ class FluxGenerator:
             noise_BCHW = torch.stack([self._noise(seeds[at]) for at in places]).to(self._device)
             text = self._text.encode([prompts[at] for at in places]).to(self._device)
             latent_BCHW = sample_latents(
-                self._transformer, text, noise_BCHW, n_steps=sampling.n_steps, guidance=sampling.guidance
+                self._transformer,
+                text,
+                noise_BCHW,
+                n_steps=sampling.num_inference_steps,
+                guidance=sampling.guidance_scale,
             )
             parts.append(self._vae.decode(latent_BCHW)[: len(prompts) - start])
         return np.concatenate(parts)
@@ -180,7 +187,7 @@ def heldout_flow_losses(model_path: Path, config: DownstreamConfig, samples: Sam
     data = FluxRecipe(config, device).encode(samples, None)
     transformer = read_trained(model_path, config).eval().to(device)
     parts = [
-        _losses(transformer, data, index_B, device, config.flux.guidance)
+        _losses(transformer, data, index_B, device, config.flux.guidance_scale)
         for index_B in torch.split(torch.arange(len(data)), _BATCH)
     ]
     return torch.cat(parts).numpy()

@@ -29,7 +29,7 @@ class Recipe(Protocol):
 
     betas: tuple[float, float]
     schedule: str
-    gradient_clip: float | None
+    max_grad_norm: float | None
 
     def encode(self, samples: SampleSource, cache: Path | None) -> Any:
         """Run the frozen encoders; `rows` of the result returns the batch that the model is called with."""
@@ -71,7 +71,7 @@ class StarRecipe:
     """How STAR is trained, from scratch or with LoRA adapters, on the codes of a shared tokenizer."""
 
     betas, schedule = (0.9, 0.95), "cosine"
-    gradient_clip: float | None = None
+    max_grad_norm: float | None = None
 
     def __init__(self, config: DownstreamConfig, tokenizer_from: Path, device: torch.device) -> None:
         self._config = config
@@ -85,12 +85,12 @@ class StarRecipe:
     def make_model(self) -> nn.Module:
         """Build a new generator, or add adapters to a trained one."""
         star = Star(self._config.star(self._tokenizer.config, self._encoder.dim))
-        star.trunk.has_gradient_checkpointing = self._config.is_checkpointed
-        if self._config.base is None:
+        star.trunk.has_gradient_checkpointing = self._config.gradient_checkpointing
+        if self._config.base_model is None:
             return star
         from alchemist_core.models.lora import add_lora  # noqa: PLC0415  peft takes seconds that training from scratch need not pay
 
-        star.load_state_dict(load_file(self._config.base / "model.safetensors"))
+        star.load_state_dict(load_file(self._config.base_model / "model.safetensors"))
         return add_lora(star, self._config.lora_rank)
 
     def kept_weights(self, model: Any) -> dict[str, Tensor]:

@@ -49,9 +49,9 @@ def train_head(
     optimizer = torch.optim.AdamW(
         [*head.parameters(), log_sharpness], config.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.n_steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.max_train_steps)
     batch_size = min(config.batch_size, len(captions))
-    for step in range(config.n_steps):
+    for step in range(config.max_train_steps):
         index_B = batch_index(len(captions), step, batch_size=batch_size, seed=config.seed)
         image_BE, text_BE = head(images[index_B], texts[index_B])
         logit_BB = log_sharpness.exp().clamp(max=_SHARPEST) * (image_BE @ text_BE.T)
@@ -61,7 +61,7 @@ def train_head(
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0:
-            report(step + 1, config.n_steps, f"loss {loss.item():.3f}")
+            report(step + 1, config.max_train_steps, f"loss {loss.item():.3f}")
     return head.eval().requires_grad_(requires_grad=False)
 
 

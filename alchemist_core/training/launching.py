@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alchemist_core.compute_defaults import DEFAULTS
 from alchemist_core.errors import ConfigError
-from alchemist_core.training.config import Precision
+from alchemist_core.training.config import MixedPrecision
 
 
 def start_from_seed(seed: int) -> None:
@@ -31,21 +31,20 @@ def start_from_seed(seed: int) -> None:
 _LONGEST_WAIT = timedelta(days=2)
 
 
-def make_accelerator(precision: Precision = "fp32") -> Accelerator:
+def make_accelerator(mixed_precision: MixedPrecision = "no") -> Accelerator:
     """Return an accelerator for the launched processes, on a GPU if there is one.
 
     Raises:
         ConfigError: fp16 without a GPU, or another number format than earlier in this process.
     """
     has_gpu = torch.accelerator.is_available()
-    if precision == "fp16" and not has_gpu:
-        raise ConfigError("precision fp16 scales its losses on a GPU, and there is none; choose bf16 or fp32")
-    mixed_precision = "no" if precision == "fp32" else precision
+    if mixed_precision == "fp16" and not has_gpu:
+        raise ConfigError("--mixed-precision fp16 requires a GPU, and none was found; choose bf16 or no.")
     # accelerate keeps one number format per process.
     if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
         raise ConfigError(
-            f"precision {precision} follows another one in the same process, which keeps to its first; give rater and model "
-            f"the same, or train each by a command of its own"
+            f"--mixed-precision {mixed_precision} differs from the first one of this process, which cannot change; give rater and "
+            "model the same, or train each by a command of its own."
         )
     _join()
     return Accelerator(

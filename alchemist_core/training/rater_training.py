@@ -94,7 +94,7 @@ class RaterRun:
         cache: Path | None,
     ) -> None:
         self.config, self.out = config, out
-        self.accelerator = make_accelerator(config.precision)
+        self.accelerator = make_accelerator(config.mixed_precision)
         _require_whole_groups(config, self.accelerator.num_processes)
         encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
         with self.accelerator.main_process_first():
@@ -114,13 +114,13 @@ class RaterRun:
     def train(self, report: Report) -> None:
         """Train until the last step, or until early stopping."""
         config, progress = self.config, self.progress
-        total = config.n_warmup_steps + config.n_steps
+        total = config.proxy_warmup_steps + config.max_train_steps
         while progress.step < total and not progress.is_stopped:
-            note = self._warm_up() if progress.step < config.n_warmup_steps else self._step()
+            note = self._warm_up() if progress.step < config.proxy_warmup_steps else self._step()
             progress.step += 1
-            if progress.step % config.check_every_steps == 0 and progress.step > config.n_warmup_steps:
+            if progress.step % config.validation_steps == 0 and progress.step > config.proxy_warmup_steps:
                 self._look_at_held_out()
-            if progress.step % config.checkpoint_every_steps == 0:
+            if progress.step % config.checkpointing_steps == 0:
                 self._save()
             report(progress.step, total, note)
 
@@ -155,9 +155,9 @@ class RaterRun:
 
     def _step(self) -> str:
         step, config = self.progress.step, self.config
-        if step == config.n_warmup_steps:
+        if step == config.proxy_warmup_steps:
             self.models.end_warmup()
-        n_before = step - config.n_warmup_steps
+        n_before = step - config.proxy_warmup_steps
         validation_A = batch_index(self.n_validation, n_before, batch_size=config.batch_size, seed=config.seed + 1)
         both = zip(self._parts(validation_A + self.n_held_out), self._parts(self._train_index(step)), strict=True)
         parts = [self._batch(torch.cat(indices)) for indices in both]
@@ -170,7 +170,7 @@ class RaterRun:
 
     def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split this process's slice of a batch into its micro-batches."""
-        return torch.chunk(own_slice(self.accelerator, index_B), self.config.n_accumulated)
+        return torch.chunk(own_slice(self.accelerator, index_B), self.config.gradient_accumulation_steps)
 
     def _train_index(self, step: int) -> torch.Tensor:
         index_B = batch_index(self.n_train, step, batch_size=self.config.batch_size, seed=self.config.seed)
@@ -191,7 +191,7 @@ class RaterRun:
             progress.best_loss, progress.best_step, progress.n_worse = loss, progress.step, 0
         else:
             progress.n_worse += 1
-            progress.is_stopped = progress.n_worse >= self.config.patience
+            progress.is_stopped = progress.n_worse >= self.config.early_stopping_patience
 
     @torch.no_grad()
     def _losses(self, name: str, index_B: torch.Tensor) -> torch.Tensor:
@@ -260,12 +260,13 @@ def _require_several(**n_of: int) -> None:
 
 
 def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:
-    n_whole = config.group_size * config.n_accumulated
+    n_whole = config.group_size * config.gradient_accumulation_steps
     if config.batch_size % (n_processes * n_whole):
-        most = max(2, config.batch_size // n_processes // config.n_accumulated)
+        most = max(2, config.batch_size // n_processes // config.gradient_accumulation_steps)
         raise ConfigError(
             f"batch_size {config.batch_size} does not split into {n_processes} processes of whole softmax groups of "
-            f"{config.group_size} × n_accumulated {config.n_accumulated}; set softmax_group to {most} or a divisor of it"
+            f"{config.group_size} × gradient_accumulation_steps {config.gradient_accumulation_steps}; "
+            f"set softmax_group_size to {most} or a divisor of it"
         )
 
 
@@ -275,10 +276,10 @@ def _tokenizer(config: RaterTrainingConfig, train: SampleSource, out: Path) -> T
     if path.exists():
         return Tokenizer.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if config.tokenizer_from is not None:
-        tokenizer = load_tokenizer(config.tokenizer_from, config.tokenizer)
+    if config.tokenizer_weights is not None:
+        tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer_config)
     else:
-        tokenizer = fit_tokenizer(ImagesOf(train), config.tokenizer, config.seed)
+        tokenizer = fit_tokenizer(ImagesOf(train), config.tokenizer_config, config.seed)
     with atomic_write(path, is_sole_writer=True) as partial:
         tokenizer.save(partial)
     return tokenizer

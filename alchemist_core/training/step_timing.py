@@ -38,13 +38,13 @@ def seconds_a_step(model: DownstreamConfig, rater: RaterTrainingConfig) -> tuple
 
     The tokenizer is the rater's; a published one must be available.
     """
-    samples = _noise(max(model.batch_size, rater.batch_size, rater.n_codes), rater.resolution)
+    samples = _noise(max(model.batch_size, rater.batch_size, rater.codebook_size), rater.resolution)
     clocks = _Clock(), _Clock()
     with tempfile.TemporaryDirectory() as folder:
         rater_folder, model_folder = Path(folder) / "rater", Path(folder) / "model"
-        short = rater.model_copy(update={"n_warmup_steps": 0, "n_steps": _N_STEPS})
+        short = rater.model_copy(update={"proxy_warmup_steps": 0, "max_train_steps": _N_STEPS})
         train_rater(short, samples, samples, out=rater_folder, report=clocks[1])
-        trained = model.model_copy(update={"n_steps": _N_STEPS})
+        trained = model.model_copy(update={"max_train_steps": _N_STEPS})
         train_downstream(trained, samples, tokenizer_from=rater_folder, out=model_folder, report=clocks[0])
     return clocks[0].seconds(), clocks[1].seconds()
 

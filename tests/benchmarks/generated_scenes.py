@@ -59,7 +59,7 @@ def prepare(root: Path, *, n_codes: int, small: bool) -> None:
     draw_scenes(root, n_train=n_train, n_validation=n_train // 2, n_test=600, side=32 if small else 64)
     for name, part, role in PARTS:
         ingest(IngestConfig.model_validate({"dataset": name, "root": str(root / part), "role": role}))
-    training = {"n_codes": n_codes} | ({"n_warmup_steps": 100, "n_steps": 300} if small else {})
+    training = {"codebook_size": n_codes} | ({"proxy_warmup_steps": 100, "max_train_steps": 300} if small else {})
     train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
     promote(PromoteConfig(without_certificate="a benchmark looks at images, not at the rater"))
     score(ScoreConfig(dataset="scenes"))
@@ -69,13 +69,13 @@ def prepare(root: Path, *, n_codes: int, small: bool) -> None:
 
 def train(epochs: int, seeds: Sequence[int]) -> list[str]:
     """Train both arms; return their identities by seed, then by arm."""
-    config = {"subset": "s", "arms": ARMS, "seeds": seeds, "model": {"n_epochs": epochs}}
+    config = {"subset": "s", "arms": ARMS, "seeds": seeds, "model": {"num_train_epochs": epochs}}
     return train_downstream(TrainDownstreamConfig.model_validate(config)).identities
 
 
 def values_of(identities: Sequence[str], metric: str, protocol: str) -> dict[str, list[float]]:
     """Measure all models and give these ones' values by arm."""
-    measured = evaluate(EvaluateConfig(subset="s", contract=protocol))
+    measured = evaluate(EvaluateConfig(subset="s", protocol=protocol))
     engine, found = open_store(), {arm: [] for arm in ARMS}
     for place, identity in enumerate(identities):
         model = find_model(engine, identity)

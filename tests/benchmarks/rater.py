@@ -54,7 +54,7 @@ def main() -> None:
 def step_rows(study: Study) -> list[Row]:
     """Time steps of the product and of the plain loop in turns, on the same batches."""
     config = RaterTrainingConfig()
-    tokenizer, encoder = fit_tokenizer(study.train.image_NHWC, config.tokenizer, 0), WordVectors()
+    tokenizer, encoder = fit_tokenizer(study.train.image_NHWC, config.tokenizer_config, 0), WordVectors()
     data = encode_samples(study.train, tokenizer, encoder)
     size = config.proxy(tokenizer.config, encoder.dim)
     bilevel = Bilevel(config, Accelerator(cpu=True), (size, size))

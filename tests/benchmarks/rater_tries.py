@@ -35,19 +35,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "penalty .5": {"penalty": 0.5},
     "penalty 2": {"penalty": 2.0},
     "penalty as SEAL's": {"penalty_schedule": "seal"},
-    "group head in the proxies' loss": {"has_group_weight": True},
-    "rater reads hidden states": {"rater_reading": "hidden"},
-    "rater from scratch": {"rater_start": "scratch"},
-    "warm-up 100": {"n_warmup_steps": 100},
-    "warm-up 800": {"n_warmup_steps": 800},
-    "softmax groups of 16": {"softmax_group": 16},
-    "price .2": {"price_ratio": 0.2},
-    "price 1": {"price_ratio": 1.0},
-    "average .99": {"rater_average": 0.99},
+    "group head in the proxies' loss": {"group_weight": True},
+    "rater reads hidden states": {"rater_features": "hidden"},
+    "rater from scratch": {"rater_init": "scratch"},
+    "warm-up 100": {"proxy_warmup_steps": 100},
+    "warm-up 800": {"proxy_warmup_steps": 800},
+    "softmax groups of 16": {"softmax_group_size": 16},
+    "price .2": {"kl_weight": 0.2},
+    "price 1": {"kl_weight": 1.0},
+    "average .99": {"rater_ema_decay": 0.99},
     "sentence vectors (minilm)": {"text_encoder": "minilm"},
-    "600 steps": {"n_steps": 600},
-    "2400 steps": {"n_steps": 2400},
-    "rule learnability, 600 steps": {"rule": "learnability", "n_steps": 600},
+    "600 steps": {"max_train_steps": 600},
+    "2400 steps": {"max_train_steps": 2400},
+    "rule learnability, 600 steps": {"rule": "learnability", "max_train_steps": 600},
     "rule learnability": {"rule": "learnability"},
 }
 UNROLLS = (10, 100)
@@ -130,7 +130,7 @@ def _learnability_in_a_network(study: Study, seed: int) -> dict[str, np.ndarray]
     for net in networks.values():
         net.backbone.load_state_dict(run.models.proxy.state_dict())
     spread = 0.0
-    for step in range(run.config.n_steps):
+    for step in range(run.config.max_train_steps):
         batch = run.train_batch(step)
         with torch.no_grad():
             cost_B = -run.models.scoring_rater.score(*batch)
@@ -141,7 +141,7 @@ def _learnability_in_a_network(study: Study, seed: int) -> dict[str, np.ndarray]
         run.step(step)
     target_N = torch.from_numpy(run.scores())
     target_N = (target_N - target_N.mean()) / target_N.std()
-    for step in range(run.config.n_steps):
+    for step in range(run.config.max_train_steps):
         index_B = run.train_index(step)
         score_B = networks["after"].score(*run.data.rows(index_B))
         _descend(learners["after"], (score_B - target_N[index_B - run.n_validation]).square().mean())
@@ -160,7 +160,7 @@ class Run:
     def __init__(self, study: Study, seed: int, changed: dict[str, Any]) -> None:
         self.config, self.seed = RaterTrainingConfig.model_validate({"seed": seed, **changed}), seed
         config, encoder = self.config, load_text_encoder(self.config.text_encoder, "cpu")
-        tokenizer = fit_tokenizer(study.train.image_NHWC, config.tokenizer, seed)
+        tokenizer = fit_tokenizer(study.train.image_NHWC, config.tokenizer_config, seed)
         images = np.concatenate([study.validation.image_NHWC, study.train.image_NHWC])
         both = Samples(images, [*study.validation.captions, *study.train.captions])
         self.data, self.n_validation = encode_samples(both, tokenizer, encoder), len(study.validation)
@@ -169,14 +169,14 @@ class Run:
 
     def warm_up(self) -> None:
         """Train the proxy alone."""
-        for step in range(self.config.n_warmup_steps):
+        for step in range(self.config.proxy_warmup_steps):
             self.models.warmup_step([self.data.rows(self._train_index(step))])
         self.models.end_warmup()
 
     def train(self, *, unroll: int | None = None) -> "Run":
         """Warm up, then step both levels; with `unroll`, θ̂ begins as θ again every so many steps."""
         self.warm_up()
-        for step in range(self.config.n_steps):
+        for step in range(self.config.max_train_steps):
             if unroll is not None and step % unroll == 0:
                 self.models.reference.load_state_dict(self.models.proxy.state_dict())
             self.step(step)
@@ -189,7 +189,7 @@ class Run:
 
     def train_index(self, step: int) -> Tensor:
         """Give the places in the table of a step's training pairs, behind the warm-up."""
-        return self._train_index(self.config.n_warmup_steps + step)
+        return self._train_index(self.config.proxy_warmup_steps + step)
 
     def train_batch(self, step: int) -> Batch:
         """Give the same pairs."""

@@ -79,7 +79,7 @@ def own_store() -> Iterator[Engine]:
             for name, side, role in (("t", 72, "train"), ("v", 80, "validation")):
                 write_corpus(home / name, side=side, n_pairs=128, shard_pairs=SHARD_PAIRS[side])
                 ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / name), "role": role}))
-            training = {"n_warmup_steps": 2, "n_steps": 2, "batch_size": 32}
+            training = {"proxy_warmup_steps": 2, "max_train_steps": 2, "batch_size": 32}
             train_rater(TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": training}))
             yield open_store()
         finally:

@@ -28,7 +28,7 @@ from tests.benchmarks.selection_rows import ROWS_OF_WORLD
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 # The cells of the region probe, which the parts then find: so the seeds that choose are measured side by side.
 STARTS = (0, 0.2, 0.4, 0.6, 0.8)
-PROBE = {"retentions": "0.2", "choose-seeds": ""}
+PROBE = {"retentions": "0.2", "tuning-seeds": ""}
 # What each part of a world asks of `alchemist experiment run`.
 SCENES = {
     "r20": {
@@ -39,9 +39,9 @@ SCENES = {
         "retentions": "0.5",
         "arms": "random,planted,planted+plain,planted+chaotic,alignment/auto,learnability/auto,full",
     },
-    "r20-half": {"retentions": "0.2", "arms": "alignment/auto,learnability/auto", "n-epochs": "5"},
-    "r50-steps": {"retentions": "0.5", "arms": "alignment/auto,learnability/auto", "length": "steps"},
-    "r50-long": {"retentions": "0.5", "arms": "alignment/auto,learnability/auto,full", "n-epochs": "30"},
+    "r20-half": {"retentions": "0.2", "arms": "alignment/auto,learnability/auto", "num-train-epochs": "5"},
+    "r50-steps": {"retentions": "0.5", "arms": "alignment/auto,learnability/auto", "budget": "steps"},
+    "r50-long": {"retentions": "0.5", "arms": "alignment/auto,learnability/auto,full", "num-train-epochs": "30"},
 }
 PICTURES = {
     "both": {"retentions": "0.2,0.5", "arms": "random,planted,alignment/auto,learnability/auto,full"},
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="folder of real tars, for the worlds damaged and real")
     parser.add_argument("--seeds", default="3,4,5,6,7")
     # Four: with three, Student's interval of the probe is 1.6 times as wide, and what is not shown to gain is drawn at random.
-    parser.add_argument("--choose-seeds", default="0,1,2,8")
+    parser.add_argument("--tuning-seeds", default="0,1,2,8")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--scenes", default="", help="fields of the drawn scenes, such as n_train=600: to try the program"
@@ -83,8 +83,8 @@ class Bench:
     def __init__(self, world: str, given: argparse.Namespace) -> None:
         self.world, self.given = world, given
         self.parts = WORLDS[world]
-        self.seeds, self.choose = given.seeds.split(","), given.choose_seeds.split(",")
-        self.fields = {"experiment": "region", "choose-seeds": given.choose_seeds}
+        self.seeds, self.choose = given.seeds.split(","), given.tuning_seeds.split(",")
+        self.fields = {"experiment": "region", "tuning-seeds": given.tuning_seeds}
         self.fields |= {"scenes": given.scenes, "training": given.training} if world == "scenes" else self._pictures()
 
     def state(self) -> None:

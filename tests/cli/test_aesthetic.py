@@ -110,7 +110,7 @@ def test_pairs_are_ranked_by_it(configured: Path) -> None:
     run(AestheticConfig(dataset="scenes"))
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
-    policy = {"score": "aesthetic", "strategy": "top_k", "retention": 0.1}
+    policy = {"rank_by": "aesthetic", "strategy": "top_k", "retention": 0.1}
     report = select(SelectConfig.model_validate({"dataset": "scenes", "name": "liked", "policy": policy}))
     assert report.n_samples == 24
 

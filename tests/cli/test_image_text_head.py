@@ -37,7 +37,13 @@ sampling = { guidance = 1.0, batch_size = 8 }
 
 def train(out: Path, **changed: object) -> HeadReport:
     """On the 200 clean scenes of the validation set, tried on the test set's."""
-    given = {"dataset": "v", "heldout": "t", "out": out, "resolution": 32, "training": {"n_steps": 60}} | changed
+    given = {
+        "dataset": "v",
+        "heldout": "t",
+        "out": out,
+        "resolution": 32,
+        "training": {"max_train_steps": 60},
+    } | changed
     return run(HeadConfig.model_validate(given))
 
 
@@ -69,7 +75,7 @@ def test_what_is_held_out_is_never_trained_on(
 
 def test_a_head_that_learnt_nothing_is_not_written(trained_store: TrainedStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^heldout_auc of .* and must be above {LEAST_AUC}"):
-        train(tmp_path / "weak.safetensors", training={"n_steps": 1, "learning_rate": 1e-9})
+        train(tmp_path / "weak.safetensors", training={"max_train_steps": 1, "learning_rate": 1e-9})
     assert not (tmp_path / "weak.safetensors").exists()
 
 
@@ -77,15 +83,15 @@ def test_a_changed_head_is_refused_by_the_field_s_name(trained_store: TrainedSto
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
-    given = {"subset": "s", "arms": "subset,random", "model": {"n_steps": 1, "batch_size": 32}}
+    given = {"subset": "s", "arms": "subset,random", "model": {"max_train_steps": 1, "batch_size": 32}}
     train_downstream(TrainDownstreamConfig.model_validate(given))
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     pinned = train(one).sha256
-    train(other, training={"n_steps": 60, "seed": 1})
+    train(other, training={"max_train_steps": 60, "seed": 1})
     (tmp_path / "mine.toml").write_text(CONTRACT)
 
     def measure(weights: Path | None) -> EvaluateReport:
-        return evaluate(EvaluateConfig(subset="s", contract=str(tmp_path / "mine.toml"), weights=weights))
+        return evaluate(EvaluateConfig(subset="s", protocol=str(tmp_path / "mine.toml"), weights=weights))
 
     with pytest.raises(ConfigError, match="needs --weights, the file that alchemist image-text-head writes"):
         measure(None)

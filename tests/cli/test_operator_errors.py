@@ -224,7 +224,7 @@ LIMITED = (
     "report --out {f}/page.html",
     "db backup {f}/full-backup",
     "materialize --subset half",
-    "train-downstream --subset half --n-epochs 1",
+    "train-downstream --subset half --num-train-epochs 1",
 )
 
 

@@ -13,7 +13,7 @@ from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
-FEW_STEPS = ("--n-steps", "2", "--n-warmup-steps", "2", "--batch-size", "32")
+FEW_STEPS = ("--max-train-steps", "2", "--proxy-warmup-steps", "2", "--batch-size", "32")
 NIGHT = ("--dataset", "more", "--crawl-date", "2026-01-01")
 NAME = "scenes-auto-r50"
 EXIT_NOT_CERTIFIED = 5  # two steps make no good rater, but the certificate is stored

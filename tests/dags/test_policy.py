@@ -53,7 +53,7 @@ HOSTILE = [
 
 FILLED = {
     "nightly_rescore": {"dataset": "crawl", "root": "/data/crawl", "crawl_date": "2026-01-02"},
-    "train_rater": {"dataset": "crawl", "validation": "wanted", "preset": "paper", "rule": "loss", "seed": 3, "n_steps": 100},
+    "train_rater": {"dataset": "crawl", "validation": "wanted", "preset": "paper", "rule": "loss", "seed": 3, "max_train_steps": 100},
     "build_subset": {
         "dataset": "crawl", "name": "best", "retention": 0.25, "strategy": "shift_gsample", "drop_top_ratio": 0,
         "mean_rank": 0.6, "std_rank": 0.1, "start_rank": None, "seed": 0, "rater": "newest", "materialize": True, "dry_run": False,
@@ -252,6 +252,13 @@ def test_a_key_that_the_form_does_not_have_is_refused_with_the_allowed_ones(dag)
     assert refused.value.exit_code == 2
     assert "'{{ 7 * 7 }}'" in str(refused.value)
     assert all(name in str(refused.value) for name in dag.params) if dag.params else "no form" in str(refused.value)
+
+
+def test_a_former_key_of_a_form_is_refused_with_the_present_one(dags):
+    jobs, given = ours("jobs"), {"dataset": "web", "validation": "goal"}
+    with pytest.raises(jobs.CommandFailed, match="n_steps is now max_train_steps") as refused:
+        run_of(dags["train_rater"], form(dags["train_rater"], given), conf={**given, "n_steps": 3})
+    assert refused.value.exit_code == 2
 
 
 @pytest.mark.parametrize("value", ["a\0b", "x" * 200_000], ids=["NUL", "longer than an argument can be"])

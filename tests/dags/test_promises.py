@@ -31,7 +31,7 @@ LINES = {
         find_duplicates duplicates find
     """,
     "train_rater": """
-        train_rater train-rater --preset=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --n-steps=100
+        train_rater train-rater --preset=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --max-train-steps=100
         certify rater certify -- newest
         plan plan score --json --dataset=crawl --rater=newest
         score score --dataset=crawl --rater=newest --slot=1
@@ -67,7 +67,7 @@ LINES = {
     """,
 }
 SPEC = """--dataset=crawl --name=best --retention=0.25 --strategy=shift_gsample --drop-top-ratio=0 --mean-rank=0.6 --std-rank=0.1
-    --seed=0 --rater=newest --duplicates=exact"""
+    --seed=0 --rater=newest --dedup=exact"""
 RULES = {
     "nightly_rescore": {"all_success": {"plan_night", "ingest"}, "*": "all_done"},
     "train_rater": {"none_failed": {"promote"}, "*": "all_success"},

@@ -25,7 +25,7 @@ def run_first_days(url: str, home: Path, corpus: Path) -> None:
     alchemist(url, home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation")
     alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[0])
     alchemist(url, home, "duplicates", "find")
-    alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v", "--n-steps", str(N_STEPS))
+    alchemist(url, home, "train-rater", "--dataset", "scenes", "--validation", "v", "--max-train-steps", str(N_STEPS))
     alchemist(url, home, "score", "--dataset", "scenes", "--rater", "newest")
     alchemist(url, home, "rater", "certify")
     alchemist(url, home, "rater", "promote")

@@ -78,7 +78,7 @@ def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
     night = {"dataset": "scenes", "root": str(corpus / "train")}
     life.states["a night with no rater"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[0])
     life.states["the first rater"] = airflow.run(
-        "train_rater", {"dataset": "scenes", "validation": "v", "n_steps": N_STEPS}
+        "train_rater", {"dataset": "scenes", "validation": "v", "max_train_steps": N_STEPS}
     )
     life.states["a night"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[1])
     life.states["an empty night, without a logical date"] = airflow.run(

@@ -12,13 +12,13 @@ from alchemist_core.experiments.running import RunConfig
 
 def test_a_seed_that_chooses_does_not_report() -> None:
     with pytest.raises(ValidationError, match=r"seeds \[1\] are in both"):
-        RunConfig(experiment="region", choose_seeds=(0, 1), seeds=(1, 2))
+        RunConfig(experiment="region", tuning_seeds=(0, 1), seeds=(1, 2))
 
 
 @pytest.mark.parametrize("given", ["0,1,0", (0, 1, 0)])
 def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
     with pytest.raises(ValidationError, match="0 is repeated"):
-        RunConfig(experiment="region", choose_seeds=given)
+        RunConfig(experiment="region", tuning_seeds=given)
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,22 @@ def test_a_whole_corpus_or_none_is_taken(given: dict[str, str]) -> None:
 
 
 def test_recipes_come_from_the_preset_then_from_the_given_fields() -> None:
-    config = TrialsConfig(preset="paper", training=("n_steps=7",), model=("width=32",), scenes=("n_train=9",))
+    config = TrialsConfig(preset="paper", training=("max_train_steps=7",), model=("width=32",), scenes=("n_train=9",))
     training = config.training_of("alignment", 3)
     # What an arm says of its rater wins over the preset.
-    assert (training.rule, training.n_steps, training.seed) == ("alignment", 7, 3)
-    assert (config.model_of(n_epochs=2).width, config.scenes_of(4).n_train, config.scenes_of(4).seed) == (32, 9, 4)
+    assert (training.rule, training.max_train_steps, training.seed) == ("alignment", 7, 3)
+    assert (config.model_of(num_train_epochs=2).width, config.scenes_of(4).n_train, config.scenes_of(4).seed) == (
+        32,
+        9,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"training": ("n_step=7",)}, "n_step: Extra inputs.*Its fields: rule"),
-        ({"training": ("n_steps=0",)}, "greater than or equal to 1"),
+        ({"training": ("max_train_steps=0",)}, "greater than or equal to 1"),
         ({"training": ("seed=7",)}, "seed: set by the experiment itself"),
         ({"preset": "huge"}, "--preset huge is unknown. Presets: tiny"),
     ],

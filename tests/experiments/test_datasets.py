@@ -18,8 +18,9 @@ SMALL, SMALLER = (f"scenes:n_train={n}+n_validation=128+n_test=32+side=32+shard_
 
 def config(**fields: Any) -> DatasetsConfig:
     given = {
-        "corpora": f"{SMALL},{SMALLER}", "arms": "random,alignment/auto", "retentions": "0.25,0.5", "choose_seeds": "", "seeds": "3",
-        "n_epochs": 1, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32,n_warmup_steps=4,n_steps=4",
+        "corpora": f"{SMALL},{SMALLER}", "arms": "random,alignment/auto", "retentions": "0.25,0.5", "tuning_seeds": "", "seeds": "3",
+        "num_train_epochs": 1, "model": "batch_size=32,width=16,depth=1",
+        "training": "batch_size=32,proxy_warmup_steps=4,max_train_steps=4",
     }  # fmt: skip
     return DatasetsConfig.model_validate(given | fields)
 

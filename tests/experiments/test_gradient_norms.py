@@ -22,8 +22,8 @@ __all__ = ["train_pairs"]
 @pytest.fixture(scope="module")
 def given(train_pairs: Samples) -> tuple[Star, Batch]:
     """A generator with weights that are far from 0, and captions of several lengths beside one another."""
-    config = RaterTrainingConfig(proxy_width=16, rater_width=16, n_codes=32)
-    tokenizer = fit_tokenizer(train_pairs.image_NHWC, config.tokenizer, 0)
+    config = RaterTrainingConfig(proxy_width=16, rater_width=16, codebook_size=32)
+    tokenizer = fit_tokenizer(train_pairs.image_NHWC, config.tokenizer_config, 0)
     encoder = load_text_encoder("words", "cpu")
     pairs = Samples(train_pairs.image_NHWC[:9], [*train_pairs.captions[:8], "red"])
     torch.manual_seed(0)

@@ -25,8 +25,8 @@ from tests.training.conftest import train_pairs, validation_pairs
 __all__ = ["train_pairs", "validation_pairs"]
 
 CONFIG = RaterTrainingConfig(
-    n_warmup_steps=20, n_steps=40, batch_size=32, proxy_width=32, rater_width=32, n_codes=64,
-    check_every_steps=20, checkpoint_every_steps=25, patience=100,
+    proxy_warmup_steps=20, max_train_steps=40, batch_size=32, proxy_width=32, rater_width=32, codebook_size=64,
+    validation_steps=20, checkpointing_steps=25, patience=100,
 )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def test_a_kill_between_a_checkpoint_and_the_mark_of_its_step_costs_no_mark(
     follow: Callable[..., dict[str, Any]], rater: Path, tmp_path: Path
 ) -> None:
     other, measure, measured = shutil.copytree(rater, tmp_path / "other-rater"), dynamics.gradient_norms, []
-    config = CONFIG.model_copy(update={"checkpoint_every_steps": 15})
+    config = CONFIG.model_copy(update={"checkpointing_steps": 15})
     write_json(other / "config.json", config.model_dump(mode="json"))
 
     def die_at_the_third_mark(*given: Any) -> Any:

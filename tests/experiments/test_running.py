@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 def config(corpus: Path, **fields: Any) -> RunConfig:
     given = {
         "experiment": "region", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": str(corpus / "truth.parquet"),
-        "arms": "random,planted,minus_loss,alignment/auto,full", "retentions": "0.3", "choose_seeds": "0,1", "seeds": "2,3",
-        "n_epochs": 1, "probe_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
+        "arms": "random,planted,minus_loss,alignment/auto,full", "retentions": "0.3", "tuning_seeds": "0,1", "seeds": "2,3",
+        "num_train_epochs": 1, "tuning_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
     }  # fmt: skip
     return RunConfig.model_validate(given | fields)
 
@@ -60,7 +60,7 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
 
 @pytest.mark.usefixtures("scored_store")
 def test_the_arms_of_one_seed_differ_in_their_pairs_alone(corpus: Path) -> None:
-    run(config(corpus, arms="random,planted", choose_seeds=""))
+    run(config(corpus, arms="random,planted", tuning_seeds=""))
     with open_store().connect() as connection:
         rows = connection.execute(
             text("SELECT seed, arm, n_samples, n_steps, config->'model' FROM alchemist.models")
@@ -73,14 +73,20 @@ def test_the_arms_of_one_seed_differ_in_their_pairs_alone(corpus: Path) -> None:
 
 @pytest.mark.usefixtures("scored_store")
 def test_equal_steps_give_every_arm_the_steps_of_the_full_corpus(corpus: Path) -> None:
-    found = run(config(corpus, arms="random,full", choose_seeds="", seeds="2", length="steps"))
+    found = run(config(corpus, arms="random,full", tuning_seeds="", seeds="2", budget="steps"))
     assert [row["n_steps"] for row in found.rows] == [round(240 / 32)] * 2
 
 
 @pytest.mark.usefixtures("scored_store")
 def test_each_length_is_a_training_of_its_own(corpus: Path) -> None:
-    given = {"experiment": "training_time", "arms": "random,full", "choose_seeds": "", "seeds": "2", "n_epochs": 2}
-    found = run(config(corpus, lengths="0.5,1", **given))
+    given = {
+        "experiment": "training_time",
+        "arms": "random,full",
+        "tuning_seeds": "",
+        "seeds": "2",
+        "num_train_epochs": 2,
+    }
+    found = run(config(corpus, budget_multiples="0.5,1", **given))
     assert found.cost is not None
     assert found.cost["n_models"] == n_models() == 4
     assert [(row["arm"], row["length"], row["n_steps"]) for row in found.rows] == [
@@ -106,7 +112,7 @@ def test_a_dry_run_says_what_it_would_cost_and_show_and_stores_nothing(
 
 @pytest.mark.usefixtures("scored_store")
 def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
-    given = config(corpus, arms="random,full", choose_seeds="", seeds="2", n_epochs=60)
+    given = config(corpus, arms="random,full", tuning_seeds="", seeds="2", num_train_epochs=60)
     stated = run(given.model_copy(update={"dry_run": True})).cost
     assert stated is not None
     began = time.perf_counter()
@@ -118,9 +124,9 @@ def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
 
 @pytest.mark.usefixtures("scored_store")
 def test_a_name_stands_for_one_question(corpus: Path) -> None:
-    run(config(corpus, arms="random", choose_seeds="", seeds="2", name="mine"))
+    run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine"))
     with pytest.raises(ConfigError, match="exists with another retentions"):
-        run(config(corpus, arms="random", choose_seeds="", seeds="2", name="mine", retentions="0.4"))
+        run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine", retentions="0.4"))
     with pytest.raises(ConfigError, match="There is no experiment 'other' \\(experiments: mine\\)"):
         find_experiment(open_store(), "other")
 
@@ -128,4 +134,4 @@ def test_a_name_stands_for_one_question(corpus: Path) -> None:
 @pytest.mark.usefixtures("scored_store")
 def test_an_arm_of_another_rule_than_the_named_rater_is_refused(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="has the scoring rule alignment: it cannot rank arms of 'loss'"):
-        run(config(corpus, arms="random,loss/paper", choose_seeds="", seeds="2"))
+        run(config(corpus, arms="random,loss/paper", tuning_seeds="", seeds="2"))

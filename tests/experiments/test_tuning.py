@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_s
 def probe(**fields: Any) -> RunReport:
     given = {
         "dataset": "scenes", "evaluation": "t", "rater": "production", "retentions": "0.3", "seeds": "0,1",
-        "n_epochs": 1, "n_bands": 3, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
+        "num_train_epochs": 1, "n_bands": 3, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
     }  # fmt: skip
     return run(RunConfig.model_validate(given | fields))
 

@@ -23,8 +23,8 @@ KILLED_AT = (2, 5, 8)
 def command(corpus: Path) -> tuple[str, ...]:
     given = {
         "experiment": "region", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": corpus / "truth.parquet",
-        "arms": "random,planted,minus_loss,full", "retentions": "0.3", "choose-seeds": "", "seeds": "2,3,4", "n-epochs": "6",
-        "model": "batch_size=32,checkpoint_every_steps=5",
+        "arms": "random,planted,minus_loss,full", "retentions": "0.3", "tuning-seeds": "", "seeds": "2,3,4", "num-train-epochs": "6",
+        "model": "batch_size=32,checkpointing_steps=5",
     }  # fmt: skip
     return ("experiment", "run", *(word for name, value in given.items() for word in (f"--{name}", str(value))))
 

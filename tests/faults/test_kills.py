@@ -28,7 +28,7 @@ CHAIN = (
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "--subset", "scenes-auto-r50", "--shard-size", "20"),
-    ("train-downstream", "--subset", "scenes-auto-r50", "--n-epochs", "2", "--checkpoint-every-steps", "3"),
+    ("train-downstream", "--subset", "scenes-auto-r50", "--num-train-epochs", "2", "--checkpointing-steps", "3"),
     ("evaluate", "--subset", "scenes-auto-r50"),
 )
 
@@ -123,9 +123,9 @@ def prepare(store: TrainedStore, corpus: Path) -> None:
             "scenes",
             "--validation",
             "v",
-            "--n-warmup-steps",
+            "--proxy-warmup-steps",
             "5",
-            "--n-steps",
+            "--max-train-steps",
             "5",
             "--batch-size",
             "16",

@@ -20,5 +20,5 @@ def trained_arms(trained_store: TrainedStore) -> list[str]:
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
-    given = {"subset": "s", "arms": "subset,random", "model": {"n_steps": 1, "batch_size": 32}}
+    given = {"subset": "s", "arms": "subset,random", "model": {"max_train_steps": 1, "batch_size": 32}}
     return train_downstream(TrainDownstreamConfig.model_validate(given)).identities

@@ -56,7 +56,7 @@ def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_fold
     def measure(name: str, protocol: str, **given: Any) -> EvaluateReport:
         path = tmp_path / f"{name}.toml"
         path.write_text(protocol)
-        return evaluate(EvaluateConfig(subset="s", contract=str(path), **given))
+        return evaluate(EvaluateConfig(subset="s", protocol=str(path), **given))
 
     with pytest.raises(
         ConfigError, match="No model has a value under the evaluation protocol my_clip: run alchemist evaluate"

@@ -83,8 +83,8 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
         path = tmp_path / f"{name}.toml"
         path.write_text(protocol)
         return judge(JudgeConfig(
-            images=tmp_path / images, detector=detector_folder, clip=clip_folder, names=tmp_path / "names.txt",
-            out=tmp_path / "results.jsonl", contract=str(path),
+            images=tmp_path / images, detector=detector_folder, clip=clip_folder, class_names=tmp_path / "names.txt",
+            out=tmp_path / "results.jsonl", protocol=str(path),
         ))  # fmt: skip
 
     assert draw(DrawConfig.model_validate(drawing)).n_drawn == 2
@@ -106,7 +106,7 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
     (tmp_path / "images" / "drawn.json").unlink()
     with pytest.raises(DataError, match=r"drawn\.json is missing"):
         judge_under(PROTOCOL)
-    with pytest.raises(ConfigError, match="alchemist geneval judge --contract"):
-        evaluate(EvaluateConfig(subset="s", contract="geneval"))
+    with pytest.raises(ConfigError, match="alchemist geneval judge --protocol"):
+        evaluate(EvaluateConfig(subset="s", protocol="geneval"))
     with pytest.raises(ConfigError, match="is of metric fid"):
         judge_under((SHIPPED / "fid_mjhq.toml").read_text(), "fid")

@@ -97,7 +97,7 @@ def imported(trained_arms: list[str], tmp_path: Path) -> None:
 def test_every_category_is_a_row_and_other_categories_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "categories.toml"
     path.write_text(PROTOCOL)
-    measured = evaluate(EvaluateConfig(subset="s", evaluation="mjhq", contract=str(path)))
+    measured = evaluate(EvaluateConfig(subset="s", evaluation="mjhq", protocol=str(path)))
     assert (measured.metric, measured.n_measured) == ("fid_efficientnet_lite0", 2)
     rows = "SELECT metric, count(*) AS n FROM alchemist.evaluations GROUP BY metric"
     with open_store().connect() as connection:
@@ -109,6 +109,6 @@ def test_every_category_is_a_row_and_other_categories_are_refused(tmp_path: Path
     other = tmp_path / "other.toml"
     other.write_text(PROTOCOL.replace('"indoor"', '"outdoor"'))
     with pytest.raises(DataError, match="are animals, outdoor in the protocol, but animals, indoor in the evaluation"):
-        evaluate(EvaluateConfig(subset="s", evaluation="mjhq", contract=str(other)))
+        evaluate(EvaluateConfig(subset="s", evaluation="mjhq", protocol=str(other)))
     with pytest.raises(DataError, match="but none in the evaluation dataset"):
-        evaluate(EvaluateConfig(subset="s", evaluation="t", contract=str(path)))
+        evaluate(EvaluateConfig(subset="s", evaluation="t", protocol=str(path)))

@@ -12,7 +12,7 @@ from alchemist_core.models.flux_config import FluxConfig
 
 TINY = FluxConfig(
     n_double_blocks=1, n_single_blocks=2, n_heads=2, head_dim=16, token_dim=16, text_dim=24, pooled_dim=20,
-    rope_dims=(4, 6, 6), resolution=16, n_text_tokens=12, precision="fp32", is_checkpointed=False,
+    rope_dims=(4, 6, 6), resolution=16, n_text_tokens=12, weight_dtype="fp32", gradient_checkpointing=False,
 )  # fmt: skip
 START, END = "<|startoftext|>", "<|endoftext|>"
 

@@ -12,7 +12,7 @@ from alchemist_core.models.tokenizer import Tokenizer
 from tests.models.given_models import CAPTIONS, TINY, lively_star, lively_tokenizer, some_codes, text_of
 
 CONFIG = TINY.model_copy(update={"token_dim": 12})
-ANY = SamplingConfig(guidance=3.0, top_k=32, top_p=1.0, batch_size=4)
+ANY = SamplingConfig(guidance_scale=3.0, top_k=32, top_p=1.0, batch_size=4)
 SEEDS = [11, 12, 13, 14]
 
 
@@ -63,7 +63,7 @@ def test_each_code_is_drawn_from_the_guided_logits_of_the_codes_before_it(star: 
 
 
 def test_guidance_of_nothing_draws_from_the_caption_alone(star: Star, tokenizer: Tokenizer) -> None:
-    plain = ANY.model_copy(update={"guidance": 0.0})
+    plain = ANY.model_copy(update={"guidance_scale": 0.0})
     assert torch.equal(
         sample(star, tokenizer, plain), sample(star, tokenizer, plain, empty="a caption that must not matter")
     )
@@ -71,7 +71,7 @@ def test_guidance_of_nothing_draws_from_the_caption_alone(star: Star, tokenizer:
     assert torch.equal(guide(logit_BLV, other_BLV, 0.0), logit_BLV)
     # As little guidance as makes no difference goes through the other half of the forward and draws the same.
     assert torch.equal(
-        sample(star, tokenizer, plain), sample(star, tokenizer, plain.model_copy(update={"guidance": 1e-9}))
+        sample(star, tokenizer, plain), sample(star, tokenizer, plain.model_copy(update={"guidance_scale": 1e-9}))
     )
     assert not torch.equal(sample(star, tokenizer, plain), sample(star, tokenizer, ANY))
 

@@ -146,9 +146,9 @@ def test_a_few_samples_can_be_learnt_by_heart(tokenizer: Tokenizer, codes: torch
 
 def test_recomputing_blocks_changes_neither_loss_nor_gradient(tokenizer: Tokenizer, codes: torch.Tensor) -> None:
     losses, gradients = [], []
-    for is_checkpointed in (False, True):
+    for gradient_checkpointing in (False, True):
         star = lively_star().train()
-        star.trunk.has_gradient_checkpointing = is_checkpointed
+        star.trunk.has_gradient_checkpointing = gradient_checkpointing
         loss = star(tokenizer.tokens(codes), text_of(CAPTIONS)).mean()
         loss.backward()
         losses.append(loss.item())

@@ -257,7 +257,7 @@ def drawn(ranks: list[float], n_pool: list[int] | None, **spec: Any) -> Mapping[
     column = np.array(ranks)
     manifest = Manifest(hash_rows([sha256(i) for i in range(len(ranks))]), column, column)
     row = SimpleNamespace(
-        spec={"score": "clarity", **spec}, strategy="shift_gsample", curves=n_pool and {"n_pool": n_pool}
+        spec={"rank_by": "clarity", **spec}, strategy="shift_gsample", curves=n_pool and {"n_pool": n_pool}
     )
     return _drawn(None, row, manifest)
 

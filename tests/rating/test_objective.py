@@ -125,7 +125,7 @@ def test_the_paper_s_group_weight_collapses_under_eq_9() -> None:
 
 
 def test_the_price_has_a_floor() -> None:
-    assert objective.sharpness_price(0.0, price_ratio=0.2, price_floor=1e-3) == 1e-3
+    assert objective.sharpness_price(0.0, kl_weight=0.2, price_floor=1e-3) == 1e-3
 
 
 def test_no_objective_moves_what_a_cost_came_from() -> None:
@@ -151,7 +151,7 @@ def test_objectives_of_two_samples_by_hand() -> None:
 
 @pytest.mark.parametrize(("spread", "price"), [(0.0, 1e-3), (0.0049, 1e-3), (0.005, 1e-3), (0.01, 2e-3), (5.0, 1.0)])
 def test_the_price_is_the_larger_of_its_share_and_its_floor(spread: float, price: float) -> None:
-    assert objective.sharpness_price(spread, price_ratio=0.2, price_floor=1e-3) == pytest.approx(price)
+    assert objective.sharpness_price(spread, kl_weight=0.2, price_floor=1e-3) == pytest.approx(price)
 
 
 def test_a_running_mean_keeps_its_factor_of_the_past() -> None:

@@ -7,7 +7,7 @@ from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextFeatures, WordVectors
 from alchemist_core.models.tokenizer import ImageTokens
-from alchemist_core.rating.config import RaterReading
+from alchemist_core.rating.config import RaterFeatures
 from alchemist_core.rating.objective import group_objective, instance_objective
 from alchemist_core.rating.rater import Rater
 
@@ -126,7 +126,7 @@ class Features(torch.nn.Module):
 
 def test_each_group_is_rated_by_the_mean_and_variance_of_its_own_samples() -> None:
     torch.manual_seed(0)
-    rater = Rater(Features(), 2, reading=RaterReading.HIDDEN, hidden=4)
+    rater = Rater(Features(), 2, reading=RaterFeatures.HIDDEN, hidden=4)
     torch.nn.init.normal_(rater.group_head[2].weight)
     token_BSD = torch.randn(6, 3, 2)
     feature_BE = token_BSD.mean(1)
@@ -138,14 +138,14 @@ def test_each_group_is_rated_by_the_mean_and_variance_of_its_own_samples() -> No
     assert rater(tokens, None, 2).group_logit_G.tolist() == pytest.approx(by_hand, abs=1e-6)
 
 
-@pytest.mark.parametrize("reading", RaterReading)
-def test_the_heads_compute_in_full_precision_inside_half_precision(reading: RaterReading) -> None:
+@pytest.mark.parametrize("reading", RaterFeatures)
+def test_the_heads_compute_in_full_precision_inside_half_precision(reading: RaterFeatures) -> None:
     torch.manual_seed(0)
     rater = Rater(Features(), 8, reading=reading)
     for head in (rater.instance_head, rater.group_head):
         torch.nn.init.normal_(head[2].weight)
     token_BSD = torch.randn(5, 4, 8)
-    tokens = token_BSD if reading is RaterReading.MATCHES else SimpleNamespace(input_BSD=token_BSD)
+    tokens = token_BSD if reading is RaterFeatures.MATCH else SimpleNamespace(input_BSD=token_BSD)
     plain = rater(tokens, None)
     with torch.autocast("cpu", torch.bfloat16):
         half, alone = rater(tokens, None), rater.score(tokens, None)

@@ -65,8 +65,8 @@ def test_rank_1_belongs_to_the_last_bin_and_rank_0_to_the_first() -> None:
 def test_the_rate_by_hand() -> None:
     weight_G, n_G = np.array([1.0, 0.5]), np.array([10, 10])
     # 10 t + 5 t = 6, while no chance is cut at 1; beyond, the first bin gives all of its ten.
-    assert inclusion_rate(weight_G, n_G, 6, reading="inclusion") == pytest.approx(0.4)
-    assert inclusion_rate(weight_G, n_G, 17, reading="inclusion") == pytest.approx(1.4)
+    assert inclusion_rate(weight_G, n_G, 6, p_rank="inclusion") == pytest.approx(0.4)
+    assert inclusion_rate(weight_G, n_G, 17, p_rank="inclusion") == pytest.approx(1.4)
     # 10 (1 − e^−t) = 5 where one bin alone is wanted.
     assert inclusion_rate(np.array([1.0, 0.0]), n_G, 5) == pytest.approx(np.log(2))
 

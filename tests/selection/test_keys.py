@@ -74,4 +74,4 @@ def test_each_reading_by_hand() -> None:
 
 
 def test_a_draw_is_of_the_main_use_by_draws_unless_it_says_otherwise() -> None:
-    assert Noise(7) == Noise(seed=7, domain=Domain.SELECT, reading="draws")
+    assert Noise(7) == Noise(seed=7, domain=Domain.SELECT, p_rank="per-draw")

@@ -36,7 +36,7 @@ class WrongSign(Noise):
 
 
 def inclusion(seed):
-    return Noise(seed, reading="inclusion")
+    return Noise(seed, p_rank="inclusion")
 
 
 def chi_squared(n_draws, noise=Noise):
@@ -59,7 +59,7 @@ def test_another_law_does_not_follow_them(noise):
     assert chi_squared_of(20_000, noise) > CHI2_19_AT_P001
 
 
-def worst_deviation(noise, reading="draws"):
+def worst_deviation(noise, p_rank="per-draw"):
     """In 20 bins of a million ranks: the largest difference of kept and expected share, in standard errors."""
     n, k = 1_000_000, 200_000
     rank_N = (np.arange(n) + 0.5) / n
@@ -68,8 +68,8 @@ def worst_deviation(noise, reading="draws"):
     kept_R = np.bincount((rank_N[member_K] * 20).astype(int), minlength=20) / (n / 20)
 
     weight_N = np.exp(ShiftGsample().log_density(rank_N))
-    t = inclusion_rate(weight_N, np.ones(n, np.int64), k, reading=reading)
-    chance_N = np.minimum(1, t * weight_N) if reading == "inclusion" else 1 - np.exp(-t * weight_N)
+    t = inclusion_rate(weight_N, np.ones(n, np.int64), k, p_rank=p_rank)
+    chance_N = np.minimum(1, t * weight_N) if p_rank == "inclusion" else 1 - np.exp(-t * weight_N)
     expected_R = chance_N.reshape(20, -1).mean(axis=1)
     error_R = np.sqrt((chance_N * (1 - chance_N)).reshape(20, -1).sum(axis=1)) / (n / 20)
     assert (kept_R[:5] == 0).all()
@@ -86,7 +86,7 @@ def test_under_another_law_they_do_not(noise):
 
 
 def test_the_inclusion_reading_keeps_each_rank_with_its_own_chance():
-    assert worst_deviation(inclusion(0), reading="inclusion") <= 4
+    assert worst_deviation(inclusion(0), p_rank="inclusion") <= 4
 
 
 def test_the_inclusion_reading_solves_the_constant_of_the_paper_s_default():
@@ -94,7 +94,7 @@ def test_the_inclusion_reading_solves_the_constant_of_the_paper_s_default():
     weight_G = np.exp(ShiftGsample().log_density(rank_G))
     # c = 0.640 at a retention of 0.2, 3.05 at 0.5, where ranks around the mean are all kept.
     for retention, c in ((0.2, 0.640), (0.5, 3.05)):
-        found = inclusion_rate(weight_G, np.ones(4_000, np.int64), round(retention * 4_000), reading="inclusion")
+        found = inclusion_rate(weight_G, np.ones(4_000, np.int64), round(retention * 4_000), p_rank="inclusion")
         assert found == pytest.approx(c, rel=0.005)
 
 

@@ -116,7 +116,7 @@ def test_the_spec_of_a_policy_does_not_change_when_options_are_added_that_it_doe
 
 def test_the_spec_of_a_policy_says_every_option_that_decides_members_and_gives_the_policy_again():
     given = {
-        "retention": 0.3, "seed": 7, "reading": "inclusion", "score": "imported.likes", "duplicates": "near",
+        "retention": 0.3, "seed": 7, "p_rank": "inclusion", "rank_by": "imported.likes", "dedup": "near",
         "decontaminate": "bench,more", "where": "width > 9", "stratify": True, "max_share": 0.5, "max_share_of": "source",
         "allow_fewer": True, "strategy": "gsample", "mean_rank": 0.4,
     }  # fmt: skip
@@ -145,8 +145,8 @@ def test_what_is_not_drawn_ignores_the_seed():
 
 def test_every_rule_has_a_strategy_and_a_heuristic_takes_what_scores_high():
     assert SelectionPolicy().resolve("learnability") == HeadGsample(0.15)
-    assert SelectionPolicy(score="clarity").resolve("loss") == TopK()
-    assert SelectionPolicy(score="clarity", strategy="random").resolve("loss") == Random()
+    assert SelectionPolicy(rank_by="clarity").resolve("loss") == TopK()
+    assert SelectionPolicy(rank_by="clarity", strategy="random").resolve("loss") == Random()
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_every_rule_has_a_strategy_and_a_heuristic_takes_what_scores_high():
         ("retention", [1e-9, 1], [0, 1.001]), ("drop_top_ratio", [0, 0.999], [-0.001, 1]), ("mean_rank", [0, 1], [-0.001, 1.001]),
         ("std_rank", [0.001, 10], [0.0009, 10.01]), ("start_rank", [0, 0.999], [-0.001, 1]), ("seed", [0, 2**53 - 1], [-1, 2**53]),
         ("max_share", [1e-9, 1], [0, 1.001]), ("where", ["x"], [""]),
-        ("score", ["rater", "aesthetic", "clarity", "frequency", "edge_density", "imported.a", "imported." + "x" * 64],
+        ("rank_by", ["rater", "aesthetic", "clarity", "frequency", "edge_density", "imported.a", "imported." + "x" * 64],
          ["imported.", "imported." + "x" * 65, "my_rater", "raters", "imported.a b"]),
-        ("duplicates", ["exact", "near", "keep"], ["none"]), ("reading", ["draws", "inclusion"], ["draw"]),
+        ("dedup", ["exact", "near", "off"], ["none"]), ("p_rank", ["per-draw", "inclusion"], ["draw"]),
         ("max_share_of", ["dataset", "source"], ["licence"]),
     ],
 )  # fmt: skip
@@ -171,8 +171,8 @@ def test_each_option_of_a_policy_has_its_bounds(field, allowed, refused):
 
 def test_a_policy_of_nothing_keeps_a_fifth_by_the_rater_and_each_picture_once():
     policy = SelectionPolicy()
-    assert (policy.strategy, policy.retention, policy.seed, policy.score) == ("auto", 0.2, 0, "rater")
-    assert (policy.duplicates, policy.reading, policy.decontaminate, policy.where) == ("exact", "draws", (), None)
+    assert (policy.strategy, policy.retention, policy.seed, policy.rank_by) == ("auto", 0.2, 0, "rater")
+    assert (policy.dedup, policy.p_rank, policy.decontaminate, policy.where) == ("exact", "per-draw", (), None)
     assert (policy.stratify, policy.max_share, policy.max_share_of, policy.allow_fewer) == (
         False,
         None,
@@ -186,9 +186,9 @@ def test_a_policy_of_nothing_keeps_a_fifth_by_the_rater_and_each_picture_once():
 
 @pytest.mark.parametrize("strategy", ["top_k", "block"])
 def test_only_a_draw_has_a_chance_to_be_kept(strategy):
-    with pytest.raises(ConfigError, match="draws nothing"):
-        SelectionPolicy(strategy=strategy, reading="inclusion").resolve("loss")
-    assert SelectionPolicy(reading="inclusion", seed=4).noise() == Noise(4, reading="inclusion")
+    with pytest.raises(ConfigError, match="does not sample"):
+        SelectionPolicy(strategy=strategy, p_rank="inclusion").resolve("loss")
+    assert SelectionPolicy(p_rank="inclusion", seed=4).noise() == Noise(4, p_rank="inclusion")
 
 
 def test_strata_of_datasets_allow_a_cap_of_sources_alone():

@@ -46,7 +46,12 @@ def published(trained_store: TrainedStore) -> None:
 
 
 def train(corpus: Path, **fields: object) -> TrainDownstreamReport:
-    given = {"subset": "s", "arms": ARMS, "truth": corpus / "truth.parquet", "model": {"n_epochs": 1, "batch_size": 32}}
+    given = {
+        "subset": "s",
+        "arms": ARMS,
+        "truth": corpus / "truth.parquet",
+        "model": {"num_train_epochs": 1, "batch_size": 32},
+    }
     return train_downstream(TrainDownstreamConfig.model_validate(given | fields))
 
 

@@ -309,7 +309,7 @@ def test_a_launched_helper_ends_when_its_leader_has_lost_the_lease_of_its_device
 
 
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-TINY = "--n-warmup-steps 2 --n-steps 2 --batch-size 32 --softmax-group 16"
+TINY = "--proxy-warmup-steps 2 --max-train-steps 2 --batch-size 32 --softmax-group-size 16"
 
 
 @pytest.mark.db

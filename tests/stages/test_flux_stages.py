@@ -48,7 +48,7 @@ def train(folder: Path) -> TrainDownstreamReport:
         save_file(export_flux(new_transformer().state_dict(), TINY), base)
         write_flux_parts(folder / "parts")
     model = {
-        "flux": TINY, "method": "lora", "base": base, "flux_parts": folder / "parts", "lora_rank": 4, "n_steps": 4,
+        "flux": TINY, "method": "lora", "base_model": base, "flux_components": folder / "parts", "lora_rank": 4, "max_train_steps": 4,
         "batch_size": 8,
     }  # fmt: skip
     return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "model": model}))
@@ -58,19 +58,21 @@ def train(folder: Path) -> TrainDownstreamReport:
 def test_flux_is_trained_measured_and_compared_apart_from_star(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)
     with pytest.raises(ConfigError, match="No FLUX-mini was trained"):
-        evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss"))
-    train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "subset", "model": {"n_steps": 2}}))
+        evaluate(EvaluateConfig(subset="s", protocol="heldout_flow_loss"))
+    train_downstream(
+        TrainDownstreamConfig.model_validate({"subset": "s", "arms": "subset", "model": {"max_train_steps": 2}})
+    )
     assert train(tmp_path).n_trained == 2
     assert train(tmp_path).n_reused == 2
-    flow = evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss"))
+    flow = evaluate(EvaluateConfig(subset="s", protocol="heldout_flow_loss"))
     assert (flow.n_measured, flow.means.keys()) == (2, {"subset", "random"})
     assert all(0.3 < value < 3 for value in flow.means.values())
-    assert evaluate(EvaluateConfig(subset="s", contract="heldout_flow_loss")).n_reused == 2
+    assert evaluate(EvaluateConfig(subset="s", protocol="heldout_flow_loss")).n_reused == 2
     star = evaluate(EvaluateConfig(subset="s"))
     assert star.means.keys() == {"subset"}
     contract = tmp_path / "flux_scenes.toml"
     contract.write_text(SCENES)
-    drawn = evaluate(EvaluateConfig(subset="s", contract=str(contract)))
+    drawn = evaluate(EvaluateConfig(subset="s", protocol=str(contract)))
     assert (drawn.n_measured, drawn.metric) == (2, "geneval_scenes")
     with open_store().connect() as connection:
         rows = connection.execute(text("SELECT DISTINCT metric FROM alchemist.evaluations")).scalars()

@@ -49,7 +49,7 @@ def trained(trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> Tra
     publish_night(PublishNightConfig(dataset="scenes"))
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
     publish(PublishSubsetConfig(name="s"))
-    given = {"subset": "s", "arms": "subset,random", "model": {"n_epochs": 1, "batch_size": 32}}
+    given = {"subset": "s", "arms": "subset,random", "model": {"num_train_epochs": 1, "batch_size": 32}}
     train_downstream(TrainDownstreamConfig.model_validate(given))
     return trained_store
 
@@ -62,7 +62,7 @@ def engine(trained: TrainedStore) -> Engine:
 def measure(folder: Path, protocol: str, name: str = "mine") -> EvaluateReport:
     path = folder / f"{name}.toml"
     path.write_text(protocol)
-    return evaluate(EvaluateConfig(subset="s", contract=str(path)))
+    return evaluate(EvaluateConfig(subset="s", protocol=str(path)))
 
 
 def values_in(engine: Engine) -> dict[tuple[int, str], float]:

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
 def train() -> TrainDownstreamReport:
-    model = {"n_steps": 1, "batch_size": 32, "width": 16, "depth": 1}
+    model = {"max_train_steps": 1, "batch_size": 32, "width": 16, "depth": 1}
     return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "minus_loss", "model": model}))
 
 

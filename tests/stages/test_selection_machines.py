@@ -20,7 +20,7 @@ from tests.selectable_store import change, draw, set_duplicates
 pytestmark = pytest.mark.db
 
 OPTIONS = {
-    "duplicates": "near",
+    "dedup": "near",
     "dataset": "web",
     "retention": 0.2,
     "max_share": 0.05,
@@ -132,7 +132,7 @@ def test_a_corpus_that_was_ingested_in_another_order_gives_the_same_members(
     store: Engine, make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbers of pairs and shards are a database's own; who of a group came first is not, so duplicates are kept here."""
-    plain = {"dataset": "web", "retention": 0.2, "seed": 4, "duplicates": "keep"}
+    plain = {"dataset": "web", "retention": 0.2, "seed": 4, "dedup": "off"}
     before = draw(dry_run=True, **plain)
     monkeypatch.setenv("ALCHEMIST_DATABASE_URL", make_database())
     load_settings.cache_clear()

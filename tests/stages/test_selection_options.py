@@ -26,7 +26,7 @@ def store(engine: Engine) -> Engine:
 
 def test_of_a_group_of_lookalikes_the_first_seen_is_kept(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
-    report = draw(duplicates="near", **ALL)
+    report = draw(dedup="near", **ALL)
     assert (report.n_eligible, report.n_samples, report.n_removed) == (397, 397, {"duplicate": 3})
     assert {11, 12, 350}.isdisjoint(member_ids(store))
     assert {10, 30} <= member_ids(store)
@@ -44,7 +44,7 @@ def test_where_the_first_of_a_group_may_not_be_drawn_the_next_one_stands_for_it(
 
 def test_duplicates_may_be_kept(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10)])
-    assert draw(duplicates="keep", **ALL).n_samples == 400
+    assert draw(dedup="off", **ALL).n_samples == 400
 
 
 def test_lookalikes_stay_by_default_and_of_one_picture_the_first_seen_pair(store: Engine) -> None:
@@ -58,7 +58,7 @@ def test_lookalikes_stay_by_default_and_of_one_picture_the_first_seen_pair(store
         UPDATE alchemist.duplicate_samples SET is_same_image = true WHERE sample_id = 350
     """,
     )
-    report = draw(duplicates=SelectionPolicy().duplicates, **ALL)
+    report = draw(dedup=SelectionPolicy().dedup, **ALL)
     assert report.n_removed == {"duplicate": 2}
     assert {10, 11, 12, 13, 30, 350} & member_ids(store) == {10, 11, 12, 30}
 
@@ -81,7 +81,7 @@ def test_only_a_known_evaluation_dataset_decontaminates(store: Engine, name: str
 
 def test_a_heuristic_ranks_the_pairs_that_have_it_on_a_scale_of_its_own(store: Engine) -> None:
     draw(0.2)
-    report = draw(0.2, score="aesthetic", strategy="auto", name="pretty")
+    report = draw(0.2, rank_by="aesthetic", strategy="auto", name="pretty")
     assert (report.strategy, report.n_eligible, report.n_removed) == ("top_k", 300, {"unscored": 100})
     with store.connect() as connection:
         ranked = connection.execute(text("""
@@ -95,9 +95,9 @@ def test_a_heuristic_ranks_the_pairs_that_have_it_on_a_scale_of_its_own(store: E
 
 
 def test_a_score_that_a_crawl_brought_along_ranks_too(store: Engine) -> None:
-    assert draw(0.2, score="imported.likes").n_eligible == 300
+    assert draw(0.2, rank_by="imported.likes").n_eligible == 300
     with pytest.raises(AlchemistError, match=r"no pair has the score 'imported.dislikes'"):
-        draw(0.2, score="imported.dislikes")
+        draw(0.2, rank_by="imported.dislikes")
 
 
 def test_a_refusal_names_a_retention_that_is_accepted_and_is_the_largest(store: Engine) -> None:
@@ -143,8 +143,8 @@ def test_strata_give_every_dataset_its_share(store: Engine) -> None:
         {"stratify": True},
         {"stratify": True, "max_share": 0.7, "max_share_of": "source", "strategy": "gsample"},
         {"decontaminate": "bench", "where": "sample_id > 20"},
-        {"score": "aesthetic", "strategy": "top_k"},
-        {"reading": "inclusion"},
+        {"rank_by": "aesthetic", "strategy": "top_k"},
+        {"p_rank": "inclusion"},
     ],
     ids=str,
 )
@@ -173,7 +173,7 @@ def test_the_same_options_again_give_the_version_that_exists(store: Engine) -> N
     ("options", "message"),
     [
         ({"stratify": True, "max_share": 0.5}, "contradicts --stratify"),
-        ({"strategy": "top_k", "reading": "inclusion"}, "draws nothing"),
+        ({"strategy": "top_k", "p_rank": "inclusion"}, "does not sample"),
         ({"strategy": "random", "mean_rank": 0.5}, "does not use mean_rank"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_number_of_a_crawl_that_no_float_holds_counts_as_none(store: Engine) -
         UPDATE alchemist.heuristic_scores SET imported = '{"likes": -1e-400}' WHERE sample_id = 2;
         UPDATE alchemist.heuristic_scores SET imported = '{"likes": 0}' WHERE sample_id = 3
     """)  # fmt: skip
-    assert draw(1.0, score="imported.likes", strategy="random").n_samples == 298
+    assert draw(1.0, rank_by="imported.likes", strategy="random").n_samples == 298
     assert {1, 2, 3} & member_ids(store) == {3}
 
 
@@ -245,11 +245,11 @@ def test_what_the_draw_did_to_the_ranks_is_stored_beside_what_was_wanted(store: 
 
 def test_the_inclusion_reading_draws_another_subset_and_says_so_in_its_spec_and_curve(store: Engine) -> None:
     draw(0.5, name="draws")
-    draw(0.5, name="inclusion", reading="inclusion")
+    draw(0.5, name="inclusion", p_rank="inclusion")
     assert members(store, "draws") != members(store, "inclusion")
     subset = find_subset(store, "inclusion")
-    assert subset.spec["reading"] == "inclusion"
-    assert "reading" not in find_subset(store, "draws").spec
+    assert subset.spec["p_rank"] == "inclusion"
+    assert "p_rank" not in find_subset(store, "draws").spec
     assert subset.curves is not None
     # c = 3.05: around the mean every pair is kept.
     curve = read_curve(subset.curves)

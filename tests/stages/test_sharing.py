@@ -22,7 +22,7 @@ from alchemist_core.store.engine import open_store
 
 pytestmark = pytest.mark.db
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-MODEL = ("--n-epochs", "2", "--batch-size", "32", "--width", "16", "--depth", "1")
+MODEL = ("--num-train-epochs", "2", "--batch-size", "32", "--width", "16", "--depth", "1")
 
 
 class NumberConfig(Config):

@@ -22,7 +22,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
-FEW = {"n_warmup_steps": 5, "n_steps": 5, "batch_size": 32, "softmax_group": 16}
+FEW = {"proxy_warmup_steps": 5, "max_train_steps": 5, "batch_size": 32, "softmax_group_size": 16}
 
 
 def train(**training: object) -> TrainRaterReport:
@@ -55,7 +55,7 @@ def test_no_more_pairs_are_held_than_all_steps_read(
     ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest_corpus()
-    report = train(n_warmup_steps=1, n_steps=2)
+    report = train(proxy_warmup_steps=1, max_train_steps=2)
     assert (report.n_train, report.n_validation) == (3 * 32, 200)
     assert "scenes: the first 96 pairs by hash" in capsys.readouterr().err
 

@@ -42,7 +42,7 @@ def test_a_stage_takes_the_published_version_though_a_newer_one_waits(capsys: py
     publish(PublishSubsetConfig(name="s", version=1))
     assert materialize(MaterializeConfig(subset="s")).subset == "s v1"
     assert "Using s v1, the published version; the newest is v2 (--version 2)." in said(capsys)
-    model = {"n_epochs": 1, "batch_size": 32, "width": 16, "depth": 1}
+    model = {"num_train_epochs": 1, "batch_size": 32, "width": 16, "depth": 1}
     trained = train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "subset", "model": model}))
     assert (trained.subset, evaluate(EvaluateConfig(subset="s")).subset) == ("s v1", "s v1")
     assert compare(CompareConfig(subset="s")).subset == "s v1"

@@ -16,7 +16,9 @@ from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 
-CONFIG = RaterTrainingConfig(n_warmup_steps=60, n_steps=150, batch_size=32, proxy_width=32, rater_width=32, n_codes=64)
+CONFIG = RaterTrainingConfig(
+    proxy_warmup_steps=60, max_train_steps=150, batch_size=32, proxy_width=32, rater_width=32, codebook_size=64
+)
 CHECKS = {
     "batch_invariance", "corruption_isolation", "score_spread", "effective_sample_size", "entropy",
     "flipped_codes", "spearman_score_minus_loss", "recall_of_plain", "recall_of_chaotic", "caption_sensitivity", "rank_stability",

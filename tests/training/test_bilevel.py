@@ -42,10 +42,10 @@ def train(bilevel: Bilevel) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": weight for name, weights in models.items() for key, weight in weights.items()}
 
 
-@pytest.mark.parametrize("gradient_clip", [None, 0.05])
-def test_a_scale_that_grows_after_every_step_changes_no_step(gradient_clip: float | None) -> None:
+@pytest.mark.parametrize("max_grad_norm", [None, 0.05])
+def test_a_scale_that_grows_after_every_step_changes_no_step(max_grad_norm: float | None) -> None:
     """Three optimisers share the scale of fp16: it may move only when all of them have stepped."""
-    config = CONFIG.model_copy(update={"gradient_clip": gradient_clip})
+    config = CONFIG.model_copy(update={"max_grad_norm": max_grad_norm})
     plain = train(make_bilevel(config))
     scaled = train(make_bilevel(config, torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=1)))
     for name, weight in plain.items():

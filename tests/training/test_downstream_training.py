@@ -13,7 +13,7 @@ from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.samples import Samples
 
-CONFIG = DownstreamConfig(n_epochs=6, batch_size=20, width=32, checkpoint_every_steps=10)
+CONFIG = DownstreamConfig(num_train_epochs=6, batch_size=20, width=32, checkpointing_steps=10)
 
 
 class KilledError(Exception):
@@ -32,7 +32,7 @@ def kill_at(step: int, done: int) -> None:
 def test_training_lowers_the_held_out_loss(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
-    short = CONFIG.model_copy(update={"n_epochs": 1})
+    short = CONFIG.model_copy(update={"num_train_epochs": 1})
     for name, config in (("short", short), ("long", CONFIG)):
         train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)
     before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("short", "long"))
@@ -53,7 +53,7 @@ def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, val
 def test_a_killed_run_goes_on_to_bit_identical_weights(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, average: float
 ) -> None:
-    config = CONFIG.model_copy(update={"average": average})
+    config = CONFIG.model_copy(update={"ema_decay": average})
     train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
     with pytest.raises(KilledError):
         train_downstream(
@@ -74,10 +74,10 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
 def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:
-    short = CONFIG.model_copy(update={"n_epochs": 1})
+    short = CONFIG.model_copy(update={"num_train_epochs": 1})
     losses = {}
     for average in (0.0, 0.9):
-        config, out = short.model_copy(update={"average": average}), tmp_path / str(average)
+        config, out = short.model_copy(update={"ema_decay": average}), tmp_path / str(average)
         found = train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
         losses[average] = found["losses"]
     assert losses[0.0] == losses[0.9]
@@ -140,10 +140,10 @@ def test_lora_improves_its_base_and_leaves_a_plain_model(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
     few = validation_pairs.rows(np.arange(60))
-    longer = CONFIG.model_copy(update={"n_epochs": 40, "learning_rate": 5e-3})
+    longer = CONFIG.model_copy(update={"num_train_epochs": 40, "learning_rate": 5e-3})
     train_downstream(longer, few, tokenizer_from=tokenizer_from, out=tmp_path / "base", report=ignore)
     lora = CONFIG.model_copy(
-        update={"method": "lora", "base": tmp_path / "base", "learning_rate": 2e-2, "n_epochs": 12}
+        update={"method": "lora", "base_model": tmp_path / "base", "learning_rate": 2e-2, "num_train_epochs": 12}
     )
     train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", report=ignore)
     before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("base", "lora"))

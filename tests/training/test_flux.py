@@ -21,7 +21,7 @@ from alchemist_core.training.generators import load_drawer, read_config
 from alchemist_core.training.samples import Chunks, Samples
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
 
-SAMPLING = FlowSamplingConfig(n_steps=3, batch_size=2)
+SAMPLING = FlowSamplingConfig(num_inference_steps=3, batch_size=2)
 
 
 class KilledError(Exception):
@@ -42,8 +42,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DownstreamConfig:
     folder = tmp_path_factory.mktemp("flux")
     save_file(export_flux(new_transformer().state_dict(), TINY), folder / "flux-tiny.safetensors")
     return DownstreamConfig(
-        method="lora", base=folder / "flux-tiny.safetensors", flux=TINY, flux_parts=write_flux_parts(folder / "parts"),
-        lora_rank=4, n_steps=60, batch_size=16, learning_rate=3e-2, checkpoint_every_steps=10,
+        method="lora", base_model=folder / "flux-tiny.safetensors", flux=TINY, flux_components=write_flux_parts(folder / "parts"),
+        lora_rank=4, max_train_steps=60, batch_size=16, learning_rate=3e-2, checkpointing_steps=10,
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_the_loss_falls_in_training_and_on_held_out_pairs(
 ) -> None:
     losses = train(config, validation_pairs, trained)  # read, not trained again
     assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.3
-    short = config.model_copy(update={"n_steps": 1, "learning_rate": 1e-6})
+    short = config.model_copy(update={"max_train_steps": 1, "learning_rate": 1e-6})
     train(short, validation_pairs, tmp_path / "short")
     before_N, after_N = (
         heldout_flow_losses(path, read_config(path), test_pairs) for path in (tmp_path / "short", trained)
@@ -80,12 +80,12 @@ def test_the_loss_falls_in_training_and_on_held_out_pairs(
 
 
 @pytest.mark.parametrize(
-    "sparing", [{"flux": TINY.model_copy(update={"is_checkpointed": True})}, {"is_checkpointed": True}]
+    "sparing", [{"flux": TINY.model_copy(update={"gradient_checkpointing": True})}, {"gradient_checkpointing": True}]
 )
 def test_reading_activations_anew_changes_no_loss(
     config: DownstreamConfig, sparing: dict[str, object], validation_pairs: Samples, tmp_path: Path
 ) -> None:
-    few = config.model_copy(update={"n_steps": 4})
+    few = config.model_copy(update={"max_train_steps": 4})
     expected = train(few, validation_pairs, tmp_path / "plain")
     found = train(few.model_copy(update=sparing), validation_pairs, tmp_path / "sparing")
     assert found == pytest.approx(expected, rel=1e-4)
@@ -96,14 +96,14 @@ def test_a_batch_in_parts_learns_as_much(
 ) -> None:
     # Not the same steps: each part draws its own times and noise.
     whole = train(config, validation_pairs, trained)
-    parts = train(config.model_copy(update={"n_accumulated": 4}), validation_pairs, tmp_path / "parts")
+    parts = train(config.model_copy(update={"gradient_accumulation_steps": 4}), validation_pairs, tmp_path / "parts")
     assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)
 
 
 def test_a_killed_run_goes_on_to_bit_identical_adapters(
     config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:
-    shorter = config.model_copy(update={"n_steps": 20})
+    shorter = config.model_copy(update={"max_train_steps": 20})
     train(shorter, validation_pairs, tmp_path / "whole")
     with pytest.raises(KilledError):
         train_downstream(shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", report=kill_at_17)
@@ -125,9 +125,9 @@ def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
         "pooled_projections": torch.randn(2, 20), "timestep": torch.tensor([0.2, 0.9]),
         "guidance": torch.full((2,), 4.0), "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(12, 3),
     }  # fmt: skip
-    assert config.base is not None
-    adapted = load_lora(load_flux(config.base, TINY), trained / "adapters.safetensors", 4, targets=FLUX_TARGETS)
-    merged, plain = read_trained(trained, config), load_flux(config.base, TINY)
+    assert config.base_model is not None
+    adapted = load_lora(load_flux(config.base_model, TINY), trained / "adapters.safetensors", 4, targets=FLUX_TARGETS)
+    merged, plain = read_trained(trained, config), load_flux(config.base_model, TINY)
     assert merged.state_dict().keys() == plain.state_dict().keys()
     with torch.no_grad():
         ours, theirs, before = (model(**given).sample for model in (merged, adapted, plain))
@@ -152,14 +152,14 @@ def test_other_base_weights_are_refused(config: DownstreamConfig, trained: Path,
     torch.manual_seed(5)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="the adapters were trained on"):
-        read_trained(trained, config.model_copy(update={"base": tmp_path / "other.safetensors"}))
+        read_trained(trained, config.model_copy(update={"base_model": tmp_path / "other.safetensors"}))
 
 
 def test_latents_are_computed_once_an_image(
     config: DownstreamConfig, test_pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert config.flux_parts is not None
-    vae = FluxAutoencoder(config.flux_parts, TINY)
+    assert config.flux_components is not None
+    vae = FluxAutoencoder(config.flux_components, TINY)
     keyed = Samples(test_pairs.image_NHWC, test_pairs.captions, [bytes([k]) * 32 for k in range(60)])
     first, is_had_N = encode_latents(keyed, vae, tmp_path)
     assert is_had_N.all()
@@ -187,7 +187,7 @@ def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str
         DownstreamConfig.model_validate(config.model_dump() | changed)
 
 
-@pytest.mark.parametrize("field", ["base", "flux_parts"])
+@pytest.mark.parametrize("field", ["base_model", "flux_components"])
 def test_flux_asks_for_what_no_package_carries(
     config: DownstreamConfig, field: str, validation_pairs: Samples, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from tests.models.given_models import CAPTIONS, lively_star, lively_tokenizer
 
 N_IMAGES = SHARD_SIZE + 4
 PROMPTS = [f"{CAPTIONS[place % len(CAPTIONS)]} {place}" for place in range(N_IMAGES)]
-SAMPLING = SamplingConfig(guidance=1.0, batch_size=64)
+SAMPLING = SamplingConfig(guidance_scale=1.0, batch_size=64)
 
 
 def forget(*_args: object) -> None:

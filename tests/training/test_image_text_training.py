@@ -20,7 +20,7 @@ from tests.metrics.given_metric import metric_of
 
 SIDE, N_TRAIN, N_HELDOUT = 32, 240, 60
 TITLE = "image_text_similarity_efficientnet_lite0_minilm_head"
-TRAINING = HeadTrainingConfig(n_steps=60, batch_size=64)
+TRAINING = HeadTrainingConfig(max_train_steps=60, batch_size=64)
 
 
 class Encoded(NamedTuple):

@@ -18,7 +18,9 @@ from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 
-CONFIG = RaterTrainingConfig(n_warmup_steps=5, n_steps=10, batch_size=16, proxy_width=16, rater_width=16, n_codes=32)
+CONFIG = RaterTrainingConfig(
+    proxy_warmup_steps=5, max_train_steps=10, batch_size=16, proxy_width=16, rater_width=16, codebook_size=32
+)
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -89,7 +91,7 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
 def test_two_processes_give_the_loss_curve_of_one(
     folder: Path, train_pairs: Samples, validation_pairs: Samples, rule: RatingRule
 ) -> None:
-    update = {"batch_size": 64, "softmax_group": 32, "n_steps": 25, "has_group_weight": True, "rule": rule}
+    update = {"batch_size": 64, "softmax_group_size": 32, "max_train_steps": 25, "group_weight": True, "rule": rule}
     config = CONFIG.model_copy(update=update)
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
     launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
@@ -115,15 +117,15 @@ def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(fo
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with pytest.raises(subprocess.CalledProcessError) as refused:
         launch(launcher, folder)
-    assert b"set softmax_group to 8 or a divisor of it" in refused.value.stderr
+    assert b"set softmax_group_size to 8 or a divisor of it" in refused.value.stderr
 
 
 def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
-    config = CONFIG.model_copy(update={"precision": "bf16", "n_steps": 20})
+    config = CONFIG.model_copy(update={"mixed_precision": "bf16", "max_train_steps": 20})
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
     # A process of its own: accelerate keeps one number format a process.
     launch(["torch.distributed.run", "--standalone", "--nproc-per-node=1"], folder)
-    full = config.model_copy(update={"precision": "fp32"})
+    full = config.model_copy(update={"mixed_precision": "no"})
     train_rater(full, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
     half, whole = (
         json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")

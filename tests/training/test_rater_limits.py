@@ -23,7 +23,10 @@ def test_one_pair_alone_is_too_few_to_train_on(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, of: str
 ) -> None:
     # As many as the stage asked for may have come, and all but one be broken.
-    one, config = np.arange(1), CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "n_codes": 2})
+    one, config = (
+        np.arange(1),
+        CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1, "codebook_size": 2}),
+    )
     pairs = (train_pairs.rows(one), validation_pairs) if of == "training" else (train_pairs, validation_pairs.rows(one))
     with pytest.raises(DataError, match=f"Only 1 {of} sample"):
         train_rater(config, *pairs, out=tmp_path / "rater", report=ignore)
@@ -33,8 +36,8 @@ def test_fp16_without_a_gpu_is_refused(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    config = CONFIG.model_copy(update={"precision": "fp16"})
-    with pytest.raises(ConfigError, match="choose bf16 or fp32"):
+    config = CONFIG.model_copy(update={"mixed_precision": "fp16"})
+    with pytest.raises(ConfigError, match="choose bf16 or no"):
         train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
 
 
@@ -42,7 +45,7 @@ def test_a_run_whose_weights_collapse_stops_with_the_reason(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     config = CONFIG.model_copy(
-        update={"price_ratio": 1e-3, "rule": RatingRule.LOSS, "rater_learning_rate": 3e-2, "n_steps": 600}
+        update={"kl_weight": 1e-3, "rule": RatingRule.LOSS, "rater_learning_rate": 3e-2, "max_train_steps": 600}
     )
     with pytest.raises(TrainingCollapsedError, match=r"of 32 samples \(at least 3.2 are needed\)"):
         train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
@@ -69,9 +72,9 @@ def test_weights_that_go_to_one_sample_are_a_collapse_in_a_group_of_any_size(gro
     assert (collapse_reason(some, group_size) is None) == (group_size < 10)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 30, "softmax_group": 16}, {"n_accumulated": 3}])
+@pytest.mark.parametrize("change", [{"batch_size": 30, "softmax_group_size": 16}, {"gradient_accumulation_steps": 3}])
 def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValidationError, match="must be a multiple of softmax_group"):
+    with pytest.raises(ValidationError, match="must be a multiple of softmax_group_size"):
         RaterTrainingConfig(**{**CONFIG.model_dump(), **change})
 
 
@@ -82,20 +85,20 @@ def test_a_rater_larger_than_its_proxy_cannot_start_from_it() -> None:
 
 def test_the_preset_of_the_paper_s_size_builds_the_paper_s_networks() -> None:
     values = preset_values("paper_size", "train_rater")["training"] | {
-        "tokenizer_from": "vae.pth",
+        "tokenizer_weights": "vae.pth",
         "text_encoder": "clip:x",
     }
     config = RaterTrainingConfig.model_validate(values)
     with torch.device("meta"):
-        rater = make_rater(config, config.rater(config.tokenizer, 1024))
-        proxy = Star(config.proxy(config.tokenizer, 1024))
+        rater = make_rater(config, config.rater(config.tokenizer_config, 1024))
+        proxy = Star(config.proxy(config.tokenizer_config, 1024))
     # The published counts hold a table of 1,001 classes that nothing reads; it is left out here.
     n_rater, n_proxy = (sum(weight.numel() for weight in model.parameters()) for model in (rater, proxy))
     assert n_rater + 1001 * 512 == 38_952_322
     assert round((n_proxy + 1001 * 1024) / 1e6, 2) == 274.93
-    assert config.tokenizer.n_tokens == 680
+    assert config.tokenizer_config.n_tokens == 680
 
 
 def test_a_resolution_without_a_published_schedule_is_refused() -> None:
     with pytest.raises(ValidationError, match="choose from"):
-        RaterTrainingConfig(tokenizer_from="vae.pth", resolution=128)
+        RaterTrainingConfig(tokenizer_weights="vae.pth", resolution=128)

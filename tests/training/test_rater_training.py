@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.rating.config import Objective, PenaltySchedule, RaterReading, RatingRule
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, RatingRule
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training import rater_training
 from alchemist_core.training.checkpoints import partial_folder
@@ -18,8 +18,8 @@ from alchemist_core.training.scoring import Scorer
 
 GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
 CONFIG = RaterTrainingConfig(
-    n_warmup_steps=60, n_steps=120, batch_size=32, proxy_width=32, rater_width=32, n_codes=64,
-    check_every_steps=20, checkpoint_every_steps=25, patience=100,
+    proxy_warmup_steps=60, max_train_steps=120, batch_size=32, proxy_width=32, rater_width=32, codebook_size=64,
+    validation_steps=20, checkpointing_steps=25, early_stopping_patience=100,
 )  # fmt: skip
 
 
@@ -67,7 +67,10 @@ def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: P
 def test_two_threads_give_the_same_bits_at_every_run(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
-    config, n_threads = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 10}), torch.get_num_threads()
+    config, n_threads = (
+        CONFIG.model_copy(update={"proxy_warmup_steps": 10, "max_train_steps": 10}),
+        torch.get_num_threads(),
+    )
     torch.set_num_threads(2)
     for name in "abc":
         train_rater(config, train_pairs, validation_pairs, out=tmp_path / name, report=ignore)
@@ -137,7 +140,7 @@ def test_another_config_s_checkpoint_is_refused(
 
 
 def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
-    config = CONFIG.model_copy(update={"n_warmup_steps": 30, "n_steps": 1, "rater_learning_rate": 1e-9})
+    config = CONFIG.model_copy(update={"proxy_warmup_steps": 30, "max_train_steps": 1, "rater_learning_rate": 1e-9})
     out = tmp_path / "rater"
     train_rater(config, train_pairs, validation_pairs, out=out, report=ignore)
     score_N = Scorer.load(out).score(train_pairs.image_NHWC, train_pairs.captions)
@@ -148,20 +151,22 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     few = validation_pairs.rows(np.arange(40))
-    config = CONFIG.model_copy(update={"n_steps": 600, "patience": 2, "proxy_learning_rate": 5e-3})
+    config = CONFIG.model_copy(
+        update={"max_train_steps": 600, "early_stopping_patience": 2, "proxy_learning_rate": 5e-3}
+    )
     metrics = train_rater(config, train_pairs, few, out=tmp_path / "rater", report=ignore)
     assert metrics["stopped_early"]
-    assert metrics["best_step"] == metrics["n_steps"] - 2 * config.check_every_steps
+    assert metrics["best_step"] == metrics["n_steps"] - 2 * config.validation_steps
     assert metrics["n_steps"] < 660
 
 
 def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
-    base = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 10, "softmax_group": 16})
+    base = CONFIG.model_copy(update={"proxy_warmup_steps": 5, "max_train_steps": 10, "softmax_group_size": 16})
     histories = [
         train_rater(
-            base.model_copy(update={"n_accumulated": n}),
+            base.model_copy(update={"gradient_accumulation_steps": n}),
             train_pairs,
             validation_pairs,
             out=tmp_path / str(n),
@@ -179,7 +184,7 @@ def test_smaller_softmax_groups_are_another_objective(
 ) -> None:
     sizes = []
     for group in (8, 32):
-        config = CONFIG.model_copy(update={"n_warmup_steps": 5, "n_steps": 2, "softmax_group": group})
+        config = CONFIG.model_copy(update={"proxy_warmup_steps": 5, "max_train_steps": 2, "softmax_group_size": group})
         metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / str(group), report=ignore)
         sizes.append(metrics["history"][0]["effective_sample_size"])
     assert sizes == pytest.approx([8, 32], rel=1e-3)
@@ -188,7 +193,7 @@ def test_smaller_softmax_groups_are_another_objective(
 def test_recomputed_activations_give_the_same_steps(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, rater: Path
 ) -> None:
-    config = CONFIG.model_copy(update={"is_checkpointed": True, "n_steps": 3})
+    config = CONFIG.model_copy(update={"gradient_checkpointing": True, "max_train_steps": 3})
     metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
     full = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
     for row, expected in zip(metrics["history"], full, strict=False):
@@ -198,10 +203,10 @@ def test_recomputed_activations_give_the_same_steps(
 def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = CONFIG.model_copy(update={"n_warmup_steps": 1, "n_steps": 1, "check_every_steps": 1})
+    config = CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1, "validation_steps": 1})
     whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", report=ignore)
     # Seven pairs at a time.
-    monkeypatch.setattr(rater_training, "_MOST_LOGITS", 7 * config.tokenizer.n_tokens * config.n_codes)
+    monkeypatch.setattr(rater_training, "_MOST_LOGITS", 7 * config.tokenizer_config.n_tokens * config.codebook_size)
     parts = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "parts", report=ignore)
     for name in ("score_std", "spearman_score_minus_loss", "reference_loss_mean"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6)
@@ -212,18 +217,18 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     "change",
     [
         {"penalty_schedule": PenaltySchedule.SEAL},
-        {"rater_reading": RaterReading.HIDDEN},
-        {"coder": "convolutions"},
+        {"rater_features": RaterFeatures.HIDDEN},
+        {"tokenizer": "vqvae"},
         {"rule": RatingRule.LOSS},
         {"objective": Objective.PAPER_EXACT},
-        {"has_group_weight": True},
-        {"rater_start": "scratch"},
+        {"group_weight": True},
+        {"rater_init": "scratch"},
     ],
 )
 def test_every_variant_trains_to_finite_scores(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, change: dict[str, object]
 ) -> None:
-    config = CONFIG.model_copy(update={"n_warmup_steps": 10, "n_steps": 20, **change})
+    config = CONFIG.model_copy(update={"proxy_warmup_steps": 10, "max_train_steps": 20, **change})
     train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
     score_N = Scorer.load(tmp_path / "rater").score(train_pairs.image_NHWC, train_pairs.captions)
     assert np.isfinite(score_N).all()

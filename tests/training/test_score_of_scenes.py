@@ -20,7 +20,7 @@ from tests.metrics.given_metric import metric_of
 from tests.metrics.scene_metric import SceneProtocol
 
 N_IMAGES = 160
-SAMPLING = SamplingConfig(guidance=1.0, top_k=128, top_p=0.95, batch_size=80)
+SAMPLING = SamplingConfig(guidance_scale=1.0, top_k=128, top_p=0.95, batch_size=80)
 
 
 def forget(*_args: object) -> None:
@@ -49,7 +49,7 @@ def test_score_rises_and_kid_falls_with_training(tmp_path: Path) -> None:
     found = []
     for n_steps in (60, 400):
         model, out = tmp_path / f"model-{n_steps}", tmp_path / f"images-{n_steps}"
-        config = DownstreamConfig(n_steps=n_steps)
+        config = DownstreamConfig(max_train_steps=n_steps)
         train_downstream(config, train, tokenizer_from=tmp_path, out=model, report=forget)
         generate_images(model, prompts, first_seed=0, sampling=SAMPLING, out=out, report=forget)
         found.append(metric_of(questions).measure_images(read_set(out)) | kid.measure_images(read_set(out)))

@@ -14,7 +14,7 @@ from alchemist_core.models.published.weights import export_weights
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
-from alchemist_core.rating.config import RaterReading
+from alchemist_core.rating.config import RaterFeatures
 from alchemist_core.rating.rater import Rater
 from tests.models.published.published_keys import Shapes, rater_keys, star_keys
 
@@ -48,7 +48,7 @@ def test_every_size_is_written_under_exactly_the_published_keys(depth: int) -> N
 
 def test_the_paper_s_rater_is_written_under_exactly_the_published_keys() -> None:
     with torch.device("meta"):
-        rater = Rater(Star(published_star(8)).trunk, 512, reading=RaterReading.HIDDEN)
+        rater = Rater(Star(published_star(8)).trunk, 512, reading=RaterFeatures.HIDDEN)
         exported = export_weights(rater, rater_layout(published_star(8)))
     assert {key: tuple(weight.shape) for key, weight in exported.items()} == rater_keys(8)
     assert sum(weight.numel() for weight in exported.values()) == 38_960_514
@@ -99,7 +99,7 @@ def test_a_loaded_model_computes_what_the_published_names_say(weights: dict[str,
 
 def test_a_published_rater_fills_the_paper_s_rater(tmp_path: Path) -> None:
     weights = published(rater_keys(1))
-    rater = Rater(Star(SMALL).trunk, 64, reading=RaterReading.HIDDEN)
+    rater = Rater(Star(SMALL).trunk, 64, reading=RaterFeatures.HIDDEN)
     load_rater(written(tmp_path, {"trainer": {"varRater_wo_ddp": weights}}), rater, SMALL)
     assert torch.equal(rater.instance_head[2].weight, weights["head_instance.2.weight"])
     assert torch.equal(rater.group_head[0].weight, weights["head_batch.fc.0.weight"])
