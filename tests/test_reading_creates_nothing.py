@@ -76,7 +76,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "experiment show": ("e",),
     "tune-selection list": (),
     "geneval draw": ("--model", "m", "--prompts", "p.jsonl", "--out", "o"),
-    "geneval judge": ("--images", "i", "--detector", "d", "--clip", "c", "--names", "n", "--out", "o"),
+    "geneval judge": ("--images", "i", "--detector", "d", "--clip", "c", "--class-names", "n", "--out", "o"),
     "image-text-head": ("--dataset", "d", "--out", "o.safetensors"),
     "dataset list": (),
     "dataset show": ("d",),

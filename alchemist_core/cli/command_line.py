@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and refuse unknown arguments here, where the options that may have been meant are known."""
-        # Before argparse, which would take --base-model for an abbreviation of --base-model.
+        # Before argparse, which would take --base for an abbreviation of --base-model.
         for flag in (word.partition("=")[0] for word in args or ()):
             if flag == "--":
                 break

@@ -126,7 +126,7 @@ class Experiment:
         model = self.config.model_of(num_train_epochs=max(1, round(self.config.num_train_epochs * length)))
         if self.config.budget == "epochs":
             return model
-        return model.model_copy(update={"n_steps": model.steps(self.n_pairs)})
+        return model.model_copy(update={"max_train_steps": model.steps(self.n_pairs)})
 
     def state_cost(self) -> dict[str, Any]:
         """Count and time the work."""
