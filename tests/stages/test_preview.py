@@ -234,9 +234,9 @@ def test_a_preview_warns_where_retention_saturates_the_strategy(store: Engine) -
 
 
 def test_a_preview_warns_of_pairs_that_were_never_compared(store: Engine) -> None:
-    assert any("About 400 pairs were never looked at" in warning for warning in draw(dry_run=True).warnings)
+    assert any("About 400 samples were never searched" in warning for warning in draw(dry_run=True).warnings)
     set_duplicates(store, [(400, 1)])
-    assert not any("never looked at" in warning for warning in draw(dry_run=True).warnings)
+    assert not any("never searched" in warning for warning in draw(dry_run=True).warnings)
 
 
 def test_the_command_previews_and_its_last_line_is_the_report(
