@@ -1,1 +1,1 @@
-"""Which pairs are kept: ranks, keys, strategies and the draw. Ranks in, indices out; no I/O, no torch."""
+"""Which samples are selected: ranks, keys, strategies and sampling. Ranks in, indices out; no I/O, no torch."""

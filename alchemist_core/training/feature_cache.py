@@ -99,7 +99,7 @@ def _forget_in(path: Path, gone: NDArray[np.bytes_]) -> int:
 
 
 def _write_segment(folder: Path, key_K: NDArray[np.bytes_], arrays: Arrays) -> None:
-    """Write a segment under the name of its keys: a name never stands for other rows than whoever read it knows."""
+    """Write a segment under the name of its keys: a name never changes its rows, so readers may cache it."""
     path = folder / f"{hashlib.sha256(key_K.tobytes()).hexdigest()[:24]}.npz"
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, keys=key_K.view(np.uint8).reshape(-1, _KEY_BYTES), **arrays)
