@@ -102,7 +102,7 @@ def test_every_category_is_a_row_and_other_categories_are_refused(tmp_path: Path
     rows = "SELECT metric, count(*) AS n FROM alchemist.evaluations GROUP BY metric"
     with open_store().connect() as connection:
         found = {row.metric: row.n for row in connection.execute(text(rows))}
-        pinned = connection.execute(text("SELECT contract FROM alchemist.evaluation_protocols")).scalar_one()
+        pinned = connection.execute(text("SELECT protocol FROM alchemist.evaluation_protocols")).scalar_one()
     assert found == {f"fid_efficientnet_lite0{end}": 2 for end in ("", "_animals", "_indoor")}
     assert pinned["categories"] == list(CATEGORIES)
     assert len(pinned["labels_sha256"]) == 64
