@@ -245,13 +245,13 @@ def test_a_pair_counts_as_possible_where_it_is_open_and_wanted():
     ("k", "n_possible", "n", "message"),
     [
         (1, 0, 0, "No sample is eligible"),
-        (1, 0, 2_000, "^Strategy x can keep none of 2,000 eligible pairs"),
-        (0, 5, 2_000, r"keeps none of 2,000 eligible pairs; the smallest that keeps one is 0\.0005"),
+        (1, 0, 2_000, "^Strategy x can keep none of 2,000 eligible samples"),
+        (0, 5, 2_000, r"keeps none of 2,000 eligible samples\. The smallest that keeps one is 0\.0005"),
         (
             1_001,
             1_000,
             2_000,
-            r"^1,001 of 2,000 eligible pairs .* only 1,000: the largest possible retention is 0\.5000",
+            r"^1,001 of 2,000 eligible samples .* only 1,000: the largest possible retention is 0\.5000",
         ),
         (201, 200, 2_000, r"retention is 0\.1000\."),
         (3, 2, 2_000, r"retention is 0\.001\."),
