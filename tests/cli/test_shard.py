@@ -150,5 +150,5 @@ def test_a_shard_that_nobody_knows_is_refused_and_one_of_two_is_named(database_u
     load_settings.cache_clear()
     with pytest.raises(ConfigError, match=r"No shard 'x\.tar' is registered"):
         retire(change("x.tar"))
-    with pytest.raises(ConfigError, match=r"'a\.tar' names 2 shards: \d+ of other, \d+ of web"):
+    with pytest.raises(ConfigError, match=r"'a\.tar' matches 2 shards: \d+ of other, \d+ of web"):
         show(ShowConfig(shard="a.tar"))

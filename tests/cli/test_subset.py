@@ -196,7 +196,7 @@ def test_show_draws_the_ranks_that_were_kept_and_says_how_to_go_on(
         "v1",
         "published",
         "400",
-        "pairs",
+        "samples",
         "shift_gsample",
         "0.2",
     ]

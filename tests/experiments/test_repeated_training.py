@@ -26,7 +26,7 @@ __all__ = ["train_pairs", "validation_pairs"]
 
 CONFIG = RaterTrainingConfig(
     proxy_warmup_steps=20, max_train_steps=40, batch_size=32, proxy_width=32, rater_width=32, codebook_size=64,
-    validation_steps=20, checkpointing_steps=25, patience=100,
+    validation_steps=20, checkpointing_steps=25, early_stopping_patience=100,
 )  # fmt: skip
 
 
