@@ -24,6 +24,7 @@ from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.telemetry import configure_logging
 
 STEP_S, PATIENCE_S = 0.02, 120.0
 USES = """
@@ -233,5 +234,6 @@ def _wait(is_so: Callable[[], bool], what: str) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging()
     for line in sys.stdin:
         print(*_start_worker(json.loads(line)), flush=True)

@@ -81,7 +81,7 @@ def test_restored_rows_are_granted_to_readers_again(
 
 def test_a_store_with_data_is_never_overwritten_and_neither_is_a_backup(backed_up: Path) -> None:
     choose("second")
-    with pytest.raises(ConfigError, match="holds data"):
+    with pytest.raises(ConfigError, match="contains data"):
         restore(RestoreConfig(folder=backed_up))
     with pytest.raises(ConfigError, match="exists"):
         backup(BackupConfig(folder=backed_up))
@@ -113,7 +113,7 @@ def test_an_artifact_that_is_another_one_here_is_refused(
     mine = artifact_path(manifest.relative_to(backed_up / "artifacts").as_posix())
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    with pytest.raises(DataError, match="another file"):
+    with pytest.raises(DataError, match="differs from"):
         restore(RestoreConfig(folder=backed_up))
     assert mine.read_bytes() == b"mine"
 

@@ -36,7 +36,7 @@ def test_auto_has_no_policy_of_its_own() -> None:
 def test_a_heuristic_ranks_in_the_raters_place(word: str) -> None:
     policy = parse_arm(word, retention=0.2).policy
     assert policy is not None
-    assert policy["score"] == word.partition(":")[0]
+    assert policy["rank_by"] == word.partition(":")[0]
     assert policy["strategy"] == (word.partition(":")[2] or "top_k")
 
 

@@ -83,7 +83,7 @@ def test_a_snapshot_with_everything_left_out_is_drawn_alike(store: Engine) -> No
 
 def test_a_snapshot_of_a_heuristic_is_drawn_alike(store: Engine) -> None:
     for score in ("aesthetic", "imported.likes"):
-        snapshot_id, expected = by_python(store, score=score)
+        snapshot_id, expected = by_python(store, rank_by=score)
         with store.connect() as connection:
             assert by_sql(connection, snapshot_id) == expected
 
@@ -137,7 +137,7 @@ def test_the_retention_that_a_refusal_names_is_accepted(store: Engine) -> None:
         with pytest.raises(DBAPIError) as refusal:
             by_sql(connection, snapshot_id, retention=1)
         connection.rollback()
-        largest = float(str(refusal.value).split("retention is ")[1].split()[0])
+        largest = float(str(refusal.value).split("retention is ")[1].split()[0].rstrip("."))
         assert by_sql(connection, snapshot_id, retention=largest)
         with pytest.raises(DBAPIError):
             by_sql(connection, snapshot_id, retention=largest + 0.004)

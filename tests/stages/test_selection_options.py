@@ -201,7 +201,7 @@ def test_a_dataset_that_cannot_be_drawn_from_is_refused_and_not_passed_over(
 def test_where_every_pair_scores_alike_a_head_cut_says_that_it_leaves_none(store: Engine) -> None:
     change(store, "UPDATE alchemist.scores SET score = 0.5")
     with pytest.raises(
-        ConfigError, match=r"Strategy shift_gsample can keep none of 400 eligible pairs.*drop-top-ratio"
+        ConfigError, match=r"Strategy shift_gsample can keep none of 400 eligible samples.*drop-top-ratio"
     ):
         draw()
     with pytest.raises(ConfigError, match="can keep none"):
@@ -215,7 +215,7 @@ def test_a_retention_that_keeps_none_is_refused_with_the_smallest_that_keeps_one
 ) -> None:
     for dry_run in (True, False):
         with pytest.raises(
-            ConfigError, match=r"keeps none of 400 eligible pairs; the smallest that keeps one is 0\.0025"
+            ConfigError, match=r"keeps none of 400 eligible samples\. The smallest that keeps one is 0\.0025"
         ):
             draw(retention=0.001, dry_run=dry_run, **options)
 

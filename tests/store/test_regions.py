@@ -57,7 +57,7 @@ def test_auto_is_random_where_no_gain_was_shown_and_says_so(engine: Engine, rate
     policy, found = resolve_auto(engine, rater_id, SelectionPolicy())
     assert policy.strategy == "random"
     assert found is not None
-    assert "no gain" in found.describe()
+    assert "No rank window shows a gain" in found.describe()
     assert "inf" not in found.describe()
 
 

@@ -189,7 +189,7 @@ def test_what_cannot_be_read_and_was_not_scored_is_named_by_dataset_and_address(
 def pair(ordinal: int, word: str, *, repair: str | None = None) -> Any:
     member = SimpleNamespace(ext="jpg", offset=512, size=9)
     return SimpleNamespace(
-        record=SimpleNamespace(ordinal=ordinal, key=f"k{ordinal}", members=(member,)), image_hash=sha256(f"i{word}"),
+        record=SimpleNamespace(ordinal=ordinal, key=f"k{ordinal}", files=(member,)), image_hash=sha256(f"i{word}"),
         caption_hash=sha256(f"c{word}"), pair_hash=sha256(word), caption=word, width=4, height=3, format="JPEG",
         perceptual_hash=7, attributes={"source_url": "https://a.example", "licence": "CC0"},
         metadata='{"likes": 3}', content_hash=sha256("x"),

@@ -34,11 +34,11 @@ import torch
 
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-pairs = Pairs(np.load(folder / "pairs.npy"), (folder / "pairs.txt").read_text().splitlines())
+pairs = Samples(np.load(folder / "pairs.npy"), (folder / "pairs.txt").read_text().splitlines())
 config = DownstreamConfig.model_validate_json((folder / "config.json").read_text())
 train_downstream(config, pairs, tokenizer_from=folder, out=folder / "launched", report=lambda *_: None)
 """

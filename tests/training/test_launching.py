@@ -29,13 +29,13 @@ import numpy as np
 import torch
 
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.samples import Pairs
+from alchemist_core.training.samples import Samples
 from alchemist_core.training.rater_training import train_rater
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 pairs = [
-    Pairs(np.load(folder / f"{name}.npy"), (folder / f"{name}.txt").read_text().splitlines())
+    Samples(np.load(folder / f"{name}.npy"), (folder / f"{name}.txt").read_text().splitlines())
     for name in ("train", "validation")
 ]
 config = RaterTrainingConfig.model_validate_json((folder / "config.json").read_text())

@@ -61,7 +61,7 @@ def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: P
     names = {path.name for path in rater.iterdir()}
     assert names == {"rater.safetensors", "proxy.safetensors", "tokenizer.safetensors", "config.json", "metrics.json"}
     assert not partial_folder(rater).exists()
-    assert RaterTrainingConfig.model_validate_json((rater / "config.json").read_text("utf-8")) == CONFIG
+    assert RaterTrainingConfig.from_stored(json.loads((rater / "config.json").read_text("utf-8"))) == CONFIG
 
 
 def test_two_threads_give_the_same_bits_at_every_run(
