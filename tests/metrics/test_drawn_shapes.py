@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alchemist_core.errors import DataError
-from alchemist_core.local.scenes import _DRAWERS, BACKGROUND, COLOURS, Scene, draw_chaotic, draw_informative
+from alchemist_core.local.scenes import _SHAPE_DRAWERS, BACKGROUND, COLOURS, Scene, draw_chaotic, draw_informative
 from alchemist_core.metrics.geneval import TAGS, summarize
 from tests.metrics.drawn_shapes import FORMS, Shape, find_shapes
 from tests.metrics.scene_questions import answer, collect, read_request
@@ -34,7 +34,7 @@ def score(drawn: list[Scene], captions: list[str], side: int | None = None) -> d
 
 
 def test_every_shape_that_is_drawn_is_known() -> None:
-    assert FORMS.keys() == _DRAWERS.keys()
+    assert FORMS.keys() == _SHAPE_DRAWERS.keys()
 
 
 def test_drawn_scenes_answer_every_question_rightly() -> None:

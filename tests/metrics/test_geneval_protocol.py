@@ -75,8 +75,8 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in PROMPTS))
     (tmp_path / "names.txt").write_text("cup\ndog\n")
     drawing = {
-        "model": trained_arms[0], "prompts": tmp_path / "prompts.jsonl", "out": tmp_path / "images", "n_images": 2,
-        "sampling": {"guidance": 1.0, "batch_size": 4},
+        "model": trained_arms[0], "prompts": tmp_path / "prompts.jsonl", "out": tmp_path / "images", "images_per_prompt": 2,
+        "sampling": {"guidance_scale": 1.0, "batch_size": 4},
     }  # fmt: skip
 
     def judge_under(protocol: str, name: str = "mine", images: str = "images") -> JudgeReport:

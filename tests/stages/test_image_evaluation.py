@@ -136,5 +136,5 @@ def test_a_later_image_metric_leaves_the_table_of_losses_as_it_is(trained: Train
     first = report(ReportConfig(dataset="scenes"))
     assert first.is_new
     page = Path(first.path).read_text(encoding="utf-8")
-    assert "What these models draw" in page
+    assert "Metrics of generated images" in page
     assert "geneval_scenes_counting ↑" in page
