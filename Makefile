@@ -35,7 +35,7 @@ down: ## Stop what demo or `alchemist stack up` started
 	@test ! -x $(BIN)/alchemist || $(BIN)/alchemist stack down
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.statistics,alchemist_core.metrics.distances,beartype.beartype
+	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 
 test-e2e: $(STAMP) ## Airflow's scheduler, Prometheus and the browser (half an hour); installs promtool where it is missing
 	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } || \

@@ -19,6 +19,7 @@ from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
+from alchemist_core import notifications
 from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
@@ -81,6 +82,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
         monkeypatch.delenv(name)
     monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path / "alchemist-home"))
     _forget_settings()
+    # What an earlier test announced belongs to its store.
+    notifications._senders.clear()
     yield
     _forget_settings()
 

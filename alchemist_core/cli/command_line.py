@@ -142,7 +142,7 @@ def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: Fiel
 def flag_of(name: str, field: FieldInfo) -> str:
     """Return the option of a field, or the word that help shows where it is a positional argument.
 
-    >>> flag_of("n_steps", FieldInfo(annotation=int))
+    >>> flag_of("max_train_steps", FieldInfo(annotation=int))
     '--max-train-steps'
     """
     if field.json_schema_extra == BARE_WORD:
