@@ -14,6 +14,7 @@ from tests.trained_store import TrainedStore
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 FEW_STEPS = ("--max-train-steps", "2", "--proxy-warmup-steps", "2", "--batch-size", "32")
+FEW_DOWNSTREAM_STEPS = ("--max-train-steps", "2", "--lr-warmup-steps", "2", "--batch-size", "32")
 NIGHT = ("--dataset", "more", "--crawl-date", "2026-01-01")
 NAME = "scenes-auto-r50"
 EXIT_NOT_CERTIFIED = 5  # two steps make no good rater, but the certificate is stored
@@ -47,7 +48,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("subset", "publish", NAME),
     ("subset", "rollback", NAME),
     ("plan", "evaluate", "--json"),
-    ("train-downstream", "--subset", NAME, *FEW_STEPS),
+    ("train-downstream", "--subset", NAME, *FEW_DOWNSTREAM_STEPS),
     ("ingest", "--dataset", "t2", "--root", "TEST", "--role", "evaluation"),
     ("evaluate", "--subset", NAME),
     ("dataset", "set-default", "t2"),
