@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -125,22 +126,34 @@ class Store:
         found = _find_command(command)
         arguments = _arguments(found, fields, command)
         line = [sys.executable, "-m", "alchemist_core", *command.split(), "--json", *arguments]
-        process = subprocess.Popen(
-            line, env=os.environ | self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        with process:
-            said = list(_follow(process.stderr, on_progress))
-            printed = process.stdout.read() if process.stdout else ""
-        if process.returncode != 0:
-            raise _error_of(process.returncode, said)
+        # A file takes the report: a pipe that nobody reads while the lines are followed would block a long one.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+            exit_code, said = self._follow(line, printed, on_progress)
+            if exit_code != 0:
+                raise _error_of(exit_code, said)
+            printed.seek(0)
+            last = printed.read().strip().splitlines()[-1]
         kind = get_type_hints(found.run)["return"]
-        report: Report = kind.model_validate_json(printed.strip().splitlines()[-1])
+        report: Report = kind.model_validate_json(last)
         return report
 
     def preview(self, *, on_progress: Progress | None = None, **fields: Any) -> Report:
         """Report what `select` would select: size, ranks, sources, expected gain. Nothing is written. See `run` for the arguments."""
         return self.run("select", on_progress=on_progress, dry_run=True, **fields)
+
+    def _follow(self, line: list[str], printed: IO[str], on_progress: Progress | None) -> tuple[int, list[str]]:
+        # Lines are parsed here, so they are text whatever form this process's own commands log in.
+        environment = os.environ | self._environment | {"ALCHEMIST_LOG_FORMAT": "text"}
+        with subprocess.Popen(
+            line, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                said = list(_told(process.stderr, on_progress))
+            except BaseException:
+                # A notebook's interrupt reaches only this process; the command stops too and resumes when it is run again.
+                process.terminate()
+                raise
+        return process.returncode, said
 
     def _view(self, view: str, column: str, value: str | None, order: str) -> pa.Table:
         # The names are constants of this class; only the value comes from outside.
@@ -182,7 +195,7 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _follow(lines: IO[str] | None, on_progress: Progress | None) -> Iterator[str]:
+def _told(lines: IO[str] | None, on_progress: Progress | None) -> Iterator[str]:
     for line in lines or ():
         found = _PROGRESS.match(line.rstrip("\n"))
         if found is None:

@@ -1,5 +1,7 @@
 """The Python interface, on a real store: tables are the store's rows, nothing that only reads can write, errors are the platform's."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from sqlalchemy import Engine, text
@@ -99,7 +101,26 @@ def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store, mo
     assert store.preview(dataset="web", retention=0.2, strategy="top_k").n_eligible == N_WEB
 
 
-def test_progress_is_told_while_a_command_works(store: Store, tmp_path: object) -> None:
+def test_progress_is_told_while_a_command_works(store: Store, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     store.run("export samples", out=f"{tmp_path}/samples.parquet", on_progress=lambda *step: seen.append(step))
     assert seen[-1][0] == N_WEB + N_BOOKS
+
+
+def test_a_command_s_lines_are_followed_whatever_form_this_process_logs_in(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_LOG_FORMAT", "json")
+    with pytest.raises(ConfigError, match="nowhere"):
+        store.run("select", dataset="nowhere", retention=0.2)
+
+
+def test_comparisons_are_a_table_even_where_nothing_was_compared(store: Store) -> None:
+    assert {"name", "version"} <= set(store.comparisons("none").column_names)
+
+
+def test_the_subset_dataset_is_at_the_front() -> None:
+    from alchemist_core import SubsetDataset
+    from alchemist_core.subsets import dataset
+
+    assert SubsetDataset is dataset.SubsetDataset
