@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parser = build_parser(given)
         set_compute_defaults()
-        report = run_command(parser, given)
-        if report:
-            print(escape_control(report), flush=True)
+        result = run_command(parser, given)
+        if result:
+            print(escape_control(result), flush=True)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

@@ -189,10 +189,10 @@ class Section(Config):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 
 
-class Report(BaseModel):
+class Result(BaseModel):
     """Result of a command: `--json` prints it as the last line, `runs.result` stores it.
 
-    >>> class Scored(Report):
+    >>> class Scored(Result):
     ...     n_shards: int
     ...     is_new: bool
     ...     warnings: list[str]
@@ -296,6 +296,6 @@ class Command(NamedTuple):
     """What a command runs: its config model and its function."""
 
     config: type[Config]
-    run: Callable[..., Report | Any | None]
+    run: Callable[..., Result | Any | None]
     next_step: Callable[[Any, Any], str | None] = lambda _config, _report: None
     """The next command, by its config and its result; None if there is none."""

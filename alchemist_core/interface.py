@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +21,14 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.command_line import flag_fields, flag_of
 from alchemist_core.cli.verbs import VERBS, load_commands
-from alchemist_core.config import BARE_WORD, Command, Report
+from alchemist_core.config import BARE_WORD, Command, Result
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.settings import Settings
 from alchemist_core.store.arrow import read_table, table_of
 from alchemist_core.store.engine import check_schema, database_url, make_engine
 from alchemist_core.store.export import EXPORTED_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.raters import find_rater
-
-Progress = Callable[[int, int, str], None]
-"""What is called while a command works: units done, units in all, and a note."""
+from alchemist_core.telemetry import OnProgress
 
 _PROGRESS = re.compile(r"^.+?: ([\d,]+)/([\d,]+)(?: (.*))?$")
 
@@ -111,8 +109,8 @@ class Store:
         """Return one row per arm and metric of each subset version: means over seeds, and gains with intervals."""
         return self._view("subset_comparisons", "name", name, "name, version")
 
-    def run(self, command: str, *, on_progress: Progress | None = None, **fields: Any) -> Report:
-        """Run a command, as on the command line, and return its report.
+    def run(self, command: str, *, on_progress: OnProgress | None = None, **fields: Any) -> Result:
+        """Run a command, as on the command line, and return its result.
 
         Args:
             command: A verb, and its sub-verb if it has one: "score", "subset publish".
@@ -126,7 +124,7 @@ class Store:
         found = _find_command(command)
         arguments = _arguments(found, fields, command)
         line = [sys.executable, "-m", "alchemist_core", *command.split(), "--json", *arguments]
-        # A file takes the report: a pipe that nobody reads while the lines are followed would block a long one.
+        # A file takes the result: a pipe that nobody reads while the lines are followed would block a long one.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
             exit_code, said = self._follow(line, printed, on_progress)
             if exit_code != 0:
@@ -134,14 +132,14 @@ class Store:
             printed.seek(0)
             last = printed.read().strip().splitlines()[-1]
         kind = get_type_hints(found.run)["return"]
-        report: Report = kind.model_validate_json(last)
-        return report
+        result: Result = kind.model_validate_json(last)
+        return result
 
-    def preview(self, *, on_progress: Progress | None = None, **fields: Any) -> Report:
+    def preview(self, *, on_progress: OnProgress | None = None, **fields: Any) -> Result:
         """Report what `select` would select: size, ranks, sources, expected gain. Nothing is written. See `run` for the arguments."""
         return self.run("select", on_progress=on_progress, dry_run=True, **fields)
 
-    def _follow(self, line: list[str], printed: IO[str], on_progress: Progress | None) -> tuple[int, list[str]]:
+    def _follow(self, line: list[str], printed: IO[str], on_progress: OnProgress | None) -> tuple[int, list[str]]:
         # Lines are parsed here, so they are text whatever form this process's own commands log in.
         environment = os.environ | self._environment | {"ALCHEMIST_LOG_FORMAT": "text"}
         with subprocess.Popen(
@@ -195,7 +193,7 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _told(lines: IO[str] | None, on_progress: Progress | None) -> Iterator[str]:
+def _told(lines: IO[str] | None, on_progress: OnProgress | None) -> Iterator[str]:
     for line in lines or ():
         found = _PROGRESS.match(line.rstrip("\n"))
         if found is None:

@@ -34,6 +34,9 @@ from rich.progress import (
 
 LOG_INTERVAL_S = 5.0
 
+OnProgress = Callable[[int, int, str], None]
+"""A function that is called while work runs, with the units done, the units in all and a note."""
+
 
 class _Console(Console):
     """A console whose reader may disappear: a job continues after the Airflow worker that reads its output died."""

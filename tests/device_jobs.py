@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import _stop
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
@@ -54,14 +54,14 @@ class JobConfig(Config):
     until: Path | None = None
 
 
-class JobReport(Report):
+class JobResult(Result):
     """What was used."""
 
     tokens: list[int]
     visible: str | None
 
 
-def train(config: JobConfig, stage_run: StageRun) -> JobReport:
+def train(config: JobConfig, stage_run: StageRun) -> JobResult:
     """Hold the device, then use it."""
     hold_device(stage_run, n_devices=config.n_devices)
     step = 0
@@ -72,7 +72,7 @@ def train(config: JobConfig, stage_run: StageRun) -> JobReport:
         _use(stage_run)
         time.sleep(STEP_S)
         step += 1
-    return JobReport(
+    return JobResult(
         tokens=[lease.fencing_token for lease in stage_run.devices], visible=os.environ.get("CUDA_VISIBLE_DEVICES")
     )
 
@@ -89,9 +89,9 @@ def _use(stage_run: StageRun) -> None:
             )  # fmt: skip
 
 
-def run(config: JobConfig) -> JobReport:
+def run(config: JobConfig) -> JobResult:
     """Run one job as a stage."""
-    return execute("train_rater", config, lambda stage_run: train(config, stage_run), JobReport)
+    return execute("train_rater", config, lambda stage_run: train(config, stage_run), JobResult)
 
 
 def stray_uses(engine: Engine) -> list[int]:
@@ -155,12 +155,12 @@ class Job:
         _wait(path.exists, f"the end of job {self.pid}")
         return int(path.read_text(encoding="ascii"))
 
-    def report(self) -> JobReport:
+    def result(self) -> JobResult:
         """Wait for the job's success; whether its worker lived does not matter."""
         path = self.folder / "report"
         _wait(lambda: path.exists() or not self.is_alive(), f"the report of job {self.pid}")
         assert path.exists(), self.told()
-        return JobReport.model_validate_json(path.read_text(encoding="utf-8"))
+        return JobResult.model_validate_json(path.read_text(encoding="utf-8"))
 
     def told(self) -> str:
         """Return what the job has printed so far."""

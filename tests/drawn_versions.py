@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.files import artifact_path
-from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as run_select
 from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import SubsetRow, find_subset, published_version
@@ -31,7 +31,7 @@ def grow(engine: Engine, crawl_date: str, n: int, *, shift: float = 0.0, state: 
     return add_night(engine, crawl_date, {f"{i}.tar": scores[i::4] for i in range(4)}, state=state)
 
 
-def select(*, rescale: bool = False, name: str = NAME, dataset: str = "web", **policy: object) -> SelectReport:
+def select(*, rescale: bool = False, name: str = NAME, dataset: str = "web", **policy: object) -> SelectResult:
     policy = {"strategy": "shift_gsample", "retention": 0.2, **policy}
     config = {"dataset": dataset, "name": name, "rescale": rescale, "policy": policy}
     return run_select(SelectConfig.model_validate(config))

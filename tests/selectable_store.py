@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Engine, text
 
 from alchemist_core.files import artifact_path
-from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
@@ -72,7 +72,7 @@ def add_to_bench(engine: Engine, image_hash: bytes, perceptual_hash: int, *, ord
         insert_rows(connection, {"shards": [shard], "samples": [pair], "sample_locations": [place]})
 
 
-def draw(retention: float = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectReport:
+def draw(retention: float = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectResult:
     """Select, lookalikes left out; `rescale` and `dry_run` are the stage's, all else is the policy's."""
     stage = {field: policy.pop(field) for field in ("rescale", "dry_run") if field in policy}
     given = {"strategy": "shift_gsample", "retention": retention, "dedup": "near"} | policy

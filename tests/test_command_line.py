@@ -15,7 +15,7 @@ from alchemist_core.cli import command_line
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.command_line import build_parser, flag_fields, read_config
 from alchemist_core.cli.verbs import RENAMED, STAGES, VERBS, load_commands
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import PRESETS, preset_values
 from alchemist_core.stages.select import SelectConfig, name_subset
@@ -316,14 +316,14 @@ def test_what_follows_airflow_is_airflows_own() -> None:
     assert given[0].as_json() == {"arguments": words[2:]}
 
 
-class Said(Report):
+class Said(Result):
     n: int = 3
 
     def summary(self) -> str:
         return "3 done."
 
 
-def run_as(name: str, run: Callable[..., Report | None], *words: str, next_step: str | None = None) -> str:
+def run_as(name: str, run: Callable[..., Result | None], *words: str, next_step: str | None = None) -> str:
     """Run a command whose work another function does, and return what is printed."""
     verb, _, sub_verb = name.partition(" ")
     commands = load_commands(verb)

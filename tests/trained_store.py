@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.ingest import IngestConfig, IngestReport
+from alchemist_core.stages.ingest import IngestConfig, IngestResult
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
@@ -44,10 +44,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ingest_corpus(corpus: Path, database_url: str) -> Callable[[], IngestReport]:
+def ingest_corpus(corpus: Path, database_url: str) -> Callable[[], IngestResult]:
     """Ingest all three parts; returns the training part's report."""
 
-    def run() -> IngestReport:
+    def run() -> IngestResult:
         for name, part, role in PARTS:
             report = ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
         return report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import load_project
 from alchemist_core.quality.limits import AppliedLimits
@@ -62,7 +62,7 @@ class CheckConfig(Config):
     _names_one_version = model_validator(mode="after")(refuse_two_versions)
 
 
-class CheckReport(Report):
+class CheckResult(Result):
     """Outcomes."""
 
     suite: str
@@ -71,7 +71,7 @@ class CheckReport(Report):
     warnings: list[str]
 
 
-def run(config: CheckConfig) -> CheckReport:
+def run(config: CheckConfig) -> CheckResult:
     """Run the suites, store every outcome in `check_results`, and raise if a check failed."""
     # Great Expectations takes seconds to import.
     from alchemist_core.quality.gate import failures, run_suite  # noqa: PLC0415
@@ -102,7 +102,7 @@ def run(config: CheckConfig) -> CheckReport:
     warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
         warn(f"warning: {warning}")
-    return CheckReport(
+    return CheckResult(
         suite=", ".join(config.suite), n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings
     )
 

@@ -299,15 +299,15 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES
     try:
-        report = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
+        result = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
     finally:
         send_announced()
-    if report is None:
+    if result is None:
         return ""
     if options["json"]:
-        return json.dumps(report.model_dump(mode="json"))
-    following = command.next_step(config, report)
-    return f"{report.summary()}\nnext: {following}" if following else str(report.summary())
+        return json.dumps(result.model_dump(mode="json"))
+    following = command.next_step(config, result)
+    return f"{result.summary()}\nnext: {following}" if following else str(result.summary())
 
 
 def _count_ours(arguments: list[str]) -> int:

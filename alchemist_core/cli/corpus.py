@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
@@ -44,24 +44,24 @@ class ImportConfig(Config):
     shard_size: int = Field(1_000, ge=1, le=100_000, description="Samples per shard")
 
 
-class CorpusReport(Report):
+class CorpusResult(Result):
     """Folder and size of the corpus."""
 
     folder: str
     counts: dict[str, int]
 
 
-def scenes(config: ScenesCorpusConfig) -> CorpusReport:
+def scenes(config: ScenesCorpusConfig) -> CorpusResult:
     """Generate captioned scenes with synthetic defects (plain, chaotic, wrongly captioned); truth.parquet labels them."""
     folder = config.out or load_settings().home / "corpora" / "scenes"
     drawn = draw_scenes(folder, **config.scenes.model_dump())
     if drawn.is_reused:
         say(f"{folder} already contains these scenes; they are reused.")
     counts = {"train": drawn.n_train, "validation": drawn.n_validation, "test": drawn.n_test}
-    return CorpusReport(folder=str(folder.resolve()), counts=counts)
+    return CorpusResult(folder=str(folder.resolve()), counts=counts)
 
 
-def import_layout(config: ImportConfig) -> CorpusReport:
+def import_layout(config: ImportConfig) -> CorpusResult:
     """Import a published dataset into tar shards. Tars of img2dataset and webdataset need no import."""
     if is_s3(config.source) and config.layout != "parquet":
         raise ConfigError(
@@ -74,7 +74,7 @@ def import_layout(config: ImportConfig) -> CorpusReport:
     marker = CorpusMarker(place, "import", parameters)
     if marker.is_finished():
         say(f"{config.out} already contains this import; it is reused.")
-        return CorpusReport(folder=out, counts={})
+        return CorpusResult(folder=out, counts={})
     if is_s3(out) and not any(place.glob("*")) and find_shards(out):
         raise DataError(
             f"--out {out} is not empty, and its shards are not an import of this home. Give another address."
@@ -86,7 +86,7 @@ def import_layout(config: ImportConfig) -> CorpusReport:
     marker.start()
     n_records = write_shards(chain(head, records), out, shard_size=config.shard_size, first_shard=first)
     marker.finish()
-    return CorpusReport(folder=out, counts={"records": n_records})
+    return CorpusResult(folder=out, counts={"records": n_records})
 
 
 def _marker_folder(out: str) -> Path:
@@ -105,10 +105,10 @@ def _read_layout(config: ImportConfig, *, start: int) -> Iterator[LayoutRecord]:
     return islice(readers[config.layout](Path(config.source)), start, None)
 
 
-def _next(_config: Config, report: CorpusReport) -> str:
-    folder = Path(report.folder)
-    if is_s3(report.folder) or not (folder / "train").is_dir():
-        return f"alchemist ingest --dataset NAME --root {report.folder}"
+def _next(_config: Config, result: CorpusResult) -> str:
+    folder = Path(result.folder)
+    if is_s3(result.folder) or not (folder / "train").is_dir():
+        return f"alchemist ingest --dataset NAME --root {result.folder}"
     rest = "then the folders validation and test with --role validation and --role evaluation, each as a dataset of its own"
     return f"alchemist ingest --dataset {folder.name} --root {folder / 'train'}\n      {rest}"
 

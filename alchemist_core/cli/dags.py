@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from alchemist_core import __version__
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write, file_sha256
 from alchemist_core.resources import resource
@@ -31,14 +31,14 @@ class DagsInstallConfig(Config):
     dry_run: bool = Field(False, description="Only list the changes")
 
 
-class DagsListReport(Report):
+class DagsListResult(Result):
     """The DAGs, and the folder of their files."""
 
     folder: str
     dags: dict[str, str]
 
 
-class DagsInstallReport(Report):
+class DagsInstallResult(Result):
     """Changes of an installation."""
 
     folder: str
@@ -50,7 +50,7 @@ class DagsInstallReport(Report):
     is_dry_run: bool
 
 
-def list_dags(_config: DagsListConfig) -> DagsListReport:
+def list_dags(_config: DagsListConfig) -> DagsListResult:
     """List the DAGs of this installation: name, purpose, and the folder of their files."""
     folder = resource("dags", PACKAGE)
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
@@ -59,17 +59,17 @@ def list_dags(_config: DagsListConfig) -> DagsListReport:
         for name, source in sources.items()
         if "\n@dag(" in source
     }
-    return DagsListReport(folder=str(folder), dags=purposes)
+    return DagsListResult(folder=str(folder), dags=purposes)
 
 
-def install(config: DagsInstallConfig) -> DagsInstallReport:
+def install(config: DagsInstallConfig) -> DagsInstallResult:
     """Install the DAG files into an Airflow DAG folder. Safe to run again: an upgrade replaces the older files."""
     shipped, folder = _shipped_files(), _target(config.to)
     written = _read_record(folder)
     present = {name: digest for name in shipped.keys() | written.keys() if (digest := _digest_of(folder / name))}
     wanted = {name: hashlib.sha256(content).hexdigest() for name, content in shipped.items()}
     _refuse_files_of_others(folder, present, written, wanted)
-    report = DagsInstallReport(
+    result = DagsInstallResult(
         folder=str(folder),
         version=__version__,
         added=sorted(wanted.keys() - present.keys()),
@@ -79,8 +79,8 @@ def install(config: DagsInstallConfig) -> DagsInstallReport:
         is_dry_run=config.dry_run,
     )
     if not config.dry_run:
-        _write(folder, report, shipped, wanted)
-    return report
+        _write(folder, result, shipped, wanted)
+    return result
 
 
 def _shipped_files() -> dict[str, bytes]:
@@ -131,11 +131,11 @@ def _refuse_files_of_others(
         )
 
 
-def _write(folder: Path, report: DagsInstallReport, shipped: dict[str, bytes], wanted: dict[str, str]) -> None:
+def _write(folder: Path, result: DagsInstallResult, shipped: dict[str, bytes], wanted: dict[str, str]) -> None:
     folder.mkdir(exist_ok=True)
-    for name in [*report.added, *report.updated]:
+    for name in [*result.added, *result.updated]:
         _write_whole(folder / name, shipped[name])
-    for name in report.removed:
+    for name in result.removed:
         (folder / name).unlink()
     _write_whole(folder / RECORD, json.dumps({"version": __version__, "files": wanted}, indent=1).encode() + b"\n")
 
@@ -146,9 +146,9 @@ def _write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def _next_step(config: DagsInstallConfig, report: DagsInstallReport) -> str | None:
+def _next_step(config: DagsInstallConfig, result: DagsInstallResult) -> str | None:
     """Return the command that creates the pool of device tasks; without it Airflow never starts them."""
-    is_first = "jobs.py" in report.added and not config.dry_run
+    is_first = "jobs.py" in result.added and not config.dry_run
     return "airflow pools set gpu 1 'One slot per device'" if is_first else None
 
 

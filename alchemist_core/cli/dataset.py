@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.store import datasets
 from alchemist_core.store.engine import open_store
@@ -46,7 +46,7 @@ class DatasetRemoveConfig(Config):
     reason: str = Field(..., min_length=1, description="Why it is removed; stored in the audit log")
 
 
-class DatasetReport(Report):
+class DatasetResult(Result):
     """One dataset; a sample counts once for each location, quarantined ones included."""
 
     name: str
@@ -60,10 +60,10 @@ class DatasetReport(Report):
     removed_reason: str | None = None
 
 
-class DatasetListReport(Report):
+class DatasetListResult(Result):
     """All datasets."""
 
-    datasets: list[DatasetReport]
+    datasets: list[DatasetResult]
 
     def summary(self) -> str:
         """Return a table with a line for each dataset."""
@@ -79,7 +79,7 @@ class DatasetListReport(Report):
         return "\n".join(lines)
 
 
-class DatasetShowReport(DatasetReport):
+class DatasetShowResult(DatasetResult):
     """One dataset, its subsets and its raters."""
 
     registered_at: datetime
@@ -89,14 +89,14 @@ class DatasetShowReport(DatasetReport):
     production_raters: list[str]
 
 
-class DatasetDefaultReport(Report):
+class DatasetDefaultResult(Result):
     """The new default and the former one."""
 
     default: str
     former: str | None
 
 
-class DatasetRenameReport(Report):
+class DatasetRenameResult(Result):
     """The former name, the new name, and where the former one remains."""
 
     former: str
@@ -107,7 +107,7 @@ class DatasetRenameReport(Report):
     )
 
 
-class DatasetRemoveReport(Report):
+class DatasetRemoveResult(Result):
     """What was removed, and what is kept."""
 
     removed: str
@@ -119,20 +119,20 @@ class DatasetRemoveReport(Report):
     note: str
 
 
-def list_(config: DatasetListConfig) -> DatasetListReport:
+def list_(config: DatasetListConfig) -> DatasetListResult:
     """List the datasets with role, size, undecided nights and root; the default evaluation dataset is marked."""
     rows = [row for row in datasets.describe_datasets(open_store()) if config.removed or row.removed_at is None]
-    return DatasetListReport(datasets=[DatasetReport(**_fields(row)) for row in rows])
+    return DatasetListResult(datasets=[DatasetResult(**_fields(row)) for row in rows])
 
 
-def show(config: DatasetNameConfig) -> DatasetShowReport:
+def show(config: DatasetNameConfig) -> DatasetShowResult:
     """Show one dataset: its size, crawl dates, the subsets selected from it and the raters trained on it."""
     engine = open_store()
     found = datasets.describe_datasets(engine, config.name)
     if not found:
         find_dataset(engine, config.name)
     row = found[0]
-    return DatasetShowReport(
+    return DatasetShowResult(
         **_fields(row),
         registered_at=row.created_at,
         first_crawl_date=row.first_crawl_date,
@@ -142,19 +142,19 @@ def show(config: DatasetNameConfig) -> DatasetShowReport:
     )
 
 
-def set_default(config: DatasetNameConfig) -> DatasetDefaultReport:
+def set_default(config: DatasetNameConfig) -> DatasetDefaultResult:
     """Set the evaluation dataset that `evaluate` and `plan` use by default."""
     former = datasets.set_default(open_store(), config.name)
-    return DatasetDefaultReport(default=config.name, former=former)
+    return DatasetDefaultResult(default=config.name, former=former)
 
 
-def rename(config: DatasetRenameConfig) -> DatasetRenameReport:
+def rename(config: DatasetRenameConfig) -> DatasetRenameResult:
     """Rename a dataset; its shards, scores, nights, subsets and raters are kept."""
     datasets.rename(open_store(), config.name, config.new_name)
-    return DatasetRenameReport(former=config.name, name=config.new_name)
+    return DatasetRenameResult(former=config.name, name=config.new_name)
 
 
-def remove(config: DatasetRemoveConfig) -> DatasetRemoveReport:
+def remove(config: DatasetRemoveConfig) -> DatasetRemoveResult:
     """Remove a dataset: it cannot be ingested, scored or selected from any more. Its history and its files are kept."""
     engine = open_store()
     if not config.reason.strip():
@@ -163,7 +163,7 @@ def remove(config: DatasetRemoveConfig) -> DatasetRemoveReport:
     (size,) = datasets.describe_datasets(engine, config.name)
     made, raters = datasets.subsets_of(engine, config.name), datasets.raters_of(engine, config.name)
     datasets.remove(engine, row, reason=config.reason)
-    return DatasetRemoveReport(
+    return DatasetRemoveResult(
         removed=config.name,
         root=row.root_uri,
         n_shards=size.n_shards,
@@ -193,7 +193,7 @@ def _fields(row: AnyRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _note(row: DatasetReport) -> str:
+def _note(row: DatasetResult) -> str:
     if row.removed_at is not None:
         return f"  (removed {row.removed_at:%Y-%m-%d}: {row.removed_reason})"
     return "  (default)" if row.is_default else ""

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
 from alchemist_core.local.processes import hold_lock
@@ -50,7 +50,7 @@ class PsqlConfig(Config):
     arguments: list[str] = Field(default_factory=list, description="Arguments of psql, for example -c 'SELECT 1'")
 
 
-class UrlReport(Report):
+class UrlResult(Result):
     """URL of the database."""
 
     url: str
@@ -60,7 +60,7 @@ class UrlReport(Report):
         return self.url
 
 
-class ChecksumReport(Report):
+class ChecksumResult(Result):
     """Checksum of the data."""
 
     checksum: str
@@ -70,12 +70,12 @@ class ChecksumReport(Report):
         return self.checksum
 
 
-def start(_config: NoConfig) -> UrlReport:
+def start(_config: NoConfig) -> UrlResult:
     """Start the embedded server if it does not run, create the schema if it is missing, and print the URL of the reader."""
     _require_embedded()
     create_store()
     open_store()
-    return UrlReport(url=role_url("reader"))
+    return UrlResult(url=role_url("reader"))
 
 
 def stop(_config: NoConfig) -> None:
@@ -88,7 +88,7 @@ def stop(_config: NoConfig) -> None:
         say(f"No embedded Postgres of {home.resolve()} is running.")
 
 
-def url(config: UrlConfig) -> UrlReport:
+def url(config: UrlConfig) -> UrlResult:
     """Print the libpq URL of the database for one role."""
     address = role_url(config.role)
     if urlsplit(address).password is None:
@@ -96,7 +96,7 @@ def url(config: UrlConfig) -> UrlReport:
             f"ALCHEMIST_DATABASE_URL contains the password of another role, so this URL of the {config.role} has none. "
             "Ask the administrator of the server for it, and set PGPASSWORD."
         )
-    return UrlReport(url=address)
+    return UrlResult(url=address)
 
 
 def psql(config: PsqlConfig) -> None:
@@ -123,12 +123,12 @@ def migrate_schema(_config: NoConfig) -> None:
     say(f"The schema is {'now' if has_changed else 'already'} at revision {head_revision()}.")
 
 
-def print_checksum(_config: NoConfig) -> ChecksumReport:
+def print_checksum(_config: NoConfig) -> ChecksumResult:
     """Print a checksum over all data; ids and times do not change it."""
     from alchemist_core.store.backups import checksum as take  # noqa: PLC0415  reads every table
 
     open_store()
-    return ChecksumReport(checksum=take(database_url()))
+    return ChecksumResult(checksum=take(database_url()))
 
 
 def _require_embedded() -> None:
@@ -152,7 +152,7 @@ class RestoreConfig(Config):
     folder: Path = Field(..., description="Folder written by `alchemist db backup`", json_schema_extra=BARE_WORD)
 
 
-class BackupReport(Report):
+class BackupResult(Result):
     """The backup that was written or restored."""
 
     folder: str
@@ -162,7 +162,7 @@ class BackupReport(Report):
     n_bytes: int
 
 
-class _Note(Report):
+class _Note(Result):
     """Content of `backup.json`."""
 
     checksum: str
@@ -170,7 +170,7 @@ class _Note(Report):
     files: dict[str, str]
 
 
-def backup(config: BackupConfig) -> BackupReport:
+def backup(config: BackupConfig) -> BackupResult:
     """Write the database and its artifacts into a new folder; stages may keep running.
 
     Raises:
@@ -183,7 +183,7 @@ def backup(config: BackupConfig) -> BackupReport:
     open_store().dispose()
     with atomic_folder(folder) as partial:
         note = _fill(partial)
-    return _report(folder, note)
+    return _result(folder, note)
 
 
 def _fill(folder: Path) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _fill(folder: Path) -> dict[str, Any]:
     return note
 
 
-def restore(config: RestoreConfig) -> BackupReport:
+def restore(config: RestoreConfig) -> BackupResult:
     """Restore a backup into an empty database, and compare its checksum. The same command resumes after a kill.
 
     It is atomic: the empty schema is dropped in one transaction, the backup is restored in another, and until `migrate` has
@@ -229,7 +229,7 @@ def restore(config: RestoreConfig) -> BackupReport:
         raise DataError(
             f"The restored data has checksum {found}, but the backup has {note['checksum']}. Do not use it: restore another backup."
         )
-    return _report(folder, note)
+    return _result(folder, note)
 
 
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
@@ -309,8 +309,8 @@ def _restore_artifacts(source: Path) -> None:
                 shutil.copy2(source / name, partial)
 
 
-def _report(folder: Path, note: dict[str, Any]) -> BackupReport:
-    return BackupReport(
+def _result(folder: Path, note: dict[str, Any]) -> BackupResult:
+    return BackupResult(
         folder=str(folder), checksum=note["checksum"], revision=note["revision"], n_files=len(note["files"]),
         n_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )  # fmt: skip
@@ -324,7 +324,7 @@ COMMANDS = {
     "migrate": Command(NoConfig, migrate_schema),
     "checksum": Command(NoConfig, print_checksum),
     "backup": Command(
-        BackupConfig, backup, lambda _, report: f"alchemist db restore {report.folder}, under a new ALCHEMIST_HOME"
+        BackupConfig, backup, lambda _, result: f"alchemist db restore {result.folder}, under a new ALCHEMIST_HOME"
     ),
     "restore": Command(RestoreConfig, restore),
 }

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Formerly, Report
+from alchemist_core.config import Command, Config, Formerly, Result
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
 from alchemist_core.telemetry import ProgressLine
@@ -14,7 +14,7 @@ class FindConfig(Config):
     """No options: new samples are compared with all earlier ones."""
 
 
-class FindReport(Report):
+class FindResult(Result):
     """Number of samples compared, and of near-duplicates among them."""
 
     n_pairs: int
@@ -29,7 +29,7 @@ class ListConfig(Config):
     )
 
 
-class ListReport(Report):
+class ListResult(Result):
     """The largest groups."""
 
     groups: list[dict[str, Any]]
@@ -44,7 +44,7 @@ class ListReport(Report):
         return "\n".join(rows) or "No near-duplicates. Find new ones: alchemist duplicates find"
 
 
-def find(_config: FindConfig) -> FindReport:
+def find(_config: FindConfig) -> FindResult:
     """Compare samples that were ingested since the last call with all earlier ones."""
     engine, n_pairs, n_duplicates = open_store(), 0, 0
     n_total = count_uncompared(engine)
@@ -52,15 +52,15 @@ def find(_config: FindConfig) -> FindReport:
         while (block := find_duplicates(engine)) is not None:
             n_pairs, n_duplicates = n_pairs + block.n_pairs, n_duplicates + block.n_duplicates
             line.show(n_pairs, max(n_total, n_pairs))
-    return FindReport(n_pairs=n_pairs, n_duplicates=n_duplicates)
+    return FindResult(n_pairs=n_pairs, n_duplicates=n_duplicates)
 
 
-def list_(config: ListConfig) -> ListReport:
+def list_(config: ListConfig) -> ListResult:
     """List the largest groups of near-duplicate images."""
-    return ListReport(groups=list_groups(open_store(), n_groups=config.limit))
+    return ListResult(groups=list_groups(open_store(), n_groups=config.limit))
 
 
 COMMANDS = {
-    "find": Command(FindConfig, find, lambda _, report: "alchemist duplicates list" if report.n_duplicates else None),
+    "find": Command(FindConfig, find, lambda _, result: "alchemist duplicates list" if result.n_duplicates else None),
     "list": Command(ListConfig, list_),
 }

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost, dynamics, stored
 from alchemist_core.experiments.config import TrialsConfig
@@ -17,7 +17,7 @@ from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.telemetry import say
 
 
-class RunReport(Report):
+class RunResult(Result):
     """Result of an experiment, and its files."""
 
     name: str
@@ -36,7 +36,7 @@ class ListConfig(Config):
     """No options."""
 
 
-class ListReport(Report):
+class ListResult(Result):
     """All experiments."""
 
     experiments: list[dict[str, Any]]
@@ -53,13 +53,13 @@ class ShowConfig(Config):
     name: str = Field(..., description="Name of the experiment", json_schema_extra=BARE_WORD)
 
 
-def run(config: RunConfig) -> RunReport:
+def run(config: RunConfig) -> RunResult:
     """Run an experiment, or resume an interrupted one; finished arms are reused."""
     experiment, name = Experiment(config), config.name or config.experiment
     stated = experiment.state_cost()
     say(cost.describe_cost(stated))
     if config.dry_run:
-        return RunReport(name=name, cost=stated, before=experiment.state_beforehand())
+        return RunResult(name=name, cost=stated, before=experiment.state_beforehand())
     _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, name, config.identity(), config.present)
@@ -75,7 +75,7 @@ def run(config: RunConfig) -> RunReport:
     return _finish(begun, result, stated)
 
 
-def list_(_config: ListConfig) -> ListReport:
+def list_(_config: ListConfig) -> ListResult:
     """List the experiments, the newest first."""
     rows = [
         {
@@ -85,19 +85,19 @@ def list_(_config: ListConfig) -> ListReport:
         }
         for row in store.list_experiments(open_store())
     ]
-    return ListReport(experiments=rows)
+    return ListResult(experiments=rows)
 
 
-def show(config: ShowConfig) -> RunReport:
+def show(config: ShowConfig) -> RunResult:
     """Show a finished experiment: write its table and figures again from the database."""
     row = store.find_experiment(open_store(), config.name)
     if row.result is None or row.finished_at is None:
         raise ConfigError(f"Experiment {row.name!r} is not finished. Resume it: alchemist experiment run.")
     result = {key: value for key, value in row.result.items() if key != "sheet"}
-    return _report(row.name, row.config, result)
+    return _result(row.name, row.config, result)
 
 
-def follow(config: DynamicsConfig) -> RunReport:
+def follow(config: DynamicsConfig) -> RunResult:
     """Repeat the training of a rater and follow samples of every rank through it (Fig. 3); finished measurements are reused."""
     _create_for_scenes(config)
     engine = open_store()
@@ -105,13 +105,13 @@ def follow(config: DynamicsConfig) -> RunReport:
     return _finish(begun, dynamics.follow(config))
 
 
-def compare_datasets(config: DatasetsConfig) -> RunReport:
+def compare_datasets(config: DatasetsConfig) -> RunResult:
     """Run one experiment for each corpus and put them into one table (Table 3); finished ones are reused."""
     parts = config.parts()
-    reports = {corpus: run(part) for corpus, part in parts.items()}
+    results = {corpus: run(part) for corpus, part in parts.items()}
     if config.dry_run:
-        seconds = sum(report.cost["seconds"] for report in reports.values() if report.cost)
-        return RunReport(name=config.title, cost={"seconds": seconds})
+        seconds = sum(result.cost["seconds"] for result in results.values() if result.cost)
+        return RunResult(name=config.title, cost={"seconds": seconds})
     engine = open_store()
     begun = store.begin_experiment(engine, config.title, config.identity(), config.present)
     found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
@@ -125,17 +125,17 @@ def _create_for_scenes(config: TrialsConfig) -> None:
         create_store()
 
 
-def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunReport:
+def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunResult:
     # The report page shows the stored sheet unchanged.
     sheet = stored.sheet_of(begun.config, result).as_json()
     store.finish_experiment(open_store(), begun.name, {**result, "sheet": sheet})
-    return _report(begun.name, begun.config, result, stated)
+    return _result(begun.name, begun.config, result, stated)
 
 
-def _report(
+def _result(
     name: str, config: dict[str, Any], result: dict[str, Any], stated: dict[str, Any] | None = None
-) -> RunReport:
-    return RunReport(
+) -> RunResult:
+    return RunResult(
         name=name, cost=stated, before=result.get("before"), rows=result.get("rows", []),
         folder=str(stored.write_files(name, config, result)), table=stored.sheet_of(config, result).as_text(),
     )  # fmt: skip

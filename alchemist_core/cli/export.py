@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write
 from alchemist_core.store.engine import open_store
@@ -61,7 +61,7 @@ class ExportSubsetConfig(Config):
     out: Path = Field(..., description=OUT)
 
 
-class ExportReport(Report):
+class ExportResult(Result):
     """The file that was written."""
 
     file: str
@@ -69,7 +69,7 @@ class ExportReport(Report):
     size_bytes: int
 
 
-def scores(config: ExportScoresConfig) -> ExportReport:
+def scores(config: ExportScoresConfig) -> ExportResult:
     """Export the scores and ranks of a rater, with their samples."""
     rater = find_rater(open_store(), config.rater)
     if rater is None:
@@ -77,12 +77,12 @@ def scores(config: ExportScoresConfig) -> ExportReport:
     return _export(config, "export_scores", SCORE_COLUMNS, {"rater_id": rater.rater_id})
 
 
-def samples(config: ExportSamplesConfig) -> ExportReport:
+def samples(config: ExportSamplesConfig) -> ExportResult:
     """Export samples with their hashes, sizes, heuristics and locations."""
     return _export(config, "export_samples", EXPORTED_COLUMNS, {})
 
 
-def subset(config: ExportSubsetConfig) -> ExportReport:
+def subset(config: ExportSubsetConfig) -> ExportResult:
     """Export the members of a subset with ids, ranks, scores, URLs and locations, without those taken down since."""
     from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  imports pyarrow
 
@@ -100,7 +100,7 @@ def _member(manifest: "Manifest", row: AnyRow) -> tuple[Any, ...]:
 
 def _export(
     config: ExportSamplesConfig, query: str, kinds: Mapping[str, type[Any]], parameters: Mapping[str, Any]
-) -> ExportReport:
+) -> ExportResult:
     path = _writable(config.out)
     return _write(path, kinds, stream_rows(open_store(), query, kinds, config.where, parameters))
 
@@ -115,10 +115,10 @@ def _writable(out: Path) -> Path:
     return path
 
 
-def _write(path: Path, kinds: Mapping[str, type[Any]], batches: Iterator[Sequence[Sequence[Any]]]) -> ExportReport:
+def _write(path: Path, kinds: Mapping[str, type[Any]], batches: Iterator[Sequence[Sequence[Any]]]) -> ExportResult:
     with ProgressLine("export") as line:
         n_rows = write_rows(path, kinds, _counted(batches, line))
-    return ExportReport(file=str(path), n_rows=n_rows, size_bytes=path.stat().st_size)
+    return ExportResult(file=str(path), n_rows=n_rows, size_bytes=path.stat().st_size)
 
 
 def _counted(batches: Iterator[Sequence[Sequence[Any]]], line: ProgressLine) -> Iterator[Sequence[Sequence[Any]]]:

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Formerly, Report
+from alchemist_core.config import Command, Config, Formerly, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.metrics.geneval import (
     Geneval,
+    JudgedImage,
     Judges,
-    Result,
     has_images,
     judge_images,
     load_judges,
@@ -43,7 +43,7 @@ class DrawConfig(Config):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Guidance, truncation and batch size")
 
 
-class DrawReport(Report):
+class DrawResult(Result):
     """Number of images generated."""
 
     folder: str
@@ -68,7 +68,7 @@ class JudgeConfig(Config):
     )
 
 
-class JudgeReport(Report):
+class JudgeResult(Result):
     """Shares of correct images by task, and the mean over the tasks."""
 
     results: str
@@ -76,12 +76,12 @@ class JudgeReport(Report):
     scores: dict[str, float]
 
 
-def draw(config: DrawConfig) -> DrawReport:
+def draw(config: DrawConfig) -> DrawResult:
     """Generate the images of every prompt that has none yet."""
-    return execute("geneval_draw", config, lambda stage_run: draw_images(config, stage_run), DrawReport)
+    return execute("geneval_draw", config, lambda stage_run: draw_images(config, stage_run), DrawResult)
 
 
-def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
+def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawResult:
     """Generate the missing images, several prompts at a time."""
     model = find_model(stage_run.engine, config.model)
     if model is None:
@@ -104,28 +104,28 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawReport:
         for chunk in _chunks(missing):
             _draw_prompts(config, drawer, prompts, chunk)
             stage_run.report(chunk[-1] + 1, len(prompts), "prompts generated")
-    return DrawReport(folder=str(config.out.resolve()), n_prompts=len(prompts), n_drawn=len(missing))
+    return DrawResult(folder=str(config.out.resolve()), n_prompts=len(prompts), n_drawn=len(missing))
 
 
-def judge(config: JudgeConfig) -> JudgeReport:
+def judge(config: JudgeConfig) -> JudgeResult:
     """Judge images by GenEval's rules and write the verdicts in the official format."""
-    return execute("geneval_judge", config, lambda stage_run: judge_folder(config, stage_run), JudgeReport)
+    return execute("geneval_judge", config, lambda stage_run: judge_folder(config, stage_run), JudgeResult)
 
 
-def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeReport:
+def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeResult:
     """Judge every image, write the verdicts, and store the scores if a protocol was given."""
     hold_device(stage_run)
     # Loaded before anything is stored: a folder without a network must not pin an evaluation protocol.
     judges = load_judges(config.detector, config.clip, config.class_names)
     if config.protocol is None:
-        results = judge_images(config.images, judges, report=stage_run.report)
+        results = judge_images(config.images, judges, on_progress=stage_run.report)
     else:
         results = _measure_under(config.protocol, config, stage_run, judges)
     write_results(config.out, results)
-    return JudgeReport(results=str(config.out.resolve()), n_images=len(results), scores=summarize_results(results))
+    return JudgeResult(results=str(config.out.resolve()), n_images=len(results), scores=summarize_results(results))
 
 
-def _measure_under(protocol: str, config: JudgeConfig, stage_run: StageRun, judges: Judges) -> list[Result]:
+def _measure_under(protocol: str, config: JudgeConfig, stage_run: StageRun, judges: Judges) -> list[JudgedImage]:
     """Judge under a protocol, and store the scores of the model once."""
     weights = (config.detector, config.clip)
     metric = Geneval(read_protocol(protocol), config.images, judges, weights, stage_run.report)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import DataError
 from alchemist_core.files import write_bytes_atomically
 from alchemist_core.models.image_text_config import HeadRecord, HeadTrainingConfig, refuse_weak
@@ -41,7 +41,7 @@ class HeadConfig(Config):
     training: HeadTrainingConfig = Field(default_factory=HeadTrainingConfig, description="How it is trained")
 
 
-class HeadReport(Report):
+class HeadResult(Result):
     """The file, and how well it tells a held-out picture's own caption from another one."""
 
     file: str
@@ -57,17 +57,17 @@ class _Encoded(NamedTuple):
     text_NC: NDArray[np.float32]
 
 
-def run(config: HeadConfig) -> HeadReport:
+def run(config: HeadConfig) -> HeadResult:
     """Encode, train, try, write.
 
     Raises:
         ConfigError: It tells too little apart; nothing is written.
         DataError: There are too few pairs.
     """
-    return execute("image_text_head", config, lambda stage_run: make_head(config, stage_run), HeadReport)
+    return execute("image_text_head", config, lambda stage_run: make_head(config, stage_run), HeadResult)
 
 
-def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
+def make_head(config: HeadConfig, stage_run: StageRun) -> HeadResult:
     """Make the head from the dataset's pairs and write its file."""
     train_rows, heldout_rows = _split(stage_run.engine, config)
     hold_device(stage_run, is_on_cpu=True)
@@ -77,7 +77,7 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
     encoders = Encoders()
     train = _encode(stage_run, train_rows, encoders, config.resolution)
     heldout = _encode(stage_run, heldout_rows, encoders, config.resolution)
-    head = train_head(train.image_ND, train.text_NC, train.captions, config.training, report=stage_run.report)
+    head = train_head(train.image_ND, train.text_NC, train.captions, config.training, on_progress=stage_run.report)
     record = HeadRecord(
         dataset=config.dataset, heldout=config.heldout or f"one caption in {_ONE_IN} of {config.dataset}",
         n_train=len(train.captions), n_heldout=len(heldout.captions),
@@ -88,7 +88,7 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadReport:
     refuse_weak(record, str(config.out))
     data = pack_head(head, record)
     write_bytes_atomically(config.out, data)
-    return HeadReport(
+    return HeadResult(
         file=str(config.out.resolve()), sha256=hashlib.sha256(data).hexdigest(), n_train=record.n_train,
         n_heldout=record.n_heldout, heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip

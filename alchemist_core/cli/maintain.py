@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.local.supervisor import rotate_all
@@ -28,7 +28,7 @@ class RetentionConfig(Config):
     keep_days: float = Field(365, ge=1, le=36_500, description="Days to keep check results and Airflow's runs")
 
 
-class MaintainReport(Report):
+class MaintainResult(Result):
     """Number of items done, and of those left."""
 
     n_done: int
@@ -36,34 +36,34 @@ class MaintainReport(Report):
     note: str | None = None
 
 
-def leases(_config: MaintainConfig) -> MaintainReport:
+def leases(_config: MaintainConfig) -> MaintainResult:
     """Delete leases that expired more than an hour ago, mark their runs as lost, and end overlong sessions of readers."""
     engine = open_store()
     n_leases, n_runs = maintenance.remove_expired_leases(engine)
     with engine.begin() as connection:
         n_reads = maintenance.end_long_reads(connection)
-    return MaintainReport(
+    return MaintainResult(
         n_done=n_leases, note=f"Marked {n_runs} runs as lost (no heartbeat); ended {n_reads} sessions of readers."
     )
 
 
-def takedowns(_config: MaintainConfig) -> MaintainReport:
+def takedowns(_config: MaintainConfig) -> MaintainResult:
     """Mark takedowns as complete when no published version and no materialized dataset contains the image."""
     n_done, n_left = maintenance.complete_takedowns(open_store())
-    return MaintainReport(n_done=n_done, n_left=n_left)
+    return MaintainResult(n_done=n_done, n_left=n_left)
 
 
-def retention(config: RetentionConfig) -> MaintainReport:
+def retention(config: RetentionConfig) -> MaintainResult:
     """Delete old check results, except the newest of each night and those that a person released."""
-    return MaintainReport(n_done=maintenance.forget_old_checks(open_store(), keep_days=config.keep_days))
+    return MaintainResult(n_done=maintenance.forget_old_checks(open_store(), keep_days=config.keep_days))
 
 
-def statistics(_config: MaintainConfig) -> MaintainReport:
+def statistics(_config: MaintainConfig) -> MaintainResult:
     """Refresh the planner statistics of the large tables."""
-    return MaintainReport(n_done=maintenance.refresh_statistics(open_store()))
+    return MaintainResult(n_done=maintenance.refresh_statistics(open_store()))
 
 
-def airflow(config: RetentionConfig) -> MaintainReport:
+def airflow(config: RetentionConfig) -> MaintainResult:
     """Delete Airflow's history that is older than --keep-days, by `airflow db clean`.
 
     Tasks have no access to Airflow's database, so its URL is a setting of its own; without it, nothing is deleted.
@@ -73,7 +73,7 @@ def airflow(config: RetentionConfig) -> MaintainReport:
     """
     url = load_settings().airflow_database_url
     if url is None:
-        return MaintainReport(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set, so nothing was deleted.")
+        return MaintainResult(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set, so nothing was deleted.")
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
     command = [str(Path(sys.executable).parent / "airflow"), "db", "clean", "--yes", "--skip-archive"]
     # Without the second variable Airflow derives an asynchronous URL, whose driver it does not install.
@@ -90,10 +90,10 @@ def airflow(config: RetentionConfig) -> MaintainReport:
         raise AlchemistError(
             f"`airflow db clean` failed with exit code {done.returncode}. The end of its output:\n{done.stderr[-2000:]}"
         )
-    return MaintainReport(n_done=1)
+    return MaintainResult(n_done=1)
 
 
-def logs(_config: MaintainConfig) -> MaintainReport:
+def logs(_config: MaintainConfig) -> MaintainResult:
     """Rotate the logs of the local stack and remove old logs of Airflow's tasks, by the limits in the settings."""
     settings = load_settings()
     home = settings.home.resolve()
@@ -103,7 +103,7 @@ def logs(_config: MaintainConfig) -> MaintainReport:
         keep_days=settings.task_log_keep_days,
         max_bytes=settings.task_log_max_mib * MIB,
     )
-    return MaintainReport(n_done=n_removed, n_left=n_left, note=f"Rotated {n_rotated} logs of processes.")
+    return MaintainResult(n_done=n_removed, n_left=n_left, note=f"Rotated {n_rotated} logs of processes.")
 
 
 COMMANDS = {

@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli import check
 from alchemist_core.cli.shard import UNREAD, remedy_of_shard
-from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.quality.drift import DriftLimits, Mover, NightDrift, judge_night
 from alchemist_core.stages.ingest import ALL_ELSE
-from alchemist_core.stages.publishing import PublishNightConfig, PublishNightReport, publish_night
+from alchemist_core.stages.publishing import PublishNightConfig, PublishNightResult, publish_night
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
@@ -40,7 +40,7 @@ class NightListConfig(Config):
     limit: int = Field(14, ge=1, le=10_000, description="Nights to list of each dataset, newest first")
 
 
-class UnreadShard(Report):
+class UnreadShard(Result):
     """A shard that its night does not include, and why."""
 
     shard_id: int
@@ -50,7 +50,7 @@ class UnreadShard(Report):
     remedy: str | None
 
 
-class ListedNight(Report):
+class ListedNight(Result):
     """A crawl date of one dataset."""
 
     dataset: str
@@ -91,7 +91,7 @@ class ListedNight(Report):
         ]
 
 
-class NightListReport(Report):
+class NightListResult(Result):
     """Nights, each with its problems."""
 
     nights: list[ListedNight]
@@ -106,7 +106,7 @@ def _has_problem(night: ListedNight) -> bool:
     return bool(night.unread or night.not_ingested or night.status not in ("selectable", "empty"))
 
 
-def list_(config: NightListConfig) -> NightListReport:
+def list_(config: NightListConfig) -> NightListResult:
     """List nights with their status, the shards that they do not include, and the next step for each."""
     engine = open_store()
     if config.dataset is not None:
@@ -114,7 +114,7 @@ def list_(config: NightListConfig) -> NightListReport:
     wanted = dict.fromkeys(map(read_night, config.nights))
     rows = [row for row in read_nights(engine, config.dataset) if not wanted or (row.dataset, row.crawl_date) in wanted]
     newest = [row for name in dict.fromkeys(row.dataset for row in rows) for row in _of(rows, name)[-config.limit :]]
-    return NightListReport(nights=_listed(engine, newest))
+    return NightListResult(nights=_listed(engine, newest))
 
 
 def _of(rows: Sequence[AnyRow], dataset: str) -> list[AnyRow]:
@@ -183,9 +183,9 @@ def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: boo
     return steps
 
 
-def _next_publish(config: PublishNightConfig, report: PublishNightReport) -> str | None:
+def _next_publish(config: PublishNightConfig, result: PublishNightResult) -> str | None:
     return (
-        f"alchemist select --dataset {config.dataset or 'NAME'} --retention 0.2 --dry-run" if report.n_nights else None
+        f"alchemist select --dataset {config.dataset or 'NAME'} --retention 0.2 --dry-run" if result.n_nights else None
     )
 
 
@@ -203,7 +203,7 @@ class ReleaseNightConfig(Config):
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
-class ReleaseNightReport(Report):
+class ReleaseNightResult(Result):
     """Nights that became selectable."""
 
     nights: list[str]
@@ -212,7 +212,7 @@ class ReleaseNightReport(Report):
     n_scored: int = 0
 
 
-def release(config: ReleaseNightConfig) -> ReleaseNightReport:
+def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     """Release a night that is held by drift or stopped by a failed check; a stopped night is then scored, checked and published.
 
     The audit log stores who released it and why. Checks that fail for the first time stop the night again.
@@ -230,7 +230,7 @@ def release(config: ReleaseNightConfig) -> ReleaseNightReport:
         )
     _release(engine, config, held, failed, actor=actor)
     n_scored = _finish_night(config) if failed else 0
-    return ReleaseNightReport(
+    return ReleaseNightResult(
         nights=[night_title(row) for row in held] or [f"{config.dataset} {config.crawl_date}"],
         was_held_for=[*(row.reason for row in held), *(f"{row.suite}.{row.expectation}" for row in failed)],
         released_by=actor,
@@ -289,7 +289,7 @@ class DriftConfig(Config):
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
-class DriftReport(Report):
+class DriftResult(Result):
     """Drift of each night, and the night that drifted most."""
 
     n_nights: int = 0
@@ -304,12 +304,12 @@ class DriftReport(Report):
         return self.note or f"{self.n_nights} nights measured, {self.n_warned} warned, {self.n_held} held"
 
 
-def check_drift(config: DriftConfig) -> DriftReport:
+def check_drift(config: DriftConfig) -> DriftResult:
     """Measure the score drift of undecided nights; a night that drifted too far is held until it is released."""
     engine = open_store()
     rater = find_rater(engine, config.rater)
     if rater is None:
-        return DriftReport(note="There is no rater in production, so no night has scores.")
+        return DriftResult(note="There is no rater in production, so no night has scores.")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     found, refused = [], []
@@ -327,7 +327,7 @@ def check_drift(config: DriftConfig) -> DriftReport:
         found.append((night, drift))
     if refused:
         raise CheckFailedError("\n".join([*refused, f"{len(found)} other nights were measured."]))
-    return _drift_report(found)
+    return _drift_result(found)
 
 
 def _check_row(night: NightRow, drift: NightDrift, limits: DriftLimits) -> dict[str, Any]:
@@ -348,7 +348,7 @@ def _check_row(night: NightRow, drift: NightDrift, limits: DriftLimits) -> dict[
     }  # fmt: skip
 
 
-def _drift_report(found: Sequence[tuple[NightRow, NightDrift]]) -> DriftReport:
+def _drift_result(found: Sequence[tuple[NightRow, NightDrift]]) -> DriftResult:
     rows = [
         {"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "revision": night.revision}
         | {name: getattr(drift, name) for name in NightDrift.__slots__ if name not in ("night_id", "movers")}
@@ -358,7 +358,7 @@ def _drift_report(found: Sequence[tuple[NightRow, NightDrift]]) -> DriftReport:
     measured = [(night, drift) for night, drift in found if drift.psi is not None]
     # A night belongs to one dataset, so the night with the largest distance names the dataset that drifted most.
     most = max(measured, key=lambda pair: pair[1].psi or 0.0, default=None)
-    return DriftReport(
+    return DriftResult(
         n_nights=len(found),
         n_warned=sum(drift.verdict == "warned" for _, drift in found),
         n_held=sum(drift.verdict == "held" for _, drift in found),
@@ -391,12 +391,12 @@ def _mover_line(mover: Mover) -> str:
     return f"  {mover.kind} {mover.name}: {mover.n:,} scores, PSI {mover.psi_without:.3f} without them{look}"
 
 
-def _next_drift(config: DriftConfig, report: DriftReport) -> str | None:
-    if report.n_held:
+def _next_drift(config: DriftConfig, result: DriftResult) -> str | None:
+    if result.n_held:
         return (
             "inspect the groups named above, then alchemist night release --dataset NAME --crawl-date DATE --reason WHY"
         )
-    return f"alchemist night publish{_which(config)}" if report.n_nights else None
+    return f"alchemist night publish{_which(config)}" if result.n_nights else None
 
 
 def _which(config: DriftConfig) -> str:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.local.airflow_client import log_end
 from alchemist_core.local.airflow_environment import task_log_path
 from alchemist_core.notifications import Event, Kind, runbook_page, task_page
@@ -42,14 +42,14 @@ class AnswerConfig(TaskConfig):
     reason: str | None = Field(None, max_length=20_000, description="The question")
 
 
-class NoteReport(Report):
+class NoteResult(Result):
     """The subject, and whether people were notified."""
 
     subject: str
     is_notified: bool
 
 
-def failure(config: NoteConfig) -> NoteReport:
+def failure(config: NoteConfig) -> NoteResult:
     """Record that a task failed after its last retry; the dashboard shows the reason, the alert TaskFailed counts it."""
     reason = "\n".join(part for part in (config.reason, _log_end(config)) if part)
     return _note(
@@ -57,12 +57,12 @@ def failure(config: NoteConfig) -> NoteReport:
     )
 
 
-def approval(config: NoteConfig) -> NoteReport:
+def approval(config: NoteConfig) -> NoteResult:
     """Record that a task waits for an answer."""
     return _note("approval asked", "question", config, config.reason, to_do="Approve or reject it on that page.")
 
 
-def answer(config: AnswerConfig) -> NoteReport:
+def answer(config: AnswerConfig) -> NoteResult:
     """Record the answer to a question: who answered, when, and with which comment."""
     said = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment}
     reason = f"{config.answer} by {config.approved_by}" + (f": {config.comment}" if config.comment else "")
@@ -77,7 +77,7 @@ def _note(
     *,
     to_do: str,
     **more: Any,
-) -> NoteReport:
+) -> NoteResult:
     """Record an event once, so that a callback that is called again notifies nobody twice."""
     reason = reason[-LONGEST_REASON:]
     first, _, rest = reason.partition("\n")
@@ -97,7 +97,7 @@ def _note(
             after = {"reason": reason, "run": config.run, **more}
             record_event(connection, current_actor(), action, config.subject, after=after)
     deliver(engine)
-    return NoteReport(subject=config.subject, is_notified=is_delivered(engine, event.key))
+    return NoteResult(subject=config.subject, is_notified=is_delivered(engine, event.key))
 
 
 def _page(config: TaskConfig, kind: Kind) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report, Seeds, Words
+from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions
@@ -52,7 +52,7 @@ class PlanScoreConfig(Config):
     )
 
 
-class RaterPlan(Report):
+class RaterPlan(Result):
     """Unscored samples of one rater; seconds and cost are estimated from recent runs, none without a measurement or a price."""
 
     rater: str
@@ -77,7 +77,7 @@ class RaterPlan(Report):
         return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} samples, {took}{speed}, {cost}{note}"
 
 
-class ScoreTask(Report):
+class ScoreTask(Result):
     """One scoring process: the dataset and crawl date whose shards it claims, and its slot."""
 
     dataset: str
@@ -85,7 +85,7 @@ class ScoreTask(Report):
     slot: int
 
 
-class PlanScoreReport(Report):
+class PlanScoreResult(Result):
     """Unscored samples. `slots` is never empty, because Airflow skips all tasks after an empty mapping; `work` may be."""
 
     slots: list[int]
@@ -110,14 +110,14 @@ class PlanNightConfig(Config):
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
 
 
-class NightPlan(Report):
+class NightPlan(Result):
     """A crawl date of one dataset."""
 
     dataset: str
     crawl_date: date
 
 
-class PlanNightReport(Report):
+class PlanNightResult(Result):
     """Nights to ingest, check and score, each by itself."""
 
     datasets: list[str]
@@ -149,7 +149,7 @@ class PlanPromoteConfig(Config):
     rater: str = Field("newest", description="Rater by name, or newest", json_schema_extra=BARE_WORD)
 
 
-class PlanPromoteReport(Report):
+class PlanPromoteResult(Result):
     """The question to the approver; the first rater needs no approval."""
 
     rater: str
@@ -158,13 +158,13 @@ class PlanPromoteReport(Report):
     question: str
 
 
-class PlanEvaluateReport(Report):
+class PlanEvaluateResult(Result):
     """Published subsets without a value."""
 
     subsets: list[str]
 
 
-def plan_night(config: PlanNightConfig) -> PlanNightReport:
+def plan_night(config: PlanNightConfig) -> PlanNightResult:
     """List the datasets of a night; one with an unreachable root is listed too, so that its own task fails."""
     engine = open_store()
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
@@ -175,10 +175,10 @@ def plan_night(config: PlanNightConfig) -> PlanNightReport:
     late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
     nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
-    return PlanNightReport(datasets=named, nights=nights)
+    return PlanNightResult(datasets=named, nights=nights)
 
 
-def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
+def plan_score(config: PlanScoreConfig) -> PlanScoreResult:
     """Count the shards and samples without a score, and estimate time and cost of scoring them."""
     engine = open_store()
     raters = find_raters(engine, config.rater)
@@ -196,7 +196,7 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreReport:
         for slot in range(_count_slots(of_night[night]))
     ]
     n_shards, n_samples = _add(of_rater.values())
-    return PlanScoreReport(
+    return PlanScoreResult(
         slots=list(range(n_slots)),
         work=work,
         rater=", ".join(rater.name for rater in raters) or None,
@@ -258,7 +258,7 @@ def price_per_slot_hour(device: str, n_slots: int) -> float | None:
     return None if settings.price_per_core_hour is None else settings.price_per_core_hour * n_cores
 
 
-def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
+def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
     """Print what promoting a rater would change, and whether a person must approve it.
 
     Raises:
@@ -275,7 +275,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     is_there = production is not None and production.rater_id == rater.rater_id
     was = f"instead of {code_span(production.name)}" if production else "as the first one"
     change = "is in production already" if is_there else f"goes into production {was}"
-    return PlanPromoteReport(
+    return PlanPromoteResult(
         rater=rater.name,
         production=production.name if production else None,
         is_approval_needed=production is not None and not is_there,
@@ -283,12 +283,12 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteReport:
     )
 
 
-def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateReport:
+def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
     """List the published subsets that lack a value of any arm and seed under the current evaluation protocol."""
     engine = open_store()
     rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
-    return PlanEvaluateReport(
+    return PlanEvaluateResult(
         subsets=[
             subset.name
             for subset in list_subsets(engine, state="published")
@@ -317,7 +317,7 @@ class PlanPublishConfig(Config):
     version: int | None = Field(None, ge=1, description="Version number; none: the newest")
 
 
-class PlanPublishReport(Report):
+class PlanPublishResult(Result):
     """The question to the approver. Sizes and times are estimates, none if nothing was measured."""
 
     subset: str
@@ -345,7 +345,7 @@ class PlanPublishReport(Report):
         return self.question
 
 
-def plan_publish(config: PlanPublishConfig) -> PlanPublishReport:
+def plan_publish(config: PlanPublishConfig) -> PlanPublishResult:
     """Print what publishing a subset version would change, and how long training on it would take."""
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version, is_newest=True)
@@ -372,7 +372,7 @@ def plan_publish(config: PlanPublishConfig) -> PlanPublishReport:
         "warnings": selected.get("warnings", []),
         "report": _report_address(rater.dataset_names),
     }
-    return PlanPublishReport(**facts, question=_question(facts))
+    return PlanPublishResult(**facts, question=_question(facts))
 
 
 def _difference(subset: SubsetRow, published: SubsetRow | None) -> tuple[int | None, int | None, int | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report, current_names
+from alchemist_core.config import BARE_WORD, Command, Config, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.project import load_project
@@ -32,7 +32,7 @@ class CertifyConfig(Config):
     )
 
 
-class CertifyReport(Report):
+class CertifyResult(Result):
     """The acceptance report."""
 
     rater: str
@@ -49,16 +49,16 @@ class CertifyReport(Report):
         return "\n".join([f"{self.rater} is certified", head, *lines])
 
 
-def certify(config: CertifyConfig) -> CertifyReport:
+def certify(config: CertifyConfig) -> CertifyResult:
     """Run the acceptance checks of a rater and store its acceptance report, whether it passes or not.
 
     Raises:
         CheckFailedError: A check failed; the message names each failed check with its bound.
     """
-    return execute("certify", config, lambda stage_run: examine(config, stage_run), CertifyReport)
+    return execute("certify", config, lambda stage_run: examine(config, stage_run), CertifyResult)
 
 
-def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
+def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     """Read validation samples, run the checks on them and store the acceptance report."""
     engine = stage_run.engine
     rater = find_rater(engine, config.rater)
@@ -84,7 +84,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyReport:
             f"Rater {rater.name} is not certified:{lines}\n"
             "Train longer (--max-train-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
         )
-    return CertifyReport(rater=rater.name, twin=twin.name if twin else None, checks=checks)
+    return CertifyResult(rater=rater.name, twin=twin.name if twin else None, checks=checks)
 
 
 def _examine(
@@ -128,7 +128,7 @@ class PromoteConfig(Config):
     comment: str | None = Field(None, max_length=2000, description=COMMENT)
 
 
-class PromoteReport(Report):
+class PromoteResult(Result):
     """The rater, and the one that it replaced."""
 
     rater: str
@@ -136,7 +136,7 @@ class PromoteReport(Report):
     is_shadow: bool = False
 
 
-def promote(config: PromoteConfig) -> PromoteReport:
+def promote(config: PromoteConfig) -> PromoteResult:
     """Promote a rater to production; the current one is retired. The first rater needs no approval."""
     engine = open_store()
     rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
@@ -150,7 +150,7 @@ def promote(config: PromoteConfig) -> PromoteReport:
             say(
                 f"{rater.name} scores every night from now on. Score earlier nights too: alchemist score --rater {rater.name}."
             )
-        return PromoteReport(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
+        return PromoteResult(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
     if not rater.acceptance_report.get("is_certified") and config.without_certificate is None:
         raise CheckFailedError(
             f"Rater {rater.name} is not certified. Run alchemist rater certify {rater.name}, or give a reason: "
@@ -160,14 +160,14 @@ def promote(config: PromoteConfig) -> PromoteReport:
         say("There was no rater in production: the first one needs no approval.")
     said = approval(config.approved_by, config.comment)
     promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate, said=said)
-    return PromoteReport(rater=rater.name, was=before.name if before else None)
+    return PromoteResult(rater=rater.name, was=before.name if before else None)
 
 
-def _next_promote(_config: PromoteConfig, report: PromoteReport) -> str:
-    return f"alchemist score --rater {report.rater}" if report.is_shadow else "alchemist score"
+def _next_promote(_config: PromoteConfig, result: PromoteResult) -> str:
+    return f"alchemist score --rater {result.rater}" if result.is_shadow else "alchemist score"
 
 
 COMMANDS = {
-    "certify": Command(CertifyConfig, certify, lambda _, report: f"alchemist rater promote {report.rater}"),
+    "certify": Command(CertifyConfig, certify, lambda _, result: f"alchemist rater promote {result.rater}"),
     "promote": Command(PromoteConfig, promote, _next_promote),
 }

@@ -8,7 +8,7 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
-from alchemist_core.config import BARE_WORD, Command, Config, Report, lay_out
+from alchemist_core.config import BARE_WORD, Command, Config, Result, lay_out
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
 from alchemist_core.selection.config import policy_of
@@ -84,7 +84,7 @@ class ExplainConfig(Config):
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
 
 
-class ExplainReport(Report):
+class ExplainResult(Result):
     """Whether the sample is in the version, and why; rank and key are none if it was not eligible."""
 
     pair: str
@@ -104,7 +104,7 @@ class ExplainReport(Report):
         return f"Sample {self.pair[:16]} (id {self.sample_id}), {self.caption[:80]!r}\n{verdict} {self.subset}: {self.because}."
 
 
-def explain(config: ExplainConfig) -> ExplainReport:
+def explain(config: ExplainConfig) -> ExplainResult:
     """Explain why a sample is in a subset version or not: its rank, its key and the threshold, or what excludes it."""
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version, may_be_withdrawn=True)
@@ -114,7 +114,7 @@ def explain(config: ExplainConfig) -> ExplainReport:
     fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)
     if fields["is_member"] and (reason := reason_of_takedown(engine, pair.sample_id)) is not None:
         fields["because"] = f"{fields['because']}; its image was taken down since ({reason}), so readers skip it"
-    return ExplainReport(
+    return ExplainResult(
         pair=bytes(pair.pair_hash).hex(), sample_id=pair.sample_id, caption=pair.caption, subset=subset.title, **fields
     )
 
@@ -166,7 +166,7 @@ class TakedownConfig(Config):
     )
 
 
-class TakedownReport(Report):
+class TakedownResult(Result):
     """What the takedown affects, and what remains for a person to decide."""
 
     image_hashes: list[str]
@@ -196,7 +196,7 @@ class TakedownReport(Report):
         })  # fmt: skip
 
 
-def takedown(config: TakedownConfig) -> TakedownReport:
+def takedown(config: TakedownConfig) -> TakedownResult:
     """Take an image down: no sample with it is selected again, and published subsets get a new version without it."""
     engine = open_store()
     images = _images(config)
@@ -211,7 +211,7 @@ def takedown(config: TakedownConfig) -> TakedownReport:
             f"Near-duplicate ({other['distance']} bits): {other['n_pairs']} samples, {other['caption']!r}. "
             f"To take it down: {other['command']}"
         )
-    return TakedownReport(
+    return TakedownResult(
         image_hashes=[image.hex() for image in images], is_new=n_new > 0, n_pairs=n_pairs, n_forgotten=n_forgotten,
         published_subsets=published,
         successors=successors, models=sorted({model for row in reached for model in row.models}),
@@ -253,9 +253,9 @@ def _succeed(published: list[str]) -> tuple[list[str], list[str]]:
     made, left = [], []
     for name in published:
         try:
-            report = select(_select_config(name))
-            publish(PublishSubsetConfig(name=name, version=report.version))
-            made.append(f"{name} v{report.version}")
+            result = select(_select_config(name))
+            publish(PublishSubsetConfig(name=name, version=result.version))
+            made.append(f"{name} v{result.version}")
         except AlchemistError as error:
             left.append(f"{_commands(name)}  # failed: {error}")
     return made, left
@@ -291,7 +291,7 @@ class RetryQuarantineConfig(Config):
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
-class RetryQuarantineReport(Report):
+class RetryQuarantineResult(Result):
     """Outcome of the retry."""
 
     rater: str | None
@@ -302,24 +302,24 @@ class RetryQuarantineReport(Report):
     note: str | None = None
 
 
-def retry_quarantine(config: RetryQuarantineConfig) -> RetryQuarantineReport:
+def retry_quarantine(config: RetryQuarantineConfig) -> RetryQuarantineResult:
     """Score quarantined samples again, by reason; each shard is updated in one transaction."""
     return execute(
-        "retry_quarantine", config, lambda stage_run: retry_locations(config, stage_run), RetryQuarantineReport
+        "retry_quarantine", config, lambda stage_run: retry_locations(config, stage_run), RetryQuarantineResult
     )
 
 
-def retry_locations(config: RetryQuarantineConfig, stage_run: StageRun) -> RetryQuarantineReport:
+def retry_locations(config: RetryQuarantineConfig, stage_run: StageRun) -> RetryQuarantineResult:
     """Retry the quarantined locations of every shard, by the pipeline that scores new ones."""
     rater = find_rater(stage_run.engine, config.rater)
     if rater is None:
         say("There is no rater in production, so nothing was quarantined by one.")
-        return RetryQuarantineReport(
+        return RetryQuarantineResult(
             rater=None, note="There is no rater in production, so nothing was quarantined by one."
         )
     retrying = Retrying(config, rater, stage_run)
     if retrying.n_total == 0:
-        return RetryQuarantineReport(rater=rater.name, note=retrying.refusal())
+        return RetryQuarantineResult(rater=rater.name, note=retrying.refusal())
     with retrying.open_pipeline() as pipeline:
         pipeline.run(retrying.claim)
     return retrying.outcome()
@@ -360,7 +360,7 @@ class Retrying(Scoring):
         self.counts["n_scored"] += len(retry.ordinals) - n_bad
         self.stage_run.report(self.counts["n_samples"], self.n_total)
 
-    def outcome(self) -> RetryQuarantineReport:
+    def outcome(self) -> RetryQuarantineResult:
         """Return the counts.
 
         Raises:
@@ -372,7 +372,7 @@ class Retrying(Scoring):
                 "Show which are missing or have changed: alchemist shard list."
             )
         held = f"{self._n_held} shards are held by another run. Retry later." if self._n_held else None
-        return RetryQuarantineReport(
+        return RetryQuarantineResult(
             rater=self.rater.name, n_shards=self.counts["n_shards"], n_tried=self.counts["n_samples"],
             n_scored=self.counts["n_scored"], n_still_quarantined=self.counts["n_quarantined"], note=held,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
@@ -19,23 +19,23 @@ class AestheticConfig(Config):
     dataset: str = Field(..., description="Dataset; only images without an aesthetic score are scored")
 
 
-class AestheticReport(Report):
+class AestheticResult(Result):
     """Images scored, and images that cannot be decoded, which `score` quarantines."""
 
     n_judged: int
     n_unreadable: int
 
 
-def run(config: AestheticConfig) -> AestheticReport:
+def run(config: AestheticConfig) -> AestheticResult:
     """Score the images that have no aesthetic score; an interrupted run resumes.
 
     Raises:
         ConfigError: No encoder or no head is configured.
     """
-    return execute("aesthetic", config, lambda stage_run: judge_pictures(config, stage_run), AestheticReport)
+    return execute("aesthetic", config, lambda stage_run: judge_pictures(config, stage_run), AestheticResult)
 
 
-def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticReport:
+def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticResult:
     """Score images in batches and store each batch."""
     settings = load_settings()
     if settings.aesthetic_clip is None or settings.aesthetic_head is None:
@@ -57,7 +57,7 @@ def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticRep
             n_judged += store_aesthetic(engine, ids[place_M], judge.judge(image_MHWC))
         n_wanted, n_seen = n_wanted + len(rows), n_seen + len(rows)
         stage_run.report(n_seen, n_seen + n_left)
-    return AestheticReport(n_judged=n_judged, n_unreadable=n_wanted - n_judged)
+    return AestheticResult(n_judged=n_judged, n_unreadable=n_wanted - n_judged)
 
 
 COMMANDS = {"": Command(AestheticConfig, run)}

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
@@ -41,7 +41,7 @@ class ListConfig(Config):
     limit: int = Field(100, ge=1, le=100_000, description="Largest number of shards to list")
 
 
-class ListedShard(Report):
+class ListedShard(Result):
     """One shard, and the reason if it is not read."""
 
     shard_id: int
@@ -54,7 +54,7 @@ class ListedShard(Report):
     remedy: str | None
 
 
-class ListReport(Report):
+class ListResult(Result):
     """Shards, and the number of shards in each state."""
 
     counts: dict[str, int]
@@ -79,7 +79,7 @@ class ShowConfig(Config):
     shard: str = Field(..., min_length=1, description=SUBJECT, json_schema_extra=BARE_WORD)
 
 
-class ShowReport(ListedShard):
+class ShowResult(ListedShard):
     """One shard with its counts."""
 
     address: str
@@ -101,7 +101,7 @@ class ChangeConfig(ShowConfig):
     )
 
 
-class RetireReport(Report):
+class RetireResult(Result):
     """The shard after the change."""
 
     shard_id: int
@@ -111,7 +111,7 @@ class RetireReport(Report):
     note: str | None = None
 
 
-class RereadReport(RetireReport):
+class RereadResult(RetireResult):
     """The shard as it was read."""
 
     n_locations: int = 0
@@ -119,20 +119,20 @@ class RereadReport(RetireReport):
     n_quarantined: int = 0
 
 
-def list_(config: ListConfig) -> ListReport:
+def list_(config: ListConfig) -> ListResult:
     """List the shards that cannot be read, with the reason, or the shards in one state."""
     engine = open_store()
     if config.dataset is not None:
         registry.find_dataset(engine, config.dataset)
     states = UNREAD if config.state is None else (config.state,)
     rows = registry.find_shards(engine, dataset=config.dataset, states=states)[: config.limit]
-    return ListReport(
+    return ListResult(
         counts=registry.count_shards(engine, dataset=config.dataset),
         shards=[ListedShard(**_listed(row)) for row in rows],
     )
 
 
-def show(config: ShowConfig) -> ShowReport:
+def show(config: ShowConfig) -> ShowResult:
     """Show one shard: its address, its state, and the samples found in it."""
     row = _find(open_store(), config.shard)
     counts = {
@@ -141,12 +141,12 @@ def show(config: ShowConfig) -> ShowReport:
     bad = registry.quarantined_in(open_store(), row.shard_id, limit=MOST_QUARANTINED)
     records = [on_one_line(f"{one.key}: {one.reason}, {one.detail}") for one in bad]
     records += [f"and {row.n_quarantined - len(bad):,} more"] if row.n_quarantined > len(bad) else []
-    return ShowReport(
+    return ShowResult(
         **_listed(row), **counts, address=_address(row), sha256=row.sha256.hex(), quarantined_records=records
     )
 
 
-def retire(config: ChangeConfig) -> RetireReport:
+def retire(config: ChangeConfig) -> RetireResult:
     """Retire a shard: its samples can be selected only if other shards contain them; its scores are kept."""
     engine = open_store()
     row = _find(engine, config.shard)
@@ -158,15 +158,15 @@ def retire(config: ChangeConfig) -> RetireReport:
                 before={"shard_id": row.shard_id, "state": row.state}, after={"state": "retired", "reason": config.reason},
             )  # fmt: skip
     note = None if is_new else f"It had been retired before ({row.reason})."
-    return RetireReport(shard_id=row.shard_id, dataset=row.dataset, uri=row.uri, state="retired", note=note)
+    return RetireResult(shard_id=row.shard_id, dataset=row.dataset, uri=row.uri, state="retired", note=note)
 
 
-def reread(config: ChangeConfig) -> RereadReport:
+def reread(config: ChangeConfig) -> RereadResult:
     """Read a changed or repaired shard again; new bytes become its next revision."""
-    return execute("shard_reread", config, lambda stage_run: _reread(config, stage_run), RereadReport)
+    return execute("shard_reread", config, lambda stage_run: _reread(config, stage_run), RereadResult)
 
 
-def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
+def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadResult:
     engine = stage_run.engine
     row = _find(engine, config.shard)
     with engine.connect() as connection:
@@ -175,7 +175,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
     subject = {"dataset": row.dataset, "uri": row.uri, "state": "verified"}
     if content.sha256 == bytes(row.sha256) and row.state in registry.READABLE:
         registry.confirm_shard(engine, row.shard_id, began_at)
-        return RereadReport(**subject, shard_id=row.shard_id, note="Its bytes are those that were registered.")
+        return RereadResult(**subject, shard_id=row.shard_id, note="Its bytes are those that were registered.")
     dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
     new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
     imported = IngestConfig.model_fields["imported_scores"].default
@@ -188,7 +188,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadReport:
             connection, current_actor(), "reread", _title(row),
             before={"shard_id": row.shard_id, "state": row.state}, after={"shard_id": now.shard_id, "reason": config.reason},
         )  # fmt: skip
-    return RereadReport(
+    return RereadResult(
         **subject,
         shard_id=now.shard_id,
         n_locations=now.n_samples,
@@ -244,21 +244,21 @@ def _title(row: AnyRow) -> str:
     return f"shard {row.dataset}/{row.uri}"
 
 
-def _next_show(_config: ShowConfig, report: ShowReport) -> str | None:
-    if report.state == "verified" and report.n_quarantined:
+def _next_show(_config: ShowConfig, result: ShowResult) -> str | None:
+    if result.state == "verified" and result.n_quarantined:
         return (
             f"quarantined samples are not used, all others are; to use them, repair the tar, then run "
-            f"alchemist shard reread {report.shard_id} --reason WHY"
+            f"alchemist shard reread {result.shard_id} --reason WHY"
         )
     return None
 
 
-def _next_retire(_config: ChangeConfig, report: RetireReport) -> str:
-    return f"alchemist select --dataset {report.dataset} selects a version without it; alchemist subset list shows the published ones"
+def _next_retire(_config: ChangeConfig, result: RetireResult) -> str:
+    return f"alchemist select --dataset {result.dataset} selects a version without it; alchemist subset list shows the published ones"
 
 
-def _next_reread(_config: ChangeConfig, report: RereadReport) -> str | None:
-    return f"alchemist score --dataset {report.dataset}" if report.n_locations else None
+def _next_reread(_config: ChangeConfig, result: RereadResult) -> str | None:
+    return f"alchemist score --dataset {result.dataset}" if result.n_locations else None
 
 
 COMMANDS = {

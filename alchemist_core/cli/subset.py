@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Connection, Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Report
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
@@ -52,7 +52,7 @@ class SubsetListConfig(Config):
     """No options."""
 
 
-class SubsetListReport(Report):
+class SubsetListResult(Result):
     """All subset versions."""
 
     subsets: list[dict[str, Any]]
@@ -76,7 +76,7 @@ class SubsetShowConfig(Config):
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
 
 
-class SubsetShowReport(Report):
+class SubsetShowResult(Result):
     """One subset version."""
 
     subset: str
@@ -97,7 +97,7 @@ class SubsetShowReport(Report):
         """Return the fields, the ranks as bars, and the next command."""
         fields = self.model_copy(update={"curves": None, "next": None})
         bars = draw_bars(self.curves) if self.curves else []
-        return "\n".join([Report.summary(fields), *bars, f"next: {self.next}"])
+        return "\n".join([Result.summary(fields), *bars, f"next: {self.next}"])
 
 
 def draw_bars(curves: dict[str, Any]) -> list[str]:
@@ -121,10 +121,10 @@ def draw_bars(curves: dict[str, Any]) -> list[str]:
     return lines
 
 
-def list_(_config: SubsetListConfig) -> SubsetListReport:
+def list_(_config: SubsetListConfig) -> SubsetListResult:
     """List all subset versions, oldest first."""
     fields = ("name", "version", "state", "n_samples", "strategy", "retention")
-    return SubsetListReport(
+    return SubsetListResult(
         subsets=[
             {**{name: getattr(row, name) for name in fields}, "withdrawal": _withdrawal(row)}
             for row in list_subsets(open_store())
@@ -136,12 +136,12 @@ def _withdrawal(row: SubsetRow) -> str | None:
     return describe_withdrawal(row) if row.state == "withdrawn" else None
 
 
-def show(config: SubsetShowConfig) -> SubsetShowReport:
+def show(config: SubsetShowConfig) -> SubsetShowResult:
     """Show one subset version: its strategy, ranks, rater and files."""
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version, may_be_withdrawn=True)
     rater = rater_of_subset(engine, subset)
-    return SubsetShowReport(
+    return SubsetShowResult(
         subset=subset.title,
         state=subset.state,
         withdrawal=_withdrawal(subset),
@@ -172,7 +172,7 @@ class DiffSubsetConfig(Config):
     to: int | None = Field(None, ge=1, description="Later version; none: the newest")
 
 
-class DiffSubsetReport(Report):
+class DiffSubsetResult(Result):
     """Members that left and joined, by reason; the parts add up to the sizes of the versions."""
 
     before: str
@@ -193,13 +193,13 @@ class DiffSubsetReport(Report):
         ])  # fmt: skip
 
 
-def diff(config: DiffSubsetConfig) -> DiffSubsetReport:
+def diff(config: DiffSubsetConfig) -> DiffSubsetResult:
     """Count the members that left and joined between two versions, by reason."""
     engine = open_store()
     after = find_subset(engine, config.name, version=config.to)
     before = _before(engine, after, config.from_)
     changes = find_changes(engine, before, after)
-    return DiffSubsetReport(
+    return DiffSubsetResult(
         before=before.title, after=after.title, n_before=changes.n_before, n_after=changes.n_after, n_both=changes.n_both,
         leavers=changes.leavers, joiners=changes.joiners,
     )  # fmt: skip
@@ -247,7 +247,7 @@ class WithdrawSubsetConfig(Config):
     )
 
 
-class PublishSubsetReport(Report):
+class PublishSubsetResult(Result):
     """The version that is published now."""
 
     subset: str
@@ -256,7 +256,7 @@ class PublishSubsetReport(Report):
     is_new: bool
 
 
-class WithdrawSubsetReport(Report):
+class WithdrawSubsetResult(Result):
     """The withdrawn version, and the version that is published now, if any."""
 
     subset: str
@@ -266,7 +266,7 @@ class WithdrawSubsetReport(Report):
     published: str | None
 
 
-def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
+def publish(config: PublishSubsetConfig) -> PublishSubsetResult:
     """Publish a subset version; it replaces the version that is published now.
 
     Raises:
@@ -284,7 +284,7 @@ def publish(config: PublishSubsetConfig) -> PublishSubsetReport:
     return _publish(engine, subset, action="reinstate", said=said)
 
 
-def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
+def rollback(config: RollbackSubsetConfig) -> PublishSubsetResult:
     """Publish the previously published version again; withdrawn versions are skipped.
 
     Raises:
@@ -314,7 +314,7 @@ def rollback(config: RollbackSubsetConfig) -> PublishSubsetReport:
     return _publish(engine, target, action="rollback")
 
 
-def withdraw(config: WithdrawSubsetConfig) -> WithdrawSubsetReport:
+def withdraw(config: WithdrawSubsetConfig) -> WithdrawSubsetResult:
     """Withdraw a subset version: it cannot be read or evaluated, and its predecessor is published again.
 
     `subset list`, `subset show`, the report and the audit log keep who withdrew it, when and why.
@@ -329,7 +329,7 @@ def withdraw(config: WithdrawSubsetConfig) -> WithdrawSubsetReport:
         subset = find_subset(engine, subset.name, version=subset.version)
     say(describe_withdrawal(subset))
     published = published_version(engine, subset.name)
-    return WithdrawSubsetReport(
+    return WithdrawSubsetResult(
         subset=subset.name, version=subset.version, reason=subset.withdrawn_reason or "", is_new=is_new,
         published=published.title if published else None,
     )  # fmt: skip
@@ -376,10 +376,10 @@ def _withdrawn(subset: SubsetRow) -> str:
 
 def _publish(
     engine: Engine, subset: SubsetRow, *, action: str, said: dict[str, str] | None = None
-) -> PublishSubsetReport:
+) -> PublishSubsetResult:
     manifest = load_manifest(engine, subset)
     is_new = publish_subset(engine, subset, manifest, actor=current_actor(), action=action, said=said)
-    return PublishSubsetReport(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)
+    return PublishSubsetResult(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)
 
 
 class GcSubsetConfig(Config):
@@ -395,7 +395,7 @@ class GcSubsetConfig(Config):
     dry_run: bool = Field(True, description="Only list what would be removed; --no-dry-run removes it")
 
 
-class GcSubsetReport(Report):
+class GcSubsetResult(Result):
     """What was removed, or would be."""
 
     is_dry_run: bool
@@ -431,7 +431,7 @@ class Holding:
         return f"{self.row.name} v{self.row.version} ({self.row.state}): {listed}, {_megabytes(self.n_bytes)}"
 
 
-def gc(config: GcSubsetConfig) -> GcSubsetReport:
+def gc(config: GcSubsetConfig) -> GcSubsetResult:
     """List subset versions that are not used any more; --no-dry-run removes their manifests and materialized datasets."""
     engine = open_store()
     removed, n_bytes = [], 0
@@ -454,7 +454,7 @@ def gc(config: GcSubsetConfig) -> GcSubsetReport:
         n_bytes += path.stat().st_size
         if not config.dry_run:
             path.unlink()
-    return GcSubsetReport(is_dry_run=config.dry_run, n_bytes=n_bytes, removed=removed, left=left)
+    return GcSubsetResult(is_dry_run=config.dry_run, n_bytes=n_bytes, removed=removed, left=left)
 
 
 def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], list[str]]:
@@ -540,7 +540,7 @@ class CompareConfig(Config):
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
 
 
-class CompareReport(Report):
+class CompareResult(Result):
     """A row for each metric and arm."""
 
     subset: str
@@ -562,7 +562,7 @@ class CompareReport(Report):
         return "\n".join([self.subset, *lines, "A positive gain is better, for losses and for scores."])
 
 
-def compare(config: CompareConfig) -> CompareReport:
+def compare(config: CompareConfig) -> CompareResult:
     """Print the values of the trained models, and their gains over a random subset and over all data.
 
     Raises:
@@ -575,7 +575,7 @@ def compare(config: CompareConfig) -> CompareReport:
         raise ConfigError(
             f"No model of {subset.title} was evaluated. Run alchemist train-downstream --subset {subset.name}, then alchemist evaluate."
         )
-    return CompareReport(subset=subset.title, rows=rows)
+    return CompareResult(subset=subset.title, rows=rows)
 
 
 def _gain(row: dict[str, Any], name: str) -> str:
@@ -585,14 +585,14 @@ def _gain(row: dict[str, Any], name: str) -> str:
     return f"{gain:+.4f}" if low is None else f"{gain:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def _next_compare(config: CompareConfig, report: CompareReport) -> str | None:
-    if any(row["n_seeds"] > 1 for row in report.rows):
+def _next_compare(config: CompareConfig, result: CompareResult) -> str | None:
+    if any(row["n_seeds"] > 1 for row in result.rows):
         return None
     return f"alchemist train-downstream --subset {config.subset} --seeds 0,1,2; one seed gives no interval"
 
 
-def _next_publish(_config: PublishSubsetConfig, report: PublishSubsetReport) -> str:
-    return NEXT["published"].format(name=report.subset, version=report.version)
+def _next_publish(_config: PublishSubsetConfig, result: PublishSubsetResult) -> str:
+    return NEXT["published"].format(name=result.subset, version=result.version)
 
 
 COMMANDS = {

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Formerly, Report, Seeds
+from alchemist_core.config import Command, Config, Formerly, Result, Seeds
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
@@ -35,7 +35,7 @@ class RunConfig(TrialsConfig):
     dry_run: bool = Field(False, description="Only print the cost")
 
 
-class RunReport(Report):
+class RunResult(Result):
     """The rank window of each retention, and its gain."""
 
     cost: dict[str, Any]
@@ -51,7 +51,7 @@ class ListConfig(Config):
     """No options."""
 
 
-class ListReport(Report):
+class ListResult(Result):
     """All stored rank windows."""
 
     regions: list[dict[str, Any]]
@@ -64,7 +64,7 @@ class ListReport(Report):
         )
 
 
-def run(config: RunConfig) -> RunReport:
+def run(config: RunConfig) -> RunResult:
     """Fit rank windows: train on rank bands and on random subsets, fit, compare. Finished models are reused after a kill."""
     plan = TuningPlan(
         _kind(config), config.n_bands, config.seeds, config.model_of(num_train_epochs=config.num_train_epochs)
@@ -73,16 +73,16 @@ def run(config: RunConfig) -> RunReport:
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))
     if config.dry_run:
-        return RunReport(cost=stated)
+        return RunResult(cost=stated)
     if config.dataset is None:
         create_store()
     found = Tuning(config, plan).run(config.retentions)
-    return RunReport(
+    return RunResult(
         cost=stated, regions=[tuned.as_json() for tuned in found], said=[tuned.fitted.describe() for tuned in found]
     )
 
 
-def list_(_config: ListConfig) -> ListReport:
+def list_(_config: ListConfig) -> ListResult:
     """List the fitted rank windows, newest first."""
     rows = [
         {
@@ -92,7 +92,7 @@ def list_(_config: ListConfig) -> ListReport:
         }
         for name, row in list_regions(open_store())
     ]  # fmt: skip
-    return ListReport(regions=rows)
+    return ListResult(regions=rows)
 
 
 def _kind(config: RunConfig) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.experiments.arms import Arm
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.stages.devices import hold_device
@@ -22,7 +22,7 @@ class StepTimingConfig(Config):
     rater: RaterTrainingConfig
 
 
-class StepTimingReport(Report):
+class StepTimingResult(Result):
     """Seconds per step on this machine."""
 
     model_s: float
@@ -77,7 +77,7 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
         rater: Kind of rater whose step is timed.
     """
     timing = StepTimingConfig(model=model, rater=config.training_of(rater, 0))
-    timed = execute("time_steps", timing, lambda stage_run: time_steps(timing, stage_run), StepTimingReport)
+    timed = execute("time_steps", timing, lambda stage_run: time_steps(timing, stage_run), StepTimingResult)
     model_s, rater_s = timed.model_s, timed.rater_s
     return {
         "n_models": work.n_models, "n_raters": work.n_raters, "n_model_steps": work.n_model_steps, "n_rater_steps": work.n_rater_steps,
@@ -86,13 +86,13 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
     }  # fmt: skip
 
 
-def time_steps(config: StepTimingConfig, stage_run: StageRun) -> StepTimingReport:
+def time_steps(config: StepTimingConfig, stage_run: StageRun) -> StepTimingResult:
     """Time a few real steps, in a run of its own because it uses a device."""
     hold_device(stage_run)
     from alchemist_core.training.step_timing import seconds_a_step  # noqa: PLC0415  torch only when something is timed
 
     model_s, rater_s = seconds_a_step(config.model, config.rater)
-    return StepTimingReport(model_s=model_s, rater_s=rater_s)
+    return StepTimingResult(model_s=model_s, rater_s=rater_s)
 
 
 def describe_cost(cost: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ Letters: N training samples · M of them that are followed · B samples of a bat
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Formerly, Report, Seeds, fingerprint
+from alchemist_core.config import Formerly, Result, Seeds, fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.results import show
@@ -34,13 +34,12 @@ from alchemist_core.statistics import Estimate, estimate
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import OnProgress, say
 from alchemist_core.training.sample_reading import StoredSamples
 
 NAME = "dynamics"
 TITLE = "How do loss and gradient of samples of each rank change while the proxy trains? (Fig. 3)"
 Kind = Literal["alignment", "loss"]
-Progress = Callable[[int, int, str], None]
 Mark = dict[str, Any]
 """What was measured after a step: `step`, `epoch`, `loss_of_band`, `gradient_norm_of_band`, and `reference_loss` (None before θ̂ exists)."""
 
@@ -79,7 +78,7 @@ class DynamicsConfig(TrialsConfig):
         return {"experiment": NAME, **self.model_dump(mode="json", exclude={"name"})}
 
 
-class FollowedReport(Report):
+class FollowedResult(Result):
     """One training that was followed."""
 
     largest_difference: float
@@ -102,11 +101,11 @@ def _follow_seed(config: DynamicsConfig, seed: int) -> dict[str, Any]:
     n_in_band = np.bincount(chosen["band_N"], minlength=config.n_bands).tolist()
     say(f"seed {seed}: rater {rater.name}, {len(chosen['place_N']):,} samples are followed, by bands {n_in_band}")
 
-    def work(stage_run: StageRun) -> FollowedReport:
+    def work(stage_run: StageRun) -> FollowedResult:
         return _repeat_training(config, stage_run, rater, rows, chosen)
 
     alone = config.model_copy(update={"seeds": (seed,)})
-    followed = execute("follow_training", alone, work, FollowedReport)
+    followed = execute("follow_training", alone, work, FollowedResult)
     return {
         "rater": rater.name, "n_in_band": n_in_band, "n_gradients": int(chosen["has_gradient_N"].sum()),
         **followed.model_dump(),
@@ -149,7 +148,7 @@ def choose_followed(rank_N: NDArray[np.float64], config: DynamicsConfig, seed: i
 
 def _repeat_training(
     config: DynamicsConfig, stage_run: StageRun, rater: RaterRow, rows: dict[str, Any], chosen: dict[str, Any]
-) -> FollowedReport:
+) -> FollowedResult:
     hold_device(stage_run)
     from alchemist_core.training.samples import JoinedSamples  # noqa: PLC0415  torch only when something is followed
 
@@ -160,13 +159,13 @@ def _repeat_training(
     course = follow_training(
         require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedSamples(validation, train),
         {**chosen, "n_bands": config.n_bands, "n_marks": config.n_marks},
-        out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), report=stage_run.report,
+        out=artifact_path(f"dynamics/{rater.name}-{who[:8]}"), cache=artifact_path(FEATURE_CACHE), on_progress=stage_run.report,
     )  # fmt: skip
-    return FollowedReport.model_validate(course)
+    return FollowedResult.model_validate(course)
 
 
 def follow_training(
-    rater: Path, samples: Any, followed: dict[str, Any], *, out: Path, cache: Path | None, report: Progress
+    rater: Path, samples: Any, followed: dict[str, Any], *, out: Path, cache: Path | None, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Repeat a rater's training and measure at even intervals, or read the result; a killed run resumes with its marks.
 
@@ -176,12 +175,12 @@ def follow_training(
         followed: The result of `choose_followed`, with `n_bands` and `n_marks`.
         out: Folder to write: the marks.
         cache: Folder of cached outputs of the frozen encoders.
-        report: Called with the steps done, the steps planned, and a note.
+        on_progress: Called with the steps done, the steps planned, and a note.
     """
     from alchemist_core.training.checkpoints import read_json  # noqa: PLC0415  torch
 
     if not (out / "course.json").exists():
-        _Repeated(rater, samples, followed, out=out, cache=cache).run(followed["n_marks"], report)
+        _Repeated(rater, samples, followed, out=out, cache=cache).run(followed["n_marks"], on_progress)
     return read_json(out / "course.json")
 
 
@@ -208,7 +207,7 @@ class _Repeated:
         found = checkpoints.read_json(stored)["marks"] if stored.exists() else []
         self.marks: dict[int, Mark] = {mark["step"]: mark for mark in found}
 
-    def run(self, n_marks: int, report: Progress) -> None:
+    def run(self, n_marks: int, on_progress: OnProgress) -> None:
         """Train to the end and measure after the steps of the marks."""
         config, progress = self.training.config, self.training.progress
         total = config.proxy_warmup_steps + config.max_train_steps
@@ -217,7 +216,7 @@ class _Repeated:
         def measure_and_report(done: int, total: int, note: str) -> None:
             if done in steps:
                 self.measure(done)
-            report(done, total, note)
+            on_progress(done, total, note)
 
         began = time.perf_counter()
         if progress.step in steps:

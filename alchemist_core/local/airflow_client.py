@@ -71,7 +71,7 @@ class AirflowClient:
                     raise
             time.sleep(POLL_S)
 
-    def wait(self, dag_id: str, run_id: str, *, timeout_s: float, report: Callable[[str], None]) -> None:
+    def wait(self, dag_id: str, run_id: str, *, timeout_s: float, on_progress: Callable[[str], None]) -> None:
         """Follow a run to its success, and report each task's change of state as one line.
 
         Raises:
@@ -86,7 +86,7 @@ class AirflowClient:
             for task in tasks:
                 name, now = _label(task), str(task["state"] or "waiting")
                 if seen.get(name, "waiting") != now:
-                    report(f"{dag_id}.{name}: {now}{_duration(task)}")
+                    on_progress(f"{dag_id}.{name}: {now}{_duration(task)}")
                 seen[name] = now
             if state == "success":
                 return

@@ -97,7 +97,7 @@ class Demo:
         self.say(f"{title}: started")
         began = time.monotonic()
         run_id = airflow.trigger(dag_id, conf, partition_key=partition_key)
-        airflow.wait(dag_id, run_id, timeout_s=TIMEOUT_S, report=lambda line: say(f"         {line}"))
+        airflow.wait(dag_id, run_id, timeout_s=TIMEOUT_S, on_progress=lambda line: say(f"         {line}"))
         self.say(f"{title}: done in {time.monotonic() - began:.0f} s")
 
     def say(self, text: str) -> None:

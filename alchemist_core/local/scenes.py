@@ -217,7 +217,7 @@ class ScenesConfig(BaseModel):
     shard_size: int = Field(1_000, ge=1, le=100_000, description="Scenes a shard")
 
 
-class ScenesReport(NamedTuple):
+class ScenesResult(NamedTuple):
     """How many scenes lie under the root, and whether they had to be drawn."""
 
     n_train: int
@@ -233,7 +233,7 @@ class _Sample(NamedTuple):
     kind: SceneKind
 
 
-def draw_scenes(out_root: Path, **overrides: int) -> ScenesReport:
+def draw_scenes(out_root: Path, **overrides: int) -> ScenesResult:
     """Draw the corpus under `out_root`, or find it already there.
 
     Args:
@@ -250,7 +250,7 @@ def draw_scenes(out_root: Path, **overrides: int) -> ScenesReport:
         marker.start()
         _draw_corpus(out_root, config)
         marker.finish()
-    return ScenesReport(config.n_train, config.n_validation, config.n_test, is_reused)
+    return ScenesResult(config.n_train, config.n_validation, config.n_test, is_reused)
 
 
 def _draw_corpus(out_root: Path, config: ScenesConfig) -> None:

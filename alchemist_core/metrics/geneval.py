@@ -10,7 +10,7 @@ Letters: H W pixels.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,7 @@ from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import weights_sha256
 from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, refuse_differences, texts_sha256
 from alchemist_core.store.models import ModelRow
+from alchemist_core.telemetry import OnProgress
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -34,7 +35,6 @@ _NEAR = 1e-3
 
 Box = Float32[np.ndarray, "4"]
 Picture = UInt8[np.ndarray, "H W 3"]
-Progress = Callable[[int, int, str], None]
 
 
 class Detection(NamedTuple):
@@ -190,7 +190,7 @@ def _position_fault(
     return None
 
 
-class Result(NamedTuple):
+class JudgedImage(NamedTuple):
     """One line of `results.jsonl`: the verdict on one image."""
 
     filename: str
@@ -255,7 +255,7 @@ def find_images(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
                 yield path, metadata
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
+def write_results(path: Path, results: Sequence[JudgedImage]) -> None:
     """Write verdicts as the official evaluator does: one line per image, metadata and details as JSON in a string."""
     lines = [
         json.dumps({
@@ -268,11 +268,13 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read_results(path: Path) -> list[Result]:
+def read_results(path: Path) -> list[JudgedImage]:
     """Read verdicts that this module or the official evaluator wrote."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [
-        Result(row["filename"], row["correct"], row["reason"], json.loads(row["metadata"]), json.loads(row["details"]))
+        JudgedImage(
+            row["filename"], row["correct"], row["reason"], json.loads(row["metadata"]), json.loads(row["details"])
+        )
         for row in rows
     ]
 
@@ -337,13 +339,15 @@ def load_judges(detector: Path, clip: Path, names: Path) -> Judges:
     return Judges(Mask2Former(detector, device), ColourNamer(Clip(clip, device)), found)
 
 
-def judge_images(folder: Path, judges: Judges, *, report: Progress, rules: Rules = PUBLISHED) -> list[Result]:
+def judge_images(
+    folder: Path, judges: Judges, *, on_progress: OnProgress, rules: Rules = PUBLISHED
+) -> list[JudgedImage]:
     """Judge every image under a folder.
 
     Args:
         folder: Holds `NUMBER/samples/*.png` beside `NUMBER/metadata.jsonl`.
         judges: The networks.
-        report: Called with the images done, the images planned, and a note.
+        on_progress: Called with the images done, the images planned, and a note.
         rules: Thresholds.
 
     Raises:
@@ -366,12 +370,12 @@ def judge_images(folder: Path, judges: Judges, *, report: Progress, rules: Rules
         kept = keep_detections(objects, metadata["tag"], rules)
         verdict = judge(metadata, kept, rules)
         boxes = {name: [[*map(float, one.box), one.score] for one in ones] for name, ones in kept.items()}
-        results.append(Result(str(path), verdict.is_correct, verdict.reason, metadata, boxes))
-        report(done, len(images), f"{metadata['tag']}")
+        results.append(JudgedImage(str(path), verdict.is_correct, verdict.reason, metadata, boxes))
+        on_progress(done, len(images), f"{metadata['tag']}")
     return results
 
 
-def summarize_results(results: Sequence[Result]) -> dict[str, float]:
+def summarize_results(results: Sequence[JudgedImage]) -> dict[str, float]:
     """Return each task's share of correct images, and as `overall` their mean."""
     verdicts: dict[str, list[bool]] = {}
     for one in results:
@@ -454,7 +458,7 @@ class Geneval:
     uses_device = True
 
     def __init__(
-        self, file: ProtocolFile, folder: Path, judges: Judges, weights: tuple[Path, Path], report: Progress
+        self, file: ProtocolFile, folder: Path, judges: Judges, weights: tuple[Path, Path], on_progress: OnProgress
     ) -> None:
         if file.metric != "geneval":
             raise ConfigError(
@@ -462,7 +466,7 @@ class Geneval:
             )
         self.protocol_name, self.protocol = file.name, file.check(ImageProtocol)
         self.generation = read_generation(folder)
-        self._folder, self._judges, self._weights, self._report = folder, judges, weights, report
+        self._folder, self._judges, self._weights, self._on_progress = folder, judges, weights, on_progress
 
     @property
     def title(self) -> str:
@@ -493,10 +497,10 @@ class Geneval:
         return self.protocol.as_json()
 
     @cached_property
-    def results(self) -> list[Result]:
+    def results(self) -> list[JudgedImage]:
         """The verdict on every image, by the protocol's thresholds."""
         rules = Rules(**(self.protocol.thresholds or {}))  # type: ignore[arg-type]  # counts are whole in the file
-        return judge_images(self._folder, self._judges, report=self._report, rules=rules)
+        return judge_images(self._folder, self._judges, on_progress=self._on_progress, rules=rules)
 
     def measure(self, _model: ModelRow) -> Measured:
         """Return the mean over the tasks, and each task's share."""

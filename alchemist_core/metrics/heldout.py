@@ -60,7 +60,7 @@ class HeldoutLoss:
 
         bench = self._bench
         side = bench.rater.config["training"]["resolution"]
-        return Samples(*read_images(bench.samples.rows, side, bench.report)[:2])
+        return Samples(*read_images(bench.samples.rows, side, bench.on_progress)[:2])
 
 
 class HeldoutFlowLoss:
@@ -93,7 +93,7 @@ class HeldoutFlowLoss:
         flux = read_config(path).flux
         assert flux is not None, f"{path} holds no FLUX-mini"
         return _mean_loss(
-            self.title, path, StoredSamples(self._bench.samples.rows, flux.resolution, self._bench.report)
+            self.title, path, StoredSamples(self._bench.samples.rows, flux.resolution, self._bench.on_progress)
         )
 
 

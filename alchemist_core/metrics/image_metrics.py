@@ -194,7 +194,7 @@ class ImageMetric(ABC):
                 generate_images(
                     require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self.prompts,
                     first_seed=protocol.first_seed, sampling=SAMPLERS[protocol.sampler].from_stored(protocol.sampling),
-                    out=out, report=self.bench.report,
+                    out=out, on_progress=self.bench.on_progress,
                 )  # fmt: skip
         return out
 

@@ -7,7 +7,7 @@ and their hashes exists.
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from alchemist_core.files import file_sha256, write_bytes_atomically
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.shards.tar_writer import write_tar
+from alchemist_core.telemetry import OnProgress
 
-Progress = Callable[[int, int, str], None]
 SHARD_SIZE = 256
 _LIST = "images.json"
 
@@ -50,7 +50,7 @@ def generate_images(
     first_seed: int,
     sampling: SamplingConfig | FlowSamplingConfig,
     out: Path,
-    report: Progress,
+    on_progress: OnProgress,
 ) -> None:
     """Generate one image per prompt into a set, and finish it; images of an earlier run are kept.
 
@@ -60,7 +60,7 @@ def generate_images(
         first_seed: Seed of the first image; the next ones count up.
         sampling: Options of the sampler of the model's family.
         out: Folder of the set.
-        report: Called with the images done, the images planned, and a note.
+        on_progress: Called with the images done, the images planned, and a note.
     """
     missing = missing_shards(out, len(prompts))
     n_done = len(prompts) - sum(map(len, missing))
@@ -74,7 +74,7 @@ def generate_images(
         seeds = [first_seed + place for place in places]
         write_shard(out, places, ImageSet(draw(chunk, seeds, sampling), chunk, seeds))
         n_done += len(places)
-        report(n_done, len(prompts), "images generated")
+        on_progress(n_done, len(prompts), "images generated")
     about: dict[str, Any] = {"first_seed": first_seed, "sampling": sampling.hashed_json()}
     finish_set(out, len(prompts), about | {"model": model_path.name})
 

@@ -16,7 +16,8 @@ from alchemist_core.protocols.protocol import ProtocolFile
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.samples import LocatedSample, read_categories
 from alchemist_core.store.subsets import SubsetRater
-from alchemist_core.training.sample_reading import Images, Progress, read_images
+from alchemist_core.telemetry import OnProgress
+from alchemist_core.training.sample_reading import Images, read_images
 
 _CHUNK = 512
 """Images in memory at once."""
@@ -62,8 +63,10 @@ class Metric(Protocol):
 class EvaluationSamples:
     """The samples of the evaluation dataset, read from the store when a metric first asks for them."""
 
-    def __init__(self, engine: Engine, read_rows: Callable[[], Sequence[LocatedSample]], report: Progress) -> None:
-        self._engine, self._read_rows, self._report = engine, read_rows, report
+    def __init__(
+        self, engine: Engine, read_rows: Callable[[], Sequence[LocatedSample]], on_progress: OnProgress
+    ) -> None:
+        self._engine, self._read_rows, self._on_progress = engine, read_rows, on_progress
 
     @cached_property
     def rows(self) -> Sequence[LocatedSample]:
@@ -78,7 +81,7 @@ class EvaluationSamples:
     def images(self, side: int) -> Iterator[Images]:
         """Yield the images at one size, some hundreds at a time."""
         for start in range(0, len(self.rows), _CHUNK):
-            yield read_images(self.rows[start : start + _CHUNK], side, self._report).images
+            yield read_images(self.rows[start : start + _CHUNK], side, self._on_progress).images
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Bench:
     samples: EvaluationSamples
     weights: Path | None
     """File or folder of the metric's network, if the user named one."""
-    report: Progress
+    on_progress: OnProgress
     """Called with the number done, the number planned and a note."""
     hold: Callable[[str], AbstractContextManager[None]]
     """Waits until no other run makes the named thing, such as the images of a model."""

@@ -1,1 +1,1 @@
-"""One file per stage: `run(config) -> Report`, one screen of prose each."""
+"""One file per stage: `run(config) -> Result`, one screen of prose each."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import HelperWatch, StageRun, execute
@@ -13,7 +13,7 @@ from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.runs import RunClaim
 
-R = TypeVar("R", bound=Report)
+R = TypeVar("R", bound=Result)
 
 
 def execute_together(

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Formerly, Report
+from alchemist_core.config import Command, Config, Formerly, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
@@ -45,7 +45,7 @@ class EvaluateConfig(Config):
     )
 
 
-class EvaluateReport(Report):
+class EvaluateResult(Result):
     """Mean of the metric for each arm over its seeds."""
 
     subset: str
@@ -56,12 +56,12 @@ class EvaluateReport(Report):
     means: dict[str, float]
 
 
-def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateReport:
+def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateResult:
     """Measure every trained arm of a subset that has no value under the protocol yet."""
-    return execute("evaluate", config, lambda stage_run: evaluate(config, stage_run), EvaluateReport, slot=slot)
+    return execute("evaluate", config, lambda stage_run: evaluate(config, stage_run), EvaluateResult, slot=slot)
 
 
-def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateReport:
+def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:
     """Pin the protocol, measure the models without a value, and average the values of each arm."""
     engine, file = stage_run.engine, read_protocol(config.protocol)
     make_metric = find_metric(file)
@@ -168,13 +168,13 @@ def _average_arms(
     *,
     metric: str,
     n_measured: int,
-) -> EvaluateReport:
+) -> EvaluateResult:
     _announce_if_worse(engine, subset, protocol_id, metric)
     values: dict[str, list[float]] = {}
     for row in models.read_evaluations(engine, [model.model_id for model in trained], protocol_id):
         if row.metric == metric:
             values.setdefault(row.arm, []).append(row.value)
-    return EvaluateReport(
+    return EvaluateResult(
         subset=subset.title,
         contract=protocol_id,
         metric=metric,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import escape_unstorable
@@ -63,7 +63,7 @@ FOLLOW_INTERVAL_S = 1.0
 RENEWAL_POLL_S = 0.05
 ENDED = ("succeeded", "failed")
 
-R = TypeVar("R", bound=Report)
+R = TypeVar("R", bound=Result)
 
 
 class StageRun:
@@ -203,12 +203,12 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
 def _work_and_tell(key: RunKey, run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
     lineage.tell_start(key.stage, run.run_id, key.config)
     try:
-        report = _work(run, work, ttl_s)
+        result = _work(run, work, ttl_s)
     except BaseException as error:
         lineage.tell_failure(key.stage, run.run_id, key.config, f"{type(error).__name__}: {error}")
         raise
-    lineage.tell_end(key.stage, run.run_id, key.config, report.model_dump(mode="json"))
-    return report
+    lineage.tell_end(key.stage, run.run_id, key.config, result.model_dump(mode="json"))
+    return result
 
 
 def _free_device_memory() -> None:
@@ -223,7 +223,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
     heartbeat.start()
     began = time.monotonic()
     try:
-        report = _explained(run, work)
+        result = _explained(run, work)
     except BaseException as error:
         heartbeat.stop()
         code = error.exit_code if isinstance(error, AlchemistError) else 1
@@ -237,11 +237,11 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         raise
     heartbeat.stop()
     _free_device_memory()
-    fields = {"result": report.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
+    fields = {"result": result.model_dump(mode="json"), "exit_code": 0, "progress": run.progress}
     finish_run(
         run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began - run.waited_seconds)
     )
-    return report
+    return result
 
 
 def _explained(run: StageRun, work: Callable[[StageRun], R]) -> R:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
@@ -79,7 +79,7 @@ class IngestConfig(Config):
     )
 
 
-class IngestReport(Report):
+class IngestResult(Result):
     """What was found."""
 
     n_shards: int
@@ -96,15 +96,15 @@ class IngestReport(Report):
     repaired: dict[str, int] = Field({})
 
 
-def run(config: IngestConfig, *, slot: int = 0) -> IngestReport:
+def run(config: IngestConfig, *, slot: int = 0) -> IngestResult:
     """Ingest the new shards of one dataset, or of every registered training dataset."""
     # Without a root nothing new can be registered: such an ingest needs a store that exists.
     if config.root is not None:
         create_store()
-    return execute("ingest", config, lambda stage_run: ingest(config, stage_run), IngestReport, slot=slot)
+    return execute("ingest", config, lambda stage_run: ingest(config, stage_run), IngestResult, slot=slot)
 
 
-def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
+def ingest(config: IngestConfig, stage_run: StageRun) -> IngestResult:
     """Register what is new, shard by shard; each shard is one transaction."""
     tally = Tally()
     # By the clock that all machines share, and before anything is listed: what changes from now on is looked at again.
@@ -118,7 +118,7 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestReport:
                 dataset.name, [], f"{error} Nothing of it was ingested; when that is mended, run this ingest again."
             )
     tally.refuse_incomplete()
-    return tally.report()
+    return tally.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +157,10 @@ class Tally:
             lines = [f"{dataset}: {_enumerate(names)}{why}" for (dataset, why), names in self._left.items()]
             raise DataError("\n".join([*lines, ALL_ELSE]))
 
-    def report(self) -> IngestReport:
-        """Return the counts as the stage's report."""
+    def result(self) -> IngestResult:
+        """Return the counts as the stage's result."""
         counts = {name: value for name, value in vars(self).items() if name.startswith("n_")}
-        return IngestReport(
+        return IngestResult(
             **counts,
             n_quarantined=sum(self.quarantined.values()),
             quarantined=self.quarantined,
@@ -468,11 +468,11 @@ def _count_readers(files: Sequence[ShardFile]) -> int:
     return min(n_own_cores(), len(files), sum(file.size_bytes for file in files) // BYTES_A_READER)
 
 
-def _next(config: IngestConfig, report: IngestReport) -> str | None:
+def _next(config: IngestConfig, result: IngestResult) -> str | None:
     name = config.dataset or "NAME"
-    if report.n_quarantined:
+    if result.n_quarantined:
         return "select shard_id, key, reason, detail from alchemist.quarantined_samples (alchemist db psql) shows what was set aside"
-    if not report.n_shards:
+    if not result.n_shards:
         return None
     if config.role == "validation":
         return f"alchemist train-rater --dataset NAME --validation {name}"

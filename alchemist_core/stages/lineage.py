@@ -39,9 +39,9 @@ def tell_start(stage: str, run_id: int, config: Values) -> None:
     _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "START")
 
 
-def tell_end(stage: str, run_id: int, config: Values, report: Values) -> None:
+def tell_end(stage: str, run_id: int, config: Values, result: Values) -> None:
     """Tell the catalogue what a run read and made."""
-    _send(run_id, lambda: steps(stage, {**config, **report}), "COMPLETE")
+    _send(run_id, lambda: steps(stage, {**config, **result}), "COMPLETE")
 
 
 def tell_failure(stage: str, run_id: int, config: Values, error: str) -> None:
@@ -66,7 +66,7 @@ def known_inputs(stage: str, config: Values) -> list[str]:
 
 
 def steps(stage: str, said: Values) -> list[Step]:
-    """Return the arrows of a run that ended; `said` is its config and, over it, its report.
+    """Return the arrows of a run that ended; `said` is its config and, over it, its result.
 
     >>> [(step.job, step.outputs) for step in steps("score", {"dataset": "web", "rater": "r1"})]
     [('score', ['scores/r1'])]

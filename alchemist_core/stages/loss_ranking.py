@@ -74,7 +74,7 @@ class LossRanking:
         tokenizer_from = require_artifact(self._rater.checkpoint_uri, self._rater.checkpoint_sha256)
         train_downstream(
             config, self._read(validation), tokenizer_from=tokenizer_from, out=artifact_path(uri),
-            report=self._stage_run.report, cache=artifact_path(FEATURE_CACHE),
+            on_progress=self._stage_run.report, cache=artifact_path(FEATURE_CACHE),
         )  # fmt: skip
         return artifact_path(uri)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import is_s3, join_uri
 from alchemist_core.stages.execution import StageRun, execute
@@ -62,7 +62,7 @@ class MaterializeConfig(Config):
     _names_one_version = model_validator(mode="after")(refuse_two_versions)
 
 
-class MaterializeReport(Report):
+class MaterializeResult(Result):
     """What was copied."""
 
     subset: str
@@ -73,14 +73,14 @@ class MaterializeReport(Report):
     verified: str
 
 
-def run(config: MaterializeConfig, *, slot: int = 0) -> MaterializeReport:
+def run(config: MaterializeConfig, *, slot: int = 0) -> MaterializeResult:
     """Materialize a subset version by copying byte ranges from the source shards."""
     return execute(
-        "materialize", config, lambda stage_run: materialize(config, stage_run), MaterializeReport, slot=slot
+        "materialize", config, lambda stage_run: materialize(config, stage_run), MaterializeResult, slot=slot
     )
 
 
-def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeReport:
+def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeResult:
     """Find each member's bytes, copy them, verify them, note the place."""
     engine = stage_run.engine
     subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
@@ -97,7 +97,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
         raise
     _require_nobody_taken_down(stage_run, subset, uri)
     mark_materialized(engine, subset.subset_id, uri)
-    return MaterializeReport(
+    return MaterializeResult(
         subset=subset.title,
         folder=display_address(uri),
         n_shards=len(dataset.shards),
@@ -136,8 +136,8 @@ def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str)
         )
 
 
-def _next(_config: MaterializeConfig, report: MaterializeReport) -> str | None:
-    return None if is_s3(report.folder) else f"cd {report.folder} && sha256sum --check SHA256SUMS"
+def _next(_config: MaterializeConfig, result: MaterializeResult) -> str | None:
+    return None if is_s3(result.folder) else f"cd {result.folder} && sha256sum --check SHA256SUMS"
 
 
 COMMANDS = {"": Command(MaterializeConfig, run, _next)}

@@ -5,7 +5,7 @@ from datetime import date
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
@@ -25,14 +25,14 @@ class PublishNightConfig(Config):
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
-class PublishNightReport(Report):
+class PublishNightResult(Result):
     """What became selectable."""
 
     n_nights: int
     note: str | None = None
 
 
-def publish_night(config: PublishNightConfig) -> PublishNightReport:
+def publish_night(config: PublishNightConfig) -> PublishNightResult:
     """Make a scored and checked night selectable; an empty night, or one without a rater, has nothing to publish.
 
     One that nobody checks is published unchecked; what was checked must have been checked as it is now.
@@ -45,7 +45,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
     rater = find_rater(engine, config.rater)
     if rater is None:
         say("no production rater: nothing scored")
-        return PublishNightReport(n_nights=0, note="no production rater: nothing scored")
+        return PublishNightResult(n_nights=0, note="no production rater: nothing scored")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     n_published, refused = 0, []
@@ -64,7 +64,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightReport:
         told = f"{n_published} nights were published, {len(held)} are held and cannot be selected"
         names = f": {', '.join(night_title(night) for night in held)}" if held else ""
         raise CheckFailedError("\n".join([*refused, f"{told}{names}."]))
-    return PublishNightReport(n_nights=n_published, note=None if n_published else "no night was waiting")
+    return PublishNightResult(n_nights=n_published, note=None if n_published else "no night was waiting")
 
 
 def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.report.gathering import gather_content
 from alchemist_core.report.page import render_report
@@ -25,7 +25,7 @@ class ReportConfig(Config):
     )
 
 
-class ReportReport(Report):
+class ReportResult(Result):
     """Path of the page."""
 
     path: str
@@ -33,12 +33,12 @@ class ReportReport(Report):
     is_new: bool
 
 
-def run(config: ReportConfig, *, slot: int = 0) -> ReportReport:
+def run(config: ReportConfig, *, slot: int = 0) -> ReportResult:
     """Write the page; an unchanged one is not written again."""
-    return execute("report", config, lambda stage_run: report(config, stage_run), ReportReport, slot=slot)
+    return execute("report", config, lambda stage_run: report(config, stage_run), ReportResult, slot=slot)
 
 
-def report(config: ReportConfig, stage_run: StageRun) -> ReportReport:
+def report(config: ReportConfig, stage_run: StageRun) -> ReportResult:
     """Read the content, render it, and write the page."""
     if config.dataset is not None:
         find_dataset(stage_run.engine, config.dataset)
@@ -49,11 +49,11 @@ def report(config: ReportConfig, stage_run: StageRun) -> ReportReport:
     is_new = not path.exists() or _without_time(path.read_text(encoding="utf-8")) != _without_time(page)
     if is_new:
         write_bytes_atomically(path, page.encode())
-    return ReportReport(path=str(path.resolve()), n_bytes=path.stat().st_size, is_new=is_new)
+    return ReportResult(path=str(path.resolve()), n_bytes=path.stat().st_size, is_new=is_new)
 
 
 def _without_time(page: str) -> str:
     return MADE_AT.sub("", page, count=1)
 
 
-COMMANDS = {"": Command(ReportConfig, run, lambda _, report: f"open {report.path} in a browser; it needs no network")}
+COMMANDS = {"": Command(ReportConfig, run, lambda _, result: f"open {result.path} in a browser; it needs no network")}

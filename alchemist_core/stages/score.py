@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report
+from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 from alchemist_core.files import require_artifact
 from alchemist_core.settings import load_settings
@@ -54,7 +54,7 @@ class ScoreConfig(Config):
     )
 
 
-class ScoreReport(Report):
+class ScoreResult(Result):
     """What was scored."""
 
     rater: str | None
@@ -67,9 +67,9 @@ class ScoreReport(Report):
     note: str | None = None
 
 
-def run(config: ScoreConfig, *, slot: int = 0) -> ScoreReport:
+def run(config: ScoreConfig, *, slot: int = 0) -> ScoreResult:
     """Score what the rater has not scored yet; each slot claims shards until none is left."""
-    return execute("score", config, lambda stage_run: score(config, stage_run), ScoreReport, slot=own_slot(slot))
+    return execute("score", config, lambda stage_run: score(config, stage_run), ScoreResult, slot=own_slot(slot))
 
 
 def own_slot(slot: int) -> int:
@@ -77,7 +77,7 @@ def own_slot(slot: int) -> int:
     return slot * int(os.environ.get("WORLD_SIZE", "1")) + int(os.environ.get("RANK", "0"))
 
 
-def score(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
+def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     """Score with the rater that is meant, or one after the other with all of the night's, production first.
 
     Raises:
@@ -86,18 +86,18 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
     raters = find_raters(stage_run.engine, config.rater)
     if not raters:
         say("no production rater: nothing scored")
-        return ScoreReport(rater=None, note="no production rater: nothing scored")
+        return ScoreResult(rater=None, note="no production rater: nothing scored")
     left: list[str] = []
-    report = _together([_score_safely(config, rater, stage_run, left) for rater in raters])
+    result = _together([_score_safely(config, rater, stage_run, left) for rater in raters])
     if left:
-        say(f"Scored {report.n_shards:,} shards: {report.n_scored:,} locations, {report.n_quarantined:,} quarantined.")
+        say(f"Scored {result.n_shards:,} shards: {result.n_scored:,} locations, {result.n_quarantined:,} quarantined.")
         named = list(dict.fromkeys(left))
         more = [f"and {len(named) - MAX_NAMED:,} more: alchemist shard list"] if len(named) > MAX_NAMED else []
         raise DataError("\n".join([*named[:MAX_NAMED], *more, "All else was scored."]))
-    return report
+    return result
 
 
-def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreReport:
+def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreResult:
     try:
         return score_with(config, rater, stage_run, left)
     except DataError as error:
@@ -105,24 +105,24 @@ def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, lef
             raise
         # A shadow that cannot be loaded costs the night nothing but its own scores.
         warn(f"shadow {rater.name} scored nothing: {error}")
-        return ScoreReport(rater=rater.name, note=f"shadow {rater.name} scored nothing: {error}")
+        return ScoreResult(rater=rater.name, note=f"shadow {rater.name} scored nothing: {error}")
 
 
-def _together(reports: list[ScoreReport]) -> ScoreReport:
-    if len(reports) == 1:
-        return reports[0]
-    numbers = [name for name in ScoreReport.model_fields if name not in ("rater", "note")]
-    sums = {name: sum(getattr(report, name) for report in reports) for name in numbers}
-    notes = "; ".join(f"{report.rater}: {report.note}" for report in reports if report.note)
-    return ScoreReport(rater=", ".join(str(report.rater) for report in reports), note=notes or None, **sums)
+def _together(results: list[ScoreResult]) -> ScoreResult:
+    if len(results) == 1:
+        return results[0]
+    numbers = [name for name in ScoreResult.model_fields if name not in ("rater", "note")]
+    sums = {name: sum(getattr(result, name) for result in results) for name in numbers}
+    notes = "; ".join(f"{result.rater}: {result.note}" for result in results if result.note)
+    return ScoreResult(rater=", ".join(str(result.rater) for result in results), note=notes or None, **sums)
 
 
-def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreReport:
+def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreResult:
     """Score the unscored shards in scope with one rater, until each is in the ledger or among those that are left."""
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
         left += _describe_unreadable(scope, stage_run)
-        return ScoreReport(rater=rater.name, note="everything in scope was scored before")
+        return ScoreResult(rater=rater.name, note="everything in scope was scored before")
     scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
     with scoring.open_pipeline() as pipeline:
         while ledger.count_unscored(stage_run.engine, scoring.scope)[0]:
@@ -132,7 +132,7 @@ def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: 
                 # Other slots hold what is left: they finish it, or their leases expire.
                 time.sleep(WAIT_S)
     left += [*scoring.errors, *_describe_unreadable(scope, stage_run)]
-    return scoring.report()
+    return scoring.result()
 
 
 def _describe_unreadable(scope: ScoringScope, stage_run: StageRun) -> list[str]:
@@ -234,9 +234,9 @@ class Scoring:
         done, speed = self.counts["n_samples"], self.counts["n_samples"] / (time.monotonic() - self.began)
         self.stage_run.report(done, max(self.n_total, done), f"{speed:,.0f} pairs/s")
 
-    def report(self) -> ScoreReport:
-        """Return the counts as the stage's report."""
-        return ScoreReport(rater=self.rater.name, seconds=round(time.monotonic() - self.began, 3), **self.counts)
+    def result(self) -> ScoreResult:
+        """Return the counts as the stage's result."""
+        return ScoreResult(rater=self.rater.name, seconds=round(time.monotonic() - self.began, 3), **self.counts)
 
 
 def count_decode_workers(n_pairs: int) -> int:
@@ -246,10 +246,10 @@ def count_decode_workers(n_pairs: int) -> int:
     return min(n_own_cores(), n_pairs // PAIRS_A_WORKER)
 
 
-def _next(config: ScoreConfig, report: ScoreReport) -> str | None:
-    if report.rater is None:
+def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
+    if result.rater is None:
         return "alchemist train-rater --dataset NAME --validation NAME"
-    if not report.n_shards:
+    if not result.n_shards:
         return None
     which = f" --dataset {config.dataset}" if config.dataset else ""
     return f"alchemist check --suite scores{which}, then alchemist night check-drift{which} and alchemist night publish{which}"

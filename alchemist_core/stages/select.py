@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, Words
+from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
@@ -46,7 +46,7 @@ class SelectConfig(Config):
     dry_run: bool = Field(False, description="Only say what would be selected; no row is written")
 
 
-class SelectReport(Report):
+class SelectResult(Result):
     """What was selected, or would be."""
 
     name: str
@@ -81,14 +81,14 @@ class SelectReport(Report):
     warnings: list[str]
 
 
-def run(config: SelectConfig, *, slot: int = 0) -> SelectReport:
+def run(config: SelectConfig, *, slot: int = 0) -> SelectResult:
     """Select a subset version; the same spec on the same eligible set gives the version that exists."""
     if config.dry_run:
-        return Selection(config, should_store=False).report(None, is_new=True)
-    return execute("select", config, lambda stage_run: select(config, stage_run), SelectReport, slot=slot)
+        return Selection(config, should_store=False).result(None, is_new=True)
+    return execute("select", config, lambda stage_run: select(config, stage_run), SelectResult, slot=slot)
 
 
-def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
+def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
     """Draw, write the manifest, then the row that names it."""
     selection = Selection(config, should_store=True)
     spec, manifest = selection.spec(), selection.manifest
@@ -104,7 +104,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
                 f"Subset {known.title} was {known.manifest_sha256}, the same spec now gives {selection.manifest_sha256}: not stored."
             )
         read_manifest(artifact_path(uri), sha256=known.manifest_sha256)
-        return selection.report(known, is_new=False)
+        return selection.result(known, is_new=False)
     subset = store_subset(
         stage_run.engine,
         name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
@@ -112,7 +112,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectReport:
         n_samples=len(manifest), manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
         created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip
-    return selection.report(subset, is_new=True)
+    return selection.result(subset, is_new=True)
 
 
 def _refuse_withdrawn(known: SubsetRow) -> None:
@@ -169,10 +169,10 @@ class Selection:
             "scale": scale_fingerprint(snapshot.scale),
         }
 
-    def report(self, subset: SubsetRow | None, *, is_new: bool) -> SelectReport:
+    def result(self, subset: SubsetRow | None, *, is_new: bool) -> SelectResult:
         """Say what was drawn."""
         snapshot = self.drawn.snapshot
-        return SelectReport(
+        return SelectResult(
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
             retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
@@ -219,10 +219,10 @@ def _require_rater(config: SelectConfig) -> RaterRow:
     return rater
 
 
-def _next(_config: SelectConfig, report: SelectReport) -> str:
-    if report.version is None:
+def _next(_config: SelectConfig, result: SelectResult) -> str:
+    if result.version is None:
         return "the same command without --dry-run"
-    return f"alchemist subset publish {report.name} --version {report.version}"
+    return f"alchemist subset publish {result.name} --version {result.version}"
 
 
 COMMANDS = {"": Command(SelectConfig, run, _next)}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Report, Seeds, Words, fingerprint, former_names
+from alchemist_core.config import Command, Config, Result, Seeds, Words, fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.selection.draw import draw_members
@@ -145,7 +145,7 @@ class TrainDownstreamConfig(Config):
     model: DownstreamConfig = Field(default_factory=DownstreamConfig, description="The model and its training")
 
 
-class TrainDownstreamReport(Report):
+class TrainDownstreamResult(Result):
     """What was trained."""
 
     subset: str
@@ -157,10 +157,10 @@ class TrainDownstreamReport(Report):
     identities: list[str]
 
 
-def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamReport:
+def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamResult:
     """Train every arm with every seed that does not exist yet."""
     work = Comparison(config).train
-    return execute_together("train_downstream", config, work, TrainDownstreamReport, slot=slot)
+    return execute_together("train_downstream", config, work, TrainDownstreamResult, slot=slot)
 
 
 class Comparison:
@@ -169,7 +169,7 @@ class Comparison:
     def __init__(self, config: TrainDownstreamConfig) -> None:
         self.config = config
 
-    def train(self, stage_run: StageRun) -> TrainDownstreamReport:
+    def train(self, stage_run: StageRun) -> TrainDownstreamResult:
         """Train what is missing."""
         config, n_trained, identities = self.config, 0, []
         subset = choose_version(stage_run.engine, config.subset, version=config.version)
@@ -189,7 +189,7 @@ class Comparison:
                 # Full is every subset's arm, and another run may have been asked for it under another name.
                 with hold_together(stage_run, f"model:{identities[-1]}"):
                     n_trained += self._train_arm(stage_run, subset, rater, what, members=members)
-        return TrainDownstreamReport(
+        return TrainDownstreamResult(
             subset=subset.title,
             n_trained=n_trained,
             n_reused=len(identities) - n_trained,
@@ -229,7 +229,7 @@ class Comparison:
         pairs = self._pairs(stage_run, rater, members)
         result = train_downstream(
             self._model_config(seed), pairs, tokenizer_from=tokenizer_from, out=folder, cache=artifact_path(FEATURE_CACHE),
-            report=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
+            on_progress=lambda done, total, note: stage_run.report(done, total, f"{title} {note}"),
         )  # fmt: skip
         if stage_run.is_leader:
             models.store_model(

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Report, fingerprint
+from alchemist_core.config import Command, Config, Result, fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.stages.collective import execute_together
@@ -37,7 +37,7 @@ class TrainRaterConfig(Config):
     training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="How the rater is trained")
 
 
-class TrainRaterReport(Report):
+class TrainRaterResult(Result):
     """The rater that was trained, or that existed."""
 
     rater: str
@@ -50,14 +50,14 @@ class TrainRaterReport(Report):
     metrics: dict[str, float]
 
 
-def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterReport:
+def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterResult:
     """Train a rater version; the same config on the same pairs gives the rater that exists."""
     return execute_together(
-        "train_rater", config, lambda stage_run: train_rater(config, stage_run), TrainRaterReport, slot=slot
+        "train_rater", config, lambda stage_run: train_rater(config, stage_run), TrainRaterResult, slot=slot
     )
 
 
-def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterReport:
+def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResult:
     """Read both datasets, train, register the version."""
     rows, overlap = read_both(config, stage_run.engine)
     identity = fingerprint(
@@ -66,7 +66,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     )
     n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}
     if (known := raters.find_trained(stage_run.engine, identity)) is not None:
-        return TrainRaterReport(
+        return TrainRaterResult(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.acceptance_report), **n_pairs
         )
     hold_device(stage_run)
@@ -77,12 +77,12 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterRepo
     name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
     folder = artifact_path(f"raters/{name}")
     metrics = train(
-        config.training, pairs["dataset"], pairs["validation"], out=folder, report=stage_run.report,
+        config.training, pairs["dataset"], pairs["validation"], out=folder, on_progress=stage_run.report,
         cache=artifact_path(FEATURE_CACHE),
     )  # fmt: skip
     if stage_run.is_leader:
         _register(config, stage_run, name, identity, metrics)
-    return TrainRaterReport(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
+    return TrainRaterResult(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
 
 
 def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[LocatedSample]], dict[str, int]]:
@@ -159,4 +159,4 @@ def _figures(metrics: dict[str, object]) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in metrics.items() if isinstance(value, (int, float))}
 
 
-COMMANDS = {"": Command(TrainRaterConfig, run, lambda _, report: f"alchemist rater certify {report.rater}")}
+COMMANDS = {"": Command(TrainRaterConfig, run, lambda _, result: f"alchemist rater certify {result.rater}")}

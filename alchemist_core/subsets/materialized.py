@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -48,10 +48,10 @@ from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.manifests import hash_column, sort_hashes
 from alchemist_core.subsets.members import MemberLocation, MemberTable
+from alchemist_core.telemetry import OnProgress
 
 Verify = Literal["read_back", "source"]
 """source: compare each record read from its source with what ingest registered; read_back: also read each written tar again."""
-OnProgress = Callable[[int, int, str], None]
 """Called with the number of samples done, of all samples, and the name of a tar."""
 MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
 JOURNAL_NAME = ".journal"

@@ -25,7 +25,7 @@ MAX_DATES = 31
 
 
 def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) -> dict[str, Any]:
-    """Return the figures of a preview, as fields of the stage's report."""
+    """Return the figures of a preview, as fields of the stage's result."""
     nights = drawn.snapshot.nights
     n_by_night = np.bincount(drawn.snapshot.pairs.night_N[drawn.member_K])
     datasets, dates, n_bytes = Counter[str](), Counter[str](), 0.0

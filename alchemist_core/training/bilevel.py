@@ -250,7 +250,7 @@ class RaterObjective:
 
 
 @dataclass(frozen=True, slots=True)
-class StepReport:
+class StepResult:
     """The numbers of one bilevel step, measured before its update."""
 
     validation_loss: float
@@ -291,7 +291,7 @@ class Bilevel(TwoProxies):
             backbone, warmed_up = cast("Rater", self.unwrapped("rater")).backbone, cast("Star", self.unwrapped("proxy"))
             backbone.load_state_dict((warmed_up.trunk if isinstance(backbone, Trunk) else warmed_up).state_dict())
 
-    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> StepReport:
+    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> StepResult:
         """Update both proxies and the rater from losses that were all computed before any of them changed."""
         measured = [self._read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
         stepped = self._submit(self._move, ["reference", "rater"])
@@ -299,7 +299,7 @@ class Bilevel(TwoProxies):
         stepped()
         self.scaler.update()
         self.average_rater.update_parameters(self.unwrapped("rater"))
-        return self._report(measured)
+        return self._result(measured)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
@@ -351,14 +351,14 @@ class Bilevel(TwoProxies):
         done = work(*given)
         return lambda: done
 
-    def _report(self, measured: Sequence[Measured]) -> StepReport:
+    def _result(self, measured: Sequence[Measured]) -> StepResult:
         cost_spread, price = self.objective.move_averages(measured)
         figures = torch.stack([
             torch.stack([part.figure(name) for part in measured]).mean()
             for name in ("loss_A", "loss_B", "reference_loss_B", "effective_size_G", "entropy_G", "group_weight_G")
         ])  # fmt: skip
         mean: list[float] = self.accelerator.reduce(figures, "mean").tolist()
-        return StepReport(mean[0], mean[1], mean[2], cost_spread, price, mean[3], mean[4], mean[5])
+        return StepResult(mean[0], mean[1], mean[2], cost_spread, price, mean[3], mean[4], mean[5])
 
 
 # The effective sample size of healthy runs stays above 0.3 of the group; a collapsed run gives all weight to a few samples.

@@ -5,7 +5,6 @@ It takes samples and writes a folder; it does not know which subset the samples 
 Letters: b samples of a part of a batch.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training import checkpoints
 from alchemist_core.training.averaging import average_of
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.generators import load_recipe
 from alchemist_core.training.launching import make_accelerator, own_slice, start_from_seed
 from alchemist_core.training.samples import SampleSource, batch_index
-
-Report = Callable[[int, int, str], None]
 
 
 def train_downstream(
@@ -30,7 +28,7 @@ def train_downstream(
     *,
     tokenizer_from: Path,
     out: Path,
-    report: Report,
+    on_progress: OnProgress,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Train a model, or return the metrics of a finished run; a killed run resumes from its last checkpoint.
@@ -40,7 +38,7 @@ def train_downstream(
         samples: The samples of the arm.
         tokenizer_from: Folder of the rater whose tokenizer all arms share.
         out: Folder to write: model, tokenizer, config and metrics.
-        report: Called with the steps done, the steps planned, and a note.
+        on_progress: Called with the steps done, the steps planned, and a note.
         cache: Folder of cached outputs of the frozen encoders.
 
     Raises:
@@ -52,7 +50,7 @@ def train_downstream(
     if not len(samples):
         raise DataError("No samples to train on. Select at least 1.")
     run = _Run(config, samples, tokenizer_from=tokenizer_from, out=out, cache=cache)
-    run.train(report)
+    run.train(on_progress)
     return run.finish()
 
 
@@ -92,7 +90,7 @@ class _Run:
         self.losses: list[float] = []
         self._resume()
 
-    def train(self, report: Report) -> None:
+    def train(self, on_progress: OnProgress) -> None:
         """Train until every epoch is done."""
         while self.step < self.n_steps:
             loss = self._descend()
@@ -100,7 +98,7 @@ class _Run:
             self.losses.append(loss)
             if self.step % self.config.checkpointing_steps == 0:
                 self._save()
-            report(self.step, self.n_steps, f"loss {loss:.3f}")
+            on_progress(self.step, self.n_steps, f"loss {loss:.3f}")
 
     def finish(self) -> dict[str, Any]:
         """Write the folder and return its metrics; every process waits for the first."""

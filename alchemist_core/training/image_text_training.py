@@ -3,7 +3,7 @@
 Letters: N samples · D C features of the two encoders · B samples of a step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from alchemist_core.models.features import Features
 from alchemist_core.models.image_text import Head
 from alchemist_core.models.image_text_config import HeadTrainingConfig
 from alchemist_core.statistics import area_under_curve
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.launching import start_from_seed
 from alchemist_core.training.samples import batch_index
 
@@ -22,11 +23,9 @@ _SHARPNESS, _SHARPEST = 20.0, 100.0
 _N_OTHERS = 8
 """Other captions that each held-out image is compared with."""
 
-Report = Callable[[int, int, str], None]
-
 
 def train_head(
-    image_ND: Features, text_NC: Features, captions: Sequence[str], config: HeadTrainingConfig, report: Report
+    image_ND: Features, text_NC: Features, captions: Sequence[str], config: HeadTrainingConfig, on_progress: OnProgress
 ) -> Head:
     """Train by contrast: a sample's caption is the right answer, the other captions of the step are wrong ones.
 
@@ -38,7 +37,7 @@ def train_head(
         text_NC: MiniLM's.
         captions: The captions, to find equal ones.
         config: Sizes, length and rates.
-        report: Called with the steps done, the steps planned, and a note.
+        on_progress: Called with the steps done, the steps planned, and a note.
     """
     start_from_seed(config.seed)
     images, texts = torch.from_numpy(image_ND), torch.from_numpy(text_NC)
@@ -61,7 +60,7 @@ def train_head(
         optimizer.step()
         schedule.step()
         if (step + 1) % 100 == 0:
-            report(step + 1, config.max_train_steps, f"loss {loss.item():.3f}")
+            on_progress(step + 1, config.max_train_steps, f"loss {loss.item():.3f}")
     return head.eval().requires_grad_(requires_grad=False)
 
 

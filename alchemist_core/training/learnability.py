@@ -18,7 +18,7 @@ from alchemist_core.training.samples import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class LearnabilityReport:
+class LearnabilityResult:
     """The numbers of one step, measured before its update."""
 
     validation_loss: float
@@ -36,7 +36,7 @@ class Learnability(TwoProxies):
         models = {"proxy": proxy, "reference": copy.deepcopy(proxy).requires_grad_(requires_grad=False)}
         super().__init__(config, accelerator, models, {"proxy": config.proxy_learning_rate})
 
-    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> LearnabilityReport:  # noqa: ARG002  a schedule's
+    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> LearnabilityResult:  # noqa: ARG002  a schedule's
         """Train θ on the validation samples; measure the losses of the training samples without learning from them."""
         figures_P4 = torch.stack([self._read_part(part, n_validation, len(parts)) for part in parts])
         self._move(["proxy"])
@@ -45,7 +45,7 @@ class Learnability(TwoProxies):
         validation_loss, train_loss, reference_loss, square = mean
         # Computed from means, so the spread is that of the whole batch however it was split.
         spread = max(0.0, square - (train_loss - reference_loss) ** 2) ** 0.5
-        return LearnabilityReport(validation_loss, train_loss, reference_loss, spread)
+        return LearnabilityResult(validation_loss, train_loss, reference_loss, spread)
 
     @property
     def scoring_rater(self) -> LearnabilityRater:

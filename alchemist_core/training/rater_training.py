@@ -4,7 +4,6 @@ It takes samples and writes a folder; it knows neither shards nor the database. 
 process reads its slice of every batch, and the first process writes.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.rating.config import RatingRule
 from alchemist_core.statistics import spearman
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training import checkpoints
 from alchemist_core.training.bilevel import Bilevel, TwoProxies, collapse_reason
 from alchemist_core.training.config import RaterTrainingConfig
@@ -30,7 +30,6 @@ from alchemist_core.training.launching import make_accelerator, own_slice
 from alchemist_core.training.learnability import Learnability
 from alchemist_core.training.samples import Batch, ImagesOf, JoinedSamples, SampleSource, batch_index
 
-Report = Callable[[int, int, str], None]
 _SAMPLE = 1024
 # Logits in memory at a time: 4 GiB.
 _MOST_LOGITS = 2**30
@@ -56,7 +55,7 @@ def train_rater(
     validation: SampleSource,
     *,
     out: Path,
-    report: Report,
+    on_progress: OnProgress,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Train a rater, or return the metrics of a finished run; a killed run resumes from its last checkpoint.
@@ -66,7 +65,7 @@ def train_rater(
         train: The samples to rate.
         validation: What the downstream model should be good at; a tenth is held out for early stopping.
         out: Folder to write: rater, proxy, tokenizer, config and metrics.
-        report: Called with the steps done, the steps planned, and a note.
+        on_progress: Called with the steps done, the steps planned, and a note.
         cache: Folder of cached outputs of the frozen encoders.
 
     Raises:
@@ -77,7 +76,7 @@ def train_rater(
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
     run = RaterRun(config, train, validation, out=out, cache=cache)
-    run.train(report)
+    run.train(on_progress)
     return run.finish()
 
 
@@ -111,7 +110,7 @@ class RaterRun:
         self.progress = Progress()
         self._resume()
 
-    def train(self, report: Report) -> None:
+    def train(self, on_progress: OnProgress) -> None:
         """Train until the last step, or until early stopping."""
         config, progress = self.config, self.progress
         total = config.proxy_warmup_steps + config.max_train_steps
@@ -122,7 +121,7 @@ class RaterRun:
                 self._look_at_held_out()
             if progress.step % config.checkpointing_steps == 0:
                 self._save()
-            report(progress.step, total, note)
+            on_progress(progress.step, total, note)
 
     def finish(self) -> dict[str, Any]:
         """Write the folder and return its metrics; every process waits for the first."""

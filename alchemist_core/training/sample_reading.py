@@ -3,7 +3,7 @@
 Letters: N samples · M of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from alchemist_core.shards.storage import join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.samples import LocatedSample
+from alchemist_core.telemetry import OnProgress
 
 
 @runtime_checkable
@@ -60,7 +61,6 @@ _N_FILES = 1024
 _CHUNK = 4096
 
 Images = NDArray[np.uint8]
-Progress = Callable[[int, int, str], None]
 
 
 class ReadSamples(NamedTuple):
@@ -79,12 +79,12 @@ class StoredSamples:
     Args:
         rows: Samples with their locations, from `store.samples`.
         side: Side of the decoded images in pixels.
-        report: Called with the images done, the images asked for, and a note.
+        on_progress: Called with the images done, the images asked for, and a note.
     """
 
     rows: Sequence[LocatedSample]
     side: int
-    report: Progress
+    on_progress: OnProgress
 
     @property
     def captions(self) -> list[str]:
@@ -133,7 +133,7 @@ class StoredSamples:
                             yield place, image
                     yield from self._decode_apart(uri, costly)
                     n_done += len(part)
-                    self.report(n_done, len(index), "read")
+                    self.on_progress(n_done, len(index), "read")
 
     def _decode_apart(self, uri: str, places: list[int]) -> Iterator[tuple[int, Images]]:
         """Decode costly images in worker processes, which may die without harm."""
@@ -169,16 +169,16 @@ def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple
             yield places[part.ticket], part.image_BHWC[0].copy()
 
 
-def read_images(rows: Sequence[LocatedSample], side: int, report: Progress) -> ReadSamples:
+def read_images(rows: Sequence[LocatedSample], side: int, on_progress: OnProgress) -> ReadSamples:
     """Decode each sample's image to one size; a sample whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
         rows: Samples with their locations, from `store.samples`.
         side: Side of the decoded images in pixels.
-        report: Called with the images done, the images asked for, and a note.
+        on_progress: Called with the images done, the images asked for, and a note.
     """
     image_of: dict[int, Images] = {}
-    for places, images in StoredSamples(rows, side, report).read(np.arange(len(rows))):
+    for places, images in StoredSamples(rows, side, on_progress).read(np.arange(len(rows))):
         image_of.update(zip(places.tolist(), images, strict=True))
     kept = sorted(image_of)
     return ReadSamples(

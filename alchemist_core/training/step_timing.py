@@ -43,9 +43,9 @@ def seconds_a_step(model: DownstreamConfig, rater: RaterTrainingConfig) -> tuple
     with tempfile.TemporaryDirectory() as folder:
         rater_folder, model_folder = Path(folder) / "rater", Path(folder) / "model"
         short = rater.model_copy(update={"proxy_warmup_steps": 0, "max_train_steps": _N_STEPS})
-        train_rater(short, samples, samples, out=rater_folder, report=clocks[1])
+        train_rater(short, samples, samples, out=rater_folder, on_progress=clocks[1])
         trained = model.model_copy(update={"max_train_steps": _N_STEPS})
-        train_downstream(trained, samples, tokenizer_from=rater_folder, out=model_folder, report=clocks[0])
+        train_downstream(trained, samples, tokenizer_from=rater_folder, out=model_folder, on_progress=clocks[0])
     return clocks[0].seconds(), clocks[1].seconds()
 
 

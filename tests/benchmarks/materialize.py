@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from alchemist_core.files import artifact_path
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.materialize import MaterializeConfig, MaterializeReport
+from alchemist_core.stages.materialize import MaterializeConfig, MaterializeResult
 from alchemist_core.stages.materialize import run as materialize
 from alchemist_core.subsets.materialized import Verify
 from tests.benchmarks.picture_store import Pictures, add_pictures, own_store
@@ -109,7 +109,7 @@ def copy(pictures: Pictures, verify: Verify) -> Timed:
     return timed(lambda: Path(run_stage(pictures, verify).folder))
 
 
-def run_stage(pictures: Pictures, verify: Verify) -> MaterializeReport:
+def run_stage(pictures: Pictures, verify: Verify) -> MaterializeResult:
     """Run the whole stage."""
     return materialize(MaterializeConfig(subset=pictures.name, shard_size=SHARD_SIZE, verify=verify))
 

@@ -156,7 +156,7 @@ def _score(root: Path, *, corpus: int, seed: int, **overrides: Any) -> np.ndarra
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rater"
         began = time.perf_counter()
-        train_rater(config, study.train, study.validation, out=out, report=lambda *_: None)
+        train_rater(config, study.train, study.validation, out=out, on_progress=lambda *_: None)
         print(f"corpus {corpus}, seed {seed}, {config.rule}: {time.perf_counter() - began:.0f} s", flush=True)
         return Scorer.load(out).score(study.train.image_NHWC, study.train.captions)
 

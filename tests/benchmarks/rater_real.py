@@ -120,7 +120,7 @@ def _study(pairs: Samples, seed: int, config: dict[str, Any]) -> dict[str, tuple
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rater"
         full = RaterTrainingConfig.model_validate(config | {"seed": seed})
-        train_rater(full, train, validation, out=out, report=lambda *_: None)
+        train_rater(full, train, validation, out=out, on_progress=lambda *_: None)
         score_N = Scorer.load(out).score(train.image_NHWC, train.captions)
     rank_N = 1 - mean_ranks(score_N) / len(score_N)
     found = {

@@ -29,7 +29,7 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.scope import scoring_scope
-from alchemist_core.stages.score import ScoreConfig, ScoreReport, Scoring, own_slot
+from alchemist_core.stages.score import ScoreConfig, ScoreResult, Scoring, own_slot
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
@@ -231,10 +231,10 @@ def forget_scores(engine: Engine) -> None:
 def work(dataset: str, has_heuristics: bool) -> None:
     """Be one scoring process: load, say so, wait for the start, score, say when."""
     config = ScoreConfig(dataset=dataset, rater="newest", heuristics=has_heuristics)
-    execute("score", config, lambda stage_run: score_when_told(config, stage_run), ScoreReport, slot=own_slot(0))
+    execute("score", config, lambda stage_run: score_when_told(config, stage_run), ScoreResult, slot=own_slot(0))
 
 
-def score_when_told(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
+def score_when_told(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     rater = find_rater(stage_run.engine, config.rater)
     assert rater is not None
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=None)
@@ -248,7 +248,7 @@ def score_when_told(config: ScoreConfig, stage_run: StageRun) -> ScoreReport:
         pipeline.run(scoring.claim)
         ended = time.monotonic()
     print(json.dumps({"began": began, "ended": ended, "n_samples": scoring.counts["n_samples"]}), flush=True)
-    return scoring.report()
+    return scoring.result()
 
 
 def measure_replay(engine: Engine) -> list[Row]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from alchemist_core.cli.corpus import CorpusReport, ImportConfig, import_layout
+from alchemist_core.cli.corpus import CorpusResult, ImportConfig, import_layout
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.shards import s3
 from alchemist_core.shards.layouts import parquet_images
@@ -16,7 +16,7 @@ from tests.shards.layouts.given_layouts import write_flux_reason
 __all__ = ["endpoint", "object_store"]
 
 
-def run(source: object, out: object, **fields: object) -> CorpusReport:
+def run(source: object, out: object, **fields: object) -> CorpusResult:
     given = {"layout": "parquet", "source": str(source), "out": str(out), "shard_size": 3, **fields}
     return import_layout(ImportConfig.model_validate(given))
 

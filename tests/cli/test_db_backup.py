@@ -14,7 +14,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import current_revision, make_engine, open_store
@@ -24,7 +24,7 @@ from tests.trained_store import TrainedStore, use_store
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
-def choose(name: str) -> SelectReport:
+def choose(name: str) -> SelectResult:
     policy = {"strategy": "gsample", "retention": 0.3, "std_rank": 0.2, "seed": 7}
     return select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": policy}))
 

@@ -10,9 +10,9 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.cli.night import (
     DriftConfig,
-    DriftReport,
+    DriftResult,
     PublishNightConfig,
-    PublishNightReport,
+    PublishNightResult,
     ReleaseNightConfig,
     check_drift,
     publish_night,
@@ -45,11 +45,11 @@ def accepted(engine: Engine, *, n_nights: int = 2, n: int = 600) -> None:
         add_night(engine, f"2026-01-0{day}", {"a.tar": normal(n, seed=day)}, state="selectable")
 
 
-def drift(**fields: object) -> DriftReport:
+def drift(**fields: object) -> DriftResult:
     return check_drift(DriftConfig.model_validate(fields))
 
 
-def publish(**fields: object) -> PublishNightReport:
+def publish(**fields: object) -> PublishNightResult:
     return publish_night(PublishNightConfig.model_validate(fields))
 
 

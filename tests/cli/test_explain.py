@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.sample import ExplainConfig, ExplainReport, TakedownConfig, takedown
+from alchemist_core.cli.sample import ExplainConfig, ExplainResult, TakedownConfig, takedown
 from alchemist_core.cli.sample import explain as run
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
@@ -43,7 +43,7 @@ def drawn(engine: Engine) -> Engine:
     return engine
 
 
-def explain(sample: object) -> ExplainReport:
+def explain(sample: object) -> ExplainResult:
     return run(ExplainConfig(sample=str(sample), subset=NAME))
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.export import ExportReport, ExportSamplesConfig, ExportScoresConfig, samples, scores
+from alchemist_core.cli.export import ExportResult, ExportSamplesConfig, ExportScoresConfig, samples, scores
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.store import export as export_store
@@ -38,7 +38,7 @@ def _store(engine: Engine) -> None:
 
 def export_scores(folder: Path, where: str | None = None) -> list[dict[str, object]]:
     out = folder / "scores.parquet"
-    report: ExportReport = scores(ExportScoresConfig(out=out, where=where))
+    report: ExportResult = scores(ExportScoresConfig(out=out, where=where))
     rows = pq.read_table(out).to_pylist()
     assert (report.n_rows, report.size_bytes) == (len(rows), out.stat().st_size)
     return rows  # type: ignore[no-any-return]

@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.cli import image_text_head
-from alchemist_core.cli.image_text_head import HeadConfig, HeadReport, run
+from alchemist_core.cli.image_text_head import HeadConfig, HeadResult, run
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.models.image_text import load_head
 from alchemist_core.models.image_text_config import LEAST_AUC
-from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
+from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
@@ -35,7 +35,7 @@ sampling = { guidance = 1.0, batch_size = 8 }
 """
 
 
-def train(out: Path, **changed: object) -> HeadReport:
+def train(out: Path, **changed: object) -> HeadResult:
     """On the 200 clean scenes of the validation set, tried on the test set's."""
     given = {
         "dataset": "v",
@@ -90,7 +90,7 @@ def test_a_changed_head_is_refused_by_the_field_s_name(trained_store: TrainedSto
     train(other, training={"max_train_steps": 60, "seed": 1})
     (tmp_path / "mine.toml").write_text(CONTRACT)
 
-    def measure(weights: Path | None) -> EvaluateReport:
+    def measure(weights: Path | None) -> EvaluateResult:
         return evaluate(EvaluateConfig(subset="s", protocol=str(tmp_path / "mine.toml"), weights=weights))
 
     with pytest.raises(ConfigError, match="needs --weights, the file that alchemist image-text-head writes"):

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.plan import PlanPublishConfig, PlanPublishReport, plan_publish
+from alchemist_core.cli.plan import PlanPublishConfig, PlanPublishResult, plan_publish
 from alchemist_core.files import artifact_path
 from alchemist_core.notifications import code_span
 from alchemist_core.settings import load_settings
@@ -22,7 +22,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def ask(version: int | None = None) -> PlanPublishReport:
+def ask(version: int | None = None) -> PlanPublishResult:
     return plan_publish(PlanPublishConfig(name=NAME, version=version))
 
 

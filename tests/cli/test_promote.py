@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
-from alchemist_core.cli.rater import PromoteConfig, PromoteReport
+from alchemist_core.cli.rater import PromoteConfig, PromoteResult
 from alchemist_core.cli.rater import promote as run
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.settings import load_settings
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.db
 N_PAIRS = 500
 
 
-def promote(**fields: object) -> PromoteReport:
+def promote(**fields: object) -> PromoteResult:
     return run(PromoteConfig.model_validate({"without_certificate": "a test", **fields}))
 
 

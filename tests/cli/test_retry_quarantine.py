@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineReport, retry_quarantine
+from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineResult, retry_quarantine
 from alchemist_core.errors import ConfigError
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
@@ -47,7 +47,7 @@ def set_aside(n: int = 3, *, reason: str = "read_failed", is_transient: bool = T
         connection.execute(text(SET_ASIDE), {"n": n, "reason": reason, "is_transient": is_transient})
 
 
-def retry(**fields: object) -> RetryQuarantineReport:
+def retry(**fields: object) -> RetryQuarantineResult:
     return retry_quarantine(RetryQuarantineConfig.model_validate(fields))
 
 

@@ -12,7 +12,7 @@ from alchemist_core.__main__ import main
 from alchemist_core.cli.export import ExportSubsetConfig
 from alchemist_core.cli.export import subset as export_subset
 from alchemist_core.cli.sample import TakedownConfig, takedown
-from alchemist_core.cli.subset import DiffSubsetConfig, DiffSubsetReport, RollbackSubsetConfig, diff, rollback
+from alchemist_core.cli.subset import DiffSubsetConfig, DiffSubsetResult, RollbackSubsetConfig, diff, rollback
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.subsets import choose_version
 from tests.drawn_versions import N_PAIRS, NAME, current, grow, members, run_publish, select
@@ -21,11 +21,11 @@ from tests.scored_nights import add_dataset, add_night
 pytestmark = pytest.mark.db
 
 
-def compare(**fields: int) -> DiffSubsetReport:
+def compare(**fields: int) -> DiffSubsetResult:
     return diff(DiffSubsetConfig.model_validate({"name": NAME, **fields}))
 
 
-def adds_up(engine: Engine, report: DiffSubsetReport, one: int, other: int) -> bool:
+def adds_up(engine: Engine, report: DiffSubsetResult, one: int, other: int) -> bool:
     before, after = members(engine, one), members(engine, other)
     return (report.n_before, report.n_after) == (len(before), len(after)) and (
         sum(report.leavers.values()),

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli import subset
-from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetReport, gc
+from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
@@ -28,7 +28,7 @@ from tests.subset_reader import reading
 pytestmark = pytest.mark.db
 
 
-def collect(**fields: object) -> GcSubsetReport:
+def collect(**fields: object) -> GcSubsetResult:
     return gc(GcSubsetConfig.model_validate({"min_age_days": 0, **fields}))
 
 

@@ -18,7 +18,7 @@ from alchemist_core.cli.subset import (
     RollbackSubsetConfig,
     SubsetShowConfig,
     WithdrawSubsetConfig,
-    WithdrawSubsetReport,
+    WithdrawSubsetResult,
     compare,
     gc,
     publish,
@@ -51,7 +51,7 @@ def versions(pool: Engine) -> Engine:
     return pool
 
 
-def withdraw_it(version: int | None = None, reason: str = REASON) -> WithdrawSubsetReport:
+def withdraw_it(version: int | None = None, reason: str = REASON) -> WithdrawSubsetResult:
     return withdraw(WithdrawSubsetConfig(name=NAME, version=version, reason=reason))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from alchemist_core.__main__ import main
 from alchemist_core.cli.duplicates import FindConfig
 from alchemist_core.cli.duplicates import find as find_duplicates
-from alchemist_core.cli.sample import TakedownConfig, TakedownReport
+from alchemist_core.cli.sample import TakedownConfig, TakedownResult
 from alchemist_core.cli.sample import takedown as run
 from alchemist_core.cli.subset import (
     DiffSubsetConfig,
@@ -54,7 +54,7 @@ def _published(trained_store: TrainedStore) -> None:
     publish(PublishSubsetConfig(name=NAME))
 
 
-def takedown(**fields: object) -> TakedownReport:
+def takedown(**fields: object) -> TakedownResult:
     return run(TakedownConfig.model_validate({"reason": "asked for by its author", **fields}))
 
 

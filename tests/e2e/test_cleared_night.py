@@ -66,7 +66,7 @@ def test_a_failed_night_that_is_cleared_ends_in_the_tables_of_one_that_never_fai
         "nightly_rescore", {"dataset": "scenes", "root": str(corpus / "train")}, partition_key=NIGHTS[1]
     )
     with pytest.raises(AirflowError, match="score"):
-        airflow.wait("nightly_rescore", run_id, timeout_s=300, report=print)
+        airflow.wait("nightly_rescore", run_id, timeout_s=300, on_progress=print)
     assert count_successes(engine) == {"ingest": 1}
     assert table_checksums(server.url()) != table_checksums(server.url("calm"))
     with engine.connect() as connection:
@@ -74,7 +74,7 @@ def test_a_failed_night_that_is_cleared_ends_in_the_tables_of_one_that_never_fai
 
     away.rename(raters)
     assert clear(airflow, run_id) == {"score", "check_scores", "drift", "publish"}
-    airflow.wait("nightly_rescore", run_id, timeout_s=300, report=print)
+    airflow.wait("nightly_rescore", run_id, timeout_s=300, on_progress=print)
 
     assert count_successes(engine) == {"ingest": 1, "score": 1}
     engine.dispose()

@@ -81,12 +81,12 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[0])
     wait_for_night(engine)
     kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
-    airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
+    airflow.wait("nightly_rescore", run_id, timeout_s=400, on_progress=print)
 
     run_id = airflow.trigger("train_rater", {"dataset": "scenes", "validation": "v", "max_train_steps": N_STEPS})
     job = wait_for_run(engine, "train_rater")
     kill(read_state(home).children["scheduler"].pid)
-    airflow.wait("train_rater", run_id, timeout_s=600, report=print)
+    airflow.wait("train_rater", run_id, timeout_s=600, on_progress=print)
     with engine.connect() as connection:
         runs = connection.execute(text("SELECT pid, state FROM alchemist.runs WHERE stage = 'train_rater'")).all()
     assert [tuple(row) for row in runs] == [(job, "succeeded")], "the job lived on, and the retry found it"
@@ -94,7 +94,7 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[1])
     kill(read_state(home).children["dag-processor"].pid)
     kill(wait_for_run(engine, "score"))
-    airflow.wait("nightly_rescore", run_id, timeout_s=400, report=print)
+    airflow.wait("nightly_rescore", run_id, timeout_s=400, on_progress=print)
 
     engine.dispose()
     assert table_checksums(server.url()) == table_checksums(calm_url)

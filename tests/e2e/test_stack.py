@@ -63,7 +63,7 @@ def home(shared_home, monkeypatch):
 def run_job(home, seconds=0):
     client = stack.client(home)
     run_id = client.trigger("job", {"seconds": seconds})
-    client.wait("job", run_id, timeout_s=300.0, report=print)
+    client.wait("job", run_id, timeout_s=300.0, on_progress=print)
 
 
 def count_starts(home):
@@ -81,7 +81,7 @@ def kill_during_a_job(home, victim, seconds=8):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.kill(victim(), signal.SIGKILL)
-    client.wait("job", run_id, timeout_s=300.0, report=print)
+    client.wait("job", run_id, timeout_s=300.0, on_progress=print)
     return count_starts(home) - before
 
 
@@ -145,7 +145,7 @@ def test_going_down_ends_the_jobs_too_and_coming_up_resumes_them(home):
     assert not stack.down(home).is_postgres_running
     assert subprocess.run(["pgrep", "-f", "^sleep 15$"], check=False, capture_output=True).stdout == b""
     stack.up(home)
-    client.wait("job", run_id, timeout_s=300.0, report=print)
+    client.wait("job", run_id, timeout_s=300.0, on_progress=print)
 
 
 def test_of_two_starts_at_once_one_wins_and_the_other_uses_it(home):

@@ -255,7 +255,7 @@ class Dag:
         self._wait_for_ingests(run_id)
         between()
         with suppress(AirflowError):
-            self._airflow.wait("nightly_rescore", run_id, timeout_s=900, report=lambda _line: None)
+            self._airflow.wait("nightly_rescore", run_id, timeout_s=900, on_progress=lambda _line: None)
         tasks = self._tasks(run_id)
         nights, work = (self._result_of(run_id, task_id) for task_id in ("plan_night", "plan"))
         red = {self._dataset_of(task, nights, work) for task in tasks if task["state"] not in ("success", "skipped")}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from alchemist_core.cli.experiment import ListConfig, RunReport, ShowConfig, follow, list_, show
+from alchemist_core.cli.experiment import ListConfig, RunResult, ShowConfig, follow, list_, show
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.dynamics import REFERENCE, DynamicsConfig, choose_followed, make_dynamics_sheet
 from alchemist_core.stages.report import ReportConfig
@@ -56,7 +56,7 @@ def test_a_training_is_followed_once_and_stands_in_the_report(tmp_path: Path) ->
         "result.json",
         "index.html",
     } == found.keys()
-    again: list[RunReport] = [follow(config()), show(ShowConfig(name="dynamics"))]
+    again: list[RunResult] = [follow(config()), show(ShowConfig(name="dynamics"))]
     assert [other.table for other in again] == [first.table] * 2
     assert {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()} == found
     assert [(row["state"], row["question"][-8:]) for row in list_(ListConfig()).experiments] == [

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from alchemist_core.experiments import dynamics
-from alchemist_core.experiments.dynamics import Progress, follow_training
+from alchemist_core.experiments.dynamics import follow_training
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.checkpoints import partial_folder, write_json
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.encoding import encode_samples
@@ -41,7 +42,7 @@ def ignore(_done: int, _total: int, _note: str) -> None:
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
-    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=ignore)
     return out
 
 
@@ -62,8 +63,8 @@ def pairs(validation_pairs: Samples, train_pairs: Samples) -> JoinedSamples:
 def follow(
     rater: Path, tmp_path: Path, pairs: JoinedSamples, followed: dict[str, Any]
 ) -> Callable[..., dict[str, Any]]:
-    def run(name: str = "course", report: Progress = ignore, of: Path = rater) -> dict[str, Any]:
-        return follow_training(of, pairs, followed, out=tmp_path / name, cache=None, report=report)
+    def run(name: str = "course", on_progress: OnProgress = ignore, of: Path = rater) -> dict[str, Any]:
+        return follow_training(of, pairs, followed, out=tmp_path / name, cache=None, on_progress=on_progress)
 
     return run
 
@@ -151,4 +152,4 @@ def test_a_finished_course_is_read_and_not_trained_again(follow: Callable[..., d
         raise KilledError
 
     first = follow()
-    assert follow(report=refuse) == first
+    assert follow(on_progress=refuse) == first

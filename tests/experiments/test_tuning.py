@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.tune_selection import ListConfig, RunConfig, RunReport, list_, run
+from alchemist_core.cli.tune_selection import ListConfig, RunConfig, RunResult, list_, run
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.region import FittedRegion, Region
-from alchemist_core.stages.select import SelectConfig, SelectReport
+from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater, list_regions, store_region
@@ -17,7 +17,7 @@ from alchemist_core.store.subsets import find_subset
 pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_store")]
 
 
-def probe(**fields: Any) -> RunReport:
+def probe(**fields: Any) -> RunResult:
     given = {
         "dataset": "scenes", "evaluation": "t", "rater": "production", "retentions": "0.3", "seeds": "0,1",
         "num_train_epochs": 1, "n_bands": 3, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
@@ -25,7 +25,7 @@ def probe(**fields: Any) -> RunReport:
     return run(RunConfig.model_validate(given | fields))
 
 
-def draw(**policy: Any) -> SelectReport:
+def draw(**policy: Any) -> SelectResult:
     return select(SelectConfig.model_validate({"dataset": "scenes", "policy": {"retention": 0.3, **policy}}))
 
 

@@ -114,7 +114,7 @@ def test_each_change_of_a_task_is_reported_once(airflow):
         for found in (None, "running", "success")
     ]
     lines = []
-    client.wait("d", "r", timeout_s=5.0, report=lines.append)
+    client.wait("d", "r", timeout_s=5.0, on_progress=lines.append)
     assert lines == ["d.score[3]: running", "d.score[3]: success (1.5 s)"]
 
 
@@ -127,7 +127,7 @@ def test_a_failed_task_is_named_with_the_end_of_its_log(airflow, tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text('{"event": "error: 12 pairs have no caption"}\nnot json\n')
     with pytest.raises(AirflowError) as caught:
-        client.wait("d", "r", timeout_s=5.0, report=lambda _: None)
+        client.wait("d", "r", timeout_s=5.0, on_progress=lambda _: None)
     assert "check failed after 3 tries" in str(caught.value)
     assert "12 pairs have no caption" in str(caught.value)
     assert str(log) in str(caught.value)

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.protocols.protocol import AverageProtocol, name_average, read_image_protocol, read_protocol
-from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
+from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
 from tests.models.test_features import clip_folder
@@ -53,7 +53,7 @@ def test_a_field_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.usefixtures("trained_arms")
 def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_folder: Path) -> None:
-    def measure(name: str, protocol: str, **given: Any) -> EvaluateReport:
+    def measure(name: str, protocol: str, **given: Any) -> EvaluateResult:
         path = tmp_path / f"{name}.toml"
         path.write_text(protocol)
         return evaluate(EvaluateConfig(subset="s", protocol=str(path), **given))

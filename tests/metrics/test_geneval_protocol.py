@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.geneval import DrawConfig, JudgeConfig, JudgeReport, draw, judge
+from alchemist_core.cli.geneval import DrawConfig, JudgeConfig, JudgeResult, draw, judge
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.metrics.geneval import PUBLISHED
 from alchemist_core.protocols.protocol import SHIPPED, read_image_protocol, texts_sha256
@@ -79,7 +79,7 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
         "sampling": {"guidance_scale": 1.0, "batch_size": 4},
     }  # fmt: skip
 
-    def judge_under(protocol: str, name: str = "mine", images: str = "images") -> JudgeReport:
+    def judge_under(protocol: str, name: str = "mine", images: str = "images") -> JudgeResult:
         path = tmp_path / f"{name}.toml"
         path.write_text(protocol)
         return judge(JudgeConfig(

@@ -26,7 +26,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
@@ -45,7 +45,7 @@ def published(trained_store: TrainedStore) -> None:
     publish(PublishSubsetConfig(name="s"))
 
 
-def train(corpus: Path, **fields: object) -> TrainDownstreamReport:
+def train(corpus: Path, **fields: object) -> TrainDownstreamResult:
     given = {
         "subset": "s",
         "arms": ARMS,

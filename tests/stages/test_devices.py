@@ -22,7 +22,7 @@ from alchemist_core.stages import devices
 from alchemist_core.stages.devices import describe_held_devices, hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
-from tests.device_jobs import USES, Forker, Job, JobConfig, JobReport, is_stopped, stray_uses
+from tests.device_jobs import USES, Forker, Job, JobConfig, JobResult, is_stopped, stray_uses
 
 ROOT = Path(alchemist_core.__file__).parent
 PATIENCE_S = 60.0
@@ -89,7 +89,7 @@ def test_a_second_job_waits_says_for_whom_and_goes_on_when_the_device_is_free(
     assert f"pid {first.pid}) since 20" in told
     assert describe_held_devices(store)[0].startswith(f"Device {devices.find_cpu().name} is held by run {run_id} ")
     (tmp_path / "end").touch()
-    assert first.report().tokens < second.report().tokens
+    assert first.result().tokens < second.result().tokens
     assert (n_users(store), stray_uses(store), ask(store, "SELECT count(*) FROM alchemist.leases")) == (2, [], 0)
     # The second run's waiting, while the first one worked, is no work of the second one.
     overlap = """
@@ -114,7 +114,7 @@ def test_a_job_whose_worker_was_killed_still_holds_its_device(
     wait_for(store, held)
     assert n_users(store) == 1
     (tmp_path / "end").touch()
-    second.report()
+    second.result()
     assert (n_users(store), stray_uses(store)) == (2, [])
 
 
@@ -124,7 +124,7 @@ def test_a_killed_job_loses_its_device_when_its_lease_expires(store: Engine, sta
     wait_for(store, "SELECT count(*) FROM uses")
     os.kill(first.pid, signal.SIGKILL)
     second = start(number=2)
-    second.report()
+    second.result()
     assert (n_users(store), stray_uses(store)) == (2, [])
 
 
@@ -140,7 +140,7 @@ def test_a_job_that_was_stopped_past_its_lease_ends_before_it_uses_the_device_ag
     assert first.code() == LeaseLostError.exit_code
     assert "this process stops" in first.told()
     (tmp_path / "end").touch()
-    second.report()
+    second.result()
     assert stray_uses(store) == []
     assert ask(store, f"SELECT count(*) FROM uses WHERE pid = {first.pid}") == 5
 
@@ -152,7 +152,7 @@ def test_a_job_that_was_stopped_for_less_than_its_lease_goes_on(store: Engine, s
     while not is_stopped(job.pid):
         time.sleep(0.01)
     os.kill(job.pid, signal.SIGCONT)
-    job.report()
+    job.result()
     assert ask(store, "SELECT count(*) FROM uses") == 10
 
 
@@ -167,7 +167,7 @@ def test_as_many_jobs_share_a_device_as_the_setting_says(
     assert third.wait_until_told("Waiting for a device").count("is held by run") == 2
     (tmp_path / "end").touch()
     for job in (*jobs, third):
-        job.report()
+        job.result()
     assert stray_uses(store) == []
     assert ask(store, "SELECT count(DISTINCT resource) FROM uses") == 2
 
@@ -182,7 +182,7 @@ def test_a_job_takes_the_first_free_device_and_sees_no_other(
     second = start(number=2, until=str(tmp_path / "end"))
     wait_for(store, "SELECT count(DISTINCT pid) = 2 FROM uses")
     (tmp_path / "end").touch()
-    assert (first.report().visible, second.report().visible) == ("0", "1")
+    assert (first.result().visible, second.result().visible) == ("0", "1")
     used = "SELECT string_agg(DISTINCT resource, ' ' ORDER BY resource) FROM uses"
     assert ask(store, used) == "device:left:0 device:right:0"
 
@@ -201,8 +201,8 @@ def test_a_job_of_several_processes_holds_all_devices_or_none(
         "device:right:0"
     )
     (tmp_path / "end").touch()
-    single.report()
-    assert [len(job.report().tokens) for job in both] == [2, 2]
+    single.result()
+    assert [len(job.result().tokens) for job in both] == [2, 2]
     assert (n_users(store), stray_uses(store)) == (3, [])
 
 
@@ -211,7 +211,7 @@ def test_a_cpu_is_shared_freely_unless_a_setting_limits_it(
     store: Engine, start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ALCHEMIST_JOBS_PER_DEVICE")
-    assert start(number=1).report().tokens == []
+    assert start(number=1).result().tokens == []
 
 
 def test_one_cpu_has_one_name_for_all_containers_of_its_machine() -> None:
@@ -257,14 +257,14 @@ def held_device() -> Iterator[int]:
     run_ids: list[int] = []
     is_held, may_end = threading.Event(), threading.Event()
 
-    def work(stage_run: StageRun) -> JobReport:
+    def work(stage_run: StageRun) -> JobResult:
         hold_device(stage_run)
         run_ids.append(stage_run.run_id)
         is_held.set()
         may_end.wait(300)
-        return JobReport(tokens=[], visible=None)
+        return JobResult(tokens=[], visible=None)
 
-    thread = threading.Thread(target=execute, args=("train_rater", JobConfig(number=0), work, JobReport))
+    thread = threading.Thread(target=execute, args=("train_rater", JobConfig(number=0), work, JobResult))
     thread.start()
     assert is_held.wait(PATIENCE_S)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import StageRun, execute
@@ -22,12 +22,12 @@ class NumberConfig(Config):
     number: int = 1
 
 
-class NumberReport(Report):
+class NumberResult(Result):
     number: int
 
 
-def run_number(number: int, work: Callable[[StageRun], NumberReport], slot: int = 0) -> NumberReport:
-    return execute("select", NumberConfig(number=number), work, NumberReport, slot=slot)
+def run_number(number: int, work: Callable[[StageRun], NumberResult], slot: int = 0) -> NumberResult:
+    return execute("select", NumberConfig(number=number), work, NumberResult, slot=slot)
 
 
 def states(engine: Engine) -> list[str]:
@@ -41,7 +41,7 @@ def n_leases(engine: Engine) -> int:
 
 
 def test_a_run_is_noted_with_its_report_and_gives_its_key_back(engine: Engine) -> None:
-    assert run_number(7, lambda _run: NumberReport(number=7)) == NumberReport(number=7)
+    assert run_number(7, lambda _run: NumberResult(number=7)) == NumberResult(number=7)
     with engine.connect() as connection:
         row = connection.execute(text("SELECT state, result, exit_code, work_seconds FROM alchemist.runs")).one()
     assert (row.state, row.result, row.exit_code) == ("succeeded", {"number": 7}, 0)
@@ -50,7 +50,7 @@ def test_a_run_is_noted_with_its_report_and_gives_its_key_back(engine: Engine) -
 
 
 def test_a_failure_is_noted_with_its_text_and_exit_code(engine: Engine) -> None:
-    def fail(_run: StageRun) -> NumberReport:
+    def fail(_run: StageRun) -> NumberResult:
         raise LeaseLostError("somebody else was faster")
 
     with pytest.raises(LeaseLostError):
@@ -65,17 +65,17 @@ def test_a_failure_is_noted_with_its_text_and_exit_code(engine: Engine) -> None:
 def test_a_second_process_follows_the_live_run_and_gets_its_report(engine: Engine) -> None:
     is_working, may_end, n_works = threading.Event(), threading.Event(), []
 
-    def work(run: StageRun) -> NumberReport:
+    def work(run: StageRun) -> NumberResult:
         n_works.append(run.run_id)
         is_working.set()
         may_end.wait(30)
-        return NumberReport(number=5)
+        return NumberResult(number=5)
 
     first = threading.Thread(target=run_number, args=(5, work))
     first.start()
     assert is_working.wait(30)
     threading.Timer(2, may_end.set).start()
-    assert run_number(5, work) == NumberReport(number=5)
+    assert run_number(5, work) == NumberResult(number=5)
     first.join()
     assert len(n_works) == 1, "the second call must not have worked itself"
     assert states(engine) == ["succeeded"]
@@ -84,7 +84,7 @@ def test_a_second_process_follows_the_live_run_and_gets_its_report(engine: Engin
 def test_a_follower_ends_with_the_failure_of_the_run_it_followed(database_url: str) -> None:
     is_working, may_end = threading.Event(), threading.Event()
 
-    def work(_run: StageRun) -> NumberReport:
+    def work(_run: StageRun) -> NumberResult:
         is_working.set()
         may_end.wait(30)
         raise AlchemistError("the shard is gone")
@@ -103,10 +103,10 @@ def test_a_follower_ends_with_the_failure_of_the_run_it_followed(database_url: s
 
 
 def test_other_slots_and_other_configs_work_beside(engine: Engine) -> None:
-    def outer(_run: StageRun) -> NumberReport:
-        run_number(1, lambda _inner: NumberReport(number=2), slot=1)
-        run_number(2, lambda _inner: NumberReport(number=3))
-        return NumberReport(number=1)
+    def outer(_run: StageRun) -> NumberResult:
+        run_number(1, lambda _inner: NumberResult(number=2), slot=1)
+        run_number(2, lambda _inner: NumberResult(number=3))
+        return NumberResult(number=1)
 
     assert run_number(1, outer).number == 1
     assert states(engine) == ["succeeded"] * 3
@@ -115,12 +115,12 @@ def test_other_slots_and_other_configs_work_beside(engine: Engine) -> None:
 SLEEPER = """
 import sys, time
 sys.path.insert(0, "{folder}")
-from test_execution import NumberConfig, NumberReport
+from test_execution import NumberConfig, NumberResult
 from alchemist_core.stages.execution import execute
 def work(run):
     print("working", flush=True)
     time.sleep(600)
-execute("select", NumberConfig(number=9), work, NumberReport)
+execute("select", NumberConfig(number=9), work, NumberResult)
 """
 
 
@@ -135,7 +135,7 @@ def test_a_killed_run_is_taken_over_when_its_lease_has_expired(engine: Engine, m
     process.wait()
     process.stdout.close()
     killed_at = time.monotonic()
-    assert run_number(9, lambda _run: NumberReport(number=9)).number == 9
+    assert run_number(9, lambda _run: NumberResult(number=9)).number == 9
     assert time.monotonic() - killed_at < 30
     assert states(engine) == ["lost", "succeeded"]
 

@@ -16,7 +16,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
@@ -42,7 +42,7 @@ def selected(trained_store: TrainedStore) -> None:
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
 
 
-def train(folder: Path) -> TrainDownstreamReport:
+def train(folder: Path) -> TrainDownstreamResult:
     base = folder / "flux-tiny.safetensors"
     if not base.exists():
         save_file(export_flux(new_transformer().state_dict(), TINY), base)

@@ -11,7 +11,7 @@ from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateReport
+from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.report import ReportConfig
@@ -59,7 +59,7 @@ def engine(trained: TrainedStore) -> Engine:
     return open_store()
 
 
-def measure(folder: Path, protocol: str, name: str = "mine") -> EvaluateReport:
+def measure(folder: Path, protocol: str, name: str = "mine") -> EvaluateResult:
     path = folder / f"{name}.toml"
     path.write_text(protocol)
     return evaluate(EvaluateConfig(subset="s", protocol=str(path)))

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from alchemist_core.cli.corpus import ImportConfig, import_layout
 from alchemist_core.local.scenes import draw_informative
-from alchemist_core.stages.ingest import IngestConfig, IngestReport
+from alchemist_core.stages.ingest import IngestConfig, IngestResult
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
@@ -53,7 +53,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], str | None, int, dict[str, int]
 }
 
 
-def bring_in(name: str, folder: Path) -> IngestReport:
+def bring_in(name: str, folder: Path) -> IngestResult:
     write, layout, _, _ = LAYOUTS[name]
     write(folder / name)
     root = folder / name

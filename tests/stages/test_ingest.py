@@ -18,7 +18,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.shards.storage import ShardFile
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages import ingest as ingest_stage
-from alchemist_core.stages.ingest import IngestConfig, IngestReport, run
+from alchemist_core.stages.ingest import IngestConfig, IngestResult, run
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.nights import late_nights
 from alchemist_core.store.registry import KnownShard, list_datasets
@@ -27,11 +27,11 @@ from tests.shards.conftest import draw_picture, make_record, make_tar
 pytestmark = pytest.mark.db
 
 
-def ingest(**fields: object) -> IngestReport:
+def ingest(**fields: object) -> IngestResult:
     return run(IngestConfig.model_validate(fields))
 
 
-def test_every_location_is_registered(ingest_corpus: Callable[[], IngestReport], engine: Engine) -> None:
+def test_every_location_is_registered(ingest_corpus: Callable[[], IngestResult], engine: Engine) -> None:
     report = ingest_corpus()
     assert (report.n_shards, report.n_locations, report.n_new_pairs, report.n_quarantined) == (6, 240, 240, 0)
     with engine.connect() as connection:
@@ -47,7 +47,7 @@ def test_every_location_is_registered(ingest_corpus: Callable[[], IngestReport],
     assert sorted(dates) == [date(2026, 1, 1), date(2026, 1, 2)]
 
 
-def test_ingesting_again_changes_nothing(ingest_corpus: Callable[[], IngestReport], database_url: str) -> None:
+def test_ingesting_again_changes_nothing(ingest_corpus: Callable[[], IngestResult], database_url: str) -> None:
     ingest_corpus()
     before = checksum(database_url)
     report = ingest_corpus()
@@ -651,7 +651,7 @@ def test_scores_that_a_crawl_brings_along_are_kept(tmp_path: Path, corpus: Path,
 
 
 def test_worker_processes_change_nothing(
-    ingest_corpus: Callable[[], IngestReport], make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ingest_corpus: Callable[[], IngestResult], make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checksums = []
     for n_workers in (0, 2):

@@ -13,7 +13,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamReport
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
 from tests.trained_store import TrainedStore
@@ -21,7 +21,7 @@ from tests.trained_store import TrainedStore
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
-def train() -> TrainDownstreamReport:
+def train() -> TrainDownstreamResult:
     model = {"max_train_steps": 1, "batch_size": 32, "width": 16, "depth": 1}
     return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "minus_loss", "model": model}))
 

@@ -17,7 +17,7 @@ from alchemist_core.shards import s3
 from alchemist_core.stages import materialize as stage
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
-from alchemist_core.stages.materialize import MaterializeConfig, MaterializeReport
+from alchemist_core.stages.materialize import MaterializeConfig, MaterializeResult
 from alchemist_core.store.samples import find_reach, take_down
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets import materialized
@@ -57,7 +57,7 @@ def ingested(engine: Engine, root: str) -> Engine:
     return engine
 
 
-def run(**fields: object) -> MaterializeReport:
+def run(**fields: object) -> MaterializeResult:
     return stage.run(MaterializeConfig.model_validate({"subset": NAME, "shard_size": 10, **fields}))
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineReport, retry_quarantine
+from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineResult, retry_quarantine
 from alchemist_core.errors import CheckFailedError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig, ScoreReport, run
+from alchemist_core.stages.score import ScoreConfig, ScoreResult, run
 from alchemist_core.store.backups import checksum, table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from alchemist_core.store.raters import find_rater
@@ -26,7 +26,7 @@ from tests.trained_store import TrainedStore, use_store
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
-def score(**fields: object) -> ScoreReport:
+def score(**fields: object) -> ScoreResult:
     return run(ScoreConfig.model_validate(fields))
 
 
@@ -267,7 +267,7 @@ def test_an_upload_that_was_read_while_it_grew_is_scored_again_only_where_it_is_
     assert len(take_snapshot(open_store(), rater, ["web"]).pairs) == 40
 
 
-def run_retry(reason: str) -> RetryQuarantineReport:
+def run_retry(reason: str) -> RetryQuarantineResult:
     return retry_quarantine(RetryQuarantineConfig(reason=reason, dataset="web"))
 
 

@@ -15,7 +15,7 @@ from alchemist_core.stages.materialize import run as materialize
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig, SelectReport, run
+from alchemist_core.stages.select import SelectConfig, SelectResult, run
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import read_manifest
@@ -35,7 +35,7 @@ def selectable() -> None:
     publish_night(PublishNightConfig(dataset="scenes"))
 
 
-def select(retention: float = 0.2, **fields: object) -> SelectReport:
+def select(retention: float = 0.2, **fields: object) -> SelectResult:
     policy = {"retention": retention} | {name: fields.pop(name) for name in ("strategy", "seed") if name in fields}
     return run(SelectConfig.model_validate({"dataset": "scenes", "policy": policy, **fields}))
 

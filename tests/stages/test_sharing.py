@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.config import Config, Report
+from alchemist_core.config import Config, Result
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
@@ -29,21 +29,21 @@ class NumberConfig(Config):
     number: int = 1
 
 
-class NumberReport(Report):
+class NumberResult(Result):
     number: int
 
 
-def make_together(number: int, *, takes_s: float, said: list[str]) -> NumberReport:
+def make_together(number: int, *, takes_s: float, said: list[str]) -> NumberResult:
     """Make the same thing as every other run, whatever the run's own config."""
 
-    def work(run: StageRun) -> NumberReport:
+    def work(run: StageRun) -> NumberResult:
         with hold_resource(run, "model:m"):
             said.append(f"{number} begins")
             time.sleep(takes_s)
             said.append(f"{number} ends")
-            return NumberReport(number=number)
+            return NumberResult(number=number)
 
-    return execute("select", NumberConfig(number=number), work, NumberReport)
+    return execute("select", NumberConfig(number=number), work, NumberResult)
 
 
 def test_one_run_makes_a_thing_while_the_other_waits(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterReport
+from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 FEW = {"proxy_warmup_steps": 5, "max_train_steps": 5, "batch_size": 32, "softmax_group_size": 16}
 
 
-def train(**training: object) -> TrainRaterReport:
+def train(**training: object) -> TrainRaterResult:
     return train_rater(
         TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": FEW | training})
     )

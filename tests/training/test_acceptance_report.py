@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, vali
     folder = tmp_path_factory.mktemp("raters")
     for seed in (0, 1):
         config = CONFIG.model_copy(update={"seed": seed})
-        train_rater(config, train_pairs, validation_pairs, out=folder / str(seed), report=lambda *_: None)
+        train_rater(config, train_pairs, validation_pairs, out=folder / str(seed), on_progress=lambda *_: None)
     return [folder / "0", folder / "1"]
 
 

@@ -40,7 +40,7 @@ torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 pairs = Samples(np.load(folder / "pairs.npy"), (folder / "pairs.txt").read_text().splitlines())
 config = DownstreamConfig.model_validate_json((folder / "config.json").read_text())
-train_downstream(config, pairs, tokenizer_from=folder, out=folder / "launched", report=lambda *_: None)
+train_downstream(config, pairs, tokenizer_from=folder, out=folder / "launched", on_progress=lambda *_: None)
 """
 
 
@@ -55,14 +55,14 @@ def folder(tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples) -> P
 
 def train(out: Path, tokenizer_from: Path, pairs: Samples, **fields: object) -> list[float]:
     config = CONFIG.model_copy(update=fields)
-    result = train_downstream(config, pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    result = train_downstream(config, pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     return list(result["losses"])
 
 
 def train_until_killed(out: Path, tokenizer_from: Path, pairs: Samples) -> None:
     with pytest.raises(KilledError):
         train_downstream(
-            CONFIG, pairs, tokenizer_from=tokenizer_from, out=out, report=lambda done, _t, _n: kill_at(6, done)
+            CONFIG, pairs, tokenizer_from=tokenizer_from, out=out, on_progress=lambda done, _t, _n: kill_at(6, done)
         )
 
 

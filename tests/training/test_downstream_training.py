@@ -34,7 +34,9 @@ def test_training_lowers_the_held_out_loss(
 ) -> None:
     short = CONFIG.model_copy(update={"num_train_epochs": 1})
     for name, config in (("short", short), ("long", CONFIG)):
-        train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)
+        train_downstream(
+            config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, on_progress=ignore
+        )
     before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("short", "long"))
     assert before_N.shape == after_N.shape == (60,)
     assert after_N.mean() < before_N.mean() - 0.2
@@ -43,7 +45,9 @@ def test_training_lowers_the_held_out_loss(
 def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples) -> None:
     half = validation_pairs.rows(np.arange(100))
     steps = [
-        train_downstream(CONFIG, pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, report=ignore)["n_steps"]
+        train_downstream(CONFIG, pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, on_progress=ignore)[
+            "n_steps"
+        ]
         for name, pairs in (("half", half), ("full", validation_pairs))
     ]
     assert steps == [30, 60]
@@ -54,17 +58,19 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, average: float
 ) -> None:
     config = CONFIG.model_copy(update={"ema_decay": average})
-    train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", report=ignore)
+    train_downstream(
+        config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", on_progress=ignore
+    )
     with pytest.raises(KilledError):
         train_downstream(
             config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
-            report=lambda done, _total, _note: kill_at(27, done),
+            on_progress=lambda done, _total, _note: kill_at(27, done),
         )  # fmt: skip
     assert not (tmp_path / "killed").exists()
     steps: list[int] = []
     train_downstream(
         config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
-        report=lambda done, _total, _note: steps.append(done),
+        on_progress=lambda done, _total, _note: steps.append(done),
     )  # fmt: skip
     assert steps[0] == 21
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
@@ -78,7 +84,7 @@ def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
     losses = {}
     for average in (0.0, 0.9):
         config, out = short.model_copy(update={"ema_decay": average}), tmp_path / str(average)
-        found = train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+        found = train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
         losses[average] = found["losses"]
     assert losses[0.0] == losses[0.9]
     last, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("0.0", "0.9"))
@@ -100,9 +106,9 @@ def test_the_average_of_weights_that_stand_still_is_them(longest: float) -> None
 
 def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     out = tmp_path / "model"
-    first = train_downstream(CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    first = train_downstream(CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     again = train_downstream(
-        CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, report=lambda done, _t, _n: kill_at(done, done)
+        CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=lambda done, _t, _n: kill_at(done, done)
     )
     assert again == first
 
@@ -111,24 +117,24 @@ def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: 
     with pytest.raises(KilledError):
         train_downstream(
             CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
-            report=lambda done, _total, _note: kill_at(12, done),
+            on_progress=lambda done, _total, _note: kill_at(12, done),
         )  # fmt: skip
     other = CONFIG.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another config"):
-        train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
+        train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
 
 
 def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     nothing = test_pairs.rows(np.arange(0))
     with pytest.raises(DataError, match="No samples"):
-        train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", report=ignore)
+        train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
 
 
 def test_losses_come_in_the_order_of_the_pairs(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
     out = tmp_path / "model"
-    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, report=ignore)
+    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     order = np.arange(60)[::-1].copy()
     np.testing.assert_allclose(
         heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5
@@ -141,11 +147,11 @@ def test_lora_improves_its_base_and_leaves_a_plain_model(
 ) -> None:
     few = validation_pairs.rows(np.arange(60))
     longer = CONFIG.model_copy(update={"num_train_epochs": 40, "learning_rate": 5e-3})
-    train_downstream(longer, few, tokenizer_from=tokenizer_from, out=tmp_path / "base", report=ignore)
+    train_downstream(longer, few, tokenizer_from=tokenizer_from, out=tmp_path / "base", on_progress=ignore)
     lora = CONFIG.model_copy(
         update={"method": "lora", "base_model": tmp_path / "base", "learning_rate": 2e-2, "num_train_epochs": 12}
     )
-    train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", report=ignore)
+    train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", on_progress=ignore)
     before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("base", "lora"))
     assert after_N.mean() < before_N.mean() - 0.02
     adapters, model = (load_file(tmp_path / "lora" / f"{name}.safetensors") for name in ("adapters", "model"))

@@ -61,7 +61,7 @@ def _one_thread() -> None:
 
 
 def train(config: DownstreamConfig, pairs: Samples, out: Path, cache: Path | None = None) -> list[float]:
-    result = train_downstream(config, pairs, tokenizer_from=out, out=out, report=ignore, cache=cache)
+    result = train_downstream(config, pairs, tokenizer_from=out, out=out, on_progress=ignore, cache=cache)
     return list(result["losses"])
 
 
@@ -106,7 +106,9 @@ def test_a_killed_run_goes_on_to_bit_identical_adapters(
     shorter = config.model_copy(update={"max_train_steps": 20})
     train(shorter, validation_pairs, tmp_path / "whole")
     with pytest.raises(KilledError):
-        train_downstream(shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", report=kill_at_17)
+        train_downstream(
+            shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", on_progress=kill_at_17
+        )
     train(shorter, validation_pairs, tmp_path / "killed")
     whole, killed = (load_file(tmp_path / name / "adapters.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

@@ -71,7 +71,7 @@ def test_images_in_the_official_layout_get_the_official_lines(tmp_path: Path) ->
     write_images(
         tmp_path / "out", 1, right, [picture(green=(0, 24), red=(48, 24)), picture(green=(48, 24), red=(0, 24))]
     )
-    results = judge_images(tmp_path / "out", Judges(SquareDetector(), MiddleNamer(), NAMES), report=forget)
+    results = judge_images(tmp_path / "out", Judges(SquareDetector(), MiddleNamer(), NAMES), on_progress=forget)
     assert [one.is_correct for one in results] == [True, False, False, True, False]
     assert [one.reason for one in results[1:3]] == [
         "expected red cup>=1, found 0 red; and 1 blue", "expected cup>=1, found 0",
@@ -91,7 +91,7 @@ def test_images_in_the_official_layout_get_the_official_lines(tmp_path: Path) ->
 
 def test_names_that_are_not_the_detector_s_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="3 names for 2 classes"):
-        judge_images(tmp_path, Judges(SquareDetector(), MiddleNamer(), [*NAMES, "cat"]), report=forget)
+        judge_images(tmp_path, Judges(SquareDetector(), MiddleNamer(), [*NAMES, "cat"]), on_progress=forget)
 
 
 def test_a_prompt_s_images_are_written_whole_and_again(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def drawn(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def draw(model_path: Path, out: Path, report: Callable[[int, int, str], None] = forget) -> None:
-    generate_images(model_path, PROMPTS, first_seed=3, sampling=SAMPLING, out=out, report=report)
+def draw(model_path: Path, out: Path, on_progress: Callable[[int, int, str], None] = forget) -> None:
+    generate_images(model_path, PROMPTS, first_seed=3, sampling=SAMPLING, out=out, on_progress=on_progress)
 
 
 def test_every_prompt_has_its_image_and_its_seed(drawn: Path) -> None:

@@ -39,7 +39,7 @@ pairs = [
     for name in ("train", "validation")
 ]
 config = RaterTrainingConfig.model_validate_json((folder / "config.json").read_text())
-train_rater(config, *pairs, out=folder / "launched", report=lambda *_: None)
+train_rater(config, *pairs, out=folder / "launched", on_progress=lambda *_: None)
 """
 
 
@@ -79,7 +79,7 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
     launch(launcher, folder)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    train_rater(CONFIG, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    train_rater(CONFIG, train_pairs, validation_pairs, out=folder / "plain", on_progress=lambda *_: None)
     torch.set_num_threads(threads)
     launched, plain = (load_file(folder / name / "rater.safetensors") for name in ("launched", "plain"))
     assert launched.keys() == plain.keys()
@@ -96,7 +96,7 @@ def test_two_processes_give_the_loss_curve_of_one(
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
     launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     launch([*launcher, "--mixed_precision=no", "--dynamo_backend=no"], folder)
-    train_rater(config, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    train_rater(config, train_pairs, validation_pairs, out=folder / "plain", on_progress=lambda *_: None)
     two, one = (
         json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
     )
@@ -126,7 +126,7 @@ def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Samples, vali
     # A process of its own: accelerate keeps one number format a process.
     launch(["torch.distributed.run", "--standalone", "--nproc-per-node=1"], folder)
     full = config.model_copy(update={"mixed_precision": "no"})
-    train_rater(full, train_pairs, validation_pairs, out=folder / "plain", report=lambda *_: None)
+    train_rater(full, train_pairs, validation_pairs, out=folder / "plain", on_progress=lambda *_: None)
     half, whole = (
         json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
     )

@@ -32,7 +32,7 @@ SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=RatingRule.LEARNA
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
-    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=ignore)
     return out
 
 
@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
 ) -> None:
     out = tmp_path / "rater"
     kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
-    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=ignore)
     whole, resumed = load_file(rater / "rater.safetensors"), load_file(out / "rater.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 

@@ -29,7 +29,7 @@ def test_one_pair_alone_is_too_few_to_train_on(
     )
     pairs = (train_pairs.rows(one), validation_pairs) if of == "training" else (train_pairs, validation_pairs.rows(one))
     with pytest.raises(DataError, match=f"Only 1 {of} sample"):
-        train_rater(config, *pairs, out=tmp_path / "rater", report=ignore)
+        train_rater(config, *pairs, out=tmp_path / "rater", on_progress=ignore)
 
 
 def test_fp16_without_a_gpu_is_refused(
@@ -38,7 +38,7 @@ def test_fp16_without_a_gpu_is_refused(
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     config = CONFIG.model_copy(update={"mixed_precision": "fp16"})
     with pytest.raises(ConfigError, match="choose bf16 or no"):
-        train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)
 
 
 def test_a_run_whose_weights_collapse_stops_with_the_reason(
@@ -48,7 +48,7 @@ def test_a_run_whose_weights_collapse_stops_with_the_reason(
         update={"kl_weight": 1e-3, "rule": RatingRule.LOSS, "rater_learning_rate": 3e-2, "max_train_steps": 600}
     )
     with pytest.raises(TrainingCollapsedError, match=r"of 32 samples \(at least 3.2 are needed\)"):
-        train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)
 
 
 def test_a_loss_that_is_not_finite_is_a_reason_to_stop() -> None:

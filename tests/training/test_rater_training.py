@@ -40,14 +40,16 @@ def kill_twice(config: RaterTrainingConfig, train: Samples, validation: Samples,
     """Begin a training, and go on with it, each time until a step: once in the warm-up, once after."""
     for step in (40, 140):
         with pytest.raises(KilledError):
-            train_rater(config, train, validation, out=out, report=lambda done, _t, _n, step=step: kill_at(step, done))
+            train_rater(
+                config, train, validation, out=out, on_progress=lambda done, _t, _n, step=step: kill_at(step, done)
+            )
         assert not out.exists()
 
 
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     out = tmp_path_factory.mktemp("raters") / "rater"
-    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=ignore)
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=ignore)
     return out
 
 
@@ -73,7 +75,7 @@ def test_two_threads_give_the_same_bits_at_every_run(
     )
     torch.set_num_threads(2)
     for name in "abc":
-        train_rater(config, train_pairs, validation_pairs, out=tmp_path / name, report=ignore)
+        train_rater(config, train_pairs, validation_pairs, out=tmp_path / name, on_progress=ignore)
     torch.set_num_threads(n_threads)
     assert len({(tmp_path / name / "rater.safetensors").read_bytes() for name in "abc"}) == 1
 
@@ -113,7 +115,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
     out = tmp_path / "rater"
     kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
     steps: list[int] = []
-    train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: steps.append(done))
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=lambda done, _t, _n: steps.append(done))
     assert steps[0] == 126
     for name in ("rater", "proxy", "tokenizer"):
         whole, resumed = load_file(rater / f"{name}.safetensors"), load_file(out / f"{name}.safetensors")
@@ -123,7 +125,7 @@ def test_a_killed_run_goes_on_to_bit_identical_weights(
 
 def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     metrics = train_rater(
-        CONFIG, train_pairs, validation_pairs, out=rater, report=lambda done, _t, _n: kill_at(done, done)
+        CONFIG, train_pairs, validation_pairs, out=rater, on_progress=lambda done, _t, _n: kill_at(done, done)
     )
     assert metrics["n_steps"] == 180
 
@@ -133,16 +135,16 @@ def test_another_config_s_checkpoint_is_refused(
 ) -> None:
     out = tmp_path / "rater"
     with pytest.raises(KilledError):
-        train_rater(CONFIG, train_pairs, validation_pairs, out=out, report=lambda done, _t, _n: kill_at(30, done))
+        train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=lambda done, _t, _n: kill_at(30, done))
     other = CONFIG.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another config"):
-        train_rater(other, train_pairs, validation_pairs, out=out, report=ignore)
+        train_rater(other, train_pairs, validation_pairs, out=out, on_progress=ignore)
 
 
 def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     config = CONFIG.model_copy(update={"proxy_warmup_steps": 30, "max_train_steps": 1, "rater_learning_rate": 1e-9})
     out = tmp_path / "rater"
-    train_rater(config, train_pairs, validation_pairs, out=out, report=ignore)
+    train_rater(config, train_pairs, validation_pairs, out=out, on_progress=ignore)
     score_N = Scorer.load(out).score(train_pairs.image_NHWC, train_pairs.captions)
     assert np.abs(score_N).max() < 1e-5
 
@@ -154,7 +156,7 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     config = CONFIG.model_copy(
         update={"max_train_steps": 600, "early_stopping_patience": 2, "proxy_learning_rate": 5e-3}
     )
-    metrics = train_rater(config, train_pairs, few, out=tmp_path / "rater", report=ignore)
+    metrics = train_rater(config, train_pairs, few, out=tmp_path / "rater", on_progress=ignore)
     assert metrics["stopped_early"]
     assert metrics["best_step"] == metrics["n_steps"] - 2 * config.validation_steps
     assert metrics["n_steps"] < 660
@@ -170,7 +172,7 @@ def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
             train_pairs,
             validation_pairs,
             out=tmp_path / str(n),
-            report=ignore,
+            on_progress=ignore,
         )["history"]
         for n in (1, 2)
     ]
@@ -185,7 +187,7 @@ def test_smaller_softmax_groups_are_another_objective(
     sizes = []
     for group in (8, 32):
         config = CONFIG.model_copy(update={"proxy_warmup_steps": 5, "max_train_steps": 2, "softmax_group_size": group})
-        metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / str(group), report=ignore)
+        metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / str(group), on_progress=ignore)
         sizes.append(metrics["history"][0]["effective_sample_size"])
     assert sizes == pytest.approx([8, 32], rel=1e-3)
 
@@ -194,7 +196,7 @@ def test_recomputed_activations_give_the_same_steps(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, rater: Path
 ) -> None:
     config = CONFIG.model_copy(update={"gradient_checkpointing": True, "max_train_steps": 3})
-    metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+    metrics = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)
     full = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
     for row, expected in zip(metrics["history"], full, strict=False):
         assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
@@ -204,10 +206,10 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1, "validation_steps": 1})
-    whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", report=ignore)
+    whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", on_progress=ignore)
     # Seven pairs at a time.
     monkeypatch.setattr(rater_training, "_MOST_LOGITS", 7 * config.tokenizer_config.n_tokens * config.codebook_size)
-    parts = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "parts", report=ignore)
+    parts = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "parts", on_progress=ignore)
     for name in ("score_std", "spearman_score_minus_loss", "reference_loss_mean"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6)
     assert parts["history"][-1]["held_out_loss"] == pytest.approx(whole["history"][-1]["held_out_loss"], rel=1e-5)
@@ -229,7 +231,7 @@ def test_every_variant_trains_to_finite_scores(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, change: dict[str, object]
 ) -> None:
     config = CONFIG.model_copy(update={"proxy_warmup_steps": 10, "max_train_steps": 20, **change})
-    train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", report=ignore)
+    train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)
     score_N = Scorer.load(tmp_path / "rater").score(train_pairs.image_NHWC, train_pairs.captions)
     assert np.isfinite(score_N).all()
     assert score_N.std() > 0

@@ -50,8 +50,8 @@ def test_score_rises_and_kid_falls_with_training(tmp_path: Path) -> None:
     for n_steps in (60, 400):
         model, out = tmp_path / f"model-{n_steps}", tmp_path / f"images-{n_steps}"
         config = DownstreamConfig(max_train_steps=n_steps)
-        train_downstream(config, train, tokenizer_from=tmp_path, out=model, report=forget)
-        generate_images(model, prompts, first_seed=0, sampling=SAMPLING, out=out, report=forget)
+        train_downstream(config, train, tokenizer_from=tmp_path, out=model, on_progress=forget)
+        generate_images(model, prompts, first_seed=0, sampling=SAMPLING, out=out, on_progress=forget)
         found.append(metric_of(questions).measure_images(read_set(out)) | kid.measure_images(read_set(out)))
     short, long = found
     # A patchwork of codes shows some asked shape by chance; its place and the colours of two are not answered so.

@@ -19,7 +19,7 @@ def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, valida
         proxy_warmup_steps=40, max_train_steps=60, proxy_width=32, rater_width=32, codebook_size=64
     )
     out = tmp_path_factory.mktemp("raters") / "rater"
-    train_rater(config, train_pairs, validation_pairs, out=out, report=lambda *_: None)
+    train_rater(config, train_pairs, validation_pairs, out=out, on_progress=lambda *_: None)
     return out
 
 
