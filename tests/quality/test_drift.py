@@ -1,4 +1,4 @@
-"""What a night is compared with and how its groups and its reason are named; the measuring itself is tests/cli/test_drift.py's."""
+"""The reference of a night, the names of its groups and the reason of a held night; test_drift_measures.py checks the numbers."""
 
 from types import SimpleNamespace
 from typing import Any
