@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Bring both databases up to date and give each role its password; harmless to repeat. Run by compose.yaml once before anything else.
-# ALCHEMIST_DATABASE_URL is the owner's here, and only here.
+# Migrates both databases and sets the password of each role; safe to re-run. compose.yaml runs it before any other service.
+# Only here is ALCHEMIST_DATABASE_URL the address of the owner.
 set -euo pipefail
 python - <<'PYTHON'
 import os

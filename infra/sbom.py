@@ -1,4 +1,4 @@
-"""Keep of an SBOM what a reader compares: each component's name, version, address and licences. From standard input to standard output."""
+"""Shorten an SBOM from standard input: keep the name, version, address and licences of each component."""
 
 import json
 import sys
@@ -7,22 +7,22 @@ KEPT = ("type", "bom-ref", "name", "version", "purl", "licenses")
 
 
 def main() -> None:
-    """Shorten the list."""
+    """Print the shortened SBOM."""
     bom = json.load(sys.stdin)
     bom["components"] = [
         {name: component[name] for name in KEPT if name in component and is_short(component[name])}
         for component in bom["components"]
-        # The installer is no part of the platform.
+        # The installer is not part of the platform.
         if component["name"] not in {"pip", "setuptools", "wheel"}
     ]
     bom.pop("dependencies", None)
-    # What made the list, with addresses of its own.
+    # The tool that made the list, and its addresses.
     bom["metadata"].pop("tools", None)
     sys.stdout.write(json.dumps(bom, indent=1) + "\n")
 
 
 def is_short(value: object) -> bool:
-    """Licence texts are left to the packages."""
+    """Return whether a value is shorter than a licence text, which stays in the package."""
     return len(json.dumps(value)) < 2_000
 
 

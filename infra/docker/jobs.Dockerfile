@@ -1,4 +1,4 @@
-# Stages that compute: torch with CUDA, no Airflow. PyPI's torch for Linux brings the CUDA libraries; the host brings the driver.
+# For stages that compute: torch with CUDA, no Airflow. PyPI's torch for Linux includes the CUDA libraries; the host provides the driver.
 FROM python:3.11.14-slim-trixie
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN groupadd --gid 10001 alchemist && useradd --uid 10001 --gid alchemist --create-home alchemist
@@ -15,7 +15,7 @@ ENV ALCHEMIST_HOME=/var/lib/alchemist \
     HF_HUB_OFFLINE=1 \
     PYTHONUNBUFFERED=1
 RUN install --directory --owner alchemist --group alchemist /var/lib/alchemist
-# What every run and ledger row names: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
+# Every run and ledger row stores this version: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
 ARG CODE_VERSION
 RUN test -n "${CODE_VERSION}"
 ENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}

@@ -1,4 +1,4 @@
-# One machine, LocalExecutor: Airflow and torch in one image, since tasks run beside the scheduler.
+# For one machine with LocalExecutor: Airflow and torch in one image, because tasks run beside the scheduler.
 FROM python:3.11.14-slim-trixie
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN groupadd --gid 10001 alchemist && useradd --uid 10001 --gid alchemist --create-home alchemist
@@ -18,7 +18,7 @@ ENV AIRFLOW_HOME=/opt/airflow \
     HF_HUB_OFFLINE=1 \
     PYTHONUNBUFFERED=1
 RUN install --directory --owner alchemist --group alchemist /opt/airflow /opt/airflow/logs /var/lib/alchemist
-# What every run and ledger row names: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
+# Every run and ledger row stores this version: --build-arg CODE_VERSION="$(git describe --always --dirty --abbrev=12)"
 ARG CODE_VERSION
 RUN test -n "${CODE_VERSION}"
 ENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}

@@ -1,6 +1,6 @@
-"""Build the dashboards: `python infra/grafana/build.py` writes one JSON file a question; a test compares.
+"""Build the dashboards: `python infra/grafana/build.py` writes one JSON file per question; a test checks that they are current.
 
-Edit questions.py, never the JSON. Knows Grafana's words and no question.
+Edit questions.py, never the JSON. This file holds Grafana's format, questions.py the content.
 """
 
 import json
@@ -37,7 +37,7 @@ def build(dashboard: Dashboard) -> Json:
 
 
 def lay_out(panels: tuple[Panel, ...]) -> list[Json]:
-    """Place panels two a row, wide ones alone.
+    """Place two panels in a row, wide panels in a row of their own.
 
     >>> [(place["x"], place["y"]) for place in lay_out((Panel("a", "s", "."), Panel("b", "s", "."), Panel("c", "s", ".", is_wide=True)))]
     [(0, 0), (12, 0), (0, 8)]
@@ -69,14 +69,14 @@ def draw(panel: Panel, number: int, place: Json) -> Json:
 
 
 def ask(panel: Panel) -> Json:
-    """Return the question of a panel in the words of its data source."""
+    """Return the query of a panel in the format of its data source."""
     if panel.promql:
         return {"expr": panel.promql, "legendFormat": panel.legend or "__auto"}
     return {"rawSql": panel.sql, "rawQuery": True, "format": "table"}
 
 
 def variable(label: str, metric: str) -> Json:
-    """Return a variable that lists a label's values; all of them unless a reader picks some."""
+    """Return a dashboard variable with the values of a label; by default all are selected."""
     query = f"label_values({metric}, {label})"
     return {
         "name": label,
@@ -86,7 +86,7 @@ def variable(label: str, metric: str) -> Json:
         "query": {"query": query, "refId": label},
         "definition": query,
         "includeAll": True,
-        # Also what has no series yet; in a query of the store it stands between ^( and )$ too.
+        # Matches values without a time series too; queries of the store put it between ^( and )$.
         "allValue": ".*",
         "multi": True,
         "refresh": 2,

@@ -1,6 +1,6 @@
-"""The five dashboards by the question that each answers: what is asked of Prometheus and of the store, in which unit, and why.
+"""The five dashboards, each named by the question that it answers, with their queries, units and descriptions.
 
-A panel asks either Prometheus (`promql`) or the store (`sql`, as alchemist_reader). Knows nothing of Grafana's JSON.
+A panel queries either Prometheus (`promql`) or the store (`sql`, as alchemist_reader). build.py writes Grafana's JSON.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. `unit` is Grafana's name of a unit; `legend` a template of labels; `kind` how it is drawn."""
+    """One panel. `unit` is Grafana's name of a unit, `legend` a template of labels, `kind` Grafana's panel type."""
 
     title: str
     unit: str
@@ -22,7 +22,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One question."""
+    """One dashboard, which answers one question."""
 
     uid: str
     question: str
@@ -33,45 +33,48 @@ OF_DATASET = '{dataset=~"$dataset"}'
 OF_BOTH = '{dataset=~"$dataset", rater=~"$rater"}'
 
 HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
-    Panel("Last nights", "none", "Done: found = scored + quarantined, and selectable. A held night waits for `alchemist night release`.",
+    Panel("Last nights", "none", "A night is complete when found = scored + quarantined. A held night needs `alchemist night release`.",
           sql="SELECT dataset, crawl_date, n_shards, n_locations, n_scored, n_quarantined, status FROM alchemist.nightly_overview "
               "WHERE dataset ~ '^(${dataset:regex})$' ORDER BY crawl_date DESC, dataset LIMIT 14", kind="table", is_wide=True),
     Panel("Time since a stage last succeeded", "s",
-          "An empty night is a success too: whether data comes, the newest selectable night shows.",
+          'Runs without new data succeed too; the panel "Age of the newest selectable night" shows whether data arrives.',
           "stage:alchemist_success_age_seconds:max", legend="{{stage}}"),
-    Panel("Exporter and store", "bool_on_off", "Whether the exporter could read the store; every other panel hangs on it.",
+    Panel("Exporter and store", "bool_on_off", "On if the exporter could read the store; the other Prometheus panels need it.",
           "alchemist_store_up", kind="stat"),
-    Panel("Share of the newest night quarantined", "percentunit",
-          "Above max_quarantined_ratio ([checks] of alchemist.toml) a check stops the night.",
+    Panel("Quarantined share of the newest night", "percentunit",
+          "A check stops the night above max_quarantined_ratio ([checks] in alchemist.toml).",
           "dataset:alchemist_night_quarantine:ratio" + OF_DATASET, legend="{{dataset}}"),
-    Panel("Why it was quarantined", "short", "Locations of the newest crawl date by reason code; `quarantined_samples` names each.",
+    Panel("Quarantine reasons", "short",
+          "Quarantined locations of the newest crawl date by reason code; table `quarantined_samples` lists them.",
           'sum by (dataset, reason) (alchemist_night_samples{dataset=~"$dataset", outcome="quarantined"})',
           legend="{{dataset}} {{reason}}"),
-    Panel("Failed data checks of the last day", "short", "A failed `fail` has stopped its pipeline; a failed `warn` is only counted.",
+    Panel("Failed data checks of the last day", "short", "A failed check of severity `fail` stopped its pipeline; `warn` is only counted.",
           "alchemist_check_failures", legend="{{reason}} ({{outcome}})"),
     Panel("Score drift", "none",
-          "PSI against the accepted nights: [drift] of alchemist.toml says when a night is held.",
+          "PSI (population stability index) against the accepted nights; [drift] in alchemist.toml sets when a night is held.",
           "alchemist_score_psi" + OF_BOTH, legend="{{dataset}} {{rater}}"),
-    Panel("Shards that do not add up", "short", "Recounted every night from scores and quarantine rows. Anything but 0 is a page.",
+    Panel("Shards with a ledger mismatch", "short",
+          "Shards whose scores and quarantine rows, counted nightly, differ from their locations. Alerts when above 0.",
           "alchemist_ledger_mismatched_shards", legend="{{dataset}}"),
-    Panel("Leases", "short", "Live: work in progress. Expired ones that stay for a day were left by a process that died.",
+    Panel("Leases", "short", "Live: work in progress. Expired for a day: a process died and the DAG maintenance did not run.",
           "alchemist_leases", legend="{{outcome}}"),
-    Panel("Pending takedowns", "short", "Images that something published or materialized still holds; overdue after 72 hours.",
+    Panel("Pending takedowns", "short",
+          "Images taken down that a published subset or a materialized dataset still holds; overdue after 72 hours.",
           'alchemist_takedowns{outcome="pending"}', kind="stat"),
-    Panel("Airflow's scheduler", "ops", "Heartbeats a second. Zero: no DAG will start.", "rate(alchemist_airflow_heartbeats_total[5m])"),
-    Panel("DAG files that cannot be imported", "short", "Airflow's page shows the error under Import Errors.",
+    Panel("Airflow's scheduler", "ops", "Heartbeats per second. At 0 no DAG run starts.", "rate(alchemist_airflow_heartbeats_total[5m])"),
+    Panel("DAG files that cannot be imported", "short", "Airflow's home page shows the errors under Import Errors.",
           "alchemist_airflow_import_errors", kind="stat"),
-    Panel("DAG runs that ended", "short", "Runs of the last day by outcome.",
+    Panel("Finished DAG runs", "short", "DAG runs that ended in the last day, by outcome.",
           "sum by (dag, outcome) (increase(alchemist_airflow_runs_total[1d]))", legend="{{dag}} {{outcome}}"),
-    Panel("Slots of the pool gpu", "short", "Queued tasks beside open slots mean that a scheduler does not schedule.",
+    Panel("Slots of Airflow's pool gpu", "short", "If tasks stay queued while slots are open, the scheduler does not work.",
           "alchemist_airflow_pool_slots", legend="{{outcome}}"),
-    Panel("Failed tasks, and why", "none", "What the failure callback wrote after a task's last try, newest first.",
+    Panel("Failed tasks", "none", "Tasks that failed after their last retry, with the reason, newest first.",
           sql="SELECT happened_at, subject AS task, after ->> 'reason' AS reason, after ->> 'run' AS run FROM alchemist.audit_events "
               "WHERE action = 'task failed' ORDER BY audit_event_id DESC LIMIT 20", kind="table", is_wide=True),
-    Panel("Failed runs, and why", "none", "The error that ended each execution of a stage; the same command goes on with what is left.",
+    Panel("Failed runs", "none", "Stage runs that failed, with the error. Run the same command again to resume.",
           sql="SELECT started_at, stage, state, left(error, 200) AS error, host FROM alchemist.runs "
               "WHERE state IN ('failed', 'lost') ORDER BY run_id DESC LIMIT 20", kind="table", is_wide=True),
-    Panel("What waits for a person", "none", "Held nights with their reason, and promotions that wait for approval in Airflow.",
+    Panel("Decisions that are pending", "none", "Held nights with their reason, and approvals that Airflow asked for in the last 7 days.",
           sql="SELECT 'held night' AS what, datasets.name || ' ' || nights.crawl_date AS subject, nights.reason, "
               "nights.decided_at AS since FROM alchemist.nights INNER JOIN alchemist.datasets USING (dataset_id) "
               "WHERE nights.state = 'held' UNION ALL "
@@ -83,61 +86,66 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
 SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
     Panel("Shards without scores", "short", "Verified shards that the production rater has not scored.",
           "alchemist_shards_unscored" + OF_DATASET, legend="{{dataset}}"),
-    Panel("Newest night scored", "percentunit", "Scored over found locations of the newest crawl date; the rest is quarantined or waits.",
+    Panel("Newest night scored", "percentunit",
+          "Scored locations over all locations of the newest crawl date; the others are quarantined or not scored yet.",
           "dataset:alchemist_night_scored:ratio" + OF_DATASET, legend="{{dataset}}"),
-    Panel("Progress of what runs", "percentunit", "Share of the work that running executions of a stage have done.",
+    Panel("Progress of running stages", "percentunit", "Share of the work that is done, per running stage.",
           "alchemist_stage_progress_ratio", legend="{{stage}}"),
-    Panel("Executions at work", "short", "Executions with a heartbeat in the last five minutes, one a worker slot.",
+    Panel("Running stages", "short", "Runs with a heartbeat in the last five minutes, one per worker slot.",
           "alchemist_stage_runs_running", legend="{{stage}}"),
-    Panel("Pairs in the ledger", "short", "Locations that the production rater has accounted for.",
+    Panel("Locations in the ledger", "short", "Locations that the production rater has scored or quarantined.",
           "alchemist_samples" + OF_DATASET, legend="{{dataset}} {{outcome}}"),
     Panel("Shards by state", "short",
-          "growing: an upload under way. missing, changed, rejected: not readable. retired, superseded: given up.",
+          "growing: an unfinished upload. missing, changed, rejected: cannot be read. retired, superseded: no longer used.",
           "alchemist_shards" + OF_DATASET,
           legend="{{dataset}} {{outcome}}"),
-    Panel("Nights by state", "short", "Only selectable and released nights can be drawn from.", "alchemist_nights" + OF_DATASET,
+    Panel("Nights by state", "short", "Samples are selected only from selectable and released nights.", "alchemist_nights" + OF_DATASET,
           legend="{{dataset}} {{outcome}}"),
     Panel("Age of the newest selectable night", "s",
-          "Age of the newest crawl date that can be selected; NightlyStale fires when two that were due are missing.",
+          "Age of the newest selectable crawl date; NightlyStale fires when two nights that were due are missing.",
           "time() - alchemist_newest_night_timestamp_seconds" + OF_DATASET, legend="{{dataset}}"),
-    Panel("Last scoring runs", "none", "Each run's pairs, seconds and speed, as its report says.",
+    Panel("Last scoring runs", "none", "Samples, seconds and samples per second of each run, from its result.",
           sql="SELECT started_at, state, (result ->> 'n_scored')::bigint AS n_scored, "
               "(result ->> 'n_quarantined')::bigint AS n_quarantined, work_seconds, "
-              "round(((result ->> 'n_scored')::numeric / nullif((result ->> 'seconds')::numeric, 0)), 1) AS pairs_per_s "
+              "round(((result ->> 'n_scored')::numeric / nullif((result ->> 'seconds')::numeric, 0)), 1) AS samples_per_s "
               "FROM alchemist.runs WHERE stage = 'score' ORDER BY run_id DESC LIMIT 20", kind="table", is_wide=True),
 ))  # fmt: skip
 
 RATER = Dashboard("alchemist-rater", "Is the rater learning?", (
-    Panel("Training under way", "percentunit", "How far the running training is; its last checkpoint survives a kill.",
+    Panel("Training progress", "percentunit",
+          "Share of the running training that is done; after a kill it resumes from its last checkpoint.",
           'alchemist_stage_progress_ratio{stage="train_rater"}', legend="{{stage}}"),
-    Panel("Seconds of the last training", "s", "Work of the newest successful training.",
+    Panel("Duration of the last training", "s", "Seconds of work of the newest successful training.",
           'alchemist_stage_last_work_seconds{stage="train_rater"}', legend="{{stage}}"),
-    Panel("Acceptance reports", "none", "Checks of the production rater and the newest ones; `raters.acceptance_report` has the bounds.",
+    Panel("Acceptance reports", "none",
+          "Acceptance checks of the production rater and the newest raters; `raters.acceptance_report` has the bounds.",
           'alchemist_rater_check_value{rater=~"$rater"}', legend="{{rater}} {{metric}}"),
-    Panel("Distance of scores from the accepted nights", "none", "Kolmogorov-Smirnov, 0 to 1, of production and the newest shadow.",
+    Panel("Distance of scores from the accepted nights", "none",
+          "Kolmogorov-Smirnov distance, 0 to 1, of the production rater and the newest shadow rater.",
           "alchemist_score_ks_distance" + OF_BOTH, legend="{{dataset}} {{rater}}"),
-    Panel("Raters", "none", "Every version, newest first: only a certified one is promoted without a reason.",
+    Panel("Raters", "none", "All raters, newest first. Promoting a rater that is not certified requires a reason.",
           sql="SELECT name, rule, state, is_shadow, acceptance_report -> 'is_certified' AS is_certified, "
               "created_at, promoted_at, retired_at FROM alchemist.raters ORDER BY rater_id DESC LIMIT 20", kind="table", is_wide=True),
-    Panel("Promotions", "none", "Who put which rater into production, and which one it replaced.",
+    Panel("Promotions", "none", "Who promoted which rater, and which rater it replaced.",
           sql="SELECT happened_at, actor, subject, before ->> 'production' AS was, after ->> 'without_certificate' AS reason "
               "FROM alchemist.audit_events WHERE action = 'promote' ORDER BY audit_event_id DESC LIMIT 20", kind="table", is_wide=True),
 ))  # fmt: skip
 
 SUBSET = Dashboard("alchemist-subset", "Was the subset worth it?", (
-    Panel("Value of subset and control", "none", "Mean over seeds under the newest contract; held-out loss, FID and KID are better lower.",
+    Panel("Metrics of subset and controls", "none",
+          "Mean over seeds under the newest evaluation protocol. Lower is better for held-out loss, FID and KID.",
           "alchemist_evaluation_value", legend="{{subset}} {{metric}} {{outcome}}"),
-    Panel("Subset against random", "none", "Ratio of the subset's value to that of a random subset of the same size.",
+    Panel("Subset against random", "none", "Metric of the subset divided by that of a random subset of the same size.",
           'alchemist_evaluation_value{outcome="subset"} / on (subset, metric) group_left () alchemist_evaluation_value{outcome="random"}',
           legend="{{subset}} {{metric}}"),
-    Panel("Members", "short", "Pairs of each published subset; it stays as it is until a version is published.",
+    Panel("Members", "short", "Number of members of each published subset; it changes only when a version is published.",
           "alchemist_subset_samples", legend="{{subset}}"),
-    Panel("Retention", "percentunit", "Share of the eligible pairs that was asked for.",
+    Panel("Retention", "percentunit", "Share of the eligible samples that was selected.",
           "alchemist_subset_retention_ratio", legend="{{subset}}"),
-    Panel("Subset versions", "none", "What each version was made by and what it was worth.",
+    Panel("Subset versions", "none", "Each version with its strategy, rater and held-out losses.",
           sql="SELECT name, version, state, strategy, retention, n_samples, rater, subset_heldout_loss, random_heldout_loss, n_seeds, "
               "published_at FROM alchemist.subset_overview ORDER BY subset_id DESC LIMIT 30", kind="table", is_wide=True),
-    Panel("Evaluations", "none", "Each value with its model and contract: only values of one contract may be compared.",
+    Panel("Evaluations", "none", "Each value with its model and evaluation protocol. Compare only values of one protocol.",
           sql="SELECT evaluations.created_at, models.arm, models.seed, evaluations.metric, evaluations.value, evaluations.n, "
               "evaluation_protocols.protocol_hash FROM alchemist.evaluations INNER JOIN alchemist.models USING (model_id) "
               "INNER JOIN alchemist.evaluation_protocols USING (protocol_id) ORDER BY evaluations.evaluation_id DESC LIMIT 30",
@@ -145,22 +153,22 @@ SUBSET = Dashboard("alchemist-subset", "Was the subset worth it?", (
 ))  # fmt: skip
 
 COST = Dashboard("alchemist-cost", "What does it cost?", (
-    Panel("Cost of the last day by stage", "none", "Work × ALCHEMIST_PRICE_PER_GPU_HOUR or …_PER_CORE_HOUR; without prices there is none.",
+    Panel("Cost of the last day by stage", "none", "Time × ALCHEMIST_PRICE_PER_GPU_HOUR or …_PER_CORE_HOUR; empty without prices.",
           "stage:alchemist_cost:increase1d", legend="{{stage}}"),
-    Panel("Budget of a day", "none", "ALCHEMIST_BUDGET_PER_DAY; above it the alert CostOverBudget fires.",
+    Panel("Daily budget", "none", "ALCHEMIST_BUDGET_PER_DAY; above it the alert CostOverBudget fires.",
           "alchemist_budget_per_day", kind="stat"),
-    Panel("Cost so far by stage", "none", "Everything that the run ledger knows, failed runs included.", "alchemist_stage_cost_total",
+    Panel("Cost so far by stage", "none", "All runs in the run ledger, failed ones included.", "alchemist_stage_cost_total",
           legend="{{stage}}"),
-    Panel("Work of the last day", "s", "Seconds of ended runs by stage; without prices the only measure of cost.",
+    Panel("Work of the last day", "s", "Seconds of finished runs by stage; without prices this is the only measure of cost.",
           "sum by (stage) (increase(alchemist_stage_work_seconds_total[1d]))", legend="{{stage}}"),
-    Panel("Size of the store", "bytes", "The database on disk.", "alchemist_store_size_bytes"),
-    Panel("Device seconds of a day", "none", "Work by day, stage and device: multiply by your price.",
+    Panel("Size of the store", "bytes", "Size of the database on disk.", "alchemist_store_size_bytes"),
+    Panel("Device seconds per day", "none", "Seconds of work by day, stage and device; multiply by your price.",
           sql="SELECT started_at::date AS day, stage, device, count(*) AS n_runs, round(sum(work_seconds)::numeric, 1) AS device_seconds "
               "FROM alchemist.runs WHERE work_seconds IS NOT NULL GROUP BY started_at::date, stage, device "
               "ORDER BY day DESC, stage LIMIT 60",
           kind="table", is_wide=True),
-    Panel("Cost of a night and of a subset version", "none",
-          "Own work, and the crawls, rater and scores a version was drawn from, which others share; empty: some of it had no price.",
+    Panel("Cost of nights and subset versions", "none",
+          "own: work for this item alone. shared: crawls, rater and scores that other items use too. Empty if a part has no price.",
           sql="SELECT kind, name, round(sum(seconds)::numeric, 1) AS seconds, "
               "round((CASE WHEN bool_and(cost IS NOT NULL OR is_shared) "
               "THEN sum(cost) FILTER (WHERE NOT is_shared) END)::numeric, 4) AS own, "
@@ -169,7 +177,7 @@ COST = Dashboard("alchemist-cost", "What does it cost?", (
               "round((CASE WHEN bool_and(cost IS NOT NULL) THEN sum(cost) END)::numeric, 4) AS cost "
               "FROM alchemist.costs WHERE kind IN ('night', 'subset') GROUP BY kind, name ORDER BY kind, name DESC LIMIT 60",
           kind="table", is_wide=True),
-    Panel("The same by stage, and of a point of a metric", "none", "Where the money of a row above went: stage by stage, device by device.",
+    Panel("Cost by stage and device", "none", "The rows above split by stage and device, and the cost of each evaluated value.",
           sql="SELECT kind, name, stage, is_shared, device, round(seconds::numeric, 1) AS seconds, round(cost::numeric, 4) AS cost "
               "FROM alchemist.costs ORDER BY kind, name DESC, is_shared, stage, device LIMIT 200", kind="table", is_wide=True),
 ))  # fmt: skip

@@ -173,7 +173,7 @@ def test_a_variable_has_a_value_for_all_that_holds_also_for_what_has_no_series_y
 
 def test_no_panel_names_a_limit_that_a_user_can_set() -> None:
     told = {panel.title: panel.text for panel in PANELS if "alchemist.toml" in panel.text}
-    assert set(told) == {"Share of the newest night quarantined", "Score drift"}
+    assert set(told) == {"Quarantined share of the newest night", "Score drift"}
     assert not any(re.search(r"\d", text) for text in told.values())
 
 
@@ -184,7 +184,7 @@ def test_the_reader_sees_what_a_night_and_a_version_cost_with_all_that_led_to_it
     given = yaml.safe_load((COSTS / "given.yaml").read_text())
     with engine.begin() as connection:
         insert_rows(connection, given)
-    (panel,) = [one for one in SQL_PANELS if one.title == "Cost of a night and of a subset version"]
+    (panel,) = [one for one in SQL_PANELS if one.title == "Cost of nights and subset versions"]
     night, version = [tuple(row) for row in reader.exec_driver_sql(panel.sql)]
     assert night == ("night", "2026-01-02", Decimal("5.0"), Decimal("0.5"), None, Decimal("0.5"))
     # Select, tars, two models and their evaluation, which had no price; then the crawl, three of four shards' scoring, the rater.
