@@ -1,1 +1,1 @@
-"""The DAGs of Alchemist, a package of one name: its modules collide with nothing in a DAG folder that it is installed into."""
+"""The DAGs of Alchemist, in a package, so that their module names cannot collide with others in the same DAG folder."""

@@ -4,7 +4,7 @@
     check_subset → plan_publish
     check_subset → publish
 
-Safe to re-run: yes, the same form gives the same members. A dry run ends after the preview; tars and a question only if asked for.
+Safe to re-run: yes, the same form gives the same members. A dry run ends after the preview. The form can skip materialize and approve.
 Runbook: infra/RUNBOOK.md#build_subset
 """
 

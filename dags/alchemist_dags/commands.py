@@ -1,13 +1,13 @@
-"""One command line of `alchemist` as an argument list, and the environment that it runs in.
+"""Command lines of `alchemist` as argument lists, and the environment that they run in.
 
-This is the whole contract between Airflow and the platform. A value from outside is one argument: no shell and no template
-reads it. The environment holds only what commands need: neither Airflow's database and keys nor any other variable of Airflow.
+This is the whole interface between Airflow and the platform. A value from outside is one argument; no shell and no template
+interprets it. The environment contains only what commands need, and none of Airflow's credentials.
 """
 
 import os
 import shlex
 
-# What starts a stage that may take several devices at once, for example `accelerate launch --num-processes 4`; empty: plain.
+# Launcher of stages that can use several devices, for example `accelerate launch --num-processes 4`; empty: none.
 LAUNCH = shlex.split(os.environ.get("ALCHEMIST_LAUNCH", ""))
 SEVERAL_DEVICES = ("train-rater", "train-downstream")
 
@@ -16,12 +16,12 @@ PASSED = (
     "LD_LIBRARY_PATH", "LD_PRELOAD", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 PASSED_PREFIXES = (
-    # What Airflow says of the run itself: who acts, for the audit log, and links to its page.
+    # Airflow's names of the DAG run and its user, for the audit log and for links.
     "AIRFLOW_CTX_",
     "ALCHEMIST_", "LC_", "SSL_", "AWS_", "CUDA_", "NVIDIA_", "NCCL_", "ACCELERATE_", "TORCH_", "PYTORCH_", "HF_", "OMP_", "MKL_",
     "OPENBLAS_", "OPENLINEAGE_", "KUBERNETES_SERVICE_",
 )  # fmt: skip
-# What only some commands need: cleaning Airflow's database takes its address, a note of a failure the folder of the task logs.
+# Variables that only some commands need: `maintain airflow` cleans Airflow's database, `note failure` reads the task's log.
 NEEDED_BY = {
     "ALCHEMIST_AIRFLOW_DATABASE_URL": ["maintain airflow"],
     "AIRFLOW_HOME": ["maintain airflow", "note failure"],
@@ -32,9 +32,9 @@ def alchemist(*words, operand=None, **flags):
     """Return the argument list of `alchemist WORDS --flag=value -- OPERAND`.
 
     Args:
-        words: the verb, which never comes from outside.
-        operand: the bare word of the verb; it stands behind `--`, so that it is never read as a flag.
-        flags: one flag each; none, empty and false values are left out, a true one stands alone.
+        words: the command, which never comes from outside.
+        operand: the positional argument; it follows `--`, so that it is never parsed as a flag.
+        flags: one flag each. None, empty and False are omitted; True gives a flag without a value.
     """
     line = [*LAUNCH, "-m", "alchemist_core"] if LAUNCH and words[0] in SEVERAL_DEVICES else ["alchemist"]
     line += words
@@ -42,13 +42,13 @@ def alchemist(*words, operand=None, **flags):
         if value is None or value is False or value == "":
             continue
         flag = f"--{name.replace('_', '-')}"
-        # One word: a value that begins with a dash stays a value.
+        # With `=`, so that a value that begins with a dash is not parsed as a flag.
         line.append(flag if value is True else f"{flag}={value}")
     return line if operand is None else [*line, "--", str(operand)]
 
 
 def environment_of(line):
-    """Return the environment of a command: the variables of this process that the command needs, and no other."""
+    """Return the environment of a command: only the variables of this process that the command needs."""
     verb = " ".join(line[1:3])
     return {name: value for name, value in os.environ.items() if _is_passed(name, verb)}
 

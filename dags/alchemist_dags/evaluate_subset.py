@@ -1,13 +1,13 @@
-"""Train the same model on each new subset and on its control arms, and compare.
+"""Train the same model on each new subset and on its control arms, and compare them.
 
     plan → train_downstream → evaluate → check_evaluation → report
     plan → evaluate
     plan → check_evaluation
 
-Starts when a subset is published. Which subsets wait is asked of the store, so two published at once need not both
-be announced; when none waits, the report is still made.
-ALCHEMIST_EVALUATE='{"seeds": "0,1,2,3,4"}' gives the form's defaults, which is all that a published subset can be asked.
-Safe to re-run: yes, a trained arm and a measured value are found again.
+Starts when a subset is published. `plan` queries the store for all subsets without an evaluation, so one run can evaluate several.
+If there are none, the run only writes the report.
+ALCHEMIST_EVALUATE='{"seeds": "0,1,2,3,4"}' sets the form's defaults, which runs for published subsets use.
+Safe to re-run: yes, trained models and stored values are reused.
 Runbook: infra/RUNBOOK.md#evaluate_subset
 """
 
@@ -49,7 +49,7 @@ def evaluate_subset():
         return alchemist("check", suite="evaluation", subset=run.item)
 
     subsets = step("plan", waiting, returns="subsets").output
-    late = {"trigger_rule": "all_done"}  # a subset that fails stops no other; the run ends red
+    late = {"trigger_rule": "all_done"}  # a subset that fails does not stop the others; the run ends as failed
     train_downstream = device_step("train_downstream", train, over=subsets)
     evaluate = device_step("evaluate", measure, over=subsets, needs=("train_downstream",), **late)
     checked = mapped_step("check_evaluation", check, over=subsets, needs=("evaluate",), **late)

@@ -1,9 +1,9 @@
-"""What a task is: one command line, beside Airflow or in a pod of its own.
+"""The operators of the DAGs. A task runs one command line, on the Airflow worker or in a pod.
 
-No operator here has template fields: a value from a form, from another task's result or from a run's name is never rendered, so
-it cannot be interpreted a second time. `tests/dags/test_policy.py` refuses any other operator in a DAG.
+No operator here has template fields: Airflow never renders a value from a form, a task's result or a run's name as a template.
+`tests/dags/test_policy.py` refuses any other operator in a DAG.
 
-ALCHEMIST_JOB_RUNNER=local|kubernetes. The pod's image, devices, volumes and secrets stand in a template of infra/kubernetes.
+ALCHEMIST_JOB_RUNNER=local|kubernetes. A template in infra/kubernetes sets the pod's image, devices, volumes and secrets.
 """
 
 import json
@@ -28,16 +28,16 @@ from alchemist_dags.forms import FORMS, RENAMED
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
 LONGEST = timedelta(days=3)
-LONGEST_VALUE = 10_000  # characters; the kernel takes 131,071 bytes in one argument
+LONGEST_VALUE = 10_000  # characters; Linux allows 131,071 bytes in one argument
 N_LINES_KEPT = 30
 NOT_STARTED, FOUND_FAILED = 127, 5
-# Exit codes that the same command would give again (alchemist_core/errors.py; a test compares).
+# Exit codes that a retry would return again. Equal to those in alchemist_core/errors.py; a test compares them.
 FINAL_EXIT_CODES = (2, 5, 7, 9)
 
 
 def form(dag_id, **defaults):
-    """Return a DAG's form; `defaults` fill in what a scheduled run cannot be asked."""
-    # A number as text: Airflow would show a number in the widget that changes what is typed.
+    """Return a DAG's form; `defaults` give the values of scheduled runs."""
+    # As text, because Airflow's number widget changes values that are out of bounds.
     given = {
         name: {"default": str(value) if "else" in FORMS[dag_id][name] else value} for name, value in defaults.items()
     }
@@ -45,7 +45,7 @@ def form(dag_id, **defaults):
 
 
 class CommandFailed(SystemExit):
-    """A command that failed: Airflow logs its reason, without a traceback."""
+    """A failed command. A SystemExit, so that Airflow logs the reason without a traceback."""
 
     def __init__(self, reason, code):
         super().__init__(reason or f"exit code {code}")
@@ -53,14 +53,14 @@ class CommandFailed(SystemExit):
 
 
 class NotRun(CommandFailed):
-    """A task whose command was not run, since another task of the same item failed: people were told of that one."""
+    """A command that was not run because another task of the same item failed; only that task is notified."""
 
 
 class GiveUpOnFinalErrors(RetryPolicy):
-    """Fail at once where the same command would fail again."""
+    """Do not retry if the same command would fail again."""
 
     def evaluate(self, exception, try_number, max_tries, context=None):  # noqa: ARG002  the policy's interface
-        """Decide by the command's exit code."""
+        """Return the decision for the command's exit code."""
         code = getattr(exception, "exit_code", None)
         if code in FINAL_EXIT_CODES:
             return RetryDecision.fail(f"exit code {code}: the same command would fail again")
@@ -68,7 +68,7 @@ class GiveUpOnFinalErrors(RetryPolicy):
 
 
 def read_value(name, value, field):
-    """Return one value of a form; a number that was typed as text becomes a number, 20% is 0.2."""
+    """Return one value of a form. Text in a number field becomes a number; 20% becomes 0.2."""
     if not isinstance(value, str):
         return value
     if "\0" in value or len(value) > LONGEST_VALUE:
@@ -88,19 +88,19 @@ def read_value(name, value, field):
 
 @dataclass(frozen=True)
 class Run:
-    """What a command line may be made of: all that comes from outside, by name."""
+    """The values from outside that a command line may contain."""
 
     form: dict[str, Any]
     """The fields of the DAG's form, and nothing else."""
     item: Any
-    """What a mapped task was given; none for others."""
+    """The item of a mapped task; None for other tasks."""
     day: str
-    """The day whose crawl the run is about, YYYY-MM-DD."""
+    """The crawl date of the run, YYYY-MM-DD."""
     task_instance: Any
 
     @classmethod
     def of(cls, context, item=None):
-        """Read a run, and refuse keys that its form does not have."""
+        """Return the values of a run; refuse keys that its form does not have."""
         dag_run, fields = context["dag_run"], FORMS.get(context["dag"].dag_id, {})
         if unknown := sorted((dag_run.conf or {}).keys() - fields.keys()):
             renames = RENAMED.get(context["dag"].dag_id, {})
@@ -115,11 +115,11 @@ class Run:
         return cls(given, item, day, context["ti"])
 
     def result_of(self, task_id):
-        """Return what a listing task of this run returned."""
+        """Return the result of a task of this run."""
         return self.task_instance.xcom_pull(task_ids=task_id)
 
     def unsuccessful(self, task_ids=None, *, map_index=None):
-        """Return the tasks of this run, of these ids and this one of mapped tasks, that ended otherwise than well."""
+        """Return the failed tasks of this run; limited to these task ids and this index of mapped tasks if given."""
         here = self.task_instance
         states = here.get_task_states(here.dag_id, map_index=map_index, task_ids=task_ids, run_ids=[here.run_id])
         ended = states.get(here.run_id, {})
@@ -131,11 +131,11 @@ class CommandTask(BaseOperator):
 
     Args:
         line: makes the argument list from a `Run`.
-        when: whether the task has something to do; none: always.
-        item: what this one of several mapped tasks is given.
-        returns: a key of the command's last line, read as JSON, that becomes the task's result; an empty one: all of it.
-        needs: tasks that must have succeeded for the same item; the others of a mapped task may have failed.
-        closes: whether this task ends the run: it fails, after its command, when any task of the run did.
+        when: whether the task runs; None: always.
+        item: the item of this mapped task.
+        returns: the key of the command's JSON output (its last line) that becomes the task's result; empty: the whole output.
+        needs: tasks that must have succeeded for the same item; they may have failed for other items.
+        closes: whether this task is the last of the run: after its command it fails if any task of the run failed.
     """
 
     template_fields = ()
@@ -153,7 +153,7 @@ class CommandTask(BaseOperator):
         self.process = None
 
     def execute(self, context):
-        """Run it here, without a shell."""
+        """Run the command on this worker, without a shell."""
         said = self.run(self.read_line(context))
         if self.closes and (failed := Run.of(context).unsuccessful()):
             raise CommandFailed(
@@ -165,11 +165,11 @@ class CommandTask(BaseOperator):
         return result[self.returns] if self.returns else result
 
     def run(self, line):
-        """Run a command, log what it prints, and return the end of it."""
+        """Run a command, log its output, and return the last lines."""
         self.log.info("Running %s", line)
         said = deque(maxlen=N_LINES_KEPT)
         with tempfile.TemporaryDirectory() as folder:
-            # A session of its own, so that it outlives a worker that dies: the next try follows its run.
+            # In its own session, so that it survives the death of the worker; the retry then follows its run.
             options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "cwd": folder}
             try:
                 self.process = subprocess.Popen(line, env=environment_of(line), **options)
@@ -192,27 +192,27 @@ class CommandTask(BaseOperator):
         """Return the argument list of this run."""
         run = Run.of(context, self.item)
         if self.when is not None and not self.when(run):
-            raise AirflowSkipException("not asked for")
+            raise AirflowSkipException("Skipped: the form does not request this task.")
         if self.needs and (failed := run.unsuccessful(list(self.needs), map_index=run.task_instance.map_index)):
-            raise NotRun(f"Not run: {', '.join(failed)} of the same item failed. Look there.", FOUND_FAILED)
+            raise NotRun(f"Not run: {', '.join(failed)} failed for the same item. See the log there.", FOUND_FAILED)
         return self.line(run)
 
     def on_kill(self):
-        """Stop the command with its task."""
+        """Stop the command when Airflow stops its task."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)
 
 
 def step(task_id, line, **options):
-    """Return a task beside Airflow."""
+    """Return a task that runs on the Airflow worker."""
     return CommandTask(task_id=task_id, line=line, **options)
 
 
 def device_step(task_id, line, *, over=None, **options):
-    """Return a task that puts a model on a device: it waits in the pool gpu; `over`: one task for each item of this result."""
+    """Return a task that uses a device, in Airflow's pool gpu. With `over`: one task for each item of that result."""
     kind = CommandTask if RUNNER == "local" else _pod_task()
-    # By priority, not by waiting time: a night goes before a training, and a training before an evaluation.
+    # Absolute weights: a night is started before a training, and a training before an evaluation.
     options = {
         "pool": "gpu",
         "weight_rule": "absolute",
@@ -227,14 +227,14 @@ def device_step(task_id, line, *, over=None, **options):
 
 
 def mapped_step(task_id, line, *, over, **options):
-    """Return one task beside Airflow for each item of a result."""
+    """Return a mapped task on the Airflow worker: one for each item of a result."""
     return CommandTask.partial(task_id=task_id, line=line, do_xcom_push=False, **options).expand(item=over)
 
 
 def _pod_task():
-    """Return the operator of a command in a pod; its provider is imported only where it is used."""
+    """Return the operator that runs a command in a pod. Imported late, because its provider is optional."""
     if RUNNER != "kubernetes":
-        raise ValueError(f"ALCHEMIST_JOB_RUNNER is {RUNNER!r}: it must be local or kubernetes")
-    from alchemist_dags.pods import PodTask  # noqa: PLC0415  as said
+        raise ValueError(f"ALCHEMIST_JOB_RUNNER is {RUNNER!r}: it must be local or kubernetes.")
+    from alchemist_dags.pods import PodTask  # noqa: PLC0415  see above
 
     return PodTask

@@ -1,4 +1,4 @@
-"""Delete what is no longer needed, and count the ledger again.
+"""Delete data that is no longer needed, and recount the ledger.
 
     collect_subsets → complete_takedowns
     remove_leases
@@ -7,7 +7,7 @@
     clean_airflow
     remove_logs
 
-Safe to re-run: yes. What is published, live or newest stays; takedowns are complete when no tar of ours holds the picture.
+Safe to re-run: yes. Published and newest versions and live leases stay. A takedown is complete when no materialized tar holds the image.
 Runbook: infra/RUNBOOK.md#maintenance
 """
 

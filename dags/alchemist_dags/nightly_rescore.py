@@ -1,12 +1,12 @@
-"""Score what the last crawl brought, so that it can be selected from.
+"""Ingest, check and score the newest crawl of each dataset, so that samples can be selected from it.
 
     plan_night → ingest → check_shards → check_samples → plan → score → check_scores → drift → publish → summary
     ingest → find_duplicates → summary
     plan_night → summary
 
-A night is one dataset's crawl date: each is a mapped task of its own, and one that fails stops no other. What fails a check or
-drifts stays closed until `alchemist night release`. The run ends red when anything failed, and `summary` names what was left.
-Safe to re-run: yes, every task finds what is done already. Without a production rater nothing is scored. Shadows are scored too.
+A night is one crawl date of one dataset. Each night is a mapped task, so a night that fails does not stop the others. A night that
+fails a check or drifts stays closed until `alchemist night release`. The run fails if any task failed; `summary` lists what was left out.
+Safe to re-run: yes, every task skips finished work. Without a production rater nothing is scored. Shadow raters score too.
 Runbook: infra/RUNBOOK.md#nightly_rescore
 """
 
@@ -16,7 +16,7 @@ from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import device_step, form, mapped_step, step
 from alchemist_dags.people import COMMON
 
-LATE = {"trigger_rule": "all_done"}  # after all, whether they failed or not
+LATE = {"trigger_rule": "all_done"}  # runs after all upstream tasks, failed or not
 
 
 def night(*words, **flags):
@@ -54,11 +54,11 @@ def nightly_rescore():
     }
     ingest = each("ingest", **bring)
     shards, samples = (each(f"check_{suite}", night("check", suite=suite)) for suite in ("shards", "samples"))
-    # Without nights, `plan score` would plan every unscored shard, also those of nights that a check has stopped.
+    # `plan score` without nights would plan every unscored shard, including those of nights that a check stopped.
     named = {"when": lambda run: run.result_of("plan_night") is not None}
     plan = step("plan", waiting, returns="work", **named, **LATE)
     score = device_step("score", night("score", rater="nightly"), over=plan.output, priority_weight=30, **LATE)
-    # A night that a check has stopped is not scored: that it has no scores is no second trouble.
+    # A night that a check stopped is not scored, so the check of its scores is not run and does not fail too.
     scores = each("check_scores", night("check", suite="scores"), needs=("check_shards", "check_samples"))
     drift = each("drift", night("night", "check-drift"), needs=("check_shards", "check_samples", "check_scores"))
     publish = each("publish", night("night", "publish"), needs=("drift",))

@@ -1,4 +1,4 @@
-"""Failures, questions and answers: `alchemist note` stores them, and notifies the receivers in the settings."""
+"""Failures, questions and answers. `alchemist note` stores them and sends notifications to the configured receivers."""
 
 import logging
 import subprocess
@@ -12,29 +12,29 @@ from alchemist_dags.commands import alchemist, environment_of
 from alchemist_dags.jobs import LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
 
 PATIENCE = timedelta(days=7)
-COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Kept in the audit log")
+COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Stored in the audit log")
 NOTE_TIMEOUT_S = 60
 TASK_LOG = logging.getLogger("airflow.task")
 
 
 def tell(kind, context, *, reason, **flags):
-    """Note what happened to a task; a note that fails must not fail the task."""
+    """Run `alchemist note` for a task; if it fails, the task does not fail."""
     one = context["task_instance"]
-    # No longer than an argument can be, from its end: the end of a log says most.
+    # Cut to the longest allowed argument; the end of a log is the most useful part.
     reason = reason.replace("\0", "")[-LONGEST_VALUE:]
     line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, reason=reason, **flags)
     try:
         subprocess.run(line, check=True, timeout=NOTE_TIMEOUT_S, env=environment_of(line))
     except (OSError, subprocess.SubprocessError) as error:
-        TASK_LOG.warning("not noted: %s", error)
+        TASK_LOG.warning("Could not store the note: %s", error)
 
 
 def note_failure(context):
-    """Write why a task failed for good; the note adds the end of its log, which says more than the exception."""
+    """Store why a task failed after its last retry; `alchemist note` adds the end of the task's log."""
     one = context["task_instance"]
-    # A task that was killed, or that never started, has no exception.
+    # Airflow passes no exception for a task that was killed or never started.
     reason = (
-        str(context.get("exception") or "") or "Airflow names no reason: the task was killed, lost or never started."
+        str(context.get("exception") or "") or "Airflow gives no reason: the task was killed, lost or never started."
     )
     if not isinstance(context.get("exception"), NotRun):
         tell("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
@@ -42,24 +42,24 @@ def note_failure(context):
 
 
 def repeat_reason(context):
-    """Let the line that helps be the last one of the task's log."""
+    """Log the error message again, so that it is the last line of the task's log."""
     if isinstance(error := context.get("exception"), CommandFailed):
         TASK_LOG.error("%s", error)
 
 
 class NoteQuestion(BaseNotifier):
-    """Somebody learns that a task waits for an answer."""
+    """Send a notification that a task waits for an answer."""
 
     template_fields = ()
 
     def notify(self, context):
-        """Tell the question that the task asks."""
+        """Send the question of the task."""
         task, one = context["task"], context["task_instance"]
         tell("approval", context, reason=f"{task.subject}\n{task.body}", try_number=one.try_number)
 
 
 def answered(given):
-    """Return who answered a question and with which comment, as flags of a command; none where nobody was asked."""
+    """Return who answered a question and with which comment, as flags of a command; no flags without a question."""
     if not given:
         return {}
     user, said = given.get("responded_by_user") or {}, given.get("params_input") or {}
@@ -68,10 +68,10 @@ def answered(given):
 
 
 class Question(ApprovalOperator):
-    """Wait for a person's answer to what `ask(run)` returns, a subject and a text; skip where `when(run)` is false.
+    """Wait for a person's answer to the question (subject and text) that `ask(run)` returns; skip if `when(run)` is false.
 
-    What is asked is made when the task runs, not rendered: a name that looks like a template stays a name. Who answered, when and with
-    which comment is noted in the store, also for a rejection, behind which no command runs.
+    The question is made when the task runs and is not a template, so a name that looks like a template stays a name. The answer is
+    stored here, because no command runs after a rejection.
     """
 
     template_fields = ()
@@ -84,15 +84,15 @@ class Question(ApprovalOperator):
         self.ask, self.when = ask, when
 
     def execute(self, context):
-        """Ask, unless nobody has to agree."""
+        """Ask the question, or skip if no approval is needed."""
         run = Run.of(context)
         if not self.when(run):
-            raise AirflowSkipException("no approval needed")
+            raise AirflowSkipException("Skipped: no approval is needed.")
         self.subject, self.body = self.ask(run)
         return super().execute(context)
 
     def execute_complete(self, context, event):
-        """Note the answer, then go on or skip what follows."""
+        """Store the answer, then continue, or skip the following tasks."""
         if "error" not in event:
             said = {**answered(event), "answer": event["chosen_options"][0]}
             one = context["task_instance"]
@@ -101,11 +101,11 @@ class Question(ApprovalOperator):
 
 
 def approve(task_id, **options):
-    """Return a task that waits for a person."""
+    """Return a task that waits for a person's approval."""
     return Question(task_id=task_id, params={"comment": COMMENT}, **options)
 
 
-# What every DAG here has: nobody wants the nights since 1970, and a failure tells somebody.
+# Arguments of every DAG: no runs for past dates, and a notification for each failure.
 COMMON = {
     "catchup": False,
     "default_args": {

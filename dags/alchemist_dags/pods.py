@@ -1,6 +1,6 @@
-"""The same command line in a pod: image, devices, volumes and secrets come from a template of infra/kubernetes.
+"""Run a command line in a pod. A template in infra/kubernetes sets image, devices, volumes and secrets.
 
-Imported only where ALCHEMIST_JOB_RUNNER is kubernetes.
+Imported only if ALCHEMIST_JOB_RUNNER is kubernetes.
 """
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -10,7 +10,7 @@ from alchemist_dags.jobs import POD_TEMPLATE, CommandFailed, CommandTask
 
 
 class PodTask(KubernetesPodOperator):
-    """Run a command line in a pod; a worker that dies leaves the pod, and the next try finds it by its labels."""
+    """Run a command line in a pod. If the worker dies, the pod continues, and the retry finds it by its labels."""
 
     template_fields = ()
 
@@ -23,7 +23,7 @@ class PodTask(KubernetesPodOperator):
     read_line = CommandTask.read_line
 
     def execute(self, context):
-        """Run it, and fail as a local command fails."""
+        """Run the command; raise the same error as a local command."""
         self.cmds, self.arguments = self.read_line(context), []
         try:
             return super().execute(context)
@@ -33,7 +33,7 @@ class PodTask(KubernetesPodOperator):
             raise CommandFailed(str(error), self.exit_code) from None
 
     def cleanup(self, pod, remote_pod, *args, **kwargs):
-        """Note how the command ended before the pod is removed."""
+        """Read the command's exit code before the pod is removed."""
         status = getattr(remote_pod, "status", None)
         for container in getattr(status, "container_statuses", None) or []:
             if container.name == self.base_container_name and container.state and container.state.terminated:

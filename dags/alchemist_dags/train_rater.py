@@ -1,9 +1,9 @@
-"""Train a rater for a validation dataset, score the pool with it, and make it the production rater.
+"""Train a rater for a validation dataset, score the corpus with it, and make it the production rater.
 
     train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish
 
-Safe to re-run: yes, a killed training goes on from its last checkpoint. The first rater of a store needs no approval.
-Weekly: ALCHEMIST_TRAIN_WEEKLY='{"dataset": "web", "validation": "goal"}' gives the form's defaults.
+Safe to re-run: yes, a killed training resumes from its last checkpoint. The first rater of a store needs no approval.
+Weekly runs: ALCHEMIST_TRAIN_WEEKLY='{"dataset": "web", "validation": "goal"}' schedules them and sets the form's defaults.
 Runbook: infra/RUNBOOK.md#train_rater
 """
 
@@ -16,7 +16,7 @@ from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import device_step, form, step
 from alchemist_dags.people import COMMON, answered, approve
 
-NEWEST = "newest"  # the rater that this run has trained; a week later, when a person has agreed, it may be another's
+NEWEST = "newest"  # the rater that this run trained; plan_promote stores its name, because approval may take a week
 WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
 
 

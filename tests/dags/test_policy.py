@@ -384,7 +384,7 @@ def test_a_failure_is_noted_also_where_airflow_names_no_reason(dags, noted, exce
     ours("people").note_failure({"task_instance": one, "exception": exception})
     words, config = noted()
     assert words == ["note", "failure"]
-    assert config.reason == "why" or config.reason.startswith("Airflow names no reason")
+    assert config.reason == "why" or config.reason.startswith("Airflow gives no reason")
 
 
 @pytest.mark.parametrize("said", ["a\0b", "x" * 200_000], ids=["NUL", "longer than an argument can be"])

@@ -346,7 +346,7 @@ def test_a_note_that_fails_is_logged_and_fails_no_task(dags, tmp_path, monkeypat
     one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=2, map_index=-1)
     with caplog.at_level("WARNING"):
         people.note_failure({"task_instance": one, "exception": ValueError("why")})
-    assert "not noted: " in caplog.text
+    assert "Could not store the note: " in caplog.text
 
 
 def test_a_failure_is_noted_by_its_task_run_try_and_place(dags, monkeypatch):
