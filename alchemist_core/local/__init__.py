@@ -1,1 +1,1 @@
-"""The embedded default: what runs on one machine without any server of its own."""
+"""The local stack: Postgres, Airflow and metrics on one machine, the synthetic corpus, and the demo."""

@@ -1,6 +1,6 @@
-"""A small client of Airflow's REST API: start a DAG, follow it, and say which task failed and why.
+"""A small client of Airflow's REST API: start a DAG run, follow it, and report which task failed and why.
 
-Knows the protocol and nothing of our DAGs. A server that restarts while we follow a run is waited for.
+Independent of our DAGs. While it follows a run, it waits for a server that restarts.
 """
 
 import http.client
@@ -33,7 +33,7 @@ class AirflowError(AlchemistError):
 
 
 class _RefusedError(AirflowError):
-    """A request that the server answered with an error."""
+    """Report a request that the server refused."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -42,7 +42,7 @@ class _RefusedError(AirflowError):
 
 @dataclass(slots=True)
 class AirflowClient:
-    """One user's session with one Airflow; `home` tells where its task logs lie."""
+    """One user's session with one Airflow. `home` is the folder that contains its task logs."""
 
     url: str
     username: str
@@ -52,14 +52,14 @@ class AirflowClient:
 
     @classmethod
     def of(cls, home: Path, port: int) -> "AirflowClient":
-        """Return a client of this home's Airflow with its generated login."""
+        """Return a client of this home's Airflow, with the login that was generated for it."""
         return cls(f"http://127.0.0.1:{port}", USERNAME, load_secrets(home)["password"], home)
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, *, partition_key: str | None = None) -> str:
-        """Start a run and return its id; a DAG that is not parsed yet is waited for.
+        """Start a run and return its id. Waits for a DAG that Airflow has not parsed yet.
 
         Raises:
-            AirflowError: the server refuses the parameters, or does not know the DAG.
+            AirflowError: The server refuses the parameters, or has no such DAG.
         """
         body = {"logical_date": None, "conf": conf or {}, "partition_key": partition_key}
         deadline = time.monotonic() + PATIENCE_S
@@ -72,15 +72,15 @@ class AirflowClient:
             time.sleep(POLL_S)
 
     def wait(self, dag_id: str, run_id: str, *, timeout_s: float, on_progress: Callable[[str], None]) -> None:
-        """Follow a run to its success, and report each task's change of state as one line.
+        """Follow a run until it succeeds, and report each change of a task's state as one line.
 
         Raises:
-            AirflowError: the run failed or took longer; the text names the task, its log's end and the log's place.
+            AirflowError: The run failed or took longer. The message has the task, the path of its log and the log's last lines.
         """
         seen: dict[str, str] = {}
         deadline = time.monotonic() + timeout_s
         while True:
-            # The run first: when it is over, the tasks read after it are final.
+            # Read the run first: once it has ended, the states of its tasks are final.
             state = self.call("GET", _run_path(dag_id, run_id))["state"]
             tasks = self._tasks(dag_id, run_id)
             for task in tasks:
@@ -93,12 +93,12 @@ class AirflowClient:
             if state == "failed":
                 raise AirflowError(self._explain(dag_id, run_id, tasks))
             if time.monotonic() > deadline:
-                msg = f"{dag_id} run {run_id} is still {state} after {timeout_s:.0f} s; look at {self.url}/dags/{dag_id}/runs/{run_id}"
+                msg = f"{dag_id} run {run_id} is still {state} after {timeout_s:.0f} s. See {self.url}/dags/{dag_id}/runs/{run_id}"
                 raise AirflowError(msg)
             time.sleep(POLL_S)
 
     def ensure_pool(self, name: str, *, n_slots: int, description: str) -> None:
-        """Make a pool, or give it this size."""
+        """Create a pool, or change its size."""
         pool = {"name": name, "slots": n_slots, "description": description, "include_deferred": True}
         try:
             self.call("POST", "/api/v2/pools", pool)
@@ -108,7 +108,7 @@ class AirflowClient:
             self.call("PATCH", f"/api/v2/pools/{name}", pool)
 
     def health(self) -> dict[str, str]:
-        """Return the state of each component as its last heartbeat tells; empty when the server does not answer."""
+        """Return the health of each component, by its last heartbeat; empty if the server does not answer."""
         try:
             answer = self._send("GET", "/api/v2/monitor/health", timeout_s=HEALTH_TIMEOUT_S)
             return {name: str(part["status"]) for name, part in answer.items()}
@@ -116,15 +116,15 @@ class AirflowClient:
             return {}
 
     def import_errors(self) -> list[str]:
-        """Return what Airflow says of DAG files that it cannot import."""
+        """Return a line for each DAG file that Airflow cannot import."""
         found = self.call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request and return its JSON; an absent server is waited for up to a minute, an expired token renewed once.
+        """Send one request and return its JSON. Waits up to a minute for an absent server, and renews an expired token once.
 
         Raises:
-            AirflowError: the server stays absent, or answers with an error.
+            AirflowError: The server does not answer, or refuses the request.
         """
         deadline, is_renewed = time.monotonic() + PATIENCE_S, False
         while True:
@@ -159,12 +159,12 @@ class AirflowClient:
                 found: dict[str, Any] = json.load(answer)
                 return found
         except http.client.HTTPException as error:
-            # It was killed while it answered: as good as absent.
-            raise OSError(f"an answer broke off: {error}") from None
+            # The server was killed while it answered: treat it as absent.
+            raise OSError(f"the answer is incomplete: {error}") from None
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                # Its database restarts: as good as absent.
+                # Its database restarts: treat the server as absent.
                 raise OSError(text) from None
             raise _RefusedError(
                 error.code, f"Airflow refuses {method} {path} ({error.code}): {_detail(text)}"
@@ -182,7 +182,7 @@ class AirflowClient:
     def _explain(self, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> str:
         failed = [task for task in tasks if task["state"] == "failed"]
         if not failed:
-            return f"{dag_id} run {run_id} failed; look at {self.url}/dags/{dag_id}/runs/{run_id}"
+            return f"{dag_id} run {run_id} failed. See {self.url}/dags/{dag_id}/runs/{run_id}"
         task = failed[0]
         path = task_log_path(
             self.home,
@@ -193,7 +193,9 @@ class AirflowClient:
             try_number=task["try_number"],
         )
         names = ", ".join(_label(task) for task in failed)
-        return f"{dag_id}: {names} failed after {task['try_number']} tries. Full log: {path}. Its end:\n{log_end(path)}"
+        return (
+            f"{dag_id}: {names} failed after {task['try_number']} tries. Full log: {path}. Last lines:\n{log_end(path)}"
+        )
 
 
 def _run_path(dag_id: str, run_id: str) -> str:
@@ -216,7 +218,7 @@ def _detail(text: str) -> str:
 
 
 def log_end(path: Path) -> str:
-    """Return the last lines of a task's log, which is one JSON object a line."""
+    """Return the last lines of a task's log, which has one JSON object per line."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The environment of the local Airflow: every option as a variable, no file for a person to edit.
+"""The environment of the local Airflow: every option is a variable, so that there is no configuration file to edit.
 
-Knows options, secrets and ports. Does not know processes, and never imports Airflow.
+Options, secrets and ports only: it starts no process and never imports Airflow.
 """
 
 import base64
@@ -26,7 +26,7 @@ STACK_VARIABLE = "ALCHEMIST_STACK"
 
 
 def dags_folder() -> Path:
-    """Return Airflow's DAG folder: the given one, else the folder that holds our package of DAGs."""
+    """Return Airflow's DAG folder: ALCHEMIST_DAGS, else the folder that contains our package of DAGs."""
     given = load_settings().dags
     return given.resolve() if given else resource("dags")
 
@@ -37,14 +37,14 @@ def airflow_home(home: Path) -> Path:
 
 
 def task_log_path(home: Path, *, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> Path:
-    """Return where Airflow keeps the log of one try of one task."""
+    """Return the path of the log of one try of one task."""
     task = airflow_home(home) / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
     mapped = task / f"map_index={map_index}" if map_index >= 0 else task
     return mapped / f"attempt={try_number}.log"
 
 
 def load_secrets(home: Path) -> dict[str, str]:
-    """Return this home's keys and password: random, made once, readable by their owner only."""
+    """Return this home's keys and password: random, generated once, readable by their owner only."""
     path = airflow_home(home) / "secrets.json"
     if not path.exists():
         keys = {name: secrets.token_urlsafe(64) for name in ("api_secret", "jwt_secret", "password", "stack")}
@@ -57,7 +57,7 @@ def load_secrets(home: Path) -> dict[str, str]:
 
 
 def _ensure_passwords(path: Path, of_admin: str) -> None:
-    """Give each user of the settings a password: Airflow would make one itself, and print it into its log."""
+    """Give each user of the settings a password: otherwise Airflow generates one and prints it into its log."""
     known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {USERNAME: of_admin}
     names = [user.partition(":")[0] for user in load_settings().airflow_users.split(",")]
     if not path.exists() or set(names) - known.keys():
@@ -65,17 +65,17 @@ def _ensure_passwords(path: Path, of_admin: str) -> None:
 
 
 def stack_mark(home: Path) -> str:
-    """Return the value of the variable by which a home's processes are recognised; a copy of the home has another one."""
+    """Return the value of the variable that marks a home's processes. A copy of the home has another value."""
     return f"{load_secrets(home)['stack']}-{path_key(home.resolve())}"
 
 
 def passwords_path(home: Path) -> Path:
-    """Return the file that holds the login's password, in the form that Airflow reads."""
+    """Return the file with the passwords of the users, in Airflow's format."""
     return airflow_home(home) / "passwords.json"
 
 
 def choose_port(remembered: int | None, *, preferred: int, taken: Collection[int | None] = ()) -> int:
-    """Return a free loopback port: the remembered one, the preferred one, else one below the ephemeral range."""
+    """Return a free loopback port: the previous one, the preferred one, or one below the ephemeral range."""
     candidates: list[int] = [*([remembered] if remembered else []), preferred, *PORTS]
     return next(port for port in candidates if port not in taken and _is_free(port))
 
@@ -86,13 +86,13 @@ def build_environment(
     """Return the environment of Airflow's processes, which the commands of its tasks inherit.
 
     Args:
-        home: absolute folder of this installation.
-        port: loopback port of the page and the API.
+        home: Absolute path of this installation.
+        port: Loopback port of the web page and the API.
         metadata_url: libpq URL of Airflow's own database.
-        store_url: URL of the platform's store, as the tasks shall see it.
-        statsd_port: UDP port where the exporter hears Airflow; none: Airflow keeps its metrics to itself.
+        store_url: URL of the store that the tasks use.
+        statsd_port: UDP port on which the exporter receives Airflow's metrics. None: Airflow sends no metrics.
     """
-    # Another installation's variables must not leak into this one.
+    # Remove the Airflow variables of the calling shell: they may belong to another installation.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     keys = load_secrets(home)
     ours = {
@@ -100,17 +100,17 @@ def build_environment(
         "ALCHEMIST_HOME": str(home),
         "ALCHEMIST_DATABASE_URL": store_url,
         "ALCHEMIST_AIRFLOW_URL": f"http://127.0.0.1:{port}",
-        # Tasks run in other working directories, from which the file would not be found.
+        # Tasks run in other working directories, from which the project file would not be found.
         **({"ALCHEMIST_PROJECT": str(project)} if (project := find_project_file()) else {}),
         STACK_VARIABLE: stack_mark(home),
-        # A job's lines reach its log as they are printed.
+        # Unbuffered, so that a job's lines appear in its log as they are printed.
         "PYTHONUNBUFFERED": "1",
         "AIRFLOW_HOME": str(airflow_home(home)),
     }
     options = _options(home, f"http://127.0.0.1:{port}", keys)
     options["DATABASE__SQL_ALCHEMY_CONN"] = metadata_url.replace("postgresql://", "postgresql+psycopg2://", 1)
     options["API__PORT"] = str(port)
-    # A task does not see Airflow's own database: the one that cleans it has its address by this name.
+    # Airflow hides the URL of its database from tasks. The task that deletes old history reads it from this variable.
     ours["ALCHEMIST_AIRFLOW_DATABASE_URL"] = options["DATABASE__SQL_ALCHEMY_CONN"]
     if statsd_port is not None and importlib.util.find_spec("statsd") is not None:
         ours["ALCHEMIST_STATSD_PORT"] = str(statsd_port)
@@ -136,11 +136,11 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": load_settings().airflow_users,
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords_path(home)),
-        # Retries and owner of every task: a job whose worker died is found again by the retried command.
+        # Retries and owner of every task. The retried command of a task whose worker died finds the job that still runs.
         "CORE__DEFAULT_TASK_RETRIES": "2",
         "CORE__DEFAULT_TASK_RETRY_DELAY": "5",
         "OPERATORS__DEFAULT_OWNER": "alchemist",
-        # Only multi-team setups ask asynchronously, which would take a second driver.
+        # Only multi-team setups need the asynchronous connection, which needs a second driver.
         "DATABASE__SQL_ALCHEMY_CONN_ASYNC": "",
         "API__HOST": "127.0.0.1",
         "API__BASE_URL": base_url,
@@ -148,7 +148,7 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "API__WORKERS": "1",
         "API_AUTH__JWT_SECRET": keys["jwt_secret"],
         "LOGGING__COLORED_CONSOLE_LOG": "False",
-        # Short periods: a laptop has one scheduler, and a dead one is noticed in seconds.
+        # Short periods, so that a dead scheduler is noticed within seconds.
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
@@ -163,14 +163,14 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
 
 
 def _is_free(port: int) -> bool:
-    """Tell whether both TCP and UDP are free: the exporter hears Airflow by UDP, and another home's may hear there already."""
+    """Return whether the port is free for TCP and UDP: another home's exporter may already listen for Airflow by UDP."""
     return all(_can_bind(port, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
 
 
 def _can_bind(port: int, kind: socket.SocketKind) -> bool:
     with socket.socket(type=kind) as probe:
         if kind == socket.SOCK_STREAM:
-            # As servers do: a connection of yesterday's server that lingers is no reason to move. By UDP it would hide who listens.
+            # As servers do, so that a lingering connection of a former server does not count. For UDP it would hide a listener.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,6 +1,6 @@
-"""What Airflow says of itself: its statsd datagrams, kept as series of our own catalogue.
+"""Airflow's own metrics: its statsd datagrams, converted to the metrics of our catalogue.
 
-Airflow writes `airflow.NAME,tag=value:NUMBER|KIND`. Only what a panel or an alert asks for is kept; counters start with this process.
+Airflow sends `airflow.NAME,tag=value:NUMBER|KIND`. Metrics that no panel or alert uses are ignored. Counters start with this process.
 """
 
 import re
@@ -15,7 +15,7 @@ LINE = re.compile(
 )
 LONGEST_DATAGRAM = 65_535
 MAX_DAGS = 12
-"""Our folder has five; a name beyond the bound is left out, so that no stranger's DAGs become labels without end."""
+"""Our folder has five DAGs. Further names are ignored, so that the number of label values stays bounded."""
 RUN = "dagrun.duration."
 POOL = "pool."
 POOL_SLOTS = {"open_slots": "open", "queued_slots": "queued", "running_slots": "running"}
@@ -25,18 +25,18 @@ Key = tuple[str, tuple[str, ...]]
 
 @dataclass(slots=True)
 class AirflowMetrics:
-    """The series so far; `hear` takes datagrams from a thread, `read` hands the series out."""
+    """The current values. `receive` is called by a thread for every datagram, `read` returns the values."""
 
     _values: dict[Key, float] = field(default_factory=dict)
     _dags: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def hear(self, datagram: bytes) -> None:
-        """Take one datagram: lines that nobody asks for, and what is no statsd at all, are passed over.
+    def receive(self, datagram: bytes) -> None:
+        """Process one datagram. Lines that are not statsd, and metrics that no panel or alert uses, are ignored.
 
-        >>> heard = AirflowMetrics()
-        >>> heard.hear(b"airflow.dagrun.duration.success,dag_id=nightly_rescore,run_type=manual:2500.0|ms")
-        >>> heard.read()["alchemist_airflow_run_seconds"]
+        >>> metrics = AirflowMetrics()
+        >>> metrics.receive(b"airflow.dagrun.duration.success,dag_id=nightly_rescore,run_type=manual:2500.0|ms")
+        >>> metrics.read()["alchemist_airflow_run_seconds"]
         [(('nightly_rescore', 'success'), 2.5)]
         """
         for line in datagram.decode("utf-8", "replace").splitlines():
@@ -47,12 +47,12 @@ class AirflowMetrics:
                     self._keep(found["name"], tags, float(found["value"]))
 
     def expect_heartbeats(self) -> None:
-        """Count heartbeats from 0: a scheduler that was never heard is silent, not absent."""
+        """Export the heartbeat counter from 0, so that alerts fire for a scheduler that never sent a heartbeat."""
         with self._lock:
             self._values.setdefault(("alchemist_airflow_heartbeats_total", ()), 0.0)
 
     def read(self) -> Measurements:
-        """Return every series' labels and value, by metric name."""
+        """Return the labels and value of every series, by metric name."""
         with self._lock:
             found: Measurements = {}
             for (name, labels), value in sorted(self._values.items()):
@@ -83,14 +83,14 @@ class AirflowMetrics:
 
 
 def listen(metrics: AirflowMetrics, address: str, port: int) -> threading.Thread:
-    """Hear Airflow on a UDP port until the process ends."""
+    """Receive Airflow's metrics on a UDP port until the process ends."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind((address, port))
     metrics.expect_heartbeats()
 
     def work() -> None:
         while True:
-            metrics.hear(listener.recv(LONGEST_DATAGRAM))
+            metrics.receive(listener.recv(LONGEST_DATAGRAM))
 
     thread = threading.Thread(target=work, daemon=True, name="statsd")
     thread.start()

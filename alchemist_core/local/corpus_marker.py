@@ -1,4 +1,4 @@
-"""Tells a finished corpus from half of one by a file of its parameters. Knows nothing of what is in the corpus."""
+"""Marker files that distinguish a complete corpus from an interrupted one, and record its parameters."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ Parameters = Mapping[str, int | str | bool]
 
 
 class CorpusMarker:
-    """The two small files that say which parameters a folder was made with, and whether it is whole."""
+    """Two small files that record the parameters of a generated folder, and whether it is complete."""
 
     def __init__(self, out_root: Path, name: str, parameters: Parameters) -> None:
         self._root = out_root
@@ -19,10 +19,10 @@ class CorpusMarker:
         self._parameters = dict(parameters)
 
     def is_finished(self) -> bool:
-        """Tell whether the corpus of these parameters is whole; none or half of it is not.
+        """Return whether the corpus with these parameters is complete.
 
         Raises:
-            DataError: The folder holds something else.
+            DataError: The folder contains something else.
         """
         if not self._root.exists() or not any(self._root.iterdir()):
             return False
@@ -30,15 +30,15 @@ class CorpusMarker:
             if path.exists():
                 self._compare(path)
                 return path == self._finished
-        raise DataError(f"{self._root} is not empty and holds no such corpus; name another folder")
+        raise DataError(f"{self._root} is not empty and does not contain this corpus. Give another folder.")
 
     def start(self) -> None:
-        """Note the parameters before the first byte."""
+        """Record the parameters, before the first file is written."""
         self._root.mkdir(parents=True, exist_ok=True)
         self._unfinished.write_text(json.dumps(self._parameters, indent=2), "utf-8")
 
     def finish(self) -> None:
-        """Declare the corpus whole."""
+        """Mark the corpus as complete."""
         self._unfinished.replace(self._finished)
 
     def _compare(self, path: Path) -> None:
@@ -48,6 +48,6 @@ class CorpusMarker:
             found = None
         if found != self._parameters and not (found is None and path == self._unfinished):
             raise DataError(
-                f"{self._root} holds a corpus made with {found}, not with {self._parameters}; "
-                "name another folder, or remove that one"
+                f"{self._root} contains a corpus with parameters {found}, not {self._parameters}. "
+                "Give another folder, or remove this one."
             )

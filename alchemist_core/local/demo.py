@@ -1,6 +1,6 @@
-"""The demo: the whole platform on this machine, driven through Airflow's own scheduler by its REST API, as a stranger would.
+"""The demo: runs the whole platform on this machine through Airflow's scheduler and REST API.
 
-Everything is idempotent: what an earlier demo made is found again and said so.
+Every step is idempotent: results of an earlier demo are reused, and the demo prints that.
 """
 
 import json
@@ -45,22 +45,22 @@ class Demo:
         self.began = time.monotonic()
 
     def prepare(self, ingest: Callable[[str, Path, str], None]) -> StackStatus:
-        """Draw the corpus, register what is not crawled (validation and test), start the stack."""
+        """Generate the corpus, register the validation and test datasets, and start the stack."""
         drawn = draw_scenes(self.corpus, **self.scenes.model_dump())
-        # What a published subset starts by itself shall train no more than the comparison that the demo shows.
+        # Publishing a subset triggers an evaluation: limit it to the seeds that the demo compares.
         os.environ.setdefault("ALCHEMIST_EVALUATE", json.dumps({"seeds": self.seeds}))
         self.say(
-            f"corpus: {drawn.n_train:,} training scenes {'found' if drawn.is_reused else 'drawn'} in {self.corpus}"
+            f"corpus: {drawn.n_train:,} training scenes {'reused' if drawn.is_reused else 'generated'} in {self.corpus}"
         )
         bring_store(self.home)
         ingest(f"{DATASET}-validation", self.corpus / "validation", "validation")
         ingest(f"{DATASET}-test", self.corpus / "test", "evaluation")
         status = up(self.home)
-        self.say(f"stack: Airflow at {status.url} {'runs already' if status.is_reused else 'started'}")
+        self.say(f"stack: Airflow at {status.url} {'was already running' if status.is_reused else 'started'}")
         return status
 
     def drive(self) -> None:
-        """Run the DAGs: two nights, a rater, two subsets, the comparison."""
+        """Run the DAGs: two nights, the training of a rater, two subsets, and their comparison."""
         airflow = client(self.home)
         for night in self.nights():
             self.run_dag(
@@ -86,13 +86,13 @@ class Demo:
         self.run_dag(airflow, "evaluate_subset", comparison)
 
     def nights(self) -> list[str]:
-        """Return the crawl dates of the drawn corpus: the names of its folders."""
+        """Return the crawl dates of the synthetic corpus: the names of its folders."""
         return sorted(folder.name for folder in (self.corpus / "train").iterdir() if folder.is_dir())
 
     def run_dag(
         self, airflow: AirflowClient, dag_id: str, conf: dict[str, Any], *, partition_key: str | None = None
     ) -> None:
-        """Trigger one DAG run and follow it to its end."""
+        """Start a DAG run and wait until it succeeds."""
         title = f"{dag_id} {partition_key or conf.get('retention', '')}".strip()
         self.say(f"{title}: started")
         began = time.monotonic()
@@ -113,7 +113,7 @@ class Demo:
 
 
 def comparison_table(arms: Sequence[Arm]) -> str:
-    """Lay the arms out for a terminal, with the share of the gap that the subset closed (`statistics.gap_closed`).
+    """Return a table of the arms, with the gap closed by the subset (`statistics.gap_closed`).
 
     >>> rows = [Arm("random", 0.2, 0, 9, 9, 3.0), Arm("planted", 0.2, 0, 9, 9, 2.0), Arm("subset", 0.2, 0, 9, 9, 2.1)]
     >>> "90%" in comparison_table(rows)

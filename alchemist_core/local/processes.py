@@ -1,7 +1,7 @@
-"""Processes of this machine: their identity, their sessions, and their end.
+"""Processes of this machine: identify them, find their sessions, and stop them.
 
-Linux keeps what is needed under `/proc`. A pid alone is no identity, since it is reused: with the time of its birth it is.
-Knows nothing of what the processes do.
+Reads `/proc` of Linux. Pids are reused, so a process is identified by its pid and its start time.
+Independent of what the processes do.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """One process, told from a later one with the same pid by its birth in clock ticks since boot."""
+    """A process: its pid, and its start time in clock ticks since boot, because pids are reused."""
 
     pid: int
     birth: int
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """Return the identity of a live process; none when it is gone or a zombie."""
+    """Return the identity of a live process; None if it has ended or is a zombie."""
     fields = _stat(pid)
     if fields is None or fields[0] == "Z":
         return None
@@ -37,7 +37,7 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 
 def is_alive(process: ProcessIdentity) -> bool:
-    """Tell whether exactly this process still runs."""
+    """Return whether exactly this process still runs."""
     return identify(process.pid) == process
 
 
@@ -52,7 +52,7 @@ def find_session(session_id: int) -> list[ProcessIdentity]:
 
 
 def end(processes: Iterable[ProcessIdentity], *, grace_s: float) -> None:
-    """Ask processes to stop, wait, and kill those that did not."""
+    """Send SIGTERM to processes, wait, and kill those that still run."""
     waiting = list(processes)
     send(waiting, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
@@ -62,7 +62,7 @@ def end(processes: Iterable[ProcessIdentity], *, grace_s: float) -> None:
 
 
 def send(processes: Iterable[ProcessIdentity], signal_number: int) -> None:
-    """Send a signal to those that still run, and to nobody else."""
+    """Send a signal to those of the processes that still run."""
     for process in processes:
         if is_alive(process):
             with contextlib.suppress(ProcessLookupError):
@@ -76,7 +76,7 @@ def _find(wanted: Callable[[int], bool]) -> list[ProcessIdentity]:
 
 
 def _stat(pid: int) -> list[str] | None:
-    # The name in the second field may hold spaces and brackets: what counts follows the last bracket.
+    # The name in the second field may contain spaces and brackets, so the fields after the last bracket are used.
     try:
         return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -92,7 +92,7 @@ def _environment(pid: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """One supervised process, and how often it was started again."""
+    """A supervised process, and how often it was restarted."""
 
     pid: int
     birth: int
@@ -100,13 +100,13 @@ class ChildState:
 
     @property
     def identity(self) -> ProcessIdentity:
-        """The process itself, told from a later one with its pid."""
+        """The identity of the process."""
         return ProcessIdentity(self.pid, self.birth)
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the stack listens, on loopback."""
+    """Loopback ports on which the stack listens."""
 
     airflow: int
     metrics: int
@@ -116,22 +116,22 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class StackState:
-    """Content of stack.json; the ports outlive the processes."""
+    """Content of stack.json. The ports are kept when the processes end."""
 
     ports: Ports | None = None
     supervisor_pid: int | None = None
     children: dict[str, ChildState] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
-    """What the supervisor keeps alive; a program that was installed later is not among them. Empty while none supervises."""
+    """Names of the supervised processes, without programs that were installed later. Empty if no supervisor runs."""
 
 
 def state_path(home: Path) -> Path:
-    """Return where the state is kept."""
+    """Return the path of stack.json."""
     return home / "stack.json"
 
 
 def read_state(home: Path) -> StackState:
-    """Return the state as last written; empty for a new home, and for a copy, whose file names the original's processes."""
+    """Return the state as last written. It is empty for a new home, and for a copied home, whose file names the original's processes."""
     try:
         raw = json.loads(state_path(home).read_text())
     except FileNotFoundError:
@@ -146,14 +146,14 @@ def read_state(home: Path) -> StackState:
 
 
 def write_state(home: Path, state: StackState) -> None:
-    """Replace the state in one step: a reader sees the old or the new."""
+    """Write the state atomically."""
     with atomic_write(state_path(home), is_durable=False) as partial:
         partial.write_text(json.dumps({"home": str(home.resolve()), **asdict(state)}, indent=1))
 
 
 @contextlib.contextmanager
 def hold_lock(path: Path, *, should_wait: bool) -> Iterator[bool]:
-    """Hold a lock file, or yield false when another process holds it and we should not wait."""
+    """Hold a lock file; yield False if another process holds it and `should_wait` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -169,17 +169,17 @@ def hold_lock(path: Path, *, should_wait: bool) -> Iterator[bool]:
 
 
 def command_lock(home: Path) -> Path:
-    """Return the lock that `up` and `down` take: one of them at a time."""
+    """Return the lock file that keeps `up` and `down` from running at the same time."""
     return home / "stack.lock"
 
 
 def supervisor_lock(home: Path) -> Path:
-    """Return the lock that a supervisor holds for its life."""
+    """Return the lock file that a supervisor holds while it runs."""
     return home / "supervisor.lock"
 
 
 def is_supervised(home: Path) -> bool:
-    """Tell whether a supervisor of this home lives; looking creates nothing."""
+    """Return whether a supervisor of this home runs. Creates no file."""
     if not supervisor_lock(home).exists():
         return False
     with hold_lock(supervisor_lock(home), should_wait=False) as is_ours:

@@ -1,6 +1,6 @@
-"""The drawn corpus: captioned scenes of which it is known, beside the shards, what each is worth.
+"""The synthetic corpus: captioned scenes with synthetic defects. `truth.parquet` records the kind of each scene.
 
-Knows nothing of raters. Whoever reads the shards alone learns no truth: it lies in one file beside them.
+The shards contain no hint of the kinds: only that file, beside the shards, has them.
 """
 
 import datetime as dt
@@ -25,7 +25,7 @@ from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.shards.tar_writer import write_tar
 
 Rgb = tuple[int, int, int]
-# Drawn this many times larger and averaged down: smooth edges, the same on every machine.
+# Scenes are drawn this many times larger and averaged down, which gives smooth edges that are equal on every machine.
 _OVERSAMPLING = 4
 BACKGROUND: Rgb = (32, 32, 36)
 COLOURS: dict[str, Rgb] = {
@@ -46,7 +46,7 @@ _VAGUE_CAPTIONS = (
 
 
 class Scene(NamedTuple):
-    """A picture, a true caption, and what it means: two captions of one meaning are both true of the picture."""
+    """An image, a true caption, and its meaning: captions with equal meanings are true of the same images."""
 
     image: Image.Image
     caption: str
@@ -63,15 +63,15 @@ class _Shape:
 
 
 def draw_informative(rng: random.Random, side: int) -> Scene:
-    """Draw one or two coloured shapes whose kind, colour, size and place are what the caption says."""
+    """Draw one or two coloured shapes. The caption gives their kind, colour, size and place."""
     return _draw_single(rng, side) if rng.random() < 1 / 3 else _draw_couple(rng, side)
 
 
 def draw_plain(rng: random.Random, side: int) -> Scene:
-    """Draw one flat colour: a true caption that tells all there is, which teaches next to nothing.
+    """Draw one flat colour with a true caption: a defect, because a model learns almost nothing from it.
 
-    A shade that nobody can foretell would make a plain picture the hardest of all, so there is none; the grain, which any
-    resizing averages away, makes each picture another one.
+    The colour is exactly the caption's: a random shade would make plain images the hardest to predict. Random grain, which
+    resizing removes, makes each image unique.
     """
     name = rng.choice(list(COLOURS))
     grain = np.frombuffer(rng.randbytes(3 * side * side), np.uint8).reshape(side, side, 3) % 5
@@ -80,7 +80,7 @@ def draw_plain(rng: random.Random, side: int) -> Scene:
 
 
 def draw_chaotic(rng: random.Random, side: int) -> Scene:
-    """Draw 10 to 25 random shapes under noise: nothing that the caption could tell."""
+    """Draw 10 to 25 random shapes under noise: a defect, because no caption describes them."""
     shapes = [
         _Shape(
             rng.choice(list(_SHAPE_DRAWERS)),
@@ -181,7 +181,7 @@ _MAX_TRIES = 1000
 
 
 class SceneKind(StrEnum):
-    """What a training scene is worth, known because it was drawn so."""
+    """The kind of a training scene: informative, or one of the synthetic defects."""
 
     INFORMATIVE = "informative"
     PLAIN = "plain"
@@ -204,21 +204,23 @@ _DRAWERS: dict[SceneKind, Callable[[random.Random, int], Scene]] = {
 
 
 class ScenesConfig(BaseModel):
-    """What is drawn: the same values give the same bytes."""
+    """Size of the synthetic corpus. Equal values give equal bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_train: int = Field(12_000, ge=1, le=1_000_000, description="Training scenes, of all four kinds")
-    n_validation: int = Field(6_000, ge=0, le=1_000_000, description="Clean scenes that say what the model is to learn")
-    n_test: int = Field(1_000, ge=0, le=1_000_000, description="Clean scenes that nothing trains on")
-    n_nights: int = Field(2, ge=1, le=365, description="Crawl dates over which the training scenes are spread")
-    side: int = Field(64, ge=16, le=512, description="Width and height of a scene, in pixels")
-    seed: int = Field(0, ge=0, description="Seed of everything drawn")
-    shard_size: int = Field(1_000, ge=1, le=100_000, description="Scenes a shard")
+    n_train: int = Field(12_000, ge=1, le=1_000_000, description="Number of training scenes, of all four kinds")
+    n_validation: int = Field(6_000, ge=0, le=1_000_000, description="Number of validation scenes, without defects")
+    n_test: int = Field(1_000, ge=0, le=1_000_000, description="Number of evaluation scenes, without defects")
+    n_nights: int = Field(
+        2, ge=1, le=365, description="Number of crawl dates that the training scenes are divided into"
+    )
+    side: int = Field(64, ge=16, le=512, description="Width and height of a scene in pixels")
+    seed: int = Field(0, ge=0, description="Seed of the scenes")
+    shard_size: int = Field(1_000, ge=1, le=100_000, description="Scenes per shard")
 
 
 class ScenesResult(NamedTuple):
-    """How many scenes lie under the root, and whether they had to be drawn."""
+    """Number of scenes under the root, and whether they existed already."""
 
     n_train: int
     n_validation: int
@@ -234,14 +236,14 @@ class _Sample(NamedTuple):
 
 
 def draw_scenes(out_root: Path, **overrides: int) -> ScenesResult:
-    """Draw the corpus under `out_root`, or find it already there.
+    """Generate the corpus under `out_root`, or reuse it if it is complete.
 
     Args:
         out_root: Folder for `train/DATE/`, `validation/`, `test/` and `truth.parquet`.
         overrides: Fields of `ScenesConfig` that differ from their defaults.
 
     Raises:
-        DataError: The folder holds something else.
+        DataError: The folder contains something else.
     """
     config = ScenesConfig(**overrides)
     marker = CorpusMarker(out_root, "scenes", config.model_dump())
@@ -257,7 +259,7 @@ def _draw_corpus(out_root: Path, config: ScenesConfig) -> None:
     seen: set[bytes] = set()
     truth: list[tuple[bytes, str, str]] = []
     for split, kinds in _plan_kinds(config).items():
-        rng = random.Random(f"{split} {config.seed}")  # noqa: S311  pictures, not secrets
+        rng = random.Random(f"{split} {config.seed}")  # noqa: S311  images, not secrets
         rng.shuffle(kinds)
         samples = _draw_samples(rng, kinds, config.side, seen)
         truth += [(_pair_hash(sample), sample.kind.value, split) for sample in samples]
@@ -288,12 +290,14 @@ def _draw_samples(rng: random.Random, kinds: list[SceneKind], side: int, seen: s
 def _draw_unseen(rng: random.Random, kind: SceneKind, side: int, seen: set[bytes]) -> _Sample:
     for _ in range(_MAX_TRIES):
         scene = _DRAWERS[kind](rng, side)
-        # Pixels, not files: two encodings of one picture would be one picture.
+        # Compare pixels instead of files: two encodings of one image are the same image.
         digest = hashlib.sha256(scene.image.tobytes()).digest()
         if digest not in seen:
             seen.add(digest)
             return _Sample(_encode_png(scene), scene.caption, scene.meaning, kind)
-    raise DataError(f"no new {kind} scene of {side} px in {_MAX_TRIES} tries; draw fewer or larger ones")
+    raise DataError(
+        f"Found no new {kind} scene of {side} px in {_MAX_TRIES} tries. Generate fewer scenes, or larger ones (--side)."
+    )
 
 
 def _caption_wrongly(rng: random.Random, sample: _Sample, clean: list[_Sample]) -> _Sample:
@@ -301,7 +305,7 @@ def _caption_wrongly(rng: random.Random, sample: _Sample, clean: list[_Sample]) 
         other = rng.choice(clean)
         if other.meaning != sample.meaning:
             return sample._replace(caption=other.caption)
-    raise DataError(f"no other caption for {sample.caption!r}; draw more training scenes")
+    raise DataError(f"There is no other caption for {sample.caption!r}. Generate more training scenes (--n-train).")
 
 
 def _encode_png(scene: Scene) -> bytes:

@@ -1,6 +1,6 @@
-"""The local stack without Docker: embedded Postgres and Airflow, started, looked at and stopped by one command each.
+"""The local stack without Docker: start, inspect and stop embedded Postgres and Airflow.
 
-Everything listens on loopback. Airflow is a set of programs here, never an import. Knows nothing of our stages.
+All servers listen on loopback. Airflow runs as separate programs and is never imported. Independent of our stages.
 """
 
 import shutil
@@ -52,7 +52,7 @@ from alchemist_core.telemetry import ProgressLine, say
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """What runs of a home's stack; `processes` maps each name to its pid, or to nothing when it is down."""
+    """State of a home's stack. `processes` maps each name to its pid, or to None if it is down."""
 
     home: Path
     is_supervised: bool
@@ -73,28 +73,26 @@ class StackStatus:
         return self.is_supervised and self.is_postgres_running and all(self.processes.values())
 
     def describe(self) -> str:
-        """Return the page for a person: address, login, processes."""
+        """Return the address, the login and the processes as text."""
         if not self.is_supervised:
-            postgres = "Postgres runs" if self.is_postgres_running else "Postgres is down"
-            return f"The stack of {self.home} is down ({postgres}). Start it: alchemist stack up"
-        reused = " (it was running already)" if self.is_reused else ""
+            postgres = "Postgres is running" if self.is_postgres_running else "Postgres is down"
+            return f"The stack of {self.home} is down ({postgres}). To start it: alchemist stack up"
+        reused = " (was already running)" if self.is_reused else ""
         lines = [f"Airflow: {self.url}{reused}", f"Login: {USERNAME}, password in {passwords_path(self.home)}"]
         lines += [f"Metrics: {self.metrics_url}"]
         lines += [f"Prometheus: {self.prometheus_url}"] if self.prometheus_url else []
+        lines += [f"  {name}: {f'pid {pid}' if pid else 'down, restarting'}" for name, pid in self.processes.items()]
+        lines += [f"  postgres: {'running' if self.is_postgres_running else 'down, restarting'}"]
         lines += [
-            f"  {name}: {f'pid {pid}' if pid else 'down, about to start'}" for name, pid in self.processes.items()
-        ]
-        lines += [f"  postgres: {'runs' if self.is_postgres_running else 'down, about to start'}"]
-        lines += [
-            f"  {name}: installed after the stack was started; alchemist stack down and alchemist stack up start it"
+            f"  {name}: installed after the stack was started. To start it: alchemist stack down, then alchemist stack up"
             for name in self.not_started
         ]
         lines += [f"Restarted processes: {self.n_restarts}"] if self.n_restarts else []
-        return "\n".join([*lines, *(f"A DAG file that Airflow cannot import: {error}" for error in self.import_errors)])
+        return "\n".join([*lines, *(f"Airflow cannot import a DAG file: {error}" for error in self.import_errors)])
 
 
 def status(home: Path) -> StackStatus:
-    """Tell what runs; starts nothing."""
+    """Return the status. Starts nothing."""
     return look(home.resolve(), is_reused=False)
 
 
@@ -102,16 +100,16 @@ def logs(home: Path, name: str, *, n_lines: int = 100) -> str:
     """Return the end of one process's log.
 
     Raises:
-        ConfigError: there is no such log; the text lists those that exist.
+        ConfigError: There is no such log. The message lists those that exist.
     """
     folder = home.resolve() / "logs"
     path = folder / f"{name}.log"
     if path not in set(folder.glob("*.log")):
         known = (
             ", ".join(sorted(found.stem for found in folder.glob("*.log")))
-            or "none yet: start with `alchemist stack up`"
+            or "none; start the stack: alchemist stack up"
         )
-        msg = f"no log named {name!r} in {folder}; there are: {known}"
+        msg = f"There is no log {name!r} in {folder}. Logs: {known}."
         raise ConfigError(msg)
     return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
 
@@ -120,13 +118,13 @@ def client(home: Path) -> AirflowClient:
     """Return a client of this home's Airflow."""
     ports = read_state(home.resolve()).ports
     if ports is None:
-        msg = f"there is no Airflow in {home.resolve()}: start it with `alchemist stack up`"
+        msg = f"There is no Airflow in {home.resolve()}. Start it: alchemist stack up."
         raise AirflowError(msg)
     return AirflowClient.of(home.resolve(), ports.airflow)
 
 
 def look(home: Path, *, is_reused: bool) -> StackStatus:
-    """Return the status; `is_reused` says that the caller found the stack running."""
+    """Return the status. `is_reused` is true if the caller found the stack running."""
     state, supervised = read_state(home), is_supervised(home)
     alive = {name: child for name, child in state.children.items() if is_alive(child.identity)}
     return StackStatus(
@@ -160,11 +158,11 @@ POLL_S = 0.5
 
 
 def up(home: Path) -> StackStatus:
-    """Start the stack and wait until Airflow schedules; a running one is reused.
+    """Start the stack and wait until Airflow schedules tasks. A running stack is reused.
 
     Raises:
         MissingDependencyError: Airflow is not installed beside this command.
-        AirflowError: it does not come up; the text names the log to read.
+        AirflowError: It does not start. The message names the log to read.
     """
     home = home.resolve()
     _check_installed()
@@ -184,14 +182,14 @@ def up(home: Path) -> StackStatus:
         client(home).ensure_pool(
             "gpu",
             n_slots=max(_count_devices(), load_settings().score_slots),
-            description="One slot a device; 1 on a CPU",
+            description="One slot per device; 1 on a CPU",
         )
         line.show(3, 3, "ready")
     return look(home, is_reused=is_reused)
 
 
 def bring_store(home: Path) -> None:
-    """Create or migrate the store, which belongs to the stack; a store on a server of the user's own is only checked."""
+    """Create or migrate the embedded store. A store on a server of the user's own is only checked."""
     settings = load_settings()
     if settings.database_url is not None:
         check_schema(database_url(settings))
@@ -200,7 +198,7 @@ def bring_store(home: Path) -> None:
 
 
 def down(home: Path) -> StackStatus:
-    """Stop what `up` started, running jobs included, then Postgres; a second call changes nothing."""
+    """Stop everything that `up` started, running jobs too, then Postgres. A second call changes nothing."""
     home = home.resolve()
     if not home.exists():
         return status(home)
@@ -218,11 +216,11 @@ def down(home: Path) -> StackStatus:
 
 
 def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
-    """Return Airflow's program and the environment in which it works on this home's stack; Postgres is started if it is down.
+    """Return Airflow's program and its environment for this home's stack. Starts Postgres if it is down.
 
     Raises:
         MissingDependencyError: Airflow is not installed beside this command.
-        AirflowError: The stack of this home was never started, so that there is no Airflow in it.
+        AirflowError: The stack of this home was never started, so there is no Airflow in it.
     """
     _check_installed()
     ports = read_state(home).ports
@@ -233,11 +231,11 @@ def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
 
 def _check_installed() -> None:
     if not (PROGRAMS / "airflow").exists():
-        msg = f"Airflow is not installed beside {sys.executable}: pip install 'alchemist-platform[airflow]'."
+        msg = f"Airflow is not installed for {sys.executable}. Install it: pip install 'alchemist-platform[airflow]'."
         raise MissingDependencyError(msg)
     if not dags_folder().is_dir():
         raise ConfigError(
-            f"ALCHEMIST_DAGS is {dags_folder()}, which is not a folder. Name a DAG folder, or unset the variable."
+            f"ALCHEMIST_DAGS is {dags_folder()}, which is not a folder. Set it to a DAG folder, or unset it."
         )
 
 
@@ -250,7 +248,7 @@ def _choose_ports(remembered: Ports | None) -> Ports:
 
 
 def _migrate_airflow(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
-    """Bring Airflow's own database up to date, unless a stamp beside its data says that it is."""
+    """Migrate Airflow's own database, unless a stamp file records that it is up to date."""
     stamp = postgres.data_dir.parent / "airflow-version-and-role"
     current = _airflow_version()
     if stamp.exists() and stamp.read_text() == current:
@@ -260,7 +258,7 @@ def _migrate_airflow(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
     command = [str(PROGRAMS / "airflow"), "db", "migrate"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        msg = f"`airflow db migrate` failed with exit code {done.returncode}. Its end:\n{(done.stdout + done.stderr)[-3000:]}"
+        msg = f"`airflow db migrate` failed with exit code {done.returncode}. Last lines:\n{(done.stdout + done.stderr)[-3000:]}"
         raise AirflowError(msg)
     stamp.write_text(current)
 
@@ -290,20 +288,20 @@ def _wait_until_healthy(home: Path) -> None:
         if not missing and all(health.get(name) == "healthy" for name in wanted):
             return
         time.sleep(POLL_S)
-    # What answers may be another home's Airflow, when both chose one port: what does not stay up says so.
-    remedy = f"read the logs in {home / 'logs'}, then `alchemist stack down` and `alchemist stack up`"
+    # The Airflow that answers may be another home's, if both chose the same port. Then our own processes do not stay up.
+    remedy = f"Read the logs in {home / 'logs'}, then run alchemist stack down and alchemist stack up."
     why = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
-    msg = f"The stack is not up after {START_TIMEOUT_S:.0f} s ({why}): {remedy}"
+    msg = f"The stack did not start within {START_TIMEOUT_S:.0f} s ({why}). {remedy}"
     raise AirflowError(msg)
 
 
 def _end_leftovers(home: Path) -> None:
-    """End what a killed supervisor left behind: recorded children with their sessions, and marked jobs."""
+    """Stop the processes that a killed supervisor left behind: its children with their sessions, and jobs."""
     if not airflow_home(home).exists():
         return
     children, mark = read_state(home).children.values(), f"{STACK_VARIABLE}={stack_mark(home)}"
     end([child.identity for child in children], grace_s=5.0)
-    # Since the machine was restarted, a recorded pid may be that of a stranger's session.
+    # After a restart of the machine a recorded pid may belong to an unrelated process.
     ours = set(find_marked(mark))
     for child in children:
         send(ours.intersection(find_session(child.pid)), signal.SIGKILL)
@@ -311,7 +309,7 @@ def _end_leftovers(home: Path) -> None:
 
 
 def _count_devices() -> int:
-    """Return how many GPUs this machine has, asked of the driver's own tool; 1 without one: the CPU."""
+    """Return the number of GPUs that nvidia-smi lists, or 1 (the CPU) without a GPU."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 1

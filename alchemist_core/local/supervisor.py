@@ -1,9 +1,9 @@
-"""The supervisor of the local stack: keeps Postgres and Airflow's processes alive until it is told to stop.
+"""The supervisor of the local stack: keeps Postgres and Airflow's processes running until it is stopped.
 
-A program of its own (`python -m alchemist_core.local.supervisor HOME`), started by `stack`. A killed child is started again,
-at once the first time and later and later if it keeps dying; one without a heartbeat for a minute is killed first. What a
-dead scheduler leaves of its session (workers, task runners) is killed before the next one starts; jobs have sessions of
-their own and live on: the retried task finds them by their lease. Does not know what the processes do.
+A separate program (`python -m alchemist_core.local.supervisor HOME`), started by `stack`. It restarts a child that ended:
+at once the first time, then after growing pauses. It kills a child without a heartbeat for a minute. Before it restarts a
+scheduler, it kills the remaining processes of the old one's session (workers, task runners). Jobs have their own sessions
+and continue: the retried task finds them by their lease.
 """
 
 import os
@@ -44,12 +44,12 @@ KEPT_FOR = "90d"
 
 
 def is_installed() -> bool:
-    """Tell whether Prometheus can be started: its program is found."""
+    """Return whether the program prometheus is installed."""
     return shutil.which("prometheus") is not None
 
 
 def prometheus_command(home: Path, ports: Ports) -> list[str]:
-    """Write the configuration and return the command line."""
+    """Write Prometheus's configuration and return its command line."""
     folder = home / "prometheus"
     folder.mkdir(parents=True, exist_ok=True)
     config = (RULES / "prometheus.yml").read_text().replace("127.0.0.1:9477", f"127.0.0.1:{ports.metrics}")
@@ -64,14 +64,14 @@ def prometheus_command(home: Path, ports: Ports) -> list[str]:
 
 
 PROGRAMS = Path(sys.executable).parent
-# Nothing serves log files over the network: every process is on this machine and reads them from the folder.
+# No log server: every process is on this machine and reads the log files from the folder.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow", "api-server", "--host", "127.0.0.1"),
     "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
     "dag-processor": ("airflow", "dag-processor"),
     "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
-    "metrics": ("alchemist", "serve-metrics", "--port"),  # the port follows
-    **({"prometheus": ()} if is_installed() else {}),  # the module has its whole command
+    "metrics": ("alchemist", "serve-metrics", "--port"),  # the port is appended
+    **({"prometheus": ()} if is_installed() else {}),  # prometheus_command returns the whole command
 }
 POLL_S = 0.5
 FIRST_DELAY_S = 0.5
@@ -84,7 +84,7 @@ HUNG_AFTER_S = 60.0
 
 @dataclass(slots=True)
 class Child:
-    """One supervised process: what runs now, and when a dead one may start again."""
+    """A supervised process, and when it may be restarted."""
 
     name: str
     process: subprocess.Popen[bytes] | None = None
@@ -95,7 +95,7 @@ class Child:
     n_restarts: int = -1
 
     def start(self, command: list[str], environment: dict[str, str], log_path: Path) -> None:
-        """Start the process in a session of its own, with its log appended to a file."""
+        """Start the process in a session of its own, and append its output to a log file."""
         with log_path.open("ab") as log:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]  # options are plain
@@ -103,10 +103,10 @@ class Child:
         self.n_restarts += 1
 
     def has_ended(self) -> bool:
-        """Tell whether a started process is gone; sets when the next one is due."""
+        """Return whether the process has ended; if so, set the time of its restart."""
         if self.process is None or self.process.poll() is None:
             return False
-        say(f"{self.name} (pid {self.process.pid}) ended with {self.process.returncode}")
+        say(f"{self.name} (pid {self.process.pid}) ended with exit code {self.process.returncode}.")
         send(find_session(self.process.pid), signal.SIGKILL)
         was_steady = time.monotonic() - self.started_at > STEADY_AFTER_S
         self.delay_s = FIRST_DELAY_S if was_steady else min(2 * self.delay_s, LONGEST_DELAY_S)
@@ -114,22 +114,22 @@ class Child:
         return True
 
     def judge(self, health: dict[str, str]) -> None:
-        """Kill the process when its component has had no heartbeat for too long, as a scheduler that waits for its last tasks."""
+        """Kill the process if its component had no heartbeat for too long, for example a scheduler that hangs."""
         now = time.monotonic()
         if self.process is None or health.get(self.name.replace("-", "_"), "healthy") == "healthy":
             self.last_healthy_at = now
         elif now - self.last_healthy_at > HUNG_AFTER_S:
-            say(f"{self.name} (pid {self.process.pid}) has no heartbeat for {HUNG_AFTER_S:.0f} s: it is killed")
+            say(f"Killing {self.name} (pid {self.process.pid}): no heartbeat for {HUNG_AFTER_S:.0f} s.")
             self.process.kill()
 
     def state(self) -> ChildState | None:
-        """Return what stack.json says of the process; nothing while it does not run."""
+        """Return the entry of the process in stack.json; None if it is not running."""
         found = identify(self.process.pid) if self.process else None
         return ChildState(found.pid, found.birth, self.n_restarts) if found else None
 
 
 class Supervisor:
-    """Guards one home's processes: `step` heals what died, `stop` ends them all."""
+    """Supervises one home's processes: `step` restarts those that ended, `stop` stops all."""
 
     def __init__(self, home: Path, ports: Ports) -> None:
         self._home, self._ports = home, ports
@@ -141,7 +141,7 @@ class Supervisor:
         self._logs.mkdir(parents=True, exist_ok=True)
 
     def step(self) -> None:
-        """Start what is not running, Postgres first, and write down what changed."""
+        """Start every process that is not running, Postgres first, and record changes in stack.json."""
         ended = [child for child in self._children if child.has_ended()]
         changed = bool(ended)
         if self._postgres is None or not is_running(self._home):
@@ -156,10 +156,10 @@ class Supervisor:
             self._look()
 
     def stop(self) -> None:
-        """End all children and the jobs of their tasks; Postgres stays for whoever stops us."""
+        """Stop all children and the jobs of their tasks. Postgres keeps running: `stack down` stops it."""
         ours = [found for child in self._children if child.process and (found := identify(child.process.pid))]
         end(ours, grace_s=GRACE_S)
-        # Workers wait for their tasks: they go without a word, so that the next start takes those tasks up again.
+        # Workers would wait for their tasks, so they are killed. The next start runs these tasks again.
         for process in ours:
             send(find_session(process.pid), signal.SIGKILL)
         end(find_marked(f"{STACK_VARIABLE}={stack_mark(self._home)}"), grace_s=GRACE_S)
@@ -177,9 +177,9 @@ class Supervisor:
         before, self._postgres = self._postgres, start_postgres(self._home)
         if before is None:
             return
-        say("Postgres had ended; it runs again")
+        say("Postgres had ended. It was restarted.")
         if before.port != self._postgres.port:
-            # Everybody holds the old address.
+            # All processes have the old address.
             end(
                 [found for child in self._children if child.process and (found := identify(child.process.pid))],
                 grace_s=GRACE_S,
@@ -192,7 +192,7 @@ class Supervisor:
         return [str(PROGRAMS / program), *arguments, *([str(self._ports.metrics)] if name == "metrics" else [])]
 
     def _environment(self) -> dict[str, str]:
-        assert self._postgres is not None, "Postgres is revived before any child starts"
+        assert self._postgres is not None, "Postgres must be started before any child"
         return stack_environment(self._home, self._ports, self._postgres)
 
     def _write(self) -> None:
@@ -204,7 +204,7 @@ class Supervisor:
 def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> dict[str, str]:
     """Return the environment of the stack's processes."""
     given = load_settings().database_url
-    # Neither Airflow nor what it starts may change the schema: `up` has migrated the store.
+    # Airflow and its tasks must not change the schema: `up` has migrated the store.
     store_url = given.get_secret_value() if given else postgres.url(role="writer")
     metadata_url = postgres.url("airflow", role="airflow")
     return build_environment(
@@ -213,7 +213,7 @@ def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> d
 
 
 def main() -> None:
-    """Supervise the home given as the only argument until SIGTERM; returns to the caller at once, as a daemon does."""
+    """Supervise the home given as the only argument until SIGTERM. Forks, so that the caller continues at once."""
     home = Path(sys.argv[1])
     if os.fork():
         os._exit(0)
@@ -222,14 +222,14 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     with hold_lock(supervisor_lock(home), should_wait=True):
         ports = read_state(home).ports
-        assert ports is not None, "`alchemist stack up` chooses the ports before it starts the supervisor"
+        assert ports is not None, "`alchemist stack up` must choose the ports before it starts the supervisor"
         supervisor = Supervisor(home, ports)
         while not stopping.is_set():
             try:
                 supervisor.step()
             except (AlchemistError, OSError) as error:
-                # A full disk or a port in use may pass; giving up would not heal.
-                say(f"cannot heal yet: {error}")
+                # A full disk or a port in use may be temporary, so try again.
+                say(f"Cannot restart all processes, trying again: {error}")
                 stopping.wait(LONGEST_DELAY_S / 10)
             stopping.wait(POLL_S)
         supervisor.stop()
@@ -240,6 +240,6 @@ if __name__ == "__main__":
 
 
 def rotate_all(home: Path, *, max_bytes: int) -> int:
-    """Rotate the logs of a home's processes and of its Postgres that have grown too large; returns how many."""
+    """Rotate the logs of a home's processes and its Postgres that exceed the size; return their number."""
     logs = [*(home / "logs").glob("*.log"), server_dir(home) / "log"]
     return sum(rotate(path, max_bytes=max_bytes) for path in logs if path.is_file() and not path.is_symlink())

@@ -144,5 +144,5 @@ def test_a_finished_corpus_is_reused_without_npm(tmp_path: Path, monkeypatch: py
     (tmp_path / "emoji.json").write_text(json.dumps({"side": 96, "seed": 0, "packages": sources}))
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert build_emoji_corpus(tmp_path) == {"train": 0, "validation": 0}
-    with pytest.raises(DataError, match="name another folder"):
+    with pytest.raises(DataError, match="Give another folder"):
         build_emoji_corpus(tmp_path, side=32)

@@ -47,7 +47,7 @@ def airflow_of_many_dags() -> AirflowMetrics:
     heard = AirflowMetrics()
     for i in range(100):
         for outcome in ("success", "failed"):
-            heard.hear(f"airflow.dagrun.duration.{outcome},dag_id=dag{i}:1000|ms".encode())
+            heard.receive(f"airflow.dagrun.duration.{outcome},dag_id=dag{i}:1000|ms".encode())
     return heard
 
 
@@ -126,11 +126,11 @@ def test_a_metric_that_the_catalogue_does_not_know_is_refused() -> None:
 
 def test_airflows_words_become_series_and_strangers_do_not() -> None:
     heard = AirflowMetrics()
-    heard.hear(b"airflow.scheduler_heartbeat:1|c\nairflow.scheduler_heartbeat:1|c\n")
-    heard.hear(b"airflow.pool.open_slots,pool_name=gpu:3|g")
-    heard.hear(b"airflow.pool.open_slots,pool_name=default_pool:128|g")
-    heard.hear(b"airflow.dagrun.duration.failed,dag_id=train_rater,run_type=manual:1500|ms")
-    heard.hear(b"\xff not statsd")
+    heard.receive(b"airflow.scheduler_heartbeat:1|c\nairflow.scheduler_heartbeat:1|c\n")
+    heard.receive(b"airflow.pool.open_slots,pool_name=gpu:3|g")
+    heard.receive(b"airflow.pool.open_slots,pool_name=default_pool:128|g")
+    heard.receive(b"airflow.dagrun.duration.failed,dag_id=train_rater,run_type=manual:1500|ms")
+    heard.receive(b"\xff not statsd")
     assert heard.read() == {
         "alchemist_airflow_heartbeats_total": [((), 2.0)],
         "alchemist_airflow_pool_slots": [(("open",), 3.0)],

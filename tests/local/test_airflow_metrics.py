@@ -12,13 +12,13 @@ HEARTBEAT = b"airflow.scheduler_heartbeat:1|c"
 @pytest.mark.parametrize("value", [b"1.2.3", b".", b"-", b"--1", b"1e400", b"nan", b""])
 def test_a_number_that_is_none_is_passed_over(value: bytes) -> None:
     heard = AirflowMetrics()
-    heard.hear(b"airflow.scheduler_heartbeat:" + value + b"|c\n" + HEARTBEAT)
+    heard.receive(b"airflow.scheduler_heartbeat:" + value + b"|c\n" + HEARTBEAT)
     assert heard.read() == {"alchemist_airflow_heartbeats_total": [((), 1.0)]}
 
 
 @given(st.binary(max_size=200))
 def test_no_datagram_stops_the_listener(datagram: bytes) -> None:
     heard = AirflowMetrics()
-    heard.hear(datagram)
-    heard.hear(HEARTBEAT)
+    heard.receive(datagram)
+    heard.receive(HEARTBEAT)
     assert heard.read()["alchemist_airflow_heartbeats_total"] == [((), 1.0)]

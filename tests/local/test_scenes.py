@@ -96,7 +96,7 @@ def test_a_half_drawn_corpus_is_finished(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_corpus_of_other_parameters_is_not_overwritten(corpus: Path) -> None:
-    with pytest.raises(DataError, match="name another folder"):
+    with pytest.raises(DataError, match="Give another folder"):
         draw_scenes(corpus, **(SMALL | {"seed": 7}))
 
 

@@ -54,9 +54,9 @@ def test_a_program_that_was_installed_while_the_stack_runs_is_not_waited_for(tmp
     assert all(found.processes.values())
     assert "api-server" in found.not_started
     said = found.describe()
-    assert "about to start" not in said.replace("postgres: down, about to start", "")
+    assert "restarting" not in said.replace("postgres: down, restarting", "")
     assert (
-        "api-server: installed after the stack was started; alchemist stack down and alchemist stack up start it"
+        "api-server: installed after the stack was started. To start it: alchemist stack down, then alchemist stack up"
         in said
     )
 
@@ -162,7 +162,7 @@ def test_an_unknown_log_names_those_that_exist(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "scheduler.log").write_text("one\ntwo\n")
     assert logs(tmp_path, "scheduler", n_lines=1) == "two"
-    with pytest.raises(ConfigError, match="there are: scheduler"):
+    with pytest.raises(ConfigError, match="Logs: scheduler"):
         logs(tmp_path, "../secrets")
 
 
