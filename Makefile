@@ -17,9 +17,10 @@ setup: $(STAMP) ## Install everything into .venv
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "The venv module is missing: apt-get install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV); this takes two to five minutes once."
+	@echo "Installing into $(VENV); this takes one to five minutes once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,offline,lineage,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt uv
+	@$(BIN)/python infra/install.py -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,offline,lineage,dev]'
 	@touch $@
 
 wheel: $(STAMP) ## Build the wheel into dist/ from the files that git tracks
