@@ -1,9 +1,11 @@
 """Importing the package changes nothing in the importing process; only the command line sets something, for itself."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,14 @@ def test_the_command_line_sets_what_torch_reads_and_keeps_what_the_user_has_set(
     environment = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["3", DEFAULTS["CUBLAS_WORKSPACE_CONFIG"]]
+
+
+@pytest.mark.parametrize("folder", ["alchemist_core", "dags", "infra", "tests"])
+def test_a_module_that_is_also_a_program_starts_it_after_its_last_definition(folder: str) -> None:
+    # The supervisor once died at its first look: it was started above a function that it calls.
+    late = [
+        str(path)
+        for path in (Path(__file__).parents[1] / folder).rglob("*.py")
+        if any(ast.unparse(one).startswith("if __name__ ==") for one in ast.parse(path.read_text()).body[:-1])
+    ]
+    assert late == []

@@ -235,11 +235,11 @@ def main() -> None:
         supervisor.stop()
 
 
-if __name__ == "__main__":
-    main()
-
-
 def rotate_all(home: Path, *, max_bytes: int) -> int:
     """Rotate the logs of a home's processes and its Postgres that exceed the size; return their number."""
     logs = [*(home / "logs").glob("*.log"), server_dir(home) / "log"]
     return sum(rotate(path, max_bytes=max_bytes) for path in logs if path.is_file() and not path.is_symlink())
+
+
+if __name__ == "__main__":
+    main()
