@@ -5,16 +5,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 @dataclass
 class Receiver:
-    """What was posted, and the statuses of the next answers; after those every answer is 200."""
+    """What was posted and when, and the statuses of the next answers; after those every answer is 200."""
 
     url: str = ""
     posts: list[dict[str, Any]] = field(default_factory=list)
+    arrived_at: list[datetime] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     n_requests: int = 0
 
@@ -30,6 +32,7 @@ def receiving() -> Iterator[Receiver]:
             receiver.n_requests += 1
             status = receiver.statuses.pop(0) if receiver.statuses else 200
             if status == 200:
+                receiver.arrived_at.append(datetime.now(UTC))
                 receiver.posts.append(json.loads(body))
             self.send_response(status)
             self.end_headers()

@@ -22,6 +22,7 @@ def alchemist(url: str, home: Path, *words: str) -> None:
 def run_first_days(url: str, home: Path, corpus: Path) -> None:
     """The validation dataset, a night with no rater, and the first rater with its scores."""
     train = ("--dataset", "scenes", "--root", str(corpus / "train"))
+    alchemist(url, home, "db", "migrate")
     alchemist(url, home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation")
     alchemist(url, home, "ingest", *train, "--crawl-date", NIGHTS[0])
     alchemist(url, home, "duplicates", "find")

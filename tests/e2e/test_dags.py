@@ -22,6 +22,7 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.postgres import start_postgres
+from tests.receiver import Receiver, receiving
 
 from .browser import DESKTOP, PHONE, Browser, find_chromium, needs_chromium
 from .calm import N_STEPS, NIGHTS
@@ -39,10 +40,12 @@ class Life:
     """What was done, and how each run ended."""
 
     home: Path
+    receiver: Receiver
     states: dict[str, str] = field(default_factory=dict)
     refused: int = 0
     changed_by_backfill: bool = True
     evaluations_started_by: set[str] = field(default_factory=set)
+    asked_at: datetime | None = None
     texts: dict[str, str] = field(default_factory=dict)
     shown: dict[str, bool] = field(default_factory=dict)
 
@@ -61,14 +64,15 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     folder.chmod(0o755)
     corpus, home = folder / "scenes", folder / "home"
     draw_scenes(corpus, n_train=1200, n_validation=2000, n_test=40, shard_size=60, side=32)
-    with pytest.MonkeyPatch.context() as patch:
+    with receiving() as receiver, pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALCHEMIST_HOME", str(home))
+        patch.setenv("ALCHEMIST_NOTIFY_URL", receiver.url)
         load_settings.cache_clear()
         for name, part, role in (("v", "validation", "validation"), ("t", "test", "evaluation")):
             ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
         try:
             stack.up(home)
-            yield live(Life(home), Airflow(home), corpus, folder)
+            yield live(Life(home, receiver), Airflow(home), corpus, folder)
         finally:
             stack.down(home)
     load_settings.cache_clear()
@@ -91,6 +95,7 @@ def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
         life.states[f"subset {run_id}"] = airflow.wait("build_subset", run_id)
     asked = airflow.trigger("build_subset", {"dataset": "scenes", "retention": 0.3, "name": "asked", "approve": True})
     airflow.wait_for_task("build_subset", asked, "approve", "awaiting_input")
+    life.asked_at = airflow.tasks.get_task_instance("build_subset", asked, "approve").start_date
     if find_chromium():
         look(life, airflow, folder, asked)
     answer = airflow.client.UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={"comment": COMMENT})
@@ -155,7 +160,7 @@ def evaluated(life: Life) -> set[str]:
 def look(life: Life, airflow: Airflow, folder: Path, run_id: str) -> None:
     """Take pictures of the form and of the question, to be judged by eye; the texts are checked below."""
     pages = {
-        "form": (f"{airflow.url}/dags/build_subset", "Trigger", "Share of the eligible pairs"),
+        "form": (f"{airflow.url}/dags/build_subset", "Trigger", "Fraction of the eligible samples"),
         "approval": (
             f"{airflow.url}/dags/build_subset/runs/{run_id}/tasks/approve/required_actions",
             "Publish subset",
@@ -225,6 +230,19 @@ def test_somebody_is_told_that_a_person_is_asked(life: Life) -> None:
     assert "- Compared with the published version: no version is published" in row.after["reason"]
 
 
+def test_a_question_reaches_a_receiver_with_a_link_that_opens(life: Life) -> None:
+    (at, post) = next(
+        (at, post)
+        for at, post in zip(life.receiver.arrived_at, life.receiver.posts, strict=True)
+        if "Publish subset asked?" in post["message"]
+    )
+    _, look, *_ = (line for line in post["message"].splitlines() if not line.startswith(" "))
+    with urllib.request.urlopen(look.removeprefix("Look: "), timeout=30) as page:
+        assert page.status == 200
+    assert life.asked_at is not None
+    print(f"the notification arrived {(at - life.asked_at).total_seconds():.1f} s after the task had started")
+
+
 def test_who_approved_when_and_with_which_comment_is_kept_in_the_store(life: Life) -> None:
     (answered,) = life.query("SELECT after FROM alchemist.audit_events WHERE action = 'approval answered'")
     (published,) = life.query("SELECT after FROM alchemist.audit_events WHERE subject = 'subset asked'")
@@ -242,7 +260,7 @@ def test_every_suite_of_checks_left_its_outcomes(life: Life) -> None:
 
 @needs_chromium
 def test_the_form_shows_titles_help_and_the_question_its_two_answers(life: Life) -> None:
-    assert "Share of the eligible pairs to keep" in life.texts["form"]
+    assert "Fraction of the eligible samples to keep" in life.texts["form"]
     assert {"Approve", "Reject"} <= set(life.texts["approval"].split())
 
 

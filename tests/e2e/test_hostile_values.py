@@ -215,7 +215,7 @@ def test_a_retention_that_is_typed_is_the_one_that_is_used_or_is_refused(
             before = airflow.runs.get_dag_runs("build_subset").total_entries
             browser.open(f"{airflow.url}/dags/build_subset", until="Trigger")
             browser.resize(*size)
-            browser.click("Trigger", until="Share of the eligible")
+            browser.click("Trigger", until="Fraction of the eligible samples")
             browser.type("dataset", "nowhere")
             assert browser.type("retention", typed) == typed
             browser.press_last("Trigger")

@@ -98,7 +98,7 @@ def wait_until_running(home):
 
 def test_a_task_runs_with_the_stacks_own_store_and_programs(home):
     run_job(home)
-    assert (home / "starts").read_text().startswith("postgresql://alchemist:")
+    assert (home / "starts").read_text().startswith("postgresql://alchemist_writer:")
     assert Path((home / "program").read_text()).parent == Path(sys.executable).parent
 
 
