@@ -15,6 +15,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions
 from alchemist_core.notifications import code_span
+from alchemist_core.report.comparison import ArmNames
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.execution import cost_at
@@ -35,7 +36,7 @@ from alchemist_core.store.subsets import (
     published_version,
     rater_of_subset,
     seconds_per_member,
-    selection_report,
+    selection_result,
 )
 
 
@@ -139,7 +140,7 @@ class PlanEvaluateConfig(Config):
     evaluation: str | None = Field(
         None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
     )
-    arms: Words = Field(("subset", "random"), description="Arms that must have a value, separated by commas")
+    arms: ArmNames = Field(("subset", "random"), description="Arms that must have a value, separated by commas")
     seeds: Seeds = Field((0,), description="Seeds that must have a value, separated by commas")
 
 
@@ -350,7 +351,7 @@ def plan_publish(config: PlanPublishConfig) -> PlanPublishResult:
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version, is_newest=True)
     published = published_version(engine, config.name)
-    rater, selected = rater_of_subset(engine, subset), selection_report(engine, subset)
+    rater, selected = rater_of_subset(engine, subset), selection_result(engine, subset)
     speed = seconds_per_member(engine)
     n_in, n_out, n_stay = _difference(subset, published)
     facts: dict[str, Any] = {

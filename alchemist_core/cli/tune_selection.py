@@ -11,7 +11,7 @@ from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.trial import require_evaluation
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.store.engine import create_store, open_store
-from alchemist_core.store.raters import find_rater, list_regions
+from alchemist_core.store.raters import find_rater, list_windows
 from alchemist_core.telemetry import say
 
 
@@ -39,7 +39,7 @@ class RunResult(Result):
     """The rank window of each retention, and its gain."""
 
     cost: dict[str, Any]
-    regions: list[dict[str, Any]] = Field(default_factory=list)
+    rank_windows: list[dict[str, Any]] = Field(default_factory=list)
     said: list[str] = Field(default_factory=list)
 
     def summary(self) -> str:
@@ -54,12 +54,12 @@ class ListConfig(Config):
 class ListResult(Result):
     """All stored rank windows."""
 
-    regions: list[dict[str, Any]]
+    rank_windows: list[dict[str, Any]]
 
     def summary(self) -> str:
         """Return a line for each rank window."""
         return (
-            "\n".join(f"{row['rater']}: {row['said']}" for row in self.regions)
+            "\n".join(f"{row['rater']}: {row['said']}" for row in self.rank_windows)
             or "No rank windows. Fit one: alchemist tune-selection run"
         )
 
@@ -78,7 +78,9 @@ def run(config: RunConfig) -> RunResult:
         create_store()
     found = Tuning(config, plan).run(config.retentions)
     return RunResult(
-        cost=stated, regions=[tuned.as_json() for tuned in found], said=[tuned.fitted.describe() for tuned in found]
+        cost=stated,
+        rank_windows=[tuned.as_json() for tuned in found],
+        said=[tuned.fitted.describe() for tuned in found],
     )
 
 
@@ -90,9 +92,9 @@ def list_(_config: ListConfig) -> ListResult:
             "mean_rank": row.mean_rank, "std_rank": row.std_rank, "gain": row.gain, "gain_low": row.gain_low,
             "gain_high": row.gain_high, "said": row.fitted.describe(),
         }
-        for name, row in list_regions(open_store())
+        for name, row in list_windows(open_store())
     ]  # fmt: skip
-    return ListResult(regions=rows)
+    return ListResult(rank_windows=rows)
 
 
 def _kind(config: RunConfig) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.report.comparison import ORACLE, arm_title
+from alchemist_core.report.comparison import ORACLE, arm_title, stored_arm
 
 # The fields of the rater's training that each kind of rater sets.
 RATERS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     >>> parse_arm("loss/block@0.4", retention=0.2).policy
     {'strategy': 'block', 'start_rank': 0.4, 'allow_fewer': True}
     """
-    word = stored_word(word)
+    word = stored_arm(word)
     kind, _, draw = word.rpartition("/")
     name, _, number = draw.partition("@")
     if kind and kind not in RATERS:
@@ -73,15 +73,6 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
         policy = paper_policy(retention) if name == "minus_loss" else {"strategy": "random"}
         return Arm(word, rater, policy, trains=name)
     return Arm(word, rater, None if name == AUTO else _policy(word, name, number, retention))
-
-
-def stored_word(word: str) -> str:
-    """Return the stored spelling of an arm.
-
-    >>> stored_word("oracle+plain"), stored_word("random")
-    ('planted+plain', 'random')
-    """
-    return ORACLE + word.removeprefix("oracle") if word.partition("+")[0] == "oracle" else word
 
 
 def paper_policy(retention: float) -> dict[str, Any]:

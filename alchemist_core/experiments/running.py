@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Formerly, Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
-from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm, stored_word
+from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.results import describe_detectable, state_detectable
 from alchemist_core.experiments.trial import Cell, Trial, measure_cell, require_evaluation, tokenizer_sha256
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
+from alchemist_core.report.comparison import stored_arm
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.strategies import STRATEGY_OF_RULE
 from alchemist_core.store.raters import RaterRow
@@ -76,7 +77,7 @@ class RunConfig(TrialsConfig):
     @property
     def question_arms(self) -> tuple[str, ...]:
         """The arms: those given, else the question's."""
-        return tuple(map(stored_word, self.arms)) or QUESTIONS[self.experiment].arms
+        return tuple(map(stored_arm, self.arms)) or QUESTIONS[self.experiment].arms
 
     @property
     def question_retentions(self) -> tuple[float, ...]:

@@ -28,7 +28,7 @@ from alchemist_core.report.charts import RATIO_AXIS, Axis, Line, Point, interval
 from alchemist_core.report.comparison import arm_title
 from alchemist_core.report.content import ExperimentContent
 from alchemist_core.report.page import render_chart, render_experiment
-from alchemist_core.selection.region import ValuePoint
+from alchemist_core.selection.rank_window import ValuePoint
 from alchemist_core.statistics import Estimate
 
 LOSS_TITLE = "held-out loss, nats per token (left is better)"

@@ -168,11 +168,11 @@ def _evaluate(trial: Trial, arm: Arm, retention: float, identity: str, *, beside
         subset = find_by_id(engine, model.subset_id)
         beside = subset.name, subset.version
     measured = evaluate.run(evaluate.EvaluateConfig(subset=beside[0], version=beside[1], evaluation=trial.evaluation))
-    rows = read_evaluations(engine, [model.model_id], measured.contract)
+    rows = read_evaluations(engine, [model.model_id], measured.protocol_id)
     losses = [float(row.value) for row in rows if row.metric == HeldoutLoss.title]
     if len(losses) != 1:
         raise DataError(
             f"Model {identity} of arm {arm.word}, seed {trial.seed}, has {len(losses)} held-out losses under protocol "
-            f"{measured.contract}, not 1: run the experiment again."
+            f"{measured.protocol_id}, not 1: run the experiment again."
         )
     return Cell(arm.word, retention, trial.seed, model.n_samples, model.n_steps, losses[0])

@@ -15,10 +15,10 @@ from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.results import RANDOM, losses_by_arm, paired_spread
 from alchemist_core.experiments.trial import Cell, Trial, measure_cell
 from alchemist_core.selection.config import strategy_spec
-from alchemist_core.selection.region import FittedRegion, Region, RegionFit, fit_region
+from alchemist_core.selection.rank_window import FittedWindow, RankWindow, WindowFit, fit_window
 from alchemist_core.statistics import Estimate, estimate_gain
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import RaterRow, store_region
+from alchemist_core.store.raters import RaterRow, store_window
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
 
@@ -60,14 +60,14 @@ class TuningPlan:
 class TunedWindow:
     """The result of a tuning at one retention."""
 
-    fit: RegionFit
+    fit: WindowFit
     measured: Estimate
-    fitted: FittedRegion
+    fitted: FittedWindow
     # Standard deviation of paired differences to random, over the seeds and bands.
     spread: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps: `FittedRegion.of` computes the fitted rank window from it."""
+        """Return what the store keeps: `FittedWindow.of` computes the fitted rank window from it."""
         return {
             "fit": self.fit.as_json(), "spread": self.spread, "said": self.fitted.describe(),
             "measured": asdict(self.measured),
@@ -91,16 +91,16 @@ class Tuning:
         losses = losses_by_arm(cells)
         random_S = np.array([losses[RANDOM][seed] for seed in self.plan.seeds])
         loss_SB = np.array([[losses[band][seed] for band in self.plan.bands()] for seed in self.plan.seeds])
-        fit = fit_region(np.log(random_S[:, None] / loss_SB), retention)
+        fit = fit_window(np.log(random_S[:, None] / loss_SB), retention)
         tried = [
             cell
-            for seed, region in zip(self.plan.seeds, fit.held_out, strict=True)
-            for cell in self._try_window(seed, region, retention)
+            for seed, window in zip(self.plan.seeds, fit.held_out, strict=True)
+            for cell in self._try_window(seed, window, retention)
         ]
         by_arm = losses_by_arm(tried)
         measured = estimate_gain(by_arm["region"], by_arm[RANDOM])
         assert measured is not None
-        fitted = FittedRegion.of(fit, measured)
+        fitted = FittedWindow.of(fit, measured)
         self._store(fitted, fit, [*cells, *tried])
         say(fitted.describe())
         return TunedWindow(fit, measured, fitted, paired_spread(losses))
@@ -108,8 +108,8 @@ class Tuning:
     def _measure_bands(self, seed: int) -> list[Cell]:
         return [self._measure(seed, arm, size) for arm, size in self.plan.band_arms()]
 
-    def _try_window(self, seed: int, region: Region, retention: float) -> list[Cell]:
-        arms = (self.plan.random_arm(retention), self.plan.window_arm(strategy_spec(region.strategy)))
+    def _try_window(self, seed: int, window: RankWindow, retention: float) -> list[Cell]:
+        arms = (self.plan.random_arm(retention), self.plan.window_arm(strategy_spec(window.strategy)))
         return [self._measure(seed, arm, retention) for arm in arms]
 
     def _measure(self, seed: int, arm: Arm, retention: float) -> Cell:
@@ -126,7 +126,7 @@ class Tuning:
             self._raters[seed] = self._trials[seed].rater(self.plan.kind)
         return self._trials[seed], self._raters[seed]
 
-    def _store(self, fitted: FittedRegion, fit: RegionFit, cells: Sequence[Cell]) -> None:
+    def _store(self, fitted: FittedWindow, fit: WindowFit, cells: Sequence[Cell]) -> None:
         measurements = {
             "retention": fit.retention,
             "seeds": list(self.plan.seeds),
@@ -135,4 +135,4 @@ class Tuning:
             "cells": [cell.as_json() for cell in cells],
         }
         for rater in {rater.rater_id: rater for rater in self._raters.values()}.values():
-            store_region(open_store(), rater.rater_id, fitted, measurements)
+            store_window(open_store(), rater.rater_id, fitted, measurements)

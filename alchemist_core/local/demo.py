@@ -20,7 +20,9 @@ from alchemist_core.telemetry import say
 
 DATASET = "scenes"
 RETENTIONS = (0.2, 0.5)
-ARMS = "subset,random,planted,full"
+# The stored name of the oracle arm; people read and type "oracle".
+ORACLE = "planted"
+ARMS = "subset,random,oracle,full"
 TIMEOUT_S = 1800.0
 
 
@@ -122,10 +124,10 @@ def comparison_table(arms: Sequence[Arm]) -> str:
     lines = [f"{'kept':>6}  {'arm':<8} {'samples':>8} {'steps':>7} {'held-out loss':>14}  gap closed"]
     for retention in sorted({arm.retention for arm in arms}):
         losses = _losses([arm for arm in arms if arm.retention == retention])
-        for name in (name for name in ("random", "subset", "planted", "full") if name in losses):
+        for name in (name for name in ("random", "subset", ORACLE, "full") if name in losses):
             first = next(arm for arm in arms if (arm.retention, arm.arm) == (retention, name))
             mean = fmean(losses[name].values())
-            line = f"{retention:>6.0%}  {name:<8} {first.n_samples:>8,} {first.steps:>7,} {mean:>14.4f}"
+            line = f"{retention:>6.0%}  {'oracle' if name == ORACLE else name:<8} {first.n_samples:>8,} {first.steps:>7,} {mean:>14.4f}"
             lines.append(f"{line}  {_gap(losses)}" if name == "subset" else line)
     return "\n".join(lines)
 
@@ -138,5 +140,5 @@ def _losses(arms: Sequence[Arm]) -> dict[str, dict[int, float]]:
 
 
 def _gap(losses: dict[str, dict[int, float]]) -> str:
-    closed = gap_closed(losses["subset"], losses.get("random", {}), losses.get("planted", {}))
+    closed = gap_closed(losses["subset"], losses.get("random", {}), losses.get(ORACLE, {}))
     return "" if closed is None else f"{closed.mean:.0%}"

@@ -6,13 +6,17 @@ Knows nothing of pages.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import AfterValidator
+
+from alchemist_core.config import Words
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
 
-ARMS = ("subset", "random", "minus_loss", "planted", "full")
-# The store's name of the oracle arm is part of the identity of trained models, so it stays; readers see "oracle".
+# The stored name of the oracle arm is part of the identity of trained models, so it stays. People read and type "oracle".
 ORACLE = "planted"
+ARMS = ("subset", "random", "minus_loss", ORACLE, "full")
 _NOTES = {
     "subset": "selected by the rater's ranks",
     "random": "same size, selected at random",
@@ -99,6 +103,23 @@ def arm_title(arm: str) -> str:
     return "oracle" + arm.removeprefix(ORACLE) if arm.partition("+")[0] == ORACLE else arm
 
 
+def stored_arm(word: str) -> str:
+    """Return the stored name of an arm.
+
+    >>> stored_arm("oracle+plain"), stored_arm("random")
+    ('planted+plain', 'random')
+    """
+    return ORACLE + word.removeprefix("oracle") if word.partition("+")[0] == "oracle" else word
+
+
+def _stored_arms(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(stored_arm, words))
+
+
+ArmNames = Annotated[Words, AfterValidator(_stored_arms)]
+"""Arms in a config: a typed "oracle" is stored under the stored name of that arm."""
+
+
 def _summarize_arm(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:
     first = group[0]
     loss, random, oracle = (losses.get(arm, {}) for arm in (first.arm, "random", ORACLE))
@@ -117,7 +138,7 @@ def _summarize_arm(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> 
 class MetricSummary:
     """One metric of generated images, under one evaluation protocol, over the seeds of each arm."""
 
-    contract: str
+    protocol: str
     metric: str
     arms: dict[str, Estimate]
     gain: Estimate | None  # Of the subset over random, paired by seed; positive is better.
@@ -158,11 +179,11 @@ def summarize_metrics(runs: Sequence[MetricRun]) -> list[MetricSummary]:
     """Return a summary for each metric, in the order in which they come."""
     groups: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
-        groups[run.contract, run.metric][run.arm][run.seed] = run.value
-    return [_summarize_metric(contract, metric, arms) for (contract, metric), arms in groups.items()]
+        groups[run.protocol, run.metric][run.arm][run.seed] = run.value
+    return [_summarize_metric(protocol, metric, arms) for (protocol, metric), arms in groups.items()]
 
 
-def _summarize_metric(contract: str, metric: str, arms: dict[str, dict[int, float]]) -> MetricSummary:
+def _summarize_metric(protocol: str, metric: str, arms: dict[str, dict[int, float]]) -> MetricSummary:
     means = {arm: estimate(list(values.values())) for arm, values in arms.items()}
     gain = estimate_gain(arms.get("subset", {}), arms.get("random", {}), metric=metric)
-    return MetricSummary(contract, metric, means, gain)
+    return MetricSummary(protocol, metric, means, gain)

@@ -135,7 +135,7 @@ class MetricRun:
     """One metric of the images that one trained model generates, under a named evaluation protocol."""
 
     subset: str  # As in ArmRun.
-    contract: str
+    protocol: str
     metric: str
     arm: str
     seed: int

@@ -143,7 +143,7 @@ class SelectionPolicy(Config):
         return STRATEGY_OF_RULE[rule] if self.rank_by == RATER_SCORE else "top_k"
 
     def _require_sense(self, kind: type[Strategy]) -> None:
-        if self.p_rank == "inclusion" and not kind.is_drawn:
+        if self.p_rank == "inclusion" and not kind.is_stochastic:
             raise ConfigError(
                 f"--p-rank inclusion is not used by strategy {kind.name}, which does not sample: omit it."
             )

@@ -62,7 +62,7 @@ def selection_curve(
     *,
     strategy: Strategy,
     p_rank: PRank = "per-draw",
-    is_open_N: NDArray[np.bool_] | None = None,
+    is_eligible_N: NDArray[np.bool_] | None = None,
     n_bins: int = 40,
 ) -> SelectionCurve:
     """Bin the ranks of the eligible samples and of the members, with the strategy's target and expectation.
@@ -72,10 +72,10 @@ def selection_curve(
         member_K: Indices of the members.
         strategy: Strategy of the selection.
         p_rank: How p(rank) was read.
-        is_open_N: Samples that could be selected; None: all.
+        is_eligible_N: Samples that could be selected; None: all.
         n_bins: Bins of rank; must divide 4,000.
     """
-    n_pool_G = count_ranks(rank_N, is_open_N)
+    n_pool_G = count_ranks(rank_N, is_eligible_N)
     target_G, expected_G = _shares(strategy, p_rank, n_pool_G, len(member_K))
 
     n_kept_R, n_pool_R = (np.sum(n_G.reshape(n_bins, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
@@ -102,13 +102,13 @@ def inclusion_rate(
     return high
 
 
-def count_ranks(rank_N: NDArray[np.float64], is_open_N: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+def count_ranks(rank_N: NDArray[np.float64], is_eligible_N: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
     """Count ranks in the bins of the fine grid; rank 1 belongs to the last bin."""
 
     def work(chunk: slice) -> NDArray[np.int64]:
         bin_N = np.minimum((np.asarray(rank_N[chunk]) * _GRID).astype(np.int64), _GRID - 1)
-        if is_open_N is not None:
-            bin_N = bin_N[is_open_N[chunk]]
+        if is_eligible_N is not None:
+            bin_N = bin_N[is_eligible_N[chunk]]
         return np.bincount(bin_N, minlength=_GRID)
 
     count_G = np.zeros(_GRID, np.int64)
@@ -137,7 +137,7 @@ def _shares(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rank_G = (np.arange(_GRID) + 0.5) / _GRID
     log_density_G = strategy.log_density(rank_G)
-    if not strategy.is_drawn:
+    if not strategy.is_stochastic:
         # Bins are selected whole in the order of rank until k is reached.
         wanted_G = np.where(log_density_G > -np.inf, n_pool_G, 0)
         open_G = np.clip(k - (np.cumsum(wanted_G) - wanted_G), 0, wanted_G)

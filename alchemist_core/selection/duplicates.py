@@ -49,7 +49,7 @@ def assign_firsts(same_as: Mapping[int, int], near: Iterable[tuple[int, int]]) -
 
 
 def later_in_group(
-    sample_id_N: NDArray[np.int64], first_id_N: NDArray[np.int64], is_open_N: NDArray[np.bool_]
+    sample_id_N: NDArray[np.int64], first_id_N: NDArray[np.int64], is_eligible_N: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Return the indices of samples that have an earlier one in their group: all of a group except the one seen first.
 
@@ -58,14 +58,14 @@ def later_in_group(
     Args:
         sample_id_N: Ids of the samples, in the order in which they were first seen.
         first_id_N: Id of the first sample of each one's group; 0 if it is in no group or is the first itself.
-        is_open_N: Samples that may be selected as far as all other reasons allow.
+        is_eligible_N: Samples that may be selected as far as all other reasons allow.
 
     >>> later_in_group(np.array([1, 2, 3, 4]), np.array([0, 1, 9, 9]), np.ones(4, bool)).tolist()
     [1, 3]
     """
-    later = np.flatnonzero((first_id_N > 0) & is_open_N)
+    later = np.flatnonzero((first_id_N > 0) & is_eligible_N)
     later = later[np.lexsort((sample_id_N[later], first_id_N[later]))]
     group = first_id_N[later]
     is_next = np.append(True, group[1:] != group[:-1])[: len(group)]
-    is_first_there = np.isin(group, sample_id_N[is_open_N])
+    is_first_there = np.isin(group, sample_id_N[is_eligible_N])
     return np.sort(later[~is_next | is_first_there])

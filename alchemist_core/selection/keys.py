@@ -21,9 +21,9 @@ class Domain(IntEnum):
 
     SELECT = 1
     RANDOM_CONTROL = 2
-    PLANTED_CONTROL = 3
+    ORACLE_CONTROL = 3
     SHUFFLE = 4
-    PLANTED_FILLING = 5
+    ORACLE_FILLING = 5
 
 
 @dataclass(frozen=True, slots=True)

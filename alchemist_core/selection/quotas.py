@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from alchemist_core.selection.draw import largest
+from alchemist_core.selection.sampler import largest
 
 
 def divide_seats(weight_G: Sequence[int], available_G: Sequence[int], k: int) -> list[int]:
@@ -99,16 +99,16 @@ def draw_capped(
     limit = -int(-k * share // 1)
     place_N = _place_in_group(key_N, pair_hash64_N, group_N)
     before = _best_under(key_N, pair_hash64_N, place_N < limit - 1, int((limit - 1) / share))
-    is_open_N = place_N < limit
-    is_open_N[before] = False
-    after = _best_under(key_N, pair_hash64_N, is_open_N, k - len(before))
+    is_eligible_N = place_N < limit
+    is_eligible_N[before] = False
+    after = _best_under(key_N, pair_hash64_N, is_eligible_N, k - len(before))
     return np.sort(np.concatenate([before, after]))
 
 
 def _best_under(
-    key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], is_open_N: NDArray[np.bool_], k: int
+    key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], is_eligible_N: NDArray[np.bool_], k: int
 ) -> NDArray[np.int64]:
-    open_N = np.flatnonzero(is_open_N)
+    open_N = np.flatnonzero(is_eligible_N)
     return open_N[largest(key_N[open_N], pair_hash64_N[open_N], min(k, len(open_N)))]
 
 

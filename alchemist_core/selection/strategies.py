@@ -21,7 +21,7 @@ class ShiftGsample:
     """
 
     name: ClassVar[str] = "shift_gsample"
-    is_drawn: ClassVar[bool] = True
+    is_stochastic: ClassVar[bool] = True
     drop_top_ratio: float = 0.25
     mean_rank: float = 0.625
     std_rank: float = 0.125
@@ -42,7 +42,7 @@ class Gsample:
     """Favour ranks around a mean, without dropping any. Source: Alchemist Table 4, the baseline Gsample."""
 
     name: ClassVar[str] = "gsample"
-    is_drawn: ClassVar[bool] = True
+    is_stochastic: ClassVar[bool] = True
     mean_rank: float = 0.5
     std_rank: float = 1 / 6
 
@@ -60,7 +60,7 @@ class HeadGsample:
     """
 
     name: ClassVar[str] = "head_gsample"
-    is_drawn: ClassVar[bool] = True
+    is_stochastic: ClassVar[bool] = True
     std_rank: float = 0.15
 
     def log_density(self, rank_N: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,7 +77,7 @@ class Random:
     """Weight every rank equally: the control."""
 
     name: ClassVar[str] = "random"
-    is_drawn: ClassVar[bool] = True
+    is_stochastic: ClassVar[bool] = True
 
     def log_density(self, rank_N: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return log p(rank) up to a constant: 0."""
@@ -89,7 +89,7 @@ class TopK:
     """Keep the highest scores; without noise, so the seed does not matter."""
 
     name: ClassVar[str] = "top_k"
-    is_drawn: ClassVar[bool] = False
+    is_stochastic: ClassVar[bool] = False
 
     def log_density(self, rank_N: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the order of the samples: lower ranks first."""
@@ -101,7 +101,7 @@ class Block:
     """Keep one contiguous band of ranks from a start downwards; without noise. Source: Alchemist Fig. 2b, Block test."""
 
     name: ClassVar[str] = "block"
-    is_drawn: ClassVar[bool] = False
+    is_stochastic: ClassVar[bool] = False
     start_rank: float = 0.4
 
     def log_density(self, rank_N: NDArray[np.float64]) -> NDArray[np.float64]:

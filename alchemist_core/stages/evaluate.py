@@ -49,7 +49,7 @@ class EvaluateResult(Result):
     """Mean of the metric for each arm over its seeds."""
 
     subset: str
-    contract: int
+    protocol_id: int
     metric: str
     n_measured: int
     n_reused: int
@@ -176,7 +176,7 @@ def _average_arms(
             values.setdefault(row.arm, []).append(row.value)
     return EvaluateResult(
         subset=subset.title,
-        contract=protocol_id,
+        protocol_id=protocol_id,
         metric=metric,
         n_measured=n_measured,
         n_reused=len(trained) - n_measured,

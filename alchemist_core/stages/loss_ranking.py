@@ -1,7 +1,7 @@
-"""The control without a rater: rank pairs by −L(θ_val; x), the loss under a model that was trained on the validation dataset alone.
+"""Arm minus_loss, a control without a rater: rank samples by −L(θ_val; x), the loss of a model trained on validation data only.
 
-A rater that ranks no better than this was not worth its training. The losses are computed once and kept as an artifact.
-Letters: N pairs of the pool.
+A rater that does not beat this ranking is not worth its training cost. The losses are computed once and stored as an artifact.
+Letters: N eligible samples · K members.
 """
 
 from collections.abc import Callable
@@ -28,24 +28,24 @@ from alchemist_core.subsets.selected import reselect, select_members
 from alchemist_core.training.config import DownstreamConfig
 
 MINUS_LOSS = "minus_loss"
-"""The arm's name."""
+"""Name of the arm."""
 
 ReadSamples = Callable[[list[bytes]], Any]
 
 
 class LossRanking:
-    """A subset's own policy, size and seed, on the ranking by loss."""
+    """Selects by the ranking by loss, with the subset's own policy, size and seed."""
 
     def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: SubsetRater, read: ReadSamples) -> None:
         self._stage_run, self._subset, self._rater, self._read = stage_run, subset, rater, read
 
     def members(self, config: DownstreamConfig) -> list[bytes]:
-        """Return the pair hashes that the policy keeps when the lowest loss has rank 0."""
+        """Return the hashes of the selected samples; the sample with the lowest loss has rank 0."""
         drawn = reselect(self._stage_run.engine, self._subset)
         pairs = drawn.snapshot.pairs
         score_K = -self._losses(pairs.open_pairs(), config)
         rank_N = np.ones(len(pairs))
-        rank_N[pairs.open_mask()] = fit_rank_scale(score_K).rank(score_K)
+        rank_N[pairs.eligible_mask()] = fit_rank_scale(score_K).rank(score_K)
         again = select_members(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
         return list_hashes(pairs.pair_hash_N32[again.member_K])
 
@@ -58,7 +58,7 @@ class LossRanking:
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
         if not path.exists():
             hold_device(self._stage_run)
-        # All subsets of the rater share the model, and those of one pool its losses.
+        # Subsets of one rater share the model; those with the same eligible samples share the losses.
         with hold_together(self._stage_run, f"model:validation-{trained}"):
             if not path.exists():
                 model = self._train(f"models/validation-{trained}", validation, config)
@@ -85,8 +85,8 @@ def _measure(path: Path, model: Path, pairs: Any, *, n_wanted: int) -> None:
     loss_N = heldout_losses(model, pairs).astype(np.float64)
     if len(loss_N) < n_wanted:
         raise DataError(
-            f"{n_wanted - len(loss_N):,} of {n_wanted:,} pairs have a score and no picture that can be read any more, so that arm "
-            f"{MINUS_LOSS} cannot rank them: bring their shards back as they were ingested, or take the pictures down"
+            f"Arm {MINUS_LOSS} cannot rank {n_wanted - len(loss_N):,} of {n_wanted:,} samples: they have scores, but their images are not "
+            "readable. Restore their shards as they were ingested, or take the samples down."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial, partial.open("wb") as file:

@@ -66,8 +66,8 @@ class SelectResult(Result):
     rater: str
     # Names the pool: equal hashes, equal pairs to draw from.
     eligible_hash: str
-    # What strategy auto took from the rater's region probe; none without one.
-    region: str | None
+    # The tuned rank window that strategy auto used; None without one.
+    rank_window: str | None
     # Log of random's loss over this selection's, as the rater's probe predicts it: positive is better. None without a probe.
     expected_gain: float | None
     expected_gain_low: float | None
@@ -131,7 +131,7 @@ class Selection:
         self.config, self._engine = config, open_store()
         self.name = config.name or name_subset(config)
         rater = _require_rater(config)
-        policy, self.region = resolve_auto(self._engine, rater.rater_id, config.policy)
+        policy, self.window = resolve_auto(self._engine, rater.rater_id, config.policy)
         snapshot = take_snapshot(
             self._engine, rater, config.dataset,
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
@@ -176,7 +176,7 @@ class Selection:
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
             retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
-            region=self.region.describe() if self.region else None,
+            rank_window=self.window.describe() if self.window else None,
             **_expectation(self.expected_gain), **self._description(),
         )  # fmt: skip
 

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, Seeds, Words, fingerprint, former_names
+from alchemist_core.config import Command, Config, Result, Seeds, fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
-from alchemist_core.selection.draw import draw_members
+from alchemist_core.report.comparison import ORACLE, ArmNames, arm_title
 from alchemist_core.selection.keys import Domain, Noise
+from alchemist_core.selection.sampler import sample_members
 from alchemist_core.selection.strategies import Random
 from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.devices import hold_device
@@ -37,25 +38,26 @@ from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.sample_reading import StoredSamples
 
-ARMS = ("subset", "random", "planted", "full")
-PLANTED, WORTHY = "planted", "informative"
-# planted+plain: where the undamaged pairs are too few, plain ones fill the rest.
-FILLED = f"{PLANTED}+"
+ARMS = ("subset", "random", "oracle", "full")
+# The kind of samples that the oracle arm trains on.
+INFORMATIVE = "informative"
+# oracle+plain: where there are too few informative samples, plain ones fill the rest.
+FILLED = f"{ORACLE}+"
 
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """What the arms of one subset are drawn from."""
+    """Chooses the training samples of each arm of one subset."""
 
     subset: SubsetRow
     eligible: EligibleSamples
     truth: Path | None
 
     def members(self, arm: str, seed: int) -> list[bytes]:
-        """Return the pair hashes that an arm trains on; a pair that stands twice is seen twice an epoch.
+        """Return the hashes of the samples that an arm trains on; a repeated hash is trained on twice per epoch.
 
         Raises:
-            ConfigError: If the arm is unknown, or planted and the truth is not given.
+            ConfigError: The arm is unknown, or it is an oracle and no truth file was given.
         """
         match arm:
             case "subset":
@@ -64,117 +66,124 @@ class Arms:
                 ).pair_hashes()
             case "random":
                 return self._draw(np.arange(len(self.eligible)), self.subset.n_samples, seed, Domain.RANDOM_CONTROL)
-            case "planted":
-                return self._planted(seed)
+            case _ if arm == ORACLE:
+                return self._oracle(seed)
             case "full":
                 return list_hashes(self.eligible.pair_hash_N32)
             case _ if arm.startswith(FILLED):
-                return self._planted(seed, filling=arm.removeprefix(FILLED))
+                return self._oracle(seed, filling=arm.removeprefix(FILLED))
             case _:
-                raise ConfigError(f"--arms {arm}: unknown. Arms: {', '.join(ARMS)}, {FILLED}KIND.")
+                raise ConfigError(
+                    f"--arms {arm_title(arm)} is unknown. Arms: {', '.join(ARMS)}, {MINUS_LOSS}, oracle+KIND."
+                )
 
     def _draw(self, among: NDArray[np.int64], k: int, seed: int, domain: Domain) -> list[bytes]:
         rank_N, hash_N = np.zeros(len(among)), self.eligible.pair_hash64_N[among]
-        drawn = draw_members(rank_N, hash_N, k=k, strategy=Random(), noise=Noise(seed, domain))
+        drawn = sample_members(rank_N, hash_N, k=k, strategy=Random(), noise=Noise(seed, domain))
         return list_hashes(self.eligible.pair_hash_N32[among[drawn]])
 
-    def _planted(self, seed: int, filling: str | None = None) -> list[bytes]:
-        """Draw as many undamaged pairs as the subset has; where there are fewer, each is repeated as evenly as can be.
+    def _oracle(self, seed: int, filling: str | None = None) -> list[bytes]:
+        """Return as many informative samples as the subset has members; if there are fewer, repeat them evenly.
 
-        With a filling, pairs of that kind are drawn first for the places that are left, and what they leave is repeated.
+        With a filling, samples of that kind fill the missing places first, and informative ones are repeated for the rest.
         """
-        worthy = self._of_kind(WORTHY, seed)
-        n_places = self.subset.n_samples
+        informative = self._of_kind(INFORMATIVE, seed)
+        n_members = self.subset.n_samples
         others: list[bytes] = []
         if filling is not None:
             among = self._of_kind(filling, seed)
-            n_filled = min(max(0, n_places - len(worthy)), len(among))
-            others = self._draw(among, n_filled, seed, Domain.PLANTED_FILLING) if n_filled else []
-        n_whole, n_rest = divmod(n_places - len(others), len(worthy))
-        every = list_hashes(self.eligible.pair_hash_N32[worthy])
-        return every * n_whole + (self._draw(worthy, n_rest, seed, Domain.PLANTED_CONTROL) if n_rest else []) + others
+            n_filled = min(max(0, n_members - len(informative)), len(among))
+            others = self._draw(among, n_filled, seed, Domain.ORACLE_FILLING) if n_filled else []
+        n_whole, n_rest = divmod(n_members - len(others), len(informative))
+        every = list_hashes(self.eligible.pair_hash_N32[informative])
+        return (
+            every * n_whole + (self._draw(informative, n_rest, seed, Domain.ORACLE_CONTROL) if n_rest else []) + others
+        )
 
     def _of_kind(self, kind: str, seed: int) -> NDArray[np.int64]:
-        """Return the places of the eligible pairs of a kind."""
+        """Return the indices of the eligible samples of a kind."""
         if self.truth is None:
             raise ConfigError(
-                "--arms planted needs --truth FILE: the Parquet file of a drawn corpus that says what each pair is worth."
+                "--arms oracle requires --truth FILE, the truth.parquet of a synthetic corpus: it holds the kind of each sample."
             )
         rows = _read_truth(self.truth)
         wanted = {row["pair_hash"] for row in rows if row["kind"] == kind}
         if not wanted:
             kinds = ", ".join(sorted({row["kind"] for row in rows}))
-            raise ConfigError(f"--truth {self.truth}: it knows no pair of kind {kind!r}. Its kinds: {kinds}.")
+            raise ConfigError(f"--truth {self.truth} has no sample of kind {kind!r}. Its kinds: {kinds}.")
         among = [i for i, pair_hash in enumerate(self.members("full", seed)) if pair_hash in wanted]
         if not among:
             raise ConfigError(
-                f"--truth {self.truth}: none of its {len(wanted):,} {kind} pairs is eligible. Is it another corpus's?"
+                f"--truth {self.truth}: none of its {len(wanted):,} {kind} samples is eligible. Give the file of this subset's corpus."
             )
         return np.array(among, dtype=np.int64)
 
 
 def _read_truth(path: Path) -> list[dict[str, Any]]:
-    """Read what each pair of a synthetic corpus is worth."""
+    """Read the kind of each sample of a synthetic corpus."""
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=["pair_hash", "kind"]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         why = str(error).partition("\n")[0]
         raise ConfigError(
-            f"--truth {path} is not a Parquet file with the columns pair_hash and kind ({why}). Name the truth.parquet of a drawn corpus."
+            f"--truth {path} is not a Parquet file with the columns pair_hash and kind ({why}). "
+            "Give the truth.parquet of a synthetic corpus."
         ) from error
     return rows
 
 
 def _identity(what: dict[str, Any]) -> str:
-    """Hash what a model was trained from, under the names that its fields have always had there."""
+    """Return the identity of a model: a hash of its training inputs, with the former names of renamed fields."""
     return fingerprint({**what, "model": former_names(DownstreamConfig, what["model"])})
 
 
 class TrainDownstreamConfig(Config):
-    """Which arms to train."""
+    """Arms, seeds and the model to train."""
 
     subset: str = Field(..., description="Name of the subset")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
-    arms: Words = Field(
-        ("subset", "random"), description="Arms, comma between them: subset, random, minus_loss, planted, full"
+    arms: ArmNames = Field(
+        ("subset", "random"),
+        description="Arms, separated by commas: subset, random (same size), minus_loss (ranked by loss, without a rater), "
+        "oracle (samples known to be good), full",
     )
-    seeds: Seeds = Field((0,), description="Seeds, comma between them; the arms of one seed share their initialisation")
+    seeds: Seeds = Field((0,), description="Seeds, separated by commas; arms of one seed share their initialization")
     truth: Path | None = Field(
-        None, description="Parquet file of a drawn corpus that says what each pair is worth (arm planted)"
+        None, description="truth.parquet of a synthetic corpus, with the kind of each sample; required by arm oracle"
     )
-    model: DownstreamConfig = Field(default_factory=DownstreamConfig, description="The model and its training")
+    model: DownstreamConfig = Field(default_factory=DownstreamConfig, description="Model and training options")
 
 
 class TrainDownstreamResult(Result):
-    """What was trained."""
+    """Models of the arms."""
 
     subset: str
     n_trained: int
     n_reused: int
     arms: list[str]
     seeds: list[int]
-    # By seed, then by arm, as they were asked for.
+    # By seed, then by arm, in the order of the options.
     identities: list[str]
 
 
 def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamResult:
-    """Train every arm with every seed that does not exist yet."""
+    """Train every arm with every seed; skip the models that exist."""
     work = Comparison(config).train
     return execute_together("train_downstream", config, work, TrainDownstreamResult, slot=slot)
 
 
 class Comparison:
-    """The arms of one subset, trained one after another; each is stored when it is finished."""
+    """Trains the arms of one subset one after another; stores each model when it is finished."""
 
     def __init__(self, config: TrainDownstreamConfig) -> None:
         self.config = config
 
     def train(self, stage_run: StageRun) -> TrainDownstreamResult:
-        """Train what is missing."""
+        """Train the missing models."""
         config, n_trained, identities = self.config, 0, []
         subset = choose_version(stage_run.engine, config.subset, version=config.version)
         if stage_run.is_leader:
-            # So that a takedown finds the models of a version that was never published, too.
+            # A takedown must find the models of unpublished versions too.
             store_members(stage_run.engine, subset.subset_id, load_manifest(stage_run.engine, subset))
         rater = rater_of_subset(stage_run.engine, subset)
         arms = Arms(subset, reload_snapshot(stage_run.engine, subset.snapshot_id).pairs.open_pairs(), config.truth)
@@ -184,9 +193,9 @@ class Comparison:
                 what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
                 identities.append(_identity(what))
                 if models.find_model(stage_run.engine, identities[-1]) is None:
-                    # Before the model's own lease, and so in every run: else two could wait for each other.
+                    # Always claim the device before the model's lease, so that two runs cannot wait for each other.
                     hold_device(stage_run)
-                # Full is every subset's arm, and another run may have been asked for it under another name.
+                # All subsets share arm full, so another run may be training the same model.
                 with hold_together(stage_run, f"model:{identities[-1]}"):
                     n_trained += self._train_arm(stage_run, subset, rater, what, members=members)
         return TrainDownstreamResult(
@@ -224,7 +233,7 @@ class Comparison:
         from alchemist_core.training.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
 
         folder = artifact_path(f"models/{identity}")
-        title = f"{arm} of {subset.name}, seed {seed}"
+        title = f"{arm_title(arm)} of {subset.name}, seed {seed}"
         tokenizer_from = require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256)
         pairs = self._pairs(stage_run, rater, members)
         result = train_downstream(
@@ -245,7 +254,7 @@ class Comparison:
         row_of = {bytes(row.pair_hash): row for row in rows}
         if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:
             raise DataError(
-                f"{len(gone):,} of {len(members):,} members cannot be read, the first is pair {gone[0].hex()[:16]}."
+                f"{len(gone):,} of {len(members):,} members have no readable location, the first is sample {gone[0].hex()[:16]}."
             )
         flux = self.config.model.flux
         side = rater.config["training"]["resolution"] if flux is None else flux.resolution

@@ -92,17 +92,17 @@ class EligibleSamples:
         """Count the samples, excluded ones too."""
         return len(self.score_N)
 
-    def open_mask(self) -> NDArray[np.bool_]:
+    def eligible_mask(self) -> NDArray[np.bool_]:
         """Return a mask of the eligible samples."""
         return np.equal(self.excluded_N, 0)
 
     def count_open(self) -> int:
         """Count the eligible samples."""
-        return int(np.count_nonzero(self.open_mask())) if self.excluded_N.any() else len(self)
+        return int(np.count_nonzero(self.eligible_mask())) if self.excluded_N.any() else len(self)
 
     def open_pairs(self) -> "EligibleSamples":
         """Return only the eligible samples; itself if none is excluded."""
-        return self if not self.excluded_N.any() else self.take(np.flatnonzero(self.open_mask()))
+        return self if not self.excluded_N.any() else self.take(np.flatnonzero(self.eligible_mask()))
 
     def take(self, place_K: NDArray[np.int64]) -> "EligibleSamples":
         """Return some of the samples."""

@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine, func, insert, or_, select, text, upda
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy, strategy_spec
-from alchemist_core.selection.region import FittedRegion, Region, predict_gain
+from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predict_gain
 from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.tables import RankWindow, Rater, Run
+from alchemist_core.store.tables import RankWindow as RankWindowTable
+from alchemist_core.store.tables import Rater, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _production_name(connection: Connection) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionRow:
+class WindowRow:
     """A stored probe."""
 
     rank_window_id: int
@@ -193,17 +194,17 @@ class RegionRow:
     measurements: dict[str, Any]
 
     @property
-    def fitted(self) -> FittedRegion:
+    def fitted(self) -> FittedWindow:
         """What strategy `auto` needs to know."""
-        region = Region(self.drop_top_ratio, self.mean_rank, self.std_rank)
-        return FittedRegion(region, self.measurements["retention"], self.gain, self.gain_low, self.gain_high)
+        window = RankWindow(self.drop_top_ratio, self.mean_rank, self.std_rank)
+        return FittedWindow(window, self.measurements["retention"], self.gain, self.gain_low, self.gain_high)
 
 
-REGION_COLUMNS = tuple(getattr(RankWindow, name) for name in RegionRow.__slots__)
+WINDOW_COLUMNS = tuple(getattr(RankWindowTable, name) for name in WindowRow.__slots__)
 
 
-def find_region(engine: Engine, rater_id: int, retention: float) -> FittedRegion | None:
-    """Return the rater's region for the nearest retention that was probed, the newest of equals; None without a probe."""
+def find_window(engine: Engine, rater_id: int, retention: float) -> FittedWindow | None:
+    """Return the rater's window for the nearest retention that was probed, the newest of equals; None without a probe."""
     nearest = _nearest_probe(engine, rater_id, retention)
     return nearest.fitted if nearest else None
 
@@ -254,47 +255,47 @@ def _band_gains(cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | Non
     return np.array([[math.log(loss[Random.name, seed] / loss[band, seed]) for band in bands] for seed in seeds])
 
 
-def _nearest_probe(engine: Engine, rater_id: int, retention: float) -> RegionRow | None:
-    statement = select(*REGION_COLUMNS).where(RankWindow.rater_id == rater_id)
+def _nearest_probe(engine: Engine, rater_id: int, retention: float) -> WindowRow | None:
+    statement = select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id)
     with engine.connect() as connection:
-        rows = [RegionRow(*row) for row in connection.execute(statement)]
+        rows = [WindowRow(*row) for row in connection.execute(statement)]
     return min(
         rows, key=lambda row: (abs(row.measurements["retention"] - retention), -row.rank_window_id), default=None
     )
 
 
-def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedRegion | None]:
+def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedWindow | None]:
     """Put what the rater's probe found in the place of strategy `auto`; without a probe, its rule decides as before.
 
     Parameters that are given beside `auto` are the user's own: the probe then has no say.
     """
     if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
         return policy, None
-    fitted = find_region(engine, rater_id, policy.retention)
+    fitted = find_window(engine, rater_id, policy.retention)
     return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
 
 
-def list_regions(engine: Engine) -> list[tuple[str, RegionRow]]:
+def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:
     """Return every probe with its rater's name, newest first."""
     statement = (
-        select(Rater.name, *REGION_COLUMNS)
-        .join(Rater, Rater.rater_id == RankWindow.rater_id)
-        .order_by(RankWindow.rank_window_id.desc())
+        select(Rater.name, *WINDOW_COLUMNS)
+        .join(Rater, Rater.rater_id == RankWindowTable.rater_id)
+        .order_by(RankWindowTable.rank_window_id.desc())
     )
     with engine.connect() as connection:
-        return [(row[0], RegionRow(*row[1:])) for row in connection.execute(statement)]
+        return [(row[0], WindowRow(*row[1:])) for row in connection.execute(statement)]
 
 
-def store_region(engine: Engine, rater_id: int, fitted: FittedRegion, measurements: dict[str, Any]) -> bool:
+def store_window(engine: Engine, rater_id: int, fitted: FittedWindow, measurements: dict[str, Any]) -> bool:
     """Store a probe of a rater; False where one says the same."""
-    region = fitted.region
+    window = fitted.window
     fields = {
-        "rater_id": rater_id, "drop_top_ratio": region.drop_top_ratio, "mean_rank": region.mean_rank, "std_rank": region.std_rank,
+        "rater_id": rater_id, "drop_top_ratio": window.drop_top_ratio, "mean_rank": window.mean_rank, "std_rank": window.std_rank,
         "gain": fitted.gain, "gain_low": fitted.gain_low, "gain_high": fitted.gain_high, "measurements": measurements,
     }  # fmt: skip
-    same = [getattr(RankWindow, name) == value for name, value in fields.items()]
+    same = [getattr(RankWindowTable, name) == value for name, value in fields.items()]
     with engine.begin() as connection:
-        if connection.execute(select(RankWindow.rank_window_id).where(*same)).first() is not None:
+        if connection.execute(select(RankWindowTable.rank_window_id).where(*same)).first() is not None:
             return False
-        connection.execute(insert(RankWindow).values(**fields))
+        connection.execute(insert(RankWindowTable).values(**fields))
     return True

@@ -257,7 +257,7 @@ def withdraw_subset(
         return fallback
 
 
-def selection_report(engine: Engine, subset: SubsetRow) -> dict[str, Any]:
+def selection_result(engine: Engine, subset: SubsetRow) -> dict[str, Any]:
     """Return the result of the `select` run that made a version; empty if the run is not stored."""
     statement = select(Run.result).join(Subset, Subset.run_id == Run.run_id).where(Subset.subset_id == subset.subset_id)
     with engine.connect() as connection:

@@ -15,9 +15,16 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, policy_of
 from alchemist_core.selection.curves import SelectionCurve, selection_curve
-from alchemist_core.selection.draw import Keys, count_possible, draw_members, largest, require_possible, retention_to_k
 from alchemist_core.selection.exclusions import Exclusion, count_exclusions
 from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped
+from alchemist_core.selection.sampler import (
+    Keys,
+    count_possible,
+    largest,
+    require_possible,
+    retention_to_k,
+    sample_members,
+)
 from alchemist_core.selection.strategies import Strategy
 from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
@@ -76,13 +83,13 @@ class Selected:
     def curve(self) -> SelectionCurve:
         """Return the histogram of the members' ranks beside the one that the strategy asks for."""
         pairs = self.snapshot.pairs
-        is_open_N = pairs.open_mask() if pairs.excluded_N.any() else None
+        is_eligible_N = pairs.eligible_mask() if pairs.excluded_N.any() else None
         return selection_curve(
             self.snapshot.rank_N,
             self.member_K,
             strategy=self.strategy,
             p_rank=self.policy.p_rank,
-            is_open_N=is_open_N,
+            is_eligible_N=is_eligible_N,
         )
 
     @property
@@ -139,20 +146,20 @@ class _Stratum:
     ) -> None:
         pairs = snapshot.pairs
         self._policy, self._strategy, self._index = policy, strategy, index
-        is_open_N = pairs.open_mask() if index is None and pairs.excluded_N.any() else None
-        self._is_open_N, self._group_N = is_open_N, self._own(_cap_groups(policy, snapshot))
+        is_eligible_N = pairs.eligible_mask() if index is None and pairs.excluded_N.any() else None
+        self._is_eligible_N, self._group_N = is_eligible_N, self._own(_cap_groups(policy, snapshot))
         self._rank_N, self._hash_N = snapshot.rank_N, pairs.pair_hash64_N
         if index is not None:
             self._rank_N, self._hash_N = self._rank_N[index], self._hash_N[index]
 
     @property
     def n_eligible(self) -> int:
-        return len(self._rank_N) if self._is_open_N is None else int(np.count_nonzero(self._is_open_N))
+        return len(self._rank_N) if self._is_eligible_N is None else int(np.count_nonzero(self._is_eligible_N))
 
     @cached_property
     def n_possible(self) -> int:
         if self._policy.max_share is None:
-            return count_possible(self._rank_N, self._strategy, self._is_open_N)
+            return count_possible(self._rank_N, self._strategy, self._is_eligible_N)
         group_N = self._candidates[2]
         _, n_G = np.unique(group_N[group_N != 0], return_counts=True)
         return largest_capped(n_G, self._policy.max_share, int(np.count_nonzero(group_N == 0)))
@@ -164,8 +171,8 @@ class _Stratum:
             return none, none
         if self._policy.max_share is None:
             noise = self._policy.noise()
-            found = draw_members(
-                self._rank_N, self._hash_N, k=k, strategy=self._strategy, noise=noise, is_open_N=self._is_open_N
+            found = sample_members(
+                self._rank_N, self._hash_N, k=k, strategy=self._strategy, noise=noise, is_eligible_N=self._is_eligible_N
             )
             return self._places(found), none
         candidate, key, group = self._candidates
@@ -176,7 +183,7 @@ class _Stratum:
 
     @cached_property
     def _candidates(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-        keys = Keys(self._rank_N, self._hash_N, self._strategy, self._policy.noise(), self._is_open_N)
+        keys = Keys(self._rank_N, self._hash_N, self._strategy, self._policy.noise(), self._is_eligible_N)
         candidate, key = keys.above(float(np.finfo(np.float64).min))
         assert self._group_N is not None
         return candidate, key, self._group_N[candidate]
@@ -193,9 +200,9 @@ def _strata(policy: SelectionPolicy, snapshot: Snapshot) -> Iterator[NDArray[np.
         yield None
         return
     names, number_N = snapshot.dataset_of()
-    is_open_N = snapshot.pairs.open_mask()
+    is_eligible_N = snapshot.pairs.eligible_mask()
     for number in range(len(names)):
-        yield np.flatnonzero((number_N == number) & is_open_N)
+        yield np.flatnonzero((number_N == number) & is_eligible_N)
 
 
 def _cap_groups(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64] | None:

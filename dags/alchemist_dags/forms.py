@@ -33,9 +33,9 @@ FORMS = {
         "approve": {'type': 'boolean', 'default': False, 'title': 'Approve', 'description': 'Ask a person before the version is published'},
     },
     "evaluate_subset": {
-        "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, comma between them: subset, random, minus_loss, planted, full'},
+        "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, separated by commas: subset, random (same size), minus_loss (ranked by loss, without a rater), oracle (samples known to be good), full'},
         "seeds": {'type': 'string', 'default': '0,1,2', 'title': 'Seeds', 'description': 'Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval'},
-        "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'Parquet file of a drawn corpus that says what each pair is worth (arm planted)'},
+        "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'truth.parquet of a synthetic corpus, with the kind of each sample; required by arm oracle'},
         "evaluation": {'type': ['string', 'null'], 'default': None, 'title': 'Evaluation', 'description': 'Evaluation dataset; default: the one set by alchemist dataset set-default'},
         "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Training dataset; default: all'},
     },

@@ -79,7 +79,7 @@ def values_of(identities: Sequence[str], metric: str, protocol: str) -> dict[str
     engine, found = open_store(), {arm: [] for arm in ARMS}
     for place, identity in enumerate(identities):
         model = find_model(engine, identity)
-        rows = read_evaluations(engine, [model.model_id], measured.contract)
+        rows = read_evaluations(engine, [model.model_id], measured.protocol_id)
         found[ARMS[place % len(ARMS)]] += [row.value for row in rows if row.metric == metric]
     return found
 

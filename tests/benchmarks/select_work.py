@@ -15,8 +15,8 @@ import numpy as np
 
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.selection.config import SelectionPolicy
-from alchemist_core.selection.draw import Keys, draw_members
 from alchemist_core.selection.keys import Noise
+from alchemist_core.selection.sampler import Keys, sample_members
 from alchemist_core.selection.strategies import ShiftGsample
 from alchemist_core.stages.select import SelectConfig, run
 from alchemist_core.store.engine import open_store
@@ -64,7 +64,7 @@ def against_argpartition(rank_N: np.ndarray, hash_N: np.ndarray, k: int) -> Fact
     key_N = Keys(rank_N, hash_N, strategy, noise).all()
     pairs = [
         (
-            timed(lambda: draw_members(rank_N, hash_N, k=k, strategy=strategy, noise=noise))[0],
+            timed(lambda: sample_members(rank_N, hash_N, k=k, strategy=strategy, noise=noise))[0],
             timed(lambda: np.argpartition(key_N, len(key_N) - k))[0],
         )
         for _ in range(ROUNDS)
@@ -85,7 +85,7 @@ def stream(folder: str, retention: str) -> Facts:
     """Draw from two mapped arrays alone."""
     rank_N, hash_N = (np.asarray(np.load(Path(folder) / f"{name}.npy", mmap_mode="r")) for name in ("rank", "hash"))
     k = round(float(retention) * len(rank_N))
-    seconds, member_K = timed(lambda: draw_members(rank_N, hash_N, k=k, strategy=ShiftGsample(), noise=Noise(0)))
+    seconds, member_K = timed(lambda: sample_members(rank_N, hash_N, k=k, strategy=ShiftGsample(), noise=Noise(0)))
     return {"seconds": seconds, "k": len(member_K)}
 
 

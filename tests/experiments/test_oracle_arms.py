@@ -14,7 +14,7 @@ from alchemist_core.experiments.results import ArmRow, best_oracle, compare_cell
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_downstream import Arms
+from alchemist_core.stages.train_downstream import Arms, TrainDownstreamConfig
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import find_subset
@@ -47,7 +47,7 @@ def kinds(members: list[bytes], kind_of: dict[bytes, str]) -> Counter[str]:
 
 @pytest.mark.db
 @pytest.mark.e2e
-def test_a_filling_takes_the_places_that_good_pairs_leave(
+def test_a_filling_replaces_the_missing_good_samples(
     draw: Callable[..., list[bytes]], kind_of: dict[bytes, str]
 ) -> None:
     repeated, filled = draw("planted", 0.5), draw("planted+plain", 0.5)
@@ -62,9 +62,9 @@ def test_a_filling_takes_the_places_that_good_pairs_leave(
 
 @pytest.mark.db
 @pytest.mark.e2e
-def test_a_filling_that_nobody_knows_is_refused_with_the_kinds_that_there_are(draw: Callable[..., list[bytes]]) -> None:
+def test_an_unknown_filling_is_refused_with_the_known_kinds(draw: Callable[..., list[bytes]]) -> None:
     with pytest.raises(
-        ConfigError, match=r"no pair of kind 'blurred'\. Its kinds: chaotic, informative, plain, wrong_caption"
+        ConfigError, match=r"no sample of kind 'blurred'\. Its kinds: chaotic, informative, plain, wrong_caption"
     ):
         draw("planted+blurred", 0.5)
 
@@ -82,6 +82,14 @@ def rows_of(**losses: list[float]) -> dict[str, ArmRow]:
         Cell(arm.replace("_", "+"), 0.5, seed, 9, 9, loss) for arm, of in losses.items() for seed, loss in enumerate(of)
     ]
     return {row.arm: row for row in compare_cells(cells)}
+
+
+def test_a_typed_oracle_is_stored_and_hashed_under_the_stored_name() -> None:
+    typed, stored = (
+        TrainDownstreamConfig(subset="s", arms=("random", arm)) for arm in ("oracle+plain", "planted+plain")
+    )
+    assert typed == stored
+    assert typed.fingerprint() == stored.fingerprint()
 
 
 def test_the_gap_is_measured_to_the_best_oracle_and_the_table_names_it() -> None:

@@ -22,7 +22,7 @@ from alchemist_core.experiments.sheets import make_sheet
 from alchemist_core.experiments.stored import write_files
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.experiments.tuning import TunedWindow
-from alchemist_core.selection.region import FittedRegion, fit_region
+from alchemist_core.selection.rank_window import FittedWindow, fit_window
 from alchemist_core.statistics import estimate
 
 LOSSES = {"random": 3.0, "planted": 2.5, "alignment/auto": 2.6, "full": 2.0}
@@ -40,9 +40,9 @@ def cells() -> list[Cell]:
 
 
 def result(n_choose: int = 3) -> dict[str, Any]:
-    fit = fit_region(np.array([[0.4, 0.1, -0.2, -0.4, -1.0]] * n_choose) + np.eye(n_choose, 5) / 20, 0.2)
+    fit = fit_window(np.array([[0.4, 0.1, -0.2, -0.4, -1.0]] * n_choose) + np.eye(n_choose, 5) / 20, 0.2)
     measured = estimate([0.2 + seed / 100 for seed in range(n_choose)])
-    tuned = TunedWindow(fit, measured, FittedRegion.of(fit, measured), 0.05)
+    tuned = TunedWindow(fit, measured, FittedWindow.of(fit, measured), 0.05)
     return {
         "before": state_detectable(0.05, 3, source="seeds 0, 1, 2"),
         "cells": [cell.as_json() for cell in cells()],

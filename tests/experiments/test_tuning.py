@@ -1,4 +1,4 @@
-"""From a probe to a draw: bands are trained on, the region is stored with the rater, and `select --strategy auto` draws by it."""
+"""From a probe to a draw: bands are trained on, the window is stored with the rater, and `select --strategy auto` draws by it."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from sqlalchemy import text
 
 from alchemist_core.cli.tune_selection import ListConfig, RunConfig, RunResult, list_, run
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.region import FittedRegion, Region
+from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import find_rater, list_regions, store_region
+from alchemist_core.store.raters import find_rater, list_windows, store_window
 from alchemist_core.store.subsets import find_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_store")]
@@ -32,8 +32,8 @@ def draw(**policy: Any) -> SelectResult:
 def store_fitted(*, low: float) -> None:
     rater = find_rater(open_store(), "production")
     assert rater is not None
-    fitted = FittedRegion(Region(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4)
-    store_region(open_store(), rater.rater_id, fitted, {"retention": 0.3})
+    fitted = FittedWindow(RankWindow(0.25, 0.6, 0.1), 0.3, 0.2, low, 0.4)
+    store_window(open_store(), rater.rater_id, fitted, {"retention": 0.3})
 
 
 def n_models() -> int:
@@ -41,36 +41,37 @@ def n_models() -> int:
         return int(connection.execute(text("SELECT count(*) FROM alchemist.models")).scalar_one())
 
 
-def drawn_regions() -> list[dict[str, float]]:
-    """The region of every subset that drew by one, in the order of seeds."""
+def selected_windows() -> list[dict[str, float]]:
+    """The window of every subset that drew by one, in the order of seeds."""
     with open_store().connect() as connection:
         specs = connection.execute(
             text("SELECT spec FROM alchemist.subsets WHERE strategy LIKE '%gsample' AND retention = 0.3 ORDER BY seed")
         ).scalars()
         return [
-            {"drop_top_ratio": 0.0} | {name: spec[name] for name in Region.__slots__ if name in spec} for spec in specs
+            {"drop_top_ratio": 0.0} | {name: spec[name] for name in RankWindow.__slots__ if name in spec}
+            for spec in specs
         ]
 
 
 def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     found = probe()
-    # For each of 2 seeds random and 3 bands; random and a region at 30 %.
+    # For each of 2 seeds random and 3 bands; random and a window at 30 %.
     assert (found.cost["n_models"], n_models()) == (12, 12)
-    ((name, row),) = list_regions(open_store())
+    ((name, row),) = list_windows(open_store())
     assert name == getattr(find_rater(open_store(), "production"), "name", None)
     assert row.measurements["seeds"] == [0, 1]
     assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "region"} == {0, 1}
     assert len(row.measurements["fit"]["curve"]) == 120
-    # Each seed drew by the region that the other one chose.
-    assert drawn_regions() == row.measurements["fit"]["held_out"]
+    # Each seed drew by the window that the other one chose.
+    assert selected_windows() == row.measurements["fit"]["held_out"]
     # What was measured is what is believed, not the prediction.
-    measured = found.regions[0]["measured"]
+    measured = found.rank_windows[0]["measured"]
     assert (row.gain, row.gain_low) == (measured["mean"], measured["low"])
-    assert found.said == [row.fitted.describe()] == [line["said"] for line in list_(ListConfig()).regions]
-    assert draw().region == found.said[0]
+    assert found.said == [row.fitted.describe()] == [line["said"] for line in list_(ListConfig()).rank_windows]
+    assert draw().rank_window == found.said[0]
     assert probe().said == found.said
     assert n_models() == 12
-    assert len(list_regions(open_store())) == 1
+    assert len(list_windows(open_store())) == 1
 
 
 def test_one_seed_probes_without_an_interval_and_auto_is_random() -> None:
@@ -88,8 +89,8 @@ def test_auto_draws_by_the_region_and_is_the_same_version_when_asked_again() -> 
     store_fitted(low=0.1)
     drawn = draw()
     assert drawn.strategy == "shift_gsample"
-    assert drawn.region is not None
-    assert drawn.region.startswith(
+    assert drawn.rank_window is not None
+    assert drawn.rank_window.startswith(
         "Strategy auto takes the tuned rank window: drop-top ratio 0.25, mean 0.6, spread 0.1"
     )
     subset = find_subset(open_store(), drawn.name)
@@ -109,10 +110,10 @@ def test_without_a_significant_gain_auto_is_random_and_the_report_says_so() -> N
     drawn = draw()
     assert drawn.strategy == "random"
     assert drawn.manifest_sha256 == draw(strategy="random").manifest_sha256
-    assert drawn.region is not None
-    assert "strategy auto selects at random" in drawn.region
+    assert drawn.rank_window is not None
+    assert "strategy auto selects at random" in drawn.rank_window
 
 
 def test_a_strategy_that_is_named_does_not_ask_the_probe() -> None:
     store_fitted(low=0.1)
-    assert (draw(strategy="top_k").strategy, draw(strategy="top_k").region) == ("top_k", None)
+    assert (draw(strategy="top_k").strategy, draw(strategy="top_k").rank_window) == ("top_k", None)

@@ -66,9 +66,9 @@ def test_the_average_is_stored_with_what_it_is_made_of(tmp_path: Path, clip_fold
     average = measure("average", AVERAGE)
     title = "average_score_efficientnet_lite0"
     assert (average.metric, average.n_measured) == (title, 2)
-    rows = "SELECT model_id, metric, value FROM alchemist.evaluations WHERE protocol_id = :contract"
+    rows = "SELECT model_id, metric, value FROM alchemist.evaluations WHERE protocol_id = :protocol"
     with open_store().connect() as connection:
-        stored = connection.execute(text(rows), {"contract": average.contract}).all()
+        stored = connection.execute(text(rows), {"protocol": average.protocol_id}).all()
     values = {(row.model_id, row.metric): row.value for row in stored}
     assert len(values) == 6
     for model_id in {row.model_id for row in stored}:

@@ -28,9 +28,9 @@ from alchemist_core.report.content import (
 )
 from alchemist_core.report.gathering import BANDS, encode_thumbnail, pick_band
 from alchemist_core.selection.curves import selection_curve
-from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.selection.sampler import sample_members
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.images import decode_image
@@ -97,7 +97,7 @@ def experiment():
 
 def subset(rank_N, strategy, retention):
     k = round(retention * len(rank_N))
-    member_K = draw_members(rank_N, np.arange(len(rank_N)), k=k, strategy=strategy, noise=Noise(7))
+    member_K = sample_members(rank_N, np.arange(len(rank_N)), k=k, strategy=strategy, noise=Noise(7))
     return SubsetContent(
         name=f"corpus-{strategy.name}-r{retention * 100:g}",
         version=1,

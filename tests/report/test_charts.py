@@ -20,8 +20,8 @@ from alchemist_core.report.charts import (
 from alchemist_core.report.content import Histogram
 from alchemist_core.report.page import render_chart
 from alchemist_core.selection.curves import selection_curve
-from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise
+from alchemist_core.selection.sampler import sample_members
 from alchemist_core.selection.strategies import ShiftGsample
 from alchemist_core.statistics import Estimate
 
@@ -62,7 +62,7 @@ def test_scores_without_spread_can_be_drawn(scores):
 
 def curve(k):
     rank_N = (np.arange(4_000) + 0.5) / 4_000
-    member_K = draw_members(rank_N, np.arange(4_000), k=k, strategy=ShiftGsample(), noise=Noise(0))
+    member_K = sample_members(rank_N, np.arange(4_000), k=k, strategy=ShiftGsample(), noise=Noise(0))
     return selection_curve(rank_N, member_K, strategy=ShiftGsample())
 
 

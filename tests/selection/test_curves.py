@@ -29,8 +29,8 @@ def test_a_random_draw_asks_every_rank_alike() -> None:
 
 
 def test_pairs_that_are_not_open_are_no_part_of_the_pool() -> None:
-    is_open_N = np.array([False] * 4 + [True] * 4)
-    curve = selection_curve(RANKS, np.array([4, 5]), strategy=Random(), is_open_N=is_open_N, n_bins=2)
+    is_eligible_N = np.array([False] * 4 + [True] * 4)
+    curve = selection_curve(RANKS, np.array([4, 5]), strategy=Random(), is_eligible_N=is_eligible_N, n_bins=2)
     assert (curve.n_pool.tolist(), curve.target.tolist()) == ([0, 4], [0, 0.5])
     assert curve.kept_share.tolist() == [0, 0.5]
 

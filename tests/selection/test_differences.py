@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from alchemist_core.selection.differences import DrawSide, Moves, Reason, find_joiners, find_leavers, locate
-from alchemist_core.selection.draw import largest
 from alchemist_core.selection.exclusions import Exclusion
+from alchemist_core.selection.sampler import largest
 from tests.given import sha256
 
 UNIVERSE = np.frombuffer(b"".join(sorted(sha256(i) for i in range(60))), np.uint8).reshape(-1, 32)

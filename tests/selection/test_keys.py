@@ -60,7 +60,7 @@ def test_noise_is_standard_gumbel():
 def test_the_number_of_a_use_is_for_ever() -> None:
     """Another number would draw other members for every subset that a store holds."""
     assert [(domain.name, domain.value) for domain in Domain] == [
-        ("SELECT", 1), ("RANDOM_CONTROL", 2), ("PLANTED_CONTROL", 3), ("SHUFFLE", 4), ("PLANTED_FILLING", 5),
+        ("SELECT", 1), ("RANDOM_CONTROL", 2), ("ORACLE_CONTROL", 3), ("SHUFFLE", 4), ("ORACLE_FILLING", 5),
     ]  # fmt: skip
 
 

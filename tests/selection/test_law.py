@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alchemist_core.selection.curves import inclusion_rate, selection_curve
-from alchemist_core.selection.draw import draw_members
 from alchemist_core.selection.keys import Noise
+from alchemist_core.selection.sampler import sample_members
 from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample, TopK
 from tests.oracles.oracle_selection import oracle_eq11_density, oracle_subset_law
 
@@ -42,7 +42,7 @@ def inclusion(seed):
 def chi_squared(n_draws, noise=Noise):
     rank_N, hash_N = np.array(RANKS), np.array([11, 22, 33, 44, 55, 66]) * 2**40
     counts = Counter(
-        tuple(draw_members(rank_N, hash_N, k=3, strategy=STRATEGY, noise=noise(seed)).tolist())
+        tuple(sample_members(rank_N, hash_N, k=3, strategy=STRATEGY, noise=noise(seed)).tolist())
         for seed in range(n_draws)
     )
     law = oracle_subset_law([oracle_eq11_density(rank, 0.25, 0.55, 0.25) for rank in RANKS], 3)
@@ -64,7 +64,7 @@ def worst_deviation(noise, p_rank="per-draw"):
     n, k = 1_000_000, 200_000
     rank_N = (np.arange(n) + 0.5) / n
     hash_N = np.random.default_rng(5).integers(-(2**63), 2**63, n)
-    member_K = draw_members(rank_N, hash_N, k=k, strategy=ShiftGsample(), noise=noise)
+    member_K = sample_members(rank_N, hash_N, k=k, strategy=ShiftGsample(), noise=noise)
     kept_R = np.bincount((rank_N[member_K] * 20).astype(int), minlength=20) / (n / 20)
 
     weight_N = np.exp(ShiftGsample().log_density(rank_N))
@@ -102,7 +102,7 @@ def test_where_the_inclusion_chance_is_1_every_pair_is_kept():
     n = 200_000
     rank_N = (np.arange(n) + 0.5) / n
     hash_N = np.random.default_rng(5).integers(-(2**63), 2**63, n)
-    member_K = draw_members(rank_N, hash_N, k=n // 2, strategy=ShiftGsample(), noise=inclusion(3))
+    member_K = sample_members(rank_N, hash_N, k=n // 2, strategy=ShiftGsample(), noise=inclusion(3))
     is_sure_N = np.abs(rank_N - 0.625) < 0.18  # c·p = 3.05·exp(−½·1.44²) = 1.08
     assert np.isin(np.flatnonzero(is_sure_N), member_K).all()
 
@@ -110,7 +110,7 @@ def test_where_the_inclusion_chance_is_1_every_pair_is_kept():
 def test_a_curve_shows_what_was_kept_beside_what_was_wanted():
     rank_N = (np.arange(100_000) + 0.5) / 100_000
     hash_N = np.random.default_rng(6).integers(-(2**63), 2**63, 100_000)
-    member_K = draw_members(rank_N, hash_N, k=20_000, strategy=ShiftGsample(), noise=Noise(0))
+    member_K = sample_members(rank_N, hash_N, k=20_000, strategy=ShiftGsample(), noise=Noise(0))
     curve = selection_curve(rank_N, member_K, strategy=ShiftGsample())
     assert curve.n_pool.tolist() == [2_500] * 40
     assert curve.n_kept.sum() == 20_000
@@ -121,20 +121,20 @@ def test_a_curve_shows_what_was_kept_beside_what_was_wanted():
 
 def test_a_large_retention_saturates_and_says_so():
     rank_N, hash_N = (np.arange(10_000) + 0.5) / 10_000, np.arange(10_000)
-    large_K = draw_members(rank_N, hash_N, k=7_000, strategy=ShiftGsample(), noise=Noise(0))
+    large_K = sample_members(rank_N, hash_N, k=7_000, strategy=ShiftGsample(), noise=Noise(0))
     curve = selection_curve(rank_N, large_K, strategy=ShiftGsample())
     assert curve.is_saturated
     assert curve.target.max() > 1 >= curve.expected.max()
-    small_K = draw_members(rank_N, hash_N, k=200, strategy=Gsample(), noise=Noise(0))
+    small_K = sample_members(rank_N, hash_N, k=200, strategy=Gsample(), noise=Noise(0))
     assert not selection_curve(rank_N, small_K, strategy=Gsample()).is_saturated
 
 
 def test_where_nothing_is_drawn_the_curve_is_the_selection_itself():
     rank_N = np.random.default_rng(1).uniform(size=1_200)
-    member_K = draw_members(rank_N, np.arange(1_200), k=240, strategy=TopK(), noise=Noise(0))
+    member_K = sample_members(rank_N, np.arange(1_200), k=240, strategy=TopK(), noise=Noise(0))
     curve = selection_curve(rank_N, member_K, strategy=TopK())
     assert np.abs(curve.kept_share - curve.target).max() < 0.05
-    random_K = draw_members(rank_N, np.arange(1_200), k=240, strategy=Random(), noise=Noise(0))
+    random_K = sample_members(rank_N, np.arange(1_200), k=240, strategy=Random(), noise=Noise(0))
     flat = selection_curve(rank_N, random_K, strategy=Random())
     assert np.allclose(flat.expected, 0.2)
     assert not flat.is_saturated

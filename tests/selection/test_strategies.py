@@ -138,7 +138,7 @@ def test_a_strategy_without_parameters_is_the_papers_or_our_own_default():
 
 
 def test_what_is_not_drawn_ignores_the_seed():
-    assert {name: kind.is_drawn for name, kind in STRATEGIES.items()} == {
+    assert {name: kind.is_stochastic for name, kind in STRATEGIES.items()} == {
         "shift_gsample": True, "gsample": True, "head_gsample": True, "random": True, "top_k": False, "block": False,
     }  # fmt: skip
 

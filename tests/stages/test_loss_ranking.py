@@ -51,7 +51,10 @@ def test_a_picture_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leav
     whole = tar.read_bytes()
     try:
         tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
-        with pytest.raises(DataError, match=r"^1 of \d+ pairs have a score and no picture that can be read any more"):
+        with pytest.raises(
+            DataError,
+            match=r"^Arm minus_loss cannot rank 1 of \d+ samples: they have scores, but their images",
+        ):
             train()
     finally:
         tar.write_bytes(whole)

@@ -14,11 +14,11 @@ from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project
-from alchemist_core.selection.region import FittedRegion, Region
+from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.store.manifests import members_sha256, read_first_bits, read_manifest
-from alchemist_core.store.raters import store_region
+from alchemist_core.store.raters import store_window
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.preview import MAX_DATES
 from tests.given import insert_rows
@@ -108,8 +108,8 @@ def probed(store: Engine) -> Engine:
     ]
     with store.connect() as connection:
         rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
-    region = FittedRegion(Region(0.0, 0.1, 0.1), 0.2, 0.4, 0.3, 0.5)
-    store_region(store, rater_id, region, {"retention": 0.2, "cells": cells})
+    window = FittedWindow(RankWindow(0.0, 0.1, 0.1), 0.2, 0.4, 0.3, 0.5)
+    store_window(store, rater_id, window, {"retention": 0.2, "cells": cells})
     return store
 
 

@@ -103,7 +103,7 @@ def test_no_source_has_more_than_its_cap_of_the_seats_that_it_competes_for(
 def test_strata_have_their_shares_to_less_than_one_seat_each(seed: int, n: int, retention: float) -> None:
     frozen = snapshot(pool(seed, n))
     drawn = select_members(policy(retention, strategy="random", stratify=True), frozen)
-    eligible = np.bincount(frozen.pairs.night_N[frozen.pairs.open_mask()], minlength=4)
+    eligible = np.bincount(frozen.pairs.night_N[frozen.pairs.eligible_mask()], minlength=4)
     kept = np.bincount(frozen.pairs.night_N[drawn.member_K], minlength=4)
     assert (np.abs(kept - eligible * len(drawn.member_K) / frozen.n_eligible) < 1.5).all()
 
@@ -165,7 +165,7 @@ def test_the_thresholds_of_groups_are_their_members_smallest_keys() -> None:
     for group, smallest in drawn.thresholds.items():
         is_in_K = drawn.group_N[drawn.member_K] == group
         assert smallest == drawn.key_N[drawn.member_K[is_in_K]].min()
-        rest = np.setdiff1d(np.flatnonzero((drawn.group_N == group) & frozen.pairs.open_mask()), drawn.member_K)
+        rest = np.setdiff1d(np.flatnonzero((drawn.group_N == group) & frozen.pairs.eligible_mask()), drawn.member_K)
         assert (drawn.key_N[rest] <= smallest).all()
 
 

@@ -34,7 +34,7 @@ from alchemist_core.store.queries import load_query
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
-ARMS = "subset,random,planted,full"
+ARMS = "subset,random,oracle,full"
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_what_was_never_measured_cannot_be_compared() -> None:
 
 
 @pytest.mark.usefixtures("published")
-def test_a_planted_arm_needs_the_truth(corpus: Path) -> None:
+def test_an_oracle_arm_requires_the_truth(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="--truth"):
         train(corpus, truth=None)
 

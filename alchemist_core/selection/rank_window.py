@@ -30,7 +30,7 @@ _SPREADS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class RankWindow:
     """A rank window: a Gaussian of rank above a drop-top ratio."""
 
     drop_top_ratio: float
@@ -46,23 +46,23 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class FittedRegion:
+class FittedWindow:
     """A rank window with its gain over random, cross-validated over seeds, in the metric's unit.
 
     The ends of the interval are infinite if there is only one seed.
     """
 
-    region: Region
+    window: RankWindow
     retention: float
     gain: float
     gain_low: float
     gain_high: float
 
     @classmethod
-    def of(cls, fit: "RegionFit", gain: Estimate) -> "FittedRegion":
+    def of(cls, fit: "WindowFit", gain: Estimate) -> "FittedWindow":
         """Return a fit's window with the measured gain of its `held_out` windows."""
         low, high = (-math.inf, math.inf) if gain.low is None or gain.high is None else (gain.low, gain.high)
-        return cls(fit.region, fit.retention, gain.mean, low, high)
+        return cls(fit.window, fit.retention, gain.mean, low, high)
 
     @property
     def is_significant(self) -> bool:
@@ -72,7 +72,7 @@ class FittedRegion:
     @property
     def strategy(self) -> ShiftGsample | Gsample | Random:
         """The strategy that `auto` uses: random if no gain was shown."""
-        return self.region.strategy if self.is_significant else Random()
+        return self.window.strategy if self.is_significant else Random()
 
     def describe(self) -> str:
         """Return the result in one sentence."""
@@ -80,10 +80,10 @@ class FittedRegion:
         gain = f"{self.gain:.4f} {ends} nats per token over random at {self.retention:.0%}"
         if not self.is_significant:
             return f"No rank window shows a gain ({gain}): strategy auto selects at random."
-        region = self.region
+        window = self.window
         return (
-            f"Strategy auto takes the tuned rank window: drop-top ratio {region.drop_top_ratio:g}, mean {region.mean_rank:g}, "
-            f"spread {region.std_rank:g}; windows chosen on other seeds gained {gain}."
+            f"Strategy auto takes the tuned rank window: drop-top ratio {window.drop_top_ratio:g}, mean {window.mean_rank:g}, "
+            f"spread {window.std_rank:g}; windows chosen on other seeds gained {gain}."
         )
 
 
@@ -98,25 +98,25 @@ class ValuePoint:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionFit:
+class WindowFit:
     """The best rank window for a retention, and the evidence for it."""
 
-    region: Region
+    window: RankWindow
     retention: float
     # λ: the cost of one nat of homogeneity.
     sameness_price: float
     curve: tuple[ValuePoint, ...]
     # For each seed the window that the other seeds choose (cross-validation); a single seed has its own.
-    held_out: tuple[Region, ...]
+    held_out: tuple[RankWindow, ...]
     # The log gain that the curve predicts for those windows, each on its own seed.
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form that the store keeps."""
-        return asdict(self)
+        """Return the form that the store keeps, where the window is called `region`."""
+        return {"region" if name == "window" else name: value for name, value in asdict(self).items()}
 
 
-def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
+def fit_window(gain_SB: Floats, retention: float) -> WindowFit:
     """Choose drop-top ratio, mean and spread by the predicted gain at a retention.
 
     Args:
@@ -129,17 +129,17 @@ def fit_region(gain_SB: Floats, retention: float) -> RegionFit:
     n_seeds, n_bands = gain_SB.shape
     if n_bands < 2:
         raise ConfigError(f"A rank window cannot be fitted to {n_bands} band. Measure at least 2.")
-    regions, density_CG = _candidates(retention, n_bands)
+    windows, density_CG = _candidates(retention, n_bands)
     gain_SC = np.stack([_predict(gain_B, density_CG) for gain_B in gain_SB])
-    chosen = _choose(gain_SC.mean(axis=0), regions)
+    chosen = _choose(gain_SC.mean(axis=0), windows)
     others_SC = [np.delete(gain_SC, s, axis=0).mean(axis=0) for s in range(n_seeds)] if n_seeds > 1 else [gain_SC[0]]
-    held_out_S = [_choose(other_C, regions) for other_C in others_SC]
-    return RegionFit(
-        region=regions[chosen],
+    held_out_S = [_choose(other_C, windows) for other_C in others_SC]
+    return WindowFit(
+        window=windows[chosen],
         retention=retention,
         sameness_price=_sameness_price(gain_SB.mean(axis=0)),
         curve=_curve(gain_SB),
-        held_out=tuple(regions[c] for c in held_out_S),
+        held_out=tuple(windows[c] for c in held_out_S),
         predicted=estimate([float(gain_C[c]) for gain_C, c in zip(gain_SC, held_out_S, strict=True)]),
     )
 
@@ -179,11 +179,11 @@ def value_curve(gain_B: Floats) -> Floats:
     return solved
 
 
-def _choose(gain_C: Floats, regions: list[Region]) -> int:
+def _choose(gain_C: Floats, windows: list[RankWindow]) -> int:
     """Return the best candidate; among those within 2% of it, the one that excludes least."""
     best = float(gain_C.max())
     near = np.flatnonzero(gain_C >= best - abs(best) / 50)
-    return int(min(near, key=lambda i: (regions[i].drop_top_ratio, -regions[i].std_rank, -gain_C[i])))
+    return int(min(near, key=lambda i: (windows[i].drop_top_ratio, -windows[i].std_rank, -gain_C[i])))
 
 
 def _predict(gain_B: Floats, density_CG: Floats) -> Floats:
@@ -207,27 +207,27 @@ def _curve(gain_SB: Floats) -> tuple[ValuePoint, ...]:
 
 
 @cache
-def _candidates(retention: float, n_bands: int) -> tuple[list[Region], Floats]:
+def _candidates(retention: float, n_bands: int) -> tuple[list[RankWindow], Floats]:
     """Return the windows that can give a retention, with the density over rank of sampling without replacement from each."""
-    regions = [
-        Region(cut, mean, spread)
+    windows = [
+        RankWindow(cut, mean, spread)
         for cut, mean, spread in product(_CUTS, _MEANS, _SPREADS)
         # Bands carry no information about windows narrower than themselves.
         if mean >= cut and 1 - cut >= 1.02 * retention and spread * 2 * n_bands >= 1
     ]
-    if not regions:
-        regions = [Region(0.0, mean, _SPREADS[-1]) for mean in _MEANS]
-    cut_C, mean_C, spread_C = (np.array([getattr(r, name) for r in regions])[:, None] for name in Region.__slots__)
+    if not windows:
+        windows = [RankWindow(0.0, mean, _SPREADS[-1]) for mean in _MEANS]
+    cut_C, mean_C, spread_C = (np.array([getattr(r, name) for r in windows])[:, None] for name in RankWindow.__slots__)
     log_CG = -0.5 * ((_ranks() - mean_C) / spread_C) ** 2
     log_CG[_ranks() < cut_C] = -np.inf
     weight_CG = np.exp(log_CG - log_CG.max(axis=1, keepdims=True))
-    low_C, high_C = np.full(len(regions), -60.0), np.full(len(regions), 60.0)
+    low_C, high_C = np.full(len(windows), -60.0), np.full(len(windows), 60.0)
     for _ in range(60):
         middle_C = (low_C + high_C) / 2
         is_short_C = -np.expm1(-np.exp(middle_C)[:, None] * weight_CG).mean(axis=1) < retention
         low_C, high_C = np.where(is_short_C, middle_C, low_C), np.where(is_short_C, high_C, middle_C)
     share_CG = -np.expm1(-np.exp(high_C)[:, None] * weight_CG)
-    return regions, share_CG / share_CG.mean(axis=1, keepdims=True)
+    return windows, share_CG / share_CG.mean(axis=1, keepdims=True)
 
 
 def _ranks() -> Floats:

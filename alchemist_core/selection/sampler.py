@@ -43,14 +43,14 @@ def k_to_retention(k: int, n: int) -> float:
     return k * parts // n / parts
 
 
-def draw_members(
+def sample_members(
     rank_N: NDArray[np.float64],
     pair_hash64_N: NDArray[np.int64],
     *,
     k: int,
     strategy: Strategy,
     noise: Noise,
-    is_open_N: NDArray[np.bool_] | None = None,
+    is_eligible_N: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the indices of exactly k distinct samples, ascending.
 
@@ -63,7 +63,7 @@ def draw_members(
         k: Number of members.
         strategy: Density p over ranks.
         noise: Noise of each key, by seed.
-        is_open_N: Samples that may be selected; None: all.
+        is_eligible_N: Samples that may be selected; None: all.
 
     Raises:
         ConfigError: Fewer than k samples have p > 0; the message names the largest possible retention.
@@ -71,12 +71,12 @@ def draw_members(
     """
     if len(rank_N) != len(pair_hash64_N):
         raise DataError(f"{len(rank_N)} ranks do not belong to {len(pair_hash64_N)} samples.")
-    keys = Keys(rank_N, pair_hash64_N, strategy, noise, is_open_N)
+    keys = Keys(rank_N, pair_hash64_N, strategy, noise, is_eligible_N)
     candidate, key = keys.above(keys.bound(k))
     if len(candidate) < k:
         # The estimate was too high (the order of the samples depends on their ranks), or fewer than k are possible.
         candidate, key = keys.above(_LOWEST)
-    n_open = len(rank_N) if is_open_N is None else int(np.count_nonzero(is_open_N))
+    n_open = len(rank_N) if is_eligible_N is None else int(np.count_nonzero(is_eligible_N))
     require_possible(k, len(candidate), n_open, what=f"strategy {strategy.name}")
     return np.sort(candidate[largest(key, pair_hash64_N[candidate], k)])
 
@@ -90,9 +90,9 @@ class Keys:
         pair_hash64_N: NDArray[np.int64],
         strategy: Strategy,
         noise: Noise,
-        is_open_N: NDArray[np.bool_] | None = None,
+        is_eligible_N: NDArray[np.bool_] | None = None,
     ) -> None:
-        self._rank_N, self._hash_N, self._is_open_N = rank_N, pair_hash64_N, is_open_N
+        self._rank_N, self._hash_N, self._is_eligible_N = rank_N, pair_hash64_N, is_eligible_N
         self._strategy, self._noise = strategy, noise
 
     def at(self, place: slice | NDArray[np.int64]) -> NDArray[np.float64]:
@@ -106,10 +106,10 @@ class Keys:
         if np.isnan(rank_N).any():
             raise DataError("A rank is NaN: every eligible sample needs a finite score.")
         key_N = self._strategy.log_density(rank_N)
-        if self._strategy.is_drawn:
+        if self._strategy.is_stochastic:
             key_N += self._noise.of(self._hash_N[place])
-        if self._is_open_N is not None:
-            key_N[~self._is_open_N[place]] = -np.inf
+        if self._is_eligible_N is not None:
+            key_N[~self._is_eligible_N[place]] = -np.inf
         return key_N
 
     def all(self) -> NDArray[np.float64]:
@@ -193,11 +193,13 @@ def _shown(retention: float) -> str:
     return f"{retention:.4f}" if retention >= 0.1 or retention == 0 else f"{retention:.4g}"
 
 
-def count_possible(rank_N: NDArray[np.float64], strategy: Strategy, is_open_N: NDArray[np.bool_] | None = None) -> int:
+def count_possible(
+    rank_N: NDArray[np.float64], strategy: Strategy, is_eligible_N: NDArray[np.bool_] | None = None
+) -> int:
     """Count the samples that a strategy can select: open ones with p > 0."""
 
     def work(chunk: slice) -> int:
         is_possible_N = strategy.log_density(np.asarray(rank_N[chunk], np.float64)) > -np.inf
-        return int(np.count_nonzero(is_possible_N if is_open_N is None else is_possible_N & is_open_N[chunk]))
+        return int(np.count_nonzero(is_possible_N if is_eligible_N is None else is_possible_N & is_eligible_N[chunk]))
 
     return sum(map_chunks(work, len(rank_N)))

@@ -1,4 +1,4 @@
-"""The region probe's fit: the curve keeps the bands' means, the region finds a planted world, and noise gives no gain."""
+"""The window probe's fit: the curve keeps the bands' means, the window finds a planted world, and noise gives no gain."""
 
 import math
 
@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.region import FittedRegion, Region, _choose, fit_region, predict_gain, value_curve
+from alchemist_core.selection.rank_window import (
+    FittedWindow,
+    RankWindow,
+    _choose,
+    fit_window,
+    predict_gain,
+    value_curve,
+)
 from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
 from alchemist_core.statistics import Estimate
 
@@ -38,19 +45,19 @@ def test_the_curve_is_the_flattest_of_all_with_these_means() -> None:
 
 @pytest.mark.parametrize("retention", [0.2, 0.5])
 def test_where_the_head_is_best_it_is_kept_softly(retention: float) -> None:
-    region = fit_region(measured(ON_TOP), retention).region
-    assert region.drop_top_ratio == 0.0
-    assert region.mean_rank <= 0.1
+    window = fit_window(measured(ON_TOP), retention).window
+    assert window.drop_top_ratio == 0.0
+    assert window.mean_rank <= 0.1
     # Sameness has its price: the top alone would be narrower.
-    assert region.std_rank >= 0.1
+    assert window.std_rank >= 0.1
 
 
 @pytest.mark.parametrize("retention", [0.2, 0.5])
 def test_where_the_middle_is_best_the_head_is_left_out(retention: float) -> None:
-    fit = fit_region(measured(IN_THE_MIDDLE), retention)
+    fit = fit_window(measured(IN_THE_MIDDLE), retention)
     rank_G = np.linspace(0.0, 1.0, 1001)
     density_G = np.exp(
-        ShiftGsample(fit.region.drop_top_ratio, fit.region.mean_rank, fit.region.std_rank).log_density(rank_G)
+        ShiftGsample(fit.window.drop_top_ratio, fit.window.mean_rank, fit.window.std_rank).log_density(rank_G)
     )
     assert 0.4 <= np.average(rank_G, weights=density_G) <= 0.7
     assert density_G[rank_G < 0.15].sum() < 0.02 * density_G.sum()
@@ -75,32 +82,32 @@ def test_a_selection_of_the_useful_ranks_is_expected_to_gain_and_one_of_the_othe
 def test_a_band_that_teaches_nothing_does_not_pass_for_the_price_of_sameness() -> None:
     """Losses of drawn scenes under rule loss: plain pictures lead, informative ones follow, and both ends are bad."""
     log_gain_B = np.log(1.16 / np.array([13.45, 0.81, 0.65, 1.14, 1.69]))
-    fit = fit_region(measured(log_gain_B.tolist()), 0.2)
-    assert fit.region.drop_top_ratio >= 0.2
-    assert 0.3 <= fit.region.mean_rank <= 0.5
-    assert fit.region.std_rank <= 0.15
+    fit = fit_window(measured(log_gain_B.tolist()), 0.2)
+    assert fit.window.drop_top_ratio >= 0.2
+    assert 0.3 <= fit.window.mean_rank <= 0.5
+    assert fit.window.std_rank <= 0.15
     # The same fit to differences of losses chose a spread of .4 and promised 2.1 nats of 1.16.
     assert 1.16 * np.exp(-fit.predicted.mean) == pytest.approx(0.6, abs=0.1)
 
 
 def test_no_region_is_narrower_than_the_bands_can_tell() -> None:
     gains = [-1.0, 2.0, -1.0, -1.0, -1.0]
-    assert fit_region(measured(gains), 0.1).region.std_rank == 0.1
-    assert fit_region(measured([gain for gain in gains for _ in range(2)]), 0.1).region.std_rank == 0.05
+    assert fit_window(measured(gains), 0.1).window.std_rank == 0.1
+    assert fit_window(measured([gain for gain in gains for _ in range(2)]), 0.1).window.std_rank == 0.05
 
 
 def test_the_measured_gain_is_told_with_the_region() -> None:
-    told = FittedRegion.of(fit_region(measured(ON_TOP), 0.2), Estimate(0.3, 0.2, 0.4, 4))
+    told = FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, 0.2, 0.4, 4))
     assert (told.gain, told.gain_low, told.gain_high) == (0.3, 0.2, 0.4)
     assert (
         "windows chosen on other seeds gained 0.3000 [0.2000, 0.4000] nats per token over random at 20%"
         in told.describe()
     )
-    assert "shows a gain" in FittedRegion.of(fit_region(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1)).describe()
+    assert "shows a gain" in FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1)).describe()
 
 
 def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
-    n_false = sum(fit_region(measured([0.0] * 5, seed=seed), 0.2).predicted.is_positive for seed in range(40))
+    n_false = sum(fit_window(measured([0.0] * 5, seed=seed), 0.2).predicted.is_positive for seed in range(40))
     # One-sided 2.5 % of 40 is 1; the seeds are fixed.
     assert n_false <= 4
 
@@ -108,29 +115,29 @@ def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
 def test_a_prediction_is_of_seeds_that_did_not_choose() -> None:
     # Each seed alone sees another best band: whoever chose and judged on the same seeds would promise a gain.
     gain_SB = np.array([[0.5, -0.5, 0.0, 0.0], [-0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5], [0.0, 0.0, -0.5, 0.5]])
-    fit = fit_region(gain_SB, 0.25)
+    fit = fit_window(gain_SB, 0.25)
     assert fit.predicted.mean < 0.0
     # What a seed will try is what a fit to the other seeds alone would choose.
-    assert fit.held_out == tuple(fit_region(np.delete(gain_SB, seed, axis=0), 0.25).region for seed in range(4))
-    assert fit_region(gain_SB[:1], 0.25).held_out == (fit_region(gain_SB[:1], 0.25).region,)
+    assert fit.held_out == tuple(fit_window(np.delete(gain_SB, seed, axis=0), 0.25).window for seed in range(4))
+    assert fit_window(gain_SB[:1], 0.25).held_out == (fit_window(gain_SB[:1], 0.25).window,)
 
 
 def test_one_seed_predicts_without_an_interval() -> None:
-    assert not fit_region(np.array([ON_TOP]), 0.2).predicted.is_positive
+    assert not fit_window(np.array([ON_TOP]), 0.2).predicted.is_positive
 
 
 def test_a_region_gives_the_retention_that_it_was_fitted_for() -> None:
-    assert fit_region(measured([-1.0, -0.8, -0.1, 0.2, 0.3]), 0.7).region.drop_top_ratio <= 0.3
-    assert fit_region(measured([-1.0, -0.8, -0.1, 0.2, 0.3]), 1.0).region.drop_top_ratio == 0.0
+    assert fit_window(measured([-1.0, -0.8, -0.1, 0.2, 0.3]), 0.7).window.drop_top_ratio <= 0.3
+    assert fit_window(measured([-1.0, -0.8, -0.1, 0.2, 0.3]), 1.0).window.drop_top_ratio == 0.0
 
 
 def test_one_band_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
-        fit_region(np.array([[0.1]]), 0.2)
+        fit_window(np.array([[0.1]]), 0.2)
 
 
-def fitted(low: float, cut: float = 0.0) -> FittedRegion:
-    return FittedRegion(Region(cut, 0.25, 0.2), 0.2, 0.3, low, 0.4)
+def fitted(low: float, cut: float = 0.0) -> FittedWindow:
+    return FittedWindow(RankWindow(cut, 0.25, 0.2), 0.2, 0.3, low, 0.4)
 
 
 def test_without_a_head_cut_nothing_of_a_head_is_said_to_be_dropped() -> None:
@@ -146,15 +153,20 @@ def test_a_gain_whose_interval_reaches_0_draws_at_random(low: float) -> None:
 
 
 def test_of_regions_as_good_to_a_fiftieth_the_one_that_leaves_out_least_is_taken() -> None:
-    regions = [Region(0.3, 0.5, 0.1), Region(0.1, 0.5, 0.1), Region(0.1, 0.5, 0.3), Region(0.0, 0.5, 1.0)]
-    assert _choose(np.array([1.0, 0.98, 0.98, 0.97]), regions) == 2
-    assert _choose(np.array([1.0, 0.98, 0.979, 0.97]), regions) == 1
-    assert _choose(np.array([-1.0, -1.01, -2.0, -1.02]), regions) == 3
+    windows = [
+        RankWindow(0.3, 0.5, 0.1),
+        RankWindow(0.1, 0.5, 0.1),
+        RankWindow(0.1, 0.5, 0.3),
+        RankWindow(0.0, 0.5, 1.0),
+    ]
+    assert _choose(np.array([1.0, 0.98, 0.98, 0.97]), windows) == 2
+    assert _choose(np.array([1.0, 0.98, 0.979, 0.97]), windows) == 1
+    assert _choose(np.array([-1.0, -1.01, -2.0, -1.02]), windows) == 3
 
 
 def test_two_bands_are_enough() -> None:
-    fit = fit_region(np.array([[0.5, -0.9], [0.5, -0.9]]), 0.5)
-    assert fit.region.mean_rank < 0.5
+    fit = fit_window(np.array([[0.5, -0.9], [0.5, -0.9]]), 0.5)
+    assert fit.window.mean_rank < 0.5
     # Both lose 0.2 on average against random, log 2 nats away from it.
     assert fit.sameness_price == pytest.approx(0.2 / np.log(2))
-    assert fit_region(np.array([[0.9, -0.5]]), 0.5).sameness_price == 0.0
+    assert fit_window(np.array([[0.9, -0.5]]), 0.5).sameness_price == 0.0

@@ -1,4 +1,4 @@
-"""A probed region is what `auto` draws by; what was not shown to gain is not drawn by."""
+"""A probed window is what `auto` draws by; what was not shown to gain is not drawn by."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Engine
 
 from alchemist_core.selection.config import SelectionPolicy
-from alchemist_core.selection.region import FittedRegion, Region
-from alchemist_core.store.raters import find_region, list_regions, resolve_auto, store_region
+from alchemist_core.selection.rank_window import FittedWindow, RankWindow
+from alchemist_core.store.raters import find_window, list_windows, resolve_auto, store_window
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
@@ -20,12 +20,12 @@ def rater_id(engine: Engine) -> int:
     return 1
 
 
-def fitted(retention: float = 0.2, *, low: float = 0.1, cut: float = 0.25) -> FittedRegion:
-    return FittedRegion(Region(cut, 0.6, 0.1), retention, 0.3, low, 0.5)
+def fitted(retention: float = 0.2, *, low: float = 0.1, cut: float = 0.25) -> FittedWindow:
+    return FittedWindow(RankWindow(cut, 0.6, 0.1), retention, 0.3, low, 0.5)
 
 
-def probe(engine: Engine, rater_id: int, found: FittedRegion) -> bool:
-    return store_region(engine, rater_id, found, {"retention": found.retention})
+def probe(engine: Engine, rater_id: int, found: FittedWindow) -> bool:
+    return store_window(engine, rater_id, found, {"retention": found.retention})
 
 
 def resolved(engine: Engine, rater_id: int, **fields: Any) -> SelectionPolicy:
@@ -70,13 +70,13 @@ def test_what_the_user_says_wins_over_the_probe(engine: Engine, rater_id: int, g
 def test_the_nearest_retention_counts_and_of_equals_the_newest(engine: Engine, rater_id: int) -> None:
     for found in (fitted(0.2, cut=0.1), fitted(0.5, cut=0.2), fitted(0.5, cut=0.3)):
         assert probe(engine, rater_id, found)
-    nearest = find_region(engine, rater_id, 0.45)
+    nearest = find_window(engine, rater_id, 0.45)
     assert nearest is not None
-    assert nearest.region.drop_top_ratio == 0.3
-    assert [row.drop_top_ratio for _, row in list_regions(engine)] == [0.3, 0.2, 0.1]
+    assert nearest.window.drop_top_ratio == 0.3
+    assert [row.drop_top_ratio for _, row in list_windows(engine)] == [0.3, 0.2, 0.1]
 
 
 def test_a_repeated_probe_stores_nothing(engine: Engine, rater_id: int) -> None:
     assert probe(engine, rater_id, fitted(low=float("-inf")))
     assert not probe(engine, rater_id, fitted(low=float("-inf")))
-    assert len(list_regions(engine)) == 1
+    assert len(list_windows(engine)) == 1
