@@ -1,10 +1,10 @@
--- Who may do what. Run by migrate() as the owner after every change of this folder; harmless to repeat.
---   owner             the user who migrates: owns everything, alone may create, alter and drop
---   alchemist_writer  stages: rows, never structure; partitions and statistics only by functions
---   alchemist_reader  Grafana, analysts: SELECT only; its timeouts are defaults that it can lift, `end_long_reads` is the bound
--- Both can log in once they have a password. The embedded server gives each its own; elsewhere an administrator does:
+-- The rights of the roles. migrate() runs this as the owner after every change of this folder; safe to re-run.
+--   owner             the user who migrates: owns all objects; only this role creates, alters and drops them
+--   alchemist_writer  stages: changes rows, not the schema; partitions and statistics only through functions
+--   alchemist_reader  Grafana, analysts: SELECT only; a session can change its timeouts, so `end_long_reads` enforces the limit
+-- Both can log in after they have a password. The embedded server sets one for each; on another server an administrator does:
 -- ALTER ROLE alchemist_reader PASSWORD '…'.
--- Where the owner may not create roles (a managed server), an administrator creates the two; until then nothing is granted.
+-- If the owner may not create roles (a managed server), an administrator creates both; until then nothing is granted.
 
 DO $$
 DECLARE
@@ -24,20 +24,20 @@ BEGIN
         ALTER ROLE alchemist_reader SET statement_timeout = '60s';
         ALTER ROLE alchemist_reader SET idle_in_transaction_session_timeout = '60s';
     END IF;
--- Roles are the whole server's: two databases that are migrated at once may both try.
+-- Roles belong to the whole server, so migrations of two databases may create one at the same time.
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
 
 DO $$
 BEGIN
-    -- So that the owner's functions may end a writer's session; the owner may do all that the writer may anyway.
+    -- With this right, functions of the owner can end a session of the writer. The owner already has all rights of the writer.
     IF
         pg_has_role(to_regrole('alchemist_writer'), 'MEMBER WITH ADMIN OPTION')
         AND NOT pg_has_role(to_regrole('alchemist_writer'), 'USAGE')
     THEN
         GRANT alchemist_writer TO CURRENT_USER;
     END IF;
-    -- Likewise a reader's that runs past its bound: `end_long_reads`.
+    -- The same for sessions of the reader that exceed their limit (`end_long_reads`).
     IF
         pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION')
         AND NOT pg_has_role(to_regrole('alchemist_reader'), 'USAGE')
@@ -51,7 +51,7 @@ BEGIN
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA alchemist TO alchemist_writer;
         REVOKE UPDATE, DELETE ON alchemist.audit_events FROM alchemist_writer;
         REVOKE INSERT, UPDATE, DELETE ON alchemist.alembic_version FROM alchemist_writer;
-        -- Partitions made later, which COPY may name directly.
+        -- For later partitions, which COPY can write to directly.
         ALTER DEFAULT PRIVILEGES IN SCHEMA alchemist GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO alchemist_writer;
     END IF;
     IF to_regrole('alchemist_reader') IS NOT NULL THEN

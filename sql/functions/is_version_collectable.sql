@@ -1,4 +1,4 @@
--- Whether a subset version may be garbage-collected: it is not published, no rollback would return to it (rollbacks pass over withdrawn
+-- Whether a subset version may be garbage-collected: it is not published, no rollback would return to it (rollbacks skip withdrawn
 -- versions), no model was trained on it, and no running stage names it. Null for an unknown version.
 
 CREATE OR REPLACE FUNCTION alchemist.is_version_collectable(asked integer) RETURNS boolean

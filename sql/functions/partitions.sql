@@ -16,7 +16,7 @@ DECLARE
     child text := parent || '_' || id;
 BEGIN
     IF key IS NULL OR id IS NULL OR id < 1 THEN
-        RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples, ids start at 1', id, parent;
+        RAISE EXCEPTION 'Partition % of % is not valid: the table must be scores or subset_samples, and the id at least 1.', id, parent;
     END IF;
     -- Of two sessions that add the same partition, the second waits here and then finds it.
     PERFORM alchemist.take_lock('partition ' || child);
@@ -40,13 +40,13 @@ DECLARE
     child text := parent || '_' || id;
 BEGIN
     IF alchemist.partition_key(parent) IS NULL OR id IS NULL THEN
-        RAISE EXCEPTION 'no partition % of %: parents are scores and subset_samples', id, parent;
+        RAISE EXCEPTION 'Partition % of % is not valid: the table must be scores or subset_samples.', id, parent;
     END IF;
     IF parent = 'scores' AND EXISTS (SELECT FROM alchemist.raters WHERE rater_id = id AND state <> 'retired') THEN
-        RAISE EXCEPTION 'rater % is not retired: its scores are in use', id USING ERRCODE = 'object_in_use';
+        RAISE EXCEPTION 'Rater % is not retired: its scores are in use. Retire it first.', id USING ERRCODE = 'object_in_use';
     END IF;
     IF parent = 'subset_samples' AND NOT alchemist.is_version_collectable(id) THEN
-        RAISE EXCEPTION 'version % of a subset is in use: its members stay', id USING ERRCODE = 'object_in_use';
+        RAISE EXCEPTION 'Subset version % is in use: its members cannot be removed.', id USING ERRCODE = 'object_in_use';
     END IF;
     PERFORM alchemist.take_lock('partition ' || child);
     IF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass('alchemist.' || child)) THEN

@@ -1,4 +1,4 @@
-"""How Alembic runs the migrations: one at a time in the cluster's whole database, each in its own transaction, each with timeouts."""
+"""Run the migrations with Alembic: under a lock on the database, each in its own transaction, with timeouts."""
 
 import re
 
@@ -18,7 +18,7 @@ def is_ours(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def run(connection: Connection) -> None:
-    # Waits its turn: a second process finds the work done. Not for ever, since any session may take this lock.
+    # A second process waits, then finds nothing to do. With a timeout, because any session can hold this lock.
     connection.execute(text("SET lock_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_lock(hashtext('alchemist.migrations'))"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
@@ -34,7 +34,7 @@ def run(connection: Connection) -> None:
         transaction_per_migration=True,
         compare_type=True,
         compare_server_default=True,
-        # Comments are applied again with the views when their text changes: no migration writes them.
+        # Comments are applied with the views when their text changes, so migrations do not compare them.
         autogenerate_plugins=["alembic.autogenerate.*", "~alembic.autogenerate.comments"],
     )
     try:

@@ -34,7 +34,7 @@ lines AS (
     SELECT 'nights', ROW(night, state, reason)::text
     FROM dated
     UNION ALL
-    -- Not n_reused: which of two shards with the same sample computed its score depends on who came first.
+    -- Not n_reused: which of two shards with the same sample computed its score depends on which one was scored first.
     SELECT
         'shard_scores', ROW(
             dated.night, shards.uri, done.n_samples, done.n_scored, done.n_quarantined, done.code_version, done.device, done.dtype
@@ -60,7 +60,7 @@ lines AS (
     SELECT 'rank_scales', scale
     FROM scaled
     UNION ALL
-    -- The eligible set's hash stands for the nights and the takedowns that it follows from.
+    -- The hash of the eligible set represents the nights and takedowns that it depends on.
     SELECT 'rank_snapshots', ROW(scaled.scale, taken.dataset_names, taken.n_eligible, taken.eligible_hash)::text
     FROM alchemist.rank_snapshots AS taken
     INNER JOIN scaled ON taken.rank_scale_id = scaled.rank_scale_id

@@ -48,7 +48,7 @@ lines AS (
     FROM alchemist.heuristic_scores AS plain
     INNER JOIN alchemist.samples ON plain.sample_id = samples.sample_id
     UNION ALL
-    -- Which of two samples came first is data: it is the one that is kept.
+    -- Which of two samples came first is data, because selection keeps that one.
     SELECT 'distinct_images', ROW(samples.pair_hash, kept.perceptual_hash)::text
     FROM alchemist.distinct_images AS kept
     INNER JOIN alchemist.samples USING (sample_id)

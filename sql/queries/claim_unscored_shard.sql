@@ -21,5 +21,5 @@ WHERE
     AND leases.resource IS NULL
 ORDER BY shards.shard_id
 LIMIT 1
--- NO KEY: a committing ledger row refers to its shard, and must not have to wait for a claim that waits for its lease.
+-- NO KEY: a ledger row that commits references its shard, and must not wait for a claim that waits for the row's lease.
 FOR NO KEY UPDATE OF shards SKIP LOCKED

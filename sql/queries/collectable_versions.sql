@@ -2,7 +2,7 @@
 --   them again.
 -- Parameters: name text or null (all), min_age_days double precision.
 -- One row is: a version with what it still holds: members_bytes (0: its members are not in the store), its manifest and its
---   materialized datasets. Left out are versions that are published, that a rollback would return to (it passes over withdrawn
+--   materialized datasets. Left out are versions that are published, that a rollback would return to (it skips withdrawn
 --   versions), that a model was trained on, that a running stage names, or that were made, published, materialized or withdrawn
 --   within min_age_days.
 -- Relies on: uq_subsets_name_version, ix_models_subset_id.

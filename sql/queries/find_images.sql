@@ -1,8 +1,8 @@
 -- Purpose: Find images by their URL or by their location in a shard.
 -- Parameters: url text or null (where a crawl found the image), dataset text or null and place text or null (SHARD/KEY in it).
 -- One row is: an image, by the sha256 of its bytes.
--- Relies on: uq_shards_dataset_id_uri, uq_sample_locations_shard_id_key, pk_samples; a url reads all of samples, as no index holds
---   it.
+-- Relies on: uq_shards_dataset_id_uri, uq_sample_locations_shard_id_key, pk_samples; a url reads all samples, because no index
+--   has it.
 -- Safe to re-run: yes.
 SELECT image_hash
 FROM alchemist.samples

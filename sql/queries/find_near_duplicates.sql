@@ -3,7 +3,7 @@
 -- One row is: another image (by its bytes) within the distance, or in the same group: its hash, its distance, the number of its
 --   samples, and a caption and URL of one.
 -- Relies on: ix_samples_image_hash, ix_duplicate_samples_first_sample_id; reads all of distinct_images (2 s for 30 million),
---   because a lookalike may stand behind a first sample that is up to twice as far.
+--   because the group of a near-duplicate may have a first sample that is up to twice as far.
 -- Safe to re-run: yes; samples that `alchemist duplicates find` has not compared yet are not found.
 WITH given AS MATERIALIZED (
     SELECT DISTINCT perceptual_hash

@@ -1,5 +1,5 @@
 -- Purpose: Return the earlier images, first of their groups, that are near-duplicates of new samples' images.
--- Parameters: max_distance integer (bits, at most 2), after_id and last_id bigint (the new samples, which stand in distinct_images
+-- Parameters: max_distance integer (bits, at most 2), after_id and last_id bigint (the new samples, which are in distinct_images
 --   too).
 -- One row is: a new sample and an earlier first sample within the distance, or with the same bytes. Of new samples with equal
 --   hashes only the first is looked up, because all would find the same. distance is null where a hash is unknown.

@@ -1,5 +1,5 @@
 -- Purpose: Return the new samples whose image has the same bytes, or the same perceptual hash, as an earlier sample's.
--- Parameters: after_id and last_id bigint (the new samples, which stand in distinct_images too).
+-- Parameters: after_id and last_id bigint (the new samples, which are in distinct_images too).
 -- One row is: a new sample and an earlier one with the same bytes (for samples compared before: the first of its group), else with
 --   the same hash among the new ones.
 -- Relies on: pk_distinct_images, pk_samples, ix_samples_image_hash, pk_duplicate_samples.
@@ -17,7 +17,7 @@ WITH fresh AS MATERIALIZED (
     WHERE distinct_images.sample_id > :after_id AND distinct_images.sample_id <= :last_id
 ),
 
--- Each image once, however many samples have it: a flood of one image is not compared with itself.
+-- Each image once, however many samples have it, so that many copies of one image are not compared with each other.
 images AS (
     SELECT DISTINCT image_hash
     FROM fresh

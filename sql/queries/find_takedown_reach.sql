@@ -2,7 +2,7 @@
 -- Parameters: image_hashes bytea[] (sha256 of each image's bytes).
 -- One row is: a subset version with such a sample: the number of its samples, its models (arm subset: trained on them), and the
 --   models of its other arms, which were selected from the same eligible samples and can contain them.
--- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition), ix_models_subset_id.
+-- Relies on: ix_samples_image_hash, pk_subset_samples (one lookup per partition), ix_models_subset_id.
 -- Safe to re-run: yes.
 WITH pairs AS MATERIALIZED (
     SELECT sample_id

@@ -2,7 +2,7 @@
 -- Parameters: names text[]; reads the session's temporary table incoming (pair_hash, ordinal, metadata).
 -- One row is: a sample with a new value; its sample_id.
 -- Relies on: uq_samples_pair_hash, pk_heuristic_scores.
--- Safe to re-run: yes, a second time nothing is new.
+-- Safe to re-run: yes, a second run stores nothing.
 WITH numbers AS (
     SELECT DISTINCT ON (incoming.pair_hash)
         incoming.pair_hash,

@@ -12,7 +12,7 @@ WITH accepted_dates AS (
     WHERE raters.state = 'production' AND nights.state IN ('selectable', 'released')
 ),
 
--- Days between neighbouring dates; the newest ones say what is usual.
+-- Days between neighbouring dates; the usual interval is taken from the newest ones.
 gaps AS (
     SELECT
         label,

@@ -1,7 +1,7 @@
 -- Purpose: Return the exporter's metrics of nights: decisions, drift, and the newest crawl date of each dataset.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now.
--- Relies on: ix_shards_dataset_id_crawl_date (one date a dataset), pk_shard_scores,
+-- Relies on: ix_shards_dataset_id_crawl_date (one date per dataset), pk_shard_scores,
 --   uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
 WITH raters_shown AS (

@@ -1,10 +1,10 @@
 -- Purpose: Return the exporter's metrics of operation: leases, failed checks and tasks, recounted ledger, takedowns, notifications.
 -- Parameters: none.
--- One row is: a series with its label values and its value now; of checks and tasks the 15 that failed most on the last day.
+-- One row is: a series with its label values and its value now; for checks and tasks the 15 with the most failures of the last day.
 -- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
 -- Safe to re-run: yes.
 WITH newest_checks AS (
-    -- A check that passes now, or that a person has released, is no failure any more.
+    -- A check that passes now, or that a person has released, is not a failure any more.
     SELECT max(check_result_id) AS check_result_id
     FROM alchemist.check_results
     WHERE created_at > clock_timestamp() - make_interval(days => 1)
@@ -29,7 +29,7 @@ failed_tasks AS (
     LIMIT 15
 ),
 
--- The suite `scores` counts scores and quarantine rows again, shard by shard; its newest word on a dataset counts.
+-- The suite `scores` recounts scores and quarantine rows of each shard; its newest result for a dataset counts.
 recounted AS (
     SELECT DISTINCT ON (coalesce(named.label, 'all'))
         coalesce(named.label, 'all') AS label,
@@ -40,7 +40,7 @@ recounted AS (
     ORDER BY coalesce(named.label, 'all') ASC, check_results.check_result_id DESC
 ),
 
--- Both outcomes always: without a takedown they are 0, not absent.
+-- Always return both outcomes: without a takedown they are 0, not absent.
 takedowns AS (
     SELECT
         outcomes.outcome,

@@ -10,7 +10,7 @@ counted AS (
     SELECT dataset_id, state, count(*) AS n_shards FROM alchemist.shards GROUP BY dataset_id, state
 ),
 
--- A ledger row names its night, and a night its dataset.
+-- A ledger row has the key of its night, and a night that of its dataset.
 scored_nights AS (
     SELECT night_id, count(*) AS n_shards, sum(n_scored) AS n_scored, sum(n_quarantined) AS n_quarantined
     FROM alchemist.shard_scores

@@ -2,7 +2,7 @@
 -- Parameters: price_per_gpu_hour double precision or null, price_per_core_hour double precision or null, n_cores integer of a CPU
 --   run.
 -- One row is: a series with its label values and its value now; without a price there is no cost.
--- Relies on: pk_runs; reads the whole run ledger, a few rows a night.
+-- Relies on: pk_runs; reads the whole run ledger, which grows by a few rows per night.
 -- Safe to re-run: yes.
 WITH summed AS (
     SELECT
@@ -10,7 +10,7 @@ WITH summed AS (
         state,
         count(*)::double precision AS n_runs,
         coalesce(sum(work_seconds), 0) AS work_seconds,
-        -- A run that noted no cost had no price on its day: today's stands in.
+        -- A run without a stored cost had no price on its day; it is counted at today's price.
         coalesce(sum(coalesce(
             cost,
             work_seconds / 3600 * CASE
@@ -30,7 +30,7 @@ newest AS (
     ORDER BY stage ASC, run_id DESC
 ),
 
--- A run whose process died says "running" until its key is claimed again: only its heartbeat tells.
+-- A run whose process died stays "running" until its run key is claimed again, so the heartbeat is compared too.
 alive AS (
     SELECT
         stage,

@@ -1,6 +1,6 @@
 -- Purpose: Return the exporter's metrics of results: published subsets, evaluations, acceptance reports of raters.
 -- Parameters: none.
--- One row is: a series with its label values and its value now; of the 20 last published subsets and the 3 newest raters.
+-- One row is: a series with its label values and its value now; for the 20 last published subsets and the 3 newest raters.
 -- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 -- Safe to re-run: yes.
 WITH shown_subsets AS (

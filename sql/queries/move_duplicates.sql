@@ -1,5 +1,5 @@
 -- Purpose: Move new samples with near-duplicate images from distinct_images to duplicate_samples.
--- Parameters: sample_ids and first_ids bigint[], aligned: a sample, and the first sample that it stands behind.
+-- Parameters: sample_ids and first_ids bigint[], aligned: a sample, and the first sample of its duplicate group.
 -- One row is: a sample that was moved.
 -- Relies on: pk_distinct_images, pk_samples.
 -- Safe to re-run: no, a sample is moved once; it runs in the transaction that registers the new samples.

@@ -23,7 +23,7 @@ band AS MATERIALIZED (
     FROM scale
 ),
 
--- The bounds are scalars here, so that the order of the index survives up to the LIMIT.
+-- The bounds are scalars here, so that the order of the index is kept up to the LIMIT.
 page AS (
     SELECT
         sample_id,

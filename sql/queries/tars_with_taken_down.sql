@@ -2,7 +2,7 @@
 -- Parameters: name text or null (all subsets).
 -- One row is: a version whose materialized datasets contain such images, and the number of those members. Versions of a name that
 --   is being materialized are left out: a later call finds what is written now.
--- Relies on: ix_samples_image_hash, pk_subset_samples (one look a partition).
+-- Relies on: ix_samples_image_hash, pk_subset_samples (one lookup per partition).
 -- Safe to re-run: yes.
 SELECT
     subsets.subset_id,

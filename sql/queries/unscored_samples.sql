@@ -1,6 +1,6 @@
 -- Purpose: Return the records of one shard whose samples have no score yet, with the byte ranges of their images.
 -- Parameters: shard_id bigint, rater_id integer, image_exts text[] (extensions that are images).
--- One row is: a readable location of the shard, in the order of the tar; a sample that the shard contains twice comes twice.
+-- One row is: a readable location of the shard, in the order of the tar; a sample that the shard contains twice is returned twice.
 -- Relies on: pk_sample_locations, pk_samples, the rater's partition of pk_scores, pk_heuristic_scores.
 -- Safe to re-run: yes.
 SELECT

@@ -1,6 +1,6 @@
 -- Purpose: Store the ledger row of a scored shard; the database counts its samples from the rows of the same transaction.
 -- Parameters: shard_id bigint, rater_id integer, night_id integer, n_computed integer (score rows as COPY counted them), first_id
---   and last_id bigint (their smallest and largest sample_id, or 1 and 0 where they lie too far apart to be read as a range),
+--   and last_id bigint (their smallest and largest sample_id, or 1 and 0 if they are too far apart to be read as a range),
 --   run_id bigint, code_version text, device text, dtype text.
 -- One row is: the ledger row; the accounting CHECK refuses it when a location has neither a score nor a quarantine row.
 -- Relies on: pk_sample_locations, the rater's partition of pk_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
@@ -12,8 +12,8 @@ WITH quarantined AS (
 ),
 
 -- New samples have ids without a gap. The key holds each id once, so where COPY counted as many rows as there are ids from the first to
--- the last, every id between them has its score; else they are read as a range into a hash; a look for each takes 25 ms for 10,000.
--- As expressions, not as joins: a join's kind would hang on statistics, which cannot know the rows of this transaction.
+-- the last, every id between them has its score; else they are read as a range into a hash; 10,000 separate lookups take 25 ms.
+-- Expressions, not joins: the kind of a join would depend on statistics, which do not include the rows of this transaction.
 scored AS MATERIALIZED (
     SELECT
         count(*) FILTER (
@@ -34,7 +34,7 @@ scored AS MATERIALIZED (
     FROM alchemist.sample_locations
     WHERE
         sample_locations.shard_id = :shard_id
-        -- Known before the first row; most shards have nothing quarantined.
+        -- Evaluated once, before the first row; most shards have no quarantine rows.
         AND (
             NOT EXISTS (SELECT 1 FROM quarantined)
             OR sample_locations.ordinal NOT IN (SELECT quarantined.ordinal FROM quarantined)

@@ -1,7 +1,7 @@
 -- Purpose: Return the scores of a sample by every rater, and the subsets that contain it. Filter by sample_id or pair_hash.
 -- One row is: a sample under one rater; rank by that rater's newest scale, scored_at from its first ledger row, subsets as 'name
 --   vN'.
--- Relies on: pk_scores, ix_sample_locations_sample_id, pk_shard_scores, pk_subset_samples (one look a partition).
+-- Relies on: pk_scores, ix_sample_locations_sample_id, pk_shard_scores, pk_subset_samples (one lookup per partition).
 CREATE VIEW alchemist.sample_history AS
 SELECT
     samples.sample_id,

@@ -59,7 +59,7 @@ def test_a_partition_goes_with_its_rows_and_only_once(connection: Connection) ->
     "arguments", ["'raters', 1", "'scores', 0", "'scores', NULL", "'scores; DROP SCHEMA alchemist', 1"]
 )
 def test_anything_else_has_no_partitions(connection: Connection, arguments: str) -> None:
-    with pytest.raises(DBAPIError, match="parents are scores and subset_samples"):
+    with pytest.raises(DBAPIError, match="the table must be scores or subset_samples"):
         connection.execute(text(f"SELECT alchemist.add_partition({arguments})"))
 
 
@@ -318,7 +318,7 @@ def test_the_scores_of_a_rater_that_is_in_use_are_never_dropped(
         "raters": [{"rater_id": 7, "name": "r", "state": state}], "scores": [{"rater_id": 7, "sample_id": 1, "score": 1}],
     })  # fmt: skip
     if is_kept:
-        with pytest.raises(DBAPIError, match="rater 7 is not retired"), connection.begin_nested():
+        with pytest.raises(DBAPIError, match="Rater 7 is not retired"), connection.begin_nested():
             connection.execute(text("SELECT alchemist.drop_partition('scores', 7)"))
     else:
         connection.execute(text("SELECT alchemist.drop_partition('scores', 7)"))
@@ -329,7 +329,7 @@ def test_the_members_of_a_version_that_is_in_use_are_never_dropped(connection: C
     members = [{"subset_id": n, "sample_id": 1, "rank": 0.5} for n in (1, 2)]
     versions = [version(1, state="superseded"), version(2, state="published")]
     insert_rows(connection, SNAPSHOT | {"subsets": versions, "subset_samples": members})
-    with pytest.raises(DBAPIError, match="version 2 of a subset is in use"), connection.begin_nested():
+    with pytest.raises(DBAPIError, match="Subset version 2 is in use"), connection.begin_nested():
         connection.execute(text("SELECT alchemist.drop_partition('subset_samples', 2)"))
     connection.execute(text("SELECT alchemist.drop_partition('subset_samples', 1)"))
     assert connection.execute(text("SELECT subset_id FROM alchemist.subset_samples")).scalars().all() == [2]

@@ -56,7 +56,7 @@ def test_the_writer_works_with_rows_and_gets_partitions_only_by_function(log_in:
         assert writer.execute(text("SELECT score FROM alchemist.scores")).scalar_one() == 0.5
         writer.commit()
         refused(writer, "DROP TABLE alchemist.scores_1", "must be owner")
-        refused(writer, "SELECT alchemist.add_partition('datasets', 1)", "parents are scores and subset_samples")
+        refused(writer, "SELECT alchemist.add_partition('datasets', 1)", "the table must be scores or subset_samples")
 
 
 def test_the_writer_refreshes_statistics_of_tables_that_it_does_not_own(
