@@ -1,1 +1,1 @@
-"""The specification, room by room as `alchemist_core`; a package, so that no dependency's own `tests` comes before it."""
+"""The tests, in the folders of `alchemist_core`. A package, so that a dependency's own `tests` package is not imported instead."""

@@ -1,6 +1,6 @@
-"""What every test starts from: an environment of its own and, on request, an empty migrated database of its own.
+"""Fixtures of all tests: a clean environment for each test and, on request, an empty migrated database.
 
-One Postgres server a test run, shared by xdist's workers: the embedded one in a temporary home, or ALCHEMIST_DATABASE_URL.
+One Postgres server per test run, shared by xdist's workers: the embedded one in a temporary home, or ALCHEMIST_DATABASE_URL.
 Each `database_url` is a copy of a template that was migrated once.
 """
 

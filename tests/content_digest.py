@@ -1,10 +1,10 @@
-"""What a store holds, as digests that do not depend on names: to show that a redesign changed no score, member or byte.
+"""Digests of a store's content that do not depend on names, to show that a redesign changed no score, member or byte.
 
     python -m tests.content_digest of ALCHEMIST HOME > before.json     # in each checkout, after its `make demo`
     python -m tests.content_digest compare before.json after.json      # prints what differs; exit code 1 if anything does
 
-ALCHEMIST is the program of the checkout that made HOME. Everything is read by commands that both versions have (`export`,
-`materialize`), so that renamed tables, columns and flags do not matter.
+ALCHEMIST is the program of the checkout that made HOME. The digest uses only commands that both versions have (`export`,
+`materialize`), so renamed tables, columns and flags do not matter.
 """
 
 import hashlib

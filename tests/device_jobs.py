@@ -1,8 +1,8 @@
-"""Jobs that hold a device and use it step by step, as processes of their own; each use is a row by the database's clock.
+"""Jobs that hold a device and use it step by step, in their own processes; each use is a row with the database's time.
 
-A job is a training in miniature: each step begins with a report of progress, then the device is used. It is started by a worker, in
-a session of its own, as Airflow's worker starts a command: the job outlives its worker. `python -m tests.device_jobs` forks workers,
-which spares each job the seconds of importing: it reads an order a line and answers with the pids of the worker and of its job.
+A job imitates a training: each step reports progress, then uses the device. A worker starts it in
+its own session, as Airflow's worker starts a command, so the job outlives its worker. `python -m tests.device_jobs` forks workers,
+which saves each job seconds of imports: it reads one order per line and prints the pids of the worker and its job.
 """
 
 import json

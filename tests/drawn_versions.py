@@ -1,4 +1,4 @@
-"""A pool of one night, and versions of a subset drawn from it."""
+"""A corpus of one night, and subset versions selected from it."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""Rows for tests that need a store with something in it: a test names what it is about, the rest is filled in.
+"""Rows for tests that need a filled store: a test names the values that matter, the rest is filled in.
 
-Keys are given, not made, so that a test can refer to them.
+Keys are given, not generated, so that a test can refer to them.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""An S3-compatible store in this process, which settings of a test name."""
+"""An S3-compatible store in this process, with the settings that point to it."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The most memory that a process held, of itself alone: `ru_maxrss` begins with what the process that started it had."""
+"""The peak memory of a process itself: `ru_maxrss` starts with the value of the parent process."""
 
 import re
 from pathlib import Path

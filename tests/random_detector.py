@@ -1,4 +1,4 @@
-"""A Mask2Former of random weights and two classes: what is tested is how its outputs are read."""
+"""A Mask2Former with random weights and two classes, to test how its outputs are read."""
 
 from pathlib import Path
 

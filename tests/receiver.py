@@ -1,4 +1,4 @@
-"""A web address that takes what is posted to it, as Slack, Teams or any other webhook does, and answers every page with 200."""
+"""A web server that accepts what is posted to it, as a webhook of Slack or Teams does, and answers every page with 200."""
 
 import json
 import threading

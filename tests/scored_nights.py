@@ -1,4 +1,4 @@
-"""Nights with scores of the test's choosing, written straight into the store: for tests about scores, not about scoring."""
+"""Nights with given scores, written directly into the store, for tests that do not test scoring."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Two datasets with a few hundred scored pairs each, of which some look alike, are in an evaluation set, or have heuristics."""
+"""Two datasets with a few hundred scored samples each, some with near-duplicates, in an evaluation dataset, or with heuristics."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A subset version put straight into a store: its members are the test's choice, what they were drawn from does not matter."""
+"""A subset version written directly into a store, with the members that a test needs."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""A reader in a process of its own that asks, over and over, what is published of a subset, and remembers all that it saw."""
+"""A separate process that queries the published version of a subset over and over and records every result."""
 
 import multiprocessing
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a command reports can be read on a terminal as it opens: names in one column, values in the next."""
+"""The result of a command is readable on a terminal: names in one column, values in the next."""
 
 from alchemist_core.config import LINE_LENGTH, lay_out
 

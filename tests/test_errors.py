@@ -1,4 +1,4 @@
-"""Exit codes: each error has its own, and the table says which of them a scheduler must not retry."""
+"""Exit codes: each error has its own, and the table names those that a scheduler must not retry."""
 
 import importlib
 import pkgutil

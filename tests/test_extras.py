@@ -1,4 +1,4 @@
-"""A library that is missing is named with the extra that brings it, and each extra exists and brings it."""
+"""For a missing library the error names the extra that installs it, and each extra exists and installs it."""
 
 import re
 import sys

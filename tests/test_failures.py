@@ -1,4 +1,4 @@
-"""Whatever is raised, a command ends with one line and an exit code; the traceback of a defect goes to a file."""
+"""A command always ends with one line and an exit code; the traceback of a defect goes to a file."""
 
 import errno
 import os

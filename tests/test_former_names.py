@@ -1,4 +1,4 @@
-"""Renamed fields keep every hash, what was stored under their former names is read, and the command line refuses these names."""
+"""Renamed fields keep every hash, values stored under former names are read, and the command line refuses former names."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""Importing the package changes nothing in the importing process; only the command line sets something, for itself."""
+"""Importing the package changes nothing in the importing process; only the command line changes settings, in its own process."""
 
 import ast
 import json

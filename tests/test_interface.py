@@ -1,4 +1,4 @@
-"""The Python interface, on a real store: tables are the store's rows, nothing that only reads can write, errors are the platform's."""
+"""The Python interface on a real store: tables equal the store's rows, reading cannot write, and errors are the platform's own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Imports point down only, and each heavy library has its rooms: read from the syntax of every file, lazy imports included."""
+"""Imports point down only, and each heavy library is imported only in its packages. Reads every file's syntax, lazy imports included."""
 
 import ast
 from collections.abc import Iterator

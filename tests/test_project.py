@@ -1,4 +1,4 @@
-"""The project file: found, read, refused with file, key, value and what is allowed; a dataset's own values win for it alone."""
+"""The project file: found, read, and refused with file, key, value and what is allowed; values of a dataset apply to it alone."""
 
 import os
 import re

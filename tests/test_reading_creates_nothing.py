@@ -1,4 +1,4 @@
-"""Only commands that bring data or start servers create a store; every other one refuses a folder without one."""
+"""Only commands that write data or start servers create a store; every other one refuses a folder without a store."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What comes from outside never steers the terminal that it is printed on."""
+"""Text from outside cannot control the terminal that it is printed on."""
 
 import json
 from datetime import datetime, timedelta

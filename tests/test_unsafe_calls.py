@@ -1,4 +1,4 @@
-"""Nothing that is read can run: no pickle, no eval, no shell, wherever in the platform."""
+"""Reading data cannot run code: no pickle, no eval, no shell anywhere in the platform."""
 
 import ast
 from collections.abc import Iterator

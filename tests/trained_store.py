@@ -1,4 +1,4 @@
-"""A small drawn corpus, and a store in which it is ingested and a rater trained: made once a run, copied for each test."""
+"""A small synthetic corpus, and a store with the ingested corpus and a trained rater: made once per run, copied for each test."""
 
 import shutil
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""What twenty analysts cost a scoring night: the same night alone and beside their questions, in turns.
+"""The cost of twenty analysts to a scoring night: the same night alone and with their queries, in turns.
 
 `python -m tests.benchmarks.analysts`, alone on the machine, about 4 minutes; writes `.alchemist/bench/analysts.json`. With `--pairs 1024
---rounds 1` it shows in two minutes that it runs, and nothing else. Each analyst logs in
-as alchemist_reader, asks one of the questions that people ask, thinks for five seconds, and asks the next.
+--rounds 1` it only shows that it works, in two minutes. Each analyst logs in
+as alchemist_reader, runs one of the common queries, waits for five seconds, and runs the next.
 """
 
 import argparse

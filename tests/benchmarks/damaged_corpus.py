@@ -1,6 +1,6 @@
-"""A folder of real tars made into a corpus of which it is known what each pair is worth: split, damaged on purpose, written again.
+"""Make a corpus in which the value of each sample is known from a folder of real tars: split it and damage some samples.
 
-A seed draws which pairs are kept for validation, which are damaged and how. As it is (`is_damaged` false) only the split is made.
+The seed selects the validation samples, the damaged samples and their damage. With `is_damaged` false the corpus is only split.
 """
 
 import hashlib

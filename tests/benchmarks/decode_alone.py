@@ -1,4 +1,4 @@
-"""Decoding and measuring without anything around it, timed inside a worker process: the d of the benchmark."""
+"""Time decoding and measuring alone, inside a worker process: the d of the benchmark score_pipeline."""
 
 import time
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""A scrape of the exporter at size: scores of 30 million pairs beside a million shards in the ledger.
+"""A scrape of the exporter with 30 million scores and a million shards in the ledger.
 
-`python -m tests.benchmarks.exporter_scrape [--pairs 30000000] [--shards 1000000]`: on an embedded Postgres of its own, removed
-afterwards. Rows go to `.alchemist/bench/exporter_scrape.json`. Alone on the machine: five minutes and 8 GB at full size.
+`python -m tests.benchmarks.exporter_scrape [--pairs 30000000] [--shards 1000000]` starts its own embedded Postgres and removes it
+afterwards. It writes `.alchemist/bench/exporter_scrape.json`. Alone on the machine: five minutes and 8 GB at full size.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A hundred thousand hostile inputs for everything that reads bytes from outside; what is not refused politely is a finding.
+"""100,000 hostile inputs for every function that reads bytes from outside. An input that causes anything but a refusal is a finding.
 
 `python -m tests.benchmarks.fuzz [--cases 100000] [--seed 0]`: about 10 minutes on two cores; writes `.alchemist/bench/fuzz.json` and, for a
-finding, the input beside it. Each reader runs in processes of its own, whose memory and time are watched. A case is a valid input
-that is cut, flipped, doubled, overwritten with numbers that break readers, or crossed with another one.
+finding, the input. Each reader runs in its own processes with limits on memory and time. A case is a valid input
+that is truncated, doubled, changed bit by bit, overwritten with extreme numbers, or crossed with another one.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""What a tiny STAR draws: its exact GenEval-style score and its KID, rising with training, subset against random.
+"""The exact GenEval-style score and the KID of a tiny STAR's images: they improve with training; subset against random.
 
-`python -m tests.benchmarks.generated_scenes` goes through the stages, in a store and a home of its own. A model that has learnt nothing
-draws a patchwork, which shows some asked shape in every third picture: what must rise is the score above chance. The demo's 128
-codes leave .22 of real scenes and 1,024 leave .64, so that more can be seen. `--small` is no other protocol: one seed, 600 pairs an arm.
+`python -m tests.benchmarks.generated_scenes` runs the stages in its own store and home. An untrained model
+generates a patchwork in which every third image shows some requested shape, so only the score above chance counts. The demo's 128
+codes keep 0.22 of real scenes and 1,024 codes keep 0.64, so the benchmark uses more codes.
+`--small` is the same protocol with one seed and 600 samples per arm.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tars of drawn JPEGs with captions: what the scoring benchmark reads."""
+"""Tars of synthetic JPEGs with captions, the input of the scoring benchmark."""
 
 import io
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Copying half of a corpus into tars, against `cp` and fsync of the same bytes and against webdataset's read, filter, write.
 
 `python -m tests.benchmarks.materialize [--gib 4] [--small 100000] [--pairs 5]`, alone on the machine: 4 GiB need about 12 GiB of disk.
-Rows go to `.alchemist/bench/materialize.json`. Every pair is one of ours and one of theirs, one after the other, in turns; a row is the
-median of their ratios. All of a stage is charged to us: finding the members in the store, both checks, the manifest.
+It writes `.alchemist/bench/materialize.json`. Each round runs our stage and the other program, one after the other, in
+alternating order; a row is the median of their ratios. Our time includes the whole stage: finding the members in the store, both checks, and the manifest.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Migrations on millions of scores beside readers: from an earlier revision to this code's, back, and forth again.
+"""Migrations of millions of scores under concurrent reads: from an earlier revision to the newest, back, and up again.
 
-`python -m tests.benchmarks.migrations [--pairs 10000000]`: on an embedded Postgres of its own, removed afterwards; ten minutes and
-12 GB at full size. Rows go to `.alchemist/bench/migrations.json`.
+`python -m tests.benchmarks.migrations [--pairs 10000000]` starts its own embedded Postgres and removes it afterwards; ten minutes and
+12 GB at full size. It writes `.alchemist/bench/migrations.json`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the models cost and keep: tokenizers at equal tokens and codes, a training step of the tiny generator, drawing images.
+"""Speed and quality of the models: tokenizers with equal tokens and codes, a training step of the tiny generator, sampling images.
 
 python -m tests.benchmarks.models → .alchemist/bench/models.json
 """

@@ -1,4 +1,4 @@
-"""A store of its own with drawn pictures, ingested, and a subset version of about half of them: for benchmarks that copy or read."""
+"""A store with ingested synthetic images and a subset version of about half of them, for benchmarks that copy or read."""
 
 import os
 import time

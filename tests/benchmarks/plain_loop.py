@@ -1,7 +1,7 @@
-"""The rater's step as one would write it from the paper: a forward for each loss that the equations name.
+"""The rater's step written directly from the paper: one forward pass for each loss in the equations.
 
-θ reads the validation batch and the training batch, θ̂ the training batch, the rater twice: once for the weights, once for its own
-objective. The yardstick of the step's speed; it shares only the models and the equations with the product.
+θ reads the validation batch and the training batch, θ̂ the training batch, the rater reads twice: for the weights, and for its own
+objective. It is the baseline for the speed of a step and shares only models and equations with the product.
 """
 
 import copy

@@ -1,7 +1,7 @@
-"""Publishing at size: from a manifest to committed membership, and how long readers could notice the change.
+"""Publishing at size: from a manifest to committed membership, and for how long readers could notice the change.
 
-`python -m tests.benchmarks.publish [--pool 30000000] [--retention 0.2]`: on an embedded Postgres of its own, removed afterwards. Rows are
-written to `.alchemist/bench/publish.json`. Alone on the machine: the pool of 30 million takes minutes and 30 GB.
+`python -m tests.benchmarks.publish [--pool 30000000] [--retention 0.2]` starts its own embedded Postgres and removes it afterwards. It
+writes `.alchemist/bench/publish.json`. Alone on the machine: the corpus of 30 million takes minutes and 30 GB.
 """
 
 import argparse

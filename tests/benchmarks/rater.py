@@ -1,7 +1,7 @@
-"""The rater: what a step costs against a plain loop, what the scores find in a drawn corpus, how two seeds agree.
+"""The rater: cost of a step against a plain loop, quality of the scores on a synthetic corpus, agreement of two seeds.
 
-`python -m tests.benchmarks.rater [--seeds 3,4,5,6,7] [--steps-only]`, alone on the machine: two minutes a rater. It writes
-`.alchemist/bench/rater.json`. A seed varies corpus, tokenizer, networks and order of the data together; no setting was chosen on
+`python -m tests.benchmarks.rater [--seeds 3,4,5,6,7] [--steps-only]`, alone on the machine: two minutes per rater. It writes
+`.alchemist/bench/rater.json`. A seed changes corpus, tokenizer, networks and data order together; no setting was chosen on
 seeds 3 and above.
 """
 

@@ -1,7 +1,7 @@
-"""What a rater finds among real pictures, of which some were damaged on purpose: the drawn corpus's study once more.
+"""Quality of a rater's scores on real images, some of which were damaged on purpose: the study of the synthetic corpus on real data.
 
 `python -m tests.benchmarks.rater_real --corpus FOLDER [--seeds 0,1,2]` reads the tars of a folder, keeps a third as validation data,
-damages half of the rest by known shares and trains a rater a seed. It writes `.alchemist/bench/rater_real.json`.
+damages half of the rest by known shares and trains one rater per seed. It writes `.alchemist/bench/rater_real.json`.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What else was tried to value a pair: the ancestors' methods without a rater, and other settings of ours.
+"""Other methods that were tried to value samples: those of earlier papers without a rater, and other settings of ours.
 
-`python -m tests.benchmarks.rater_tries [--seeds 0,1] [--only NAME,…]`, on drawn corpora that no result is reported on; one to three
-minutes a try. It writes `.alchemist/bench/rater_tries.json`: areas under the curve, informative pairs against each damaged kind.
+`python -m tests.benchmarks.rater_tries [--seeds 0,1] [--only NAME,…]`, on synthetic corpora that no reported result uses; one to three
+minutes per method. It writes `.alchemist/bench/rater_tries.json`: AUC of informative samples against each kind of damage.
 
-Letters: N training pairs.
+Letters: N training samples.
 """
 
 import argparse

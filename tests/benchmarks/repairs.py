@@ -1,8 +1,8 @@
-"""What repairs recover, and that none makes a wrong caption: good records are damaged, so that the truth is known.
+"""Share of damaged records that repairs recover; no repair may give a wrong caption. Good records are damaged, so the truth is known.
 
-`python -m tests.benchmarks.repairs [--records 1000]`, about a minute; writes `.alchemist/bench/repairs.json`. Captions are the names that
-Unicode gives emoji in each language, one to three of them: as short as a crawl's. A repair is wrong if a record reads as another caption,
-or another image, than it had; what is quarantined is not recovered, but not wrong either.
+`python -m tests.benchmarks.repairs [--records 1000]`, about a minute; writes `.alchemist/bench/repairs.json`. Captions are one to three
+names of emoji from Unicode in each language, as short as those of a crawl. A repair is wrong if the record reads as another caption
+or image than before. A quarantined record is not recovered, but not wrong.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Rows of a benchmark: what was measured, what was aimed at, and whether it was reached; written as JSON and shown as lines."""
+"""Rows of a benchmark: what was measured, the target, and whether it was reached; written as JSON and printed."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A drawn corpus in memory, with what each pair is worth: what the rater's studies train on."""
+"""A synthetic corpus in memory with the known value of each sample, on which the rater's studies train."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -1,9 +1,9 @@
-"""What scoring costs from tars on disk to committed rows, against decoding and the model alone; and what a replay costs.
+"""Cost of scoring from tars on disk to committed rows, against decoding and the model alone; and cost of a repeated run.
 
 Run alone on the machine: `python -m tests.benchmarks.score_pipeline`; it writes `.alchemist/bench/score_pipeline.json`.
-d is the core-seconds a sample of decoding and measuring alone, m those of the model alone on preloaded pictures, both on
-one core of an idle machine; where both share the cores nothing can be faster than cores / (d + m). Cores that are all busy slow each
-other down (clock, caches, memory): d and m are measured so too, and the ratio to that bound stands beside.
+d is the core-seconds per sample of decoding and measuring alone, m those of the model alone on preloaded images, both on
+one core of an idle machine. If both share the cores, throughput cannot exceed cores / (d + m). Busy cores slow each
+other down (clock, caches, memory), so d and m are also measured with all cores busy, and the ratio to that bound is reported too.
 """
 
 import json

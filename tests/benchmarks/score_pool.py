@@ -1,6 +1,6 @@
-"""A pool of any size, made by the database itself: shards, pairs, locations, scores and ledger rows as a finished night leaves them.
+"""A corpus of any size, made inside the database: shards, samples, locations, scores and ledger rows as after a finished night.
 
-Only what is timed goes through the platform's own code; a pool of 30 million would take an hour that way.
+Only the timed part runs the platform's own code; making 30 million samples with it would take an hour.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The score store at size: how fast a night loads, what it costs in a larger pool, and what questions about 30 million scores cost.
+"""The score store at size: how fast a night loads, its cost in a larger corpus, and the cost of queries on 30 million scores.
 
-`python -m tests.benchmarks.score_store [--scale 0.01] [--out FILE]`: on an embedded Postgres of its own, removed afterwards. Loads go
-through the platform's own commit (COPY, accounting and ledger row in one fenced transaction); only the pool is made by SQL.
+`python -m tests.benchmarks.score_store [--scale 0.01] [--out FILE]` starts its own embedded Postgres and removes it afterwards. Loads use
+the platform's own commit (COPY, accounting and ledger row in one fenced transaction); only the corpus is made by SQL.
 """
 
 import argparse

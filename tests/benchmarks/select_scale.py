@@ -1,8 +1,8 @@
-"""Selection at size: from Postgres to committed membership, draws and previews on a snapshot, and a draw that only streams.
+"""Selection at size: from Postgres to committed membership, selections and previews of a snapshot, and a selection that only streams.
 
-`python -m tests.benchmarks.select_scale [--pool 30000000] [--stream 100000000] [--retention 0.2]`: on an embedded Postgres of its own,
-removed afterwards; every figure is of a process of its own. Rows are written to `.alchemist/bench/select_scale.json`. Alone on the
-machine: making the pool of 30 million takes most of the time, and 30 GB of disk (ALCHEMIST_BENCH_FOLDER says where).
+`python -m tests.benchmarks.select_scale [--pool 30000000] [--stream 100000000] [--retention 0.2]` starts its own embedded Postgres and
+removes it afterwards; each figure is measured in its own process. It writes `.alchemist/bench/select_scale.json`. Alone on the
+machine: most of the time is needed to make the corpus of 30 million, and 30 GB of disk (in ALCHEMIST_BENCH_FOLDER).
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The pieces of work that `select_scale` times, each in a process of its own: what it took, and the most memory that it held.
+"""The work that `select_scale` times, each part in its own process, with its time and peak memory.
 
-`python -m tests.benchmarks.select_work WORD [ARGUMENT…]` prints one JSON object. Mapped pages of kept arrays count as memory here.
+`python -m tests.benchmarks.select_work WORD [ARGUMENT…]` prints one JSON object. Memory-mapped pages count as memory here.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Rows of the benchmark `selection_value`: what issue 6 asks of the drawn and of the real corpus, from the experiments' stored cells."""
+"""Rows of the benchmark `selection_value`, from the stored cells of experiments on the synthetic and the real corpus."""
 
 from collections.abc import Callable, Mapping
 

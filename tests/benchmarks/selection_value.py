@@ -1,9 +1,9 @@
-"""What selection is worth: the policy is fitted on some seeds, and on others compared with random, planted and full.
+"""The value of selection: the policy is fitted on some seeds and compared on others with random, oracle and full.
 
 `python -m tests.benchmarks.selection_value [--worlds scenes,damaged,real] [--corpus FOLDER] [--seeds 3,4,5,6,7] [--workers 2]`, alone
-on the machine. Every cell is a stage's, in the store that the settings name: a killed run goes on. Each worker is one thread. The
+on the machine. Every cell is a stage run in the configured store, so a killed benchmark resumes. Each worker uses one thread. The
 rows go to `.alchemist/bench/selection_value.json`, tables and figures to `.alchemist/artifacts/experiments/value-*`.
-`--dry-run` only says what is to be done and how long it would take here.
+`--dry-run` only prints the planned work and its estimated time.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Keep an experiment's table under `tests/benchmarks/tables/`: what was asked and found as JSON, and the page that it gives.
+"""Store an experiment's table under `tests/benchmarks/tables/`: its question and results as JSON, and the page made from them.
 
-`python -m tests.benchmarks.tables NAME [NAME …]` copies finished experiments from the store that the settings name. A test makes each
-page again from its JSON, so that no figure in it was typed.
+`python -m tests.benchmarks.tables NAME [NAME …]` copies finished experiments from the configured store. A test makes each
+page again from its JSON, so no figure in it is typed by hand.
 """
 
 import json

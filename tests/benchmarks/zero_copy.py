@@ -1,9 +1,9 @@
-"""One training-like loop fed in three ways: the zero-copy view, materialized tars, and webdataset choosing from all tars.
+"""The same training-like loop with three data sources: SubsetDataset in place, materialized tars, and webdataset filtering all tars.
 
-`python -m tests.benchmarks.zero_copy [--pairs 20000] [--side 400] [--workers 2]`, alone on the machine: 20,000 pairs are 0.6 GB, and a
-GB more for the copy. Rows go to `.alchemist/bench/zero_copy.json`. The loop decodes each picture in the loader's workers, reduced to
-64 px, and takes a step of a small network for each batch. Every way reads the whole subset once in an order at random, three times in
-turns; the median counts.
+`python -m tests.benchmarks.zero_copy [--pairs 20000] [--side 400] [--workers 2]`, alone on the machine: 20,000 samples are 0.6 GB, and
+another GB for the materialized dataset. It writes `.alchemist/bench/zero_copy.json`. The loop decodes each image in the loader's
+workers, resizes it to 64 px, and trains a small network for one step per batch. Each source reads the whole subset once in random order, three times in
+turns; the median is reported.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Stages are tested on a small drawn corpus and a store that was trained once."""
+"""Commands are tested on a small synthetic corpus and a store with a trained rater."""
 
 from tests.drawn_versions import pool
 from tests.trained_store import copy_trained, corpus, ingest_corpus, trained_once, trained_store

@@ -1,4 +1,4 @@
-"""An import goes from a folder or an object store to either, and resumes without reading again what is there."""
+"""Imports read from and write to folders and object stores, and resume without reading existing data again."""
 
 from pathlib import Path
 

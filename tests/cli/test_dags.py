@@ -1,4 +1,4 @@
-"""`alchemist dags`: the files reach somebody's DAG folder, work there beside files of the same names, and overwrite nobody's."""
+"""`alchemist dags` installs the DAG files into a DAG folder, where they work beside files of the same names and overwrite none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Datasets are listed, renamed and removed without losing what was made of them; evaluation has a default."""
+"""Datasets are listed, renamed and removed without losing scores and subsets; evaluation has a default dataset."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A restored platform is the one that was backed up: same checksum, same subset bit for bit; a damaged backup is refused."""
+"""A restored platform equals the one that was backed up: same checksum, same subset bit for bit; a damaged backup is refused."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""An export holds the rows of its condition, whole or not at all, and a condition is never more than a condition."""
+"""An export contains the rows that match its condition and appears only when complete; a condition cannot inject SQL."""
 
 import csv
 import json

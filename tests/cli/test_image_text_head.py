@@ -1,4 +1,4 @@
-"""The head from a dataset to a stored value: trained twice to the same bytes, pinned by the first evaluation, then refused when changed."""
+"""The image-text head from dataset to value: training is reproducible, the first evaluation pins it, and a changed head is refused."""
 
 from pathlib import Path
 

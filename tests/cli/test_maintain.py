@@ -1,4 +1,4 @@
-"""Housekeeping removes what the dead left and nothing that lives; what Airflow has to say reaches a person."""
+"""Maintenance removes what dead processes left and nothing in use; failures and questions of Airflow reach a person."""
 
 import stat
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What is said of nights: how each ended, what was left out, and the next step."""
+"""`alchemist night list` shows the state of each night, what was left out, and the next step."""
 
 from datetime import date
 

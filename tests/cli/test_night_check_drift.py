@@ -1,4 +1,4 @@
-"""A night whose scores moved is held and explained; a person releases it; small and first nights are never held."""
+"""A night whose scores drifted is held with an explanation; a person releases it; small and first nights are never held."""
 
 from collections.abc import Sequence
 from datetime import date

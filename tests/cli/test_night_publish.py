@@ -1,4 +1,4 @@
-"""A night is published as it was checked."""
+"""A night is published only in the state in which it was checked."""
 
 import numpy as np
 import pytest

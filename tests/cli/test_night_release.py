@@ -1,4 +1,4 @@
-"""A night whose pictures are a third broken is stopped, says so everywhere, leaves the old nights alone, and one command lets it in."""
+"""A night in which a third of the images is damaged is stopped and reported; earlier nights do not change; one command releases it."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""People hear of what waits for them, from the command that found it: within seconds, with a link that opens, once."""
+"""A notification for each pending decision is sent once, within seconds, by the command that found it, with a working link."""
 
 import urllib.request
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Mistakes of operators: each ends with one line that helps and its exit code, never with a traceback, and changes nothing.
+"""Mistakes of operators: each ends with one helpful line and its exit code, without a traceback, and changes nothing.
 
 `operator_errors.txt` is the table: exit code | a part of the line | the command. {f} is the folder of prepared files, {long} a name of
-300 characters, {hash} a hash that no image has. Rows that come from every command are made here. All run on one scored store.
+300 characters, {hash} a hash that no image has. This file adds rows for every command. All run on one scored store.
 """
 
 import resource

@@ -1,4 +1,4 @@
-"""What a DAG maps over: the datasets of a night, and a process for each dataset and slot."""
+"""The items of mapped tasks: the datasets of a night, and one process for each dataset and slot."""
 
 import json
 from datetime import date

@@ -1,4 +1,4 @@
-"""What a person is asked before a subset is published: every figure, and no value that a page would interpret."""
+"""The question before a subset is published contains every figure, and no value that a page would interpret."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Promotion switches every reader at once; a shadow scores beside the production rater and is planned for beforehand."""
+"""Promotion switches all readers at once; a shadow rater scores beside the production rater, and its cost is planned."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Why a pair is in or out: every reason that a pair can have, named with what to do about it."""
+"""Why a sample is in or out of a subset: every possible reason, with the next step."""
 
 from typing import Any
 

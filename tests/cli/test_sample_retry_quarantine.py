@@ -1,4 +1,4 @@
-"""What a rater could not score is tried again by reason; counts move in one transaction and decided nights stay as they are."""
+"""Quarantined samples are scored again by reason; counts change in one transaction, and decided nights do not change."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A takedown names the image in one of three ways, is effective at once, and says where the image has gone."""
+"""A takedown names the image in one of three ways, applies at once, and lists where the image is used."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Aesthetic scores: what CLIP and the head say of each picture, once a picture, and a ranking by them."""
+"""Aesthetic scores: the result of CLIP and the head, computed once per image, and a ranking by them."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A password of the store is in no output, no file, no row, no error and no list of processes."""
+"""A password of the store appears in no output, file, row, error or process list."""
 
 import os
 import subprocess

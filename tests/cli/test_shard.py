@@ -1,4 +1,4 @@
-"""What is done about a shard: list, look at, retire, read again."""
+"""The commands for shards: list, show, retire, reread."""
 
 import shutil
 from pathlib import Path

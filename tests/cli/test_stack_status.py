@@ -1,4 +1,4 @@
-"""`alchemist stack status` lists the devices in use, and starts nothing to find out."""
+"""`alchemist stack status` lists the devices in use and starts nothing."""
 
 import pytest
 from sqlalchemy import Engine

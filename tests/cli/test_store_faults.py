@@ -1,4 +1,4 @@
-"""A Postgres that fails in the middle of a stage ends the stage in one line, here and in the ledger; the next run resumes."""
+"""If Postgres fails during a stage, the stage ends with one line, in the terminal and in the ledger; the next run resumes."""
 
 import pytest
 from sqlalchemy import text

@@ -1,4 +1,4 @@
-"""A gain has one sign wherever it is printed, and the full corpus stands among the arms."""
+"""A gain has the same sign wherever it is printed, and the full corpus is one of the arms."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What no reader, model or job needs of old versions is collected, and nothing else."""
+"""Garbage collection removes old versions that no reader, model or job uses, and nothing else."""
 
 import errno
 import os

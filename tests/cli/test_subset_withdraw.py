@@ -1,4 +1,4 @@
-"""A published version that is withdrawn is read and evaluated no more, and history says who withdrew it, when and why."""
+"""A withdrawn version is not read or evaluated any more, and the history keeps who withdrew it, when and why."""
 
 import json
 from pathlib import Path

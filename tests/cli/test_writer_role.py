@@ -1,4 +1,4 @@
-"""Every command that a DAG runs works as the writer, who may neither create nor alter nor drop."""
+"""Every command of the DAGs works as the writer, which cannot create, alter or drop."""
 
 from collections.abc import Callable
 from pathlib import Path

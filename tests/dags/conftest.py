@@ -1,4 +1,4 @@
-"""The DAG files as Airflow imports them, in an Airflow home of their own."""
+"""The DAG files, imported by Airflow in an Airflow home of the tests."""
 
 import importlib
 import os

@@ -1,6 +1,6 @@
 """Run DAGs in this process by `dag.test()`: scenarios as JSON on standard input, states of their tasks as the last line.
 
-A program of its own, since Airflow takes over logging and warnings of the process that runs tasks.
+A separate program, because Airflow takes over logging and warnings of the process that runs tasks.
 """
 
 import importlib

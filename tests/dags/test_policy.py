@@ -1,4 +1,4 @@
-"""What every DAG file must be: small, import-light, documented, and nothing but command lines that our own parser accepts."""
+"""Rules for every DAG file: small, fast to import, documented, and built only of command lines that our own parser accepts."""
 
 import ast
 import contextlib

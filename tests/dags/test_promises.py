@@ -1,4 +1,4 @@
-"""What each DAG promises of its runs: how many at once, when, in which order of urgency, and what each task says to the command line."""
+"""The behaviour of each DAG's runs: parallelism, schedule, priorities, and the command line of each task."""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Each DAG once through Airflow's own task runner, with a stand-in `alchemist` that notes what it is told."""
+"""Each DAG once through Airflow's own task runner, with a fake `alchemist` that records its arguments."""
 
 import json
 import os

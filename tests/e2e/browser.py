@@ -1,4 +1,4 @@
-"""Headless Chromium by its debugging protocol: log in by a token, open a page, wait for a text, take its picture."""
+"""Headless Chromium through its debugging protocol: log in by a token, open a page, wait for a text, take a screenshot."""
 
 import base64
 import json

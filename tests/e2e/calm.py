@@ -1,4 +1,4 @@
-"""What the DAGs do, as commands of one uninterrupted shell: the tables that a disturbed platform must end with."""
+"""The DAGs' work as commands of one uninterrupted shell: the tables that a disturbed platform must end with."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Airflow by its published client, as a stranger would drive it: log in by name and password, trigger, wait."""
+"""Airflow through its published client, without knowledge of the platform: log in by name and password, trigger, wait."""
 
 import json
 import time

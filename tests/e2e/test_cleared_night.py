@@ -1,4 +1,4 @@
-"""A night that failed for good is cleared as a person does it in the UI: only what failed runs again, the tables end as they should."""
+"""A failed night is cleared as a person does it in the UI: only failed tasks run again, and the tables end as they should."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every DAG to its success under the real scheduler, driven over REST by Airflow's published client, as a stranger would."""
+"""Every DAG succeeds under the real scheduler, driven over REST by Airflow's published client."""
 
 import json
 import time

@@ -1,6 +1,6 @@
-"""What a user of Airflow types or sends, against the real scheduler: nothing is interpreted a second time, and no secret is seen.
+"""Hostile values from a user of Airflow, against the real scheduler: nothing is interpreted a second time, and no secret is shown.
 
-The attacker has Airflow's role "user": may start runs, answer questions and read logs, and nothing else.
+The attacker has Airflow's role "user", which can start runs, answer questions and read logs, and nothing else.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The real DAGs under the real scheduler; server, scheduler, DAG processor and job are killed: the tables end as if undisturbed."""
+"""The real DAGs under the real scheduler; server, scheduler, DAG processor and job are killed: the tables end as in an undisturbed run."""
 
 import os
 import signal

@@ -1,6 +1,6 @@
-"""The real stack in a home of its own: Postgres and Airflow come up, run a DAG, heal what is killed, and go.
+"""The real stack in its own home: Postgres and Airflow start, run a DAG, restart what is killed, and stop.
 
-Its DAG stands in for ours: a job of a few seconds, which notes each of its starts.
+Its DAG replaces ours: a job of a few seconds, which records each of its starts.
 """
 
 import os

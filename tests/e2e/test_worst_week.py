@@ -1,7 +1,7 @@
-"""The operator's worst week: seven nights of the real DAG, three clean datasets, and beside them every kind of trouble there is.
+"""The operator's worst week: seven nights of the real DAG, three clean datasets, and datasets with every kind of problem.
 
-The clean datasets' nights must be those of a twin that nobody disturbed. Every trouble must be told of in one line with its next step, and
-the test obeys that line: the dataset's next night must be green.
+The nights of the clean datasets must equal those of an undisturbed twin. Every problem must be reported in one line with its next step;
+the test follows that step, and the dataset's next night must succeed.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""The operator's worst week: every kind of bad thing that may lie beside good data, how it is told of, and what ends it.
+"""The problems of the operator's worst week: every kind of bad data, how it is reported, and what solves it.
 
-A trouble is brought into a dataset on one of its nights. It must be told of in one line, which is then obeyed: by hand where the line says
-what to do with files, by the very command where it gives one. Knows no Airflow.
+A problem is added to a dataset on one of its nights. It must be reported in one line, and the test follows that line: by hand if the line
+says what to do with files, or by running the command that it gives. Does not use Airflow.
 """
 
 import gzip

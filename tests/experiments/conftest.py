@@ -1,4 +1,4 @@
-"""Experiments run on the small drawn corpus, and a store with its production rater, scores and a selectable night."""
+"""Experiments run on the small synthetic corpus and a store with a production rater, scores and a selectable night."""
 
 import pytest
 

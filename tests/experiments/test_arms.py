@@ -1,4 +1,4 @@
-"""Words for arms: each question's parse, and a wrong one is refused with what there is."""
+"""The syntax of arms: those of each experiment are parsed, and a wrong one is refused with the allowed ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What may be asked of an experiment: bounds, and seeds that are never used twice."""
+"""Options of experiments: bounds, and no seed is used for both tuning and testing."""
 
 from typing import Any
 

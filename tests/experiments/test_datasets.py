@@ -1,4 +1,4 @@
-"""Table 3: one question on several corpora, each rated by its own raters; what one corpus gave is found again."""
+"""Table 3: one experiment on several corpora, each with its own raters; finished corpora are reused."""
 
 from pathlib import Path
 from typing import Any

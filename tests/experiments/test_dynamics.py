@@ -1,4 +1,4 @@
-"""Fig. 3: pairs of every rank followed through a rater's training, told again from the store, drawn as two figures."""
+"""Fig. 3: samples of every rank followed through a rater's training, read back from the store, in two figures."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""Each sample's own gradient: equal to what a backward of that sample alone gives, however many go through at once."""
+"""Per-sample gradients equal those of a backward pass of each sample alone, whatever the batch size."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Tables that are committed: each page is what its measurements give, and a figure that was typed is found."""
+"""Committed tables: each page equals the one made from its measurements, so a figure typed by hand is found."""
 
 import json
 from pathlib import Path

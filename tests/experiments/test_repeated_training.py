@@ -1,4 +1,4 @@
-"""A rater's training followed: it is the rater's own, its marks are what plain code measures, and a kill costs no mark."""
+"""Following a rater's training does not change it; its records equal those of plain code, and a kill loses none."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From cells to rows, against scipy: intervals, gains paired by seed, what is called not inferior."""
+"""From cells to rows, against scipy: intervals, gains paired by seed, and non-inferiority."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""An experiment driven through the stages on a small store: cost first, every cell once, the same table for ever."""
+"""An experiment run through the stages on a small store: cost first, every cell once, a reproducible table."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a reader is given: tables that hold the results' figures, pictures that stand alone, a page that asks nobody for anything."""
+"""The output of experiments: tables with the results' figures, self-contained images, a page without external requests."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""From a probe to a draw: bands are trained on, the window is stored with the rater, and `select --strategy auto` draws by it."""
+"""From tuning to selection: models are trained on bands, the rank window is stored with the rater, and `select --strategy auto` uses it."""
 
 from typing import Any
 

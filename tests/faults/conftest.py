@@ -1,4 +1,4 @@
-"""Faults are tested on copies of a store that was trained once."""
+"""Fault tests run on copies of a store with a trained rater."""
 
 from tests.trained_store import copy_trained, corpus, trained_once, trained_store
 

@@ -1,7 +1,7 @@
-"""A process that has everything imported and forks one command for each line it reads, so that 500 crashes take minutes.
+"""A process with all imports done that forks one command per line of input, so that 500 crashes take minutes.
 
 A line is JSON: words, environment, and a crash point with the number of the call, or none. For each it prints the child's exit
-status and, where nothing was armed, how often each of the command's points was passed.
+status and, if no crash point was set, how often each of the command's points was passed.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Named moments of the chain at which a process can be killed: a function of ours, before or after one of its calls.
+"""Crash points: named moments at which a process can be killed, before or after a call of one of our functions.
 
-`moments` gives the points of a command; `arm` lets this process kill itself there. The product knows nothing of it.
+`moments` returns the points of a command; `arm` makes this process kill itself at one. The product does not contain any of this.
 """
 
 import importlib

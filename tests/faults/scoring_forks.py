@@ -1,4 +1,4 @@
-"""A process that has everything imported and forks one scoring run for each line it reads, so that 50 kills take a minute.
+"""A process with all imports done that forks one scoring run per line of input, so that 50 kills take a minute.
 
 A line is JSON: environment and slot. For each it prints the child's pid, and after the child's end its exit status.
 """

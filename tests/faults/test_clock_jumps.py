@@ -1,6 +1,6 @@
-"""Clocks that jump by a day, of the database's machine or of a worker's, lose nothing, double nothing and lock nothing.
+"""A clock that jumps by a day, of the database's machine or of a worker's, loses, doubles and locks nothing.
 
-A library before libc's tells the processes another time (Debian: faketime); the machine's own clock stays as it is.
+A preloaded library gives the processes another time (Debian: faketime); the machine's own clock does not change.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Killed at every named moment of every command, one after another, the platform ends where an undisturbed one does.
+"""A platform that is killed at every crash point of every command, one after another, ends as an undisturbed one.
 
-A chain of commands on one store; each command dies at each of its moments, at a call that the seed draws, and is then run to its
+A chain of commands on one store; each command dies at each of its crash points, at a call that the seed selects, and is then run to its
 end. Seeds differ in the calls. The summary goes to `.alchemist/bench/faults.json`.
 """
 

@@ -1,4 +1,4 @@
-"""Fifty kills and stops of workers and jobs that contend for one device: it never has two holders by the database's clock."""
+"""Fifty kills and stops of workers and jobs that compete for one device: by the database's clock it never has two holders."""
 
 import os
 import random

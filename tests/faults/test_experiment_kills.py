@@ -1,4 +1,4 @@
-"""A killed experiment goes on: no finished arm is trained again, and the table is that of an experiment nobody disturbed."""
+"""A killed experiment resumes: no finished arm is trained again, and the table equals that of an undisturbed experiment."""
 
 import random
 import signal

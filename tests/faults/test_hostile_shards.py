@@ -1,4 +1,4 @@
-"""Every kind of bad record, from one in a thousand to all of them: each location is accounted for and no neighbour is hurt."""
+"""Every kind of bad record, from 1 in 1,000 to all of them: each location is accounted for, and other records are not affected."""
 
 import io
 import json

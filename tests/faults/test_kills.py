@@ -1,4 +1,4 @@
-"""Whatever is killed, running the commands again ends in the state of an uninterrupted run."""
+"""After any kill, running the commands again ends in the state of an uninterrupted run."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""A copy that is killed, whose sources are damaged or whose disk is full: whole in the end, or not there at all."""
+"""Materializing that is killed, reads damaged sources or fills the disk ends with a complete dataset or none."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Scoring killed, paused and run by many at a time ends in the state of one undisturbed run."""
+"""Scoring that is killed, paused and run in many processes ends in the state of one undisturbed run."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every command started twice at once, as two processes: the end is one's, nothing is doubled, and both say what they did."""
+"""Every command started twice at once: the end is that of one run, nothing is doubled, and both report what they did."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Heuristics against their slow twins, and what each is meant to tell apart."""
+"""Heuristics against slow oracles, and images that each heuristic must tell apart."""
 
 import io
 

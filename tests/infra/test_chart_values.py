@@ -1,7 +1,7 @@
-"""The values for Airflow's Helm chart, key by key: no registry that is reached here offers the chart or its schema.
+"""The values for Airflow's Helm chart, key by key. The tests cannot download the chart or its schema.
 
-So a list stands in, of the parameters that we set, each with its type as the chart's "Parameters reference" documents it
-(airflow.apache.org/docs/helm-chart, release 1.22.0). A mistyped key is what it is for: Helm passes over it without a word.
+Instead they list the parameters that we set, with their types from the chart's "Parameters reference"
+(airflow.apache.org/docs/helm-chart, release 1.22.0). This finds mistyped keys, which Helm silently ignores.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What is deployed elsewhere is checked here without Docker or a cluster: schemas, linters, and the pod that a GPU task becomes."""
+"""Deployment files, checked without Docker or a cluster: schemas, linters, and the pod of a GPU task."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: few series whatever the store holds, read in less than a second, and true when the store is away."""
+"""The exporter: few time series whatever the store contains, read in less than a second, and correct if the store is unreachable."""
 
 import socket
 import subprocess

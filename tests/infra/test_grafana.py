@@ -1,4 +1,4 @@
-"""Dashboards: built from code, committed as built, asking only for what exists, with unit and description on every panel."""
+"""Dashboards are built from code, committed as built, query only what exists, and have a unit and a description on every panel."""
 
 import importlib.util
 import json

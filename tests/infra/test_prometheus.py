@@ -1,4 +1,4 @@
-"""Rules and alerts: each tested both ways by promtool, each with somebody to tell and something to do."""
+"""Rules and alerts: promtool tests each alert firing and not firing, and each has a receiver and a runbook entry."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Whoever is called at night finds a heading: for every DAG, stage, verb and alert; and no link leads nowhere."""
+"""The runbook has a heading for every DAG, stage, command and alert, and no dead link."""
 
 import re
 

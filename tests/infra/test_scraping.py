@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real exporter on a store that has something of everything, and answers every panel and rule."""
+"""A real Prometheus scrapes the real exporter on a filled store; every panel and rule returns data."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is installed fits together, is listed, and may be used: licences outside the list need a reason."""
+"""Installed packages are compatible, listed, and have an allowed licence or a reason for an exception."""
 
 import json
 import re

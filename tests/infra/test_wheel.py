@@ -1,4 +1,4 @@
-"""The wheel holds all that commands read, and the base works from it outside of the checkout, without a library of an extra."""
+"""The wheel contains every file that commands read, and its base works outside the checkout without any extra."""
 
 import csv
 import json

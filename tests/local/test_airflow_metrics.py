@@ -1,4 +1,4 @@
-"""Whatever comes by datagram, nothing stops who listens; tests/infra/test_exporter.py says what is kept of it."""
+"""No datagram stops the StatsD listener; tests/infra/test_exporter.py tests what it keeps."""
 
 import pytest
 from hypothesis import given

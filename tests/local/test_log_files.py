@@ -1,4 +1,4 @@
-"""Logs stay within bounds while their writers keep them open."""
+"""Logs stay within limits while their writers keep them open."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What `up` and `down` end is this home's own; tests/e2e/test_stack.py starts and stops the whole stack."""
+"""`stack up` and `stack down` end only processes of their own home; tests/e2e/test_stack.py starts and stops the whole stack."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Contracts are agreed on in a store that was trained once."""
+"""Protocols are tested on a store with a trained rater."""
 
 import pytest
 

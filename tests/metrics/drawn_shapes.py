@@ -1,7 +1,7 @@
-"""Finds coloured shapes in a drawn scene by arithmetic alone: an exact detector, for pictures of flat shapes on one background.
+"""Find coloured shapes in a synthetic scene by arithmetic alone: an exact detector for flat shapes on one background.
 
-A pixel at a shape's edge is a mixture of shape and background, so how much of it is covered is known. Area and centre of what is
-covered give a shape's size and place to a fraction of a pixel; the form is the one that covers the same pixels.
+A pixel at the edge of a shape is a mixture of shape and background, so its covered share is known. Area and centre of the
+covered pixels give size and position to a fraction of a pixel; the form is the one that covers the same pixels.
 
 Letters: H W pixels · S sub-pixels of a side.
 """

@@ -1,6 +1,6 @@
-"""The golden set: images as a model would have left them, references, three protocols and the numbers they give.
+"""The golden set: generated images, references, three protocols and the expected numbers.
 
-`python -m tests.metrics.golden_set` writes all of it anew; a number that moves is then seen in the diff.
+`python -m tests.metrics.golden_set` writes all of it again; the diff shows any number that changes.
 """
 
 import hashlib

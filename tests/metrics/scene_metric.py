@@ -1,6 +1,6 @@
-"""A metric from outside the package: GenEval's questions put to synthetic scenes, answered by arithmetic, without a network.
+"""A metric from outside the package: GenEval's questions about synthetic scenes, answered by arithmetic without a network.
 
-This class and `scenes_geneval.toml` beside it are all that the metric consists of; what it calls is its own arithmetic.
+This class and `scenes_geneval.toml` beside it are the whole metric; it calls only its own arithmetic.
 """
 
 from typing import Any, Literal

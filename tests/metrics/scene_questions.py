@@ -1,7 +1,7 @@
-"""GenEval's six questions put to drawn scenes: a caption says which shapes, how many, in which colours and where.
+"""GenEval's six questions about synthetic scenes: a caption names the shapes, their number, colours and positions.
 
-Exact where GenEval guesses: the caption of a drawn scene is parsed, and shapes come from a detector that makes no mistakes on a clean
-picture. Unlike GenEval's own rules, two items of one shape need two shapes.
+Exact where GenEval estimates: the caption of a synthetic scene is parsed, and the detector makes no mistakes on a clean
+image. Unlike in GenEval's own rules, two items of one shape need two shapes.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The paper's average is a row of its own made of two stored ones, and refuses those that were not made of the same images."""
+"""The paper's average is a value of its own, made of two stored ones, and refuses values of different images."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""One more metric is one class and one protocol file: a package installs both, and nothing else changes."""
+"""A new metric is one class and one protocol file: a package can install both, and nothing else changes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fréchet and kernel distance are those of three published implementations on the same features."""
+"""Fréchet and kernel distances equal those of three published implementations on the same features."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The detector of drawn shapes is exact on what the corpus draws, and every question has a right answer there."""
+"""The detector of synthetic shapes is exact on the synthetic corpus, and every question about it has a right answer."""
 
 import random
 from collections import Counter

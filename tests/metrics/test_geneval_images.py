@@ -1,4 +1,4 @@
-"""GenEval's way from images to lines of verdicts: boxes are those of masks, colours those of crops, and the rules decide."""
+"""GenEval from images to verdicts: boxes from masks, colours from crops, and the rules."""
 
 import json
 from pathlib import Path

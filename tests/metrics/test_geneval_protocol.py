@@ -1,4 +1,4 @@
-"""GenEval's scores stand in the store's tables under a protocol in which a changed field is refused by its name."""
+"""GenEval's scores are stored under a protocol; a changed field is refused and named."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images in the repository give the numbers beside them, under protocols in which any changed field is refused by name."""
+"""Images in the repository give the expected numbers, under protocols that refuse any changed field by name."""
 
 import json
 import shutil

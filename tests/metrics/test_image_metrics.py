@@ -1,4 +1,4 @@
-"""An image metric is the one that its protocol names, whatever network gives the features."""
+"""The protocol names the image metric, whichever network computes the features."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A set of generated images is whole or not there, and what is read is what was written."""
+"""A set of generated images is complete or absent, and is read as it was written."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A set in MJHQ-30K's layout gives a FID a category beside the whole's, from the images of each category alone."""
+"""A dataset in MJHQ-30K's layout gives one FID per category beside the total, from the images of that category alone."""
 
 import io
 import json

@@ -1,6 +1,6 @@
-"""FID and KID from images to number are those of torch-fidelity, and clean FID that of clean-fid.
+"""FID and KID from images to number equal those of torch-fidelity, and clean FID that of clean-fid.
 
-No package ships FID's InceptionV3: both get one file of weights of our own making. From features to number, torchmetrics and
+No package contains the weights of FID's InceptionV3, so both get one file of weights of our own. From features to number, torchmetrics and
 clean-fid are compared too, in tests/metrics/test_distances.py.
 """
 

@@ -1,4 +1,4 @@
-"""What pictures of scenes score tells what was learnt only once what chance answers is taken off."""
+"""Scores of scenes show what a model has learnt only after the score of chance is subtracted."""
 
 import random
 

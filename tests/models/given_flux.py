@@ -1,4 +1,4 @@
-"""FLUX at tiny size: a transformer of random weights, and the folder of encoders beside it, as published ones are laid out."""
+"""FLUX at tiny size: a transformer with random weights and its folder of encoders, in the published layout."""
 
 import string
 from pathlib import Path

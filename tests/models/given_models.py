@@ -1,4 +1,4 @@
-"""What the model tests start from: small models with weights large enough to be seen, and captions."""
+"""Inputs of the model tests: captions, and small models with weights large enough to have a visible effect."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Features are the networks' own, whatever the batch, and CLIP-Score is that of a reference of ten lines."""
+"""Features equal the networks' own, whatever the batch, and CLIP-Score equals a reference of ten lines."""
 
 import string
 from pathlib import Path

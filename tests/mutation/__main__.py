@@ -1,9 +1,9 @@
-"""Change the meaning of the code at one place at a time, and report which changes no test notices.
+"""Change the meaning of the code at one place at a time, and report the changes that no test notices.
 
 `python -m tests.mutation [--room NAME] [--sample 30] [--seed 0]`: for each room of `rooms.toml`, a seeded sample of places, each changed
-by one operator of cosmic-ray chosen at random, in a copy of the checkout; SQL and DAGs by the list of `sql_and_dags.yaml`. Writes
-`.alchemist/bench/mutate.json`. Alone on the machine: a room takes 3 to 15 minutes. What is printed as lived is either a test to be
-written or a line for `equivalent.toml`.
+by one random operator of cosmic-ray, in a copy of the checkout; SQL and DAGs by the list of `sql_and_dags.yaml`. Writes
+`.alchemist/bench/mutate.json`. Alone on the machine: a room takes 3 to 15 minutes. For each survivor, write a test or
+a line in `equivalent.toml`.
 """
 
 import argparse

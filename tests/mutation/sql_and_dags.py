@@ -1,7 +1,7 @@
-"""Change the meaning of SQL and of DAG files at one place at a time, and report which changes no test notices.
+"""Change the meaning of SQL and of DAG files at one place at a time, and report the changes that no test notices.
 
-`python -m tests.mutation.sql_and_dags [--only sql|dags] [--sample N]`: the changes of `sql_and_dags.yaml`, which were made by hand since
-no tool knows these two languages, each in a copy of the checkout. A change takes 6 to 40 seconds. What lived is a test to be written.
+`python -m tests.mutation.sql_and_dags [--only sql|dags] [--sample N]`: the changes of `sql_and_dags.yaml`, which were written by hand, as
+no tool supports these two languages, each in a copy of the checkout. A change takes 6 to 40 seconds. For each survivor, write a test.
 """
 
 import argparse

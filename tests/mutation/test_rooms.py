@@ -1,4 +1,4 @@
-"""What is mutated is there, and every mutant that is judged equivalent still names a line of its file."""
+"""The mutated files exist, and every mutant that is judged equivalent still names a line of its file."""
 
 import shutil
 from pathlib import Path

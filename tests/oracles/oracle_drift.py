@@ -1,4 +1,4 @@
-"""Slow twins of the drift distances, in Python numbers: written from the definitions, over the scores themselves."""
+"""Slow oracles of the drift distances, in Python numbers, written from the definitions on the scores themselves."""
 
 import math
 from itertools import pairwise

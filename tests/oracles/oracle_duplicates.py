@@ -1,4 +1,4 @@
-"""A slow twin of the grouping of lookalikes, from its definition: one picture after the other against every first one."""
+"""A slow oracle of near-duplicate grouping, written from the definition: one image after the other against every first one."""
 
 
 def oracle_distance(one: int, other: int) -> int:

@@ -1,4 +1,4 @@
-"""The heuristics once more: float64, loops over pixels, written from their definitions. Slow on purpose."""
+"""Slow oracles of the heuristics: float64, loops over pixels, written from their definitions."""
 
 import cmath
 import math

@@ -1,4 +1,4 @@
-"""Slow twins of the quotas: one seat and one pair at a time, in fractions."""
+"""Slow oracles of the quotas: one seat and one sample at a time, in fractions."""
 
 from collections import Counter
 from fractions import Fraction

@@ -1,6 +1,6 @@
-"""The paper's equations once more: float64, loops, nothing shared with the product but the paper.
+"""Slow oracles of the paper's equations: float64, loops; they share no code with the product.
 
-Each function says in plain arithmetic what the symbol is. Slow on purpose.
+Each function computes its symbol in plain arithmetic.
 """
 
 import math

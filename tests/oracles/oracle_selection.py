@@ -1,4 +1,4 @@
-"""Slow twins of the selection, in Python numbers: written from the definitions of Eq. 11, the keys and the draw."""
+"""Slow oracles of the selection, in Python numbers, written from the definitions of Eq. 11, the keys and the sampling."""
 
 import math
 from itertools import combinations, permutations

@@ -1,6 +1,6 @@
-"""STAR once more from its description: float64, one head and one token at a time, complex numbers for the turns.
+"""A slow oracle of STAR, written from its description: float64, one head and one token at a time, complex numbers for rotations.
 
-Weights are given by name; nothing else is shared with the product.
+Weights are passed by name; nothing else is shared with the product.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Nothing about how a value was measured can change unnoticed: what differs is named."""
+"""Every change of how a value is measured is noticed, and the difference is named."""
 
 from pathlib import Path
 from typing import Any

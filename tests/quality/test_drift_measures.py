@@ -1,4 +1,4 @@
-"""Drift as an effect size: equal to its slow twin, silent when nothing changed, loud when something did, and it names the culprit."""
+"""Drift as an effect size: equal to a slow oracle, low without a change, high with one, and it names the cause."""
 
 import numpy as np
 import pytest

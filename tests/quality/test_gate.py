@@ -1,4 +1,4 @@
-"""Good nights pass, bad ones are stopped by the check that names what is wrong, and every outcome is kept."""
+"""Good nights pass, bad ones are stopped by the check that names the fault, and every result is stored."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date

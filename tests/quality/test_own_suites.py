@@ -1,4 +1,4 @@
-"""A user's own suites gate a night like ours: what fails holds it and is named with rows; what cannot be run fails with a reason."""
+"""A user's own suites work like the built-in ones: a failure holds the night and lists rows; a suite that cannot run fails."""
 
 import json
 import math

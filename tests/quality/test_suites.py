@@ -1,4 +1,4 @@
-"""Each built-in check at its bound, just within it and just beyond it, on frames as the queries give them; no store."""
+"""Each built-in check at its bound, just within it and just beyond it, on frames with the columns of the queries, without a store."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A page about real pairs: the test corpus where it is there, else noise."""
+"""A page about real images if the test corpus is available, otherwise about noise."""
 
 import os
 from datetime import UTC, date, datetime

@@ -1,4 +1,4 @@
-"""The page as a browser lays it out: nothing wider than a phone, text that can be read on its ground, light and dark."""
+"""The page in a browser: not wider than a phone, readable contrast, light and dark."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""Metrics of drawn images stand beside the losses, subset against random, and a gain is always what got better."""
+"""The report shows metrics of generated images beside the losses, subset against random, and a positive gain is always better."""
 
 from datetime import UTC, datetime
 

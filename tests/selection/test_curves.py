@@ -1,4 +1,4 @@
-"""The curve of a selection by hand: what each bin of rank holds, was asked for and is expected to keep."""
+"""The curve of a selection, calculated by hand: eligible, requested and expected samples of each bin of rank."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Why draws differ: the parts add up, and each reason is true of the pairs that are counted under it."""
+"""Why two selections differ: the parts add up, and each reason is true of the samples counted under it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Every later picture stands behind the earliest first one that it looks like; no two first ones look alike."""
+"""Every later image is grouped with its earliest first near-duplicate; no two first images are near-duplicates."""
 
 import numpy as np
 import pytest

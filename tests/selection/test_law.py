@@ -1,4 +1,4 @@
-"""The law of the draw: weighted sampling without replacement, one after the other in proportion to p(rank)."""
+"""The distribution of a selection: weighted sampling without replacement, one after the other in proportion to p(rank)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Quotas: Sainte-Laguë against a slow twin; caps against the process that they stand for; both nested in k."""
+"""Quotas: Sainte-Laguë against a slow oracle; caps against the process that they represent; both nested in k."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The window probe's fit: the curve keeps the bands' means, the window finds a planted world, and noise gives no gain."""
+"""The fit of the rank window: the curve keeps the means of the bands, a known optimum is found, and noise gives no gain."""
 
 import math
 

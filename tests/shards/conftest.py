@@ -1,4 +1,4 @@
-"""Shards made in the test: pictures, records, whole tars, and what reading them gives."""
+"""Shards made by the tests: images, records, whole tars, and the expected result of reading them."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Tasks that worker processes run in tests: what kills them, and what takes its time."""
+"""Tasks of worker processes in tests: some kill the worker, some are slow."""
 
 import os
 import signal

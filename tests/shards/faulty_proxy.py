@@ -1,4 +1,4 @@
-"""A proxy before an object store that answers a share of requests as an overloaded or broken network does."""
+"""A proxy in front of an object store that answers a share of the requests like an overloaded or broken network."""
 
 import http.client
 import random

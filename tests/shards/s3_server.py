@@ -1,4 +1,4 @@
-"""A real S3-compatible server (SeaweedFS) as a process that can be killed and come back with its data."""
+"""A real S3-compatible server (SeaweedFS) as a process that can be killed and restarted with its data."""
 
 import os
 import shutil

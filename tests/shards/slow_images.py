@@ -1,4 +1,4 @@
-"""Images that cost more than they look like."""
+"""Images that need much more time or memory than their size suggests."""
 
 import io
 

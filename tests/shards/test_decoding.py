@@ -1,4 +1,4 @@
-"""Decoding beside other work gives what decoding in place gives, whatever dies."""
+"""Decoding in worker processes gives the result of decoding in place, even if workers die."""
 
 import hashlib
 import os

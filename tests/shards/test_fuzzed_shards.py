@@ -1,4 +1,4 @@
-"""Whatever is done to a shard's bytes: every location is accounted for, and what was not touched reads as before."""
+"""For every change of a shard's bytes, each location is accounted for, and unchanged records read as before."""
 
 import io
 import tarfile

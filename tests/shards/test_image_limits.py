@@ -1,4 +1,4 @@
-"""No image takes more time or memory than it may, and its neighbours are kept."""
+"""No image uses more time or memory than the limits, and other images of the shard are not affected."""
 
 import hashlib
 import io

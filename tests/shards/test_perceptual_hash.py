@@ -1,4 +1,4 @@
-"""Fingerprints stay when a picture is compressed or resized, and tell shapes and colours apart."""
+"""Perceptual hashes do not change with compression or size, and distinguish shapes and colours."""
 
 import io
 import random

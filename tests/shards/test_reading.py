@@ -1,4 +1,4 @@
-"""A shard is read once, whoever reads it, and its content comes in the order asked for."""
+"""A shard is read once, and its records are returned in the requested order."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""A small version of `make bench-repairs`: no repair is wrong, and each kind recovers most of what it is for."""
+"""A small version of `make bench-repairs`: no repair is wrong, and each kind of repair recovers most of its records."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is repaired instead of quarantined is named, reads as it was before the damage, and reads so for everybody."""
+"""A repaired record is marked, reads as before the damage, and reads the same for every reader."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Ingest, scoring and copying over an object store that misbehaves end as undisturbed ones, or say clearly that they cannot."""
+"""Ingest, scoring and materializing on a faulty object store end as undisturbed ones, or report clearly that they cannot."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""On a real S3-compatible server, killed and started again under way, a chain leaves what it leaves on the tests' own store."""
+"""On a real S3-compatible server that is killed and restarted, a chain of commands gives the same store as on the tests' object store."""
 
 import time
 from collections.abc import Callable, Iterator

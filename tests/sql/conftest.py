@@ -1,4 +1,4 @@
-"""Connections of the roles that migrations make."""
+"""Connections with the roles that migrations create."""
 
 from collections.abc import Callable, Iterator
 

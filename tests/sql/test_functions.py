@@ -1,4 +1,4 @@
-"""Partitions come and go without harm; a rank is the same number in SQL and in Python."""
+"""Partitions are added and dropped safely; SQL and Python compute the same ranks."""
 
 import threading
 from typing import Any

@@ -1,4 +1,4 @@
-"""On a hundred thousand pairs the hot queries use the indexes that their headers name."""
+"""With 100,000 samples the frequent queries use the indexes that their headers name."""
 
 import json
 import re

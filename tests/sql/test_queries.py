@@ -1,6 +1,6 @@
-"""Each view and query, on real Postgres: given.yaml goes in, expect.yaml must come out, and nothing stays.
+"""Each view and query on a real Postgres: given.yaml is inserted, expect.yaml is the result, and everything is rolled back.
 
-A folder is named after its view or query, with `-case` behind it where there is more than one.
+A folder is named after its view or query; further cases have a suffix `-case`.
 """
 
 import math

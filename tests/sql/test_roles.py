@@ -1,4 +1,4 @@
-"""The writer writes rows and never structure; the reader reads."""
+"""The writer changes rows but not the schema; the reader only reads."""
 
 import re
 import threading

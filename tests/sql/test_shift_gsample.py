@@ -1,4 +1,4 @@
-"""The selection in SQL: the members that Python draws from the same snapshot, bit for bit, whatever it leaves out."""
+"""Selection in SQL gives the members that Python selects from the same snapshot, bit for bit."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stages are tested on a small drawn corpus and a store that was trained once."""
+"""Stages are tested on a small synthetic corpus and a store with a trained rater."""
 
 from tests.object_store import endpoint, object_store
 from tests.trained_store import copy_trained, corpus, ingest_corpus, trained_once, trained_store

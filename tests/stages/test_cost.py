@@ -1,4 +1,4 @@
-"""What a run cost is noted with it, at the prices of its day."""
+"""A run stores its cost, at the prices of its day."""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A device has one holder: a second job waits and says for whom, whatever became of the first one's worker."""
+"""A device has one holder; a second job waits and prints the holder, even if the holder's worker died."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""One bad thing stops nobody else's night: everything wrong at once, beside a clean dataset."""
+"""Problems of one dataset do not stop the nights of others: all kinds at once, beside a clean dataset."""
 
 import os
 import shutil

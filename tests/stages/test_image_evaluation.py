@@ -1,4 +1,4 @@
-"""Images of every arm are drawn once and measured under a protocol that cannot change unnoticed."""
+"""Images of every arm are generated once and measured under a protocol that refuses changes."""
 
 import shutil
 from pathlib import Path

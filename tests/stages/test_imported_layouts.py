@@ -1,4 +1,4 @@
-"""A set in each published layout goes the whole way: import, ingest, score, select."""
+"""A dataset in each published layout passes through import, ingest, score and select."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Ingest registers every location once, good or bad, and never a shard twice."""
+"""Ingest registers every location once, readable or quarantined, and never a shard twice."""
 
 import json
 import os

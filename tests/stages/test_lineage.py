@@ -1,4 +1,4 @@
-"""A stage tells a catalogue what it reads and makes, when it is asked to; a catalogue that is away stops nothing."""
+"""A stage reports what it reads and writes to a lineage catalogue if one is configured; an unreachable catalogue stops nothing."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The ranking by loss ranks every pair of the pool, or none."""
+"""The ranking by loss ranks all eligible samples or none."""
 
 import shutil
 from pathlib import Path

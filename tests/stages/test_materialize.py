@@ -1,4 +1,4 @@
-"""A version's bytes go where they are wanted, folder or object store, and nothing is there that is not whole and known."""
+"""A version is copied to a folder or an object store, and only complete, verified files appear there."""
 
 import io
 import shutil

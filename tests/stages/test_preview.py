@@ -1,4 +1,4 @@
-"""A preview: everything that a person should know before anything is spent, the selection itself as it would be, and no row."""
+"""A preview shows the exact selection and everything a person needs to decide, and writes no row."""
 
 import json
 import re

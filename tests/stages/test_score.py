@@ -1,4 +1,4 @@
-"""Scoring: every location ends scored or quarantined, exactly once, and a score belongs to its pair alone."""
+"""Scoring: every location ends scored or quarantined, exactly once, and a score belongs to its sample alone."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""How many processes decode for a scoring run: one a core, and fewer where starting them would not pay."""
+"""The number of decoding processes of a scoring run: one per core, fewer for small jobs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Selection: a pure function of the eligible set and the spec; published in one step; copied byte for byte."""
+"""Selection is a pure function of the eligible set and the spec; it is published in one step and copied byte for byte."""
 
 import tarfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A condition on the samples decides who is eligible; what it may say, and that no value in it does anything."""
+"""A condition decides which samples are eligible; what it may contain, and that no value in it is executed."""
 
 import pytest
 from sqlalchemy import Engine, text

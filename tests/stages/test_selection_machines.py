@@ -1,4 +1,4 @@
-"""The same inputs give the same manifest, whatever the machine, the process and the order of rows are like."""
+"""The same inputs give the same manifest on every machine, in every process and for every order of rows."""
 
 import json
 import os

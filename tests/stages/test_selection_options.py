@@ -1,4 +1,4 @@
-"""What a policy leaves out, and by what it ranks: duplicates, evaluation pictures, conditions, heuristics; and how many remain."""
+"""What options of a selection exclude and rank by: duplicates, evaluation images, conditions, heuristics; and how many samples remain."""
 
 from typing import Any
 

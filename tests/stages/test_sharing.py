@@ -1,4 +1,4 @@
-"""What two runs want made, such as the model of the full corpus, is made by one of them; the other waits, and finds it."""
+"""If two runs need the same result, such as the model of the full corpus, one makes it; the other waits and reuses it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A draw with strata and caps together: exactly k, nested, within its quotas; and what a grown pool may take from a subset."""
+"""A selection with strata and caps has exactly k members, nested and within its quotas, also after the corpus has grown."""
 
 from datetime import UTC, date, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""The comparison: arms of the same size and steps, trained once, measured under one contract, shown in the report."""
+"""Arms of the same size and number of steps are trained once, measured under one protocol and shown in the report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Training a rater: apart from its validation data, in one process or several, certified before it is promoted."""
+"""Training a rater: excludes its validation data, in one process or several, and certified before promotion."""
 
 import os
 import subprocess

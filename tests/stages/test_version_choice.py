@@ -1,4 +1,4 @@
-"""Which version a stage takes where none is named: the published one, else the newest; and it says which, and why."""
+"""The version that a stage uses by default: the published one, else the newest; the choice is printed with its reason."""
 
 from pathlib import Path
 

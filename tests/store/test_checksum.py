@@ -1,4 +1,4 @@
-"""Equal data has an equal checksum, whatever its ids, its order and its times; any change of data has another."""
+"""Equal data has an equal checksum, whatever its ids, order and times; any change of data changes it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

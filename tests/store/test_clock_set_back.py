@@ -1,4 +1,4 @@
-"""A lease that was written before the database's clock was set back does not lock its resource for as long as that."""
+"""A lease that was written before the database's clock was set back does not lock its resource until that time."""
 
 import pytest
 from sqlalchemy import Engine, text

@@ -1,4 +1,4 @@
-"""Conditions mean what Postgres means by the same text; nothing else of SQL is accepted, and a mistake is shown at its place."""
+"""A condition means what Postgres means by the same text; other SQL is refused, and the message marks the mistake."""
 
 import contextlib
 from datetime import date

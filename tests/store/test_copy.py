@@ -1,4 +1,4 @@
-"""COPY brings every value back as it was."""
+"""COPY returns every value as it was written."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""One more attribute of a crawl is one line and a migration: everything between the record's JSON and an export is made from them."""
+"""A new crawl attribute is one line and a migration; ingest, tables and exports use them."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Tonight's pictures against all of history, on a real store: as the slow twin groups them, whatever the blocks, by the index."""
+"""New images against all earlier ones on a real store: grouped as by the slow oracle, whatever the blocks, by index."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor

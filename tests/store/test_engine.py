@@ -1,4 +1,4 @@
-"""What a given URL says stands; a server that falls silent is given up within the minute."""
+"""Options of a given database URL are kept; a server that stops answering is given up within a minute."""
 
 import pytest
 from sqlalchemy import text

@@ -1,4 +1,4 @@
-"""What gc takes off the store: tars first and membership last, each asked for again under its locks, and nothing half."""
+"""Garbage collection removes tars first and membership last, checks each again under its locks, and leaves nothing half removed."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A lease says who may write what now, by the database's clock."""
+"""A lease decides who may write a resource, by the database's clock."""
 
 import pytest
 from sqlalchemy import Engine, text

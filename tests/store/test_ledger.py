@@ -1,4 +1,4 @@
-"""The ledger's one transaction: fenced, exactly once, and at peace with whoever scored one of its pairs first."""
+"""The ledger's transaction: fenced, exactly once, and correct if another shard scored the same sample first."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""A manifest is what was registered, or it is not used."""
+"""A manifest that differs from the registered one is refused."""
 
 import re
 import subprocess

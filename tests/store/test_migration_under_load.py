@@ -1,4 +1,4 @@
-"""A filled store of an earlier revision is brought to this code's while people read: no row changes, and nobody waits beyond a bound."""
+"""A filled store of an earlier revision is migrated while people read: no row changes, and no reader waits too long."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""A night is one revision of a crawl date: opened once, decided once, and never while somebody writes into it."""
+"""A night is one revision of a crawl date: opened once, decided once, and never decided while a run writes to it."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""The embedded server is one server for all commands, whatever happens to those that start it."""
+"""All commands share one embedded server, whatever happens to the command that started it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A probed window is what `auto` draws by; what was not shown to gain is not drawn by."""
+"""Strategy `auto` uses a stored rank window only if its gain is significant."""
 
 from typing import Any
 

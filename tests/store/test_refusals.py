@@ -1,4 +1,4 @@
-"""What Postgres refuses ends in one line with a remedy; a defect of ours keeps its traceback. Each error comes from a real server."""
+"""An error of Postgres ends in one line with a remedy; a defect of ours keeps its traceback. Each error comes from a real server."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

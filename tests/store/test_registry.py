@@ -1,4 +1,4 @@
-"""A dataset and a shard are registered once, whoever comes first."""
+"""A dataset and a shard are registered once, even by concurrent runs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime

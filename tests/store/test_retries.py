@@ -1,4 +1,4 @@
-"""What was set aside is tried again under scoring's own lease, and what is scored then joins a night that is still open."""
+"""Quarantined samples are scored again under the lease of scoring; scored ones join a night that is still open."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The run ledger: one live run a key, and what became of those before it."""
+"""The run ledger: one live run per run key, and the states of earlier runs."""
 
 import pytest
 from sqlalchemy import Engine, text

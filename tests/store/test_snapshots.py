@@ -1,4 +1,4 @@
-"""Snapshots: what may be drawn at a moment stays so; kept pools are used only where they are what was kept; scales are frozen."""
+"""Snapshots: the eligible set of a snapshot never changes; a cached set is used only if it is the right one; scales are frozen."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Subset versions: membership is stored whole or not at all, and what readers see changes at once."""
+"""Subset versions: membership is stored entirely or not at all, and readers see changes at once."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Sources found without a store, copies of them, and what lies in a folder."""
+"""Sources found without a store, materialized datasets of them, and the contents of a folder."""
 
 from dataclasses import replace
 from pathlib import Path

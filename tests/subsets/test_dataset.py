@@ -1,4 +1,4 @@
-"""Every member once an epoch, whoever reads it; what was read is not read again, what was not is."""
+"""Every member is read once per epoch by any number of readers; a resumed epoch reads exactly the remaining members."""
 
 import json
 from collections.abc import Iterator

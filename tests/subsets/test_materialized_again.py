@@ -1,4 +1,4 @@
-"""A copy that is made again: what is there and right is kept, what is not is made."""
+"""Materializing again keeps correct files and makes the missing ones."""
 
 import multiprocessing
 import subprocess

@@ -1,4 +1,4 @@
-"""Copies are read by the libraries that people train with."""
+"""The common training libraries can read materialized datasets."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""A certificate says of each property what was measured and what it must be; what is broken fails by its own name."""
+"""An acceptance report stores the measured value and the bound of each check; a broken rater fails the check that names the fault."""
 
 import json
 from collections.abc import Callable

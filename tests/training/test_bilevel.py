@@ -1,4 +1,4 @@
-"""One step by itself: the scale of half precision, and what is held of a batch that is read in parts."""
+"""A single step: loss scaling in half precision, and memory of a batch that is split."""
 
 import pytest
 import torch

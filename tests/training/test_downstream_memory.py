@@ -1,4 +1,4 @@
-"""What makes a large generator fit a GPU changes no step: a batch in parts, half precision, activations that are read anew."""
+"""Options that save GPU memory do not change a step: split batches, half precision, recomputed activations."""
 
 import json
 import shutil

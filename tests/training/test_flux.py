@@ -1,4 +1,4 @@
-"""FLUX at tiny size goes the way of every other model: trained on pairs, killed and resumed, read back, drawn from."""
+"""FLUX at tiny size works like every other model: trained on samples, killed and resumed, loaded, sampled from."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A set of images is a function of model, prompts, seeds and sampler, whatever happened while it was drawn; its metric needs no model."""
+"""A set of images is a function of model, prompts, seeds and sampler, even after kills; its metric needs no model."""
 
 import random
 import shutil

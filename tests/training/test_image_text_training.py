@@ -1,4 +1,4 @@
-"""The head of the offline image-text similarity: the same bytes from the same pairs, near to its own captions, refused where it is not."""
+"""The head of the offline image-text similarity: reproducible, close to its own captions, and refused if it is not."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The loops run under the launchers that clusters use, and give what one plain process gives."""
+"""Training runs under the launchers of clusters and gives the result of one plain process."""
 
 import json
 import subprocess

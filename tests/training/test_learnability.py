@@ -1,4 +1,4 @@
-"""Rule `learnability`: what the validation data taught the warmed-up proxy, step by step and as a finished rater."""
+"""Scoring rule `learnability`: what validation data taught the warmed-up proxy, step by step and as a finished rater."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a rater's training refuses, and when it stops by itself."""
+"""What rater training refuses, and when it stops early."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a tiny STAR draws of scenes answers more questions rightly the longer it is trained, and its KID falls."""
+"""A tiny STAR answers more questions about scenes correctly the longer it is trained, and its KID falls."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pipeline gives every pair its own score and every shard its one commit, however pairs fall into tasks and batches."""
+"""The pipeline gives every sample its own score and every shard one commit, whatever the tasks and batches."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""The keys and shapes of the published state dicts, written out from their description and from nothing of ours."""
+"""The keys and shapes of the published state dicts, written from their description and not from our code."""
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -1,4 +1,4 @@
-"""A small set in each published layout, made by hand, gives the pairs that it holds."""
+"""A small handmade dataset in each published layout gives its samples."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A hundred thousand rows of Parquet pass through in the memory of a few."""
+"""Reading 100,000 rows of Parquet needs only the memory of a few."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Whatever the layout: the same records give the same shards, a killed import goes on, and broken pictures are not lost."""
+"""In every layout, the same records give the same shards, a killed import resumes, and damaged images are not lost."""
 
 import io
 from collections.abc import Iterator
