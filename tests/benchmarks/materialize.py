@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.materialize [--gib 4] [--small 100000] [--pairs 5]`, alone on the machine: 4 GiB need about 12 GiB of disk.
 It writes `.alchemist/bench/materialize.json`. Each round runs our stage and the other program, one after the other, in
-alternating order; a row is the median of their ratios. Our time includes the whole stage: finding the members in the store, both checks, and the manifest.
+alternating order; a row is the median of their ratios. Our time includes the whole stage: finding the members in the store, both
+checks, and the manifest.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.zero_copy [--pairs 20000] [--side 400] [--workers 2]`, alone on the machine: 20,000 samples are 0.6 GB, and
 another GB for the materialized dataset. It writes `.alchemist/bench/zero_copy.json`. The loop decodes each image in the loader's
-workers, resizes it to 64 px, and trains a small network for one step per batch. Each source reads the whole subset once in random order, three times in
+workers, resizes it to 64 px, and trains a small network for one step per batch. Each source reads the whole subset once in random
+order, three times in
 turns; the median is reported.
 """
 
