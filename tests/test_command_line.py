@@ -128,7 +128,7 @@ def test_every_preset_gives_a_valid_config_for_every_stage(preset: str) -> None:
 @pytest.mark.parametrize(
     ("retention", "cut"), [("0.2", 0.25), ("0.75", 0.25), ("0.8", 0.15), ("0.9", 0.05), (None, 0.25)]
 )
-def test_the_preset_paper_lowers_the_head_cut_as_the_authors_did(retention: str | None, cut: float) -> None:
+def test_the_preset_paper_lowers_the_drop_top_ratio_as_the_authors_did(retention: str | None, cut: float) -> None:
     for preset in ("paper", "paper_exact"):
         words = ["select", "--dataset", "web", "--preset", preset, *(["--retention", retention] if retention else [])]
         options = vars(build_parser(words).parse_args(words))
@@ -138,7 +138,7 @@ def test_the_preset_paper_lowers_the_head_cut_as_the_authors_did(retention: str 
         assert read_config(options["command"].config, options).policy.drop_top_ratio == 0.1
 
 
-def test_a_retention_that_is_no_number_is_refused_under_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_retention_that_is_not_a_number_is_refused_under_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["select", "--dataset", "web", "--preset", "paper", "--retention", "most"]) == 2
     assert "--retention" in capsys.readouterr().err
 
@@ -231,7 +231,7 @@ def test_of_several_suites_a_mistyped_one_is_answered_with_the_one_that_was_mean
         read_config(CheckConfig, {"suite": suites})
 
 
-def test_a_verb_that_was_left_out_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_that_was_omitted_is_answered_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     for words, listed in (([], "train-rater"), (["subset"], "rollback")):
         with pytest.raises(SystemExit):
             main(words)
@@ -334,7 +334,7 @@ def run_as(name: str, run: Callable[..., Result | None], *words: str, next_step:
         return command_line.run_command(build_parser(line), line)
 
 
-def test_a_mapped_stage_works_in_its_slot_and_any_other_verb_knows_of_none() -> None:
+def test_a_mapped_stage_works_in_its_slot_and_any_other_verb_has_none() -> None:
     slots: list[int] = []
 
     def work(_config: Config, *, slot: int) -> Said:

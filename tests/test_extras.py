@@ -54,7 +54,7 @@ def test_a_command_that_misses_a_library_names_the_extra(
     ]
 
 
-def test_a_library_of_nobody_is_a_defect_and_not_an_extra(
+def test_a_library_of_no_extra_is_a_defect_and_not_an_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load(_verb: str) -> None:

@@ -101,7 +101,7 @@ def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store, mo
     assert store.preview(dataset="web", retention=0.2, strategy="top_k").n_eligible == N_WEB
 
 
-def test_progress_is_told_while_a_command_works(store: Store, tmp_path: Path) -> None:
+def test_progress_is_reported_while_a_command_works(store: Store, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     store.run("export samples", out=f"{tmp_path}/samples.parquet", on_progress=lambda *step: seen.append(step))
     assert seen[-1][0] == N_WEB + N_BOOKS

@@ -134,7 +134,7 @@ def test_what_is_wrong_is_refused_with_file_key_value_and_what_is_allowed(tmp_pa
     assert re.search(said, refusal(tmp_path, text))
 
 
-def test_a_fault_of_the_shared_section_is_told_once_whatever_datasets_inherit_it(tmp_path: Path) -> None:
+def test_a_fault_of_the_shared_section_is_reported_once_whatever_datasets_inherit_it(tmp_path: Path) -> None:
     text = "[drift]\nhold_psi = -1\n[datasets.web.drift]\nwarn_psi = 0.1\n[datasets.books.checks]\nmax_examples = 1\n"
     assert len(refusal(tmp_path, text).splitlines()) == 1
 

@@ -55,7 +55,7 @@ def test_collectors_get_an_object_a_line_with_time_level_and_run(capsys: pytest.
 
 
 @pytest.mark.db
-def test_a_command_s_lines_are_json_where_the_setting_says_so(
+def test_a_command_s_lines_are_json_if_the_setting_asks_for_it(
     tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALCHEMIST_LOG_FORMAT", "json")

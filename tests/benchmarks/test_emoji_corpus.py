@@ -73,7 +73,7 @@ def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed:
     return found
 
 
-def test_every_picture_keeps_its_licence_and_its_caption_says_style_and_name(packages: Path, tmp_path: Path) -> None:
+def test_every_image_keeps_its_licence_and_its_caption_says_style_and_name(packages: Path, tmp_path: Path) -> None:
     pairs = list(chain(*write(packages, tmp_path, permissive_only=False).values()))
     licences = {pair.metadata["source"]: pair.attributes["licence"] for pair in pairs}
     assert licences == {
@@ -100,7 +100,7 @@ def test_no_concept_is_on_both_sides(packages: Path, tmp_path: Path) -> None:
     assert not train & validation
 
 
-def test_pictures_are_scaled_down_on_white(packages: Path, tmp_path: Path) -> None:
+def test_images_are_scaled_down_on_white(packages: Path, tmp_path: Path) -> None:
     write(packages, tmp_path)
     (shard, *_) = list_shards(str(tmp_path))
     with open_shard(shard.uri) as file:
@@ -130,7 +130,7 @@ def test_without_npm_the_error_names_it(tmp_path: Path, monkeypatch: pytest.Monk
         build_emoji_corpus(tmp_path / "corpus")
 
 
-def test_a_failing_npm_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_npm_is_reported_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "npm"
     program.write_text("#!/bin/sh\necho 'npm error network unreachable' >&2\nexit 1\n")
     program.chmod(0o755)

@@ -118,13 +118,13 @@ def test_an_artifact_that_is_another_one_here_is_refused(
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_folder_that_is_no_backup_says_so(trained_store: TrainedStore, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_backup_reports_it(trained_store: TrainedStore, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a backup"):
         restore(RestoreConfig(folder=tmp_path))
 
 
 @pytest.mark.parametrize("note", ["{", "[1]", '{"checksum": "x"}', ""])
-def test_a_damaged_backup_note_says_so(trained_store: TrainedStore, tmp_path: Path, note: str) -> None:
+def test_a_damaged_backup_note_reports_it(trained_store: TrainedStore, tmp_path: Path, note: str) -> None:
     (tmp_path / "backup.json").write_text(note)
     with pytest.raises(DataError, match=r"is not a backup \(backup.json is damaged\)"):
         restore(RestoreConfig(folder=tmp_path))

@@ -44,7 +44,7 @@ def export_scores(folder: Path, where: str | None = None) -> list[dict[str, obje
     return rows  # type: ignore[no-any-return]
 
 
-def test_scores_come_with_rank_pair_and_place_in_the_order_of_samples(tmp_path: Path, engine: Engine) -> None:
+def test_scores_come_with_rank_sample_and_place_in_the_order_of_samples(tmp_path: Path, engine: Engine) -> None:
     rows = export_scores(tmp_path)
     assert len(rows) == 300
     assert [row["sample_id"] for row in rows] == sorted(row["sample_id"] for row in rows)  # type: ignore[type-var]

@@ -52,7 +52,7 @@ def test_leases_of_the_dead_go_with_their_runs_and_live_ones_stay(engine: Engine
     assert values(engine, "SELECT state FROM alchemist.runs ORDER BY run_id") == ["lost", "running"]
 
 
-def test_a_takedown_is_done_when_nothing_published_and_no_tar_holds_the_picture(engine: Engine) -> None:
+def test_a_takedown_is_done_when_nothing_published_and_no_tar_holds_the_image(engine: Engine) -> None:
     store(
         engine,
         datasets=[{"dataset_id": 1, "name": "web"}],
@@ -106,7 +106,7 @@ def test_large_tables_are_analysed_partitioned_ones_too(engine: Engine) -> None:
     assert {"scores", "shard_scores", "samples"} <= set(values(engine, analysed))
 
 
-def test_airflows_history_is_left_alone_where_nobody_says_where_it_lies(engine: Engine) -> None:
+def test_airflows_history_is_left_alone_where_nobody_says_where_it_is(engine: Engine) -> None:
     report = airflow(RetentionConfig())
     assert report.n_done == 0
     assert "ALCHEMIST_AIRFLOW_DATABASE_URL" in str(report.note)

@@ -120,7 +120,7 @@ def test_nights_with_trouble_stand_at_the_end_where_a_log_is_read(engine: Engine
     assert [head[0] for head in heads] == ["b", "c", "a"]
 
 
-def test_a_long_list_of_shards_is_cut_and_says_so(two_datasets: Engine) -> None:
+def test_a_long_list_of_shards_is_cut_and_reports_it(two_datasets: Engine) -> None:
     with two_datasets.begin() as connection:
         rows = [
             {

@@ -179,7 +179,7 @@ def test_a_first_night_is_only_recorded_or_warned_about_by_the_raters_scale(engi
     assert publish().n_nights == 1
 
 
-def test_a_first_night_is_compared_with_the_distribution_in_the_raters_certificate(engine: Engine) -> None:
+def test_a_first_night_is_compared_with_the_distribution_in_the_raters_acceptance_report(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(600)})
     with engine.begin() as connection:
         connection.execute(
@@ -210,7 +210,7 @@ def test_a_night_that_is_not_complete_is_not_measured(engine: Engine) -> None:
         drift()
 
 
-def test_releasing_what_is_not_held_says_so(engine: Engine) -> None:
+def test_releasing_what_is_not_held_reports_it(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(10)}, state="selectable")
     with pytest.raises(ConfigError, match="No night of web 2026-01-01 is held"):
         release(ReleaseNightConfig(dataset="web", crawl_date=date(2026, 1, 1), reason="why not"))

@@ -83,7 +83,7 @@ def stop(dataset: str) -> str:
     return str(stopped.value)
 
 
-def test_a_third_of_broken_pictures_stops_the_night_and_leaves_the_old_ones_selectable(bad_night: str) -> None:
+def test_a_third_of_broken_images_stops_the_night_and_leaves_the_old_ones_selectable(bad_night: str) -> None:
     before = count(SELECTABLE)
     assert before > 0
     assert "crawl: most_locations_are_usable" in stop(bad_night)

@@ -90,7 +90,9 @@ def failed(**changed: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_failed_check_is_told_once_until_it_has_passed_and_fails_again(engine: Engine, receiver: Receiver) -> None:
+def test_a_failed_check_is_reported_once_until_it_has_passed_and_fails_again(
+    engine: Engine, receiver: Receiver
+) -> None:
     for outcome in (failed(), failed(), failed(is_success=True), failed()):
         store_check_results(engine, [outcome, failed(severity="warn", expectation="only_counted")])
         deliver(engine)
@@ -113,7 +115,7 @@ def test_a_failed_check_of_a_real_suite_is_told_by_the_command_line(engine: Engi
     assert message(receiver)[0].startswith("Suite shards stopped dataset web, night 2026-01-03: ")
 
 
-def test_a_failing_suite_of_ones_own_is_told_with_the_rows_that_failed(suites: Path, receiver: Receiver) -> None:
+def test_a_failing_suite_of_ones_own_is_reported_with_the_rows_that_failed(suites: Path, receiver: Receiver) -> None:
     write(suites, "samples_wide.json", WIDE)
     assert main(["check", "--suite", "samples", "--dataset", "web", "--crawl-date", str(NIGHT)]) == 5
     what, look, do, *facts = message(receiver)
@@ -150,7 +152,7 @@ def compared(engine: Engine, losses: dict[str, tuple[float, ...]]) -> None:
     [((3.41, 3.42, 3.40), 1), ((3.41, 3.10, 3.30), 0), ((3.01, 3.02, 3.03), 0)],
     ids=["surely worse", "may be chance", "better"],
 )
-def test_a_subset_that_is_surely_worse_than_random_is_told_once(
+def test_a_subset_that_is_surely_worse_than_random_is_reported_once(
     engine: Engine, receiver: Receiver, losses: tuple[float, ...], n_told: int
 ) -> None:
     compared(engine, {"subset": losses, "random": (3.19, 3.20, 3.20)})
@@ -167,7 +169,7 @@ def test_a_subset_that_is_surely_worse_than_random_is_told_once(
         assert "alchemist subset compare s --version 1" in do
 
 
-def test_a_task_that_failed_is_told_once_with_its_page(engine: Engine, receiver: Receiver) -> None:
+def test_a_task_that_failed_is_reported_once_with_its_page(engine: Engine, receiver: Receiver) -> None:
     note = [
         "note",
         "failure",

@@ -77,7 +77,7 @@ def test_a_shadow_is_scored_with_every_night_and_stays_out_of_production(two_rat
         )
 
 
-def test_a_shadow_needs_no_certificate_and_a_production_rater_does(two_raters: Engine) -> None:
+def test_a_shadow_needs_no_acceptance_report_and_a_production_rater_does(two_raters: Engine) -> None:
     run(PromoteConfig(rater="new", shadow=True))
     with pytest.raises(CheckFailedError, match="not certified"):
         run(PromoteConfig(rater="new"))
@@ -94,7 +94,7 @@ def test_only_a_candidate_can_be_a_shadow(two_raters: Engine) -> None:
         promote(rater="old", shadow=True)
 
 
-def test_the_plan_says_shards_pairs_time_and_cost_of_every_rater(
+def test_the_plan_says_shards_samples_time_and_cost_of_every_rater(
     two_raters: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(rater="new", shadow=True)

@@ -64,7 +64,7 @@ def members(engine: Engine) -> set[bytes]:
     return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hashes())
 
 
-def test_every_pair_is_said_to_be_in_or_out_as_it_is_and_its_key_agrees(drawn: Engine) -> None:
+def test_every_sample_is_said_to_be_in_or_out_as_it_is_and_its_key_agrees(drawn: Engine) -> None:
     inside = members(drawn)
     with drawn.connect() as connection:
         pairs = connection.execute(text("SELECT sample_id, pair_hash FROM alchemist.samples ORDER BY 1 LIMIT 60")).all()
@@ -82,7 +82,7 @@ def test_every_pair_is_said_to_be_in_or_out_as_it_is_and_its_key_agrees(drawn: E
             assert "drop_top_ratio=0.25" in report.because
 
 
-def test_a_pair_is_named_by_its_place_by_its_hash_or_by_its_id(drawn: Engine) -> None:
+def test_a_sample_is_named_by_its_place_by_its_hash_or_by_its_id(drawn: Engine) -> None:
     pair = pair_of(drawn, "2026-01-01")
     whole = bytes(pair.pair_hash).hex()
     reports = [explain(named) for named in (f"web/{pair.uri}/{pair.key}", whole[:8], whole.upper(), pair.sample_id)]
@@ -98,7 +98,7 @@ def test_a_pair_is_named_by_its_place_by_its_hash_or_by_its_id(drawn: Engine) ->
         ("77777777777", "There is no sample 77777777777 in the store"),
     ],
 )
-def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) -> None:
+def test_what_names_no_sample_is_refused(drawn: Engine, named: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         explain(named)
 
@@ -113,7 +113,7 @@ def test_what_names_no_pair_is_refused(drawn: Engine, named: str, message: str) 
         ("2026-01-01", 3, "held out", "it belongs to good (validation): held-out data is never selected"),
     ],
 )
-def test_a_pair_that_could_not_be_drawn_is_told_why_and_what_to_do(
+def test_a_sample_that_could_not_be_drawn_gets_the_reason_and_what_to_do(
     drawn: Engine, crawl_date: str, dataset_id: int, reason: str, remedy: str
 ) -> None:
     report = explain(pair_of(drawn, crawl_date, dataset_id).sample_id)
@@ -134,7 +134,7 @@ def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:
     assert "asked for by its author" in report.because
 
 
-def test_what_was_set_aside_is_told_with_its_reason(drawn: Engine) -> None:
+def test_what_was_quarantined_is_reported_with_its_reason(drawn: Engine) -> None:
     shard_id = row(
         drawn, "SELECT shard_id FROM alchemist.shards WHERE crawl_date = '2026-01-01' AND dataset_id = 1"
     ).shard_id

@@ -82,7 +82,7 @@ def test_only_the_reason_that_was_named_is_tried(scored: TrainedStore) -> None:
         retry(reason="no_such_reason")
 
 
-def test_what_still_fails_stays_set_aside_with_the_reason_of_today(
+def test_what_still_fails_stays_quarantined_with_the_reason_of_today(
     trained_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
     with tarfile.open(next((corpus / "train").rglob("*.tar"))) as tar:
@@ -108,7 +108,7 @@ def test_what_still_fails_stays_set_aside_with_the_reason_of_today(
     assert checksum(trained_store.url) == before
 
 
-def test_a_pair_that_was_scored_elsewhere_meanwhile_costs_no_forward_pass(scored: TrainedStore) -> None:
+def test_a_sample_that_was_scored_elsewhere_meanwhile_costs_no_forward_pass(scored: TrainedStore) -> None:
     before = rows("SELECT sample_id, score FROM alchemist.scores ORDER BY 1")
     set_aside(1)
     with open_store().begin() as connection:

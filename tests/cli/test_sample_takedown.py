@@ -124,7 +124,7 @@ def test_what_gc_removed_is_copied_again_with_the_same_bytes() -> None:
     assert {path.name: path.read_bytes() for path in Path(again.folder).iterdir()} == before
 
 
-def test_every_picture_at_a_url_is_taken_down() -> None:
+def test_every_image_at_a_url_is_taken_down() -> None:
     chosen = "SELECT sample_id FROM alchemist.samples ORDER BY pair_hash LIMIT 3"
     with open_store().begin() as connection:
         connection.execute(
@@ -190,7 +190,7 @@ def test_what_looks_like_it_is_listed_for_a_decision_and_not_taken_down(capsys: 
     assert rows("SELECT count(*) FROM alchemist.takedowns")[0][0] == 1
 
 
-def test_a_picture_that_no_crawl_has_brought_yet_can_be_taken_down_before_it_comes() -> None:
+def test_an_image_that_no_crawl_has_brought_yet_can_be_taken_down_before_it_comes() -> None:
     report = takedown(image_hash="ab" * 32)
     assert (report.is_new, report.n_pairs, report.published_subsets) == (True, 0, [])
 

@@ -62,7 +62,7 @@ def scores() -> dict[int, float]:
         return dict(tuple(row) for row in connection.execute(text(query)))
 
 
-def test_every_picture_gets_the_value_of_ten_lines_of_clip(configured: Path, clip: Path) -> None:
+def test_every_image_gets_the_value_of_ten_lines_of_clip(configured: Path, clip: Path) -> None:
     report = run(AestheticConfig(dataset="scenes"))
     assert (report.n_judged, report.n_unreadable) == (240, 0)
     found = scores()
@@ -106,7 +106,7 @@ def test_a_second_run_judges_nothing_and_a_crawl_s_own_scores_stay(configured: P
     assert 9.0 in before.values()
 
 
-def test_pairs_are_ranked_by_it(configured: Path) -> None:
+def test_samples_are_ranked_by_it(configured: Path) -> None:
     run(AestheticConfig(dataset="scenes"))
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))

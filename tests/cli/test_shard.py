@@ -57,7 +57,7 @@ def change(shard: str, reason: str = "it was wrong") -> ChangeConfig:
     return ChangeConfig(shard=shard, reason=reason)
 
 
-def test_a_retired_shards_pairs_leave_the_selection_and_an_earlier_snapshot_keeps_them(published: Path) -> None:
+def test_a_retired_shards_samples_leave_the_selection_and_an_earlier_snapshot_keeps_them(published: Path) -> None:
     before = snapshot()
     report = retire(change(f"{published}/a.tar"))
     assert (report.state, report.note) == ("retired", None)
@@ -69,7 +69,7 @@ def test_a_retired_shards_pairs_leave_the_selection_and_an_earlier_snapshot_keep
     ) == [(40,)]
 
 
-def test_a_pair_that_lies_in_a_live_shard_too_stays_selectable(trained_store: TrainedStore, root: Path) -> None:
+def test_a_sample_that_lies_in_a_live_shard_too_stays_selectable(trained_store: TrainedStore, root: Path) -> None:
     shutil.copy(root / "a.tar", root / "again.tar")
     ingest(IngestConfig(dataset="web", root=str(root)))
     score(ScoreConfig(dataset="web"))
@@ -144,7 +144,7 @@ def test_shards_that_need_attention_are_listed_with_their_reasons(
     assert [shard.uri for shard in list_(ListConfig(state="verified")).shards] == ["a.tar", "b.tar"]
 
 
-def test_a_shard_that_nobody_knows_is_refused_and_one_of_two_is_named(database_url: str, root: Path) -> None:
+def test_a_shard_that_is_unknown_is_refused_and_one_of_two_is_named(database_url: str, root: Path) -> None:
     for name in ("web", "other"):
         ingest(IngestConfig(dataset=name, root=str(root)))
     load_settings.cache_clear()

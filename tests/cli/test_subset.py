@@ -70,7 +70,7 @@ def test_on_a_new_scale_ranks_have_moved_and_the_parts_still_add_up(pool: Engine
     assert adds_up(pool, report, 1, 2)
 
 
-def test_another_retention_changes_k_alone_and_another_seed_draws_anew(pool: Engine) -> None:
+def test_another_retention_changes_k_alone_and_another_seed_selects_anew(pool: Engine) -> None:
     select()
     select(retention=0.3)
     select(retention=0.3, seed=5)

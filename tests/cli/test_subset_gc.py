@@ -125,7 +125,7 @@ def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: E
     assert lost[1].exists()
 
 
-def test_tars_with_pictures_that_were_taken_down_go_although_a_model_was_trained_on_them(
+def test_tars_with_images_that_were_taken_down_go_although_a_model_was_trained_on_them(
     versions: Engine, copied: Callable[[int], Path]
 ) -> None:
     run_publish(4)

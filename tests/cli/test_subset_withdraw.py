@@ -89,7 +89,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_who_names_the_version_is_told_why_and_what_to_use(versions: Engine, tmp_path: Path, reader: str) -> None:
+def test_who_names_the_version_gets_the_reason_and_what_to_use(versions: Engine, tmp_path: Path, reader: str) -> None:
     withdraw_it()
     with pytest.raises(ConfigError, match=f"v2 was withdrawn on .*{REASON}.* Use the published version {NAME} v1"):
         READERS[reader](tmp_path)

@@ -142,7 +142,7 @@ def test_a_dag_says_what_it_does_and_links_its_runbook(dag):
     assert anchor in [heading.strip("`") for heading in headings]
 
 
-def test_the_picture_in_the_docs_is_the_graph(dag):
+def test_the_diagram_in_the_docs_is_the_graph(dag):
     edges = {(task.task_id, below) for task in dag.tasks for below in task.downstream_task_ids}
     # A mapped task also depends on what it is mapped over, which a picture may leave out.
     mapped = {edge for edge in edges if edge[0] in ("plan", "plan_night") and dag.get_task(edge[1]).is_mapped}
@@ -395,7 +395,7 @@ def test_a_failure_is_noted_whatever_a_command_printed(dags, noted, said):
     assert config.reason.endswith(" at last")
 
 
-def test_a_task_that_was_not_run_since_another_failed_is_told_to_nobody_again(dags, tmp_path, noted):
+def test_a_task_that_was_not_run_since_another_failed_is_sent_to_no_receiver_again(dags, tmp_path, noted):
     jobs = ours("jobs")
     task = dags["nightly_rescore"].get_task("publish")
     one = SimpleNamespace(dag_id="d", task_id="publish", run_id="r 1", try_number=1, map_index=0)

@@ -223,7 +223,7 @@ def test_subsets_published_in_a_row_are_compared_by_the_scheduler_alone(life: Li
     assert all(row.mean > 0 and row.gain_low < row.gain < row.gain_high for row in rows)
 
 
-def test_somebody_is_told_that_a_person_is_asked(life: Life) -> None:
+def test_a_question_sends_a_notification(life: Life) -> None:
     (row,) = life.query("SELECT subject, after FROM alchemist.audit_events WHERE action = 'approval asked'")
     assert row.subject == "build_subset.approve"
     assert "Publish subset asked?" in row.after["reason"]

@@ -187,7 +187,7 @@ def test_a_run_with_an_unknown_key_says_which_keys_are_allowed(attack: Attack) -
     assert "Unknown key in the run's configuration: 'dry-run', 'json'. Allowed: dataset, retention" in attack.logs()
 
 
-def test_airflows_configuration_is_shown_to_nobody(attack: Attack) -> None:
+def test_airflows_configuration_is_never_shown(attack: Attack) -> None:
     assert all("sql_alchemy_conn" not in answers["/api/v2/config"] for answers in attack.reached.values())
 
 

@@ -356,7 +356,7 @@ def forget_settings() -> None:
     load_project.cache_clear()
 
 
-def test_every_trouble_is_told_of_with_its_next_step(outcome: Outcome) -> None:
+def test_every_trouble_is_reported_with_its_next_step(outcome: Outcome) -> None:
     assert outcome.week.untold == []
     assert len(outcome.week.told) == len(TROUBLES)
 
@@ -378,7 +378,7 @@ def test_the_clean_datasets_nights_are_complete_every_morning(outcome: Outcome) 
 
 
 @pytest.mark.parametrize("table", DATA)
-def test_the_clean_datasets_are_those_of_a_twin_that_nobody_disturbed(outcome: Outcome, table: str) -> None:
+def test_the_clean_datasets_are_those_of_a_twin_without_disturbances(outcome: Outcome, table: str) -> None:
     assert len(outcome.expected[table]) >= len(CLEAN) * len(DAYS)
     assert outcome.found[table] == outcome.expected[table]
 

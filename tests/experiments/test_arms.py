@@ -45,7 +45,7 @@ def test_the_full_corpus_alone_does_not_depend_on_the_retention() -> None:
 
 
 @pytest.mark.parametrize(("retention", "cut"), [(0.1, 0.25), (0.5, 0.25), (0.8, 0.15), (0.9, 0.05)])
-def test_the_papers_head_cut_leaves_room_for_the_retention(retention: float, cut: float) -> None:
+def test_the_papers_drop_top_ratio_leaves_room_for_the_retention(retention: float, cut: float) -> None:
     policy = paper_policy(retention)
     assert policy["drop_top_ratio"] == cut
     assert 1 - cut >= retention

@@ -69,7 +69,7 @@ def test_a_training_is_followed_once_and_stands_in_the_report(tmp_path: Path) ->
         follow(config(n_bands=3))
 
 
-def test_followed_pairs_fill_every_band_and_each_band_has_its_share_of_gradients() -> None:
+def test_followed_samples_fill_every_band_and_each_band_has_its_share_of_gradients() -> None:
     ranks = np.linspace(0, 1, 1000)
     ranks[::7] = np.nan
     found = choose_followed(ranks, config(n_followed=500, n_gradients=40), 0)
@@ -88,7 +88,7 @@ def test_all_are_followed_where_they_are_fewer() -> None:
     assert found["place_N"].tolist() == list(range(90))
 
 
-def test_a_band_without_pairs_is_refused() -> None:
+def test_a_band_without_samples_is_refused() -> None:
     with pytest.raises(DataError, match="none is of band 2 of 4"):
         choose_followed(np.array([0.0, 0.1, 0.6, 0.9]), config(), 0)
 

@@ -112,7 +112,7 @@ def test_marks_stand_evenly_and_the_reference_begins_behind_the_warm_up(follow: 
 
 
 @pytest.mark.parametrize("step", [7, 33, 59])
-def test_a_killed_run_goes_on_and_measures_the_same(
+def test_a_killed_run_resumes_and_measures_the_same(
     follow: Callable[..., dict[str, Any]], tmp_path: Path, step: int
 ) -> None:
     def kill(done: int, _total: int, _note: str) -> None:

@@ -59,7 +59,7 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
 
 
 @pytest.mark.usefixtures("scored_store")
-def test_the_arms_of_one_seed_differ_in_their_pairs_alone(corpus: Path) -> None:
+def test_the_arms_of_one_seed_differ_in_their_samples_alone(corpus: Path) -> None:
     run(config(corpus, arms="random,planted", tuning_seeds=""))
     with open_store().connect() as connection:
         rows = connection.execute(

@@ -85,7 +85,7 @@ def test_an_unknown_rater_is_refused_before_anything_is_timed() -> None:
         probe(rater="nobody")
 
 
-def test_auto_draws_by_the_region_and_is_the_same_version_when_asked_again() -> None:
+def test_auto_draws_by_the_rank_window_and_is_the_same_version_when_asked_again() -> None:
     store_fitted(low=0.1)
     drawn = draw()
     assert drawn.strategy == "shift_gsample"
@@ -105,7 +105,7 @@ def test_auto_draws_by_the_region_and_is_the_same_version_when_asked_again() -> 
     assert (again.version, again.is_new, again.manifest_sha256) == (drawn.version, False, drawn.manifest_sha256)
 
 
-def test_without_a_significant_gain_auto_is_random_and_the_report_says_so() -> None:
+def test_without_a_significant_gain_auto_is_random_and_the_report_shows_it() -> None:
     store_fitted(low=-0.1)
     drawn = draw()
     assert drawn.strategy == "random"

@@ -132,7 +132,7 @@ JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 1.0])
-def test_every_location_is_a_pair_or_a_reason_and_no_neighbour_is_hurt(
+def test_every_location_is_a_sample_or_a_reason_and_no_neighbour_is_hurt(
     trained_store: TrainedStore, tmp_path: Path, share: float
 ) -> None:
     n_bad = max(1, round(share * N_RECORDS))

@@ -71,7 +71,7 @@ def test_blur_lowers_clarity_and_frequency() -> None:
     assert values["frequency"][0] > 2 * values["frequency"][1]
 
 
-def test_a_flat_picture_has_none_of_anything() -> None:
+def test_a_flat_image_has_none_of_anything() -> None:
     assert (measure(np.full((1, LUMA_SIDE, LUMA_SIDE), 128, np.uint8)) == 0).all()
 
 
@@ -83,7 +83,7 @@ def test_a_few_lines_are_a_lower_edge_density_than_many() -> None:
     assert 0 < values["edge_density"][0] < values["edge_density"][1] < 1
 
 
-def test_a_picture_s_values_do_not_depend_on_its_company_by_one_bit() -> None:
+def test_an_image_s_values_do_not_depend_on_the_batch_composition_by_one_bit() -> None:
     pictures = np.stack([np.asarray(draw(seed)) for seed in range(20)])
     together = measure(pictures)
     order = np.random.default_rng(0).permutation(20)
@@ -100,7 +100,7 @@ def test_luma_does_not_depend_on_the_rater_s_side(kind: str, size: tuple[int, in
     assert all(np.array_equal(luma, lumas[0]) for luma in lumas)
 
 
-def test_a_rater_s_pixels_do_not_depend_on_whether_the_picture_is_measured() -> None:
+def test_a_rater_s_pixels_do_not_depend_on_whether_the_image_is_measured() -> None:
     buffer = io.BytesIO()
     draw(2).resize((640, 480)).convert("RGB").save(buffer, "JPEG")
     for side in (16, 256):

@@ -91,7 +91,7 @@ def test_the_chart_is_fit_for_our_airflow(values: dict[str, Any]) -> None:
     assert f"apache-airflow=={values['airflowVersion']}\n" in constraints
 
 
-def test_files_and_secrets_that_the_values_name_are_told_of(values: dict[str, Any]) -> None:
+def test_files_and_secrets_that_the_values_name_are_documented(values: dict[str, Any]) -> None:
     told = (VALUES.parents[1] / "README.md").read_text()
     named = {value for name, value in settings(values) if name.endswith("SecretName")}
     assert {name for name in named if name not in told} == set()

@@ -111,7 +111,7 @@ def test_names_and_texts_of_metrics_keep_the_rules() -> None:
         assert not any(word in metric.name for word in ("_ms", "_minutes", "_hours", "_percent"))
 
 
-def test_a_store_that_is_away_is_told_and_does_not_break_the_scrape() -> None:
+def test_a_store_that_is_away_is_reported_and_does_not_break_the_scrape() -> None:
     def away() -> Measurements:
         raise ConnectionError("gone")
 

@@ -29,7 +29,7 @@ def start():
 SLEEPY = "import time; print('ready', flush=True); time.sleep(60)"
 
 
-def test_a_process_with_the_pid_of_a_dead_one_is_somebody_else(start):
+def test_a_process_with_the_pid_of_a_dead_one_is_another_process(start):
     process = start(SLEEPY)
     found = identify(process.pid)
     assert is_alive(found)

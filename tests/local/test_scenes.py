@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> Non
     assert digest_tree(tmp_path) == digest_tree(corpus)
 
 
-def test_another_seed_gives_other_pictures(corpus: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(corpus: Path, tmp_path: Path) -> None:
     draw_scenes(tmp_path, **SMALL, seed=1)
     theirs = {image for image, _, _ in read_samples(tmp_path / "test")}
     assert not theirs & {image for image, _, _ in read_samples(corpus / "test")}
@@ -61,14 +61,14 @@ def test_kinds_come_in_the_ratios_of_the_pilot(corpus: Path) -> None:
     assert {row["kind"] for row in truth if row["split"] != "train"} == {"informative"}
 
 
-def test_truth_knows_every_pair_and_the_shards_know_no_truth(corpus: Path) -> None:
+def test_truth_knows_every_sample_and_the_shards_know_no_truth(corpus: Path) -> None:
     truth = {row["pair_hash"] for row in pq.read_table(corpus / "truth.parquet").to_pylist()}
     samples = read_samples(corpus)
     assert {hash_pair(image, caption) for image, caption, _ in samples} == truth
     assert all(about == {"width": 32, "height": 32, "licence": "CC0-1.0"} for _, _, about in samples)
 
 
-def test_no_picture_is_drawn_twice(corpus: Path) -> None:
+def test_no_image_is_drawn_twice(corpus: Path) -> None:
     pixels = [Image.open(io.BytesIO(image)).tobytes() for image, _, _ in read_samples(corpus)]
     assert len(set(pixels)) == len(pixels) == 280
 
@@ -88,7 +88,7 @@ def test_a_finished_corpus_is_reused(corpus: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
 
 
-def test_a_half_drawn_corpus_is_finished(corpus: Path, tmp_path: Path) -> None:
+def test_a_half_made_corpus_is_finished(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "scenes.unfinished.json").write_bytes((corpus / "scenes.json").read_bytes())
     (tmp_path / "truth.parquet").write_bytes(b"half")
     assert not draw_scenes(tmp_path, **SMALL).is_reused
@@ -106,7 +106,7 @@ def test_a_folder_of_other_things_is_not_written_into(tmp_path: Path) -> None:
         draw_scenes(tmp_path, **SMALL)
 
 
-def test_wrong_captions_are_captions_of_other_pictures(corpus: Path) -> None:
+def test_wrong_captions_are_captions_of_other_images(corpus: Path) -> None:
     kinds = {row["pair_hash"]: row["kind"] for row in pq.read_table(corpus / "truth.parquet").to_pylist()}
     captions: dict[str, set[str]] = {}
     for image, caption, _ in read_samples(corpus / "train"):

@@ -37,7 +37,7 @@ def test_every_shape_that_is_drawn_is_known() -> None:
     assert FORMS.keys() == _SHAPE_DRAWERS.keys()
 
 
-def test_drawn_scenes_answer_every_question_rightly() -> None:
+def test_synthetic_scenes_answer_every_question_rightly() -> None:
     drawn = scenes(150)
     assert score(drawn, [scene.caption for scene in drawn]) == dict.fromkeys(("overall", *TAGS), 1.0)
 
@@ -77,7 +77,7 @@ def test_touching_shapes_of_one_colour_are_two() -> None:
     assert Counter(shape.name for shape in shapes_of(picture)) == {"circle": 2}
 
 
-def test_an_empty_picture_and_noise_show_no_shapes() -> None:
+def test_an_empty_image_and_noise_show_no_shapes() -> None:
     assert shapes_of(np.full((64, 64, 3), BACKGROUND, np.uint8)) == []
     assert max(len(shapes_of(draw_chaotic(random.Random(k), 64).image)) for k in range(5)) < 10
 

@@ -237,7 +237,7 @@ def test_positions_by_hand(include: list[dict[str, Any]], kept: dict[str, list[D
     assert judge({"include": include}, kept) == (not reason, reason)
 
 
-def test_an_object_of_the_wrong_colour_is_no_target() -> None:
+def test_an_object_of_the_wrong_colour_is_not_a_target() -> None:
     include = [CAT | {"color": "red"}, DOG | {"position": ["left of", 0]}]
     kept = cats("blue") | placed(dog=[(50, 50)])
     assert judge({"include": include}, kept).reason.splitlines()[1] == "no target for dog to be left of"

@@ -19,13 +19,13 @@ def drawn(seed: int) -> tuple[list[SceneRequest], list[list[Shape]]]:
     return [read_request(scene.caption) for scene in scenes], shapes
 
 
-def test_pictures_of_what_was_asked_lie_far_above_chance() -> None:
+def test_images_of_what_was_asked_lie_far_above_chance() -> None:
     values = score_scenes(*drawn(0))
     assert values["overall"] > 0.98
     assert 0.6 < values["above_chance"] < 0.9
 
 
-def test_right_pictures_of_other_requests_lie_at_chance() -> None:
+def test_right_images_of_other_requests_lie_at_chance() -> None:
     (requests, _), (_, shapes) = drawn(0), drawn(1)
     values = score_scenes(requests, shapes)
     assert values["overall"] > 0.1
@@ -42,7 +42,7 @@ def test_a_patchwork_of_every_shape_scores_and_has_learnt_nothing() -> None:
     assert values["above_chance"] == pytest.approx(0, abs=1e-9)
 
 
-def test_the_order_of_the_pictures_moves_chance_by_little() -> None:
+def test_the_order_of_the_images_moves_chance_by_little() -> None:
     requests, shapes = drawn(0)
     order = np.random.default_rng(0).permutation(N)
     moved = score_scenes([requests[at] for at in order], [shapes[at] for at in order])

@@ -49,7 +49,7 @@ def test_the_cache_gives_the_logits_of_one_teacher_forced_forward(star: Star, to
     torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
 
 
-def test_each_code_is_drawn_from_the_guided_logits_of_the_codes_before_it(star: Star, tokenizer: Tokenizer) -> None:
+def test_each_code_is_selected_from_the_guided_logits_of_the_codes_before_it(star: Star, tokenizer: Tokenizer) -> None:
     code_BS = sample(star, tokenizer, ANY)
     input_BSD, length_K = tokenizer.tokens(code_BS).input_BSD, torch.tensor([1, 4, 16])
     given, free = (star.logits(input_BSD, text) for text in (text_of(CAPTIONS), text_of([""] * 4)))

@@ -55,7 +55,7 @@ def test_features_are_the_model_s_own(clip: TextEncoder, folder: Path) -> None:
     assert text.token_BTD[~is_word_BT].abs().sum() == 0
 
 
-def test_a_caption_s_features_do_not_depend_on_its_company(clip: TextEncoder) -> None:
+def test_a_caption_s_features_do_not_depend_on_the_batch_composition(clip: TextEncoder) -> None:
     captions = [f"cat {letter}" for letter in string.ascii_lowercase] * 3
     together, alone = clip.encode(captions), clip.encode(captions[70:71])
     assert torch.equal(together.token_BTD[70], alone.token_BTD[0])

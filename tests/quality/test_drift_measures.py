@@ -154,7 +154,7 @@ def test_a_night_without_a_reference_is_pooled_while_it_is_small(n_tested: int, 
     assert drift.judge(None, LIMITS, n_own=1, n_tested=n_tested, is_first=True) == verdict
 
 
-def test_a_scale_of_one_pair_is_one_score() -> None:
+def test_a_scale_of_one_sample_is_one_score() -> None:
     reference = drift.reference_of_scale(np.array([3.0]), np.array([0.0]), 1)
     assert (reference.score_M.tolist(), reference.count_M.tolist()) == ([3.0], [1.0])
 

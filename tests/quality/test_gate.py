@@ -177,7 +177,7 @@ def test_every_limit_reaches_what_is_counted(
     assert found.observed["limits"] | limits == found.observed["limits"]
 
 
-def test_odd_pairs_warn_and_an_empty_caption_stops(engine: Engine, database_url: str) -> None:
+def test_odd_samples_warn_and_an_empty_caption_stops(engine: Engine, database_url: str) -> None:
     given = one_night()
     given["samples"][0] |= {"caption": " ", "pair_hash": sha256("blank")}
     given["samples"][1] |= {"width": 100, "height": 4}
@@ -262,7 +262,7 @@ def drawn(ranks: list[float], n_pool: list[int] | None, **spec: Any) -> Mapping[
     return _drawn(None, row, manifest)
 
 
-def test_a_draw_is_known_by_its_highest_rank_and_by_the_share_that_its_cut_dropped() -> None:
+def test_a_selection_is_checked_by_its_highest_rank_and_by_the_share_that_its_cut_dropped() -> None:
     found = drawn([0.4, 0.3, 0.9], [30, 10, 40, 20], drop_top_ratio=0.375)
     assert found == {"rank": [0.3], "dropped_share": [0.35], "is_mixed": [False]}
     assert drawn([0.4], [30, 10, 40, 20], drop_top_ratio=0.5)["dropped_share"] == [0.4]

@@ -106,7 +106,7 @@ def test_what_must_hold_of_a_subset(
     ] * len(failing)
 
 
-def test_a_subset_without_a_head_cut_may_hold_the_highest_rank() -> None:
+def test_a_subset_without_a_drop_top_ratio_may_hold_the_highest_rank() -> None:
     assert not fails(suites.subset(7, LIMITS), "the_head_is_cut", {"rank": [0.0]})
 
 
@@ -182,7 +182,7 @@ def test_a_caption_has_room_between_its_two_limits() -> None:
         CheckLimits(suites="")
 
 
-def test_a_limit_that_nobody_set_is_said_to_be_the_default() -> None:
+def test_a_limit_that_was_not_set_is_reported_as_the_default() -> None:
     assert AppliedLimits().origin("min_image_side") == "default of [checks] min_image_side"
 
 

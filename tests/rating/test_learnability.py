@@ -32,12 +32,12 @@ def test_a_score_is_what_the_loss_fell_by(losses: list[tuple[float, float]]) -> 
 
 
 @given(LOSSES)
-def test_a_pair_scores_the_same_alone(losses: list[tuple[float, float]]) -> None:
+def test_a_sample_scores_the_same_alone(losses: list[tuple[float, float]]) -> None:
     loss_B2 = torch.tensor(losses, dtype=torch.float64)
     assert torch.equal(RATER.score(loss_B2, None), torch.cat([RATER.score(row[None], None) for row in loss_B2]))
 
 
-def test_known_and_unlearnable_pairs_score_below_what_can_be_learnt() -> None:
+def test_known_and_unlearnable_samples_score_below_what_can_be_learnt() -> None:
     plain, learnable, chaotic = RATER.score(torch.tensor([[0.1, 0.05], [3.0, 1.0], [4.8, 4.9]]), None).tolist()
     assert learnable > plain > chaotic
 

@@ -66,7 +66,7 @@ def curve(k):
     return selection_curve(rank_N, member_K, strategy=ShiftGsample())
 
 
-def test_nothing_is_kept_above_the_head_cut_and_the_chart_says_how_many_of_each_rank_were():
+def test_nothing_is_kept_above_the_drop_top_ratio_and_the_chart_says_how_many_of_each_rank_were():
     drawn = curve(400)
     chart = selection_chart(drawn, "ranks")
     assert heights(chart, "kept")[:10] == [0.0] * 10

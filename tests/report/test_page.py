@@ -187,7 +187,7 @@ def test_a_page_before_the_first_rater_says_what_is_missing():
         ((0, 0, 0), "empty", "✓ balanced"),
     ],
 )
-def test_a_night_whose_accounts_do_not_add_up_says_so(counts, status, account):
+def test_a_night_whose_accounts_do_not_add_up_reports_it(counts, status, account):
     assert account in page_of(nights=[NightRow("corpus", date(2026, 3, 1), 1, *counts, status)])
 
 

@@ -21,21 +21,21 @@ def test_a_block_asks_for_nothing_above_its_start() -> None:
     assert curve.target.tolist() == curve.expected.tolist() == [0, 0, 1, 0]
 
 
-def test_a_random_draw_asks_every_rank_alike() -> None:
+def test_a_random_selection_asks_every_rank_alike() -> None:
     curve = selection_curve(RANKS, np.array([1, 4]), strategy=Random(), n_bins=2)
     assert (curve.target.tolist(), curve.n_kept.tolist()) == ([0.25, 0.25], [1, 1])
     assert curve.expected == pytest.approx([0.25, 0.25])
     assert not curve.is_saturated
 
 
-def test_pairs_that_are_not_open_are_no_part_of_the_pool() -> None:
+def test_samples_that_are_not_open_are_not_part_of_the_pool() -> None:
     is_eligible_N = np.array([False] * 4 + [True] * 4)
     curve = selection_curve(RANKS, np.array([4, 5]), strategy=Random(), is_eligible_N=is_eligible_N, n_bins=2)
     assert (curve.n_pool.tolist(), curve.target.tolist()) == ([0, 4], [0, 0.5])
     assert curve.kept_share.tolist() == [0, 0.5]
 
 
-def test_a_draw_of_more_than_a_rank_holds_is_saturated() -> None:
+def test_a_selection_of_more_than_a_rank_holds_is_saturated() -> None:
     curve = selection_curve(RANKS, np.arange(6), strategy=Gsample(0.5, 0.1), n_bins=8)
     assert curve.target.max() > 1 >= curve.expected.max()
     assert (curve.expected * curve.n_pool).sum() == pytest.approx(6)

@@ -54,18 +54,18 @@ def test_the_parts_add_up_whatever_changed(pools, ks, scale, seed, excluded) -> 
 
 
 @given(pool=pools, k=st.integers(1, 12), seed=st.integers(0, 5))
-def test_nothing_moves_between_a_draw_and_itself(pool, k, seed) -> None:
+def test_nothing_moves_between_a_selection_and_itself(pool, k, seed) -> None:
     assert split(side(pool, k, seed=seed), side(pool, k, seed=seed)) == ({}, {})
 
 
 @given(pool=pools, k=st.integers(1, 11))
-def test_a_larger_k_on_the_same_pool_only_adds(pool, k) -> None:
+def test_a_larger_k_on_the_same_corpus_only_adds(pool, k) -> None:
     assert split(side(pool, k), side(pool, k + 1)) == ({}, {Reason.K_CHANGED: 1})
     assert split(side(pool, k + 1), side(pool, k)) == ({Reason.K_CHANGED: 1}, {})
 
 
 @given(pool=pools, new=pools, k=st.integers(1, 12), n_more=st.integers(0, 3))
-def test_a_grown_pool_on_the_same_scale_loses_members_to_better_keys_alone(pool, new, k, n_more) -> None:
+def test_a_grown_corpus_on_the_same_scale_loses_members_to_better_keys_alone(pool, new, k, n_more) -> None:
     before, after = side(pool, k), side(sorted({*pool, *new}), k + n_more)
     leavers, joiners = split(before, after)
     assert set(leavers) <= {Reason.BETTER_KEY}
@@ -77,7 +77,9 @@ def test_a_grown_pool_on_the_same_scale_loses_members_to_better_keys_alone(pool,
 
 
 @given(pool=pools, gone=pools, k=st.integers(1, 12))
-def test_whoever_is_taken_out_of_the_pool_leaves_as_absent_and_the_next_keys_take_the_places(pool, gone, k) -> None:
+def test_a_sample_that_is_removed_from_the_corpus_leaves_as_absent_and_the_next_keys_take_the_places(
+    pool, gone, k
+) -> None:
     left = sorted(set(pool) - set(gone[:6]))
     leavers, joiners = split(side(pool, k), side(left, min(k, len(left))))
     assert set(leavers) <= {Reason.ABSENT, Reason.K_CHANGED}
@@ -91,7 +93,7 @@ def test_a_new_scale_is_named_before_anything_that_follows_from_it(pool, k) -> N
 
 
 @given(pool=pools, k=st.integers(1, 12))
-def test_another_seed_draws_anew(pool, k) -> None:
+def test_another_seed_selects_anew(pool, k) -> None:
     leavers, joiners = split(side(pool, k), side(pool, k, seed=1))
     assert set(leavers) | set(joiners) <= {Reason.DRAWN_ANEW}
 
@@ -103,7 +105,7 @@ def test_a_duplicate_is_named_as_such_on_both_sides(pool, excluded) -> None:
     assert set(split(after, before)[1]) <= {"duplicate"}
 
 
-def test_pairs_are_found_by_all_of_their_hash() -> None:
+def test_samples_are_found_by_all_of_their_hash() -> None:
     rows = np.zeros((3, 32), np.uint8)
     rows[1, 31], rows[2, 0] = 1, 200
     assert locate(rows, rows[[2, 0, 1]]).tolist() == [2, 0, 1]
@@ -138,6 +140,6 @@ def test_reasons_are_counted_with_the_most_frequent_first() -> None:
     assert list(moves.counts().items()) == [("absent", 2), ("cap", 1)]
 
 
-def test_nothing_is_found_among_no_pairs() -> None:
+def test_nothing_is_found_among_no_samples() -> None:
     assert locate(UNIVERSE[:0], UNIVERSE[:2]).tolist() == [-1, -1]
     assert locate(UNIVERSE[:2], UNIVERSE[:0]).tolist() == []

@@ -62,7 +62,7 @@ def test_two_bits_of_difference_look_alike_and_three_do_not():
     assert [hamming_distance(0, value) for value in (0, 0b11, 0b111, -1, -(2**63))] == [0, 2, 3, 64, 1]
 
 
-def test_of_several_that_a_pair_looks_like_the_earliest_first_one_is_its_group():
+def test_of_several_that_a_sample_looks_like_the_earliest_first_one_is_its_group():
     assert assign_firsts({}, [(9, 7), (9, 3), (9, 5)]) == {9: 3}
     # 5 stands behind 3 itself, so 9 cannot join it; the same bytes lead to the first pair at once.
     assert assign_firsts({}, [(5, 3), (9, 5)]) == {5: 3}
@@ -85,6 +85,6 @@ def test_of_several_that_a_pair_looks_like_the_earliest_first_one_is_its_group()
         ([], [], [], []),
     ],
 )
-def test_who_stands_behind_another_one(sample_ids, first_ids, is_open, later) -> None:
+def test_which_sample_is_grouped_with_another(sample_ids, first_ids, is_open, later) -> None:
     columns = np.array(sample_ids, np.int64), np.array(first_ids, np.int64), np.array(is_open, np.bool_)
     assert later_in_group(*columns).tolist() == later

@@ -76,7 +76,7 @@ def worst_deviation(noise, p_rank="per-draw"):
     return (np.abs(kept_R - expected_R)[5:] / error_R[5:]).max()
 
 
-def test_of_a_million_pairs_each_rank_keeps_1_minus_exp_of_minus_t_p():
+def test_of_a_million_samples_each_rank_keeps_1_minus_exp_of_minus_t_p():
     assert worst_deviation(Noise(0)) <= 4
 
 
@@ -98,7 +98,7 @@ def test_the_inclusion_reading_solves_the_constant_of_the_paper_s_default():
         assert found == pytest.approx(c, rel=0.005)
 
 
-def test_where_the_inclusion_chance_is_1_every_pair_is_kept():
+def test_where_the_inclusion_chance_is_1_every_sample_is_kept():
     n = 200_000
     rank_N = (np.arange(n) + 0.5) / n
     hash_N = np.random.default_rng(5).integers(-(2**63), 2**63, n)
@@ -119,7 +119,7 @@ def test_a_curve_shows_what_was_kept_beside_what_was_wanted():
     assert np.isclose((curve.expected * curve.n_pool).sum(), 20_000)
 
 
-def test_a_large_retention_saturates_and_says_so():
+def test_a_large_retention_saturates_and_reports_it():
     rank_N, hash_N = (np.arange(10_000) + 0.5) / 10_000, np.arange(10_000)
     large_K = sample_members(rank_N, hash_N, k=7_000, strategy=ShiftGsample(), noise=Noise(0))
     curve = selection_curve(rank_N, large_K, strategy=ShiftGsample())
@@ -129,7 +129,7 @@ def test_a_large_retention_saturates_and_says_so():
     assert not selection_curve(rank_N, small_K, strategy=Gsample()).is_saturated
 
 
-def test_where_nothing_is_drawn_the_curve_is_the_selection_itself():
+def test_without_sampling_the_curve_is_the_selection_itself():
     rank_N = np.random.default_rng(1).uniform(size=1_200)
     member_K = sample_members(rank_N, np.arange(1_200), k=240, strategy=TopK(), noise=Noise(0))
     curve = selection_curve(rank_N, member_K, strategy=TopK())

@@ -52,7 +52,7 @@ def sizes(group_N, n_groups):
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 60), n_groups=st.integers(1, 5), share=SHARES)
-def test_a_capped_draw_is_the_process_of_taking_one_by_one(seed, n, n_groups, share):
+def test_a_capped_selection_is_the_process_of_taking_one_by_one(seed, n, n_groups, share):
     key_N, hash_N, group_N = pool(seed, n, n_groups)
     counts = sizes(group_N, n_groups)
     possible = largest_capped(counts[1:], share, int(counts[0]))
@@ -64,7 +64,7 @@ def test_a_capped_draw_is_the_process_of_taking_one_by_one(seed, n, n_groups, sh
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 300), n_groups=st.integers(1, 8), share=SHARES)
-def test_a_cap_holds_at_every_size_to_the_pair_and_a_larger_size_only_adds(seed, n, n_groups, share):
+def test_a_cap_holds_at_every_size_to_the_sample_and_a_larger_size_only_adds(seed, n, n_groups, share):
     key_N, hash_N, group_N = pool(seed, n, n_groups)
     counts = sizes(group_N, n_groups)
     possible = largest_capped(counts[1:], share, int(counts[0]))
@@ -103,6 +103,6 @@ def test_a_half_of_an_odd_number_is_rounded_up_for_the_better_group(k, members):
     assert draw_capped(key_N, np.arange(6), group_N, k=k, max_share=0.5).tolist() == members
 
 
-def test_a_capped_draw_of_equal_keys_goes_by_hash():
+def test_a_capped_selection_of_equal_keys_goes_by_hash():
     group_N = np.array([1, 1, 2, 2])
     assert draw_capped(np.zeros(4), np.array([9, 3, 1, 2]), group_N, k=2, max_share=0.5).tolist() == [1, 2]

@@ -90,13 +90,13 @@ def test_a_band_that_teaches_nothing_does_not_pass_for_the_price_of_sameness() -
     assert 1.16 * np.exp(-fit.predicted.mean) == pytest.approx(0.6, abs=0.1)
 
 
-def test_no_region_is_narrower_than_the_bands_can_tell() -> None:
+def test_no_rank_window_is_narrower_than_the_bands_can_tell() -> None:
     gains = [-1.0, 2.0, -1.0, -1.0, -1.0]
     assert fit_window(measured(gains), 0.1).window.std_rank == 0.1
     assert fit_window(measured([gain for gain in gains for _ in range(2)]), 0.1).window.std_rank == 0.05
 
 
-def test_the_measured_gain_is_told_with_the_region() -> None:
+def test_the_measured_gain_is_reported_with_the_rank_window() -> None:
     told = FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, 0.2, 0.4, 4))
     assert (told.gain, told.gain_low, told.gain_high) == (0.3, 0.2, 0.4)
     assert (
@@ -126,7 +126,7 @@ def test_one_seed_predicts_without_an_interval() -> None:
     assert not fit_window(np.array([ON_TOP]), 0.2).predicted.is_positive
 
 
-def test_a_region_gives_the_retention_that_it_was_fitted_for() -> None:
+def test_a_rank_window_gives_the_retention_that_it_was_fitted_for() -> None:
     assert fit_window(measured([-1.0, -0.8, -0.1, 0.2, 0.3]), 0.7).window.drop_top_ratio <= 0.3
     assert fit_window(measured([-1.0, -0.8, -0.1, 0.2, 0.3]), 1.0).window.drop_top_ratio == 0.0
 
@@ -140,19 +140,19 @@ def fitted(low: float, cut: float = 0.0) -> FittedWindow:
     return FittedWindow(RankWindow(cut, 0.25, 0.2), 0.2, 0.3, low, 0.4)
 
 
-def test_without_a_head_cut_nothing_of_a_head_is_said_to_be_dropped() -> None:
+def test_without_a_drop_top_ratio_nothing_of_a_head_is_said_to_be_dropped() -> None:
     assert fitted(0.1).strategy == Gsample(0.25, 0.2)
     assert fitted(0.1, cut=0.05).strategy == ShiftGsample(0.05, 0.25, 0.2)
 
 
 @pytest.mark.parametrize("low", [0.0, -0.1, -np.inf])
-def test_a_gain_whose_interval_reaches_0_draws_at_random(low: float) -> None:
+def test_a_gain_whose_interval_reaches_0_selects_at_random(low: float) -> None:
     assert fitted(low).strategy == Random()
     assert not fitted(low).is_significant
     assert ("(no interval)" in fitted(low).describe()) is math.isinf(low)
 
 
-def test_of_regions_as_good_to_a_fiftieth_the_one_that_leaves_out_least_is_taken() -> None:
+def test_of_rank_windows_as_good_to_a_fiftieth_the_one_that_leaves_out_least_is_taken() -> None:
     windows = [
         RankWindow(0.3, 0.5, 0.1),
         RankWindow(0.1, 0.5, 0.1),

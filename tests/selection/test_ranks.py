@@ -67,7 +67,7 @@ def test_a_plateau_among_more_scores_than_knots_keeps_its_rank():
     assert scale.rank(np.array([0.5]))[0] == oracle_percent_rank(0.5, score_N.tolist())
 
 
-def test_one_pair_alone_has_rank_0():
+def test_one_sample_alone_has_rank_0():
     assert fit_rank_scale(np.array([3.0])).rank(np.array([3.0, 2.0, 4.0])).tolist() == [0.0, 1.0, 0.0]
 
 
@@ -91,7 +91,7 @@ def test_a_score_that_is_not_finite_has_no_rank():
         fit_rank_scale(np.array([1.0, 2.0])).rank(np.array([np.nan]))
 
 
-def test_a_pool_that_moved_against_its_scale_asks_for_a_new_one():
+def test_a_corpus_that_moved_against_its_scale_asks_for_a_new_one():
     score_N = np.random.default_rng(3).normal(size=20_000)
     scale = fit_rank_scale(score_N)
     assert share_above_cut(scale.rank(score_N), 0.25) == pytest.approx(0.25, abs=1e-4)
@@ -135,7 +135,7 @@ def test_scales_are_the_same_when_scores_and_ranks_are():
     assert not scale(2.0, 0.5).is_same_as(scale(3.0, 0.5))
 
 
-def test_the_rank_at_the_cut_is_not_dropped_and_an_empty_pool_drops_nothing():
+def test_the_rank_at_the_cut_is_not_dropped_and_an_empty_corpus_drops_nothing():
     assert share_above_cut(np.array([0.2, 0.25, 0.3, 0.1]), 0.25) == 0.5
     assert share_above_cut(np.array([]), 0.25) == 0.0
 

@@ -33,7 +33,7 @@ def pool(n, seed=0):
 
 
 @given(seed=SEEDS, n=st.integers(5, 80), retention=st.floats(0.05, 0.7), drop_top_ratio=st.floats(0, 0.9))
-def test_a_draw_equals_its_oracle(seed, n, retention, drop_top_ratio):
+def test_a_selection_equals_its_oracle(seed, n, retention, drop_top_ratio):
     rank_N, hash_N = pool(n, seed % 1_000)
     densities = [oracle_eq11_density(rank, drop_top_ratio, 0.6, 0.3) for rank in rank_N.tolist()]
     k = min(max(1, round(retention * n)), sum(density > 0 for density in densities))
@@ -57,7 +57,7 @@ def test_exactly_k_distinct_members_come_out_in_order(strategy, seed, n, retenti
 
 
 @given(seed=SEEDS, drop_top_ratio=st.floats(0, 0.95))
-def test_nothing_above_the_head_cut_is_ever_kept(seed, drop_top_ratio):
+def test_nothing_above_the_drop_top_ratio_is_ever_kept(seed, drop_top_ratio):
     rank_N, hash_N = pool(400)
     k = int((rank_N >= drop_top_ratio).sum())
     strategy = ShiftGsample(drop_top_ratio=drop_top_ratio)
@@ -92,7 +92,7 @@ def test_20_percent_lie_within_50_within_70(strategy, seed):
     assert small < middle < large
 
 
-def test_a_seed_is_a_draw_and_another_seed_another():
+def test_each_seed_gives_another_selection():
     rank_N, hash_N = pool(1_000)
     first, again, other = (
         sample_members(rank_N, hash_N, k=200, strategy=ShiftGsample(), noise=Noise(seed)).tolist() for seed in (7, 7, 8)
@@ -135,7 +135,7 @@ def test_everything_can_be_kept():
 
 
 @pytest.mark.parametrize(("n", "k", "message"), [(0, 1, "No sample is eligible"), (3, 0, "keeps none of 3")])
-def test_an_empty_pool_and_an_empty_subset_are_refused(n, k, message):
+def test_an_empty_corpus_and_an_empty_subset_are_refused(n, k, message):
     with pytest.raises(ConfigError, match=message):
         sample_members(np.zeros(n), np.arange(n), k=k, strategy=TopK(), noise=Noise(0))
 
@@ -145,7 +145,7 @@ def test_a_rank_that_is_nan_is_refused():
         sample_members(np.array([0.1, np.nan, 0.3]), np.arange(3), k=1, strategy=Random(), noise=Noise(0))
 
 
-def test_ranks_and_hashes_of_different_pairs_are_refused():
+def test_ranks_and_hashes_of_different_samples_are_refused():
     with pytest.raises(DataError, match="2 ranks"):
         sample_members(np.zeros(2), np.arange(3), k=1, strategy=TopK(), noise=Noise(0))
 
@@ -196,7 +196,7 @@ def test_keys_at_the_bound_itself_are_candidates():
     assert keys.all().tolist() == [-0.5, -0.25, -0.5, -0.75]
 
 
-def test_a_pair_that_is_not_open_has_no_key_and_is_never_kept():
+def test_a_sample_that_is_not_open_has_no_key_and_is_never_kept():
     is_eligible_N = np.array([True, False, True])
     keys = Keys(np.array([0.1, 0.2, 0.3]), np.arange(3), TopK(), Noise(0), is_eligible_N)
     assert keys.all().tolist() == [-0.1, -np.inf, -0.3]
@@ -210,7 +210,7 @@ def test_a_pair_that_is_not_open_has_no_key_and_is_never_kept():
         sample_members(np.zeros(3), np.arange(3), k=3, strategy=Random(), noise=Noise(0), is_eligible_N=is_eligible_N)
 
 
-def test_a_large_pool_is_probed_for_a_bound_that_enough_keys_reach():
+def test_a_large_corpus_is_probed_for_a_bound_that_enough_keys_reach():
     n, k = 600_000, 60_000
     keys = Keys(np.arange(n) / n, np.arange(n), TopK(), Noise(0))
     n_above = len(keys.above(keys.bound(k))[0])
@@ -237,7 +237,7 @@ def test_of_equal_keys_the_smaller_hashes_are_kept():
     assert largest(np.zeros(2), np.arange(2), 2).tolist() == [0, 1]
 
 
-def test_a_pair_counts_as_possible_where_it_is_open_and_wanted():
+def test_a_sample_counts_as_possible_where_it_is_open_and_wanted():
     rank_N = np.array([0.1, 0.25, 0.5, 0.9])
     assert count_possible(rank_N, ShiftGsample(0.25)) == 3
     assert count_possible(rank_N, ShiftGsample(0.25), np.array([True, True, False, False])) == 1

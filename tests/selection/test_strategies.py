@@ -36,7 +36,7 @@ def test_shift_gsample_is_eq_11_up_to_a_constant(drop_top_ratio, mean_rank, std_
         assert log_density == pytest.approx(math.log(density) + constant if density else -math.inf, abs=1e-9)
 
 
-def test_gsample_is_shift_gsample_without_a_head_cut():
+def test_gsample_is_shift_gsample_without_a_drop_top_ratio():
     rank_N = np.linspace(0, 1, 101)
     assert (Gsample().log_density(rank_N) == ShiftGsample(0.0, 0.5, 1 / 6).log_density(rank_N)).all()
 
@@ -50,7 +50,7 @@ def test_the_rank_at_the_cut_itself_is_kept():
     assert np.isfinite(ShiftGsample(drop_top_ratio=0.25).log_density(np.array([0.25]))).all()
 
 
-def test_auto_takes_the_region_of_the_rating_rule():
+def test_auto_uses_the_rank_window_of_the_rating_rule():
     assert SelectionPolicy().resolve("alignment") == HeadGsample(0.15)
     assert SelectionPolicy().resolve("loss") == ShiftGsample(0.25, 0.625, 0.125)
 
@@ -87,7 +87,7 @@ def test_a_value_out_of_bounds_is_refused(values):
 
 
 @pytest.mark.parametrize(("strategy", "rule"), [(ShiftGsample(), "alignment"), (TopK(), "loss")])
-def test_a_mixed_pairing_is_warned_of_in_words_and_without_figures_that_nobody_can_measure_again(strategy, rule):
+def test_a_mixed_pairing_is_warned_of_in_words_and_without_figures_that_cannot_be_measured_again(strategy, rule):
     warning = mixed_pairing_warning(strategy, rule)
     assert (strategy.name in warning, rule in warning, "Strategy auto takes" in warning) == (True, True, True)
     assert not any(sign.isdigit() for sign in warning)
@@ -137,7 +137,7 @@ def test_a_strategy_without_parameters_is_the_papers_or_our_own_default():
     assert (HeadGsample(), Block()) == (HeadGsample(0.15), Block(0.4))
 
 
-def test_what_is_not_drawn_ignores_the_seed():
+def test_a_strategy_without_sampling_ignores_the_seed():
     assert {name: kind.is_stochastic for name, kind in STRATEGIES.items()} == {
         "shift_gsample": True, "gsample": True, "head_gsample": True, "random": True, "top_k": False, "block": False,
     }  # fmt: skip
@@ -169,7 +169,7 @@ def test_each_option_of_a_policy_has_its_bounds(field, allowed, refused):
             SelectionPolicy.model_validate({field: value})
 
 
-def test_a_policy_of_nothing_keeps_a_fifth_by_the_rater_and_each_picture_once():
+def test_a_policy_of_nothing_keeps_a_fifth_by_the_rater_and_each_image_once():
     policy = SelectionPolicy()
     assert (policy.strategy, policy.retention, policy.seed, policy.rank_by) == ("auto", 0.2, 0, "rater")
     assert (policy.dedup, policy.p_rank, policy.decontaminate, policy.where) == ("exact", "per-draw", (), None)
@@ -185,7 +185,7 @@ def test_a_policy_of_nothing_keeps_a_fifth_by_the_rater_and_each_picture_once():
 
 
 @pytest.mark.parametrize("strategy", ["top_k", "block"])
-def test_only_a_draw_has_a_chance_to_be_kept(strategy):
+def test_only_sampling_has_a_chance_to_be_kept(strategy):
     with pytest.raises(ConfigError, match="does not sample"):
         SelectionPolicy(strategy=strategy, p_rank="inclusion").resolve("loss")
     assert SelectionPolicy(p_rank="inclusion", seed=4).noise() == Noise(4, p_rank="inclusion")

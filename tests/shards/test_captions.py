@@ -21,7 +21,7 @@ def test_the_document_speaks_where_the_text_does_not(text: bytes | None, documen
     assert read_annotation(text, document).caption == "a cat"
 
 
-def test_white_space_and_byte_order_marks_are_no_part_of_a_caption() -> None:
+def test_white_space_and_byte_order_marks_are_not_part_of_a_caption() -> None:
     assert read_annotation(b"\xef\xbb\xbf a cat \r\n", None).caption == "a cat"
 
 
@@ -79,7 +79,7 @@ def test_a_caption_beyond_the_limit_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "é"])
-def test_the_limit_of_a_caption_is_one_wherever_it_stands(letter: str) -> None:
+def test_the_limit_of_a_caption_is_one_wherever_it_is(letter: str) -> None:
     n_letters = 65536 // len(letter.encode())
     longest, longer = (f'{{"caption": "{letter * n}"}}'.encode() for n in (n_letters, n_letters + 1))
     assert read_annotation(None, longest).caption == letter * n_letters

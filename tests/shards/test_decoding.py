@@ -85,7 +85,7 @@ def test_pixels_are_those_of_decode_image(task: DecodeTask, pictures: list[bytes
     assert [found[0, at][0] for at in range(20)] == [decode_image(data, SIDE).tolist() for data in pictures]
 
 
-def test_a_broken_picture_is_one_fault_and_changes_nothing_beside_it(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_a_broken_image_is_one_fault_and_changes_nothing_beside_it(tmp_path: Path, pictures: list[bytes]) -> None:
     whole = collect(InlineDecoders(SIDE), [write_pictures(tmp_path / "whole", pictures)])
     cut = [*pictures[:7], pictures[7][:300], *pictures[8:]]
     found = collect(InlineDecoders(SIDE), [write_pictures(tmp_path / "cut", cut)])
@@ -138,7 +138,7 @@ def test_killed_workers_are_replaced_and_nothing_is_lost_or_doubled(
     assert len(differing) <= 3
 
 
-def test_a_picture_that_kills_its_decoder_is_set_aside_and_its_neighbours_are_decoded(task: DecodeTask) -> None:
+def test_an_image_that_kills_its_decoder_is_quarantined_and_its_neighbours_are_decoded(task: DecodeTask) -> None:
     decoders = ProcessDecoders(1, SIDE)
     try:
         found = collect(decoders, [task, KillerTask(*vars_of(task), deadly_hash=task.image_hash_B[5]), task])

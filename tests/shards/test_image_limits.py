@@ -131,7 +131,7 @@ def test_only_what_may_take_long_is_costly(pictures: list[bytes]) -> None:
 
 @pytest.mark.usefixtures("_short_limit")
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_an_image_that_takes_too_long_is_set_aside_and_its_neighbours_are_decoded(
+def test_an_image_that_takes_too_long_is_quarantined_and_its_neighbours_are_decoded(
     tmp_path: Path, pictures: list[bytes], n_workers: int
 ) -> None:
     task = task_of(tmp_path / "pictures", pictures)
@@ -173,7 +173,7 @@ def test_ingest_sets_an_image_aside_that_takes_too_long_and_reads_all_else(root:
     assert (fault.ordinal, fault.key, fault.reason, fault.is_transient) == (1, "slow", "too_slow", False)
 
 
-def test_a_record_on_which_two_readers_die_is_set_aside_alone(root: Path) -> None:
+def test_a_record_on_which_two_readers_die_is_quarantined_alone(root: Path) -> None:
     tasks = [DeadlyRecordTask(file, Reading()) for file in list_shards(str(root))[:1]]
     with Workers(1, module=DeadlyRecordTask.__module__, place_bytes=8) as workers:
         (content,) = _ReadInOrder(tasks, workers).contents()

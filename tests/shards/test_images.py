@@ -50,7 +50,7 @@ def test_the_largest_centred_square_is_kept() -> None:
     assert (decode_image(encode(image), 10) == [0, 0, 255]).all()
 
 
-def test_a_picture_at_its_own_size_is_not_touched(picture) -> None:
+def test_an_image_at_its_own_size_is_not_touched(picture) -> None:
     data = picture(size=(16, 16))
     assert (decode_image(data, 16) == np.asarray(Image.open(io.BytesIO(data)))).all()
 
@@ -153,7 +153,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(size: tuple[int, int], mo
     assert caught.value.reason == "image_too_large"
 
 
-def test_a_picture_without_area_is_refused() -> None:
+def test_an_image_without_area_is_refused() -> None:
     with pytest.raises(BadImageError):
         read_header(png_header(0, 5))
 
@@ -162,7 +162,7 @@ def test_floating_point_pixels_are_refused() -> None:
     assert reason_of(encode(Image.new("F", (8, 8), 0.5), "TIFF")) == "unsupported_pixels"
 
 
-def test_fingerprints_are_near_for_likeness_and_far_for_difference() -> None:
+def test_perceptual_hashes_are_near_for_likeness_and_far_for_difference() -> None:
     rng = np.random.default_rng(0)
     coarse = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((128, 128)) for _ in range(2)]
     same = perceptual_hash_of(encode(coarse[0])) ^ perceptual_hash_of(encode(coarse[0].resize((96, 96)), "JPEG"))
@@ -177,7 +177,7 @@ def test_decoding_twice_gives_the_same_pixels(picture) -> None:
     assert (decode_image(data, 64) == decode_image(data, 64)).all()
 
 
-def test_every_cut_of_a_picture_is_refused_or_decoded(picture) -> None:
+def test_every_cut_of_an_image_is_refused_or_decoded(picture) -> None:
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
         data = picture(kind=kind)
         for cut in range(0, len(data), 7):

@@ -52,14 +52,14 @@ def test_whole_numbers_give_the_transforms_bits(seed: int, side: int) -> None:
     assert len(bits_of(perceptual_hash(image)) ^ oracle(image)) <= 1
 
 
-def test_a_fingerprint_is_the_same_in_every_release() -> None:
+def test_a_perceptual_hash_is_the_same_in_every_release() -> None:
     """It stands in stores: a change of one bit would make all of them strangers to new pictures."""
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     pixels: NDArray[np.uint8] = np.stack([4 * x, 4 * y, (3 * x + y) % 256], axis=-1).astype(np.uint8)
     assert perceptual_hash(Image.fromarray(pixels)) == 6_291_480
 
 
-def test_flat_grey_has_no_bits_and_flat_colours_are_told_apart() -> None:
+def test_flat_grey_has_no_bits_and_flat_colours_are_distinguished() -> None:
     assert (
         perceptual_hash(Image.new("RGB", (9, 9))) == perceptual_hash(Image.new("RGB", (40, 30), COLOURS["white"])) == 0
     )
@@ -68,7 +68,7 @@ def test_flat_grey_has_no_bits_and_flat_colours_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("quality", [50, 75, 95])
-def test_the_same_shapes_in_other_colours_are_other_pictures_and_compressed_ones_the_same(quality: int) -> None:
+def test_the_same_shapes_in_other_colours_are_other_images_and_compressed_ones_the_same(quality: int) -> None:
     near, far = [], []
     for seed in range(40):
         scene = draw_informative(random.Random(seed), 128).image
@@ -104,14 +104,12 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize(("quality", "scale", "share"), [(75, 1, 0.97), (50, 1, 0.94), (85, 0.7, 0.7)])
-def test_real_pictures_are_known_again(
-    photographs: list[Image.Image], quality: int, scale: float, share: float
-) -> None:
+def test_real_images_are_known_again(photographs: list[Image.Image], quality: int, scale: float, share: float) -> None:
     found = [hamming_distance(perceptual_hash(p), perceptual_hash_of(jpeg(p, quality, scale))) for p in photographs]
     assert np.mean(np.array(found) <= MAX_DISTANCE) >= share
 
 
-def test_few_real_pictures_stand_behind_a_different_one(photographs: list[Image.Image]) -> None:
+def test_few_real_images_are_grouped_with_a_different_one(photographs: list[Image.Image]) -> None:
     """Icons of one shape do; with brightness gradients alone it was twice as many."""
     hashes = [perceptual_hash(picture) for picture in photographs]
     behind = sum(

@@ -96,7 +96,7 @@ def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
     assert [len(content.samples) for content in found[:5] if isinstance(content, ShardContent)] == [3, 4, 5, 3]
 
 
-def test_without_fingerprints_no_picture_is_decoded(root: Path) -> None:
+def test_without_perceptual_hashes_no_image_is_decoded(root: Path) -> None:
     (content, *_) = read_shards(list_shards(str(root))[:1], n_workers=0, reading=Reading(has_perceptual_hash=False))
     assert [pair.perceptual_hash for pair in content.samples] == [None] * 3
 
@@ -126,7 +126,7 @@ def test_a_shard_without_its_end_is_cut(tmp_path: Path, tar, record, is_cut: boo
     assert (content.is_cut, len(content.samples), content.rejection) == (is_cut, 2, None)
 
 
-def test_what_is_no_tar_is_rejected_with_its_hash_and_a_reason(tmp_path: Path) -> None:
+def test_what_is_not_a_tar_is_rejected_with_its_hash_and_a_reason(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"<html>" * 999)
     (content,) = read_shards(list_shards(str(tmp_path)), n_workers=0)
     assert isinstance(content, ShardContent)

@@ -42,7 +42,7 @@ def test_a_bad_record_is_one_fault_and_changes_nothing_for_its_neighbours(
     assert [pair.record.ordinal for pair in (before, after)] == [0, 2]
 
 
-def test_a_pair_is_named_by_its_bytes_and_its_caption(tar, record, read) -> None:
+def test_a_sample_is_named_by_its_bytes_and_its_caption(tar, record, read) -> None:
     (name, image), *rest = record("a", 1)
     (pair,) = read(tar([(name, image), *rest]))
     assert pair.image_hash == hashlib.sha256(image).digest()
@@ -56,13 +56,13 @@ def test_a_pair_is_named_by_its_bytes_and_its_caption(tar, record, read) -> None
     )
 
 
-def test_a_pair_has_one_name_wherever_it_lies(tar, record, read) -> None:
+def test_a_sample_has_one_name_wherever_it_is(tar, record, read) -> None:
     (first,) = read(tar(record("a", 1)))
     _, moved = read(tar([*record("x", 2), *reversed(record("renamed", 1))]))
     assert first.pair_hash == moved.pair_hash
 
 
-def test_another_caption_is_another_pair_of_the_same_image(tar, read, picture) -> None:
+def test_another_caption_is_another_sample_of_the_same_image(tar, read, picture) -> None:
     one, other = read(tar([("a.png", picture()), ("a.txt", b"one"), ("b.png", picture()), ("b.txt", b"other")]))
     assert one.image_hash == other.image_hash
     assert one.pair_hash != other.pair_hash
@@ -73,7 +73,7 @@ def test_an_extension_does_not_decide_the_format(tar, read, picture) -> None:
     assert pair.format == "webp"
 
 
-def test_fingerprints_are_left_out_where_they_are_not_wanted(tar, record) -> None:
+def test_perceptual_hashes_are_left_out_where_they_are_not_wanted(tar, record) -> None:
     raw = tar(record("a", 1))
     (pair,) = read_samples(io.BytesIO(raw), len(raw), Reading(has_perceptual_hash=False))
     assert isinstance(pair, Sample)
@@ -109,7 +109,7 @@ def test_a_quarantine_detail_holds_nothing_that_differs_between_equal_bytes(tar,
     assert not any("0x" in fault.detail or "_io" in fault.detail for fault in kept_alive[0])
 
 
-def test_a_drawn_corpus_reads_as_pairs_that_the_truth_knows(tmp_path: Path) -> None:
+def test_a_synthetic_corpus_reads_as_samples_that_the_truth_knows(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     draw_scenes(tmp_path, n_train=40, n_validation=5, n_test=5, side=16, shard_size=30)
@@ -123,7 +123,7 @@ def test_a_drawn_corpus_reads_as_pairs_that_the_truth_knows(tmp_path: Path) -> N
     assert len(found) == 50
 
 
-def test_the_real_corpus_reads_as_pairs(real_corpus: Path) -> None:
+def test_the_real_corpus_reads_as_samples(real_corpus: Path) -> None:
     shards = list_shards(str(real_corpus))
     assert len(shards) == 7
     with open_shard(shards[0].uri) as file:

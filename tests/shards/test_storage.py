@@ -57,7 +57,7 @@ def test_shards_are_listed_by_address_without_writes_under_way(root: str) -> Non
     assert list_shards(f"{root}/") == shards
 
 
-def test_a_shard_reads_the_same_wherever_it_lies(root: str, tar, record) -> None:
+def test_a_shard_reads_the_same_wherever_it_is(root: str, tar, record) -> None:
     shard = list_shards(root)[-1]
     expected = fill(tar, record)["2026-01-02/000000.tar"]
     assert shard.size_bytes == len(expected)

@@ -47,7 +47,7 @@ def test_ordinals_count_good_and_bad_records(tar) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xd8\xff" + bytes(2000), b"\x1f\x8b" + b"x" * 2000, b"short"])
-def test_a_file_that_is_no_tar_from_its_first_byte_is_refused(raw: bytes) -> None:
+def test_a_file_that_is_not_a_tar_from_its_first_byte_is_refused(raw: bytes) -> None:
     with pytest.raises(DataError, match="tar"):
         index(raw)
 
@@ -110,7 +110,7 @@ def test_a_cut_tar_keeps_its_whole_records_and_may_be_tried_again(tar, cut: int)
     assert (found[-1].reason, found[-1].is_transient) == ("truncated_tar", True)
 
 
-def test_a_cut_between_two_records_is_still_told(tar) -> None:
+def test_a_cut_between_two_records_is_still_reported(tar) -> None:
     assert reasons(bytes(small(tar)[: 12 * BLOCK])) == {"a": "ok", "b": "ok", f"offset-{12 * BLOCK}": "truncated_tar"}
 
 
@@ -129,7 +129,7 @@ def test_links_and_devices_are_no_files(tar, kind: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["../b.jpg", "/etc/b.jpg", "x/../../b.jpg", "..\\b.jpg", "C:/b.jpg"])
-def test_a_path_that_leads_out_of_its_folder_is_set_aside(tar, name: str) -> None:
+def test_a_path_that_leads_out_of_its_folder_is_quarantined(tar, name: str) -> None:
     found = index(tar([("a.jpg", b"1"), (name, b"2"), ("c.jpg", b"3")]))
     assert [getattr(record, "reason", "ok") for record in found] == ["ok", "unsafe_path", "ok"]
 
@@ -173,11 +173,11 @@ def test_damage_beside_clutter_is_still_counted(tar) -> None:
 
 
 @pytest.mark.parametrize("name", ["README", ".jpg", "x/.hidden"])
-def test_a_name_without_key_or_extension_is_set_aside(tar, name: str) -> None:
+def test_a_name_without_key_or_extension_is_quarantined(tar, name: str) -> None:
     assert list(reasons(tar([("a.jpg", b"1"), (name, b"2")])).values()) == ["ok", "bad_name"]
 
 
-def test_the_second_record_of_one_key_is_set_aside(tar) -> None:
+def test_the_second_record_of_one_key_is_quarantined(tar) -> None:
     found = index(tar([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3")]))
     assert [getattr(record, "reason", "ok") for record in found] == ["ok", "ok", "duplicate_key"]
 
@@ -186,7 +186,7 @@ def test_two_members_of_one_extension_are_no_record(tar) -> None:
     assert reasons(tar([("a.jpg", b"1"), ("a.JPG", b"2"), ("b.jpg", b"3")])) == {"a": "duplicate_member", "b": "ok"}
 
 
-def test_a_record_of_too_many_members_is_set_aside_in_the_time_that_its_bytes_take(tar) -> None:
+def test_a_record_of_too_many_members_is_quarantined_in_the_time_that_its_bytes_take(tar) -> None:
     crowd = [(f"b.e{number}", b"") for number in range(20_000)]
     began = time.process_time()
     found = reasons(tar([("a.jpg", b"1"), *crowd, ("c.jpg", b"2")]))
@@ -201,7 +201,7 @@ def test_as_many_members_as_the_limit_are_a_record(tar) -> None:
     assert reasons(tar([*most, ("a.one", b"")])) == {"a": "too_many_members"}
 
 
-def test_a_key_of_pax_length_is_read_and_one_too_long_for_an_index_is_set_aside(tar) -> None:
+def test_a_key_of_pax_length_is_read_and_one_too_long_for_an_index_is_quarantined(tar) -> None:
     long, too_long = "k" * 1024, "k" * 1025
     found = index(tar([(f"{long}.jpg", b"1"), (f"{too_long}.jpg", b"2"), ("c.jpg", b"3")]))
     assert [getattr(record, "reason", "ok") for record in found] == ["ok", "key_too_long", "ok"]
@@ -215,7 +215,7 @@ def test_gnu_long_names_are_read(tar) -> None:
     assert reasons(buffer.getvalue()) == {"n" * 300: "ok"}
 
 
-def test_a_key_that_is_not_utf8_is_set_aside_under_a_name_that_can_be_stored(tar) -> None:
+def test_a_key_that_is_not_utf8_is_quarantined_under_a_name_that_can_be_stored(tar) -> None:
     found = index(tar([("a.jpg", b"1"), ("\udcff.jpg", b"2"), ("c.jpg", b"3")]))
     assert [getattr(record, "reason", "ok") for record in found] == ["ok", "unstorable_text", "ok"]
     assert found[1].key == "\\udcff"
@@ -229,7 +229,7 @@ def pax_tar(records: bytes) -> bytes:
     return b"".join(blocks) + bytes(2 * BLOCK)
 
 
-def test_nul_in_a_pax_name_is_set_aside() -> None:
+def test_nul_in_a_pax_name_is_quarantined() -> None:
     assert reasons(pax_tar(b"16 path=x\0y.jpg\n")) == {"x\\x00y": "unstorable_text", "b": "ok"}
 
 
@@ -280,7 +280,7 @@ def test_the_first_fault_of_a_record_is_the_one_that_is_kept(tar) -> None:
     ]  # fmt: skip
 
 
-def test_a_record_that_was_set_aside_has_used_its_key(tar) -> None:
+def test_a_record_that_was_quarantined_has_used_its_key(tar) -> None:
     found = index(tar([("a.jpg", b"1"), ("a.JPG", b"2"), ("b.jpg", b"3"), ("a.jpg", b"4")]))
     assert [getattr(record, "reason", "ok") for record in found] == ["duplicate_member", "ok", "duplicate_key"]
 
@@ -342,7 +342,7 @@ def test_a_file_may_end_where_the_tar_ends_and_one_byte_later_it_is_cut() -> Non
         (bytes(100), "expected an uncompressed tar"),
     ],
 )  # fmt: skip
-def test_what_is_no_tar_is_said_to_be_what_it_is(raw: bytes, words: str) -> None:
+def test_what_is_not_a_tar_is_said_to_be_what_it_is(raw: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
         index(raw)
 
@@ -417,5 +417,5 @@ def test_only_a_cut_tar_and_a_dead_decoder_are_tried_again_and_codes_are_for_eve
     assert fault.is_transient is (reason in {"truncated_tar", "decoder_died"})
 
 
-def test_an_address_in_memory_is_no_part_of_a_fault() -> None:
+def test_an_address_in_memory_is_not_part_of_a_fault() -> None:
     assert make_fault(0, "k", Reason.BAD_IMAGE, "<BytesIO object at 0x7f3AbC> broke").detail == "<BytesIO object> broke"

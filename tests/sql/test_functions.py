@@ -137,7 +137,7 @@ def test_a_score_bound_divides_the_scores_as_the_rank_does(connection: Connectio
         assert np.array_equal(ranks < rank, tried > bound), rank
 
 
-def test_current_scores_rank_a_hundred_thousand_pairs_in_a_second(connection: Connection) -> None:
+def test_current_scores_rank_a_hundred_thousand_samples_in_a_second(connection: Connection) -> None:
     insert_rows(connection, {"raters": [{"rater_id": 1, "name": "r", "state": "production"}]})
     connection.execute(text("SELECT alchemist.add_partition('scores', 1)"))
     connection.execute(
@@ -158,7 +158,7 @@ def scalar(connection: Connection, expression: str, **given: Any) -> Any:
     return connection.execute(text(f"SELECT {expression}"), given).scalar_one()
 
 
-def test_the_quantiles_are_students_to_four_digits_and_that_of_30_stands_for_more(connection: Connection) -> None:
+def test_the_quantiles_are_students_to_four_digits_and_that_of_30_is_used_for_more(connection: Connection) -> None:
     found = [scalar(connection, "alchemist.student_quantile(:n)", n=n) for n in range(1, 31)]
     assert found == pytest.approx(stats.t.ppf(0.975, np.arange(1, 31)), abs=6e-5)
     for many in (31, 1000):
@@ -193,7 +193,7 @@ def test_a_lease_is_live_between_now_and_the_longest_that_can_be(
     assert scalar(connection, expression, ends_in=ends_in) is is_live
 
 
-def test_the_first_place_of_a_pair_is_its_first_live_location(connection: Connection) -> None:
+def test_the_first_place_of_a_sample_is_its_first_live_location(connection: Connection) -> None:
     insert_rows(connection, {
         "datasets": [{"dataset_id": 1, "name": "web"}],
         "shards": [
@@ -382,13 +382,13 @@ def pool(connection: Connection) -> Connection:
     return connection
 
 
-def test_a_pair_counts_under_the_first_of_the_nights_that_are_asked_for(pool: Connection) -> None:
+def test_a_sample_counts_under_the_first_of_the_nights_that_are_asked_for(pool: Connection) -> None:
     assert [(row[0], row[2]) for row in drawable(pool)] == [(1, 1), (2, 2), (3, 1), (4, 1), (6, 1)]
     assert [(row[0], row[2]) for row in drawable(pool, night_ids=[2])] == [(1, 2), (2, 2)]
     assert [row[0] for row in drawable(pool, after=1, last=4)] == [2, 3, 4]
 
 
-def test_a_shard_that_was_retired_by_then_gives_no_pair(pool: Connection) -> None:
+def test_a_shard_that_was_retired_by_then_gives_no_sample(pool: Connection) -> None:
     assert [row[0] for row in drawable(pool, last_retirement_id=4)] == [1, 2, 3, 4, 6]
     assert [row[0] for row in drawable(pool, last_retirement_id=5)] == [1, 3, 4, 6]
 
@@ -400,7 +400,7 @@ def test_a_takedown_counts_up_to_the_last_one_that_was_known(pool: Connection) -
     assert [row[0] for row in drawable(pool, last_takedown_id=2) if row[4]] == []
 
 
-def test_a_duplicate_is_of_the_first_pair_of_its_group_as_far_as_was_compared(pool: Connection) -> None:
+def test_a_duplicate_is_of_the_first_sample_of_its_group_as_far_as_was_compared(pool: Connection) -> None:
     insert_rows(pool, {"distinct_images": [{"sample_id": 1}, {"sample_id": 3}], "duplicate_samples": [
         {"sample_id": 2, "first_sample_id": 1, "distance": 0, "is_same_image": True},
         {"sample_id": 4, "first_sample_id": 3, "distance": 1, "is_same_image": False},

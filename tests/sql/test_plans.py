@@ -71,7 +71,7 @@ def query(name: str) -> str:
     return (SQL / "queries" / f"{name}.sql").read_text()
 
 
-def test_a_shards_unscored_pairs_are_found_by_its_locations(large: Connection) -> None:
+def test_a_shards_unscored_samples_are_found_by_its_locations(large: Connection) -> None:
     used = indexes(large, query("unscored_samples"), shard_id=7, rater_id=1, image_exts=["jpg"])
     assert {"pk_samples", "scores_1_pkey"} <= used
     assert used & BY_SHARD
@@ -113,7 +113,7 @@ def test_a_users_own_suite_reads_that_nights_locations_alone(large: Connection, 
 
 
 @pytest.mark.parametrize("view", ["current_scores", "sample_history"])
-def test_one_pair_is_looked_up_not_searched(large: Connection, view: str) -> None:
+def test_one_sample_is_looked_up_not_searched(large: Connection, view: str) -> None:
     assert "scores_1_pkey" in indexes(large, f"SELECT * FROM alchemist.{view} WHERE sample_id = 77")
 
 

@@ -98,7 +98,7 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
         refused(reader, "SELECT nextval('alchemist.fencing_tokens')", "permission denied")
 
 
-def test_the_writer_drops_no_partition_that_somebody_may_read(
+def test_the_writer_drops_no_partition_that_a_reader_may_use(
     log_in: Callable[[str], Connection], engine: Engine
 ) -> None:
     with engine.begin() as connection:

@@ -60,14 +60,14 @@ def by_python(engine: Engine, **given: Any) -> tuple[int, list[tuple[bytes, floa
     ],
     ids=str,
 )
-def test_sql_draws_the_members_of_python_with_their_ranks_bit_for_bit(store: Engine, given: dict[str, Any]) -> None:
+def test_sql_selects_the_members_of_python_with_their_ranks_bit_for_bit(store: Engine, given: dict[str, Any]) -> None:
     snapshot_id, expected = by_python(store, **given)
     given.pop("dataset", None)
     with store.connect() as connection:
         assert by_sql(connection, snapshot_id, **given) == expected
 
 
-def test_a_snapshot_with_everything_left_out_is_drawn_alike(store: Engine) -> None:
+def test_a_snapshot_with_everything_left_out_gives_the_same_members(store: Engine) -> None:
     known = list(pairs(store, "sample_id, image_hash, perceptual_hash"))
     # A group whose first pair is taken down, one whose first is in the evaluation set, and one as usual.
     set_duplicates(store, [(11, 10), (12, 10), (21, 20), (22, 20), (31, 30), (350, 30)])
@@ -81,7 +81,7 @@ def test_a_snapshot_with_everything_left_out_is_drawn_alike(store: Engine) -> No
         assert by_sql(connection, snapshot_id, retention=0.74) == expected
 
 
-def test_a_snapshot_of_a_heuristic_is_drawn_alike(store: Engine) -> None:
+def test_a_snapshot_of_a_heuristic_gives_the_same_members(store: Engine) -> None:
     for score in ("aesthetic", "imported.likes"):
         snapshot_id, expected = by_python(store, rank_by=score)
         with store.connect() as connection:
@@ -98,7 +98,9 @@ def test_what_came_after_a_snapshot_changes_nothing(store: Engine) -> None:
         assert by_sql(connection, snapshot_id) == expected
 
 
-def test_an_analyst_draws_too_and_may_leave_defaults_out(store: Engine, log_in: Callable[[str], Connection]) -> None:
+def test_an_analyst_can_select_too_and_may_leave_defaults_out(
+    store: Engine, log_in: Callable[[str], Connection]
+) -> None:
     snapshot_id, expected = by_python(store, seed=0)
     with log_in("alchemist_reader") as connection:
         statement = text("SELECT pair_hash FROM alchemist.shift_gsample(snapshot => :id, retention => 0.2)")
@@ -149,7 +151,7 @@ def test_a_snapshot_with_a_condition_is_referred_to_the_command_line(store: Engi
         by_sql(connection, snapshot_id)
 
 
-def test_a_scale_of_many_knots_is_not_carried_along_with_every_pair(store: Engine) -> None:
+def test_a_scale_of_many_knots_is_not_carried_along_with_every_sample(store: Engine) -> None:
     """65,536 knots are 1 MiB: on each row of a sort, a million pairs would need a terabyte of disk."""
     snapshot_id, _ = by_python(store)
     change(store, """

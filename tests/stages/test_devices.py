@@ -146,7 +146,7 @@ def test_a_job_that_was_stopped_past_its_lease_ends_before_it_uses_the_device_ag
 
 
 @pytest.mark.db
-def test_a_job_that_was_stopped_for_less_than_its_lease_goes_on(store: Engine, start: Callable[..., Job]) -> None:
+def test_a_job_that_was_stopped_for_less_than_its_lease_resumes(store: Engine, start: Callable[..., Job]) -> None:
     job = start(number=1, n_steps=10, stop_before=5)
     wait_for(store, "SELECT count(*) = 5 FROM uses")
     while not is_stopped(job.pid):

@@ -82,7 +82,7 @@ def test_a_set_in_a_published_layout_is_ingested_scored_and_selected(
     assert chosen.n_samples == n_pairs
 
 
-def test_which_picture_was_preferred_can_be_asked_in_sql(trained_store: TrainedStore, tmp_path: Path) -> None:
+def test_which_image_was_preferred_can_be_asked_in_sql(trained_store: TrainedStore, tmp_path: Path) -> None:
     bring_in("hpdv3", tmp_path)
     statement = """
         SELECT caption, (metadata ->> 'is_preferred')::boolean AS is_preferred, metadata ->> 'model' AS model

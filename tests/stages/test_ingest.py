@@ -127,13 +127,13 @@ def test_a_root_as_seen_from_here_is_found_from_elsewhere(
     assert ingest(dataset="scenes").n_known == 6
 
 
-def test_a_root_without_a_tar_says_so(tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_root_without_a_tar_reports_it(tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "00000.parquet").touch()
     assert ingest(dataset="empty", root=str(tmp_path)).n_shards == 0
     assert f"No .tar lies under {tmp_path}" in capsys.readouterr().err
 
 
-def test_an_empty_night_succeeds_and_says_so(
+def test_an_empty_night_succeeds_and_reports_it(
     corpus: Path, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = ingest(dataset="scenes", root=str(corpus / "train"), crawl_date="2026-03-03")
@@ -141,7 +141,7 @@ def test_an_empty_night_succeeds_and_says_so(
     assert f"6 shards lie under {corpus / 'train'}, none of 2026-03-03" in capsys.readouterr().err
 
 
-def test_a_re_sharded_pair_is_a_new_location_of_the_old_pair(corpus: Path, tmp_path: Path, engine: Engine) -> None:
+def test_a_re_sharded_sample_is_a_new_location_of_the_old_sample(corpus: Path, tmp_path: Path, engine: Engine) -> None:
     ingest(dataset="scenes", root=str(corpus / "train"))
     again = tmp_path / "again" / "2026-01-03"
     again.mkdir(parents=True)
@@ -209,7 +209,7 @@ def test_without_repair_what_could_be_repaired_is_quarantined(
     assert report.quarantined == {"caption_not_utf8": 1, "bad_json": 1}
 
 
-def test_what_is_no_tar_is_rejected_and_a_good_upload_takes_its_place(
+def test_what_is_not_a_tar_is_rejected_and_a_good_upload_takes_its_place(
     tmp_path: Path, corpus: Path, database_url: str
 ) -> None:
     root = tmp_path / "broken"
@@ -428,7 +428,7 @@ def test_an_upload_that_was_given_up_and_a_rejected_file_that_was_removed_are_fo
     assert states(engine) == {"2026-01-01/a.tar": "verified"}
 
 
-def test_shards_of_days_that_nobody_ingested_are_named_with_what_to_do(
+def test_shards_of_days_that_were_not_ingested_are_named_with_what_to_do(
     tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_day(tmp_path, corpus, "2026-01-01", "2026-01-02", "2026-01-03", "2999-01-01")
@@ -530,7 +530,7 @@ def test_a_dataset_has_a_name_that_every_tool_can_write(tmp_path: Path, engine: 
         assert connection.execute(text("SELECT count(*) FROM alchemist.datasets")).scalar_one() == 0
 
 
-def test_a_dataset_that_has_an_odd_name_goes_on(tmp_path: Path, corpus: Path, engine: Engine) -> None:
+def test_a_dataset_that_has_an_odd_name_keeps_working(tmp_path: Path, corpus: Path, engine: Engine) -> None:
     with engine.begin() as connection:
         statement = text("INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('a b', :root, 'train')")
         connection.execute(statement, {"root": str(corpus / "train")})

@@ -62,7 +62,7 @@ def test_the_chain_from_crawl_to_metric_has_no_gap() -> None:
     assert chain[-1].outputs == ["metrics/heldout_loss of best v2"]
 
 
-def test_tars_hang_on_the_version_that_was_drawn() -> None:
+def test_tars_hang_on_the_version_that_was_selected() -> None:
     (drawn,) = [step for step in steps("select", SELECTED) if step.job == "select"]
     (copied,) = steps("materialize", {"subset": "best v2", "folder": "/data/best"})
     assert drawn.outputs == copied.inputs

@@ -39,7 +39,7 @@ def find_picture() -> tuple[Path, int, int]:
     return Path(root) / uri, offset, size
 
 
-def test_a_picture_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leaves_no_file(
+def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leaves_no_file(
     trained_store: TrainedStore,
 ) -> None:
     score(ScoreConfig(dataset="scenes"))

@@ -124,7 +124,7 @@ def test_a_second_upload_sends_nothing_and_a_damaged_object_is_sent_again(
     assert objects("copies/") == whole
 
 
-def test_an_upload_that_broke_off_goes_on_and_shows_no_manifest_before_it_is_whole(
+def test_an_upload_that_broke_off_resumes_and_shows_no_manifest_before_it_is_whole(
     folder: Engine, object_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put, n_put = s3.put_file, 0
@@ -249,7 +249,7 @@ def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
     assert len(find_subset(folder, NAME).all_materialized_uris) == 2
 
 
-def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
+def test_an_image_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
     folder: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     materialize_to = stage.materialize_to
@@ -266,7 +266,7 @@ def test_a_picture_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
     assert (row.materialized_uri, row.all_materialized_uris) == (None, [])
 
 
-def test_gc_forgets_a_copy_that_somebody_removed(folder: Engine) -> None:
+def test_gc_forgets_a_copy_that_was_removed_by_hand(folder: Engine) -> None:
     """Else a takedown of its pictures would never be complete."""
     shutil.rmtree(run().folder)
     take_down(folder, [an_image(folder)], "asked for", actor="ann")
@@ -292,7 +292,7 @@ def test_a_member_whose_shard_was_retired_is_named_and_another_place_of_it_serve
     assert run().n_samples == find_subset(folder, NAME).n_samples
 
 
-def test_members_are_copied_from_a_pool_without_one_of_them(
+def test_members_are_copied_from_a_corpus_without_one_of_them(
     folder: Engine, make_manifest: Callable[[int], None]
 ) -> None:
     """A version of no members: an empty copy, and an empty epoch."""

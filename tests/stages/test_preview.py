@@ -114,7 +114,7 @@ def probed(store: Engine) -> Engine:
 
 
 @pytest.mark.usefixtures("probed")
-def test_a_selection_that_the_probe_expects_to_be_worse_than_random_says_so_and_fails_its_check(
+def test_a_selection_that_the_probe_expects_to_be_worse_than_random_reports_it_and_fails_its_check(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     report = draw(strategy="shift_gsample")
@@ -144,7 +144,7 @@ def test_a_selection_that_is_not_expected_to_be_worse_passes_its_check(strategy:
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
 
 
-def test_without_a_probe_a_mixed_pairing_and_a_moved_head_cut_are_warnings_of_the_check(
+def test_without_a_probe_a_mixed_pairing_and_a_moved_drop_top_ratio_are_warnings_of_the_check(
     store: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw()
@@ -218,7 +218,7 @@ def test_training_hours_come_from_the_newest_training(store: Engine) -> None:
     assert draw(dry_run=True).training_hours == 1.0
 
 
-def test_a_preview_warns_where_the_pool_has_moved_against_its_scale(store: Engine) -> None:
+def test_a_preview_warns_where_the_corpus_has_moved_against_its_scale(store: Engine) -> None:
     draw()
     assert not any("rescale" in warning for warning in draw(dry_run=True).warnings)
     scores = np.linspace(3, 4, 100).astype(np.float32).tolist()
@@ -233,7 +233,7 @@ def test_a_preview_warns_where_retention_saturates_the_strategy(store: Engine) -
     assert not any("more samples than" in w for w in draw(0.7, dry_run=True, strategy="random").warnings)
 
 
-def test_a_preview_warns_of_pairs_that_were_never_compared(store: Engine) -> None:
+def test_a_preview_warns_of_samples_that_were_never_compared(store: Engine) -> None:
     assert any("About 400 samples were never searched" in warning for warning in draw(dry_run=True).warnings)
     set_duplicates(store, [(400, 1)])
     assert not any("never searched" in warning for warning in draw(dry_run=True).warnings)

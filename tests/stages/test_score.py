@@ -84,7 +84,7 @@ def test_worker_processes_move_no_score_and_no_measure_by_one_bit(
     assert checksums[0] == checksums[1] == checksums[2]
 
 
-def test_heuristics_are_stored_once_for_every_scored_pair(trained_store: TrainedStore) -> None:
+def test_heuristics_are_stored_once_for_every_scored_sample(trained_store: TrainedStore) -> None:
     score(dataset="scenes", crawl_date="2026-01-01")
     with open_store().begin() as connection:
         connection.execute(text("UPDATE alchemist.heuristic_scores SET clarity = -1"))
@@ -114,7 +114,7 @@ def ask(statement: str) -> int:
         return int(connection.execute(text(statement)).scalar_one())
 
 
-def test_a_pair_twice_in_a_shard_is_scored_once_and_counted_twice(
+def test_a_sample_twice_in_a_shard_is_scored_once_and_counted_twice(
     trained_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
     source = members_of(next((corpus / "train").rglob("*.tar")))[:9]
@@ -142,7 +142,7 @@ def test_one_crawl_date_is_scored_alone(trained_store: TrainedStore) -> None:
     assert score(dataset="scenes", crawl_date="2026-01-02").n_samples == 120
 
 
-def test_a_pair_seen_again_elsewhere_costs_no_forward_pass(
+def test_a_sample_seen_again_elsewhere_costs_no_forward_pass(
     trained_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
     score(dataset="scenes")

@@ -9,7 +9,7 @@ from alchemist_core.stages import score
 @pytest.mark.parametrize(
     ("n_pairs", "n_workers"), [(0, 0), (999, 0), (1000, 1), (2999, 2), (8000, 8), (8_999, 8), (10**7, 8)]
 )
-def test_a_process_decodes_for_a_thousand_pairs_and_no_more_than_cores_do(
+def test_a_process_decodes_for_a_thousand_samples_and_no_more_than_cores_do(
     monkeypatch: pytest.MonkeyPatch, n_pairs: int, n_workers: int
 ) -> None:
     monkeypatch.delenv("ALCHEMIST_DECODE_WORKERS", raising=False)

@@ -89,7 +89,7 @@ def test_a_dry_run_writes_no_row(trained_store: TrainedStore) -> None:
 
 
 @pytest.mark.usefixtures("selectable")
-def test_a_head_cut_that_leaves_too_few_names_the_largest_retention() -> None:
+def test_a_drop_top_ratio_that_leaves_too_few_names_the_largest_retention() -> None:
     with pytest.raises(ConfigError, match="largest possible retention"):
         select(0.9, strategy="shift_gsample")
 

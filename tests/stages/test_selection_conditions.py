@@ -60,12 +60,12 @@ def test_a_hostile_value_is_only_a_value(store: Engine, value: str) -> None:
     assert member_ids(store) == {77}
 
 
-def test_a_condition_that_nothing_meets_says_so(store: Engine) -> None:
+def test_a_condition_that_nothing_meets_reports_it(store: Engine) -> None:
     with pytest.raises(ConfigError, match="No pair is eligible"):
         draw(where="width > 100000")
 
 
-def test_a_condition_that_leaves_nobody_out_keeps_no_snapshot_from_sql(store: Engine) -> None:
+def test_a_condition_that_excludes_no_sample_keeps_no_snapshot_from_sql(store: Engine) -> None:
     draw(where="sample_id > 0")
     subset = find_subset(store, "s")
     statement = text("SELECT pair_hash FROM alchemist.shift_gsample(:snapshot, 0.2)")

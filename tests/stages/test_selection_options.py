@@ -24,7 +24,7 @@ def store(engine: Engine) -> Engine:
     return engine
 
 
-def test_of_a_group_of_lookalikes_the_first_seen_is_kept(store: Engine) -> None:
+def test_of_a_group_of_near_duplicates_the_first_seen_is_kept(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
     report = draw(dedup="near", **ALL)
     assert (report.n_eligible, report.n_samples, report.n_removed) == (397, 397, {"duplicate": 3})
@@ -32,7 +32,7 @@ def test_of_a_group_of_lookalikes_the_first_seen_is_kept(store: Engine) -> None:
     assert {10, 30} <= member_ids(store)
 
 
-def test_where_the_first_of_a_group_may_not_be_drawn_the_next_one_stands_for_it(store: Engine) -> None:
+def test_where_the_first_of_a_group_may_not_be_selected_the_next_one_replaces_it(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
     first = list(pairs(store, "image_hash"))[9]
     takedown(TakedownConfig(image_hash=bytes(first.image_hash).hex(), reason="asked"))
@@ -47,7 +47,7 @@ def test_duplicates_may_be_kept(store: Engine) -> None:
     assert draw(dedup="off", **ALL).n_samples == 400
 
 
-def test_lookalikes_stay_by_default_and_of_one_picture_the_first_seen_pair(store: Engine) -> None:
+def test_near_duplicates_stay_by_default_and_of_one_image_the_first_seen_sample(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (13, 10), (350, 30)])
     # 12 and 13 are one picture, which only looks like that of 10; 350 is that of 30.
     change(
@@ -63,7 +63,7 @@ def test_lookalikes_stay_by_default_and_of_one_picture_the_first_seen_pair(store
     assert {10, 11, 12, 13, 30, 350} & member_ids(store) == {10, 11, 12, 30}
 
 
-def test_pictures_of_an_evaluation_set_and_those_that_look_like_one_are_left_out(store: Engine) -> None:
+def test_images_of_an_evaluation_set_and_those_that_look_like_one_are_left_out(store: Engine) -> None:
     known = list(pairs(store, "sample_id, image_hash, perceptual_hash"))
     add_to_bench(store, bytes(known[4].image_hash), 1)
     add_to_bench(store, b"y" * 32, known[6].perceptual_hash ^ (1 << 63) - (1 << 64) ^ 1, ordinal=1)
@@ -79,7 +79,7 @@ def test_only_a_known_evaluation_dataset_decontaminates(store: Engine, name: str
         draw(decontaminate=name)
 
 
-def test_a_heuristic_ranks_the_pairs_that_have_it_on_a_scale_of_its_own(store: Engine) -> None:
+def test_a_heuristic_ranks_the_samples_that_have_it_on_a_scale_of_its_own(store: Engine) -> None:
     draw(0.2)
     report = draw(0.2, rank_by="aesthetic", strategy="auto", name="pretty")
     assert (report.strategy, report.n_eligible, report.n_removed) == ("top_k", 300, {"unscored": 100})
@@ -148,7 +148,7 @@ def test_strata_give_every_dataset_its_share(store: Engine) -> None:
     ],
     ids=str,
 )
-def test_with_every_option_20_percent_lie_in_50_and_a_stored_version_is_drawn_again(
+def test_with_every_option_20_percent_lie_in_50_and_a_stored_version_is_selected_again(
     store: Engine, options: dict[str, Any]
 ) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
@@ -190,7 +190,7 @@ def test_options_that_contradict_each_other_are_refused(store: Engine, options: 
         ("web,bench", "bench is an evaluation dataset"),
     ],
 )
-def test_a_dataset_that_cannot_be_drawn_from_is_refused_and_not_passed_over(
+def test_a_dataset_that_cannot_be_selected_from_is_refused_and_not_passed_over(
     store: Engine, dataset: str, message: str
 ) -> None:
     for dry_run in (True, False):
@@ -198,7 +198,7 @@ def test_a_dataset_that_cannot_be_drawn_from_is_refused_and_not_passed_over(
             draw(dataset=dataset, dry_run=dry_run)
 
 
-def test_where_every_pair_scores_alike_a_head_cut_says_that_it_leaves_none(store: Engine) -> None:
+def test_where_every_sample_scores_alike_a_drop_top_ratio_says_that_it_leaves_none(store: Engine) -> None:
     change(store, "UPDATE alchemist.scores SET score = 0.5")
     with pytest.raises(
         ConfigError, match=r"Strategy shift_gsample can keep none of 400 eligible samples.*drop-top-ratio"
@@ -230,7 +230,7 @@ def test_a_number_of_a_crawl_that_no_float_holds_counts_as_none(store: Engine) -
     assert {1, 2, 3} & member_ids(store) == {3}
 
 
-def test_what_the_draw_did_to_the_ranks_is_stored_beside_what_was_wanted(store: Engine) -> None:
+def test_what_the_selection_did_to_the_ranks_is_stored_beside_what_was_wanted(store: Engine) -> None:
     for retention, is_saturated in ((0.05, False), (0.7, True)):
         report = draw(retention)
         stored = find_subset(store, "s").curves
@@ -243,7 +243,7 @@ def test_what_the_draw_did_to_the_ranks_is_stored_beside_what_was_wanted(store: 
         assert (curve.expected * curve.n_pool).sum() == pytest.approx(report.n_samples, abs=0.01)
 
 
-def test_the_inclusion_reading_draws_another_subset_and_says_so_in_its_spec_and_curve(store: Engine) -> None:
+def test_the_inclusion_reading_selects_another_subset_and_reports_it_in_its_spec_and_curve(store: Engine) -> None:
     draw(0.5, name="draws")
     draw(0.5, name="inclusion", p_rank="inclusion")
     assert members(store, "draws") != members(store, "inclusion")

@@ -109,7 +109,7 @@ def test_strata_have_their_shares_to_less_than_one_seat_each(seed: int, n: int, 
 
 
 @given(seed=SEEDS, n=st.integers(100, 400), retention=st.floats(0.05, 0.6), strategy=STRATEGIES)
-def test_a_pool_grown_by_a_tenth_takes_members_only_by_better_keys_or_by_what_was_removed(
+def test_a_corpus_grown_by_a_tenth_takes_members_only_by_better_keys_or_by_what_was_removed(
     seed: int, n: int, retention: float, strategy: str
 ) -> None:
     """On the same scale: whoever leaves was removed, or has a smaller key than every member that is there now."""
@@ -145,7 +145,7 @@ def all_hashes(frozen: Snapshot) -> list[bytes]:
     return [row.tobytes() for row in frozen.pairs.pair_hash_N32]
 
 
-def test_a_pair_that_only_a_cap_keeps_out_is_said_to_be_capped() -> None:
+def test_a_sample_that_only_a_cap_keeps_out_is_said_to_be_capped() -> None:
     frozen = snapshot(pool(0, 300))
     free, capped = (
         select_members(policy(0.2), frozen),

@@ -51,7 +51,7 @@ def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
     assert (shown, report.n_in_both, report.n_train) == (3, 3, 237)
 
 
-def test_no_more_pairs_are_held_than_all_steps_read(
+def test_no_more_samples_are_held_than_all_steps_read(
     ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest_corpus()
@@ -79,7 +79,7 @@ def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], ob
     assert not train().is_new
 
 
-def test_a_rater_without_a_certificate_is_not_promoted(ingest_corpus: Callable[[], object]) -> None:
+def test_a_rater_without_an_acceptance_report_is_not_promoted(ingest_corpus: Callable[[], object]) -> None:
     ingest_corpus()
     train()
     with pytest.raises(CheckFailedError, match="not certified"):
@@ -93,7 +93,7 @@ def test_a_rater_without_a_certificate_is_not_promoted(ingest_corpus: Callable[[
     assert event["without_certificate"] == "tried on purpose"
 
 
-def test_a_rater_that_fails_is_told_why_and_stays_uncertified(
+def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     ingest_corpus: Callable[[], object],
 ) -> None:
     ingest_corpus()
@@ -134,7 +134,9 @@ def test_the_newest_rater_is_what_training_last_gave_found_again_or_not(ingest_c
     assert newest.name == first
 
 
-def test_two_proxies_for_a_rater_score_and_are_drawn_from_like_any_other(ingest_corpus: Callable[[], object]) -> None:
+def test_two_proxies_for_a_rater_score_and_are_selected_from_like_any_other(
+    ingest_corpus: Callable[[], object],
+) -> None:
     ingest_corpus()
     rater = train(rule="learnability").rater
     scored = score(ScoreConfig(dataset="scenes", rater=rater))

@@ -90,7 +90,7 @@ def test_tonight_is_compared_with_history_and_comparing_again_changes_nothing(
     assert table_checksums(database_url) == before
 
 
-def test_the_same_bytes_are_one_picture_even_where_no_hash_is_known(engine: Engine) -> None:
+def test_the_same_bytes_are_one_image_even_where_no_hash_is_known(engine: Engine) -> None:
     add(engine, [None, 5, None, 5, None], images=["a", "b", "a", "b", "c"])
     compare_all(engine)
     assert stored(engine) == {3: 1, 4: 2}
@@ -102,7 +102,7 @@ def test_the_same_bytes_are_one_picture_even_where_no_hash_is_known(engine: Engi
     ]
 
 
-def test_a_flood_of_equal_pictures_leaves_one_row_in_the_index(engine: Engine) -> None:
+def test_a_flood_of_equal_images_leaves_one_row_in_the_index(engine: Engine) -> None:
     add(engine, [0] * 500)
     compare_all(engine, 100)
     assert stored(engine) == dict.fromkeys(range(2, 501), 1)
@@ -110,7 +110,7 @@ def test_a_flood_of_equal_pictures_leaves_one_row_in_the_index(engine: Engine) -
         assert connection.execute(text("SELECT count(*) FROM alchemist.distinct_images")).scalar_one() == 1
 
 
-def test_lookalikes_of_a_picture_are_found_also_behind_another_first(engine: Engine) -> None:
+def test_near_duplicates_of_an_image_are_found_also_behind_another_first(engine: Engine) -> None:
     """2 stands behind 1; 3 looks like 2 but not like 1."""
     add(engine, [0b0, 0b11, 0b111, 0b1 << 40, 0b11111 << 50])
     compare_all(engine)
@@ -143,7 +143,7 @@ def test_a_nights_lookup_goes_by_the_bands_and_not_over_history(engine: Engine) 
     assert "Seq Scan on distinct_images" not in plan
 
 
-def test_a_pair_that_is_being_ingested_with_a_lower_id_is_waited_for(engine: Engine) -> None:
+def test_a_sample_that_is_being_ingested_with_a_lower_id_is_waited_for(engine: Engine) -> None:
     with ThreadPoolExecutor(1) as thread:
         with engine.begin() as ingesting:
             insert_rows(ingesting, {"samples": [{"sample_id": 1, "perceptual_hash": 0}]})
@@ -178,7 +178,7 @@ def test_a_block_ends_where_it_is_full_and_the_next_begins_behind_it(engine: Eng
 
 
 @pytest.mark.parametrize(("n_bits", "is_near"), [(0, True), (1, True), (2, True), (3, False)])
-def test_two_bits_of_64_are_the_most_that_lookalikes_differ_in(engine: Engine, n_bits: int, is_near: bool) -> None:
+def test_two_bits_of_64_are_the_most_that_near_duplicates_differ_in(engine: Engine, n_bits: int, is_near: bool) -> None:
     add(engine, [0, 2**n_bits - 1])
     compare_all(engine)
     assert stored(engine) == ({2: 1} if is_near else {})

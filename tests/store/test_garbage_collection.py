@@ -128,7 +128,7 @@ def test_while_somebody_stores_the_membership_nothing_is_removed(store: Engine) 
     assert (removals.done, noted(store), is_stored(store)) == ([], ["tars/1"], True)
 
 
-def test_of_tars_with_pictures_that_were_taken_down_only_the_tars_go(store: Engine) -> None:
+def test_of_tars_with_images_that_were_taken_down_only_the_tars_go(store: Engine) -> None:
     removals = Removals(store)
     assert removals.run(found(store, is_of_takedowns=True))
     assert removals.done == [("copies", ["tars/1"])]

@@ -68,7 +68,7 @@ def test_a_consumed_lease_is_free_when_its_transaction_ends_and_held_when_it_fai
     assert claim(engine, run_id=2) is not None
 
 
-def test_an_expired_writer_is_refused_even_if_nobody_took_its_lease(engine: Engine) -> None:
+def test_an_expired_writer_is_refused_even_if_no_run_took_its_lease(engine: Engine) -> None:
     paused = claim(engine, run_id=1)
     expire(engine)
     assert paused is not None

@@ -125,7 +125,7 @@ def test_a_stale_commit_is_refused_before_its_successor_has_committed(store: Eng
     assert count_unscored(store, SCOPE)[0] == 3
 
 
-def test_a_pair_that_another_shard_scored_meanwhile_is_reused(store: Engine) -> None:
+def test_a_sample_that_another_shard_scored_meanwhile_is_reused(store: Engine) -> None:
     first, second = claim(store), claim(store)
     commit_shard(store, first, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
     counts = commit_shard(store, second, SCOPE, outcome=outcome(5, 3, 4), provenance=PROVENANCE)
@@ -166,7 +166,7 @@ def test_what_is_claimed_is_not_claimed_again(store: Engine) -> None:
     assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None
 
 
-def test_what_is_set_aside_and_the_mark_say_who_when_and_how(store: Engine) -> None:
+def test_what_is_quarantined_and_the_mark_say_who_when_and_how(store: Engine) -> None:
     commit_shard(
         store, claim(store), SCOPE, outcome=outcome(1, 2, faults=(2,)), provenance=Provenance(7, "cuda", "bfloat16")
     )

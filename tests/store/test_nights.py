@@ -55,7 +55,7 @@ def test_the_open_revision_is_found_again_and_the_next_one_opened_once_it_is_dec
     assert [tuple(row) for row in revisions] == [(second, 2)]
 
 
-def test_a_night_that_somebody_writes_into_cannot_be_decided_and_two_may_write(store: Engine) -> None:
+def test_a_night_that_a_run_writes_to_cannot_be_decided_and_two_may_write(store: Engine) -> None:
     with store.begin() as connection:
         night_id = hold_open_night(connection, 1, DAY, 1)
     with store.begin() as writer, store.begin() as another:

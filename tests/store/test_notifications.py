@@ -45,7 +45,7 @@ def states(engine: Engine) -> list[tuple[str, int]]:
         return [(row.state, row.n_attempts) for row in rows]
 
 
-def test_a_web_address_is_told_what_happened_where_to_look_and_what_to_do(engine: Engine, receiver: Receiver) -> None:
+def test_a_web_address_receives_what_happened_where_to_look_and_what_to_do(engine: Engine, receiver: Receiver) -> None:
     tell(engine)
     (post,) = receiver.posts
     assert post["title"] == "Alchemist: A night is held"
@@ -62,7 +62,7 @@ def test_the_same_event_is_sent_once(engine: Engine, receiver: Receiver) -> None
     assert len(receiver.posts) == 1
 
 
-def test_what_is_rolled_back_is_told_to_nobody(engine: Engine, receiver: Receiver) -> None:
+def test_what_is_rolled_back_is_sent_to_no_receiver(engine: Engine, receiver: Receiver) -> None:
     with engine.connect() as connection:
         announce(connection, HELD)
         connection.rollback()
@@ -155,7 +155,7 @@ def test_without_a_receiver_nothing_is_left_to_be_sent_once_there_is_one(
         assert receiver.posts == []
 
 
-def test_an_address_that_nobody_knows_stops_nothing_and_its_secret_is_not_shown(
+def test_an_address_that_is_unknown_stops_nothing_and_its_secret_is_not_shown(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, url="nosuch://user:s3cret@host/")

@@ -36,7 +36,7 @@ def test_a_rater_without_a_probe_keeps_its_rules_strategy(engine: Engine, rater_
     assert resolve_auto(engine, rater_id, SelectionPolicy()) == (SelectionPolicy(), None)
 
 
-def test_auto_draws_by_the_probed_region(engine: Engine, rater_id: int) -> None:
+def test_auto_uses_the_fitted_rank_window(engine: Engine, rater_id: int) -> None:
     probe(engine, rater_id, fitted())
     policy = resolved(engine, rater_id, retention=0.2, seed=4)
     assert (policy.strategy, policy.drop_top_ratio, policy.mean_rank, policy.std_rank) == (
@@ -46,13 +46,13 @@ def test_auto_draws_by_the_probed_region(engine: Engine, rater_id: int) -> None:
     assert (policy.retention, policy.seed) == (0.2, 4)
 
 
-def test_without_a_head_cut_nobody_is_warned_of_a_dropped_head(engine: Engine, rater_id: int) -> None:
+def test_without_a_drop_top_ratio_nothing_warns_of_a_dropped_head(engine: Engine, rater_id: int) -> None:
     probe(engine, rater_id, fitted(cut=0.0))
     assert resolved(engine, rater_id).strategy == "gsample"
 
 
 @pytest.mark.parametrize("low", [-0.1, 0.0, float("-inf")])
-def test_auto_is_random_where_no_gain_was_shown_and_says_so(engine: Engine, rater_id: int, low: float) -> None:
+def test_auto_is_random_where_no_gain_was_shown_and_reports_it(engine: Engine, rater_id: int, low: float) -> None:
     probe(engine, rater_id, fitted(low=low))
     policy, found = resolve_auto(engine, rater_id, SelectionPolicy())
     assert policy.strategy == "random"

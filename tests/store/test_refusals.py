@@ -60,7 +60,7 @@ def test_each_kind_of_refusal_is_one_line_with_its_remedy(engine: Engine, state:
     ("SELECT CAST('x' AS integer)", ConfigError),
     ("SELECT 1 / 0", ConfigError),
 ])  # fmt: skip
-def test_what_the_store_lacks_and_what_it_cannot_hold_are_told_apart(
+def test_what_the_store_lacks_and_what_it_cannot_hold_are_distinguished(
     engine: Engine, statement: str, kind: type[AlchemistError]
 ) -> None:
     assert type(refusal(engine, statement)) is kind

@@ -89,7 +89,7 @@ def states(engine: Engine) -> dict[int, str]:
         return {row.shard_id: row.state for row in found}
 
 
-def test_only_a_shard_whose_pairs_are_registered_can_be_missing_or_confirmed(web: Engine) -> None:
+def test_only_a_shard_whose_samples_are_registered_can_be_missing_or_confirmed(web: Engine) -> None:
     for shard_id in states(web):
         mark_shard(web, shard_id, "missing", "no file")
     assert list(states(web).values()) == [
@@ -237,7 +237,7 @@ def test_a_revision_takes_the_place_of_the_shard_under_its_address(web: Engine) 
     assert known_shards(web, 1)["000002.tar"].sha256 == sha256("new")
 
 
-def test_an_upload_or_what_is_no_tar_makes_room_for_what_lies_there_later(web: Engine) -> None:
+def test_an_upload_or_what_is_not_a_tar_makes_room_for_what_lies_there_later(web: Engine) -> None:
     at = datetime(2026, 1, 5, tzinfo=UTC)
     for uri in ("000005.tar", "000006.tar"):
         await_shard(web, NewShard(1, uri, sha256("u"), 1, DAY, run_id=1, verified_at=at), "begun")
@@ -266,7 +266,7 @@ def test_a_dataset_that_was_removed_is_named_with_its_reason_and_not_listed(web:
         find_dataset(web, "b")
 
 
-def test_a_root_moves_only_when_that_is_asked_for_and_the_audit_log_says_so(web: Engine) -> None:
+def test_a_root_moves_only_when_that_is_asked_for_and_the_audit_log_reports_it(web: Engine) -> None:
     assert register_dataset(web, "web", root_uri="/data/web/", role="train").root_uri == "/data/web"
     assert register_dataset(web, "web", root_uri=None, role="train").root_uri == "/data/web"
     with pytest.raises(ConfigError, match="--move-root"):

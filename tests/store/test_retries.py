@@ -73,7 +73,7 @@ def ask(store: Engine, statement: str) -> list[tuple]:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def test_what_a_rater_set_aside_is_counted_by_reason_and_what_ingest_did_apart(store: Engine) -> None:
+def test_what_a_rater_quarantined_is_counted_by_reason_and_what_ingest_did_apart(store: Engine) -> None:
     assert find_retryable(store, SCOPE, TRUNCATED) == {1: 1}
     assert find_retryable(store, SCOPE, TRANSIENT) == {1: 1}
     assert find_retryable(store, ScoringScope(2, (1,)), TRANSIENT) == {}

@@ -176,7 +176,7 @@ def test_only_migrate_applies_a_changed_view_again(engine: Engine, database_url:
     assert applied(engine) == [code_hash(), OTHER_CODE]
 
 
-def test_older_code_that_opens_the_store_leaves_newer_views_and_is_told_to_be_updated(engine: Engine) -> None:
+def test_older_code_that_opens_the_store_leaves_newer_views_and_is_asked_to_update(engine: Engine) -> None:
     write_applied(engine, OTHER_CODE, code_hash())
     with pytest.raises(StoreError, match=r"Newer code has replaced the store's views.*Update the code"):
         open_store()

@@ -63,7 +63,7 @@ def same(one: Snapshot, other: Snapshot) -> bool:
     )
 
 
-def test_a_second_selection_reads_no_row_of_the_pool(store: Engine, readings: list[Any]) -> None:
+def test_a_second_selection_reads_no_row_of_the_eligible_set(store: Engine, readings: list[Any]) -> None:
     first = take(store)
     again, preview = take(store), take(store, should_store=False)
     assert len(readings) == 1
@@ -114,7 +114,7 @@ def test_a_damaged_note_is_never_used(store: Engine, note: bytes) -> None:
     assert same(take(store), first)
 
 
-def test_the_pool_of_another_database_is_never_used(store: Engine, readings: list[Any]) -> None:
+def test_the_eligible_set_of_another_database_is_never_used(store: Engine, readings: list[Any]) -> None:
     """The same corpus ingested again has the same eligible hash and numbers of nights, but was made at another time."""
     first = take(store)
     change(store, "UPDATE alchemist.nights SET created_at = created_at + interval '1 s'")
@@ -123,7 +123,7 @@ def test_the_pool_of_another_database_is_never_used(store: Engine, readings: lis
     assert again.eligible_hash == first.eligible_hash
 
 
-def test_only_the_newest_pools_are_kept(store: Engine) -> None:
+def test_only_the_newest_eligible_sets_are_kept(store: Engine) -> None:
     for limit in range(6):
         take(store, options=EligibleOptions(where=f"sample_id > {limit}"))
     assert len(kept_files("pool.json")) == 4
@@ -188,7 +188,7 @@ def test_a_condition_is_asked_anew_by_every_stored_selection(store: Engine) -> N
     assert take(store, options=options).n_eligible == 1
 
 
-def test_a_grown_pool_keeps_its_scale_until_a_rescale(store: Engine) -> None:
+def test_a_grown_corpus_keeps_its_scale_until_a_rescale(store: Engine) -> None:
     first = take(store)
     add_night(store, "2026-01-03", {"a.tar": [5.0, 6.0]}, state="selectable", dataset_id=WEB)
     grown = take(store)
@@ -274,7 +274,7 @@ def test_a_snapshot_notes_what_it_was_taken_of(store: Engine) -> None:
     assert kept.n_eligible == 300
 
 
-def test_each_pair_is_of_the_dataset_of_its_night(store: Engine) -> None:
+def test_each_sample_is_of_the_dataset_of_its_night(store: Engine) -> None:
     names, number_N = take(store).dataset_of()
     assert names == ["books", "web"]
     assert np.bincount(number_N).tolist() == [100, 300]
@@ -282,7 +282,7 @@ def test_each_pair_is_of_the_dataset_of_its_night(store: Engine) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 7, 399, 400])
-def test_a_pool_is_the_same_in_whatever_ranges_it_is_read(
+def test_an_eligible_set_is_the_same_in_whatever_ranges_it_is_read(
     store: Engine, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
     set_duplicates(store, [(11, 10), (350, 10)])
@@ -293,7 +293,7 @@ def test_a_pool_is_the_same_in_whatever_ranges_it_is_read(
     assert same(take(store, options=options), first)
 
 
-def test_what_was_taken_down_or_has_no_score_is_counted_and_not_in_the_pool(store: Engine) -> None:
+def test_what_was_taken_down_or_has_no_score_is_counted_and_not_in_the_eligible_set(store: Engine) -> None:
     change(store, """
         INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)
         SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id IN (4, 5)
@@ -315,7 +315,7 @@ def test_what_was_taken_down_or_has_no_score_is_counted_and_not_in_the_pool(stor
         ({"decontaminate": ("gone",)}, ["web"], "--decontaminate gone: it is not registered"),
     ],
 )
-def test_only_training_data_is_drawn_from_and_only_other_data_compared_with(
+def test_only_training_data_is_selected_from_and_only_other_data_compared_with(
     store: Engine, options: dict[str, Any], datasets: list[str], message: str
 ) -> None:
     with store.begin() as connection:
@@ -327,7 +327,7 @@ def test_only_training_data_is_drawn_from_and_only_other_data_compared_with(
         take(store, datasets=datasets, options=EligibleOptions(**options))
 
 
-def test_a_condition_that_leaves_nobody_out_is_not_kept(store: Engine) -> None:
+def test_a_condition_that_excludes_no_sample_is_not_kept(store: Engine) -> None:
     for where in ("sample_id > 0", "sample_id > 1"):
         take(store, options=EligibleOptions(where=where))
     with store.connect() as connection:
@@ -351,7 +351,7 @@ def test_sources_are_numbered_as_they_come_and_none_is_zero(store: Engine) -> No
     assert pairs.source_N.tolist() == wanted
 
 
-def test_a_pool_says_where_each_of_its_pairs_stands(store: Engine) -> None:
+def test_an_eligible_set_says_where_each_of_its_samples_stands(store: Engine) -> None:
     pairs = take(store).pairs
     wanted = pairs.pair_hash_N32[[7, 3]].copy()
     assert pairs.find(wanted).tolist() == [3, 7]
@@ -360,7 +360,7 @@ def test_a_pool_says_where_each_of_its_pairs_stands(store: Engine) -> None:
     assert pairs.find(np.full((1, 32), 255, np.uint8)).tolist() == []
 
 
-def test_what_excludes_a_pair_is_part_of_what_a_pool_is(store: Engine) -> None:
+def test_what_excludes_a_sample_is_part_of_what_an_eligible_set_is(store: Engine) -> None:
     all_of_them = take(store).pairs
     some = take(store, options=EligibleOptions(where="sample_id > 7")).pairs
     assert (len(all_of_them), len(some), some.count_open(), len(some.open_pairs())) == (400, 400, 393, 393)

@@ -134,7 +134,7 @@ def test_a_version_without_members_is_not_published(versions: Engine) -> None:
     assert version(versions, 1).state == "selected"
 
 
-def test_a_version_with_a_picture_that_was_taken_down_is_not_published(versions: Engine) -> None:
+def test_a_version_with_an_image_that_was_taken_down_is_not_published(versions: Engine) -> None:
     publish(versions, 1)
     publish(versions, 2)
     with versions.begin() as connection:

@@ -125,7 +125,7 @@ def test_ranks_share_an_epoch_without_loss_and_without_duplicates(located: Locat
 @pytest.mark.parametrize("n_workers", [1, 2])
 @pytest.mark.parametrize("n_batches", [0, 1, 5, 18])
 @pytest.mark.parametrize("taken_down", [(), (3, 40)])
-def test_a_loop_that_was_broken_off_goes_on_with_the_remaining_samples_exactly_once(
+def test_a_loop_that_was_broken_off_resumes_with_the_remaining_samples_exactly_once(
     crawl: Path, n_batches: int, n_workers: int, taken_down: tuple[int, ...]
 ) -> None:
     located = locate(crawl, taken_down)
@@ -177,7 +177,7 @@ def test_it_has_the_form_that_stateful_loaders_ask_for(located: LocatedSubset) -
     assert list(ended) == []
 
 
-def test_pairs_that_were_taken_down_are_skipped_and_counted_and_move_nobody(crawl: Path) -> None:
+def test_samples_that_were_taken_down_are_skipped_and_counted_and_move_nobody(crawl: Path) -> None:
     whole = flat(read_all(dataset_of(locate(crawl))))
     dataset = dataset_of(locate(crawl, (0, 1, 50)))
     rest = flat(read_all(dataset, 2))

@@ -89,7 +89,7 @@ def test_a_source_that_has_changed_is_refused_by_name(
 
 
 @pytest.mark.parametrize("ext", ["png", "txt"])
-def test_where_ingest_took_no_hash_of_all_the_pairs_own_name_is_the_check(
+def test_where_ingest_took_no_hash_of_all_the_samples_own_name_is_the_check(
     crawl: Path, tmp_path: Path, ext: str
 ) -> None:
     sources = find_sources(crawl, has_content_hash=False)
@@ -115,7 +115,7 @@ def test_a_place_that_cannot_be_written_is_named(sources: list[MemberLocation], 
         copy(sources, tmp_path / "file" / "copy")
 
 
-def test_a_pair_is_not_copied_twice(sources: list[MemberLocation], tmp_path: Path) -> None:
+def test_a_sample_is_not_copied_twice(sources: list[MemberLocation], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="twice"):
         copy([*sources, sources[3]], tmp_path / "copy")
 

@@ -130,7 +130,7 @@ def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, 
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
-def test_fp16_goes_on_with_its_scale_where_it_was_killed(
+def test_fp16_resumes_with_its_scale_where_it_was_killed(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train(tmp_path / "plain", tokenizer_from, validation_pairs)
@@ -148,7 +148,7 @@ def test_fp16_goes_on_with_its_scale_where_it_was_killed(
     assert scalers[-1].get_scale() == 2 ** (8 + 10)
 
 
-def test_a_checkpoint_from_before_these_fields_goes_on(
+def test_a_checkpoint_from_before_these_fields_resumes(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:
     train_until_killed(tmp_path / "model", tokenizer_from, validation_pairs)

@@ -54,7 +54,7 @@ def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, val
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_a_killed_run_goes_on_to_bit_identical_weights(
+def test_a_killed_run_resumes_to_bit_identical_weights(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, average: float
 ) -> None:
     config = CONFIG.model_copy(update={"ema_decay": average})
@@ -124,13 +124,13 @@ def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: 
         train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
 
 
-def test_no_pairs_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
+def test_no_samples_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
     nothing = test_pairs.rows(np.arange(0))
     with pytest.raises(DataError, match="No samples"):
         train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
 
 
-def test_losses_come_in_the_order_of_the_pairs(
+def test_losses_come_in_the_order_of_the_samples(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
 ) -> None:
     out = tmp_path / "model"

@@ -127,12 +127,12 @@ def test_images_come_in_the_order_that_was_asked_for_whatever_the_order_of_readi
     assert np.array_equal(images[index_M], pairs.image_NHWC[index_M])
 
 
-def test_pictures_of_which_none_can_be_decoded_are_an_error(pairs: Samples) -> None:
+def test_images_of_which_none_can_be_decoded_are_an_error(pairs: Samples) -> None:
     with pytest.raises(DataError, match="None of 1 images"):
         ImagesOf(Unreadable(pairs.image_NHWC, pairs.captions))[np.array([2])]
 
 
-def test_pairs_of_which_none_can_be_decoded_are_not_encoded(
+def test_samples_of_which_none_can_be_decoded_are_not_encoded(
     tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
 ) -> None:
     class Broken(Samples):

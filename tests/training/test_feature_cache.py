@@ -17,7 +17,7 @@ def rows(numbers: list[int]) -> dict[str, np.ndarray]:
     return {"code": np.array([[n, n + 1] for n in numbers], np.int32), "pooled": np.array(numbers, np.float32)}
 
 
-def test_an_empty_cache_knows_nothing(tmp_path: Path) -> None:
+def test_an_empty_cache_is_empty(tmp_path: Path) -> None:
     is_known, found = FeatureCache(tmp_path / "none").find([key(1)])
     assert (is_known.tolist(), found) == ([False], {})
 

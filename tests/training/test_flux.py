@@ -65,7 +65,7 @@ def train(config: DownstreamConfig, pairs: Samples, out: Path, cache: Path | Non
     return list(result["losses"])
 
 
-def test_the_loss_falls_in_training_and_on_held_out_pairs(
+def test_the_loss_falls_in_training_and_on_held_out_samples(
     config: DownstreamConfig, trained: Path, validation_pairs: Samples, test_pairs: Samples, tmp_path: Path
 ) -> None:
     losses = train(config, validation_pairs, trained)  # read, not trained again
@@ -100,7 +100,7 @@ def test_a_batch_in_parts_learns_as_much(
     assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)
 
 
-def test_a_killed_run_goes_on_to_bit_identical_adapters(
+def test_a_killed_run_resumes_to_bit_identical_adapters(
     config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:
     shorter = config.model_copy(update={"max_train_steps": 20})
@@ -137,7 +137,7 @@ def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
     assert not torch.allclose(ours, before, atol=1e-2)
 
 
-def test_a_picture_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
+def test_an_image_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
     trained: Path, test_pairs: Samples
 ) -> None:
     class Unreadable(Samples):

@@ -61,7 +61,7 @@ def test_every_prompt_has_its_image_and_its_seed(drawn: Path) -> None:
     assert len(np.unique(np.concatenate([shard.image_NHWC for shard in shards]), axis=0)) > 200
 
 
-def test_a_run_that_was_killed_goes_on_with_the_missing_shard_and_ends_in_the_same_bytes(
+def test_a_run_that_was_killed_resumes_with_the_missing_shard_and_ends_in_the_same_bytes(
     model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
     shutil.copy(drawn / "000001.tar", tmp_path)

@@ -90,11 +90,11 @@ def test_two_trainings_give_the_same_bytes(scenes: Encoded, head: Head, encoders
     assert pack_head(train(scenes, seed=1), record_of(encoders)) != first
 
 
-def test_captions_that_were_never_seen_are_told_apart(scenes: Encoded, head: Head) -> None:
+def test_captions_that_were_never_seen_are_distinguished(scenes: Encoded, head: Head) -> None:
     assert tell_apart(head, *scenes.rows(HELDOUT)) > 0.9
 
 
-def test_a_head_of_shuffled_captions_tells_nothing_apart_and_is_refused(scenes: Encoded, encoders: Encoders) -> None:
+def test_a_head_of_shuffled_captions_distinguishes_nothing_and_is_refused(scenes: Encoded, encoders: Encoders) -> None:
     shuffled = random.Random(1).sample(scenes.captions[TRAIN], N_TRAIN)
     auc = tell_apart(train(scenes, shuffled), *scenes.rows(HELDOUT))
     assert auc < LEAST_AUC
@@ -140,7 +140,7 @@ def test_a_head_is_read_as_it_was_written(file: Path, head: Head, encoders: Enco
         assert torch.equal(one, other)
 
 
-def test_pictures_of_another_side_are_refused_by_the_field(file: Path) -> None:
+def test_images_of_another_side_are_refused_by_the_field(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"^resolution is 64, but the head in .* was trained on images of 32 px"):
         metric_of(protocol(resolution=64), file).load()
 

@@ -55,7 +55,7 @@ def weights(learnability: Learnability, name: str) -> torch.Tensor:
     return torch.cat([weight.flatten() for weight in learnability.unwrapped(name).state_dict().values()]).clone()
 
 
-def test_before_the_first_step_no_pair_scores_more_than_another() -> None:
+def test_before_the_first_step_no_sample_scores_more_than_another() -> None:
     learnability = warmed_up()
     assert learnability.scoring_rater.score(*draw_batch(16, 9)).abs().max() == 0
     assert learnability.step([draw_batch(16, 10)], 8).cost_spread == 0
@@ -70,7 +70,7 @@ def test_the_reference_stays_where_the_warm_up_ended() -> None:
     assert not torch.equal(weights(learnability, "proxy"), before)
 
 
-def test_training_pairs_teach_nothing_after_the_warm_up() -> None:
+def test_training_samples_teach_nothing_after_the_warm_up() -> None:
     one, other = warmed_up(), warmed_up()
     validation = draw_batch(8, 10)
     found = one.step([joined(validation, draw_batch(8, 11))], 8)
@@ -127,7 +127,7 @@ def test_the_history_tells_of_losses_and_of_no_weights(rater: Path) -> None:
     assert history[-1]["cost_spread"] > history[0]["cost_spread"] == 0
 
 
-def test_a_killed_run_goes_on_to_bit_identical_weights(
+def test_a_killed_run_resumes_to_bit_identical_weights(
     rater: Path, tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     out = tmp_path / "rater"

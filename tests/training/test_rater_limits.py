@@ -19,7 +19,7 @@ from tests.training.test_rater_training import CONFIG, ignore
 
 
 @pytest.mark.parametrize("of", ["training", "validation"])
-def test_one_pair_alone_is_too_few_to_train_on(
+def test_one_sample_alone_is_too_few_to_train_on(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, of: str
 ) -> None:
     # As many as the stage asked for may have come, and all but one be broken.

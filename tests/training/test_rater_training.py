@@ -109,7 +109,7 @@ def test_the_loss_curve_is_the_golden_one(rater: Path) -> None:
     np.testing.assert_allclose(found[5:], golden[5:], atol=0.04)
 
 
-def test_a_killed_run_goes_on_to_bit_identical_weights(
+def test_a_killed_run_resumes_to_bit_identical_weights(
     rater: Path, tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     out = tmp_path / "rater"

@@ -44,7 +44,7 @@ def test_images_come_some_at_a_time_in_the_order_of_the_shards(
     assert uris == ["a.tar"] * 10 + ["b.tar"] * 9
 
 
-def test_a_picture_that_cannot_be_decoded_is_left_out_and_the_others_keep_their_captions(
+def test_an_image_that_cannot_be_decoded_is_left_out_and_the_others_keep_their_captions(
     rows: list[SimpleNamespace],
 ) -> None:
     found = read_images(rows, SIDE, lambda *_: None)

@@ -14,7 +14,7 @@ def read_order(n_samples: int, n_steps: int, *, batch_size: int, seed: int) -> l
     return torch.cat([batch_index(n_samples, s, batch_size=batch_size, seed=seed) for s in range(n_steps)]).tolist()
 
 
-def test_every_epoch_meets_every_pair_once() -> None:
+def test_every_epoch_meets_every_sample_once() -> None:
     order = read_order(10, 15, batch_size=4, seed=0)
     assert [sorted(order[start : start + 10]) for start in range(0, 60, 10)] == [list(range(10))] * 6
 

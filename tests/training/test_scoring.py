@@ -64,7 +64,7 @@ def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: 
     np.testing.assert_array_equal(np.concatenate(found), expected_N)
 
 
-def test_a_picture_of_noise_beside_a_pair_changes_no_bit_of_its_score(scorer: Scorer, train_pairs: Samples) -> None:
+def test_an_image_of_noise_beside_a_sample_changes_no_bit_of_its_score(scorer: Scorer, train_pairs: Samples) -> None:
     buffer = scorer.make_buffer()
     captions = train_pairs.captions[:10]
     buffer[:10] = train_pairs.image_NHWC[:10]
@@ -84,14 +84,14 @@ def test_bf16_scores_of_a_gpu_lie_within_the_declared_tolerance(
     assert difference_N.max() <= BF16_TOLERANCE * expected_N.std()
 
 
-def test_a_score_is_fp32_one_a_pair_and_varied(scorer: Scorer, train_pairs: Samples) -> None:
+def test_a_score_is_fp32_one_a_sample_and_varied(scorer: Scorer, train_pairs: Samples) -> None:
     score_N = score(scorer, train_pairs)
     assert score_N.dtype == np.float32
     assert score_N.shape == (400,)
     assert score_N.std() > 1e-3
 
 
-def test_the_caption_changes_the_score_of_its_pair_alone(scorer: Scorer, train_pairs: Samples) -> None:
+def test_the_caption_changes_the_score_of_its_sample_alone(scorer: Scorer, train_pairs: Samples) -> None:
     captions = list(train_pairs.captions)
     captions[3] = "a purple moon"
     changed_N = score(scorer, Samples(train_pairs.image_NHWC, captions)) != score(scorer, train_pairs)

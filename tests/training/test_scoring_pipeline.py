@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     task_pictures=st.integers(1, 5),
     bad=st.frozensets(st.integers(0, 7), max_size=2),
 )
-def test_every_pair_is_scored_or_set_aside_and_every_shard_committed_once(
+def test_every_sample_is_scored_or_quarantined_and_every_shard_committed_once(
     folder: Callable[[], Path], shards: list[list[int]], batch: int, task_pictures: int, bad: frozenset[int]
 ) -> None:
     root, committed = folder(), []
@@ -148,7 +148,7 @@ def test_more_shards_than_may_be_open_are_all_committed(tmp_path: Path, monkeypa
     assert len(committed) == 20
 
 
-def test_a_score_that_is_no_number_sets_its_pair_aside(tmp_path: Path) -> None:
+def test_a_score_that_is_not_a_number_quarantines_its_sample(tmp_path: Path) -> None:
     class Broken(PixelScorer):
         def score_batch(self, image_BHWC: np.ndarray, captions: list[str]) -> np.ndarray:
             score_B = super().score_batch(image_BHWC, captions)

@@ -24,7 +24,7 @@ def test_chaos_comes_from_the_seed_and_from_many_images(images: np.ndarray) -> N
     assert patch_means.std((1, 2)).min() > 20  # Within an image the pieces differ, though each source was one colour.
 
 
-def test_plants_leave_the_clean_images_alone(images: np.ndarray) -> None:
+def test_plants_leave_the_clea_images_alone(images: np.ndarray) -> None:
     before = images.copy()
     plain_images(images)
     chaotic_images(images, 0)

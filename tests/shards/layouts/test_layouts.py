@@ -44,13 +44,13 @@ def test_several_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert [record.metadata["id"][-1] for record in read_parquet(tmp_path)] == list("012345")
 
 
-def test_plain_bytes_are_pictures_too(tmp_path: Path) -> None:
+def test_plain_bytes_are_images_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": [png(1)], "text": ["a caption"]}), tmp_path / "p.parquet")
     (record,) = read_parquet(tmp_path / "p.parquet")
     assert (record.caption, record.read_image()) == ("a caption", png(1))
 
 
-def test_a_picture_may_be_a_path_beside_the_file(tmp_path: Path) -> None:
+def test_an_image_may_be_a_path_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     image = pa.array([{"bytes": None, "path": "1.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     pq.write_table(pa.table({"image": image, "text": ["a caption"]}), tmp_path / "p.parquet")
@@ -89,7 +89,7 @@ def test_rows_that_were_read_before_are_passed_over(tmp_path: Path, start: int, 
 @pytest.mark.parametrize(("columns", "message"), [
     ({"URL": ["u"], "TEXT": ["t"]}, "img2dataset"), ({"image": [b"1"], "label": [1]}, "no caption under caption"),
 ])  # fmt: skip
-def test_a_file_without_picture_or_caption_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+def test_a_file_without_image_or_caption_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "p.parquet")
     with pytest.raises(DataError, match=message):
         next(read_parquet(tmp_path))
@@ -100,7 +100,7 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
         next(read_parquet(tmp_path))
 
 
-def test_hpdv3_keeps_both_pictures_and_which_was_preferred(tmp_path: Path) -> None:
+def test_hpdv3_keeps_both_images_and_which_was_preferred(tmp_path: Path) -> None:
     write_hpdv3(tmp_path)
     found = list(read_hpdv3(tmp_path / "train.json"))
     assert [record.caption for record in found] == ["a cat"] * 2 + ["a dog"] * 2
@@ -121,7 +121,7 @@ def test_a_list_is_read_in_any_chunks(chunk: int, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("text", "message"), [
     ('[{"a": 1}, {"b"', "is cut"), ('{"a": 1}', "no JSON list"), ("[1]", "where a pair should be"), ("", "no JSON list"),
 ])  # fmt: skip
-def test_what_is_no_list_of_pairs_is_refused(text: str, message: str) -> None:
+def test_what_is_not_a_list_of_samples_is_refused(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(read_array(io.StringIO(text), Path("x")))
 
@@ -142,7 +142,7 @@ def test_mjhq_without_its_listing_is_refused(tmp_path: Path) -> None:
         next(read_mjhq(tmp_path))
 
 
-def test_a_hugging_face_folder_of_pictures_streams(tmp_path: Path) -> None:
+def test_a_hugging_face_folder_of_images_streams(tmp_path: Path) -> None:
     for k in range(3):
         (tmp_path / f"{k}.png").write_bytes(png(k))
     lines = [json.dumps({"file_name": f"{k}.png", "text": f"picture {k}", "source": "hand"}) for k in range(3)]

@@ -28,7 +28,7 @@ def read_shard(path: Path) -> list[Sample | Fault]:
         return list(read_samples(file, path.stat().st_size))
 
 
-def test_records_are_pairs_in_their_order(tmp_path: Path) -> None:
+def test_records_are_samples_in_their_order(tmp_path: Path) -> None:
     assert write_shards(records(7), tmp_path, shard_size=3) == 7
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000.tar", "000001.tar", "000002.tar"]
     pairs = [pair for path in sorted(tmp_path.iterdir()) for pair in read_shard(path)]
@@ -42,7 +42,7 @@ def test_no_records_are_no_shards(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_import_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+def test_an_import_that_was_killed_resumes_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
     def killed() -> Iterator[LayoutRecord]:
         yield from records(5)
         raise KeyboardInterrupt
@@ -56,7 +56,7 @@ def test_an_import_that_was_killed_goes_on_and_ends_in_the_same_bytes(tmp_path: 
         assert (tmp_path / "one" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_pictures_of_a_written_shard_are_not_read_again(tmp_path: Path) -> None:
+def test_images_of_a_written_shard_are_not_read_again(tmp_path: Path) -> None:
     write_shards(records(4), tmp_path, shard_size=2)
 
     def refuse() -> bytes:
