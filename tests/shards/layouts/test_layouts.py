@@ -12,7 +12,7 @@ import pytest
 
 from alchemist_core.errors import DataError
 from alchemist_core.metrics.geneval import (
-    Result,
+    JudgedImage,
     find_images,
     read_prompts,
     read_results,
@@ -171,7 +171,7 @@ def test_geneval_s_folders_and_lines_go_out_and_in(tmp_path: Path) -> None:
     ]
     assert all(each == metadata for _, each in found)
     results = [
-        Result(str(found[0][0]), False, "expected a\nexpected b", metadata, {"cup": [[0.0, 1.0, 2.0, 3.0, 0.5]]})
+        JudgedImage(str(found[0][0]), False, "expected a\nexpected b", metadata, {"cup": [[0.0, 1.0, 2.0, 3.0, 0.5]]})
     ]
     write_results(tmp_path / "results.jsonl", results)
     assert read_results(tmp_path / "results.jsonl") == results
