@@ -32,7 +32,7 @@ set_compute_defaults()
 
 ROLE_PASSWORD = "for-this-test-server-only"
 LEFT_BY = "alchemist-tests-of-"
-# The machine may be busy: how long an example takes says nothing about the code.
+# The machine may be busy, so the duration of an example is no property of the code.
 settings.register_profile("alchemist", deadline=None)
 settings.load_profile("alchemist")
 
@@ -112,7 +112,7 @@ def server_url() -> str:
     if given := os.environ.get(GIVEN_SERVER):
         return given
     server = start_postgres(Path(os.environ[SERVER_HOME]))
-    # A test database need not outlive a power cut. A vacuum under way would keep its owner from dropping it: the worker is not his.
+    # A test database need not survive a power cut. A running vacuum, whose worker the owner cannot end, would prevent dropping it.
     server.run_sql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET autovacuum = off; SELECT pg_reload_conf()")
     return server.url()
 
@@ -187,7 +187,7 @@ def drop_database(connection: Connection, name: str) -> None:
         try:
             connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         except ProgrammingError as error:
-            # A session of a reader, which nobody but a superuser may end, was closed and is about to go.
+            # A reader's session, which only a superuser may end, was closed and is about to end.
             if not isinstance(error.orig, InsufficientPrivilege) or time.monotonic() > ends_at:
                 raise
             time.sleep(0.1)

@@ -48,7 +48,7 @@ class JobConfig(Config):
     number: int
     n_steps: int = 20
     n_devices: int = 1
-    # Stops itself before this step, as a debugger or a full machine would; somebody else must let it go on.
+    # Stops itself before this step, as a debugger or a full machine would; another process must continue it.
     stop_before: int | None = None
     # Goes on until this file exists, for as many steps as that takes.
     until: Path | None = None

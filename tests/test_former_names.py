@@ -28,7 +28,7 @@ from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.training.config import DownstreamConfig
 from tests.metrics.scene_metric import SceneProtocol
 
-# The JSON and the hash of 44 configs, specs and contracts as 0.1.0 (3153c93) stored them: never written anew.
+# The JSON and the hash of 44 configs, specs and protocols as 0.1.0 (3153c93) stored them; never regenerate this file.
 STORED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "stored_by_0_1.json").read_text(encoding="utf-8"))
 CONFIGS: dict[str, type[Config]] = {
     model.__name__: model

@@ -9,7 +9,7 @@ import pytest
 import alchemist_core
 
 ROOT = Path(alchemist_core.__file__).parent
-# From the top: what stands lower knows nothing of what stands higher. Each room has a level of its own.
+# From the top: a package imports only packages below it. Each package has its own level.
 ORDER = (
     "__main__", "interface", "cli", "experiments", "presets", "stages", "report", "metrics", "project", "training", "quality", "subsets",
     "local",
@@ -28,7 +28,7 @@ OWNERS = {
     "sqlalchemy": {"store"},
     "sqlglot": {"store"},
 }
-# What the store gives out, by the names that its users write into their signatures.
+# Types that the store returns and that its callers name in their signatures.
 HANDLES = {"Connection", "Engine"}
 PURE = {"rating", "selection", "heuristics", "protocols", "statistics"}
 
@@ -38,7 +38,7 @@ def imports() -> Iterator[tuple[str, str]]:
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         if name == "__init__.py":
-            continue  # the package's front names what stands highest
+            continue  # the package's front imports the highest level
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and not {alias.name for alias in node.names} <= HANDLES:
                 yield name, node.module or ""
@@ -50,7 +50,7 @@ def room_of(name: str) -> str:
     return Path(name).parts[0].removesuffix(".py")
 
 
-def test_every_room_has_its_layer() -> None:
+def test_every_package_has_its_level() -> None:
     rooms = {room_of(path.relative_to(ROOT).as_posix()) for path in ROOT.rglob("*.py")} - {"__init__"}
     assert rooms == set(LEVELS)
 
@@ -70,7 +70,7 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert found <= OWNERS[library]
 
 
-def test_pure_rooms_read_no_files_through_us_and_know_no_store() -> None:
+def test_pure_packages_read_no_files_and_import_no_store() -> None:
     known = PURE | {"config", "settings", "errors", "files", "extras", "resources"}
     outside = [
         (name, module)

@@ -11,7 +11,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import is_running, stop_postgres
 
-# Each of them creates a store: they bring the data along, start the stack, or are asked for the server itself.
+# Each of them creates a store: it writes data, starts the stack, or starts the server.
 CREATE = {
     "ingest (with --root)", "demo", "stack up", "db start", "db migrate", "db restore",
     "experiment run", "experiment datasets", "experiment dynamics", "tune-selection run",

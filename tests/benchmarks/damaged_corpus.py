@@ -34,7 +34,7 @@ def make_corpus(corpus: Path, out: Path, *, seed: int, is_damaged: bool) -> None
     _write(out / "validation", pairs.rows(order[:third]))
     _write(out / "test", test)
     hashes = _write(out / "train" / "2026-01-01", train)
-    # The arm `planted` draws from what the drawn corpus calls informative.
+    # The oracle arm uses the samples that the synthetic corpus marks as informative.
     words = ["informative" if kind == "clean" else str(kind) for kind in kinds]
     table = pa.table({"pair_hash": pa.array(hashes, pa.binary(32)), "kind": words, "split": ["train"] * len(words)})
     pq.write_table(table, out / "truth.parquet")

@@ -117,7 +117,7 @@ def _find_datasource(modules: Path, package: Package) -> Iterator[EmojiPicture]:
 
 
 def _find_fluent(modules: Path, package: Package) -> Iterator[EmojiPicture]:
-    # The package names pictures by code point only; another package of the build says what they are.
+    # The package names images by code point only; another package has their names.
     for row in _read_rows(modules / _METADATA / "emoji.json"):
         yield _describe(row, modules / package.name / "assets" / f"{row['unified'].lower()}.webp", package)
 
@@ -134,7 +134,7 @@ def _find_openmoji(modules: Path, package: Package) -> Iterator[EmojiPicture]:
 def _describe(row: dict[str, Any], path: Path, package: Package) -> EmojiPicture:
     aliases = tuple(name.replace("_", " ").replace("-", " ") for name in row["short_names"])
     name = (row["name"] or aliases[0]).lower()
-    # "flag et" says no more than "ethiopia flag".
+    # "flag et" adds nothing to "ethiopia flag".
     said = tuple(alias for alias in aliases if not alias.startswith("flag "))
     return EmojiPicture(_concept(row["unified"]), name, said, path, package)
 
@@ -256,7 +256,7 @@ def _load(picture: EmojiPicture, side: int) -> Image.Image:
 def _draw_svg(path: Path, side: int) -> bytes:
     import resvg_py
 
-    # Fonts of this machine would make the bytes differ from those of another, and are looked for anew at every call.
+    # Fonts of this machine would change the bytes, and every call would search for them again.
     return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=side, skip_system_fonts=True))
 
 

@@ -232,7 +232,7 @@ def main() -> None:
     given = parser.parse_args()
     n_each = -(-given.cases // (len(TARGETS) * 2))
     rows, outcomes = [], []
-    # Pillow tells of every odd tag.
+    # Pillow warns about every unusual tag.
     os.environ["PYTHONWARNINGS"] = "ignore"
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for number, name in enumerate(TARGETS):

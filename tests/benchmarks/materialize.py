@@ -25,7 +25,7 @@ from alchemist_core.subsets.materialized import Verify
 from tests.benchmarks.picture_store import Pictures, add_pictures, own_store
 from tests.benchmarks.rows import Row, at_least, write_rows
 
-# Sides at which a drawn JPEG with its caption is about 80 KB, and about 4 KB.
+# Side lengths at which a synthetic JPEG with its caption has about 80 KB and about 4 KB.
 LARGE_SIDE, SMALL_SIDE = 640, 128
 SHARD_SIZE = 1_000
 

@@ -53,7 +53,7 @@ def own_store() -> Iterator[Engine]:
         home.chmod(0o755)
         patch.setenv("ALCHEMIST_HOME", str(home))
         server = start_postgres(home)
-        # A pool of millions is filled with foreign keys off, which only a superuser may.
+        # A corpus of millions is inserted with foreign keys off, which requires a superuser.
         server.run_sql("ALTER ROLE alchemist SUPERUSER")
         patch.setenv("ALCHEMIST_DATABASE_URL", server.create_database("bench"))
         load_settings.cache_clear()

@@ -75,7 +75,7 @@ def own_store() -> Iterator[Engine]:
         patch.setenv("ALCHEMIST_DATABASE_URL", start_postgres(home).create_database("bench"))
         load_settings.cache_clear()
         try:
-            # Two sizes, so that no picture of one is a picture of the other.
+            # Two sizes, so that the two corpora share no image.
             for name, side, role in (("t", 72, "train"), ("v", 80, "validation")):
                 write_corpus(home / name, side=side, n_pairs=128, shard_pairs=SHARD_PAIRS[side])
                 ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / name), "role": role}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, text
 
-SHARD_PAIRS = 1_000  # of the pool; 30 million pairs are 30,000 ledger rows
+SHARD_PAIRS = 1_000  # of the corpus; 30 million samples are 30,000 ledger rows
 SHARDS_A_DATE = 30
 FIRST_DATE = "2020-01-01"
 
@@ -23,7 +23,7 @@ SELECT CAST(:dataset_id AS integer), CAST(:prefix AS text) || i || '.tar', sha25
     CAST(:first_date AS date) + CAST(i / :shards_a_date AS integer), 'verified'
 FROM generate_series(CAST(:first AS integer), CAST(:last AS integer)) AS i RETURNING shard_id
 """
-# `numbers` stands for the pairs of a block of shards: pair i lies in shard first_shard + i / n_pairs.
+# `numbers` is the samples of a block of shards: sample i is in shard first_shard + i / n_pairs.
 SAMPLES = """
 INSERT INTO alchemist.samples (image_hash, caption_hash, pair_hash, caption, width, height, format)
 SELECT hash, hash, hash, 'a photograph of the thing with number ' || i, 512, 512, 'JPEG'
@@ -142,7 +142,7 @@ class Pool:
     def _add(self, connection: Connection, dataset: str, n: int, *, n_pairs: int) -> Block:
         first_shard = self._add_shards(connection, dataset, n // n_pairs, n_pairs=n_pairs)
         last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
-        # Scores may already name pairs that have no row: a new one gets a number of its own.
+        # Scores may already have ids without a sample row, so a new sample gets an unused id.
         known = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.scores")).scalar_one()
         start = max(last, known)
         connection.execute(text("SELECT setval('alchemist.samples_sample_id_seq', :last)"), {"last": max(start, 1)})

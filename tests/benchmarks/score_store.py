@@ -93,7 +93,7 @@ def run(bench: Bench) -> None:
     """Measure everything, smallest pool first."""
     n = bench.n_shards * bench.shard_pairs
     seconds: dict[int, float] = {}
-    bench.load_night()  # to warm up; so "a pool of 0" holds the nights that were measured before
+    bench.load_night()  # to warm up; so "a corpus of 0" contains the nights that were measured before
     for size in (round(size * bench.scale) // 1_000 * 1_000 for size in POOLS):
         bench.pool.grow(size)
         rounds = [

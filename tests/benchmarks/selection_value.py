@@ -26,10 +26,10 @@ from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.selection_rows import ROWS_OF_WORLD
 
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
-# The cells of the region probe, which the parts then find: so the seeds that choose are measured side by side.
+# The cells of the tuning run, which the parts then reuse, so the tuning seeds are measured in parallel.
 STARTS = (0, 0.2, 0.4, 0.6, 0.8)
 PROBE = {"retentions": "0.2", "tuning-seeds": ""}
-# What each part of a world asks of `alchemist experiment run`.
+# Arguments of `alchemist experiment run` for each part of a world.
 SCENES = {
     "r20": {
         "retentions": "0.2",
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--worlds", default="scenes", help=f"of {', '.join(WORLDS)}")
     parser.add_argument("--corpus", type=Path, help="folder of real tars, for the worlds damaged and real")
     parser.add_argument("--seeds", default="3,4,5,6,7")
-    # Four: with three, Student's interval of the probe is 1.6 times as wide, and what is not shown to gain is drawn at random.
+    # Four: with three, Student's interval is 1.6 times as wide, and `auto` selects at random if no gain is significant.
     parser.add_argument("--tuning-seeds", default="0,1,2,8")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
@@ -110,7 +110,7 @@ class Bench:
         """Measure the bands, then the probed regions, then every reported seed, then read each part whole."""
         began = time.perf_counter()
         self._together([[self._command("bands", seed)] for seed in self.choose])
-        # Each reports on a seed of its own: a corpus is drawn by one process.
+        # Each process reports on its own seed, because one process makes a corpus.
         probes = zip(self._kinds(), self.seeds, strict=False)
         self._together([[self._command(f"probe-{kind}", seed)] for kind, seed in probes])
         # A seed's parts share its rater: one worker takes them one after another.

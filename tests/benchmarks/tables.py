@@ -14,7 +14,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment
 
 FOLDER = Path(__file__).with_name("tables")
-# What a page needs: not the texts and pictures that were made of it.
+# The fields that a page needs, without the texts and images made from them.
 LEFT_OUT = ("sheet", "rows")
 
 
@@ -25,7 +25,7 @@ def keep(name: str, folder: Path = FOLDER) -> Path:
         raise SystemExit(f"experiment {name} is not finished: run it again, it goes on")
     kept = {"config": row.config, "result": {key: row.result[key] for key in row.result if key not in LEFT_OUT}}
     folder.mkdir(exist_ok=True)
-    # Where a home lay on the machine that measured is nobody's business.
+    # The page does not show where the home was on the machine that measured.
     words = json.dumps(kept, sort_keys=True, ensure_ascii=False).replace(str(load_settings().home.resolve()), "HOME")
     (folder / f"{name}.json").write_text(f"{words}\n", encoding="utf-8")
     page = folder / f"{name}.md"

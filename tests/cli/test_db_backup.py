@@ -37,7 +37,7 @@ def backed_up(trained_store: TrainedStore, tmp_path: Path) -> Path:
     choose("first")
     publish(PublishSubsetConfig(name="first"))
     with pytest.MonkeyPatch.context() as patch:
-        # As a user names it, from where he stands.
+        # As a user names it, relative to the working directory.
         patch.chdir(tmp_path)
         report = backup(BackupConfig(folder=Path("backups/monday")))
     assert report.checksum == checksum(trained_store.url)

@@ -91,7 +91,7 @@ def test_what_still_fails_stays_quarantined_with_the_reason_of_today(
     tar = tmp_path / "mixed" / "x.tar"
     write_tar(tar, [("a.png", picture), ("a.txt", b"whole")])
     ingest(IngestConfig.model_validate({"dataset": "mixed", "root": str(tmp_path / "mixed")}))
-    # As a picture that decodes for ingest and not for the scorer: spoilt afterwards, and registered so.
+    # An image that ingest can decode and the scorer cannot: damaged afterwards, and registered with the new hash.
     spoilt = picture[:60] + bytes(len(picture) - 60)
     tar.write_bytes(tar.read_bytes().replace(picture, spoilt))
     with open_store().begin() as connection:
@@ -131,7 +131,7 @@ def test_a_decided_night_stays_as_it_is_and_the_retried_belong_to_its_next_revis
     assert len(snapshot.pairs) == 240 - 18
     retry()
     assert rows("SELECT DISTINCT n_scored, n_quarantined FROM alchemist.shard_scores") == [(40, 0)]
-    # What was frozen is read again, bit for bit; what came since is not drawn from before its own night is decided.
+    # The frozen set is read again bit for bit; later samples are not eligible before their own night is decided.
     assert snapshot.snapshot_id is not None
     assert reload_snapshot(engine, snapshot.snapshot_id).eligible_hash == snapshot.eligible_hash
     assert len(take_snapshot(engine, rater, ["scenes"]).pairs) == 240 - 18
@@ -167,7 +167,7 @@ def test_killed_between_two_shards_and_run_again_it_ends_as_if_nothing_had_faile
         assert rows("SELECT sum(n_quarantined) FROM alchemist.shard_scores") == [(n_left[-1],)]
         assert n_left[-1] < n_left[-2]
         time.sleep(3.2)  # until the killed one's leases have expired
-    assert len(n_left) > 2  # it was killed on its way at least once
+    assert len(n_left) > 2  # it was killed at least once before it ended
     assert table_checksums(scored.url) == wanted
 
 

@@ -212,7 +212,7 @@ def test_what_names_no_image_is_refused_and_nothing_is_recorded(fields: dict[str
 
 def test_what_any_encoder_made_of_the_image_goes_with_it() -> None:
     member = a_member()
-    # What FLUX's autoencoder gave, from which the picture can be drawn again.
+    # The latents of FLUX's autoencoder, from which the image can be decoded again.
     latents = artifact_path(FEATURE_CACHE) / "latents" / "vae"
     FeatureCache(latents).add([bytes(member.image_hash)], {"latent": np.zeros((1, 4))})
     kept = sorted((artifact_path(FEATURE_CACHE) / "images").rglob("*.npz"))

@@ -99,7 +99,7 @@ def test_a_shard_that_was_changed_on_purpose_is_read_again_as_its_next_revision(
     assert (report.n_locations, report.n_new_pairs, report.state) == (40, 0, "verified")
     assert ingest(IngestConfig(dataset="web")).n_known == 2
     assert score(ScoreConfig(dataset="web")).n_reused == 40
-    # The pairs of the old bytes lie nowhere any more.
+    # The samples of the old bytes have no location any more.
     assert snapshot().n_eligible == 40
     assert before.snapshot_id is not None
     assert reload_snapshot(open_store(), before.snapshot_id).n_eligible == 80

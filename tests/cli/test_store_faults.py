@@ -10,7 +10,7 @@ from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
-# As the server says it when an extension of a file fails: in the middle of the COPY of a shard's scores.
+# The server's error when it cannot extend a file, in the middle of the COPY of a shard's scores.
 FULL = """
 CREATE FUNCTION pg_temp_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RAISE 'could not extend file "base/1/2": No space left on device' USING ERRCODE = 'disk_full', HINT = 'Check free disk space.';

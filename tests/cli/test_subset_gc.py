@@ -99,7 +99,7 @@ def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Eng
     with reading(database_url, NAME) as found:
         collecting.start()
         for _ in range(25):
-            # It may be told that gc was faster; then it tries again.
+            # It may get the error that gc was faster; then it retries.
             with suppress(DataError):
                 run_publish(rng.randrange(len(retentions)) + 1)
         stopped.set()

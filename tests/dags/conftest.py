@@ -24,7 +24,7 @@ def dags():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Airflow's own, at its first import
         importlib.import_module("airflow.sdk")
-    # The path stays: a pod's operator is imported only when it is asked for.
+    # The path stays on sys.path, because a pod's operator is imported only when it is used.
     return {name: getattr(importlib.import_module(f"alchemist_dags.{name}"), name)() for name in NAMES}
 
 

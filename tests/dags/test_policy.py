@@ -144,7 +144,7 @@ def test_a_dag_says_what_it_does_and_links_its_runbook(dag):
 
 def test_the_diagram_in_the_docs_is_the_graph(dag):
     edges = {(task.task_id, below) for task in dag.tasks for below in task.downstream_task_ids}
-    # A mapped task also depends on what it is mapped over, which a picture may leave out.
+    # A mapped task also depends on the task that it is mapped over, which the diagram may omit.
     mapped = {edge for edge in edges if edge[0] in ("plan", "plan_night") and dag.get_task(edge[1]).is_mapped}
     assert pictured_edges(dag.doc_md) <= edges
     assert edges - pictured_edges(dag.doc_md) <= mapped

@@ -173,7 +173,7 @@ def test_a_task_for_a_device_may_last_days_and_any_other_half_a_day(dag):
         is_for_device = attribute(task, "pool") == "gpu"
         assert attribute(task, "execution_timeout") == (timedelta(days=3) if is_for_device else timedelta(hours=12))
         if is_for_device:
-            # Its priority is what was given, whatever hangs behind it.
+            # Its priority is the given weight, whatever tasks are downstream.
             assert "absolute" in str(attribute(task, "weight_rule")).lower()
 
 

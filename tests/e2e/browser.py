@@ -96,7 +96,7 @@ class Browser:
         while time.monotonic() < deadline:
             text = str(self.evaluate("document.body ? document.body.innerText : ''") or "")
             if words in text:
-                time.sleep(2.0)  # What is drawn after the words: fonts, the graph.
+                time.sleep(2.0)  # Rendered after the text: fonts, the graph.
                 return str(self.evaluate("document.body.innerText"))
             time.sleep(0.3)
         raise AssertionError(f"the page never showed {words!r}; it showed: {text[:500]}")

@@ -71,7 +71,7 @@ def test_a_failed_night_that_is_cleared_ends_in_the_tables_of_one_that_never_fai
     assert table_checksums(server.url()) != table_checksums(server.url("calm"))
     with engine.connect() as connection:
         told = list(connection.execute(text(TOLD)).scalars())
-    # The cause, the night that has no scores for it, and what was left of the run; `drift` and `publish`, which did not run, are not told.
+    # The cause, the night without scores, and the end of the run; `drift` and `publish`, which did not run, are not reported.
     assert told == ["nightly_rescore.score", "nightly_rescore.check_scores", "nightly_rescore.summary"]
 
     away.rename(raters)

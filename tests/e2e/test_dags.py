@@ -266,7 +266,7 @@ def test_the_form_shows_titles_help_and_the_question_its_two_answers(life: Life)
 
 @needs_chromium
 def test_the_form_fits_a_phone_and_the_question_a_desktop(life: Life) -> None:
-    # On a phone Airflow's grid pushes the question off the screen: the runbook says where it is answered from there.
+    # On a phone Airflow's grid pushes the question off the screen; the runbook names another way to answer.
     assert {name for name, is_shown in life.shown.items() if is_shown} >= {
         "form-desktop",
         "form-phone",

@@ -248,7 +248,7 @@ def _put_back(name: str) -> Mend:
     return mend
 
 
-# Night, name, how it comes, the line that tells of it, what ends it.
+# Night, name, how it is made, the line that reports it, what solves it.
 OF_FILES: list[tuple[int, str, Bring, str, Mend]] = [
     (1, "a compressed tar", write_zipped("squeezed.tar.gz"), r"squeezed\.tar\.gz: is compressed\. Unpack", _unpack),
     (1, "a pipe", lambda p: os.mkfifo(p.folder / "pipe.tar"), r"pipe\.tar.*not a regular file.*Remove", remove("pipe.tar")),

@@ -37,7 +37,7 @@ def test_a_whole_corpus_or_none_is_taken(given: dict[str, str]) -> None:
 def test_recipes_come_from_the_preset_then_from_the_given_fields() -> None:
     config = TrialsConfig(preset="paper", training=("max_train_steps=7",), model=("width=32",), scenes=("n_train=9",))
     training = config.training_of("alignment", 3)
-    # What an arm says of its rater wins over the preset.
+    # Options of an arm override the preset of its rater.
     assert (training.rule, training.max_train_steps, training.seed) == ("alignment", 7, 3)
     assert (config.model_of(num_train_epochs=2).width, config.scenes_of(4).n_train, config.scenes_of(4).seed) == (
         32,

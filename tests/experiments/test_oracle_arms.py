@@ -55,7 +55,7 @@ def test_a_filling_replaces_the_missing_good_samples(
     assert kinds(filled, kind_of) == {"informative": N_GOOD, "plain": 120 - N_GOOD}
     assert len(set(filled)) == 120
     assert set(filled) != set(draw("planted+plain", 0.5, seed=1))
-    # Where good pairs are enough, nothing is filled; where the filling is too small as well, good pairs are repeated.
+    # If there are enough good samples, nothing is filled up; if the filling is too small too, good samples are repeated.
     assert draw("planted+plain", 0.2) == draw("planted", 0.2)
     assert kinds(draw("planted+chaotic", 0.8), kind_of) == {"informative": 192 - N_CHAOTIC, "chaotic": N_CHAOTIC}
 

@@ -116,5 +116,5 @@ def check(engine: Engine, stopped: set[int]) -> None:
     )
     assert n_overlaps == 0
     assert min(n_holds, n_users) >= 20, "the device must change hands"
-    # Stopped between its look at the lease and the use behind it, a process uses the device once more when it goes on.
+    # A process that is stopped between the check of its lease and the use of the device uses it once more when it continues.
     assert len(strays) == len(set(strays) & stopped)

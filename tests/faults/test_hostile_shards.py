@@ -146,7 +146,7 @@ def test_every_location_is_a_sample_or_a_reason_and_no_neighbour_is_hurt(
     clean, hit, faults = dict(read_rows(PAIRS, "clean")), dict(read_rows(PAIRS, "hit")), read_rows(BAD, "hit")
     assert len(clean) == N_RECORDS
     assert hit == {key: pair for number, (key, pair) in enumerate(sorted(clean.items())) if number not in makers}
-    # A record that is a fault may be told as several: of a path that leads out each member stands alone.
+    # A faulty record may be reported as several: each file with a path outside its folder is a record of its own.
     assert {ordinal for ordinal, _ in faults}
     assert {reason for _, reason in faults} <= {reason.value for reason in Reason}
     assert len(faults) >= n_bad

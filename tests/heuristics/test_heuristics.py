@@ -17,7 +17,7 @@ from alchemist_core.metrics.aesthetic import aesthetic
 from alchemist_core.shards.images import decode_views
 from tests.oracles import oracle_heuristics as oracle
 
-# Few levels, so that flat pictures, ties and steps come up; uneven sides, so that rows and columns cannot be exchanged.
+# Few levels, so that flat images, ties and steps occur; unequal sides, so that swapping rows and columns is noticed.
 PICTURES = st.one_of(
     arrays.arrays(np.uint8, st.tuples(st.just(2), st.integers(3, 9), st.integers(3, 9)), elements=st.integers(0, 255)),
     arrays.arrays(np.uint8, (2, 8, 6), elements=st.sampled_from([0, 1, 255])),
@@ -41,7 +41,7 @@ def test_frequency_is_the_share_of_energy_outside_the_radius(luma_BHW: np.ndarra
 @settings(max_examples=25, deadline=None)
 @given(luma_BHW=PICTURES)
 def test_edge_density_is_the_share_of_sobel_magnitudes_above_otsu_s_threshold(luma_BHW: np.ndarray) -> None:
-    # Integer magnitudes at a level's border may fall on either side of it in float32: such a pixel is not worth a failure.
+    # Integer magnitudes at a level's border may fall on either side of it in float32; such a pixel is not a failure.
     expected = [oracle.edge_share(luma.tolist()) for luma in luma_BHW]
     n_pixels = (luma_BHW.shape[1] - 2) * (luma_BHW.shape[2] - 2)
     np.testing.assert_allclose(edge_density(luma_BHW), expected, atol=1.01 / n_pixels)

@@ -45,7 +45,7 @@ print("\\n" + json.dumps(pods))
 """
 
 
-# Never called: the provider wants to know whether it runs inside a cluster.
+# Never called; the provider only checks whether it runs inside a cluster.
 NOWHERE = {
     "apiVersion": "v1", "kind": "Config", "current-context": "none", "users": [],
     "contexts": [{"name": "none", "context": {"cluster": "none", "user": ""}}],

@@ -143,7 +143,7 @@ def test_every_sql_panel_runs_as_the_reader(reader: Connection, subtests: Callab
     for panel in SQL_PANELS:
         with subtests.test(panel.title):
             for picked in PICKED:
-                # psycopg2 reads a percent sign of a statement without parameters as it stands.
+                # psycopg2 keeps a percent sign in a statement without parameters.
                 filled = panel.sql.replace("${dataset:regex}", picked)
                 assert "${" not in filled
                 reader.exec_driver_sql(filled).all()

@@ -16,7 +16,7 @@ NAMED_IN_THE_DESIGN = {
     "NightlyStale", "QuarantineRateHigh", "ScoreDrift", "LedgerMismatch", "LeaseLeak", "BacklogGrowing", "EvaluationRegression",
     "CostOverBudget", "TakedownOverdue", "ExporterDown",
 }  # fmt: skip
-# Where the runbook is read, as the exporter last said; beside the rules where it never said.
+# The address of the runbook as the exporter last published it, or beside the rules if it never did.
 DOCS = '{{ with query "last_over_time(alchemist_docs_info[1d])" }}{{ . | first | label "url" }}{{ else }}infra{{ end }}'
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,

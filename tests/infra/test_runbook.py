@@ -12,7 +12,7 @@ RUNBOOK = INFRA / "RUNBOOK.md"
 DAGS = sorted(
     path.stem for path in (INFRA.parent / "dags" / "alchemist_dags").glob("*.py") if "@dag(" in path.read_text()
 )
-# They start, stop or show things and have nothing to go wrong that their own error does not say.
+# Commands whose own error messages explain every failure.
 SELF_EXPLANATORY = {"demo", "db", "corpus"}
 
 

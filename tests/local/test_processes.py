@@ -41,7 +41,7 @@ def test_a_zombie_is_dead(start):
     found = identify(process.pid)
     process.kill()
     end([found], grace_s=5.0)
-    assert process.returncode is None  # nobody has waited for it yet
+    assert process.returncode is None  # no process has waited for it yet
     assert not is_alive(found)
 
 

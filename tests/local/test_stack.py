@@ -12,7 +12,7 @@ from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secret
 from alchemist_core.local.processes import ChildState, StackState, identify, write_state
 from alchemist_core.local.stack import _end_leftovers
 
-# A leader that is no worker, and a worker of its session; each says its pid.
+# A leader that is not a worker, and a worker of its session; each prints its pid.
 SESSION = (
     "import subprocess, sys, time; work = [sys.executable, '-c', 'import time; time.sleep(60)'];"
     "print(subprocess.Popen(work, stdout=subprocess.DEVNULL).pid, flush=True); time.sleep(60)"

@@ -157,7 +157,7 @@ DOG = {"class": "dog", "count": 1}
         ({"exclude": [CAT | {"count": 3}]}, cats(*[None] * 5), "expected cat<3, found 5"),
         ({"exclude": [CAT]}, {}, ""),
         ({"include": [CAT | {"color": "red"}]}, cats("red"), ""),
-        # Only as many of the best boxes as are asked for are looked at: a red second one does not help.
+        # Only the requested number of best boxes is considered, so a red second one does not help.
         ({"include": [CAT | {"color": "red"}]}, cats("blue", "red"), "expected red cat>=1, found 0 red; and 1 blue"),
         (
             {"include": [CAT | {"count": 3, "color": "blue"}]},
@@ -212,13 +212,13 @@ LEFT_OF_FIRST = DOG | {"position": ["left of", 0]}
             placed(dog=[(50, 50)]),
             "expected cat>=1, found 0\nno target for dog to be left of",
         ),
-        # The place counts what is asked, and a fault of another object leaves this target as it is.
+        # The position is checked for the requested objects; a fault of another object does not change this target.
         (
             [CAT, {"class": "cup", "count": 1}, DOG | {"position": ["above", 1]}],
             placed(cat=[(50, 90)], cup=[(50, 10)], dog=[(50, 50)]),
             "expected dog above target, found below target",
         ),
-        # Every box has to stand so to every box of the target.
+        # Every box must have this relation to every box of the target.
         (
             [CAT | {"count": 2}, LEFT_OF_FIRST],
             placed(cat=[(90, 50), (10, 50)], dog=[(50, 50)]),

@@ -15,7 +15,7 @@ CONFIG = StarConfig(width=32)
 def new_star() -> Star:
     torch.manual_seed(0)
     star = Star(CONFIG)
-    # A new head is nearly 0 and lets nothing through to what lies before it; a trained one is as large as this.
+    # A new head is nearly 0, so no gradient reaches the layers before it; a trained one is as large as this.
     torch.nn.init.normal_(star.head.weight, std=0.2)
     return star
 

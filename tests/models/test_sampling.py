@@ -69,7 +69,7 @@ def test_guidance_of_nothing_draws_from_the_caption_alone(star: Star, tokenizer:
     )
     logit_BLV, other_BLV = torch.randn(2, 1, 3, 5)
     assert torch.equal(guide(logit_BLV, other_BLV, 0.0), logit_BLV)
-    # As little guidance as makes no difference goes through the other half of the forward and draws the same.
+    # Guidance too small to matter uses the other half of the forward pass and samples the same image.
     assert torch.equal(
         sample(star, tokenizer, plain), sample(star, tokenizer, plain.model_copy(update={"guidance_scale": 1e-9}))
     )

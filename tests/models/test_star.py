@@ -164,7 +164,7 @@ def test_dropped_paths_leave_whole_samples_alone_in_training_only(tokenizer: Tok
     star.train()
     torch.manual_seed(0)
     losses = torch.stack([star(tokens, text) for _ in range(30)])
-    # Two branches of the last block, each kept with a chance of 1 in 10: most draws of a sample are alike.
+    # Two branches of the last block, each kept with probability 0.1, so most passes of a sample are equal.
     most_common = losses[:, 0].mode()
     assert (losses[:, 0] == most_common.values).float().mean() > 0.5
     assert losses[:, 0].std() > 0

@@ -32,7 +32,7 @@ from tests.mutation import sql_and_dags
 from tests.mutation.sql_and_dags import LEAST_FOUND, ROOT, copy_tree
 
 FOLDER = Path(__file__).parent
-# Rooms whose changes were made by hand: no tool knows their languages.
+# Rooms with changes written by hand, because no tool supports their languages.
 BY_HAND = ("sql", "dags")
 # Operators that change nothing.
 IDLE = ("core/NoOp",)

@@ -25,7 +25,7 @@ LIST = Path(__file__).with_suffix(".yaml")
 ROOT = LIST.parents[2]
 LEAST_FOUND = 0.9
 TIMEOUT_S = 600
-PASSED, FAILED = 0, 1  # Exit codes of pytest; any other says that no test was run.
+PASSED, FAILED = 0, 1  # Exit codes of pytest; with any other one no test was run.
 
 
 class Change(NamedTuple):
@@ -109,7 +109,7 @@ def try_change(tree: Path, change: Change) -> Outcome:
 
 def _run_tests(tree: Path, tests: str) -> str | None:
     """Return the first test that failed; none where all passed."""
-    # Bytecode is told from its source by size and second: that of the last change must not be used for this one.
+    # Python compares bytecode with its source by size and second, so bytecode of the last change could be used for this one.
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
     env = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:

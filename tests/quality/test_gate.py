@@ -83,7 +83,7 @@ def test_scores_without_a_production_rater_have_nothing_to_fail(engine: Engine, 
 def test_a_shard_left_half_way_stops_the_night(engine: Engine, database_url: str) -> None:
     given = one_night()
     given["shards"] += [{"shard_id": 2, "dataset_id": 1, "crawl_date": NIGHT, "state": "registered"}]
-    given["shards"][0]["n_samples"] += 1  # A location that was neither kept nor set aside.
+    given["shards"][0]["n_samples"] += 1  # A location that was neither registered nor quarantined.
     given["shard_scores"][0]["n_quarantined"] = 1
     store(engine, given)
     outcomes = run_suite(database_url, "shards", dataset="web", crawl_date=NIGHT)
@@ -266,7 +266,7 @@ def test_a_selection_is_checked_by_its_highest_rank_and_by_the_share_that_its_cu
     found = drawn([0.4, 0.3, 0.9], [30, 10, 40, 20], drop_top_ratio=0.375)
     assert found == {"rank": [0.3], "dropped_share": [0.35], "is_mixed": [False]}
     assert drawn([0.4], [30, 10, 40, 20], drop_top_ratio=0.5)["dropped_share"] == [0.4]
-    # Without a curve, or with an empty one, nothing contradicts what was asked for; without a cut nothing is dropped.
+    # Without a curve, or with an empty one, nothing contradicts the request; without a drop-top ratio nothing is dropped.
     assert drawn([0.4], None, drop_top_ratio=0.375)["dropped_share"] == [0.375]
     assert drawn([0.4], [0, 0], drop_top_ratio=0.375)["dropped_share"] == [0.375]
     assert drawn([0.4], [30, 10], drop_top_ratio=None)["dropped_share"] == [0.0]

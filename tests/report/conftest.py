@@ -43,7 +43,7 @@ ATTACK = "<script>alert(1)</script> & \"quoted\" \x00 \ud800 'caption'"
 def content():
     images, captions = real_pairs() or noise_pairs()
     captions[0] = ATTACK
-    # Bright pictures first: a stand-in that puts the attack into a band.
+    # Bright images first: a fake score that puts the attack into a band.
     score_N = np.array([image.mean() for image in images])
     score_N[0] = 300
     rank_N = fit_rank_scale(score_N).rank(score_N)

@@ -64,7 +64,7 @@ def test_two_bits_of_difference_look_alike_and_three_do_not():
 
 def test_of_several_that_a_sample_looks_like_the_earliest_first_one_is_its_group():
     assert assign_firsts({}, [(9, 7), (9, 3), (9, 5)]) == {9: 3}
-    # 5 stands behind 3 itself, so 9 cannot join it; the same bytes lead to the first pair at once.
+    # 5 is in the group of 3, so 9 cannot join 5; equal bytes lead to the first sample at once.
     assert assign_firsts({}, [(5, 3), (9, 5)]) == {5: 3}
     assert assign_firsts({9: 5}, [(5, 3)]) == {5: 3, 9: 3}
     assert assign_firsts({9: 5}, [(9, 1)]) == {9: 5}
@@ -74,7 +74,7 @@ def test_of_several_that_a_sample_looks_like_the_earliest_first_one_is_its_group
     ("sample_ids", "first_ids", "is_open", "later"),
     [
         ([1, 2, 3], [0, 1, 1], [True, True, True], [1, 2]),
-        # Without its first pair, which is closed or elsewhere, the next one stands for a group.
+        # Without its first sample, which is excluded or absent, the next one represents a group.
         ([1, 2, 3], [0, 1, 1], [False, True, True], [2]),
         ([2, 3], [1, 1], [True, True], [1]),
         ([3, 2], [1, 1], [True, True], [0]),

@@ -72,7 +72,7 @@ def test_a_cap_holds_at_every_size_to_the_sample_and_a_larger_size_only_adds(see
     for k in range(1, possible + 1, max(1, possible // 15)):
         members = draw_capped(key_N, hash_N, group_N, k=k, max_share=share)
         assert len(set(members.tolist())) == k
-        # Never more than a share of the subset, rounded up: a group may have its first pair.
+        # At most a share of the subset, rounded up, so every group may have one sample.
         assert sizes(group_N[members], n_groups)[1:].max(initial=0) <= np.ceil(round(share * k, 9))
         assert before <= set(members.tolist())
         before = set(members.tolist())

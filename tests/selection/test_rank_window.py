@@ -19,7 +19,7 @@ from alchemist_core.selection.rank_window import (
 from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
 from alchemist_core.statistics import Estimate
 
-# Log gains over random of five bands, much as the pilots' two worlds had them: useful pairs on top, and in the middle.
+# Log gains over random of five bands, similar to those of two pilot corpora: useful samples on top, and in the middle.
 ON_TOP = [0.40, -0.10, -0.40, -1.20, -1.50]
 IN_THE_MIDDLE = [-1.80, -0.20, 0.40, 0.20, -1.00]
 
@@ -113,7 +113,7 @@ def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
 
 
 def test_a_prediction_is_of_seeds_that_did_not_choose() -> None:
-    # Each seed alone sees another best band: whoever chose and judged on the same seeds would promise a gain.
+    # Each seed alone has another best band, so choosing and judging on the same seeds would predict a gain.
     gain_SB = np.array([[0.5, -0.5, 0.0, 0.0], [-0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5], [0.0, 0.0, -0.5, 0.5]])
     fit = fit_window(gain_SB, 0.25)
     assert fit.predicted.mean < 0.0

@@ -106,7 +106,7 @@ def test_a_control_shares_no_noise_with_the_subset_it_controls():
         set(sample_members(rank_N, hash_N, k=2_000, strategy=Random(), noise=Noise(0, domain)).tolist())
         for domain in (Domain.SELECT, Domain.RANDOM_CONTROL)
     )
-    # 400 common members are expected of independent draws, with a standard deviation of 16.
+    # Independent selections have 400 common members on average, with a standard deviation of 16.
     assert abs(len(subset & control) - 400) < 64
 
 
@@ -214,14 +214,14 @@ def test_a_large_corpus_is_probed_for_a_bound_that_enough_keys_reach():
     n, k = 600_000, 60_000
     keys = Keys(np.arange(n) / n, np.arange(n), TopK(), Noise(0))
     n_above = len(keys.above(keys.bound(k))[0])
-    # Every fourth pair is probed: six standard errors of 15,000 of them are 735, which stand for 2,940.
+    # Every fourth sample is probed: six standard errors of 15,000 of them are 735, which represent 2,940.
     assert n_above == pytest.approx(k + 2_940, abs=40)
     assert Keys(np.arange(9) / 9, np.arange(9), TopK(), Noise(0)).bound(3) == np.finfo(np.float64).min
     assert keys.bound(n) == np.finfo(np.float64).min
 
 
 def test_a_misleading_probe_loses_no_member():
-    # Every probed pair ranks first, every other one last: the bound that the probe gives is too high.
+    # Every probed sample ranks first, every other one last, so the probed bound is too high.
     n = 700_000
     rank_N = np.where(np.arange(n) % (n // (1 << 17)) == 0, 0.0, 1.0)
     k = int((rank_N == 0).sum()) + 1_000

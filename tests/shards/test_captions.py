@@ -89,7 +89,7 @@ def test_the_limit_of_a_caption_is_one_wherever_it_is(letter: str) -> None:
 @pytest.mark.parametrize(
     ("text", "document", "metadata"),
     [
-        # What became the caption is no metadata; what stands beside it is.
+        # The field that became the caption is not metadata; the other fields are.
         (b"x", b'{"text": "y", "caption": "z"}', {"text": "y"}), (None, b'{"text": "y", "caption": "z"}', {}),
         (None, b'{"caption": null, "text": "y", "n": 1}', {"n": 1}), (None, b'{"caption": "z", "text": 5}', {"text": 5}),
         (b"x", b'{"url": 5, "license": 6, "width": 7, "height": 8, "licence": 9, "caption": 1}', {}),

@@ -132,7 +132,7 @@ def test_killed_workers_are_replaced_and_nothing_is_lost_or_doubled(
     decoders.submit = submit_and_kill  # type: ignore[method-assign]
     found = collect(decoders, [task] * 30)
     assert found.keys() == expected.keys()
-    # A picture that was alone in a worker when that one was killed too may be taken for the cause; none is merely lost.
+    # An image that was alone in a worker when that one was killed too may be blamed for it; none is lost without a reason.
     differing = [place for place in found if found[place] != expected[place]]
     assert all(found[place][2] is not None and found[place][2][0] == "decoder_died" for place in differing)
     assert len(differing) <= 3

@@ -82,7 +82,7 @@ def test_a_cut_anywhere_keeps_what_lies_before_it(clean, place) -> None:
     whole = {key for key, pair in clean.pairs.items() if extent(pair)[1] <= cut}
     end = max(extent(pair)[1] for pair in clean.pairs.values())
     is_cut = cut < end + -end % BLOCK + BLOCK
-    # A first record that nothing follows cannot be told from a cut one.
+    # A first record without a successor cannot be distinguished from a truncated one.
     assert pairs == (whole if len(found) > 1 else set())
     assert [item.is_transient for item in found if isinstance(item, Fault)] == [True] * is_cut
 

@@ -290,7 +290,7 @@ def test_a_smaller_jpeg_than_the_canvas_is_decoded_at_its_own_size() -> None:
     pixels = np.zeros((512, 512, 3), np.uint8)
     pixels[::2] = 255
     data = encode(Image.fromarray(pixels), "JPEG", quality=95, subsampling=0)
-    # A side of 256 asks for a canvas of 512, which is the JPEG's own: nothing was reduced before the resize.
+    # A side of 256 needs a canvas of 512, which is the JPEG's own size, so nothing was reduced before the resize.
     whole = Image.open(io.BytesIO(data)).resize((256, 256), Image.Resampling.BICUBIC)
     assert (decode_image(data, 256) == np.asarray(whole)).all()
     half = Image.open(io.BytesIO(data))

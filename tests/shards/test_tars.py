@@ -168,7 +168,7 @@ def test_damage_beside_clutter_is_still_counted(tar) -> None:
     raw = bytearray(tar([("a.jpg", b"1"), ("a.txt", b"2"), ("._b.jpg", b"3"), ("b.jpg", b"4"), ("b.txt", b"5")]))
     raw[2 * BLOCK] ^= 1
     assert reasons(bytes(raw[: 6 * BLOCK])) == {"a": "corrupt_header", f"offset-{6 * BLOCK}": "truncated_tar"}
-    # A file that was cut may have been clutter or not: the tar is cut either way.
+    # A truncated file may have been irrelevant or not; the tar is truncated in both cases.
     assert reasons(bytes(raw[6 * BLOCK :] + raw[4 * BLOCK : 5 * BLOCK])) == {"b": "ok", "._b.jpg": "truncated_tar"}
 
 

@@ -265,7 +265,7 @@ def test_a_name_without_a_published_version_tells_the_last_withdrawal_and_no_oth
 @pytest.mark.parametrize(
     ("bits", "is_near"),
     [
-        # Two bits in two of the bands (63-42, 41-21, 20-0), so that the pairs agree in the third one alone.
+        # Two bits in two of the bands (63-42, 41-21, 20-0), so that the samples agree only in the third one.
         ((42, 21), True), ((63, 41), True), ((42, 20), True), ((63, 0), True), ((41, 20), True), ((21, 0), True),
         ((0, 20), True), ((21, 41), True), ((42, 63), True),
         # A third one is too many, whichever band still agrees.

@@ -69,7 +69,7 @@ def test_sql_selects_the_members_of_python_with_their_ranks_bit_for_bit(store: E
 
 def test_a_snapshot_with_everything_left_out_gives_the_same_members(store: Engine) -> None:
     known = list(pairs(store, "sample_id, image_hash, perceptual_hash"))
-    # A group whose first pair is taken down, one whose first is in the evaluation set, and one as usual.
+    # A group whose first sample is taken down, one whose first is in the evaluation dataset, and an ordinary one.
     set_duplicates(store, [(11, 10), (12, 10), (21, 20), (22, 20), (31, 30), (350, 30)])
     takedown(TakedownConfig(image_hash=bytes(known[9].image_hash).hex(), reason="asked"))
     add_to_bench(store, bytes(known[19].image_hash), 1)

@@ -336,7 +336,7 @@ def test_a_stage_waits_for_its_device_before_it_loads_a_model(launcher: Sequence
         else:
             raise AssertionError("".join(told))
     told += process.communicate(timeout=240)[1]
-    # A certificate may be refused for so small a rater: that it was examined is enough.
+    # So small a rater may fail its acceptance checks; the test only needs that they ran.
     assert process.returncode in ({0, 5} if "certify" in words else {0}), "".join(told)
 
 

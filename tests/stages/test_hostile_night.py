@@ -63,7 +63,7 @@ def test_a_clean_dataset_s_night_is_complete_and_equal_to_an_undisturbed_twin_s(
     for name, tar in zip(("good.tar", "gone.tar", "changed.tar"), tars, strict=False):
         shutil.copy(tar, root / name)
     (tmp_path / "away").mkdir()
-    # Of pairs that no other dataset has: those of others need not be read to be scored.
+    # Samples that no other dataset has, because known samples are scored without being read.
     shutil.copy(next((corpus / "validation").rglob("*.tar")), tmp_path / "away" / "a.tar")
     for name in ("away", "messy"):
         assert main(["ingest", "--dataset", name, "--root", str(tmp_path / name)]) == 0

@@ -42,7 +42,7 @@ def write_folder_of_pictures(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines))
 
 
-# How a set is written, the layout it is imported by (none: its tars are read as they are), good pairs, and quarantined ones.
+# The writer of a dataset, the layout of its import (None: its tars are read directly), good samples and quarantined ones.
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str | None, int, dict[str, int]]] = {
     "laion": (write_img2dataset, None, 2, {"missing_caption": 1}),
     "laion_parquet": (write_img2dataset_parquet, "parquet", 2, {"empty_image": 1}),

@@ -45,7 +45,7 @@ def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leave
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
-    # What was made of the pictures is known from the rater's training: as if another machine ranked.
+    # The encoded images are cached from the rater's training; delete them, as if another machine ranked.
     shutil.rmtree(artifact_path(FEATURE_CACHE))
     tar, offset, size = find_picture()
     whole = tar.read_bytes()

@@ -92,7 +92,7 @@ def test_the_preset_paper_selects_80_percent_and_says_that_nesting_ends(
     told = {retention: [text for text in report["warnings"] if "nested" in text] for retention, report in found.items()}
     assert (told["0.5"], len(told["0.8"])) == ([], 1)
     assert "--drop-top-ratio 0.15" in told["0.8"][0]
-    # What the flag says is so: under one head cut the smaller subset lies in the larger one.
+    # As the flag's help promises: with equal drop-top ratios the smaller subset is contained in the larger one.
     draw(0.5, name="smaller", dataset="web,books", strategy="shift_gsample", drop_top_ratio=0.15)
     assert members(store, "smaller") <= members(store, found["0.8"]["name"])
 
@@ -126,7 +126,7 @@ def test_a_selection_that_the_probe_expects_to_be_worse_than_random_reports_it_a
     refused = capsys.readouterr().err
     assert "not_expected_to_be_worse_than_random" in refused
     assert "min_expected_gain = 0" in refused
-    # Whoever wants it all the same says so in the project file.
+    # The project file can allow it.
     project = tmp_path / "alchemist.toml"
     project.write_text("[checks]\nmin_expected_gain = -10\n")
     monkeypatch.setenv("ALCHEMIST_PROJECT", str(project))

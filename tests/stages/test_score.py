@@ -315,7 +315,7 @@ def test_a_late_shard_opens_a_new_revision_of_its_night_only(
 
 
 def score_half_then_publish() -> None:
-    # An open revision with an unscored shard of its date: opened by hand, as a scoring that died half-way leaves it.
+    # An open revision with an unscored shard of its date, made by hand like one that a killed scoring run leaves.
     with open_store().begin() as connection:
         connection.execute(
             text(

@@ -99,7 +99,7 @@ def test_other_hash_seeds_threads_cores_and_processors_give_the_same_manifest(st
 def test_another_order_of_rows_gives_the_same_manifest(store: Engine) -> None:
     before = draw(dry_run=True, **OPTIONS)
     for table, column in (("samples", "licence"), ("scores_1", "score"), ("sample_locations", "key")):
-        # Every row is written anew, in an order of no meaning.
+        # Every row is written again, in arbitrary order.
         change(store, f"""
             CREATE TEMPORARY TABLE shuffled AS SELECT ctid AS place FROM alchemist.{table} ORDER BY md5(ctid::text);
             DO $$ DECLARE row record; BEGIN

@@ -49,7 +49,7 @@ def test_duplicates_may_be_kept(store: Engine) -> None:
 
 def test_near_duplicates_stay_by_default_and_of_one_image_the_first_seen_sample(store: Engine) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (13, 10), (350, 30)])
-    # 12 and 13 are one picture, which only looks like that of 10; 350 is that of 30.
+    # 12 and 13 have one image, a near-duplicate of that of 10; 350 has the image of 30.
     change(
         store,
         """
@@ -251,7 +251,7 @@ def test_the_inclusion_reading_selects_another_subset_and_reports_it_in_its_spec
     assert subset.spec["p_rank"] == "inclusion"
     assert "p_rank" not in find_subset(store, "draws").spec
     assert subset.curves is not None
-    # c = 3.05: around the mean every pair is kept.
+    # c = 3.05: around the mean every sample is kept.
     curve = read_curve(subset.curves)
     assert curve.expected.max() == 1.0
     assert (curve.n_kept[23:27] == curve.n_pool[23:27]).all()

@@ -61,7 +61,7 @@ def test_one_run_makes_a_thing_while_the_other_waits(engine: Engine, capsys: pyt
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.leases")).scalar_one() == 0
         spent = connection.execute(text("SELECT sum(work_seconds) FROM alchemist.runs")).scalar_one()
-    # Twice two seconds of work; the two of waiting are nobody's.
+    # Twice two seconds of work; the two seconds of waiting are not counted.
     assert 4.0 <= spent < 5.5
 
 

@@ -78,7 +78,7 @@ def test_exactly_k_come_out_or_the_refusal_names_a_retention_that_is_accepted(
         assert largest < retention
         again = select_members(policy(largest, **options), frozen)
         assert len(again.member_K) == round(largest * n_eligible)
-        # One pair more is refused.
+        # One sample more is refused.
         with pytest.raises(ConfigError):
             select_members(policy(retention, **options), frozen, k=len(again.member_K) + 1)
     else:

@@ -103,7 +103,7 @@ def test_asking_in_vain_does_not_keep_the_holder_from_renewing(engine: Engine) -
     assert held is not None
     with engine.connect() as asking, engine.begin() as renewing:
         assert claim_lease(asking, "device:GPU-1:0", run_id=2, ttl_s=30.0) is None
-        # The process that asked is stopped here, inside its transaction.
+        # The process that claims the lease is stopped here, inside its transaction.
         renewing.execute(text("SET LOCAL lock_timeout = '2s'"))
         assert renew_leases(renewing, 1, ttl_s=30.0) == {held.fencing_token}
 

@@ -299,7 +299,7 @@ def test_what_was_taken_down_or_has_no_score_is_counted_and_not_in_the_eligible_
         SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id IN (4, 5)
     """)  # fmt: skip
     pairs = take(store, options=EligibleOptions(score="aesthetic")).pairs
-    # Every fourth pair has no heuristics; the pair 4 is one of them, and was taken down.
+    # Every fourth sample has no heuristics; sample 4 is one of them, and was taken down.
     assert (len(pairs), pairs.n_taken_down, pairs.n_unscored) == (299, 2, 99)
 
 
@@ -341,7 +341,7 @@ def test_sources_are_numbered_as_they_come_and_none_is_zero(store: Engine) -> No
     with store.connect() as connection:
         statement = "SELECT pair_hash, sample_id FROM alchemist.samples ORDER BY pair_hash"
         ids = [row.sample_id for row in connection.execute(text(statement))]
-    # As `fill` made them: every fifth picture has a host of its own, the others share one.
+    # As `fill` makes them: every fifth image has its own host, the others share one.
     host_of = {n: None if n % 3 == 0 else f"h{n}" if n % 5 == 0 else "one" for n in ids}
     # The unknown ones take a number where they first come, and are written as 0.
     number_of: dict[str | None, int] = {}

@@ -79,7 +79,7 @@ def test_a_source_that_has_changed_is_refused_by_name(
     chosen = sources[8]
     path = Path(chosen.uri)
     raw = bytearray(path.read_bytes())
-    # The last but one: of a JSON, a letter of the author's name, which no caption and no picture tells.
+    # The last but one byte of a JSON: a letter of the author's name, which is in no caption and no image.
     raw[chosen.offsets[chosen.exts.index(ext)] + chosen.sizes[chosen.exts.index(ext)] - 3] ^= 1
     path.write_bytes(raw)
     with pytest.raises(DataError, match=r"000001\.tar: record 'key1'"):

@@ -54,7 +54,7 @@ def test_a_run_after_a_killed_one_ends_as_if_it_had_not_been_killed(
     sizes = {shard.name: shard.size_bytes for shard in resumed.shards}
     assert n_noted == 2
     assert resumed.n_bytes_written in sizes.values()
-    # A copy's name stands in its index, and so in the list of sums.
+    # The name of a materialized dataset is in its index, and therefore in the list of checksums.
     whole, killed = files(tmp_path / "whole"), files(tmp_path / "killed")
     assert killed["wids.json"] == whole["wids.json"].replace(b'"whole"', b'"killed"')
     assert {name: killed[name] for name in set(killed) - {"wids.json", "SHA256SUMS"}} == {

@@ -56,7 +56,7 @@ def trained(config: DownstreamConfig, validation_pairs: Samples, tmp_path_factor
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    # Matrices this small are not worth a second one.
+    # For matrices this small a second one does not pay.
     torch.set_num_threads(1)
 
 
@@ -94,7 +94,7 @@ def test_reading_activations_anew_changes_no_loss(
 def test_a_batch_in_parts_learns_as_much(
     config: DownstreamConfig, trained: Path, validation_pairs: Samples, tmp_path: Path
 ) -> None:
-    # Not the same steps: each part draws its own times and noise.
+    # Not the same steps: each part samples its own times and noise.
     whole = train(config, validation_pairs, trained)
     parts = train(config.model_copy(update={"gradient_accumulation_steps": 4}), validation_pairs, tmp_path / "parts")
     assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)

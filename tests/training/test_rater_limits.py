@@ -22,7 +22,7 @@ from tests.training.test_rater_training import CONFIG, ignore
 def test_one_sample_alone_is_too_few_to_train_on(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, of: str
 ) -> None:
-    # As many as the stage asked for may have come, and all but one be broken.
+    # The stage may have read as many as it requested, and all but one may be damaged.
     one, config = (
         np.arange(1),
         CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1, "codebook_size": 2}),

@@ -207,7 +207,7 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
 ) -> None:
     config = CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1, "validation_steps": 1})
     whole = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "whole", on_progress=ignore)
-    # Seven pairs at a time.
+    # Seven samples at a time.
     monkeypatch.setattr(rater_training, "_MOST_LOGITS", 7 * config.tokenizer_config.n_tokens * config.codebook_size)
     parts = train_rater(config, train_pairs, validation_pairs, out=tmp_path / "parts", on_progress=ignore)
     for name in ("score_std", "spearman_score_minus_loss", "reference_loss_mean"):

@@ -30,7 +30,7 @@ def test_a_step_s_batch_does_not_depend_on_the_steps_before() -> None:
 
 
 def test_an_epoch_s_order_is_drawn_once_however_many_steps_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of 30 million pairs it takes seconds, which a step must not pay.
+    # For 30 million samples it takes seconds, which a training step must not cost.
     drawn, draw = [], torch.randperm
     monkeypatch.setattr(torch, "randperm", lambda n, **given: drawn.append(n) or draw(n, **given))
     for step in range(20):

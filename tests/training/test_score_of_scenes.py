@@ -54,7 +54,7 @@ def test_score_rises_and_kid_falls_with_training(tmp_path: Path) -> None:
         generate_images(model, prompts, first_seed=0, sampling=SAMPLING, out=out, on_progress=forget)
         found.append(metric_of(questions).measure_images(read_set(out)) | kid.measure_images(read_set(out)))
     short, long = found
-    # A patchwork of codes shows some asked shape by chance; its place and the colours of two are not answered so.
+    # A patchwork of codes shows some requested shape by chance, but not its position or two colours.
     for question, least in (("", 0.03), ("_above_chance", 0.03), ("_colors", 0.05), ("_position", 0.03)):
         name = f"geneval_scenes{question}"
         assert long[name] > short[name] + least, (name, short, long)
