@@ -17,7 +17,7 @@ N_PAIRS, NAME = 2_000, "best"
 
 @pytest.fixture
 def pool(engine: Engine) -> Engine:
-    """A night of 2,000 pairs that may be drawn."""
+    """A night of 2,000 eligible samples."""
     with engine.begin() as connection:
         add_dataset(connection)
         add_rater(connection)

@@ -19,7 +19,7 @@ N_WEB, N_BOOKS = 300, 100
 
 
 def fill(engine: Engine) -> None:
-    """web: 300 pairs of two nights; books: 100; every fifth picture has hosts of its own, the others share one."""
+    """web: 300 samples of two nights; books: 100; every fifth image has its own host, the others share one."""
     with engine.begin() as connection:
         add_rater(connection)
         for number, name in ((WEB, "web"), (BOOKS, "books")):
@@ -50,7 +50,7 @@ def change(engine: Engine, statements: str, **parameters: Any) -> None:
 
 
 def set_duplicates(engine: Engine, firsts: Sequence[tuple[int, int]]) -> None:
-    """Say which pair (by sample id) looks like which earlier one."""
+    """Store which sample (by id) is a near-duplicate of which earlier one."""
     rows = [
         {"sample_id": later, "first_sample_id": first, "distance": 1, "is_same_image": False} for later, first in firsts
     ]
@@ -64,7 +64,7 @@ def set_duplicates(engine: Engine, firsts: Sequence[tuple[int, int]]) -> None:
 
 
 def add_to_bench(engine: Engine, image_hash: bytes, perceptual_hash: int, *, ordinal: int = 0) -> None:
-    """Put a picture into the evaluation dataset."""
+    """Add an image to the evaluation dataset."""
     pair = {"sample_id": 10_000 + ordinal, "image_hash": image_hash, "perceptual_hash": perceptual_hash}
     place = {"shard_id": 900 + ordinal, "ordinal": ordinal, "sample_id": 10_000 + ordinal}
     shard = {"shard_id": 900 + ordinal, "dataset_id": BENCH, "crawl_date": "2025-01-01", "n_samples": 1}
@@ -73,7 +73,7 @@ def add_to_bench(engine: Engine, image_hash: bytes, perceptual_hash: int, *, ord
 
 
 def draw(retention: float = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectResult:
-    """Select, lookalikes left out; `rescale` and `dry_run` are the stage's, all else is the policy's."""
+    """Select without near-duplicates; `rescale` and `dry_run` are options of the stage, all others of the policy."""
     stage = {field: policy.pop(field) for field in ("rescale", "dry_run") if field in policy}
     given = {"strategy": "shift_gsample", "retention": retention, "dedup": "near"} | policy
     return select(SelectConfig.model_validate({"dataset": dataset, "name": name, "policy": given, **stage}))

@@ -33,7 +33,7 @@ SNAPSHOT = "SELECT snapshot_id FROM alchemist.rank_snapshots WHERE eligible_hash
 
 
 def share_of(engine: Engine, dataset: str, share: float) -> Manifest:
-    """A share of an ingested dataset's pairs: those whose hash is below it, as a random draw would choose them."""
+    """A share of an ingested dataset's samples: those with a hash below it, like a random selection."""
     with engine.connect() as connection:
         found = connection.execute(text(PAIRS), {"dataset": dataset}).scalars().all()
     hashes = hash_rows([bytes(pair_hash) for pair_hash in found])

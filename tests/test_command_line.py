@@ -377,7 +377,7 @@ def test_an_argument_with_a_nul_is_refused_before_anything_is_read() -> None:
 
 
 def next_command(said: str) -> list[str]:
-    """What a report tells its reader to type, as the words of the first command in it."""
+    """The words of the first command that a report recommends."""
     (line,) = (line for line in said.splitlines() if line.startswith("next: "))
     program, *words = shlex.split(line.removeprefix("next: ").partition(";")[0])
     assert program == "alchemist"

@@ -50,7 +50,7 @@ OF_LIBRARIES = {"filters", "loggers"}
 
 
 def watch(statement: str) -> dict[str, list[str]]:
-    """Run a statement in a process of its own and return what it changed there, and which large libraries it loaded."""
+    """Run a statement in another process and return what it changed there, and which large libraries it loaded."""
     environment = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
     command = [sys.executable, "-W", "ignore", "-c", WATCH % statement]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -34,7 +34,7 @@ PURE = {"rating", "selection", "heuristics", "protocols", "statistics"}
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """File and module of every import, wherever in the file it stands."""
+    """File and module of every import, at any place in the file."""
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         if name == "__init__.py":

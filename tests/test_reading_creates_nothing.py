@@ -100,7 +100,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in which nobody has begun anything, as the current one."""
+    """An empty folder as the working directory."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -38,7 +38,7 @@ RUNAWAY = "SELECT count(*) FROM generate_series(1, 100000000) AS a CROSS JOIN ge
 
 
 class Analysts:
-    """Twenty sessions that ask until they are told to stop."""
+    """Twenty sessions that run queries until they are stopped."""
 
     def __init__(self, url: str) -> None:
         self._url, self._stop = url, threading.Event()

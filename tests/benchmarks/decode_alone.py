@@ -13,7 +13,7 @@ from alchemist_core.shards.storage import read_ranges
 
 @dataclass(frozen=True)
 class DecodeAlone:
-    """A task: read the pictures, then time their decode; returns core-seconds."""
+    """A task: read the images, then time their decoding; returns core-seconds."""
 
     uri: str
     ranges: list[ByteRange]

@@ -39,13 +39,13 @@ class Package:
 
     @property
     def source(self) -> str:
-        """Name and version, as the picture's JSON carries them."""
+        """Name and version, as in the image's JSON."""
         return f"npm:{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
 class EmojiPicture:
-    """One picture of one concept in one style. Concepts are what train and validation never share."""
+    """One image of one concept in one style. Train and validation share no concept."""
 
     concept: str
     name: str
@@ -55,7 +55,7 @@ class EmojiPicture:
 
     @property
     def caption(self) -> str:
-        """The style, the name, and other names that say more."""
+        """The style, the name, and other names with further words."""
         extra = [alias for alias in self.aliases if not set(alias.split()) <= set(self.name.split())]
         return ", ".join([f"{self.package.style} of {self.name}", *extra[:2]])
 
@@ -76,7 +76,7 @@ OPENMOJI = Package("openmoji", "17.0.0", "outlined drawing", "CC-BY-SA-4.0", "Op
 
 
 def chosen_packages(*, permissive_only: bool) -> list[Package]:
-    """Return the packages whose pictures may be used for anything, or all of them."""
+    """Return the packages whose images may be used for any purpose, or all of them."""
     return [package for package in _READERS if package.is_permissive or not permissive_only]
 
 
@@ -102,7 +102,7 @@ def install_packages(packages: Sequence[Package], folder: Path) -> None:
 
 
 def find_pictures(packages: Sequence[Package], folder: Path) -> Iterator[EmojiPicture]:
-    """Yield the pictures of installed packages, without variants of skin tone."""
+    """Yield the images of installed packages, without variants of skin tone."""
     modules = folder / "node_modules"
     for package in packages:
         for picture in _READERS[package](modules, package):
@@ -210,7 +210,7 @@ def build_emoji_corpus(
 
 
 def write_pictures(out_root: Path, pictures: Iterable[EmojiPicture], *, side: int, seed: int) -> None:
-    """Write pictures as shards, split by concept; of pictures that look the same, the first is kept."""
+    """Write images as shards, split by concept; of near-duplicate images the first is kept."""
     splits: dict[str, list[_Sample]] = {split: [] for split in _SPLITS}
     seen: set[bytes] = set()
     for picture in pictures:
@@ -236,7 +236,7 @@ def split_of(concept: str, seed: int) -> str:
 
 
 def count_samples(out_root: Path) -> dict[str, int]:
-    """Count what lies in the shards, split by split."""
+    """Count the samples in the shards of each split."""
     return {split: sum(_count(path) for path in (out_root / split).glob("*.tar")) for split in _SPLITS}
 
 

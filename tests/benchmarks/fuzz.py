@@ -255,7 +255,7 @@ def main() -> None:
 
 
 def keep(name: str, findings: list[tuple[str, bytes]]) -> None:
-    """Leave one input of each finding for whoever mends it."""
+    """Keep one input of each finding, to reproduce it."""
     folder = load_settings().home / "bench" / "fuzz"
     for number, (text, data) in enumerate(dict(findings).items()):
         folder.mkdir(parents=True, exist_ok=True)

@@ -142,7 +142,7 @@ def _mean_row(name: str, values: Sequence[float], unit: str) -> Row:
 
 
 def main() -> None:
-    """Run in a home of its own."""
+    """Run in its own home."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--seeds", default="0,1,2")

@@ -12,7 +12,7 @@ WORDS = ("red", "green", "small", "large", "house", "tree", "near", "above", "do
 
 
 def write_corpus(root: Path, *, side: int, n_pairs: int, shard_pairs: int) -> None:
-    """Write JPEGs like photographs in size; each distinct by a comment, so that few have to be drawn."""
+    """Write JPEGs of the size of photographs, each made distinct by a comment, so that few have to be rendered."""
     root.mkdir()
     rng = np.random.default_rng(side)
     pictures = [draw_jpeg(rng, side) for _ in range(32)]

@@ -104,7 +104,7 @@ def timed(work: Callable[[], Path]) -> Timed:
 
 
 def copy(pictures: Pictures, verify: Verify) -> Timed:
-    """Materialize anew; what was there is removed first, and the disk is left in peace."""
+    """Remove an earlier result, wait for the disk, and materialize."""
     shutil.rmtree(copy_folder(pictures), ignore_errors=True)
     os.sync()
     return timed(lambda: Path(run_stage(pictures, verify).folder))
@@ -116,7 +116,7 @@ def run_stage(pictures: Pictures, verify: Verify) -> MaterializeResult:
 
 
 def copy_folder(pictures: Pictures) -> Path:
-    """Return where the copy lies."""
+    """Return the folder of the materialized dataset."""
     return artifact_path(f"materialized/{pictures.name}/v1-{SHARD_SIZE}")
 
 

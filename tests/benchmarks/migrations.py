@@ -95,7 +95,7 @@ def upgrade(engine: Engine) -> None:
 
 
 def downgrade(engine: Engine) -> None:
-    """Take the store back; what is not migrated but applied again hangs on the columns, and goes first."""
+    """Downgrade the store; views and functions depend on its columns, so they are dropped first."""
     with engine.begin() as connection:
         for path in sorted((SQL / "views").glob("*.sql"), reverse=True):
             connection.execute(text(f"DROP VIEW IF EXISTS alchemist.{path.stem}"))
@@ -108,7 +108,7 @@ def downgrade(engine: Engine) -> None:
 
 
 def fill(engine: Engine, n_pairs: int) -> None:
-    """Shards, pairs, places and scores as an earlier platform left them."""
+    """Shards, samples, locations and scores in the schema of an earlier revision."""
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = 'replica'"))
         connection.exec_driver_sql(FILLED.replace("N_SAMPLES", str(n_pairs)))
@@ -117,7 +117,7 @@ def fill(engine: Engine, n_pairs: int) -> None:
 
 
 def count(engine: Engine) -> int:
-    """Count pairs, places and scores."""
+    """Count samples, locations and scores."""
     tables = ("samples", "sample_locations", "scores")
     with engine.connect() as connection:
         return sum(

@@ -29,7 +29,7 @@ _MOST_FIT_S = 60.0
 
 
 def draw_scenes(n_images: int, seed: int) -> ImageArray:
-    """Scenes of 64 px in the drawn corpus' proportions."""
+    """Scenes of 64 px in the synthetic corpus' proportions."""
     rng = random.Random(seed)
     drawers = rng.choices(_DRAWERS, _KIND_RATIOS, k=n_images)
     return np.stack([np.asarray(draw(rng, 64).image) for draw in drawers])

@@ -25,7 +25,7 @@ SHARD_BYTES = 1 << 28
 
 
 class Pictures(NamedTuple):
-    """A corpus of pictures of one size, and the subset of half of them."""
+    """A corpus of images of one size, and the subset of half of them."""
 
     name: str
     root: Path
@@ -46,7 +46,7 @@ class Pictures(NamedTuple):
 
 @contextmanager
 def own_store() -> Iterator[Engine]:
-    """A server and a home that are gone afterwards; ALCHEMIST_BENCH_FOLDER says on which disk."""
+    """A temporary server and home, on the disk of ALCHEMIST_BENCH_FOLDER."""
     folder = os.environ.get("ALCHEMIST_BENCH_FOLDER")
     with TemporaryDirectory(prefix="alchemist-bench-", dir=folder) as name, pytest.MonkeyPatch.context() as patch:
         home = Path(name)
@@ -66,7 +66,7 @@ def own_store() -> Iterator[Engine]:
 
 
 def add_pictures(engine: Engine, name: str, *, side: int, n_pairs: int) -> Pictures:
-    """Draw and ingest a corpus; its subset has the same name."""
+    """Make and ingest a corpus; its subset has the same name."""
     root = load_settings().home / name
     began = time.perf_counter()
     pair_bytes = 0.2 * side**2  # about

@@ -80,7 +80,7 @@ def swap_times(engine: Engine, manifest: Manifest) -> list[Row]:
 
 
 def read_members(engine: Engine, retention: float) -> Manifest:
-    """Take pairs by their hash, as a random draw would."""
+    """Select samples by their hash, like a random selection."""
     with engine.connect() as connection:
         streamed = connection.execution_options(yield_per=100_000).execute(
             text(MEMBERS), {"share": round(1000 * 2 * retention) - 1}

@@ -107,7 +107,7 @@ def _time(step: Any, batches: list[Any]) -> float:
 
 
 def alignment_rows(root: Path, seeds: list[int]) -> list[Row]:
-    """Train a rater a seed, and a twin of another seed on the first three corpora."""
+    """Train one rater per seed, and on the first three corpora a second one with another seed."""
     scores = {seed: _score(root, corpus=seed, seed=seed) for seed in seeds}
     kinds = {seed: load_study(root, seed=seed).kinds for seed in seeds}
     aucs = {seed: kind_aucs(scores[seed], kinds[seed]) for seed in seeds}
@@ -130,7 +130,7 @@ def alignment_rows(root: Path, seeds: list[int]) -> list[Row]:
 
 
 def loss_rows(root: Path, seeds: list[int]) -> list[Row]:
-    """Say where each kind stands under rule `loss`: 0 is the head of the ranking."""
+    """Return the mean rank of each kind under scoring rule `loss`; 0 is the highest."""
     ranks: dict[str, list[float]] = {kind: [] for kind in ("informative", *KINDS)}
     for seed in seeds:
         rank_N = 1 - mean_ranks(_score(root, corpus=seed, seed=seed, rule="loss")) / len(

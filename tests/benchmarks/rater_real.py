@@ -27,7 +27,7 @@ SHARES = {"blank": 0.1, "noise": 0.1, "collage": 0.1, "wrong_caption": 0.15, "ne
 
 
 def main() -> None:
-    """Train a rater a seed and write how well it tells clean pairs from each damage."""
+    """Train one rater per seed and write how well it distinguishes clean samples from each kind of damage."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def damage(pairs: Samples, seed: int, shares: Mapping[str, float] = SHARES) -> tuple[Samples, np.ndarray]:
-    """Damage known shares of some pairs; say what was done to each."""
+    """Damage known shares of some samples; return the damage of each."""
     generator = np.random.default_rng(seed)
     kinds = np.full(len(pairs), "clean", dtype="<U16")
     order, start = generator.permutation(len(pairs)), 0

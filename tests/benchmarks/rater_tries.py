@@ -100,7 +100,7 @@ def _ours(run: "Run", name: str) -> dict[str, np.ndarray]:
 
 
 def _mean_of_two(study: Study, seed: int) -> np.ndarray:
-    """Two runs of ours on one corpus, which differ in all that a seed varies; each on its own spread."""
+    """Mean of two runs with different seeds on one corpus, each divided by its own spread."""
     score_2N = np.stack([Run(study, each, {}).train().scores() for each in (seed, seed + 1_000)])
     return (score_2N / score_2N.std(1, keepdims=True)).mean(0)
 
@@ -122,7 +122,7 @@ def _ancestors(run: "Run") -> dict[str, np.ndarray]:
 
 
 def _learnability_in_a_network(study: Study, seed: int) -> dict[str, np.ndarray]:
-    """Teach a rater's network what rule `learnability` says: at every step of its training, or at the end."""
+    """Train a rater's network on the scores of rule `learnability`, at every step of its training or at the end."""
     run = Run(study, seed, {"rule": "learnability"})
     run.warm_up()
     networks = {name: make_rater(run.config, run.sizes[1]) for name in ("during", "after")}
@@ -188,11 +188,11 @@ class Run:
         self.models.step([self.data.rows(index_B)], self.config.batch_size)
 
     def train_index(self, step: int) -> Tensor:
-        """Give the places in the table of a step's training pairs, behind the warm-up."""
+        """Return the positions of a step's training samples in the table, after the warm-up."""
         return self._train_index(self.config.proxy_warmup_steps + step)
 
     def train_batch(self, step: int) -> Batch:
-        """Give the same pairs."""
+        """Return the same samples."""
         return self.data.rows(self.train_index(step))
 
     def validation_batches(self, n_batches: int) -> Iterator[Batch]:
@@ -201,12 +201,12 @@ class Run:
 
     @torch.no_grad()
     def losses(self, model: nn.Module) -> np.ndarray:
-        """Give every training pair's loss."""
+        """Return every training sample's loss."""
         return torch.cat([model(*batch) for batch in self._all()]).numpy()
 
     @torch.no_grad()
     def scores(self, rater: SampleRater | None = None) -> np.ndarray:
-        """Give every training pair's score, by the run's rater or another."""
+        """Return every training sample's score, by the run's rater or another."""
         rater = rater or self.models.scoring_rater
         return torch.cat([rater.score(*batch) for batch in self._all()]).numpy()
 

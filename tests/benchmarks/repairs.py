@@ -204,7 +204,7 @@ def measure(n_records: int, seed: int = 0) -> list[Row]:
 
 
 def rows_of(name: str, tally: Tally, *, is_repaired: bool) -> list[Row]:
-    """Say how much was recovered, and that nothing was wrong."""
+    """Return the recovered share, and the number of wrong repairs, which must be 0."""
     detail = f"of {tally.n_records}" if is_repaired else f"of {tally.n_records}; not repaired on purpose"
     share = Row(f"{name}: recovered", round(tally.n_recovered / tally.n_records, 4), "share", None, None, detail)
     examples = "; ".join(tally.wrong[:3])

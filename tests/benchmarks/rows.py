@@ -11,7 +11,7 @@ from alchemist_core.statistics import estimate
 
 
 class Row(NamedTuple):
-    """One figure; without a target it stands for information."""
+    """One figure; without a target it is for information only."""
 
     name: str
     value: float

@@ -17,7 +17,7 @@ KINDS = ("plain", "chaotic", "wrong_caption")
 
 
 class Study(NamedTuple):
-    """Training pairs with their kinds, and the clean validation and test pairs."""
+    """Training samples with their kinds, and the clean validation and test samples."""
 
     train: Samples
     kinds: np.ndarray
@@ -26,7 +26,7 @@ class Study(NamedTuple):
 
 
 def load_study(root: Path, *, seed: int, side: int = 16, **sizes: int) -> Study:
-    """Draw the corpus of a seed under `root`, once, and decode it to `side` pixels."""
+    """Make the corpus of a seed under `root`, once, and decode it to `side` pixels."""
     folder = root / f"scenes-{seed}"
     draw_scenes(folder, seed=seed, **sizes)
     truth = pq.read_table(folder / "truth.parquet").to_pydict()
@@ -37,13 +37,13 @@ def load_study(root: Path, *, seed: int, side: int = 16, **sizes: int) -> Study:
 
 
 def kind_aucs(score_N: np.ndarray, kind_N: np.ndarray) -> dict[str, float]:
-    """Say how well a score tells informative pairs from each damaged kind."""
+    """Return how well a score distinguishes informative samples from each kind of damage."""
     good = score_N[kind_N == "informative"]
     return {kind: area_under_curve(good, score_N[kind_N == kind]) for kind in KINDS}
 
 
 def read_tars(folder: Path, side: int) -> tuple[Samples, list[bytes]]:
-    """Decode every pair of a folder's tars; also give their pair hashes."""
+    """Decode every sample of a folder's tars; also return their pair hashes."""
     images, captions, hashes = [], [], []
     for path in sorted(folder.rglob("*.tar")):
         with path.open("rb") as file:

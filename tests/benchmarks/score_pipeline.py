@@ -89,7 +89,7 @@ def own_store() -> Iterator[Engine]:
 
 
 def prepare(side: int, n_pairs: int) -> None:
-    """Draw and ingest the corpus of one size."""
+    """Make and ingest the corpus of one size."""
     root = load_settings().home / f"pictures-{side}"
     write_corpus(root, side=side, n_pairs=n_pairs, shard_pairs=SHARD_PAIRS[side])
     ingest(IngestConfig(dataset=name_of(side), root=str(root)))
@@ -100,7 +100,7 @@ def name_of(side: int) -> str:
 
 
 def measure_size(engine: Engine, side: int, n_pairs: int, *, has_heuristics: bool) -> list[Row]:
-    """Compare one picture size, with one and with two scoring processes."""
+    """Compare one image size, with one and with two scoring processes."""
     cores = n_own_cores()
     decode_s, busy_decode_s = (measure_decode(engine, side, n, has_heuristics=has_heuristics) for n in (1, cores))
     model_s, busy_model_s = (measure_model(engine, n) for n in (1, cores))
@@ -183,7 +183,7 @@ def load_scorer(engine: Engine) -> Any:
 
 
 def measure_rate(engine: Engine, side: int, n_pairs: int, n_processes: int, has_heuristics: bool) -> float:
-    """Score the corpus anew with some processes that are ready before the clock starts; pairs a second."""
+    """Score the corpus again with processes that are ready before the clock starts; return samples per second."""
     forget_scores(engine)
     arguments = (name_of(side), str(int(has_heuristics)))
     command = [sys.executable, "-m", "tests.benchmarks.score_pipeline", "work"]
@@ -229,7 +229,7 @@ def forget_scores(engine: Engine) -> None:
 
 
 def work(dataset: str, has_heuristics: bool) -> None:
-    """Be one scoring process: load, say so, wait for the start, score, say when."""
+    """Run one scoring process: load, report it, wait for the start, score, print the time."""
     config = ScoreConfig(dataset=dataset, rater="newest", heuristics=has_heuristics)
     execute("score", config, lambda stage_run: score_when_told(config, stage_run), ScoreResult, slot=own_slot(0))
 

@@ -84,7 +84,7 @@ class Block:
 
 
 class Pool:
-    """The store of the benchmark, and how many pairs it holds."""
+    """The store of the benchmark, and its number of samples."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.n, self._n_shards = engine, 0, 0
@@ -92,7 +92,7 @@ class Pool:
             connection.execute(text(SOURCES))
 
     def grow(self, n: int) -> None:
-        """Bring the pool of scored pairs to n, with everything that a night of them leaves behind."""
+        """Grow the corpus to n scored samples, with all rows that finished nights have."""
         if n <= self.n:
             return
         with self.engine.begin() as connection:
@@ -121,7 +121,7 @@ class Pool:
         self.settle()
 
     def add_night(self, n_shards: int, *, n_pairs: int) -> Block:
-        """Register a night's shards and pairs as ingest leaves them; nothing of it is scored."""
+        """Insert a night's shards and samples as ingest does; none of them is scored."""
         with self.engine.begin() as connection:
             connection.execute(text("SET LOCAL session_replication_role = replica"))
             block = self._add(connection, "tonight", n_shards * n_pairs, n_pairs=n_pairs)

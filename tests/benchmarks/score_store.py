@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 class Bench:
-    """One run: the pool, the size of a night, and the rows found so far."""
+    """One run: the corpus, the size of a night, and the rows so far."""
 
     def __init__(self, engine: Engine, scale: float) -> None:
         self.engine, self.scale, self.pool = engine, scale, Pool(engine)
@@ -90,7 +90,7 @@ class Bench:
 
 
 def run(bench: Bench) -> None:
-    """Measure everything, smallest pool first."""
+    """Measure everything, smallest corpus first."""
     n = bench.n_shards * bench.shard_pairs
     seconds: dict[int, float] = {}
     bench.load_night()  # to warm up; so "a corpus of 0" contains the nights that were measured before

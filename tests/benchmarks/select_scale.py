@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def run(*words: object) -> dict[str, Any]:
-    """Do one piece of work in a process of its own."""
+    """Run one part of the work in its own process."""
     command = [sys.executable, "-m", "tests.benchmarks.select_work", *map(str, words)]
     began = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -70,7 +70,7 @@ def committed(retention: float) -> list[Row]:
 
 
 def drawn(retention: float) -> list[Row]:
-    """From the stored ranks: snapshot and exact-k draw."""
+    """From the stored ranks: snapshot and selection of exactly k members."""
     facts = run("draw", retention)
     seconds, times = facts["snapshot_s"] + facts["draw_s"], facts["members_s"] / facts["argpartition_s"]
     detail = f"{facts['k']:,} of {facts['n']:,}; snapshot, verified, {facts['snapshot_s']:.2f} s, draw {facts['draw_s']:.2f} s"
@@ -108,7 +108,7 @@ def previewed(retention: float) -> list[Row]:
 
 
 def streamed(n: int, retention: float, home: Path) -> list[Row]:
-    """The pure draw from arrays on disk."""
+    """The selection alone, from arrays on disk."""
     with TemporaryDirectory(dir=home) as folder:
         generator = np.random.default_rng(0)
         np.save(Path(folder) / "rank.npy", generator.random(n))

@@ -45,7 +45,7 @@ def commit(retention: str) -> Facts:
 
 
 def draw(retention: str) -> Facts:
-    """Take the snapshot from its kept arrays, verified, and draw from the stored ranks; then the draw against argpartition."""
+    """Read the snapshot from its cached, verified arrays and select from the stored ranks; then compare the selection with argpartition."""
     rater = find_rater(open_store(), "production")
     assert rater is not None
     snapshot_s, snapshot = timed(lambda: take_snapshot(open_store(), rater, ["pool"]))
@@ -59,7 +59,7 @@ def draw(retention: str) -> Facts:
 
 
 def against_argpartition(rank_N: np.ndarray, hash_N: np.ndarray, k: int) -> Facts:
-    """Time the whole draw and a bare argpartition of the same keys, in turns."""
+    """Time the whole selection and an argpartition of the same keys alone, in turns."""
     strategy, noise = ShiftGsample(), Noise(3)
     key_N = Keys(rank_N, hash_N, strategy, noise).all()
     pairs = [
@@ -74,7 +74,7 @@ def against_argpartition(rank_N: np.ndarray, hash_N: np.ndarray, k: int) -> Fact
 
 
 def preview(retention: str, seed: str) -> Facts:
-    """Say what another ratio and seed would select: what a person waits for once the store is open."""
+    """Preview another retention and seed: the time that a person waits when the store is open."""
     open_store()
     seconds, report = timed(lambda: run(config(retention=float(retention), seed=int(seed), dry_run=True)))
     again_s, _ = timed(lambda: run(config(retention=float(retention) / 2, seed=int(seed) + 1, dry_run=True)))
@@ -82,7 +82,7 @@ def preview(retention: str, seed: str) -> Facts:
 
 
 def stream(folder: str, retention: str) -> Facts:
-    """Draw from two mapped arrays alone."""
+    """Select from two memory-mapped arrays alone."""
     rank_N, hash_N = (np.asarray(np.load(Path(folder) / f"{name}.npy", mmap_mode="r")) for name in ("rank", "hash"))
     k = round(float(retention) * len(rank_N))
     seconds, member_K = timed(lambda: sample_members(rank_N, hash_N, k=k, strategy=ShiftGsample(), noise=Noise(0)))
@@ -90,7 +90,7 @@ def stream(folder: str, retention: str) -> Facts:
 
 
 def config(*, retention: float, seed: int = 0, dry_run: bool = False) -> Any:
-    """Return what is selected of the pool."""
+    """Return the config of the selection."""
     policy = {"strategy": "shift_gsample", "retention": retention, "seed": seed}
     return SelectConfig.model_validate({"dataset": "pool", "name": NAME, "policy": policy, "dry_run": dry_run})
 

@@ -38,7 +38,7 @@ def scenes_rows(world: str, names: Names) -> list[Row]:
 
 
 def _of_arm(world: str, arm: str, of: Mapping[str, dict[str, LossOfSeed]]) -> list[Row]:
-    """Judge one ranking's fitted region by steps and by lengths."""
+    """Judge the fitted rank window of one ranking by steps and by training lengths."""
     r20, r50, long, title = of["r20"], of["r50"], of["r50-long"], f"{world}: {arm}"
     return [
         _information(f"{title} 50% over full, 10 epochs", r50[arm], r50["full"]),
@@ -49,12 +49,12 @@ def _of_arm(world: str, arm: str, of: Mapping[str, dict[str, LossOfSeed]]) -> li
 
 
 def damaged_rows(world: str, names: Names) -> list[Row]:
-    """Judge point 2 with planted damage."""
+    """Judge point 2 with synthetic defects."""
     return [*_gaps(world, names["both"], {0.2: 1.0, 0.5: 0.95}), *_noninferior(world, names)]
 
 
 def real_rows(world: str, names: Names) -> list[Row]:
-    """Judge point 2 on the corpus as it is, where no pair is known to be worse: planted is another random draw."""
+    """Judge point 2 on the unchanged corpus, where no sample is known to be worse, so the oracle is another random subset."""
     rows = [row for row in compare_cells(_cells(names["both"])) if row.arm in JUDGED and row.gain is not None]
     gains = [_row(f"{world}: gain of {row.arm} at {row.retention:.0%}", row.gain) for row in rows if row.gain]
     return [*gains, *_noninferior(world, names)]

@@ -88,7 +88,7 @@ class Bench:
         self.fields |= {"scenes": given.scenes, "training": given.training} if world == "scenes" else self._pictures()
 
     def state(self) -> None:
-        """Say what is to be trained and how long it would take, timed on this machine."""
+        """Print what must be trained and how long it takes, timed on this machine."""
         first, *others = self.parts
         work = self._work("bands").times(len(self.choose)) + self._work(first).times(len(self.seeds))
         for kind in self._kinds():
@@ -138,7 +138,7 @@ class Bench:
         return self.fields | self.parts[part]
 
     def _kinds(self) -> list[str]:
-        """Return the kinds of raters whose `auto` this world asks for."""
+        """Return the kinds of raters whose strategy `auto` this world uses."""
         arms = ",".join(fields["arms"] for fields in self.parts.values()).split(",")
         return sorted({arm.partition("/")[0] for arm in arms if arm.endswith("/auto")})
 
@@ -147,7 +147,7 @@ class Bench:
         return ",".join(sorted({ratio for ratios in asked for ratio in ratios.split(",")}))
 
     def _bands(self) -> str:
-        """Return the arms that the region probes of this world's `auto` will look for."""
+        """Return the arms that the tuning runs of this world need."""
         return ",".join(("random", *(f"{kind}/block@{start:g}" for kind in self._kinds() for start in STARTS)))
 
     def _config(self, part: str) -> RunConfig:

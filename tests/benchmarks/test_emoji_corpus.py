@@ -32,7 +32,7 @@ def save_picture(path: Path, colour: int, size: tuple[int, int] = (64, 64)) -> N
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four packages as npm lays them out, with forty concepts each; the last concept has no picture."""
+    """Four packages in npm's layout, with forty concepts each; the last concept has no image."""
     folder = tmp_path_factory.mktemp("packages")
     modules = folder / "node_modules"
     rows, drawings = [], []

@@ -124,7 +124,7 @@ def is_member(keys: set[str], sample: dict[str, Any]) -> bool:
 
 
 def decode(sample: dict[str, Any]) -> torch.Tensor:
-    """Return the picture reduced: what a small model is trained on."""
+    """Return the resized image on which a small model is trained."""
     picture = Image.open(io.BytesIO(sample["jpg"]))
     picture.draft("RGB", (SIDE, SIDE))
     pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -134,7 +134,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Capture
 def test_the_dags_load_in_a_folder_that_has_files_of_the_same_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By Airflow's own reader, which puts the root of the bundle on sys.path, in a process of its own."""
+    """By Airflow's own loader, which puts the root of the bundle on sys.path, in another process."""
     for name in ("commands", "forms", "jobs", "people", "pods"):
         (tmp_path / f"{name}.py").write_text(
             "raise RuntimeError('airflow: this is not the dag module that was meant')\n"

@@ -33,7 +33,7 @@ REASON = "the broken third is a known camera; the rest is fine"
 
 
 def break_pictures(folder: Path, share: float) -> None:
-    """Cut this share of each shard's pictures short."""
+    """Truncate this share of each shard's images."""
     for path in sorted(folder.rglob("*.tar")):
         with tarfile.open(path) as source:
             members = [(member.name, source.extractfile(member).read()) for member in source]

@@ -86,7 +86,7 @@ COMMANDS = [f"{verb} {name}".strip() for verb in VERBS for name in load_commands
 
 @dataclass(frozen=True)
 class Row:
-    """One mistake: a command line, its exit code and a part of what it says; settings that it runs under."""
+    """One mistake: a command line, its exit code, a part of its output, and its settings."""
 
     code: int
     text: str
@@ -230,7 +230,7 @@ LIMITED = (
 
 @pytest.mark.parametrize("line", LIMITED)
 def test_a_full_disk_is_one_line(line: str, shop: Shop) -> None:
-    """A limit on the size of files stands for a full disk: the write fails in the same place."""
+    """A limit on the file size imitates a full disk: the write fails in the same place."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, {resource.RLIM_INFINITY}))"
     code = f"{limit}\nimport sys\nfrom alchemist_core.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     done = subprocess.run(

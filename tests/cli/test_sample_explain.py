@@ -25,7 +25,7 @@ NAME = "best"
 
 @pytest.fixture
 def drawn(engine: Engine) -> Engine:
-    """400 pairs of one night, of which 80 were drawn; another night is held, a third was decided later, a fourth waits."""
+    """400 samples of one night, of which 80 were selected; a second night is held, a third was decided later, a fourth waits."""
     with engine.begin() as connection:
         add_dataset(connection)
         add_dataset(connection, dataset_id=2, name="books")

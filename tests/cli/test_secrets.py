@@ -29,7 +29,7 @@ CHAIN = (
 
 
 def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[str, set[str]]:
-    """What a command says, and every command line that was seen while it ran."""
+    """The output of a command, and every command line in the process list while it ran."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")} | given
     seen: set[str] = set()
     with tempfile.TemporaryFile("w+") as output:

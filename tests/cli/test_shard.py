@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 @pytest.fixture
 def root(corpus: Path, tmp_path: Path) -> Path:
-    """A folder of two shards, which share no pair."""
+    """A folder of two shards without common samples."""
     folder = tmp_path / "web"
     folder.mkdir()
     for name, tar in zip(("a.tar", "b.tar"), sorted((corpus / "train").rglob("*.tar")), strict=False):

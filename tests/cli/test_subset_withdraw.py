@@ -44,7 +44,7 @@ COUNT = f"SELECT count(*) FROM alchemist.current_subset_samples('{NAME}')"
 
 @pytest.fixture
 def versions(pool: Engine) -> Engine:
-    """Two versions of 200 and 400 pairs; 2 is published over 1."""
+    """Two versions of 200 and 400 samples; 2 replaced 1."""
     for version, retention in enumerate((0.1, 0.2), 1):
         select(retention=retention)
         run_publish(version)

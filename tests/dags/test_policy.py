@@ -111,7 +111,7 @@ def command_tasks(dag):
 
 
 def pictured_edges(text):
-    """Return the arrows of a docstring's indented picture as pairs of task ids."""
+    """Return the arrows of a docstring's diagram as pairs of task ids."""
     chains = [re.split(r"\s*→\s*", line.strip()) for line in text.splitlines() if line.startswith("    ")]
     return {pair for chain in chains for pair in itertools.pairwise(chain)}
 

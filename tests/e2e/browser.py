@@ -27,7 +27,7 @@ needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium
 
 
 class Browser:
-    """One tab of a Chromium of its own."""
+    """One tab of a new Chromium."""
 
     def __init__(self, folder: Path, port: int, *, width: int = 1400, height: int = 1800) -> None:
         program = find_chromium()
@@ -113,7 +113,7 @@ class Browser:
         time.sleep(1.0)  # What moves when the width changes: drawers, the graph.
 
     def shows(self, label: str) -> bool:
-        """Tell whether a button or label of this name lies within the window's width: a page may cut off what it cannot fit."""
+        """Return whether a button or label of this name is within the window's width, because a page may cut it off."""
         named = f"[...document.querySelectorAll('button, label')].filter(one => one.innerText.trim().startsWith({json.dumps(label)}))"
         inside = (
             "(box => box.width > 0 && box.left >= 0 && box.right <= window.innerWidth)(one.getBoundingClientRect())"

@@ -11,7 +11,7 @@ N_STEPS = 350
 
 
 def alchemist(url: str, home: Path, *words: str) -> None:
-    """Run one command on a store of its own."""
+    """Run one command on its own store."""
     environment = os.environ | {"ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_HOME": str(home)}
     done = subprocess.run(
         [sys.executable, "-m", "alchemist_core", *words], env=environment, capture_output=True, text=True, check=False

@@ -46,7 +46,7 @@ def count_successes(engine: Engine) -> dict[str, int]:
 
 
 def clear(airflow: AirflowClient, run_id: str) -> set[str]:
-    """Press "Clear" on the run's failed tasks; says which ones Airflow puts back."""
+    """Press "Clear" on the run's failed tasks; return the tasks that Airflow resets."""
     body = {"dry_run": False, "dag_run_id": run_id, "only_failed": True, "reset_dag_runs": True}
     found = airflow.call("POST", "/api/v2/dags/nightly_rescore/clearTaskInstances", body)
     return {task["task_id"] for task in found["task_instances"]}

@@ -59,7 +59,7 @@ class Life:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    """A platform's first days on a small drawn corpus."""
+    """A platform's first days on a small synthetic corpus."""
     folder = tmp_path_factory.mktemp("life")
     folder.chmod(0o755)
     corpus, home = folder / "scenes", folder / "home"
@@ -107,7 +107,7 @@ def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
 
 
 def backfill(life: Life, airflow: Airflow, conf: dict[str, Any]) -> tuple[str, bool]:
-    """Run both nights once more by a backfill; says how it ended, and whether it changed any row of data."""
+    """Run both nights again by a backfill; return its state, and whether it changed any row of data."""
     url = start_postgres(life.home).url()
     before = table_checksums(url)
     first, last = (datetime.fromisoformat(f"{night}T00:00:00+00:00") for night in NIGHTS)
@@ -158,7 +158,7 @@ def evaluated(life: Life) -> set[str]:
 
 
 def look(life: Life, airflow: Airflow, folder: Path, run_id: str) -> None:
-    """Take pictures of the form and of the question, to be judged by eye; the texts are checked below."""
+    """Take screenshots of the form and the question for a person to look at; the texts are checked below."""
     pages = {
         "form": (f"{airflow.url}/dags/build_subset", "Trigger", "Fraction of the eligible samples"),
         "approval": (

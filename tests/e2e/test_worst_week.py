@@ -66,7 +66,7 @@ DATA = {
 
 @dataclass
 class Night:
-    """One night of all datasets: what it said, and which datasets' tasks all succeeded."""
+    """One night of all datasets: its output, and the datasets whose tasks all succeeded."""
 
     said: list[str] = field(default_factory=list)
     green: dict[str, bool] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def trouble_of(dataset: str, night: int) -> list[Trouble]:
 
 
 def live(roots: Path, supply: Supply, alchemist: Terminal, run_night: RunNight) -> Week:
-    """Seven nights: troubles come, the night runs, the operator reads what it said and does what it says."""
+    """Seven nights: problems are added, the night runs, the operator reads the messages and follows them."""
     week = Week()
     for number in range(1, len(DAYS)):
         day = DAYS[number]
@@ -133,7 +133,7 @@ def live(roots: Path, supply: Supply, alchemist: Terminal, run_night: RunNight) 
 
 
 def try_refused(roots: Path, alchemist: Terminal) -> list[str]:
-    """Say which of the commands that must be refused was not, in one line, or changed something."""
+    """Return the commands that should be refused in one line but were not, or that changed something."""
     url = start_postgres(load_settings().home).url()
     before, found = table_checksums(url), []
     for words in refused(roots):
@@ -162,7 +162,7 @@ def bring(places: dict[str, Place], number: int, when: str) -> None:
 
 
 def obey(week: Week, night: Night, number: int, places: dict[str, Place], alchemist: Terminal) -> None:
-    """End every trouble of a night by the step that was told; then run what the list of nights tells for the whole night."""
+    """Solve every problem of a night by its reported step; then run the next step that the list of nights gives for the whole night."""
     for name, place in places.items():
         for trouble in trouble_of(name, number):
             line = next((line for line in night.said if re.search(trouble.told, line)), None)
@@ -236,7 +236,7 @@ def run_calm_night(alchemist: Terminal, day: str) -> None:
 
 
 def listings(alchemist: Terminal, nights: list[dict[str, str]]) -> list[str]:
-    """What the lists say: nights, shards, and the shards that the nights' next steps name."""
+    """The output of the lists: nights, shards, and the shards that the nights' next steps name."""
     names = ",".join(f"{one['dataset']}:{one['crawl_date']}" for one in nights)
     said = f"{alchemist('night', 'list', '--nights', names)}\n{alchemist('shard', 'list')}"
     for shard_id in dict.fromkeys(re.findall(r"alchemist shard show (\d+)", said)):
@@ -326,7 +326,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
 
 
 def begin(patch: pytest.MonkeyPatch, folder: Path, alchemist: Terminal) -> Supply:
-    """The home of the week, and the twin: a copy of its database before anything bad comes."""
+    """The home of the week, and the twin: a copy of its database before the first problem."""
     patch.setenv("ALCHEMIST_HOME", str(folder / "home"))
     patch.setenv("ALCHEMIST_PROJECT", str(write_project(folder / "project")))
     forget_settings()
@@ -338,7 +338,7 @@ def begin(patch: pytest.MonkeyPatch, folder: Path, alchemist: Terminal) -> Suppl
 
 
 def compare(patch: pytest.MonkeyPatch, week: Week, home: Path, alchemist: Terminal) -> Outcome:
-    """Let the twin have its undisturbed week."""
+    """Run the undisturbed week of the twin."""
     server = start_postgres(home)
     patch.setenv("ALCHEMIST_DATABASE_URL", server.url("calm"))
     forget_settings()

@@ -74,7 +74,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Mending:
-    """What the operator has: the place, the line that told of the trouble, and the command line."""
+    """The operator's means: the place, the line that reported the problem, and the command line."""
 
     place: Place
     line: str
@@ -93,7 +93,7 @@ Mend = Callable[[Mending], None]
 
 @dataclass(frozen=True)
 class Trouble:
-    """One bad thing. `told` is a pattern of one line of what the night says; `when`: before the night, or between ingest and score."""
+    """One problem. `told` is a pattern for one line of the night's output; `when`: before the night, or between ingest and score."""
 
     name: str
     dataset: str
@@ -142,7 +142,7 @@ def obey(verb: str) -> Mend:
 
 
 def nothing(_mending: Mending) -> None:
-    """The line says that nothing is to be done."""
+    """The line reports that no action is needed."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- files
@@ -330,7 +330,7 @@ def _tiff(kind: str) -> bytes:
 def _record(
     key: str, image: bytes | None = None, text: bytes | None = b"", ext: str = "png", **more: bytes
 ) -> list[Entry]:
-    """A record of one noise picture and its caption, unless another image or text is given; none leaves it out."""
+    """A record of a noise image and its caption, or of the given image or text; None omits it."""
     seed = zlib.crc32(key.encode())
     found = [(f"{key}.{ext}", picture(seed) if image is None else image)]
     found += [] if text is None else [(f"{key}.txt", text or f"a picture called {key}".encode())]

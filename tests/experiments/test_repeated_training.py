@@ -48,7 +48,7 @@ def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, valida
 
 @pytest.fixture
 def followed() -> dict[str, Any]:
-    """Every second of 400 pairs, boxes in band 0 and noise in band 1; the gradients of one in ten of them."""
+    """Every second of 400 samples, boxes in band 0 and noise in band 1; the gradients of one in ten of them."""
     places = np.arange(0, 400, 2)
     bands, has_gradient = (places >= 200).astype(np.int64), places % 20 == 0
     return {"place_N": places, "band_N": bands, "has_gradient_N": has_gradient, "n_bands": 2, "n_marks": 4}

@@ -49,7 +49,7 @@ class Clock:
         half.replace(self._path)
 
     def environment(self) -> dict[str, str]:
-        """How long something lasts is told by the steady clock, which nobody sets."""
+        """Durations are measured by the monotonic clock, which the test does not change."""
         return {
             "LD_PRELOAD": str(LIBRARIES[0]), "FAKETIME_TIMESTAMP_FILE": str(self._path), "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -66,7 +66,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
 
 @pytest.fixture(scope="module")
 def shifted_server(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server of its own whose clock is the test's."""
+    """A separate server whose clock the test sets."""
     home = tmp_path_factory.mktemp("shifted")
     home.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +86,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Template(NamedTuple):
-    """A store with a rater in production and shards that nobody has scored, and the tables of one in which they were, calmly."""
+    """A store with a production rater and unscored shards, and the tables of an undisturbed store in which they were scored."""
 
     server: EmbeddedPostgres
     store: TrainedStore

@@ -55,7 +55,7 @@ def send(pid: int, number: signal.Signals) -> bool:
 
 
 def strike(rng: random.Random, job: Job) -> tuple[str, bool]:
-    """Kill or stop one of the two; a stopped job goes on after less or more than a lease's length."""
+    """Kill or stop one of the two; a stopped job continues after less or more time than a lease lasts."""
     how = rng.choice(("kill job", "kill worker", "end job", "end worker", "stop job briefly", "stop job for long"))
     if how.startswith("stop"):
         is_hit = send(job.pid, signal.SIGSTOP)

@@ -31,7 +31,7 @@ COMMAND = ("materialize", "--subset", NAME, "--shard-size", "20")
 
 
 class Source(NamedTuple):
-    """A home with a subset version, and the tars that it lies in."""
+    """A home with a subset version, and the tars of its members."""
 
     home: Path
     root: Path
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 @pytest.fixture(scope="module")
 def source_once(make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
-    """Four thousand pictures in eight tars, and a version of half of them."""
+    """4,000 images in eight tars, and a version of half of them."""
     folder = tmp_path_factory.mktemp("half")
     source = Source(folder / "home", folder / "crawl")
     with pytest.MonkeyPatch.context() as patch:

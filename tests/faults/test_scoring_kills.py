@@ -77,7 +77,7 @@ def forks() -> Iterator[Callable[[], Forks]]:
 def unscored(
     trained_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedStore:
-    """A trained store with a dataset of many small shards that nobody has scored; a template, never opened again."""
+    """A template with a trained rater and a dataset of many small unscored shards; never opened again."""
     root = tmp_path_factory.mktemp("many")
     draw_scenes(root, n_train=N_SHARDS * SHARD_PAIRS, n_validation=40, n_test=20, shard_size=SHARD_PAIRS, side=32)
     store = TrainedStore(make_database(template=make_url(trained_once.url).database), trained_once.home)

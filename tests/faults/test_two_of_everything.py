@@ -28,7 +28,7 @@ LEASES = "SELECT resource, 1 FROM alchemist.leases"
 
 
 class Ended(NamedTuple):
-    """What a process said in the end."""
+    """The exit code and output of a process."""
 
     words: tuple[str, ...]
     status: int
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
     @property
     def is_told_to_be_second(self) -> bool:
-        """Whether it says that another did it, does it, or that there was nothing to do."""
+        """Whether it reports that another process did it, is doing it, or that there was nothing to do."""
         report = self.report
         is_nothing_new = report.get("is_new") is False or any(
             report.get(name) == 0 for name in ("n_shards", "n_nights", "n_pairs")

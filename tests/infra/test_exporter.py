@@ -218,7 +218,7 @@ def fetch(url: str) -> str:
 
 
 def free_port(kind: Any) -> int:
-    """A port below the ephemeral range that nobody has now."""
+    """A free port below the ephemeral range."""
     for port in range(21_000 + int(time.monotonic() * 1000) % 9_000, 32_000):
         with socket.socket(socket.AF_INET, kind) as probe:
             try:

@@ -40,7 +40,7 @@ MEANT_TO_BE_EMPTY: set[str] = set()
 
 
 class Prometheus:
-    """A server of this test, asked over HTTP."""
+    """A Prometheus server of this test, queried over HTTP."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"

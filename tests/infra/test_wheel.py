@@ -59,7 +59,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alchemist(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """The program of the wheel, in a folder of its own, in which libraries of extras are missing."""
+    """The program of the wheel, in an environment without the libraries of extras."""
     target, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
     command = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel]
     subprocess.run([sys.executable, *command], check=True, cwd=folder, capture_output=True)

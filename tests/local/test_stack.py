@@ -39,7 +39,7 @@ def start_session():
 
 
 def record(home, pid):
-    """Write down a scheduler of before the machine's restart, whose pid somebody else has now."""
+    """Record a scheduler from before the machine's restart, whose pid another process has now."""
     write_state(home, StackState(children={"scheduler": ChildState(pid, birth=1, n_restarts=0)}))
 
 

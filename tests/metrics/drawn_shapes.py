@@ -22,7 +22,7 @@ LEAST_OVERLAP = 0.6
 
 
 class _Form(NamedTuple):
-    """A shape of radius 1 about the origin, y downwards: where it is, its area, and how far its centre of mass lies below."""
+    """A shape of radius 1 around the origin, y downwards: its pixels, its area, and how far its centre of mass is below the origin."""
 
     covers: Callable[[Coverage, Coverage], Bool[np.ndarray, "H W"]]
     area: float
@@ -92,7 +92,7 @@ def _cut(coverage_HW: Coverage) -> list[Coverage]:
 def _unmix(
     image_HW3: Float[np.ndarray, "H W 3"], palette: Mapping[str, Rgb], background: Rgb
 ) -> tuple[Coverage, Int[np.ndarray, "H W"]]:
-    """Say of each pixel which colour lies on the background there, and over how much of it."""
+    """Return for each pixel the colour over the background and its covered share."""
     base = np.array(background, np.float64)
     excess_HW3 = image_HW3 - base
     shares, misfits = [], []

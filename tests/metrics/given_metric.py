@@ -53,5 +53,5 @@ def metric_of(
 
 
 def add_scene_metric() -> None:
-    """Let protocols name the metric that stands beside the tests."""
+    """Register the tests' metric, so that protocols can name it."""
     METRICS["geneval_scenes"] = SceneScore

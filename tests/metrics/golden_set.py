@@ -25,7 +25,7 @@ N_IMAGES, SIDE = 20, 32
 
 
 def measure(name: str) -> dict[str, float]:
-    """Measure the stored images under a golden protocol, after comparing each of its hashes with what lies there."""
+    """Measure the stored images under a golden protocol, after comparing each of its hashes with the files."""
     protocol = read_golden(name)
     shards = list(read_set(GOLDEN / "images"))
     found: dict[str, Any] = {"prompts_sha256": texts_sha256([one for shard in shards for one in shard.prompts])}
@@ -43,7 +43,7 @@ def read_golden(name: str) -> ImageProtocol:
 
 
 def _draw(folder: Path, seed: int, *, is_faulty: bool) -> list[str]:
-    """Draw scenes; of faulty ones every fourth shows another prompt's scene and every third is blurred."""
+    """Make scenes; of faulty ones every fourth shows another prompt's scene and every third is blurred."""
     rng = random.Random(seed)
     scenes = [draw_informative(rng, SIDE) for _ in range(N_IMAGES)]
     images, prompts = [scene.image for scene in scenes], [scene.caption for scene in scenes]

@@ -35,7 +35,7 @@ class SceneScore(ImageMetric):
         """Load nothing: no network looks at the images."""
 
     def read(self, shard: ImageSet) -> tuple[Any, ...]:
-        """Return what is asked and what is there."""
+        """Return the requested and the found shapes."""
         images = shard.resized(self.protocol.resolution)
         shapes = [find_shapes(image, COLOURS, BACKGROUND) for image in images]
         return [read_request(prompt) for prompt in shard.prompts], shapes

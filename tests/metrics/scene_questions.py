@@ -25,14 +25,14 @@ _N_OTHERS = 8
 
 
 class Item(NamedTuple):
-    """One asked shape."""
+    """One requested shape."""
 
     colour: str
     name: str
 
 
 class SceneRequest(NamedTuple):
-    """What a caption asks for: one shape at a place, or two in a relation."""
+    """The request of a caption: one shape at a position, or two in a relation."""
 
     items: tuple[Item, ...]
     where: str
@@ -97,7 +97,7 @@ def _is_in_place(request: SceneRequest, shapes: Sequence[Shape]) -> bool:
 
 
 def _place(shape: Shape) -> str:
-    """Name the ninth of the picture that holds a shape's centre; the middle ones meet the outer ones half way."""
+    """Return the ninth of the image that contains a shape's centre; the borders are half way between the positions."""
     row, column = (("low", "middle", "high")[int(at > 0.385) + int(at > 0.615)] for at in (shape.y, shape.x))
     if row == "middle":
         return {"low": "on the left", "middle": "in the middle", "high": "on the right"}[column]

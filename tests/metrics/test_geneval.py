@@ -250,7 +250,7 @@ def test_the_margin_of_a_position_is_the_rules_own() -> None:
 
 
 def relation(offset: tuple[float, float], *, size: tuple[float, float] = (8, 8), margin: float = 0.25) -> list[str]:
-    """How a box lies to one of 8 by 8 pixels whose centre is at 0."""
+    """The relation of a box to one of 8 by 8 pixels whose centre is at 0."""
     (x, y), (wide, high) = offset, (size[0] / 2, size[1] / 2)
     box = np.float32([x - wide, y - high, x + wide, y + high])
     return relations(box, np.float32([-4, -4, 4, 4]), margin)

@@ -138,7 +138,7 @@ def test_what_a_mask_leaves_out_is_grey_and_the_crop_is_the_middle_of_the_box() 
 
 def test_a_colour_is_that_of_the_nearest_words() -> None:
     class OneHotClip:
-        """Its words are one-hot colours, its pictures the colour of their middle."""
+        """A fake CLIP: text features are one-hot colours, image features the colour of the centre pixel."""
 
         side = 16
 

@@ -42,7 +42,7 @@ def some_scenes(seed: int) -> tuple[np.ndarray, list[str]]:
 
 
 def write_mjhq(folder: Path) -> None:
-    """Two categories of twelve pictures, laid out as the published set is."""
+    """Two categories of twelve images, in the published layout."""
     images, captions = some_scenes(5)
     described = {}
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):

@@ -67,7 +67,7 @@ def read_equivalents() -> dict[str, str]:
 
 
 def sample_mutants(room: Room, n: int, seed: int) -> list[MutationSpec]:
-    """Draw places of a room, each alike, and one change for each; call it where the sources are."""
+    """Sample places of a room uniformly, and one change for each; call it where the sources are."""
     with (
         tempfile.TemporaryDirectory() as folder,
         use_db(str(Path(folder) / "places.sqlite"), WorkDB.Mode.create) as found,
@@ -161,7 +161,7 @@ def mutate_rooms(rooms: Sequence[Room], n: int, seed: int) -> list[Row]:
 
 
 def main() -> None:
-    """Mutate the rooms that were asked for."""
+    """Mutate the requested rooms."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description="Find changes that no test notices.")
     rooms = {room.name: room for room in read_rooms(ROOT)}
     parser.add_argument("--room", choices=[*rooms, *BY_HAND], help="One room (default: all, one after the other)")

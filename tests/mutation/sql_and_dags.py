@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Say it on one line."""
+        """Return the change on one line."""
         was, became = (" ".join(text.split()) for text in (self.before, self.after))
         return f"{self.file}: {was} -> {became or 'nothing'}"
 
@@ -128,7 +128,7 @@ def _run_tests(tree: Path, tests: str) -> str | None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Try what is asked for, and write a row for each room."""
+    """Run the requested changes, and write a row for each room."""
     parser = argparse.ArgumentParser(description="Change SQL and DAG files and report which changes no test notices.")
     parser.add_argument("--only", choices=["sql", "dags"], help="one room (default: both)")
     parser.add_argument("--sample", type=int, help="so many changes of each room (default: all)")

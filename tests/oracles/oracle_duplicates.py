@@ -6,7 +6,7 @@ def oracle_distance(one: int, other: int) -> int:
 
 
 def oracle_firsts(hashes: list[int], max_distance: int) -> dict[int, int]:
-    """For each picture that is not the first of its kind, the earliest first one within the distance."""
+    """For each image that is not the first of its group, the earliest first one within the distance."""
     firsts: list[int] = []
     behind: dict[int, int] = {}
     for i, value in enumerate(hashes):

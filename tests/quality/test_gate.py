@@ -29,7 +29,7 @@ NIGHT = date(2026, 1, 1)
 
 
 def one_night(n: int = 6) -> dict[str, list[dict[str, Any]]]:
-    """A verified shard of n pairs, all scored by the production rater."""
+    """A verified shard of n samples, all scored by the production rater."""
     return {
         "datasets": [{"dataset_id": 1, "name": "web"}],
         "shards": [{"shard_id": 1, "dataset_id": 1, "crawl_date": NIGHT, "n_samples": n}],
@@ -253,7 +253,7 @@ def test_an_unknown_suite_is_named_with_those_that_exist(database_url: str) -> N
 
 
 def drawn(ranks: list[float], n_pool: list[int] | None, **spec: Any) -> Mapping[str, Sequence[Any]]:
-    """What is tested of a draw by a heuristic: no rater is asked for."""
+    """The checks of a selection by a heuristic, which needs no rater."""
     column = np.array(ranks)
     manifest = Manifest(hash_rows([sha256(i) for i in range(len(ranks))]), column, column)
     row = SimpleNamespace(

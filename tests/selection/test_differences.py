@@ -19,7 +19,7 @@ pools = st.sets(st.integers(0, 59), min_size=12).map(sorted)
 def side(
     pool: Sequence[int], k: int, *, scale: float = 1.0, seed: int = 0, excluded: dict[int, int] | None = None
 ) -> DrawSide:
-    """A draw of k pairs of a pool: its key is its rank's and its own noise's, as in the real draw."""
+    """A selection of k samples of a corpus: keys from ranks and noise, as in the real selection."""
     rank_N = scale * (np.array(pool) + 1) / 60
     noise_N = np.random.default_rng(seed).gumbel(size=60)[pool]
     excluded_N = np.array([(excluded or {}).get(pair, 0) for pair in pool], np.uint8)
@@ -115,7 +115,7 @@ def test_samples_are_found_by_all_of_their_hash() -> None:
 
 
 def test_the_first_reason_that_applies_is_named() -> None:
-    """Six pairs leave a draw, each with one more thing that is true of it than the next."""
+    """Six samples leave a selection, each with one more reason than the next."""
     pool = list(range(7))
     rank_N, key_N = np.arange(7) / 10, np.arange(7.0)
     before = DrawSide(UNIVERSE[pool], rank_N, key_N, np.ones(7, np.bool_), np.zeros(7, np.uint8))

@@ -13,7 +13,7 @@ HASHES = st.lists(st.integers(0, 2**9 - 1), min_size=1, max_size=40)
 
 
 def firsts_of(hashes: list[int], *, n_old: int = 0, known: dict[int, int] | None = None) -> dict[int, int]:
-    """What the store does: old pairs are first ones or stand behind one; new ones are compared with first and new ones."""
+    """The algorithm of the store: old samples are first ones or in the group of one; new ones are compared with first and new ones."""
     known = known or {}
     old_firsts = [i for i in range(n_old) if i not in known]
     new = range(n_old, len(hashes))

@@ -58,7 +58,7 @@ def test_noise_is_standard_gumbel():
 
 
 def test_the_number_of_a_use_is_for_ever() -> None:
-    """Another number would draw other members for every subset that a store holds."""
+    """Another number would select other members for every stored subset."""
     assert [(domain.name, domain.value) for domain in Domain] == [
         ("SELECT", 1), ("RANDOM_CONTROL", 2), ("ORACLE_CONTROL", 3), ("SHUFFLE", 4), ("ORACLE_FILLING", 5),
     ]  # fmt: skip

@@ -22,14 +22,14 @@ STRATEGY = ShiftGsample(0.25, 0.55, 0.25)
 
 
 def chi_squared_of(n_draws: int, noise: str = "Noise") -> float:
-    """Draw in a process of its own, without the shape checks: they cost ten times the draw, and other tests have them."""
+    """Select in another process, without the shape checks, which take ten times as long and are part of other tests."""
     code = f"from tests.selection.test_law import *; print(chi_squared({n_draws}, {noise}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 class WrongSign(Noise):
-    """The noise of a draw, turned round: a Gumbel minimum instead of a maximum."""
+    """The noise of a selection with the wrong sign: a Gumbel minimum instead of a maximum."""
 
     def of(self, pair_hash64_N):
         return -super().of(pair_hash64_N)

@@ -80,7 +80,7 @@ def test_a_selection_of_the_useful_ranks_is_expected_to_gain_and_one_of_the_othe
 
 
 def test_a_band_that_teaches_nothing_does_not_pass_for_the_price_of_sameness() -> None:
-    """Losses of drawn scenes under rule loss: plain pictures lead, informative ones follow, and both ends are bad."""
+    """Losses of synthetic scenes under rule loss: plain images first, then informative ones, and both ends are bad."""
     log_gain_B = np.log(1.16 / np.array([13.45, 0.81, 0.65, 1.14, 1.69]))
     fit = fit_window(measured(log_gain_B.tolist()), 0.2)
     assert fit.window.drop_top_ratio >= 0.2

@@ -27,7 +27,7 @@ SEEDS = st.integers(0, 2**53 - 1)
 
 
 def pool(n, seed=0):
-    """Ranks with ties, and the hashes of n pairs, in no order."""
+    """Ranks with ties, and the hashes of n samples, in random order."""
     rng = np.random.default_rng(seed)
     return np.round(rng.uniform(size=n), 2), rng.integers(-(2**63), 2**63, n)
 

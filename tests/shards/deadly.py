@@ -35,7 +35,7 @@ class DeadlyShardTask(ReadShardTask):
 
 @dataclass(frozen=True)
 class DeadlyRecordTask(ReadShardTask):
-    """Kills the process that reads the second record, until that one is set aside."""
+    """Kills the process that reads the second record, until that record is quarantined."""
 
     def work(self, _data: None, place: memoryview) -> ShardContent:
         return self.read_content(_Killer(place, self.lost))
@@ -87,7 +87,7 @@ class UnreadableTask:
 
 @dataclass(frozen=True)
 class KillerTask(DecodeTask):
-    """Decodes, but for one picture, on which the process dies: as a decoder does that runs into a fault of its own."""
+    """Decodes all images but one, on which the process dies, like a decoder with a bug."""
 
     deadly_hash: bytes = b""
 

@@ -33,12 +33,12 @@ class FaultyProxy(ThreadingHTTPServer):
         self._n_answers = n_answers
 
     def end(self) -> None:
-        """Let go of whoever waits, and take no more requests."""
+        """Release waiting requests, and accept no more."""
         self._is_over.set()
         self.shutdown()
 
     def wait_for_end(self) -> None:
-        """Say nothing more until the proxy is closed."""
+        """Send nothing more until the proxy is closed."""
         self._is_over.wait()
 
     def draw_fault(self) -> str | None:

@@ -24,7 +24,7 @@ SIDE = 8
 
 
 def write_pictures(path: Path, pictures: list[bytes]) -> DecodeTask:
-    """One file of pictures, one behind the other, and the task to decode them all."""
+    """One file of concatenated images, and the task that decodes them all."""
     ranges, offset = [], 0
     for picture in pictures:
         ranges.append((offset, len(picture)))
@@ -223,7 +223,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_worker_s_memory_stays_bounded(tmp_path: Path) -> None:
-    """A thousand pictures of a megapixel: far more bytes and pixels than a worker may hold at a time."""
+    """1,000 images of a megapixel: far more bytes and pixels than a worker may hold at a time."""
     large = [draw_picture(seed, kind="JPEG", size=(1000, 1000)) for seed in range(4)]
     task = write_pictures(tmp_path / "large", large * 4)
     decoders = ProcessDecoders(1, SIDE)

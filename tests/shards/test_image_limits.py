@@ -202,7 +202,7 @@ def test_training_leaves_an_image_out_that_takes_too_long(tmp_path: Path, pictur
 
 
 def header_of(width: int, height: int, n_bytes: int = 0) -> bytes:
-    """A PNG of RGB pixels that says its size and holds no pixel."""
+    """A PNG of RGB pixels with a header that names its size and no pixel data."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     data += struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))

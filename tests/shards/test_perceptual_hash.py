@@ -53,7 +53,7 @@ def test_whole_numbers_give_the_transforms_bits(seed: int, side: int) -> None:
 
 
 def test_a_perceptual_hash_is_the_same_in_every_release() -> None:
-    """It stands in stores: a change of one bit would make all of them strangers to new pictures."""
+    """Stores contain it: a change of one bit would make stored images incomparable with new ones."""
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     pixels: NDArray[np.uint8] = np.stack([4 * x, 4 * y, (3 * x + y) % 256], axis=-1).astype(np.uint8)
     assert perceptual_hash(Image.fromarray(pixels)) == 6_291_480
@@ -89,7 +89,7 @@ def jpeg(image: Image.Image, quality: int, scale: float = 1) -> bytes:
 
 @pytest.fixture
 def photographs(real_corpus: Path) -> list[Image.Image]:
-    """Every fifth picture of a shard."""
+    """Every fifth image of a shard."""
     (shard,) = (shard for shard in list_shards(str(real_corpus)) if shard.uri.endswith("000001.tar"))
     with open_shard(shard.uri) as file:
         pairs = list(read_samples(file, shard.size_bytes, Reading(has_perceptual_hash=False)))[::5]

@@ -84,7 +84,7 @@ def run(*words: str) -> None:
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """See a command fail within the limit; returns what it said."""
+    """Return the output of a command that must fail within the limit."""
     began = time.monotonic()
     assert main(words) == DataError.exit_code, words
     assert time.monotonic() - began < LONGEST_S, words

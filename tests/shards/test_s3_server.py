@@ -50,7 +50,7 @@ def server(
 
 @contextmanager
 def killed_at(server: S3Server, monkeypatch: pytest.MonkeyPatch, n_requests: int) -> Iterator[None]:
-    """Kill the server once it has been asked so often, and start it again a second later."""
+    """Kill the server after this number of requests, and restart it a second later."""
     with through(server.endpoint, monkeypatch, share=0) as proxy, ThreadPoolExecutor(1) as pool:
 
         def kill_and_start() -> None:

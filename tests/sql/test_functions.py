@@ -353,7 +353,7 @@ def drawable(connection: Connection, **given: Any) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def pool(connection: Connection) -> Connection:
-    """Six pairs in the shards 1 (of night 2) and 2 (of night 1) of one rater, pair 1 in both."""
+    """Six samples in the shards 1 (of night 2) and 2 (of night 1) of one rater; sample 1 is in both."""
     insert_rows(connection, {
         "datasets": [{"dataset_id": 1, "name": "web"}],
         "raters": [{"rater_id": 1, "name": "r"}, {"rater_id": 2, "name": "s"}],

@@ -125,7 +125,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("sql", [sql for sql in EXAMPLES if "shift_gsample" not in sql])
 def test_no_sql_example_of_readme_and_demo_reads_all_scores(large: Connection, sql: str) -> None:
-    """At 30 million pairs it would meet the reader's timeout of 60 s."""
+    """With 30 million samples it would exceed the reader's timeout of 60 s."""
     whole = {node["Relation Name"] for node in nodes(large, sql) if node.get("Node Type") == "Seq Scan"}
     assert not [name for name in whole if name.startswith("scores_")]
 

@@ -152,7 +152,7 @@ def test_a_snapshot_with_a_condition_is_referred_to_the_command_line(store: Engi
 
 
 def test_a_scale_of_many_knots_is_not_carried_along_with_every_sample(store: Engine) -> None:
-    """65,536 knots are 1 MiB: on each row of a sort, a million pairs would need a terabyte of disk."""
+    """65,536 knots are 1 MiB: carried by each row of a sort, a million samples would need a terabyte of disk."""
     snapshot_id, _ = by_python(store)
     change(store, """
         UPDATE alchemist.rank_scales SET

@@ -232,7 +232,7 @@ int cuDeviceGetUuid_v2(unsigned char *uuid, int device) { memset(uuid, 0x11 + de
 def test_a_gpu_is_known_by_its_uuid_and_an_instance_of_it_by_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in for NVIDIA's driver: its second device is a MIG instance of the first one's GPU."""
+    """Fakes NVIDIA's driver: its second device is a MIG instance of the first one's GPU."""
     compiled = subprocess.run(
         ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", tmp_path / "libcuda.so.1"],
         input=DRIVER,

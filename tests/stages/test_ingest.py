@@ -250,7 +250,7 @@ def test_a_shard_replaced_under_its_name_is_refused_by_name(tmp_path: Path, corp
 
 
 def test_a_shard_replaced_by_one_of_the_same_size_is_refused_too(tmp_path: Path, corpus: Path, engine: Engine) -> None:
-    """Its time of change says that it must be read again, even where a copy keeps the time of modification."""
+    """Its ctime shows that it must be read again, even if a copy keeps the mtime."""
     root = tmp_path / "replaced"
     root.mkdir()
     shutil.copy(next((corpus / "train").rglob("*.tar")), root / "a.tar")

@@ -27,7 +27,7 @@ def train() -> TrainDownstreamResult:
 
 
 def find_picture() -> tuple[Path, int, int]:
-    """The tar of one training picture, and where it lies in it."""
+    """The tar of one training image, and its position in the tar."""
     with open_store().connect() as connection:
         root, uri, offset, size = connection.execute(
             text("""

@@ -39,7 +39,7 @@ def crawl(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(engine: Engine, crawl: Path) -> Engine:
-    """A version of half of the pairs, which lie in a folder."""
+    """A version of half of the samples, in a folder."""
     return ingested(engine, str(crawl))
 
 
@@ -267,7 +267,7 @@ def test_an_image_that_is_taken_down_while_it_is_copied_stays_in_no_copy(
 
 
 def test_gc_forgets_a_copy_that_was_removed_by_hand(folder: Engine) -> None:
-    """Else a takedown of its pictures would never be complete."""
+    """Otherwise a takedown of its images would never be complete."""
     shutil.rmtree(run().folder)
     take_down(folder, [an_image(folder)], "asked for", actor="ann")
     report = gc(GcSubsetConfig(min_age_days=7, dry_run=False))

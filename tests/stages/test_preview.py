@@ -99,7 +99,7 @@ def test_the_preset_paper_selects_80_percent_and_says_that_nesting_ends(
 
 @pytest.fixture
 def probed(store: Engine) -> Engine:
-    """A store whose rater was probed: the highest scores are worth most, by four seeds and five bands."""
+    """A store with a tuned rater: the highest scores are the most useful, by four seeds and five bands."""
     losses = {"random": 3.0, **{f"alignment/block@{start:g}": 2.6 + 1.5 * start for start in (0, 0.2, 0.4, 0.6, 0.8)}}
     cells = [
         {"arm": arm, "retention": 0.2, "seed": seed, "loss": loss + 0.01 * seed * (1 + len(arm) % 3)}

@@ -156,7 +156,7 @@ def test_a_sample_seen_again_elsewhere_costs_no_forward_pass(
 def test_company_and_order_do_not_move_a_score_by_one_bit(
     trained_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
-    """The same pairs, scored in another order beside a corrupt neighbour, by a store that has never seen them."""
+    """The same samples, scored in another order beside a damaged record, in a new store."""
     score(dataset="scenes")
     expected = scores_of(open_store())
     with open_store().begin() as connection:
@@ -327,7 +327,7 @@ def score_half_then_publish() -> None:
 
 
 def add_shadow(name: str = "shadow", *, is_damaged: bool = False) -> None:
-    """A candidate with the production rater's checkpoint, marked as a shadow."""
+    """A candidate with the production rater's checkpoint, marked as a shadow rater."""
     sha256 = "sha256('x')" if is_damaged else "checkpoint_sha256"
     with open_store().begin() as connection:
         rater_id = connection.execute(

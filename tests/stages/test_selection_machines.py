@@ -31,7 +31,7 @@ OPTIONS = {
 
 @pytest.fixture
 def store(engine: Engine) -> Engine:
-    """600 pairs, of sources of which one is large."""
+    """600 samples of several sources, one of which is large."""
     add_pairs(engine)
     change(
         engine,
@@ -42,7 +42,7 @@ def store(engine: Engine) -> Engine:
 
 
 def add_pairs(engine: Engine, *, is_reversed: bool = False) -> None:
-    """Add a night of 600 pairs, the shards in order or the last first."""
+    """Add a night of 600 samples, the shards in order or reversed."""
     with engine.begin() as connection:
         add_rater(connection)
         add_dataset(connection)
@@ -131,7 +131,7 @@ def test_pieces_of_any_size_give_the_same_manifest(
 def test_a_corpus_that_was_ingested_in_another_order_gives_the_same_members(
     store: Engine, make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers of pairs and shards are a database's own; who of a group came first is not, so duplicates are kept here."""
+    """Ids of samples and shards may differ. The first sample of a group depends on the order, so duplicates are kept here."""
     plain = {"dataset": "web", "retention": 0.2, "seed": 4, "dedup": "off"}
     before = draw(dry_run=True, **plain)
     monkeypatch.setenv("ALCHEMIST_DATABASE_URL", make_database())

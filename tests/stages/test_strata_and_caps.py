@@ -31,7 +31,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def pool(seed: int, n: int) -> EligibleSamples:
-    """Pairs of three datasets and of a few sources, in the order of their hashes; some are excluded."""
+    """Samples of three datasets and of a few sources, in the order of their hashes; some are excluded."""
     rng = np.random.default_rng(seed)
     hash_N32 = np.unique(rng.integers(0, 256, (n, 32)).astype(np.uint8), axis=0)
     first_N = np.ascontiguousarray(hash_N32[:, :8]).view(">i8").ravel().astype(np.int64)
@@ -112,7 +112,7 @@ def test_strata_have_their_shares_to_less_than_one_seat_each(seed: int, n: int, 
 def test_a_corpus_grown_by_a_tenth_takes_members_only_by_better_keys_or_by_what_was_removed(
     seed: int, n: int, retention: float, strategy: str
 ) -> None:
-    """On the same scale: whoever leaves was removed, or has a smaller key than every member that is there now."""
+    """On the same scale: a member that leaves was removed, or has a smaller key than every present member."""
     rng = np.random.default_rng(seed)
     grown = pool(seed, n + n // 10)
     is_old_N = np.zeros(len(grown), np.bool_)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.db
 def every_table(
     *, shift: int = 0, is_reversed: bool = False, root: str = "/data"
 ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """The same data in every table, with other ids, another order of rows and another place when asked."""
+    """The same data in every table; on request with other ids, another order of rows and another location."""
 
     def k(key: int) -> int:
         return (9 - key if is_reversed else key) + shift

@@ -21,7 +21,7 @@ def signed(value: int) -> int:
 
 
 def lookalikes(n: int, *, seed: int = 0) -> list[int]:
-    """Hashes of n pictures, many of them a few flipped bits away from others, in any of the bands; some equal."""
+    """Hashes of n images, many of them a few flipped bits away from others, in any of the bands; some equal."""
     draw = random.Random(seed)
     centres = [draw.getrandbits(64) for _ in range(n // 4)]
     found = []
@@ -111,7 +111,7 @@ def test_a_flood_of_equal_images_leaves_one_row_in_the_index(engine: Engine) -> 
 
 
 def test_near_duplicates_of_an_image_are_found_also_behind_another_first(engine: Engine) -> None:
-    """2 stands behind 1; 3 looks like 2 but not like 1."""
+    """2 is in the group of 1; 3 is a near-duplicate of 2 but not of 1."""
     add(engine, [0b0, 0b11, 0b111, 0b1 << 40, 0b11111 << 50])
     compare_all(engine)
     assert stored(engine) == {2: 1, 4: 1}

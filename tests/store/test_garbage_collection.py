@@ -24,7 +24,7 @@ pytestmark = pytest.mark.db
 
 @pytest.fixture
 def store(engine: Engine) -> Engine:
-    """A version that nobody needs, with a copy and a member whose picture was taken down."""
+    """An unused version, with a materialized dataset and a member whose image was taken down."""
     with engine.begin() as connection:
         insert_rows(connection, {
             "raters": [{"rater_id": 1, "name": "r"}],

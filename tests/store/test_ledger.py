@@ -41,7 +41,7 @@ PROVENANCE = Provenance(1, "cpu", "float32")
 
 @pytest.fixture
 def store(engine: Engine) -> Engine:
-    """Two shards of three locations that share the pair 3, and one empty shard."""
+    """Two shards of three locations that share sample 3, and one empty shard."""
     rows = {
         "datasets": [{"dataset_id": 1, "name": "web"}],
         "raters": [{"rater_id": 1, "name": "r"}],
@@ -264,7 +264,7 @@ def test_a_night_cannot_be_decided_while_a_shard_of_it_is_being_committed(store:
 
 
 class StoppedCopy:
-    """A COPY whose process was stopped: it asks for rows and gets none until it is told to end."""
+    """A COPY whose process was stopped: it waits for rows and gets none until it is ended."""
 
     def __init__(self) -> None:
         self.is_begun, self.is_over = threading.Event(), threading.Event()
@@ -284,7 +284,7 @@ def as_writer(store: Engine, database_url: str, log_in_at: Callable[[str, str], 
 
 
 def commit_and_stop(store: Engine, claimed: ClaimedShard, copy: StoppedCopy) -> None:
-    """Begin a commit as a scorer does, and stand still inside its COPY."""
+    """Begin a commit as a scorer does, and stop inside its COPY."""
     with store.connect() as connection:
         consume_lease(connection, claimed.lease)
         cursor = connection.connection.cursor()

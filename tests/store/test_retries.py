@@ -27,7 +27,7 @@ SCOPE, TRUNCATED = ScoringScope(1, (1,)), Reason.TRUNCATED_IMAGE.value
 
 @pytest.fixture
 def store(engine: Engine) -> Engine:
-    """Shard 1: places 0 to 3 with the pairs 1 to 4; 1 is scored, 2 and 3 were set aside by the rater, 4 by ingest."""
+    """Shard 1: positions 0 to 3 with samples 1 to 4; 1 is scored, 2 and 3 were quarantined by the rater, 4 by ingest."""
     with engine.begin() as connection:
         insert_rows(connection, {
             "datasets": [{"dataset_id": 1, "name": "web"}, {"dataset_id": 2, "name": "books"}],

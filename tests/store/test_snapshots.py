@@ -37,7 +37,7 @@ def store(engine: Engine) -> Engine:
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The moments at which a pool was read from the store, not from files."""
+    """The moments at which an eligible set was read from the store, not from files."""
     found: list[Any] = []
     read = eligible.read_eligible
     monkeypatch.setattr(

@@ -35,7 +35,7 @@ def located(crawl: Path) -> LocatedSubset:
 
 
 def locate(crawl: Path, taken_down: tuple[int, ...] = ()) -> LocatedSubset:
-    """The subset of all records; the pairs with these numbers have no location any more."""
+    """The subset of all records; the samples with these numbers have no location any more."""
     sources = sorted(find_sources(crawl), key=lambda source: source.pair_hash)
     ranks = np.array([source.rank for source in sources])
     manifest = Manifest(hash_rows([source.pair_hash for source in sources]), ranks, np.zeros(N))
@@ -149,7 +149,7 @@ def test_a_loop_that_was_broken_off_resumes_with_the_remaining_samples_exactly_o
 def test_ranks_that_were_broken_off_go_on_together_without_loss_and_without_duplicates(
     located: LocatedSubset, n_workers: int
 ) -> None:
-    """In the second epoch, each rank at a place of its own."""
+    """In the second epoch, each rank at another position."""
     read: list[str] = []
     for rank in range(3):
         dataset = dataset_of(located, rank=rank, world_size=3)

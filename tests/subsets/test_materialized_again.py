@@ -166,7 +166,7 @@ def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[Me
 def test_a_copy_is_whole_on_the_disk_before_it_stands_in_its_place_and_its_place_is_kept_after_it(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the order of what is asked of the disk: what a power cut leaves cannot be tried here."""
+    """Checks the order of disk operations, because a power cut cannot be tested here."""
     asked: list[tuple[str, str]] = []
     sync_folder, replace = materialized.sync_folder, Path.replace
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from tests.subsets.given_subset import copy, find_sources
 
 @pytest.fixture
 def mixed(tar, record, picture, tmp_path: Path) -> list[MemberLocation]:
-    """Pictures of two formats, and records with and without JSON."""
+    """Images of two formats, and records with and without JSON."""
     root = tmp_path / "mixed"
     root.mkdir()
     entries = []
@@ -36,7 +36,7 @@ def test_mixed_records_become_one_table_for_hugging_face(
     is_signalled: bool,
     seed: int | None,
 ) -> None:
-    """Told by the card in the folder, or from the bare tars."""
+    """With the dataset card in the folder, or from the tars alone."""
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets

@@ -12,7 +12,7 @@ PLACES = {"top": (0, 4), "left": (4, 0), "bottom": (8, 4), "right": (4, 8)}
 
 
 def draw_pairs(n_samples: int, seed: int) -> Samples:
-    """Draw one box a picture; the caption tells its colour and place."""
+    """Draw one box per image; the caption names its colour and position."""
     generator = np.random.default_rng(seed)
     image_NHWC = np.full((n_samples, 16, 16, 3), 32, np.uint8)
     captions = []

@@ -26,7 +26,7 @@ class CountingTokenizer(Tokenizer):
 
 
 class CountingEncoder:
-    """An encoder that is worth caching, and counts."""
+    """An encoder whose results are cached, and that counts its calls."""
 
     dim = WordVectors.dim
 
@@ -101,7 +101,7 @@ def test_captions_whose_features_do_not_fit_are_encoded_at_each_step(
 
 
 class Unreadable(Samples):
-    """Pairs of which the third image cannot be decoded, given in the order of some shards."""
+    """Samples whose third image cannot be decoded, in the order of some shards."""
 
     def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for part in reversed(np.array_split(index_M[index_M != 2], 3)):

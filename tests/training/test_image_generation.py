@@ -110,7 +110,7 @@ def test_another_number_of_images_is_refused(drawn: Path) -> None:
 
 
 def test_scenes_are_asked_every_question(tmp_path: Path) -> None:
-    """Drawn scenes in place of generated ones: the whole way from tars to the score of a perfect generator."""
+    """Synthetic scenes instead of generated ones: from tars to the score of a perfect generator."""
     rng = random.Random(1)
     scenes = [draw_informative(rng, 64) for _ in range(60)]
     images = ImageSet(np.stack([np.asarray(one.image) for one in scenes]), [one.caption for one in scenes], [0] * 60)

@@ -24,7 +24,7 @@ TRAINING = HeadTrainingConfig(max_train_steps=60, batch_size=64)
 
 
 class Encoded(NamedTuple):
-    """Drawn scenes behind the frozen encoders."""
+    """Synthetic scenes after the frozen encoders."""
 
     images: np.ndarray
     captions: list[str]

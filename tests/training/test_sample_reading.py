@@ -12,7 +12,7 @@ SIDE = 16
 
 
 def store_pictures(path: Path, pictures: list[bytes]) -> list[SimpleNamespace]:
-    """Rows as the store gives them, of a file that holds the pictures one behind the other."""
+    """Rows of the store for a file of concatenated images."""
     path.write_bytes(b"".join(pictures))
     offsets = np.cumsum([0, *map(len, pictures)]).tolist()
     return [
@@ -27,7 +27,7 @@ def store_pictures(path: Path, pictures: list[bytes]) -> list[SimpleNamespace]:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> list[SimpleNamespace]:
-    """Twenty pairs of two shards in mixed order; one picture cannot be decoded."""
+    """Twenty samples of two shards in mixed order; one image cannot be decoded."""
     pictures = [draw_picture(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
     pictures[7] = b"no picture"
     two = [store_pictures(tmp_path / name, part) for name, part in (("b.tar", pictures[:10]), ("a.tar", pictures[10:]))]

@@ -44,7 +44,7 @@ def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: 
 def test_another_batch_shape_moves_no_score_by_a_hundred_thousandth_of_the_spread(
     scorer: Scorer, rater: Path, train_pairs: Samples, batch: int
 ) -> None:
-    """Kernels depend on the shape; what they may change is bounded, and no two pairs farther apart change places."""
+    """Kernels depend on the shape: the change is bounded, and two samples farther apart keep their order."""
     some = train_pairs.rows(np.random.default_rng(1).permutation(400)[:60])
     expected_N = score(scorer, some)
     loaded = Scorer.load(rater)

@@ -25,7 +25,7 @@ PICTURES = [draw_picture(seed, size=(SIDE, SIDE)) for seed in range(8)]
 
 
 class PixelScorer:
-    """Scores a pair by its pixels and the length of its caption; counts its batches."""
+    """Scores a sample by its pixels and the length of its caption; counts its batches."""
 
     image_side, n_threads = SIDE, 2
 
@@ -48,7 +48,7 @@ def score_of(image_HWC: np.ndarray, caption: str) -> float:
 
 
 def make_shard(root: Path, shard_id: int, picked: list[int], *, bad: frozenset[int] = frozenset()) -> PendingShard:
-    """A shard of the pictures named; its pairs' ids are unique in the test, a repeated picture is a second location."""
+    """A shard of the named images; sample ids are unique in the test, a repeated image is a second location."""
     data = [PICTURES[number] if number not in bad else PICTURES[number][:40] for number in picked]
     (root / f"{shard_id}.tar").write_bytes(b"".join(data))
     offsets = np.cumsum([0, *map(len, data)]).tolist()

@@ -37,7 +37,7 @@ def write_flux_reason(folder: Path, n: int, first: int = 0) -> None:
 
 
 def write_hpdv3(folder: Path) -> None:
-    """Two pairs, of which the second one's worse picture is missing."""
+    """Two samples; the rejected image of the second one is missing."""
     (folder / "images").mkdir(parents=True)
     for k in range(3):
         (folder / "images" / f"{k}.jpg").write_bytes(png(k))
@@ -65,7 +65,7 @@ def write_mjhq(folder: Path, below: str = "") -> None:
 
 
 def write_img2dataset(folder: Path) -> None:
-    """One shard as img2dataset leaves it: three fetched pictures, one failure that only the Parquet knows, in no order of keys."""
+    """One shard in img2dataset's layout: three images, and one failure that only the Parquet file lists, with unordered keys."""
     fetched = {"000000002": "two", "000000000": "zero", "000000003": None}
     entries, rows = [], []
     for place, (key, caption) in enumerate(fetched.items()):
@@ -86,7 +86,7 @@ def write_img2dataset(folder: Path) -> None:
 
 
 def write_img2dataset_parquet(folder: Path) -> None:
-    """The same downloader's other output: pictures in a column, a failed one null."""
+    """img2dataset's Parquet output: images in a column, a failed one is null."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"key": f"{k:09d}", "caption": f"picture {k}", "url": f"https://example.org/{k}", "jpg": data, "status": status}
