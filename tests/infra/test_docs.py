@@ -1,0 +1,35 @@
+"""The documentation names only files that exist, and the glossary has one sorted line per term."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+PAGES = ["README.md", *(f"{folder}/README.md" for folder in ("alchemist_core", "dags", "infra", "sql", "tests"))]
+PAGES += ["infra/RUNBOOK.md", "infra/SECURITY.md", "alchemist_core/PAPER.md"]
+PATH = re.compile(r"`((?:alchemist_core|dags|infra|sql|tests)/[\w./-]+\.\w+)`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    named = {CHECKOUT / name for name in PATH.findall(text)}
+    linked = {(CHECKOUT / page).parent / name for name in LINK.findall(text)}
+    assert sorted(str(path) for path in named | linked if not path.exists()) == []
+
+
+def test_the_security_page_names_tests_that_exist() -> None:
+    text = (CHECKOUT / "infra" / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\btest_\w+\.py", text))
+    assert len(named) > 20
+    assert named <= {path.name for path in (CHECKOUT / "tests").rglob("test_*.py")}
+
+
+def test_the_glossary_defines_each_term_once_in_order() -> None:
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8").partition("## Glossary\n")[2]
+    terms = [line.split("|")[1].strip().lower() for line in text.splitlines() if line.startswith("| ")][1:]
+    terms = [term for term in terms if set(term) != {"-"}]
+    assert len(terms) > 40
+    assert terms == sorted(set(terms))
