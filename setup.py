@@ -1,4 +1,4 @@
-"""Copies what the package reads outside of itself into a wheel; everything else about the build is in pyproject.toml.
+"""Copy the files that the package reads from outside of it into the wheel; pyproject.toml configures the rest of the build.
 
 sql/, dags/ and infra/ stay at the top of the repository, where people look for them. `alchemist_core.resources` finds both places.
 """
