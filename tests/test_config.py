@@ -3,7 +3,7 @@
 from alchemist_core.config import LINE_LENGTH, lay_out
 
 
-def test_values_stand_in_one_column_and_what_is_long_below_one_another() -> None:
+def test_values_are_in_one_column_and_long_lists_below_each_other() -> None:
     checks = {"recall_of_plain": 0.93848712, "batch_invariance": 0.0, "caption_sensitivity": None, "stability": 1.5}
     lines = lay_out({"rater": "scenes", "checks": checks, "histogram": list(range(40)), "ready": True}).splitlines()
     assert lines[:3] == [

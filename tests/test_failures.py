@@ -37,7 +37,7 @@ def test_an_error_of_the_system_names_the_path_and_a_remedy(number: int, code: i
     (MemoryError(), "smaller batches"),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not valid UTF-8"),
 ])  # fmt: skip
-def test_what_libraries_say_in_their_own_words_is_understood(error: Exception, remedy: str) -> None:
+def test_log_lines_of_libraries_are_parsed(error: Exception, remedy: str) -> None:
     assert remedy in str(explain(error))
 
 

@@ -73,7 +73,7 @@ def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed:
     return found
 
 
-def test_every_image_keeps_its_licence_and_its_caption_says_style_and_name(packages: Path, tmp_path: Path) -> None:
+def test_every_image_keeps_its_licence_and_its_caption_has_style_and_name(packages: Path, tmp_path: Path) -> None:
     pairs = list(chain(*write(packages, tmp_path, permissive_only=False).values()))
     licences = {pair.metadata["source"]: pair.attributes["licence"] for pair in pairs}
     assert licences == {

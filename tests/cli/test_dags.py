@@ -78,7 +78,7 @@ def test_after_an_upgrade_files_are_replaced_and_those_that_left_are_removed(
 
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["never written by us", "changed since"])
-def test_a_file_of_somebody_else_is_not_overwritten(
+def test_a_file_of_another_program_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_known: bool
 ) -> None:
     if is_known:

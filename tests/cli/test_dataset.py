@@ -72,7 +72,7 @@ def test_only_an_evaluation_dataset_can_be_the_default(store: Engine) -> None:
         verbs.set_default(verbs.DatasetNameConfig(name="nope"))
 
 
-def test_a_store_without_an_evaluation_dataset_says_how_to_register_one(engine: Engine) -> None:
+def test_a_store_without_an_evaluation_dataset_names_the_command_that_registers_one(engine: Engine) -> None:
     with pytest.raises(ConfigError, match=r"There is no evaluation dataset.* --role evaluation"):
         evaluation_dataset(engine, None)
 

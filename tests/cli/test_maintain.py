@@ -106,13 +106,13 @@ def test_large_tables_are_analysed_partitioned_ones_too(engine: Engine) -> None:
     assert {"scores", "shard_scores", "samples"} <= set(values(engine, analysed))
 
 
-def test_airflows_history_is_left_alone_where_nobody_says_where_it_is(engine: Engine) -> None:
+def test_airflows_history_is_not_touched_without_the_address_of_its_database(engine: Engine) -> None:
     report = airflow(RetentionConfig())
     assert report.n_done == 0
     assert "ALCHEMIST_AIRFLOW_DATABASE_URL" in str(report.note)
 
 
-def test_a_failure_and_a_question_are_kept_and_reach_the_program_that_tells_people(
+def test_a_failure_and_a_question_are_stored_and_reach_the_notification_program(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "tell"

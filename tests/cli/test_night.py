@@ -49,7 +49,7 @@ def test_every_shard_that_is_left_out_of_a_night_is_named_with_its_next_step(two
     assert web.remedies == ["alchemist score --dataset web --crawl-date 2026-01-02"]
 
 
-def test_the_trouble_of_one_dataset_is_not_said_of_another(two_datasets: Engine) -> None:
+def test_the_problem_of_one_dataset_is_not_reported_for_another(two_datasets: Engine) -> None:
     books = next(night for night in list_(NightListConfig()).nights if night.dataset == "books")
     assert books.unread == []
 
@@ -70,7 +70,7 @@ def fail_ingest(engine: Engine, error: str, *, run_id: int = 1, state: str = "fa
         insert_rows(connection, {"runs": [{**run, "state": state, "finished_at": "2026-01-03"}]})
 
 
-def test_what_an_ingest_left_is_told_of_its_night_beside_the_shards_and_ends_with_a_successful_one(
+def test_what_an_ingest_skipped_is_listed_for_its_night_until_a_successful_one(
     two_datasets: Engine,
 ) -> None:
     left = "web: x.tar.gz: is compressed. Unpack it.\nweb: gone.tar: missing (since now). Restore it.\nAll else was ingested."
@@ -97,7 +97,7 @@ def test_a_night_of_which_nothing_was_ingested_is_not_called_empty(engine: Engin
     assert (night.status, night.not_ingested) == ("not ingested", ["The root /data/web is unreachable. Mount it."])
 
 
-def test_quarantine_is_told_by_reason_with_the_shard_to_look_at(two_datasets: Engine) -> None:
+def test_quarantine_is_listed_by_reason_with_the_shard_to_look_at(two_datasets: Engine) -> None:
     bad = {"shard_id": 20, "reason": "bad_image", "run_id": 1}
     with two_datasets.begin() as connection:
         insert_rows(
@@ -108,7 +108,7 @@ def test_quarantine_is_told_by_reason_with_the_shard_to_look_at(two_datasets: En
     assert "next: show what is quarantined: alchemist shard show 20" in summary
 
 
-def test_nights_with_trouble_stand_at_the_end_where_a_log_is_read(engine: Engine) -> None:
+def test_nights_with_problems_are_at_the_end_of_the_log(engine: Engine) -> None:
     with engine.begin() as connection:
         for dataset_id, name in enumerate(("a", "b", "c"), start=1):
             add_dataset(connection, dataset_id=dataset_id, name=name)

@@ -105,14 +105,14 @@ def test_scores_of_a_stopped_night_are_not_published_even_where_they_exist(bad_n
 
 
 @needs_promtool
-def test_metrics_and_alerts_say_that_the_night_was_stopped_until_it_is_released(bad_night: str, tmp_path: Path) -> None:
+def test_metrics_and_alerts_show_a_stopped_night_until_it_is_released(bad_night: str, tmp_path: Path) -> None:
     stop(bad_night)
     assert firing(tmp_path) == {"DataCheckFailed", "QuarantineRateHigh"}
     release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
     assert firing(tmp_path) == {"QuarantineRateHigh"}, "it stays true that a third is broken"
 
 
-def test_one_command_scores_and_publishes_the_night_and_keeps_who_said_so(bad_night: str) -> None:
+def test_one_command_scores_and_publishes_the_night_and_stores_who_released_it(bad_night: str) -> None:
     stop(bad_night)
     before = count(SELECTABLE)
     report = release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))

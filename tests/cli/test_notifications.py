@@ -59,7 +59,7 @@ def opens(line: str) -> bool:
 
 
 @pytest.mark.usefixtures("held")
-def test_a_held_night_is_told_by_the_command_that_holds_it(receiver: Receiver) -> None:
+def test_a_held_night_is_notified_by_the_command_that_holds_it(receiver: Receiver) -> None:
     assert main(["night", "check-drift"]) == 0
     what, look, do, *_ = message(receiver)
     assert what.startswith("Night web 2026-01-03 r1 is held: scores drifted: PSI ")
@@ -104,7 +104,7 @@ def test_a_failed_check_is_reported_once_until_it_has_passed_and_fails_again(
     assert facts == ['most_locations_are_usable: {"unexpected_count": 3}']
 
 
-def test_a_failed_check_of_a_real_suite_is_told_by_the_command_line(engine: Engine, receiver: Receiver) -> None:
+def test_a_failed_check_of_a_real_suite_sends_a_notification(engine: Engine, receiver: Receiver) -> None:
     with engine.begin() as connection:
         add_dataset(connection)
         # Five locations were found in it, and nothing is known of them.
@@ -192,7 +192,7 @@ def test_a_task_that_failed_is_reported_once_with_its_page(engine: Engine, recei
         assert connection.execute(text("SELECT count(*) FROM alchemist.audit_events")).scalar() == 1
 
 
-def test_a_question_and_its_answer_are_told_and_kept(engine: Engine, receiver: Receiver) -> None:
+def test_a_question_and_its_answer_are_notified_and_stored(engine: Engine, receiver: Receiver) -> None:
     where = ["--subject", "train_rater.approve", "--run", "r1"]
     assert main(["note", "approval", *where, "--reason", "Promote r2?"]) == 0
     answer = ["--answer", "Reject", "--approved-by", "ann", "--comment", "not yet; $(id)", "--reason", "Promote r2?"]

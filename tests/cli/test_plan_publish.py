@@ -96,9 +96,7 @@ def test_names_of_the_store_are_asked_as_code(pool: Engine) -> None:
     assert "- Rater: `‹b›[r](http://evil)`; datasets: `` a`b ``" in ask().question
 
 
-def test_who_approved_and_with_which_comment_stands_in_the_audit_events(
-    pool: Engine, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_approver_and_comment_are_in_the_audit_events(pool: Engine, capfd: pytest.CaptureFixture[str]) -> None:
     select()
     assert main(["plan", "publish", NAME, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["question"].startswith(f"Publish `{NAME}` version `1`?")

@@ -94,7 +94,7 @@ def test_only_a_candidate_can_be_a_shadow(two_raters: Engine) -> None:
         promote(rater="old", shadow=True)
 
 
-def test_the_plan_says_shards_samples_time_and_cost_of_every_rater(
+def test_the_plan_prints_shards_samples_time_and_cost_of_every_rater(
     two_raters: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(rater="new", shadow=True)
@@ -118,7 +118,7 @@ def test_the_plan_says_shards_samples_time_and_cost_of_every_rater(
     assert old.cost == pytest.approx(72 / 3600 * 3, abs=1e-4)
 
 
-def test_before_anything_was_scored_the_plan_says_that_time_is_unknown(engine: Engine) -> None:
+def test_before_anything_was_scored_the_plan_reports_an_unknown_time(engine: Engine) -> None:
     with engine.begin() as connection:
         add_dataset(connection)
         add_rater(connection)

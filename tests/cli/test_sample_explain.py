@@ -64,7 +64,7 @@ def members(engine: Engine) -> set[bytes]:
     return set(read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256).pair_hashes())
 
 
-def test_every_sample_is_said_to_be_in_or_out_as_it_is_and_its_key_agrees(drawn: Engine) -> None:
+def test_every_sample_is_correctly_reported_as_in_or_out_with_its_key(drawn: Engine) -> None:
     inside = members(drawn)
     with drawn.connect() as connection:
         pairs = connection.execute(text("SELECT sample_id, pair_hash FROM alchemist.samples ORDER BY 1 LIMIT 60")).all()

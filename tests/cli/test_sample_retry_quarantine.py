@@ -140,7 +140,7 @@ def test_a_decided_night_stays_as_it_is_and_the_retried_belong_to_its_next_revis
     assert reload_snapshot(engine, snapshot.snapshot_id).eligible_hash == snapshot.eligible_hash
 
 
-def test_a_shard_that_somebody_holds_is_left_for_later(scored: TrainedStore) -> None:
+def test_a_shard_that_another_run_holds_is_left_for_later(scored: TrainedStore) -> None:
     set_aside()
     ((rater_id, shard_id),) = rows("SELECT rater_id, min(shard_id) FROM alchemist.quarantined_samples GROUP BY 1")
     with open_store().begin() as connection:

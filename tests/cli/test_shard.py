@@ -69,7 +69,7 @@ def test_a_retired_shards_samples_leave_the_selection_and_an_earlier_snapshot_ke
     ) == [(40,)]
 
 
-def test_a_sample_that_lies_in_a_live_shard_too_stays_selectable(trained_store: TrainedStore, root: Path) -> None:
+def test_a_sample_that_is_in_a_live_shard_too_stays_selectable(trained_store: TrainedStore, root: Path) -> None:
     shutil.copy(root / "a.tar", root / "again.tar")
     ingest(IngestConfig(dataset="web", root=str(root)))
     score(ScoreConfig(dataset="web"))

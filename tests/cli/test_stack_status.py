@@ -11,7 +11,7 @@ from alchemist_core.store.runs import RunKey, claim_run
 
 
 @pytest.mark.db
-def test_the_status_says_which_run_holds_which_device(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_status_shows_which_run_holds_which_device(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stack", "status"]) == 0
     assert "Device" not in capsys.readouterr().err
     claim = claim_run(engine, RunKey("score", {}, "0" * 16), ttl_s=30.0, code_version="test")

@@ -56,7 +56,7 @@ def manifests(engine: Engine) -> list[bool]:
     return [artifact_path(find_subset(engine, NAME, version=v).manifest_uri).exists() for v in range(1, 6)]
 
 
-def test_gc_lists_first_and_then_removes_what_nobody_reads(versions: Engine) -> None:
+def test_gc_first_lists_and_then_removes_unused_versions(versions: Engine) -> None:
     listed = collect()
     assert [line.split(" (")[0] for line in listed.removed] == ["best v1", "best v5"]
     assert "--no-dry-run" in listed.summary()

@@ -133,7 +133,7 @@ def test_a_dag_file_imports_the_sdk_and_the_standard_library_only(dag):
     assert names <= ALLOWED_IMPORTS
 
 
-def test_a_dag_says_what_it_does_and_links_its_runbook(dag):
+def test_a_dag_is_documented_and_links_its_runbook(dag):
     assert dag.doc_md == ast.get_docstring(ast.parse(path_of(dag).read_text()), clean=False)
     assert "Safe to re-run: " in dag.doc_md
     headings = re.findall(r"^#+ (.+)$", RUNBOOK.read_text(), flags=re.MULTILINE)
@@ -173,14 +173,14 @@ def test_only_listing_tasks_return_a_value(dag):
     }
 
 
-def test_a_task_is_tried_again_later_and_later_ends_in_time_and_says_why_it_failed(dag):
+def test_a_task_is_retried_with_backoff_times_out_and_reports_why_it_failed(dag):
     for operator in command_tasks(dag):
         assert attribute(operator, "retry_exponential_backoff") == 2.0
         assert attribute(operator, "execution_timeout")
         assert attribute(operator, "on_failure_callback")
 
 
-def test_a_question_to_a_person_is_told_to_somebody_and_ends_in_time(dag):
+def test_a_question_sends_a_notification_and_times_out(dag):
     questions = [task for task in dag.tasks if task not in command_tasks(dag)]
     assert {task.task_id for task in questions} == (
         {"approve"} if dag.dag_id in ("train_rater", "build_subset") else set()
@@ -356,7 +356,7 @@ def test_the_version_that_a_person_was_asked_about_is_published_and_no_newer_one
 
 
 @pytest.mark.parametrize("given", [None, {}], ids=["skipped", "nothing"])
-def test_where_nobody_was_asked_nobody_is_named(dags, given):
+def test_without_a_question_no_approver_is_named(dags, given):
     assert ours("people").answered(given) == {}
 
 
@@ -436,7 +436,7 @@ def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, o
     assert (config.approved_by, config.comment) == ("ann", "fine; $(id)")
 
 
-def test_a_command_knows_the_run_that_it_belongs_to(dags, monkeypatch):
+def test_a_command_gets_the_run_that_it_belongs_to(dags, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "r1")
     assert ours("commands").environment_of(["alchemist", "night", "check-drift"])["AIRFLOW_CTX_DAG_RUN_ID"] == "r1"
 

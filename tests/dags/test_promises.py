@@ -97,7 +97,7 @@ def context_of(dag, **instance):
     return {"params": form(dag, {}), "dag_run": run, "dag": dag, "ti": SimpleNamespace(**instance)}
 
 
-def test_each_task_says_its_own_words_to_the_command_line(dag):
+def test_each_task_calls_its_own_command(dag):
     params = form(dag, FILLED[dag.dag_id])
     said = {task.task_id: command(task, params)[1:] for task in command_tasks(dag)}
     wanted = [
@@ -206,7 +206,7 @@ def test_only_a_training_is_launched_on_several_devices(dags, monkeypatch, verb)
     assert load("commands", monkeypatch, ALCHEMIST_LAUNCH="").alchemist(verb) == ["alchemist", verb]
 
 
-def test_what_is_not_said_is_left_out_and_zero_is_said(dags):
+def test_missing_values_are_omitted_and_zero_is_printed(dags):
     line = ours("commands").alchemist(
         "a", "b", operand=0, none=None, off=False, empty="", zero=0, flag_of_two=True, text="-x"
     )
@@ -265,7 +265,7 @@ def test_a_failed_command_fails_with_its_code_and_with_what_explains_it(dags, ta
 @pytest.mark.parametrize(
     ("n_lines", "reason"), [(29, "error: all\n" + "\n".join(map(str, range(1, 30)))), (100, "100")]
 )
-def test_an_explanation_is_told_whole_up_to_thirty_lines(dags, task, n_lines, reason):
+def test_an_explanation_is_printed_completely_up_to_thirty_lines(dags, task, n_lines, reason):
     with pytest.raises(ours("jobs").CommandFailed) as failed:
         task(f"echo 'error: all'; seq {n_lines}; exit 5").execute(context_of(dags["maintenance"]))
     assert str(failed.value) == reason
@@ -382,7 +382,7 @@ def test_who_answered_is_named_as_well_as_airflow_knows(dags, given, said):
 
 
 @pytest.mark.parametrize("is_needed", [True, False])
-def test_nobody_is_asked_where_nobody_has_to_agree(dags, is_needed):
+def test_the_approval_is_skipped_if_none_is_needed(dags, is_needed):
     skipped = importlib.import_module("airflow.sdk.exceptions").AirflowSkipException
     question = dags["train_rater"].get_task("approve")
     plan = {"is_approval_needed": is_needed, "question": "Better?"}

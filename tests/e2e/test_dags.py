@@ -274,7 +274,7 @@ def test_the_form_fits_a_phone_and_the_question_a_desktop(life: Life) -> None:
     }
 
 
-def test_airflow_tells_the_exporter_how_its_runs_ended(life: Life) -> None:
+def test_airflow_sends_the_exporter_the_outcome_of_its_runs(life: Life) -> None:
     pytest.importorskip("statsd")
     with urllib.request.urlopen(f"http://127.0.0.1:{read_state(life.home).ports.metrics}/metrics", timeout=30) as page:
         lines = page.read().decode().splitlines()

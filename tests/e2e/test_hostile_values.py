@@ -183,7 +183,7 @@ def test_no_secret_of_the_installation_is_in_a_log_a_result_or_an_answer_of_the_
     assert not [secret for secret in secrets_of(attack.home) if secret in everything]
 
 
-def test_a_run_with_an_unknown_key_says_which_keys_are_allowed(attack: Attack) -> None:
+def test_a_run_with_an_unknown_key_lists_the_allowed_keys(attack: Attack) -> None:
     assert "Unknown key in the run's configuration: 'dry-run', 'json'. Allowed: dataset, retention" in attack.logs()
 
 

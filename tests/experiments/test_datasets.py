@@ -89,7 +89,7 @@ def test_one_corpus_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("field", ["dataset", "scenes", "rater"])
-def test_what_belongs_to_a_corpus_is_said_there(field: str) -> None:
+def test_options_of_a_corpus_are_refused_outside_of_its_definition(field: str) -> None:
     named = {"dataset": "d", "validation": "v", "evaluation": "e"}
     with pytest.raises(ValidationError, match=f"{field}.* cannot be set beside --corpora: name the datasets"):
         config(**{"scenes": {"scenes": "side=32"}, "dataset": named, "rater": {**named, "rater": "r"}}[field])

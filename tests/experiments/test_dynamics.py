@@ -42,7 +42,7 @@ def course(seed: int = 3, shift: float = 0.0, difference: float = 0.0) -> dict[s
 @pytest.mark.db
 @pytest.mark.e2e
 @pytest.mark.usefixtures("scored_store")
-def test_a_training_is_followed_once_and_stands_in_the_report(tmp_path: Path) -> None:
+def test_a_training_is_followed_once_and_appears_in_the_report(tmp_path: Path) -> None:
     first = follow(config())
     assert first.table is not None
     assert "The trainings that were followed are the raters' own, bit for bit." in first.table
@@ -98,7 +98,7 @@ def test_one_rater_is_not_followed_over_seeds() -> None:
         config(seeds="3,4")
 
 
-def test_rows_say_where_each_band_began_and_ended() -> None:
+def test_rows_show_the_first_and_last_loss_of_each_band() -> None:
     sheet = make_dynamics_sheet({"courses": [course()]})
     assert sheet.lines == [
         ("ranks 0–50%", "60", "4.0000", "3.0000", "1.0000", "2.00", "2.00"),
@@ -107,7 +107,7 @@ def test_rows_say_where_each_band_began_and_ended() -> None:
     assert any("reference θ̂ ends at 3.5000" in note for note in sheet.notes)
 
 
-def test_several_seeds_give_intervals_and_a_training_that_differs_is_told() -> None:
+def test_several_seeds_give_intervals_and_a_different_training_is_reported() -> None:
     sheet = make_dynamics_sheet({"courses": [course(), course(4, shift=0.2, difference=0.01)]})
     assert sheet.lines[0][2].startswith("4.1000 ± ")
     assert sheet.lines[0][4] == "1.0000 ± 0.0000"

@@ -101,7 +101,9 @@ def test_the_last_mark_is_what_the_stored_proxy_gives(
         assert last["gradient_norm_of_band"][band] == pytest.approx(float(np.mean(norms)), rel=1e-3)
 
 
-def test_marks_stand_evenly_and_the_reference_begins_behind_the_warm_up(follow: Callable[..., dict[str, Any]]) -> None:
+def test_marks_are_evenly_spaced_and_the_reference_begins_after_the_warm_up(
+    follow: Callable[..., dict[str, Any]],
+) -> None:
     marks = follow()["marks"]
     assert [mark["step"] for mark in marks] == [0, 15, 30, 45, 60]
     assert [mark["epoch"] for mark in marks] == [step * 32 / 400 for step in (0, 15, 30, 45, 60)]

@@ -74,7 +74,7 @@ def test_one_seed_judges_nothing() -> None:
     assert (row.gain.mean, row.gain.low, row.is_noninferior) == (1.0, None, None)
 
 
-def test_the_full_corpus_stands_beside_every_retention() -> None:
+def test_the_full_corpus_is_shown_beside_every_retention() -> None:
     cells = [*cells_of("random", [3.0]), *cells_of("random", [2.5], 0.5), *cells_of("full", [2.0])]
     assert [(row.arm, row.retention) for row in compare_cells(cells)] == [
         *(("random", 0.2), ("full", 0.2)),

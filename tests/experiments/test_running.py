@@ -97,7 +97,7 @@ def test_each_length_is_a_training_of_its_own(corpus: Path) -> None:
 
 
 @pytest.mark.usefixtures("scored_store")
-def test_a_dry_run_says_what_it_would_cost_and_show_and_stores_nothing(
+def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = run(config(corpus, dry_run=True))
@@ -123,7 +123,7 @@ def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
 
 
 @pytest.mark.usefixtures("scored_store")
-def test_a_name_stands_for_one_question(corpus: Path) -> None:
+def test_a_name_belongs_to_one_experiment(corpus: Path) -> None:
     run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine"))
     with pytest.raises(ConfigError, match="exists with another retentions"):
         run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine", retentions="0.4"))

@@ -80,7 +80,7 @@ def test_the_text_shows_mean_and_half_width() -> None:
         ([3.0, 3.002, 3.0], "selected at random: the same pairs"),
     ],
 )
-def test_the_verdict_says_what_the_interval_shows(losses: list[float], said: str) -> None:
+def test_the_verdict_follows_from_the_interval(losses: list[float], said: str) -> None:
     given = [Cell("a", 0.2, seed, 9, 9, loss) for seed, loss in enumerate(losses)]
     given += [Cell("random", 0.2, seed, 9, 9, 3.0 + 0.002 * (seed % 2)) for seed in range(len(losses))]
     assert verdict(next(row for row in compare_cells(given) if row.arm == "a")) == said
@@ -119,7 +119,7 @@ def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> N
     assert page.count("data:image/svg+xml;base64,") == 3
 
 
-def test_several_lengths_are_drawn_along_their_steps_and_say_how_much_sooner() -> None:
+def test_several_lengths_are_plotted_over_their_steps_with_the_speedup() -> None:
     of = {"random": 3.0, "alignment/auto": 2.6}
     timed = [
         Cell(arm, 0.2, seed, 100, steps, loss + 0.1 * (400 - steps) / 100, length=steps / 400)

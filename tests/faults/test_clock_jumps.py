@@ -153,7 +153,7 @@ def test_workers_whose_clocks_are_a_day_apart_end_as_one_whose_clock_is_right(
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-def test_a_shard_that_was_replaced_is_found_whatever_the_clock_of_whoever_ingested_it(
+def test_a_replaced_shard_is_found_whatever_the_clock_of_the_ingesting_machine(
     shifted_server: EmbeddedPostgres, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: str
 ) -> None:
     store = TrainedStore(shifted_server.create_database(f"replaced{jump[0] == '+'}".lower()), tmp_path / "home")
@@ -191,7 +191,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def test_the_library_shifts_what_it_is_said_to(clock: Clock) -> None:
+def test_the_library_shifts_the_clock_by_the_set_time(clock: Clock) -> None:
     command = ["python3", "-c", "import time; print(time.time())"]
     own = {**os.environ, **clock.environment()}
     clock.set("-1d")

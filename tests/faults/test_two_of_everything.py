@@ -135,7 +135,7 @@ def test_of_two_stages_one_works_and_the_other_follows_or_finds_it_done(
     ("words", "figure"),
     [(("night", "publish"), "n_nights"), (("duplicates", "find"), "n_pairs"), (("subset", "publish"), "is_new")],
 )
-def test_what_two_acts_say_they_did_adds_up_to_what_one_does(
+def test_the_results_of_two_concurrent_commands_add_up_to_that_of_one(
     alone: tuple[Store, list[Ended]], twice: tuple[Store, list[list[Ended]]], words: tuple[str, ...], figure: str
 ) -> None:
     (once,) = [ended for ended in alone[1] if ended.words[:2] == words]

@@ -151,5 +151,5 @@ def test_otsus_threshold_is_the_top_of_the_lower_class(counts: list[int], thresh
     assert otsu_threshold(np.array([counts])).tolist() == [threshold]
 
 
-def test_an_embedding_of_nothing_is_worth_the_bias() -> None:
+def test_an_embedding_of_zeros_scores_the_bias() -> None:
     assert aesthetic(np.zeros((1, 4), np.float32), np.ones(4, np.float32), 5.5).tolist() == [5.5]

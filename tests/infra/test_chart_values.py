@@ -70,7 +70,7 @@ def test_a_mistyped_key_or_value_is_found(values: dict[str, Any], wrong: dict[st
     assert len(mistakes({**values, **wrong})) == 1
 
 
-def test_what_airflow_is_told_is_an_option_it_has(values: dict[str, Any]) -> None:
+def test_every_airflow_setting_is_an_existing_option(values: dict[str, Any]) -> None:
     configuration = pytest.importorskip("airflow.configuration")
     description = configuration.retrieve_configuration_description(include_providers=True)
     known = {(section, option) for section, told in description.items() for option in told["options"]}

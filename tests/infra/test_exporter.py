@@ -119,7 +119,7 @@ def test_a_store_that_is_away_is_reported_and_does_not_break_the_scrape() -> Non
     assert "alchemist_store_up 0.0" in series
 
 
-def test_a_metric_that_the_catalogue_does_not_know_is_refused() -> None:
+def test_a_metric_that_is_not_in_the_catalogue_is_refused() -> None:
     with pytest.raises(KeyError, match="alchemist_invented"):
         scrape(lambda: {"alchemist_invented": [((), 1.0)]})
 
@@ -157,7 +157,7 @@ def test_alerts_link_to_the_runbook_where_people_read_it(monkeypatch: pytest.Mon
     assert described(Settings())["alchemist_docs_info"] == [(("https://docs.example/infra",), 1.0)]
 
 
-def test_the_project_file_says_how_often_a_dataset_is_crawled_or_that_it_is_no_more() -> None:
+def test_the_project_file_sets_the_crawl_interval_of_a_dataset_or_that_crawls_ended() -> None:
     newest = [((name,), 0.0) for name in ("daily", "weekly", "ended", "new")]
     measured = {
         "alchemist_newest_night_timestamp_seconds": newest,

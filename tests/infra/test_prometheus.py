@@ -50,7 +50,7 @@ def test_every_alert_of_the_design_is_there():
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_how_bad_what_and_what_to_do(name):
+def test_an_alert_has_a_severity_a_summary_and_a_runbook_link(name):
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("page", "ticket")
     assert alert["annotations"]["summary"].endswith(".")

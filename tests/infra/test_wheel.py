@@ -85,7 +85,7 @@ def test_the_wheel_holds_all_that_the_package_reads(wheel: Path) -> None:
     assert not {name for name in held if name.startswith("tests/") or "__pycache__" in name}
 
 
-def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+def test_the_wheel_has_complete_metadata(wheel: Path) -> None:
     about = f"alchemist_platform-{__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"{about}/METADATA").decode()

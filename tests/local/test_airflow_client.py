@@ -68,7 +68,7 @@ def test_a_dag_that_is_not_parsed_yet_is_waited_for(airflow):
     assert client.trigger("d") == "r"
 
 
-def test_a_refused_form_says_why(airflow):
+def test_a_refused_form_reports_the_reason(airflow):
     client, answers, _ = airflow
     answers["POST", "/api/v2/dags/d/dagRuns"] = [(400, {"detail": "2.0 is greater than the maximum of 1"})]
     with pytest.raises(AirflowError, match="greater than the maximum of 1"):

@@ -61,7 +61,7 @@ def test_kinds_come_in_the_ratios_of_the_pilot(corpus: Path) -> None:
     assert {row["kind"] for row in truth if row["split"] != "train"} == {"informative"}
 
 
-def test_truth_knows_every_sample_and_the_shards_know_no_truth(corpus: Path) -> None:
+def test_the_truth_file_lists_every_sample_and_the_shards_contain_no_truth(corpus: Path) -> None:
     truth = {row["pair_hash"] for row in pq.read_table(corpus / "truth.parquet").to_pylist()}
     samples = read_samples(corpus)
     assert {hash_pair(image, caption) for image, caption, _ in samples} == truth

@@ -61,7 +61,7 @@ def test_a_program_that_was_installed_while_the_stack_runs_is_not_waited_for(tmp
     )
 
 
-def test_a_copy_of_a_home_knows_no_process_of_the_originals_stack(tmp_path):
+def test_a_copy_of_a_home_has_no_process_of_the_originals_stack(tmp_path):
     original, state = tmp_path / "original", StackState(Ports(1, 2), 7, {"scheduler": ChildState(8, 9, n_restarts=0)})
     original.mkdir()
     load_secrets(original)
@@ -166,7 +166,7 @@ def test_an_unknown_log_names_those_that_exist(tmp_path):
         logs(tmp_path, "../secrets")
 
 
-def test_a_home_without_a_stack_says_how_to_start_one(tmp_path):
+def test_a_home_without_a_stack_names_the_command_that_starts_one(tmp_path):
     with pytest.raises(AirflowError, match="alchemist stack up"):
         client(tmp_path)
 
@@ -179,7 +179,7 @@ def test_the_local_prometheus_scrapes_this_installations_exporter_by_our_rules(t
     assert "--web.listen-address=127.0.0.1:20003" in command
 
 
-def test_airflow_tells_the_exporter_about_itself(tmp_path):
+def test_airflow_sends_its_metrics_to_the_exporter(tmp_path):
     pytest.importorskip("statsd")
     found = build_environment(
         tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store", statsd_port=20_002

@@ -105,7 +105,7 @@ def test_a_draw_larger_than_the_set_is_refused() -> None:
 
 
 @given(st.integers(1, 20), st.integers(0, 99))
-def test_clip_score_ignores_lengths_and_lies_between_its_ends(n: int, seed: int) -> None:
+def test_clip_score_ignores_lengths_and_is_within_its_bounds(n: int, seed: int) -> None:
     image_ND, text_ND = some_features(n, 6, seed) + 0.1, some_features(n, 6, seed + 1) + 0.1
     score = clip_score(image_ND, text_ND)
     assert -1 <= score <= 1

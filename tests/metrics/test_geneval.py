@@ -282,6 +282,6 @@ def test_a_shift_of_less_than_a_thousandth_is_none() -> None:
     assert relations(np.float32([1e-3, 0, 1e-3, 0]), point, 0.0) == ["right of"]
 
 
-def test_tasks_stand_in_genevals_order_and_one_without_images_is_left_out() -> None:
+def test_tasks_are_in_genevals_order_and_one_without_images_is_omitted() -> None:
     summary = summarize({"position": [True, False], "single_object": [True], "counting": []})
     assert list(summary.items()) == [("overall", 0.75), ("single_object", 1.0), ("position", 0.5)]

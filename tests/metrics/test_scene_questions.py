@@ -19,13 +19,13 @@ def drawn(seed: int) -> tuple[list[SceneRequest], list[list[Shape]]]:
     return [read_request(scene.caption) for scene in scenes], shapes
 
 
-def test_images_of_what_was_asked_lie_far_above_chance() -> None:
+def test_images_of_the_requested_scenes_score_far_above_chance() -> None:
     values = score_scenes(*drawn(0))
     assert values["overall"] > 0.98
     assert 0.6 < values["above_chance"] < 0.9
 
 
-def test_right_images_of_other_requests_lie_at_chance() -> None:
+def test_right_images_of_other_requests_score_at_chance() -> None:
     (requests, _), (_, shapes) = drawn(0), drawn(1)
     values = score_scenes(requests, shapes)
     assert values["overall"] > 0.1

@@ -86,7 +86,7 @@ def test_the_loss_is_the_pixels_error_and_the_distance_to_the_codes_at_every_sca
     assert loss.item() == pytest.approx(drawn + 1.25 * distance, rel=1e-4)
 
 
-def test_only_codes_that_nothing_used_begin_anew() -> None:
+def test_only_unused_codes_are_reset() -> None:
     quantiser = lively_tokenizer().quantiser
     before_VD = quantiser.codebook.weight.clone()
     n_used_V = torch.ones(32, dtype=torch.int64)

@@ -21,7 +21,7 @@ def test_the_published_schedules_have_the_published_numbers_of_tokens() -> None:
     }
 
 
-def test_width_and_heads_follow_the_depth_unless_said() -> None:
+def test_width_and_heads_follow_the_depth_unless_given() -> None:
     assert (StarConfig(depth=8).width, StarConfig(depth=8).n_heads) == (512, 8)
     assert (StarConfig(depth=8, width=64, n_heads=2).width, StarConfig(depth=8, width=64, n_heads=2).n_heads) == (64, 2)
     assert published_star(24, 512).n_tokens == 2240

@@ -117,7 +117,7 @@ def test_networks_that_no_package_carries_ask_for_their_weights(extractor: str, 
         find_weights(extractor, tmp_path / "nowhere")
 
 
-def test_the_hash_of_a_folder_tells_any_change_of_its_weights(tmp_path: Path) -> None:
+def test_the_hash_of_a_folder_changes_with_its_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"1")
     before = weights_sha256(tmp_path)
     (tmp_path / "README.md").write_text("of no account")

@@ -6,7 +6,7 @@ from tests.mutation.sql_and_dags import ROOT, Change, read_changes
 
 
 @pytest.mark.parametrize("change", read_changes(), ids=lambda change: change.name[:80])
-def test_what_a_change_replaces_stands_once_in_its_file(change: Change) -> None:
+def test_the_text_of_a_change_occurs_once_in_its_file(change: Change) -> None:
     assert (ROOT / change.file).read_text(encoding="utf-8").count(change.before) == 1
     assert change.after not in (None, change.before)
     assert all((ROOT / word).is_file() for word in change.tests.split() if "/" in word)

@@ -205,16 +205,14 @@ def test_a_suite_that_cannot_be_read_fails_the_check_with_a_line(
         ({"datasets": "web"}, "meta.alchemist.datasets is not allowed"),
     ],
 )
-def test_a_suite_that_says_of_itself_what_cannot_be_fails_the_check(
-    suites: Path, meta: dict[str, Any], said: str
-) -> None:
+def test_a_suite_with_impossible_metadata_fails_the_check(suites: Path, meta: dict[str, Any], said: str) -> None:
     write(suites, "samples_x.json", WIDE, **meta)
     (last,) = samples().splitlines()[1:]
     assert "web: samples_x.json/can_be_run: " in last
     assert said in last
 
 
-def test_a_suite_that_does_not_say_what_it_gates_fails_the_check(suites: Path) -> None:
+def test_a_suite_without_a_gate_fails_the_check(suites: Path) -> None:
     write(suites, "mine.json", WIDE)
     assert "mine.json/can_be_run: It does not say what it gates" in samples()
 
@@ -237,7 +235,7 @@ def test_a_mended_suite_and_a_removed_one_hold_the_night_no_longer(engine: Engin
     assert failed_of(engine) == []
 
 
-def test_several_suites_run_in_one_process_and_all_that_failed_is_said(suites: Path) -> None:
+def test_several_suites_run_in_one_process_and_all_failures_are_reported(suites: Path) -> None:
     write(suites, "shards_many.json", {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 2}})
     write(suites, "samples_x.json", WIDE)
     lines = samples(suite="shards,samples,scores").splitlines()
@@ -344,7 +342,7 @@ def test_what_the_runbook_shows_is_read_and_run(engine: Engine, suites: Path) ->
     assert stored(engine, "samples_captions.json/unexpected_rows_expectation")[0][:2] == (True, "fail")
 
 
-def test_what_was_found_is_said_without_its_dataset_where_there_is_none() -> None:
+def test_a_result_without_a_dataset_is_described_without_one() -> None:
     outcome = CheckOutcome("a", "fail", is_success=False, observed={"observed_value": 3, "expected": {"max_value": 2}})
     assert describe(outcome) == "a: found 3; allowed: max_value 2"
 
@@ -376,7 +374,7 @@ def test_a_suite_gates_what_its_name_or_its_meta_says(by_name: Any, by_meta: Any
     assert _gate_of(by_name, SuiteMeta(gate=by_meta)) == gate
 
 
-def test_a_suite_that_says_two_things_or_nothing_gates_nothing() -> None:
+def test_a_suite_with_contradicting_gates_or_none_gates_nothing() -> None:
     with pytest.raises(DataError, match=r"gates samples, its meta\.alchemist\.gate says scores"):
         _gate_of("samples", SuiteMeta(gate="scores"))
     with pytest.raises(DataError, match="begin its name with one of shards, samples, scores, subset"):
@@ -391,7 +389,9 @@ def test_a_suite_that_says_two_things_or_nothing_gates_nothing() -> None:
         ({"a": {"exception_message": None}, "raised": False}, None), ({"exception_message": "a\x1bb"}, "a\\x1bb"),
     ],
 )  # fmt: skip
-def test_each_reason_why_an_expectation_was_not_tested_is_said_once(info: dict[str, Any], reason: str | None) -> None:
+def test_each_reason_why_an_expectation_was_not_tested_is_reported_once(
+    info: dict[str, Any], reason: str | None
+) -> None:
     assert _reason(info) == reason
 
 

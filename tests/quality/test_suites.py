@@ -192,7 +192,7 @@ def test_only_a_failed_fail_stops_the_pipeline() -> None:
     assert failures(outcomes) == [outcomes[1]]
 
 
-def test_outcomes_stand_in_the_checks_order_with_five_examples_and_their_bounds() -> None:
+def test_outcomes_are_in_the_order_of_the_checks_with_five_examples_and_their_bounds() -> None:
     checks = [check for check in suites.scores(LIMITS) if check.frame == "check_scores"]
     columns = {"is_constant": [1] * 9, "night_spread": [0.0] * 9, "n_scores": [1] * 9, "n_finite": [0] * 9}
     outcomes = validate(columns, checks)

@@ -66,7 +66,7 @@ def curve(k):
     return selection_curve(rank_N, member_K, strategy=ShiftGsample())
 
 
-def test_nothing_is_kept_above_the_drop_top_ratio_and_the_chart_says_how_many_of_each_rank_were():
+def test_nothing_is_kept_above_the_drop_top_ratio_and_the_chart_shows_the_numbers_by_rank():
     drawn = curve(400)
     chart = selection_chart(drawn, "ranks")
     assert heights(chart, "kept")[:10] == [0.0] * 10
@@ -81,7 +81,7 @@ def test_only_a_saturated_selection_shows_what_to_expect_instead_of_its_target()
     assert "expected without replacement" in legend(selection_chart(curve(2_000), "ranks"))
 
 
-def test_what_is_wanted_beyond_the_pool_stands_above_its_bars():
+def test_requests_beyond_the_corpus_are_plotted_above_its_bars():
     saturated = curve(2_000)
     chart = selection_chart(saturated, "ranks")
     most = float(saturated.target.max())

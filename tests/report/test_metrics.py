@@ -45,7 +45,7 @@ def test_a_filled_oracle_comes_behind_the_oracle() -> None:
     assert page.index(">subset<") < page.index(">oracle<") < page.index(">oracle+plain<") < page.index(">full<")
 
 
-def test_every_metric_has_a_row_that_says_which_way_is_better() -> None:
+def test_every_metric_has_a_row_that_shows_which_direction_is_better() -> None:
     found = runs("kid_efficientnet_lite0", full=[0.01], subset=[0.002]) + runs("geneval_scenes", subset=[0.5])
     page = metrics_table(found)
     assert page.count("<tr") == 3

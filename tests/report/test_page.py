@@ -119,7 +119,7 @@ def test_images_are_real_and_carry_their_captions(content, outline):
     assert {tile.caption for tile in tiles[1:] if len(tile.caption) < 180} <= set(outline.text)
 
 
-def test_the_table_says_what_a_subset_was_worth(outline):
+def test_the_table_shows_the_gap_closed_by_a_subset(outline):
     text = " ".join(outline.text)
     # Random's 3.20 to the oracle's 2.75; the subset's 2.80 closes 0.40 of 0.45.
     assert re.search(r"89\s+± 0\s*%", text)
@@ -149,7 +149,7 @@ def test_an_experiment_shows_its_expectation_its_table_and_its_figures(content, 
     assert "alignment/auto" in svg
 
 
-def test_drift_and_cost_are_told(outline):
+def test_drift_and_cost_are_exported(outline):
     text = " ".join(outline.text)
     assert re.search(r"2026-03-02.*steady.*1,000.*0\.031.*0\.044", text)
     assert re.search(r"corpus-top_k-r20 v1\s+Kind\s+subset\s+Device\s+cpu\s+Time\s+13 min", text)
@@ -164,7 +164,7 @@ def test_the_same_content_gives_the_same_page(content, page):
     assert render_report(content) == page
 
 
-def test_a_page_before_the_first_rater_says_what_is_missing():
+def test_a_page_before_the_first_rater_names_what_is_missing():
     text = " ".join(Outline(render_report(ReportContent("Report", datetime(2026, 3, 2, tzinfo=UTC)))).text)
     for missing in (
         "No model has been evaluated",
@@ -191,7 +191,7 @@ def test_a_night_whose_accounts_do_not_add_up_reports_it(counts, status, account
     assert account in page_of(nights=[NightRow("corpus", date(2026, 3, 1), 1, *counts, status)])
 
 
-def test_the_most_frequent_reason_stands_first():
+def test_the_most_frequent_reason_is_first():
     page = page_of(quarantine=[QuarantineRow("rare", "ingest", 1), QuarantineRow("frequent", "score", 9)])
     assert page.index("<code>frequent") < page.index("<code>rare")
 
@@ -204,7 +204,7 @@ def test_a_band_is_shown_from_its_first_rank_to_its_last():
     assert pick_band(rank_N, (2.0, 3.0)).tolist() == []
 
 
-def test_an_empty_band_and_an_empty_caption_are_said():
+def test_an_empty_band_and_an_empty_caption_are_reported():
     assert "No sample has a rank in this band" in page_of(sheets=[ContactSheet(0.9, 1.0, ())])
     jpeg = encode_thumbnail(np.zeros((8, 8, 3), np.uint8))
     assert "(empty caption)" in page_of(sheets=[ContactSheet(0.0, 0.2, (Tile(jpeg, "", 0.1, 1.0),))])

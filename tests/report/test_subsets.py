@@ -18,7 +18,7 @@ def words(html):
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
 
 
-def test_what_left_and_joined_since_the_version_before_is_said_and_adds_up(content):
+def test_members_that_left_and_joined_since_the_version_before_are_printed_and_add_up(content):
     article = words(subset_article(content.subsets[1]))
     assert "Since version 1" in article
     assert "270 samples (90%) were in version 1 too; 30 of its 300 left, 30 joined." in article
@@ -45,7 +45,7 @@ def curve(target, expected, kept):
     return SelectionCurve(pool, np.array(kept), np.array(target), np.array(expected))
 
 
-def test_a_saturated_draw_is_told_in_a_sentence_with_its_figures():
+def test_a_saturated_selection_is_reported_in_a_sentence_with_its_figures():
     note = saturation_note(curve([0.1, 1.9, 0.5, 0.5], [0.3, 0.9, 0.6, 0.6], [30, 92, 60, 61]))
     assert "between ranks 25% and 50% the target is 190% of the samples and 92% are selected" in note
 

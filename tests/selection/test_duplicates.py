@@ -33,7 +33,7 @@ def firsts_of(hashes: list[int], *, n_old: int = 0, known: dict[int, int] | None
 
 
 @given(HASHES)
-def test_the_firsts_are_those_of_the_slow_twin(hashes: list[int]) -> None:
+def test_the_first_samples_are_those_of_the_oracle(hashes: list[int]) -> None:
     assert firsts_of(hashes) == oracle_firsts(hashes, MAX_DISTANCE)
 
 

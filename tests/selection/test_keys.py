@@ -73,5 +73,5 @@ def test_each_reading_by_hand() -> None:
     assert ohlsson_N == pytest.approx([-math.log(u) for u in u_N.tolist()])
 
 
-def test_a_draw_is_of_the_main_use_by_draws_unless_it_says_otherwise() -> None:
+def test_a_selection_uses_the_main_domain_and_per_draw_ranks_by_default() -> None:
     assert Noise(7) == Noise(seed=7, domain=Domain.SELECT, p_rank="per-draw")

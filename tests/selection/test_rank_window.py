@@ -106,7 +106,7 @@ def test_the_measured_gain_is_reported_with_the_rank_window() -> None:
     assert "shows a gain" in FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1)).describe()
 
 
-def test_where_all_ranks_are_worth_the_same_no_gain_is_predicted() -> None:
+def test_with_equally_useful_ranks_no_gain_is_predicted() -> None:
     n_false = sum(fit_window(measured([0.0] * 5, seed=seed), 0.2).predicted.is_positive for seed in range(40))
     # One-sided 2.5 % of 40 is 1; the seeds are fixed.
     assert n_false <= 4
@@ -140,7 +140,7 @@ def fitted(low: float, cut: float = 0.0) -> FittedWindow:
     return FittedWindow(RankWindow(cut, 0.25, 0.2), 0.2, 0.3, low, 0.4)
 
 
-def test_without_a_drop_top_ratio_nothing_of_a_head_is_said_to_be_dropped() -> None:
+def test_without_a_drop_top_ratio_no_dropped_share_is_reported() -> None:
     assert fitted(0.1).strategy == Gsample(0.25, 0.2)
     assert fitted(0.1, cut=0.05).strategy == ShiftGsample(0.05, 0.25, 0.2)
 

@@ -79,7 +79,7 @@ def test_the_order_of_the_rows_changes_no_member(strategy, seed, shuffle):
 
 @pytest.mark.parametrize("strategy", ALL, ids=lambda strategy: strategy.name)
 @given(seed=SEEDS)
-def test_20_percent_lie_within_50_within_70(strategy, seed):
+def test_20_percent_are_contained_in_50_and_70(strategy, seed):
     rank_N, hash_N = pool(300)
     small, middle, large = (
         set(

@@ -100,7 +100,7 @@ def test_a_matched_pairing_is_not_warned_of(strategy, rule):
     assert mixed_pairing_warning(strategy, rule) is None
 
 
-def test_a_spec_says_every_parameter():
+def test_a_spec_contains_every_parameter():
     assert strategy_spec(ShiftGsample()) == {
         "strategy": "shift_gsample",
         "drop_top_ratio": 0.25,
@@ -114,7 +114,7 @@ def test_the_spec_of_a_policy_does_not_change_when_options_are_added_that_it_doe
     assert policy_spec(SelectionPolicy(), ShiftGsample()) == plain | {"retention": 0.2, "seed": 0}
 
 
-def test_the_spec_of_a_policy_says_every_option_that_decides_members_and_gives_the_policy_again():
+def test_the_spec_of_a_policy_contains_every_option_that_decides_members_and_gives_the_policy_again():
     given = {
         "retention": 0.3, "seed": 7, "p_rank": "inclusion", "rank_by": "imported.likes", "dedup": "near",
         "decontaminate": "bench,more", "where": "width > 9", "stratify": True, "max_share": 0.5, "max_share_of": "source",

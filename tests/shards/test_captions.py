@@ -106,7 +106,7 @@ def test_what_is_used_as_the_caption_is_no_metadata(text: bytes | None, document
         (b'{"url": "", "license": null}', None, None), (b'{"url": 5, "license": ["A"]}', None, None), (b"{}", None, None),
     ],
 )  # fmt: skip
-def test_an_address_and_a_licence_are_texts_that_say_something(
+def test_an_address_and_a_licence_are_non_empty_texts(
     document: bytes, address: str | None, licence: str | None
 ) -> None:
     found = read_annotation(b"x", document)

@@ -53,7 +53,7 @@ def extent(pair: Sample) -> tuple[int, int]:
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8))
 @example([(259.5 / 30720, 1)])
 @example([(0.0, 1), (0.5, 1), (0.015625, 1)])  # two flips that leave the checksum of a header as it was
-def test_flipped_bytes_hurt_only_the_records_that_they_lie_in(clean, flips) -> None:
+def test_flipped_bytes_affect_only_the_records_that_contain_them(clean, flips) -> None:
     raw = bytearray(clean.raw)
     places = [int(place * len(raw)) for place, _ in flips]
     for place, (_, mask) in zip(places, flips, strict=True):
@@ -70,7 +70,7 @@ def test_flipped_bytes_hurt_only_the_records_that_they_lie_in(clean, flips) -> N
 
 @settings(deadline=None, max_examples=100)
 @given(st.floats(0, 1, exclude_max=True))
-def test_a_cut_anywhere_keeps_what_lies_before_it(clean, place) -> None:
+def test_a_truncated_file_keeps_the_records_before_the_cut(clean, place) -> None:
     cut = int(place * len(clean.raw))
     if cut < BLOCK:
         with pytest.raises(DataError):

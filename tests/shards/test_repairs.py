@@ -247,7 +247,7 @@ def test_control_signs_are_those_below_the_space_that_are_no_white_space(sign: i
     assert repaired(caption)[1] == (set() if is_white else {"control_signs_removed"})
 
 
-def test_delete_is_a_control_sign_and_what_lies_above_it_is_not() -> None:
+def test_delete_is_a_control_character_and_characters_above_it_are_not() -> None:
     assert repaired(b"a cat\x7f on a mat") == ("a cat on a mat", {"control_signs_removed"})
     assert repaired("a cat\x80 on a mat".encode()) == ("a cat\x80 on a mat", set())
     assert repaired(b"a cat~ on a mat") == ("a cat~ on a mat", set())

@@ -85,7 +85,7 @@ def test_a_corrupt_header_costs_its_own_record_only(tar, member: int) -> None:
     assert reasons(bytes(raw)) == {key: "corrupt_header" if key == broken else "ok" for key in "abcd"}
 
 
-def test_a_header_that_lies_about_its_size_does_not_swallow_its_neighbours(tar) -> None:
+def test_a_header_with_a_false_size_does_not_hide_other_records(tar) -> None:
     raw = small(tar)
     header = tarfile.TarInfo("b.jpg")
     header.size = 10**9
@@ -342,7 +342,7 @@ def test_a_file_may_end_where_the_tar_ends_and_one_byte_later_it_is_cut() -> Non
         (bytes(100), "expected an uncompressed tar"),
     ],
 )  # fmt: skip
-def test_what_is_not_a_tar_is_said_to_be_what_it_is(raw: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_tar_is_named_by_its_kind(raw: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
         index(raw)
 
@@ -357,7 +357,7 @@ def pax_records(**values: bytes) -> bytes:
     return lines
 
 
-def test_a_pax_size_stands_for_the_headers_and_a_pax_path_for_its_name() -> None:
+def test_a_pax_size_replaces_the_headers_size_and_a_pax_path_its_name() -> None:
     header = tarfile.TarInfo("pax")
     records = pax_records(path=b"long.jpg", size=b"3")
     header.type, header.size = tarfile.XHDTYPE, len(records)
@@ -383,7 +383,7 @@ def test_a_pax_header_may_be_as_long_as_the_limit(n_bytes: int, reason: str) -> 
 
 
 @pytest.mark.parametrize("kind", [tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK])
-def test_what_a_header_says_of_all_files_or_of_links_renames_none(kind: bytes) -> None:
+def test_a_global_or_link_header_renames_no_file(kind: bytes) -> None:
     raw = bytearray(pax_tar(pax_records(path=b"x.jpg")))
     header = tarfile.TarInfo("pax")
     header.type, header.size = kind, len(pax_records(path=b"x.jpg"))

@@ -34,7 +34,7 @@ def test_a_partition_is_added_once_and_holds_what_its_parent_demands(connection:
         insert_rows(connection, {"scores": [{"rater_id": 7, "sample_id": 1, "score": 0.6}]})
 
 
-def test_a_partition_tells_autovacuum_that_it_only_grows(connection: Connection) -> None:
+def test_a_partition_has_the_autovacuum_settings_of_a_table_that_only_grows(connection: Connection) -> None:
     connection.execute(
         text("SELECT alchemist.add_partition('scores', 7), alchemist.add_partition('subset_samples', 7)")
     )
@@ -247,7 +247,7 @@ def test_a_version_is_free_unless_it_is_published_gone_back_to_trained_on_or_at_
     assert connection.execute(text("SELECT alchemist.is_version_collectable(99)")).scalar_one() is None
 
 
-def test_a_name_without_a_published_version_tells_the_last_withdrawal_and_no_other(connection: Connection) -> None:
+def test_a_name_without_a_published_version_reports_the_last_withdrawal_and_no_other(connection: Connection) -> None:
     insert_rows(connection, SNAPSHOT | {"subsets": [
         version(1, state="withdrawn", withdrawn_at="2026-01-05", withdrawn_reason="first"),
         version(2, state="withdrawn", withdrawn_at="2026-01-09", withdrawn_reason="last"),

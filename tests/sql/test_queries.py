@@ -72,12 +72,12 @@ def test_given_rows_give_the_expected_ones(connection: Connection, folder: Path)
 
 
 @pytest.mark.parametrize("path", sorted((SQL / "queries").glob("*.sql")), ids=lambda path: path.stem)
-def test_a_query_says_what_it_is(path: Path) -> None:
+def test_a_query_has_a_complete_header(path: Path) -> None:
     assert [word for word in header(path) if word in HEADER] == list(HEADER)
 
 
 @pytest.mark.parametrize("path", sorted((SQL / "views").glob("*.sql")), ids=lambda path: path.stem)
-def test_a_view_says_what_it_is_and_is_tested(path: Path) -> None:
+def test_a_view_has_a_complete_header_and_is_tested(path: Path) -> None:
     assert [word for word in header(path) if word in VIEW_HEADER] == list(VIEW_HEADER)
     assert any(folder.name.split("-")[0] == path.stem for folder in FOLDERS), f"no tests/sql/{path.stem}/expect.yaml"
 

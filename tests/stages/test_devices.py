@@ -78,7 +78,7 @@ def n_users(engine: Engine) -> int:
 
 
 @pytest.mark.db
-def test_a_second_job_waits_says_for_whom_and_goes_on_when_the_device_is_free(
+def test_a_second_job_waits_prints_the_holder_and_continues_when_the_device_is_free(
     store: Engine, start: Callable[..., Job], tmp_path: Path
 ) -> None:
     first = start(number=1, until=str(tmp_path / "end"))

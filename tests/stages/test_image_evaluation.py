@@ -80,7 +80,9 @@ def test_arms_are_drawn_and_measured_once(trained: TrainedStore, tmp_path: Path)
     assert checksum(trained.url) == before
 
 
-def test_an_offline_metric_says_what_it_is_on(trained: TrainedStore, tmp_path: Path, engine: Engine) -> None:
+def test_the_name_of_an_offline_metric_contains_its_network(
+    trained: TrainedStore, tmp_path: Path, engine: Engine
+) -> None:
     assert measure(tmp_path, KID).metric == "kid_efficientnet_lite0"
     assert {metric for _, metric in values_in(engine)} == {"kid_efficientnet_lite0"}
 

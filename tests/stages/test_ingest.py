@@ -220,7 +220,7 @@ def test_what_is_not_a_tar_is_rejected_and_a_good_upload_takes_its_place(
     assert ingest(dataset="broken", root=str(root)).n_locations == 40
 
 
-def test_a_rejected_shard_is_read_again_once_a_good_one_of_the_same_size_lies_there(
+def test_a_rejected_shard_is_read_again_when_a_good_one_of_the_same_size_replaces_it(
     tmp_path: Path, corpus: Path, database_url: str
 ) -> None:
     root = tmp_path / "broken"
@@ -454,7 +454,7 @@ def test_a_name_with_a_line_break_stays_one_line_and_is_named_by_its_id(
 
 
 @pytest.mark.parametrize("is_mounted", [True, False])
-def test_a_root_that_is_away_says_nothing_of_its_shards(
+def test_an_unreachable_root_does_not_change_the_states_of_its_shards(
     tmp_path: Path, corpus: Path, engine: Engine, is_mounted: bool
 ) -> None:
     root = tmp_path / "root"

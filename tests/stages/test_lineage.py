@@ -62,7 +62,7 @@ def test_the_chain_from_crawl_to_metric_has_no_gap() -> None:
     assert chain[-1].outputs == ["metrics/heldout_loss of best v2"]
 
 
-def test_tars_hang_on_the_version_that_was_selected() -> None:
+def test_tars_have_the_selected_version_as_parent() -> None:
     (drawn,) = [step for step in steps("select", SELECTED) if step.job == "select"]
     (copied,) = steps("materialize", {"subset": "best v2", "folder": "/data/best"})
     assert drawn.outputs == copied.inputs
@@ -75,7 +75,7 @@ def test_an_alias_is_no_rater_of_the_catalogue(alias: str) -> None:
 
 @pytest.mark.db
 @pytest.mark.e2e
-def test_scoring_and_selection_are_told_from_start_to_end_with_the_snapshot_between(
+def test_scoring_and_selection_report_start_and_end_with_the_snapshot_between(
     trained_store: TrainedStore, events: Path
 ) -> None:
     rater = score(ScoreConfig(dataset="scenes")).rater
@@ -95,7 +95,7 @@ def test_scoring_and_selection_are_told_from_start_to_end_with_the_snapshot_betw
 
 
 @pytest.mark.db
-def test_a_failed_run_says_why_and_made_nothing(database_url: str, events: Path, tmp_path: Path) -> None:
+def test_a_failed_run_reports_the_reason_and_no_output(database_url: str, events: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="nowhere") as raised:
         ingest(IngestConfig.model_validate({"dataset": "web", "root": str(tmp_path / "nowhere"), "role": "train"}))
     started, failed = read(events)

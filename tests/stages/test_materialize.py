@@ -149,7 +149,7 @@ def test_an_upload_that_broke_off_resumes_and_shows_no_manifest_before_it_is_who
 
 
 @pytest.mark.parametrize("name", ["README.md", "manifest.parquet", "SHA256SUMS"])
-def test_what_lies_beside_uploaded_tars_is_read_back_too(folder: Engine, object_store: str, name: str) -> None:
+def test_files_beside_uploaded_tars_are_read_back_too(folder: Engine, object_store: str, name: str) -> None:
     run(to=f"{object_store}/copies")
     whole = objects("copies/")
     damaged = f"copies/{NAME}/v1-10/{name}"

@@ -53,7 +53,7 @@ def test_a_preview_writes_no_row_and_no_manifest(store: Engine) -> None:
     assert not (load_settings().home / "subsets").exists()
 
 
-def test_a_preview_says_what_the_selection_then_is(store: Engine) -> None:
+def test_a_preview_equals_the_later_selection(store: Engine) -> None:
     set_duplicates(store, [(11, 10)])
     preview, report = draw(dry_run=True), draw()
     same = {"version", "is_new"}
@@ -80,7 +80,7 @@ def test_a_preview_counts_members_that_a_cap_of_sources_cannot_hold(store: Engin
     assert all(0 < int(text.split()[0]) < n_without for text in told)
 
 
-def test_the_preset_paper_selects_80_percent_and_says_that_nesting_ends(
+def test_the_preset_paper_selects_80_percent_and_warns_that_nesting_ends(
     store: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     select = "select --dataset web,books --preset paper --json --retention"
@@ -175,7 +175,7 @@ def test_a_preview_shows_the_ranks_in_twentieths_and_nothing_from_the_head(store
     assert max(report.rank_histogram[10:15]) == max(report.rank_histogram)
 
 
-def test_a_preview_says_how_much_of_it_the_published_version_has(store: Engine) -> None:
+def test_a_preview_shows_its_overlap_with_the_published_version(store: Engine) -> None:
     assert draw(dry_run=True).overlap_with_published is None
     draw(0.1)
     assert draw(dry_run=True).overlap_with_published is None, "selected is not published"

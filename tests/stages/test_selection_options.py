@@ -148,7 +148,7 @@ def test_strata_give_every_dataset_its_share(store: Engine) -> None:
     ],
     ids=str,
 )
-def test_with_every_option_20_percent_lie_in_50_and_a_stored_version_is_selected_again(
+def test_with_every_option_20_percent_are_contained_in_50_and_a_stored_version_is_selected_again(
     store: Engine, options: dict[str, Any]
 ) -> None:
     set_duplicates(store, [(11, 10), (12, 10), (350, 30)])
@@ -198,7 +198,7 @@ def test_a_dataset_that_cannot_be_selected_from_is_refused_and_not_passed_over(
             draw(dataset=dataset, dry_run=dry_run)
 
 
-def test_where_every_sample_scores_alike_a_drop_top_ratio_says_that_it_leaves_none(store: Engine) -> None:
+def test_with_equal_scores_a_drop_top_ratio_that_leaves_no_sample_is_refused(store: Engine) -> None:
     change(store, "UPDATE alchemist.scores SET score = 0.5")
     with pytest.raises(
         ConfigError, match=r"Strategy shift_gsample can keep none of 400 eligible samples.*drop-top-ratio"

@@ -51,7 +51,7 @@ def policy(retention: float, **options: Any) -> SelectionPolicy:
 
 
 @given(seed=SEEDS, n=st.integers(30, 300), options=OPTIONS)
-def test_20_percent_lie_in_50_in_70_with_every_option(seed: int, n: int, options: dict[str, Any]) -> None:
+def test_20_percent_are_contained_in_50_and_70_with_every_option(seed: int, n: int, options: dict[str, Any]) -> None:
     frozen = snapshot(pool(seed, n))
     before: set[int] = set()
     for retention in (0.2, 0.5, 0.7):
@@ -145,7 +145,7 @@ def all_hashes(frozen: Snapshot) -> list[bytes]:
     return [row.tobytes() for row in frozen.pairs.pair_hash_N32]
 
 
-def test_a_sample_that_only_a_cap_keeps_out_is_said_to_be_capped() -> None:
+def test_a_sample_that_only_a_cap_excludes_is_reported_as_capped() -> None:
     frozen = snapshot(pool(0, 300))
     free, capped = (
         select_members(policy(0.2), frozen),

@@ -107,7 +107,7 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     assert rater.acceptance_report["n_steps"] == 10
 
 
-def test_a_twin_of_another_seed_measures_the_stability_of_ranks(
+def test_a_rater_of_another_seed_measures_the_stability_of_ranks(
     ingest_corpus: Callable[[], object],
 ) -> None:
     ingest_corpus()

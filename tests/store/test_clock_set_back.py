@@ -32,7 +32,7 @@ def test_the_lease_of_the_dead_can_be_claimed_and_fences_them_off(engine: Engine
         consume_lease(connection, dead)
 
 
-def test_nobody_waits_for_it(engine: Engine) -> None:
+def test_no_reader_waits_for_it(engine: Engine) -> None:
     claim(engine, run_id=1)
     with engine.begin() as connection:
         assert find_holder(connection, "shard:1:1") is not None

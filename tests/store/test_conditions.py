@@ -116,7 +116,9 @@ def test_a_condition_keeps_what_postgres_keeps_by_the_same_text(connection: Conn
         ("not (format in ('PNG', 'GIF') or score is null)", [1]),
     ],
 )
-def test_megapixels_aspect_ratio_and_lengths_can_be_said(connection: Connection, where: str, wanted: list[int]) -> None:
+def test_conditions_can_use_megapixels_aspect_ratio_and_lengths(
+    connection: Connection, where: str, wanted: list[int]
+) -> None:
     assert kept(connection, where) == wanted
 
 

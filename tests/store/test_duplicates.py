@@ -58,7 +58,7 @@ def stored(engine: Engine) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("block_pairs", [1, 7, 1_000])
-def test_the_groups_are_those_of_the_slow_twin_whatever_the_blocks(engine: Engine, block_pairs: int) -> None:
+def test_the_groups_are_those_of_the_oracle_whatever_the_blocks(engine: Engine, block_pairs: int) -> None:
     hashes = lookalikes(200)
     add(engine, list(hashes))
     compare_all(engine, block_pairs)

@@ -117,7 +117,7 @@ def test_a_copy_that_came_meanwhile_is_not_forgotten(store: Engine) -> None:
     assert (removals.done, noted(store)) == ([], ["tars/1", "tars/2"])
 
 
-def test_while_somebody_stores_the_membership_nothing_is_removed(store: Engine) -> None:
+def test_while_a_run_stores_the_membership_nothing_is_removed(store: Engine) -> None:
     removals = Removals(store)
     row = found(store)
     with store.begin() as connection:

@@ -166,7 +166,7 @@ def test_what_is_claimed_is_not_claimed_again(store: Engine) -> None:
     assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None
 
 
-def test_what_is_quarantined_and_the_mark_say_who_when_and_how(store: Engine) -> None:
+def test_quarantine_rows_and_the_mark_store_rater_time_and_reason(store: Engine) -> None:
     commit_shard(
         store, claim(store), SCOPE, outcome=outcome(1, 2, faults=(2,)), provenance=Provenance(7, "cuda", "bfloat16")
     )
@@ -294,7 +294,7 @@ def commit_and_stop(store: Engine, claimed: ClaimedShard, copy: StoppedCopy) -> 
 
 
 @pytest.mark.parametrize(("holder", "waiter"), [("owner", "owner"), ("owner", "writer"), ("writer", "owner")])
-def test_a_process_that_stands_still_inside_its_copy_is_ended_by_who_waits_for_its_lease(
+def test_a_process_that_stops_inside_its_copy_is_ended_by_the_run_that_waits_for_its_lease(
     store: Engine, as_writer: Engine, monkeypatch: pytest.MonkeyPatch, holder: str, waiter: str
 ) -> None:
     monkeypatch.setattr(ledger, "END_SILENCE", "SET LOCAL lock_timeout = '300ms'")

@@ -85,6 +85,6 @@ def test_other_members_than_those_registered_are_refused(tmp_path: Path) -> None
         read_manifest(tmp_path / "m.parquet", sha256=members_sha256(HASHES))
 
 
-def test_a_manifest_that_is_not_there_says_how_to_make_it_again(tmp_path: Path) -> None:
+def test_a_missing_manifest_names_the_command_that_makes_it_again(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\. Run the same alchemist select again"):
         read_manifest(tmp_path / "m.parquet", sha256="")

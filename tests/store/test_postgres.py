@@ -149,7 +149,7 @@ def test_a_taken_port_is_left_alone(used_home: Path) -> None:
         assert start_postgres(used_home).port != port
 
 
-def test_nobody_enters_without_the_password(used_home: Path) -> None:
+def test_login_requires_the_password(used_home: Path) -> None:
     server = start_postgres(used_home)
     files = list((used_home / "postgres").glob("password*"))
     assert len(files) == len(set(server.passwords.values())) == 5
@@ -357,7 +357,7 @@ def test_a_home_that_was_moved_after_its_server_was_killed_starts(home: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server may lie outside its home")
-def test_a_copy_of_a_home_whose_data_lie_elsewhere_does_not_take_them(home: Path) -> None:
+def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(home: Path) -> None:
     closed = home.parent / "closed"
     closed.mkdir(mode=0o700)
     server = start_postgres(closed / "home")

@@ -62,7 +62,7 @@ def test_auto_is_random_where_no_gain_was_shown_and_reports_it(engine: Engine, r
 
 
 @pytest.mark.parametrize("given", [{"strategy": "top_k"}, {"std_rank": 0.3}, {"rank_by": "clarity"}])
-def test_what_the_user_says_wins_over_the_probe(engine: Engine, rater_id: int, given: dict[str, Any]) -> None:
+def test_options_of_the_user_override_the_rank_window(engine: Engine, rater_id: int, given: dict[str, Any]) -> None:
     probe(engine, rater_id, fitted())
     assert resolved(engine, rater_id, **given) == SelectionPolicy.model_validate(given)
 

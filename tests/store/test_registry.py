@@ -197,7 +197,7 @@ def pair(ordinal: int, word: str, *, repair: str | None = None) -> Any:
     )  # fmt: skip
 
 
-def test_a_shard_is_registered_with_all_that_lies_in_it(engine: Engine) -> None:
+def test_a_shard_is_registered_with_all_its_records(engine: Engine) -> None:
     web = register_dataset(engine, "web", root_uri="/a", role="train")
     shard = NewShard(web.dataset_id, "a.tar", sha256("a"), 77, DAY, run_id=5)
     faults = [make_fault(2, "k2", Reason.TRUNCATED_TAR, "cut")]
@@ -237,7 +237,7 @@ def test_a_revision_takes_the_place_of_the_shard_under_its_address(web: Engine) 
     assert known_shards(web, 1)["000002.tar"].sha256 == sha256("new")
 
 
-def test_an_upload_or_what_is_not_a_tar_makes_room_for_what_lies_there_later(web: Engine) -> None:
+def test_an_upload_or_what_is_not_a_tar_is_replaced_by_a_later_file(web: Engine) -> None:
     at = datetime(2026, 1, 5, tzinfo=UTC)
     for uri in ("000005.tar", "000006.tar"):
         await_shard(web, NewShard(1, uri, sha256("u"), 1, DAY, run_id=1, verified_at=at), "begun")

@@ -76,7 +76,7 @@ def test_a_run_that_ends_gives_back_all_that_it_holds_and_nothing_of_others(engi
     assert live_run(engine, KEY) is None
 
 
-def test_a_heartbeat_tells_how_far_its_run_is(engine: Engine) -> None:
+def test_a_heartbeat_stores_the_progress_of_its_run(engine: Engine) -> None:
     one, other = claim(engine), claim(engine, RunKey("ingest", {}, "h"))
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.runs SET heartbeat_at = now() - interval '1 day'"))

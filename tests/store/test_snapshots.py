@@ -180,7 +180,7 @@ def test_a_score_changed_by_hand_is_found_out(store: Engine) -> None:
         reload_snapshot(store, first.snapshot_id)
 
 
-def test_a_condition_is_asked_anew_by_every_stored_selection(store: Engine) -> None:
+def test_a_condition_is_evaluated_again_by_every_stored_selection(store: Engine) -> None:
     options = EligibleOptions(where="caption = 'new'")
     with pytest.raises(ConfigError, match="No pair is eligible"):
         take(store, options=options)
@@ -351,7 +351,7 @@ def test_sources_are_numbered_as_they_come_and_none_is_zero(store: Engine) -> No
     assert pairs.source_N.tolist() == wanted
 
 
-def test_an_eligible_set_says_where_each_of_its_samples_stands(store: Engine) -> None:
+def test_samples_of_an_eligible_set_are_found_by_their_hash(store: Engine) -> None:
     pairs = take(store).pairs
     wanted = pairs.pair_hash_N32[[7, 3]].copy()
     assert pairs.find(wanted).tolist() == [3, 7]

@@ -113,7 +113,7 @@ def test_a_subset_without_a_published_version_has_no_current_samples(versions: E
     assert published_version(versions, "crawl") is None
 
 
-def test_a_member_that_the_store_does_not_know_stops_the_publish_and_nothing_stays(versions: Engine) -> None:
+def test_a_member_that_is_not_in_the_store_stops_the_publish_and_nothing_is_stored(versions: Engine) -> None:
     publish(versions, 1)
     strange = manifest([*VERSIONS[2][:-1], 5_000])
     with pytest.raises(DataError, match="has 601 members, but only 600 of them are in this store"):
@@ -249,7 +249,7 @@ def test_a_publish_waits_for_a_withdrawal_of_the_same_name_and_sees_it(versions:
     assert published_version(versions, "crawl") is None
 
 
-def test_a_version_that_is_published_again_says_nothing_of_its_withdrawal(versions: Engine) -> None:
+def test_a_version_that_is_published_again_does_not_show_its_withdrawal(versions: Engine) -> None:
     publish(versions, 1)
     publish(versions, 2)
     back = withdraw(versions, 2, fallback=1)

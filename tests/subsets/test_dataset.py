@@ -177,7 +177,7 @@ def test_it_has_the_form_that_stateful_loaders_ask_for(located: LocatedSubset) -
     assert list(ended) == []
 
 
-def test_samples_that_were_taken_down_are_skipped_and_counted_and_move_nobody(crawl: Path) -> None:
+def test_samples_that_were_taken_down_are_skipped_and_counted_and_do_not_move_others(crawl: Path) -> None:
     whole = flat(read_all(dataset_of(locate(crawl))))
     dataset = dataset_of(locate(crawl, (0, 1, 50)))
     rest = flat(read_all(dataset, 2))

@@ -42,13 +42,15 @@ def test_neither_the_order_of_the_sources_nor_threads_change_a_byte(
     assert one["manifest.parquet"] == two["manifest.parquet"]
 
 
-def test_without_a_seed_the_records_lie_as_in_their_sources(sources: list[MemberLocation], tmp_path: Path) -> None:
+def test_without_a_seed_the_records_are_in_the_order_of_their_sources(
+    sources: list[MemberLocation], tmp_path: Path
+) -> None:
     copy(sources, tmp_path / "copy")
     rows = pq.read_table(tmp_path / "copy" / "manifest.parquet").to_pylist()
     assert [row["pair_hash"] for row in rows] == [source.pair_hash for source in sources]
 
 
-def test_a_seed_gives_an_order_of_its_own_that_says_nothing_of_the_ranks(tmp_path: Path) -> None:
+def test_each_seed_gives_another_order_that_does_not_depend_on_the_ranks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sources = [MemberLocation("x.tar", str(n), ("jpg",), (n,), (1,), rng.bytes(32), n / 2000) for n in range(2000)]
     table = table_of(sources)
@@ -59,7 +61,7 @@ def test_a_seed_gives_an_order_of_its_own_that_says_nothing_of_the_ranks(tmp_pat
     assert abs(np.corrcoef(np.argsort(orders[0]), np.argsort(orders[1]))[0, 1]) < 4 / 2000**0.5
 
 
-def test_the_manifest_tells_where_each_sample_came_from(sources: list[MemberLocation], tmp_path: Path) -> None:
+def test_the_manifest_names_the_source_of_each_sample(sources: list[MemberLocation], tmp_path: Path) -> None:
     copy(sources, tmp_path / "copy")
     rows = pq.read_table(tmp_path / "copy" / "manifest.parquet").to_pylist()
     by_pair = {source.pair_hash: source for source in sources}

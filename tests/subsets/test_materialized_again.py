@@ -163,7 +163,7 @@ def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[Me
             copy(sources, tmp_path / "copy")
 
 
-def test_a_copy_is_whole_on_the_disk_before_it_stands_in_its_place_and_its_place_is_kept_after_it(
+def test_a_copy_is_complete_on_the_disk_before_it_is_renamed_and_the_rename_is_flushed_after_it(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checks the order of disk operations, because a power cut cannot be tested here."""

@@ -72,7 +72,7 @@ def test_a_trained_rater_is_examined_in_every_respect(
     assert checks["rank_stability"].value is not None
 
 
-def test_what_was_not_measured_is_said_and_does_not_fail(
+def test_what_was_not_measured_is_reported_and_does_not_fail(
     trained: list[Path], metrics: dict[str, Any], test_pairs: Samples
 ) -> None:
     stability = examine(Scorer.load(trained[0]), test_pairs, metrics)["rank_stability"]

@@ -97,7 +97,7 @@ def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
 
 
 @pytest.mark.parametrize("longest", [0.5, 0.99])
-def test_the_average_of_weights_that_stand_still_is_them(longest: float) -> None:
+def test_the_average_of_constant_weights_equals_them(longest: float) -> None:
     mean, now = torch.tensor([0.0]), torch.tensor([1.0])
     for n_averaged in range(1, 2000):
         mean = average_weights(longest, mean, now, n_averaged)

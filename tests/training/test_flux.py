@@ -82,7 +82,7 @@ def test_the_loss_falls_in_training_and_on_held_out_samples(
 @pytest.mark.parametrize(
     "sparing", [{"flux": TINY.model_copy(update={"gradient_checkpointing": True})}, {"gradient_checkpointing": True}]
 )
-def test_reading_activations_anew_changes_no_loss(
+def test_recomputing_activations_changes_no_loss(
     config: DownstreamConfig, sparing: dict[str, object], validation_pairs: Samples, tmp_path: Path
 ) -> None:
     few = config.model_copy(update={"max_train_steps": 4})

@@ -152,7 +152,7 @@ def test_a_head_of_other_encoders_is_refused(head: Head, encoders: Encoders, tmp
         ImageText(path)
 
 
-def test_a_head_that_says_it_is_weak_is_refused_where_it_is_used(
+def test_a_head_whose_record_shows_that_it_is_weak_is_refused_at_use(
     head: Head, encoders: Encoders, tmp_path: Path
 ) -> None:
     path = tmp_path / "head.safetensors"

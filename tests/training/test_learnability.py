@@ -120,7 +120,7 @@ def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, test
     assert checks["spearman_score_minus_loss"].high == 0.98
 
 
-def test_the_history_tells_of_losses_and_of_no_weights(rater: Path) -> None:
+def test_the_history_contains_losses_and_no_weights(rater: Path) -> None:
     history = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
     assert len(history) == CONFIG.max_train_steps
     assert history[0].keys() == {"step", "validation_loss", "train_loss", "reference_loss", "cost_spread"}

@@ -74,7 +74,7 @@ def test_an_image_of_noise_beside_a_sample_changes_no_bit_of_its_score(scorer: S
 
 
 @pytest.mark.gpu
-def test_bf16_scores_of_a_gpu_lie_within_the_declared_tolerance(
+def test_bf16_scores_of_a_gpu_are_within_the_declared_tolerance(
     scorer: Scorer, rater: Path, train_pairs: Samples
 ) -> None:
     on_gpu = Scorer.load(rater, own_device())

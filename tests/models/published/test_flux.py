@@ -52,7 +52,7 @@ def test_a_published_file_gives_every_weight_back(tmp_path: Path, prefix: str) -
     assert all(torch.equal(loaded[name], ours[name]) for name in ours)
 
 
-def test_parts_lie_where_the_published_network_reads_them(tmp_path: Path) -> None:
+def test_slices_of_tensors_are_mapped_as_in_the_published_network(tmp_path: Path) -> None:
     """Queries, keys and values are thirds of one matrix, and the last modulation begins with the shift."""
     width, published = TINY.width, export_flux(new_transformer().state_dict(), TINY)
     published = {key: torch.zeros_like(tensor) for key, tensor in published.items()}
