@@ -126,7 +126,7 @@ def test_a_dataset_has_its_own_values_and_inherits_the_rest(tmp_path: Path) -> N
         ("[datasets]\nweb = 3\n", r"\[datasets\.?w?e?b?\].* is not allowed"),
         ("[drift]\nwarn_psi = 0.3\n", r"\[drift\] is not allowed: warn_psi = 0.3 is above hold_psi = 0.25"),
         ("[drift]\nwarn_psi = 0.2\n[datasets.web.drift]\nhold_psi = 0.15\n", r"FILE: \[datasets.web.drift\] is not allowed: warn_psi"),
-        ("[checks]\nmin_caption_characters = 50\nmax_caption_characters = 10\n", r"every caption would be unusual"),
+        ("[checks]\nmin_caption_characters = 50\nmax_caption_characters = 10\n", r"it must be at most max_caption_characters"),
         ('[datasets."\x1b[31m"]\n'.replace("\x1b", "\\u001b") + "x = 1\n", r"\[datasets.'\\x1b\[31m'\] 'x'"),
     ],
 )  # fmt: skip

@@ -19,7 +19,7 @@ from alchemist_core.files import FEATURE_CACHE, atomic_folder, atomic_write, fil
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.workers import n_own_cores
-from alchemist_core.store.backups import checksum, clear_for_restore, frozen_moment
+from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot
 from alchemist_core.store.eligible import forget_pools
 from alchemist_core.store.engine import create_store, current_revision, database_url, migrate, open_store, role_url
 from alchemist_core.store.postgres import Role, client_program, environment, psql_path, run_program, stop_postgres
@@ -189,12 +189,12 @@ def backup(config: BackupConfig) -> BackupResult:
 def _fill(folder: Path) -> dict[str, Any]:
     url = database_url()
     # The checksum is of the snapshot that is dumped. Artifacts are written before the rows that name them and never changed.
-    with frozen_moment(url) as moment:
-        jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={moment}")
+    with export_snapshot(url) as pg_snapshot:
+        jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={pg_snapshot}")
         _run(
             "pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={folder / _DATABASE}"
         )
-        taken = checksum(url, moment=moment)
+        taken = checksum(url, pg_snapshot=pg_snapshot)
     artifacts = load_settings().artifacts
     if artifacts.is_dir():
         shutil.copytree(artifacts, folder / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))

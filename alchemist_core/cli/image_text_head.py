@@ -24,25 +24,28 @@ if TYPE_CHECKING:
     from alchemist_core.models.image_text import Encoders
 
 _ONE_IN, _LEAST = 10, 20
-"""The share of captions that is held out where no dataset is named, and the pairs that either side must have."""
+"""One caption in this many is held out if no held-out dataset is given, and the least number of samples on either side."""
 
 
 class HeadConfig(Config):
-    """What the head learns from, and where it goes."""
+    """Which dataset to train on, and where to write the head."""
 
-    dataset: str = Field(..., description="Dataset whose pairs it learns from")
+    dataset: str = Field(..., description="Dataset to train on")
     heldout: str | None = Field(
-        None, description="Dataset on which it is tried; none: a tenth of the captions, by their hash"
+        None, description="Held-out dataset; none: a tenth of the captions of --dataset, by their hash"
     )
-    out: Path = Field(..., description="safetensors file to write: what evaluate --weights then names")
+    out: Path = Field(..., description="safetensors file to write, for evaluate --weights")
     resolution: int = Field(
-        224, ge=32, le=1024, description="Side of the images in pixels; the protocol's resolution must be equal"
+        224,
+        ge=32,
+        le=1024,
+        description="Side of the images in pixels; must equal the resolution of the evaluation protocol",
     )
-    training: HeadTrainingConfig = Field(default_factory=HeadTrainingConfig, description="How it is trained")
+    training: HeadTrainingConfig = Field(default_factory=HeadTrainingConfig, description="Training of the head")
 
 
 class HeadResult(Result):
-    """The file, and how well it tells a held-out picture's own caption from another one."""
+    """The file, and the held-out AUC: how often an image is nearer to its own caption than to another one."""
 
     file: str
     sha256: str
@@ -58,17 +61,17 @@ class _Encoded(NamedTuple):
 
 
 def run(config: HeadConfig) -> HeadResult:
-    """Encode, train, try, write.
+    """Encode the samples, train the head, measure it on held-out samples and write it.
 
     Raises:
-        ConfigError: It tells too little apart; nothing is written.
-        DataError: There are too few pairs.
+        ConfigError: The held-out AUC is too low; nothing is written.
+        DataError: There are too few samples.
     """
     return execute("image_text_head", config, lambda stage_run: make_head(config, stage_run), HeadResult)
 
 
 def make_head(config: HeadConfig, stage_run: StageRun) -> HeadResult:
-    """Make the head from the dataset's pairs and write its file."""
+    """Train the head on the samples of the dataset and write its file."""
     train_rows, heldout_rows = _split(stage_run.engine, config)
     hold_device(stage_run, is_on_cpu=True)
     from alchemist_core.models.image_text import Encoders, pack_head  # noqa: PLC0415
@@ -95,7 +98,7 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadResult:
 
 
 def _split(engine: Engine, config: HeadConfig) -> tuple[list[LocatedSample], list[LocatedSample]]:
-    """Hold out pairs such that neither their captions nor their pictures are trained on."""
+    """Split samples so that no held-out caption or image is trained on."""
     rows = read_training_samples(engine, find_dataset(engine, config.dataset).dataset_id)
     if config.heldout is None:
         heldout = [row for row in rows if _is_held_out(row.caption)]
@@ -106,8 +109,8 @@ def _split(engine: Engine, config: HeadConfig) -> tuple[list[LocatedSample], lis
     for side, name in ((train, "train on"), (heldout, "hold out")):
         if (found := len({row.caption for row in side})) < _LEAST:
             raise DataError(
-                f"{found} different captions of {config.dataset} to {name}, at least {_LEAST} are needed: "
-                "name a larger dataset, or one to hold out by --heldout"
+                f"{config.dataset} has {found} different captions to {name}, but at least {_LEAST} are needed. "
+                "Give a larger dataset, or a held-out dataset by --heldout."
             )
     return train, heldout
 
@@ -118,7 +121,7 @@ def _is_held_out(caption: str) -> bool:
 
 
 def _encode(stage_run: StageRun, rows: Sequence[LocatedSample], encoders: "Encoders", side: int) -> _Encoded:
-    """Encode each pair whose picture can be decoded, in the order of the rows."""
+    """Encode each sample whose image can be decoded, in the order of the rows."""
     features: dict[int, NDArray[np.float32]] = {}
     for place_M, image_MHWC in StoredSamples(rows, side, lambda *_: None).read(np.arange(len(rows))):
         features.update(zip(place_M.tolist(), encoders.encode_images(image_MHWC), strict=True))

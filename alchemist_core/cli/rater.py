@@ -15,7 +15,14 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import RaterRow, find_rater, find_twin, mark_shadow, promote_rater, record_certificate
+from alchemist_core.store.raters import (
+    RaterRow,
+    find_rater,
+    find_twin,
+    mark_shadow,
+    promote_rater,
+    record_acceptance_report,
+)
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.telemetry import say
@@ -77,7 +84,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     hold_device(stage_run, is_on_cpu=True)
     twin = find_twin(engine, rater, lambda training: current_names(RaterTrainingConfig, training))
     checks, failed = _examine(rater, twin, training, (images, captions))
-    record_certificate(engine, rater, checks, is_certified=not failed, actor=current_actor())
+    record_acceptance_report(engine, rater, checks, is_certified=not failed, actor=current_actor())
     if failed:
         lines = "".join(f"\n  {line}" for line in failed)
         raise CheckFailedError(

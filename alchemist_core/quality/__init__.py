@@ -1,1 +1,1 @@
-"""Data checks: Great Expectations suites over one night's slice, and the gate that they are."""
+"""Data checks of nights and subsets by Great Expectations, and score drift."""

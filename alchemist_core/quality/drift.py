@@ -1,7 +1,7 @@
-"""One night's drift: measured against the accepted nights of its dataset, explained by the group that moved it most, stored.
+"""Score drift of a night: measured against the accepted nights of its dataset, with the groups that contribute most.
 
-A dataset's first night under a rater is compared with the rater's own reference: its rank scale, else the quantiles in its
-certificate. Letters: N scores of a night · B bins · G groups.
+The first night of a dataset under a rater has no accepted nights. It is compared with the rater's rank scale, else with the quantiles in
+its acceptance report. PSI is the population stability index. Letters: N scores of a night · M points of a reference · B bins · G groups.
 """
 
 from collections.abc import Sequence
@@ -27,34 +27,37 @@ Floats = NDArray[np.floating]
 
 
 class DriftLimits(Section):
-    """When a night's scores have moved too far: `[drift]` of the project file, or `[datasets.NAME.drift]` for one dataset."""
+    """Limits of the score drift of a night: `[drift]` of the project file, or `[datasets.NAME.drift]` for one dataset."""
 
-    warn_psi: float = Field(0.1, ge=0, le=100, description="Corrected PSI from which a night is warned about")
-    hold_psi: float = Field(0.25, ge=0, le=100, description="Corrected PSI from which a night is held")
-    # A tenth of 100 scores or fewer swings by itself.
+    warn_psi: float = Field(0.1, ge=0, le=100, description="Corrected PSI at which a night gets a warning")
+    hold_psi: float = Field(0.25, ge=0, le=100, description="Corrected PSI at which a night is held")
+    # In a smaller night, the share of a bin (10% of the scores) varies too much by chance.
     min_scores: int = Field(
-        500, ge=50, le=10**9, description="Scores below which a night is pooled with the nights to come, and never held"
+        500,
+        ge=50,
+        le=10**9,
+        description="A night with fewer scores is never held; it is tested together with the next nights",
     )
 
     @model_validator(mode="after")
     def _warns_before_it_holds(self) -> "DriftLimits":
         if self.warn_psi > self.hold_psi:
             raise ValueError(
-                f"warn_psi = {self.warn_psi} is above hold_psi = {self.hold_psi}: a night is warned about first"
+                f"warn_psi = {self.warn_psi} is above hold_psi = {self.hold_psi}: it must be at most hold_psi"
             )
         return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """What scores are compared with: points in ascending order, each with the number of scores that it stands for."""
+    """A distribution that scores are compared with: points in ascending order, each with the number of scores it represents."""
 
     score_M: NDArray[np.float64]
     count_M: NDArray[np.float64]
 
     @property
     def n(self) -> float:
-        """How many scores the reference was made from."""
+        """Number of scores that the reference was made from."""
         return float(self.count_M.sum())
 
 
@@ -67,9 +70,9 @@ class Drift:
 
 
 def sketch(score_N: Floats, *, n_points: int = SKETCH_POINTS) -> NDArray[np.float64]:
-    """Keep the scores in the middle of `n_points` equal shares; all of them, sorted, where there are no more.
+    """Return the sorted scores, or the midpoints of `n_points` equal shares of them if there are more.
 
-    The sketch's distribution function differs from the scores' by at most half a share, so nights can be merged for ever
+    The sketch's distribution function differs from that of the scores by at most half a share. Nights can therefore be merged
     without reading their scores again.
 
     >>> sketch(np.array([3.0, 1.0, 2.0, 4.0, 5.0, 6.0]), n_points=2).tolist()
@@ -83,7 +86,7 @@ def sketch(score_N: Floats, *, n_points: int = SKETCH_POINTS) -> NDArray[np.floa
 
 
 def merge(parts: Sequence[tuple[Floats, int]]) -> Reference:
-    """Merge sketches, each with the number of scores behind it, into one reference.
+    """Merge sketches, each with the number of scores it was made from, into one reference.
 
     >>> merge([(np.array([1.0, 3.0]), 200), (np.array([2.0]), 50)]).count_M.tolist()
     [100.0, 50.0, 100.0]
@@ -95,7 +98,7 @@ def merge(parts: Sequence[tuple[Floats, int]]) -> Reference:
 
 
 def reference_of_scale(knot_scores: Floats, knot_ranks: Floats, n_reference: int) -> Reference:
-    """Turn a rank scale back into its scores: each knot stands for the pairs between it and the knot below.
+    """Return the distribution of a rank scale: each knot represents the samples between it and the knot below.
 
     >>> reference_of_scale(np.array([1.0, 5.0]), np.array([0.5, 0.0]), 3).count_M.tolist()
     [2.0, 1.0]
@@ -111,7 +114,7 @@ def bin_edges(reference: Reference, *, n_bins: int = N_BINS) -> NDArray[np.float
     [2.0, 4.0, 6.0]
     """
     share_M = np.cumsum(reference.count_M) / reference.n
-    # A hair below each share: the running sum may fall short of it by a rounding error.
+    # Slightly below each share, because of rounding errors in the running sum.
     place_B = np.searchsorted(share_M, np.arange(1, n_bins) / n_bins - 1e-9)
     return np.unique(reference.score_M[np.minimum(place_B, len(share_M) - 1)])
 
@@ -127,13 +130,13 @@ def count_bins(score_N: Floats, edges: Floats, weight_N: Floats | None = None) -
 
 
 def corrected_psi(count_B: Floats, reference_count_B: Floats) -> float:
-    """Give the population stability index less what equal distributions of these sizes would show.
+    """Return the population stability index minus its expected value for two samples of the same distribution.
 
-    Under no change PSI is distributed as (1/n + 1/m) χ² with one degree fewer than there are bins: nine for ten bins.
+    Without drift, PSI is distributed as (1/n + 1/m) χ², with one degree of freedom fewer than bins: nine for ten bins.
     An empty bin counts as half a score.
 
-    Source: Siddiqi 2006 (PSI); Yurdakul and Naranjo 2020 (its distribution under no change).
-    Departs: 9 (1/n + 1/m) is taken off, so that small nights do not look as if they had moved; it may fall below 0.
+    Source: Siddiqi 2006 (PSI); Yurdakul and Naranjo 2020 (its distribution without drift).
+    Departs: 9 (1/n + 1/m) is subtracted, so that small nights do not appear to have drifted; the result can be negative.
 
     >>> round(corrected_psi(np.array([500.0, 500.0]), np.array([900.0, 100.0])), 3)
     0.877
@@ -144,7 +147,7 @@ def corrected_psi(count_B: Floats, reference_count_B: Floats) -> float:
 
 
 def ks_distance(score_N: Floats, reference: Reference) -> float:
-    """Give the largest distance between the two distribution functions, as an effect size from 0 to 1.
+    """Return the largest distance between the two distribution functions, an effect size from 0 to 1.
 
     Source: Kolmogorov 1933; Smirnov 1948.
 
@@ -160,34 +163,34 @@ def ks_distance(score_N: Floats, reference: Reference) -> float:
 
 
 def measure(score_N: Floats, reference: Reference) -> Drift:
-    """Measure how far scores have moved from a reference."""
+    """Measure the drift of scores from a reference."""
     edges = bin_edges(reference)
     reference_count_B = count_bins(reference.score_M, edges, reference.count_M)
     return Drift(corrected_psi(count_bins(score_N, edges), reference_count_B), ks_distance(score_N, reference))
 
 
 def contributions(count_GB: Floats, reference_count_B: Floats) -> NDArray[np.float64]:
-    """Give what each group of the night adds to its PSI: the whole's less that of the night without the group.
+    """Return what each group adds to the PSI of a night: the night's PSI minus the PSI without the group.
 
     >>> contributions(np.array([[10.0, 90.0], [90.0, 10.0], [50.0, 50.0]]), np.array([900.0, 100.0])).round(2).tolist()
     [0.61, -0.95, 0.0]
     """
     count_B = count_GB.sum(axis=0)
     whole = corrected_psi(count_B, reference_count_B)
-    # Of a night that is one group nothing is left, so nothing has moved.
+    # A night with a single group has no remainder, so the PSI without the group is 0.
     without_G = [corrected_psi(rest_B, reference_count_B) if rest_B.sum() else 0.0 for rest_B in count_B - count_GB]
     return whole - np.array(without_G)
 
 
 def judge(psi: float | None, limits: DriftLimits, *, n_own: int, n_tested: int, is_first: bool) -> str:
-    """Say what becomes of a night: `recorded`, `pooled` with the nights to come, `steady`, `warned` or `held`.
+    """Return the verdict on a night: `recorded`, `pooled` with the next nights, `steady`, `warned` or `held`.
 
     Args:
-        psi: Its corrected PSI; none where there is nothing to compare with.
+        psi: Its corrected PSI. None: there is no reference.
         limits: The dataset's limits.
-        n_own: Its own scores; fewer than the limits' `min_scores` are never held.
-        n_tested: Its scores and those of the small nights before it that were pooled.
-        is_first: Whether it was compared with the rater's reference, which only warns.
+        n_own: Number of its own scores; with fewer than `min_scores` it is never held.
+        n_tested: Number of its scores and of those of the small nights pooled with it.
+        is_first: Whether the reference is the rater's own, which never holds a night.
 
     >>> judge(0.3, DriftLimits(), n_own=900, n_tested=900, is_first=False)
     'held'
@@ -203,16 +206,20 @@ def judge(psi: float | None, limits: DriftLimits, *, n_own: int, n_tested: int, 
     return "warned" if psi >= limits.warn_psi else "steady"
 
 
-N_GROUPS = 3  # named of each kind
+N_GROUPS = 3  # groups of each kind that are reported
 N_EXAMPLES = 5
 LONGEST_CAPTION = 2**31 - 1
-CAPTION_EDGES = (16, 32, 64, 128, 256)  # characters: where the next group of lengths begins
-FROM_ACCEPTED, FROM_SCALE, FROM_CERTIFICATE = "accepted nights", "the rater's rank scale", "the rater's certificate"
+CAPTION_EDGES = (16, 32, 64, 128, 256)  # characters at which the next group of lengths begins
+FROM_ACCEPTED, FROM_SCALE, FROM_ACCEPTANCE_REPORT = (
+    "accepted nights",
+    "the rater's rank scale",
+    "the rater's acceptance report",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Pairs of a night that have something in common."""
+    """Samples of a night that share a shard or a range of caption lengths."""
 
     kind: str
     name: str
@@ -232,7 +239,7 @@ CAPTION_GROUPS = [
 
 @dataclass(frozen=True, slots=True)
 class Mover:
-    """A group of the night's pairs and what it adds to the night's PSI: the whole's less that of the night without it."""
+    """A group of samples and its contribution: the night's PSI minus the PSI without the group."""
 
     kind: str
     name: str
@@ -244,7 +251,7 @@ class Mover:
 
 @dataclass(frozen=True, slots=True)
 class NightDrift:
-    """What was measured of one night."""
+    """Measurements of one night."""
 
     night_id: int
     verdict: str
@@ -258,7 +265,7 @@ class NightDrift:
 
 
 class Night:
-    """A night under test: its scores with those of the small nights pooled with it, and what they are compared with."""
+    """A night to test: its scores, those of the small nights pooled with it, and their reference."""
 
     def __init__(self, engine: Engine, night: NightRow, rater: RaterRow, limits: DriftLimits) -> None:
         self.engine, self.night, self.rater, self.limits = engine, night, rater, limits
@@ -278,11 +285,11 @@ class Night:
         quantiles = self.rater.acceptance_report.get("score_quantiles")
         if quantiles:
             n = int(self.rater.acceptance_report.get("n_scores", len(quantiles)))
-            return FROM_CERTIFICATE, merge([(np.array(quantiles, np.float64), n)])
+            return FROM_ACCEPTANCE_REPORT, merge([(np.array(quantiles, np.float64), n)])
         return None, None
 
     def measure(self) -> NightDrift:
-        """Measure the night and name what moved it."""
+        """Measure the night and find the groups that contribute most."""
         n_own, n_tested = len(self.own_N), len(self.tested)
         if self.reference is None or n_tested < self.limits.min_scores:
             verdict = judge(None, self.limits, n_own=n_own, n_tested=n_tested, is_first=True)
@@ -316,7 +323,7 @@ class Night:
         movers = []
         for i in [i for i in np.argsort(-added_G, kind="stable")[:N_GROUPS] if added_G[i] > 0]:
             group, n, added = groups[i], int(count_GB[i].sum()), float(added_G[i])
-            # Where the group has most beyond its share: there lies what is new.
+            # Examples come from the bin in which the group exceeds the reference most.
             most = int(np.argmax(count_GB[i] / n - reference_count_B / reference_count_B.sum()))
             samples = nights.find_examples(
                 self.engine, self.rater.rater_id, self.night_ids, n_examples=N_EXAMPLES,
@@ -326,7 +333,7 @@ class Night:
         return movers
 
     def histogram(self) -> dict[str, Any]:
-        """Return the night's own counts between the reference's tenths (its own where there is no reference)."""
+        """Return the night's counts in the bins of the reference, or in bins of its own without a reference."""
         if not len(self.own_N):
             return {"edges": [], "counts": [0]}
         reference = self.reference or merge([(sketch(self.own_N), len(self.own_N))])
@@ -339,7 +346,7 @@ class Night:
 
 
 def accepted_reference(engine: Engine, dataset_id: int, rater: RaterRow, *, without: Sequence[int]) -> Reference | None:
-    """Merge the accepted nights of a dataset; one whose shape was never stored is measured now, once."""
+    """Merge the accepted nights of a dataset. Nights without a stored distribution are measured now, and stored."""
     parts = []
     for night_id, n, quantiles in nights.read_accepted(engine, dataset_id, rater.rater_id, without=without):
         if n is None or quantiles is None:
@@ -361,7 +368,7 @@ def _record_shape(engine: Engine, night_id: int, rater: RaterRow) -> tuple[NDArr
 
 
 def judge_night(engine: Engine, night: NightRow, rater: RaterRow, limits: DriftLimits) -> NightDrift:
-    """Measure an open night, store its distribution and, where it moved too far, hold it; all in one transaction."""
+    """Measure an open night, store its distribution, and hold the night if it drifted too far, in one transaction."""
     tested = Night(engine, night, rater, limits)
     found = tested.measure()
     fields = {
@@ -382,6 +389,6 @@ def judge_night(engine: Engine, night: NightRow, rater: RaterRow, limits: DriftL
 
 
 def hold_reason(found: NightDrift, limits: DriftLimits) -> str:
-    """Say in one line why a night is held."""
-    first = f"; {found.movers[0].kind} {found.movers[0].name} moved it most" if found.movers else ""
+    """Return in one line why a night is held."""
+    first = f"; {found.movers[0].kind} {found.movers[0].name} contributes most" if found.movers else ""
     return f"scores drifted: PSI {found.psi:.3f} (limit {limits.hold_psi:g}) against {found.reference}{first}"

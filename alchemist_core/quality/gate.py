@@ -1,7 +1,7 @@
-"""The gate: run a suite on what one night or one subset left in the store, and keep every outcome there.
+"""The gate: run a suite of checks on the stored rows of a night or a subset, and store every outcome.
 
-An empty night passes: nothing came, so nothing is wrong with it. What a person has released is tested all the same, and only counted.
-Knows no pipeline: what a failure stops is the caller's.
+A night without rows passes. Checks that a person has released still run, but a failure is only a warning.
+The caller decides what a failure stops.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,18 +55,18 @@ def run_suite(
     subset: SubsetRow | None = None,
     limits_of: Callable[[str | None], AppliedLimits] = lambda _: AppliedLimits(),
 ) -> list[CheckOutcome]:
-    """Test a suite, store the outcomes in `check_results` and return them.
+    """Run a suite, store the outcomes in `check_results` and return them.
 
     Args:
-        url: The store.
+        url: URL of the store.
         suite: `shards`, `samples` or `scores` of a night, `subset`, or `evaluation` of a subset.
-        dataset: Whose night; none: every training dataset, each by itself.
-        crawl_date: Which night; none: all of them.
-        subset: The version that the suites `subset` and `evaluation` look at.
-        limits_of: Gives the limits of a dataset by its name; of no dataset: the project's.
+        dataset: Dataset of the night. None: every training dataset, one after the other.
+        crawl_date: Crawl date of the night. None: all.
+        subset: The version to check, for the suites `subset` and `evaluation`.
+        limits_of: Returns the limits of a dataset, or those of the project for None.
 
     Raises:
-        ConfigError: The suite is unknown, or a suite of subsets was asked for without one.
+        ConfigError: The suite is unknown, or needs a subset and none was given.
     """
     engine = make_engine(url)
     try:
@@ -121,7 +121,7 @@ def _check_night(
 
 
 def _check_own(suite: str, applied: AppliedLimits, datasets: set[str], rows: Rows) -> list[CheckOutcome]:
-    """Run the user's own suites behind ours."""
+    """Run the user's own suites after the built-in one."""
     if applied.folder is None or suite not in GATES:
         return []
     known = frozenset(row.name for row in list_datasets(rows.engine))
@@ -131,7 +131,7 @@ def _check_own(suite: str, applied: AppliedLimits, datasets: set[str], rows: Row
 def _dropped(
     engine: Engine, suite: str, dataset: str, crawl_date: date, outcomes: list[CheckOutcome]
 ) -> list[CheckOutcome]:
-    """Note that an expectation which failed earlier is in no suite any more: it would hold the night for ever."""
+    """Return a success for each failed expectation that no suite contains any more: it would hold the night for ever."""
     now = {outcome.expectation for outcome in outcomes}
     gone = [
         row.expectation
@@ -142,7 +142,7 @@ def _dropped(
 
 
 def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
-    """Note the limits that were applied and where each came from, so that an outcome can be explained later."""
+    """Add the limits that were applied, and where each is set, so that an outcome can be explained later."""
     if not outcome.settings:
         return outcome
     limits = {key: getattr(applied.limits, key) for key in outcome.settings}
@@ -154,42 +154,42 @@ def _check_subset(
     engine: Engine, suite: str, row: SubsetRow | None, limits_of: Callable[[str | None], AppliedLimits]
 ) -> list[CheckOutcome]:
     if row is None:
-        raise ConfigError(f"The suite {suite!r} needs the name of a subset: --subset NAME.")
+        raise ConfigError(f"Suite {suite!r} requires --subset: name the subset to check.")
     if suite == "evaluation":
         columns = read_slice(engine, "check_evaluation", {"subset_id": row.subset_id})
         return _validate_all({"check_evaluation": columns}, suites.evaluation())
     manifest = read_manifest(artifact_path(row.manifest_uri), sha256=row.manifest_sha256)
     frames = {
         "check_subset": count_members(engine, manifest.pair_hash_K32, row.subset_id),
-        "manifest": _drawn(engine, row, manifest),
+        "manifest": _rank_figures(engine, row, manifest),
     }
     applied = limits_of(None)
     checks = suites.subset(row.n_samples, applied.limits, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0)
     outcomes = _validate_all(frames, checks, is_whole=True)
-    if probe := _probed(engine, row):
+    if probe := _predicted_gain(engine, row):
         outcomes += [_with_limits(outcome, applied) for outcome in _validate_all({"probe": probe}, checks)]
     rows = Rows(engine, applied.limits.suite_timeout_s, pair_hash_K32=manifest.pair_hash_K32)
     return outcomes + _check_own(suite, applied, {*read_dataset_names(engine, row.snapshot_id)}, rows)
 
 
-def _drawn(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns:
-    """Return what a version's draw did to the ranks, as columns of one row; none of a version without members."""
+def _rank_figures(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns:
+    """Return figures of the ranks of a version's members, as columns of one row; no row for a version without members."""
     if not len(manifest):
         return {"rank": [], "dropped_share": [], "is_mixed": []}
     cut = row.spec.get("drop_top_ratio") or 0.0
     n_pool_R = np.asarray(row.curves["n_pool"] if row.curves else (), np.float64)
-    # Bins of equal width; the one that holds the cut counts by its share.
+    # Bins of equal width; the bin that contains the cut counts in part.
     below_R = np.clip(cut * len(n_pool_R) - np.arange(len(n_pool_R)), 0, 1)
     dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
     strategy = STRATEGIES[row.strategy]
     is_rated = row.spec.get("rank_by", RATER_SCORE) == RATER_SCORE
     warning = mixed_pairing_warning(strategy(), rater_of_subset(engine, row).rule) if is_rated else None
-    # The largest cut matters, so the highest member does: millions of ranks need not become rows of a frame.
+    # Only the lowest rank is checked against the cut, so the frame does not need millions of ranks.
     return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}
 
 
-def _probed(engine: Engine, row: SubsetRow) -> Columns:
-    """Return the gain over random that the rater's probe expects of a version, as columns of one row; none without a probe."""
+def _predicted_gain(engine: Engine, row: SubsetRow) -> Columns:
+    """Return the gain over a random subset that the rater's rank window predicts, as columns of one row; no columns without a window."""
     if not row.curves:
         return {}
     spec = {"strategy": row.strategy, "retention": row.retention, **row.spec}
@@ -200,12 +200,12 @@ def _probed(engine: Engine, row: SubsetRow) -> Columns:
 
 
 def _validate_all(frames: Mapping[str, Columns], checks: list[Check], *, is_whole: bool = False) -> list[CheckOutcome]:
-    """Validate each frame against its checks; an empty one is passed over unless its size is what matters."""
+    """Validate each frame against its checks; skip empty frames unless `is_whole`."""
     outcomes = []
     for name, columns in frames.items():
         if is_whole or _n_rows(columns):
             outcomes += validate(columns, [check for check in checks if check.frame == name])
-    # A night without rows leaves a trace too, so that it shows as checked.
+    # Store an outcome for a night without rows too, so that it counts as checked.
     return outcomes or [CheckOutcome("there_is_nothing_to_check", WARN, is_success=True, observed={"n_rows": 0})]
 
 

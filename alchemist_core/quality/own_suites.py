@@ -1,8 +1,8 @@
-"""A user's own suites of expectations: which files gate what, and what came of each, in the same form as the built-in checks.
+"""The user's own suites of expectations: find the files for a gate and run them. Outcomes have the form of built-in checks.
 
-A suite looks at one view of the store, limited to one night or to the members of one subset. A suite that cannot be read or
-run fails its gate with a line that says why: a check that is skipped in silence would let anything pass. A Python file is
-code of whoever may write into the folder.
+A gate is the built-in suite that the own suite extends. A suite reads one view of the store, limited to a night or to the members of a
+subset. A suite that cannot be read or run fails its gate with the reason: a silently skipped check would let any data pass.
+Suites in Python are executed, so write access to the folder means code execution.
 """
 
 import math
@@ -31,16 +31,16 @@ FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_count
 
 
 class SuiteMeta(Config):
-    """What a suite says of itself: `{"alchemist": {"gate": "samples", "datasets": ["web"]}}` in its `meta`."""
+    """Settings in the `meta` of a suite: `{"alchemist": {"gate": "samples", "datasets": ["web"]}}`."""
 
-    gate: Gate | None = Field(None, description="What it gates; absent: the beginning of the file's name says it")
-    datasets: tuple[str, ...] | None = Field(None, description="Datasets that it is about; absent: all")
-    view: str | None = Field(None, description="View of the store to look at; absent: the gate's own")
+    gate: Gate | None = Field(None, description="Gate of the suite; absent: by the beginning of the file name")
+    datasets: tuple[str, ...] | None = Field(None, description="Datasets that it checks; absent: all")
+    view: str | None = Field(None, description="View of the store to read; absent: the default view of the gate")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be checked: the datasets of the night or subset, and all that the store knows."""
+    """What to check: the datasets of the night or subset, and all registered datasets."""
 
     gate: Gate
     folder: Path
@@ -50,13 +50,13 @@ class Asked:
 
 
 def run_own_suites(asked: Asked, rows: Rows) -> list[CheckOutcome]:
-    """Run every suite in the folder that gates this, and return what came of each."""
+    """Run every suite of the gate in the folder, and return the outcomes."""
     files = sorted(path for path in asked.folder.iterdir() if path.suffix in KINDS and path.name[0] not in "._")
     return [outcome for path in files for outcome in _run_file(path, asked, rows)]
 
 
 def is_own(expectation: str) -> bool:
-    """Tell whether an expectation's name is that of a user's own suite.
+    """Return whether an expectation belongs to a suite of the user's own, by its name.
 
     >>> is_own("samples_web.json/can_be_run"), is_own("captions_are_not_empty")
     (True, False)
@@ -65,7 +65,7 @@ def is_own(expectation: str) -> bool:
 
 
 def _run_file(path: Path, asked: Asked, rows: Rows) -> list[CheckOutcome]:
-    # A broken file whose name says what it gates stops nothing else.
+    # If the file name gives the gate, a broken file fails only this gate.
     by_name = next((gate for gate in GATES if path.name.startswith(gate)), None)
     if by_name not in (None, asked.gate):
         return []
@@ -94,15 +94,17 @@ def _read_meta(meta: Mapping[str, Any]) -> SuiteMeta:
 
 def _gate_of(by_name: Gate | None, meta: SuiteMeta) -> Gate:
     if by_name and meta.gate and by_name != meta.gate:
-        raise DataError(f"Its name says that it gates {by_name}, its meta.alchemist.gate says {meta.gate}.")
+        raise DataError(
+            f"The file name gives the gate {by_name}, but meta.alchemist.gate is {meta.gate}. Change one of them."
+        )
     if gate := meta.gate or by_name:
         return gate
     gates = ", ".join(GATES)
-    raise DataError(f"It does not say what it gates: begin its name with one of {gates}, or set meta.alchemist.gate.")
+    raise DataError(f"The gate is not given. Start the file name with one of {gates}, or set meta.alchemist.gate.")
 
 
 def _note_unknown(name: str, meta: SuiteMeta, asked: Asked) -> list[CheckOutcome]:
-    """Warn of a misspelt dataset: such a suite would never run."""
+    """Warn about unregistered datasets: with a misspelt name the suite would never run."""
     unknown = sorted({*(meta.datasets or ())} - asked.known_datasets)
     observed = {"examples": [_shortened(dataset) for dataset in unknown]}
     return [CheckOutcome(f"{name}/{DATASETS_EXIST}", WARN, is_success=False, observed=observed)] if unknown else []
@@ -139,13 +141,13 @@ def _outcome(title: str, result: Mapping[str, Any], max_examples: int) -> CheckO
     reason = _reason(result["exception_info"])
     if reason:
         observed["exception"] = reason
-    # What could not be tested did not hold, whatever it weighs.
+    # An expectation that could not be tested counts as failed, whatever its severity.
     severity = FAIL if reason or config.get("severity", "critical") == "critical" else WARN
     return CheckOutcome(title, severity, is_success=bool(result["success"]), observed=_shortened(observed))
 
 
 def _reason(info: Mapping[str, Any]) -> str | None:
-    """Return why an expectation could not be tested, of one exception or of one a metric."""
+    """Return why an expectation could not be tested: one exception, or one for each metric."""
     each = [info] if "exception_message" in info else [one for one in info.values() if isinstance(one, Mapping)]
     said = dict.fromkeys(
         str(one["exception_message"]).strip().partition("\n")[0] for one in each if one["exception_message"]
@@ -154,12 +156,12 @@ def _reason(info: Mapping[str, Any]) -> str | None:
 
 
 def _printable(value: str) -> str:
-    """Write a text on one line, with its control signs escaped; a terminal or a table shows it as it is."""
+    """Return a text on one line with control characters escaped, safe for a terminal or a table."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in value)
 
 
 def _shortened(value: Any) -> Any:
-    """Return what jsonb takes: no NaN, no NUL, no endless text."""
+    """Return a value that jsonb can store: without NaN and NUL, long texts shortened."""
     if isinstance(value, Mapping):
         return {_shortened(str(key)): _shortened(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

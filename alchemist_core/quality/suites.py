@@ -1,7 +1,7 @@
-"""What must hold of a night, a subset and its evaluation. A failed `fail` stops the pipeline, a failed `warn` is counted.
+"""The built-in checks of nights, subsets and evaluations. A failed check of severity `fail` stops the pipeline, `warn` is counted.
 
-Only names and where bounds apply: the bounds are `limits.py`, how an expectation is tested is `validation.py`, what stands in
-a column is the query of its frame.
+This module lists the checks. The limits are in `limits.py`, the tests of expectations in `validation.py`, and the columns come
+from the query with the name of the frame.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ FAIL, WARN = "fail", "warn"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One expectation: its name here, what it is called in Great Expectations, and the frame that it reads."""
+    """One check: its name, its expectation in Great Expectations, and the frame that it reads."""
 
     name: str
     severity: str
@@ -28,7 +28,7 @@ class Check:
 
 
 def shards(limits: CheckLimits) -> list[Check]:
-    """Every shard is decided, and accounts for every location that was found in it."""
+    """Return the checks that every shard is verified or rejected, and that each of its records is registered or quarantined."""
     frame, key = "check_shards", "max_rejected_ratio"
     few = {"column": "is_rejected", "max_value": limits.max_rejected_ratio}
     return [
@@ -39,7 +39,7 @@ def shards(limits: CheckLimits) -> list[Check]:
 
 
 def samples(limits: CheckLimits) -> list[Check]:
-    """Samples are what training can use, and few locations had to be quarantined."""
+    """Return the checks of captions and images, and of the share of quarantined records."""
     lengths, repeats = ("min_caption_characters", "max_caption_characters"), ("min_repeated_characters",)
     side, shape = ("min_image_side",), ("max_aspect_ratio",)
     rows = (
@@ -62,7 +62,7 @@ def samples(limits: CheckLimits) -> list[Check]:
 
 
 def scores(limits: CheckLimits) -> list[Check]:
-    """The production rater's ledger is complete and adds up; its scores are numbers that differ."""
+    """Return the checks that every shard is scored, every record accounted for, and that scores are finite and vary."""
     frame = "check_scores"
     constant = _in_set("no_shard_is_constant", FAIL, frame, "is_constant", [0])
     differ = _above("scores_differ", FAIL, frame, "night_spread", limits.min_night_spread)
@@ -76,7 +76,7 @@ def scores(limits: CheckLimits) -> list[Check]:
 
 
 def subset(n_samples: int, limits: CheckLimits, *, drop_top_ratio: float = 0.0) -> list[Check]:
-    """A subset version has exactly its members, training data without takedowns, and no measurement says random were better."""
+    """Return the checks of a subset version: its size, its members, its ranks, and its predicted gain over a random subset."""
     frame = "check_subset"
     head = {"column": "rank", "min_value": drop_top_ratio}
     gain = {"column": "expected_gain_high", "min_value": limits.min_expected_gain}
@@ -106,7 +106,7 @@ def subset(n_samples: int, limits: CheckLimits, *, drop_top_ratio: float = 0.0) 
 
 
 def evaluation() -> list[Check]:
-    """Every value of a subset is a number, measured on something, with a control under the same contract."""
+    """Return the checks that every value is finite, has samples, and has a control under the same evaluation protocol."""
     frame = "check_evaluation"
     return [
         _in_set("values_are_finite", FAIL, frame, "is_finite", [True]),

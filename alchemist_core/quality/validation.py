@@ -1,6 +1,6 @@
-"""Checks by Great Expectations, of a frame or of rows of the store: the only module that imports it, and only when there are rows.
+"""Runs checks by Great Expectations on a frame or on rows of the store. The only module that imports the library, and only on use.
 
-Its import costs 4 to 5 seconds. The context lives in memory: no project folder, no Data Docs, no analytics.
+The import takes 4 to 5 seconds. The context is in memory: no project folder, no Data Docs, no analytics.
 """
 
 import json
@@ -24,7 +24,7 @@ KEPT_FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """What came of one expectation; `observed` is JSON, `dataset` whose night it is about."""
+    """Outcome of one check. `observed` is JSON; `dataset` is the dataset of the night."""
 
     expectation: str
     severity: str
@@ -35,7 +35,7 @@ class CheckOutcome:
 
 
 def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> list[CheckOutcome]:
-    """Test the checks of one frame; the outcomes are in the checks' order."""
+    """Run the checks of one frame; the outcomes have the order of the checks."""
     with _quiet():
         results = _results(columns, checks)
     return [_outcome(check, results[check.name]) for check in checks]
@@ -43,7 +43,7 @@ def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> l
 
 def _results(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> dict[str, dict[str, Any]]:
     import great_expectations as gx  # noqa: PLC0415  4 to 5 seconds
-    import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415  comes with it
+    import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415  installed with Great Expectations
 
     asset = _context().data_sources.add_pandas("store").add_dataframe_asset("slice")
     whole = asset.add_batch_definition_whole_dataframe("whole")
@@ -70,7 +70,7 @@ def _outcome(check: Check, result: Mapping[str, Any]) -> CheckOutcome:
 
 @dataclass(frozen=True, slots=True)
 class OwnSuite:
-    """A user's own suite, as Great Expectations reads it."""
+    """A suite of the user's own, as Great Expectations reads it."""
 
     expectations: list[Any]
     meta: dict[str, Any]
@@ -89,7 +89,7 @@ def load_suite(path: Path) -> OwnSuite:
             said = str(error).strip().splitlines()
             raise DataError(f"{type(error).__name__}: {said[0] if said else 'no reason given'}") from None
     if not found.expectations:
-        raise DataError("It holds no expectations.")
+        raise DataError("The suite contains no expectations.")
     return found
 
 
@@ -98,8 +98,10 @@ def _load_json(path: Path) -> OwnSuite:
 
     given = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(given, dict) or not isinstance(given.get("expectations"), list):
-        raise TypeError('a suite is an object with a list "expectations", as ExpectationSuite.to_json_dict() gives it')
-    # One by one: the suite's own constructor leaves an expectation that it cannot read out, with a word in the log.
+        raise TypeError(
+            'a suite must be an object with a list "expectations", as written by ExpectationSuite.to_json_dict()'
+        )
+    # One by one: the constructor of the suite only logs an expectation that it cannot read, and skips it.
     expectations = [ExpectationConfiguration(**each).to_domain_obj() for each in given["expectations"]]
     return OwnSuite(expectations, given.get("meta") or {})
 
@@ -109,26 +111,26 @@ def _load_python(path: Path) -> OwnSuite:
 
     suite = runpy.run_path(str(path)).get("suite")
     if not isinstance(suite, gx.ExpectationSuite):
-        raise TypeError("it must define `suite`, an ExpectationSuite")
+        raise TypeError("the file must define `suite`, an ExpectationSuite")
     return OwnSuite(list(suite.expectations), dict(suite.meta))
 
 
 def validate_slice(slice_: Slice, expectations: Mapping[str, Any], *, max_examples: int) -> dict[str, dict[str, Any]]:
-    """Test expectations, by name, over rows of the store, by the library's own SQL data source."""
+    """Test expectations on rows of the store, by the library's SQL data source; return the results by name."""
     import great_expectations as gx  # noqa: PLC0415
     from great_expectations.expectations.core.unexpected_rows_expectation import (  # noqa: PLC0415
         UnexpectedRowsExpectation,
     )
 
     with _quiet():
-        # What it connects to is `slice_.connect`; an address with a password in it would be searched for templates.
+        # The connection comes from `slice_.connect`: the library would search a URL with a password for templates.
         source = _context().data_sources.add_postgres(
             "store", connection_string="postgresql+psycopg2://check@store/slice", kwargs={"creator": slice_.connect}
         )
         batch = source.add_query_asset("slice", query=slice_.query).add_batch_definition_whole_table("all").get_batch()
         is_sql = {name: isinstance(each, UnexpectedRowsExpectation) for name, each in expectations.items()}
         found: dict[str, dict[str, Any]] = {}
-        # Rows of an expectation that is SQL itself are given only completely, of which the library bounds the number.
+        # For expectations written in SQL the library returns rows only in the format COMPLETE, and limits their number.
         for is_own_sql, kind in ((False, "SUMMARY"), (True, "COMPLETE")):
             suite = gx.ExpectationSuite(name=f"own {kind}")
             for name, expectation in expectations.items():
@@ -160,9 +162,9 @@ def _context() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's words, and a suite's own, off standard output: its last line may be a report."""
+    """Redirect the output of the library and of suites to standard error: standard output is for the result."""
     os.environ["GX_ANALYTICS_ENABLED"] = "False"
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        # Great Expectations and its own imports use what Python and pandas have deprecated; nothing here can help that.
+        # Great Expectations and its dependencies use deprecated features of Python and pandas.
         warnings.simplefilter("ignore")
         yield

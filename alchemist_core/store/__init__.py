@@ -1,1 +1,1 @@
-"""Postgres is the truth: engine, tables, ledgers, leases, snapshots, subsets. SQLAlchemy and psycopg2 are imported only here."""
+"""The store in Postgres: engine, tables, ledgers, leases, snapshots, subsets. Only here SQLAlchemy and psycopg2 are imported."""

@@ -14,7 +14,7 @@ from alchemist_core.store.refusals import explain_refusal
 ARROW_TYPES = {
     int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), date: pa.date32(), bool: pa.bool_()
 }  # fmt: skip
-# Postgres's type numbers (pg_type.oid); a numeric becomes a float, since our views use it only for rounded figures.
+# By Postgres's type numbers (pg_type.oid). A numeric becomes a float: our views use it only for rounded numbers.
 _POSTGRES_TYPES = {
     16: pa.bool_(), 17: pa.binary(), 20: pa.int64(), 21: pa.int64(), 23: pa.int64(), 25: pa.string(), 700: pa.float64(),
     701: pa.float64(), 1042: pa.string(), 1043: pa.string(), 1082: pa.date32(), 1114: pa.timestamp("us"),
@@ -68,9 +68,9 @@ def read_table(engine: Engine, query: str, parameters: Mapping[str, Any]) -> pa.
 def _refusal(error: StatementError) -> AlchemistError:
     said = str(error.orig).strip().splitlines()[0]
     if getattr(error.orig, "pgcode", None) == "25006":
-        return ConfigError(f"This query would write: {said}. Only the commands change a store.")
+        return ConfigError(f"This query would write: {said}. Use the commands to change a store.")
     known = explain_refusal(error)
-    # A missing table or column is the query's own mistake here, not an old schema.
+    # Here a missing table or column is a mistake in the query, and no sign of an old schema.
     return (
         known
         if known is not None and " lacks " not in str(known)

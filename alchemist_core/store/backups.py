@@ -1,4 +1,4 @@
-"""What a backup needs of a store: one moment of it that several processes see, and an empty place for what is restored."""
+"""Backups: a snapshot of the database that several sessions share, checksums, and an empty schema for a restore."""
 
 import hashlib
 import re
@@ -12,29 +12,29 @@ from alchemist_core.store.engine import make_engine
 from alchemist_core.store.queries import load_query
 
 QUERIES = ("checksum_sources", "checksum_ratings", "checksum_subsets")
-# What ran and who did what: not data.
+# Tables about runs and people are not data.
 LEFT_OUT = frozenset({"runs", "leases", "locks", "check_results", "audit_events", "notifications"})
-# Text of numbers, bytes and dates depends on these settings.
+# These settings determine the text of numbers, bytes and dates.
 SETTINGS = ("extra_float_digits = 1", "bytea_output = 'hex'", "datestyle = 'ISO'", "timezone = 'UTC'")
 ROWS_A_FETCH = 10_000
 
 
-def checksum(url: str, *, moment: str | None = None) -> str:
-    """Return one hash over all data tables of a database, now or at the moment that another session holds."""
+def checksum(url: str, *, pg_snapshot: str | None = None) -> str:
+    """Return one hash over all data tables of a database: now, or of a snapshot that another session exported."""
     digest = hashlib.sha256()
-    for table_name, table_hash in sorted(table_checksums(url, moment=moment).items()):
+    for table_name, table_hash in sorted(table_checksums(url, pg_snapshot=pg_snapshot).items()):
         digest.update(f"{table_name} {table_hash}\n".encode())
     return digest.hexdigest()
 
 
-def table_checksums(url: str, *, moment: str | None = None) -> dict[str, str]:
-    """Return a hash of each data table that has rows; comparing two stores, it names the table that differs."""
+def table_checksums(url: str, *, pg_snapshot: str | None = None) -> dict[str, str]:
+    """Return a hash of each data table that has rows, so that two stores can be compared table by table."""
     engine = make_engine(url)
     try:
         # One snapshot of all tables, even while stages write.
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            if moment is not None:
-                connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT {_quoted(moment)}")
+            if pg_snapshot is not None:
+                connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT {_quoted(pg_snapshot)}")
             for setting in SETTINGS:
                 connection.execute(text(f"SET LOCAL {setting}"))
             return {name: digest.hexdigest() for name, digest in _digests(connection).items()}
@@ -42,11 +42,11 @@ def table_checksums(url: str, *, moment: str | None = None) -> dict[str, str]:
         engine.dispose()
 
 
-def _quoted(moment: str) -> str:
-    # This statement takes no parameters.
-    if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", moment):
-        raise StoreError(f"{moment!r} is not a moment's name: pg_export_snapshot() gives such names.")
-    return f"'{moment}'"
+def _quoted(pg_snapshot: str) -> str:
+    # SET TRANSACTION SNAPSHOT takes no bound parameters.
+    if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", pg_snapshot):
+        raise StoreError(f"{pg_snapshot!r} is not a snapshot id. Give one that pg_export_snapshot() returned.")
+    return f"'{pg_snapshot}'"
 
 
 def _digests(connection: Connection) -> dict[str, "hashlib._Hash"]:
@@ -64,8 +64,8 @@ TABLES = text("""
 
 
 @contextmanager
-def frozen_moment(url: str) -> Iterator[str]:
-    """Hold one moment of a database; yields the name by which other sessions read that moment too."""
+def export_snapshot(url: str) -> Iterator[str]:
+    """Hold a snapshot of a database; yield the id by which other sessions can read the same snapshot."""
     engine = make_engine(url)
     try:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
@@ -75,9 +75,9 @@ def frozen_moment(url: str) -> Iterator[str]:
 
 
 def clear_for_restore(url: str) -> bool:
-    """Drop the schema of a store without data, as one step; false, and nothing changed, where it holds data.
+    """Drop the schema of a store without data, atomically. Returns False and changes nothing if it contains data.
 
-    A schema without a revision is what a killed restore of older code left: no command could use it.
+    A schema without a revision is dropped too: a restore by older code was killed, and no command can use it.
     """
     engine = make_engine(url)
     try:
@@ -89,10 +89,10 @@ def clear_for_restore(url: str) -> bool:
             ):
                 names = ", ".join(f'alchemist."{name}"' for name in tables)
                 connection.execute(text("SET LOCAL lock_timeout = '10s'"))
-                # Nothing may come between the look and the drop.
+                # Lock the tables, so that no rows are inserted between the check and the drop.
                 connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
                 data = [name for name in tables if name not in {*LEFT_OUT, "alembic_version"}]
-                # Names of tables are no parameters; these come from the catalogue.
+                # Table names cannot be bound parameters; these come from the catalogue.
                 looks = [f'SELECT 1 FROM alchemist."{name}" LIMIT 1' for name in data]  # noqa: S608
                 if any(connection.exec_driver_sql(look).first() for look in looks):
                     return False

@@ -1,4 +1,4 @@
-"""What data checks read and leave behind: one night's slice as columns, and one row an expectation."""
+"""Data checks in the store: the rows of a night or a subset to check, and the outcomes, one row per expectation."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from alchemist_core.store.tables import AnyRow, CheckResult
 
 Columns = dict[str, list[Any]]
 OBSERVED_LENGTH = 300
-"""Characters of what a failed check observed that a notification shows; `check_results` has all of it."""
+"""Longest text of a failed check's observation in a notification; `check_results` stores all of it."""
 
 
 def read_slice(engine: Engine, name: str, parameters: Mapping[str, Any]) -> Columns:
@@ -34,14 +34,14 @@ def read_slice(engine: Engine, name: str, parameters: Mapping[str, Any]) -> Colu
 
 
 def count_members(engine: Engine, pair_hash_K32: NDArray[np.uint8], subset_id: int) -> Columns:
-    """Return what the store knows of a subset's members, counted, as columns of one row. Letters: K members."""
+    """Count a subset's members in the store by kind; return the counts as columns of one row. Letters: K members."""
     with engine.begin() as connection:
         list_wanted(connection, pair_hash_K32)
         return _columns(connection, "check_subset", {"subset_id": subset_id})
 
 
 def store_check_results(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store the outcomes of one suite's expectations; those that stop the pipeline are announced in the same transaction."""
+    """Store the outcomes of a suite. Notifications of failures that stop the pipeline are stored in the same transaction."""
     if not rows:
         return
     stopped: dict[str | None, list[Mapping[str, Any]]] = {}
@@ -55,7 +55,7 @@ def store_check_results(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> No
 
 
 def _last_success(connection: Connection, failed: Sequence[Mapping[str, Any]]) -> int:
-    """Return the newest result where one of the checks passed: a failure is one event until then, and a new one afterwards."""
+    """Return the newest result in which one of the checks passed: repeated failures after it are the same event."""
     first, same = failed[0], CheckResult.__table__.columns
     where = [same[name].is_not_distinct_from(first.get(name)) for name in ("dataset_name", "crawl_date", "subset_name")]
     names = [row["expectation"] for row in failed]
@@ -66,7 +66,7 @@ def _last_success(connection: Connection, failed: Sequence[Mapping[str, Any]]) -
 
 
 def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> Event:
-    """Say which checks of one dataset's night, or of one subset, failed."""
+    """Return the notification of failed checks of a night or of a subset."""
     suite, dataset, day, subset = (
         failed[0].get(name) for name in ("suite", "dataset_name", "crawl_date", "subset_name")
     )
@@ -74,12 +74,12 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
     if subset is not None:
         about, remedy = (
             f"subset {subset}",
-            f"alchemist subset show {shlex.quote(subset)}, then repair what the check names and run it again",
+            f"alchemist subset show {shlex.quote(subset)}, then repair the data that the check names and run the check again",
         )
     else:
         about = f"dataset {dataset}, {f'night {day}' if day else 'all nights'}"
         which = f"--dataset {shlex.quote(dataset or 'NAME')} --crawl-date {day or 'DATE'}"
-        remedy = f"Repair the data and run the night again, or, if the data is right: alchemist night release {which} --reason WHY"
+        remedy = f"Repair the data and run the night again. If the data is correct: alchemist night release {which} --reason WHY"
     observed = {row["expectation"]: json.dumps(row["observed"], default=str)[:OBSERVED_LENGTH] for row in failed}
     return Event(
         kind="failed_check",
@@ -92,7 +92,7 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
 
 
 def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> Sequence[AnyRow]:
-    """Return what keeps a night from being drawn from: suite, expectation and what was observed of each."""
+    """Return the failed checks that keep a night from being selectable: suite, expectation and observed values."""
     statement = text("""
         SELECT suite, expectation, observed FROM alchemist.failed_checks
         WHERE dataset_name = :dataset AND crawl_date = :crawl_date
@@ -102,13 +102,13 @@ def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> Sequence[An
 
 
 def outdated_checks(engine: Engine, night_id: int) -> list[str]:
-    """Return the suites that looked at a night before the last of it had come."""
+    """Return the suites whose newest check of a night is older than its newest shard."""
     with engine.connect() as connection:
         return list(connection.execute(load_query("outdated_checks"), {"night_id": night_id}).scalars())
 
 
 def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date | None) -> set[str]:
-    """Return the expectations of a night that a person has released: they are counted and stop nothing any more."""
+    """Return the expectations of a night that a person has released: their failures are only warnings."""
     statement = text("""
         SELECT DISTINCT expectation FROM alchemist.check_results
         WHERE suite = :suite AND dataset_name = :dataset AND crawl_date = :crawl_date AND observed -> 'released_by' IS NOT NULL
@@ -121,7 +121,7 @@ def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date |
 def release_checks(
     connection: Connection, failed: Sequence[AnyRow], dataset: str, crawl_date: date, *, actor: str, reason: str
 ) -> None:
-    """Note that failed checks of a night stop it no longer, who said so and why."""
+    """Store that failed checks of a night no longer stop it, who released them and why."""
     said = {"released_by": actor, "released_for": reason}
     rows = [
         {
@@ -143,13 +143,13 @@ def _columns(connection: Connection, name: str, parameters: Mapping[str, Any]) -
 NIGHT_COLUMNS, MEMBER_COLUMNS = ("dataset", "crawl_date"), ("sample_id",)
 PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 ROW_NAMES = ("sample_id", "shard_id", "uri", "key")
-"""Columns that tell a person which row is meant."""
+"""Columns that identify a row for a person."""
 COLUMNS = text("""
     SELECT attname::text FROM pg_attribute
     WHERE attrelid = to_regclass(format('alchemist.%I', CAST(:view AS text))) AND attnum > 0 AND NOT attisdropped
 """)
 VIEWS = text("SELECT viewname::text FROM pg_views WHERE schemaname = 'alchemist' ORDER BY viewname")
-# For this session; an empty crawl date means any.
+# Settings of this session; an empty crawl date means any date.
 SET_UP = text("""
     SELECT set_config('alchemist.checked_dataset', :dataset, false), set_config('alchemist.checked_date', :crawl_date, false),
         set_config('statement_timeout', :timeout_ms, false), set_config('default_transaction_read_only', 'on', false)
@@ -165,7 +165,7 @@ MEMBERS = text("""
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Which rows of a view: a night's, or those of a subset's members. Letters: K members."""
+    """Selects the rows of a view: those of a night, or of a subset's members. Letters: K members."""
 
     engine: Engine
     timeout_s: float
@@ -176,7 +176,7 @@ class Rows:
 
 @dataclass(slots=True)
 class Slice:
-    """Rows of a view as a query, and how to reach them."""
+    """A query for the selected rows of a view, and the sessions that were opened for it."""
 
     rows: Rows
     query: str
@@ -184,7 +184,7 @@ class Slice:
     opened: list[Any] = field(default_factory=list)
 
     def connect(self) -> Any:
-        """Open a read-only psycopg2 session in which the query means these rows."""
+        """Open a read-only psycopg2 session in which the query returns these rows."""
         rows = self.rows
         connection = rows.engine.connect()
         if rows.pair_hash_K32 is not None:
@@ -202,7 +202,7 @@ class Slice:
         return session
 
     def has_rows(self) -> bool:
-        """Tell whether there is anything to check."""
+        """Return whether there are rows to check."""
         with self.connect().cursor() as cursor:
             cursor.execute(f"SELECT EXISTS ({self.query})")
             return bool(cursor.fetchone()[0])
@@ -210,10 +210,10 @@ class Slice:
 
 @contextmanager
 def open_slice(view: str, rows: Rows) -> Iterator[Slice]:
-    """Give a view's rows as a query; every session that was opened for it is closed at the end.
+    """Yield a query for the rows of a view; close its sessions at the end.
 
     Raises:
-        DataError: There is no such view, or it cannot be limited to these rows, or the store refused the query.
+        DataError: There is no such view, it cannot be limited to these rows, or the store refused the query.
     """
     with rows.engine.connect() as connection:
         columns = _columns_of(connection, view, MEMBER_COLUMNS if rows.pair_hash_K32 is not None else NIGHT_COLUMNS)
@@ -223,7 +223,9 @@ def open_slice(view: str, rows: Rows) -> Iterator[Slice]:
     try:
         yield found
     except DBAPIError as error:
-        raise DataError(f"The store refused to read view {view!r}: {str(error.orig).partition(chr(10))[0]}.") from None
+        raise DataError(
+            f"The store refused to read view {view!r}: {str(error.orig).partition(chr(10))[0]}. Correct the suite."
+        ) from None
     finally:
         for session in found.opened:
             session.close()
@@ -238,6 +240,6 @@ def _columns_of(connection: Connection, view: str, needed: tuple[str, ...]) -> l
         raise DataError(f"There is no view {view!r} in the store. {hint}")
     if missing := [name for name in needed if name not in columns]:
         raise DataError(
-            f"View {view!r} has no column {' and no column '.join(missing)}: it cannot be limited to what is checked."
+            f"View {view!r} has no column {' and no column '.join(missing)}, so it cannot be limited to the rows to check."
         )
     return columns

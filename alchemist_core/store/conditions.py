@@ -1,10 +1,10 @@
-"""Conditions on samples: an SQL expression over known columns, parsed by sqlglot and built again from a list of what is allowed.
+"""Conditions on samples: an SQL expression over known columns, parsed by sqlglot and rebuilt from a list of allowed nodes.
 
     score > 1.5 and (dataset = 'web' or caption ilike '%cat%') and width * height >= 1e6
     greatest(width, height) / least(width, height) <= 2 and length(coalesce(licence, '')) between 1 and 20
 
-Nothing of the text reaches the database: columns and functions are looked up by name, and values are bound parameters. Whatever is not
-listed here is refused, with a mark under the place. A division is one of real numbers, and by 0 it is null.
+The text itself never reaches the database: columns and functions are looked up by name, and values are bound parameters. Everything that
+is not listed here is refused, with a mark under its position. Division is in floating point; division by 0 gives null.
 """
 
 import operator
@@ -16,7 +16,7 @@ import sqlglot
 from sqlalchemy import ColumnElement, Double, and_, cast, func, literal, not_, or_
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]  # its public place
+from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]  # re-exported here
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.shards.faults import is_storable
@@ -32,7 +32,7 @@ ARITHMETIC: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.Add: operator.add, exp.Sub: operator.sub, exp.Mul: operator.mul,
     exp.Div: lambda one, other: one / func.nullif(other, 0.0),
 }  # fmt: skip
-# A dot begins a number such as .5.
+# A dot can begin a number such as .5.
 PREFIXES = {T.NOT, T.L_PAREN, T.DASH, T.PLUS, T.DOT}
 INFIXES = {
     T.EQ, T.NEQ, T.LT, T.LTE, T.GT, T.GTE, T.PLUS, T.DASH, T.STAR, T.SLASH, T.AND, T.OR, T.LIKE, T.ILIKE, T.BETWEEN, T.IS,
@@ -46,7 +46,7 @@ WANTED: dict[type, str] = {
     bytes: "hex digits in quotes",
     bool: "true or false",
 }
-# Of which kind the arguments are (none: all of one kind), of which kind the result is (none: theirs), and what Postgres calls it.
+# Type of the arguments (None: any, but all equal), type of the result (None: that of the arguments), and the name in Postgres.
 FUNCTIONS: dict[type[exp.Expr], tuple[type | None, type | None, str]] = {
     exp.Abs: (float, float, "abs"),
     exp.Least: (float, float, "least"),
@@ -56,12 +56,12 @@ FUNCTIONS: dict[type[exp.Expr], tuple[type | None, type | None, str]] = {
     exp.Upper: (str, str, "upper"),
     exp.Coalesce: (None, None, "coalesce"),
 }
-# What sqlglot notes of a node beside its operands, that changes nothing of its meaning here.
+# Attributes of sqlglot's nodes, beside the operands, that do not change the meaning here.
 NOTES = {"this", "expression", "expressions", "low", "high", "ignore_nulls", "typed", "safe", "is_string", "quoted"}
 
 
 class Operand(NamedTuple):
-    """A part of a condition: an expression of a kind; `value` is that of a literal, whose kind its neighbour decides."""
+    """A part of a condition: an expression and its type. `value` is set for a literal, whose type depends on the other operand."""
 
     element: ColumnElement[Any] | None
     kind: type
@@ -70,12 +70,12 @@ class Operand(NamedTuple):
 
     @property
     def is_number(self) -> bool:
-        """Whether it is a number of either kind."""
+        """Whether it is an integer or a float."""
         return self.kind in (int, float)
 
 
 def refuse(text: str, at: int, message: str) -> NoReturn:
-    """Refuse a condition, with a mark under the place.
+    """Refuse a condition, with a mark under the position.
 
     Raises:
         ConfigError: Always.
@@ -88,11 +88,11 @@ def compile_condition(text: str, kinds: Mapping[str, type[Any]], columns: Any) -
 
     Args:
         text: The condition.
-        kinds: The columns that it may name, with the kinds of their values.
-        columns: The columns themselves, by name.
+        kinds: The allowed columns, with the types of their values.
+        columns: The SQLAlchemy columns, by name.
 
     Raises:
-        ConfigError: If it is no condition, or one that is not allowed; the text shows where.
+        ConfigError: It is not a valid condition, or not an allowed one; the message shows the position.
     """
     if len(text) > MAX_CHARS:
         raise ConfigError(f"--where: {len(text):,} characters; the limit is {MAX_CHARS:,}.")
@@ -107,7 +107,7 @@ def compile_condition(text: str, kinds: Mapping[str, type[Any]], columns: Any) -
 
 
 def _check_tokens(text: str, kinds: Mapping[str, type[Any]]) -> None:
-    """Refuse signs and words that no condition has, and those that stand where another kind belongs: the parser tells no places."""
+    """Refuse invalid characters and words, and tokens in a wrong position: sqlglot's errors do not name the position."""
     wants_value, before, depth = True, None, 0
     for token in _tokens(text):
         kind = T.VAR if token.text.lower() in kinds and token.token_type != T.IDENTIFIER else token.token_type
@@ -119,7 +119,7 @@ def _check_tokens(text: str, kinds: Mapping[str, type[Any]]) -> None:
         if before == T.IN and kind != T.L_PAREN:
             refuse(text, token.start, f"expected '(', found {text[token.start : token.end + 1]!r}")
         is_call = kind == T.L_PAREN and before in (T.VAR, T.IN)
-        # What follows `not`, `is` or an operator is a value; `x not in`, `x is not null` and `x in (` are the exceptions.
+        # After `not`, `is` or an operator comes a value, except in `x not in`, `x is not null` and `x in (`.
         is_part = (before, kind) in {
             (T.NOT, T.IN),
             (T.NOT, T.LIKE),
@@ -147,7 +147,7 @@ def _check_tokens(text: str, kinds: Mapping[str, type[Any]]) -> None:
 def _tokens(text: str) -> Sequence[Token]:
     rest = text.replace("''", "  ")
     if rest.count("'") % 2:
-        refuse(text, rest.rindex("'"), "a text without its closing quote")
+        refuse(text, rest.rindex("'"), "the closing quote is missing")
     try:
         return sqlglot.tokenize(text, read="postgres")
     except SqlglotError:
@@ -155,20 +155,20 @@ def _tokens(text: str) -> Sequence[Token]:
 
 
 def _is_odd(text: str, token: Token, kind: TokenType) -> bool:
-    """Whether it is a text in other signs than single quotes, such as $$x$$, or a dot that begins no number."""
+    """Return whether it is a text without single quotes, such as $$x$$, or a dot that does not begin a number."""
     if kind == T.DOT:
         return not text[token.end + 1 : token.end + 2].isdigit()
     return kind == T.STRING and text[token.start] != "'"
 
 
 class _Compiler:
-    """Turns a tree into an expression over known columns."""
+    """Converts a sqlglot tree to a SQLAlchemy expression over known columns."""
 
     def __init__(self, text: str, kinds: Mapping[str, type[Any]], columns: Any) -> None:
         self._text, self._kinds, self._columns = text, kinds, columns
 
     def condition(self, tree: exp.Expr, depth: int = 0) -> ColumnElement[bool]:
-        """Return what must hold."""
+        """Return the tree as a boolean expression."""
         found = self._build(tree, depth)
         if found.kind is not bool:
             self._refuse(tree, f"expected a condition, found {WANTED[found.kind]}")
@@ -211,7 +211,7 @@ class _Compiler:
         return self._test(node, depth)
 
     def _test(self, node: exp.Expr, depth: int) -> Operand:
-        """Return `between`, `in`, `like`, `ilike` and `is null`; all else is refused."""
+        """Convert `between`, `in`, `like`, `ilike` and `is null`; refuse every other node."""
         at = self._place(node)
         if isinstance(node, exp.Between):
             tested, low, high = (self._build(part, depth) for part in (node.this, node.args["low"], node.args["high"]))
@@ -232,9 +232,9 @@ class _Compiler:
     def _like(self, node: exp.Like | exp.ILike, depth: int) -> Operand:
         tested, pattern = self._build(node.this, depth), self._build(node.expression, depth)
         if not isinstance(pattern.value, str):
-            self._refuse(node.expression, "like takes a text in single quotes")
+            self._refuse(node.expression, "like requires a text in single quotes")
         if tested.kind is not str:
-            self._refuse(node.this, f"like is for texts; this is compared with {WANTED[tested.kind]}")
+            self._refuse(node.this, f"like requires a text column; this column is compared with {WANTED[tested.kind]}")
         element, text = self._bound(tested, str), self._bound(pattern, str)
         return Operand(element.ilike(text) if isinstance(node, exp.ILike) else element.like(text), bool, tested.at)
 
@@ -257,7 +257,7 @@ class _Compiler:
         return Operand(-self._number(node.this, depth), float, at)
 
     def _number(self, node: exp.Expr, depth: int) -> ColumnElement[float]:
-        """Return a part of a sum or product: as a real number, of which no product of whole numbers overflows."""
+        """Return an operand of arithmetic as a double, so that products of integers cannot overflow."""
         found = self._build(node, depth)
         if not found.is_number:
             self._refuse(node, f"expected a number, found {WANTED[found.kind]}")
@@ -286,7 +286,7 @@ class _Compiler:
         return Operand(compare(self._bound(one, kind), self._bound(other, kind)), bool, self._place(node))
 
     def _bound(self, operand: Operand, kind: type) -> ColumnElement[Any]:
-        """Return an operand as an expression of a kind; a literal becomes a bound value."""
+        """Return an operand as an expression of a type; a literal becomes a bound value."""
         if operand.element is not None:
             if operand.kind is not kind and not (operand.is_number and kind in (int, float)):
                 refuse(self._text, operand.at, f"expected {WANTED[kind]}, found {WANTED[operand.kind]}")

@@ -1,4 +1,4 @@
-"""COPY into a table over psycopg2, the fastest way in: rows of any values, or columns of numbers without a loop over rows."""
+"""COPY to and from Postgres over psycopg2: rows of any values, or columns of numbers without a loop over rows."""
 
 import io
 import json
@@ -15,13 +15,13 @@ from sqlalchemy import ClauseElement, Connection
 from alchemist_core.errors import StoreError
 
 CHUNK_BYTES = 1 << 20
-# Signature, flags and the length of an extension that is not there; -1 in place of a number of fields.
+# The header: signature, flags, and the length of an empty extension. The end: -1 instead of a number of fields.
 BINARY_HEAD, BINARY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """COPY rows into a table, inside the connection's transaction, without holding them all in memory."""
+    """COPY rows into a table in the connection's transaction, without holding them all in memory."""
     cursor = connection.connection.cursor()
     names = ", ".join(f'"{column}"' for column in columns)
     with quiet_driver():
@@ -29,7 +29,7 @@ def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
 
 
 def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArray[Any]]) -> int:
-    """COPY columns of numbers into a table, inside the connection's transaction; returns the rows as the server counted them.
+    """COPY columns of numbers into a table in the connection's transaction. Returns the number of rows that the server counted.
 
     A column's dtype must be its type in the table: int32 for integer, int64 for bigint, float32 for real, float64 for
     double precision.
@@ -44,7 +44,7 @@ def copy_columns(connection: Connection, table: str, columns: Mapping[str, NDArr
 
 @contextmanager
 def quiet_driver() -> Iterator[None]:
-    """Keep psycopg2 from printing a SystemError of its own when the server ends a COPY; it raises the real error as well."""
+    """Suppress the SystemError that psycopg2 prints when the server ends a COPY; it also raises the real error."""
     former = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -59,7 +59,7 @@ def quiet_driver() -> Iterator[None]:
 
 
 def encode_columns(columns: Sequence[NDArray[Any]]) -> bytes:
-    r"""Encode columns in COPY's binary format: a header, for each row the number of fields and each field behind its length.
+    r"""Encode columns in COPY's binary format: a header, then for each row the number of fields, and each field after its length.
 
     >>> encode_columns([np.array([258], np.int32)])[19:-2]
     b'\x00\x01\x00\x00\x00\x04\x00\x00\x01\x02'
@@ -75,7 +75,7 @@ def encode_columns(columns: Sequence[NDArray[Any]]) -> bytes:
 
 
 class RowReader:
-    """A file that COPY reads: each row becomes a line when it is asked for."""
+    """A file for COPY to read: each row is encoded when it is read."""
 
     def __init__(self, rows: Iterable[Sequence[Any]]) -> None:
         self._lines: Iterator[bytes] = (encode_row(row) for row in rows)
@@ -133,14 +133,14 @@ def copy_out(
     """Return the rows of a statement as one structured array, read from COPY's binary format.
 
     Args:
-        connection: In whose transaction it is read.
-        statement: A query; COPY takes no parameters, so the driver quotes them into it.
-        parameters: Its parameters.
-        fields: Its columns, in order, with the numpy type of each: `>i8` bigint, `>f8` double precision, `?` boolean, `(32,)u1` bytea
+        connection: The connection whose transaction reads.
+        statement: A query. COPY takes no bound parameters, so the driver quotes them into the text.
+        parameters: Parameters of the query.
+        fields: Columns in order, with their numpy types: `>i8` bigint, `>f8` double precision, `?` boolean, `(32,)u1` bytea
             of 32 bytes.
 
     Raises:
-        StoreError: If a column is null, or not as wide as its type.
+        StoreError: A value is null, or has another size than its type.
     """
     compiled = statement.compile(connection, compile_kwargs={"render_postcompile": True})
     cursor = connection.connection.cursor()
@@ -152,7 +152,7 @@ def copy_out(
 
 
 def decode_rows(data: memoryview, fields: Mapping[str, str]) -> NDArray[Any]:
-    r"""Decode COPY's binary format; a view of the data, not a copy.
+    r"""Decode COPY's binary format. The result is a view of the data.
 
     >>> data = BINARY_HEAD + b"\0\1" + b"\0\0\0\4" + b"\0\0\1\2" + BINARY_END
     >>> decode_rows(memoryview(data), {"n": ">i4"})["n"].tolist()
@@ -164,8 +164,8 @@ def decode_rows(data: memoryview, fields: Mapping[str, str]) -> NDArray[Any]:
     row = np.dtype(layout)
     n_rows, n_rest = divmod(len(data) - len(BINARY_HEAD) - len(BINARY_END), row.itemsize)
     rows = np.frombuffer(data, row, n_rows, len(BINARY_HEAD))
-    # A null has size −1 and no bytes, and shifts all that follows.
+    # A null has size −1 and no bytes, so all following values would be shifted.
     sizes = {name: row.fields[name][0].itemsize for name in fields}  # type: ignore[index]  # a structured type has fields
     if n_rest or any((rows[f"size of {name}"] != size).any() for name, size in sizes.items()):
-        raise StoreError(f"A COPY of {', '.join(fields)} gave a null, or a value that is not of {sizes} bytes.")
+        raise StoreError(f"COPY of {', '.join(fields)} returned a null, or a value of another size than {sizes} bytes.")
     return rows

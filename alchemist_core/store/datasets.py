@@ -1,4 +1,4 @@
-"""What is decided about a registered dataset: which one evaluates by default, what it is called, whether it is still used."""
+"""Registered datasets: list them, set the default evaluation dataset, rename and remove them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from alchemist_core.store.tables import AnyRow, CheckResult, Dataset, RankSnapsh
 
 
 def describe_datasets(engine: Engine, name: str | None = None) -> Sequence[AnyRow]:
-    """Return the rows of `sql/queries/list_datasets.sql`: one dataset, or all; removed ones too."""
+    """Return one dataset or all, removed ones too (query `list_datasets`)."""
     with engine.connect() as connection:
         return connection.execute(load_query("list_datasets"), {"name": name}).all()
 
 
 def default_evaluation(engine: Engine) -> DatasetRow | None:
-    """Return the evaluation dataset that is used when none is named: the chosen one, else the first registered."""
+    """Return the default evaluation dataset: the one that was set, else the first registered."""
     statement = (
         select(Dataset.dataset_id, Dataset.name, Dataset.root_uri, Dataset.role)
         .where(Dataset.role == "evaluation", Dataset.removed_at.is_(None))
@@ -33,16 +33,16 @@ def default_evaluation(engine: Engine) -> DatasetRow | None:
 
 
 def set_default(engine: Engine, name: str) -> str | None:
-    """Use this evaluation dataset when none is named; returns the name of the former default.
+    """Set the default evaluation dataset; return the name of the former default.
 
     Raises:
-        ConfigError: There is no such dataset, or it is not for evaluation.
+        ConfigError: There is no such dataset, or it has another role.
     """
     row, former = find_dataset(engine, name), default_evaluation(engine)
     if row.role != "evaluation":
         raise ConfigError(
             f"Dataset {name!r} has the role {row.role}; only an evaluation dataset can be the default. "
-            "List them: alchemist dataset list."
+            "Show the datasets: alchemist dataset list."
         )
     before = None if former is None else former.name
     with engine.begin() as connection:
@@ -56,7 +56,7 @@ def set_default(engine: Engine, name: str) -> str | None:
 
 
 def rename(engine: Engine, name: str, new_name: str) -> None:
-    """Give a dataset another name, wherever the store names it; shards, samples, scores, nights and subsets are untouched.
+    """Rename a dataset in every table that stores its name. Shards, samples, scores, nights and subsets do not change.
 
     Raises:
         ConfigError: There is no such dataset, or the new name is taken.
@@ -105,7 +105,7 @@ def _rename_in_raters(connection: Connection, name: str, new_name: str) -> None:
 
 
 def _renamed(options: dict[str, Any], name: str, new_name: str) -> dict[str, Any]:
-    """Return selection options with a new name; of all they hold, only `decontaminate` names datasets."""
+    """Return selection options with the new name; of the options only `decontaminate` names datasets."""
     names = options.get("decontaminate")
     if not names or name not in names:
         return options
@@ -113,21 +113,21 @@ def _renamed(options: dict[str, Any], name: str, new_name: str) -> dict[str, Any
 
 
 def remove(engine: Engine, row: DatasetRow, *, reason: str) -> None:
-    """Use a dataset no more; its rows stay.
+    """Mark a dataset as removed; its rows are kept.
 
     Raises:
-        ConfigError: Published subsets draw from it.
+        ConfigError: Published subsets were selected from it.
     """
     with engine.begin() as connection:
-        # One at a time with `publish`, which a subset of this dataset must not slip past.
+        # Excludes a concurrent `publish` of a subset of this dataset.
         connection.execute(text("LOCK TABLE alchemist.subsets IN SHARE ROW EXCLUSIVE MODE"))
         published = [one for one in _subsets_of(connection, row.name) if one.state == "published"]
         if published:
             titles = ", ".join(f"{one.name} v{one.version}" for one in published)
             raise ConfigError(
-                f"Published subsets draw from {row.name!r}: {titles}. Replace them by a selection without it "
-                "(alchemist select, alchemist subset publish), or withdraw them (alchemist subset withdraw NAME --reason TEXT), "
-                "then remove it."
+                f"Published subsets were selected from {row.name!r}: {titles}. Publish selections without it "
+                "(alchemist select, alchemist subset publish), or withdraw these (alchemist subset withdraw NAME --reason TEXT), "
+                "then remove the dataset."
             )
         values = {"removed_at": func.clock_timestamp(), "removed_reason": reason, "is_default": False}
         connection.execute(update(Dataset).where(Dataset.dataset_id == row.dataset_id).values(values))
@@ -138,7 +138,7 @@ def remove(engine: Engine, row: DatasetRow, *, reason: str) -> None:
 
 
 def subsets_of(engine: Engine, name: str) -> Sequence[AnyRow]:
-    """Return name, version and state of the subset versions that draw from a dataset."""
+    """Return name, version and state of the subset versions that were selected from a dataset."""
     with engine.connect() as connection:
         return _subsets_of(connection, name)
 
@@ -154,7 +154,7 @@ def _subsets_of(connection: Connection, name: str) -> Sequence[AnyRow]:
 
 
 def raters_of(engine: Engine, name: str) -> list[str]:
-    """Return the raters that were trained or validated on a dataset and are in production or shadows."""
+    """Return the production and shadow raters that were trained or validated on a dataset."""
     statement = (
         select(Rater.name)
         .where((Rater.config["dataset"].astext == name) | (Rater.config["validation"].astext == name))

@@ -1,4 +1,4 @@
-"""How to reach the store: the given server, or the embedded one, started on first use."""
+"""Connections to the store (your server, or the embedded one, which is started on first use), and its schema."""
 
 import hashlib
 import os
@@ -49,11 +49,11 @@ def role_url(role: Role) -> str:
     if settings.database_url is None:
         return _embedded(settings).url(role=role)
     address = make_url(database_url(settings)).set(drivername="postgresql")
-    # A login that is neither the writer nor the reader is the owner (`sql/roles.sql`).
+    # Any login other than writer and reader is the owner (`sql/roles.sql`).
     own = next((name for name, login in LOGINS.items() if login == address.username), "owner")
     if role != own:
         given = address.set(username=LOGINS[role])
-        # `set` takes None for "unchanged".
+        # For `set`, None means unchanged, so the password is replaced by an empty one.
         address = URL.create("postgresql", given.username, None, given.host, given.port, given.database, given.query)
     return address.render_as_string(hide_password=False)
 

@@ -1,4 +1,4 @@
-"""Experiments by name: what was asked, what was said before the first result, and the result."""
+"""Experiments by name: their config, the expectations stated before the first result, and the result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ COLUMNS = tuple(getattr(Experiment, name) for name in ExperimentRow.__slots__)
 def begin_experiment(
     engine: Engine, name: str, config: dict[str, Any], present: Callable[[dict[str, Any]], dict[str, Any]] = dict
 ) -> ExperimentRow:
-    """Store what is asked, or find it: a killed experiment goes on.
+    """Store an experiment, or return the stored one, so that a killed experiment resumes.
 
     Args:
         engine: The store.
         name: The experiment's name.
-        config: What is asked, under the present names of its fields.
-        present: Gives the fields of a stored config their present names.
+        config: Its config, with the current names of fields.
+        present: Converts a stored config to the current names of fields.
 
     Raises:
-        ConfigError: The name stands for something else already.
+        ConfigError: An experiment of this name has another config.
     """
     with engine.begin() as connection:
         statement = upsert(Experiment).values(name=name, config=config)
@@ -46,7 +46,7 @@ def begin_experiment(
     if (stored := present(known.config)) != config:
         differing = sorted(key for key in stored.keys() | config.keys() if stored.get(key) != config.get(key))
         raise ConfigError(
-            f"Experiment {name!r} exists with another {', '.join(differing)}: give this one a name of its own (--name)."
+            f"Experiment {name!r} exists with another {', '.join(differing)}. Give this one another name: --name NAME."
         )
     return known
 
@@ -55,7 +55,7 @@ def find_experiment(engine: Engine, name: str) -> ExperimentRow:
     """Return an experiment.
 
     Raises:
-        ConfigError: There is none of that name; the text lists those that there are.
+        ConfigError: There is no such experiment; the message lists the stored ones.
     """
     with engine.connect() as connection:
         row = connection.execute(select(*COLUMNS).where(Experiment.name == name)).one_or_none()
@@ -73,7 +73,7 @@ def list_experiments(engine: Engine) -> Sequence[ExperimentRow]:
 
 
 def state_beforehand(engine: Engine, name: str, before: dict[str, Any]) -> dict[str, Any]:
-    """Store what was expected before any result was seen; what was stated first stays."""
+    """Store what is expected before any result is known, and return it. The first statement is kept."""
     with engine.begin() as connection:
         statement = update(Experiment).where(Experiment.name == name, Experiment.result.is_(None))
         connection.execute(statement.values(result={"before": before}))
@@ -85,7 +85,7 @@ def state_beforehand(engine: Engine, name: str, before: dict[str, Any]) -> dict[
 
 
 def finish_experiment(engine: Engine, name: str, result: dict[str, Any]) -> None:
-    """Store the result; a repeated one keeps the time of the first."""
+    """Store the result; if it is stored again, the first time is kept."""
     with engine.begin() as connection:
         statement = update(Experiment).where(Experiment.name == name)
         connection.execute(statement.values(result=result))

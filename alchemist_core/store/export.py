@@ -1,6 +1,6 @@
-"""Rows of the store for an export: a query file, a condition around it, streamed by a server-side cursor.
+"""Exported rows: a query file with a condition, streamed by a server-side cursor.
 
-A condition's columns are those of the query and no others; its values are bound parameters.
+A condition can name the columns of the query only; its values are bound parameters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ FILTER_COLUMNS: Kinds = {
     **{column.name: column.kind for column in SAMPLE_COLUMNS if not column.name.endswith("_hash")},
     **HEURISTICS,
 }
-"""What the condition of a selection may name."""
+"""Columns that the condition of a selection can name."""
 MEMBER_COLUMNS: Kinds = {"sample_id": int, **CRAWLED, **LOCATION}
 _JSON_COLUMNS = {column.name for column in SAMPLE_COLUMNS if column.sql_type == "jsonb"}
 TYPES = {int: BigInteger, float: Double, str: String, bytes: LargeBinary, date: Date, bool: Boolean}
@@ -53,17 +53,17 @@ TYPES = {int: BigInteger, float: Double, str: String, bytes: LargeBinary, date: 
 def stream_rows(
     engine: Engine, query: str, kinds: Kinds, where: str | None, parameters: Mapping[str, Any]
 ) -> Iterator[Sequence[Sequence[Any]]]:
-    """Yield batches of rows in the order of sample_id, of one snapshot of the store.
+    """Yield batches of rows in the order of sample_id, all of one snapshot of the store.
 
     Args:
         engine: The store.
         query: Name of the query file.
-        kinds: Its columns, in the order in which they are wanted.
-        where: A condition, or none.
+        kinds: Columns and their types, in the order of the result.
+        where: A condition, or None.
         parameters: The query's own parameters.
 
     Raises:
-        ConfigError: If the condition is none; before anything is read.
+        ConfigError: The condition is not valid; raised before anything is read.
     """
     statement = filter_rows(query, kinds, where, parameters, names=tuple(kinds))
     return _batches(engine, statement, parameters)
@@ -78,18 +78,18 @@ def filter_rows(
     names: Sequence[str] = ("sample_id",),
     order_by: str = "sample_id",
 ) -> Any:
-    """Return the statement that gives a query's rows where a condition holds, in order.
+    """Return the statement for the rows of a query that satisfy a condition, in order.
 
     Args:
         query: Name of the query file.
-        kinds: Its columns, which the condition may name.
-        where: A condition, or none.
+        kinds: Columns and their types, which the condition can name.
+        where: A condition, or None.
         parameters: The query's own parameters.
-        names: Which columns are wanted.
-        order_by: Column that the rows are ordered by.
+        names: Columns of the result.
+        order_by: Column to order by.
 
     Raises:
-        ConfigError: If the condition is none.
+        ConfigError: The condition is not valid.
     """
     typed: list[Any] = [column(name, JSONB if name in _JSON_COLUMNS else TYPES[kind]) for name, kind in kinds.items()]
     rows = load_query(query).bindparams(*(bindparam(name, type_=Integer) for name in parameters)).columns(*typed)
@@ -99,7 +99,7 @@ def filter_rows(
     }
     statement = select(*(elements[name] for name in names)).order_by(found.c[order_by])
     if where is not None:
-        # sqlglot takes most of a second to import: only where a condition is given.
+        # sqlglot takes most of a second to import, so it is imported only for a condition.
         from alchemist_core.store.conditions import compile_condition  # noqa: PLC0415
 
         statement = statement.where(compile_condition(where, kinds, elements))

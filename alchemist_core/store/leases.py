@@ -1,8 +1,8 @@
-"""Leases with fencing tokens: who may write what now, by the database's clock.
+"""Leases with fencing tokens: the right to write to a resource for a time, by the database's clock.
 
-A lease is renewed by its run's heartbeat. An expired one can be claimed by anybody; the claim draws a larger token, and a
-commit that still holds the old token is refused. A lease that ends later than any can (`settings.lease_ttl_s` is an hour at
-most) was written before the clock was set back: it is as good as expired, or its resource would be locked for that long.
+The heartbeat of a run renews its leases. Any run can claim an expired lease; the claim gets a larger token, and a
+commit with the old token is refused. A lease that ends more than an hour from now (the limit of `settings.lease_ttl_s`)
+was written before the clock was set back. It counts as expired, because it would lock its resource for that long.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def try_lock(connection: Connection, name: str) -> bool:
     return bool(connection.execute(text("SELECT alchemist.try_lock(:name)"), {"name": name}).scalar_one())
 
 
-# The first condition keeps those who ask in vain from locking a live lease's row, which its holder has to renew.
+# The first condition keeps unsuccessful claims from locking the row of a live lease, which its holder must renew.
 CLAIM = text("""
     SET LOCAL idle_in_transaction_session_timeout = '10s';
     INSERT INTO alchemist.leases (resource, fencing_token, run_id, expires_at)
@@ -39,7 +39,7 @@ CLAIM = text("""
         fencing_token = excluded.fencing_token,
         run_id = excluded.run_id,
         acquired_at = clock_timestamp(),
-        -- Not what was to be inserted: that was reckoned before this statement waited for a holder's transaction.
+        -- Computed again, because the statement may have waited for the holder's transaction since.
         expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
     WHERE NOT alchemist.is_live_lease(leases.expires_at)
     RETURNING fencing_token
@@ -67,7 +67,7 @@ def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: fl
 
 
 def claim_together(engine: Engine, resources: Sequence[str], *, run_id: int, ttl_s: float) -> list[LeaseClaim] | None:
-    """Claim all resources in one transaction, or none where a live lease holds one of them.
+    """Claim all resources in one transaction, or none if a live lease holds one of them.
 
     They are claimed in sorted order, so that two claims of several resources cannot wait for each other.
     """
@@ -83,8 +83,8 @@ def claim_together(engine: Engine, resources: Sequence[str], *, run_id: int, ttl
 
 
 def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[int]:
-    """Extend every live lease of a run and return their tokens; an expired one is lost even if nobody took it."""
-    # A process that is stopped before it commits this would keep the rows locked; the server ends its session.
+    """Extend every live lease of a run and return their tokens. An expired lease is lost even if no other run claimed it."""
+    # A process that is stopped before this commit would keep the rows locked, so the server ends its session.
     statement = text("""
         SET LOCAL idle_in_transaction_session_timeout = '10s';
         UPDATE alchemist.leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
@@ -95,25 +95,25 @@ def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[in
 
 
 def consume_lease(connection: Connection, claim: LeaseClaim) -> None:
-    """Give a lease back at the begin of the transaction that ends what it guards: a competitor waits for the commit, then finds it done.
+    """Release a lease first in the transaction that completes its work: a competitor waits for the commit, then finds the work done.
 
     Raises:
-        LeaseLostError: If the lease expired or another process holds it.
+        LeaseLostError: The lease expired, or another process holds it.
     """
     if connection.execute(CONSUME, {"resource": claim.resource, "token": claim.fencing_token}).scalar() is None:
         raise lost(claim)
 
 
 def lost(claim: LeaseClaim) -> LeaseLostError:
-    """Return the error of a writer whose lease is not its own any more."""
+    """Return the error for a writer that lost its lease."""
     return LeaseLostError(
-        f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over; nothing of it was stored. "
-        "Run the command again: it goes on with what is left."
+        f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over, so nothing was stored. "
+        "Run the command again to resume."
     )
 
 
 def release_lease(connection: Connection, claim: LeaseClaim) -> None:
-    """Give a resource back; a no-op when the lease was lost."""
+    """Release a resource; does nothing if the lease was lost."""
     statement = text("DELETE FROM alchemist.leases WHERE resource = :resource AND fencing_token = :token")
     connection.execute(statement, {"resource": claim.resource, "token": claim.fencing_token})
 
@@ -128,7 +128,7 @@ def find_holder(connection: Connection, resource: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The run that holds a resource: what a person needs to find its process."""
+    """The run that holds a resource, with what a person needs to find its process."""
 
     resource: str
     run_id: int
@@ -138,7 +138,7 @@ class Holder:
     acquired_at: datetime
 
     def describe(self) -> str:
-        """Return it as one clause."""
+        """Return the run as text, for use in a sentence."""
         since = f"{self.acquired_at:%Y-%m-%d %H:%M:%S} UTC"
         return f"run {self.run_id} ({self.stage}, host {self.host}, pid {self.pid}) since {since}"
 

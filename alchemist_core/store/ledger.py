@@ -1,6 +1,6 @@
-"""The ledger of scored shards: claims, and the one transaction that stores a shard's scores and marks it as scored.
+"""The ledger of scored shards: claims, and the transaction that stores a shard's scores and marks it as scored.
 
-Exactly once: scores, quarantine rows and the mark commit together, under a fenced lease, or not at all.
+Each shard is scored exactly once: scores, quarantine rows and ledger row commit together, under a fenced lease, or not at all.
 
 Letters: N samples of a shard · M measures.
 """
@@ -27,26 +27,26 @@ from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import insert_faults, mark_unreadable, read_shard
 from alchemist_core.store.tables import AnyRow, Night, QuarantinedSample, RetriedSample, Shard, ShardScore
 
-# Kept by the session and emptied at each commit: a new table for every shard would bloat the catalogue.
+# One table per session, emptied at each commit: a new table for every shard would bloat the catalogue.
 MEASURED_TABLE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS measured (sample_id bigint, clarity real, frequency real, edge_density real)
     ON COMMIT DELETE ROWS
 """
-# A process that is stopped inside a transaction would keep its row locks, and with them every other slot, for ever. Between two
-# statements of these transactions lie milliseconds.
+# A process that is stopped inside a transaction would keep its row locks and block all other slots. These transactions
+# never pause for more than milliseconds, so the server can end an idle one.
 END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '10s'"
-# A row in passing costs an eighth of a look by the index.
+# Reading a row in a scan costs an eighth of an index lookup.
 SPREAD, SPREAD_FREE = 8, 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringScope:
-    """What a scoring run looks at: one rater over some datasets, one crawl date or all."""
+    """Scope of a scoring run: a rater, datasets, and one crawl date or all."""
 
     rater_id: int
     dataset_ids: tuple[int, ...]
     crawl_date: date | None = None
-    # Shards that this run could not read: it leaves them to a later one.
+    # Shards that this run could not read; a later run tries them again.
     skipped_ids: tuple[int, ...] = ()
 
     def parameters(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class ClaimedShard:
 
 @dataclass(frozen=True, slots=True)
 class ShardCounts:
-    """The ledger row as the database counted it."""
+    """Counts of a ledger row, as the database counted them."""
 
     n_samples: int
     n_scored: int
@@ -77,7 +77,7 @@ class ShardCounts:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What scoring made of a shard's samples: one score or one fault each, and heuristics of those that had none."""
+    """Outcome of a shard: a score or a fault for each sample, and heuristics of samples that had none."""
 
     sample_id_N: NDArray[np.int64]
     score_N: NDArray[np.float32]
@@ -88,7 +88,7 @@ class ShardOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How scores came about."""
+    """How scores were computed: code version, device, number format and run."""
 
     run_id: int
     device: str
@@ -96,7 +96,7 @@ class Provenance:
 
 
 def claim_unscored_shard(engine: Engine, scope: ScoringScope, *, run_id: int, ttl_s: float) -> ClaimedShard | None:
-    """Claim a shard that the rater has not scored and that nobody else is scoring; none where a stopped holder had to be ended."""
+    """Claim a shard that the rater has not scored and no other run is scoring. None if there is none, or a stalled session was ended."""
     try:
         with engine.begin() as connection:
             return _claim(connection, scope, run_id=run_id, ttl_s=ttl_s)
@@ -116,14 +116,14 @@ def _claim(connection: Connection, scope: ScoringScope, *, run_id: int, ttl_s: f
     if lease is None:
         return None
     if _is_scored(connection, scope.rater_id, shard_id):
-        # The claim waited for a holder whose lease had run out while it was committing.
+        # The claim waited for a holder that committed after its lease had expired: the shard is scored.
         release_lease(connection, lease)
         return None
     return ClaimedShard(read_shard(connection, shard_id), lease)
 
 
 def give_up_shard(engine: Engine, claimed: ClaimedShard, *, state: str | None, reason: str) -> None:
-    """Give a claimed shard back unscored; with a state, mark it as missing or changed, so that nobody claims it before it is repaired."""
+    """Release a claimed shard unscored. With a state, mark it as missing or changed, so that it is not claimed until it is repaired."""
     with engine.begin() as connection:
         release_lease(connection, claimed.lease)
         if state is not None:
@@ -131,7 +131,7 @@ def give_up_shard(engine: Engine, claimed: ClaimedShard, *, state: str | None, r
 
 
 def _end_stalled(engine: Engine) -> None:
-    """End whoever holds an expired lease's row; for when a lock was waited for too long."""
+    """End sessions that lock the row of an expired lease; called after a lock timeout."""
     with engine.begin() as connection:
         connection.execute(load_query("end_stalled_sessions"))
 
@@ -142,14 +142,14 @@ def _is_scored(connection: Connection, rater_id: int, shard_id: int) -> bool:
 
 
 def count_unscored(engine: Engine, scope: ScoringScope) -> tuple[int, int]:
-    """Return how many shards and locations the rater has left to score."""
+    """Return the number of shards and of locations that the rater has not scored."""
     with engine.connect() as connection:
         n_shards, n_samples = connection.execute(load_query("count_unscored_shards"), scope.parameters()).one()
         return n_shards, n_samples
 
 
 def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[AnyRow]:
-    """Return a shard's good locations whose sample the rater has not scored, in the tar's order, with the image's bytes."""
+    """Return a shard's readable locations whose sample the rater has not scored, in the tar's order, with the image's byte range."""
     parameters = {"shard_id": shard_id, "rater_id": rater_id, "image_exts": sorted(IMAGE_EXTS)}
     with engine.connect() as connection:
         return connection.execute(load_query("unscored_samples"), parameters).all()
@@ -158,10 +158,10 @@ def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequenc
 def commit_shard(
     engine: Engine, claimed: ClaimedShard, scope: ScoringScope, *, outcome: ShardOutcome, provenance: Provenance
 ) -> ShardCounts:
-    """Store a shard's scores, heuristics and faults and mark it as scored; scores that others stored meanwhile are reused.
+    """Store a shard's scores, heuristics and faults and mark it as scored. Scores that other runs stored meanwhile are reused.
 
     Raises:
-        LeaseLostError: If the lease expired: nothing is stored.
+        LeaseLostError: The lease expired; nothing is stored.
     """
     return store_outcome(
         engine, claimed, scope, outcome,
@@ -173,16 +173,16 @@ def store_outcome(
     engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome,
     *, commit: Callable[[Connection, ShardOutcome], ShardCounts],
 ) -> ShardCounts:  # fmt: skip
-    """Commit a shard's outcome in one transaction, again for as long as another's transaction stands in its way."""
+    """Commit a shard's outcome in one transaction; repeat it after a conflict with another transaction."""
     while True:
         try:
             with engine.begin() as connection:
                 return commit(connection, outcome)
         except UniqueViolation:
-            # Another shard with one of these samples was committed first: its scores are there now, and are the same.
+            # Another shard with some of these samples was committed first: their scores are stored now, and equal.
             outcome = without_scored(engine, claimed, scope, outcome)
         except (LockNotAvailable, OperationalError) as error:
-            # Another transaction is storing some of these samples; the COPY raises it bare, other statements as SQLAlchemy's.
+            # Another transaction is storing some of these samples. COPY raises psycopg2's error, other statements SQLAlchemy's.
             if not isinstance(getattr(error, "orig", error), LockNotAvailable):
                 raise
             _end_stalled(engine)
@@ -205,7 +205,7 @@ def _commit(
 
 
 def _begin_commit(connection: Connection, claimed: ClaimedShard, scope: ScoringScope) -> int:
-    """Return the open night that the shard belongs to; its lease is given back, and free once this transaction ends."""
+    """Release the shard's lease, which is free when this transaction ends, and return the open night that the shard belongs to."""
     lease, shard = claimed.lease, claimed.shard
     night = {"dataset_id": shard.dataset_id, "crawl_date": shard.crawl_date, "rater_id": scope.rater_id}
     values = night | {"resource": lease.resource, "token": lease.fencing_token}
@@ -216,8 +216,8 @@ def _begin_commit(connection: Connection, claimed: ClaimedShard, scope: ScoringS
 
 
 def copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> dict[str, int]:
-    """Return what the ledger row is counted by: the rows as the server counted them, and where their ids lie."""
-    # In the order of the key: the index is filled from left to right, and no two shards can lock each other out.
+    """COPY the scores; return the parameters for counting the ledger row: the number of rows, and the range of their ids."""
+    # In the order of the key, so that the index grows in order and two shards cannot deadlock.
     order = np.argsort(outcome.sample_id_N)
     rater_id_N = np.full(len(order), rater_id, np.int32)
     columns: dict[str, NDArray[Any]] = {
@@ -242,14 +242,14 @@ def store_heuristics(connection: Connection, outcome: ShardOutcome) -> None:
 
 
 def without_scored(engine: Engine, claimed: ClaimedShard, scope: ScoringScope, outcome: ShardOutcome) -> ShardOutcome:
-    """Leave out what another shard scored meanwhile."""
+    """Return the outcome without samples that another shard scored meanwhile."""
     rows = read_unscored_pairs(engine, claimed.shard.shard_id, scope.rater_id)
     is_left_N = np.isin(outcome.sample_id_N, np.array([row.sample_id for row in rows], np.int64))
     return replace(outcome, sample_id_N=outcome.sample_id_N[is_left_N], score_N=outcome.score_N[is_left_N])
 
 
 def id_range(sorted_id_N: NDArray[np.int64]) -> tuple[int, int]:
-    """Return the first and last id, or (1, 0) where reading all between them would cost more than a look for each.
+    """Return the first and last id, or (1, 0) if a scan of all ids between them would cost more than a lookup of each.
 
     >>> id_range(np.array([5, 7, 9])), id_range(np.array([1, 90_000_000])), id_range(np.array([], np.int64))
     ((5, 9), (1, 0), (1, 0))
@@ -265,7 +265,7 @@ TRANSIENT = "transient"
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A claimed shard, the places in it that are tried again, and those of their samples that have no score yet."""
+    """A claimed shard, the locations to retry, and those of their samples that have no score yet."""
 
     claimed: ClaimedShard
     ordinals: tuple[int, ...]
@@ -273,7 +273,7 @@ class Retry:
 
 
 def find_retryable(engine: Engine, scope: ScoringScope, reason: str) -> dict[int, int]:
-    """Return shards in the ledger with locations quarantined for a reason: shard_id and how many."""
+    """Return the number of locations quarantined for a reason, by shard_id."""
     parameters = {"rater_id": scope.rater_id, "dataset_ids": list(scope.dataset_ids), "reason": reason}
     with engine.connect() as connection:
         rows = connection.execute(load_query("find_retryable_shards"), parameters)
@@ -281,7 +281,7 @@ def find_retryable(engine: Engine, scope: ScoringScope, reason: str) -> dict[int
 
 
 def count_at_ingest(engine: Engine, scope: ScoringScope, reason: str) -> int:
-    """Count the locations that ingest quarantined for a reason: they were never a rater's to try again."""
+    """Count the locations that ingest quarantined for a reason: scoring cannot retry these."""
     bad = QuarantinedSample
     is_meant = bad.is_transient if reason == TRANSIENT else bad.reason == reason
     statement = (
@@ -294,7 +294,7 @@ def count_at_ingest(engine: Engine, scope: ScoringScope, reason: str) -> int:
 
 
 def known_reasons(engine: Engine, rater_id: int) -> list[str]:
-    """Return the reasons for which the rater has set anything aside."""
+    """Return the reasons for which the rater has quarantined locations."""
     statement = select(QuarantinedSample.reason).where(QuarantinedSample.rater_id == rater_id).distinct()
     with engine.connect() as connection:
         return sorted(connection.execute(statement).scalars())
@@ -303,7 +303,7 @@ def known_reasons(engine: Engine, rater_id: int) -> list[str]:
 def claim_retry(
     engine: Engine, scope: ScoringScope, shard_id: int, *, reason: str, run_id: int, ttl_s: float
 ) -> Retry | None:
-    """Claim a shard by the lease that scoring claims too; none when somebody holds it or nothing is left to try."""
+    """Claim a shard by the same lease as scoring. None if another run holds it, or nothing is left to retry."""
     bad = QuarantinedSample
     is_meant = bad.is_transient if reason == TRANSIENT else bad.reason == reason
     where = (bad.shard_id == shard_id, bad.rater_id == scope.rater_id, is_meant)
@@ -311,7 +311,7 @@ def claim_retry(
         lease = claim_lease(connection, f"shard:{scope.rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
         if lease is None:
             return None
-        # Under the lease: nobody else moves these rows now.
+        # The lease keeps other runs from changing these rows.
         ordinals = tuple(connection.execute(select(bad.ordinal).where(*where).order_by(bad.ordinal)).scalars())
         if not ordinals:
             consume_lease(connection, lease)
@@ -325,10 +325,10 @@ def claim_retry(
 def commit_retry(
     engine: Engine, retry: Retry, scope: ScoringScope, *, outcome: ShardOutcome, provenance: Provenance
 ) -> ShardCounts:
-    """Move what could be scored from quarantined to scored, and keep the rest with the reason that it has now.
+    """Move locations that could be scored from quarantined to scored; the others stay quarantined with their new reason.
 
     Raises:
-        LeaseLostError: If the lease expired: nothing is stored.
+        LeaseLostError: The lease expired; nothing is stored.
     """
     return store_outcome(
         engine, retry.claimed, scope, outcome,
@@ -354,7 +354,7 @@ def _commit_retry(
 
 
 def _join_night(connection: Connection, shard: AnyRow, rater_id: int, ordinals: Sequence[int]) -> None:
-    """Let retried locations belong to the shard's night while it is open, else to the next revision."""
+    """Assign retried locations to the shard's night if it is open, else to the next revision."""
     find = (
         select(Night.state)
         .join(ShardScore, ShardScore.night_id == Night.night_id)
@@ -373,7 +373,7 @@ RECENT_RUNS = 50
 
 @dataclass(frozen=True, slots=True)
 class ScoringSpeed:
-    """Samples that one worker slot computes in a second, on which device, and by whose runs that was measured."""
+    """Samples per second of one worker slot, the device, and the rater whose runs were measured."""
 
     pairs_per_s: float
     device: str
@@ -381,7 +381,7 @@ class ScoringSpeed:
 
 
 def scoring_speed(engine: Engine, rater_id: int) -> ScoringSpeed | None:
-    """Return a rater's recent speed; else that of the rater that scored last; none before anything was scored."""
+    """Return a rater's recent speed, else that of the rater that scored last; None if nothing was scored yet."""
     with engine.connect() as connection:
         rows = connection.execute(load_query("measure_scoring_speed"), {"n_runs": RECENT_RUNS}).all()
     row = next((row for row in rows if row.rater_id == rater_id), rows[0] if rows else None)

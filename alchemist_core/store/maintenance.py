@@ -1,4 +1,4 @@
-"""What the store needs done now and then: leases of the dead, takedowns that are complete, old outcomes, fresh statistics."""
+"""Maintenance of the store: expired leases, complete takedowns, old check results, planner statistics."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from alchemist_core.store.samples import find_reach
 MANY_ROWS = (
     "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",
 )  # fmt: skip
-"""Partitioned parents are among them, which autovacuum never analyses."""
+"""Includes partitioned parent tables, which autovacuum never analyses."""
 
 MOST_READ_S = 90.0
-"""Seconds of a reader's statement: its role's timeout of 60 s, which a session can lift, and some grace."""
+"""Longest statement of a reader: the timeout of its role is 60 s, but a session can change it."""
 
 
 def remove_expired_leases(engine: Engine) -> tuple[int, int]:
-    """Delete leases that expired an hour ago, and end the runs that held them; returns both counts. A live lease is never touched."""
+    """Delete leases that expired an hour ago, and mark the runs that held them as lost; return both counts."""
     leases = text(
         "DELETE FROM alchemist.leases WHERE expires_at < clock_timestamp() - make_interval(hours => 1) RETURNING run_id"
     )
@@ -31,13 +31,13 @@ def remove_expired_leases(engine: Engine) -> tuple[int, int]:
 
 
 def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> int:
-    """End sessions of readers that run past the bound, whatever timeouts they have set; returns how many."""
+    """End sessions of readers with statements above the limit, whatever timeout they set; return their number."""
     sweep = text("SELECT pid FROM alchemist.end_long_reads(make_interval(secs => :most_s)) WHERE is_signalled")
     return len(connection.execute(sweep, {"most_s": most_s}).all())
 
 
 def complete_takedowns(engine: Engine) -> tuple[int, int]:
-    """Note takedowns whose image is in no published version and in no tar of ours any more; returns done and pending."""
+    """Mark takedowns as complete whose image is in no published version and no materialized dataset; return the done and the pending."""
     with engine.connect() as connection:
         pending = connection.execute(
             text("SELECT image_hash FROM alchemist.takedowns WHERE bytes_removed_at IS NULL ORDER BY takedown_id")
@@ -62,7 +62,7 @@ def _note_removed(engine: Engine, image_hashes: Sequence[bytes]) -> None:
 
 
 def forget_old_checks(engine: Engine, *, keep_days: float) -> int:
-    """Delete outcomes of checks older than this many days, but never the newest of a night, on which its publication hangs."""
+    """Delete check results older than this many days, except the newest of each night, which decide whether it can be published."""
     statement = text("""
         DELETE FROM alchemist.check_results AS old
         WHERE created_at < clock_timestamp() - make_interval(secs => :keep_days * 86400.0)
@@ -81,7 +81,7 @@ def forget_old_checks(engine: Engine, *, keep_days: float) -> int:
 
 
 def refresh_statistics(engine: Engine) -> int:
-    """Analyse the large tables, so that plans fit what has come; returns how many. Takes a sample of each, seconds at 30 million rows."""
+    """Analyse the large tables, so that the planner has current statistics; return their number. Takes seconds at 30 million rows."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in MANY_ROWS:
             connection.execute(text("SELECT alchemist.analyze_table(:name)"), {"name": table})

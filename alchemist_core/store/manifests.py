@@ -1,6 +1,6 @@
-"""A subset's manifest: one Parquet row a member. Membership is what counts; the hash is over the members' pair hashes.
+"""A subset's manifest: a Parquet file with a row per member. Its hash is over the members' pair hashes.
 
-Columns, not rows: 30 million members never become Python objects. Letters: K members.
+Members are kept in columns: 30 million rows are too many Python objects. Letters: N samples · K members.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Manifest:
         return len(self.pair_hash_K32)
 
     def sha256(self) -> str:
-        """Hash the membership.
+        """Return the SHA-256 over the members.
 
         >>> Manifest(hash_rows([]), np.empty(0), np.empty(0)).sha256()[:8]
         'e3b0c442'
@@ -42,12 +42,12 @@ class Manifest:
         return hashlib.sha256(np.ascontiguousarray(sort_hashes(self.pair_hash_K32)).data).hexdigest()
 
     def pair_hashes(self) -> list[bytes]:
-        """Return the hashes as Python objects: for thousands of members, not for millions."""
+        """Return the hashes as Python objects. Meant for thousands of members, not for millions."""
         return list_hashes(self.pair_hash_K32)
 
 
 def hash_rows(pair_hash_K: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Pack hashes of 32 bytes into an array, a row each.
+    """Pack hashes of 32 bytes into an array, one row for each.
 
     >>> hash_rows([bytes(32), bytes(range(32))]).shape
     (2, 32)
@@ -56,7 +56,7 @@ def hash_rows(pair_hash_K: Sequence[bytes]) -> NDArray[np.uint8]:
 
 
 def list_hashes(pair_hash_K32: NDArray[np.uint8]) -> list[bytes]:
-    """Return rows of an array as hashes, one Python object each.
+    """Return the rows of an array as a list of hashes.
 
     >>> list_hashes(hash_rows([b"x" * 32])) == [b"x" * 32]
     True
@@ -66,7 +66,7 @@ def list_hashes(pair_hash_K32: NDArray[np.uint8]) -> list[bytes]:
 
 
 def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the indices that put hashes in ascending order: by their first 64 bits, and by all of them where those are equal.
+    """Return the indices that sort hashes in ascending order: by their first 64 bits, and by all bits if these are equal.
 
     >>> hash_order(hash_rows([b"b" * 32, b"a" * 31 + b"z", b"a" * 32])).tolist()
     [2, 1, 0]
@@ -75,7 +75,7 @@ def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
     order_K = np.argsort(prefix_K)
     sorted_K = prefix_K[order_K]
     tied = np.flatnonzero(sorted_K[1:] == sorted_K[:-1])
-    # Hashes are as good as random: two of 30 million share 64 bits once in 40,000 pools.
+    # In a corpus of 30 million samples, the chance that two share 64 bits is 1 in 40,000.
     for first in tied[np.append(True, np.diff(tied) > 1)] if len(tied) else ():
         last = int(np.searchsorted(sorted_K, sorted_K[first], side="right"))
         order_K[first:last] = sorted(order_K[first:last].tolist(), key=lambda i: pair_hash_K32[i].tobytes())
@@ -83,22 +83,22 @@ def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def sort_hashes(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return hashes in ascending order; those that already are, as most are, are not copied."""
+    """Return hashes in ascending order; sorted hashes, the usual case, are not copied."""
     words_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">u8").ravel()
     return pair_hash_K32 if bool((words_K[1:] > words_K[:-1]).all()) else pair_hash_K32[hash_order(pair_hash_K32)]
 
 
 def members_sha256(pair_hash_K: Sequence[bytes]) -> str:
-    """Hash a set of samples, whatever the order in which they are given."""
+    """Return the SHA-256 over a set of samples; it does not depend on their order."""
     return hashlib.sha256(b"".join(sorted(pair_hash_K))).hexdigest()
 
 
 def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) -> str:
-    """Hash some rows of ascending hashes as a manifest of them is hashed, without holding them.
+    """Return the hash that a manifest of some rows would have, without copying the rows.
 
     Args:
         pair_hash_N32: Hashes in ascending order.
-        place_K: Which of them, ascending.
+        place_K: Indices of the rows, ascending.
 
     >>> rows_sha256(hash_rows([b"a" * 32, b"b" * 32]), np.array([1])) == members_sha256([b"b" * 32])
     True
@@ -110,12 +110,12 @@ def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) ->
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest so that readers see all of it or nothing, also after a power cut."""
+    """Write a manifest atomically and durably."""
     hashes = pa.py_buffer(np.ascontiguousarray(manifest.pair_hash_K32))
     pair_hash = pa.FixedSizeBinaryArray.from_buffers(SCHEMA.field(0).type, len(manifest), [None, hashes])
     table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=SCHEMA)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hashes are noise: nothing to compress, nothing that repeats.
+    # Hashes cannot be compressed.
     compression = {"pair_hash": "NONE", "rank": "ZSTD", "score": "ZSTD"}
     with atomic_write(path) as partial:
         pq.write_table(table, partial, compression=compression, use_dictionary=False)
@@ -125,16 +125,16 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     """Read a manifest and compare its membership with the registered hash.
 
     Raises:
-        DataError: If the file is missing, cannot be read, or its membership differs.
+        DataError: The file is missing, cannot be read, or has other members.
     """
     if not path.is_file():
-        raise DataError(f"The manifest {path} is missing. Run the same alchemist select again: its spec re-makes it.")
+        raise DataError(f"The manifest {path} is missing. Run the same alchemist select again to restore it.")
     try:
         table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise DataError(
-            f"The manifest {path} cannot be read ({why}). Delete it and run the same alchemist select again: its spec re-makes it."
+            f"The manifest {path} cannot be read ({why}). Delete it and run the same alchemist select again to restore it."
         ) from error
     rank_K, score_K = (table.column(name).to_numpy().astype(np.float64, copy=False) for name in ("rank", "score"))
     manifest = Manifest(hash_column(table.column("pair_hash")), rank_K, score_K)
@@ -146,10 +146,10 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
 
 
 def read_first_bits(path: Path) -> NDArray[np.uint64]:
-    """Return the first 64 bits of the members' hashes, in the order of the file: for estimates, compared with nothing.
+    """Return the first 64 bits of the members' hashes, in the order of the file. The hash of the manifest is not checked.
 
     Raises:
-        DataError: If the file is missing or cannot be read.
+        DataError: The file is missing or cannot be read.
     """
     try:
         file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
@@ -163,7 +163,7 @@ def read_first_bits(path: Path) -> NDArray[np.uint64]:
 
 
 def hash_column(column: pa.ChunkedArray) -> NDArray[np.uint8]:
-    """Return a column of hashes as rows of bytes; one that lies in one piece is not copied."""
+    """Return a column of hashes as an array with a row per hash; a column in one chunk is not copied."""
     rows = [
         np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, HASH_BYTES)[chunk.offset : chunk.offset + len(chunk)]
         for chunk in column.chunks

@@ -19,7 +19,7 @@ from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AnyRow, Dataset, Night, RankScale, Rater, ScoreDistribution, Shard
 
-# Made once: a shard's commit, which looks for its night, takes milliseconds.
+# Compiled once, because every commit of a shard runs it and takes only milliseconds.
 FIND_OPEN = text("""
     SELECT night_id FROM alchemist.nights
     WHERE dataset_id = :dataset_id AND crawl_date = :crawl_date AND rater_id = :rater_id AND state = 'scored'
@@ -46,7 +46,7 @@ def read_night(text: str) -> tuple[str, date]:
     with suppress(ValueError):
         if name:
             return name, date.fromisoformat(day)
-    raise ConfigError(f"{text!r} is not a night: name it as DATASET:YYYY-MM-DD.")
+    raise ConfigError(f"{text!r} is not a valid night. Give DATASET:YYYY-MM-DD.")
 
 
 def hold_open_night(connection: Connection, dataset_id: int, crawl_date: date, rater_id: int) -> int:
@@ -89,7 +89,7 @@ def night_title(night: NightRow) -> str:
 def open_nights(
     engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
 ) -> list[NightRow]:
-    """Return the nights that wait for a decision."""
+    """Return the undecided nights."""
     return _find_nights(engine, "scored", dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
 
 
@@ -182,7 +182,7 @@ class ScoreBand:
 
 
 def read_night_scores(engine: Engine, rater_id: int, night_ids: Sequence[int]) -> NDArray[Any]:
-    """Return shard_id, caption_length and score of the nights' distinct samples; streamed, so memory holds 16 bytes a sample."""
+    """Return shard_id, caption_length and score of the nights' distinct samples; streamed, so it needs 16 bytes per sample."""
     parameters = {"rater_id": rater_id, "night_ids": list(night_ids)}
     with engine.connect().execution_options(yield_per=ROWS_A_FETCH) as connection:
         rows = connection.execute(load_query("night_scores"), parameters)
@@ -192,7 +192,7 @@ def read_night_scores(engine: Engine, rater_id: int, night_ids: Sequence[int]) -
 def read_accepted(
     engine: Engine, dataset_id: int, rater_id: int, *, without: Sequence[int]
 ) -> list[tuple[int, int | None, list[float] | None]]:
-    """Return the accepted nights but those under test: night_id, n and quantiles (none where they were never stored)."""
+    """Return the accepted nights, without those under test: night_id, n and quantiles (None if they were never stored)."""
     parameters = {"dataset_id": dataset_id, "rater_id": rater_id, "without_ids": list(without)}
     with engine.connect() as connection:
         rows = connection.execute(load_query("accepted_distributions"), parameters)
@@ -226,7 +226,7 @@ def newest_scale(engine: Engine, rater_id: int) -> ScaleRow | None:
 
 
 def store_distribution(connection: Connection, night_id: int, **fields: Any) -> None:
-    """Store what was measured of a night; measured again with the same outcome, no row changes."""
+    """Store the score distribution of a night; an equal one changes no row."""
     statement = insert(ScoreDistribution).values(night_id=night_id, **fields)
     changed = [getattr(ScoreDistribution, name).is_distinct_from(statement.excluded[name]) for name in fields]
     connection.execute(
@@ -241,7 +241,7 @@ def store_distribution(connection: Connection, night_id: int, **fields: Any) -> 
 def find_examples(
     engine: Engine, rater_id: int, night_ids: Sequence[int], *, band: ScoreBand, n_examples: int
 ) -> list[str]:
-    """Return samples of a band as DATASET/SHARD/KEY."""
+    """Return example samples of a band as DATASET/SHARD/KEY."""
     parameters = {
         "rater_id": rater_id, "night_ids": list(night_ids), "shard_id": band.shard_id,
         "shortest": band.caption_length[0], "longest": band.caption_length[1],

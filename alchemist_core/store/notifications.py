@@ -1,6 +1,6 @@
-"""Events that a person should hear of: written in the transaction of the act, sent after it, each key once.
+"""Notifications: each event is stored in the transaction of its cause and sent afterwards, once per key.
 
-A command that is killed between the two leaves the event waiting, and the next command sends it. Killed while it sends, it sends twice.
+If a command is killed before it sends, the next command sends the event. If it is killed while it sends, the event may be sent twice.
 """
 
 from dataclasses import asdict
@@ -15,11 +15,11 @@ from alchemist_core.store.tables import AnyRow, Notification
 from alchemist_core.telemetry import say
 
 MAX_ATTEMPTS = 3
-"""Commands that try to send an event before it is given up; each of them tries a web address three times."""
+"""Number of commands that try to send an event; each tries a web address three times."""
 
 
 def announce(connection: Connection, event: Event) -> bool:
-    """Write an event in the transaction of the act; it is sent when the command ends. False where its key was announced before."""
+    """Store an event in the transaction of its cause; it is sent when the command ends. Returns False if its key is stored already."""
     values = {"key": event.key, "kind": event.kind, "event": asdict(event)}
     statement = insert(Notification).values(values).on_conflict_do_nothing(index_elements=["key"])
     engine = connection.engine
@@ -28,25 +28,25 @@ def announce(connection: Connection, event: Event) -> bool:
 
 
 def is_delivered(engine: Engine, key: str) -> bool:
-    """Tell whether every receiver has taken an event."""
+    """Return whether every receiver has accepted an event."""
     with engine.connect() as connection:
         return connection.execute(select(Notification.state).where(Notification.key == key)).scalar() == "delivered"
 
 
 def deliver(engine: Engine) -> None:
-    """Send the events that wait. A receiver or a store that fails is reported and stops nothing.
+    """Send the waiting events. A failing receiver or store is only reported.
 
-    The first event that a receiver refuses ends the attempt: a server that is down costs a command seconds, not seconds an event.
+    The attempt ends at the first refused event, so that a server that is down delays a command by seconds, not by seconds per event.
     """
     try:
         while (row := _send_next(engine)) is not None and row.error is None:
             pass
     except DatabaseError as error:
-        say(f"error: Notifications were not sent, the next command tries again: {str(error.orig).strip()}")
+        say(f"error: Notifications were not sent. The next command tries again: {str(error.orig).strip()}")
 
 
 def _send_next(engine: Engine) -> AnyRow | None:
-    """Send the oldest event that waits, under its row's lock; return its new state, none where no event waits."""
+    """Lock and send the oldest waiting event; return its new state, or None if no event is waiting."""
     with engine.begin() as connection:
         found = connection.execute(
             select(Notification)
@@ -64,7 +64,7 @@ def _send_next(engine: Engine) -> AnyRow | None:
 
 
 def _attempt(found: AnyRow) -> dict[str, Any]:
-    """Send an event to the receivers that have not taken it, and return the columns that changed."""
+    """Send an event to the receivers that have not accepted it, and return the changed columns."""
     event, taken, errors = Event(**found.event), list(found.delivered_to), []
     named = list(receivers())
     for name, send in named:

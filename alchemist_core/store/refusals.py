@@ -1,6 +1,6 @@
-"""What Postgres refused, as one line for the person who ran the command: what happened, and what to do.
+"""Converts errors of Postgres to one line for the user: what happened, and what to do.
 
-A statement that is wrong in itself stays an exception with a traceback: it is a defect, and no remedy of a user's helps.
+A wrong statement is a defect of the code: its exception keeps its traceback, because the user has no remedy.
 """
 
 import psycopg2
@@ -8,32 +8,32 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from alchemist_core.errors import AlchemistError, ConfigError, StoreError
 
-AGAIN = "then run the same command again: it resumes"
-# By SQLSTATE, or its class of two characters; the longest match counts. {} is the server's own first line.
+AGAIN = "then run the same command again to resume"
+# By SQLSTATE, or by its class of two characters; the longest match counts. {} is the first line of the server's message.
 REMEDIES = {
     "08": f"Postgres ended the connection: {{}}. Start it (`alchemist db start`) or check ALCHEMIST_DATABASE_URL, {AGAIN}.",
     "22": "Postgres refused a value: {}. Correct the value.",
-    "25006": "Postgres is read-only for this user: {}. Give ALCHEMIST_DATABASE_URL of a user who may write, on the primary server.",
+    "25006": "Postgres is read-only for this user: {}. Set ALCHEMIST_DATABASE_URL to a user with write access, on the primary server.",
     "28": "Postgres refused the login: {}. Check user and password in ALCHEMIST_DATABASE_URL.",
     "3F000": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
-    "40": "Other sessions change the same rows: {}. Run the command again.",
-    "42501": "This database user may not do that: {}. Stages need the writer's URL, `alchemist db migrate` the owner's.",
+    "40": "Other sessions changed the same rows: {}. Run the command again.",
+    "42501": "This database user may not do that: {}. Stages need the URL of the writer, `alchemist db migrate` that of the owner.",
     "42703": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
     "42883": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
     "42P01": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
     "53": f"Postgres has no resources left: {{}}. Close sessions or give it more memory, {AGAIN}.",
     "53100": f"The disk of Postgres is full: {{}}. Free space there, {AGAIN}.",
-    "55": "Other sessions hold what this command needs: {}. Run the command again when they have ended.",
+    "55": "Other sessions hold locks that this command needs: {}. Run the command again when they have ended.",
     "57014": "Postgres cancelled a statement: {}. Raise the timeout or wait for other work to end, then run the command again.",
-    "57": f"Postgres is going down or starting: {{}}. Wait, or start it (`alchemist db start`), {AGAIN}.",
-    "58": f"Postgres cannot use its files: {{}}. Check its disk and its log, {AGAIN}.",
+    "57": f"Postgres is stopping or starting: {{}}. Wait, or start it (`alchemist db start`), {AGAIN}.",
+    "58": f"Postgres cannot access its files: {{}}. Check its disk and its log, {AGAIN}.",
     "XX001": "Postgres found damaged data: {}. Restore a backup (`alchemist db restore`).",
     "XX002": "Postgres found a damaged index: {}. Run REINDEX as the owner, then the command again.",
 }  # fmt: skip
 
 
 def explain_refusal(error: BaseException) -> AlchemistError | None:
-    """Return one line with a remedy for what the server or the way to it caused; None for what the code itself caused."""
+    """Return an error with a remedy if the server or the connection caused it; None for a defect of the code."""
     if isinstance(error, PendingRollbackError):
         return _because("08", "the transaction was lost")
     original = error.orig if isinstance(error, DBAPIError) else error
@@ -46,7 +46,7 @@ def explain_refusal(error: BaseException) -> AlchemistError | None:
 
 
 def _state_of(original: psycopg2.Error, said: str) -> str | None:
-    """Return a state for errors of the driver, which have none: a lost connection, a login, a value that it cannot encode."""
+    """Return a SQLSTATE for errors of the driver, which have none: a lost connection, a login, a value that it cannot encode."""
     if "authentication failed" in said or "does not exist" in said:
         return "28"
     if isinstance(original, (psycopg2.OperationalError, psycopg2.InterfaceError)):

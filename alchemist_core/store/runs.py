@@ -1,4 +1,4 @@
-"""The run ledger: every execution of a stage, its progress, its end. One live run a run key (stage, config hash, slot)."""
+"""The run ledger: every execution of a stage with progress and result. A run key (stage, config hash, slot) has one live run."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from alchemist_core.store.tables import Lease, Run
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """What is executed: the same key never runs twice at a time."""
+    """Identifies an execution: the same key never runs twice at a time."""
 
     stage: str
     config: dict[str, Any]
@@ -23,7 +23,7 @@ class RunKey:
 
     @property
     def resource(self) -> str:
-        """Name the lease of this key."""
+        """Return the name of this key's lease."""
         return f"run:{self.stage}:{self.config_hash}:{self.slot}"
 
 
@@ -37,7 +37,7 @@ class RunClaim:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What a follower sees of another process's run."""
+    """State of a run, for processes that follow it."""
 
     run_id: int
     state: str
@@ -51,7 +51,7 @@ class RunState:
 
 
 def claim_run(engine: Engine, key: RunKey, *, ttl_s: float, code_version: str) -> RunClaim | None:
-    """Start a run and claim its key in one transaction; None when a live run holds the key."""
+    """Start a run and claim its key in one transaction; None if a live run holds the key."""
     values = {
         "stage": key.stage, "slot": key.slot, "config": key.config, "config_hash": key.config_hash,
         "code_version": code_version, "host": socket.gethostname(), "pid": os.getpid(),
@@ -67,7 +67,7 @@ def claim_run(engine: Engine, key: RunKey, *, ttl_s: float, code_version: str) -
 
 
 def mark_lost_runs(connection: Connection, key: RunKey) -> None:
-    """Mark the runs of this key that ended without saying so: their lease has just been taken over."""
+    """Mark the runs of this key as lost whose lease was just taken over."""
     statement = text("""
         UPDATE alchemist.runs SET state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung'
         WHERE stage = :stage AND config_hash = :config_hash AND slot = :slot AND state = 'running'
@@ -92,13 +92,13 @@ def read_run(connection: Connection, run_id: int) -> RunState:
 
 
 def beat(connection: Connection, run_id: int, progress: dict[str, Any]) -> None:
-    """Tell followers that the run lives, and how far it is."""
+    """Store a heartbeat and the progress of a run."""
     values = {"heartbeat_at": text("clock_timestamp()"), "progress": progress}
     connection.execute(update(Run).where(Run.run_id == run_id).values(values))
 
 
 def finish_run(engine: Engine, claim: RunClaim, *, state: str, **fields: Any) -> None:
-    """End a run (`result`, `error`, `exit_code`, `work_seconds`, `progress`, `device`, `cost`) and give its key back."""
+    """End a run (`result`, `error`, `exit_code`, `work_seconds`, `progress`, `device`, `cost`) and release its leases."""
     values = {"state": state, "finished_at": text("clock_timestamp()"), **fields}
     with engine.begin() as connection:
         connection.execute(update(Run).where(Run.run_id == claim.run_id, Run.state == "running").values(values))

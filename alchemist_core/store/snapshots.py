@@ -1,6 +1,6 @@
-"""Rank scales and snapshots: what may be drawn at a moment, frozen so that a selection can be repeated for ever.
+"""Rank scales and snapshots of the eligible samples at a moment, stored so that a selection can be repeated at any time.
 
-Letters: N samples of the pool.
+Letters: N scored samples of the nights, eligible or excluded.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Tak
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A pool, its rank scale, and each sample's rank (0 = highest score); eligible are the samples that nothing excludes."""
+    """The scored samples of a moment, the rank scale, and each sample's rank (0 = highest score). Those not excluded are eligible."""
 
     snapshot_id: int | None
     rater: RaterRow
@@ -36,11 +36,11 @@ class Snapshot:
 
     @property
     def n_eligible(self) -> int:
-        """Count the eligible samples: of them a retention is a share."""
+        """Return the number of eligible samples; the retention is a share of it."""
         return self.pairs.count_open()
 
     def dataset_of(self, place: slice | NDArray[np.int64] = slice(None)) -> tuple[list[str], NDArray[np.int64]]:
-        """Return the datasets by name, and for samples of the pool the number of theirs in that list."""
+        """Return the names of the datasets, and the index of each sample's dataset in that list."""
         names = sorted({night.dataset for night in self.nights})
         number = np.zeros(1 + max((night.night_id for night in self.nights), default=0), np.int64)
         for night in self.nights:
@@ -57,19 +57,19 @@ def take_snapshot(
     rescale: bool = False,
     should_store: bool = True,
 ) -> Snapshot:
-    """Freeze what may be drawn now; an unchanged pool gives the snapshot that exists.
+    """Store a snapshot of the samples that are eligible now; if nothing changed, return the existing snapshot.
 
     Args:
         engine: The store.
-        rater: Whose scores rank the samples.
-        dataset_names: Training datasets to draw from.
-        options: What decides which samples are eligible; none: duplicates are left out, no more.
-        rescale: Fit a new rank scale to today's scores instead of keeping the rater's first one.
-        should_store: False for a preview, which writes nothing to the store.
+        rater: The rater whose scores rank the samples.
+        dataset_names: Training datasets to select from.
+        options: Options that decide which samples are eligible. None: only duplicates are excluded.
+        rescale: Fit a new rank scale to today's scores, instead of using the newest stored one.
+        should_store: Whether to write to the store; False for a preview.
 
     Raises:
-        ConfigError: If nothing is selectable.
-        ConfigError: If a dataset is unknown; if one to draw from is no training dataset, or one to decontaminate against is one.
+        ConfigError: Nothing is selectable, or nothing eligible.
+        ConfigError: A dataset is unknown, one to select from is not a training dataset, or one to decontaminate against is one.
     """
     with frozen(engine) as connection:
         _require_training_data(connection, dataset_names)
@@ -77,19 +77,19 @@ def take_snapshot(
         options = options or EligibleOptions()
         moment = _moment(connection, rater.rater_id, nights, options)
         pool = EligibleRequest(moment, nights, should_verify=should_store)
-        # What a condition or a heuristic reads may change at any time: a stored selection sees it as it is.
+        # Captions and heuristics can change, so a selection that is stored reads them again instead of using kept files.
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
     if not len(pairs):
         raise ConfigError(
             f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks, or no "
-            f"pair has the score {moment.score!r}. "
+            f"sample has the score {moment.score!r}. "
             "Run alchemist score, alchemist check --suite scores and alchemist night publish first."
         )
     if should_store and not pairs.count_open():
-        # Before anything is stored: a snapshot without a sample serves nobody.
+        # Refused before anything is stored: a snapshot without an eligible sample has no use.
         raise ConfigError(
-            f"No pair is eligible: conditions, duplicates and takedowns leave out all {len(pairs):,} scored pairs. Loosen --where or "
+            f"No sample is eligible: conditions, duplicates and takedowns exclude all {len(pairs):,} scored samples. Loosen --where or "
             "--decontaminate, or score more shards."
         )
     with engine.begin() as connection:
@@ -105,10 +105,10 @@ def take_snapshot(
 
 
 def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
-    """Give a snapshot again: the pool, its scale and the ranks.
+    """Load a stored snapshot: the samples, the rank scale and the ranks.
 
     Raises:
-        DataError: If the pool is not what was frozen.
+        DataError: The eligible samples differ from those of the snapshot.
     """
     scale_table = tables.RankScale
     columns = (
@@ -132,8 +132,8 @@ def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
         eligible_hash, pairs = pool.get(connection, may_be_kept=True)
     if eligible_hash != row.eligible_hash:
         raise DataError(
-            f"Snapshot {snapshot_id} no longer gives the eligible set that was frozen: scores or locations were changed by hand, "
-            "or what its condition, its heuristic or its cap of sources reads has changed since."
+            f"The eligible samples differ from those of snapshot {snapshot_id}: scores or locations were changed by hand, "
+            "or captions, heuristics or URLs that the selection reads have changed. Select again."
         )
     rater = find_rater(engine, row.name)
     assert rater is not None
@@ -165,16 +165,18 @@ def _require_training_data(connection: Connection, names: Sequence[str]) -> None
     role_of = {row.name: row.role for row in connection.execute(statement)}
     for name in names:
         if name not in role_of:
-            raise ConfigError(f"{name} is not registered: there are {', '.join(sorted(role_of)) or 'no datasets'}.")
+            raise ConfigError(
+                f"Dataset {name!r} is not registered (registered: {', '.join(sorted(role_of)) or 'none'})."
+            )
         if role_of[name] != "train":
             article = "an" if role_of[name] == "evaluation" else "a"
             raise ConfigError(
-                f"{name} is {article} {role_of[name]} dataset: only training data may be selected. Leave it out of --dataset."
+                f"{name} is {article} {role_of[name]} dataset. Only training datasets can be selected from: remove it from --dataset."
             )
 
 
 def _effective(moment: Moment, pairs: EligibleSamples) -> dict[str, Any]:
-    """Return a snapshot's options; a condition that leaves nobody out is none, so that SQL draws from the snapshot too."""
+    """Return the options to store. A condition that excludes no sample is dropped, so that SQL can select from the snapshot too."""
     has_condition = bool((pairs.excluded_N == Exclusion.PREDICATE).any())
     return {name: value for name, value in moment.options().items() if name != "where" or has_condition}
 
@@ -185,7 +187,7 @@ def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:
         role = connection.execute(registered).scalar()
         if role in (None, "train"):
             found = "is not registered" if role is None else "is a training dataset"
-            raise ConfigError(f"--decontaminate {name}: it {found}; needed is a validation or evaluation dataset.")
+            raise ConfigError(f"--decontaminate {name}: it {found}. Give a validation or evaluation dataset.")
     newest = select(func.coalesce(func.max(Shard.shard_id), 0)).join(Dataset, Dataset.dataset_id == Shard.dataset_id)
     return int(connection.execute(newest.where(Dataset.name.in_(names))).scalar_one()) if names else 0
 
@@ -193,7 +195,7 @@ def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:
 def _rank_scale(
     connection: Connection, moment: Moment, score_N: NDArray[np.float64], *, rescale: bool, should_store: bool
 ) -> tuple[int | None, RankScale]:
-    """Return the newest scale of this score under the rater; the first selection fits one, and a rescale if scores have moved."""
+    """Return the newest rank scale of this score under the rater. The first selection fits it; a rescale fits a new one."""
     scale_table = tables.RankScale
     newest = (
         select(scale_table.rank_scale_id, scale_table.knot_scores, scale_table.knot_ranks)
@@ -202,7 +204,7 @@ def _rank_scale(
         .limit(1)
     )
     if should_store:
-        # Two first selections at once would each freeze a scale of their own.
+        # Without a lock, two concurrent first selections would each store a scale.
         take_lock(connection, "rank_scales")
     row = connection.execute(newest).one_or_none()
     known = None if row is None else RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
@@ -231,7 +233,7 @@ def _store_snapshot(connection: Connection, values: dict[str, Any]) -> int:
 
 
 def read_dataset_names(engine: Engine, snapshot_id: int) -> list[str]:
-    """Return the datasets that a snapshot draws from."""
+    """Return the datasets of a snapshot."""
     statement = select(RankSnapshot.dataset_names).where(RankSnapshot.snapshot_id == snapshot_id)
     with engine.connect() as connection:
         return list(connection.execute(statement).scalar_one())

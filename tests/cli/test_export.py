@@ -84,7 +84,7 @@ def test_a_condition_keeps_what_it_says(tmp_path: Path, where: str, wanted: obje
         ("rating > 1", "there is no column 'rating' .columns: sample_id, pair_hash, score"),
         ("width > 'wide'", "expected a whole number, found 'wide'"),
         ("crawl_date = 'yesterday'", "expected 'YYYY-MM-DD', found 'yesterday'"),
-        ("score like '1%'", "like is for texts"),
+        ("score like '1%'", "like requires a text column"),
         ("caption = 'a\x00b'", "expected a text"),
         ("1 = 1", "expected a column"),
     ],

@@ -69,7 +69,7 @@ def test_what_is_held_out_is_never_trained_on(
     with open_store().connect() as connection:
         n_pairs = connection.execute(text("SELECT count(*) FROM alchemist.samples")).scalar_one()
     assert 0 < report.n_heldout < report.n_train < n_pairs
-    with pytest.raises(DataError, match="0 different captions of v to train on, at least 20 are needed"):
+    with pytest.raises(DataError, match="v has 0 different captions to train on, but at least 20 are needed"):
         train(tmp_path / "none.safetensors", heldout="v")
 
 

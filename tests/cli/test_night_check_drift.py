@@ -190,7 +190,11 @@ def test_a_first_night_is_compared_with_the_distribution_in_the_raters_acceptanc
             {"q": sorted(normal(500, seed=8))},
         )  # fmt: skip
     (night,) = drift().nights
-    assert (night["verdict"], night["reference"], night["n_reference"]) == ("steady", "the rater's certificate", 5000)
+    assert (night["verdict"], night["reference"], night["n_reference"]) == (
+        "steady",
+        "the rater's acceptance report",
+        5000,
+    )
 
 
 def test_another_datasets_accepted_nights_and_held_ones_are_no_reference(engine: Engine) -> None:

@@ -38,4 +38,4 @@ def test_a_night_is_held_with_its_figure_its_limit_and_what_moved_it_most() -> N
     said = "scores drifted: PSI 0.346 (limit 0.25) against accepted nights"
     assert hold_reason(found(), DriftLimits()) == said
     moved = found(Mover("shard", "a.tar", **most), Mover("shard", "b.tar", **most))
-    assert hold_reason(moved, DriftLimits()) == f"{said}; shard a.tar moved it most"
+    assert hold_reason(moved, DriftLimits()) == f"{said}; shard a.tar contributes most"

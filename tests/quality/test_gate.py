@@ -14,7 +14,7 @@ from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import artifact_path
-from alchemist_core.quality.gate import _drawn, _validate_all, failures, run_suite
+from alchemist_core.quality.gate import _rank_figures, _validate_all, failures, run_suite
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.suites import Check
 from alchemist_core.quality.validation import CheckOutcome
@@ -259,7 +259,7 @@ def drawn(ranks: list[float], n_pool: list[int] | None, **spec: Any) -> Mapping[
     row = SimpleNamespace(
         spec={"rank_by": "clarity", **spec}, strategy="shift_gsample", curves=n_pool and {"n_pool": n_pool}
     )
-    return _drawn(None, row, manifest)
+    return _rank_figures(None, row, manifest)
 
 
 def test_a_selection_is_checked_by_its_highest_rank_and_by_the_share_that_its_cut_dropped() -> None:
@@ -288,5 +288,5 @@ def test_a_frame_without_rows_is_passed_over_unless_its_size_is_what_matters() -
 
 @pytest.mark.parametrize("suite", ["subset", "evaluation"])
 def test_a_suite_of_subsets_needs_one(database_url: str, suite: str) -> None:
-    with pytest.raises(ConfigError, match=f"{suite}.*--subset NAME"):
+    with pytest.raises(ConfigError, match=f"{suite}.*requires --subset"):
         run_suite(database_url, suite)

@@ -169,8 +169,8 @@ def test_a_suite_is_run_for_the_datasets_that_it_names_alone(suites: Path, capsy
     ("name", "content", "said"),
     [
         ("samples_x.json", "{", "JSONDecodeError"),
-        ("samples_x.json", "[]", 'a suite is an object with a list "expectations"'),
-        ("samples_x.json", '{"expectations": []}', "It holds no expectations."),
+        ("samples_x.json", "[]", 'a suite must be an object with a list "expectations"'),
+        ("samples_x.json", '{"expectations": []}', "The suite contains no expectations."),
         ("samples_x.json", '{"expectations": [{"type": "expect_wonders", "kwargs": {}}]}', "expect_wonders"),
         (
             "samples_x.json",
@@ -180,8 +180,8 @@ def test_a_suite_is_run_for_the_datasets_that_it_names_alone(suites: Path, capsy
         ("samples_x.json", b"\xff", "UnicodeDecodeError"),
         ("samples_x.py", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
         ("samples_x.py", "raise SystemExit(0)", "SystemExit"),
-        ("samples_x.py", "suite = 3", "it must define `suite`, an ExpectationSuite"),
-        ("x.py", "suite = 3", "it must define `suite`, an ExpectationSuite"),
+        ("samples_x.py", "suite = 3", "the file must define `suite`, an ExpectationSuite"),
+        ("x.py", "suite = 3", "the file must define `suite`, an ExpectationSuite"),
     ],
 )
 def test_a_suite_that_cannot_be_read_fails_the_check_with_a_line(
@@ -200,7 +200,10 @@ def test_a_suite_that_cannot_be_read_fails_the_check_with_a_line(
         ({"view": "crawled_sample"}, "Did you mean crawled_samples?"),
         ({"view": "datasets"}, "has no column dataset and no column crawl_date"),
         ({"view": "samples; DROP TABLE alchemist.scores"}, "There is no view"),
-        ({"gate": "scores"}, "Its name says that it gates samples, its meta.alchemist.gate says scores."),
+        (
+            {"gate": "scores"},
+            "The file name gives the gate samples, but meta.alchemist.gate is scores. Change one of them.",
+        ),
         ({"gates": "samples"}, "meta.alchemist.gates is not allowed"),
         ({"datasets": "web"}, "meta.alchemist.datasets is not allowed"),
     ],
@@ -214,7 +217,7 @@ def test_a_suite_with_impossible_metadata_fails_the_check(suites: Path, meta: di
 
 def test_a_suite_without_a_gate_fails_the_check(suites: Path) -> None:
     write(suites, "mine.json", WIDE)
-    assert "mine.json/can_be_run: It does not say what it gates" in samples()
+    assert "mine.json/can_be_run: The gate is not given" in samples()
 
 
 def test_an_unknown_column_fails_its_expectation_whatever_its_severity_and_leaves_the_others(suites: Path) -> None:
@@ -375,9 +378,9 @@ def test_a_suite_gates_what_its_name_or_its_meta_says(by_name: Any, by_meta: Any
 
 
 def test_a_suite_with_contradicting_gates_or_none_gates_nothing() -> None:
-    with pytest.raises(DataError, match=r"gates samples, its meta\.alchemist\.gate says scores"):
+    with pytest.raises(DataError, match=r"gate samples, but meta\.alchemist\.gate is scores"):
         _gate_of("samples", SuiteMeta(gate="scores"))
-    with pytest.raises(DataError, match="begin its name with one of shards, samples, scores, subset"):
+    with pytest.raises(DataError, match="Start the file name with one of shards, samples, scores, subset"):
         _gate_of(None, SuiteMeta())
 
 

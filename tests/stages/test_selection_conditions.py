@@ -61,7 +61,7 @@ def test_a_hostile_value_is_only_a_value(store: Engine, value: str) -> None:
 
 
 def test_a_condition_that_nothing_meets_reports_it(store: Engine) -> None:
-    with pytest.raises(ConfigError, match="No pair is eligible"):
+    with pytest.raises(ConfigError, match="No sample is eligible"):
         draw(where="width > 100000")
 
 

@@ -96,7 +96,7 @@ def test_a_heuristic_ranks_the_samples_that_have_it_on_a_scale_of_its_own(store:
 
 def test_a_score_that_a_crawl_brought_along_ranks_too(store: Engine) -> None:
     assert draw(0.2, rank_by="imported.likes").n_eligible == 300
-    with pytest.raises(AlchemistError, match=r"no pair has the score 'imported.dislikes'"):
+    with pytest.raises(AlchemistError, match=r"no sample has the score 'imported.dislikes'"):
         draw(0.2, rank_by="imported.dislikes")
 
 
@@ -185,8 +185,8 @@ def test_options_that_contradict_each_other_are_refused(store: Engine, options: 
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ("web,boks", "boks is not registered: there are bench, books, web"),
-        ("bench", "bench is an evaluation dataset: only training data may be selected"),
+        ("web,boks", r"'boks' is not registered \(registered: bench, books, web\)"),
+        ("bench", "bench is an evaluation dataset. Only training datasets can be selected from"),
         ("web,bench", "bench is an evaluation dataset"),
     ],
 )

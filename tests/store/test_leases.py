@@ -50,7 +50,7 @@ def test_a_writer_whose_lease_was_taken_over_is_refused(engine: Engine) -> None:
     taken = claim(engine, run_id=2)
     assert paused is not None
     assert taken is not None
-    with engine.begin() as connection, pytest.raises(LeaseLostError, match="nothing of it was stored"):
+    with engine.begin() as connection, pytest.raises(LeaseLostError, match="nothing was stored"):
         consume_lease(connection, paused)
     with engine.begin() as connection:
         consume_lease(connection, taken)

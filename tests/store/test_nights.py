@@ -110,7 +110,7 @@ def test_nights_are_listed_by_state_rater_dataset_and_date_oldest_first(store: E
 
 @pytest.mark.parametrize("text", ["web", ":2026-01-02", "web:2026-13-01", "web:", "2026-01-02"])
 def test_what_is_no_night_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="name it as DATASET:YYYY-MM-DD"):
+    with pytest.raises(ConfigError, match="Give DATASET:YYYY-MM-DD"):
         read_night(text)
 
 

@@ -319,7 +319,7 @@ def test_a_home_that_was_copied_while_its_server_runs_never_uses_the_originals(u
     original = start_postgres(used_home)
     copied = copy_home(used_home, used_home.parent / f"copy-of-{used_home.name}")
     assert not is_running(copied)
-    with pytest.raises(StoreError, match=f"is a copy of a home .* {original.data_dir}.*alchemist db backup"):
+    with pytest.raises(StoreError, match=f"is a copy of the home .* {original.data_dir}.*alchemist db backup"):
         start_postgres(copied)
     assert not stop_postgres(copied)
     assert is_running(used_home), "the original's server was not stopped"
@@ -365,7 +365,7 @@ def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(home: Path)
         copied = copy_home(closed / "home", closed / "copy")
         assert not is_running(copied)
         assert not stop_postgres(copied)
-        with pytest.raises(StoreError, match=f"is a copy of a home .* {server.data_dir.parent}"):
+        with pytest.raises(StoreError, match=f"is a copy of the home .* {server.data_dir.parent}"):
             start_postgres(copied)
         stop_postgres(closed / "home")
         moved = (closed / "home").rename(closed / "moved")

@@ -34,8 +34,8 @@ def refusal(engine: Engine, *statements: str) -> AlchemistError | None:
 @pytest.mark.parametrize(("state", "remedy"), [
     ("53100", "disk of Postgres is full"),
     ("53300", "no resources left"),
-    ("58030", "cannot use its files"),
-    ("57P01", "going down or starting"),
+    ("58030", "cannot access its files"),
+    ("57P01", "stopping or starting"),
     ("57014", "cancelled a statement"),
     ("25006", "read-only for this user"),
     ("42501", "may not do that"),
@@ -124,5 +124,5 @@ def test_a_copy_whose_session_the_server_ends_raises_one_error_and_prints_nothin
 ) -> None:
     with pytest.raises((DatabaseError, psycopg2.Error)) as refused:
         copy_cut(engine, cut)
-    assert re.search(r"(ended the connection|going down).*it resumes", str(explain_refusal(refused.value)))
+    assert re.search(r"(ended the connection|stopping).*to resume", str(explain_refusal(refused.value)))
     assert capfd.readouterr().err == ""

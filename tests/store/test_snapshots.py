@@ -176,13 +176,13 @@ def test_a_score_changed_by_hand_is_found_out(store: Engine) -> None:
     shutil.rmtree(load_settings().home / "snapshots")
     change(store, "UPDATE alchemist.scores SET score = score + 1 WHERE sample_id = 7")
     assert first.snapshot_id is not None
-    with pytest.raises(DataError, match="no longer gives the eligible set"):
+    with pytest.raises(DataError, match="The eligible samples differ"):
         reload_snapshot(store, first.snapshot_id)
 
 
 def test_a_condition_is_evaluated_again_by_every_stored_selection(store: Engine) -> None:
     options = EligibleOptions(where="caption = 'new'")
-    with pytest.raises(ConfigError, match="No pair is eligible"):
+    with pytest.raises(ConfigError, match="No sample is eligible"):
         take(store, options=options)
     change(store, "UPDATE alchemist.samples SET caption = 'new' WHERE sample_id = 7")
     assert take(store, options=options).n_eligible == 1
@@ -306,10 +306,10 @@ def test_what_was_taken_down_or_has_no_score_is_counted_and_not_in_the_eligible_
 @pytest.mark.parametrize(
     ("options", "datasets", "message"),
     [
-        ({}, ["nope"], "nope is not registered: there are bench, books, goal, web"),
-        ({}, ["bench"], "bench is an evaluation dataset: only training data"),
-        ({}, ["goal"], "goal is a validation dataset: only training data"),
-        ({}, ["gone"], "gone is not registered"),
+        ({}, ["nope"], r"'nope' is not registered \(registered: bench, books, goal, web\)"),
+        ({}, ["bench"], "bench is an evaluation dataset. Only training datasets"),
+        ({}, ["goal"], "goal is a validation dataset. Only training datasets"),
+        ({}, ["gone"], "'gone' is not registered"),
         ({"decontaminate": ("web",)}, ["web"], "--decontaminate web: it is a training dataset"),
         ({"decontaminate": ("nope",)}, ["web"], "--decontaminate nope: it is not registered"),
         ({"decontaminate": ("gone",)}, ["web"], "--decontaminate gone: it is not registered"),

@@ -1,4 +1,4 @@
-"""Typed tables of the store. A table is a protocol: all stand from the first migration, each filled by the stage that owns it."""
+"""Typed tables of the store. Each is filled by the stage that owns it."""
 
 from alchemist_core.store.tables.operations import (
     AuditEvent,

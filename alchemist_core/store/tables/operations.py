@@ -1,4 +1,4 @@
-"""What ran and who did what: runs, leases, check results, audit events. Not data: `db checksum` leaves these tables out."""
+"""Tables of operations: runs, leases, check results, audit events. `db checksum` excludes them, because they are not data."""
 
 from datetime import date, datetime
 from typing import Any

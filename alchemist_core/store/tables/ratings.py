@@ -1,4 +1,4 @@
-"""What a rater said: rater versions, the ledger of scored shards, scores, nights, rank scales and snapshots."""
+"""Tables of ratings: rater versions, the ledger of scored shards, scores, nights, rank scales and snapshots."""
 
 from datetime import date, datetime
 from typing import Any

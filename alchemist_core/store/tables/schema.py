@@ -1,4 +1,4 @@
-"""The declarative root of all tables, and the column types that they share."""
+"""The declarative base of all tables, and their common column types."""
 
 import inspect
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 SCHEMA = "alchemist"
 
-# A row of columns that the reader knows by name.
+# A row whose columns the caller reads by name.
 AnyRow = Row[*tuple[Any, ...]]
 
 NAMING = {
@@ -24,7 +24,7 @@ NAMING = {
 
 
 class Table(DeclarativeBase):
-    """Root of the tables in schema `alchemist`."""
+    """Base of the tables in schema `alchemist`."""
 
     metadata = MetaData(schema=SCHEMA, naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
@@ -37,7 +37,7 @@ class Table(DeclarativeBase):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if isinstance(cls.__table__, sqlalchemy.Table):
-            # What people read in psql is what developers read here: the docstring's first paragraph.
+            # The comment of a table in Postgres is the first paragraph of its docstring.
             cls.__table__.comment = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
@@ -47,7 +47,7 @@ Created = Annotated[datetime, mapped_column(server_default=func.now())]
 
 
 def utc_now() -> datetime:
-    """Return the present moment, aware of its zone.
+    """Return the current time with its time zone.
 
     >>> utc_now().utcoffset().total_seconds()
     0.0

@@ -1,4 +1,4 @@
-"""What came in: datasets, shards, samples, where their bytes lie, and what had to be quarantined."""
+"""Tables of sources: datasets, shards, samples, their locations, and quarantined records."""
 
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -52,8 +52,8 @@ class Dataset(Table):
 class Shard(Table):
     """One tar file of records.
 
-    Only a verified shard is read. growing: an upload under way, nothing of it is registered. missing, changed: its file is gone, or holds
-    other bytes than were registered. rejected: not a readable tar. retired: a person decided. superseded: a later revision lies there.
+    Only verified shards are read. growing: still being uploaded, its samples are not registered. missing: its file does not exist.
+    changed: its bytes differ from those registered. rejected: not a readable tar. retired: by a person. superseded: replaced by a revision.
     """
 
     __tablename__ = "shards"
@@ -151,7 +151,7 @@ class SampleColumn(NamedTuple):
     name: str
     sql_type: str
     kind: type[Any]
-    """What it is to a condition and to an export."""
+    """Its type in conditions and exports."""
 
 
 SAMPLE_COLUMNS = (

@@ -1,4 +1,4 @@
-"""What was chosen and what it was worth: subset versions, trained models, evaluations and experiments."""
+"""Tables of results: subset versions, trained models, evaluations and experiments."""
 
 from datetime import datetime
 from typing import Any
