@@ -68,7 +68,7 @@ def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs
     if not caption:
         raise BadTextError(Reason.MISSING_CAPTION, "no text in .txt, nor under caption or text in .json")
     if not is_storable(caption):
-        raise BadTextError(Reason.UNSTORABLE_TEXT, "the caption holds NUL or a lone surrogate")
+        raise BadTextError(Reason.UNSTORABLE_TEXT, "the caption contains NUL or a lone surrogate")
     _require_short(caption.encode())
     metadata = {name: value for name, value in fields.items() if name not in _OWN_COLUMNS | used}
     attributes = {attribute.name: _find_text(fields, attribute.keys) for attribute in CRAWL_ATTRIBUTES}
@@ -218,7 +218,7 @@ def _check_values(document: dict[str, Any]) -> None:
 
 def _check_leaf(value: object) -> None:
     if isinstance(value, str) and not is_storable(value):
-        raise BadTextError(Reason.UNSTORABLE_TEXT, "the JSON holds NUL or a lone surrogate")
+        raise BadTextError(Reason.UNSTORABLE_TEXT, "the JSON contains NUL or a lone surrogate")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadTextError(Reason.BAD_JSON, "a number overflows to infinity")
     if isinstance(value, int) and abs(value) >= _MAX_INTEGER:

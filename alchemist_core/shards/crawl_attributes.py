@@ -1,4 +1,4 @@
-"""Attributes of a sample that its crawl gives and that have a column of their own. Knows no tar and no database.
+"""Attributes of samples that crawls give and that have a column of their own. Independent of tars and of the database.
 
 One more attribute is one line here and a migration with `ALTER TABLE alchemist.samples ADD COLUMN name varchar`: reading the record's
 JSON, the COPY at ingest, the model, its comment, `alchemist export` and `--where` are made from this declaration.
@@ -13,9 +13,9 @@ class CrawlAttribute(NamedTuple):
     name: str
     """Its column in the table `samples`."""
     keys: tuple[str, ...]
-    """Its keys in the JSON; the first one that holds a text counts."""
+    """Its keys in the JSON; the first one with a text is used."""
     comment: str
-    """What it means, as the database shows it."""
+    """Comment of its column in the database."""
 
 
 CRAWL_ATTRIBUTES = (

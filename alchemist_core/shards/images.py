@@ -173,7 +173,7 @@ def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:
         raise BadImageError(Reason.TOO_SLOW, f"a JPEG of {n_scans} scans; the limit is {MAX_SCANS}")
     with _pillow_faults():
         image = Image.open(io.BytesIO(data), formats=[name.upper()])
-        # A JPEG with an attached preview opens as a multi-picture file, whose first image is the one meant.
+        # A JPEG with an attached preview opens as a multi-picture file; its first image is the main one.
         is_animated = name != "jpeg" and getattr(image, "is_animated", False)
         if is_animated and name == "tiff":
             raise BadImageError(Reason.ANIMATED_IMAGE, "several pages; a TIFF of one page is read only")
@@ -203,7 +203,7 @@ def _bytes_a_pixel(mode: str) -> int:
 
 
 def _count_scans(data: bytes) -> int:
-    """Count a JPEG's scans, or return a lower number where it has a few: what lies in its metadata may be counted, too."""
+    """Return the number of a JPEG's scans, or a lower number if it has only a few. Markers in its metadata may be counted too."""
     if (n_markers := data.count(_JPEG_SCAN)) <= MAX_SCANS:
         return n_markers
     n_scans, at = 0, 2
@@ -267,13 +267,13 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
         opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
     if image.mode == "F":
-        raise BadImageError(Reason.UNSUPPORTED_PIXELS, "floating-point pixels have no agreed white")
+        raise BadImageError(Reason.UNSUPPORTED_PIXELS, "floating-point pixels have no defined white")
     return image.convert("RGB")
 
 
 # --- Limits of one image ------------------------------------------------------------------------------------------------------
 
-# The time to read a header may grow with the square of its bytes; this many bytes of pixels are decoded in a fraction of a second.
+# The time to read a header can grow with the square of its size; decoding this many bytes of pixels takes a fraction of a second.
 _CHEAP_FILE_BYTES, _CHEAP_DECODED_BYTES = 1 << 20, 1 << 26
 _MEMORY_BYTES = 3 * MAX_DECODED_BYTES
 _STATM = Path("/proc/self/statm")

@@ -53,11 +53,11 @@ def _is_clean(text: str) -> bool:
 
 # --- Windows-1252 -------------------------------------------------------------------------------------------------------------
 
-# These letters are the same in the Latin code pages 1250, 1252 and 1254, and are no letter of a Baltic word where the rules below let
-# them stand; the others are known by whole words only.
+# These letters are the same in the Latin code pages 1250, 1252 and 1254, and do not occur in Baltic words in the positions that the rules
+# below allow. Other letters are accepted in whole words only.
 _SAFE_LETTERS = re.compile(
     r"é(?!lt)|[öüßóú]|ä(?![aeo])|(?<=[a-hj-zé])í(?![iu])"
-    # Where DOS code pages have ß, which follows a vowel, these have á.
+    # DOS code pages have ß, which follows a vowel, at the code of á.
     r"|(?<=[bcdfghj-np-tv-z])á(?!$)|(?<=[cgq]u)á(?!$)|(?<=[bcdfghjklmnprstv]i)á(?=[bcdfglmnprst][aeiou])|(?<=[aeio])ë(?=[a-z])|ç(?=[aouáéó]|ão|ões?$)|(?<=[aeiou])ñ(?=[aeiouáéíóú])"
     r"|ão|ãe(?=s?$)|(?<=[a-zç])õe(?=[sm]?$)|(?<![aeiouyåäö])å(?![aeiouybckptz])|(?<=b)åt|(?<=r)åk|(?<![aeiouyøæ])ø(?=[bdfghjklmnprstv])(?!si)|(?<=[bdfghjklmnprstv])æ(?![aeiouyw]|s?$)"
 )
@@ -93,7 +93,7 @@ _WORDS_IN_LINES = """
 está papá mamá sofá allá quizá canadá panamá bogotá olá pará maracujá chá já lá
 """
 _KNOWN_WORDS = frozenset(_WORDS_IN_LINES.split())
-# A Czech "no.", in the reading of Windows-1252.
+# A Czech "no.", decoded as Windows-1252.
 _CZECH_NUMBER = re.compile(r"\b[èÈ]\.")
 # Punctuation that may occur between words, and where: other code pages have letters at these code points.
 _SIGNS = re.compile(
@@ -151,17 +151,17 @@ _RUSSIAN = dict(zip(
 _MIN_RUSSIAN_LETTERS = 8
 # Nats a letter, on average: Russian has -2.9, other scripts that are read as Russian mostly less than -3.3.
 _MIN_LIKELIHOOD = -3.4
-# Over the other encoding's reading of the same bytes, which is as Cyrillic.
+# Minimum difference to the likelihood of the same bytes in the other Cyrillic encoding.
 _MIN_LEAD = 0.3
 _RUSSIAN_SIGNS = re.compile(r"(?:(?<=\s)|^)«(?=\w)|(?<=[\w.!?])»|(?<=\s)[–—](?=\s)|№(?=\s?\d)|(?<=\w)…|\xa0")
 _IMPOSSIBLE = re.compile(
     r"^[ьыъ]|[аеёиоуыэюя]{3}|[бвгджзклмнпрстфхцчшщ]{5}|(?<![аеёиоуыэюя])(?<!^)й|й[аеиуыэюяьъ]|[^бвгджзклмнпрстфхцчшщ][ьъы]|ъ(?![еёюя])"
     r"|[чщжш][ыюя]|[гкх]ы|ц[юя]|щ[^аеёинуь]"
 )
-# Where old Macs have quotation marks and dashes.
+# Codes at which old Macs have quotation marks and dashes.
 _LONE_CAPITAL = re.compile(r"(?<!^)(?<![^\W\d_])[А-Я](?![^\W\d_])")
-# One of these letters must be there. Windows-1251: Hebrew has none of the last five and no capitals, Greek has neither а nor я, and
-# on old Macs я is read as Я. KOI8-R: Greek capitals and Thai are read as other small letters.
+# One of these letters must occur. Windows-1251: Hebrew has none of the last five and no capitals, Greek has neither а nor я, and
+# on old Macs я is decoded as Я. KOI8-R: Greek capitals and Thai are decoded as other small letters.
 _NOT_HEBREW_OR_GREEK = re.compile(r"^(?=.*[ыьэюяА-Я])(?=.*[ая])(?!(?=.*Я)(?!.*я))")
 _NOT_GREEK_OR_THAI = re.compile(r"[шэщчъВЕЖЗИ-УХЧ-ЩЭЯ]|.{16}")
 

@@ -1,4 +1,4 @@
-"""Reads tars for ingest: each once from front to back, several at a time in worker processes, yielded in order. Knows no database.
+"""Reads tars for ingest: each once from front to back, several at a time in worker processes, yielded in order. Uses no database.
 
 From top to bottom: the interface, the order of results, limits on one record, the reader of a single pass.
 """
@@ -129,7 +129,7 @@ def _error_of(task: ReadShardTask, error: Exception) -> DataError:
 
 
 class _ReadInOrder:
-    """Gives tasks to workers and holds results that arrive early until their turn."""
+    """Gives tasks to workers, and holds results that arrive early until their turn."""
 
     def __init__(self, tasks: Sequence[ReadShardTask], workers: Workers) -> None:
         self._tasks, self._workers = list(tasks), workers
@@ -182,7 +182,7 @@ class _ReadInOrder:
 class CheapOnly:
     """Guards a reader in this process: a costly image ends the reading of the shard by an error, before it is decoded."""
 
-    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  as the protocol has it
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:  # noqa: ARG002  named as in the protocol
         """Set no limit: only cheap images are admitted."""
         return nullcontext()
 

@@ -1,4 +1,4 @@
-"""The samples of a shard: an image, its caption and their hashes for each record, or a fault. Knows no database."""
+"""The samples of a shard: an image, its caption and their hashes for each record, or a fault. Uses no database."""
 
 import hashlib
 import json
@@ -186,7 +186,7 @@ def _make_sample(
 
 def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[Annotation, Repairs]:
     parts = {part.ext: part for part in record.files}
-    # One byte above the limit is enough to refuse a file; a larger one is not read in full.
+    # Read at most one byte above the limit: enough to refuse a file that is too large.
     text, document = (
         _read_file(file, parts[ext], limit + 1) if ext in parts else None
         for ext, limit in (("txt", MAX_TEXT_BYTES), ("json", MAX_JSON_BYTES))

@@ -25,7 +25,7 @@ _UNFINISHED = re.compile(
 _LINK = "is a symbolic link to a folder, which is not followed. Put the folder itself there, or let the link's name start with a dot."
 _FOLDER = "is a folder with the name of a shard. Pack its files into a plain .tar, or rename it."
 _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
-# A hole of this size is not part of a tar: a download reserved the space, or the file claims a size that it never had.
+# No tar has a hole of this size: a download has reserved the space, or the size of the file is wrong.
 _HOLE_BYTES = 1 << 30
 # Reading this many unneeded bytes of a file costs less than another read.
 _MAX_GAP_BYTES = 1 << 13
@@ -103,20 +103,20 @@ def _why_not_read(path: str) -> tuple[str, bool] | None:
     """Return why a path under a root is not read, and whether that is a loss; None for shards and unrelated files.
 
     >>> _why_not_read("2026-01-01/.part/a.tar"), _why_not_read("a.tar.part"), _why_not_read("notes.txt")
-    (('is hidden: a write under way', False), ('is a write under way by its name', False), None)
+    (('is hidden: an unfinished write', False), ('has the name of an unfinished write', False), None)
     """
     if _COMPRESSED.search(path):
         return "is compressed. Unpack it to a plain .tar, or remove it from the root.", not _is_hidden(path)
     if _UNFINISHED.search(path):
-        return "is a write under way by its name", False
+        return "has the name of an unfinished write", False
     if not path.lower().endswith(".tar"):
         return None
     if _is_hidden(path):
-        return "is hidden: a write under way", False
+        return "is hidden: an unfinished write", False
     if not path.endswith(".tar"):
         return "does not end in .tar in small letters. Rename it.", True
     if not is_storable(path):
-        return "has a name that is not UTF-8, or holds NUL. Rename it.", True
+        return "has a name that is not UTF-8, or contains NUL. Rename it.", True
     return None
 
 
@@ -208,7 +208,7 @@ def remedy_of(uri: str) -> str:
     """Return what to do about a shard whose bytes are missing or differ from the registered ones."""
     name = shlex.quote(uri)
     return (
-        f"Restore its bytes; or read it anew: alchemist shard reread {name} --reason WHY; or give it up: "
+        f"Restore its bytes, or read it again: alchemist shard reread {name} --reason WHY, or retire it: "
         f"alchemist shard retire {name} --reason WHY"
     )
 
@@ -268,15 +268,15 @@ def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int,
 
 def _find_files(root: Path, listing: RootListing) -> Iterator[Path]:
     def note(error: OSError) -> None:
-        # Without this note an unreadable folder would look empty. A folder that was just deleted, or lost+found, holds no shards.
+        # Without this entry an unreadable folder would look empty. A folder that was just deleted, and lost+found, contain no shards.
         if isinstance(error, FileNotFoundError) or _name(str(error.filename)) == "lost+found":
             return
         if Path(str(error.filename)) == root:
             raise UnreachableRootError(
-                f"The root {root} is unreachable: it cannot be listed ({error.strerror}). Correct its rights, or mount it again."
+                f"The root {root} is unreachable: it cannot be listed ({error.strerror}). Correct its permissions, or mount it again."
             )
         listing.unread_folders.append(str(error.filename))
-        text = f"cannot be listed ({error.strerror}). Correct its rights, or mount it again."
+        text = f"cannot be listed ({error.strerror}). Correct its permissions, or mount it again."
         listing.passed_over.append(PassedOver(str(error.filename), text))
 
     for folder, folders, names in os.walk(root, onerror=note):

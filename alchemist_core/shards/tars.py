@@ -1,7 +1,7 @@
 """The records of a tar: neighbouring files with one key, as webdataset groups them. Reads headers only, never a file's bytes.
 
-A record's key is its path up to the first dot of the file name; the rest, in lower case, is the file's extension. A damaged tar is
-read on behind the damage: a record that lost a file becomes a fault, and its neighbours stay whole.
+A record's key is its path up to the first dot of the file name; the rest, in lower case, is the file's extension. After damage in a
+tar, reading continues: a record that lost a file becomes a fault, and its neighbours are complete.
 
 From top to bottom: records, grouping of entries, the walk over the headers, extended headers.
 """
@@ -229,11 +229,11 @@ def _split_name(name: str) -> tuple[str, str, Reason | None, str]:
     key, ext = (match[1], match[2].lower()) if match else (path, "")
     parts = path.split("/")
     if path.startswith("/") or ".." in parts or "\\" in path or _DRIVE.match(path):
-        return key, ext, Reason.UNSAFE_PATH, f"{name!r} leads out of its folder"
+        return key, ext, Reason.UNSAFE_PATH, f"{name!r} is outside its folder"
     if match is None or is_clutter(path):
         return path, "", Reason.BAD_NAME, f"{name!r} is not of the form KEY.EXTENSION"
     if not is_storable(path):
-        return key, ext, Reason.UNSTORABLE_TEXT, f"name {name!r} holds NUL or is not UTF-8"
+        return key, ext, Reason.UNSTORABLE_TEXT, f"name {name!r} contains NUL or is not UTF-8"
     return key, ext, None, ""
 
 
@@ -341,7 +341,7 @@ def _require_tar(file: BinaryIO, size_bytes: int) -> None:
     """Refuse a file without a valid header. If only the first header of a tar is damaged, one record is lost."""
     block = _read_at(file, 0, _BLOCK)
     if not block:
-        raise DataError("the file is empty, not a tar; upload it again")
+        raise DataError("the file is empty; upload it again")
     is_tar = len(block) == _BLOCK and (not block.strip(b"\0") or _parse_header(block) is not None)
     if not is_tar and _find_header(file, _BLOCK, size_bytes) >= size_bytes:
         kind = "gzip" if block.startswith(b"\x1f\x8b") else f"a file that starts with {block[:8]!r}"

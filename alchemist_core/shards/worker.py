@@ -1,4 +1,4 @@
-"""A worker process: `python -m alchemist_core.shards.worker FD ARENA_FD MODULE`. Started by `workers`; a module of its own, to be run.
+"""A worker process, started by `workers`: `python -m alchemist_core.shards.worker FD ARENA_FD MODULE`.
 
 While it works on one task, a thread reads the bytes of the next one. It holds no lock that another process waits for, so that it
 can be killed at any moment, and it exits when its parent does.
@@ -22,7 +22,7 @@ class Task(Protocol):
     """A task for a worker. It is pickled, and so is its result."""
 
     def read(self) -> Any:
-        """Read the bytes that the work needs; runs while the previous task is worked on."""
+        """Read the bytes that the work needs, while the previous task is being worked on."""
         ...
 
     def work(self, data: Any, place: memoryview) -> Any:
@@ -31,7 +31,7 @@ class Task(Protocol):
 
 
 READY = "ready"
-# One task in work, one whose bytes are being read, and one in transit.
+# One task being worked on, one whose bytes are being read, and one in transit.
 N_PLACES = 3
 _END: tuple[None, tuple[bool, Any]] = (None, (False, None))
 
@@ -71,7 +71,7 @@ def _attempt(function: Callable[[], Any]) -> tuple[bool, Any]:
     try:
         return True, function()
     except MemoryError:
-        # Memory ran out, perhaps because of the image in work: the parent finds out which one.
+        # Out of memory, perhaps because of the current image: the parent finds out which one.
         os.abort()
     except Exception as error:  # noqa: BLE001  it is raised again in the parent
         return False, error

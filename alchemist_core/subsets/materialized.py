@@ -1,6 +1,6 @@
 """Materialized datasets: the records of a subset version, copied byte by byte into new tars with a manifest.
 
-A dataset lies in a folder of the home, in any other folder, or under an `s3://` prefix. The same records give the same bytes,
+A dataset is in a folder of the home, in any other folder, or under an `s3://` prefix. The same records give the same bytes,
 whatever the order in which they arrive. `manifest.parquet` names each record's source and is written last: a dataset without it is
 not finished. A folder is filled under a hidden name and renamed when it is complete. For an object store each tar is written
 in the home, uploaded and deleted, so that only the tars in progress need space.
@@ -264,7 +264,7 @@ def materialize_folder(
 
 
 def identify_dataset(members: MemberTable, layout: Layout) -> str:
-    """Return a hash of the members and the layout. It does not depend on where the members' bytes lie today.
+    """Return a hash of the members and the layout. It does not depend on the locations of the members' bytes.
 
     Raises:
         DataError: A sample occurs twice.
@@ -669,7 +669,7 @@ def _has_right_sums(folder: Path, shards: Sequence[MaterializedShard]) -> bool:
 
 
 def _sums(folder: Path, shards: Sequence[MaterializedShard]) -> bytes:
-    """List every file's SHA-256 in the form of `sha256sum --check`, which anybody can run who has the dataset."""
+    """Return the SHA-256 of every file in the format of `sha256sum --check`, so that users of the dataset can verify it."""
     sums = {shard.name: shard.sha256 for shard in shards}
     for name in (CARD_NAME, MANIFEST_NAME, INDEX_NAME):
         sums[name] = file_sha256(folder / name).hex()

@@ -89,7 +89,7 @@ class MemberTable:
         The hash that sampling uses would not do: among the members it is correlated with the ranks.
         """
         hash64_N = first_64_bits(hash_column(self.table.column("pair_hash")))
-        # Of 30 million samples two share 64 bits once in 40,000 corpora: the manifest's order, by all bits, breaks the tie.
+        # Two of 30 million samples share 64 bits with a chance of 1 in 40,000; the manifest's order, by all bits, then breaks the tie.
         return np.lexsort((self.numbers(), hash64_N, mix64(Domain.SHUFFLE, seed, hash64_N)))
 
     def commonest_image_ext(self) -> str:
@@ -132,7 +132,7 @@ def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
     """Return the locations of all members.
 
     Raises:
-        DataError: A member has no live location, for whatever reason.
+        DataError: A member has no live location.
     """
     located = locate_subset(engine, subset)
     if len(missing := located.missing()):

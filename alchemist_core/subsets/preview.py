@@ -1,4 +1,4 @@
-"""Figures of a selection before anything is spent on it: size, origin, ranks, overlap, exclusions, training hours, warnings.
+"""Figures of a selection before it is used: size, origin, ranks, overlap, exclusions, training hours, warnings.
 
 Writes nothing. Letters: K members · M members of the published version.
 """

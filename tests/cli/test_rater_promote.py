@@ -90,7 +90,7 @@ def test_a_promoted_shadow_is_no_shadow_any_more(two_raters: Engine) -> None:
 
 
 def test_only_a_candidate_can_be_a_shadow(two_raters: Engine) -> None:
-    with pytest.raises(ConfigError, match="old is in state production. Only a candidate"):
+    with pytest.raises(ConfigError, match="old is in state production"):
         promote(rater="old", shadow=True)
 
 

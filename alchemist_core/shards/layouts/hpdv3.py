@@ -1,4 +1,4 @@
-"""HPDv3: two images of one prompt, of which people preferred the first. Both are kept, and which one it was."""
+"""HPDv3: pairs of images of one prompt, of which people preferred the first. Both are kept, with the preference as metadata."""
 
 import json
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ _SPACE = " \t\r\n,"
 
 
 def read_hpdv3(source: Path) -> Iterator[LayoutRecord]:
-    """Yield both pictures of every pair of a JSON file such as `train.json`; pictures lie at their paths beside it.
+    """Yield both images of every pair in a JSON file such as `train.json`. Paths of images are relative to its folder.
 
     Raises:
-        DataError: The file is no list of pairs.
+        DataError: The file is not a list of pairs.
     """
     if not source.is_file():
-        raise DataError(f"{source} is no file; name one of HPDv3's lists of pairs, such as train.json")
+        raise DataError(f"{source} is not a file. Give one of HPDv3's lists of pairs, such as train.json.")
     with source.open(encoding="utf-8") as file:
         for number, pair in enumerate(read_array(file, source)):
             for side, other in ((1, 2), (2, 1)):
@@ -28,14 +28,14 @@ def read_hpdv3(source: Path) -> Iterator[LayoutRecord]:
 
 
 def read_array(file: TextIO, source: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON list one by one; a chunk of the text is in memory at a time.
+    """Yield the objects of a JSON list one by one. Only a chunk of the text is in memory.
 
     Raises:
-        DataError: It is no list of objects, or ends too early.
+        DataError: It is not a list of objects, or it is truncated.
     """
     decoder, text, at = json.JSONDecoder(), file.read(_CHUNK).lstrip(), 1
     if not text.startswith("["):
-        raise DataError(f"{source} is no JSON list: it begins with {text[:20]!r}")
+        raise DataError(f"{source} is not a JSON list: it begins with {text[:20]!r}.")
     while True:
         while at < len(text) and text[at] in _SPACE:
             at += 1
@@ -46,11 +46,11 @@ def read_array(file: TextIO, source: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             more = file.read(_CHUNK)
             if not more:
-                raise DataError(f"{source} is cut or no JSON: {error}") from error
+                raise DataError(f"{source} is truncated or not valid JSON: {error}.") from error
             text, at = text[at:] + more, 0
             continue
         if not isinstance(value, dict):
-            raise DataError(f"{source} holds {value!r} where a pair should be")
+            raise DataError(f"{source} contains {value!r} in place of a pair.")
         yield value
 
 

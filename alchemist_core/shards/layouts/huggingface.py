@@ -1,4 +1,4 @@
-"""Any image-text set that Hugging Face's `datasets` can open: a name on the hub, or a folder of pictures with metadata."""
+"""Any image-text dataset that Hugging Face's `datasets` can open: a name on the hub, or a folder of images with metadata."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,15 +11,15 @@ from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below,
 
 
 def read_huggingface(source: str, split: str = "train", start: int = 0) -> Iterator[LayoutRecord]:
-    """Yield every row of a split as it streams; nothing is downloaded whole or decoded.
+    """Yield every row of a split, streamed; images are not decoded.
 
     Args:
         source: A folder, or ORG/NAME on the hub.
         split: The split's name.
-        start: Rows that were read before: the library passes over them.
+        start: Number of rows to skip, which were read before.
 
     Raises:
-        DataError: The set cannot be opened, or has no picture or no caption.
+        DataError: The dataset cannot be opened, or has no image or caption column.
         MissingDependencyError: `datasets` is not installed.
     """
     try:
@@ -29,13 +29,13 @@ def read_huggingface(source: str, split: str = "train", start: int = 0) -> Itera
     try:
         rows = datasets.load_dataset(source, split=split, streaming=True)
     except (ValueError, FileNotFoundError, ConnectionError) as error:
-        raise DataError(f"datasets cannot open {source}, split {split}: {error}") from error
+        raise DataError(f"The library datasets cannot open {source}, split {split}: {error}.") from error
     features = rows.features or {}
     image = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
     caption = next((name for name in CAPTION_COLUMNS if name in features), None)
     if image is None or caption is None:
         raise DataError(
-            f"{source} has columns {', '.join(features)}: a picture and one of {', '.join(CAPTION_COLUMNS)} are needed"
+            f"{source} has columns {', '.join(features)}, but an image and one of {', '.join(CAPTION_COLUMNS)} are needed."
         )
     for row in rows.cast_column(image, datasets.Image(decode=False)).skip(start):
         yield _make_record(row, image, caption, Path(source))
@@ -47,6 +47,6 @@ def _make_record(row: dict[str, Any], image: str, caption: str, folder: Path) ->
     note: dict[str, Any] = {}
     read: Callable[[], bytes] = partial(bytes, data or b"")
     if data is None:
-        # Only below the source: the author of a set on the hub could name any file of this machine.
+        # Only below the source: the author of a dataset on the hub could name any file of this machine.
         read, note = read_named_image(found.get("path"), partial(read_file_below, folder))
     return LayoutRecord(read, row.pop(caption) or "", row | note)

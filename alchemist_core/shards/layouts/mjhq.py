@@ -13,11 +13,11 @@ def read_mjhq(source: Path) -> Iterator[LayoutRecord]:
     """Yield every image that `meta_data.json` names, in the order of its keys.
 
     Raises:
-        DataError: The folder is not laid out so.
+        DataError: The folder does not have this layout.
     """
     listing = source / "meta_data.json"
     if not listing.is_file():
-        raise DataError(f"{listing} is missing; give the folder with meta_data.json and the ten unpacked folders")
+        raise DataError(f"{listing} is missing. Give the folder with meta_data.json and the ten unpacked folders.")
     described = json.loads(listing.read_text(encoding="utf-8"))
     # The archive is unpacked beside the listing, or in a folder of its own.
     root = next((path.parent.parent for path in sorted(source.glob("**/*.jpg"))), source)

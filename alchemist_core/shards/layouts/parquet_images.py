@@ -1,4 +1,4 @@
-"""Parquet files that contain images: FLUX-Reason-6M, and what Hugging Face writes for any image-text set.
+"""Parquet files that contain images: FLUX-Reason-6M, and those that Hugging Face writes for any image-text dataset.
 
 An image is a struct of `bytes` and `path`, or plain bytes; every other column is kept as metadata.
 """
@@ -17,25 +17,27 @@ from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below,
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, open_shard
 
 CAPTION_COLUMNS = ("caption", "caption_detail", "text", "TEXT", "prompt")
-"""In the order in which they are looked for; FLUX-Reason's `caption_detail` is its only one that is never null."""
+"""In order of preference. `caption_detail` is the only caption of FLUX-Reason that is never null."""
 _BATCH = 32
 
 
 def read_parquet(source: Path | str, start: int = 0) -> Iterator[LayoutRecord]:
-    """Yield every row of the Parquet files under a folder or s3:// prefix, in the order of their paths; a few rows are in memory at a time.
+    """Yield every row of the Parquet files under a folder or s3:// prefix, in the order of their paths. Only a few rows are in memory.
 
     Args:
         source: A folder, a file, or an s3:// address.
-        start: Rows that were read before; what lies in row groups before it is not read again.
+        start: Number of rows to skip; row groups before it are not read.
 
     Raises:
-        DataError: There is no file, or one without an image or a caption.
+        DataError: There is no file, or a file has no image or caption column.
     """
     uris = [uri for uri in list_files(str(source)) if uri.endswith(".parquet") or uri == str(source)]
     if not uris:
-        raise DataError(f"{source} holds no .parquet file")
+        raise DataError(
+            f"{source} contains no .parquet file. Give a folder, a file or an s3:// address with Parquet files."
+        )
     for uri in uris:
-        # Read ahead, every row would stay in memory until the file is closed.
+        # Without read-ahead: its buffers would keep every row in memory until the file is closed.
         with open_shard(uri) as raw, pq.ParquetFile(raw, pre_buffer=False) as file:
             n_rows = file.metadata.num_rows
             if start < n_rows:
@@ -76,11 +78,13 @@ def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
     captions = [name for name in CAPTION_COLUMNS if name in schema.names]
     if not images:
         raise DataError(
-            f"{path} has no image column (found: {', '.join(schema.names)}). Addresses alone, as LAION publishes them, "
-            "are fetched by img2dataset, whose tars alchemist ingest reads as they are."
+            f"{path} has no image column (found: {', '.join(schema.names)}). Images of which only the URLs are published, as in LAION, "
+            "can be downloaded by img2dataset, whose tars alchemist ingest reads directly."
         )
     if not captions:
-        raise DataError(f"{path} has no caption under {', '.join(CAPTION_COLUMNS)} (found: {', '.join(schema.names)}).")
+        raise DataError(
+            f"{path} has no caption column (found: {', '.join(schema.names)}). Rename one to {', '.join(CAPTION_COLUMNS)}."
+        )
     return images[0], captions[0]
 
 

@@ -1,4 +1,4 @@
-"""Writes the records of any layout to tar shards that ingest reads, in their order.
+"""Writes the records of a layout to tar shards for ingest, in their order.
 
 A record whose image is missing or broken is written too, so that ingest quarantines it with a reason instead of losing it silently.
 """
@@ -21,7 +21,7 @@ from alchemist_core.shards.tar_writer import write_tar
 
 @dataclass(frozen=True, slots=True)
 class LayoutRecord:
-    """One sample as a dataset publishes it. The image is read when it is needed."""
+    """One sample of a published dataset. The image is read when it is needed."""
 
     read_image: Callable[[], bytes]
     caption: str
@@ -29,13 +29,13 @@ class LayoutRecord:
 
 
 def write_shards(records: Iterable[LayoutRecord], out: Path | str, *, shard_size: int, first_shard: int = 0) -> int:
-    """Write records to `000000.tar` and so on; a shard that is there already is passed over. Return the number of all records.
+    """Write records to `000000.tar` and so on; existing shards are skipped. Return the number of all records.
 
     Args:
-        records: In an order that is the same every time; the first is the first one of the first shard.
+        records: In the same order at every call, from the first record of `first_shard`.
         out: Folder or s3:// address of the shards.
-        shard_size: Records a shard.
-        first_shard: Shards before it are there, and full.
+        shard_size: Records per shard.
+        first_shard: The first shard to write; all shards before it exist and are full.
     """
     remaining, n_records = iter(records), first_shard * shard_size
     there = find_shards(out)
@@ -53,13 +53,13 @@ def write_shards(records: Iterable[LayoutRecord], out: Path | str, *, shard_size
 
 
 def find_shards(out: Path | str) -> set[int]:
-    """Return the numbers of the shards that are there."""
+    """Return the numbers of the existing shards."""
     names = (uri.rpartition("/")[2] for uri in list_files(str(out)))
     return {int(name[:6]) for name in names if re.fullmatch(r"\d{6}\.tar", name)}
 
 
 def first_unfinished(out: Path | str) -> int:
-    """Return the shard from which an import goes on: the last of those without a gap, which alone need not be full."""
+    """Return the shard at which an import resumes: the last one before a gap, because only that one can be incomplete."""
     there = find_shards(out)
     return max(0, next(number for number in range(len(there) + 1) if number not in there) - 1)
 
@@ -68,7 +68,7 @@ def _write_shard(out: str, name: str, entries: Iterator[tuple[str, bytes]]) -> N
     if not is_s3(out):
         write_tar(Path(out) / name, entries)
         return
-    # By way of a folder here: an object appears whole or not at all.
+    # Written to a local file first, so that the object appears only when it is complete.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         write_tar(path, entries, read_back=False)
@@ -76,7 +76,7 @@ def _write_shard(out: str, name: str, entries: Iterator[tuple[str, bytes]]) -> N
 
 
 class _Counted:
-    """A shard's records, counted as they pass."""
+    """Iterates over the records of a shard, and counts them."""
 
     def __init__(self, first: LayoutRecord, rest: Iterator[LayoutRecord]) -> None:
         self._first, self._rest, self.n = first, rest, 0
@@ -112,7 +112,7 @@ def _extension(data: bytes) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """Replace what is no JSON: columns of numbers have NaN where a value is missing."""
+    """Replace values that JSON does not allow: columns of numbers have NaN for missing values."""
     if isinstance(value, dict):
         return {name: _storable(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -121,20 +121,20 @@ def _storable(value: Any) -> Any:
 
 
 def read_file_below(root: Path, name: str) -> bytes:
-    """Read a file that a dataset names; nothing where there is none, or where the name leads out of the dataset."""
+    """Read a file that a dataset names; return nothing if it does not exist or is outside the dataset's folder."""
     path = (root / name).resolve()
     is_inside = path.is_relative_to(root.resolve())
     return path.read_bytes() if is_inside and path.is_file() else b""
 
 
 UNREAD_PATH = "unread_path"
-"""Under this name a record's metadata holds the address of an image that cannot be read here, such as `hf://…`."""
+"""Key of a record's metadata for the address of an image that cannot be read, such as `hf://…`."""
 
 
 def read_named_image(path: str | None, read: Callable[[str], bytes]) -> tuple[Callable[[], bytes], dict[str, Any]]:
-    """Return how an image that a row only names is read, and what the record's metadata says of it.
+    """Return a function that reads an image given by path, and metadata to add to the record.
 
-    An address of another place is not fetched: the record is written without an image, so that ingest quarantines it with the address.
+    Remote addresses are not fetched: the record is written without an image, so that ingest quarantines it with the address.
     """
     if not path:
         return bytes, {}

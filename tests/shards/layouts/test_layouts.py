@@ -87,7 +87,7 @@ def test_rows_that_were_read_before_are_passed_over(tmp_path: Path, start: int, 
 
 
 @pytest.mark.parametrize(("columns", "message"), [
-    ({"URL": ["u"], "TEXT": ["t"]}, "img2dataset"), ({"image": [b"1"], "label": [1]}, "no caption under caption"),
+    ({"URL": ["u"], "TEXT": ["t"]}, "img2dataset"), ({"image": [b"1"], "label": [1]}, "no caption column"),
 ])  # fmt: skip
 def test_a_file_without_image_or_caption_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "p.parquet")
@@ -119,7 +119,7 @@ def test_a_list_is_read_in_any_chunks(chunk: int, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ('[{"a": 1}, {"b"', "is cut"), ('{"a": 1}', "no JSON list"), ("[1]", "where a pair should be"), ("", "no JSON list"),
+    ('[{"a": 1}, {"b"', "is truncated"), ('{"a": 1}', "not a JSON list"), ("[1]", "in place of a pair"), ("", "not a JSON list"),
 ])  # fmt: skip
 def test_what_is_not_a_list_of_samples_is_refused(text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
