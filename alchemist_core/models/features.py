@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from alchemist_core.errors import ConfigError
 from alchemist_core.extras import missing_library
 from alchemist_core.models.images import ImageArray
+from alchemist_core.models.precision import without_tf32
 
 _BATCH = 32
 Features = Float32[np.ndarray, "N D"]
@@ -165,6 +166,7 @@ class Clip:
         return projected
 
 
+@without_tf32()
 @torch.inference_mode()
 def _by_batches(image_NHWC: ImageArray, device: str, function: Any) -> Features:
     parts = []

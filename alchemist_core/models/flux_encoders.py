@@ -18,6 +18,7 @@ from alchemist_core.extras import missing_library
 from alchemist_core.models.flux import DTYPES, FluxText
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.images import ImageArray, resize_images
+from alchemist_core.models.precision import without_tf32
 
 _VAE_BATCH = 8
 
@@ -36,6 +37,7 @@ class FluxAutoencoder:
         self._vae = _freeze(_load(AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device)
         self._side, self._device = config.resolution, device
 
+    @without_tf32()
     @torch.inference_mode()
     def encode(self, image_NHWC: ImageArray) -> Float[Tensor, "N C H W"]:
         """Return each image's latents, on the CPU. Every forward has one shape, so they do not depend on the batch composition."""
@@ -49,6 +51,7 @@ class FluxAutoencoder:
             parts.append(scaled.cpu())
         return torch.cat(parts)
 
+    @without_tf32()
     @torch.inference_mode()
     def decode(self, latent_BCHW: Float[Tensor, "B C H W"]) -> ImageArray:
         """Return the images of latents."""

@@ -21,8 +21,6 @@ from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, ImageSource, resize_images
 from alchemist_core.models.quantiser import ResidualQuantiser, fit_codebook
 
-# By default a GPU rounds the inputs of convolutions to 10 bits, so an image's codes would depend on the card.
-torch.backends.cudnn.allow_tf32 = False
 # Codes differ in about 1 of 1,000 images between batch shapes, so all images are encoded in this one shape.
 ENCODE_BATCH = 256
 # An autoencoder at 256 px needs about a gigabyte for 16 images, so larger images are encoded in smaller batches.
