@@ -3,6 +3,7 @@
 Letters: N samples.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,12 +33,11 @@ def heldout_conditions(rater: SubsetRater, rows: Sequence[LocatedSample]) -> dic
     }
 
 
-class HeldoutLoss:
-    """Cross-entropy of the scale-wise generator (STAR) in nats per token."""
+class _Heldout(ABC):
+    """The mean of a loss over the samples of the evaluation dataset. A subclass provides the samples for a model."""
 
-    title = "heldout_loss"
-    sampler: Literal["star"] = "star"
-    # Another tokenizer or dataset gives another set of values, and no error.
+    title: str
+    # No name: values under another tokenizer or dataset are another series, and no error.
     protocol_name = None
     uses_device = True
 
@@ -45,13 +45,29 @@ class HeldoutLoss:
         file.check(LossProtocol)
         self._bench = bench
 
+    def measure(self, model: ModelRow) -> Measured:
+        """Return the mean over the samples."""
+        path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
+        loss_N = heldout_losses(path, self._samples_for(path))
+        return Measured({self.title: float(loss_N.mean())}, len(loss_N))
+
+    @abstractmethod
+    def _samples_for(self, model_path: Path) -> Any:
+        """Return the samples at the model's resolution."""
+
+
+class HeldoutLoss(_Heldout):
+    """Cross-entropy of the scale-wise generator (STAR) in nats per token."""
+
+    title = "heldout_loss"
+    sampler: Literal["star"] = "star"
+
     def pin(self) -> dict[str, Any]:
         """Return the hash of the samples and of the tokenizer."""
         return heldout_conditions(self._bench.rater, self._bench.samples.rows)
 
-    def measure(self, model: ModelRow) -> Measured:
-        """Return the mean over the samples."""
-        return _mean_loss(self.title, require_artifact(model.checkpoint_uri, model.checkpoint_sha256), self._samples)
+    def _samples_for(self, _model_path: Path) -> Any:
+        return self._samples
 
     @cached_property
     def _samples(self) -> Any:
@@ -63,17 +79,11 @@ class HeldoutLoss:
         return Samples(*read_images(bench.samples.rows, side, bench.on_progress)[:2])
 
 
-class HeldoutFlowLoss:
+class HeldoutFlowLoss(_Heldout):
     """Squared error of the velocity that FLUX-mini predicts, at each model's own resolution."""
 
     title = "heldout_flow_loss"
     sampler: Literal["flow"] = "flow"
-    protocol_name = None
-    uses_device = True
-
-    def __init__(self, bench: Bench, file: ProtocolFile) -> None:
-        file.check(LossProtocol)
-        self._bench = bench
 
     def pin(self) -> dict[str, Any]:
         """Return the hash of the samples, and the times and noise that the measuring code uses."""
@@ -85,16 +95,13 @@ class HeldoutFlowLoss:
             "noise": "seeded by a pair's place",
         }
 
-    def measure(self, model: ModelRow) -> Measured:
-        """Return the mean over the samples, whose images are read from their shards as they are needed."""
+    def _samples_for(self, model_path: Path) -> Any:
+        """Return samples whose images are read from their shards when they are needed."""
         from alchemist_core.training.generators import read_config  # noqa: PLC0415  torch only when there is work
 
-        path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
-        flux = read_config(path).flux
-        assert flux is not None, f"{path} holds no FLUX-mini"
-        return _mean_loss(
-            self.title, path, StoredSamples(self._bench.samples.rows, flux.resolution, self._bench.on_progress)
-        )
+        flux = read_config(model_path).flux
+        assert flux is not None, f"{model_path} does not contain FLUX-mini"
+        return StoredSamples(self._bench.samples.rows, flux.resolution, self._bench.on_progress)
 
 
 def heldout_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
@@ -133,11 +140,6 @@ def _token_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
         parts = [star(*data.rows(index_B).to(device)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
         losses: Float32[np.ndarray, " N"] = torch.cat(parts).numpy(force=True)
     return losses
-
-
-def _mean_loss(title: str, model_path: Path, samples: Any) -> Measured:
-    loss_N = heldout_losses(model_path, samples)
-    return Measured({title: float(loss_N.mean())}, len(loss_N))
 
 
 def _hash_pairs(rows: Sequence[LocatedSample]) -> str:
