@@ -60,6 +60,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "plan promote": (),
     "plan publish": ("s",),
     "plan evaluate": (),
+    "rater list": (),
     "subset list": (),
     "subset show": ("s",),
     "subset diff": ("s",),

@@ -1,8 +1,9 @@
-"""Raters: certify one by acceptance checks, and promote it to production.
+"""Raters: list them, certify one by acceptance checks, and promote it to production.
 
 The section `[acceptance]` of the project file sets the bounds of the checks.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from alchemist_core.store.raters import (
     RaterRow,
     find_rater,
     find_twin,
+    list_raters,
     mark_shadow,
     promote_rater,
     record_acceptance_report,
@@ -28,6 +30,63 @@ from alchemist_core.store.samples import read_training_samples
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import read_images
+
+NO_RATER = "No raters. Train one: alchemist train-rater --dataset NAME --validation NAME"
+
+
+class RaterListConfig(Config):
+    """No options."""
+
+
+class ListedRater(Result):
+    """One rater. `is_certified` is None if it was never certified."""
+
+    name: str
+    state: str
+    rule: str
+    dataset: str
+    validation: str
+    trained_at: datetime
+    is_certified: bool | None
+
+
+class RaterListResult(Result):
+    """All raters."""
+
+    raters: list[ListedRater]
+
+    def summary(self) -> str:
+        """Return a table with a line for each rater; the production rater is marked with *."""
+        if not self.raters:
+            return NO_RATER
+        rows = [("  name", "state", "certified", "rule", "dataset", "validation", "trained (UTC)")]
+        rows += [
+            (
+                f"{'*' if row.state == 'production' else ' '} {row.name}", row.state, CERTIFIED[row.is_certified], row.rule,
+                row.dataset, row.validation, f"{row.trained_at.astimezone(UTC):%Y-%m-%d %H:%M}",
+            )
+            for row in self.raters
+        ]  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+CERTIFIED = {True: "yes", False: "failed", None: "not checked"}
+
+
+def list_(_config: RaterListConfig) -> RaterListResult:
+    """List the raters, oldest first, with state, acceptance, datasets and time of training; * marks the production rater."""
+    return RaterListResult(
+        raters=[
+            ListedRater(
+                name=row.name, state="shadow" if row.is_shadow else row.state, rule=row.rule, dataset=row.dataset,
+                validation=row.validation, trained_at=row.trained_at, is_certified=row.acceptance_report.get("is_certified"),
+            )
+            for row in list_raters(open_store())
+        ]
+    )  # fmt: skip
 
 
 class CertifyConfig(Config):
@@ -170,11 +229,20 @@ def promote(config: PromoteConfig) -> PromoteResult:
     return PromoteResult(rater=rater.name, was=before.name if before else None)
 
 
+def _next_list(result: RaterListResult) -> str | None:
+    """Return the command for the newest rater, unless it is in production or was retired."""
+    newest = result.raters[-1] if result.raters else None
+    if newest is None or newest.state != "candidate":
+        return None
+    return f"alchemist rater {'promote' if newest.is_certified else 'certify'} {newest.name}"
+
+
 def _next_promote(_config: PromoteConfig, result: PromoteResult) -> str:
     return f"alchemist score --rater {result.rater}" if result.is_shadow else "alchemist score"
 
 
 COMMANDS = {
+    "list": Command(RaterListConfig, list_, lambda _, result: _next_list(result)),
     "certify": Command(CertifyConfig, certify, lambda _, result: f"alchemist rater promote {result.rater}"),
     "promote": Command(PromoteConfig, promote, _next_promote),
 }

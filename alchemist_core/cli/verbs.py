@@ -30,7 +30,7 @@ STAGES = {
 GROUPS = {
     "stages, in the order of the pipeline": STAGES,
     "decide and publish": {
-        "rater": Verb("cli.rater", "Certify a rater by acceptance checks, and promote it to production."),
+        "rater": Verb("cli.rater", "List raters, certify one by acceptance checks, and promote it to production."),
         "check": Verb("cli.check", "Run data checks on nights or on a subset; a failed check stops the pipeline."),
         "night": Verb("cli.night", "List nights, check their drift, publish them, and release nights that are held."),
         "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),

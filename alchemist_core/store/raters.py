@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,29 @@ def find_raters(engine: Engine, wanted: str) -> list[RaterRow]:
     )
     with engine.connect() as connection:
         return [RaterRow(*row) for row in connection.execute(statement)]
+
+
+class ListedRater(NamedTuple):
+    """A rater in the list of all raters, with the datasets it was trained and validated on."""
+
+    name: str
+    state: str
+    is_shadow: bool
+    rule: str
+    dataset: str
+    validation: str
+    trained_at: datetime
+    acceptance_report: dict[str, Any]
+
+
+def list_raters(engine: Engine) -> list[ListedRater]:
+    """Return every rater version, oldest first."""
+    datasets = (Rater.config[name].as_string() for name in ("dataset", "validation"))
+    statement = select(
+        Rater.name, Rater.state, Rater.is_shadow, Rater.rule, *datasets, Rater.created_at, Rater.acceptance_report
+    )
+    with engine.connect() as connection:
+        return [ListedRater(*row) for row in connection.execute(statement.order_by(Rater.rater_id))]
 
 
 def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
