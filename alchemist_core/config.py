@@ -37,7 +37,7 @@ def refuse_repeats(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-# Marks a field that only code sets: it becomes neither an option nor a form field.
+# Marks a field that only code sets: it is neither an option nor a form field.
 NO_FLAG: dict[str, Any] = {"is_flag": False}
 # Marks the subject of a command, which is a positional argument: `alchemist subset show NAME`.
 BARE_WORD: dict[str, Any] = {"is_bare_word": True}
@@ -48,7 +48,7 @@ Seeds = Annotated[tuple[int, ...], BeforeValidator(split_commas), AfterValidator
 
 @dataclass(frozen=True, slots=True)
 class Formerly:
-    """The former name of a field, and the former words of its values, in databases and hashes from before the rename.
+    """Former name of a field and former words of its values, as in databases and hashes from before the rename.
 
     It is part of the field's annotation. Hashes are computed from the former names, so that a rename changes no hash; the
     command line and `Config` refuse them with the current ones.
@@ -159,7 +159,7 @@ class Config(BaseModel):
         """Return a copy with some fields changed.
 
         Raises:
-            KeyError: A name is not one of a field: pydantic would store it unread.
+            KeyError: There is no field of that name: pydantic would store the value without using it.
         """
         if unknown := sorted((update or {}).keys() - type(self).model_fields.keys()):
             message = f"{type(self).__name__} has no field {', '.join(unknown)}"
@@ -293,7 +293,7 @@ def fingerprint(value: object) -> str:
 
 
 class Command(NamedTuple):
-    """What a command runs: its config model and its function."""
+    """A command: its config model and its function."""
 
     config: type[Config]
     run: Callable[..., Result | Any | None]

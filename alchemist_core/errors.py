@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each message names what is wrong, what is allowed and what to do.
+"""Errors that a user can act on: each message states what is wrong, what is allowed and what to do.
 
 The command line prints them without a traceback and exits with their `exit_code`. Code 99 is never used, because a bash
 task of Airflow treats it as "skipped".

@@ -36,14 +36,14 @@ _PROGRESS = re.compile(r"^.+?: ([\d,]+)/([\d,]+)(?: (.*))?$")
 class Store:
     """One store: its rows as Arrow tables, and its commands.
 
-    Every table turns into a data frame by one call: `table.to_pandas()` or `polars.from_arrow(table)`.
+    Convert a table to a data frame by `table.to_pandas()` or `polars.from_arrow(table)`.
 
     Args:
-        url: Postgres URL. None: `ALCHEMIST_DATABASE_URL`, else the embedded server of `home`, which is started if it is down.
+        url: Postgres URL. None: `ALCHEMIST_DATABASE_URL`, else the embedded server of `home`, which is started if needed.
         home: Folder of artifacts and of the embedded server. None: `ALCHEMIST_HOME`, else `.alchemist` here.
 
     Raises:
-        StoreError: Postgres is unreachable, or its schema is not that of this version.
+        StoreError: Postgres is unreachable, or its schema does not match this version.
         ConfigError: The URL is not valid, or `home` has no store.
     """
 
@@ -70,7 +70,7 @@ class Store:
         self._engine.dispose()
 
     def query(self, sql: str, **parameters: Any) -> pa.Table:
-        """Run a query of your own; it cannot write. Values are bound: `query("… WHERE name = :name", name="scenes")`."""
+        """Run a read-only query. Values are bound parameters: `query("… WHERE name = :name", name="scenes")`."""
         return read_table(self._engine, sql, parameters)
 
     def scores(self, where: str | None = None, *, rater: str = "production") -> pa.Table:
@@ -124,7 +124,7 @@ class Store:
         found = _find_command(command)
         arguments = _arguments(found, fields, command)
         line = [sys.executable, "-m", "alchemist_core", *command.split(), "--json", *arguments]
-        # A file takes the result: a pipe that nobody reads while the lines are followed would block a long one.
+        # Standard output goes to a file: while this process follows the log lines, a full pipe would block the command.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
             exit_code, said = self._follow(line, printed, on_progress)
             if exit_code != 0:
@@ -140,7 +140,7 @@ class Store:
         return self.run("select", on_progress=on_progress, dry_run=True, **fields)
 
     def _follow(self, line: list[str], printed: IO[str], on_progress: OnProgress | None) -> tuple[int, list[str]]:
-        # Lines are parsed here, so they are text whatever form this process's own commands log in.
+        # Lines are parsed here, so they must be text, whatever log format the environment sets.
         environment = os.environ | self._environment | {"ALCHEMIST_LOG_FORMAT": "text"}
         with subprocess.Popen(
             line, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.PIPE, text=True
@@ -148,7 +148,7 @@ class Store:
             try:
                 said = list(_told(process.stderr, on_progress))
             except BaseException:
-                # A notebook's interrupt reaches only this process; the command stops too and resumes when it is run again.
+                # An interrupt in a notebook reaches only this process, so pass it on. The command resumes when it is run again.
                 process.terminate()
                 raise
         return process.returncode, said

@@ -1,7 +1,7 @@
 """Paths of the package data: SQL, DAG files, dashboards, alert rules, the runbook.
 
 A wheel carries sql/, dags/ and the needed parts of infra/ inside the package (setup.py copies them); in a checkout, and so after
-`pip install --editable`, they lie beside the package. Only `resource` knows the difference.
+`pip install --editable`, they are beside the package. Only `resource` depends on the difference.
 """
 
 from importlib.resources import files

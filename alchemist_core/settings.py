@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="Form of the log lines; text: for people; json: one object a line with time, level, message, stage and run_id",
+        description="Form of the log lines; text: for people; json: one object per line with time, level, message, stage and run_id",
     )
     log_max_mib: int = Field(
         50, ge=1, le=100_000, description="Size in MiB at which the log of a process of the local stack is rotated"

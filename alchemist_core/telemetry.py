@@ -39,7 +39,7 @@ OnProgress = Callable[[int, int, str], None]
 
 
 class _Console(Console):
-    """A console whose reader may disappear: a job continues after the Airflow worker that reads its output died."""
+    """A console that ignores a closed pipe: a job continues after the Airflow worker that reads its output has died."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
@@ -100,7 +100,7 @@ def configure_logging(form: LogFormat = "text") -> None:
     """Print records of `alchemist` on standard error. Only the command line calls this: importing the package configures nothing.
 
     Args:
-        form: "text" for people, "json" for collectors: an object a line with time (UTC), level, message, stage and run_id.
+        form: "text" for people, "json" for collectors: an object per line with time (UTC), level, message, stage and run_id.
     """
     LOG.handlers[:] = [_JsonHandler() if form == "json" else _TextHandler()]
     LOG.setLevel(logging.INFO)
@@ -274,7 +274,7 @@ Measurements = dict[str, list[tuple[tuple[str, ...], float]]]
 class StoreCollector(Collector):
     """Collects all metrics of the catalogue at a scrape; a metric without values is exported empty.
 
-    If the database does not answer, `alchemist_store_up` is 0, so that it can be told from a dead exporter.
+    If the database does not answer, `alchemist_store_up` is 0, which distinguishes this from a dead exporter.
     """
 
     def __init__(self, read: Callable[[], Measurements], *others: Callable[[], Measurements]) -> None:

@@ -77,7 +77,7 @@ class JudgeResult(Result):
 
 
 def draw(config: DrawConfig) -> DrawResult:
-    """Generate the images of every prompt that has none yet."""
+    """Generate images for every prompt that has none yet."""
     return execute("geneval_draw", config, lambda stage_run: draw_images(config, stage_run), DrawResult)
 
 

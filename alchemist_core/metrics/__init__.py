@@ -1,1 +1,1 @@
-"""Evaluation: what a ranking and a subset are worth, as pure functions of arrays."""
+"""Metrics of trained models: held-out losses, and metrics of generated images."""

@@ -1,4 +1,4 @@
-"""Which class measures a metric: the built-in ones, and those that installed packages add.
+"""The classes that measure metrics: the built-in ones, and those that installed packages add.
 
 A package adds a metric by an entry point in the group `alchemist.metrics`: its name is the metric's, its value the class.
 """
@@ -37,7 +37,7 @@ METRICS: dict[str, MetricMaker] = {
 
 
 def find_metric(file: ProtocolFile) -> MetricMaker:
-    """Return what makes the metric that a protocol names.
+    """Return the class of the metric that a protocol names.
 
     Raises:
         ConfigError: No class measures it.

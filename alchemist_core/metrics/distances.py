@@ -1,6 +1,6 @@
 """Distances between generated images and references, and between images and prompts, from features, in float64.
 
-Knows no network and no image.
+Functions of arrays, independent of networks and images.
 
 Letters: N M images · D features.
 """
@@ -16,7 +16,7 @@ Features = Float[np.ndarray, "N D"]
 
 
 class Gaussian(NamedTuple):
-    """Mean and covariance of the features of a set of images: what a Fréchet distance compares."""
+    """Mean and covariance of the features of a set of images, for the Fréchet distance."""
 
     mean_D: Float[np.ndarray, " D"]
     covariance_DD: Float[np.ndarray, "D D"]

@@ -312,7 +312,7 @@ class Namer(Protocol):
 
 
 class Judges(NamedTuple):
-    """What looks at images: a detector, the names of its classes in its order, and what names colours."""
+    """The networks that judge images: a detector, the names of its classes in order, and a namer of colours."""
 
     detector: Detector
     namer: Namer
@@ -523,7 +523,7 @@ def _describe_images(folder: Path, side: int) -> dict[str, Any]:
         with Image.open(path) as image:
             if image.size != (side, side):
                 raise DataError(
-                    f"Images in {folder} have {image.size[0]} x {image.size[1]} px ({path.name}), but the protocol says resolution "
+                    f"Images in {folder} have {image.size[0]} x {image.size[1]} px ({path.name}), but the protocol has resolution "
                     f"{side}: generate them again, or correct a copy of the protocol."
                 )
     return {"n_images": n_images, "prompts_sha256": texts_sha256([asked[name] for name in sorted(asked)])}

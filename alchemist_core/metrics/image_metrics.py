@@ -1,6 +1,6 @@
-"""Metrics of generated images: each model generates one image per caption of the evaluation dataset, once; images are kept as tars.
+"""Metrics of generated images: each model generates one image per caption of the evaluation dataset, once; images are stored in tars.
 
-A class says how the images, or their features, give a value. Features of 30,000 images are kept in memory, the images are not.
+A class computes a value from images or their features. Features of 30,000 images are kept in memory, the images are not.
 
 Letters: N images · M references · D features.
 """
@@ -39,7 +39,7 @@ SAMPLERS: dict[str, type[SamplingConfig] | type[FlowSamplingConfig]] = {
 
 
 class ImageMetric(ABC):
-    """What all metrics of generated images share. A subclass says what it compares in `compare`."""
+    """Base of metrics of generated images. A subclass implements `compare`."""
 
     uses_device = True
     fields: ClassVar[type[ImageProtocol]] = ImageProtocol

@@ -1,4 +1,4 @@
-"""A set of generated images, kept as tars: each image beside its prompt and its seed, so that metrics need no model. Knows no metric.
+"""A set of generated images in tars, each image with its prompt and its seed, so that metrics need no model. Independent of metrics.
 
 A shard that exists is complete, so a killed run continues with the missing ones. The set is complete when the list of its shards
 and their hashes exists.

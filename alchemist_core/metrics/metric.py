@@ -1,4 +1,4 @@
-"""What a metric is: a class that pins the conditions of its values and measures models. Knows no metric by name.
+"""The protocol of a metric: a class that pins the conditions of its values and measures models. Independent of single metrics.
 
 A further metric is one class that satisfies `Metric`, and one protocol file that names it; see the README of this folder.
 """
@@ -86,7 +86,7 @@ class EvaluationSamples:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a metric may use."""
+    """The objects that a metric can use."""
 
     engine: Engine
     rater: SubsetRater
@@ -97,7 +97,7 @@ class Bench:
     on_progress: OnProgress
     """Called with the number done, the number planned and a note."""
     hold: Callable[[str], AbstractContextManager[None]]
-    """Waits until no other run makes the named thing, such as the images of a model."""
+    """Locks a name, such as the images of a model, so that no other run generates the same."""
 
 
 MetricMaker = Callable[[Bench, ProtocolFile], Metric]

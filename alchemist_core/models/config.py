@@ -1,4 +1,4 @@
-"""What a tokenizer and a model of the scale-wise family are made of. No torch here: the command line reads these bounds."""
+"""Sizes of tokenizers and of models of the scale-wise family. Without torch, because the command line reads these bounds."""
 
 from typing import Annotated, Any
 
@@ -17,25 +17,29 @@ Scales = tuple[int, ...]
 
 
 class AutoencoderConfig(BaseModel):
-    """The convolutional part of a tokenizer and, where it is trained here, for how long; the defaults are the published one."""
+    """The convolutional part of a tokenizer, and its training if it is trained here. The defaults are the published size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int = Field(160, ge=1, le=1024, description="Channels at full resolution")
     width_ratios: tuple[int, ...] = Field(
-        (1, 1, 2, 2, 4), min_length=1, description="Channels of each level over width; each level halves the side"
+        (1, 1, 2, 2, 4),
+        min_length=1,
+        description="Channels of each level as a multiple of width; each level halves the side",
     )
     n_blocks: int = Field(
         2, ge=1, le=8, description="Residual blocks of a level of the encoder; the decoder has 1 more"
     )
     n_groups: int = Field(32, ge=1, le=128, description="Groups of every group norm")
     token_dim: int = Field(32, ge=1, le=1024, description="Features of a token")
-    n_smoothers: int = Field(4, ge=1, le=64, description="Convolutions that the scales share after their upsampling")
-    smoothing_ratio: float = Field(0.5, ge=0, le=1, description="Share of the convolution in what a scale adds")
+    n_smoothers: int = Field(
+        4, ge=1, le=64, description="Number of convolutions after upsampling, which the scales share"
+    )
+    smoothing_ratio: float = Field(0.5, ge=0, le=1, description="Weight of that convolution's output, 0 to 1")
     n_steps: int = Field(1000, ge=1, le=10_000_000, description="Training steps")
     batch_size: int = Field(16, ge=1, le=65536, description="Images of a training step")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Highest AdamW step size; it falls along a cosine")
-    commitment: float = Field(0.25, ge=0, le=10, description="Price of features that stray from their codes")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak AdamW learning rate, decreasing along a cosine")
+    commitment: float = Field(0.25, ge=0, le=10, description="Weight of the loss that keeps features near their codes")
 
     @model_validator(mode="after")
     def _groups_divide_the_widths(self) -> "AutoencoderConfig":
@@ -47,26 +51,26 @@ class AutoencoderConfig(BaseModel):
 
     @property
     def shrinkage(self) -> int:
-        """Pixels of the image's side to one cell of the finest grid."""
+        """Pixels per cell of the finest grid, along one side."""
         return int(2 ** (len(self.width_ratios) - 1))
 
 
 class TokenizerConfig(BaseModel):
-    """A multi-scale residual tokenizer, of patches or with an autoencoder: what is fitted, and on how much."""
+    """A multi-scale residual tokenizer, of patches or with an autoencoder, and how it is fitted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resolution: int = Field(16, ge=8, le=1024, description="Side of the resized image in pixels")
     scales: Scales = Field((1, 2, 4), min_length=1, description="Side of each scale's token grid, coarse first")
     n_codes: int = Field(128, ge=2, le=65536, description="Codes in the codebook shared by all scales")
-    n_rounds: int = Field(10, ge=1, le=1000, description="Rounds of k-means over the residuals of the sample")
-    n_images: int = Field(2000, ge=1, le=1_000_000, description="Images of the sample that the codebook is fitted on")
+    n_rounds: int = Field(10, ge=1, le=1000, description="Rounds of k-means over the residuals")
+    n_images: int = Field(2000, ge=1, le=1_000_000, description="Number of images that the codebook is fitted to")
     autoencoder: AutoencoderConfig | None = Field(None, description="Convolutions before the codebook; none: patches")
 
     @model_validator(mode="after")
     def _grid_divides_the_image(self) -> "TokenizerConfig":
         if list(self.scales) != sorted(set(self.scales)) or self.resolution % self.scales[-1]:
-            message = f"scales {self.scales} must grow and the last must divide resolution {self.resolution}"
+            message = f"scales {self.scales} must increase, and the last one must divide resolution {self.resolution}"
             raise ValueError(message)
         if self.autoencoder is not None and self.autoencoder.shrinkage != self.patch:
             message = (
@@ -93,7 +97,7 @@ class TokenizerConfig(BaseModel):
 
 
 def published_tokenizer(resolution: int = 256) -> TokenizerConfig:
-    """Describe `vae_ch160v4096z32`, whose weights serve every published resolution.
+    """Return the config of `vae_ch160v4096z32`, whose weights are used at every published resolution.
 
     >>> published_tokenizer(512).n_tokens
     2240
@@ -104,7 +108,7 @@ def published_tokenizer(resolution: int = 256) -> TokenizerConfig:
 
 
 def tokenizer_tiny(resolution: int = 16, n_codes: int = 128) -> TokenizerConfig:
-    """Describe the smallest tokenizer of the published architecture: 21 tokens, trained on a CPU within a minute.
+    """Return the config of the smallest tokenizer of the published architecture: 21 tokens, trained on a CPU within a minute.
 
     >>> tokenizer_tiny(32).patch
     8
@@ -112,7 +116,7 @@ def tokenizer_tiny(resolution: int = 16, n_codes: int = 128) -> TokenizerConfig:
     scales = (1, 2, 4)
     n_levels = (resolution // scales[-1]).bit_length()
     width_ratios = ((1,) * n_levels + (2, 2))[-n_levels:]
-    # Many small steps of a narrow network: within a minute they draw better than few large ones of a wide one.
+    # Many small steps of a narrow network: within a minute they give better images than few large steps of a wide one.
     autoencoder = AutoencoderConfig(
         width=12, width_ratios=width_ratios, n_blocks=1, n_groups=3, token_dim=12, n_smoothers=2,
         n_steps=1600, batch_size=max(2, 192 // resolution),
@@ -129,7 +133,7 @@ def _published_heads(fields: dict[str, Any]) -> int:
 
 
 class StarConfig(BaseModel):
-    """One size of the scale-wise transformer, and the shapes of what it reads."""
+    """Size of the scale-wise transformer, and the shapes of its inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -138,28 +142,32 @@ class StarConfig(BaseModel):
         default_factory=_published_width,
         ge=8,
         le=4096,
-        description="Features of a token inside; 64 a block unless said",
+        description="Features of a token inside; by default 64 per block",
     )
     n_heads: int = Field(
-        default_factory=_published_heads, ge=1, le=64, description="Attention heads; one a block unless said"
+        default_factory=_published_heads, ge=1, le=64, description="Attention heads; by default one per block"
     )
     scales: Scales = Field((1, 2, 4), min_length=1, description="Side of each scale's token grid, coarse first")
     n_codes: int = Field(128, ge=2, le=65536, description="Codes that a token may take")
-    token_dim: int = Field(48, ge=1, description="Features of a token as the tokenizer gives it")
-    text_dim: int = Field(144, ge=1, description="Features of a text token as the text encoder gives it")
+    token_dim: int = Field(48, ge=1, description="Features of a token of the tokenizer")
+    text_dim: int = Field(144, ge=1, description="Features of a text token of the text encoder")
     drop_path_ratio: float = Field(
-        0.0, ge=0, lt=1, description="Share of samples for which the last block's branches are left out in training"
+        0.0,
+        ge=0,
+        lt=1,
+        description="Drop path: share of samples for which training skips the branches of the last block",
     )
     is_legacy: bool = Field(
-        False, description="Whether every sample reads the first one's text, as the published weights were trained"
+        False,
+        description="Let every sample attend to the first one's text, as in the training of the published weights",
     )
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "StarConfig":
         if self.width % (4 * self.n_heads):
             message = (
-                f"width {self.width} must be a multiple of n_heads {self.n_heads} times 4: a head turns half of its "
-                f"features with the column and half with the row, in pairs"
+                f"width {self.width} must be a multiple of 4 * n_heads ({self.n_heads}): the rotary embedding rotates half of a head's "
+                f"features by the column and half by the row, in pairs"
             )
             raise ValueError(message)
         return self
@@ -171,7 +179,7 @@ class StarConfig(BaseModel):
 
 
 def published_star(depth: int, resolution: int = 256, **fields: Any) -> StarConfig:
-    """Describe a published or paper-sized model: 8 is STAR-40M, 16 STAR-0.3B, 24 STAR-0.9B, 30 STAR-1.7B.
+    """Return the config of a published or paper-sized model: 8 is STAR-40M, 16 STAR-0.3B, 24 STAR-0.9B, 30 STAR-1.7B.
 
     >>> published_star(16).width, published_star(16).n_heads, published_star(16).n_tokens
     (1024, 16, 680)
@@ -189,7 +197,7 @@ def count_tokens(scales: Scales) -> int:
 
 
 class SamplingConfig(Config):
-    """How codes are drawn from a generator; the defaults are STAR's at 256 px."""
+    """Sampling of codes from a generator. The defaults are those of STAR at 256 px."""
 
     guidance_scale: Annotated[float, Formerly("guidance")] = Field(
         4.0, ge=0, le=100, description="Classifier-free guidance at the last scale; it increases from 0 at the first"

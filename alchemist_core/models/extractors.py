@@ -22,7 +22,7 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
     """Return the file or folder of an extractor's weights; None if it has no weights.
 
     Args:
-        extractor: Its name in a contract.
+        extractor: Its name in an evaluation protocol.
         given: The path that the user gave; needed if no package has the weights.
 
     Raises:
@@ -34,7 +34,9 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
     if extractor not in _WANTED:
         return None
     if given is None or not given.exists():
-        raise ConfigError(f"The extractor {extractor} needs --weights, {_WANTED[extractor]}; given was {given}.")
+        raise ConfigError(
+            f"Extractor {extractor} requires --weights: {_WANTED[extractor]}. Given: {given or 'nothing'}."
+        )
     return given
 
 

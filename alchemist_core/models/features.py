@@ -112,7 +112,7 @@ class Clip:
     """
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  seconds that the other networks need not pay
+        from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  takes seconds to import
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(weights)

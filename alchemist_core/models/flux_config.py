@@ -1,4 +1,4 @@
-"""What a flow-matching transformer of the FLUX family is made of, and how its adapters are trained. No torch here."""
+"""Sizes of flow-matching transformers of the FLUX family, and the training of their adapters. Without torch."""
 
 from typing import Annotated, Literal
 
@@ -8,23 +8,27 @@ from alchemist_core.config import Config, Formerly
 
 
 class FluxConfig(Config):
-    """One size of the transformer; the defaults are FLUX-mini's.
+    """Size of the transformer. The defaults are those of FLUX-mini.
 
     Source: TencentARC/FluxKits, `flux-mini`.
     """
 
-    n_double_blocks: int = Field(5, ge=1, le=64, description="Blocks with weights of their own for image and text")
-    n_single_blocks: int = Field(10, ge=1, le=128, description="Blocks with shared weights after them")
+    n_double_blocks: int = Field(5, ge=1, le=64, description="Blocks with separate weights for image and text")
+    n_single_blocks: int = Field(10, ge=1, le=128, description="Blocks with shared weights, after the double blocks")
     n_heads: int = Field(24, ge=1, le=128, description="Attention heads")
     head_dim: int = Field(128, ge=8, le=512, description="Features of a head")
-    token_dim: int = Field(64, ge=4, le=4096, description="Features of an image token: 2 × 2 cells of the latents")
-    text_dim: int = Field(4096, ge=1, le=65536, description="Features of a text token as T5 gives it")
-    pooled_dim: int = Field(768, ge=1, le=65536, description="Features of a caption as CLIP gives it")
-    rope_dims: tuple[int, int, int] = Field(
-        (16, 56, 56), description="Features of a head that turn with each axis: none, row, column"
+    token_dim: int = Field(
+        64, ge=4, le=4096, description="Features of an image token, which holds 2 × 2 cells of the latents"
     )
-    resolution: int = Field(512, ge=16, le=2048, description="Side of the images that are trained on and drawn")
-    n_text_tokens: int = Field(512, ge=1, le=512, description="T5's tokens of a caption; the rest is cut")
+    text_dim: int = Field(4096, ge=1, le=65536, description="Features of a text token of T5")
+    pooled_dim: int = Field(768, ge=1, le=65536, description="Features of a caption of CLIP")
+    rope_dims: tuple[int, int, int] = Field(
+        (16, 56, 56), description="Features of a head that the rotary embedding rotates, by axis: none, row, column"
+    )
+    resolution: int = Field(512, ge=16, le=2048, description="Side of training and generated images in pixels")
+    n_text_tokens: int = Field(
+        512, ge=1, le=512, description="Tokens of a caption for T5; longer captions are truncated"
+    )
     weight_dtype: Annotated[Literal["fp32", "bf16"], Formerly("precision")] = Field(
         "bf16", description="Number format of the frozen weights"
     )
@@ -59,7 +63,7 @@ class FluxConfig(Config):
 
 
 class FlowSamplingConfig(Config):
-    """How images are drawn from noise; the defaults are FLUX-mini's."""
+    """Sampling of images from noise. The defaults are those of FLUX-mini."""
 
     num_inference_steps: Annotated[int, Formerly("n_steps")] = Field(
         50, ge=1, le=1000, description="Euler steps from noise to image"

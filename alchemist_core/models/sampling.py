@@ -109,7 +109,7 @@ def cut_probabilities(logit_BLV: Float[Tensor, "B L V"], *, top_k: int, top_p: f
     n_kept = min(top_k, logit_BLV.shape[-1])
     value_BLK, code_BLK = logit_BLV.double().topk(n_kept, -1)
     probability_BLK = value_BLK.softmax(-1)
-    # A code stays if the likelier ones do not yet cover the share; so the likeliest always stays.
+    # A code is kept if the likelier ones do not cover top_p yet, so the likeliest is always kept.
     is_kept_BLK = probability_BLK.cumsum(-1) - probability_BLK < top_p
     kept_BLK = torch.where(is_kept_BLK, probability_BLK, 0.0)
     cut_BLV = torch.zeros_like(logit_BLV, dtype=torch.float64).scatter(-1, code_BLK, kept_BLK)

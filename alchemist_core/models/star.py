@@ -388,7 +388,7 @@ class Star(nn.Module):
         return logit_BSV
 
     def matches(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, "B S E"]:
-        """Return the product of each token's predicted vector and its code's vector: how, and not only how well, image matches caption.
+        """Return the product of each token's predicted vector and its code's vector: how an image matches its caption, not only how well.
 
         Its sum over the features is the logit of the token's code.
         """

@@ -229,7 +229,7 @@ WINDOW_COLUMNS = tuple(getattr(RankWindowTable, name) for name in WindowRow.__sl
 
 def find_window(engine: Engine, rater_id: int, retention: float) -> FittedWindow | None:
     """Return the rater's rank window for the nearest retention, the newest if several are equally near; None without a window."""
-    nearest = _nearest_probe(engine, rater_id, retention)
+    nearest = _nearest_window(engine, rater_id, retention)
     return nearest.fitted if nearest else None
 
 
@@ -248,8 +248,8 @@ def expected_gain(
     """
     if spec["strategy"] == Random.name or spec.get("rank_by", RATER_SCORE) != RATER_SCORE or not sum(n_kept_R):
         return None
-    probe = _nearest_probe(engine, rater_id, spec["retention"])
-    gain_SB = _band_gains(probe.measurements.get("cells", ())) if probe else None
+    nearest = _nearest_window(engine, rater_id, spec["retention"])
+    gain_SB = _band_gains(nearest.measurements.get("cells", ())) if nearest else None
     return None if gain_SB is None else predict_gain(gain_SB, np.asarray(n_kept_R, np.int64))
 
 
@@ -279,7 +279,7 @@ def _band_gains(cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | Non
     return np.array([[math.log(loss[Random.name, seed] / loss[band, seed]) for band in bands] for seed in seeds])
 
 
-def _nearest_probe(engine: Engine, rater_id: int, retention: float) -> WindowRow | None:
+def _nearest_window(engine: Engine, rater_id: int, retention: float) -> WindowRow | None:
     statement = select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id)
     with engine.connect() as connection:
         rows = [WindowRow(*row) for row in connection.execute(statement)]

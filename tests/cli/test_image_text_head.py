@@ -93,14 +93,14 @@ def test_a_changed_head_is_refused_by_the_field_s_name(trained_store: TrainedSto
     def measure(weights: Path | None) -> EvaluateResult:
         return evaluate(EvaluateConfig(subset="s", protocol=str(tmp_path / "mine.toml"), weights=weights))
 
-    with pytest.raises(ConfigError, match="needs --weights, the file that alchemist image-text-head writes"):
+    with pytest.raises(ConfigError, match="requires --weights: the file that alchemist image-text-head writes"):
         measure(None)
     first = measure(one)
     assert (first.metric, first.n_measured, first.means.keys()) == (TITLE, 2, {"subset", "random"})
     assert all(-1 <= value <= 1 for value in first.means.values())
     assert measure(one).n_reused == 2
-    with pytest.raises(ConfigError, match=rf"^weights_sha256 is '.*', but protocol mine, .* says '{pinned}'"):
+    with pytest.raises(ConfigError, match=rf"^weights_sha256 is '.*', but protocol mine, .* has '{pinned}'"):
         measure(other)
     (tmp_path / "mine.toml").write_text(CONTRACT.replace("n_images", f'weights_sha256 = "{"0" * 64}"\nn_images'))
-    with pytest.raises(ConfigError, match=rf"^weights_sha256 is '{pinned}', but the protocol's file says '0000"):
+    with pytest.raises(ConfigError, match=rf"^weights_sha256 is '{pinned}', but the protocol's file has '0000"):
         measure(one)

@@ -101,7 +101,7 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
     for before, after, field in CHANGES:
         with pytest.raises(ConfigError, match=rf"^{field} is .* but .* says "):
             judge_under(PROTOCOL.replace(before, after))
-    with pytest.raises(DataError, match=r"have 16 x 16 px \(.*\), but the protocol says resolution 32"):
+    with pytest.raises(DataError, match=r"have 16 x 16 px \(.*\), but the protocol has resolution 32"):
         judge_under(PROTOCOL.replace("resolution = 16", "resolution = 32"))
     (tmp_path / "images" / "drawn.json").unlink()
     with pytest.raises(DataError, match=r"drawn\.json is missing"):

@@ -111,9 +111,9 @@ def test_weights_that_are_not_inception_s_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extractor", ["inception_v3", "clip"])
 def test_networks_that_no_package_carries_ask_for_their_weights(extractor: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs --weights"):
+    with pytest.raises(ConfigError, match="requires --weights"):
         find_weights(extractor, None)
-    with pytest.raises(ConfigError, match=r"given was .*nowhere"):
+    with pytest.raises(ConfigError, match=r"Given: .*nowhere"):
         find_weights(extractor, tmp_path / "nowhere")
 
 

@@ -87,5 +87,5 @@ def test_a_saved_tokenizer_gives_the_same_codes(tokenizer: Tokenizer, tmp_path: 
 
 @pytest.mark.parametrize("scales", [(1, 2, 3), (4, 2, 1), (2, 2, 4)])
 def test_a_grid_that_does_not_fit_the_image_is_refused(scales: tuple[int, ...]) -> None:
-    with pytest.raises(ValidationError, match="must grow and the last must divide"):
+    with pytest.raises(ValidationError, match="must increase, and the last one must divide"):
         TokenizerConfig(resolution=16, scales=scales)

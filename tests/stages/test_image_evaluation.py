@@ -111,7 +111,7 @@ def test_a_protocol_with_one_changed_field_is_refused_by_its_name(
     trained: TrainedStore, tmp_path: Path, before: str, after: str, field: str
 ) -> None:
     measure(tmp_path, SCENES)
-    with pytest.raises(ConfigError, match=rf"{field} is .* but protocol mine, as first used, says"):
+    with pytest.raises(ConfigError, match=rf"{field} is .* but protocol mine, as first used, has"):
         measure(tmp_path, SCENES.replace(before, after))
     assert measure(tmp_path, SCENES.replace(before, after), "another").n_measured == 2
 

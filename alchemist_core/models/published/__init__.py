@@ -1,1 +1,1 @@
-"""Published checkpoints: what their keys are called here, and the way in and out. No foreign code is needed to read one."""
+"""Published checkpoints: maps between their keys and ours, loading and exporting. No code of the publishers is needed."""

@@ -1,4 +1,4 @@
-"""FLUX-mini as published, 220 keys: which rows of each are which of diffusers' 320 weights.
+"""FLUX-mini as published: the map between its 220 keys and diffusers' 320 weights.
 
 Source: the key map of diffusers' conversion script, with the guidance embedder that it leaves out.
 """
@@ -51,12 +51,12 @@ _SINGLE = {
     "linear2": ("proj_out",),
 }
 _SINGLE_NORMS = {"norm.query_norm.scale": "attn.norm_q.weight", "norm.key_norm.scale": "attn.norm_k.weight"}
-# Published rows are shift then scale, diffusers' scale then shift.
+# In published rows shift comes before scale, in those of diffusers scale before shift.
 _SWAPPED = {"final_layer.adaLN_modulation.1.weight", "final_layer.adaLN_modulation.1.bias"}
 
 
 def flux_keys(config: FluxConfig) -> dict[str, tuple[str, ...]]:
-    """Say of which weights, one below the other, each published key is made.
+    """Return the weights of diffusers that each published key consists of, in the order of rows.
 
     >>> flux_keys(FluxConfig())["single_blocks.9.linear1.bias"][3]
     'single_transformer_blocks.9.proj_mlp.bias'
@@ -78,11 +78,11 @@ def load_flux(source: str | Path, config: FluxConfig, dtype: torch.dtype = torch
 
     Args:
         source: Path or `hf:ORG/NAME/FILE`.
-        config: The size they were made with.
-        dtype: Number format to keep them in.
+        config: The size of the model.
+        dtype: Number format of the loaded weights.
 
     Raises:
-        DataError: A key is missing, unknown or of another shape; the error names them.
+        DataError: Keys are missing, unexpected or of another shape; the message names them.
     """
     weights = {key.removeprefix(_PREFIX): tensor.to(dtype) for key, tensor in read_weights(source).items()}
     with torch.device("meta"):
@@ -96,13 +96,13 @@ def load_flux(source: str | Path, config: FluxConfig, dtype: torch.dtype = torch
 def to_diffusers(
     weights: Mapping[str, Tensor], ours: Mapping[str, Tensor], config: FluxConfig, *, source: str
 ) -> dict[str, Tensor]:
-    """Take published weights apart.
+    """Split published weights into those of diffusers.
 
     Args:
         weights: The published state dict.
         ours: Diffusers' state dict of this size, for its shapes.
         config: The size.
-        source: Where the weights came from, for the error.
+        source: Origin of the weights, for the error.
 
     Raises:
         DataError: As `load_flux`.
@@ -119,7 +119,7 @@ def to_diffusers(
 
 
 def export_flux(ours: Mapping[str, Tensor], config: FluxConfig) -> dict[str, Tensor]:
-    """Give diffusers' weights under their published names."""
+    """Return diffusers' weights under their published names."""
     joined = {key: torch.cat([ours[name] for name in names]) for key, names in flux_keys(config).items()}
     return joined | {key: torch.cat(joined[key].chunk(2)[::-1]) for key in _SWAPPED}
 

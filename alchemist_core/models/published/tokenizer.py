@@ -1,4 +1,4 @@
-"""The multi-scale tokenizer `vae_ch160v4096z32` as published: 324 keys, of which one only counts how often codes were used."""
+"""The multi-scale tokenizer `vae_ch160v4096z32` as published: 324 keys, one of which is an unused counter of codes."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.published.weights import Layout, Shape, export_weights, load_weights, read_weights
 from alchemist_core.models.tokenizer import Tokenizer
 
-# Ours → published; what no rule names is called the same.
+# Ours → published; other names are equal.
 _RULES = (
     (r"^coder\.(encoder\.down\.\d+\.)resample\.", r"\1downsample."),
     (r"^coder\.(decoder\.up\.\d+\.)resample\.", r"\1upsample."),
@@ -21,7 +21,7 @@ _RULES = (
 
 
 def tokenizer_layout(config: TokenizerConfig) -> Layout:
-    """Say what the published keys of a tokenizer are called here."""
+    """Return the layout of a published tokenizer."""
     with torch.device("meta"):
         ours = list(Tokenizer(config).state_dict())
     spare: dict[str, Shape] = {"quantize.ema_vocab_hit_SV": (len(config.scales), config.n_codes)}
@@ -41,7 +41,7 @@ def load_tokenizer(source: str | Path, config: TokenizerConfig) -> Tokenizer:
 
 
 def export_tokenizer(tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """Give a tokenizer's weights as the published code loads them."""
+    """Return a tokenizer's weights in the published layout."""
     return export_weights(tokenizer, tokenizer_layout(tokenizer.config))
 
 
