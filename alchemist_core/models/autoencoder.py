@@ -186,13 +186,13 @@ class Autoencoder(nn.Module):
             nn.Conv2d(config.token_dim, config.token_dim, 3, padding=1) for _ in range(2)
         )
 
-    @without_tf32()
+    @without_tf32
     def encode(self, pixels_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """Return the features to quantise."""
         out: Tensor = self.quant_conv(self.encoder(pixels_BCHW))
         return out
 
-    @without_tf32()
+    @without_tf32
     def decode(self, feature_BDHW: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 H W"]:
         """Return the pixels of features."""
         out: Tensor = self.decoder(self.post_quant_conv(feature_BDHW))
@@ -223,7 +223,7 @@ def _norm(width: int, n_groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(n_groups, width, eps=1e-6)
 
 
-@without_tf32()
+@without_tf32
 def train_autoencoder(
     coder: Autoencoder,
     quantiser: ResidualQuantiser,

@@ -166,7 +166,7 @@ class Clip:
         return projected
 
 
-@without_tf32()
+@without_tf32
 @torch.inference_mode()
 def _by_batches(image_NHWC: ImageArray, device: str, function: Any) -> Features:
     parts = []

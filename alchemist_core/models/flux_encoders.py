@@ -37,7 +37,7 @@ class FluxAutoencoder:
         self._vae = _freeze(_load(AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device)
         self._side, self._device = config.resolution, device
 
-    @without_tf32()
+    @without_tf32
     @torch.inference_mode()
     def encode(self, image_NHWC: ImageArray) -> Float[Tensor, "N C H W"]:
         """Return each image's latents, on the CPU. Every forward has one shape, so they do not depend on the batch composition."""
@@ -51,7 +51,7 @@ class FluxAutoencoder:
             parts.append(scaled.cpu())
         return torch.cat(parts)
 
-    @without_tf32()
+    @without_tf32
     @torch.inference_mode()
     def decode(self, latent_BCHW: Float[Tensor, "B C H W"]) -> ImageArray:
         """Return the images of latents."""

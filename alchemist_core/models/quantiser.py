@@ -75,7 +75,7 @@ class ResidualQuantiser(nn.Module):
         half_norm_V = 0.5 * (self.codebook.weight**2).sum(1)
         return (cell_BLD @ self.codebook.weight.T - half_norm_V).argmax(-1)
 
-    @without_tf32()
+    @without_tf32
     def _decoded(self, scale: int, code_BL: Tensor) -> Tensor:
         side, finest = self.scales[scale], self.scales[-1]
         grid_BDHW: Tensor = self.codebook(code_BL).transpose(1, 2).reshape(len(code_BL), -1, side, side)

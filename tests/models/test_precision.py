@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -58,6 +59,25 @@ def test_every_convolution_of_a_tokenizer_runs_without_tf32(
 
 def test_an_error_restores_the_setting() -> None:
     before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(ZeroDivisionError), without_tf32():
+    with pytest.raises(ZeroDivisionError), without_tf32:
         _ = 1 / 0
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_a_block_that_ends_first_leaves_the_setting_to_the_others() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    is_inside, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with without_tf32:
+            is_inside.set()
+            may_end.wait(timeout=60)
+
+    other = threading.Thread(target=hold)
+    with without_tf32:
+        other.start()
+        assert is_inside.wait(timeout=60)
+    assert not torch.backends.cudnn.allow_tf32
+    may_end.set()
+    other.join()
     assert torch.backends.cudnn.allow_tf32 is before
