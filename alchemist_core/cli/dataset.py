@@ -10,7 +10,6 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.store import datasets
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.registry import DATASET_NAME, find_dataset
-from alchemist_core.store.tables import AnyRow
 
 NO_DATASET = "No datasets. Register one: alchemist ingest --dataset NAME --root FOLDER"
 
@@ -137,7 +136,7 @@ def show(config: DatasetNameConfig) -> DatasetShowResult:
         registered_at=row.created_at,
         first_crawl_date=row.first_crawl_date,
         last_crawl_date=row.last_crawl_date,
-        subsets=[f"{one.name} v{one.version} ({one.state})" for one in datasets.subsets_of(engine, config.name)],
+        subsets=[f"{one.title} ({one.state})" for one in datasets.subsets_of(engine, config.name)],
         production_raters=datasets.raters_of(engine, config.name),
     )
 
@@ -168,7 +167,7 @@ def remove(config: DatasetRemoveConfig) -> DatasetRemoveResult:
         root=row.root_uri,
         n_shards=size.n_shards,
         n_samples=size.n_samples,
-        unusable_subsets=[f"{one.name} v{one.version} ({one.state})" for one in made],
+        unusable_subsets=[f"{one.title} ({one.state})" for one in made],
         production_raters=raters,
         note=_what_is_gone(row.role, len(made), raters),
     )
@@ -185,7 +184,7 @@ def _what_is_gone(role: str, n_subsets: int, raters: list[str]) -> str:
     return said
 
 
-def _fields(row: AnyRow) -> dict[str, Any]:
+def _fields(row: datasets.DatasetOverview) -> dict[str, Any]:
     return {
         "name": row.name, "role": row.role, "root": row.root_uri, "n_shards": row.n_shards, "n_samples": row.n_samples,
         "n_nights_waiting": row.n_waiting, "is_default": row.is_default, "removed_at": row.removed_at,

@@ -20,13 +20,18 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.checks import failed_checks, release_checks, store_check_results
+from alchemist_core.store.checks import FailedCheck, failed_checks, release_checks, store_check_results
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import NightRow, held_nights, night_title, open_nights, read_night, release_night
-from alchemist_core.store.overviews import failed_ingests, quarantine_of_nights, read_nights
+from alchemist_core.store.overviews import (
+    NightOverview,
+    NightQuarantine,
+    failed_ingests,
+    quarantine_of_nights,
+    read_nights,
+)
 from alchemist_core.store.raters import RaterRow, find_rater
-from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.registry import ShardRow, find_dataset
 from alchemist_core.telemetry import on_one_line, say
 
 MOST_SHARDS = 10
@@ -117,11 +122,11 @@ def list_(config: NightListConfig) -> NightListResult:
     return NightListResult(nights=_listed(engine, newest))
 
 
-def _of(rows: Sequence[AnyRow], dataset: str) -> list[AnyRow]:
+def _of(rows: Sequence[NightOverview], dataset: str) -> list[NightOverview]:
     return [row for row in rows if row.dataset == dataset]
 
 
-def _listed(engine: Engine, rows: Sequence[AnyRow]) -> list[ListedNight]:
+def _listed(engine: Engine, rows: Sequence[NightOverview]) -> list[ListedNight]:
     nights = [(row.dataset, row.crawl_date) for row in rows]
     errors, reasons = failed_ingests(engine, nights), quarantine_of_nights(engine, nights)
     unread = [
@@ -138,7 +143,9 @@ def _listed(engine: Engine, rows: Sequence[AnyRow]) -> list[ListedNight]:
     ]
 
 
-def _describe(night: AnyRow, shown: Sequence[AnyRow], reasons: Sequence[AnyRow], error: str | None) -> ListedNight:
+def _describe(
+    night: NightOverview, shown: Sequence[ShardRow], reasons: Sequence[NightQuarantine], error: str | None
+) -> ListedNight:
     unread = [shard for shard in shown if shard.crawl_date == night.crawl_date]
     shards = [
         UnreadShard(shard_id=row.shard_id, uri=row.uri, state=row.state, reason=row.reason, remedy=remedy_of_shard(row))
@@ -154,7 +161,7 @@ def _describe(night: AnyRow, shown: Sequence[AnyRow], reasons: Sequence[AnyRow],
     )  # fmt: skip
 
 
-def _left_by_ingest(night: AnyRow, shown: Sequence[AnyRow], error: str | None) -> list[str]:
+def _left_by_ingest(night: NightOverview, shown: Sequence[ShardRow], error: str | None) -> list[str]:
     """Return the lines of an ingest error about this dataset, without those about shards that are listed anyway."""
     text, prefix = (error or "").partition(": ")[2], f"{night.dataset}: "
     lines = text.removesuffix(ALL_ELSE).strip().splitlines()
@@ -164,7 +171,7 @@ def _left_by_ingest(night: AnyRow, shown: Sequence[AnyRow], error: str | None) -
     return [line for line in lines if not line.startswith(names)]
 
 
-def _remedies_of_night(night: AnyRow, reasons: Sequence[AnyRow], *, is_left: bool) -> list[str]:
+def _remedies_of_night(night: NightOverview, reasons: Sequence[NightQuarantine], *, is_left: bool) -> list[str]:
     which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
     steps = [f"remove the cause, then run alchemist ingest {which}"] if is_left else []
     if reasons:
@@ -244,7 +251,7 @@ def _held(engine: Engine, config: ReleaseNightConfig, rater: RaterRow) -> Sequen
 
 
 def _release(
-    engine: Engine, config: ReleaseNightConfig, held: Sequence[NightRow], failed: Sequence[AnyRow], *, actor: str
+    engine: Engine, config: ReleaseNightConfig, held: Sequence[NightRow], failed: Sequence[FailedCheck], *, actor: str
 ) -> None:
     with engine.begin() as connection:
         for row in held:

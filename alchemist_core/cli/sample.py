@@ -27,6 +27,7 @@ from alchemist_core.store.ledger import TRANSIENT, Retry
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.samples import (
+    FoundSample,
     find_images,
     find_near_duplicates,
     find_reach,
@@ -36,7 +37,6 @@ from alchemist_core.store.samples import (
     why_not_eligible,
 )
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRow, choose_version, published_version, rater_of_subset
-from alchemist_core.store.tables import AnyRow
 from alchemist_core.subsets.materialized import display_address
 from alchemist_core.subsets.selected import Selected, reselect
 from alchemist_core.telemetry import say
@@ -119,7 +119,7 @@ def explain(config: ExplainConfig) -> ExplainResult:
     )
 
 
-def _outside(engine: Engine, subset: SubsetRow, pair: AnyRow) -> dict[str, object]:
+def _outside(engine: Engine, subset: SubsetRow, pair: FoundSample) -> dict[str, object]:
     (row,) = why_not_eligible(engine, subset.snapshot_id, hash_rows([bytes(pair.pair_hash)]))
     because = OUTSIDE[row.reason].format(detail=row.detail or "no reason given", places=", ".join(row.places))
     return {"is_member": False, "reason": row.reason, "because": because}

@@ -18,8 +18,7 @@ from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store, read_clock
-from alchemist_core.store.registry import NewShard
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.registry import NewShard, ShardRow
 from alchemist_core.telemetry import on_one_line
 
 UNREAD = ("growing", "missing", "changed", "rejected")
@@ -210,7 +209,7 @@ def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
     return content, file.size_bytes
 
 
-def _find(engine: Engine, subject: str) -> AnyRow:
+def _find(engine: Engine, subject: str) -> ShardRow:
     rows = registry.find_shards(engine, subject=subject)
     if not rows:
         raise ConfigError(f"No shard {subject!r} is registered. List the shards: alchemist shard list.")
@@ -220,7 +219,7 @@ def _find(engine: Engine, subject: str) -> AnyRow:
     return rows[0]
 
 
-def remedy_of_shard(shard: AnyRow) -> str | None:
+def remedy_of_shard(shard: ShardRow) -> str | None:
     """Return the remedy for a shard that cannot be read; none for other shards."""
     retire = f"alchemist shard retire {shard.shard_id} --reason WHY"
     return {
@@ -231,16 +230,16 @@ def remedy_of_shard(shard: AnyRow) -> str | None:
     }.get(shard.state)
 
 
-def _listed(row: AnyRow) -> dict[str, object]:
+def _listed(row: ShardRow) -> dict[str, object]:
     fields = {name: getattr(row, name) for name in ListedShard.model_fields if name != "remedy"}
     return {**fields, "remedy": remedy_of_shard(row)}
 
 
-def _address(row: AnyRow) -> str:
+def _address(row: ShardRow) -> str:
     return join_uri(row.root_uri, row.uri)
 
 
-def _title(row: AnyRow) -> str:
+def _title(row: ShardRow) -> str:
     return f"shard {row.dataset}/{row.uri}"
 
 

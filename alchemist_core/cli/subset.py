@@ -18,7 +18,9 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.subsets import (
     VERSION_TEXT,
+    CollectableVersion,
     SubsetRow,
+    TaintedVersion,
     choose_version,
     describe_withdrawal,
     find_by_id,
@@ -32,7 +34,6 @@ from alchemist_core.store.subsets import (
     store_members,
     withdraw_subset,
 )
-from alchemist_core.store.tables import AnyRow
 from alchemist_core.subsets.changes import find_changes
 from alchemist_core.subsets.materialized import display_address, is_finished, materialized_size, remove_materialized
 from alchemist_core.subsets.selected import load_manifest
@@ -417,7 +418,7 @@ class GcSubsetResult(Result):
 class Holding:
     """Storage of one version: its row, its manifests and its materialized datasets."""
 
-    row: AnyRow
+    row: CollectableVersion | TaintedVersion
     manifests: tuple[Path, ...]
     copies: tuple[str, ...]
     n_bytes: int
@@ -425,7 +426,7 @@ class Holding:
     def __str__(self) -> str:
         """Return a line that names the files and their size."""
         parts = [*map(str, self.manifests), *map(display_address, self.copies)]
-        if getattr(self.row, "members_bytes", 0):
+        if _members_bytes(self.row):
             parts.insert(0, "membership")
         listed = ", ".join(parts) or "a materialized dataset that no longer exists"
         return f"{self.row.name} v{self.row.version} ({self.row.state}): {listed}, {_megabytes(self.n_bytes)}"
@@ -484,10 +485,14 @@ def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ..
             yield (row,)
 
 
-def _holding(row: AnyRow, *manifests: Path) -> Holding:
+def _members_bytes(row: CollectableVersion | TaintedVersion) -> int:
+    return row.members_bytes if isinstance(row, CollectableVersion) else 0
+
+
+def _holding(row: CollectableVersion | TaintedVersion, *manifests: Path) -> Holding:
     there = tuple(path for path in manifests if path.exists())
     sizes = {uri: materialized_size(uri) for uri in row.all_materialized_uris}
-    n_bytes = getattr(row, "members_bytes", 0) + sum(path.stat().st_size for path in there) + sum(sizes.values())
+    n_bytes = _members_bytes(row) + sum(path.stat().st_size for path in there) + sum(sizes.values())
     return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
 
 
@@ -497,7 +502,7 @@ def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
     def is_still_free(connection: Connection) -> bool:
         found = (
             subsets.find_collectable(connection, row.name, config.min_age_days)
-            if hasattr(row, "members_bytes")
+            if isinstance(row, CollectableVersion)
             else [one for one in subsets.find_tars_with_taken_down(connection, row.name) if one.state != "published"]
         )
         return row.subset_id in {one.subset_id for one in found}
@@ -570,7 +575,7 @@ def compare(config: CompareConfig) -> CompareResult:
     """
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version)
-    rows = [dict(row._mapping) for row in read_comparisons(engine, subset.subset_id)]  # noqa: SLF001  SQLAlchemy's public name
+    rows = [row._asdict() for row in read_comparisons(engine, subset.subset_id)]
     if not rows:
         raise ConfigError(
             f"No model of {subset.title} was evaluated. Run alchemist train-downstream --subset {subset.name}, then alchemist evaluate."

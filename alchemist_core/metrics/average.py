@@ -6,8 +6,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.distances import average_score
 from alchemist_core.metrics.metric import Bench, Measured
 from alchemist_core.protocols.protocol import AVERAGE, AverageProtocol, ProtocolFile, name_average, title_of
-from alchemist_core.store.models import ModelRow, NamedProtocol, find_named, read_evaluations
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.models import EvaluationRow, ModelRow, NamedProtocol, find_named, read_evaluations
 
 
 class AverageScore:
@@ -64,7 +63,7 @@ class AverageScore:
             )
         return found
 
-    def _read(self, model: ModelRow, part: NamedProtocol) -> AnyRow:
+    def _read(self, model: ModelRow, part: NamedProtocol) -> EvaluationRow:
         title = title_of(part.protocol)
         for row in read_evaluations(self._engine, [model.model_id], part.protocol_id):
             if row.metric == title:

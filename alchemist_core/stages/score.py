@@ -22,10 +22,10 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
-from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope
+from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, UnscoredLocation
 from alchemist_core.store.raters import RaterRow, find_raters
-from alchemist_core.store.registry import unreadable_shards
-from alchemist_core.store.tables import AnyRow, utc_now
+from alchemist_core.store.registry import StoredShard, unreadable_shards
+from alchemist_core.store.tables import utc_now
 from alchemist_core.telemetry import say, warn
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Scoring:
                 self.leave(claimed, error)
         return None
 
-    def pend(self, claimed: ClaimedShard, rows: Sequence[AnyRow]) -> "PendingShard":
+    def pend(self, claimed: ClaimedShard, rows: Sequence[UnscoredLocation]) -> "PendingShard":
         """Return a claimed shard with its unscored pairs, for the pipeline."""
         from alchemist_core.training.scoring import PendingShard  # noqa: PLC0415  torch only when there is work
 
@@ -216,7 +216,7 @@ class Scoring:
         reason = f"found by score at {utc_now():%Y-%m-%d %H:%M} UTC"
         ledger.give_up_shard(self.stage_run.engine, claimed, state=state, reason=reason)
 
-    def _leave_dataset(self, shard: AnyRow, error: DataError) -> None:
+    def _leave_dataset(self, shard: StoredShard, error: DataError) -> None:
         """Claim no more shards under a root that is away: nothing is known of them, so their states stay as they are."""
         if shard.dataset_id in self.scope.dataset_ids:
             self.errors.append(f"The root {shard.root_uri} is unreachable ({error}). Mount it, then score again.")

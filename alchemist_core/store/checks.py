@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.samples import list_wanted
-from alchemist_core.store.tables import AnyRow, CheckResult
+from alchemist_core.store.tables import CheckResult
 
 Columns = dict[str, list[Any]]
 OBSERVED_LENGTH = 300
@@ -91,14 +91,23 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
     )
 
 
-def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> Sequence[AnyRow]:
-    """Return the failed checks that keep a night from being selectable: suite, expectation and observed values."""
+class FailedCheck(NamedTuple):
+    """A failed check and what it observed."""
+
+    suite: str
+    expectation: str
+    observed: dict[str, Any]
+
+
+def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> list[FailedCheck]:
+    """Return the failed checks that keep a night from being selectable."""
     statement = text("""
         SELECT suite, expectation, observed FROM alchemist.failed_checks
         WHERE dataset_name = :dataset AND crawl_date = :crawl_date
     """)
     with engine.connect() as connection:
-        return connection.execute(statement, {"dataset": dataset, "crawl_date": crawl_date}).all()
+        rows = connection.execute(statement, {"dataset": dataset, "crawl_date": crawl_date})
+        return [FailedCheck._make(row) for row in rows]
 
 
 def outdated_checks(engine: Engine, night_id: int) -> list[str]:
@@ -119,7 +128,7 @@ def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date |
 
 
 def release_checks(
-    connection: Connection, failed: Sequence[AnyRow], dataset: str, crawl_date: date, *, actor: str, reason: str
+    connection: Connection, failed: Sequence[FailedCheck], dataset: str, crawl_date: date, *, actor: str, reason: str
 ) -> None:
     """Store that failed checks of a night no longer stop it, who released them and why."""
     said = {"released_by": actor, "released_for": reason}

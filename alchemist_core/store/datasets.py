@@ -1,7 +1,7 @@
 """Registered datasets: list them, set the default evaluation dataset, rename and remove them."""
 
-from collections.abc import Sequence
-from typing import Any
+from datetime import date, datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, func, select, text, update
 
@@ -10,13 +10,44 @@ from alchemist_core.selection.config import hash_spec
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import DatasetRow, find_dataset
-from alchemist_core.store.tables import AnyRow, CheckResult, Dataset, RankSnapshot, Rater, Subset
+from alchemist_core.store.tables import CheckResult, Dataset, RankSnapshot, Rater, Subset
 
 
-def describe_datasets(engine: Engine, name: str | None = None) -> Sequence[AnyRow]:
+class DatasetOverview(NamedTuple):
+    """A dataset with the counts of its verified shards and of its undecided nights (query `list_datasets`)."""
+
+    dataset_id: int
+    name: str
+    role: str
+    root_uri: str
+    n_shards: int
+    n_samples: int
+    n_waiting: int
+    first_crawl_date: date | None
+    last_crawl_date: date | None
+    is_default: bool
+    created_at: datetime
+    removed_at: datetime | None
+    removed_reason: str | None
+
+
+class SubsetState(NamedTuple):
+    """A subset version and its state."""
+
+    name: str
+    version: int
+    state: str
+
+    @property
+    def title(self) -> str:
+        """Name and version, such as `web-r20 v3`."""
+        return f"{self.name} v{self.version}"
+
+
+def describe_datasets(engine: Engine, name: str | None = None) -> list[DatasetOverview]:
     """Return one dataset or all, removed ones too (query `list_datasets`)."""
     with engine.connect() as connection:
-        return connection.execute(load_query("list_datasets"), {"name": name}).all()
+        return [DatasetOverview._make(row) for row in connection.execute(load_query("list_datasets"), {"name": name})]
 
 
 def default_evaluation(engine: Engine) -> DatasetRow | None:
@@ -123,7 +154,7 @@ def remove(engine: Engine, row: DatasetRow, *, reason: str) -> None:
         connection.execute(text("LOCK TABLE alchemist.subsets IN SHARE ROW EXCLUSIVE MODE"))
         published = [one for one in _subsets_of(connection, row.name) if one.state == "published"]
         if published:
-            titles = ", ".join(f"{one.name} v{one.version}" for one in published)
+            titles = ", ".join(one.title for one in published)
             raise ConfigError(
                 f"Published subsets were selected from {row.name!r}: {titles}. Publish selections without it "
                 "(alchemist select, alchemist subset publish), or withdraw these (alchemist subset withdraw NAME --reason TEXT), "
@@ -137,20 +168,20 @@ def remove(engine: Engine, row: DatasetRow, *, reason: str) -> None:
         )  # fmt: skip
 
 
-def subsets_of(engine: Engine, name: str) -> Sequence[AnyRow]:
-    """Return name, version and state of the subset versions that were selected from a dataset."""
+def subsets_of(engine: Engine, name: str) -> list[SubsetState]:
+    """Return the subset versions that were selected from a dataset."""
     with engine.connect() as connection:
         return _subsets_of(connection, name)
 
 
-def _subsets_of(connection: Connection, name: str) -> Sequence[AnyRow]:
+def _subsets_of(connection: Connection, name: str) -> list[SubsetState]:
     statement = (
         select(Subset.name, Subset.version, Subset.state)
         .join(RankSnapshot, RankSnapshot.snapshot_id == Subset.snapshot_id)
         .where(RankSnapshot.dataset_names.any_() == name)
         .order_by(Subset.name, Subset.version)
     )
-    return connection.execute(statement).all()
+    return [SubsetState._make(row) for row in connection.execute(statement)]
 
 
 def raters_of(engine: Engine, name: str) -> list[str]:

@@ -8,7 +8,7 @@ Letters: N samples of a shard · M measures.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, lost, release_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.registry import insert_faults, mark_unreadable, read_shard
-from alchemist_core.store.tables import AnyRow, Night, QuarantinedSample, RetriedSample, Shard, ShardScore
+from alchemist_core.store.registry import StoredShard, insert_faults, mark_unreadable, read_shard
+from alchemist_core.store.tables import Night, QuarantinedSample, RetriedSample, Shard, ShardScore
 
 # One table per session, emptied at each commit: a new table for every shard would bloat the catalogue.
 MEASURED_TABLE = """
@@ -37,6 +37,19 @@ MEASURED_TABLE = """
 END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '10s'"
 # Reading a row in a scan costs an eighth of an index lookup.
 SPREAD, SPREAD_FREE = 8, 1_000
+
+
+class UnscoredLocation(NamedTuple):
+    """A readable location whose sample has no score, with the byte range of its image (None if the record has no image)."""
+
+    ordinal: int
+    key: str
+    sample_id: int
+    caption: str
+    image_hash: bytes
+    byte_offset: int | None
+    size_bytes: int | None
+    is_measured: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,7 @@ class ScoringScope:
 class ClaimedShard:
     """A shard that this run scores."""
 
-    shard: AnyRow
+    shard: StoredShard
     lease: LeaseClaim
 
 
@@ -148,11 +161,11 @@ def count_unscored(engine: Engine, scope: ScoringScope) -> tuple[int, int]:
         return n_shards, n_samples
 
 
-def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> Sequence[AnyRow]:
+def read_unscored_pairs(engine: Engine, shard_id: int, rater_id: int) -> list[UnscoredLocation]:
     """Return a shard's readable locations whose sample the rater has not scored, in the tar's order, with the image's byte range."""
     parameters = {"shard_id": shard_id, "rater_id": rater_id, "image_exts": sorted(IMAGE_EXTS)}
     with engine.connect() as connection:
-        return connection.execute(load_query("unscored_samples"), parameters).all()
+        return [UnscoredLocation._make(row) for row in connection.execute(load_query("unscored_samples"), parameters)]
 
 
 def commit_shard(
@@ -207,12 +220,14 @@ def _commit(
 def _begin_commit(connection: Connection, claimed: ClaimedShard, scope: ScoringScope) -> int:
     """Release the shard's lease, which is free when this transaction ends, and return the open night that the shard belongs to."""
     lease, shard = claimed.lease, claimed.shard
-    night = {"dataset_id": shard.dataset_id, "crawl_date": shard.crawl_date, "rater_id": scope.rater_id}
-    values = night | {"resource": lease.resource, "token": lease.fencing_token}
+    values = {
+        "dataset_id": shard.dataset_id, "crawl_date": shard.crawl_date, "rater_id": scope.rater_id,
+        "resource": lease.resource, "token": lease.fencing_token,
+    }  # fmt: skip
     begun = connection.execute(load_query("begin_shard_commit"), values).one()
     if begun.fencing_token is None:
         raise lost(lease)
-    return begun.night_id or hold_open_night(connection, **night)
+    return begun.night_id or hold_open_night(connection, shard.dataset_id, shard.crawl_date, scope.rater_id)
 
 
 def copy_scores(connection: Connection, rater_id: int, outcome: ShardOutcome) -> dict[str, int]:
@@ -269,7 +284,7 @@ class Retry:
 
     claimed: ClaimedShard
     ordinals: tuple[int, ...]
-    rows: Sequence[AnyRow]
+    rows: Sequence[UnscoredLocation]
 
 
 def find_retryable(engine: Engine, scope: ScoringScope, reason: str) -> dict[int, int]:
@@ -353,7 +368,7 @@ def _commit_retry(
     return ShardCounts(*connection.execute(load_query("rewrite_ledger_row"), values).one())
 
 
-def _join_night(connection: Connection, shard: AnyRow, rater_id: int, ordinals: Sequence[int]) -> None:
+def _join_night(connection: Connection, shard: StoredShard, rater_id: int, ordinals: Sequence[int]) -> None:
     """Assign retried locations to the shard's night if it is open, else to the next revision."""
     find = (
         select(Night.state)

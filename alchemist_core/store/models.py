@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from alchemist_core.config import fingerprint
 from alchemist_core.protocols.protocol import refuse_differences
 from alchemist_core.store.leases import take_lock
-from alchemist_core.store.tables import AnyRow, Evaluation, EvaluationProtocol, Model
+from alchemist_core.store.tables import Evaluation, EvaluationProtocol, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,22 @@ def store_evaluation(engine: Engine, **fields: Any) -> None:
         connection.execute(insert(Evaluation).values(**fields))
 
 
-def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int) -> Sequence[AnyRow]:
-    """Return arm, retention, seed, n_samples, n_steps, metric, value and n of models under a protocol."""
+class EvaluationRow(NamedTuple):
+    """A value of a model under a protocol; `n` is the number of samples or images that it was measured on."""
+
+    model_id: int
+    arm: str
+    retention: float
+    seed: int
+    n_samples: int
+    n_steps: int
+    metric: str
+    value: float
+    n: int
+
+
+def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int) -> list[EvaluationRow]:
+    """Return the values of models under a protocol, by arm and seed."""
     columns = (Model.model_id, Model.arm, Model.retention, Model.seed, Model.n_samples, Model.n_steps)
     statement = (
         select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n)
@@ -96,7 +110,7 @@ def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int)
         .order_by(Model.arm, Model.seed, Model.model_id)
     )
     with engine.connect() as connection:
-        return connection.execute(statement).all()
+        return [EvaluationRow._make(row) for row in connection.execute(statement)]
 
 
 def newest_protocol(engine: Engine, model_ids: Sequence[int], *, metric: str) -> int | None:

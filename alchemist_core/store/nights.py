@@ -17,7 +17,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import AnyRow, Dataset, Night, RankScale, Rater, ScoreDistribution, Shard
+from alchemist_core.store.tables import Dataset, Night, RankScale, Rater, ScoreDistribution, Shard
 
 # Compiled once, because every commit of a shard runs it and takes only milliseconds.
 FIND_OPEN = text("""
@@ -115,11 +115,18 @@ def _find_nights(
         return [NightRow._make(row) for row in connection.execute(statement)]
 
 
-def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> Sequence[AnyRow]:
-    """Return the earlier nights with shards that arrived late: dataset, crawl_date."""
+class LateNight(NamedTuple):
+    """A night with shards that arrived late."""
+
+    dataset: str
+    crawl_date: date
+
+
+def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> list[LateNight]:
+    """Return the earlier nights with shards that arrived late."""
     parameters = {"dataset_ids": list(dataset_ids), "before": before}
     with engine.connect() as connection:
-        return connection.execute(load_query("late_nights"), parameters).all()
+        return [LateNight._make(row) for row in connection.execute(load_query("late_nights"), parameters)]
 
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:

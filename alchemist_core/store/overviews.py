@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
+from typing import NamedTuple
 
 from sqlalchemy import Engine, select, text
 
@@ -12,14 +13,26 @@ from alchemist_core.store.tables import AnyRow, RankSnapshot
 from alchemist_core.store.tables import RankScale as RankScaleTable
 
 
-def read_nights(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
+class NightOverview(NamedTuple):
+    """A crawl date of one dataset: a row of the view `nightly_overview`."""
+
+    dataset: str
+    crawl_date: date
+    n_shards: int
+    n_locations: int
+    n_scored: int
+    n_quarantined: int
+    status: str
+
+
+def read_nights(engine: Engine, dataset: str | None) -> list[NightOverview]:
     """Return the rows of `nightly_overview`, of one dataset or all."""
     statement = text("""
         SELECT dataset, crawl_date, n_shards, n_locations, n_scored, n_quarantined, status FROM alchemist.nightly_overview
         WHERE CAST(:dataset AS text) IS NULL OR dataset = :dataset ORDER BY dataset, crawl_date
     """)
     with engine.connect() as connection:
-        return connection.execute(statement, {"dataset": dataset}).all()
+        return [NightOverview._make(row) for row in connection.execute(statement, {"dataset": dataset})]
 
 
 def failed_ingests(engine: Engine, nights: Sequence[tuple[str, date]]) -> dict[tuple[str, date], str]:
@@ -29,9 +42,19 @@ def failed_ingests(engine: Engine, nights: Sequence[tuple[str, date]]) -> dict[t
     }
 
 
-def quarantine_of_nights(engine: Engine, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:
-    """Return dataset, crawl_date, reason, n_locations and the shard with most of them, the commonest reason of a night first."""
-    return _of_nights(engine, "quarantine_of_nights", nights)
+class NightQuarantine(NamedTuple):
+    """The locations of a night that were quarantined for one reason; `shard_id` is the shard with most of them."""
+
+    dataset: str
+    crawl_date: date
+    reason: str
+    n_locations: int
+    shard_id: int
+
+
+def quarantine_of_nights(engine: Engine, nights: Sequence[tuple[str, date]]) -> list[NightQuarantine]:
+    """Return the quarantined locations of nights by reason, the commonest reason of a night first."""
+    return [NightQuarantine._make(row) for row in _of_nights(engine, "quarantine_of_nights", nights)]
 
 
 def _of_nights(engine: Engine, query: str, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:
@@ -95,8 +118,24 @@ def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
         return connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id}).all()
 
 
-def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
-    """Return each arm's mean, its gains over random and full with their intervals, and the protocol (view `subset_comparisons`)."""
+class Comparison(NamedTuple):
+    """An arm's mean of a metric, and its gains over random and full with their intervals: a row of `subset_comparisons`."""
+
+    metric: str
+    arm: str
+    n_seeds: int
+    mean: float
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
+    gain_over_full: float | None
+    gain_over_full_low: float | None
+    gain_over_full_high: float | None
+    protocol_id: int
+
+
+def read_comparisons(engine: Engine, subset_id: int) -> list[Comparison]:
+    """Return the comparisons of a subset version, by metric and arm."""
     statement = text("""
         SELECT
             metric, arm, n_seeds, mean, gain, gain_low, gain_high, gain_over_full, gain_over_full_low, gain_over_full_high,
@@ -105,7 +144,7 @@ def read_comparisons(engine: Engine, subset_id: int) -> Sequence[AnyRow]:
         WHERE subset_id = :subset_id ORDER BY metric, arm
     """)
     with engine.connect() as connection:
-        return connection.execute(statement, {"subset_id": subset_id}).all()
+        return [Comparison._make(row) for row in connection.execute(statement, {"subset_id": subset_id})]
 
 
 QUERIES = (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -17,7 +17,7 @@ from alchemist_core.store.copy import copy_rows
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import SAMPLE_COLUMNS, AnyRow, Dataset, QuarantinedSample, Shard, ShardScore
+from alchemist_core.store.tables import SAMPLE_COLUMNS, Dataset, QuarantinedSample, Shard, ShardScore
 
 READABLE = ("verified", "missing", "changed")
 """States of a shard whose samples are registered and that is neither retired nor superseded."""
@@ -169,17 +169,44 @@ def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
         return {row[0]: KnownShard(*row[1:]) for row in connection.execute(statement)}
 
 
+class ShardRow(NamedTuple):
+    """A registered shard with its dataset and its counts (query `find_shards`)."""
+
+    shard_id: int
+    dataset: str
+    root_uri: str
+    uri: str
+    crawl_date: date
+    state: str
+    reason: str | None
+    since: datetime
+    size_bytes: int
+    n_samples: int
+    sha256: bytes
+    verified_at: datetime | None
+    n_quarantined: int
+    n_raters: int
+
+
 def find_shards(
     engine: Engine, *, dataset: str | None = None, states: Sequence[str] | None = None, subject: str | None = None
-) -> Sequence[AnyRow]:
+) -> list[ShardRow]:
     """Return shards with their datasets; a subject is an id, an address relative to the root, or a full address."""
     parameters = {"dataset": dataset, "states": None if states is None else list(states), "subject": subject}
     with engine.connect() as connection:
-        return connection.execute(load_query("find_shards"), parameters).all()
+        return [ShardRow._make(row) for row in connection.execute(load_query("find_shards"), parameters)]
 
 
-def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> Sequence[AnyRow]:
-    """Return the quarantined records of a shard in the order of the tar: key, reason, detail."""
+class QuarantinedRecord(NamedTuple):
+    """A quarantined record of a shard."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> list[QuarantinedRecord]:
+    """Return the quarantined records of a shard in the order of the tar."""
     bad = QuarantinedSample
     statement = (
         select(bad.key, bad.reason, bad.detail)
@@ -188,7 +215,7 @@ def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> Sequence[Any
         .limit(limit)
     )
     with engine.connect() as connection:
-        return connection.execute(statement).all()
+        return [QuarantinedRecord._make(row) for row in connection.execute(statement)]
 
 
 def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int]:
@@ -230,10 +257,20 @@ def is_cut(engine: Engine, shard_id: int) -> bool:
         return connection.execute(select(bad.quarantine_id).where(*where).limit(1)).scalar() is not None
 
 
+class UnreadableShard(NamedTuple):
+    """A shard that is missing or changed."""
+
+    dataset: str
+    uri: str
+    shard_id: int
+    state: str
+    reason: str | None
+
+
 def unreadable_shards(
     connection: Connection, dataset_ids: Sequence[int], crawl_date: date | None, *, rater_id: int
-) -> Sequence[AnyRow]:
-    """Return the shards that a rater cannot score because they are missing or changed: dataset, uri, state, reason."""
+) -> list[UnreadableShard]:
+    """Return the shards that a rater cannot score because they are missing or changed."""
     is_scored = exists().where(ShardScore.shard_id == Shard.shard_id, ShardScore.rater_id == rater_id)
     statement = (
         select(
@@ -245,7 +282,7 @@ def unreadable_shards(
     )
     if crawl_date is not None:
         statement = statement.where(Shard.crawl_date == crawl_date)
-    return connection.execute(statement).all()
+    return [UnreadableShard._make(row) for row in connection.execute(statement)]
 
 
 def retire_shard(connection: Connection, shard_id: int, *, state: str = "retired", reason: str) -> bool:
@@ -386,7 +423,19 @@ def insert_faults(
     copy_rows(connection, "alchemist.quarantined_samples", columns, rows)
 
 
-def read_shard(connection: Connection, shard_id: int) -> AnyRow:
+class StoredShard(NamedTuple):
+    """A registered shard with its dataset's root, as scoring reads it."""
+
+    shard_id: int
+    uri: str
+    sha256: bytes
+    n_samples: int
+    root_uri: str
+    dataset_id: int
+    crawl_date: date
+
+
+def read_shard(connection: Connection, shard_id: int) -> StoredShard:
     """Return one shard with its dataset's root."""
     statement = (
         select(
@@ -401,4 +450,4 @@ def read_shard(connection: Connection, shard_id: int) -> AnyRow:
         .join(Dataset, Dataset.dataset_id == Shard.dataset_id)
         .where(Shard.shard_id == shard_id)
     )
-    return connection.execute(statement).one()
+    return StoredShard._make(connection.execute(statement).one())

@@ -210,11 +210,21 @@ def _next_block(connection: Connection, block_pairs: int) -> dict[str, int] | No
     return None if last_id is None else {"after_id": after_id, "last_id": int(last_id)}
 
 
-def find_near_duplicates(engine: Engine, image_hash: bytes) -> list[AnyRow]:
+class NearDuplicate(NamedTuple):
+    """An image that is a near-duplicate of another one, with the first caption and URL of its samples."""
+
+    image_hash: bytes
+    distance: int
+    n_pairs: int
+    caption: str
+    source_url: str | None
+
+
+def find_near_duplicates(engine: Engine, image_hash: bytes) -> list[NearDuplicate]:
     """Return the near-duplicates of an image, nearest first."""
     parameters = {"image_hash": image_hash, "max_distance": MAX_DISTANCE}
     with engine.connect() as connection:
-        return list(connection.execute(load_query("find_near_duplicates"), parameters))
+        return [NearDuplicate._make(row) for row in connection.execute(load_query("find_near_duplicates"), parameters)]
 
 
 def list_groups(engine: Engine, *, n_groups: int) -> list[dict[str, Any]]:
@@ -256,25 +266,45 @@ def reason_of_takedown(engine: Engine, sample_id: int) -> str | None:
         return connection.execute(statement.where(Sample.sample_id == sample_id)).scalar_one_or_none()
 
 
-def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[AnyRow]:
+class TakedownReach(NamedTuple):
+    """A subset version that contains images, the models trained on it, and models that it was compared with."""
+
+    name: str
+    version: int
+    state: str
+    n_members: int
+    all_materialized_uris: list[str]
+    models: list[str]
+    other_models: list[str]
+
+
+def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[TakedownReach]:
     """Return the stored subset versions that contain images, with their models and materialized datasets."""
     with engine.connect() as connection:
         rows = connection.execute(load_query("find_takedown_reach"), {"image_hashes": list(image_hashes)})
-        return list(rows)
+        return [TakedownReach._make(row) for row in rows]
 
 
 MIN_DIGITS = 8
 CHUNK_ROWS = 250_000
 
 
-def find_sample(engine: Engine, named: str) -> AnyRow:
+class FoundSample(NamedTuple):
+    """A sample that a user named."""
+
+    sample_id: int
+    pair_hash: bytes
+    caption: str
+
+
+def find_sample(engine: Engine, named: str) -> FoundSample:
     """Return the sample that a user names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id.
 
     Raises:
         ConfigError: No sample, or more than one, matches; the message says if the record there was quarantined.
     """
     with engine.connect() as connection:
-        rows = connection.execute(load_query("find_samples"), _parameters(named)).all()
+        rows = [FoundSample._make(row) for row in connection.execute(load_query("find_samples"), _parameters(named))]
     if len(rows) > 1:
         raise ConfigError(
             f"{named} matches the hashes of more than one sample, for example {rows[0].pair_hash.hex()}. Give more digits."
@@ -284,7 +314,17 @@ def find_sample(engine: Engine, named: str) -> AnyRow:
     return rows[0]
 
 
-def why_not_eligible(engine: Engine, snapshot_id: int, pair_hash_M32: NDArray[np.uint8]) -> list[AnyRow]:
+class Ineligible(NamedTuple):
+    """The reason why a sample is not in an eligible set. `places` are nights, or datasets if the sample is in no night."""
+
+    pair_hash: bytes
+    sample_id: int
+    reason: str
+    detail: str | None
+    places: list[str]
+
+
+def why_not_eligible(engine: Engine, snapshot_id: int, pair_hash_M32: NDArray[np.uint8]) -> list[Ineligible]:
     """Return why samples are not in a snapshot's eligible set (query `why_not_eligible`); unknown samples are absent."""
     columns = (RankScale.rater_id, RankSnapshot.dataset_names, RankSnapshot.night_ids, RankSnapshot.last_takedown_id)
     taken = select(*columns).join(RankScale).where(RankSnapshot.snapshot_id == snapshot_id)
@@ -295,7 +335,7 @@ def why_not_eligible(engine: Engine, snapshot_id: int, pair_hash_M32: NDArray[np
             copy_columns(connection, "wanted", {"pair_hash": word_M[start : start + CHUNK_ROWS]})
         connection.execute(text("ANALYZE wanted"))
         parameters = dict(connection.execute(taken).mappings().one())
-        return list(connection.execute(load_query("why_not_eligible"), parameters))
+        return [Ineligible._make(row) for row in connection.execute(load_query("why_not_eligible"), parameters)]
 
 
 def _parameters(named: str) -> dict[str, object]:

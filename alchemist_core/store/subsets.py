@@ -19,7 +19,7 @@ from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.leases import take_lock, try_lock
 from alchemist_core.store.manifests import Manifest
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import AnyRow, Dataset, RankScale, RankSnapshot, Rater, Run, Subset, SubsetSample
+from alchemist_core.store.tables import Dataset, RankScale, RankSnapshot, Rater, Run, Subset, SubsetSample
 from alchemist_core.telemetry import say
 
 CHUNK_ROWS = 250_000
@@ -426,15 +426,38 @@ def rater_of_subset(engine: Engine, subset: SubsetRow) -> SubsetRater:
 LOCK_NOT_AVAILABLE = "55P03"
 
 
-def find_collectable(connection: Connection, name: str | None, min_age_days: float) -> Sequence[AnyRow]:
-    """Return the versions that garbage collection may remove, with what each still holds (query `collectable_versions`)."""
+class CollectableVersion(NamedTuple):
+    """A version that garbage collection may remove, and what it holds. `members_bytes` is 0 if its members are not in the store."""
+
+    subset_id: int
+    name: str
+    version: int
+    state: str
+    manifest_uri: str
+    all_materialized_uris: list[str]
+    members_bytes: int
+
+
+class TaintedVersion(NamedTuple):
+    """A version whose materialized datasets contain images that were taken down; its members are kept."""
+
+    subset_id: int
+    name: str
+    version: int
+    state: str
+    all_materialized_uris: list[str]
+    n_taken_down: int
+
+
+def find_collectable(connection: Connection, name: str | None, min_age_days: float) -> list[CollectableVersion]:
+    """Return the versions that garbage collection may remove (query `collectable_versions`)."""
     parameters = {"name": name, "min_age_days": min_age_days}
-    return connection.execute(load_query("collectable_versions"), parameters).all()
+    return [CollectableVersion._make(row) for row in connection.execute(load_query("collectable_versions"), parameters)]
 
 
-def find_tars_with_taken_down(connection: Connection, name: str | None) -> Sequence[AnyRow]:
+def find_tars_with_taken_down(connection: Connection, name: str | None) -> list[TaintedVersion]:
     """Return the versions whose materialized datasets contain images that were taken down (query `tars_with_taken_down`)."""
-    return connection.execute(load_query("tars_with_taken_down"), {"name": name}).all()
+    return [TaintedVersion._make(row) for row in connection.execute(load_query("tars_with_taken_down"), {"name": name})]
 
 
 def manifest_uris(engine: Engine) -> set[str]:
@@ -445,7 +468,7 @@ def manifest_uris(engine: Engine) -> set[str]:
 
 def collect(
     engine: Engine,
-    row: AnyRow,
+    row: CollectableVersion | TaintedVersion,
     *,
     is_still_free: Callable[[Connection], bool],
     remove_copies: Callable[[], None],
@@ -459,7 +482,7 @@ def collect(
 
     Args:
         engine: The store.
-        row: The version, from `find_collectable` or `find_tars_with_taken_down`; versions of the second kind keep their members.
+        row: The version. A tainted one keeps its members.
         is_still_free: Checked again under the locks, in both transactions.
         remove_copies: Deletes the tars; called at the end of its transaction, so that an interrupted collection can be repeated.
         remove_manifest: Deletes the manifest, likewise.
@@ -475,7 +498,7 @@ def collect(
             values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "all_materialized_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
             remove_copies()
-        if "members_bytes" in row._fields:
+        if isinstance(row, CollectableVersion):
             with _sole_judge(engine, row.name) as connection:
                 if not (_is_as_found(connection, row.subset_id, []) and is_still_free(connection)):
                     return False

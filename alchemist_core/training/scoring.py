@@ -36,8 +36,7 @@ from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, D
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
 from alchemist_core.shards.workers import n_own_cores
-from alchemist_core.store.ledger import ClaimedShard, ShardOutcome
-from alchemist_core.store.tables import AnyRow
+from alchemist_core.store.ledger import ClaimedShard, ShardOutcome, UnscoredLocation
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import RaterTrainingConfig
@@ -198,7 +197,7 @@ class PendingShard:
         has_heuristics: Also measure images that were never measured.
     """
 
-    def __init__(self, claimed: ClaimedShard, rows: Sequence[AnyRow], *, has_heuristics: bool) -> None:
+    def __init__(self, claimed: ClaimedShard, rows: Sequence[UnscoredLocation], *, has_heuristics: bool) -> None:
         self.claimed = claimed
         self._rows = rows
         self.sample_id_N, first_N = np.unique(np.array([row.sample_id for row in rows], np.int64), return_index=True)
@@ -277,7 +276,7 @@ class PendingShard:
         """Return one fault for each location of a quarantined sample."""
         if not self._bad:
             return []
-        rows_of: dict[int, list[AnyRow]] = defaultdict(list)
+        rows_of: dict[int, list[UnscoredLocation]] = defaultdict(list)
         for row in self._rows:
             rows_of[row.sample_id].append(row)
         return [
