@@ -20,7 +20,7 @@ from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot
-from alchemist_core.store.eligible import forget_pools
+from alchemist_core.store.eligible import forget_kept
 from alchemist_core.store.engine import create_store, current_revision, database_url, migrate, open_store, role_url
 from alchemist_core.store.postgres import Role, client_program, environment, psql_path, run_program, stop_postgres
 from alchemist_core.telemetry import say
@@ -234,7 +234,7 @@ def restore(config: RestoreConfig) -> BackupResult:
 
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
     if clear_for_restore(url):
-        forget_pools()
+        forget_kept()
         # In one transaction, so not in parallel. Without comments, because that of the schema marks it as complete before its grants.
         options = ("--format=directory", "--single-transaction", "--exit-on-error", "--no-owner", "--no-comments")
         _run("pg_restore", url, *options, str(folder / _DATABASE))

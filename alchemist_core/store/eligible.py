@@ -260,7 +260,7 @@ def scale_fingerprint(scale: RankScale) -> str:
     return fingerprint([scale.knot_scores.tolist(), scale.knot_ranks.tolist()])
 
 
-def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] | None:
+def load_kept(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] | None:
     """Return the eligible hash and the samples of a moment, mapped from their files; None if they are missing or changed.
 
     Args:
@@ -287,7 +287,7 @@ def find_pool(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
     return str(note["eligible_hash"]), EligibleSamples(**columns, **counts)
 
 
-def keep_pool(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
+def keep_eligible(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
     """Store the samples of a moment in files, if the disk has room, and delete the least recently used sets."""
     _folder().mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=_folder()))
@@ -307,7 +307,7 @@ def keep_pool(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def rank_pool(key: str, pairs: EligibleSamples, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
+def rank_kept(key: str, pairs: EligibleSamples, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
     """Return the samples' ranks on a scale; they are stored in a file on first use."""
     path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
     kept = _map(path)
@@ -319,7 +319,7 @@ def rank_pool(key: str, pairs: EligibleSamples, scale: RankScale, *, should_veri
     return rank_N
 
 
-def forget_pools() -> None:
+def forget_kept() -> None:
     """Delete all stored sets: another database of this home can have the same ids and moments with other samples."""
     shutil.rmtree(_folder(), ignore_errors=True)
 
@@ -405,17 +405,17 @@ class EligibleRequest:
             may_be_kept: Whether files of an earlier read may be used.
         """
         self._found = self._key(connection)
-        kept = find_pool(self._found, should_verify=self._should_verify) if may_be_kept else None
+        kept = load_kept(self._found, should_verify=self._should_verify) if may_be_kept else None
         if kept is not None:
             return kept
         pairs = read_eligible(connection, self._moment)
         eligible_hash = pairs.sha256()
-        keep_pool(self._found, eligible_hash, pairs)
+        keep_eligible(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
 
     def rank(self, pairs: EligibleSamples, scale: RankScale) -> NDArray[np.float64]:
         """Return the ranks of the samples that `get` returned."""
-        return rank_pool(self._found, pairs, scale, should_verify=self._should_verify)
+        return rank_kept(self._found, pairs, scale, should_verify=self._should_verify)
 
     def _key(self, connection: Connection) -> str:
         # With the times at which nights were made, because ids repeat in every new database.

@@ -526,7 +526,7 @@ def _is_as_found(connection: Connection, subset_id: int, all_materialized_uris: 
     return lock_members(connection, subset_id) and connection.execute(noted).scalar_one() == list(all_materialized_uris)
 
 
-VERSION_TEXT = "Version number (default: the published version, else the newest)"
+VERSION_TEXT = "Version number; none: the published version, else the newest"
 NEWEST_TEXT = "Use the newest version even if another one is published, for example to check it before publishing"
 
 
