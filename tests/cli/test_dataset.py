@@ -147,7 +147,7 @@ def test_a_dataset_that_published_subsets_draw_from_is_not_removed(store: Engine
     select_web()
     publish(PublishSubsetConfig(name="s"))
     with pytest.raises(
-        ConfigError, match=r"draw from 'web': s v1\..*alchemist subset publish.*alchemist subset withdraw"
+        ConfigError, match=r"selected from 'web': s v1\..*alchemist subset publish.*alchemist subset withdraw"
     ):
         verbs.remove(verbs.DatasetRemoveConfig(name="web", reason="licence"))
     assert "web" in {row.name for row in list_datasets(store)}
@@ -165,7 +165,7 @@ def test_a_removed_dataset_is_read_no_more_and_its_history_stays(store: Engine, 
         store, "SELECT before ->> 'role', after ->> 'reason' FROM alchemist.audit_events WHERE action = 'remove'"
     )
     assert (before, after) == ("train", "the licence ended")
-    with pytest.raises(ConfigError, match=r"web is not registered"):
+    with pytest.raises(ConfigError, match="'web' is not registered"):
         select_web()
     with pytest.raises(ConfigError, match="was selected from web, which was removed"):
         publish(PublishSubsetConfig(name="s"))
