@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # A worker of xdist inherits the controller's environment.
     _remove_leftovers()
     home = Path(tempfile.mkdtemp(prefix=f"{LEFT_BY}{os.getpid()}-"))
-    home.chmod(0o755)  # So that the account which runs the server for root can walk to it.
+    home.chmod(0o755)  # So that the account that runs the server for root can reach it.
     os.environ[SERVER_HOME] = str(home)
     if given := os.environ.get("ALCHEMIST_DATABASE_URL"):
         os.environ[GIVEN_SERVER] = given
@@ -156,7 +156,7 @@ def log_in_at(server_url: str) -> Callable[[str, str], str]:
     def give_password(url: str, role: str) -> str:
         owner = make_engine(server_url)
         with owner.begin() as connection:
-            # Roles are the whole server's: another worker of xdist may be at the same line.
+            # Roles belong to the whole server, so another worker of xdist may run this at the same time.
             connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
             connection.execute(text(f"ALTER ROLE {role} PASSWORD '{ROLE_PASSWORD}'"))
         owner.dispose()

@@ -14,7 +14,7 @@ from alchemist_core.extras import EXTRA_OF
 from alchemist_core.resources import resource
 
 PROJECT = tomllib.loads((resource("sql").parent / "pyproject.toml").read_text())["project"]
-# A distribution that comes with another one which the extra names.
+# A distribution that another one, which the extra names, depends on.
 BROUGHT_BY = {"pandas": "great-expectations", "apache-airflow-core": "apache-airflow"}
 
 

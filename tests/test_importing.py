@@ -45,7 +45,7 @@ CONFIGS = (
     "presets",
 )
 
-# numpy adds filters of warnings, SQLAlchemy sets the level of its own logger: importing them alone does the same.
+# numpy adds warning filters and SQLAlchemy sets its logger's level; importing them alone does the same.
 OF_LIBRARIES = {"filters", "loggers"}
 
 

@@ -20,7 +20,7 @@ BANNED_CALLS = {
     "runpy.run_path",
     "runpy.run_module",
 }
-# A suite of expectations in Python is the operator's own code.
+# A Python suite of expectations is the operator's own code.
 ALLOWED = {("quality/validation.py", "runpy.run_path")}
 
 

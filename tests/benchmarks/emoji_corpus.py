@@ -200,7 +200,7 @@ def build_emoji_corpus(
     marker = CorpusMarker(out_root, "emoji", {"side": side, "seed": seed, "packages": sources})
     if not marker.is_finished():
         marker.start()
-        # Hidden, so that an ingest of the folder above never looks into it.
+        # Hidden, so that an ingest of the parent folder skips it.
         folder = out_root / ".packages"
         install_packages(packages, folder)
         write_pictures(out_root, find_pictures(packages, folder), side=side, seed=seed)

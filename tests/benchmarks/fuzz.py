@@ -208,7 +208,7 @@ def attack(name: str, seed: int, n_cases: int) -> Outcome:
     target, rng = TARGETS[name], np.random.default_rng(seed)
     seeds, n_refused, longest_s, findings = target.seeds(), 0, 0.0, []
     for valid in seeds:
-        # A reader that refuses what the cases are made of would be tried at its door alone.
+        # If a reader refused the unchanged inputs, the cases would test only that refusal.
         target.read(valid)
     for _ in range(n_cases):
         data, began = mutate(rng, seeds), time.perf_counter()

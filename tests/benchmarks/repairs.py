@@ -208,7 +208,7 @@ def rows_of(name: str, tally: Tally, *, is_repaired: bool) -> list[Row]:
     detail = f"of {tally.n_records}" if is_repaired else f"of {tally.n_records}; not repaired on purpose"
     share = Row(f"{name}: recovered", round(tally.n_recovered / tally.n_records, 4), "share", None, None, detail)
     examples = "; ".join(tally.wrong[:3])
-    # Code pages of DOS and old Macs are not among the usual ones: what is wrong there is information.
+    # Code pages of DOS and old Macs are rare, so errors there are reported for information only.
     is_aim = is_repaired or not name.startswith(("caption in cp850", "caption in mac"))
     return [
         share,

@@ -65,7 +65,7 @@ FROM (
     FROM (SELECT DISTINCT score FROM alchemist.scores WHERE sample_id % :step = 0 LIMIT 65536) AS drawn
 ) AS numbered
 """
-# Built once over a block instead of row by row; a night's own rows always go through them.
+# Indexes are built once per block instead of row by row; rows of a night always maintain them.
 SECONDARY = {
     "uq_samples_pair_hash": "ALTER TABLE alchemist.samples ADD CONSTRAINT uq_samples_pair_hash UNIQUE (pair_hash)",
     "ix_samples_image_hash": "CREATE INDEX ix_samples_image_hash ON alchemist.samples (image_hash)",

@@ -56,7 +56,7 @@ def test_a_restored_platform_selects_and_publishes_the_same_subset_bit_for_bit(
     expected = choose("second")
     published = find_subset(open_store(), "first")
     use_store(monkeypatch, elsewhere)
-    # Of another database that this home had: its numbers and moments may be the restored one's.
+    # From another database of this home, whose ids and times may equal those of the restored one.
     (other_pool := elsewhere.home / "snapshots" / "1" / "pool.json").parent.mkdir(parents=True)
     other_pool.write_text("{}")
     report = restore(RestoreConfig(folder=backed_up))
@@ -154,7 +154,7 @@ def test_a_restore_that_is_refused_in_the_middle_leaves_nothing(
     backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_store(monkeypatch, elsewhere)
-    # A session that would not let the tables of the backup be made: the last data come behind them.
+    # A session that blocks one of the last tables of the backup; its data come last.
     toc = backed_up / "database" / "toc.dat"
     whole = toc.read_bytes()
     toc.write_bytes(whole.replace(b"COPY alchemist.shards ", b"COPY alchemist.shardz ", 1))

@@ -160,7 +160,7 @@ def test_small_nights_are_pooled_until_they_can_be_judged_and_are_never_held(eng
         publish()
     assert verdicts == [("pooled", 200, 200), ("pooled", 200, 400), ("warned", 200, 600)]
     assert set(states()) == {"selectable"}
-    # Judged nights are not pooled again, and nights under test are no part of what they are compared with.
+    # Decided nights are not pooled again, and nights under test are not part of their own reference.
     assert column("SELECT n_reference FROM alchemist.score_distributions WHERE verdict = 'warned'") == [1200]
     add_night(engine, "2026-01-06", {"a.tar": normal(200, seed=6)})
     assert drift().nights[0]["n_tested"] == 200

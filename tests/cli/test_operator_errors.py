@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 TABLE = Path(__file__).with_name("operator_errors.txt")
 AWAY = "postgresql://nobody@127.0.0.1:1/none"
-# A command line of each command that opens the store, in which nothing else is wrong.
+# A valid command line of each command that opens the store.
 OPENS_STORE = (
     "ingest --dataset new --root {f}/empty",
     "train-rater --dataset scenes --validation v",

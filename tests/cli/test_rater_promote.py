@@ -108,7 +108,7 @@ def test_the_plan_prints_shards_samples_time_and_cost_of_every_rater(
         insert_rows(connection, {"shards": [{"shard_id": 9, **shard}]})
     old, new = plan_score(PlanScoreConfig(rater="nightly")).raters
     assert (old.n_shards, old.n_samples, old.pairs_per_s, old.seconds, old.cost) == (1, 7200, 100.0, 72.0, None)
-    # The new one has the old night to score too, and no run of its own.
+    # The new rater must score the old night too, and has no run yet.
     assert (new.is_shadow, new.n_shards, new.n_samples, new.seconds) == (True, 2, 7700, 77.0)
     assert "runs of another rater" in str(new.note)
     assert "cost unknown" in old.summary()

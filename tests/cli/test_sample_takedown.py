@@ -216,7 +216,7 @@ def test_what_any_encoder_made_of_the_image_goes_with_it() -> None:
     latents = artifact_path(FEATURE_CACHE) / "latents" / "vae"
     FeatureCache(latents).add([bytes(member.image_hash)], {"latent": np.zeros((1, 4))})
     kept = sorted((artifact_path(FEATURE_CACHE) / "images").rglob("*.npz"))
-    assert kept  # Training the rater has left the codes of all its images.
+    assert kept  # The rater's training has cached the codes of all its images.
     assert FeatureCache(kept[0].parent).find([bytes(member.image_hash)])[0].tolist() == [True]
     assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 2
     for folder in (kept[0].parent, latents):

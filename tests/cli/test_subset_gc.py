@@ -111,7 +111,7 @@ def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Eng
 
 
 def test_gc_removes_the_manifest_of_a_selection_that_was_interrupted(versions: Engine) -> None:
-    # The second is what a kill leaves of a manifest that was being written.
+    # The second is the partial file of a manifest whose writer was killed.
     lost = [artifact_path(f"subsets/{NAME}/{name}") for name in (".0000.parquet.4711", "0000.parquet")]
     for path in lost:
         path.write_bytes(b"half")

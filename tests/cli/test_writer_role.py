@@ -18,7 +18,7 @@ FEW_DOWNSTREAM_STEPS = ("--max-train-steps", "2", "--lr-warmup-steps", "2", "--b
 NIGHT = ("--dataset", "more", "--crawl-date", "2026-01-01")
 NAME = "scenes-auto-r50"
 EXIT_NOT_CERTIFIED = 5  # two steps do not make a good rater, but its acceptance report is stored
-# What nightly_rescore, train_rater, build_subset, evaluate_subset and maintenance run, and what notes and people add.
+# The commands of nightly_rescore, train_rater, build_subset, evaluate_subset and maintenance, of notes and of people.
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ingest", "--dataset", "more", "--root", "CORPUS", "--role", "train"),
     ("duplicates", "find"),

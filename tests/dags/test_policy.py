@@ -286,7 +286,7 @@ def test_a_value_from_the_form_is_one_argument_as_it_was_typed(dag, hostile):
     lines = [command(operator, params) for operator in command_tasks(dag)]
     words = {word for line in lines for word in line if hostile in word}
     assert words or not given
-    # Behind an equals sign, or behind the marker that ends the flags.
+    # After an equals sign, or after the `--` that ends the flags.
     for line in lines:
         for at, word in enumerate(line):
             assert hostile not in word or (word.startswith("--") and "=" in word) or line[at - 1] == "--"

@@ -200,7 +200,7 @@ def test_a_night_with_no_rater_scores_nothing_and_both_nights_end_selectable(lif
     status = {row.crawl_date.isoformat(): row.status for row in rows}
     asked = {NIGHTS[0]: "selectable", NIGHTS[1]: "selectable", EMPTY_NIGHT: "empty"}
     assert {night: status.pop(night, None) for night in asked} == asked
-    # Airflow takes a backfill for the schedule's last run, and then runs the night of yesterday, which brought nothing.
+    # Airflow counts a backfill as the schedule's last run, and then runs yesterday's night, which has no data.
     assert set(status.values()) <= {"empty"}
     assert len(status) <= 1
 

@@ -24,7 +24,7 @@ from .published_client import Airflow
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
 PICTURES = Path(".alchemist/screenshots")
-# Every text field of every form, with what makes the rest of the form valid.
+# Every text field of every form, with valid values for the other fields.
 FIELDS: dict[str, tuple[str, ...]] = {
     "nightly_rescore": ("dataset", "root", "crawl_date"),
     "train_rater": ("dataset", "validation", "preset", "rule", "seed", "max_train_steps", "max_pairs"),
@@ -164,10 +164,10 @@ def test_no_hostile_value_is_executed(attack: Attack) -> None:
 
 def test_every_hostile_value_is_refused_or_fails_its_run(attack: Attack) -> None:
     assert len(attack.refusals) > 10
-    # NUL is refused by Airflow's own database, which its API answers with 500.
+    # Airflow's database refuses NUL, so its API returns 500.
     assert set(attack.refusals) <= {400, 422, 500}
     assert len(attack.states) > 40
-    # An evaluation with a strange name of a dataset finds nothing that waits, which is no error.
+    # An evaluation with an unknown dataset name finds no waiting subset, which is not an error.
     assert {state for name, state in attack.states.items() if not name.startswith("evaluate_subset")} == {"failed"}
 
 

@@ -37,7 +37,7 @@ def counted() -> tuple[int, int]:
 @pytest.mark.db
 @pytest.mark.e2e
 def test_two_drawn_corpora_at_two_retentions_and_what_exists_is_not_trained_again(trained_store: TrainedStore) -> None:
-    # What a run that was killed behind its first corpus left.
+    # The state after a run that was killed after its first corpus.
     run(config().parts()[SMALL])
     assert counted() == (4, 2)
     first = compare_datasets(config())

@@ -133,7 +133,7 @@ def test_a_line_passes_through_its_marks() -> None:
     ticks = [
         e for e in root.iter() if e.tag.endswith("text") and e.get("class") == "end" and "epochs" not in (e.text or "")
     ]
-    # The marks lie in a square of 100 × 100, which the figure stretches to a height of 234 below its upper margin of 16.
+    # The marks are in a square of 100 × 100, which the figure stretches to a height of 234 below its upper margin of 16.
     places = [(float(e.get("y", 0)) - 4 - 16) / 2.34 for e in ticks]
     scale = np.polyfit(places, [float(e.text or 0) for e in ticks], 1)
     assert np.polyval(scale, points[:, 1]) == pytest.approx([4.0, 3.5, 3.0], abs=0.01)

@@ -64,7 +64,7 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     assert len(row.measurements["fit"]["curve"]) == 120
     # Each seed drew by the window that the other one chose.
     assert selected_windows() == row.measurements["fit"]["held_out"]
-    # What was measured is what is believed, not the prediction.
+    # The measured gain decides, not the predicted one.
     measured = found.rank_windows[0]["measured"]
     assert (row.gain, row.gain_low) == (measured["mean"], measured["low"])
     assert found.said == [row.fitted.describe()] == [line["said"] for line in list_(ListConfig()).rank_windows]

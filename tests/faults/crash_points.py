@@ -42,7 +42,7 @@ _TRAINING = (
     CrashPoint("before the folder has its name", "pathlib", "Path.rename", "before"),
     CrashPoint("after the folder has its name", "pathlib", "Path.rename", "after"),
 )
-# In the order in which they pass, so that a crash at one leaves the next ones to come.
+# In the order of execution, so that later points are still ahead after a crash at one.
 POINTS: dict[str, tuple[CrashPoint, ...]] = {
     "ingest": (
         *_BEGUN,

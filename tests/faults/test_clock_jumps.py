@@ -146,7 +146,7 @@ def test_workers_whose_clocks_are_a_day_apart_end_as_one_whose_clock_is_right(
             processes.append(start((*CHAIN[0], "--slot", str(slot)), store))
     for process in processes:
         _, said = process.communicate(timeout=240)
-        # A busy machine may let a heartbeat come too late; that one stops, and what it had begun is left.
+        # On a busy machine a heartbeat may be late; that run stops and leaves unfinished work.
         assert process.returncode in {0, LeaseLostError.exit_code}, said
     finish_in_the_end(store)
     assert table_checksums(store.url) == unscored.tables

@@ -47,7 +47,7 @@ CHAIN = (
     ("evaluate", "--subset", NAME),
     ("report", "--dataset", "scenes"),
 )  # fmt: skip
-# What a reader may see of a subset while commands die: the published version whole, or none.
+# What a reader may see of a subset while commands die: the complete published version, or none.
 PARTIAL = """
 SELECT count(*) FROM alchemist.subsets
 WHERE state = 'published' AND n_samples <> (
@@ -91,7 +91,7 @@ class Forks:
     ) -> tuple[int, dict[str, int]]:
         environment = {
             "ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home), "ALCHEMIST_DECODE_WORKERS": "0",
-            # Ledger rows hold it; a commit made meanwhile is none of the chain's business.
+            # Ledger rows contain the code version; fixed here, so that a commit during the test changes nothing.
             "ALCHEMIST_CODE_VERSION": "as tested",
         }  # fmt: skip
         order = {"words": words, "environment": environment, "point": point, "call": call}

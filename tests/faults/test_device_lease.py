@@ -15,7 +15,7 @@ from tests.device_jobs import USES, Forker, Job, is_alive, stray_uses
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 N_KILLS, N_RIVALS, LEASE_TTL_S, PATIENCE_S = 50, 4, 2.0, 120.0
-# The table of leases notes each claim and each end itself: the test need not look at the right moment.
+# Triggers on the lease table record each claim and end, so the test does not depend on timing.
 AUDIT = """
     CREATE TABLE holds (
         resource text, token bigint PRIMARY KEY, from_at timestamptz DEFAULT clock_timestamp(), until_at timestamptz

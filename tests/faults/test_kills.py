@@ -39,7 +39,7 @@ def environment(store: TrainedStore) -> dict[str, str]:
         "ALCHEMIST_HOME": str(store.home),
         "ALCHEMIST_LEASE_TTL_S": "6",
         "OMP_NUM_THREADS": "1",
-        # Ledger rows hold it; a commit made meanwhile is none of the test's business.
+        # Ledger rows contain the code version; fixed here, so that a commit during the test changes nothing.
         "ALCHEMIST_CODE_VERSION": "as tested",
     }
     return {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")} | given

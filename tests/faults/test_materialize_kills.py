@@ -25,7 +25,7 @@ from tests.stored_version import add_version, share_of
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 NAME, N_PAIRS, N_KILLS = "half", 4_000, 30
-# About what a copy takes, on a slow machine: a kill comes at any moment of it.
+# About the duration of materializing on a slow machine, so that kills come at any moment of it.
 LONGEST_PAUSE_S = 0.4
 COMMAND = ("materialize", "--subset", NAME, "--shard-size", "20")
 

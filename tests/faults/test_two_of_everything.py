@@ -46,7 +46,7 @@ class Ended(NamedTuple):
 
 
 def start(words: tuple[str, ...], store: Store) -> subprocess.Popen[str]:
-    # Ledger rows hold the code's version; a commit made meanwhile is none of the test's business.
+    # Ledger rows contain the code version; fixed here, so that a commit during the test changes nothing.
     own = {
         "ALCHEMIST_DATABASE_URL": store.url,
         "ALCHEMIST_HOME": str(store.home),

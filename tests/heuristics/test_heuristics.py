@@ -129,7 +129,7 @@ def test_a_wave_at_the_cut_is_not_fine_detail_and_a_faster_one_is() -> None:
 
 
 def test_edge_density_of_one_step_by_hand() -> None:
-    # Of 6 by 6 interior pixels the two columns beside the step have a gradient.
+    # Of 6 × 6 interior pixels the two columns beside the step have a gradient.
     luma = np.zeros((2, 8, 8), np.uint8)
     luma[0, :, 4:] = 200
     luma[1, 4:, :] = 1

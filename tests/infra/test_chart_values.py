@@ -33,7 +33,7 @@ DOCUMENTED: dict[str, type] = {
 }
 # Sections of airflow.cfg, which Airflow's own configuration documents.
 FREE = "config"
-# "Upgrading the Helm Chart to Airflow 3": the first release that is fit for it.
+# From "Upgrading the Helm Chart to Airflow 3": the first release that supports it.
 FIRST_FOR_AIRFLOW_3 = (1, 19, 0)
 
 

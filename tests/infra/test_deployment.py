@@ -19,7 +19,7 @@ DOCKERFILES = sorted((INFRA / "docker").glob("*.Dockerfile"))
 MANIFESTS = [INFRA / "kubernetes" / name for name in ("alchemist.yaml", "gpu-job.yaml")]
 KUBERNETES = "1.34"
 
-# A program of its own: Airflow reads its environment once, when it is first imported.
+# A separate program, because Airflow reads its environment only once, when it is first imported.
 RENDER = """
 import json, sys, warnings
 from types import SimpleNamespace

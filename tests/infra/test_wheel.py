@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = [pytest.mark.db, pytest.mark.timeout(300)]
 
-# Libraries of extras are installed beside the tests: in these processes they are not.
+# The libraries of extras are installed, so these processes hide them.
 WITHOUT_EXTRAS = f"""
 import sys
 

@@ -71,7 +71,7 @@ def ours(
 @pytest.mark.filterwarnings(
     "ignore:The `disp` argument:DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
 )
-@threadpool_limits.wrap(limits=1)  # two threads that wait for each other take minutes beside other work
+@threadpool_limits.wrap(limits=1)  # two threads that wait for each other take minutes on a busy machine
 def test_fid_and_kid_of_images_are_torch_fidelity_s(weights: Path) -> None:
     from torch_fidelity import calculate_metrics
 

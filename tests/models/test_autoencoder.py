@@ -64,7 +64,7 @@ def test_gradients_pass_straight_through_the_codes() -> None:
     pixels_BCHW = torch.rand(4, 3, 16, 16)
     feature_BDHW = tokenizer.coder.encode(pixels_BCHW)
     code_BS, _ = tokenizer.quantise(feature_BDHW.detach())
-    # Without commitment the encoder learns from the pixels alone, through the codes as if there were none.
+    # Without commitment loss the encoder gets gradients from the pixels alone, straight through the codes.
     feature_BDHW.retain_grad()
     loss = tokenizer_loss(tokenizer.coder, tokenizer.quantiser, pixels_BCHW, feature_BDHW, code_BS, commitment=0.0)
     loss.backward()

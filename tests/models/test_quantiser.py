@@ -73,7 +73,7 @@ def test_one_code_book_serves_every_published_resolution() -> None:
 
 
 def test_scales_share_convolutions_as_published() -> None:
-    # Scales 2 and 7 lie midway between two ticks: the published weights follow what rounding makes of it.
+    # Scales 2 and 7 are midway between two ticks, so the published weights depend on the rounding.
     assert share_smoothers(10, 4) == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
     assert share_smoothers(14, 4) == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
     ticks = (1 / 12, 13 / 36, 23 / 36, 11 / 12)

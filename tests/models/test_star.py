@@ -188,7 +188,7 @@ def test_the_same_seed_makes_the_same_model() -> None:
     assert not torch.equal(new(0), new(1))
 
 
-# What the published classes count, in millions, and exactly where the published class was run; buffers included.
+# Parameter counts of the published classes in millions, exact if the published class was run; buffers included.
 PUBLISHED_NUMBERS = {4: 7_363_104, 8: 40_963_200, 16: 274_967_040, 30: 1_678_846_216}
 PUBLISHED_MILLIONS = {4: 7.36, 8: 40.96, 16: 274.93, 24: 878.10, 30: 1678.7}
 

@@ -238,7 +238,7 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
         connection.execute(text("""UPDATE alchemist.subsets SET spec = '{"drop_top_ratio": 0.25}'"""))
     leaked = names(run_suite(database_url, "subset", subset=find_subset(engine, "s")), severity="fail")
     assert leaked[-2:] == ["no_member_is_of_evaluation_data", "the_head_is_cut"]
-    # The highest rank among the members, 0.1, is what must not lie above the cut.
+    # The highest rank among the members, 0.1, must not be above the drop-top ratio.
     for cut, is_cut in ((0.15, False), (0.1, True)):
         with engine.begin() as connection:
             query = text("UPDATE alchemist.subsets SET spec = CAST(:spec AS jsonb)")

@@ -144,7 +144,7 @@ def test_a_bound_names_the_settings_that_it_comes_from() -> None:
     }
 
 
-# Of each setting: its default, the least and the most that it may be, and the smallest step beyond.
+# For each setting: default, minimum, maximum, and the smallest values out of bounds.
 BOUNDS = {
     "max_quarantined_ratio": (0.2, 0, 1), "warn_quarantined_ratio": (0.05, 0, 1), "max_rejected_ratio": (0.05, 0, 1),
     "max_empty_caption_ratio": (0, 0, 1), "max_odd_caption_ratio": (0.01, 0, 1), "max_garbage_ratio": (0.1, 0, 1),

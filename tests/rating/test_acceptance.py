@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from alchemist_core.rating.acceptance import AcceptanceLimits
 
-# Of each limit: its default, the least and the most that it may be.
+# For each limit: default, minimum and maximum.
 BOUNDS = {
     "max_batch_change": (1e-5, 0, 1), "max_neighbour_change": (0, 0, 1), "max_flipped_codes": (0, 0, 10**6),
     "min_score_spread": (1e-6, 0, 1e30), "max_loss_correlation": (0.98, 0, 1), "min_effective_samples": (1.5, 0, 10**6),

@@ -12,7 +12,7 @@ from alchemist_core.report.page import render_report
 
 pytestmark = pytest.mark.stack
 
-# Stands around the page, so that the page itself may forbid scripts.
+# Encloses the page in a frame, so that the page itself can forbid scripts.
 MEASURE = """
 const page = document.querySelector("iframe").contentDocument;
 const luminance = colour => {

@@ -92,7 +92,7 @@ def test_the_inclusion_reading_keeps_each_rank_with_its_own_chance():
 def test_the_inclusion_reading_solves_the_constant_of_the_paper_s_default():
     rank_G = (np.arange(4_000) + 0.5) / 4_000
     weight_G = np.exp(ShiftGsample().log_density(rank_G))
-    # c = 0.640 at a retention of 0.2, 3.05 at 0.5, where ranks around the mean are all kept.
+    # c = 0.640 at a retention of 0.2; 3.05 at 0.5, where all ranks around the mean are kept.
     for retention, c in ((0.2, 0.640), (0.5, 3.05)):
         found = inclusion_rate(weight_G, np.ones(4_000, np.int64), round(retention * 4_000), p_rank="inclusion")
         assert found == pytest.approx(c, rel=0.005)

@@ -24,7 +24,7 @@ def test_seats_of_tens_of_millions_are_divided_exactly():
     weights = [15_000_000, 9_999_999, 4_999_999, 1, 1]
     seats = divide_seats(weights, weights, 5_999_999)
     assert sum(seats) == 5_999_999
-    # No seat can move to a group that has a larger claim to it: the next quotient of none exceeds the last of another.
+    # No seat can move to a group with a larger claim: no next quotient exceeds the last quotient of another group.
     last = min(weight / (2 * n - 1) for weight, n in zip(weights, seats, strict=True) if n)
     assert all(weight / (2 * n + 1) <= last for weight, n in zip(weights, seats, strict=True))
 

@@ -74,7 +74,7 @@ def test_a_selection_of_the_useful_ranks_is_expected_to_gain_and_one_of_the_othe
     assert bottom.high is not None
     assert bottom.high < 0
     assert even.mean == pytest.approx(0, abs=1e-9)
-    # One band alone is what was measured, but for the gain of all bands together, which is noise or the price of sameness.
+    # A single band reproduces the measurement, except for the common gain of all bands, which is noise or the cost of less diversity.
     alone = predict_gain(gain_SB, np.array([1, 0, 0, 0, 0]))
     assert alone.mean == pytest.approx(gain_SB[:, 0].mean(), abs=0.1)
 
@@ -117,7 +117,7 @@ def test_a_prediction_is_of_seeds_that_did_not_choose() -> None:
     gain_SB = np.array([[0.5, -0.5, 0.0, 0.0], [-0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5], [0.0, 0.0, -0.5, 0.5]])
     fit = fit_window(gain_SB, 0.25)
     assert fit.predicted.mean < 0.0
-    # What a seed will try is what a fit to the other seeds alone would choose.
+    # A seed tests the rank window that a fit to the other seeds chooses.
     assert fit.held_out == tuple(fit_window(np.delete(gain_SB, seed, axis=0), 0.25).window for seed in range(4))
     assert fit_window(gain_SB[:1], 0.25).held_out == (fit_window(gain_SB[:1], 0.25).window,)
 

@@ -73,7 +73,7 @@ def test_what_is_valid_utf8_is_left_as_it_is(caption: str) -> None:
 
 def test_control_signs_are_removed_wherever_they_are() -> None:
     assert repaired(b"a cat \x1b[31mon\x07 a mat\x00") == ("a cat [31mon a mat", {"control_signs_removed"})
-    # White space, as office programs write it, is none: without it two words would become one.
+    # White space as office programs write it is kept; without it two words would become one.
     assert repaired(b"a red\x0bcat\x0con a mat") == ("a red\x0bcat\x0con a mat", set())
     assert repaired(b"a cat on a mat\x00\x00\x00\x00\x00") == ("a cat on a mat", {"control_signs_removed"})
     document = b'{"caption": "a cat on\\u0000 a mat", "tags": ["x\\u0000y", {"k\\u0000": 1}]}'
@@ -192,7 +192,7 @@ def test_a_reader_of_the_source_gets_what_ingest_saw(damaged: Path) -> None:
     assert json.loads(samples[0]["json"]) == ABOUT
 
 
-# Its own reader leaves the tars that it opened to the garbage collector.
+# The library's reader leaves its open tars to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_materialized_dataset_has_the_source_s_bytes_and_its_reader_repairs_them(
     damaged: Path, tmp_path: Path

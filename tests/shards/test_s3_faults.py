@@ -49,7 +49,7 @@ class Ending(NamedTuple):
 def crawl(object_store: str, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The training scenes in a bucket, read without worker processes, in small parts and without long pauses."""
     monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", "0")
-    # Ledger rows hold it; a commit made meanwhile is none of the store's business.
+    # Ledger rows contain the code version; fixed here, so that a commit during the test changes nothing.
     monkeypatch.setenv("ALCHEMIST_CODE_VERSION", "as tested")
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     monkeypatch.setattr(s3, "_PART_BYTES", 1 << 14)
@@ -196,7 +196,7 @@ def test_a_store_that_falls_silent_is_named_within_the_limit(
         pytest.raises(DataError, match="cannot be reached"),
     ):
         sha256_of(shard)
-    # One second, and the attempt that began last: six requests of a fifth of a second, and what a busy machine adds.
+    # One second and the last attempt: six requests of 0.2 s, plus a margin for a busy machine.
     assert time.monotonic() - began < 30
 
 

@@ -88,7 +88,7 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
             assert reader.execute(text(f"SELECT count(*) FROM alchemist.{name}")).scalar_one() == 0
         reader.execute(text("SELECT alchemist.rank_of(1, 1)"))
         reader.rollback()
-        # Even a reader that lifts its own read-only setting has no right to write.
+        # Even a reader that disables its own read-only setting has no right to write.
         reader.execute(text("SET default_transaction_read_only = off"))
         reader.commit()
         for (table,) in reader.execute(text(TABLES)).all():

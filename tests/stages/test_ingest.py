@@ -290,7 +290,7 @@ def test_an_upload_under_way_is_taken_up_when_it_is_whole_without_a_verb(
     report = ingest(dataset="web", root=str(tmp_path))
     assert (report.n_shards, report.n_growing, report.n_locations) == (1, 1, 40)
     assert states(engine) == {"2026-01-01/a.tar": "growing", "b.tar": "verified"}
-    # The next night is another date's: what has become whole since is taken up all the same, under its own date.
+    # The next night has another date; a completed upload is ingested anyway, under its own date.
     (tmp_path / "2026-01-01" / "a.tar").write_bytes(whole)
     report = ingest(dataset="web", crawl_date="2026-01-02")
     assert (report.n_shards, report.n_growing, report.n_quarantined) == (1, 0, 0)

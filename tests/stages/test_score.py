@@ -215,7 +215,7 @@ def test_a_shard_that_is_gone_or_has_changed_since_ingest_stops_no_other(
     assert states() == {"0.tar": "missing", "1.tar": "changed", "2.tar": "verified", "3.tar": "verified"}
     assert ask("SELECT count(*) FROM alchemist.shard_scores") == 2
     assert ask("SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%'") == 0
-    # What was left does not keep the rest of the night from being published.
+    # Skipped shards do not prevent publishing the rest of the night.
     assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
     (root / "0.tar").write_bytes(kept)
     with pytest.raises(DataError, match=r"1\.tar: replaced under the same address"):

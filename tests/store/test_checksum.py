@@ -78,7 +78,7 @@ def test_the_same_data_by_another_way_has_the_same_checksum(make_database: Calla
 
 
 def test_every_data_table_counts(database_url: str) -> None:
-    # Two tables keep their former names in a checksum, so that those of backups still compare.
+    # Two tables keep their former names in a checksum, so that checksums of older backups still match.
     former = {"evaluation_protocols": "evaluation_contracts", "rank_windows": "region_probes"}
     tables = {former.get(name, name) for name in (found.name for found in Table.metadata.tables.values())}
     assert set(table_checksums(store_of(database_url, every_table()))) == tables - LEFT_OUT

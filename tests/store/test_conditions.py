@@ -47,7 +47,7 @@ NUMBERS = st.sampled_from(
 SUMS = st.recursive(
     NUMBERS,
     lambda inner: st.one_of(
-        # Not of two whole numbers, which Postgres divides without a remainder; those are real numbers here.
+        # Not of two integers: Postgres divides them without a remainder, and here they are real numbers.
         st.builds("({} {} {}::float8)".format, inner, st.sampled_from("+-*"), inner),
         st.builds("least({}, {})".format, inner, inner),
         st.builds("greatest({}, {})".format, inner, inner),
@@ -94,7 +94,7 @@ CONDITIONS = st.recursive(
 @given(CONDITIONS)
 @pytest.mark.db
 def test_a_condition_keeps_what_postgres_keeps_by_the_same_text(connection: Connection, where: str) -> None:
-    # A cast is the test's own, for Postgres would calculate with whole numbers; bytes are hex digits without \x here.
+    # The test adds the cast, because Postgres would calculate with integers; bytes are hex digits without \x here.
     ours = where.replace("::float8", "").replace("'\\x02'", "'02'")
     assert kept(connection, ours) == kept_by_postgres(connection, where)
 
@@ -187,7 +187,7 @@ def test_any_order_of_sql_is_a_condition_of_bound_values_or_is_refused(pieces: l
     with contextlib.suppress(ConfigError):
         found = compile_condition(" ".join(pieces), KINDS, COLUMNS)
         sql = str(found.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
-        # Values are parameters; no sign or word of the text is left but columns, operators and functions.
+        # Values are parameters; of the text only columns, operators and functions are left.
         assert not {"'", '"', ";", "$", "--", "[", "^"} & set(sql.split())
         assert "select" not in sql.lower()
         assert "'" not in sql

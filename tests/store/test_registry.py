@@ -138,7 +138,7 @@ def test_retirements_are_numbered_and_each_shard_leaves_once(web: Engine) -> Non
         assert not retire_shard(connection, 2, reason="again")
         assert retire_shard(connection, 5, state="superseded", reason="b")
         assert not retire_shard(connection, 8, reason="it was superseded")
-        # What was retired by a person may still be superseded: its number stays.
+        # A retired shard can still be superseded; its retirement_id stays.
         assert retire_shard(connection, 2, state="superseded", reason="c")
         found = connection.execute(
             text("SELECT shard_id, state, retirement_id, rejected_reason FROM alchemist.shards WHERE shard_id IN (2, 5) ORDER BY 1")

@@ -343,7 +343,7 @@ def test_sources_are_numbered_as_they_come_and_none_is_zero(store: Engine) -> No
         ids = [row.sample_id for row in connection.execute(text(statement))]
     # As `fill` makes them: every fifth image has its own host, the others share one.
     host_of = {n: None if n % 3 == 0 else f"h{n}" if n % 5 == 0 else "one" for n in ids}
-    # The unknown ones take a number where they first come, and are written as 0.
+    # Unknown ones get a number at their first occurrence, and are written as 0.
     number_of: dict[str | None, int] = {}
     numbers = [number_of.setdefault(host_of[n], len(number_of) + 1) for n in ids]
     wanted = [0 if host_of[n] is None else number for n, number in zip(ids, numbers, strict=True)]

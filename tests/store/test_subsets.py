@@ -175,7 +175,7 @@ def test_analysts_may_read_what_is_current(versions: Engine, database_url: str, 
     publish(versions, 1)
     owner, password = make_engine(server_url), "for-this-test-server-only"
     with owner.begin() as connection:
-        # Roles are the whole server's: another worker of xdist may be at the same line.
+        # Roles belong to the whole server, so another worker of xdist may run this at the same time.
         connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
         connection.execute(text(f"ALTER ROLE alchemist_reader PASSWORD '{password}'"))
     owner.dispose()

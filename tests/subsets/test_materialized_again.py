@@ -14,7 +14,7 @@ from tests.subsets.given_subset import copy, files, find_sources, hidden
 
 
 def written(folder: Path) -> dict[str, tuple[int, int]]:
-    # Not the whole of stat: the time of the last access changes as a file is read.
+    # Not all of stat, because reading a file changes its access time.
     return {path.name: (path.stat().st_ino, path.stat().st_ctime_ns) for path in folder.iterdir()}
 
 

@@ -53,7 +53,7 @@ def test_mixed_records_become_one_table_for_hugging_face(
     assert sum(row["json"] is not None for row in rows) == 8
 
 
-# Its own reader leaves the tars that it opened to the garbage collector.
+# The library's reader leaves its open tars to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_webdataset_reads_a_copy(mixed: list[MemberLocation], tmp_path: Path) -> None:
     import webdataset

@@ -112,7 +112,7 @@ def test_recomputed_activations_give_the_same_steps(
 
 
 def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Samples) -> None:
-    # A process of its own: accelerate keeps one number format a process.
+    # In another process, because accelerate keeps one number format per process.
     half = launched_losses(
         folder, ["torch.distributed.run", "--standalone", "--nproc-per-node=1"], mixed_precision="bf16", ema_decay=0.9
     )

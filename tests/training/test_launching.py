@@ -123,7 +123,7 @@ def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(fo
 def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     config = CONFIG.model_copy(update={"mixed_precision": "bf16", "max_train_steps": 20})
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
-    # A process of its own: accelerate keeps one number format a process.
+    # In another process, because accelerate keeps one number format per process.
     launch(["torch.distributed.run", "--standalone", "--nproc-per-node=1"], folder)
     full = config.model_copy(update={"mixed_precision": "no"})
     train_rater(full, train_pairs, validation_pairs, out=folder / "plain", on_progress=lambda *_: None)

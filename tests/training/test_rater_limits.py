@@ -92,7 +92,7 @@ def test_the_preset_of_the_paper_s_size_builds_the_paper_s_networks() -> None:
     with torch.device("meta"):
         rater = make_rater(config, config.rater(config.tokenizer_config, 1024))
         proxy = Star(config.proxy(config.tokenizer_config, 1024))
-    # The published counts hold a table of 1,001 classes that nothing reads; it is left out here.
+    # The published counts include a table of 1,001 classes that nothing reads; it is omitted here.
     n_rater, n_proxy = (sum(weight.numel() for weight in model.parameters()) for model in (rater, proxy))
     assert n_rater + 1001 * 512 == 38_952_322
     assert round((n_proxy + 1001 * 1024) / 1e6, 2) == 274.93
