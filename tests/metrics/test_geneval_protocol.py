@@ -88,7 +88,7 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
         ))  # fmt: skip
 
     assert draw(DrawConfig.model_validate(drawing)).n_drawn == 2
-    with pytest.raises(ConfigError, match=r"^first_seed is 9, but .*drawn\.json says 0"):
+    with pytest.raises(ConfigError, match=r"^first_seed is 9, but .*drawn\.json has 0"):
         draw(DrawConfig.model_validate(drawing | {"first_seed": 9}))
     report = judge_under(PROTOCOL)
     assert judge_under(PROTOCOL) == report
@@ -99,7 +99,7 @@ def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(
     assert {row.n for row in rows} == {4}
     assert len({row.run_id for row in rows} - {None}) == 1
     for before, after, field in CHANGES:
-        with pytest.raises(ConfigError, match=rf"^{field} is .* but .* says "):
+        with pytest.raises(ConfigError, match=rf"^{field} is .* but .* has "):
             judge_under(PROTOCOL.replace(before, after))
     with pytest.raises(DataError, match=r"have 16 x 16 px \(.*\), but the protocol has resolution 32"):
         judge_under(PROTOCOL.replace("resolution = 16", "resolution = 32"))
