@@ -29,7 +29,7 @@ def chosen(run, *names):
 
 @dag(
     schedule=[Asset("alchemist://subsets")],
-    params=form("evaluate_subset", **DEFAULTS),
+    params=form("evaluate_subset", DEFAULTS, "ALCHEMIST_EVALUATE"),
     doc_md=__doc__,
     max_active_runs=1,
     tags=["alchemist", "subset"],

@@ -35,13 +35,37 @@ NOT_STARTED, FOUND_FAILED = 127, 5
 FINAL_EXIT_CODES = (2, 5, 7, 9)
 
 
-def form(dag_id, **defaults):
-    """Return a DAG's form; `defaults` give the values of scheduled runs."""
+def form(dag_id, defaults=None, source=None):
+    """Return a DAG's form.
+
+    Args:
+        dag_id: the DAG.
+        defaults: values of scheduled runs, by field.
+        source: the environment variable of the defaults, for the message.
+
+    Raises:
+        ValueError: A default is not a field of the form.
+    """
+    defaults = defaults or {}
+    if complaint := _unknown_keys(dag_id, defaults, source):
+        raise ValueError(complaint)
     # As text, because Airflow's number widget changes values that are out of bounds.
     given = {
         name: {"default": str(value) if "else" in FORMS[dag_id][name] else value} for name, value in defaults.items()
     }
     return {name: Param(**field | given.get(name, {})) for name, field in FORMS[dag_id].items()}
+
+
+def _unknown_keys(dag_id, keys, source):
+    """Return what is wrong with keys that are not fields of a DAG's form, in one line; None if all are."""
+    fields, renames = FORMS.get(dag_id, {}), RENAMED.get(dag_id, {})
+    unknown = sorted(set(keys) - fields.keys())
+    if renamed := [f"{name} is now {renames[name]}" for name in unknown if name in renames]:
+        return f"Former key in {source}: {', '.join(renamed)}."
+    if unknown:
+        allowed = ", ".join(fields) or "none, this DAG has no form"
+        return f"Unknown key in {source}: {', '.join(map(repr, unknown))}. Allowed: {allowed}."
+    return None
 
 
 class CommandFailed(SystemExit):
@@ -102,14 +126,8 @@ class Run:
     def of(cls, context, item=None):
         """Return the values of a run; refuse keys that its form does not have."""
         dag_run, fields = context["dag_run"], FORMS.get(context["dag"].dag_id, {})
-        if unknown := sorted((dag_run.conf or {}).keys() - fields.keys()):
-            renames = RENAMED.get(context["dag"].dag_id, {})
-            if renamed := [f"{name} is now {renames[name]}" for name in unknown if name in renames]:
-                raise CommandFailed(f"Former key in the run's configuration: {', '.join(renamed)}.", 2)
-            allowed = ", ".join(fields) or "none, this DAG has no form"
-            raise CommandFailed(
-                f"Unknown key in the run's configuration: {', '.join(map(repr, unknown))}. Allowed: {allowed}.", 2
-            )
+        if complaint := _unknown_keys(context["dag"].dag_id, dag_run.conf or {}, "the run's configuration"):
+            raise CommandFailed(complaint, 2)
         given = {name: read_value(name, context["params"][name], field) for name, field in fields.items()}
         day = dag_run.partition_key or given.get("crawl_date") or dag_run.run_after.date().isoformat()
         return cls(given, item, day, context["ti"])

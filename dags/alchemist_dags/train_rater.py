@@ -22,7 +22,7 @@ WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
 
 @dag(
     schedule="0 8 * * SUN" if WEEKLY else None,
-    params=form("train_rater", **WEEKLY),
+    params=form("train_rater", WEEKLY, "ALCHEMIST_TRAIN_WEEKLY"),
     doc_md=__doc__,
     max_active_runs=1,
     tags=["alchemist", "rater"],

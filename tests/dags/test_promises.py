@@ -159,6 +159,20 @@ def test_a_rater_is_trained_weekly_only_where_its_form_is_given(dags, monkeypatc
     assert (dag.params["dataset"], dag.params["validation"], dag.params["seed"]) == ("web", "goal", "3")
 
 
+@pytest.mark.parametrize(
+    ("key", "refusal"),
+    [
+        ("n_steps", r"^Former key in ALCHEMIST_TRAIN_WEEKLY: n_steps is now max_train_steps\.$"),
+        ("steps", r"^Unknown key in ALCHEMIST_TRAIN_WEEKLY: 'steps'\. Allowed: dataset, validation, .*\.$"),
+    ],
+)
+@pytest.mark.usefixtures("dags")
+def test_a_scheduled_value_that_is_not_in_the_form_is_refused_in_one_line(monkeypatch, key, refusal):
+    weekly = json.dumps({"dataset": "web", "validation": "goal", key: 3})
+    with pytest.raises(ValueError, match=refusal):
+        load("train_rater", monkeypatch, ALCHEMIST_TRAIN_WEEKLY=weekly)
+
+
 def test_subsets_are_built_on_demand_and_evaluated_when_one_is_published(dags, monkeypatch):
     assert dags["build_subset"].schedule is None
     announced = {asset.uri for task in dags["build_subset"].tasks for asset in task.outlets}
