@@ -1,7 +1,7 @@
-"""The project file says *what* this installation curates and within which limits: `alchemist.toml`, one section a subject.
+"""The project file `alchemist.toml`: what this installation curates and within which limits, in sections.
 
-A section is a model beside its owner; this module composes them, reads the file and says where each value came from. Where
-things are (servers, folders, secrets) is never here: that is `settings`. Without a file every value is its default.
+Each section is a model in the package that uses it; this module composes them, reads the file and returns the origin of each value.
+Addresses (servers, folders, secrets) are not part of it but of `settings`. Without a file all values are defaults.
 """
 
 import tomllib
@@ -26,31 +26,31 @@ from alchemist_core.settings import find_project_file
 class IngestSection(Section):
     """How shards are read."""
 
-    repair: bool = Field(True, description="Repair what can be repaired without a guess; false: quarantine it")
+    repair: bool = Field(True, description="Repair samples if the repair is unambiguous; false: quarantine them")
     crawl_interval_days: int | None = Field(
         None,
         ge=0,
         le=366,
-        description="Days between two crawls, for the alert NightlyStale; 0: no more are expected; unset: as its last crawls were",
+        description="Days between two crawls, for the alert NightlyStale; 0: no further crawls; unset: the interval of the last crawls",
     )
 
 
 class DatasetSection(Config):
-    """One dataset's own values; what it does not set is as the project's section of the same name says."""
+    """Values of one dataset; the project's section of the same name gives the values that it does not set."""
 
-    ingest: IngestSection = Field(IngestSection(), description="As [ingest], for this dataset alone")
-    checks: CheckLimits = Field(CheckLimits(), description="As [checks], for this dataset alone")
-    drift: DriftLimits = Field(DriftLimits(), description="As [drift], for this dataset alone")
+    ingest: IngestSection = Field(IngestSection(), description="As [ingest], for this dataset only")
+    checks: CheckLimits = Field(CheckLimits(), description="As [checks], for this dataset only")
+    drift: DriftLimits = Field(DriftLimits(), description="As [drift], for this dataset only")
 
 
 class Project(Config):
-    """The whole project file; frozen, unknown keys refused."""
+    """The project file; it is frozen and refuses unknown keys."""
 
     ingest: IngestSection = Field(IngestSection(), description="How shards are read")
     checks: CheckLimits = Field(CheckLimits(), description="When a data check warns or fails")
-    drift: DriftLimits = Field(DriftLimits(), description="When a night's scores have moved too far")
+    drift: DriftLimits = Field(DriftLimits(), description="When the scores of a night have drifted")
     acceptance: AcceptanceLimits = Field(
-        AcceptanceLimits(), description="What a rater must show before it may be promoted"
+        AcceptanceLimits(), description="Checks that a rater must pass before it may be promoted"
     )
     datasets: dict[str, DatasetSection] = Field({}, description="Values of single datasets, by name")
 
@@ -58,25 +58,25 @@ class Project(Config):
     _given: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
-        """Remember the file as it was written: a dataset's completed section does not tell what it set itself."""
+        """Store the file as it was written, because a completed section does not show which values the dataset set itself."""
         if context:
             self._path, self._given = context["path"], context["given"]
 
     @property
     def path(self) -> Path | None:
-        """The file that this was read from; none: there is none, all values are defaults."""
+        """The file; None if there is no file, so that all values are defaults."""
         return self._path
 
     def of_dataset(self, name: str | None) -> DatasetSection:
-        """Return the effective values of a dataset: its own, else the project's, else the defaults; of none: the project's."""
+        """Return the effective values of a dataset: its own, else the project's, else the defaults. Without a dataset: the project's."""
         own = self.datasets.get(name) if name is not None else None
         return own or DatasetSection(ingest=self.ingest, checks=self.checks, drift=self.drift)
 
     def suites_folder(self, dataset: str | None = None) -> Path | None:
-        """Return the folder of the user's own suites; none without a project file, or where the default one does not exist.
+        """Return the folder of the user's suites; None without a project file, or if the default folder does not exist.
 
         Raises:
-            ConfigError: The folder that the file names is not there.
+            ConfigError: The folder that the file names does not exist.
         """
         if self.path is None:
             return None
@@ -90,7 +90,7 @@ class Project(Config):
         return None
 
     def origin(self, section: str, key: str, dataset: str | None = None) -> str:
-        """Say where an effective value came from: a section of the file, or the default.
+        """Return the origin of an effective value: a section of the file, or the default.
 
         >>> Project().origin("checks", "max_quarantined_ratio")
         'default of [checks] max_quarantined_ratio'
@@ -104,7 +104,7 @@ class Project(Config):
 
 @cache
 def load_project() -> Project:
-    """Read the project file once a process; without one, return the defaults.
+    """Read the project file once per process; without one, return the defaults.
 
     Raises:
         ConfigError: The file cannot be read, is not TOML, or holds a key or value that is not allowed.
@@ -128,7 +128,7 @@ def read_project(path: Path) -> Project:
 
 
 def _with_inherited(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the sections of each dataset by the project's own, so that rules between two keys see the effective values."""
+    """Complete the sections of each dataset with the project's, so that rules between two keys check the effective values."""
     datasets = given.get("datasets")
     if not isinstance(datasets, dict):
         return dict(given)
@@ -145,7 +145,7 @@ def _completed(given: Mapping[str, Any], own: object) -> object:
 
 def _explain(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
     faults = error.errors()
-    # What a dataset inherits is told once, where it was written; a rule between two keys belongs to the section.
+    # Report an inherited value once, where it was written; a rule between two keys belongs to the section.
     told = [fault for fault in faults if _has(given, fault["loc"])]
     yield from map(_explain_fault, told or faults)
 
@@ -171,7 +171,7 @@ def _explain_unknown(place: tuple[str, ...]) -> str:
 
 
 def _fields_at(place: tuple[str, ...]) -> Mapping[str, FieldInfo]:
-    """Return the keys that a section may hold; a section of names, as [datasets], may hold any."""
+    """Return the allowed keys of a section; a section of names, such as [datasets], allows any."""
     kind: Any = Project
     for part in place:
         if get_origin(kind) is dict:
@@ -196,5 +196,5 @@ def _title(place: tuple[str, ...]) -> str:
 
 
 def _dotted(place: tuple[str, ...]) -> str:
-    """Write the name of a section as TOML does: a part that is not a bare key is quoted."""
+    """Return the name of a section in TOML: a part that is not a bare key is quoted."""
     return ".".join(part if part.isascii() and part.replace("-", "_").isidentifier() else repr(part) for part in place)

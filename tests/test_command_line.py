@@ -169,7 +169,7 @@ def test_the_name_that_select_gives_is_one_that_it_takes() -> None:
 
 
 def test_a_dataset_that_can_name_no_subset_asks_for_a_name() -> None:
-    with pytest.raises(ConfigError, match=r"'my crawl-auto-r20' cannot be a subset's name .*: give one by --name"):
+    with pytest.raises(ConfigError, match=r"'my crawl-auto-r20' is not a valid subset name .*\. Pass --name"):
         name_subset(SelectConfig.model_validate({"dataset": "my crawl"}))
 
 

@@ -1,1 +1,1 @@
-"""Experiments: arms × retentions × seeds driven through the stages, each finished arm found again. `README.md` says what each file does."""
+"""Experiments: arms × retentions × seeds run through the stages, which reuse finished arms. `README.md` describes the files."""

@@ -1,6 +1,6 @@
-"""The arms of experiments, by word: `loss/shift_gsample` is that strategy on the ranks of a rater of rule `loss`.
+"""Arms of experiments: `loss/shift_gsample` is that strategy on the ranks of a rater with scoring rule `loss`.
 
-A word is `[rater/]strategy[@number]`. A new arm is a line in a table here. No torch, no store.
+The name of an arm is `[rater/]strategy[@number]`. A new arm is a line in a table of this file. No torch, no store.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ RATERS: dict[str, dict[str, Any]] = {
     "learnability": {"rule": "learnability"},
 }
 DEFAULT_RATER = "alignment"
-# The oracle: samples known to be good. oracle+KIND fills up too few of them with samples of one kind. Stored results and the
+# The oracle: samples known to be good. If there are too few, oracle+KIND adds samples of one kind. Stored results and the
 # identities of trained models call it "planted", so a typed "oracle" is stored under that name.
 FILLED = f"{ORACLE}+"
-# Arms that are no selection by ranks, as the stage train_downstream names them.
+# Arms that do not select by ranks, with the names of the stage train_downstream.
 CONTROLS = ("full", ORACLE, "minus_loss")
 HEURISTICS = ("aesthetic", "clarity", "frequency", "edge_density")
 STRATEGIES = ("random", "top_k", "gsample", "head_gsample", "shift_gsample", "block")
@@ -30,7 +30,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to select training pairs."""
+    """One way to select training samples."""
 
     word: str
     # The rater whose ranks are used, a key of RATERS. An arm without ranks uses the first rater's tokenizer.
@@ -66,7 +66,7 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     if kind and kind not in RATERS:
         raise ConfigError(f"Arm {word}: unknown rater {kind!r}. Raters: {', '.join(RATERS)}.")
     if (number != "") != (name == "block"):
-        raise ConfigError(f"Arm {word}: only block takes a number, its start rank (block@0.4).")
+        raise ConfigError(f"Arm {word}: only block has a number, its start rank (block@0.4).")
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
     if name in CONTROLS or name.startswith(FILLED):
         # minus_loss is selected by this policy; oracle and full are trained for a subset that is selected at random.
@@ -96,7 +96,7 @@ def _policy(word: str, name: str, number: str, retention: float) -> dict[str, An
     if name == "paper":
         return paper_policy(retention)
     if name == "block":
-        # With ties at its lower end, a band may have a few pairs less than asked for.
+        # Because of ties at its lower end, a band may have a few samples fewer than requested.
         return {"strategy": "block", "start_rank": float(number), "allow_fewer": True}
     heuristic, _, strategy = name.partition(":")
     if heuristic in HEURISTICS and (strategy or "top_k") in STRATEGIES:
@@ -105,7 +105,7 @@ def _policy(word: str, name: str, number: str, retention: float) -> dict[str, An
         return {"strategy": name}
     known = ", ".join(("auto", "paper", *STRATEGIES, *HEURISTICS, *map(arm_title, (*CONTROLS, f"{FILLED}KIND"))))
     raise ConfigError(
-        f"Arm {word}: unknown strategy {name!r}. Strategies: {known}; a heuristic may name one, as in clarity:gsample."
+        f"Arm {word}: unknown strategy {name!r}. Strategies: {known}; a heuristic can be combined with one, as in clarity:gsample."
     )
 
 
@@ -133,7 +133,7 @@ QUESTIONS: dict[str, Question] = {
         is_sweep=True,
     ),
     "methods": Question(
-        "Which way to select is worth it? (Table 1)",
+        "Which selection method is best? (Table 1)",
         ("random", *HEURISTICS[1:], "minus_loss", "loss/paper", "alignment/auto", "learnability/auto", "full"),
         (0.2, 0.5),
     ),

@@ -41,7 +41,7 @@ NAME = "dynamics"
 TITLE = "How do loss and gradient of samples of each rank change while the proxy trains? (Fig. 3)"
 Kind = Literal["alignment", "loss"]
 Mark = dict[str, Any]
-"""What was measured after a step: `step`, `epoch`, `loss_of_band`, `gradient_norm_of_band`, and `reference_loss` (None before θ̂ exists)."""
+"""Measurements after a step: `step`, `epoch`, `loss_of_band`, `gradient_norm_of_band`, and `reference_loss` (None before θ̂ exists)."""
 
 _N_AT_ONCE = 256
 # A chunk of samples holds a gradient of the model's size for each.
@@ -52,24 +52,29 @@ REFERENCE = "mean L(θ̂), all ranks"
 
 
 class DynamicsConfig(TrialsConfig):
-    """Whose training is followed, and how closely."""
+    """Raters whose training is followed, and what is measured."""
 
     name: str = Field(NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result")
     rule: Annotated[Kind, Formerly("kind")] = Field(
-        "alignment", description="Kind of the raters whose ranks make the bands: alignment or loss"
+        "alignment", description="Scoring rule of the raters whose ranks define the bands: alignment or loss"
     )
-    seeds: Seeds = Field((3,), min_length=1, description="Seeds; each is a training that is followed")
-    n_followed: int = Field(10_000, ge=10, le=1_000_000, description="Training pairs that are followed, or all")
+    seeds: Seeds = Field((3,), min_length=1, description="Seeds, separated by commas; the training of each is followed")
+    n_followed: int = Field(10_000, ge=10, le=1_000_000, description="Number of training samples to follow")
     n_gradients: int = Field(
-        2_000, ge=10, le=1_000_000, description="Of these, pairs whose gradients are measured: a backward each a mark"
+        2_000,
+        ge=10,
+        le=1_000_000,
+        description="Number of followed samples whose gradients are measured; each needs one backward pass per mark",
     )
-    n_bands: int = Field(5, ge=2, le=8, description="Bands of rank, each a line of the figures")
-    n_marks: int = Field(12, ge=1, le=1000, description="Marks at which is measured, beside the one before any step")
+    n_bands: int = Field(5, ge=2, le=8, description="Number of rank bands; each is a line of the figures")
+    n_marks: int = Field(
+        12, ge=1, le=1000, description="Number of measurements, in addition to the one before the first step"
+    )
 
     @model_validator(mode="after")
     def _one_rater_is_followed_once(self) -> "DynamicsConfig":
         if self.rater is not None and len(self.seeds) > 1:
-            message = f"--rater {self.rater} names one training: give one seed, or leave the rater out"
+            message = f"--rater {self.rater} has one training: give one seed, or omit --rater"
             raise ValueError(message)
         return self
 
@@ -139,7 +144,7 @@ def choose_followed(rank_N: NDArray[np.float64], config: DynamicsConfig, seed: i
         of_band = order_M[band_M[order_M] == band]
         if not len(of_band):
             raise DataError(
-                f"Of {len(place_M):,} followed samples none is of band {band + 1} of {config.n_bands}: the scores have too "
+                f"Of {len(place_M):,} followed samples, none is in band {band + 1} of {config.n_bands}: the scores have too "
                 "few different values, or --n-bands is too large."
             )
         has_gradient_M[of_band[: max(1, config.n_gradients // config.n_bands)]] = True
@@ -354,15 +359,15 @@ def _notes(courses: Sequence[dict[str, Any]]) -> list[str]:
     references = [mark["reference_loss"] for mark in last if mark["reference_loss"] is not None]
     if references:
         notes.append(
-            f"The mean loss under the reference θ̂ ends at {show(estimate(references))} nats per token. Eq. 8 takes it for 0."
+            f"The mean loss under the reference θ̂ ends at {show(estimate(references))} nats per token. Eq. 8 assumes 0."
         )
     largest = max(course["largest_difference"] for course in courses)
     of_own = (
-        "the raters' own, bit for bit"
+        "bit-identical to the raters' own"
         if largest == 0
-        else f"not the raters' own to the bit: losses differ by up to {largest:.2g}"
+        else f"not bit-identical to the raters' own: losses differ by up to {largest:.2g}"
     )
-    return [*notes, f"The trainings that were followed are {of_own}."]
+    return [*notes, f"The repeated trainings are {of_own}."]
 
 
 def _row(courses: Sequence[dict[str, Any]], band: int, n_bands: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """From cells to the rows of a table: mean losses, gains over random paired by seed, and the gap closed to the oracle.
 
-Every interval is Student's at 95%; a row with one seed has none. Knows nothing of pages.
+Every interval is Student's at 95%; a row with one seed has none.
 """
 
 import csv
@@ -46,7 +46,7 @@ class ArmRow:
     is_best_oracle: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps."""
+        """Return the stored form."""
         return asdict(self)
 
 
@@ -86,7 +86,7 @@ def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: s
 
 
 def best_oracle(losses: dict[str, LossOfSeed]) -> str | None:
-    """Return the oracle arm of the lowest mean loss: the best way to fill up too few good samples is found by measuring.
+    """Return the oracle arm with the lowest mean loss; which kind of added samples is best is measured, not assumed.
 
     >>> best_oracle({"random": {3: 2.0}, "planted": {3: 1.5}, "planted+plain": {3: 1.4}})
     'planted+plain'
@@ -251,7 +251,7 @@ def _say_gain(row: ArmRow) -> str:
     if row.gain.low > 0:
         return "better than random"
     if row.arm != RANDOM and row.gain.low == row.gain.high == 0.0:
-        return "selected at random: the same pairs"
+        return "selected at random: the same samples"
     worse = "worse than random" if (row.gain.high or 0.0) < 0 else "no difference shown"
     return f"{worse}, non-inferior (margin 1%)" if row.is_noninferior else worse
 

@@ -29,7 +29,7 @@ Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "trai
 
 
 class RunConfig(TrialsConfig):
-    """The arms that are compared, and on which seeds."""
+    """Arms to compare, and their seeds."""
 
     experiment: Named = Field(
         ..., description="Question: " + "; ".join(f"{k}: {q.title}" for k, q in QUESTIONS.items())
@@ -90,7 +90,7 @@ class RunConfig(TrialsConfig):
         return self.budget_multiples or QUESTIONS[self.experiment].lengths
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on; a stored name belongs to one identity."""
+        """Return everything that determines the result; a stored name belongs to one identity."""
         given = self.model_dump(mode="json", exclude={"name", "dry_run"})
         resolved = {
             "arms": self.question_arms,
@@ -145,7 +145,7 @@ class Experiment:
         return list(kinds) if self.config.tuning_seeds else []
 
     def fit_windows(self) -> None:
-        """Fit the rank window of every `auto` arm on the seeds that choose."""
+        """Fit the rank window of every `auto` arm on the tuning seeds."""
         for kind in self.auto_kinds():
             retentions = self._auto_retentions(kind)
             for retention, tuned in zip(retentions, self._tuning(kind).run(retentions), strict=True):
@@ -159,7 +159,7 @@ class Experiment:
         return [{"rater": kind, **tuned.as_json()} for (kind, _), tuned in self.tuned.items()]
 
     def state_beforehand(self) -> dict[str, Any]:
-        """Return the smallest gain that the reported seeds can show, by the spread of the choosing seeds."""
+        """Return the smallest gain that the reported seeds can show, from the spread over the tuning seeds."""
         spread = next((tuned.spread for tuned in self.tuned.values() if tuned.spread is not None), None)
         source = f"seeds {', '.join(map(str, self.config.tuning_seeds))}" if spread is not None else "not measured"
         before = state_detectable(spread, len(self.config.seeds), source=source)
@@ -193,7 +193,7 @@ class Experiment:
         return {"strategy": STRATEGY_OF_RULE[rule.value]}
 
     def _tuning(self, kind: str) -> Tuning:
-        # Only the choosing seeds decide whether there is a gain; the reported ones must not.
+        # Only the tuning seeds determine whether there is a gain, never the reported ones.
         small = self.config.model_of(num_train_epochs=self.config.tuning_epochs)
         return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small))
 

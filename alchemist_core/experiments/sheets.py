@@ -38,7 +38,7 @@ Figures = dict[str, tuple[str, str]]  # Title and SVG, by the name of the file.
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What a reader gets: notes (the title first), a table of texts, figures, and CSV where the rows are arms."""
+    """The output of an experiment: notes (the title first), a table of texts, figures, and CSV where the rows are arms."""
 
     notes: list[str]
     head: tuple[str, ...]
@@ -47,7 +47,7 @@ class Sheet:
     csv: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps, so that the report can show the sheet without knowing its rows."""
+        """Return the stored form, which the report shows without interpreting its rows."""
         return {"notes": self.notes, "table": [self.head, *self.lines], "figures": list(self.figures.values())}
 
     def as_text(self) -> str:
@@ -129,7 +129,7 @@ def draw_value_curve(curve: Sequence[ValuePoint], title: str) -> str:
 
 
 def _describe_speed(cells: Sequence[Cell]) -> list[str]:
-    """Say how soon each arm reaches the final loss of random; empty where all arms have one length."""
+    """Describe how soon each arm reaches the final loss of random; empty if all arms have one length."""
     if len({cell.length for cell in cells}) < 2:
         return []
     said = []

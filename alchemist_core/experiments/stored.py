@@ -1,4 +1,4 @@
-"""A stored experiment: its title, its sheet, and the files that are written for a reader."""
+"""A stored experiment: its title, its sheet, and the files of its folder."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
     if "courses" in result:
         return dynamics.make_dynamics_sheet(result)
     if "parts" in result:
-        # The store keeps no order of keys: the corpora come in the order of the config.
+        # JSON in the store has no order of keys, so the corpora follow the order of the config.
         return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
     return make_sheet(QUESTIONS[config["experiment"]], result)
 

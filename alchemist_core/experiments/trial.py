@@ -1,4 +1,4 @@
-"""One seed of an experiment: its corpus, its raters, and its measured arms, made by the stages or found in the store."""
+"""One seed of an experiment: its corpus, its raters, and its measured arms, made by the stages or reused from the store."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -48,14 +48,16 @@ class Trial:
         if self.config.dataset is not None:
             return
         drawn = draw_scenes(self._root, **self.config.scenes_of(self.seed).model_dump())
-        say(f"seed {self.seed}: {drawn.n_train:,} scenes {'found' if drawn.is_reused else 'drawn'} in {self._root}")
+        say(
+            f"seed {self.seed}: {drawn.n_train:,} scenes {'reused from' if drawn.is_reused else 'generated in'} {self._root}"
+        )
         for suffix, part, role in _PARTS:
             root = str((self._root / part).resolve())
             given = {"dataset": f"{self._drawn_name}{suffix}", "root": root, "role": role}
             ingest.run(ingest.IngestConfig.model_validate(given))
 
     def rater(self, kind: str) -> RaterRow:
-        """Return this seed's rater of a kind, trained, and with every pair of the corpus scored and selectable.
+        """Return this seed's trained rater of a kind; all samples of the corpus are scored and selectable afterwards.
 
         Raises:
             ConfigError: The config names one rater for every seed, and it has another rule.
@@ -98,7 +100,7 @@ def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
 def _require_rater(name: str, kind: str) -> RaterRow:
     rater = find_rater(open_store(), name)
     if rater is None:
-        raise ConfigError(f"--rater {name} does not exist. Leave it out to train a rater for every seed.")
+        raise ConfigError(f"--rater {name} does not exist. Omit --rater to train one for every seed.")
     if rater.rule != RATERS[kind]["rule"]:
         raise ConfigError(f"--rater {rater.name} has the scoring rule {rater.rule}: it cannot rank arms of {kind!r}.")
     return rater
@@ -118,13 +120,13 @@ class Cell:
     seed: int
     n_samples: int
     n_steps: int
-    # nats a token on the evaluation dataset, lower is better
+    # Nats per token on the evaluation dataset; lower is better.
     loss: float
     # Multiple of the experiment's epochs; each length has a schedule of its own.
     length: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the store keeps."""
+        """Return the stored form."""
         return asdict(self)
 
 
@@ -142,7 +144,7 @@ def measure_cell(
         model: Training config of every arm.
     """
     given = SelectionPolicy.model_validate({**policy, "retention": retention, "seed": trial.seed})
-    # The members' own spec is in the name, so that an arm which another experiment tried too is one subset.
+    # The name contains the spec of the members, so that experiments share the subset of an equal arm.
     spec = policy_spec(given, given.resolve(rater.rule))  # type: ignore[arg-type]  # the table's CHECK knows the rules
     name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]}"
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
@@ -173,6 +175,6 @@ def _evaluate(trial: Trial, arm: Arm, retention: float, identity: str, *, beside
     if len(losses) != 1:
         raise DataError(
             f"Model {identity} of arm {arm.word}, seed {trial.seed}, has {len(losses)} held-out losses under protocol "
-            f"{measured.protocol_id}, not 1: run the experiment again."
+            f"{measured.protocol_id}, not 1. Run the experiment again."
         )
     return Cell(arm.word, retention, trial.seed, model.n_samples, model.n_steps, losses[0])

@@ -1,7 +1,7 @@
 """Tuning of a selection: train on bands of the ranking and at random, fit the rank window, and measure the fitted window.
 
-Each seed tries the rank window that the other seeds choose. A prediction by the curve would leave out the curve's own error; it
-once promised a gain where there was none (CHANGELOG).
+Each seed tries the rank window that the other seeds choose. A gain predicted from the curve would ignore the curve's own error; such
+a prediction was once significant without a real gain (CHANGELOG).
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class TuningPlan:
         return [f"{self.kind}/block@{b / self.n_bands:g}" for b in range(self.n_bands)]
 
     def band_arms(self) -> list[tuple[Arm, float]]:
-        """Return the arms that a seed trains first: a random selection, and every band."""
+        """Return the arms that a seed trains first: a random selection and all bands."""
         size = 1 / self.n_bands
         return [(parse_arm(word, retention=size, first_rater=self.kind), size) for word in (RANDOM, *self.bands())]
 

@@ -6,13 +6,13 @@ from alchemist_core.config import Section
 
 
 class AcceptanceLimits(Section):
-    """What a rater must show on clean samples before it may be promoted."""
+    """Bounds of the checks on clean samples that a rater must pass before it may be promoted."""
 
     max_batch_change: float = Field(
         1e-5, ge=0, le=1, description="Largest change of a score by batch composition, in spreads of the clean scores"
     )
     max_neighbour_change: float = Field(
-        0, ge=0, le=1, description="Largest change of a score by damaged samples in the same batch"
+        0, ge=0, le=1, description="Largest change of a score by defective samples in the same batch"
     )
     max_flipped_codes: int = Field(
         0, ge=0, le=10**6, description="Images whose tokens may change with the batch composition"
@@ -36,7 +36,9 @@ class AcceptanceLimits(Section):
     max_entropy_ratio: float = Field(0.9999, ge=0, le=1, description="As min_entropy_ratio, the upper bound")
     min_plain_auc: float = Field(0.7, ge=0, le=1, description="AUC of clean against plain images; not for rule loss")
     min_chaotic_auc: float = Field(0.7, ge=0, le=1, description="AUC of clean against chaotic images")
-    min_caption_auc: float = Field(0.55, ge=0, le=1, description="AUC of a sample's own caption against another's")
+    min_caption_auc: float = Field(
+        0.55, ge=0, le=1, description="AUC of a sample's own caption against another sample's"
+    )
     min_rank_stability: float = Field(
-        0.5, ge=-1, le=1, description="Spearman correlation with a rater of another seed, where one was trained"
+        0.5, ge=-1, le=1, description="Spearman correlation with a rater of another seed, if one was trained"
     )

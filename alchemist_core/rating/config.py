@@ -1,49 +1,49 @@
-"""Which rule values a sample, and how sharply the rater's objective may weigh a batch. No torch here."""
+"""Scoring rules, objectives and features of raters, and the constants of the objective. No torch."""
 
 from enum import StrEnum
 
 
 class RatingRule(StrEnum):
-    """What a sample is valued by."""
+    """How a sample is scored."""
 
     ALIGNMENT = "alignment"
-    """Eq. 6: how much less it costs the model that also saw validation data than the one that saw none."""
+    """Eq. 6: how much lower the sample's loss is under the proxy, which also trains on validation data, than under the reference."""
     LOSS = "loss"
-    """Eq. 9: how little it costs the former; plain samples come first."""
+    """Eq. 9: how low the sample's loss is under the proxy; plain samples score highest."""
     LEARNABILITY = "learnability"
-    """RHO-LOSS, JEST: how much less it costs a proxy once that went on with validation data alone; two proxies are the rater."""
+    """RHO-LOSS, JEST: how far training on validation data alone lowers the sample's loss under a proxy; two proxies are the rater."""
 
 
 class Objective(StrEnum):
-    """What the rater descends."""
+    """Training loss of the rater."""
 
     REGULARISED = "regularised"
-    """Weighted value with an entropy price: the logit converges to the expected value in units of the price."""
+    """Weighted cost plus the KL penalty: the logit converges to the expected advantage in units of the penalty's weight."""
     PAPER_EXACT = "paper_exact"
-    """The paper's bare objective over the product of both heads; it sharpens for ever, and W_batch collapses."""
+    """The paper's objective over the product of both heads, without a penalty: weights sharpen without end, and W_batch collapses."""
 
 
 class RaterFeatures(StrEnum):
-    """What of its backbone the rater's heads read."""
+    """Input of the rater's heads."""
 
     MATCH = "match"
-    """What is expected of each token times the vector of its code: how image meets caption, token by token."""
+    """The predicted vector of each token times the vector of its code: how well the image matches the caption, token by token."""
     HIDDEN = "hidden"
-    """The mean of the last block, as the paper's rater does."""
+    """The mean over the output of the last block, as in the paper."""
 
 
 class PenaltySchedule(StrEnum):
-    """How the proxy's step weighs training data against validation data."""
+    """Weights of training and validation data in a step of the proxy."""
 
     CONSTANT = "constant"
     """Eq. 5: validation loss + γ × re-weighted training loss."""
     SEAL = "seal"
-    """u × validation loss + (1 − u) × re-weighted training loss, u falling by .03 with each validation epoch."""
+    """u × validation loss + (1 − u) × re-weighted training loss; u decreases by 0.03 with each validation epoch."""
 
 
 PRICE_FLOOR = 1e-3
-"""Least price of sharpness, in nats."""
+"""Lower bound of the KL weight, in nats."""
 EMA_FACTOR = 0.98
-"""Share of its past that a running mean keeps each step."""
+"""Weight of the previous value in a running mean."""
 DRIFT_PRICE = 1e-3
-"""Price of the mean logit's square; .1 already costs 13 % of the slope that a score has on its cost."""
+"""Weight of the squared mean logit; 0.1 already reduces the slope of the score on the cost by 13%."""

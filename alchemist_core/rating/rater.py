@@ -1,6 +1,6 @@
 """The rater: a backbone that reads image and caption together, a head that scores each sample, and a head for each group.
 
-Its caller passes the backbone. The rater knows neither the proxies nor where its inputs come from.
+Its caller passes the backbone. The rater is independent of the proxies and of the source of its inputs.
 
 Letters: B samples in a batch · G softmax groups of a batch · S image tokens · E features.
 """
@@ -72,7 +72,7 @@ class Rater(SampleRater):
     def features(self, tokens: Any, text: Any) -> Float[Tensor, "B E"]:
         """Pool over the image tokens: one vector per sample, independent of all other samples.
 
-        Source: Alchemist §3.2, the mean of the last block, for the reading `hidden`.
+        Source: Alchemist §3.2, the mean of the last block, for the feature `hidden`.
         """
         if self.reading is RaterFeatures.HIDDEN:
             hidden_BSE: Tensor = self.backbone.hidden(tokens.input_BSD, text)

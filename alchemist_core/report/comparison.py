@@ -1,7 +1,4 @@
-"""How a subset compares with its controls: held-out losses and image metrics by arm, with gains paired by seed.
-
-Knows nothing of pages.
-"""
+"""How a subset compares with its controls: held-out losses and image metrics by arm, with gains paired by seed."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a user may say about a selection; composed into the config of the stage `select`. No numpy, no torch."""
+"""Options of a selection, a part of the config of the stage `select`. No numpy, no torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -20,19 +20,19 @@ SCORE = r"^(rater|aesthetic|clarity|frequency|edge_density|imported\.[A-Za-z0-9_
 
 @dataclass(frozen=True, slots=True)
 class EligibleOptions:
-    """What of a policy decides which pairs may be drawn, and by which score they are ranked; part of a snapshot."""
+    """The options of a policy that determine which samples are eligible and which score ranks them; part of a snapshot."""
 
     score: str = RATER_SCORE
-    # exact, near or keep, as snapshots have always stored it.
+    # exact, near or keep: the stored words of --dedup.
     duplicates: str = "exact"
     decontaminate: tuple[str, ...] = ()
     where: str | None = None
-    # Whether each pair's source is read too, for a cap.
+    # Whether the source of each sample is read, for --max-share-of source.
     with_sources: bool = False
 
 
 class SelectionPolicy(Config):
-    """Which pairs to keep, and how many. A parameter that is left out takes its strategy's own default."""
+    """Which samples to select, and how many. An omitted parameter takes the default of the strategy."""
 
     strategy: StrategyName = Field(
         "auto",
@@ -108,12 +108,12 @@ class SelectionPolicy(Config):
     )
 
     def eligible_options(self) -> EligibleOptions:
-        """Return what decides the eligible set."""
+        """Return the options that determine the eligible samples."""
         with_sources = self.max_share is not None and self.max_share_of == "source"
         return EligibleOptions(self.rank_by, _STORED_DEDUP[self.dedup], self.decontaminate, self.where, with_sources)
 
     def noise(self) -> Noise:
-        """Return the draw's noise."""
+        """Return the noise of the sampling."""
         return Noise(self.seed, p_rank=self.p_rank)
 
     @property
@@ -122,10 +122,10 @@ class SelectionPolicy(Config):
         return any(value is not None for value in self._parameters().values())
 
     def resolve(self, rule: RatingRule) -> Strategy:
-        """Return the strategy with its parameters, `auto` decided by the rater's rating rule.
+        """Return the strategy with its parameters; the scoring rule of the rater resolves `auto`.
 
         Raises:
-            ConfigError: A parameter is given that the strategy does not have, or options contradict each other.
+            ConfigError: The strategy does not have a given parameter, or options contradict each other.
         """
         kind = STRATEGIES[self._auto(rule) if self.strategy == "auto" else self.strategy]
         self._require_sense(kind)
@@ -133,23 +133,23 @@ class SelectionPolicy(Config):
         if unused := sorted(given.keys() - {field.name for field in fields(kind)}):
             known = ", ".join(field.name for field in fields(kind)) or "no parameters"
             raise ConfigError(
-                f"Strategy {kind.name} does not use {', '.join(unused)} (it has {known}): "
-                f"leave it out, or name the strategy that does."
+                f"Strategy {kind.name} does not use {', '.join(unused)} (it has {known}). "
+                f"Omit it, or choose the strategy that does."
             )
         return kind(**given)
 
     def _auto(self, rule: RatingRule) -> str:
-        # No rule says where a heuristic puts the useful pairs: what scores high is taken.
+        # No scoring rule applies to heuristics, so auto selects the highest scores.
         return STRATEGY_OF_RULE[rule] if self.rank_by == RATER_SCORE else "top_k"
 
     def _require_sense(self, kind: type[Strategy]) -> None:
         if self.p_rank == "inclusion" and not kind.is_stochastic:
             raise ConfigError(
-                f"--p-rank inclusion is not used by strategy {kind.name}, which does not sample: omit it."
+                f"--p-rank inclusion is not used by strategy {kind.name}, which does not sample. Omit it."
             )
         if self.stratify and self.max_share is not None and self.max_share_of == "dataset":
             raise ConfigError(
-                "--max-share of datasets contradicts --stratify, which gives every dataset its share: leave one of them out."
+                "--max-share of datasets contradicts --stratify, which gives every dataset its share. Omit one of them."
             )
 
     def _parameters(self) -> dict[str, float | None]:
@@ -158,9 +158,9 @@ class SelectionPolicy(Config):
 
 
 def policy_spec(policy: SelectionPolicy, strategy: Strategy) -> dict[str, Any]:
-    """Return what a subset's spec stores of a policy: the strategy that `auto` meant, and every option that is not its default.
+    """Return the part of a subset's spec that comes from the policy: the resolved strategy, and all options that are not defaults.
 
-    A spec from before an option existed so has the hash that it had.
+    Defaults are omitted, so that a spec from before an option existed keeps its hash.
     """
     given = policy.model_dump(mode="json", exclude_defaults=True)
     always = {"retention": policy.retention, "seed": policy.seed}
@@ -173,13 +173,13 @@ def hash_spec(spec: Mapping[str, Any]) -> str:
 
 
 def policy_of(spec: Mapping[str, Any]) -> SelectionPolicy:
-    """Return the policy that a stored spec was made from."""
+    """Return the policy of a stored spec."""
     given = current_names(SelectionPolicy, spec)
     return SelectionPolicy.model_validate({name: given[name] for name in given if name in SelectionPolicy.model_fields})
 
 
 def strategy_spec(strategy: Strategy) -> dict[str, Any]:
-    """Return what a subset's spec stores of its strategy.
+    """Return the part of a subset's spec that comes from its strategy.
 
     >>> strategy_spec(STRATEGIES["block"](start_rank=0.3))
     {'strategy': 'block', 'start_rank': 0.3}

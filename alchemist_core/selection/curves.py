@@ -44,7 +44,7 @@ class SelectionCurve:
         return float(np.abs(self.target - self.expected).max(initial=0.0))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form that the store keeps."""
+        """Return the stored form."""
         shares = {name: np.round(getattr(self, name), 6).tolist() for name in ("target", "expected")}
         counts = {name: getattr(self, name).tolist() for name in ("n_pool", "n_kept")}
         return {**counts, **shares, "is_saturated": self.is_saturated}
@@ -71,7 +71,7 @@ def selection_curve(
         rank_N: Ranks of the eligible samples, 0 to 1.
         member_K: Indices of the members.
         strategy: Strategy of the selection.
-        p_rank: How p(rank) was read.
+        p_rank: Meaning of p(rank), as in `keys.Noise`.
         is_eligible_N: Samples that could be selected; None: all.
         n_bins: Bins of rank; must divide 4,000.
     """
@@ -88,7 +88,7 @@ def inclusion_rate(
 ) -> float:
     """Return the t that gives k expected members, by bisection.
 
-    Reading `draws`: Σ n (1 − exp(−t·weight)) = k; reading `inclusion`: Σ n min(1, t·weight) = k.
+    `per-draw`: Σ n (1 − exp(−t·weight)) = k; `inclusion`: Σ n min(1, t·weight) = k.
     """
     low, high = 0.0, 1.0
     while _expected_count(weight_G, n_pool_G, high, p_rank) < k and high < 1e300:
@@ -118,7 +118,7 @@ def count_ranks(rank_N: NDArray[np.float64], is_eligible_N: NDArray[np.bool_] | 
 
 
 def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bins: int) -> NDArray[np.float64]:
-    """Average shares over the samples of each bin; 0 where it has none."""
+    """Average shares over the samples of each bin; 0 if the bin has no samples."""
     n_RG = n_pool_G.reshape(n_bins, -1)
     share_R: NDArray[np.float64] = (share_G.reshape(n_bins, -1) * n_RG).sum(axis=1) / np.maximum(n_RG.sum(axis=1), 1)
     return share_R

@@ -16,7 +16,7 @@ class Exclusion(IntEnum):
 
     @property
     def word(self) -> str:
-        """The name that reports print."""
+        """Name of the reason in results and reports."""
         return self.name.lower()
 
 

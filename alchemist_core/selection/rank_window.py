@@ -2,8 +2,8 @@
 
 The model: a selection with density π over rank gains ∫ v·π − λ·KL(π ‖ uniform) over a random selection of its size, where v is the
 value of a rank and λ the cost of homogeneity. v has mean 0, because a random selection gains nothing; so the bands alone determine
-v and λ. A gain is the log of random's loss over the selection's loss: a band that teaches nothing has a loss ten times random's, and
-without the log that loss would be attributed to λ.
+v and λ. A gain is the log of random's loss over the selection's loss: a band without useful samples has a loss ten times random's,
+and without the log that loss would be attributed to λ.
 
 Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
 """
@@ -112,7 +112,7 @@ class WindowFit:
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form that the store keeps, where the window is called `region`."""
+        """Return the stored form, in which the window has the name `region`."""
         return {"region" if name == "window" else name: value for name, value in asdict(self).items()}
 
 

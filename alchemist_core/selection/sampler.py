@@ -76,8 +76,8 @@ def sample_members(
     if len(candidate) < k:
         # The estimate was too high (the order of the samples depends on their ranks), or fewer than k are possible.
         candidate, key = keys.above(_LOWEST)
-    n_open = len(rank_N) if is_eligible_N is None else int(np.count_nonzero(is_eligible_N))
-    require_possible(k, len(candidate), n_open, what=f"strategy {strategy.name}")
+    n_eligible = len(rank_N) if is_eligible_N is None else int(np.count_nonzero(is_eligible_N))
+    require_possible(k, len(candidate), n_eligible, what=f"strategy {strategy.name}")
     return np.sort(candidate[largest(key, pair_hash64_N[candidate], k)])
 
 
@@ -175,8 +175,8 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
         raise ConfigError("No sample is eligible. Score a shard, and publish its night, before you select.")
     if n_possible == 0:
         raise ConfigError(
-            f"{what[0].upper()}{what[1:]} can keep none of {n:,} eligible samples: every rank is above its cut. Lower --drop-top-ratio "
-            "or --start-rank, or take another strategy."
+            f"{what[0].upper()}{what[1:]} can keep none of {n:,} eligible samples, because it excludes every rank. Lower --drop-top-ratio "
+            "or --start-rank, or choose another strategy."
         )
     if k < 1:
         raise ConfigError(
@@ -184,8 +184,8 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
         )
     if k > n_possible:
         raise ConfigError(
-            f"{k:,} of {n:,} eligible samples are asked for, but {what} can keep only {n_possible:,}: the largest possible "
-            f"retention is {_shown(k_to_retention(n_possible, n))}. Lower the retention, or take fewer with --allow-fewer."
+            f"{k:,} of {n:,} eligible samples are requested, but {what} can select only {n_possible:,}: the largest possible "
+            f"retention is {_shown(k_to_retention(n_possible, n))}. Lower the retention, or pass --allow-fewer."
         )
 
 
@@ -196,7 +196,7 @@ def _shown(retention: float) -> str:
 def count_possible(
     rank_N: NDArray[np.float64], strategy: Strategy, is_eligible_N: NDArray[np.bool_] | None = None
 ) -> int:
-    """Count the samples that a strategy can select: open ones with p > 0."""
+    """Count the samples that a strategy can select: eligible ones with p > 0."""
 
     def work(chunk: slice) -> int:
         is_possible_N = strategy.log_density(np.asarray(rank_N[chunk], np.float64)) > -np.inf

@@ -1,4 +1,4 @@
-"""Stages that `accelerate launch` or torchrun starts as several processes: one claims the run and writes, all compute."""
+"""Stages in several processes, started by `accelerate launch` or torchrun: all compute, and rank 0 claims the run and writes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ R = TypeVar("R", bound=Result)
 def execute_together(
     stage: str, config: Config, work: Callable[[StageRun], R], report_type: type[R], *, slot: int = 0
 ) -> R:
-    """Run a stage's work in every launched process; a process alone just runs it.
+    """Run a stage's work in every launched process; a single process runs it directly.
 
-    The first one claims the run key and tells the others whether there is work: where it follows a live run instead, they end.
-    It also holds every device that the processes on its machine use, before it meets them: they allocate nothing until then.
+    The leader (rank 0) claims the run key and sends the helpers the run; if it follows a live run instead, they end. Before that it
+    claims all devices that the processes on its machine use, so that no helper allocates memory on a device that is not held.
     """
     if _is_alone():
         return execute(stage, config, work, report_type, slot=slot)
-    from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes must talk
+    from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes communicate
 
     if int(os.environ["RANK"]) > 0:
         claim = broadcast()
@@ -51,16 +51,16 @@ def execute_together(
 
 @contextmanager
 def hold_together(stage_run: StageRun, resource: str) -> Iterator[None]:
-    """Let no other run make the same thing meanwhile; every launched process enters once the first one holds the resource."""
+    """Hold a resource for all launched processes: they enter when the leader has claimed it."""
     with hold_resource(stage_run, resource) if stage_run.is_leader else nullcontext():
         wait_for_all()
         yield
 
 
 def wait_for_all() -> None:
-    """Go on once every launched process has come here."""
+    """Block until every launched process has reached this point."""
     if not _is_alone():
-        from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes must talk
+        from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes communicate
 
         broadcast()
 

@@ -27,9 +27,9 @@ PREFIX = "device:"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-# In a process of its own: the driver reads CUDA_VISIBLE_DEVICES once, when it is initialised, so that a process which had asked
-# could not choose any more. The driver itself is asked: it counts in the order that torch will, needs no context on a device, and
-# its second function, unlike its first, gives the UUID of a MIG instance. NVIDIA, CUDA Driver API, "Device Management".
+# In a process of its own: the driver reads CUDA_VISIBLE_DEVICES once, when it is initialized, so that a process that had queried it
+# could no longer choose a device. The driver is queried directly: it has the same order as torch, needs no context on a device, and
+# its second function, unlike its first, returns the UUID of a MIG instance. NVIDIA, CUDA Driver API, "Device Management".
 _ASK_DRIVER = """
 import ctypes, uuid
 driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
@@ -44,18 +44,18 @@ for ordinal in range(count.value):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device: its name in the lease table, and the value of CUDA_VISIBLE_DEVICES that shows nothing but it; none for a CPU."""
+    """A device: its name in the lease table, and the value of CUDA_VISIBLE_DEVICES that selects it (None for a CPU)."""
 
     name: str
     visible: str | None
 
     @property
     def is_cpu(self) -> bool:
-        """Whether it is the machine's CPU."""
+        """Whether the device is the machine's CPU."""
         return self.visible is None
 
     def pin(self) -> None:
-        """Let this process and its children see no other GPU from now on; CUDA must not be initialised yet."""
+        """Restrict this process and its children to this GPU; CUDA must not be initialized yet."""
         if self.visible is not None:
             os.environ[VISIBLE] = self.visible
             _PINNED[:] = [self]
@@ -68,14 +68,14 @@ Group = tuple[Device, ...]
 
 
 def hold_device(stage_run: StageRun, *, n_devices: int = 1, is_on_cpu: bool = False) -> None:
-    """Wait until a device is free and hold it until the run ends; a run that holds its devices already goes on.
+    """Wait until a device is free and hold it until the run ends; return at once if the run already holds its devices.
 
-    Call it before anything that initialises CUDA: of several free GPUs the first one is taken, and this process pinned to it.
+    Call it before anything that initializes CUDA: it takes the first free GPU and pins this process to it.
 
     Args:
-        stage_run: Whose heartbeat renews the lease; a launched helper uses what its leader holds.
-        n_devices: Devices to hold together: the first ones, one for each process that was launched here.
-        is_on_cpu: Whether the work runs on the CPU, whatever else the machine has.
+        stage_run: The run whose heartbeat renews the lease; a launched helper uses the devices of its leader.
+        n_devices: Number of devices to hold together: one per process launched on this machine, starting with the first device.
+        is_on_cpu: Whether the work runs on the CPU although the machine may have a GPU.
     """
     devices = (find_cpu(),) if is_on_cpu else find_devices()
     if stage_run.devices or not stage_run.is_leader or _is_shared_freely(devices):
@@ -97,18 +97,18 @@ def hold_device(stage_run: StageRun, *, n_devices: int = 1, is_on_cpu: bool = Fa
 
 
 def describe_held_devices(engine: Engine) -> list[str]:
-    """Return a line for each device that a run holds."""
+    """Return one line for each device that a run holds."""
     with engine.connect() as connection:
         holders = list_holders(connection, PREFIX)
     return [f"Device {_describe(holder)}" for holder in holders]
 
 
 def _choose_groups(devices: Group, n_devices: int) -> dict[tuple[str, ...], Group]:
-    """Return what would do, the first choice first: the resources to claim together, and their devices."""
+    """Return the possible choices, the preferred one first: the resources to claim together, with their devices."""
     groups = [(device,) for device in devices] if n_devices == 1 else [devices[:n_devices]]
     torch = sys.modules.get("torch")
     if n_devices == 1 and torch is not None and torch.cuda.is_initialized():
-        # Too late to pin: CUDA's first device is the one that is used.
+        # CUDA is initialized, so it is too late to pin: the work uses CUDA's first device.
         groups = groups[:1]
     n_jobs = load_settings().jobs_per_device or 1
     return {
@@ -117,7 +117,7 @@ def _choose_groups(devices: Group, n_devices: int) -> dict[tuple[str, ...], Grou
 
 
 def _is_shared_freely(devices: Group) -> bool:
-    # The operating system shares a CPU well: only who asks for it has a limit there.
+    # The operating system shares a CPU well, so CPUs have a limit only if it is set.
     return load_settings().jobs_per_device is None and all(device.is_cpu for device in devices)
 
 
@@ -135,9 +135,9 @@ def _describe(holder: Holder) -> str:
 
 
 def find_devices() -> tuple[Device, ...]:
-    """Return the devices that this process may use, in CUDA's order: those that a setting names, else its GPUs, else its CPU.
+    """Return the devices that this process may use, in CUDA's order: the configured ones, else its GPUs, else its CPU.
 
-    A process that was pinned to one keeps it: CUDA cannot be initialised twice.
+    A process that was pinned to one device keeps it, because CUDA is initialized only once per process.
     """
     if _PINNED:
         return tuple(_PINNED)
@@ -157,6 +157,6 @@ def find_cpu() -> Device:
 
 @cache
 def _find_gpus(_visible: str | None) -> tuple[str, ...]:
-    """Return the UUIDs of the GPUs that CUDA_VISIBLE_DEVICES shows; none without a driver."""
+    """Return the UUIDs of the GPUs that CUDA_VISIBLE_DEVICES selects; empty without a driver."""
     asked = subprocess.run([sys.executable, "-I", "-c", _ASK_DRIVER], capture_output=True, text=True, check=False)
     return tuple(asked.stdout.split()) if asked.returncode == 0 else ()

@@ -154,7 +154,7 @@ def evaluation_dataset(engine: Engine, name: str | None) -> DatasetRow:
     if found.role != "evaluation":
         known = ", ".join(row.name for row in list_datasets(engine, role="evaluation")) or "none"
         raise ConfigError(
-            f"--evaluation {found.name}: its role is {found.role}, so raters or models may have learned from it; only datasets of "
+            f"--evaluation {found.name}: its role is {found.role}, so raters or models may have learned from it. Only datasets of "
             f"role evaluation are allowed (registered: {known})."
         )
     return found
@@ -196,8 +196,8 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             what_happened=f"{subset.title} is worse than a random subset of its size in {metric}: gain {row.gain:.4f}, "
             f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_seeds} seeds.",
             where_to_look=page_of_this_task("evaluationregression"),
-            what_to_do=f"alchemist subset compare {shlex.quote(subset.name)} --version {subset.version}; the version before it comes "
-            f"back by: alchemist subset rollback {shlex.quote(subset.name)}",
+            what_to_do=f"alchemist subset compare {shlex.quote(subset.name)} --version {subset.version}; to publish the version "
+            f"before it: alchemist subset rollback {shlex.quote(subset.name)}",
             facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_seeds},
         )
         with engine.begin() as connection:

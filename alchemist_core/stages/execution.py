@@ -1,4 +1,4 @@
-"""How a stage is executed: claim its run key, beat while it works, follow a live run instead of starting a second one."""
+"""Execution of a stage: claim its run key and renew the lease while it works; if the same run is live already, follow it instead."""
 
 import logging
 import os
@@ -28,20 +28,20 @@ CPU = "cpu"
 
 
 def spent(work_seconds: float) -> dict[str, Any]:
-    """Return work_seconds, device and cost (none without a price) of this process's run, as the run ledger keeps them."""
+    """Return work_seconds, device and cost of this process's run, as the run ledger stores them; cost is None without a price."""
     device = device_in_use()
     return {"work_seconds": work_seconds, "device": device, "cost": cost_of(work_seconds, device)}
 
 
 def device_in_use() -> str:
-    """Name the GPU that this process has worked on, or the CPU; torch is asked only where a stage has loaded it."""
+    """Return the name of the GPU that this process used, or `cpu`; torch is queried only if a stage has imported it."""
     torch = sys.modules.get("torch")
-    # A GPU that nobody touched worked for nobody.
+    # CUDA was never initialized, so the stage ran on the CPU.
     return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_initialized() else CPU
 
 
 def cost_of(work_seconds: float, device: str) -> float | None:
-    """Return the cost of a run in the currency of the prices set: a GPU for each launched process, or every core it may use."""
+    """Return the cost of a run in the currency of the configured prices: one GPU per launched process, or all available cores."""
     settings = load_settings()
     if device == CPU:
         price, n_devices = settings.price_per_core_hour, len(os.sched_getaffinity(0))
@@ -51,7 +51,7 @@ def cost_of(work_seconds: float, device: str) -> float | None:
 
 
 def cost_at(seconds: float, price_per_hour: float) -> float:
-    """Return the cost of working time: the formula of ledger and plan.
+    """Return the cost of working time; the run ledger and the cost plans use this formula.
 
     >>> cost_at(1800.0, price_per_hour=4.0)
     2.0
@@ -67,23 +67,23 @@ R = TypeVar("R", bound=Result)
 
 
 class StageRun:
-    """A run in progress: its store, its id, and how to tell how far it is."""
+    """A run in progress: its store, its id and its progress."""
 
     def __init__(self, engine: Engine, claim: RunClaim, line: ProgressLine | None) -> None:
         self.engine = engine
         self.run_id = claim.run_id
         self.claim = claim
         self.progress: dict[str, Any] = {}
-        # What was spent on waiting for other runs is no work of this one: it costs nothing.
+        # Waiting for other runs is not counted as work, so it costs nothing.
         self.waited_seconds = 0.0
-        # Leases of the devices that the run uses, given back when it ends.
+        # Leases of the devices that the run uses; they are released when it ends.
         self.devices: list[LeaseClaim] = []
         self.heartbeat: Heartbeat | None = None
         self._line = line
 
     @classmethod
     def of_helper(cls, engine: Engine, claim: RunClaim) -> "StageRun":
-        """Take part in a run that another process has claimed: silent, and without the right to write."""
+        """Return a helper's view of a run that another process has claimed: it prints nothing and writes nothing."""
         return cls(engine, claim, None)
 
     @property
@@ -92,20 +92,20 @@ class StageRun:
         return self._line is not None
 
     def report(self, done: int, total: int, note: str = "") -> None:
-        """Show progress here, and by the next heartbeat to followers; a run whose leases may be lost does not return."""
+        """Show progress, and send it to followers with the next heartbeat; block while a lease may be lost."""
         self.require_leases()
         self.progress = {"done": done, "total": total, "note": note}
         if self._line is not None:
             self._line.show(done, total, note)
 
     def require_leases(self) -> None:
-        """Block while a lease may have expired, as after the process was stopped for a while: then it is renewed, or this process ends."""
+        """Block while a lease may have expired, for example after SIGSTOP, until it is renewed or this process ends."""
         if self.heartbeat is not None:
             self.heartbeat.require_renewed()
 
 
 class Heartbeat(threading.Thread):
-    """Renews the run's leases. A run that has lost one stops itself: another process may be writing, or using its device."""
+    """Renews the run's leases. If one is lost, it ends the process, because another run may be writing or using the device."""
 
     def __init__(self, run: StageRun, ttl_s: float) -> None:
         super().__init__(daemon=True, name="heartbeat")
@@ -114,9 +114,9 @@ class Heartbeat(threading.Thread):
         self._renewed_at = time.monotonic()
 
     def run(self) -> None:
-        """Beat three times a lease's length, until stopped."""
+        """Renew three times per lease period until stopped."""
         while not self._stopped.wait(self._ttl_s / 3):
-            # What is claimed while this is asked is not among the answers.
+            # Read the claims before the query: its answer does not contain leases that are claimed later.
             held, asked_at = [self._run.claim.lease, *self._run.devices], time.monotonic()
             try:
                 with self._run.engine.begin() as connection:
@@ -129,7 +129,7 @@ class Heartbeat(threading.Thread):
                 self._end_long_reads()
 
     def _end_long_reads(self) -> None:
-        # A reader's lock may keep this stage waiting, and its timeouts are its own to lift.
+        # A long read can block this stage with its lock, and readers may have turned off their own timeouts.
         with suppress(DatabaseError), self._run.engine.begin() as connection:
             end_long_reads(connection)
 
@@ -138,31 +138,31 @@ class Heartbeat(threading.Thread):
         if tokens is not None and not lost:
             self._renewed_at = asked_at
         elif (lost or self._is_overdue()) and not self._stopped.is_set():
-            _end_process(f"Lost the lease on {(lost or held)[0].resource}: this process stops.")
+            _end_process(f"Lost the lease on {(lost or held)[0].resource}. This process stops.")
 
     def _is_overdue(self) -> bool:
         return time.monotonic() - self._renewed_at > self._ttl_s
 
     def require_renewed(self) -> None:
-        """Block while the last renewal is older than a lease lasts: the next beat renews it or ends this process."""
+        """Block while the last renewal is older than a lease period; the next renewal succeeds or ends this process."""
         while self._is_overdue() and not self._stopped.is_set():
             time.sleep(RENEWAL_POLL_S)
 
     def stop(self) -> None:
-        """End the beat and wait for it."""
+        """Stop renewing and wait for the thread."""
         self._stopped.set()
         self.join()
 
 
 class HelperWatch(threading.Thread):
-    """Ends a launched helper whose leader lost its lease: another run may be using the helper's device by then."""
+    """Ends a launched helper process whose leader lost its lease, because another run may be using its device."""
 
     def __init__(self, engine: Engine, claim: RunClaim, ttl_s: float) -> None:
         super().__init__(daemon=True, name="helper watch")
         self._engine, self._claim, self._ttl_s = engine, claim, ttl_s
 
     def run(self) -> None:
-        """Look three times a lease's length, until the leader has succeeded."""
+        """Check three times per lease period until the leader has succeeded."""
         seen_at = time.monotonic()
         while time.monotonic() - seen_at <= self._ttl_s:
             time.sleep(self._ttl_s / 3)
@@ -174,13 +174,13 @@ class HelperWatch(threading.Thread):
                     return
                 else:
                     break
-        _end_process(f"Run {self._claim.run_id} does not hold its devices any more: this helper process stops.")
+        _end_process(f"Run {self._claim.run_id} no longer holds its devices. This helper process stops.")
 
 
 def _end_process(message: str) -> None:
     say(message, logging.ERROR)
     sys.stderr.flush()
-    # Not an exception: the working thread may sit in a long kernel, and must not write any more.
+    # Not an exception: the working thread may be inside a long kernel, and must not write anything afterwards.
     os._exit(LeaseLostError.exit_code)
 
 
@@ -188,7 +188,7 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
     """Run a stage's work under its run key, or follow the live run of the same key to its end.
 
     Raises:
-        AlchemistError: What the work raised, or what the followed run ended with.
+        AlchemistError: The work raised it, or the followed run failed.
     """
     engine = open_store()
     key = RunKey(stage, config.as_json(), config.fingerprint(), slot)
@@ -212,7 +212,7 @@ def _work_and_tell(key: RunKey, run: StageRun, work: Callable[[StageRun], R], tt
 
 
 def _free_device_memory() -> None:
-    """Give back what torch keeps for its next tensors: the process may go on while another run takes the device."""
+    """Release torch's cached device memory, because this process may continue while another run uses the device."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -227,7 +227,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
     except BaseException as error:
         heartbeat.stop()
         code = error.exit_code if isinstance(error, AlchemistError) else 1
-        # A file's name may be text that no database takes.
+        # File names can contain characters that Postgres cannot store.
         fields = {
             "error": escape_unstorable(f"{type(error).__name__}: {error}"),
             "exit_code": code,
@@ -245,7 +245,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
 
 
 def _explained(run: StageRun, work: Callable[[StageRun], R]) -> R:
-    """Work; what Postgres refuses ends in one line with a remedy, here and in the ledger. A defect is marked with its run."""
+    """Run the work; translate errors of Postgres into one line with a remedy, and mark any other exception with the run id."""
     try:
         return work(run)
     except Exception as error:
@@ -256,17 +256,17 @@ def _explained(run: StageRun, work: Callable[[StageRun], R]) -> R:
 
 
 def _finish_quietly(run: StageRun, fields: dict[str, Any]) -> None:
-    # The error that ended the work matters more than one from noting it, for example when the server is down.
+    # Raise the error that ended the work, not a second one from storing it, for example when the server is down.
     with suppress(DatabaseError):
         finish_run(run.engine, run.claim, state="failed", **fields)
 
 
 def _follow(engine: Engine, key: RunKey) -> RunState | None:
-    """Print the live run's progress until it ends (its state) or its lease expires (None: take over)."""
+    """Print the live run's progress; return its final state, or None when its lease expires, so that this run takes over."""
     run = live_run(engine, key)
     if run is None:
         return None
-    say(f"{key.stage} already runs as run {run.run_id} (host {run.host}, pid {run.pid}): following it.")
+    say(f"{key.stage} already runs as run {run.run_id} (host {run.host}, pid {run.pid}). Following it.")
     with ProgressLine(f"{key.stage} (followed)") as line:
         while run.state == "running":
             if run.progress.get("total"):

@@ -1,4 +1,4 @@
-"""Find new shards, verify them, and register every pair and where its bytes lie; bad ones are quarantined with a reason."""
+"""Find new shards, verify them and register every sample with its location; quarantine bad samples with a reason."""
 
 import re
 from collections import Counter
@@ -36,51 +36,52 @@ from alchemist_core.telemetry import on_one_line, say
 
 DATED_FOLDER = re.compile(r"(?:^|/)(\d{4}-\d{2}-\d{2})(?=/)")
 BYTES_A_READER = 1 << 24
-"""Less than this is read sooner than a worker process starts."""
+"""Reading fewer bytes takes less time than starting a worker process."""
 CLOCK_SLACK = timedelta(seconds=2)
-"""File systems round times down, and a storage's clock may be a little behind the database's."""
+"""Tolerance, because file systems round times down and the clock of a storage may be behind the database's."""
 TAR_BLOCK_BYTES = 512
 ALL_ELSE = "All else was ingested."
-"""The last line of an ingest's error."""
+"""Last line of the error of an incomplete ingest."""
 MAX_NAMED = 5
-"""Shards of one trouble that a message names; it counts the rest."""
+"""Number of shards that a message names per reason; it counts the others."""
 
 
 class IngestConfig(Config):
-    """What to ingest."""
+    """Dataset, its root and how its samples are read."""
 
-    dataset: str | None = Field(None, description="Dataset to ingest; none: every registered training dataset")
+    dataset: str | None = Field(None, description="Dataset to ingest; default: all registered training datasets")
     root: str | None = Field(
-        None, description="Folder or s3:// address of the shards; needed once, when a dataset is new"
+        None, description="Folder or s3:// address of the shards; required when the dataset is new"
     )
     move_root: bool = Field(
         False,
-        description="Give a registered dataset the root that --root names; refused unless all its shards are there",
+        description="Change the root of a registered dataset to --root; all its shards must be there",
     )
     role: Literal["train", "validation", "evaluation"] = Field(
-        "train", description="What the dataset is for; only train is selectable"
+        "train",
+        description="Use of the dataset: train (scored and selected from), validation (trains raters), evaluation (measures models)",
     )
     crawl_date: date | None = Field(
         None,
-        description="Only shards of this day (YYYY-MM-DD): a dated folder in a shard's path decides, else this date is noted",
+        description="Ingest only shards of this crawl date (YYYY-MM-DD): the dated folder in a shard's path, or this date if there is none",
     )
     perceptual_hash: bool = Field(
         True,
-        description="Also decode each picture, reduced, to a 64-bit fingerprint: finds near-duplicates and cut pictures",
+        description="Decode each image at a reduced size and store its 64-bit perceptual hash: finds near-duplicates and truncated images",
     )
     repair: bool | None = Field(
         None,
-        description="Repair samples that can be repaired without a guess (first frame of an animation, caption in a legacy encoding); "
-        "no: quarantine them; none: as [ingest] repair of the project file says",
+        description="Repair samples if the repair is unambiguous (first frame of an animation, caption in a legacy encoding) instead of "
+        "quarantining them; default: [ingest] repair of the project file",
     )
     imported_scores: Words = Field(
         ("aesthetic", "aesthetic_score", "clarity_score", "pwatermark", "punsafe", "similarity"),
-        description="Numbers of the records' JSON to keep beside the heuristics, by name, comma between them",
+        description="Names of numbers in the records' JSON to store as heuristics, separated by commas",
     )
 
 
 class IngestResult(Result):
-    """What was found."""
+    """Counts of shards and samples."""
 
     n_shards: int
     n_known: int
@@ -98,16 +99,16 @@ class IngestResult(Result):
 
 def run(config: IngestConfig, *, slot: int = 0) -> IngestResult:
     """Ingest the new shards of one dataset, or of every registered training dataset."""
-    # Without a root nothing new can be registered: such an ingest needs a store that exists.
+    # Only an ingest with a root may create the store: without one it can register nothing new.
     if config.root is not None:
         create_store()
     return execute("ingest", config, lambda stage_run: ingest(config, stage_run), IngestResult, slot=slot)
 
 
 def ingest(config: IngestConfig, stage_run: StageRun) -> IngestResult:
-    """Register what is new, shard by shard; each shard is one transaction."""
+    """Register new shards, each in one transaction."""
     tally = Tally()
-    # By the clock that all machines share, and before anything is listed: what changes from now on is looked at again.
+    # Read the database's clock before listing: files that change afterwards are read again by the next ingest.
     with stage_run.engine.connect() as connection:
         began_at = read_clock(connection)
     for dataset in _datasets(config, stage_run):
@@ -115,7 +116,7 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestResult:
             _Ingestion(config, stage_run, dataset, began_at, tally).run()
         except DataError as error:
             tally.leave(
-                dataset.name, [], f"{error} Nothing of it was ingested; when that is mended, run this ingest again."
+                dataset.name, [], f"{error} Nothing of this dataset was ingested. Fix this, then ingest it again."
             )
     tally.refuse_incomplete()
     return tally.result()
@@ -123,13 +124,13 @@ def ingest(config: IngestConfig, stage_run: StageRun) -> IngestResult:
 
 @dataclass(frozen=True, slots=True)
 class WantedShard:
-    """A tar in scope: where it lies, its address below the root, and the day that it belongs to."""
+    """A tar in scope: its file, its path below the root, and its crawl date."""
 
     file: ShardFile
     uri: str
     crawl_date: date
     supersedes: int | None = None
-    """The registered shard of which this file is a later revision."""
+    """Id of the registered shard that this file is a later revision of."""
 
 
 class Tally:
@@ -143,17 +144,19 @@ class Tally:
         self._left: dict[tuple[str, str], list[str]] = {}
 
     def leave(self, dataset: str, names: Sequence[str], why: str) -> None:
-        """Note what was not ingested, and what to do about it; all else goes on."""
+        """Record what was not ingested and the remedy; the ingest continues."""
         self._left.setdefault((dataset, why), []).extend(on_one_line(escape_unstorable(name)) for name in names)
 
     def refuse_incomplete(self) -> None:
-        """Stop after all else was ingested.
+        """Raise one error for everything that was not ingested.
 
         Raises:
-            DataError: Something was left.
+            DataError: Something was not ingested.
         """
         if self._left:
-            say(f"Ingested {self.n_shards:,} shards with {self.n_locations:,} locations; {self.n_known:,} were known.")
+            say(
+                f"Ingested {self.n_shards:,} shards with {self.n_locations:,} locations; {self.n_known:,} were registered before."
+            )
             lines = [f"{dataset}: {_enumerate(names)}{why}" for (dataset, why), names in self._left.items()]
             raise DataError("\n".join([*lines, ALL_ELSE]))
 
@@ -176,11 +179,11 @@ def _enumerate(names: Sequence[str]) -> str:
 def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
     if config.dataset is None:
         if config.root is not None:
-            raise ConfigError(f"--root {config.root} needs --dataset: whose shards are they?")
+            raise ConfigError(f"--root {config.root} requires --dataset: name the dataset that these shards belong to.")
         return registry.list_datasets(stage_run.engine, role="train")
     root_uri = None if config.root is None else absolute_root(config.root)
     if root_uri is not None:
-        # Before it is registered: every later night would stop at an address that was mistyped once.
+        # List it before registering: a mistyped address would otherwise fail every later night.
         list_root(root_uri)
         if config.move_root:
             _require_same_shards(stage_run, config.dataset, root_uri)
@@ -192,7 +195,7 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
 
 
 def _require_same_shards(stage_run: StageRun, name: str, root_uri: str) -> None:
-    """Refuse a root that lacks a registered shard; that their bytes are the same is found when they are read again."""
+    """Refuse a root that lacks a registered shard; their bytes are compared when they are read again."""
     dataset = registry.find_dataset(stage_run.engine, name)
     sizes = {_below(root_uri, file.uri): file.size_bytes for file in list_shards(root_uri)}
     known = registry.known_shards(stage_run.engine, dataset.dataset_id)
@@ -209,7 +212,7 @@ def _below(root_uri: str, uri: str) -> str:
 
 
 class _Ingestion:
-    """One dataset's shards, taken in one after the other: whatever is wrong with one is left, and the next one follows."""
+    """Ingests one dataset shard by shard; it records a failed shard and continues with the next one."""
 
     def __init__(
         self, config: IngestConfig, stage_run: StageRun, dataset: DatasetRow, began_at: datetime, tally: Tally
@@ -219,14 +222,14 @@ class _Ingestion:
         self._known: Mapping[str, KnownShard] = registry.known_shards(self._engine, dataset.dataset_id)
 
     def run(self) -> None:
-        """Ingest what is new.
+        """Ingest the new shards.
 
         Raises:
-            UnreachableRootError: The root cannot be listed, or none of the known shards is there.
+            UnreachableRootError: The root cannot be listed, or it has none of the registered shards.
         """
         listing = list_root(self._dataset.root_uri)
         self._require_root(listing)
-        self._tell_passed_over(listing)
+        self._print_skipped(listing)
         self._note_missing(listing)
         wanted = list(self._wanted(listing))
         fresh = [shard for shard in map(self._judge, wanted) if shard is not None]
@@ -254,8 +257,8 @@ class _Ingestion:
                 f"The root {root_uri} is unreachable: it is empty, but {len(readable):,} shards are registered in it. Mount it."
             )
 
-    def _tell_passed_over(self, listing: RootListing) -> None:
-        """Say what is not read; what is a loss is left, and the command ends with an error."""
+    def _print_skipped(self, listing: RootListing) -> None:
+        """Print which files are skipped; those that lose data are recorded, so that the command ends with an error."""
         in_scope = [
             other for other in listing.passed_over if self._is_in_scope(_below(self._dataset.root_uri, other.uri))
         ]
@@ -268,14 +271,14 @@ class _Ingestion:
             else:
                 kept.setdefault(other.why, []).append(on_one_line(name))
         for why, names in kept.items():
-            say(f"{self._dataset.name}: passed over {_enumerate(names)}{why}.")
+            say(f"{self._dataset.name}: skipped {_enumerate(names)}{why}.")
 
     def _is_in_scope(self, uri: str) -> bool:
         folder = DATED_FOLDER.search(f"{uri}/")
         return self._config.crawl_date is None or folder is None or folder[1] == self._config.crawl_date.isoformat()
 
     def _note_missing(self, listing: RootListing) -> None:
-        """Mark the shards whose files are gone; the command names those that are new, and those of its own night."""
+        """Mark shards whose files are missing; record the newly missing ones and those of the night that is ingested."""
         found = [*(file.uri for file in listing.shards), *(other.uri for other in listing.passed_over)]
         there = {_below(self._dataset.root_uri, uri) for uri in found}
         unread = tuple(f"{_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
@@ -284,7 +287,7 @@ class _Ingestion:
         for uri, shard in gone:
             if shard.state not in registry.READABLE:
                 continue
-            since = shard.reason or f"no file was there at {self._began_at:%Y-%m-%d %H:%M} UTC"
+            since = shard.reason or f"the file did not exist at {self._began_at:%Y-%m-%d %H:%M} UTC"
             if shard.state != "missing":
                 registry.mark_shard(self._engine, shard.shard_id, "missing", since)
             elif self._config.crawl_date not in (None, shard.crawl_date):
@@ -292,12 +295,10 @@ class _Ingestion:
             self._leave(uri, shard, "missing", since)
 
     def _forget_given_up(self, unread: Sequence[tuple[str, int]]) -> None:
-        """Forget uploads and rejected files that are gone: they would be listed, and uploads bring their nights up again, for ever."""
+        """Delete the rows of unread files that no longer exist: they would be listed forever, and uploads would keep their nights open."""
         if unread:
             names = _enumerate([on_one_line(uri) for uri, _ in unread])
-            say(
-                f"{self._dataset.name}: {names}the file is gone before it could be read. Nothing waits for it any more."
-            )
+            say(f"{self._dataset.name}: {names}the file was removed before it was read. Its row was deleted.")
             registry.forget_unread(self._engine, [shard_id for _, shard_id in unread])
 
     def _leave(self, uri: str, shard: KnownShard, state: str, since: str) -> None:
@@ -307,7 +308,7 @@ class _Ingestion:
         root_uri, crawl_date, n_wanted = self._dataset.root_uri, self._config.crawl_date, 0
         of_other_days: Counter[date] = Counter()
         if not listing.shards:
-            say(f"No .tar lies under {root_uri}: nothing to ingest.")
+            say(f"No .tar under {root_uri}: nothing to ingest.")
         for file in listing.shards:
             uri = _below(root_uri, file.uri)
             own_date = self._date_of(uri)
@@ -322,30 +323,30 @@ class _Ingestion:
             elif self._may_be_readable_now(known, file):
                 yield WantedShard(file, uri, known.crawl_date)
         if listing.shards and not n_wanted and crawl_date is not None:
-            say(f"{len(listing.shards):,} shards lie under {root_uri}, none of {crawl_date}.")
-        self._tell_other_days(of_other_days)
+            say(f"{len(listing.shards):,} shards under {root_uri}, none of {crawl_date}.")
+        self._print_other_days(of_other_days)
 
     @staticmethod
     def _may_be_readable_now(known: KnownShard, file: ShardFile) -> bool:
-        """Any night looks again at another night's shard that could not be read: an upload, one that is back, one that was repaired."""
+        """Whether to read an unread shard of another night again: an upload, or a shard that was restored or replaced."""
         is_touched = file.changed_at > known.noted_at - CLOCK_SLACK
         return known.state in ("growing", "missing") or (known.state in ("changed", "rejected") and is_touched)
 
-    def _tell_other_days(self, counts: Mapping[date, int]) -> None:
-        """Name the days that nobody ingested although shards of them are there: they came late, or their folder has a wrong date."""
+    def _print_other_days(self, counts: Mapping[date, int]) -> None:
+        """Print the crawl dates whose shards were not ingested: they arrived late, or their folder has a wrong date."""
         night, today = self._config.crawl_date, self._began_at.date()
         days = [day for day in sorted(counts) if night is not None and (day < night or day > today)]
         self._tally.n_of_other_days += sum(counts[day] for day in days)
         if days:
             named = _enumerate([f"{counts[day]:,} of {day}" for day in days]).removesuffix(": ")
             say(
-                f"{self._dataset.name}: not ingested, because they are not of {night}: shards {named}. To ingest a day: start "
+                f"{self._dataset.name}: not ingested, because they are not of {night}: shards {named}. To ingest a date: trigger "
                 f"nightly_rescore with that crawl_date, or alchemist ingest --dataset {self._dataset.name} --crawl-date {days[0]}. "
-                "A wrong date: rename the folder."
+                "If the date is wrong: rename the folder."
             )
 
     def _date_of(self, uri: str) -> date | None:
-        """Return the day that a shard belongs to; none where its folder names one that no calendar has."""
+        """Return the crawl date of a shard; None if its folder names an invalid date."""
         folder = DATED_FOLDER.search(uri)
         if folder is None:
             return self._config.crawl_date or self._began_at.date()
@@ -356,12 +357,12 @@ class _Ingestion:
             self._tally.leave(
                 self._dataset.name,
                 [],
-                f"No calendar has the day of {place}: nothing in it was ingested. Rename the folder.",
+                f"{place} is not a valid date: its shards were not ingested. Rename the folder.",
             )
             return None
 
     def _judge(self, shard: WantedShard) -> WantedShard | None:
-        """Return what is to be read: a shard that is new, or another one than is registered where that counts as a revision."""
+        """Return a shard to read: a new one, or a revision of a registered one; else None."""
         known = self._known.get(shard.uri)
         try:
             if known is None or known.state == "growing" or self._is_repaired(known, shard.file):
@@ -373,14 +374,14 @@ class _Ingestion:
             self._tally.leave(self._dataset.name, [shard.uri], str(error))
             return None
         if registry.is_cut(self._engine, known.shard_id):
-            # It was read while it was uploaded: what lies there now is the same shard, further on.
+            # It was read during its upload: the file is the same shard, now longer.
             self._tally.n_known -= 1
             return replace(shard, supersedes=known.shard_id)
         self._note_changed(known, shard.uri)
         return None
 
     def _note_changed(self, known: KnownShard, uri: str) -> None:
-        since = f"other bytes than were registered were there at {self._began_at:%Y-%m-%d %H:%M} UTC"
+        since = f"its bytes differed from the registered ones at {self._began_at:%Y-%m-%d %H:%M} UTC"
         if known.state == "changed" and known.reason:
             since = known.reason
             if self._config.crawl_date not in (None, known.crawl_date):
@@ -390,13 +391,13 @@ class _Ingestion:
 
     @staticmethod
     def _is_repaired(known: KnownShard, file: ShardFile) -> bool:
-        """Nothing in the store rests on a rejected shard's bytes: it is read anew as soon as they are others."""
+        """Whether to read a rejected shard again: yes if its bytes changed, because the store holds no samples of it."""
         if known.state != "rejected":
             return False
         return known.size_bytes != file.size_bytes or sha256_of(file.uri) != known.sha256
 
     def _is_unchanged(self, known: KnownShard, file: ShardFile) -> bool:
-        """Read a shard again only if it was touched since it was last read: a name, a size and a time say less than a hash."""
+        """Return whether a registered shard is unchanged; read it to compare its hash only if it was modified since the last read."""
         if known.size_bytes != file.size_bytes:
             return False
         is_untouched = known.verified_at is None or file.changed_at < known.verified_at - CLOCK_SLACK
@@ -405,7 +406,7 @@ class _Ingestion:
         is_same = sha256_of(file.uri) == known.sha256
         if is_same and (known.state != "verified" or known.verified_at is None or file.changed_at > known.verified_at):
             if known.state != "verified":
-                say(f"{self._dataset.name}: {file.uri} is back with the bytes that were registered.")
+                say(f"{self._dataset.name}: {file.uri} was restored with the registered bytes.")
             registry.confirm_shard(self._engine, known.shard_id, self._began_at)
         return is_same
 
@@ -428,20 +429,20 @@ class _Ingestion:
             self._register(shard, new, content)
 
     def _is_growing(self, file: ShardFile, content: ShardContent) -> bool:
-        """A tar without an end mark is an upload under way until nobody has changed it for a while."""
+        """Whether a tar without an end mark is an upload in progress: it was modified less than the settle time ago."""
         is_cut = content.is_cut or file.size_bytes < TAR_BLOCK_BYTES
         settle = timedelta(seconds=load_settings().upload_settle_s)
         return is_cut and file.changed_at > self._began_at - settle
 
     def _await(self, shard: WantedShard, new: NewShard) -> None:
         settle_s = load_settings().upload_settle_s
-        reason = f"{shard.file.size_bytes:,} bytes without an end mark, last changed {shard.file.changed_at:%Y-%m-%d %H:%M:%S} UTC"
+        reason = f"{shard.file.size_bytes:,} bytes without an end mark, last modified {shard.file.changed_at:%Y-%m-%d %H:%M:%S} UTC"
         if shard.supersedes is None:
             registry.await_shard(self._engine, new, reason)
         self._tally.n_growing += 1
         say(
-            f"{self._dataset.name}: {shard.uri} is being uploaded ({reason}). A later ingest takes it up when it is whole, or as it is "
-            f"when nothing has changed it for {settle_s:,.0f} s."
+            f"{self._dataset.name}: {shard.uri} is being uploaded ({reason}). A later ingest reads it when it is complete, or as it is "
+            f"when it was not modified for {settle_s:,.0f} s."
         )
 
     def _register(self, shard: WantedShard, new: NewShard, content: ShardContent) -> None:
@@ -462,7 +463,7 @@ class _Ingestion:
 
 
 def _count_readers(files: Sequence[ShardFile]) -> int:
-    """Return how many worker processes read shards: as set, else one a core, fewer where starting them would not pay."""
+    """Return how many worker processes read shards: as configured, else one per core, or fewer if there are few bytes to read."""
     if (n_set := load_settings().decode_workers) is not None:
         return n_set
     return min(n_own_cores(), len(files), sum(file.size_bytes for file in files) // BYTES_A_READER)
@@ -471,7 +472,7 @@ def _count_readers(files: Sequence[ShardFile]) -> int:
 def _next(config: IngestConfig, result: IngestResult) -> str | None:
     name = config.dataset or "NAME"
     if result.n_quarantined:
-        return "select shard_id, key, reason, detail from alchemist.quarantined_samples (alchemist db psql) shows what was set aside"
+        return "select shard_id, key, reason, detail from alchemist.quarantined_samples (alchemist db psql) lists the quarantined samples"
     if not result.n_shards:
         return None
     if config.role == "validation":

@@ -1,9 +1,9 @@
-"""What a stage reads and makes, as OpenLineage events: dataset → shards → rater → scores → rank snapshot → subset → models → metric.
+"""Inputs and outputs of stages as OpenLineage events: dataset → shards → rater → scores → rank snapshot → subset → models → metric.
 
-Sent when a stage starts, and when it ends or fails, where ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed; where to
-stands in the client's own OPENLINEAGE_ variables. The view `alchemist.lineage` says the same of the store, row by row; this is for a
-catalogue of the whole house. A catalogue that is away stops no stage. A process that is killed sends no end: its next try is a run of
-its own.
+If ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed, a stage sends an event when it starts, and when it ends or
+fails. The client reads the address from its own OPENLINEAGE_ variables. The view `alchemist.lineage` has the same links for the rows
+of the store; these events are for a data catalog outside. A stage continues when the catalog is unreachable. A killed process sends
+no end event; its next attempt is a new run.
 """
 
 import uuid
@@ -19,14 +19,14 @@ from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import warn
 
 NAMESPACE = "alchemist"
-# Words of a config that name a rater only once the stage has looked: a catalogue must not take them for raters.
+# Aliases in a config that the stage resolves to a rater; they must not appear in the catalog as raters.
 ALIASES = frozenset({"production", "newest", "nightly"})
 Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One arrow of the picture: a job with the names of what it read and made; `parent` is the stage that it is a part of."""
+    """A job with the names of its inputs and outputs; `parent` is the stage that contains it."""
 
     job: str
     inputs: Sequence[str]
@@ -35,22 +35,22 @@ class Step:
 
 
 def tell_start(stage: str, run_id: int, config: Values) -> None:
-    """Tell the catalogue that a run has begun, and what its config alone says that it reads."""
+    """Send the start of a run, with the inputs that its config names."""
     _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "START")
 
 
 def tell_end(stage: str, run_id: int, config: Values, result: Values) -> None:
-    """Tell the catalogue what a run read and made."""
+    """Send the end of a run, with its inputs and outputs."""
     _send(run_id, lambda: steps(stage, {**config, **result}), "COMPLETE")
 
 
 def tell_failure(stage: str, run_id: int, config: Values, error: str) -> None:
-    """Tell the catalogue why a run failed; it made nothing."""
+    """Send the failure of a run with its error; a failed run has no outputs."""
     _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "FAIL", error=error)
 
 
 def known_inputs(stage: str, config: Values) -> list[str]:
-    """Return what a stage reads as far as its config says: versions and aliases are known at its end.
+    """Return the inputs that a stage's config names; versions and aliases are resolved only when the stage ends.
 
     >>> known_inputs("score", {"dataset": "web", "rater": "production"})
     ['shards/web']
@@ -66,7 +66,7 @@ def known_inputs(stage: str, config: Values) -> list[str]:
 
 
 def steps(stage: str, said: Values) -> list[Step]:
-    """Return the arrows of a run that ended; `said` is its config and, over it, its result.
+    """Return the jobs of a run that ended; `said` is its config, updated with its result.
 
     >>> [(step.job, step.outputs) for step in steps("score", {"dataset": "web", "rater": "r1"})]
     [('score', ['scores/r1'])]
@@ -94,7 +94,7 @@ def steps(stage: str, said: Values) -> list[Step]:
 
 
 def _selection(said: Values) -> list[Step]:
-    """A selection freezes the pool first: every version that was drawn from the same pool hangs on one snapshot."""
+    """Return the two jobs of a selection: all versions selected from the same eligible samples share one snapshot."""
     pool = [*_named("shards", said.get("dataset")), *_named("scores", said.get("rater"))]
     snapshot = [f"snapshots/{said['eligible_hash']}"]
     return [
@@ -122,9 +122,9 @@ def _send(run_id: int, told: Callable[[], Sequence[Step]], state: str, *, error:
             for step in told():
                 client.emit(_event(run_id, step, state, error))
     except ModuleNotFoundError:
-        warn(f"lineage was not sent: {missing_library('openlineage')}")
-    except Exception as refused:  # noqa: BLE001  neither a catalogue nor what is said to it is the stage's business
-        warn(f"lineage was not sent: {type(refused).__name__}: {refused}")
+        warn(f"Lineage was not sent: {missing_library('openlineage')}")
+    except Exception as refused:  # noqa: BLE001  errors of the catalog must not stop a stage
+        warn(f"Lineage was not sent: {type(refused).__name__}: {refused}")
 
 
 def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
@@ -150,5 +150,5 @@ def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
 
 
 def _run_uuid(run_id: int, *, part: str = "") -> str:
-    """Return an id made from the run's row in `runs`, so that its start and its end are one run, and an event repeated is the same one."""
+    """Return an id derived from the run's id in `runs`, so that its events belong together and a repeated event is recognized."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"alchemist:run:{run_id}{part and ':' + part}"))

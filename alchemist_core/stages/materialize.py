@@ -1,4 +1,4 @@
-"""Copy a subset's bytes into tar shards with a verified manifest; what has no live location any more is refused by name."""
+"""Copy a subset's members into tar shards with a verified manifest; refuse a version with members that have no live location."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -35,35 +35,35 @@ from alchemist_core.subsets.selected import load_manifest
 
 
 class MaterializeConfig(Config):
-    """Which subset to copy, and into what."""
+    """Subset to copy, and the layout of the materialized dataset."""
 
     subset: str = Field(..., description="Name of the subset")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     newest: bool = Field(False, description=NEWEST_TEXT)
-    shard_size: int = Field(1000, ge=1, le=1_000_000, description="Samples a tar shard")
+    shard_size: int = Field(1000, ge=1, le=1_000_000, description="Samples per tar shard")
     shuffle_seed: int | None = Field(
         None,
         ge=0,
         le=2**63 - 1,
-        description="Put the samples in an order by hash and this seed, so that training needs no shuffle buffer; none: in the "
-        "sources' order, which disks read fastest",
+        description="Shuffle the samples with this seed, so that training needs no shuffle buffer; default: the order of the "
+        "source shards, which is the fastest to read",
     )
     verify: Verify = Field(
         "read_back",
-        description="What is checked before a copy counts. source: every member as it is read, against what ingest registered; "
-        "read_back: also every tar as the disk gives it back",
+        description="Verification before the dataset is marked as materialized: source (compare every member with the hash that "
+        "ingest registered) or read_back (also read every written tar again)",
     )
     to: str | None = Field(
         None,
         min_length=1,
-        description="Folder or s3:// address to copy into, below it NAME/vVERSION; none: the home's own",
+        description="Folder or s3:// address to write to, as NAME/vVERSION-…; default: materialized/ under the home",
     )
 
     _names_one_version = model_validator(mode="after")(refuse_two_versions)
 
 
 class MaterializeResult(Result):
-    """What was copied."""
+    """The materialized dataset."""
 
     subset: str
     folder: str
@@ -81,10 +81,10 @@ def run(config: MaterializeConfig, *, slot: int = 0) -> MaterializeResult:
 
 
 def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeResult:
-    """Find each member's bytes, copy them, verify them, note the place."""
+    """Locate each member's bytes, copy and verify them, and store the address."""
     engine = stage_run.engine
     subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
-    # With its membership in the store, a takedown finds every copy, published or not.
+    # Store the membership first, so that a takedown finds the materialized datasets of unpublished versions too.
     store_members(engine, subset.subset_id, load_manifest(engine, subset))
     members, uri = locate_all(engine, subset), copy_uri(config, subset)
     require_reachable(uri)
@@ -95,7 +95,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     except Exception:
         _forget_if_empty(stage_run, subset, uri)
         raise
-    _require_nobody_taken_down(stage_run, subset, uri)
+    _require_none_taken_down(stage_run, subset, uri)
     mark_materialized(engine, subset.subset_id, uri)
     return MaterializeResult(
         subset=subset.title,
@@ -108,7 +108,7 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
 
 
 def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:
-    """Return the address of a version's copy; one layout, one address."""
+    """Return the address of a version's materialized dataset; each layout has its own."""
     order = "" if config.shuffle_seed is None else f"-s{config.shuffle_seed}"
     name = f"{subset.name}/v{subset.version}-{config.shard_size}{order}"
     if config.to is None:
@@ -117,22 +117,22 @@ def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:
 
 
 def _forget_if_empty(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:
-    """Forget a copy of which nothing was written: no takedown and no collection need to look there."""
-    # The error that ended the copy matters more than one from looking.
+    """Delete the row of a dataset of which nothing was written, so that no takedown or garbage collection looks there."""
+    # Raise the error that ended the copy, not one from this cleanup.
     with suppress(DataError):
         if materialized_size(uri) == 0:
             forget_copy(stage_run.engine, subset.subset_id, uri)
 
 
-def _require_nobody_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:
+def _require_none_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:
     with stage_run.engine.connect() as connection:
         n_taken_down = count_taken_down(connection, subset.subset_id)
     if n_taken_down:
         remove_materialized(uri)
         forget_copy(stage_run.engine, subset.subset_id, uri)
         raise DataError(
-            f"{n_taken_down:,} members of {subset.title} were taken down while it was copied: the copy was removed again. "
-            "Copy its successor: alchemist subset list."
+            f"{n_taken_down:,} members of {subset.title} were taken down while it was copied, so the copy was removed. "
+            "Materialize the version that replaces it: alchemist subset list."
         )
 
 

@@ -1,4 +1,4 @@
-"""Publish a night: its scores are scored and checked, and may be drawn from."""
+"""Publish a night: its samples are scored and checked, and become eligible for selection."""
 
 from datetime import date
 
@@ -18,34 +18,35 @@ from alchemist_core.telemetry import say, warn
 
 
 class PublishNightConfig(Config):
-    """Which nights."""
+    """Nights to publish."""
 
-    dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
-    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: every night that waits")
-    rater: str = Field("production", description="Rater by name, or production, or newest")
+    dataset: str | None = Field(None, description="Dataset; default: all registered training datasets")
+    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); default: all open nights")
+    rater: str = Field("production", description="Name of the rater, or production, or newest")
 
 
 class PublishNightResult(Result):
-    """What became selectable."""
+    """Number of nights that became selectable."""
 
     n_nights: int
     note: str | None = None
 
 
 def publish_night(config: PublishNightConfig) -> PublishNightResult:
-    """Make a scored and checked night selectable; an empty night, or one without a rater, has nothing to publish.
+    """Make scored nights selectable. An empty night has nothing to publish.
 
-    One that nobody checks is published unchecked; what was checked must have been checked as it is now.
+    A night is published unless it is held, is incomplete, failed a check, or has grown since it was checked. A night without any check
+    result is published.
 
     Raises:
-        CheckFailedError: After the others were published: a night is held, failed its checks, or must be scored or checked first.
+        CheckFailedError: Some nights were not published; raised after the others were.
     """
     engine = open_store()
-    deliver(engine)  # what a killed command had announced
+    deliver(engine)  # notifications that a killed command had stored
     rater = find_rater(engine, config.rater)
     if rater is None:
-        say("no production rater: nothing scored")
-        return PublishNightResult(n_nights=0, note="no production rater: nothing scored")
+        say("No rater is in production, so nothing was published.")
+        return PublishNightResult(n_nights=0, note="No rater is in production, so nothing was published.")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     n_published, refused = 0, []
@@ -57,21 +58,21 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
         warn(
-            f"{night_title(night)} is left alone, it is held: {night.reason}. Look at it, then: {release_command(night)}"
+            f"Night {night_title(night)} is held and was not published: {night.reason}. Inspect it, then: {release_command(night)}"
         )
     if held or refused:
-        # Red in Airflow too: what a person must decide does not look like success. After all others: what keeps one closed is its own.
-        told = f"{n_published} nights were published, {len(held)} are held and cannot be selected"
+        # Fail, so that the task is red in Airflow and a person decides; after all other nights were published.
+        told = f"Published {n_published} nights; {len(held)} are held and not selectable"
         names = f": {', '.join(night_title(night) for night in held)}" if held else ""
         raise CheckFailedError("\n".join([*refused, f"{told}{names}."]))
-    return PublishNightResult(n_nights=n_published, note=None if n_published else "no night was waiting")
+    return PublishNightResult(n_nights=n_published, note=None if n_published else "No night was open.")
 
 
 def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
-    """Publish one night, and return how many that were: another command may have decided it meanwhile.
+    """Publish one night; return 1, or 0 if another command has decided it meanwhile.
 
     Raises:
-        CheckFailedError: Shards of it are unscored, a check failed, or it has grown since it was checked.
+        CheckFailedError: The night has unscored shards, failed a check, or has grown since it was checked.
     """
     require_complete(engine, night, rater)
     _refuse_failed(engine, night)
@@ -89,7 +90,7 @@ def _refuse_failed(engine: Engine, night: NightRow) -> None:
     if failed:
         names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
         raise CheckFailedError(
-            f"Night {night.crawl_date} of {night.dataset} did not pass its checks ({names}): it stays closed. Look at it, then: "
+            f"Night {night.crawl_date} of {night.dataset} failed its checks ({names}) and was not published. Inspect it, then: "
             f"alchemist night release --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
         )
 

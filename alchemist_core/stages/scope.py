@@ -1,4 +1,4 @@
-"""Which datasets and crawl dates a scoring command means, and whether a night of them is scored as a whole."""
+"""Datasets and crawl dates that a scoring command covers, and whether a night is completely scored."""
 
 from datetime import date
 
@@ -23,13 +23,13 @@ def datasets_in_scope(engine: Engine, dataset: str | None) -> list[DatasetRow]:
 
 
 def require_complete(engine: Engine, night: NightRow, rater: RaterRow) -> None:
-    """Refuse to decide about a night of which shards are unscored.
+    """Require that all shards of a night are scored.
 
     Raises:
-        CheckFailedError: Some are.
+        CheckFailedError: Some shards are unscored.
     """
     n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
     if n_left:
         raise CheckFailedError(
-            f"Night {night_title(night)} is not complete: {n_left} shards have no scores under {rater.name}. Run alchemist score first."
+            f"Night {night_title(night)} is not complete: {n_left} shards have no scores of rater {rater.name}. Run alchemist score first."
         )

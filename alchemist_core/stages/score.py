@@ -1,4 +1,4 @@
-"""Score every pair that the rater has not scored yet; every location of a shard ends scored or quarantined, exactly once."""
+"""Score every sample that the rater has not scored yet; each location of a shard is scored or quarantined exactly once."""
 
 import os
 import threading
@@ -33,29 +33,30 @@ if TYPE_CHECKING:
 
 WAIT_S = 1.0
 MAX_NAMED = 20
-"""Shards that an error names; it counts the rest."""
+"""Number of shards that an error names; it counts the others."""
 UNREADABLE: dict[type[DataError], str] = {MissingShardError: "missing", ChangedShardError: "changed"}
 PAIRS_A_WORKER = 1000
-"""Fewer than this are decoded sooner than a worker process starts."""
+"""Decoding fewer samples takes less time than starting a worker process."""
 
 
 class ScoreConfig(Config):
-    """What to score, and with which rater."""
+    """Samples to score, and the rater."""
 
-    dataset: str | None = Field(None, description="Dataset to score; none: every registered training dataset")
+    dataset: str | None = Field(None, description="Dataset to score; default: all registered training datasets")
     crawl_date: date | None = Field(
-        None, description="Only shards of this crawl date (YYYY-MM-DD); none: all that are unscored"
+        None, description="Score only shards of this crawl date (YYYY-MM-DD); default: all unscored shards"
     )
     rater: str = Field(
-        "production", description="Rater by name, or production, newest, or nightly (production and every shadow)"
+        "production",
+        description="Name of the rater, or production, newest, or nightly (the production rater and all shadow raters)",
     )
     heuristics: bool = Field(
-        True, description="Also measure clarity, frequency and edge density of pictures that were never measured"
+        True, description="Also compute clarity, frequency and edge density of images that do not have them yet"
     )
 
 
 class ScoreResult(Result):
-    """What was scored."""
+    """Counts of shards and samples."""
 
     rater: str | None
     n_shards: int = 0
@@ -68,25 +69,25 @@ class ScoreResult(Result):
 
 
 def run(config: ScoreConfig, *, slot: int = 0) -> ScoreResult:
-    """Score what the rater has not scored yet; each slot claims shards until none is left."""
+    """Score the unscored shards; each slot claims shards until none is left."""
     return execute("score", config, lambda stage_run: score(config, stage_run), ScoreResult, slot=own_slot(slot))
 
 
 def own_slot(slot: int) -> int:
-    """Return this process's slot: each rank that torchrun or accelerate started claims shards as a slot of its own."""
+    """Return this process's slot: each process of torchrun or accelerate launch has a slot of its own."""
     return slot * int(os.environ.get("WORLD_SIZE", "1")) + int(os.environ.get("RANK", "0"))
 
 
 def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
-    """Score with the rater that is meant, or one after the other with all of the night's, production first.
+    """Score with the given rater, or with all nightly raters one after the other, the production rater first.
 
     Raises:
-        DataError: Some shards could not be read; all else was scored.
+        DataError: Some shards could not be read; all others were scored.
     """
     raters = find_raters(stage_run.engine, config.rater)
     if not raters:
-        say("no production rater: nothing scored")
-        return ScoreResult(rater=None, note="no production rater: nothing scored")
+        say("No rater is in production, so nothing was scored.")
+        return ScoreResult(rater=None, note="No rater is in production, so nothing was scored.")
     left: list[str] = []
     result = _together([_score_safely(config, rater, stage_run, left) for rater in raters])
     if left:
@@ -103,9 +104,9 @@ def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, lef
     except DataError as error:
         if not rater.is_shadow:
             raise
-        # A shadow that cannot be loaded costs the night nothing but its own scores.
-        warn(f"shadow {rater.name} scored nothing: {error}")
-        return ScoreResult(rater=rater.name, note=f"shadow {rater.name} scored nothing: {error}")
+        # A shadow rater that cannot be loaded must not stop the night's other scores.
+        warn(f"Shadow rater {rater.name} scored nothing: {error}")
+        return ScoreResult(rater=rater.name, note=f"Shadow rater {rater.name} scored nothing: {error}")
 
 
 def _together(results: list[ScoreResult]) -> ScoreResult:
@@ -118,41 +119,41 @@ def _together(results: list[ScoreResult]) -> ScoreResult:
 
 
 def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreResult:
-    """Score the unscored shards in scope with one rater, until each is in the ledger or among those that are left."""
+    """Score the unscored shards in scope with one rater, until each is stored or recorded as failed."""
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
         left += _describe_unreadable(scope, stage_run)
-        return ScoreResult(rater=rater.name, note="everything in scope was scored before")
+        return ScoreResult(rater=rater.name, note="Everything in scope was scored before.")
     scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
     with scoring.open_pipeline() as pipeline:
         while ledger.count_unscored(stage_run.engine, scoring.scope)[0]:
             n_before = scoring.n_ended
             pipeline.run(scoring.claim)
             if scoring.n_ended == n_before:
-                # Other slots hold what is left: they finish it, or their leases expire.
+                # Other slots hold the remaining shards: they finish them, or their leases expire.
                 time.sleep(WAIT_S)
     left += [*scoring.errors, *_describe_unreadable(scope, stage_run)]
     return scoring.result()
 
 
 def _describe_unreadable(scope: ScoringScope, stage_run: StageRun) -> list[str]:
-    """Name the shards in scope that are unscored because they are missing or have changed, whoever found that."""
+    """List the shards in scope that are unscored because they are missing or changed."""
     with stage_run.engine.connect() as connection:
         rows = unreadable_shards(connection, scope.dataset_ids, scope.crawl_date, rater_id=scope.rater_id)
     return [
-        f"{row.dataset}: {row.uri} is {row.state} ({row.reason}). Restore its bytes and ingest; or alchemist shard reread {row.shard_id} "
-        f"--reason WHY; or alchemist shard retire {row.shard_id} --reason WHY"
+        f"{row.dataset}: {row.uri} is {row.state} ({row.reason}). Restore its bytes and ingest again; "
+        f"or alchemist shard reread {row.shard_id} --reason WHY; or alchemist shard retire {row.shard_id} --reason WHY"
         for row in rows
     ]
 
 
 class Scoring:
-    """One rater at work on a scope: how a shard is claimed and committed, and the counts so far."""
+    """Scores a scope with one rater: claims and commits shards, and counts them."""
 
     def __init__(self, rater: RaterRow, scope: ScoringScope, stage_run: StageRun, *, has_heuristics: bool) -> None:
         self.rater, self.scope, self.stage_run, self.has_heuristics = rater, scope, stage_run, has_heuristics
         self.n_total = ledger.count_unscored(stage_run.engine, scope)[1]
-        # What could not be read and is not marked in the store, by its text.
+        # Errors of shards that could not be read and are not marked in the store.
         self.errors: list[str] = []
         # Shards are claimed in one thread and committed in another.
         self._lock = threading.Lock()
@@ -161,7 +162,7 @@ class Scoring:
 
     @contextmanager
     def open_pipeline(self) -> "Iterator[ScoringPipeline]":
-        """Load the rater and start what decodes for it; all of it ends with the block."""
+        """Load the rater and start the decoding workers; they stop when the block ends."""
         hold_device(self.stage_run)
         from alchemist_core.training.launching import own_device  # noqa: PLC0415  torch only when there is work
         from alchemist_core.training.scoring import Scorer, ScoringPipeline  # noqa: PLC0415
@@ -174,11 +175,11 @@ class Scoring:
 
     @property
     def n_ended(self) -> int:
-        """How many shards were scored, or left because they could not be read."""
+        """Number of shards that were scored or could not be read."""
         return self.counts["n_shards"] + len(self.scope.skipped_ids)
 
     def claim(self) -> "PendingShard | None":
-        """Claim a shard and read its unscored pairs; none when every shard is scored, left, or held by another slot."""
+        """Claim a shard and read its unscored samples; None if every shard is scored, unreadable, or held by another slot."""
         engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
         while claimed := ledger.claim_unscored_shard(engine, self.scope, run_id=run_id, ttl_s=ttl_s):
             rows = ledger.read_unscored_pairs(engine, claimed.shard.shard_id, self.scope.rater_id)
@@ -189,20 +190,20 @@ class Scoring:
         return None
 
     def pend(self, claimed: ClaimedShard, rows: Sequence[UnscoredLocation]) -> "PendingShard":
-        """Return a claimed shard with its unscored pairs, for the pipeline."""
+        """Return a claimed shard with its unscored samples, for the pipeline."""
         from alchemist_core.training.scoring import PendingShard  # noqa: PLC0415  torch only when there is work
 
         return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
 
     def commit(self, shard: "PendingShard") -> None:
-        """Store a complete shard, or leave one that could not be read: no shard stops another."""
+        """Store a complete shard, or record an unreadable one and continue with the others."""
         if shard.error is None:
             self.store(shard)
         else:
             self.leave(shard.claimed, shard.error)
 
     def leave(self, claimed: ClaimedShard, error: DataError) -> None:
-        """Give a shard back that cannot be read; one that is gone or has changed is marked so, and claimed by nobody any more."""
+        """Release an unreadable shard; mark a missing or changed one, so that it is not claimed again."""
         warn(f"Left unscored: {error}")
         is_reachable = not isinstance(error, UnreachableRootError) and has_files(claimed.shard.root_uri)
         state = next((name for kind, name in UNREADABLE.items() if is_reachable and isinstance(error, kind)), None)
@@ -211,15 +212,17 @@ class Scoring:
                 self._leave_dataset(claimed.shard, error)
             elif state is None:
                 self.errors.append(str(error))
-            # Before it is given back, or this process would claim it again.
+            # Record it before releasing it: otherwise this process would claim it again.
             self.scope = replace(self.scope, skipped_ids=(*self.scope.skipped_ids, claimed.shard.shard_id))
         reason = f"found by score at {utc_now():%Y-%m-%d %H:%M} UTC"
         ledger.give_up_shard(self.stage_run.engine, claimed, state=state, reason=reason)
 
     def _leave_dataset(self, shard: StoredShard, error: DataError) -> None:
-        """Claim no more shards under a root that is away: nothing is known of them, so their states stay as they are."""
+        """Claim no more shards under an unreachable root; their states in the store stay unchanged."""
         if shard.dataset_id in self.scope.dataset_ids:
-            self.errors.append(f"The root {shard.root_uri} is unreachable ({error}). Mount it, then score again.")
+            self.errors.append(
+                f"The root {shard.root_uri} is unreachable ({error}). Mount it, then run alchemist score again."
+            )
             others = tuple(other for other in self.scope.dataset_ids if other != shard.dataset_id)
             self.scope = replace(self.scope, dataset_ids=others)
 
@@ -240,7 +243,7 @@ class Scoring:
 
 
 def count_decode_workers(n_pairs: int) -> int:
-    """Return how many worker processes decode: as set, else one a core, and fewer where starting them would not pay."""
+    """Return how many worker processes decode: as configured, else one per core, or fewer if there are few samples."""
     if (n_set := load_settings().decode_workers) is not None:
         return n_set
     return min(n_own_cores(), n_pairs // PAIRS_A_WORKER)

@@ -1,4 +1,4 @@
-"""Draw a subset version from a rank snapshot: exactly k members, a pure function of snapshot, strategy, retention and seed."""
+"""Select a subset version from a rank snapshot: exactly k members, a pure function of snapshot, strategy, retention and seed."""
 
 import re
 from functools import cached_property
@@ -23,31 +23,34 @@ from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by
 from alchemist_core.subsets.preview import describe
 from alchemist_core.subsets.selected import manifest_of, select_members
 
-# A plus, for it stands between the datasets in names that select gives.
+# With a plus sign, because the default name joins the datasets with it.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 
 
 class SelectConfig(Config):
-    """What to select, and how."""
+    """Datasets to select from, and the selection policy."""
 
-    dataset: Words = Field(..., description="Training datasets to draw from, comma between them")
+    dataset: Words = Field(..., description="Training datasets to select from, separated by commas")
     name: str | None = Field(
         None,
         pattern=NAME_PATTERN,
-        description="Name of the subset; none: <dataset>-<strategy>-r<percent>",
+        description="Name of the subset; default: <dataset>-<strategy>-r<percent>",
     )
     rater: str = Field(
-        "production", description="Whose scores rank the pairs: a rater's name, or production, or newest"
+        "production", description="Rater whose scores rank the samples: its name, or production, or newest"
     )
-    policy: SelectionPolicy = Field(default_factory=SelectionPolicy, description="Strategy and its parameters")
+    policy: SelectionPolicy = Field(
+        default_factory=SelectionPolicy, description="Selection strategy and its parameters"
+    )
     rescale: bool = Field(
-        False, description="Fit a new rank scale to today's scores; members may then leave because ranks moved"
+        False,
+        description="Fit a new rank scale to the current scores; members may then leave the subset because their ranks changed",
     )
-    dry_run: bool = Field(False, description="Only say what would be selected; no row is written")
+    dry_run: bool = Field(False, description="Only print what would be selected; store nothing")
 
 
 class SelectResult(Result):
-    """What was selected, or would be."""
+    """The selection: its members by rank, dataset and night, and its expected gain."""
 
     name: str
     version: int | None
@@ -56,40 +59,40 @@ class SelectResult(Result):
     retention: float
     n_eligible: int
     n_samples: int
-    # Estimated from the mean of each night's tars.
+    # Estimated from the mean sample size of each night.
     n_bytes: int
     datasets: dict[str, int]
     crawl_dates: dict[str, int]
-    # Members by twentieths of rank, the highest scores first.
+    # Members in 20 equal bins of rank, the highest scores first.
     rank_histogram: list[int]
     n_removed: dict[str, int]
     rater: str
-    # Names the pool: equal hashes, equal pairs to draw from.
+    # Hash of the eligible samples.
     eligible_hash: str
     # The tuned rank window that strategy auto used; None without one.
     rank_window: str | None
-    # Log of random's loss over this selection's, as the rater's probe predicts it: positive is better. None without a probe.
+    # Predicted log of (loss of random / loss of this selection); positive is better. None if the rater was not tuned.
     expected_gain: float | None
     expected_gain_low: float | None
     expected_gain_high: float | None
-    # Whether that whole interval lies above 0, or below; none where it holds 0.
+    # True or False if the whole interval lies above or below 0; None if it contains 0.
     is_better_than_random: bool | None
     manifest_sha256: str
     overlap_with_published: float | None
-    # From the newest downstream training; none before the first.
+    # Estimated from the newest downstream training; None before the first one.
     training_hours: float | None
     warnings: list[str]
 
 
 def run(config: SelectConfig, *, slot: int = 0) -> SelectResult:
-    """Select a subset version; the same spec on the same eligible set gives the version that exists."""
+    """Select a subset version; if the same spec on the same eligible samples exists, return that version."""
     if config.dry_run:
         return Selection(config, should_store=False).result(None, is_new=True)
     return execute("select", config, lambda stage_run: select(config, stage_run), SelectResult, slot=slot)
 
 
 def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
-    """Draw, write the manifest, then the row that names it."""
+    """Select, write the manifest, then store the row that refers to it."""
     selection = Selection(config, should_store=True)
     spec, manifest = selection.spec(), selection.manifest
     spec_hash = hash_spec(spec)
@@ -101,7 +104,8 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
         _refuse_withdrawn(known)
         if known.manifest_sha256 != selection.manifest_sha256:
             raise DataError(
-                f"Subset {known.title} was {known.manifest_sha256}, the same spec now gives {selection.manifest_sha256}: not stored."
+                f"The members of {known.title} have sha256 {known.manifest_sha256}, but the same spec now gives "
+                f"{selection.manifest_sha256}. Nothing was stored."
             )
         read_manifest(artifact_path(uri), sha256=known.manifest_sha256)
         return selection.result(known, is_new=False)
@@ -116,16 +120,16 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
 
 
 def _refuse_withdrawn(known: SubsetRow) -> None:
-    """Refuse to give a withdrawn version as what was selected: the next steps would check, copy and publish another one."""
+    """Refuse a selection that equals a withdrawn version, because the next commands would check, copy and publish another version."""
     if known.state == "withdrawn":
         raise ConfigError(
-            f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options; or publish it all the same: "
+            f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options, or publish it again: "
             f"alchemist subset publish {known.name} --version {known.version} --reinstate."
         )
 
 
 class Selection:
-    """One draw, and what is said of it; what costs time is made once."""
+    """One selection and its description; expensive parts are computed once."""
 
     def __init__(self, config: SelectConfig, *, should_store: bool) -> None:
         self.config, self._engine = config, open_store()
@@ -140,27 +144,27 @@ class Selection:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The members with rank and score."""
+        """The members with their ranks and scores."""
         return manifest_of(self.drawn)
 
     @cached_property
     def manifest_sha256(self) -> str:
-        """The hash of the membership."""
+        """The hash of the members."""
         return rows_sha256(self.drawn.snapshot.pairs.pair_hash_N32, self.drawn.member_K)
 
     @cached_property
     def curve(self) -> SelectionCurve:
-        """What the draw did to the ranks."""
+        """The distribution of the members' ranks."""
         return self.drawn.curve()
 
     @cached_property
     def expected_gain(self) -> Estimate | None:
-        """What the rater's probe says of this selection."""
+        """The gain over random that the rater's tuning predicts; None without a tuning."""
         rater_id = self.drawn.snapshot.rater.rater_id
         return expected_gain(self._engine, rater_id, self.spec(), self.curve.n_kept)
 
     def spec(self) -> dict[str, Any]:
-        """Return all that the members depend on; hashes, not ids, name the snapshot."""
+        """Return everything that determines the members; the snapshot is identified by hashes, not by ids."""
         snapshot = self.drawn.snapshot
         return {
             **policy_spec(self.drawn.policy, self.drawn.strategy),
@@ -170,7 +174,7 @@ class Selection:
         }
 
     def result(self, subset: SubsetRow | None, *, is_new: bool) -> SelectResult:
-        """Say what was drawn."""
+        """Return the result of the stage."""
         snapshot = self.drawn.snapshot
         return SelectResult(
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
@@ -197,15 +201,15 @@ def _expectation(gain: Estimate | None) -> dict[str, float | bool | None]:
 
 
 def name_subset(config: SelectConfig) -> str:
-    """Return the name of a subset that was given none.
+    """Return the default name of a subset.
 
     Raises:
-        ConfigError: A dataset's name has signs that a subset's may not have.
+        ConfigError: The name of a dataset has characters that are not allowed in a subset's name.
     """
     name = f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{config.policy.retention * 100:g}"
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(
-            f"{name!r} cannot be a subset's name (letters, digits and . _ + -, at most 100): give one by --name."
+            f"{name!r} is not a valid subset name (letters, digits and . _ + -, at most 100 characters). Pass --name."
         )
     return name
 
@@ -214,7 +218,7 @@ def _require_rater(config: SelectConfig) -> RaterRow:
     rater = find_rater(open_store(), config.rater)
     if rater is None:
         raise ConfigError(
-            "There is no rater in production: train one (alchemist train-rater) and promote it (alchemist rater promote)."
+            "No rater is in production. Train one (alchemist train-rater) and promote it (alchemist rater promote)."
         )
     return rater
 

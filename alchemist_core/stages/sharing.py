@@ -1,4 +1,4 @@
-"""Things that several runs need, such as the model of the full corpus: one run makes each, the others wait for it and reuse it."""
+"""Artifacts that several runs share, such as the model of the full corpus: one run makes each, the others wait and reuse it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def hold_resource(stage_run: StageRun, resource: str) -> Iterator[None]:
 def wait_for_claim(
     stage_run: StageRun, claim: Callable[[], Claimed | None], describe: Callable[[], str | None]
 ) -> Claimed:
-    """Retry a claim until it succeeds; print what is waited for once, and leave the time out of the run's cost."""
+    """Retry a claim until it succeeds; print once why it waits, and exclude the waiting time from the run's cost."""
     told, began = None, time.monotonic()
     while (claimed := claim()) is None:
         text = describe()
@@ -46,6 +46,6 @@ def _claim(stage_run: StageRun, resource: str) -> LeaseClaim:
     def describe() -> str | None:
         with stage_run.engine.connect() as connection:
             run_id = find_holder(connection, resource)
-        return None if run_id is None else f"{resource} is being made by run {run_id}: waiting for it."
+        return None if run_id is None else f"{resource} is being made by run {run_id}. Waiting for it."
 
     return wait_for_claim(stage_run, claim, describe)

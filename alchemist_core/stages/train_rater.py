@@ -1,4 +1,4 @@
-"""Train a rater by bilevel optimisation: it learns which training pairs help a proxy model on the named validation dataset."""
+"""Train a rater by bilevel optimization: it learns which training samples help a proxy model on the validation dataset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,20 +25,22 @@ VALIDATION_ROLES = ("validation", "evaluation")
 
 
 class TrainRaterConfig(Config):
-    """What the rater learns from."""
+    """Datasets and training options of a rater."""
 
-    dataset: str = Field(..., description="Training dataset whose pairs are rated")
-    validation: str = Field(..., description="Validation dataset: what the model should become good at")
+    dataset: str = Field(..., description="Training dataset that the rater learns to rate")
+    validation: str = Field(
+        ..., description="Validation dataset: samples like those that downstream models should be good at"
+    )
     max_pairs: int | None = Field(
         None,
         ge=64,
-        description="At most this many pairs of each dataset, first by hash; none: all, for training as many as are read",
+        description="Maximum number of samples of each dataset, in the order of their hashes; default: as many as training reads",
     )
-    training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="How the rater is trained")
+    training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="Training options")
 
 
 class TrainRaterResult(Result):
-    """The rater that was trained, or that existed."""
+    """The trained rater, new or existing."""
 
     rater: str
     is_new: bool
@@ -51,14 +53,14 @@ class TrainRaterResult(Result):
 
 
 def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterResult:
-    """Train a rater version; the same config on the same pairs gives the rater that exists."""
+    """Train a rater version; if one with the same config and samples exists, return it."""
     return execute_together(
         "train_rater", config, lambda stage_run: train_rater(config, stage_run), TrainRaterResult, slot=slot
     )
 
 
 def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResult:
-    """Read both datasets, train, register the version."""
+    """Read both datasets, train the rater and register it."""
     rows, overlap = read_both(config, stage_run.engine)
     identity = fingerprint(
         {"config": config.hashed_json()}
@@ -86,10 +88,10 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
 
 
 def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[LocatedSample]], dict[str, int]]:
-    """Return the pairs of both datasets, none of whose pictures is in both, and how many are or look as if they were.
+    """Return the samples of both datasets without shared images, and the numbers of shared images and near-duplicates.
 
     Raises:
-        ConfigError: A dataset is unknown, of another role, or has too few pairs for a batch.
+        ConfigError: A dataset is unknown, has another role, or has fewer samples than a batch.
     """
     rows = {
         name: _read_pairs(config, engine, name, roles)
@@ -112,22 +114,22 @@ def _read_pairs(
 ) -> Sequence[LocatedSample]:
     dataset = find_dataset(engine, getattr(config, field))
     if dataset.role not in roles:
-        raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}, needed is {' or '.join(roles)}.")
-    # Of 30 million pairs a run reads some hundred thousand: memory holds those alone.
+        raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}. Allowed: {' or '.join(roles)}.")
+    # Training reads some hundred thousand samples, so memory holds only those, not all of 30 million.
     n_read = config.training.n_read if field == "dataset" else None
     limits = [n for n in (config.max_pairs, n_read) if n is not None]
     rows = read_training_samples(engine, dataset.dataset_id, max_pairs=min(limits, default=None))
     if len(rows) == n_read:
-        say(f"{dataset.name}: the first {len(rows):,} pairs by hash, as many as all steps read.")
+        say(f"{dataset.name}: using the first {len(rows):,} samples by hash, as many as all steps read.")
     return _enough(config, dataset.name, rows)
 
 
 def _keep_apart(
     config: TrainRaterConfig, train: Sequence[LocatedSample], validation: Sequence[LocatedSample]
 ) -> tuple[Sequence[LocatedSample], dict[str, int]]:
-    """Leave out of the training pairs every image that is in the validation dataset; count those that look like one.
+    """Remove from the training samples every image of the validation dataset; count the near-duplicates of its images.
 
-    A rater would otherwise learn to find the validation images among the training images: they help themselves most.
+    Otherwise the rater would learn to find the validation images among the training images, because they help themselves most.
     """
     images, looks = {row.image_hash for row in validation}, {row.perceptual_hash for row in validation} - {None}
     kept = [row for row in train if row.image_hash not in images]
@@ -137,11 +139,11 @@ def _keep_apart(
     }
     if overlap["n_in_both"]:
         say(
-            f"{overlap['n_in_both']:,} images of {config.dataset} are in {config.validation} too: left out of the training."
+            f"{overlap['n_in_both']:,} images of {config.dataset} are also in {config.validation}; they are excluded from training."
         )
     if overlap["n_near_duplicates"]:
         warn(
-            f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the fingerprint of one in {config.validation}."
+            f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the perceptual hash of an image in {config.validation}."
         )
     return _enough(config, config.dataset, kept), overlap
 
@@ -149,7 +151,7 @@ def _keep_apart(
 def _enough(config: TrainRaterConfig, dataset: str, rows: Sequence[LocatedSample]) -> Sequence[LocatedSample]:
     if len(rows) < config.training.batch_size:
         raise ConfigError(
-            f"Dataset {dataset!r} has {len(rows)} pairs, a batch needs {config.training.batch_size}. "
+            f"Dataset {dataset!r} has {len(rows)} samples, but a batch has {config.training.batch_size}. "
             "Ingest more shards, or lower --batch-size."
         )
     return rows

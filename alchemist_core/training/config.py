@@ -1,4 +1,4 @@
-"""What the training loops are told: sizes, lengths, rates. No torch here: the command line reads these bounds."""
+"""Options of the training loops: sizes, lengths, rates. No torch, because the command line reads these bounds."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ TEXT_ENCODER_HELP = (
 
 
 def _later_field(default: Any, **declared: Any) -> Any:
-    """Declare a field that a dump leaves out at its default: what was trained before there was the field keeps its identity."""
+    """Declare a field that is omitted from JSON at its default, so that models from before the field existed keep their identity."""
     return Field(default, exclude_if=lambda value: value == default, **declared)
 
 
@@ -138,7 +138,9 @@ class RaterTrainingConfig(Config):
         sizes = (self.rater_width, self.rater_depth), (self.proxy_width, self.proxy_depth)
         has_network = self.rule is not RatingRule.LEARNABILITY
         if has_network and self.rater_init == "proxy" and sizes[0] != sizes[1]:
-            message = f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}; choose scratch"
+            message = (
+                f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}: set rater_init to scratch"
+            )
             raise ValueError(message)
         return self
 
@@ -166,7 +168,7 @@ class RaterTrainingConfig(Config):
 
     @property
     def n_read(self) -> int:
-        """Training pairs that all steps read, if none is read twice.
+        """Number of training samples that all steps read together.
 
         >>> RaterTrainingConfig(proxy_warmup_steps=400, max_train_steps=1200, batch_size=64).n_read
         102400
@@ -175,7 +177,7 @@ class RaterTrainingConfig(Config):
 
     @property
     def tokenizer_config(self) -> TokenizerConfig:
-        """The published tokenizer, or what is fitted."""
+        """The pretrained tokenizer, or the kind that is fitted."""
         if self.tokenizer_weights is not None:
             return published_tokenizer(self.resolution)
         if self.tokenizer == "vqvae":
@@ -183,20 +185,20 @@ class RaterTrainingConfig(Config):
         return TokenizerConfig(resolution=self.resolution, n_codes=self.codebook_size)
 
     def proxy(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
-        """Size both proxies to what they read."""
+        """Return the config of both proxies for the sizes of their inputs."""
         return _star(tokenizer, text_dim, width=self.proxy_width, depth=self.proxy_depth, n_heads=self.n_heads)
 
     def rater(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
-        """Size the rater's trunk to what it reads; rule learnability has two proxies for a rater."""
+        """Return the config of the rater for the sizes of its inputs; with rule learnability two proxies are the rater."""
         if self.rule is RatingRule.LEARNABILITY:
             return self.proxy(tokenizer, text_dim)
         return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)
 
 
 class DownstreamConfig(Config):
-    """How a generator is trained on a subset; every arm of a comparison gets the same."""
+    """Training options of a generator; all arms of a comparison share them."""
 
-    # Each arm's own: the stage sets it from its list of seeds.
+    # The stage sets it for each model from its list of seeds.
     seed: int = Field(
         0,
         ge=0,
@@ -251,7 +253,7 @@ class DownstreamConfig(Config):
 
     flux: FluxConfig | None = Field(
         None,
-        description="Size of a flow-matching transformer, as preset flux_mini gives it; none: the scale-wise model is trained",
+        description="Size of a flow-matching transformer, set by preset flux_mini; none: train the scale-wise model",
         json_schema_extra=NO_FLAG,
     )
     flux_components: Annotated[Path | None, Formerly("flux_parts")] = Field(
@@ -271,7 +273,7 @@ class DownstreamConfig(Config):
     @model_validator(mode="after")
     def _flux_is_adapted(self) -> "DownstreamConfig":
         if self.flux is not None and self.method != "lora":
-            message = f"method {self.method}: a flow-matching transformer is trained by lora, as preset flux_mini says"
+            message = f"method {self.method}: a flow-matching transformer is trained by lora, as in preset flux_mini"
             raise ValueError(message)
         if self.flux is None and self.flux_components is not None:
             message = f"flux_components {self.flux_components} belongs to preset flux_mini"
@@ -280,14 +282,14 @@ class DownstreamConfig(Config):
 
     @model_validator(mode="after")
     def _lora_has_a_base(self) -> "DownstreamConfig":
-        # FLUX's paths are asked for when it is trained: a preset cannot know them.
+        # FLUX's paths are required only when it is trained, because a preset cannot contain them.
         if self.flux is None and (self.method == "lora") != (self.base_model is not None):
-            message = f"method {self.method} with base_model {self.base_model}: lora needs the folder of a model, scratch takes none"
+            message = f"method {self.method} with base_model {self.base_model}: lora requires the folder of a model, scratch uses none"
             raise ValueError(message)
         return self
 
     def steps(self, n_pairs: int) -> int:
-        """Count the steps on so many pairs.
+        """Return the number of steps on this many samples.
 
         >>> DownstreamConfig(num_train_epochs=2, batch_size=64).steps(320)
         10
@@ -295,7 +297,7 @@ class DownstreamConfig(Config):
         return self.max_train_steps or max(1, round(self.num_train_epochs * n_pairs / self.batch_size))
 
     def star(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
-        """Size the model to what it reads."""
+        """Return the config of the model for the sizes of its inputs."""
         return _star(tokenizer, text_dim, width=self.width, depth=self.depth, n_heads=self.n_heads)
 
 

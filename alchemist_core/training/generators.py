@@ -1,6 +1,6 @@
-"""Generators: how a family is trained (its recipe), and how a trained one is loaded to sample images. STAR's part is here.
+"""Generators: how a family is trained (its recipe), and how a trained one is loaded to sample images. Holds the recipe of STAR.
 
-The loop in `downstream_training` handles batches, steps and checkpoints, and does not know the families.
+The loop in `downstream_training` handles batches, steps and checkpoints for all families.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from alchemist_core.training.samples import SampleSource
 
 
 class Recipe(Protocol):
-    """What a family of generators does its own way in training."""
+    """The part of training that depends on the family of the generator."""
 
     betas: tuple[float, float]
     schedule: str

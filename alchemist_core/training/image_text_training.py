@@ -27,10 +27,10 @@ _N_OTHERS = 8
 def train_head(
     image_ND: Features, text_NC: Features, captions: Sequence[str], config: HeadTrainingConfig, on_progress: OnProgress
 ) -> Head:
-    """Train by contrast: a sample's caption is the right answer, the other captions of the step are wrong ones.
+    """Train by contrast: a sample's caption is the positive, the other captions of the step are negatives.
 
     Source: Radford et al. 2021, Fig. 3 (symmetric InfoNCE).
-    Departs: samples of a step with equal captions are right answers of each other.
+    Departs: samples of a step with equal captions are positives of each other.
 
     Args:
         image_ND: EfficientNet-lite0's features.

@@ -1,6 +1,6 @@
 """Training a rater: load or fit a tokenizer, encode the samples, warm up the proxy, then step until early stopping.
 
-It takes samples and writes a folder; it knows neither shards nor the database. Under `accelerate launch` or torchrun each
+It takes samples and writes a folder; it uses neither shards nor the database. Under `accelerate launch` or torchrun each
 process reads its slice of every batch, and the first process writes.
 """
 

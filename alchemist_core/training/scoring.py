@@ -1,10 +1,10 @@
-"""How a shard is scored: claim it and decode its images, rate them in batches, commit its scores. All of this overlaps.
+"""Scoring of shards: claim a shard and decode its images, rate them in batches, commit its scores. These steps overlap.
 
 The slowest step sets the pace and the others wait for it, so decoding and rating share the cores without a setting: images
 wait in at most as many buffers as there are workers, samples in a fixed number of batches, shards up to a limit. A sample's
 score is the same whatever the batch size, order or batch composition.
 
-`ScoringPipeline` does not know the database: its caller passes what claims and what commits a shard.
+`ScoringPipeline` does not use the database: its caller passes the functions that claim and commit a shard.
 
 Letters: N samples of a shard · B samples in a batch · P samples of a decoded part, or of a batch without its padding.
 """
@@ -194,7 +194,7 @@ class PendingShard:
     Args:
         claimed: The shard and its lease.
         rows: Locations of unscored samples, from `ledger.read_unscored_pairs`.
-        has_heuristics: Also measure images that were never measured.
+        has_heuristics: Also compute the heuristics of images that have none.
     """
 
     def __init__(self, claimed: ClaimedShard, rows: Sequence[UnscoredLocation], *, has_heuristics: bool) -> None:

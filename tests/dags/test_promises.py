@@ -163,7 +163,7 @@ def test_a_rater_is_trained_weekly_only_where_its_form_is_given(dags, monkeypatc
     ("key", "refusal"),
     [
         ("n_steps", r"^Former key in ALCHEMIST_TRAIN_WEEKLY: n_steps is now max_train_steps\.$"),
-        ("steps", r"^Unknown key in ALCHEMIST_TRAIN_WEEKLY: 'steps'\. Allowed: dataset, validation, .*\.$"),
+        ("steps", r"^Unknown key in ALCHEMIST_TRAIN_WEEKLY: 'steps'\. Allowed: preset, dataset, .*\.$"),
     ],
 )
 @pytest.mark.usefixtures("dags")

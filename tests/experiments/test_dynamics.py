@@ -45,7 +45,7 @@ def course(seed: int = 3, shift: float = 0.0, difference: float = 0.0) -> dict[s
 def test_a_training_is_followed_once_and_appears_in_the_report(tmp_path: Path) -> None:
     first = follow(config())
     assert first.table is not None
-    assert "The trainings that were followed are the raters' own, bit for bit." in first.table
+    assert "The repeated trainings are bit-identical to the raters' own." in first.table
     assert len(re.findall(r"^ranks \d", first.table, re.MULTILINE)) == 4
     found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
     assert {
@@ -89,12 +89,12 @@ def test_all_are_followed_where_they_are_fewer() -> None:
 
 
 def test_a_band_without_samples_is_refused() -> None:
-    with pytest.raises(DataError, match="none is of band 2 of 4"):
+    with pytest.raises(DataError, match="none is in band 2 of 4"):
         choose_followed(np.array([0.0, 0.1, 0.6, 0.9]), config(), 0)
 
 
 def test_one_rater_is_not_followed_over_seeds() -> None:
-    with pytest.raises(ValidationError, match="names one training: give one seed"):
+    with pytest.raises(ValidationError, match="has one training: give one seed"):
         config(seeds="3,4")
 
 
@@ -111,7 +111,7 @@ def test_several_seeds_give_intervals_and_a_different_training_is_reported() -> 
     sheet = make_dynamics_sheet({"courses": [course(), course(4, shift=0.2, difference=0.01)]})
     assert sheet.lines[0][2].startswith("4.1000 ± ")
     assert sheet.lines[0][4] == "1.0000 ± 0.0000"
-    assert "not the raters' own to the bit: losses differ by up to 0.01" in sheet.notes[-1]
+    assert "not bit-identical to the raters' own: losses differ by up to 0.01" in sheet.notes[-1]
 
 
 def test_the_figures_name_every_band_and_the_loss_alone_the_reference() -> None:

@@ -77,7 +77,7 @@ def test_the_text_shows_mean_and_half_width() -> None:
         ([3.0, 3.001, 3.002], "no difference shown, non-inferior (margin 1%)"),
         ([2.0, 3.0, 4.0], "no difference shown"),
         ([2.0], ""),
-        ([3.0, 3.002, 3.0], "selected at random: the same pairs"),
+        ([3.0, 3.002, 3.0], "selected at random: the same samples"),
     ],
 )
 def test_the_verdict_follows_from_the_interval(losses: list[float], said: str) -> None:

@@ -42,7 +42,7 @@ class Ended(NamedTuple):
         is_nothing_new = report.get("is_new") is False or any(
             report.get(name) == 0 for name in ("n_shards", "n_nights", "n_pairs")
         )
-        return "following it" in self.said or is_nothing_new or "before" in str(report.get("note"))
+        return "Following it" in self.said or is_nothing_new or "before" in str(report.get("note"))
 
 
 def start(words: tuple[str, ...], store: Store) -> subprocess.Popen[str]:

@@ -205,7 +205,7 @@ def test_a_sample_that_is_not_open_has_no_key_and_is_never_kept():
     )
     assert drawn.tolist() == [0, 2]
     with pytest.raises(
-        ConfigError, match=r"3 of 2 eligible samples are asked for, but strategy random can keep only 2"
+        ConfigError, match=r"3 of 2 eligible samples are requested, but strategy random can select only 2"
     ):
         sample_members(np.zeros(3), np.arange(3), k=3, strategy=Random(), noise=Noise(0), is_eligible_N=is_eligible_N)
 

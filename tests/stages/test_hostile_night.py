@@ -75,7 +75,7 @@ def test_a_clean_dataset_s_night_is_complete_and_equal_to_an_undisturbed_twin_s(
     assert codes[:2] == [6, 6]
     for trouble in (
         "gone.tar: missing", "changed.tar: replaced", "growing.tar is being uploaded", "begun.tar is being uploaded", "not UTF-8",
-        "zipped.tar.gz: is compressed", "2026-02-30: nothing in it was ingested", "2026-01-09: is a symbolic link",
+        "zipped.tar.gz: is compressed", "2026-02-30 is not a valid date", "2026-01-09: is a symbolic link",
         "nowhere.tar: is a broken link",
         ".part/y.tar: is hidden", "/away is unreachable", "alchemist shard reread", "alchemist shard retire",
     ):  # fmt: skip

@@ -118,7 +118,7 @@ def test_a_catalogue_that_is_away_stops_nothing(
 ) -> None:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", "/proc/no/such/place")
     lineage.tell_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
-    assert "lineage was not sent" in capsys.readouterr().err
+    assert "Lineage was not sent" in capsys.readouterr().err
 
 
 def test_without_the_extra_nothing_is_sent_and_the_extra_is_named(
@@ -135,4 +135,4 @@ def test_a_report_that_lacks_what_a_catalogue_wants_stops_nothing(
     events: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lineage.tell_end("select", 7, {"dataset": ["web"]}, {})
-    assert "lineage was not sent: KeyError" in capsys.readouterr().err
+    assert "Lineage was not sent: KeyError" in capsys.readouterr().err

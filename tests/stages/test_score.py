@@ -48,7 +48,7 @@ def members_of(path: Path) -> list[tuple[str, bytes]]:
 
 
 def test_without_a_rater_nothing_is_scored_and_the_night_succeeds(database_url: str) -> None:
-    assert score().note == "no production rater: nothing scored"
+    assert score().note == "No rater is in production, so nothing was scored."
 
 
 def test_every_location_is_scored_and_scoring_again_changes_nothing(trained_store: TrainedStore) -> None:
@@ -65,7 +65,7 @@ def test_fifteen_replays_leave_what_one_run_left(trained_store: TrainedStore) ->
     before = checksum(trained_store.url)
     files = {path: path.stat().st_mtime_ns for path in trained_store.home.rglob("*") if path.is_file()}
     for _ in range(15):
-        assert score(dataset="scenes").note == "everything in scope was scored before"
+        assert score(dataset="scenes").note == "Everything in scope was scored before."
     assert checksum(trained_store.url) == before
     assert {path: path.stat().st_mtime_ns for path in trained_store.home.rglob("*") if path.is_file()} == files
 
@@ -357,4 +357,4 @@ def test_a_shadow_that_cannot_be_loaded_costs_the_night_nothing(trained_store: T
     add_shadow(is_damaged=True)
     report = score(dataset="scenes", rater="nightly")
     assert (report.n_shards, report.n_scored) == (6, 240)
-    assert "shadow shadow scored nothing: The artifact" in str(report.note)
+    assert "Shadow rater shadow scored nothing: The artifact" in str(report.note)

@@ -57,7 +57,7 @@ def test_no_more_samples_are_held_than_all_steps_read(
     ingest_corpus()
     report = train(proxy_warmup_steps=1, max_train_steps=2)
     assert (report.n_train, report.n_validation) == (3 * 32, 200)
-    assert "scenes: the first 96 pairs by hash" in capsys.readouterr().err
+    assert "scenes: using the first 96 samples by hash" in capsys.readouterr().err
 
 
 def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], object]) -> None:

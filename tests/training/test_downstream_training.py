@@ -160,5 +160,5 @@ def test_lora_improves_its_base_and_leaves_a_plain_model(
 
 
 def test_lora_without_a_base_is_refused() -> None:
-    with pytest.raises(ValidationError, match="lora needs the folder of a model"):
+    with pytest.raises(ValidationError, match="lora requires the folder of a model"):
         DownstreamConfig(method="lora")
