@@ -30,7 +30,7 @@ def test_every_field_of_a_golden_protocol_is_refused_by_its_name(name: str) -> N
     for field, value in fields.items():
         with pytest.raises(ConfigError, match=rf"^{field} is 'another', but") as caught:
             refuse_differences(fields, fields | {field: "another"}, whose="the golden protocol")
-        assert f"says {value!r}." in str(caught.value)
+        assert f"has {value!r}." in str(caught.value)
 
 
 @pytest.mark.parametrize(("field", "other"), [

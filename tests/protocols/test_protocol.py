@@ -71,7 +71,7 @@ def test_every_field_of_a_protocol_is_tried() -> None:
 
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_one_changed_field_is_refused_by_its_name(field: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{field}.*is .*, but run 1 says") as caught:
+    with pytest.raises(ConfigError, match=rf"^{field}.*is .*, but run 1 has") as caught:
         refuse_differences(FIELDS, FIELDS | {field: OTHERS[field]}, whose="run 1")
     assert sum(name in str(caught.value) for name in FIELDS) == 1
 
@@ -82,7 +82,7 @@ def test_equal_protocols_pass() -> None:
 
 def test_a_hash_in_the_file_must_be_the_one_found() -> None:
     protocol = ImageProtocol.model_validate(FIELDS)
-    with pytest.raises(ConfigError, match=r"weights_sha256 is 'eeee.*file says 'aaaa"):
+    with pytest.raises(ConfigError, match=r"weights_sha256 is 'eeee.*file has 'aaaa"):
         protocol.pinned(weights_sha256="e" * 64)
 
 
@@ -112,7 +112,7 @@ def test_only_the_published_extractor_gives_a_metric_its_bare_name() -> None:
 def test_clean_fid_and_fid_are_never_mixed() -> None:
     """They differ in the extractor alone: the same images, the same weights, another way to the network's 299 px."""
     fid, clean = (read_image_protocol(name).as_json() for name in ("fid_mjhq", "clean_fid_mjhq"))
-    with pytest.raises(ConfigError, match=r"^extractor is 'inception_v3_clean', but fid_mjhq says 'inception_v3'\. "):
+    with pytest.raises(ConfigError, match=r"^extractor is 'inception_v3_clean', but fid_mjhq has 'inception_v3'\. "):
         refuse_differences(fid, clean, whose="fid_mjhq")
 
 
@@ -248,7 +248,7 @@ def test_a_title_names_every_extractor_but_the_published_one(metric: str, extrac
 def test_a_value_that_only_one_side_has_differs() -> None:
     assert find_differences({"b": {"x": 1}, "a": 1}, {"b": {"y": 1}}) == ["a", "b.x", "b.y"]
     assert find_differences({"b": {"x": 1}}, {"b": None}) == ["b"]
-    with pytest.raises(ConfigError, match=r"^b\.x is None, but run 1 says 1; c is 2, but run 1 says None\."):
+    with pytest.raises(ConfigError, match=r"^b\.x is None, but run 1 has 1; c is 2, but run 1 has None\."):
         refuse_differences({"b": {"x": 1}}, {"b": {}, "c": 2}, whose="run 1")
 
 
