@@ -360,7 +360,8 @@ def test_a_shard_whose_file_is_gone_is_noticed_and_stops_no_other(tmp_path: Path
     shutil.copy(tars[2], tmp_path / "2.tar")
     for _ in range(2):
         with pytest.raises(
-            DataError, match=r"web: 0\.tar: missing \(the file did not exist at .* UTC\).*alchemist shard retire \d+ --reason"
+            DataError,
+            match=r"web: 0\.tar: missing \(the file did not exist at .* UTC\).*alchemist shard retire \d+ --reason",
         ):
             ingest(dataset="web")
     assert states(engine) == {"0.tar": "missing", "1.tar": "verified", "2.tar": "verified"}
