@@ -341,7 +341,7 @@ def _require_tar(file: BinaryIO, size_bytes: int) -> None:
     """Refuse a file without a valid header. If only the first header of a tar is damaged, one record is lost."""
     block = _read_at(file, 0, _BLOCK)
     if not block:
-        raise DataError("the file is empty; upload it again")
+        raise DataError("the file is empty, so it is not a tar; upload it again")
     is_tar = len(block) == _BLOCK and (not block.strip(b"\0") or _parse_header(block) is not None)
     if not is_tar and _find_header(file, _BLOCK, size_bytes) >= size_bytes:
         kind = "gzip" if block.startswith(b"\x1f\x8b") else f"a file that starts with {block[:8]!r}"
