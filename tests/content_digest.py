@@ -40,7 +40,9 @@ def _scores(alchemist: str, home: Path, out: Path) -> str:
 
 
 def _members(alchemist: str, home: Path, name: str, out: Path) -> str:
-    _run(alchemist, home, "export", "subset", f"--out={out}", "--", name)
+    # 0.1.0 names the subset with a flag, which later versions refuse.
+    usage = subprocess.run([alchemist, "export", "subset", "--help"], check=True, capture_output=True, text=True).stdout
+    _run(alchemist, home, "export", "subset", f"--name={name}" if "--name NAME" in usage else name, f"--out={out}")
     return _hash_rows(out, ("pair_hash", "rank", "score"))
 
 

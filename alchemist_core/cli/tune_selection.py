@@ -10,6 +10,7 @@ from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.trial import require_evaluation
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.raters import find_rater, list_windows
 from alchemist_core.telemetry import say
@@ -18,9 +19,9 @@ from alchemist_core.telemetry import say
 class RunConfig(TrialsConfig):
     """Which ranking, on which seeds."""
 
-    rule: Annotated[str, Formerly("kind")] = Field(
-        "alignment",
-        description="Scoring rule of the raters that are trained for each seed: alignment, loss or learnability",
+    rule: Annotated[ScoringRule, Formerly("kind")] = Field(
+        ScoringRule.ALIGNMENT,
+        description="Scoring rule of the raters that are trained for each seed",
     )
     retentions: Ratios = Field((0.2, 0.5), description="Retentions to fit a rank window for, separated by commas")
     seeds: Seeds = Field(

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.comparison import ORACLE, arm_title, stored_arm
+
+
+def _raters_of(rule: ScoringRule) -> dict[str, dict[str, Any]]:
+    plain = {rule.value: {"rule": rule.value}}
+    return plain | ({f"{rule}+group": {"rule": rule.value, "group_weight": True}} if rule.trains_rater else {})
+
 
 # The fields of the rater's training that each kind of rater sets.
 RATERS: dict[str, dict[str, Any]] = {
-    "alignment": {"rule": "alignment"},
-    "alignment+group": {"rule": "alignment", "group_weight": True},
-    "loss": {"rule": "loss"},
-    "loss+group": {"rule": "loss", "group_weight": True},
-    "learnability": {"rule": "learnability"},
+    name: options for rule in ScoringRule for name, options in _raters_of(rule).items()
 }
 DEFAULT_RATER = "alignment"
 # The oracle: samples known to be good. If there are too few, oracle+KIND adds samples of one kind. Stored results and the

@@ -20,7 +20,6 @@ from alchemist_core.experiments.trial import Cell, Trial, measure_cell, require_
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.report.comparison import stored_arm
 from alchemist_core.selection.config import strategy_spec
-from alchemist_core.selection.strategies import STRATEGY_OF_RULE
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
@@ -190,7 +189,7 @@ class Experiment:
         if (kind, retention) in self.tuned:
             return strategy_spec(self.tuned[kind, retention].fitted.strategy)
         rule = self.config.training_of(kind, 0).rule
-        return {"strategy": STRATEGY_OF_RULE[rule.value]}
+        return {"strategy": rule.strategy}
 
     def _tuning(self, kind: str) -> Tuning:
         # Only the tuning seeds determine whether there is a gain, never the reported ones.

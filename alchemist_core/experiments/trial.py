@@ -145,7 +145,7 @@ def measure_cell(
     """
     given = SelectionPolicy.model_validate({**policy, "retention": retention, "seed": trial.seed})
     # The name contains the spec of the members, so that experiments share the subset of an equal arm.
-    spec = policy_spec(given, given.resolve(rater.rule))  # type: ignore[arg-type]  # the table's CHECK knows the rules
+    spec = policy_spec(given, given.resolve(rater.rule))
     name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]}"
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
     trained = train_downstream.run(

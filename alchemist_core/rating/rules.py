@@ -3,10 +3,12 @@
 Letters: B samples in a batch.
 """
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 
 
 def alignment_cost(loss_B: Float[Tensor, " B"], reference_loss_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -28,8 +30,15 @@ def loss_cost(loss_B: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     return loss_B.detach()
 
 
+# What the costs are made of: the losses under the proxy and under the reference.
+_COSTS: dict[ScoringRule, Callable[[Tensor, Tensor], Tensor]] = {
+    ScoringRule.ALIGNMENT: alignment_cost,
+    ScoringRule.LOSS: lambda loss_B, _reference_loss_B: loss_cost(loss_B),
+}
+
+
 def sample_cost(
-    rule: RatingRule, loss_B: Float[Tensor, " B"], reference_loss_B: Float[Tensor, " B"]
+    rule: ScoringRule, loss_B: Float[Tensor, " B"], reference_loss_B: Float[Tensor, " B"]
 ) -> Float[Tensor, " B"]:
     """Return each sample's cost by the run's scoring rule."""
-    return alignment_cost(loss_B, reference_loss_B) if rule is RatingRule.ALIGNMENT else loss_cost(loss_B)
+    return _COSTS[rule](loss_B, reference_loss_B)

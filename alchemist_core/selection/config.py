@@ -8,8 +8,9 @@ from pydantic import Field
 
 from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names
 from alchemist_core.errors import ConfigError
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.selection.keys import Noise, PRank
-from alchemist_core.selection.strategies import STRATEGIES, STRATEGY_OF_RULE, RatingRule, Strategy, StrategyName
+from alchemist_core.selection.strategies import STRATEGIES, Strategy, StrategyName
 
 RATER_SCORE = "rater"
 Dedup = Literal["exact", "near", "off"]
@@ -121,7 +122,7 @@ class SelectionPolicy(Config):
         """Whether any parameter of a strategy is given."""
         return any(value is not None for value in self._parameters().values())
 
-    def resolve(self, rule: RatingRule) -> Strategy:
+    def resolve(self, rule: str) -> Strategy:
         """Return the strategy with its parameters; the scoring rule of the rater resolves `auto`.
 
         Raises:
@@ -138,9 +139,9 @@ class SelectionPolicy(Config):
             )
         return kind(**given)
 
-    def _auto(self, rule: RatingRule) -> str:
+    def _auto(self, rule: str) -> str:
         # No scoring rule applies to heuristics, so auto selects the highest scores.
-        return STRATEGY_OF_RULE[rule] if self.rank_by == RATER_SCORE else "top_k"
+        return ScoringRule(rule).strategy if self.rank_by == RATER_SCORE else "top_k"
 
     def _require_sense(self, kind: type[Strategy]) -> None:
         if self.p_rank == "inclusion" and not kind.is_stochastic:

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from alchemist_core.rating.config import ScoringRule
+
 StrategyName = Literal["auto", "shift_gsample", "gsample", "head_gsample", "top_k", "block", "random"]
-RatingRule = Literal["alignment", "loss", "learnability"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +114,19 @@ Strategy = ShiftGsample | Gsample | HeadGsample | Random | TopK | Block
 STRATEGIES: dict[str, type[Strategy]] = {
     kind.name: kind for kind in (ShiftGsample, Gsample, HeadGsample, Random, TopK, Block)
 }
-# The strategy that fits where each scoring rule ranks its useful samples.
-STRATEGY_OF_RULE: dict[RatingRule, str] = {
-    "alignment": HeadGsample.name,
-    "loss": ShiftGsample.name,
-    "learnability": HeadGsample.name,
-}
 
-_MIXED = {
-    ("alignment", "shift_gsample"): (
+_MIXED: dict[tuple[str, type[Strategy]], str] = {
+    (ScoringRule.ALIGNMENT, ShiftGsample): (
         "Scoring rule 'alignment' gives the most useful samples the highest scores, and strategy shift_gsample drops those. "
         "Strategy auto takes head_gsample for this rule."
     ),
-    ("loss", "top_k"): (
+    (ScoringRule.LOSS, TopK): (
         "Scoring rule 'loss' gives the plainest samples the highest scores, and strategy top_k keeps only those. "
         "Strategy auto takes shift_gsample for this rule."
     ),
 }
 
 
-def mixed_pairing_warning(strategy: Strategy, rule: RatingRule) -> str | None:
+def mixed_pairing_warning(strategy: Strategy, rule: str) -> str | None:
     """Return a warning if the strategy keeps the samples that the scoring rule finds least useful, or drops the most useful; else None."""
-    return _MIXED.get((rule, strategy.name))
+    return _MIXED.get((rule, type(strategy)))

@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import SelectionPolicy
-from alchemist_core.selection.strategies import RatingRule
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.leases import take_lock, try_lock
@@ -392,7 +391,7 @@ class SubsetRater(NamedTuple):
 
     rater_id: int
     name: str
-    rule: RatingRule
+    rule: str
     config: dict[str, Any]
     checkpoint_uri: str
     checkpoint_sha256: bytes

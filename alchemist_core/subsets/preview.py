@@ -83,7 +83,7 @@ def _training_hours(engine: Engine, k: int) -> float | None:
 def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[str]:
     policy, snapshot, found = drawn.policy, drawn.snapshot, []
     if policy.rank_by == RATER_SCORE:
-        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))  # type: ignore[arg-type]  # the table's CHECK
+        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
     if needs_rescale(snapshot.rank_N, cut):
         share = share_above_cut(snapshot.rank_N, cut)

@@ -109,7 +109,7 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
     Raises:
         ConfigError: The drop-top ratio, the caps or the strata leave too few; the message names the largest possible retention.
     """
-    strategy = policy.resolve(snapshot.rater.rule)  # type: ignore[arg-type]  # the table's CHECK knows the rules
+    strategy = policy.resolve(snapshot.rater.rule)
     wanted = retention_to_k(policy.retention, snapshot.n_eligible) if k is None else k
     group_N = _groups(policy, snapshot)
     strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]

@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.acceptance import AcceptanceLimits
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.statistics import area_under_curve, spearman
 from alchemist_core.training.samples import Samples
 
@@ -102,7 +102,7 @@ class Training(NamedTuple):
 
     metrics: dict[str, Any]
     """The metrics of the training, with the history of its steps."""
-    rule: RatingRule
+    rule: ScoringRule
     """Scoring rule; a rater of rule `loss` may prefer plain images."""
     group_size: int
 
@@ -184,9 +184,9 @@ def _training(training: Training, limits: AcceptanceLimits) -> list[HealthCheck]
     metrics, rule, group_size = training
     correlation = metrics["spearman_score_minus_loss"]
     # A rater of rule `loss` ranks by loss on purpose.
-    limit = None if rule is RatingRule.LOSS else limits.max_loss_correlation
+    limit = None if rule.ranks_plain_first else limits.max_loss_correlation
     return [
-        *([] if rule is RatingRule.LEARNABILITY else _weights(metrics["history"], group_size, limits)),
+        *(_weights(metrics["history"], group_size, limits) if rule.trains_rater else []),
         HealthCheck("spearman_score_minus_loss", abs(correlation), None, limit, "1: the rater only ranks by loss"),
     ]
 
@@ -204,13 +204,16 @@ def _weights(history: Sequence[dict[str, float]], group_size: int, limits: Accep
 
 
 def _synthetic_defects(
-    scorer: SampleScorer, clean: Samples, score_N: Float32[np.ndarray, " N"], asked: tuple[RatingRule, AcceptanceLimits]
+    scorer: SampleScorer,
+    clean: Samples,
+    score_N: Float32[np.ndarray, " N"],
+    asked: tuple[ScoringRule, AcceptanceLimits],
 ) -> list[HealthCheck]:
     rule, limits = asked
     plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
     chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
     other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))
-    least_plain = None if rule is RatingRule.LOSS else limits.min_plain_auc
+    least_plain = None if rule.ranks_plain_first else limits.min_plain_auc
     rows = (
         ("recall_of_plain", plain_N, least_plain, "AUC, clean against plain"),
         ("recall_of_chaotic", chaotic_N, limits.min_chaotic_auc, "AUC, clean against chaotic"),

@@ -32,7 +32,6 @@ from alchemist_core.rating.config import (
     Objective,
     PenaltySchedule,
     RaterFeatures,
-    RatingRule,
 )
 from alchemist_core.rating.learnability import LearnabilityRater
 from alchemist_core.rating.proxies import proxy_objective, reference_objective, seal_shares, warmup_objective
@@ -397,6 +396,6 @@ def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
 
 def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:
     """Build the rater that a run of this config produces, with untrained weights."""
-    if config.rule is RatingRule.LEARNABILITY:
+    if not config.rule.trains_rater:
         return LearnabilityRater(Star(size), Star(size))
     return make_rater(config, size)

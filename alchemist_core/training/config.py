@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from alchemist_core.config import NO_FLAG, Config, Formerly
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
-from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, RatingRule
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 TokenizerKind = Literal["patches", "vqvae"]
@@ -27,8 +27,8 @@ def _later_field(default: Any, **declared: Any) -> Any:
 class RaterTrainingConfig(Config):
     """How a rater is trained by two proxies; the defaults fit two CPU cores and two minutes."""
 
-    rule: RatingRule = Field(
-        RatingRule.ALIGNMENT,
+    rule: ScoringRule = Field(
+        ScoringRule.ALIGNMENT,
         description="Scoring rule. alignment: how much lower a sample's loss is under the proxy that also trains on validation data "
         "(Eq. 6). loss: a low loss under that proxy (Eq. 9). learnability: how much further training on validation data alone lowers "
         "a proxy's loss; it trains no rater network",
@@ -136,8 +136,7 @@ class RaterTrainingConfig(Config):
     @model_validator(mode="after")
     def _rater_fits_its_start(self) -> "RaterTrainingConfig":
         sizes = (self.rater_width, self.rater_depth), (self.proxy_width, self.proxy_depth)
-        has_network = self.rule is not RatingRule.LEARNABILITY
-        if has_network and self.rater_init == "proxy" and sizes[0] != sizes[1]:
+        if self.rule.trains_rater and self.rater_init == "proxy" and sizes[0] != sizes[1]:
             message = (
                 f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}: set rater_init to scratch"
             )
@@ -190,7 +189,7 @@ class RaterTrainingConfig(Config):
 
     def rater(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
         """Return the config of the rater for the sizes of its inputs; with rule learnability two proxies are the rater."""
-        if self.rule is RatingRule.LEARNABILITY:
+        if not self.rule.trains_rater:
             return self.proxy(tokenizer, text_dim)
         return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)
 

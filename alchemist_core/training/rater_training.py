@@ -19,7 +19,6 @@ from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
-from alchemist_core.rating.config import RatingRule
 from alchemist_core.statistics import spearman
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training import checkpoints
@@ -246,7 +245,7 @@ def make_models(
     config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]
 ) -> TwoProxies:
     """Build the models of a run with this scoring rule; `sizes` are those of the proxies and of the rater."""
-    kind = Learnability if config.rule is RatingRule.LEARNABILITY else Bilevel
+    kind = Bilevel if config.rule.trains_rater else Learnability
     return kind(config, accelerator, sizes)
 
 

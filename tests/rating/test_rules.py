@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.rating.objective import instance_objective
 from alchemist_core.rating.rules import alignment_cost, loss_cost, sample_cost
 from tests.oracles import oracle_rating as oracle
@@ -28,14 +28,14 @@ def test_loss_cost_is_eq_9() -> None:
 
 def test_eq_9_moves_the_rater_like_eq_6_when_reference_losses_are_equal() -> None:
     loss_B = torch.tensor(LOSSES)
-    by_alignment = sample_cost(RatingRule.ALIGNMENT, loss_B, torch.full((4,), 1.7))
-    by_loss = sample_cost(RatingRule.LOSS, loss_B, torch.full((4,), 1.7))
+    by_alignment = sample_cost(ScoringRule.ALIGNMENT, loss_B, torch.full((4,), 1.7))
+    by_loss = sample_cost(ScoringRule.LOSS, loss_B, torch.full((4,), 1.7))
     torch.testing.assert_close(score_gradient(by_alignment), score_gradient(by_loss), rtol=1e-5, atol=1e-6)
 
 
 def test_the_two_rules_differ_when_reference_losses_do() -> None:
-    by_alignment = sample_cost(RatingRule.ALIGNMENT, torch.tensor(LOSSES), torch.tensor(REFERENCE))
-    by_loss = sample_cost(RatingRule.LOSS, torch.tensor(LOSSES), torch.tensor(REFERENCE))
+    by_alignment = sample_cost(ScoringRule.ALIGNMENT, torch.tensor(LOSSES), torch.tensor(REFERENCE))
+    by_loss = sample_cost(ScoringRule.LOSS, torch.tensor(LOSSES), torch.tensor(REFERENCE))
     assert (score_gradient(by_alignment) - score_gradient(by_loss)).abs().max() > 1e-2
 
 
@@ -47,5 +47,5 @@ def test_a_cost_carries_no_gradient() -> None:
 
 def test_each_rule_by_hand_and_only_alignment_looks_at_the_reference() -> None:
     loss_B, reference_B = torch.tensor([2.0, 3.0]), torch.tensor([2.5, 1.0])
-    assert sample_cost(RatingRule.ALIGNMENT, loss_B, reference_B).tolist() == [-0.5, 2.0]
-    assert sample_cost(RatingRule.LOSS, loss_B, reference_B).tolist() == [2.0, 3.0]
+    assert sample_cost(ScoringRule.ALIGNMENT, loss_B, reference_B).tolist() == [-0.5, 2.0]
+    assert sample_cost(ScoringRule.LOSS, loss_B, reference_B).tolist() == [2.0, 3.0]

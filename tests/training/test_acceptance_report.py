@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alchemist_core.rating.acceptance import AcceptanceLimits
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.training.acceptance_report import HealthCheck, Training, certify, failures
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
@@ -51,7 +51,7 @@ def metrics(trained: list[Path]) -> dict[str, Any]:
 
 
 def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) -> dict[str, HealthCheck]:
-    training = Training(metrics, given.pop("rule", RatingRule.ALIGNMENT), 32)
+    training = Training(metrics, given.pop("rule", ScoringRule.ALIGNMENT), 32)
     checks = certify(scorer, clean, training, **given)
     return {check.name: check for check in checks}
 
@@ -102,7 +102,7 @@ def test_a_defect_is_found_by_name(
 
 def test_a_rater_of_rule_loss_may_like_plain_images(metrics: dict[str, Any], test_pairs: Samples) -> None:
     likes_plain = Judge(lambda images, _: -images.std((1, 2, 3)))
-    assert examine(likes_plain, test_pairs, metrics, rule=RatingRule.LOSS)["recall_of_plain"].is_ok
+    assert examine(likes_plain, test_pairs, metrics, rule=ScoringRule.LOSS)["recall_of_plain"].is_ok
 
 
 def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[str, Any], test_pairs: Samples) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.training import launching
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
@@ -87,9 +87,9 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
         torch.testing.assert_close(launched[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [RatingRule.ALIGNMENT, RatingRule.LEARNABILITY])
+@pytest.mark.parametrize("rule", [ScoringRule.ALIGNMENT, ScoringRule.LEARNABILITY])
 def test_two_processes_give_the_loss_curve_of_one(
-    folder: Path, train_pairs: Samples, validation_pairs: Samples, rule: RatingRule
+    folder: Path, train_pairs: Samples, validation_pairs: Samples, rule: ScoringRule
 ) -> None:
     update = {"batch_size": 64, "softmax_group_size": 32, "max_train_steps": 25, "group_weight": True, "rule": rule}
     config = CONFIG.model_copy(update=update)

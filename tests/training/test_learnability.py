@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training.acceptance_report import Training, certify
 from alchemist_core.training.config import RaterTrainingConfig
@@ -25,8 +25,8 @@ from tests.training.test_bilevel import TEXT_DIM, TOKENIZER, draw_batch
 from tests.training.test_rater_training import CONFIG as BILEVEL
 from tests.training.test_rater_training import ignore, kill_twice
 
-CONFIG = BILEVEL.model_copy(update={"rule": RatingRule.LEARNABILITY})
-SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=RatingRule.LEARNABILITY)
+CONFIG = BILEVEL.model_copy(update={"rule": ScoringRule.LEARNABILITY})
+SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=ScoringRule.LEARNABILITY)
 
 
 @pytest.fixture(scope="module")
@@ -138,5 +138,5 @@ def test_a_killed_run_resumes_to_bit_identical_weights(
 
 
 def test_it_is_sized_as_its_proxies_whatever_a_rater_s_network_would_be() -> None:
-    config = RaterTrainingConfig(rule=RatingRule.LEARNABILITY, proxy_width=32, rater_width=64)
+    config = RaterTrainingConfig(rule=ScoringRule.LEARNABILITY, proxy_width=32, rater_width=64)
     assert config.rater(TOKENIZER, TEXT_DIM) == config.proxy(TOKENIZER, TEXT_DIM)

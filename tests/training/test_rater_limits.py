@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.models.star import Star
 from alchemist_core.presets import preset_values
-from alchemist_core.rating.config import RatingRule
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.training.bilevel import collapse_reason, make_rater
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
@@ -45,7 +45,7 @@ def test_a_run_whose_weights_collapse_stops_with_the_reason(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     config = CONFIG.model_copy(
-        update={"kl_weight": 1e-3, "rule": RatingRule.LOSS, "rater_learning_rate": 3e-2, "max_train_steps": 600}
+        update={"kl_weight": 1e-3, "rule": ScoringRule.LOSS, "rater_learning_rate": 3e-2, "max_train_steps": 600}
     )
     with pytest.raises(TrainingCollapsedError, match=r"of 32 samples \(at least 3.2 are needed\)"):
         train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)

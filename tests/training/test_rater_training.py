@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, RatingRule
+from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training import rater_training
 from alchemist_core.training.checkpoints import partial_folder
@@ -221,7 +221,7 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
         {"penalty_schedule": PenaltySchedule.SEAL},
         {"rater_features": RaterFeatures.HIDDEN},
         {"tokenizer": "vqvae"},
-        {"rule": RatingRule.LOSS},
+        {"rule": ScoringRule.LOSS},
         {"objective": Objective.PAPER_EXACT},
         {"group_weight": True},
         {"rater_init": "scratch"},

@@ -27,14 +27,14 @@ class Rater(Table):
     __tablename__ = "raters"
     __table_args__ = (
         CheckConstraint("state IN ('candidate', 'production', 'retired')", name="state"),
-        CheckConstraint("rule IN ('alignment', 'loss', 'learnability')", name="rule"),
+        CheckConstraint("rule ~ '^[a-z][a-z0-9_]*$'", name="rule"),
         CheckConstraint("octet_length(checkpoint_sha256) = 32", name="sha256_bytes"),
         Index("uq_raters_one_production", "state", unique=True, postgresql_where=text("state = 'production'")),
     )
 
     rater_id: Mapped[Key] = mapped_column(comment="Key of the rater version")
     name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the rater version")
-    rule: Mapped[str] = mapped_column(comment="Scoring rule: alignment, loss or learnability")
+    rule: Mapped[str] = mapped_column(comment="Scoring rule, such as alignment")
     config: Mapped[dict[str, Any]] = mapped_column(comment="Training configuration, as JSON")
     identity_hash: Mapped[str] = mapped_column(
         unique=True, comment="sha256 over configuration and training data: the same rater is never trained twice"
