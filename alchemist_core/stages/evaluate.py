@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Formerly, Result
+from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
@@ -30,7 +30,7 @@ from alchemist_core.store.subsets import VERSION_TEXT, SubsetRater, SubsetRow, c
 class EvaluateConfig(Config):
     """What to measure, and on what."""
 
-    subset: str = Field(..., description="Name of the subset whose arms are measured")
+    subset: str = Field(..., description="Name of the subset whose arms are measured", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     evaluation: str | None = Field(
         None, description="Evaluation dataset; default: the one set by alchemist dataset set-default"
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:
     if not trained:
         raise ConfigError(
             f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
-            f"Run alchemist train-downstream --subset {subset.name} first."
+            f"Run alchemist train-downstream {subset.name} first."
         )
     protocol_id = store_protocol(engine, metric)
     n_measured = measure_missing(stage_run, metric, protocol_id, trained)

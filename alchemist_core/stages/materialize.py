@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Command, Config, Result
+from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import is_s3, join_uri
 from alchemist_core.stages.execution import StageRun, execute
@@ -37,7 +37,7 @@ from alchemist_core.subsets.selected import load_manifest
 class MaterializeConfig(Config):
     """Subset to copy, and the layout of the materialized dataset."""
 
-    subset: str = Field(..., description="Name of the subset")
+    subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     newest: bool = Field(False, description=NEWEST_TEXT)
     shard_size: int = Field(1000, ge=1, le=1_000_000, description="Samples per tar shard")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, Seeds, fingerprint, former_names
+from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.report.comparison import ORACLE, ArmNames, arm_title
@@ -140,7 +140,7 @@ def _identity(what: dict[str, Any]) -> str:
 class TrainDownstreamConfig(Config):
     """Arms, seeds and the model to train."""
 
-    subset: str = Field(..., description="Name of the subset")
+    subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     arms: ArmNames = Field(
         ("subset", "random"),
@@ -261,4 +261,4 @@ class Comparison:
         return StoredSamples([row_of[pair_hash] for pair_hash in members], side, stage_run.report)
 
 
-COMMANDS = {"": Command(TrainDownstreamConfig, run, lambda config, _: f"alchemist evaluate --subset {config.subset}")}
+COMMANDS = {"": Command(TrainDownstreamConfig, run, lambda config, _: f"alchemist evaluate {config.subset}")}

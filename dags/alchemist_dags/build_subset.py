@@ -51,7 +51,7 @@ def build_subset():
     select = step("select", lambda run: alchemist("select", json=True, **spec(run)), **wanted)
     checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run), **selected(run)))
     copy = {"when": lambda run: run.form["materialize"]}
-    materialize = step("materialize", lambda run: alchemist("materialize", subset=name(run), **selected(run)), **copy)
+    materialize = step("materialize", lambda run: alchemist("materialize", operand=name(run), **selected(run)), **copy)
     asks = {"when": lambda run: run.form["approve"], "trigger_rule": ONLY_WHAT_RAN, "returns": ""}
     plan_publish = step(
         "plan_publish", lambda run: alchemist("plan", "publish", operand=name(run), json=True, **selected(run)), **asks

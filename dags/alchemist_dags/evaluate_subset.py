@@ -40,10 +40,10 @@ def evaluate_subset():
         return alchemist("plan", "evaluate", json=True, **chosen(run, "evaluation", "arms", "seeds"))
 
     def train(run):
-        return alchemist("train-downstream", subset=run.item, **chosen(run, "arms", "seeds", "truth"))
+        return alchemist("train-downstream", operand=run.item, **chosen(run, "arms", "seeds", "truth"))
 
     def measure(run):
-        return alchemist("evaluate", subset=run.item, **chosen(run, "evaluation"))
+        return alchemist("evaluate", operand=run.item, **chosen(run, "evaluation"))
 
     def check(run):
         return alchemist("check", suite="evaluation", subset=run.item)

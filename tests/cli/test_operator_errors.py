@@ -42,9 +42,9 @@ OPENS_STORE = (
     "train-rater --dataset scenes --validation v",
     "score --dataset scenes",
     "select --dataset scenes --retention 0.2",
-    "materialize --subset half",
-    "train-downstream --subset half",
-    "evaluate --subset half --evaluation t",
+    "materialize half",
+    "train-downstream half",
+    "evaluate half --evaluation t",
     "report",
     "rater certify newest",
     "rater promote newest",
@@ -223,8 +223,8 @@ LIMITED = (
     "export scores --out {f}/out.parquet",
     "report --out {f}/page.html",
     "db backup {f}/full-backup",
-    "materialize --subset half",
-    "train-downstream --subset half --num-train-epochs 1",
+    "materialize half",
+    "train-downstream half --num-train-epochs 1",
 )
 
 

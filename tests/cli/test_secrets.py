@@ -19,7 +19,7 @@ CHAIN = (
     ("night", "publish", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", "scenes-auto-r50"),
-    ("materialize", "--subset", "scenes-auto-r50"),
+    ("materialize", "scenes-auto-r50"),
     ("plan", "score", "--dataset", "scenes"),
     ("report", "--subset", "scenes-auto-r50"),
     ("subset", "show", "no-such-subset"),

@@ -44,14 +44,14 @@ LINES = {
         preview select --dry-run SPEC
         select select --json SPEC
         check_subset check --suite=subset --subset=best --version=3
-        materialize materialize --subset=best --version=3
+        materialize materialize --version=3 -- best
         plan_publish plan publish --json --version=3 -- best
         publish subset publish --version=3 --approved-by=ann '--comment=fine; $(id)' -- best
     """,
     "evaluate_subset": """
         plan plan evaluate --json --evaluation=heldout --arms=subset,random,planted --seeds=0,1,2
-        train_downstream train-downstream --subset=best --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet
-        evaluate evaluate --subset=best --evaluation=heldout
+        train_downstream train-downstream --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet -- best
+        evaluate evaluate --evaluation=heldout -- best
         check_evaluation check --suite=evaluation --subset=best
         report report --dataset=crawl
     """,

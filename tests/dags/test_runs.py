@@ -167,7 +167,7 @@ def test_with_no_subset_waiting_the_report_is_still_made(runs):
 def test_every_waiting_subset_is_trained_on_and_evaluated(runs):
     states, commands = runs
     assert states["two wait"]["state"] == "success"
-    assert {f"evaluate --subset={name}" for name in "ab"} <= set(commands)
+    assert {f"evaluate -- {name}" for name in "ab"} <= set(commands)
     assert {f"check --suite=evaluation --subset={name}" for name in "ab"} <= set(commands)
 
 
@@ -176,8 +176,8 @@ def test_a_subset_that_fails_stops_no_other_and_the_run_ends_red(runs):
     tasks = states["one of two fails"]["tasks"]
     for name in ("train_downstream", "evaluate", "check_evaluation"):
         assert sorted(tasks[name]) == ["failed", "success"]
-    assert "evaluate --subset=c" in commands
-    assert "evaluate --subset=broken" not in commands
+    assert "evaluate -- c" in commands
+    assert "evaluate -- broken" not in commands
     assert states["one of two fails"]["state"] == "failed"
 
 

@@ -42,9 +42,9 @@ CHAIN = (
     ("night", "publish", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", NAME),
-    ("materialize", "--subset", NAME, "--shard-size", "10"),
-    ("train-downstream", "--subset", NAME, *TRAINED),
-    ("evaluate", "--subset", NAME),
+    ("materialize", NAME, "--shard-size", "10"),
+    ("train-downstream", NAME, *TRAINED),
+    ("evaluate", NAME),
     ("report", "--dataset", "scenes"),
 )  # fmt: skip
 # What a reader may see of a subset while commands die: the complete published version, or none.

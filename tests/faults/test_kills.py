@@ -27,9 +27,9 @@ CHAIN = (
     ("night", "publish", "--dataset", "scenes"),
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", "scenes-auto-r50"),
-    ("materialize", "--subset", "scenes-auto-r50", "--shard-size", "20"),
-    ("train-downstream", "--subset", "scenes-auto-r50", "--num-train-epochs", "2", "--checkpointing-steps", "3"),
-    ("evaluate", "--subset", "scenes-auto-r50"),
+    ("materialize", "scenes-auto-r50", "--shard-size", "20"),
+    ("train-downstream", "scenes-auto-r50", "--num-train-epochs", "2", "--checkpointing-steps", "3"),
+    ("evaluate", "scenes-auto-r50"),
 )
 
 

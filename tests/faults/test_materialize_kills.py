@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.db, pytest.mark.faults]
 NAME, N_PAIRS, N_KILLS = "half", 4_000, 30
 # About the duration of materializing on a slow machine, so that kills come at any moment of it.
 LONGEST_PAUSE_S = 0.4
-COMMAND = ("materialize", "--subset", NAME, "--shard-size", "20")
+COMMAND = ("materialize", NAME, "--shard-size", "20")
 
 
 class Source(NamedTuple):

@@ -31,7 +31,7 @@ CHOOSE = (
     ("night", "publish", "--dataset", "crawl"),
     ("select", "--dataset", "crawl", "--retention", "0.5"),
 )
-COPY = ("materialize", "--subset", NAME, "--shard-size", "20", "--to", f"s3://{BUCKET}/copies")
+COPY = ("materialize", NAME, "--shard-size", "20", "--to", f"s3://{BUCKET}/copies")
 # With this share of damaged answers, of seven kinds in turn.
 SHARES = (0.01, 0.05, 0.2)
 LONGEST_S = 120

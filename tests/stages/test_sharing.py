@@ -109,10 +109,10 @@ def test_two_subsets_train_and_measure_what_they_share_once() -> None:
         select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": {"retention": retention}}))
     words = ("--arms", "minus_loss,full,random", *MODEL)
     wait_for(
-        command("train-downstream", "--subset", "a", *words, launcher=TWO_PROCESSES),
-        command("train-downstream", "--subset", "b", *words),
+        command("train-downstream", "a", *words, launcher=TWO_PROCESSES),
+        command("train-downstream", "b", *words),
     )
-    wait_for(*(command("evaluate", "--subset", name) for name in ("a", "b")))
+    wait_for(*(command("evaluate", name) for name in ("a", "b")))
     with open_store().connect() as connection:
         arms = connection.execute(text("SELECT arm FROM alchemist.models ORDER BY arm")).scalars().all()
         n_values = connection.execute(text("SELECT count(*) FROM alchemist.evaluations")).scalar_one()

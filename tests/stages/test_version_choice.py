@@ -90,7 +90,7 @@ def test_every_command_means_the_same_version_where_none_is_named(
     # What a DAG checks, copies and publishes is the version that it has just selected.
     for command in (
         ["check", "--suite", "subset", "--subset", "s", "--newest"],
-        ["materialize", "--subset", "s", "--newest"],
+        ["materialize", "s", "--newest"],
         ["subset", "publish", "s"],
     ):
         capsys.readouterr()
@@ -98,7 +98,7 @@ def test_every_command_means_the_same_version_where_none_is_named(
         assert "Using s v2, the newest version; published is v1." in said(capsys), command
 
 
-@pytest.mark.parametrize("command", ["check --suite subset --subset s", "materialize --subset s"])
+@pytest.mark.parametrize("command", ["check --suite subset --subset s", "materialize s"])
 def test_a_command_that_names_a_version_and_the_newest_is_refused(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
