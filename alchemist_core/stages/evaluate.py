@@ -15,6 +15,7 @@ from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
 from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.protocols.protocol import read_protocol
+from alchemist_core.report.comparison import arm_title
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.sharing import hold_resource
@@ -180,7 +181,7 @@ def _average_arms(
         metric=metric,
         n_measured=n_measured,
         n_reused=len(trained) - n_measured,
-        means={arm: round(sum(found) / len(found), 5) for arm, found in values.items()},
+        means={arm_title(arm): round(sum(found) / len(found), 5) for arm, found in values.items()},
     )
 
 

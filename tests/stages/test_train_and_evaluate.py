@@ -61,7 +61,7 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_
     assert train(corpus).n_trained == 4
     measured = evaluate(EvaluateConfig(subset="s"))
     assert measured.n_measured == 4
-    assert set(measured.means) == {"subset", "random", "planted", "full"}
+    assert set(measured.means) == {"subset", "random", "oracle", "full"}
     before = checksum(trained_store.url)
     assert (train(corpus).n_trained, evaluate(EvaluateConfig(subset="s")).n_measured) == (0, 0)
     assert checksum(trained_store.url) == before
