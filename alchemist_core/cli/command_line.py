@@ -152,10 +152,19 @@ def flag_of(name: str, field: FieldInfo) -> str:
 
 
 def describe(name: str, field: FieldInfo) -> str:
-    """Return the description of a field with its bounds and its default."""
-    default = "required" if field.is_required() else f"default: {_plain(field.get_default(call_default_factory=True))}"
-    bounds = bounds_of(field)
-    return f"{field.description or name} ({bounds + '; ' if bounds else ''}{default})"
+    """Return the description of a field with its bounds and its default, which the description may explain itself.
+
+    >>> describe("n", FieldInfo(annotation=int, default=None, description="Seeds; none: all of them"))
+    'Seeds; default: all of them'
+    """
+    text = (field.description or name).replace("; none: ", "; default: ")
+    remarks = [bounds_of(field)]
+    if field.is_required():
+        remarks.append("required")
+    elif "default: " not in text:
+        remarks.append(f"default: {_plain(field.get_default(call_default_factory=True))}")
+    remark = "; ".join(filter(None, remarks))
+    return f"{text} ({remark})" if remark else text
 
 
 def _plain(value: Any) -> str:

@@ -220,7 +220,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
     if not rater.acceptance_report.get("is_certified") and config.without_certificate is None:
         raise CheckFailedError(
             f"Rater {rater.name} is not certified. Run alchemist rater certify {rater.name}, or give a reason: "
-            "alchemist rater promote --without-certificate 'REASON'."
+            f"alchemist rater promote {rater.name} --without-certificate 'REASON'."
         )
     if before is None:
         say("There was no rater in production: the first one needs no approval.")
