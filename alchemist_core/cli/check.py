@@ -50,8 +50,9 @@ class CheckConfig(Config):
 
     suite: Annotated[Words, AfterValidator(_require_known)] = Field(
         ...,
-        description=f"Suites of checks, separated by commas: {', '.join(SUITES)}; "
-        "[checks] in alchemist.toml sets their limits and the folder of your own suites",
+        description="Suites of checks, separated by commas. shards: the tars of a night. samples: captions and images. "
+        "scores: scores of a night. subset: members of a version. evaluation: measured values. [checks] in alchemist.toml "
+        "sets their limits and the folder of your own suites",
     )
     dataset: str | None = Field(None, description="Dataset; none: every training dataset")
     crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")

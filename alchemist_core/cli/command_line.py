@@ -261,10 +261,17 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> 
     parser.usage = usage_of(command.config)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
     if verb in STAGES:
-        text = "named set of defaults; options override single values"
+        text = (
+            "named set of defaults, which other options override; tiny: fits a laptop; paper_size, paper, paper_exact: the sizes or "
+            "settings of the paper; flux_mini: FLUX-mini"
+        )
         parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help=f"{text} (default: tiny)")
         parser.add_argument(
-            "--slot", type=int, default=0, help="worker slot, when several processes share one stage (default: 0)"
+            "--slot",
+            type=int,
+            default=0,
+            help="number of this process (0, 1, …) when several run the same stage at the same time, such as two scorers "
+            "(default: 0)",
         )
     add_flags(parser, command.config)
 

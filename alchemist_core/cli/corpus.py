@@ -77,7 +77,7 @@ def import_layout(config: ImportConfig) -> CorpusResult:
         return CorpusResult(folder=out, counts={})
     if is_s3(out) and not any(place.glob("*")) and find_shards(out):
         raise DataError(
-            f"--out {out} is not empty, and its shards are not an import of this home. Give another address."
+            f"--out {out} is not empty, and its shards were not written by an import with this ALCHEMIST_HOME. Give an empty folder."
         )
     first = first_unfinished(out)
     records = _read_layout(config, start=first * config.shard_size)

@@ -96,7 +96,9 @@ def _target(to: Path) -> Path:
         )
     folder = to.resolve() / PACKAGE
     if folder.resolve() == resource("dags", PACKAGE).resolve():
-        raise ConfigError(f"--to {to} contains the DAG files of this installation. Give another DAG folder.")
+        raise ConfigError(
+            f"--to {to} is the folder from which the DAG files are installed. Give the DAG folder of the other Airflow."
+        )
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise ConfigError(f"{folder} exists and is not a folder. Move it away, then run the command again.")
     return folder

@@ -35,7 +35,8 @@ class UrlConfig(Config):
 
     role: Role = Field(
         "reader",
-        description="Database role. reader: queries only; writer: what stages need; owner: migrations",
+        description="Database role. reader: queries only; writer: what stages need; owner: migrations; airflow: Airflow's own "
+        "database",
     )
 
 
@@ -124,7 +125,7 @@ def migrate_schema(_config: NoConfig) -> None:
 
 
 def print_checksum(_config: NoConfig) -> ChecksumResult:
-    """Print a checksum over all data; ids and times do not change it."""
+    """Print a checksum of all data except ids and times; two databases with the same content have the same checksum."""
     from alchemist_core.store.backups import checksum as take  # noqa: PLC0415  reads every table
 
     open_store()

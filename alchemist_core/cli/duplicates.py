@@ -45,7 +45,7 @@ class ListResult(Result):
 
 
 def find(_config: FindConfig) -> FindResult:
-    """Compare samples that were ingested since the last call with all earlier ones."""
+    """Find near-duplicates: compare the images that were ingested since the last run with all earlier ones, and store the groups."""
     engine, n_pairs, n_duplicates = open_store(), 0, 0
     n_total = count_uncompared(engine)
     with ProgressLine("duplicates") as line:

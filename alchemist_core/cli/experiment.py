@@ -98,7 +98,7 @@ def show(config: ShowConfig) -> RunResult:
 
 
 def follow(config: DynamicsConfig) -> RunResult:
-    """Repeat the training of a rater and follow samples of every rank through it (Fig. 3); finished measurements are reused."""
+    """Repeat the training of a rater, and measure the losses and gradients of samples of all ranks during it (Fig. 3 of the paper)."""
     _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, config.name, config.identity(), config.present)

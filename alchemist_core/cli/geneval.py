@@ -55,8 +55,13 @@ class JudgeConfig(Config):
     """Which images to judge, with which networks."""
 
     images: Path = Field(..., description="Folder in the official layout: NUMBER/samples/*.png, NUMBER/metadata.jsonl")
-    detector: Path = Field(..., description="Folder of Mask2Former for transformers, trained on COCO instances")
-    clip: Path = Field(..., description="Folder of CLIP ViT-L/14 for transformers, which names the colours of objects")
+    detector: Path = Field(
+        ..., description="Folder of Mask2Former in the format of the library transformers, trained on COCO instances"
+    )
+    clip: Path = Field(
+        ...,
+        description="Folder of CLIP ViT-L/14 in the format of the library transformers; CLIP recognises the colours of objects",
+    )
     class_names: Annotated[Path, Formerly("names")] = Field(
         ..., description="GenEval's object_names.txt: one class per line, in the order of the detector"
     )
@@ -85,7 +90,9 @@ def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawResult:
     """Generate the missing images, several prompts at a time."""
     model = find_model(stage_run.engine, config.model)
     if model is None:
-        raise ConfigError(f"There is no model {config.model!r}. Give an identity that train-downstream printed.")
+        raise ConfigError(
+            f"There is no model {config.model!r}. Give the identity of a model as alchemist train-downstream prints it."
+        )
     prompts = read_prompts(config.prompts)
     about = {
         "model": config.model,
@@ -133,8 +140,8 @@ def _measure_under(protocol: str, config: JudgeConfig, stage_run: StageRun, judg
     model = find_model(stage_run.engine, metric.generation.model)
     if model is None:
         raise ConfigError(
-            f"The images in {config.images} are of the model {metric.generation.model!r}, which is not in this store. Use the store "
-            "of that model, or judge without --protocol."
+            f"The images in {config.images} were generated with model {metric.generation.model!r}, which this store does not "
+            "contain. Run the command with the store that contains it (ALCHEMIST_HOME), or judge without --protocol."
         )
     measure_missing(stage_run, metric, protocol_id, [model])
     return metric.results

@@ -25,7 +25,12 @@ class MaintainConfig(Config):
 class RetentionConfig(Config):
     """How long to keep history."""
 
-    keep_days: float = Field(365, ge=1, le=36_500, description="Days to keep check results and Airflow's runs")
+    keep_days: float = Field(
+        365,
+        ge=1,
+        le=36_500,
+        description="Days of history to keep. retention: check results. airflow: runs in Airflow's database",
+    )
 
 
 class MaintainResult(Result):
@@ -54,7 +59,7 @@ def takedowns(_config: MaintainConfig) -> MaintainResult:
 
 
 def retention(config: RetentionConfig) -> MaintainResult:
-    """Delete old check results, except the newest of each night and those that a person released."""
+    """Delete old check results, except the newest of each night and those of nights that a person released."""
     return MaintainResult(n_done=maintenance.forget_old_checks(open_store(), keep_days=config.keep_days))
 
 
@@ -94,7 +99,7 @@ def airflow(config: RetentionConfig) -> MaintainResult:
 
 
 def logs(_config: MaintainConfig) -> MaintainResult:
-    """Rotate the logs of the local stack and remove old logs of Airflow's tasks, by the limits in the settings."""
+    """Rotate the logs of the local stack and remove old logs of Airflow's tasks, by ALCHEMIST_LOG_… and ALCHEMIST_TASK_LOG_…."""
     settings = load_settings()
     home = settings.home.resolve()
     n_rotated = rotate_all(home, max_bytes=settings.log_max_mib * MIB)

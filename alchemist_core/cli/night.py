@@ -205,7 +205,7 @@ class ReleaseNightConfig(Config):
         ...,
         min_length=3,
         max_length=500,
-        description="Why samples may be selected from it; stored in the audit log, 3 to 500 characters",
+        description="Reason of the release, 3 to 500 characters; stored in the audit log",
     )
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
@@ -220,7 +220,7 @@ class ReleaseNightResult(Result):
 
 
 def release(config: ReleaseNightConfig) -> ReleaseNightResult:
-    """Release a night that is held by drift or stopped by a failed check; a stopped night is then scored, checked and published.
+    """Make a night selectable that was held because of drift, or stopped by a failed check; then score, check and publish a stopped one.
 
     The audit log stores who released it and why. Checks that fail for the first time stop the night again.
     """

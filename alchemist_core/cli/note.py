@@ -24,13 +24,19 @@ class TaskConfig(Config):
     subject: str = Field(..., min_length=1, max_length=300, description="Task, as DAG.TASK")
     run: str | None = Field(None, description="Id of the DAG run")
     map_index: int = Field(-1, ge=-1, description="Index of a mapped task; -1: not mapped")
-    try_number: int | None = Field(None, ge=0, description="Try of the task; the end of its log is added to the reason")
+    try_number: int | None = Field(
+        None, ge=0, description="Number of the attempt; the last lines of its log are added to the reason"
+    )
 
 
 class NoteConfig(TaskConfig):
     """Which task, and its message."""
 
-    reason: str = Field(..., max_length=20_000, description="Error of the task, or its question")
+    reason: str = Field(
+        ...,
+        max_length=20_000,
+        description="Message of the event. failure: the error of the task. approval: the question",
+    )
 
 
 class AnswerConfig(TaskConfig):
@@ -39,7 +45,7 @@ class AnswerConfig(TaskConfig):
     answer: str = Field(..., min_length=1, max_length=100, description="Approve or Reject")
     approved_by: str = Field(..., min_length=1, max_length=200, description="Name of the Airflow user who answered")
     comment: str | None = Field(None, max_length=2000, description="Comment of that user")
-    reason: str | None = Field(None, max_length=20_000, description="The question")
+    reason: str | None = Field(None, max_length=20_000, description="The question that was answered")
 
 
 class NoteResult(Result):
@@ -50,7 +56,7 @@ class NoteResult(Result):
 
 
 def failure(config: NoteConfig) -> NoteResult:
-    """Record that a task failed after its last retry; the dashboard shows the reason, the alert TaskFailed counts it."""
+    """Record that a task failed after its last retry; the dashboard and the alert TaskFailed show it."""
     reason = "\n".join(part for part in (config.reason, _log_end(config)) if part)
     return _note(
         "task failed", "failed_task", config, reason, to_do="Remove the cause, then clear the task in Airflow."

@@ -44,7 +44,9 @@ class PlanScoreConfig(Config):
     """What to plan the scoring of."""
 
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
-    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all with unscored samples")
+    crawl_date: date | None = Field(
+        None, description="Crawl date (YYYY-MM-DD); default: all crawl dates with unscored samples"
+    )
     nights: Words = Field(
         (), description="Nights as DATASET:YYYY-MM-DD, separated by commas; replaces --dataset and --crawl-date"
     )
@@ -166,7 +168,7 @@ class PlanEvaluateResult(Result):
 
 
 def plan_night(config: PlanNightConfig) -> PlanNightResult:
-    """List the datasets of a night; one with an unreachable root is listed too, so that its own task fails."""
+    """List the datasets that a run of nightly_rescore processes, including those whose root is unreachable (their task then fails)."""
     engine = open_store()
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
     # A dataset that is given may be new: its first ingest registers it.
@@ -285,7 +287,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
 
 
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
-    """List the published subsets that lack a value of any arm and seed under the current evaluation protocol."""
+    """List the published subsets that have not been evaluated for all requested arms and seeds."""
     engine = open_store()
     rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}

@@ -96,7 +96,7 @@ class ChangeConfig(ShowConfig):
     """Which shard to change, and why."""
 
     reason: str = Field(
-        ..., min_length=3, max_length=500, description="Why; stored in the audit log, 3 to 500 characters"
+        ..., min_length=3, max_length=500, description="Reason, 3 to 500 characters; stored in the audit log"
     )
 
 
@@ -146,7 +146,7 @@ def show(config: ShowConfig) -> ShowResult:
 
 
 def retire(config: ChangeConfig) -> RetireResult:
-    """Retire a shard: its samples can be selected only if other shards contain them; its scores are kept."""
+    """Stop using a shard. Its samples can be selected only if another shard contains them; its scores are kept."""
     engine = open_store()
     row = _find(engine, config.shard)
     with engine.begin() as connection:
@@ -205,7 +205,10 @@ def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
     if isinstance(content, DataError):
         raise content
     if content.rejection is not None:
-        raise DataError(f"Shard {address} cannot be read: {content.rejection}.")
+        raise DataError(
+            f"Shard {address} cannot be read: {content.rejection}. Replace it by a readable tar, or retire it: alchemist shard "
+            f"retire {address} --reason WHY."
+        )
     return content, file.size_bytes
 
 

@@ -66,7 +66,7 @@ class ListResult(Result):
 
 
 def run(config: RunConfig) -> RunResult:
-    """Fit rank windows: train on rank bands and on random subsets, fit, compare. Finished models are reused after a kill."""
+    """Find the best rank window: train models on bands of ranks and on random subsets, fit a curve to their losses, and test its window."""
     plan = TuningPlan(
         _kind(config), config.n_bands, config.seeds, config.model_of(num_train_epochs=config.num_train_epochs)
     )

@@ -14,28 +14,32 @@ class Verb(NamedTuple):
 
 
 STAGES = {
-    "ingest": Verb(
-        "stages.ingest", "Register shards: record every sample, its perceptual hash and its quality heuristics."
+    "ingest": Verb("stages.ingest", "Register the shards of a dataset and their samples; quarantine damaged records."),
+    "train-rater": Verb(
+        "stages.train_rater",
+        "Train a rater: it learns which samples of a dataset help a model on a validation dataset.",
     ),
-    "train-rater": Verb("stages.train_rater", "Train a rater on a dataset against a validation dataset."),
     "score": Verb("stages.score", "Score every sample that the rater has not scored yet."),
     "select": Verb("stages.select", "Select a subset by rank and store it as a new version."),
     "materialize": Verb("stages.materialize", "Write a subset version as tar shards, with a manifest and checksums."),
     "train-downstream": Verb(
-        "stages.train_downstream", "Train models on a subset, on a random subset and on all data."
+        "stages.train_downstream",
+        "Train the same model on a subset and, for comparison, on a random subset (--arms: also on all data).",
     ),
-    "evaluate": Verb("stages.evaluate", "Measure the trained models under a pinned evaluation protocol."),
+    "evaluate": Verb(
+        "stages.evaluate", "Measure the trained models of a subset under fixed conditions (an evaluation protocol)."
+    ),
     "report": Verb("stages.report", "Write the HTML report of a dataset: drift, subsets, comparisons and costs."),
 }
 GROUPS = {
     "stages, in the order of the pipeline": STAGES,
     "decide and publish": {
-        "rater": Verb("cli.rater", "List raters, certify one by acceptance checks, and promote it to production."),
-        "check": Verb("cli.check", "Run data checks on nights or on a subset; a failed check stops the pipeline."),
+        "rater": Verb("cli.rater", "List raters, run their acceptance checks, and promote one to production."),
+        "check": Verb("cli.check", "Run data checks on nights or on a subset; a night or subset that fails a check is not published."),
         "night": Verb("cli.night", "List nights, check their drift, publish them, and release nights that are held."),
         "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),
         "sample": Verb("cli.sample", "Explain why a sample was selected, take an image down, retry quarantined samples."),
-        "shard": Verb("cli.shard", "List and show shards, retire them, and read quarantined samples again."),
+        "shard": Verb("cli.shard", "List and show shards, retire them, and register the new bytes of a changed one."),
         "duplicates": Verb("cli.duplicates", "Find near-duplicate images and list the largest groups."),
         "score-aesthetics": Verb("cli.score_aesthetics", "Score the images of a dataset with CLIP and an aesthetic head."),
     },
@@ -43,9 +47,9 @@ GROUPS = {
         "plan": Verb("cli.plan", "Show what a command would do, how long it would take and what it would cost."),
         "export": Verb("cli.export", "Export scores, samples or subset members as Parquet, CSV or JSON lines."),
         "experiment": Verb("cli.experiment", "Compare selection strategies over several seeds, and write tables and figures."),
-        "tune-selection": Verb("cli.tune_selection", "Find the rank window that strategy auto selects from."),
-        "geneval": Verb("cli.geneval", "Generate images for GenEval's prompts, and judge images by its rules."),
-        "image-text-head": Verb("cli.image_text_head", "Train a contrastive head on frozen image and text encoders."),
+        "tune-selection": Verb("cli.tune_selection", "Find the range of ranks that `select --strategy auto` uses (the rank window)."),
+        "geneval": Verb("cli.geneval", "GenEval benchmark: generate images for its prompts, and judge them by its rules."),
+        "image-text-head": Verb("cli.image_text_head", "Train the network of protocol image_text_offline, comparing images and captions."),
     },
     "run the installation": {
         "dataset": Verb("cli.dataset", "List, show, rename and remove datasets, and set the default evaluation dataset."),
@@ -54,7 +58,7 @@ GROUPS = {
         "stack": Verb("cli.stack", "Start and stop the local stack (Postgres, Airflow, metrics), and show its state and logs."),
         "dags": Verb("cli.dags", "List the DAGs, or install them into the DAG folder of another Airflow."),
         "serve-metrics": Verb("cli.exporter", "Serve Prometheus metrics, read from the database at every scrape."),
-        "maintain": Verb("cli.maintain", "Remove expired leases, old check results, old logs and Airflow's old history."),
+        "maintain": Verb("cli.maintain", "Remove expired leases and old history, complete takedowns, refresh statistics, rotate logs."),
         "note": Verb("cli.note", "Record a failed task, a question or its answer, and notify people; called by Airflow."),
         "demo": Verb("cli.demo", "Run the whole platform on this machine with a synthetic corpus."),
     },

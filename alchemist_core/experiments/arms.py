@@ -69,7 +69,7 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     if kind and kind not in RATERS:
         raise ConfigError(f"Arm {word}: unknown rater {kind!r}. Raters: {', '.join(RATERS)}.")
     if (number != "") != (name == "block"):
-        raise ConfigError(f"Arm {word}: only block has a number, its start rank (block@0.4).")
+        raise ConfigError(f"Arm {word}: only strategy block takes a number after @, the start rank (block@0.4).")
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
     if name in CONTROLS or name.startswith(FILLED):
         # minus_loss is selected by this policy; oracle and full are trained for a subset that is selected at random.

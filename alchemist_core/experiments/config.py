@@ -33,16 +33,26 @@ class TrialsConfig(Config):
         description="Parquet file with the kind of each sample (arm oracle); default: that of the synthetic corpus",
     )
     rater: str | None = Field(
-        None, description="Scored rater: a name, production, or newest; default: one is trained for every seed"
+        None,
+        description="Rater whose scores are used, which must have scored the dataset: a name, production, or newest; default: "
+        "one is trained for every seed",
     )
-    preset: str = Field("tiny", description=f"Recipes of rater and model by name: {', '.join(PRESETS)}")
+    preset: str = Field("tiny", description=f"Preset for the training of raters and models: {', '.join(PRESETS)}")
     training: Words = Field(
-        (), description="Fields of the rater's training that differ from the preset: name=value, separated by commas"
+        (),
+        description="Options of alchemist train-rater that differ from the preset, as name=value, such as "
+        "max_train_steps=600, separated by commas",
     )
     model: Words = Field(
-        (), description="Fields of the downstream model that differ from the preset: name=value, separated by commas"
+        (),
+        description="Options of alchemist train-downstream that differ from the preset, as name=value, such as width=128, "
+        "separated by commas",
     )
-    scenes: Words = Field((), description="Fields of the synthetic corpus that differ: name=value, separated by commas")
+    scenes: Words = Field(
+        (),
+        description="Options of alchemist corpus scenes that differ from its defaults, as name=value, such as n_train=6000, "
+        "separated by commas",
+    )
 
     def hashed_json(self) -> dict[str, Any]:
         """Return the JSON that hashes are computed from; the fields that are named in words have their former names, too."""
@@ -107,7 +117,9 @@ def _translate(
 def _compose(model: type[M], preset: dict[str, Any], given: tuple[str, ...], fixed: dict[str, Any]) -> M:
     fields = dict(word.partition("=")[::2] for word in given)
     if refused := fields.keys() & fixed.keys():
-        raise ConfigError(f"{', '.join(sorted(refused))}: set by the experiment itself. Leave it out.")
+        raise ConfigError(
+            f"{', '.join(sorted(refused))}: set by the experiment itself. Omit it from --training, --model and --scenes."
+        )
     try:
         return model.model_validate(preset | fields | fixed)
     except ValidationError as error:

@@ -58,13 +58,17 @@ class DynamicsConfig(TrialsConfig):
     rule: Annotated[Kind, Formerly("kind")] = Field(
         "alignment", description="Scoring rule of the raters whose ranks define the bands: alignment or loss"
     )
-    seeds: Seeds = Field((3,), min_length=1, description="Seeds, separated by commas; the training of each is followed")
+    seeds: Seeds = Field(
+        (3,),
+        min_length=1,
+        description="Seeds, separated by commas; one rater training is repeated and measured for each",
+    )
     n_followed: int = Field(10_000, ge=10, le=1_000_000, description="Number of training samples to follow")
     n_gradients: int = Field(
         2_000,
         ge=10,
         le=1_000_000,
-        description="Number of followed samples whose gradients are measured; each needs one backward pass per mark",
+        description="Number of followed samples whose gradients are measured; each needs one backward pass per measurement",
     )
     n_bands: int = Field(5, ge=2, le=8, description="Number of rank bands; each is a line of the figures")
     n_marks: int = Field(

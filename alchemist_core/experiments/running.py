@@ -40,24 +40,32 @@ class RunConfig(TrialsConfig):
     )
     arms: Words = Field(
         (),
-        description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; default: the question's",
+        description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; default: those "
+        "of --experiment",
     )
-    retentions: Ratios = Field((), description="Retentions, 0-1, separated by commas; default: the question's")
+    retentions: Ratios = Field((), description="Retentions, 0-1, separated by commas; default: those of --experiment")
     tuning_seeds: Annotated[Seeds, Formerly("choose_seeds")] = Field(
         (0, 1, 2, 3), description="Seeds on which the rank window of strategy auto is fitted; they are not reported"
     )
-    seeds: Seeds = Field((4, 5, 6, 7, 8), min_length=1, description="Seeds that are reported")
+    seeds: Seeds = Field(
+        (4, 5, 6, 7, 8),
+        min_length=1,
+        description="Seeds on which the arms are compared, separated by commas; each adds one training for each arm",
+    )
     num_train_epochs: Annotated[int, Formerly("n_epochs")] = Field(
-        10, ge=1, le=10_000, description="Epochs of every arm over its own samples"
+        10, ge=1, le=10_000, description="Number of passes of every arm over its own training samples"
     )
     budget_multiples: Annotated[Multiples, Formerly("lengths")] = Field(
         (),
-        description="Multiples of the epochs (or steps) of every arm, separated by commas; default: the question's",
+        description="Train every arm also for other lengths: factors of --num-train-epochs (or of the steps), such as "
+        "0.5,1,2, separated by commas; default: those of --experiment",
     )
     budget: Annotated[Literal["epochs", "steps"], Formerly("length")] = Field(
-        "epochs", description="Training length that all arms share: epochs, or steps (as many as the full corpus takes)"
+        "epochs",
+        description="Training length that all arms share. epochs: every arm makes the same number of passes over its own "
+        "samples. steps: every arm makes as many steps as training on the full corpus",
     )
-    n_bands: int = Field(5, ge=2, le=20, description="Bands of rank that tune-selection trains on")
+    n_bands: int = Field(5, ge=2, le=20, description="Number of rank bands; tune-selection trains one model on each")
     tuning_epochs: Annotated[int, Formerly("probe_epochs")] = Field(
         10,
         ge=1,

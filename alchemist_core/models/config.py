@@ -206,4 +206,6 @@ class SamplingConfig(Config):
     top_p: float = Field(
         0.8, gt=0, le=1, description="Sample each token from the likeliest codes that together have this probability"
     )
-    batch_size: int = Field(16, ge=1, le=4096, description="Images of a forward pass; the last batch is padded")
+    batch_size: int = Field(
+        16, ge=1, le=4096, description="Number of images that are generated at the same time; the last batch is padded"
+    )

@@ -19,7 +19,10 @@ class HeadTrainingConfig(Config):
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout ratio of the hidden layer")
     max_train_steps: Annotated[int, Formerly("n_steps")] = Field(600, ge=1, le=1_000_000, description="Training steps")
     batch_size: int = Field(
-        256, ge=2, le=65_536, description="Samples per step; each sample's caption is a wrong answer for the others"
+        256,
+        ge=2,
+        le=65_536,
+        description="Samples per step; the captions of the other samples are the negative examples of each image",
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate of a cosine schedule")
     weight_decay: float = Field(0.1, ge=0, le=10, description="Weight decay of AdamW")
@@ -53,6 +56,7 @@ def refuse_weak(record: HeadRecord, name: str) -> None:
     """
     if not record.heldout_auc > LEAST_AUC:
         raise ConfigError(
-            f"heldout_auc of {name} is {record.heldout_auc:.3f} on {record.n_heldout:,} samples, and must be above {LEAST_AUC}: the "
-            "head hardly tells captions apart. Train on more samples, or on captions that describe the image."
+            f"heldout_auc of {name} is {record.heldout_auc:.3f} on {record.n_heldout:,} samples, and must be above "
+            f"{LEAST_AUC}: the head can hardly distinguish right from wrong captions. Train on more samples, or on captions "
+            "that describe the image."
         )

@@ -37,10 +37,12 @@ class SelectionPolicy(Config):
 
     strategy: StrategyName = Field(
         "auto",
-        description="How samples are chosen by rank. auto: the rank window that was tuned for the rater, without one shift_gsample for "
-        "scoring rule loss and head_gsample for others. shift_gsample: a normal density around --mean-rank without the drop-top ratio "
-        "(Eq. 11). gsample: a normal density. head_gsample: half a normal density from rank 0. top_k: the highest scores. block: "
-        "consecutive ranks from --start-rank. random: uniform",
+        description="How samples are chosen by rank. auto: the rank window that tune-selection found for this rater; if there "
+        "is none, shift_gsample for scoring rule loss, otherwise head_gsample. shift_gsample: sampled with a normal density "
+        "around --mean-rank; the highest ranks (--drop-top-ratio) are never selected (Eq. 11). gsample: sampled with a normal "
+        "density around --mean-rank. head_gsample: sampled with a density that is highest at rank 0 (the best score) and "
+        "falls off with --std-rank. top_k: the highest scores. block: all samples from --start-rank on, until the subset is "
+        "full. random: all samples with the same probability",
     )
     retention: float = Field(
         0.2, gt=0, le=1, description="Fraction of the eligible samples to keep, such as 0.2 or 20%"
@@ -66,8 +68,8 @@ class SelectionPolicy(Config):
     seed: int = Field(0, ge=0, lt=2**53, description="Seed of the sampling")
     p_rank: Annotated[PRank, Formerly("reading", {"per-draw": "draws"})] = Field(
         "per-draw",
-        description="Meaning of the density p(rank). per-draw: probability of each draw, without replacement. inclusion: probability "
-        "that the sample is in the subset",
+        description="How the density of the strategy is used. per-draw: samples are drawn one after the other with this "
+        "probability, without replacement. inclusion: the probability that a sample is in the subset is proportional to it",
     )
     rank_by: Annotated[str, Formerly("score")] = Field(
         RATER_SCORE,
@@ -77,13 +79,14 @@ class SelectionPolicy(Config):
     )
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
-        description="Deduplicate; the first-seen sample stays. exact: same image bytes. near: also perceptual hashes within 2 bits. "
+        description="Which duplicates are removed; the sample that was ingested first is kept. exact: same image bytes. near: "
+        "also perceptual hashes within 2 bits. "
         "off: keep all",
     )
     decontaminate: Words = Field(
         (),
-        description="Evaluation datasets, separated by commas: samples whose image is in one of them, or is a near-duplicate of one, are "
-        "excluded",
+        description="Evaluation or validation datasets, separated by commas: training samples that have the same image as one "
+        "of their samples, or a near-duplicate, are excluded",
     )
     where: str | None = Field(
         None,
@@ -92,7 +95,9 @@ class SelectionPolicy(Config):
         "and licence is not null. Comparisons, and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, "
         "lower, upper, coalesce; none: all",
     )
-    stratify: bool = Field(False, description="Keep the same fraction of every dataset (quotas by Sainte-Laguë)")
+    stratify: bool = Field(
+        False, description="Keep the same fraction of every dataset (rounded by the Sainte-Laguë method)"
+    )
     max_share: float | None = Field(
         None,
         gt=0,
@@ -105,7 +110,8 @@ class SelectionPolicy(Config):
     )
     allow_fewer: bool = Field(
         False,
-        description="Select what is available where the drop-top ratio, --max-share or --stratify leave fewer samples than requested",
+        description="If --drop-top-ratio, --max-share or --stratify leave fewer samples than requested, select the available "
+        "ones instead of failing",
     )
 
     def eligible_options(self) -> EligibleOptions:
@@ -134,8 +140,8 @@ class SelectionPolicy(Config):
         if unused := sorted(given.keys() - {field.name for field in fields(kind)}):
             known = ", ".join(field.name for field in fields(kind)) or "no parameters"
             raise ConfigError(
-                f"Strategy {kind.name} does not use {', '.join(unused)} (it has {known}). "
-                f"Omit it, or choose the strategy that does."
+                f"Strategy {kind.name} does not use {', '.join(unused)} (it has {known}). Omit the option, or choose another "
+                "--strategy."
             )
         return kind(**given)
 

@@ -83,7 +83,7 @@ def fit_rank_scale(score_N: NDArray[np.floating], *, max_knots: int = MAX_KNOTS)
         DataError: There are no scores, or one is not finite.
     """
     if len(score_N) == 0:
-        raise DataError("There is no score to fit a rank scale to. Score at least one shard first.")
+        raise DataError("There are no scores yet, so ranks cannot be computed. Run alchemist score first.")
     sorted_N = np.sort(score_N.astype(np.float64))
     if not np.isfinite(sorted_N).all():
         raise DataError("A score is NaN or infinite. Quarantine its sample before a rank scale is fitted.")

@@ -175,7 +175,7 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
         raise ConfigError("No sample is eligible. Score a shard, and publish its night, before you select.")
     if n_possible == 0:
         raise ConfigError(
-            f"{what[0].upper()}{what[1:]} can keep none of {n:,} eligible samples, because it excludes every rank. Lower --drop-top-ratio "
+            f"{what[0].upper()}{what[1:]} excludes all {n:,} eligible samples. Lower --drop-top-ratio "
             "or --start-rank, or choose another strategy."
         )
     if k < 1:

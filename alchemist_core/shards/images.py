@@ -176,7 +176,7 @@ def _open_image(data: bytes) -> tuple[ImageFile.ImageFile, ImageHeader]:
         # A JPEG with an attached preview opens as a multi-picture file; its first image is the main one.
         is_animated = name != "jpeg" and getattr(image, "is_animated", False)
         if is_animated and name == "tiff":
-            raise BadImageError(Reason.ANIMATED_IMAGE, "several pages; a TIFF of one page is read only")
+            raise BadImageError(Reason.ANIMATED_IMAGE, "a TIFF with several pages; only TIFFs of one page are read")
         return image, _header_of(image, name, n_scans, is_animated=is_animated)
 
 
@@ -267,7 +267,7 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
         opaque = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
     if image.mode == "F":
-        raise BadImageError(Reason.UNSUPPORTED_PIXELS, "floating-point pixels have no defined white")
+        raise BadImageError(Reason.UNSUPPORTED_PIXELS, "floating-point pixels have no defined value range")
     return image.convert("RGB")
 
 

@@ -198,8 +198,8 @@ def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
     for (offset, size), view in zip(ranges, views, strict=True):
         if len(view) != size:
             raise ChangedShardError(
-                f"{uri} ends before byte {offset + size}, where a registered file ends: it is not the shard that was "
-                f"ingested. {remedy_of(uri)}"
+                f"{uri} has fewer bytes than when it was ingested (it ends before byte {offset + size}), so it was replaced or "
+                f"truncated. {remedy_of(uri)}"
             )
     return views
 

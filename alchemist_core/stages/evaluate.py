@@ -38,11 +38,14 @@ class EvaluateConfig(Config):
     )
     protocol: Annotated[str, Formerly("contract")] = Field(
         "heldout_loss",
-        description="Evaluation protocol: heldout_loss (nats per token), heldout_flow_loss (FLUX-mini), the name of another "
-        "shipped protocol, or a .toml file",
+        description="Evaluation protocol: heldout_loss (nats per token), heldout_flow_loss (FLUX-mini), another shipped "
+        "protocol (average_mjhq, clean_fid_mjhq, clip_score_mjhq, fid_mjhq, fid_mjhq_categories, fid_mjhq_flux, "
+        "image_text_offline, kid_offline), or a .toml file",
     )
     weights: Path | None = Field(
-        None, description="File or folder of the weights of the protocol's network, if no package contains them"
+        None,
+        description="File or folder with the weights of the network that the metric uses (such as InceptionV3), if no "
+        "installed package contains them",
     )
 
 

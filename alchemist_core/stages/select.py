@@ -44,7 +44,8 @@ class SelectConfig(Config):
     )
     rescale: bool = Field(
         False,
-        description="Fit a new rank scale to the current scores; members may then leave the subset because their ranks changed",
+        description="Compute the ranks from the current scores instead of the stored rank scale; members may then leave the "
+        "subset because their ranks changed",
     )
     dry_run: bool = Field(False, description="Only print what would be selected; store nothing")
 
@@ -104,8 +105,9 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
         _refuse_withdrawn(known)
         if known.manifest_sha256 != selection.manifest_sha256:
             raise DataError(
-                f"The members of {known.title} have sha256 {known.manifest_sha256}, but the same spec now gives "
-                f"{selection.manifest_sha256}. Nothing was stored."
+                f"The same options and the same snapshot now give other members (sha256 {selection.manifest_sha256}) than "
+                f"{known.title} has ({known.manifest_sha256}). Nothing was stored. Restore the database from a backup, or "
+                "report this as a bug."
             )
         read_manifest(artifact_path(uri), sha256=known.manifest_sha256)
         return selection.result(known, is_new=False)

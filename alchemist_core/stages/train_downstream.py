@@ -104,7 +104,7 @@ class Arms:
         """Return the indices of the eligible samples of a kind."""
         if self.truth is None:
             raise ConfigError(
-                "--arms oracle requires --truth FILE, the truth.parquet of a synthetic corpus: it holds the kind of each sample."
+                "--arms oracle requires --truth FILE, the truth.parquet of a synthetic corpus: it lists the kind of each sample."
             )
         rows = _read_truth(self.truth)
         wanted = {row["pair_hash"] for row in rows if row["kind"] == kind}
@@ -144,10 +144,13 @@ class TrainDownstreamConfig(Config):
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     arms: ArmNames = Field(
         ("subset", "random"),
-        description="Arms, separated by commas: subset, random (same size), minus_loss (ranked by loss, without a rater), "
+        description="Arms, separated by commas: subset, random (same size), minus_loss (ranked without a rater, by a low loss "
+        "under a model that is trained on the validation dataset), "
         "oracle (samples known to be good), full",
     )
-    seeds: Seeds = Field((0,), description="Seeds, separated by commas; arms of one seed share their initialization")
+    seeds: Seeds = Field(
+        (0,), description="Seeds, separated by commas; with the same seed all arms start from the same weights"
+    )
     truth: Path | None = Field(
         None, description="truth.parquet of a synthetic corpus, with the kind of each sample; required by arm oracle"
     )
@@ -254,7 +257,8 @@ class Comparison:
         row_of = {bytes(row.pair_hash): row for row in rows}
         if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:
             raise DataError(
-                f"{len(gone):,} of {len(members):,} members have no readable location, the first is sample {gone[0].hex()[:16]}."
+                f"{len(gone):,} of {len(members):,} members have no readable location, the first is sample "
+                f"{gone[0].hex()[:16]}. Restore the missing shards; list them: alchemist shard list."
             )
         flux = self.config.model.flux
         side = rater.config["training"]["resolution"] if flux is None else flux.resolution

@@ -34,7 +34,8 @@ class TrainRaterConfig(Config):
     max_pairs: int | None = Field(
         None,
         ge=64,
-        description="Maximum number of samples of each dataset, in the order of their hashes; default: as many as training reads",
+        description="Use at most this many samples of each dataset (those with the smallest hashes); default: as many as the "
+        "training steps need",
     )
     training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="Training options")
 

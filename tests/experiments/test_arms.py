@@ -56,8 +56,8 @@ def test_the_papers_drop_top_ratio_leaves_room_for_the_retention(retention: floa
     [
         ("meta/auto", "unknown rater 'meta'.*alignment, alignment\\+group, loss"),
         ("loss/best", "unknown strategy 'best'.*auto, paper, random"),
-        ("block", "only block has a number"),
-        ("top_k@0.2", "only block has a number"),
+        ("block", "only strategy block takes a number"),
+        ("top_k@0.2", "only strategy block takes a number"),
         ("clarity:best", "unknown strategy"),
     ],
 )

@@ -247,7 +247,7 @@ def test_a_sample_counts_as_possible_where_it_is_open_and_wanted():
     ("k", "n_possible", "n", "message"),
     [
         (1, 0, 0, "No sample is eligible"),
-        (1, 0, 2_000, "^Strategy x can keep none of 2,000 eligible samples"),
+        (1, 0, 2_000, "^Strategy x excludes all 2,000 eligible samples"),
         (0, 5, 2_000, r"keeps none of 2,000 eligible samples\. The smallest that keeps one is 0\.0005"),
         (
             1_001,

@@ -200,9 +200,7 @@ def test_a_dataset_that_cannot_be_selected_from_is_refused_and_not_passed_over(
 
 def test_with_equal_scores_a_drop_top_ratio_that_leaves_no_sample_is_refused(store: Engine) -> None:
     change(store, "UPDATE alchemist.scores SET score = 0.5")
-    with pytest.raises(
-        ConfigError, match=r"Strategy shift_gsample can keep none of 400 eligible samples.*drop-top-ratio"
-    ):
+    with pytest.raises(ConfigError, match=r"Strategy shift_gsample excludes all 400 eligible samples.*drop-top-ratio"):
         draw()
     with pytest.raises(ConfigError, match="can keep none"):
         draw(allow_fewer=True)
