@@ -50,7 +50,7 @@ def test_an_object_store_is_refused_clearly_where_a_layout_needs_files(tmp_path:
 def test_an_address_that_holds_something_else_is_left_alone(tmp_path: Path, object_store: str) -> None:
     write_flux_reason(tmp_path / "set", n=2)
     s3._client().put_object(Bucket=BUCKET, Key="tars/000000.tar", Body=b"another's")
-    with pytest.raises(DataError, match="is not empty, and its shards are not an import"):
+    with pytest.raises(DataError, match="is not empty, and its shards were not written by an import"):
         run(tmp_path / "set", f"{object_store}/tars")
 
 
