@@ -220,7 +220,7 @@ def _require_rater(config: SelectConfig) -> RaterRow:
     rater = find_rater(open_store(), config.rater)
     if rater is None:
         raise ConfigError(
-            "No rater is in production. Train one (alchemist train-rater) and promote it (alchemist rater promote)."
+            "There is no rater in production. Train one (alchemist train-rater) and promote it (alchemist rater promote)."
         )
     return rater
 

@@ -40,7 +40,10 @@ def test_the_dags_are_listed_with_what_they_do(capsys: pytest.CaptureFixture[str
     assert main(["dags", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert set(listed["dags"]) == DAGS
-    assert listed["dags"]["nightly_rescore"] == "Score what the last crawl brought, so that it can be selected from."
+    assert (
+        listed["dags"]["nightly_rescore"]
+        == "Ingest, check and score the newest crawl of each dataset, so that samples can be selected from it."
+    )
     assert Path(listed["folder"]) == SHIPPED
 
 
@@ -127,7 +130,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "is not a folder" in refuse(tmp_path / "missing", capsys)
     (tmp_path / PACKAGE).write_text("")
     assert "is not a folder" in refuse(tmp_path, capsys)
-    assert "of this installation" in refuse(SHIPPED.parent, capsys)
+    assert "from which the DAG files are installed" in refuse(SHIPPED.parent, capsys)
 
 
 @pytest.mark.timeout(120)

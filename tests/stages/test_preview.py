@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.command_line import flag_fields
+from alchemist_core.cli.command_line import describe, flag_fields
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.files import artifact_path
@@ -256,5 +256,4 @@ def test_the_help_describes_every_option(capsys: pytest.CaptureFixture[str], mon
     said = " ".join(capsys.readouterr().out.split())
     for path, field in flag_fields(SelectConfig):
         assert re.search(rf"--{path[-1].replace('_', '-')}\b", said)
-        assert field.description is not None
-        assert " ".join(field.description.split()) in said
+        assert " ".join(describe(path[-1], field).split()) in said

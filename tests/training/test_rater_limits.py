@@ -79,7 +79,7 @@ def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int])
 
 
 def test_a_rater_larger_than_its_proxy_cannot_start_from_it() -> None:
-    with pytest.raises(ValidationError, match="choose scratch"):
+    with pytest.raises(ValidationError, match="set rater_init to scratch"):
         RaterTrainingConfig(rater_width=128, proxy_width=64)
 
 
