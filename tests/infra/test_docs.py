@@ -8,6 +8,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"{folder}/README.md" for folder in ("alchemist_core", "dags", "infra", "sql", "tests"))]
 PAGES += ["infra/RUNBOOK.md", "infra/SECURITY.md", "alchemist_core/PAPER.md"]
+PAGES += sorted(str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("alchemist_core/*/README.md"))
 PATH = re.compile(r"`((?:alchemist_core|dags|infra|sql|tests)/[\w./-]+\.\w+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
@@ -18,6 +19,11 @@ def test_files_that_a_page_names_exist(page: str) -> None:
     named = {CHECKOUT / name for name in PATH.findall(text)}
     linked = {(CHECKOUT / page).parent / name for name in LINK.findall(text)}
     assert sorted(str(path) for path in named | linked if not path.exists()) == []
+
+
+def test_every_package_has_a_page() -> None:
+    packages = {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/__init__.py")}
+    assert packages == {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/README.md")}
 
 
 def test_the_security_page_names_tests_that_exist() -> None:
