@@ -7,6 +7,7 @@ file or the new one, never a part. Modules that write files use these functions,
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,10 +41,11 @@ def atomic_write(path: Path, *, is_sole_writer: bool = False, is_durable: bool =
     Args:
         path: The target, in a folder that exists.
         is_sole_writer: Whether the caller excludes other writers of this file. The partial file of a killed process then has the
-            same name and is overwritten; otherwise each process has its own name.
+            same name and is overwritten; otherwise each thread of each process has its own name.
         is_durable: Whether to write the data to the disk before the rename (fsync), so that a power cut cannot leave an empty file.
     """
-    partial = partial_path(path) if is_sole_writer else path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    own = f".{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL_SUFFIX}"
+    partial = partial_path(path) if is_sole_writer else path.with_name(own)
     partial.unlink(missing_ok=True)
     try:
         yield partial

@@ -1,4 +1,6 @@
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,20 @@ def test_an_interrupted_write_leaves_a_partial_file_only_where_writers_may_meet(
         file.write(b"new")
     assert (tmp_path / "state").read_bytes() == b"new"
     assert names(tmp_path) == (["state"] if is_sole_writer else [".state.part", "state"])
+
+
+def test_two_threads_that_write_the_same_file_replace_it_only_by_complete_ones(tmp_path: Path) -> None:
+    path, together = tmp_path / "rank.npy", threading.Barrier(2, timeout=60)
+
+    def write(data: bytes) -> None:
+        with atomic_write(path) as partial, partial.open("wb") as file:
+            together.wait()
+            file.write(data)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, (b"first", b"second")))
+    assert path.read_bytes() in (b"first", b"second")
+    assert names(tmp_path) == ["rank.npy"]
 
 
 def test_a_folder_takes_its_name_when_it_is_complete_and_starts_empty_after_an_error(tmp_path: Path) -> None:

@@ -214,20 +214,17 @@ def test_a_preview_leaves_no_scale_and_no_snapshot(store: Engine) -> None:
             assert connection.execute(text(f"SELECT count(*) FROM alchemist.{table}")).scalar() == 0
 
 
-def test_two_first_selections_at_once_freeze_one_scale(store: Engine) -> None:
-    together = threading.Barrier(4)
-    scales: list[Any] = []
+def test_first_selections_at_once_freeze_one_scale(store: Engine) -> None:
+    together = threading.Barrier(4, timeout=60)
 
-    def select() -> None:
+    def select() -> Snapshot:
         together.wait()
-        scales.append(take(store).scale)
+        return take(store)
 
-    threads = [threading.Thread(target=select) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(scales) == 4
+    with ThreadPoolExecutor(4) as threads:
+        # `result` raises what a thread raised, with that thread's traceback.
+        first, *others = [future.result() for future in [threads.submit(select) for _ in range(4)]]
+    assert all(other.snapshot_id == first.snapshot_id and same(first, other) for other in others)
     with store.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.rank_scales")).scalar() == 1
 
