@@ -95,9 +95,10 @@ fmt: $(STAMP) ## Format the code
 	@$(BIN)/ruff format -q
 	@$(BIN)/ruff check -q --fix
 
-generate: $(STAMP) ## Regenerate derived files: the forms of the DAGs, the dashboards
+generate: $(STAMP) ## Regenerate derived files: the forms of the DAGs, the dashboards, the list of variables
 	@$(BIN)/python -m alchemist_core.cli.forms > dags/alchemist_dags/forms.py
 	@$(BIN)/python infra/grafana/build.py
+	@$(BIN)/python infra/variables.py
 
 clean: down ## Stop the stack and delete its data
 	rm -rf .alchemist

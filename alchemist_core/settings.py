@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ALCHEMIST_", frozen=True, extra="ignore")
 
     home: Path = Field(
-        Path(".alchemist"), description="Folder of the embedded database, artifacts, logs and benchmarks"
+        Path(".alchemist"), description="Folder of the embedded database, artifacts and logs"
     )
     database_url: SecretStr | None = Field(
         None,
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         None, description="Folder of the CLIP model for aesthetic scores; unset: no aesthetic scores"
     )
     aesthetic_head: Path | None = Field(
-        None, description="safetensors file of the linear aesthetic head: weight and bias"
+        None, description="safetensors file of the linear aesthetic head (weight and bias); unset: no aesthetic scores"
     )
     price_per_gpu_hour: float | None = Field(
         None, ge=0, description="Price of one GPU hour, in your currency; unset: costs are unknown"
@@ -82,16 +82,16 @@ class Settings(BaseSettings):
         None,
         ge=1024,
         le=65535,
-        description="UDP port on which the exporter receives Airflow's statsd metrics; unset: none",
+        description="UDP port on which the exporter receives Airflow's statsd metrics; unset: it receives none",
     )
     notify_command: str | None = Field(
         None,
-        description="Program that receives each notification as JSON on its standard input; unset: none",
+        description="Program that receives each notification as JSON on its standard input; unset: no program",
     )
     notify_url: SecretStr | None = Field(
         None,
         description="Addresses that receive each notification, separated by spaces: slack://, msteams://, mailto://, "
-        "json://HOST/PATH or any other that Apprise supports; unset: none",
+        "json://HOST/PATH or any other that Apprise supports; unset: no address",
     )
     airflow_users: str = Field(
         "admin:admin",
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="Form of the log lines; text: for people; json: one object per line with time, level, message, stage and run_id",
+        description="Format of the log lines; text: for people; json: one object per line with time, level, message, stage and run_id",
     )
     log_max_mib: int = Field(
         50, ge=1, le=100_000, description="Size in MiB at which the log of a process of the local stack is rotated"

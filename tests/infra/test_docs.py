@@ -7,7 +7,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"{folder}/README.md" for folder in ("alchemist_core", "dags", "infra", "sql", "tests"))]
-PAGES += ["infra/RUNBOOK.md", "infra/SECURITY.md", "alchemist_core/PAPER.md"]
+PAGES += ["infra/RUNBOOK.md", "infra/SECURITY.md", "infra/VARIABLES.md", "alchemist_core/PAPER.md"]
 PAGES += sorted(str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("alchemist_core/*/README.md"))
 PATH = re.compile(r"`((?:alchemist_core|dags|infra|sql|tests)/[\w./-]+\.\w+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
