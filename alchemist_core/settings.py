@@ -20,9 +20,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ALCHEMIST_", frozen=True, extra="ignore")
 
-    home: Path = Field(
-        Path(".alchemist"), description="Folder of the embedded database, artifacts and logs"
-    )
+    home: Path = Field(Path(".alchemist"), description="Folder of the embedded database, artifacts and logs")
     database_url: SecretStr | None = Field(
         None,
         description="libpq or SQLAlchemy URL of a Postgres server; unset: the embedded server under the home is started",
