@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from alchemist_core.cli.command_line import flag_fields, flag_of
+from alchemist_core.cli.flags import flag_fields, flag_of
 from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.config import BARE_WORD, Command, Result
 from alchemist_core.errors import AlchemistError, ConfigError

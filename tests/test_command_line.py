@@ -13,7 +13,8 @@ import pytest
 from alchemist_core.__main__ import main
 from alchemist_core.cli import command_line
 from alchemist_core.cli.check import CheckConfig
-from alchemist_core.cli.command_line import build_parser, flag_fields, read_config
+from alchemist_core.cli.command_line import build_parser, read_config
+from alchemist_core.cli.flags import flag_fields
 from alchemist_core.cli.verbs import RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import Config, Result
 from alchemist_core.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alchemist_core.cli.command_line import flag_fields
+from alchemist_core.cli.flags import flag_fields
 from alchemist_core.config import Formerly
 from alchemist_core.presets import PRESETS
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.command_line import describe, flag_fields
+from alchemist_core.cli.flags import describe, flag_fields
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.files import artifact_path
