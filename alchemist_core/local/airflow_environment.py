@@ -8,14 +8,12 @@ import importlib.util
 import json
 import os
 import secrets
-import socket
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from alchemist_core.resources import resource
 from alchemist_core.settings import find_project_file, load_settings
-from alchemist_core.store.postgres import PORTS, path_key, write_secret
+from alchemist_core.store.postgres import path_key, write_secret
 
 AIRFLOW_PORT = 8080
 METRICS_PORT = 9477
@@ -72,12 +70,6 @@ def stack_mark(home: Path) -> str:
 def passwords_path(home: Path) -> Path:
     """Return the file with the passwords of the users, in Airflow's format."""
     return airflow_home(home) / "passwords.json"
-
-
-def choose_port(remembered: int | None, *, preferred: int, taken: Collection[int | None] = ()) -> int:
-    """Return a free loopback port: the previous one, the preferred one, or one below the ephemeral range."""
-    candidates: list[int] = [*([remembered] if remembered else []), preferred, *PORTS]
-    return next(port for port in candidates if port not in taken and _is_free(port))
 
 
 def build_environment(
@@ -160,20 +152,3 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
     }
-
-
-def _is_free(port: int) -> bool:
-    """Return whether the port is free for TCP and UDP: another home's exporter may already listen for Airflow by UDP."""
-    return all(_can_bind(port, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
-
-
-def _can_bind(port: int, kind: socket.SocketKind) -> bool:
-    with socket.socket(type=kind) as probe:
-        if kind == socket.SOCK_STREAM:
-            # As servers do, so that a lingering connection of a former server does not count. For UDP it would hide a listener.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

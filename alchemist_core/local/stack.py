@@ -5,9 +5,12 @@ All servers listen on loopback. Airflow runs as separate programs and is never i
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +26,6 @@ from alchemist_core.local.airflow_environment import (
     USERNAME,
     airflow_home,
     build_environment,
-    choose_port,
     dags_folder,
     passwords_path,
     stack_mark,
@@ -44,6 +46,7 @@ from alchemist_core.local.processes import (
     write_state,
 )
 from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, stack_environment
+from alchemist_core.ports import PORTS, reserve_port
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import check_schema, database_url, head_revision, migrate
 from alchemist_core.store.postgres import EmbeddedPostgres, is_running, start_postgres, stop_postgres
@@ -172,11 +175,11 @@ def up(home: Path) -> StackStatus:
             line.show(0, 3, "Postgres")
             _end_leftovers(home)
             bring_store(home)
-            ports = _choose_ports(read_state(home).ports)
-            _migrate_airflow(home, start_postgres(home), ports.airflow)
-            write_state(home, StackState(ports=ports))
-            line.show(1, 3, "Airflow")
-            _start_supervisor(home)
+            with _reserve_ports(read_state(home).ports) as (ports, holders):
+                _migrate_airflow(home, start_postgres(home), ports.airflow)
+                write_state(home, StackState(ports=ports))
+                line.show(1, 3, "Airflow")
+                _start_supervisor(home, holders)
         line.show(2, 3, "scheduler")
         _wait_until_healthy(home)
         client(home).ensure_pool(
@@ -239,12 +242,20 @@ def _check_installed() -> None:
         )
 
 
-def _choose_ports(remembered: Ports | None) -> Ports:
-    chosen: dict[str, int] = {}
-    for name, preferred in PREFERRED_PORTS.items():
-        before = getattr(remembered, name) if remembered else None
-        chosen[name] = choose_port(before, preferred=preferred, taken=chosen.values())
-    return Ports(**chosen)
+@contextmanager
+def _reserve_ports(remembered: Ports | None) -> Iterator[tuple[Ports, list[socket.socket]]]:
+    """Choose the stack's ports and reserve them for the block: the previous ones, the preferred ones, or others.
+
+    Yields:
+        The ports, and the sockets that reserve them.
+    """
+    with ExitStack() as reservations:
+        ports, holders = {}, []
+        for name, preferred in PREFERRED_PORTS.items():
+            before = getattr(remembered, name) if remembered else None
+            ports[name], holder = reserve_port([*([before] if before else []), preferred, *PORTS])
+            holders.append(reservations.enter_context(holder))
+        yield Ports(**ports), holders
 
 
 def _migrate_airflow(home: Path, postgres: EmbeddedPostgres, port: int) -> None:
@@ -270,12 +281,14 @@ def _airflow_version() -> str:
         return "unknown"
 
 
-def _start_supervisor(home: Path) -> None:
+def _start_supervisor(home: Path, reservations: Sequence[socket.socket]) -> None:
+    """Start the supervisor. It inherits the reservations of the ports, because its programs are restarted as long as it runs."""
     (home / "logs").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "alchemist_core.local.supervisor", str(home)]
     with (home / "logs" / "supervisor.log").open("ab") as log:
         options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
-        subprocess.run(command, check=True, cwd=home, **options)  # type: ignore[call-overload]  # options are plain
+        inherited = [holder.fileno() for holder in reservations]
+        subprocess.run(command, check=True, cwd=home, pass_fds=inherited, **options)  # type: ignore[call-overload]  # options are plain
 
 
 def _wait_until_healthy(home: Path) -> None:
@@ -288,7 +301,7 @@ def _wait_until_healthy(home: Path) -> None:
         if not missing and all(health.get(name) == "healthy" for name in wanted):
             return
         time.sleep(POLL_S)
-    # The Airflow that answers may be another home's, if both chose the same port. Then our own processes do not stay up.
+    # An Airflow that is not ours may answer on the port. Then our own processes do not keep running.
     remedy = f"Read the logs in {home / 'logs'}, then run alchemist stack down and alchemist stack up."
     why = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
     msg = f"The stack did not start within {START_TIMEOUT_S:.0f} s ({why}). {remedy}"

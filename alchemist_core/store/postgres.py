@@ -33,6 +33,7 @@ from alchemist_core.errors import StoreError
 from alchemist_core.extras import missing_library
 from alchemist_core.files import atomic_folder, atomic_write, partial_path
 from alchemist_core.log_files import MIB, rotate
+from alchemist_core.ports import PORTS, reserve_port
 from alchemist_core.settings import load_settings
 
 # Survives a reboot, and every account can enter it.
@@ -183,8 +184,6 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text)
 
 
-# Below the range of the kernel's ephemeral ports.
-PORTS = range(20_000, 32_000)
 LONGEST_SOCKET_FOLDER = 80  # bytes; the kernel allows 107, including the socket's name
 OWNER_FILE = "home"
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
@@ -251,20 +250,6 @@ def postmaster_lives(data: Path) -> bool:
         return False
     path.unlink(missing_ok=True)
     return False
-
-
-def free_port(first: int) -> int:
-    """Return the first free loopback port from this one on."""
-    for port in chain(range(first, PORTS.stop), PORTS):
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    msg = f"No port of 127.0.0.1 is free in {PORTS.start}-{PORTS.stop - 1}. Stop a program, or set ALCHEMIST_DATABASE_URL."
-    raise StoreError(msg)
 
 
 def recorded_port(home: Path) -> int:
@@ -583,10 +568,11 @@ def _launch(place: Path, account: Account, port: int) -> None:
         if postmaster_lives(data):
             time.sleep(0.1)  # It is recovering, or being stopped.
             continue
-        port = free_port(port)
+        port, holder = reserve_port(chain(range(port, PORTS.stop), PORTS))
         options = f"-p {port} -k {socket_option}"
         try:
-            run_program([pg_ctl, "start", "-D", data, "-l", log, "-w", "-t", "120", "-o", options], account=account)
+            with holder:
+                run_program([pg_ctl, "start", "-D", data, "-l", log, "-w", "-t", "120", "-o", options], account=account)
         except StoreError:
             # Another program uses the port, or children of a killed server still run.
             n_failures += 1

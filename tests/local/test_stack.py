@@ -5,12 +5,22 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secrets, stack_mark
-from alchemist_core.local.processes import ChildState, StackState, identify, write_state
-from alchemist_core.local.stack import _end_leftovers
+from alchemist_core.local.processes import (
+    ChildState,
+    StackState,
+    find_marked,
+    hold_lock,
+    identify,
+    send,
+    supervisor_lock,
+    write_state,
+)
+from alchemist_core.local.stack import _end_leftovers, _reserve_ports, _start_supervisor
 
 # A leader that is not a worker, and a worker of its session; each prints its pid.
 SESSION = (
@@ -59,3 +69,25 @@ def test_what_a_killed_supervisor_left_is_ended_with_its_session(tmp_path, start
     _end_leftovers(tmp_path)
     assert leader.wait(10) is not None
     assert identify(worker) is None
+
+
+def test_two_homes_that_start_at_the_same_time_share_no_port():
+    with _reserve_ports(None) as (one, _), _reserve_ports(one) as (other, _):
+        assert not {*asdict(one).values()} & {*asdict(other).values()}
+    with _reserve_ports(other) as (again, _):
+        assert again == other, "a home keeps its ports while they are free"
+
+
+def test_the_supervisor_keeps_the_ports_reserved(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARK_OF_THIS_TEST", str(tmp_path))
+    # The supervisor waits for this lock before it starts any process.
+    with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+        with _reserve_ports(None) as (ports, holders):
+            _start_supervisor(tmp_path, holders)
+        supervisor = find_marked(f"MARK_OF_THIS_TEST={tmp_path}")
+        try:
+            with _reserve_ports(ports) as (other, _):
+                assert not {*asdict(ports).values()} & {*asdict(other).values()}
+        finally:
+            send(supervisor, signal.SIGKILL)
+    assert len(supervisor) == 1

@@ -1,6 +1,5 @@
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import (
     build_environment,
-    choose_port,
     load_secrets,
     passwords_path,
     stack_mark,
@@ -99,22 +97,6 @@ def test_a_home_is_supervised_while_the_lock_is_held(tmp_path):
     with hold_lock(supervisor_lock(tmp_path), should_wait=True):
         assert is_supervised(tmp_path)
     assert not is_supervised(tmp_path)
-
-
-def test_a_taken_port_is_avoided_and_a_remembered_one_is_kept():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        busy = taken.getsockname()[1]
-        chosen = choose_port(busy, preferred=busy)
-    assert chosen < 32_768
-    assert choose_port(chosen, preferred=busy) == chosen
-    assert choose_port(chosen, preferred=chosen, taken=[chosen]) != chosen
-
-
-def test_a_port_on_which_another_home_hears_airflow_is_avoided():
-    with socket.socket(type=socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        busy = taken.getsockname()[1]
-        assert choose_port(busy, preferred=busy) != busy
 
 
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path):
