@@ -1,10 +1,9 @@
-"""FLUX-mini: diffusers' transformer, its flow-matching loss, and sampling by Euler steps.
+"""FLUX-mini by diffusers: its transformer, its packing of latents into tokens, its schedule, and our flow-matching loss.
 
 Letters: B images of a batch · N image tokens · T text tokens · C channels · H W cells of the latents · D features.
 """
 
-import itertools
-import math
+import logging
 from typing import Any, NamedTuple
 
 import torch
@@ -39,22 +38,52 @@ class FluxBatch(NamedTuple):
         return FluxBatch(self.latent_BCHW.to(device), self.text.to(device))
 
 
-def make_transformer(config: FluxConfig) -> Any:
-    """Build diffusers' transformer of a size, with new weights on the current default device.
+def diffusers() -> Any:
+    """Return the library.
 
     Raises:
-        MissingDependencyError: diffusers is not installed.
+        MissingDependencyError: It is not installed.
     """
     try:
-        from diffusers import FluxTransformer2DModel  # noqa: PLC0415  an extra of its own, twenty seconds when first imported
+        import diffusers as library  # noqa: PLC0415  an extra of its own, twenty seconds when first imported
     except ImportError as error:
         raise missing_library("diffusers") from error
-    return FluxTransformer2DModel(  # type: ignore[no-untyped-call]
+    return library
+
+
+def make_transformer(config: FluxConfig) -> Any:
+    """Build diffusers' transformer of a size, with new weights on the current default device."""
+    return diffusers().FluxTransformer2DModel(
         patch_size=1, in_channels=config.token_dim, num_layers=config.n_double_blocks,
         num_single_layers=config.n_single_blocks, attention_head_dim=config.head_dim,
         num_attention_heads=config.n_heads, joint_attention_dim=config.text_dim,
         pooled_projection_dim=config.pooled_dim, guidance_embeds=True, axes_dims_rope=config.rope_dims,
     )  # fmt: skip
+
+
+def make_pipeline(**parts: Any) -> Any:
+    """Return diffusers' pipeline of FLUX with FLUX.1's schedule: larger images take more of the steps near the noise.
+
+    The schedule is not read from the folder of the encoders: FLUX.1-schnell has the same encoders and another schedule.
+
+    Args:
+        parts: Networks and tokenizers by diffusers' names; the others are absent.
+    """
+    # They would print every caption that is too long for CLIP, at every step.
+    for name in ("diffusers.pipelines.flux.pipeline_flux", "transformers.tokenization_utils_base"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    absent = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer"))
+    scheduler = diffusers().FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipeline = diffusers().FluxPipeline(scheduler=scheduler, **absent | parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pack_latents(latent_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+    """Pack each 2 × 2 cells into one token."""
+    # diffusers' own training scripts call this private method.
+    token_BND: Tensor = diffusers().FluxPipeline._pack_latents(latent_BCHW, *latent_BCHW.shape)  # noqa: SLF001
+    return token_BND
 
 
 class FlowMatching(nn.Module):
@@ -92,75 +121,27 @@ def flow_loss(
     """
     time_B111 = time_B.view(-1, 1, 1, 1)
     mixed_BCHW = (1 - time_B111) * latent_BCHW + time_B111 * noise_BCHW
-    velocity_BCHW = predict_velocity(transformer, mixed_BCHW, text, time_B=time_B, guidance=guidance)
-    error_BCHW = velocity_BCHW.float() - (noise_BCHW - latent_BCHW).float()
-    return error_BCHW.square().mean((1, 2, 3))
+    velocity_BND = predict_velocity(transformer, mixed_BCHW, text, time_B=time_B, guidance=guidance)
+    error_BND = velocity_BND.float() - pack_latents(noise_BCHW - latent_BCHW).float()
+    return error_BND.square().mean((1, 2))
 
 
 def predict_velocity(
     transformer: nn.Module, mixed_BCHW: Tensor, text: FluxText, *, time_B: Tensor, guidance: float
-) -> Float[Tensor, "B C H W"]:
-    """Return the transformer's velocity, in the shape of latents."""
-    parameter = next(transformer.parameters())
-    *_, height, width = mixed_BCHW.shape
-    found = transformer(
-        hidden_states=pack(mixed_BCHW).to(parameter.dtype),
-        encoder_hidden_states=text.token_BTD.to(parameter.dtype),
-        pooled_projections=text.pooled_BD.to(parameter.dtype),
-        timestep=time_B.to(parameter.dtype),
-        guidance=torch.full_like(time_B, guidance, dtype=parameter.dtype),
-        img_ids=_places(height // 2, width // 2).to(mixed_BCHW.device),
-        txt_ids=torch.zeros(text.token_BTD.shape[1], 3, device=mixed_BCHW.device),
+) -> Float[Tensor, "B N D"]:
+    """Return the transformer's velocity of each image token."""
+    dtype, device = next(transformer.parameters()).dtype, mixed_BCHW.device
+    n_images, _, height, width = mixed_BCHW.shape
+    places_N3 = diffusers().FluxPipeline._prepare_latent_image_ids(  # noqa: SLF001  as in pack_latents
+        n_images, height // 2, width // 2, device, torch.float32
+    )
+    velocity_BND: Tensor = transformer(
+        hidden_states=pack_latents(mixed_BCHW).to(dtype),
+        encoder_hidden_states=text.token_BTD.to(dtype),
+        pooled_projections=text.pooled_BD.to(dtype),
+        timestep=time_B.to(dtype),
+        guidance=torch.full_like(time_B, guidance, dtype=dtype),
+        img_ids=places_N3,
+        txt_ids=torch.zeros(text.token_BTD.shape[1], 3, device=device),
     ).sample
-    return unpack(found, height, width)
-
-
-@torch.inference_mode()
-def sample_latents(
-    transformer: nn.Module, text: FluxText, noise_BCHW: Tensor, *, n_steps: int, guidance: float
-) -> Float[Tensor, "B C H W"]:
-    """Integrate from noise to latents by Euler steps; larger images take more of the steps near the noise.
-
-    Source: Lu et al. 2022 for the steps; FLUX.1's shift of times by the number of tokens.
-    """
-    n_tokens = noise_BCHW.shape[-2] * noise_BCHW.shape[-1] // 4
-    times = shifted_times(n_steps, n_tokens)
-    latent_BCHW = noise_BCHW
-    for now, later in itertools.pairwise(times):
-        time_B = torch.full((len(noise_BCHW),), now, device=noise_BCHW.device)
-        velocity_BCHW = predict_velocity(transformer, latent_BCHW, text, time_B=time_B, guidance=guidance)
-        latent_BCHW = latent_BCHW + (later - now) * velocity_BCHW.float()
-    return latent_BCHW
-
-
-def shifted_times(n_steps: int, n_tokens: int) -> list[float]:
-    """Return the times of the steps from 1, noise, to 0, shifted as in FLUX.1.
-
-    >>> [round(time, 3) for time in shifted_times(2, 256)]
-    [1.0, 0.622, 0.0]
-    """
-    # A line through (256 tokens, 0.5) and (4096 tokens, 1.15).
-    shift = math.exp(0.5 + (n_tokens - 256) * (1.15 - 0.5) / (4096 - 256))
-    even = [1 - step / n_steps for step in range(n_steps)]
-    return [shift / (shift + (1 / time - 1)) for time in even] + [0.0]
-
-
-def pack(latent_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
-    """Pack each 2 × 2 cells into one token."""
-    n_images, channels, height, width = latent_BCHW.shape
-    cells = latent_BCHW.view(n_images, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(n_images, (height // 2) * (width // 2), channels * 4)
-
-
-def unpack(token_BND: Float[Tensor, "B N D"], height: int, width: int) -> Float[Tensor, "B C H W"]:
-    """Undo `pack`."""
-    n_images, _, dim = token_BND.shape
-    cells = token_BND.view(n_images, height // 2, width // 2, dim // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return cells.reshape(n_images, dim // 4, height, width)
-
-
-def _places(height: int, width: int) -> Tensor:
-    place_HW3 = torch.zeros(height, width, 3)
-    place_HW3[..., 1] += torch.arange(height)[:, None]
-    place_HW3[..., 2] += torch.arange(width)[None, :]
-    return place_HW3.reshape(-1, 3)
+    return velocity_BND

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.extras import missing_library
-from alchemist_core.models.flux import DTYPES, FluxText
+from alchemist_core.models.flux import DTYPES, FluxText, diffusers, make_pipeline
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.images import ImageArray, resize_images
 from alchemist_core.models.precision import without_tf32
@@ -24,17 +23,15 @@ _VAE_BATCH = 8
 
 
 class FluxAutoencoder:
-    """Images to scaled latents and back. The latents are the mean of the VAE's distribution, so that they can be cached.
+    """Images to scaled latents. They are the mean of the VAE's distribution, so that they can be cached.
 
     Departs: FLUX samples around that mean, with a standard deviation of a hundredth of the latents' own.
     """
 
     def __init__(self, parts: Path, config: FluxConfig, device: str = "cpu") -> None:
-        try:
-            from diffusers import AutoencoderKL  # noqa: PLC0415  an extra of its own
-        except ImportError as error:
-            raise missing_library("diffusers") from error
-        self._vae = _freeze(_load(AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device)
+        self.vae = _freeze(
+            _load(diffusers().AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device
+        )
         self._side, self._device = config.resolution, device
 
     @without_tf32
@@ -46,24 +43,15 @@ class FluxAutoencoder:
             pixels_BCHW = resize_images(image_NHWC[start : start + _VAE_BATCH], self._side)
             n_images = len(pixels_BCHW)
             padded = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(_VAE_BATCH - n_images, -1, -1, -1)])
-            mean_BCHW = self._vae.encode(padded.to(self._device, self._vae.dtype)).latent_dist.mean[:n_images]
-            scaled = (mean_BCHW.float() - self._vae.config.shift_factor) * self._vae.config.scaling_factor
+            mean_BCHW = self.vae.encode(padded.to(self._device, self.vae.dtype)).latent_dist.mean[:n_images]
+            scaled = (mean_BCHW.float() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
             parts.append(scaled.cpu())
         return torch.cat(parts)
 
-    @without_tf32
-    @torch.inference_mode()
-    def decode(self, latent_BCHW: Float[Tensor, "B C H W"]) -> ImageArray:
-        """Return the images of latents."""
-        plain = latent_BCHW / self._vae.config.scaling_factor + self._vae.config.shift_factor
-        pixels_BCHW = self._vae.decode(plain.to(self._device, self._vae.dtype)).sample.float()
-        image: ImageArray = ((pixels_BCHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return image
-
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape of one image's latents."""
-        side = self._side // 2 ** (len(self._vae.config.block_out_channels) - 1)
-        return int(self._vae.config.latent_channels), side, side
+        side = self._side // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(self.vae.config.latent_channels), side, side
 
     def fingerprint(self) -> str:
         """Return a hash of the VAE's output: a folder may later hold other weights under the same name."""
@@ -72,38 +60,32 @@ class FluxAutoencoder:
 
 
 class FluxTextEncoder:
-    """T5's tokens and CLIP's pooled vector of each caption; both truncate long captions."""
+    """T5's tokens and CLIP's pooled vector of each caption, by diffusers' pipeline; both truncate long captions."""
 
     def __init__(self, parts: Path, config: FluxConfig, device: str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel  # noqa: PLC0415  seconds
 
-        self._clip_tokenizer = _load(AutoTokenizer, parts / "tokenizer")
-        self._t5_tokenizer = _load(AutoTokenizer, parts / "tokenizer_2")
-        self._clip = _freeze(_load(CLIPTextModel, parts / "text_encoder", dtype=DTYPES[config.weight_dtype]), device)
-        self._t5 = _freeze(_load(T5EncoderModel, parts / "text_encoder_2", dtype=DTYPES[config.weight_dtype]), device)
-        self._n_tokens, self._device = config.n_text_tokens, device
-        found = self._t5.config.d_model, self._clip.config.hidden_size
+        dtype = DTYPES[config.weight_dtype]
+        self.networks = {
+            "tokenizer": _load(AutoTokenizer, parts / "tokenizer"),
+            "tokenizer_2": _load(AutoTokenizer, parts / "tokenizer_2"),
+            "text_encoder": _freeze(_load(CLIPTextModel, parts / "text_encoder", dtype=dtype), device),
+            "text_encoder_2": _freeze(_load(T5EncoderModel, parts / "text_encoder_2", dtype=dtype), device),
+        }
+        t5, clip = (self.networks[name].config for name in ("text_encoder_2", "text_encoder"))
+        found = t5.d_model, clip.hidden_size
         if found != (config.text_dim, config.pooled_dim):
             raise ConfigError(
                 f"T5 and CLIP in {parts} have {found[0]} and {found[1]} features, but the transformer needs "
                 f"{config.text_dim} and {config.pooled_dim}. Give the folder of FLUX.1's own encoders."
             )
+        self._pipeline, self._n_tokens = make_pipeline(**self.networks), config.n_text_tokens
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> FluxText:
-        """Encode captions; as in FLUX, padding is not masked."""
-        t5_BT = self._words(self._t5_tokenizer, captions, self._n_tokens)
-        clip_BT = self._words(self._clip_tokenizer, captions, int(self._clip.config.max_position_embeddings))
-        token_BTD, pooled_BD = self._t5(t5_BT).last_hidden_state, self._clip(clip_BT).pooler_output
-        # Cloned, because a training step cannot use tensors of inference mode.
-        return FluxText(token_BTD.float().cpu().clone(), pooled_BD.float().cpu().clone())
-
-    def _words(self, tokenizer: Any, captions: Sequence[str], n_tokens: int) -> Tensor:
-        words = tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=n_tokens, return_tensors="pt"
-        )
-        ids_BT: Tensor = words["input_ids"].to(self._device)
-        return ids_BT
+        """Encode captions; as in FLUX, padding is not masked. The features are on the CPU, in single precision."""
+        token_BTD, pooled_BD, _ = self._pipeline.encode_prompt(list(captions), max_sequence_length=self._n_tokens)
+        return FluxText(token_BTD.float().cpu(), pooled_BD.float().cpu())
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:

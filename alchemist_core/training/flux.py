@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.extractors import weights_sha256
-from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, flow_loss, sample_latents
+from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, flow_loss, make_pipeline, pack_latents
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import FluxAutoencoder, FluxTextEncoder
 from alchemist_core.models.images import ImageArray
@@ -30,6 +30,7 @@ from alchemist_core.models.lora import (
     put_adapters,
     save_lora,
 )
+from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.published.flux import load_flux
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.encoding import encode_images
@@ -147,36 +148,40 @@ def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
 
 
 class FluxGenerator:
-    """A trained FLUX-mini with its encoders."""
+    """A trained FLUX-mini in diffusers' pipeline."""
 
     def __init__(self, model_path: Path, config: DownstreamConfig, device: torch.device) -> None:
         assert config.flux is not None
-        self._device = device
-        self._transformer = read_trained(model_path, config).eval().to(device)
-        _, parts = base_and_parts(config)
-        self._vae = FluxAutoencoder(parts, config.flux, str(device))
-        self._text = FluxTextEncoder(parts, config.flux, str(device))
+        self._config, (_, parts) = config.flux, base_and_parts(config)
+        self._autoencoder = FluxAutoencoder(parts, config.flux, str(device))
+        self._pipeline = make_pipeline(
+            **FluxTextEncoder(parts, config.flux, str(device)).networks,
+            vae=self._autoencoder.vae,
+            transformer=read_trained(model_path, config).eval().to(device),
+        )
 
+    @without_tf32
     def draw(self, prompts: list[str], seeds: list[int], sampling: FlowSamplingConfig) -> ImageArray:
         """Generate one image per prompt. It depends on its own seed and prompt only, because every forward has the same shape."""
-        parts = []
+        parts, side = [], self._config.resolution
         for start in range(0, len(prompts), sampling.batch_size):
             places = [min(at, len(prompts) - 1) for at in range(start, start + sampling.batch_size)]
-            noise_BCHW = torch.stack([self._noise(seeds[at]) for at in places]).to(self._device)
-            text = self._text.encode([prompts[at] for at in places]).to(self._device)
-            latent_BCHW = sample_latents(
-                self._transformer,
-                text,
-                noise_BCHW,
-                n_steps=sampling.num_inference_steps,
-                guidance=sampling.guidance_scale,
-            )
-            parts.append(self._vae.decode(latent_BCHW)[: len(prompts) - start])
+            pixels_BHWC = self._pipeline(
+                [prompts[at] for at in places],
+                latents=pack_latents(torch.stack([self._noise(seeds[at]) for at in places])),
+                height=side,
+                width=side,
+                num_inference_steps=sampling.num_inference_steps,
+                guidance_scale=sampling.guidance_scale,
+                max_sequence_length=self._config.n_text_tokens,
+                output_type="np",
+            ).images
+            parts.append((pixels_BHWC * 255).round().astype(np.uint8)[: len(prompts) - start])
         return np.concatenate(parts)
 
     def _noise(self, seed: int) -> torch.Tensor:
         # Drawn on the CPU: the same seed gives the same noise on every device.
-        return torch.randn(self._vae.latent_shape(), generator=torch.Generator().manual_seed(seed))
+        return torch.randn(self._autoencoder.latent_shape(), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()

@@ -86,7 +86,7 @@ def load_flux(source: str | Path, config: FluxConfig, dtype: torch.dtype = torch
     """
     weights = {key.removeprefix(_PREFIX): tensor.to(dtype) for key, tensor in read_weights(source).items()}
     with torch.device("meta"):
-        transformer = make_transformer(config).to(dtype)
+        transformer = make_transformer(config)
     transformer.load_state_dict(
         to_diffusers(weights, transformer.state_dict(), config, source=str(source)), assign=True
     )

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 from safetensors.torch import save_file
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.flux import make_transformer
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.lora import FLUX_TARGETS, add_lora
-from alchemist_core.models.published.flux import export_flux, flux_keys, load_flux
+from alchemist_core.models.published.flux import export_flux, flux_keys, load_flux, to_diffusers
 from tests.models.given_flux import TINY, new_transformer
 
 
@@ -40,6 +41,20 @@ def test_published_shapes_are_those_of_the_layout() -> None:
     assert shapes["final_layer.adaLN_modulation.1.weight"] == (6144, 3072)
     assert shapes["guidance_in.in_layer.weight"] == (3072, 256)
     assert n_weights(published.values()) == 3_179_199_552
+
+
+def test_rows_go_where_the_conversion_of_diffusers_puts_them() -> None:
+    """Its conversion has the width of FLUX.1 built in and names no wrong key, so the map is ours; at this width both agree."""
+    with torch.device("meta"):
+        ours = make_transformer(FluxConfig()).state_dict()
+    n_rows = {key: sum(len(ours[name]) for name in names) for key, names in flux_keys(FluxConfig()).items()}
+    # A number for each row of all weights stands for the row.
+    row_of = dict(zip(n_rows, torch.arange(sum(n_rows.values())).split(list(n_rows.values())), strict=True))
+    rows = {name: tensor[:, 0] if tensor.dim() > 1 else tensor for name, tensor in ours.items()}
+    found = to_diffusers(row_of, rows, FluxConfig(), source="rows")
+    expected = convert_flux_transformer_checkpoint_to_diffusers(dict(row_of))
+    assert found.keys() == expected.keys() == ours.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
