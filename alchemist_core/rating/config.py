@@ -1,39 +1,32 @@
 """Scoring rules, objectives and features of raters, and the constants of the objective. No torch."""
 
 from enum import StrEnum
-from typing import Literal
 
 
 class ScoringRule(StrEnum):
-    """What a sample is scored by; the cost functions are in `rules`.
-
-    Attributes:
-        strategy: The selection strategy that fits where the rule ranks its useful samples; what `auto` means.
-        trains_rater: Whether a rater network is trained. Otherwise two proxies are the rater.
-        ranks_plain_first: Whether plain samples rank first by design, so that acceptance checks do not reject that.
-    """
-
-    strategy: str
-    trains_rater: bool
-    ranks_plain_first: bool
-
-    def __new__(
-        cls, name: str, strategy: str = "head_gsample", *flags: Literal["trains no rater", "ranks plain first"]
-    ) -> "ScoringRule":
-        """Declare a rule: its name, its strategy, and what is unusual about it."""
-        rule = str.__new__(cls, name)
-        rule._value_ = name
-        rule.strategy = strategy
-        rule.trains_rater = "trains no rater" not in flags
-        rule.ranks_plain_first = "ranks plain first" in flags
-        return rule
+    """What a sample is scored by; the cost functions are in `rules`."""
 
     ALIGNMENT = "alignment"
     """Eq. 6: how much lower the loss is under the model that also trained on validation data than under the one that did not."""
-    LOSS = "loss", "shift_gsample", "ranks plain first"
+    LOSS = "loss"
     """Eq. 9: how low the loss is under the model that also trained on validation data."""
-    LEARNABILITY = "learnability", "head_gsample", "trains no rater"
+    LEARNABILITY = "learnability"
     """RHO-LOSS, JEST: how much further training on validation data alone lowers a proxy's loss."""
+
+    @property
+    def strategy(self) -> str:
+        """Return the selection strategy that fits where the rule ranks its useful samples; what `auto` means."""
+        return "shift_gsample" if self is ScoringRule.LOSS else "head_gsample"
+
+    @property
+    def trains_rater(self) -> bool:
+        """Return whether a rater network is trained. Otherwise two proxies are the rater."""
+        return self is not ScoringRule.LEARNABILITY
+
+    @property
+    def ranks_plain_first(self) -> bool:
+        """Return whether plain samples rank first by design, so that acceptance checks do not reject that."""
+        return self is ScoringRule.LOSS
 
 
 class Objective(StrEnum):
