@@ -264,6 +264,8 @@ def test_what_cannot_be_had_is_refused_with_its_bound(k, n_possible, n, message)
         require_possible(k, n_possible, n, what="strategy x")
 
 
-def test_all_that_can_be_had_may_be_asked_for():
-    require_possible(1_000, 1_000, 2_000, what="strategy x")
-    require_possible(1, 1, 1, what="strategy x")
+@pytest.mark.parametrize("n_possible", [1, 1_000])
+def test_all_possible_samples_may_be_selected_but_not_one_more(n_possible):
+    require_possible(n_possible, n_possible, 2_000, what="strategy x")
+    with pytest.raises(ConfigError, match=f"only {n_possible:,}: the largest possible retention"):
+        require_possible(n_possible + 1, n_possible, 2_000, what="strategy x")

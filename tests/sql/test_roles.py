@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 import alchemist_core
-from alchemist_core.store.engine import SQL, check_schema, make_engine
-from alchemist_core.store.leases import take_lock
+from alchemist_core.errors import StoreError
+from alchemist_core.store.engine import SQL, check_schema, make_engine, migrate
+from alchemist_core.store.leases import take_lock, try_lock
 from alchemist_core.store.maintenance import MANY_ROWS, end_long_reads, refresh_statistics
 from alchemist_core.store.samples import find_duplicates
 from alchemist_core.store.subsets import lock_name
@@ -30,10 +31,18 @@ def refused(connection: Connection, statement: str, reason: str, **values: Any) 
     connection.rollback()
 
 
-@pytest.mark.parametrize("role", ["alchemist_writer", "alchemist_reader"])
-def test_roles_that_may_not_migrate_open_a_current_store(log_in: Callable[[str], Connection], role: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "reason"), [("alchemist_writer", "must be owner"), ("alchemist_reader", "read-only transaction")]
+)
+def test_roles_that_may_not_migrate_open_a_current_store(
+    log_in: Callable[[str], Connection], role: str, reason: str
+) -> None:
     with log_in(role) as connection:
-        check_schema(connection.engine.url.render_as_string(hide_password=False))
+        url = connection.engine.url.render_as_string(hide_password=False)
+    check_schema(url)
+    assert not migrate(url), "a current store needs no migration"
+    with pytest.raises(StoreError, match=reason):
+        migrate(url, should_reapply=True)
 
 
 def test_the_writer_can_neither_drop_nor_alter_nor_create(log_in: Callable[[str], Connection]) -> None:
@@ -155,8 +164,13 @@ def test_stages_do_not_wait_for_a_readers_advisory_locks(
             reader.execute(text(f"SELECT pg_advisory_lock({key})"))
         assert find_duplicates(working) is None
         with working.begin() as connection:
+            lock_name(connection, "half")  # Makes the row of this lock.
+        with working.begin() as connection:
             take_lock(connection, "rank_scales")
             lock_name(connection, "half")
+            with working.connect() as other:
+                assert not try_lock(other, "rank_scales"), "the stage holds the lock"
+                assert not try_lock(other, "subset half")
     working.dispose()
 
 

@@ -39,7 +39,7 @@ def validation_pairs() -> Samples:
 
 
 @pytest.fixture(scope="session")
-def test_pairs() -> Samples:
+def heldout_pairs() -> Samples:
     return draw_pairs(60, seed=3)
 
 

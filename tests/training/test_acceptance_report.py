@@ -57,10 +57,10 @@ def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) 
 
 
 def test_a_trained_rater_is_examined_in_every_respect(
-    trained: list[Path], metrics: dict[str, Any], test_pairs: Samples
+    trained: list[Path], metrics: dict[str, Any], heldout_pairs: Samples
 ) -> None:
     scorer, twin = (Scorer.load(path) for path in trained)
-    checks = examine(scorer, test_pairs, metrics, twin=twin, tokenizer=scorer.tokenizer)
+    checks = examine(scorer, heldout_pairs, metrics, twin=twin, tokenizer=scorer.tokenizer)
     assert checks.keys() == CHECKS
     assert checks["batch_invariance"].value == 0
     assert checks["corruption_isolation"].value == 0
@@ -73,9 +73,9 @@ def test_a_trained_rater_is_examined_in_every_respect(
 
 
 def test_what_was_not_measured_is_reported_and_does_not_fail(
-    trained: list[Path], metrics: dict[str, Any], test_pairs: Samples
+    trained: list[Path], metrics: dict[str, Any], heldout_pairs: Samples
 ) -> None:
-    stability = examine(Scorer.load(trained[0]), test_pairs, metrics)["rank_stability"]
+    stability = examine(Scorer.load(trained[0]), heldout_pairs, metrics)["rank_stability"]
     assert stability.value is None
     assert stability.is_ok
     assert "another seed" in stability.note
@@ -93,32 +93,34 @@ def test_what_was_not_measured_is_reported_and_does_not_fail(
     ],
 )
 def test_a_defect_is_found_by_name(
-    name: str, defect: Callable[..., np.ndarray], metrics: dict[str, Any], test_pairs: Samples
+    name: str, defect: Callable[..., np.ndarray], metrics: dict[str, Any], heldout_pairs: Samples
 ) -> None:
-    check = examine(Judge(defect), test_pairs, metrics)[name]
+    check = examine(Judge(defect), heldout_pairs, metrics)[name]
     assert not check.is_ok
     assert failures([check])[0].startswith(name)
 
 
-def test_a_rater_of_rule_loss_may_like_plain_images(metrics: dict[str, Any], test_pairs: Samples) -> None:
+def test_a_rater_of_rule_loss_may_like_plain_images(metrics: dict[str, Any], heldout_pairs: Samples) -> None:
     likes_plain = Judge(lambda images, _: -images.std((1, 2, 3)))
-    assert examine(likes_plain, test_pairs, metrics, rule=ScoringRule.LOSS)["recall_of_plain"].is_ok
+    assert examine(likes_plain, heldout_pairs, metrics, rule=ScoringRule.LOSS)["recall_of_plain"].is_ok
 
 
-def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(metrics: dict[str, Any], test_pairs: Samples) -> None:
+def test_weights_that_went_to_one_sample_or_stayed_uniform_fail(
+    metrics: dict[str, Any], heldout_pairs: Samples
+) -> None:
     judge = Judge(lambda images, _: images.std((1, 2, 3)))
     for size, entropy in ((1.0, 0.0), (32.0, float(np.log(32)))):
         history = [step | {"effective_sample_size": size, "entropy": entropy} for step in metrics["history"]]
-        checks = examine(judge, test_pairs, metrics | {"history": history})
+        checks = examine(judge, heldout_pairs, metrics | {"history": history})
         assert [checks[name].is_ok for name in ("effective_sample_size", "entropy")] == [False, False]
 
 
 def test_limits_of_the_project_file_are_the_bounds_that_a_rater_is_held_to(
-    metrics: dict[str, Any], test_pairs: Samples
+    metrics: dict[str, Any], heldout_pairs: Samples
 ) -> None:
     limits = AcceptanceLimits(min_plain_auc=0.9, min_rank_stability=0.6, max_entropy_ratio=0.5, min_effective_samples=2)
     same = Judge(lambda image_NHWC, _: image_NHWC.astype(np.float64).std(axis=(1, 2, 3)))
-    checks = examine(same, test_pairs, metrics, limits=limits)
+    checks = examine(same, heldout_pairs, metrics, limits=limits)
     assert checks["recall_of_plain"].low == 0.9
     assert checks["rank_stability"].low == 0.6
     assert (checks["entropy"].low, checks["entropy"].high) == (0.05, 0.5)

@@ -30,14 +30,14 @@ def kill_at(step: int, done: int) -> None:
 
 
 def test_training_lowers_the_held_out_loss(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:
     short = CONFIG.model_copy(update={"num_train_epochs": 1})
     for name, config in (("short", short), ("long", CONFIG)):
         train_downstream(
             config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / name, on_progress=ignore
         )
-    before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("short", "long"))
+    before_N, after_N = (heldout_losses(tmp_path / name, heldout_pairs) for name in ("short", "long"))
     assert before_N.shape == after_N.shape == (60,)
     assert after_N.mean() < before_N.mean() - 0.2
 
@@ -104,46 +104,52 @@ def test_the_average_of_constant_weights_equals_them(longest: float) -> None:
     assert mean.item() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
+def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Path, heldout_pairs: Samples) -> None:
     out = tmp_path / "model"
-    first = train_downstream(CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
+    first = train_downstream(CONFIG, heldout_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     again = train_downstream(
-        CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=lambda done, _t, _n: kill_at(done, done)
+        CONFIG,
+        heldout_pairs,
+        tokenizer_from=tokenizer_from,
+        out=out,
+        on_progress=lambda done, _t, _n: kill_at(done, done),
     )
     assert again == first
 
 
-def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
+def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: Path, heldout_pairs: Samples) -> None:
     with pytest.raises(KilledError):
         train_downstream(
-            CONFIG, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
+            CONFIG, heldout_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
             on_progress=lambda done, _total, _note: kill_at(12, done),
         )  # fmt: skip
     other = CONFIG.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another config"):
-        train_downstream(other, test_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
+        train_downstream(
+            other, heldout_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore
+        )
 
 
-def test_no_samples_are_refused(tmp_path: Path, tokenizer_from: Path, test_pairs: Samples) -> None:
-    nothing = test_pairs.rows(np.arange(0))
+def test_no_samples_are_refused(tmp_path: Path, tokenizer_from: Path, heldout_pairs: Samples) -> None:
+    nothing = heldout_pairs.rows(np.arange(0))
     with pytest.raises(DataError, match="No samples"):
         train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
 
 
 def test_losses_come_in_the_order_of_the_samples(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:
     out = tmp_path / "model"
     train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     order = np.arange(60)[::-1].copy()
     np.testing.assert_allclose(
-        heldout_losses(out, test_pairs)[order], heldout_losses(out, test_pairs.rows(order)), atol=1e-5
+        heldout_losses(out, heldout_pairs)[order], heldout_losses(out, heldout_pairs.rows(order)), atol=1e-5
     )
-    assert heldout_losses(out, test_pairs.rows(order[:0])).shape == (0,)
+    assert heldout_losses(out, heldout_pairs.rows(order[:0])).shape == (0,)
 
 
 def test_lora_improves_its_base_and_leaves_a_plain_model(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, test_pairs: Samples
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:
     few = validation_pairs.rows(np.arange(60))
     longer = CONFIG.model_copy(update={"num_train_epochs": 40, "learning_rate": 5e-3})
@@ -152,7 +158,7 @@ def test_lora_improves_its_base_and_leaves_a_plain_model(
         update={"method": "lora", "base_model": tmp_path / "base", "learning_rate": 2e-2, "num_train_epochs": 12}
     )
     train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", on_progress=ignore)
-    before_N, after_N = (heldout_losses(tmp_path / name, test_pairs) for name in ("base", "lora"))
+    before_N, after_N = (heldout_losses(tmp_path / name, heldout_pairs) for name in ("base", "lora"))
     assert after_N.mean() < before_N.mean() - 0.02
     adapters, model = (load_file(tmp_path / "lora" / f"{name}.safetensors") for name in ("adapters", "model"))
     assert all("lora_" in name for name in adapters)

@@ -66,14 +66,14 @@ def train(config: DownstreamConfig, pairs: Samples, out: Path, cache: Path | Non
 
 
 def test_the_loss_falls_in_training_and_on_held_out_samples(
-    config: DownstreamConfig, trained: Path, validation_pairs: Samples, test_pairs: Samples, tmp_path: Path
+    config: DownstreamConfig, trained: Path, validation_pairs: Samples, heldout_pairs: Samples, tmp_path: Path
 ) -> None:
     losses = train(config, validation_pairs, trained)  # read, not trained again
     assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.3
     short = config.model_copy(update={"max_train_steps": 1, "learning_rate": 1e-6})
     train(short, validation_pairs, tmp_path / "short")
     before_N, after_N = (
-        heldout_flow_losses(path, read_config(path), test_pairs) for path in (tmp_path / "short", trained)
+        heldout_flow_losses(path, read_config(path), heldout_pairs) for path in (tmp_path / "short", trained)
     )
     assert before_N.shape == after_N.shape == (60,)
     assert after_N.mean() < before_N.mean() - 0.3
@@ -138,13 +138,13 @@ def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
 
 
 def test_an_image_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
-    trained: Path, test_pairs: Samples
+    trained: Path, heldout_pairs: Samples
 ) -> None:
     class Unreadable(Samples):
         def read(self, index_M: np.ndarray) -> Chunks:
             return super().read(index_M[index_M != 2])
 
-    few = test_pairs.rows(np.arange(12))
+    few = heldout_pairs.rows(np.arange(12))
     whole_N = heldout_flow_losses(trained, read_config(trained), few)
     without_N = heldout_flow_losses(trained, read_config(trained), Unreadable(few.image_NHWC, few.captions))
     np.testing.assert_allclose(without_N, np.delete(whole_N, 2), rtol=1e-4)
@@ -158,11 +158,11 @@ def test_other_base_weights_are_refused(config: DownstreamConfig, trained: Path,
 
 
 def test_latents_are_computed_once_an_image(
-    config: DownstreamConfig, test_pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DownstreamConfig, heldout_pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert config.flux_components is not None
     vae = FluxAutoencoder(config.flux_components, TINY)
-    keyed = Samples(test_pairs.image_NHWC, test_pairs.captions, [bytes([k]) * 32 for k in range(60)])
+    keyed = Samples(heldout_pairs.image_NHWC, heldout_pairs.captions, [bytes([k]) * 32 for k in range(60)])
     first, is_had_N = encode_latents(keyed, vae, tmp_path)
     assert is_had_N.all()
     monkeypatch.setattr(flux.FluxAutoencoder, "encode", lambda *_: pytest.fail("encoded again"))

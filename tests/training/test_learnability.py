@@ -94,9 +94,9 @@ def test_the_rater_prefers_what_validation_data_teaches(rater: Path, train_pairs
     assert area_under_curve(score_N[:200], score_N[200:]) > 0.95
 
 
-def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, test_pairs: Samples) -> None:
+def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, heldout_pairs: Samples) -> None:
     encoder, tokenizer = load_text_encoder(CONFIG.text_encoder, "cpu"), Tokenizer.load(rater / "tokenizer.safetensors")
-    data = encode_samples(test_pairs, tokenizer, encoder).rows(torch.arange(len(test_pairs)))
+    data = encode_samples(heldout_pairs, tokenizer, encoder).rows(torch.arange(len(heldout_pairs)))
     state, losses = load_file(rater / "rater.safetensors"), {}
     for name in ("before", "after"):
         star = Star(CONFIG.proxy(tokenizer.config, encoder.dim)).eval()
@@ -104,15 +104,15 @@ def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, test_pair
         star.load_state_dict(own)
         with torch.inference_mode():
             losses[name] = star(*data).numpy()
-    score_N = Scorer.load(rater).score(test_pairs.image_NHWC, test_pairs.captions)
+    score_N = Scorer.load(rater).score(heldout_pairs.image_NHWC, heldout_pairs.captions)
     np.testing.assert_allclose(score_N, losses["before"] - losses["after"], atol=1e-5)
     proxy = load_file(rater / "proxy.safetensors")
     assert all(torch.equal(weight, state[f"after.{name}"]) for name, weight in proxy.items())
 
 
-def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, test_pairs: Samples) -> None:
+def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, heldout_pairs: Samples) -> None:
     metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
-    examined = certify(Scorer.load(rater), test_pairs, Training(metrics, CONFIG.rule, CONFIG.group_size))
+    examined = certify(Scorer.load(rater), heldout_pairs, Training(metrics, CONFIG.rule, CONFIG.group_size))
     checks = {check.name: check for check in examined}
     assert checks.keys() & {"effective_sample_size", "entropy"} == set()
     assert checks["batch_invariance"].value == checks["corruption_isolation"].value == 0
