@@ -104,7 +104,7 @@ EXPERIMENTS: list[tuple[str, RunConfig | DynamicsConfig]] = [
             "budget_multiples": "1,2", "budget": "steps", "num_train_epochs": 4, "tuning_epochs": 3,
         }
     )),
-    ("RunConfig defaults", RunConfig(experiment="region")),
+    ("RunConfig defaults", RunConfig(experiment="rank_window")),
     ("DynamicsConfig identity", DynamicsConfig(rule="loss", training=("max_train_steps=5",), scenes=("n_train=60",))),
 ]  # fmt: skip
 

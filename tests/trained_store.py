@@ -67,7 +67,7 @@ def trained_once(
             ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
         training = {"proxy_warmup_steps": 20, "max_train_steps": 20, "batch_size": 32}
         train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
-        promote(PromoteConfig(without_certificate="a few steps, for tests"))
+        promote(PromoteConfig(without_acceptance="a few steps, for tests"))
         open_store().dispose()
     load_settings.cache_clear()
     return store

@@ -70,7 +70,7 @@ def run(config: RunConfig) -> RunResult:
         "before": before,
         "cells": [cell.as_json() for cell in cells],
         "rows": [row.as_json() for row in compare_cells(cells)],
-        "regions": experiment.windows(),
+        "rank_windows": experiment.windows(),
     }
     return _finish(begun, result, stated)
 

@@ -13,7 +13,7 @@ from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.quality.drift import DriftLimits, Mover, NightDrift, judge_night
-from alchemist_core.stages.ingest import ALL_ELSE
+from alchemist_core.stages.ingest import REST_INGESTED
 from alchemist_core.stages.publishing import PublishNightConfig, PublishNightResult, publish_night
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.stages.score import ScoreConfig
@@ -35,6 +35,10 @@ from alchemist_core.store.registry import ShardRow, find_dataset
 from alchemist_core.telemetry import on_one_line, say
 
 MOST_SHARDS = 10
+
+
+FORMER_REST_INGESTED = "All else was ingested."
+"""Last line of the same errors in runs of version 0.1."""
 
 
 class NightListConfig(Config):
@@ -164,8 +168,9 @@ def _describe(
 def _left_by_ingest(night: NightOverview, shown: Sequence[ShardRow], error: str | None) -> list[str]:
     """Return the lines of an ingest error about this dataset, without those about shards that are listed anyway."""
     text, prefix = (error or "").partition(": ")[2], f"{night.dataset}: "
-    lines = text.removesuffix(ALL_ELSE).strip().splitlines()
-    if text.endswith(ALL_ELSE):
+    lines = text.strip().splitlines()
+    if lines and lines[-1] in (REST_INGESTED, FORMER_REST_INGESTED):
+        lines.pop()
         lines = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
     names = tuple(f"{on_one_line(shard.uri)}: " for shard in shown)
     return [line for line in lines if not line.startswith(names)]

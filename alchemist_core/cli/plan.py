@@ -274,7 +274,9 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
     checks = rater.acceptance_report.get("checks", [])
     measured = [check for check in checks if check["value"] is not None]
     lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
-    certified = "certified" if rater.acceptance_report.get("is_certified") else "NOT certified"
+    accepted = (
+        "acceptance checks passed" if rater.acceptance_report.get("is_certified") else "acceptance checks NOT passed"
+    )
     is_there = production is not None and production.rater_id == rater.rater_id
     was = f"instead of {code_span(production.name)}" if production else "as the first one"
     change = "is in production already" if is_there else f"goes into production {was}"
@@ -282,7 +284,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
         rater=rater.name,
         production=production.name if production else None,
         is_approval_needed=production is not None and not is_there,
-        question="\n".join([f"Rater {code_span(rater.name)} ({rater.rule}, {certified}) {change}.", "", *lines]),
+        question="\n".join([f"Rater {code_span(rater.name)} ({rater.rule}, {accepted}) {change}.", "", *lines]),
     )
 
 

@@ -1,14 +1,14 @@
-"""Raters: list them, certify one by acceptance checks, and promote it to production.
+"""Raters: list them, run the acceptance checks of one, and promote it to production.
 
 The section `[acceptance]` of the project file sets the bounds of the checks.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result, current_names
+from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.project import load_project
@@ -39,7 +39,7 @@ class RaterListConfig(Config):
 
 
 class ListedRater(Result):
-    """One rater. `is_certified` is None if it was never certified."""
+    """One rater. `is_certified` states whether it passed its acceptance checks; None if they never ran."""
 
     name: str
     state: str
@@ -59,7 +59,7 @@ class RaterListResult(Result):
         """Return a table with a line for each rater; the production rater is marked with *."""
         if not self.raters:
             return NO_RATER
-        rows = [("  name", "state", "certified", "rule", "dataset", "validation", "trained (UTC)")]
+        rows = [("  name", "state", "acceptance", "rule", "dataset", "validation", "trained (UTC)")]
         rows += [
             (
                 f"{'*' if row.state == 'production' else ' '} {row.name}", row.state, CERTIFIED[row.is_certified], row.rule,
@@ -73,7 +73,7 @@ class RaterListResult(Result):
         )
 
 
-CERTIFIED = {True: "yes", False: "failed", None: "not checked"}
+CERTIFIED = {True: "passed", False: "failed", None: "not checked"}
 
 
 def list_(_config: RaterListConfig) -> RaterListResult:
@@ -90,7 +90,7 @@ def list_(_config: RaterListConfig) -> RaterListResult:
 
 
 class CertifyConfig(Config):
-    """Which rater to certify, on how many samples."""
+    """Which rater to check, on how many samples."""
 
     rater: str = Field("newest", description="Rater by name, or newest, or production", json_schema_extra=BARE_WORD)
     max_pairs: int = Field(
@@ -112,7 +112,7 @@ class CertifyResult(Result):
             f"{check['name']:<28} {_check_value(check['value']):>12}  {_check_bounds(check)}" for check in self.checks
         ]
         head = f"{'check':<28} {'value':>12}  must be"
-        return "\n".join([f"{self.rater} is certified", head, *lines])
+        return "\n".join([f"{self.rater} has passed its acceptance checks.", head, *lines])
 
 
 def certify(config: CertifyConfig) -> CertifyResult:
@@ -130,14 +130,14 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     rater = find_rater(engine, config.rater)
     if rater is None:
         raise ConfigError(
-            "There is no rater to certify. Train a rater: alchemist train-rater --dataset NAME --validation NAME."
+            "There is no rater to check. Train a rater: alchemist train-rater --dataset NAME --validation NAME."
         )
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
     rows = read_training_samples(engine, validation.dataset_id, max_pairs=config.max_pairs)
     if not rows:
         raise ConfigError(
-            f"Dataset {validation.name!r} has no samples left, and {rater.name} needs them to be certified. Ingest it again."
+            f"Dataset {validation.name!r} has no samples left. The acceptance checks of {rater.name} need them. Ingest it again."
         )
     images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
     hold_device(stage_run, is_on_cpu=True)
@@ -147,7 +147,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     if failed:
         lines = "".join(f"\n  {line}" for line in failed)
         raise CheckFailedError(
-            f"Rater {rater.name} is not certified:{lines}\n"
+            f"Rater {rater.name} has not passed its acceptance checks:{lines}\n"
             "Train longer (--max-train-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
         )
     return CertifyResult(rater=rater.name, twin=twin.name if twin else None, checks=checks)
@@ -181,10 +181,10 @@ class PromoteConfig(Config):
     """Which rater to promote."""
 
     rater: str = Field("newest", description="Rater by name, or newest", json_schema_extra=BARE_WORD)
-    without_certificate: str | None = Field(
+    without_acceptance: Annotated[str | None, Formerly("without_certificate")] = Field(
         None,
         min_length=3,
-        description="Promote a rater that is not certified, for this reason; stored in the audit log",
+        description="Promote a rater that has not passed its acceptance checks, for this reason; stored in the audit log",
     )
     shadow: bool | None = Field(
         None,
@@ -217,15 +217,15 @@ def promote(config: PromoteConfig) -> PromoteResult:
                 f"{rater.name} scores every night from now on. Score earlier nights too: alchemist score --rater {rater.name}."
             )
         return PromoteResult(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
-    if not rater.acceptance_report.get("is_certified") and config.without_certificate is None:
+    if not rater.acceptance_report.get("is_certified") and config.without_acceptance is None:
         raise CheckFailedError(
-            f"Rater {rater.name} is not certified. Run alchemist rater certify {rater.name}, or give a reason: "
-            f"alchemist rater promote {rater.name} --without-certificate 'REASON'."
+            f"Rater {rater.name} has not passed its acceptance checks. Run alchemist rater certify {rater.name}, or give a reason: "
+            f"alchemist rater promote {rater.name} --without-acceptance 'REASON'."
         )
     if before is None:
         say("There was no rater in production: the first one needs no approval.")
     said = approval(config.approved_by, config.comment)
-    promote_rater(engine, rater, actor=current_actor(), reason=config.without_certificate, said=said)
+    promote_rater(engine, rater, actor=current_actor(), reason=config.without_acceptance, said=said)
     return PromoteResult(rater=rater.name, was=before.name if before else None)
 
 

@@ -165,7 +165,7 @@ QUESTIONS: dict[str, Question] = {
         ("random", "loss/paper", "alignment/auto", "full"),
         (0.2, 0.5),
     ),
-    "region": Question(
+    "rank_window": Question(
         "What does the fitted rank window gain?",
         ("random", "alignment/auto", "alignment/top_k", "alignment/head_gsample", "full"),
         (0.2, 0.5),

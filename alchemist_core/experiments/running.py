@@ -24,13 +24,13 @@ from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
 
-Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "datasets", "region"]
+Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "datasets", "rank_window"]
 
 
 class RunConfig(TrialsConfig):
     """Arms to compare, and their seeds."""
 
-    experiment: Named = Field(
+    experiment: Annotated[Named, Formerly(values={"rank_window": "region"})] = Field(
         ..., description="Question: " + "; ".join(f"{k}: {q.title}" for k, q in QUESTIONS.items())
     )
     name: str | None = Field(

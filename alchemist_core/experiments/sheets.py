@@ -75,7 +75,8 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     rows = compare_cells(cells)
     figures = _figures(rows, question)
     notes = [question.title, describe_detectable(result["before"]), *_describe_speed(cells)]
-    for found in result["regions"]:
+    # Results of version 0.1 have the key `regions`.
+    for found in result.get("rank_windows", result.get("regions", ())):
         notes.append(f"{found['rater']}: {found['said']}")
         title = f"Value of training on each rank of rater {found['rater']}"
         curve = [ValuePoint(**point) for point in found["fit"]["curve"]]

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from alchemist_core.experiments import dynamics
-from alchemist_core.experiments.arms import QUESTIONS
+from alchemist_core.experiments.arms import QUESTIONS, Question
 from alchemist_core.experiments.datasets import make_datasets_sheet
+from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.files import artifact_path, write_bytes_atomically
 
 
 def title_of(config: dict[str, Any]) -> str:
     """Return the question of a stored config."""
-    name: str = config["experiment"]
-    return dynamics.TITLE if name == dynamics.NAME else QUESTIONS[name].title
+    return dynamics.TITLE if config["experiment"] == dynamics.NAME else _question_of(config).title
+
+
+def _question_of(config: dict[str, Any]) -> Question:
+    return QUESTIONS[RunConfig.present(config)["experiment"]]
 
 
 def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
@@ -24,7 +28,7 @@ def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
     if "parts" in result:
         # JSON in the store has no order of keys, so the corpora follow the order of the config.
         return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
-    return make_sheet(QUESTIONS[config["experiment"]], result)
+    return make_sheet(_question_of(config), result)
 
 
 def markdown_of(name: str, config: dict[str, Any], result: dict[str, Any]) -> str:

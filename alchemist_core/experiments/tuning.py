@@ -22,6 +22,9 @@ from alchemist_core.store.raters import RaterRow, store_window
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
 
+# The arm that tries a rank window.
+WINDOW = "window"
+
 
 @dataclass(frozen=True, slots=True)
 class TuningPlan:
@@ -53,7 +56,7 @@ class TuningPlan:
 
     def window_arm(self, policy: dict[str, Any]) -> Arm:
         """Return the arm that tries a rank window."""
-        return Arm("region", self.kind, policy)
+        return Arm(WINDOW, self.kind, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Tuning:
             for cell in self._try_window(seed, window, retention)
         ]
         by_arm = losses_by_arm(tried)
-        measured = estimate_gain(by_arm["region"], by_arm[RANDOM])
+        measured = estimate_gain(by_arm[WINDOW], by_arm[RANDOM])
         assert measured is not None
         fitted = FittedWindow.of(fit, measured)
         self._store(fitted, fit, [*cells, *tried])

@@ -141,7 +141,7 @@ def _outcome(title: str, result: Mapping[str, Any], max_examples: int) -> CheckO
     reason = _reason(result["exception_info"])
     if reason:
         observed["exception"] = reason
-    # An expectation that could not be tested counts as failed, whatever its severity.
+    # An expectation of any severity that could not be tested counts as failed.
     severity = FAIL if reason or config.get("severity", "critical") == "critical" else WARN
     return CheckOutcome(title, severity, is_success=bool(result["success"]), observed=_shortened(observed))
 

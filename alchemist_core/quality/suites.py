@@ -33,7 +33,7 @@ def shards(limits: CheckLimits) -> list[Check]:
     few = {"column": "is_rejected", "max_value": limits.max_rejected_ratio}
     return [
         _in_set("shards_are_verified_or_rejected", FAIL, frame, "state", ["verified", "rejected"]),
-        _equal("locations_are_kept_or_quarantined", frame, "n_samples", "n_accounted"),
+        _equal("records_are_registered_or_quarantined", frame, "n_samples", "n_accounted"),
         Check("few_shards_are_rejected", WARN, frame, "ExpectColumnMeanToBeBetween", few, (key,)),
     ]
 
@@ -45,10 +45,10 @@ def samples(limits: CheckLimits) -> list[Check]:
     rows = (
         ("captions_are_not_empty", FAIL, "empty_ratio", "max_empty_caption_ratio", ()),
         ("captions_have_usual_lengths", WARN, "odd_length_ratio", "max_odd_caption_ratio", lengths),
-        ("captions_are_no_garbage", WARN, "garbage_ratio", "max_garbage_ratio", repeats),
+        ("few_captions_are_garbage", WARN, "garbage_ratio", "max_garbage_ratio", repeats),
         ("images_have_enough_pixels", WARN, "small_ratio", "max_small_image_ratio", side),
         ("images_have_usual_shapes", WARN, "odd_shape_ratio", "max_odd_shape_ratio", shape),
-        ("few_pairs_came_twice", WARN, "duplicate_ratio", "max_duplicate_ratio", ()),
+        ("few_samples_are_repeated", WARN, "duplicate_ratio", "max_duplicate_ratio", ()),
         ("most_locations_are_usable", FAIL, "quarantined_ratio", "max_quarantined_ratio", ()),
         ("few_locations_are_quarantined", WARN, "quarantined_ratio", "warn_quarantined_ratio", ()),
     )
@@ -86,14 +86,14 @@ def subset(n_samples: int, limits: CheckLimits, *, drop_top_ratio: float = 0.0) 
         "max_value": drop_top_ratio + MAX_CUT_DRIFT,
     }
     return [
-        _in_set("subset_has_its_size", FAIL, frame, "n_members", [n_samples]),
+        _in_set("subset_has_its_recorded_size", FAIL, frame, "n_members", [n_samples]),
         _in_set("no_member_is_taken_down", FAIL, frame, "n_taken_down", [0]),
         _in_set("members_are_training_data", FAIL, frame, "n_not_of_training_data", [0]),
         _in_set("no_member_is_of_evaluation_data", FAIL, frame, "n_of_evaluation_data", [0]),
-        _in_set("membership_is_stored", FAIL, frame, "n_not_stored", [0]),
-        Check("the_head_is_cut", FAIL, "manifest", "ExpectColumnValuesToBeBetween", head),
-        Check("the_head_cut_drops_its_share", WARN, "manifest", "ExpectColumnValuesToBeBetween", moved),
-        _in_set("strategy_fits_the_rating_rule", WARN, "manifest", "is_mixed", [False]),
+        _in_set("members_are_stored", FAIL, frame, "n_not_stored", [0]),
+        Check("no_member_is_in_the_dropped_ranks", FAIL, "manifest", "ExpectColumnValuesToBeBetween", head),
+        Check("dropped_share_matches_drop_top_ratio", WARN, "manifest", "ExpectColumnValuesToBeBetween", moved),
+        _in_set("strategy_fits_the_scoring_rule", WARN, "manifest", "is_mixed", [False]),
         Check(
             "not_expected_to_be_worse_than_random",
             FAIL,
@@ -110,8 +110,8 @@ def evaluation() -> list[Check]:
     frame = "check_evaluation"
     return [
         _in_set("values_are_finite", FAIL, frame, "is_finite", [True]),
-        _above("values_are_measured_on_something", FAIL, frame, "n_measured", 0),
-        _in_set("values_have_a_control_under_their_contract", FAIL, frame, "is_pinned", [True]),
+        _above("values_are_measured_on_samples", FAIL, frame, "n_measured", 0),
+        _in_set("values_have_a_control_under_their_protocol", FAIL, frame, "is_pinned", [True]),
     ]
 
 

@@ -112,8 +112,8 @@ class WindowFit:
     predicted: Estimate
 
     def as_json(self) -> dict[str, Any]:
-        """Return the stored form, in which the window has the name `region`."""
-        return {"region" if name == "window" else name: value for name, value in asdict(self).items()}
+        """Return the stored form."""
+        return asdict(self)
 
 
 def fit_window(gain_SB: Floats, retention: float) -> WindowFit:

@@ -40,7 +40,7 @@ BYTES_A_READER = 1 << 24
 CLOCK_SLACK = timedelta(seconds=2)
 """Tolerance, because file systems round times down and the clock of a storage may be behind the database's."""
 TAR_BLOCK_BYTES = 512
-ALL_ELSE = "All else was ingested."
+REST_INGESTED = "Everything else was ingested."
 """Last line of the error of an incomplete ingest."""
 MAX_NAMED = 5
 """Number of shards that a message names per reason; it counts the others."""
@@ -158,7 +158,7 @@ class Tally:
                 f"Ingested {self.n_shards:,} shards with {self.n_locations:,} locations; {self.n_known:,} were registered before."
             )
             lines = [f"{dataset}: {_enumerate(names)}{why}" for (dataset, why), names in self._left.items()]
-            raise DataError("\n".join([*lines, ALL_ELSE]))
+            raise DataError("\n".join([*lines, REST_INGESTED]))
 
     def result(self) -> IngestResult:
         """Return the counts as the stage's result."""

@@ -94,7 +94,7 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
         say(f"Scored {result.n_shards:,} shards: {result.n_scored:,} locations, {result.n_quarantined:,} quarantined.")
         named = list(dict.fromkeys(left))
         more = [f"and {len(named) - MAX_NAMED:,} more: alchemist shard list"] if len(named) > MAX_NAMED else []
-        raise DataError("\n".join([*named[:MAX_NAMED], *more, "All else was scored."]))
+        raise DataError("\n".join([*named[:MAX_NAMED], *more, "Everything else was scored."]))
     return result
 
 

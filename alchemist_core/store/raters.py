@@ -195,7 +195,7 @@ def promote_rater(
             "promote",
             f"rater {rater.name}",
             before={"production": before},
-            after={"production": rater.name} | ({"without_certificate": reason} if reason else {}) | (said or {}),
+            after={"production": rater.name} | ({"without_acceptance": reason} if reason else {}) | (said or {}),
         )
 
 

@@ -123,11 +123,12 @@ RATER = Dashboard("alchemist-rater", "Is the rater learning?", (
     Panel("Distance of scores from the accepted nights", "none",
           "Kolmogorov-Smirnov distance, 0 to 1, of the production rater and the newest shadow rater.",
           "alchemist_score_ks_distance" + OF_BOTH, legend="{{dataset}} {{rater}}"),
-    Panel("Raters", "none", "All raters, newest first. Promoting a rater that is not certified requires a reason.",
+    Panel("Raters", "none", "All raters, newest first. Promoting a rater that has not passed its acceptance checks requires a reason.",
           sql="SELECT name, rule, state, is_shadow, acceptance_report -> 'is_certified' AS is_certified, "
               "created_at, promoted_at, retired_at FROM alchemist.raters ORDER BY rater_id DESC LIMIT 20", kind="table", is_wide=True),
     Panel("Promotions", "none", "Who promoted which rater, and which rater it replaced.",
-          sql="SELECT happened_at, actor, subject, before ->> 'production' AS was, after ->> 'without_certificate' AS reason "
+          sql="SELECT happened_at, actor, subject, before ->> 'production' AS was, coalesce(after ->> 'without_acceptance', "
+              "after ->> 'without_certificate') AS reason "
               "FROM alchemist.audit_events WHERE action = 'promote' ORDER BY audit_event_id DESC LIMIT 20", kind="table", is_wide=True),
 ))  # fmt: skip
 

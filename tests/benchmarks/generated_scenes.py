@@ -62,7 +62,7 @@ def prepare(root: Path, *, n_codes: int, small: bool) -> None:
         ingest(IngestConfig.model_validate({"dataset": name, "root": str(root / part), "role": role}))
     training = {"codebook_size": n_codes} | ({"proxy_warmup_steps": 100, "max_train_steps": 300} if small else {})
     train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
-    promote(PromoteConfig(without_certificate="a benchmark looks at images, not at the rater"))
+    promote(PromoteConfig(without_acceptance="a benchmark looks at images, not at the rater"))
     score(ScoreConfig(dataset="scenes"))
     publish_night(PublishNightConfig(dataset="scenes"))
     select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.2}}))

@@ -84,7 +84,7 @@ class Bench:
         self.world, self.given = world, given
         self.parts = WORLDS[world]
         self.seeds, self.choose = given.seeds.split(","), given.tuning_seeds.split(",")
-        self.fields = {"experiment": "region", "tuning-seeds": given.tuning_seeds}
+        self.fields = {"experiment": "rank_window", "tuning-seeds": given.tuning_seeds}
         self.fields |= {"scenes": given.scenes, "training": given.training} if world == "scenes" else self._pictures()
 
     def state(self) -> None:

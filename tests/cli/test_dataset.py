@@ -87,7 +87,7 @@ def test_evaluation_on_training_data_is_refused(store: Engine, role: str) -> Non
         plan_evaluate(PlanEvaluateConfig(evaluation="mine"))
 
 
-@pytest.mark.parametrize("words", [["experiment", "run", "--experiment", "region"], ["tune-selection", "run"]])
+@pytest.mark.parametrize("words", [["experiment", "run", "--experiment", "rank_window"], ["tune-selection", "run"]])
 def test_an_experiment_on_training_data_is_refused_before_anything_is_trained(
     store: Engine, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:

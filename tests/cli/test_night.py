@@ -73,7 +73,7 @@ def fail_ingest(engine: Engine, error: str, *, run_id: int = 1, state: str = "fa
 def test_what_an_ingest_skipped_is_listed_for_its_night_until_a_successful_one(
     two_datasets: Engine,
 ) -> None:
-    left = "web: x.tar.gz: is compressed. Unpack it.\nweb: gone.tar: missing (since now). Restore it.\nAll else was ingested."
+    left = "web: x.tar.gz: is compressed. Unpack it.\nweb: gone.tar: missing (since now). Restore it.\nEverything else was ingested."
     fail_ingest(two_datasets, f"DataError: {left}")
     report = list_(NightListConfig(nights=("web:2026-01-02", "books:2026-01-02")))
     of_books, of_web = report.nights
@@ -92,7 +92,7 @@ def test_a_night_of_which_nothing_was_ingested_is_not_called_empty(engine: Engin
         checked = {"suite": "shards", "dataset_name": "web", "crawl_date": "2026-01-02"}
         insert_rows(connection, {"check_results": [checked]})
     assert [night.status for night in list_(NightListConfig()).nights] == ["empty"]
-    fail_ingest(engine, "DataError: web: The root /data/web is unreachable. Mount it.\nAll else was ingested.")
+    fail_ingest(engine, "DataError: web: The root /data/web is unreachable. Mount it.\nEverything else was ingested.")
     (night,) = list_(NightListConfig()).nights
     assert (night.status, night.not_ingested) == ("not ingested", ["The root /data/web is unreachable. Mount it."])
 

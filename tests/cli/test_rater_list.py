@@ -26,10 +26,10 @@ def test_a_list_shows_state_acceptance_and_datasets_and_marks_production(engine:
     add(engine, 3, "third", state="candidate", is_shadow=True)
     found = list_(RaterListConfig())
     head, *lines = found.summary().splitlines()
-    assert head.split() == ["name", "state", "certified", "rule", "dataset", "validation", "trained", "(UTC)"]
+    assert head.split() == ["name", "state", "acceptance", "rule", "dataset", "validation", "trained", "(UTC)"]
     assert [line.split() for line in lines] == [
         ["first", "retired", "failed", "loss", "web", "good", "2026-01-02", "03:04"],
-        ["*", "second", "production", "yes", "loss", "web", "good", "2026-01-02", "03:04"],
+        ["*", "second", "production", "passed", "loss", "web", "good", "2026-01-02", "03:04"],
         ["third", "shadow", "not", "checked", "loss", "web", "good", "2026-01-02", "03:04"],
     ]
     assert len({line.index("web") for line in lines}) == 1, "columns are aligned"

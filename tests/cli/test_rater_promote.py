@@ -21,7 +21,7 @@ N_PAIRS = 500
 
 
 def promote(**fields: object) -> PromoteResult:
-    return run(PromoteConfig.model_validate({"without_certificate": "a test", **fields}))
+    return run(PromoteConfig.model_validate({"without_acceptance": "a test", **fields}))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_shadow_is_scored_with_every_night_and_stays_out_of_production(two_rat
 
 def test_a_shadow_needs_no_acceptance_report_and_a_production_rater_does(two_raters: Engine) -> None:
     run(PromoteConfig(rater="new", shadow=True))
-    with pytest.raises(CheckFailedError, match="not certified"):
+    with pytest.raises(CheckFailedError, match="has not passed its acceptance checks"):
         run(PromoteConfig(rater="new"))
 
 

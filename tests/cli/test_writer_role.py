@@ -35,7 +35,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("train-rater", "--dataset", "scenes", "--validation", "v", *FEW_STEPS),
     ("plan", "promote", "newest", "--json"),
     ("rater", "certify", "newest", "--max-pairs", "64"),
-    ("rater", "promote", "newest", "--without-certificate", "two steps"),
+    ("rater", "promote", "newest", "--without-acceptance", "two steps"),
     ("score", "--dataset", "scenes"),
     ("check", "--suite", "scores", "--dataset", "scenes"),
     ("night", "publish", "--dataset", "scenes"),

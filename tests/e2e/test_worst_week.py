@@ -215,7 +215,7 @@ def prepare(folder: Path, alchemist: Terminal) -> Supply:
     for name in CLEAN:
         alchemist("ingest", "--dataset", name, "--root", str(folder / name / "train"), "--crawl-date", DAYS[0])
     alchemist("train-rater", "--dataset", "a", "--validation", "v", "--max-train-steps", "4", "--batch-size", "16")
-    alchemist("rater", "promote", "--without-certificate", "a week of its own")
+    alchemist("rater", "promote", "--without-acceptance", "a week of its own")
     run_calm_night(alchemist, DAYS[0])
     return Supply(folder / "supply" / "train")
 

@@ -12,13 +12,13 @@ from alchemist_core.experiments.running import RunConfig
 
 def test_a_seed_that_chooses_does_not_report() -> None:
     with pytest.raises(ValidationError, match=r"seeds \[1\] are in both"):
-        RunConfig(experiment="region", tuning_seeds=(0, 1), seeds=(1, 2))
+        RunConfig(experiment="rank_window", tuning_seeds=(0, 1), seeds=(1, 2))
 
 
 @pytest.mark.parametrize("given", ["0,1,0", (0, 1, 0)])
 def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
     with pytest.raises(ValidationError, match="0 is repeated"):
-        RunConfig(experiment="region", tuning_seeds=given)
+        RunConfig(experiment="rank_window", tuning_seeds=given)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_a_wrong_recipe_names_the_field(given: dict[str, Any], message: str) -> 
 
 
 def test_the_full_corpus_is_trained_once_whatever_the_retentions() -> None:
-    cells = RunConfig(experiment="region", arms=("random", "full"), retentions=(0.2, 0.5)).cells()
+    cells = RunConfig(experiment="rank_window", arms=("random", "full"), retentions=(0.2, 0.5)).cells()
     assert [(arm.word, retention) for arm, retention in cells] == [("random", 0.2), ("full", 0.2), ("random", 0.5)]
 
 
 def test_an_experiment_is_what_its_result_depends_on() -> None:
-    first = RunConfig(experiment="region", name="a", dry_run=True).identity()
-    assert first == RunConfig(experiment="region").identity()
-    assert first != RunConfig(experiment="region", seeds=(4, 5)).identity()
+    first = RunConfig(experiment="rank_window", name="a", dry_run=True).identity()
+    assert first == RunConfig(experiment="rank_window").identity()
+    assert first != RunConfig(experiment="rank_window", seeds=(4, 5)).identity()
     assert first["arms"], "the question's own arms are written down: a later version may ask for others"

@@ -21,7 +21,7 @@ def test_a_committed_page_is_what_its_measurements_give(page: Path) -> None:
 @pytest.mark.db
 @pytest.mark.usefixtures("database_url")
 def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
-    engine, asked = open_store(), {"experiment": "region", "seeds": [3, 4, 5], "dataset": None}
+    engine, asked = open_store(), {"experiment": "rank_window", "seeds": [3, 4, 5], "dataset": None}
     begin_experiment(engine, "mine", asked)
     with pytest.raises(SystemExit, match="mine is not finished"):
         keep("mine", tmp_path)
@@ -29,11 +29,11 @@ def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
     page = keep("mine", tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text == page_of(tmp_path / "mine.json") == markdown_of("mine", asked, result())
-    assert text.startswith(f"# mine: {QUESTIONS['region'].title}\n")
+    assert text.startswith(f"# mine: {QUESTIONS['rank_window'].title}\n")
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len({(cell.arm, cell.retention) for cell in cells()} | {("full", 0.5)})
     assert len({len(row) for row in rows}) == 1
-    assert '`{"experiment": "region", "seeds": [3, 4, 5]}`' in text
+    assert '`{"experiment": "rank_window", "seeds": [3, 4, 5]}`' in text
     assert "sheet" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["result"]
 
 

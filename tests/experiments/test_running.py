@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 def config(corpus: Path, **fields: Any) -> RunConfig:
     given = {
-        "experiment": "region", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": str(corpus / "truth.parquet"),
+        "experiment": "rank_window", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": str(corpus / "truth.parquet"),
         "arms": "random,planted,minus_loss,alignment/auto,full", "retentions": "0.3", "tuning_seeds": "0,1", "seeds": "2,3",
         "num_train_epochs": 1, "tuning_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
     }  # fmt: skip
@@ -46,7 +46,7 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
         next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds would show", "1/10 seed")
     ]
     assert order == sorted(order)
-    # Of 2 choosing seeds: random, 2 bands, random and a region; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
+    # Of 2 choosing seeds: random, 2 bands, random and a window; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
     n_first, before = n_models(), checksum(load_settings().database_url.get_secret_value())  # type: ignore[union-attr]
     assert 10 + 8 <= n_first <= 10 + 10
     again = run(config(corpus))
@@ -54,7 +54,7 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     assert checksum(load_settings().database_url.get_secret_value()) == before  # type: ignore[union-attr]
     assert again.table == first.table
     assert {path.name: path.read_bytes() for path in Path(str(again.folder)).iterdir()} == found
-    assert show(ShowConfig(name="region")).table == first.table
+    assert show(ShowConfig(name="rank_window")).table == first.table
     assert [row["state"] for row in list_(ListConfig()).experiments] == ["finished"]
 
 

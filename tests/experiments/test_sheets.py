@@ -47,7 +47,7 @@ def result(n_choose: int = 3) -> dict[str, Any]:
         "before": state_detectable(0.05, 3, source="seeds 0, 1, 2"),
         "cells": [cell.as_json() for cell in cells()],
         "rows": [row.as_json() for row in compare_cells(cells())],
-        "regions": [{"rater": "alignment", **tuned.as_json()}],
+        "rank_windows": [{"rater": "alignment", **tuned.as_json()}],
     }
 
 
@@ -86,7 +86,7 @@ def test_the_verdict_follows_from_the_interval(losses: list[float], said: str) -
     assert verdict(next(row for row in compare_cells(given) if row.arm == "a")) == said
 
 
-@pytest.mark.parametrize("question", ["region", "retention_sweep"])
+@pytest.mark.parametrize("question", ["rank_window", "retention_sweep"])
 def test_figures_are_well_formed_and_name_every_arm(question: str) -> None:
     sheet = make_sheet(QUESTIONS[question], result())
     assert sheet.figures
@@ -97,7 +97,7 @@ def test_figures_are_well_formed_and_name_every_arm(question: str) -> None:
 
 
 def test_a_whisker_spans_its_interval() -> None:
-    sheet = make_sheet(QUESTIONS["region"], result())
+    sheet = make_sheet(QUESTIONS["rank_window"], result())
     root = ET.fromstring(sheet.figures["arms-r20"][1])
     lines = [line for line in root.iter() if line.tag.endswith("line") and line.get("stroke")]
     grid = [line for line in root.iter() if line.tag.endswith("line") and line.get("class") == "grid"]
@@ -110,7 +110,7 @@ def test_a_whisker_spans_its_interval() -> None:
 
 @pytest.mark.parametrize("n_choose", [1, 3])
 def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> None:
-    folders = [write_files("e", {"experiment": "region"}, result(n_choose)) for _ in range(2)]
+    folders = [write_files("e", {"experiment": "rank_window"}, result(n_choose)) for _ in range(2)]
     page = (folders[0] / "index.html").read_text(encoding="utf-8")
     assert folders[0] == folders[1]
     assert not re.search(r'(src="(?!data:image/svg)|href=|https?://(?!www\.w3\.org/2000/svg))', page)
@@ -127,7 +127,7 @@ def test_several_lengths_are_plotted_over_their_steps_with_the_speedup() -> None
         for seed in (3, 4)
         for steps in (100, 200, 400)
     ]
-    given = result() | {"cells": [cell.as_json() for cell in timed], "regions": []}
+    given = result() | {"cells": [cell.as_json() for cell in timed], "rank_windows": []}
     sheet = make_sheet(QUESTIONS["training_time"], given)
     assert "alignment/auto at 20% reaches the final loss of random in 25 ± 0% of its steps." in sheet.notes
     ((name, (_, svg)),) = sheet.figures.items()

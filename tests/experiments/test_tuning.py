@@ -60,7 +60,7 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     ((name, row),) = list_windows(open_store())
     assert name == getattr(find_rater(open_store(), "production"), "name", None)
     assert row.measurements["seeds"] == [0, 1]
-    assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "region"} == {0, 1}
+    assert {cell["seed"] for cell in row.measurements["cells"] if cell["arm"] == "window"} == {0, 1}
     assert len(row.measurements["fit"]["curve"]) == 120
     # Each seed drew by the window that the other one chose.
     assert selected_windows() == row.measurements["fit"]["held_out"]

@@ -36,7 +36,7 @@ CHAIN = (
         "train-rater", "--dataset", "scenes", "--validation", "v", "--proxy-warmup-steps", "4", "--max-train-steps", "6",
         "--batch-size", "16", "--checkpointing-steps", "3",
     ),
-    ("rater", "promote", "--without-certificate", "a few steps, for tests"),
+    ("rater", "promote", "--without-acceptance", "a few steps, for tests"),
     ("score", "--dataset", "scenes"),
     ("duplicates", "find"),
     ("night", "publish", "--dataset", "scenes"),

@@ -22,7 +22,7 @@ KILLED_AT = (2, 5, 8)
 
 def command(corpus: Path) -> tuple[str, ...]:
     given = {
-        "experiment": "region", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": corpus / "truth.parquet",
+        "experiment": "rank_window", "dataset": "scenes", "evaluation": "t", "rater": "production", "truth": corpus / "truth.parquet",
         "arms": "random,planted,minus_loss,full", "retentions": "0.3", "tuning-seeds": "", "seeds": "2,3,4", "num-train-epochs": "6",
         "model": "batch_size=32,checkpointing_steps=5",
     }  # fmt: skip
@@ -40,7 +40,7 @@ def trained(store: TrainedStore) -> dict[str, tuple[object, ...]]:
 
 
 def files(store: TrainedStore) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (store.home / "artifacts/experiments/region").iterdir()}
+    return {path.name: path.read_bytes() for path in (store.home / "artifacts/experiments/rank_window").iterdir()}
 
 
 def test_a_killed_experiment_repeats_no_finished_arm_and_gives_the_same_table(

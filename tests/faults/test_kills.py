@@ -132,7 +132,7 @@ def prepare(store: TrainedStore, corpus: Path) -> None:
         ),
         store,
     )
-    finish(("rater", "promote", "--without-certificate", "a few steps, for tests"), store)
+    finish(("rater", "promote", "--without-acceptance", "a few steps, for tests"), store)
 
 
 def kill_server_while_scoring(home: Path, store: TrainedStore) -> None:

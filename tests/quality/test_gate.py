@@ -87,7 +87,10 @@ def test_a_shard_left_half_way_stops_the_night(engine: Engine, database_url: str
     given["shard_scores"][0]["n_quarantined"] = 1
     store(engine, given)
     outcomes = run_suite(database_url, "shards", dataset="web", crawl_date=NIGHT)
-    assert names(outcomes, severity="fail") == ["shards_are_verified_or_rejected", "locations_are_kept_or_quarantined"]
+    assert names(outcomes, severity="fail") == [
+        "shards_are_verified_or_rejected",
+        "records_are_registered_or_quarantined",
+    ]
     assert failures(outcomes)[1].observed["examples"] == [[7, 6]]
 
 
@@ -157,7 +160,7 @@ def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it
     [
         ("samples", {"min_caption_characters": 30}, "captions_have_usual_lengths"),
         ("samples", {"max_caption_characters": 4}, "captions_have_usual_lengths"),
-        ("samples", {"min_repeated_characters": 2}, "captions_are_no_garbage"),
+        ("samples", {"min_repeated_characters": 2}, "few_captions_are_garbage"),
         ("samples", {"min_image_side": 1000}, "images_have_enough_pixels"),
         ("samples", {"max_aspect_ratio": 1.0}, "images_have_usual_shapes"),
         ("scores", {"min_night_scores": 2, "min_night_spread": 10.0}, "scores_differ"),
@@ -186,7 +189,7 @@ def test_odd_samples_warn_and_an_empty_caption_stops(engine: Engine, database_ur
     assert names(outcomes, severity="fail") == ["captions_are_not_empty"]
     assert names(outcomes, severity="warn") == [
         "captions_have_usual_lengths",
-        "captions_are_no_garbage",
+        "few_captions_are_garbage",
         "images_have_enough_pixels",
         "images_have_usual_shapes",
     ]
@@ -229,7 +232,7 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
     store(engine, {"takedowns": [{"image_hash": sha256("image 1"), "reason": "asked", "requested_by": "ann"}]})
     outcomes = run_suite(database_url, "subset", subset=find_subset(engine, "s"))
     assert names(outcomes, severity="fail") == [
-        "subset_has_its_size",
+        "subset_has_its_recorded_size",
         "no_member_is_taken_down",
         "members_are_training_data",
     ]
@@ -237,14 +240,14 @@ def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: 
         connection.execute(text("UPDATE alchemist.datasets SET role = 'evaluation'"))
         connection.execute(text("""UPDATE alchemist.subsets SET spec = '{"drop_top_ratio": 0.25}'"""))
     leaked = names(run_suite(database_url, "subset", subset=find_subset(engine, "s")), severity="fail")
-    assert leaked[-2:] == ["no_member_is_of_evaluation_data", "the_head_is_cut"]
+    assert leaked[-2:] == ["no_member_is_of_evaluation_data", "no_member_is_in_the_dropped_ranks"]
     # The highest rank among the members, 0.1, must not be above the drop-top ratio.
     for cut, is_cut in ((0.15, False), (0.1, True)):
         with engine.begin() as connection:
             query = text("UPDATE alchemist.subsets SET spec = CAST(:spec AS jsonb)")
             connection.execute(query, {"spec": f'{{"drop_top_ratio": {cut}}}'})
         failed = names(run_suite(database_url, "subset", subset=find_subset(engine, "s")), severity="fail")
-        assert ("the_head_is_cut" not in failed) is is_cut
+        assert ("no_member_is_in_the_dropped_ranks" not in failed) is is_cut
 
 
 def test_an_unknown_suite_is_named_with_those_that_exist(database_url: str) -> None:
@@ -277,11 +280,11 @@ def test_a_version_without_members_has_nothing_to_look_at() -> None:
 
 
 def test_a_frame_without_rows_is_passed_over_unless_its_size_is_what_matters() -> None:
-    size = Check("subset_has_its_size", "fail", "few", "ExpectTableRowCountToEqual", {"value": 1})
+    size = Check("subset_has_its_recorded_size", "fail", "few", "ExpectTableRowCountToEqual", {"value": 1})
     (nothing,) = _validate_all({"few": {"a": []}}, [size])
     assert (nothing.expectation, nothing.severity, nothing.is_success) == ("there_is_nothing_to_check", "warn", True)
     (whole,) = _validate_all({"few": {"a": []}}, [size], is_whole=True)
-    assert (whole.expectation, whole.is_success) == ("subset_has_its_size", False)
+    assert (whole.expectation, whole.is_success) == ("subset_has_its_recorded_size", False)
     (of_its_own,) = _validate_all({"few": {"a": [1]}, "other": {"a": []}}, [size])
     assert of_its_own.is_success
 

@@ -25,10 +25,10 @@ def fails(checks: Sequence[Check], name: str, columns: Mapping[str, Sequence[Any
 SHARES = [
     ("captions_are_not_empty", FAIL, "empty_ratio", 0.0),
     ("captions_have_usual_lengths", WARN, "odd_length_ratio", 0.01),
-    ("captions_are_no_garbage", WARN, "garbage_ratio", 0.1),
+    ("few_captions_are_garbage", WARN, "garbage_ratio", 0.1),
     ("images_have_enough_pixels", WARN, "small_ratio", 0.0),
     ("images_have_usual_shapes", WARN, "odd_shape_ratio", 0.01),
-    ("few_pairs_came_twice", WARN, "duplicate_ratio", 0.5),
+    ("few_samples_are_repeated", WARN, "duplicate_ratio", 0.5),
     ("most_locations_are_usable", FAIL, "quarantined_ratio", 0.2),
     ("few_locations_are_quarantined", WARN, "quarantined_ratio", 0.05),
 ]
@@ -56,8 +56,8 @@ def test_a_twentieth_of_the_shards_may_be_rejected() -> None:
     [
         ("shards", "shards_are_verified_or_rejected", {"state": ["verified", "rejected"]}, False),
         ("shards", "shards_are_verified_or_rejected", {"state": ["verified", "registered"]}, True),
-        ("shards", "locations_are_kept_or_quarantined", {"n_samples": [3, 2], "n_accounted": [3, 2]}, False),
-        ("shards", "locations_are_kept_or_quarantined", {"n_samples": [3, 2], "n_accounted": [3, 1]}, True),
+        ("shards", "records_are_registered_or_quarantined", {"n_samples": [3, 2], "n_accounted": [3, 2]}, False),
+        ("shards", "records_are_registered_or_quarantined", {"n_samples": [3, 2], "n_accounted": [3, 1]}, True),
         ("scores", "every_shard_is_scored", {"is_scored": [True, True]}, False),
         ("scores", "every_shard_is_scored", {"is_scored": [True, False]}, True),
         ("scores", "locations_are_scored_or_quarantined", {"n_samples": [3], "n_accounted": [3]}, False),
@@ -70,10 +70,10 @@ def test_a_twentieth_of_the_shards_may_be_rejected() -> None:
         ("scores", "scores_differ", {"night_spread": [0.0]}, True),
         ("evaluation", "values_are_finite", {"is_finite": [True]}, False),
         ("evaluation", "values_are_finite", {"is_finite": [True, False]}, True),
-        ("evaluation", "values_are_measured_on_something", {"n_measured": [1]}, False),
-        ("evaluation", "values_are_measured_on_something", {"n_measured": [0]}, True),
-        ("evaluation", "values_have_a_control_under_their_contract", {"is_pinned": [True]}, False),
-        ("evaluation", "values_have_a_control_under_their_contract", {"is_pinned": [True, False]}, True),
+        ("evaluation", "values_are_measured_on_samples", {"n_measured": [1]}, False),
+        ("evaluation", "values_are_measured_on_samples", {"n_measured": [0]}, True),
+        ("evaluation", "values_have_a_control_under_their_protocol", {"is_pinned": [True]}, False),
+        ("evaluation", "values_have_a_control_under_their_protocol", {"is_pinned": [True, False]}, True),
     ],
 )  # fmt: skip
 def test_what_must_hold_of_every_row(suite: str, name: str, columns: dict[str, list[Any]], is_failed: bool) -> None:
@@ -85,14 +85,14 @@ def test_what_must_hold_of_every_row(suite: str, name: str, columns: dict[str, l
 @pytest.mark.parametrize(
     ("name", "severity", "column", "passes", "failing"),
     [
-        ("subset_has_its_size", FAIL, "n_members", [7], [6, 8]),
+        ("subset_has_its_recorded_size", FAIL, "n_members", [7], [6, 8]),
         ("no_member_is_taken_down", FAIL, "n_taken_down", [0], [1]),
         ("members_are_training_data", FAIL, "n_not_of_training_data", [0], [1]),
         ("no_member_is_of_evaluation_data", FAIL, "n_of_evaluation_data", [0], [1]),
-        ("membership_is_stored", FAIL, "n_not_stored", [0], [1]),
-        ("the_head_is_cut", FAIL, "rank", [0.25, 0.9], [0.2499]),
-        ("the_head_cut_drops_its_share", WARN, "dropped_share", [0.23, 0.25, 0.27], [0.2299, 0.2701]),
-        ("strategy_fits_the_rating_rule", WARN, "is_mixed", [False], [True]),
+        ("members_are_stored", FAIL, "n_not_stored", [0], [1]),
+        ("no_member_is_in_the_dropped_ranks", FAIL, "rank", [0.25, 0.9], [0.2499]),
+        ("dropped_share_matches_drop_top_ratio", WARN, "dropped_share", [0.23, 0.25, 0.27], [0.2299, 0.2701]),
+        ("strategy_fits_the_scoring_rule", WARN, "is_mixed", [False], [True]),
         ("not_expected_to_be_worse_than_random", FAIL, "expected_gain_high", [0.0, 0.1], [-1e-6]),
     ],
 )  # fmt: skip
@@ -107,7 +107,7 @@ def test_what_must_hold_of_a_subset(
 
 
 def test_a_subset_without_a_drop_top_ratio_may_hold_the_highest_rank() -> None:
-    assert not fails(suites.subset(7, LIMITS), "the_head_is_cut", {"rank": [0.0]})
+    assert not fails(suites.subset(7, LIMITS), "no_member_is_in_the_dropped_ranks", {"rank": [0.0]})
 
 
 def test_each_limit_moves_the_check_that_names_it() -> None:
@@ -132,10 +132,10 @@ def test_a_bound_names_the_settings_that_it_comes_from() -> None:
         "few_shards_are_rejected": ("max_rejected_ratio",),
         "captions_are_not_empty": ("max_empty_caption_ratio",),
         "captions_have_usual_lengths": ("max_odd_caption_ratio", "min_caption_characters", "max_caption_characters"),
-        "captions_are_no_garbage": ("max_garbage_ratio", "min_repeated_characters"),
+        "few_captions_are_garbage": ("max_garbage_ratio", "min_repeated_characters"),
         "images_have_enough_pixels": ("max_small_image_ratio", "min_image_side"),
         "images_have_usual_shapes": ("max_odd_shape_ratio", "max_aspect_ratio"),
-        "few_pairs_came_twice": ("max_duplicate_ratio",),
+        "few_samples_are_repeated": ("max_duplicate_ratio",),
         "most_locations_are_usable": ("max_quarantined_ratio",),
         "few_locations_are_quarantined": ("warn_quarantined_ratio",),
         "no_shard_is_constant": ("min_shard_scores",),

@@ -89,10 +89,10 @@ def experiment():
     cells = [Cell(arm, 0.2, seed, 120, 19, loss + 0.02 * (seed % 3)) for arm, loss in losses.items() for seed in seeds]
     before = {"n_seeds": 5, "effect_in_spreads": 1.66, "effect": 0.05, "spread": 0.03, "spread_from": "seeds 0, 1, 2"}
     found = make_sheet(
-        QUESTIONS["region"], {"before": before, "cells": [cell.as_json() for cell in cells], "regions": []}
+        QUESTIONS["rank_window"], {"before": before, "cells": [cell.as_json() for cell in cells], "rank_windows": []}
     ).as_json()
     head, *rows = found["table"]
-    return ExperimentContent("region", tuple(found["notes"]), head, tuple(rows), tuple(found["figures"]))
+    return ExperimentContent("rank_window", tuple(found["notes"]), head, tuple(rows), tuple(found["figures"]))
 
 
 def subset(rank_N, strategy, retention):

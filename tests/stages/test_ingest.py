@@ -77,7 +77,7 @@ def test_a_folder_named_like_a_day_that_no_calendar_has_stops_no_other(
     for folder in ("2026-01-03", "2026-02-30"):
         (tmp_path / "root" / folder).mkdir(parents=True)
         shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "root" / folder / "a.tar")
-    with pytest.raises(DataError, match=r"/2026-02-30 is not a valid date: .*\nAll else was ingested"):
+    with pytest.raises(DataError, match=r"/2026-02-30 is not a valid date: .*\nEverything else was ingested"):
         ingest(dataset="web", root=str(tmp_path / "root"), perceptual_hash=False)
     shutil.rmtree(tmp_path / "root" / "2026-02-30")
     assert ingest(dataset="web").n_known == 1

@@ -154,10 +154,10 @@ def test_without_a_probe_a_mixed_pairing_and_a_moved_drop_top_ratio_are_warnings
     assert any("Consider --rescale" in text for text in report.warnings)
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
     told = capsys.readouterr().err
-    assert "the_head_cut_drops_its_share" in told
+    assert "dropped_share_matches_drop_top_ratio" in told
     draw(retention=0.1, rescale=True)
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
-    assert "the_head_cut_drops_its_share" not in capsys.readouterr().err
+    assert "dropped_share_matches_drop_top_ratio" not in capsys.readouterr().err
 
 
 def test_many_dates_are_shown_by_month(store: Engine) -> None:

@@ -211,7 +211,7 @@ def test_a_shard_that_is_gone_or_has_changed_since_ingest_stops_no_other(
         assert "web: 0.tar is missing (found by score at" in said
         assert "web: 1.tar is changed (found by score at" in said
         assert "alchemist shard retire" in said
-        assert said.endswith("All else was scored.")
+        assert said.endswith("Everything else was scored.")
     assert states() == {"0.tar": "missing", "1.tar": "changed", "2.tar": "verified", "3.tar": "verified"}
     assert ask("SELECT count(*) FROM alchemist.shard_scores") == 2
     assert ask("SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%'") == 0
@@ -232,7 +232,7 @@ def test_a_root_that_is_away_stops_no_other_dataset_and_marks_no_shard(
     copy_shards(corpus, root, "0.tar", "1.tar")
     ingest_folder("web", root)
     root.rename(tmp_path / "away")
-    with pytest.raises(DataError, match=r"The root .*/web is unreachable .*\nAll else was scored"):
+    with pytest.raises(DataError, match=r"The root .*/web is unreachable .*\nEverything else was scored"):
         score()
     assert set(states().values()) == {"verified"}
     assert ask("SELECT count(*) FROM alchemist.shard_scores") == 6

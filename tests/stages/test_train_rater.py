@@ -82,15 +82,15 @@ def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], ob
 def test_a_rater_without_an_acceptance_report_is_not_promoted(ingest_corpus: Callable[[], object]) -> None:
     ingest_corpus()
     train()
-    with pytest.raises(CheckFailedError, match="not certified"):
+    with pytest.raises(CheckFailedError, match="has not passed its acceptance checks"):
         promote(PromoteConfig())
     assert find_rater(open_store(), "production") is None
-    promote(PromoteConfig(without_certificate="tried on purpose"))
+    promote(PromoteConfig(without_acceptance="tried on purpose"))
     with open_store().connect() as connection:
         event = connection.execute(
             text("SELECT after FROM alchemist.audit_events WHERE action = 'promote'")
         ).scalar_one()
-    assert event["without_certificate"] == "tried on purpose"
+    assert event["without_acceptance"] == "tried on purpose"
 
 
 def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
@@ -98,7 +98,7 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
 ) -> None:
     ingest_corpus()
     name = train(rater_learning_rate=1e-9).rater
-    with pytest.raises(CheckFailedError, match=r"(?s)is not certified:.*caption_sensitivity"):
+    with pytest.raises(CheckFailedError, match=r"(?s)has not passed its acceptance checks:.*caption_sensitivity"):
         certify(CertifyConfig(max_pairs=100))
     rater = find_rater(open_store(), name)
     assert rater is not None
