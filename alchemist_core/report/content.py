@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.store.overviews import MeasuredDrift, NightOverview, QuarantineReason, SubsetCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,61 +144,6 @@ class MetricRun:
 
 
 @dataclass(frozen=True, slots=True)
-class NightRow:
-    """One crawl date of a dataset: a row of the view `nightly_overview`, with its `status`."""
-
-    dataset: str
-    crawl_date: date
-    n_shards: int
-    n_locations: int
-    n_scored: int
-    n_quarantined: int
-    status: str
-
-    @property
-    def n_missing(self) -> int:
-        """Return the locations that are neither scored nor quarantined."""
-        return self.n_locations - self.n_scored - self.n_quarantined
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the night's status says that scoring is unfinished, so that missing locations are no fault."""
-        return self.status.startswith(("nothing scored", "partly scored", "empty"))
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantineRow:
-    """Number of locations quarantined for one reason, with the detail of one of them."""
-
-    reason: str
-    stage: str
-    n_locations: int
-    example: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DriftRow:
-    """Distance of one night's scores from those of the accepted nights: a row of `score_distributions`."""
-
-    dataset: str
-    crawl_date: date
-    n_tested: int
-    psi: float | None
-    ks_distance: float | None
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True)
-class CostRow:
-    """Cost of a night or a subset version, in seconds of work of one device."""
-
-    kind: str
-    name: str
-    device: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class ExperimentContent:
     """A finished experiment: its notes (the title first), its table as texts, its figures as SVG."""
 
@@ -223,7 +169,7 @@ class ReportContent:
     arms: Sequence[ArmRun] = ()
     metrics: Sequence[MetricRun] = ()
     experiments: Sequence[ExperimentContent] = ()
-    nights: Sequence[NightRow] = ()
-    quarantine: Sequence[QuarantineRow] = ()
-    drift: Sequence[DriftRow] = ()
-    costs: Sequence[CostRow] = ()
+    nights: Sequence[NightOverview] = ()
+    quarantine: Sequence[QuarantineReason] = ()
+    drift: Sequence[MeasuredDrift] = ()
+    costs: Sequence[SubsetCost] = ()

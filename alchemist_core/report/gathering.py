@@ -15,15 +15,11 @@ from alchemist_core.errors import DataError
 from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
-    CostRow,
-    DriftRow,
     ExperimentContent,
     Fact,
     Histogram,
     LineageStep,
     MetricRun,
-    NightRow,
-    QuarantineRow,
     ReportContent,
     SubsetContent,
     Tile,
@@ -74,10 +70,10 @@ def gather_content(
         arms=[arm for row in subsets for arm in _arms(engine, row)],
         metrics=[metric for row in subsets for metric in _metrics(engine, row)],
         experiments=_experiments(engine, dataset),
-        nights=[NightRow(*row) for row in overviews.read_nights(engine, dataset)],
-        quarantine=[QuarantineRow(*row) for row in overviews.read_quarantine(engine, dataset)],
-        drift=[DriftRow(*row) for row in overviews.read_drift(engine, rater.rater_id, dataset)] if rater else (),
-        costs=[CostRow(*row) for row in overviews.read_costs(engine, [row.title for row in subsets])],
+        nights=overviews.read_nights(engine, dataset),
+        quarantine=overviews.read_quarantine(engine, dataset),
+        drift=overviews.read_drift(engine, rater.rater_id, dataset) if rater else (),
+        costs=overviews.read_costs(engine, [row.title for row in subsets]),
     )
 
 

@@ -24,6 +24,16 @@ class NightOverview(NamedTuple):
     n_quarantined: int
     status: str
 
+    @property
+    def n_missing(self) -> int:
+        """Return the locations that are neither scored nor quarantined."""
+        return self.n_locations - self.n_scored - self.n_quarantined
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the night's status says that scoring is unfinished, so that missing locations are no fault."""
+        return self.status.startswith(("nothing scored", "partly scored", "empty"))
+
 
 def read_nights(engine: Engine, dataset: str | None) -> list[NightOverview]:
     """Return the rows of `nightly_overview`, of one dataset or all."""
@@ -63,10 +73,20 @@ def _of_nights(engine: Engine, query: str, nights: Sequence[tuple[str, date]]) -
         return connection.execute(load_query(query), parameters).all()
 
 
-def read_quarantine(engine: Engine, dataset: str | None) -> Sequence[AnyRow]:
-    """Return reason, stage, n_locations and an example of the quarantined records."""
+class QuarantineReason(NamedTuple):
+    """Number of locations that a stage quarantined for one reason, with the detail of one of them."""
+
+    reason: str
+    stage: str
+    n_locations: int
+    example: str
+
+
+def read_quarantine(engine: Engine, dataset: str | None) -> list[QuarantineReason]:
+    """Return the reasons of the quarantined locations of one training dataset, or of all; the commonest first."""
     with engine.connect() as connection:
-        return connection.execute(load_query("quarantine_reasons"), {"dataset": dataset}).all()
+        rows = connection.execute(load_query("quarantine_reasons"), {"dataset": dataset})
+        return [QuarantineReason._make(row) for row in rows]
 
 
 def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int | None:
@@ -84,8 +104,19 @@ def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int
         return connection.execute(statement).scalar()
 
 
-def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> Sequence[AnyRow]:
-    """Return dataset, crawl_date, n_tested, psi, ks_distance and verdict of a rater's nights whose drift was measured."""
+class MeasuredDrift(NamedTuple):
+    """Distance of one night's scores from those of the accepted nights: a row of `score_distributions`."""
+
+    dataset: str
+    crawl_date: date
+    n_tested: int
+    psi: float | None
+    ks_distance: float | None
+    verdict: str
+
+
+def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> list[MeasuredDrift]:
+    """Return the measured drift of a rater's nights, of one dataset or all."""
     statement = text("""
         SELECT datasets.name, nights.crawl_date, tested.n_tested, tested.psi, tested.ks_distance, tested.verdict
         FROM alchemist.score_distributions AS tested JOIN alchemist.nights USING (night_id) JOIN alchemist.datasets USING (dataset_id)
@@ -93,29 +124,61 @@ def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> Sequence[A
         ORDER BY datasets.name, nights.crawl_date, nights.night_id
     """)
     with engine.connect() as connection:
-        return connection.execute(statement, {"rater_id": rater_id, "dataset": dataset}).all()
+        rows = connection.execute(statement, {"rater_id": rater_id, "dataset": dataset})
+        return [MeasuredDrift._make(row) for row in rows]
 
 
-def read_costs(engine: Engine, subsets: Sequence[str]) -> Sequence[AnyRow]:
-    """Return kind, name, device and seconds of the named subset versions from the view `costs`, without shared work."""
+class SubsetCost(NamedTuple):
+    """Cost of a subset version, in seconds of work of one device."""
+
+    kind: str
+    name: str
+    device: str
+    seconds: float
+
+
+def read_costs(engine: Engine, subsets: Sequence[str]) -> list[SubsetCost]:
+    """Return the costs of the named subset versions from the view `costs`, without shared work."""
     statement = text("""
         SELECT kind, name, device, sum(seconds) AS seconds FROM alchemist.costs
         WHERE kind = 'subset' AND name = ANY(:subsets) AND NOT is_shared GROUP BY kind, name, device ORDER BY name, device
     """)
     with engine.connect() as connection:
-        return connection.execute(statement, {"subsets": list(subsets)}).all()
+        return [SubsetCost._make(row) for row in connection.execute(statement, {"subsets": list(subsets)})]
 
 
-def read_image_metrics(engine: Engine, model_ids: Sequence[int]) -> Sequence[AnyRow]:
-    """Return protocol, metric, arm, seed and value of the metrics of models' images."""
+class ImageMetric(NamedTuple):
+    """A metric of the images that one trained model generates, under a named evaluation protocol."""
+
+    protocol: str
+    metric: str
+    arm: str
+    seed: int
+    value: float
+
+
+def read_image_metrics(engine: Engine, model_ids: Sequence[int]) -> list[ImageMetric]:
+    """Return the metrics of models' images, by protocol, metric and arm."""
     with engine.connect() as connection:
-        return connection.execute(load_query("image_metrics"), {"model_ids": list(model_ids)}).all()
+        rows = connection.execute(load_query("image_metrics"), {"model_ids": list(model_ids)})
+        return [ImageMetric._make(row) for row in rows]
 
 
-def read_snapshot_shards(engine: Engine, snapshot_id: int) -> Sequence[AnyRow]:
-    """Return dataset, crawl_date, n_shards, first_uri and last_uri of each night of a snapshot."""
+class NightShards(NamedTuple):
+    """The scored shards of one night of a snapshot: their number, and the first and last of their addresses."""
+
+    dataset: str
+    crawl_date: date
+    n_shards: int
+    first_uri: str
+    last_uri: str
+
+
+def read_snapshot_shards(engine: Engine, snapshot_id: int) -> list[NightShards]:
+    """Return the shards that the samples of a snapshot were scored from, by night."""
     with engine.connect() as connection:
-        return connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id}).all()
+        rows = connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id})
+        return [NightShards._make(row) for row in rows]
 
 
 class Comparison(NamedTuple):

@@ -13,14 +13,10 @@ from alchemist_core.experiments.trial import Cell
 from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
-    CostRow,
-    DriftRow,
     ExperimentContent,
     Fact,
     Histogram,
     LineageStep,
-    NightRow,
-    QuarantineRow,
     ReportContent,
     SubsetContent,
     Tile,
@@ -35,6 +31,7 @@ from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairin
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.images import decode_image
 from alchemist_core.shards.samples import Reading, find_image, read_samples
+from alchemist_core.store.overviews import MeasuredDrift, NightOverview, QuarantineReason, SubsetCost
 
 ATTACK = "<script>alert(1)</script> & \"quoted\" \x00 \ud800 'caption'"
 
@@ -68,18 +65,18 @@ def content():
         arms=arm_runs(),
         experiments=[experiment()],
         nights=[
-            NightRow("corpus", date(2026, 3, 1), 2, 2_000, 0, 3, "nothing scored: no production rater"),
-            NightRow("corpus", date(2026, 3, 2), 1, 1_004, 1_000, 4, "selectable"),
+            NightOverview("corpus", date(2026, 3, 1), 2, 2_000, 0, 3, "nothing scored: no production rater"),
+            NightOverview("corpus", date(2026, 3, 2), 1, 1_004, 1_000, 4, "selectable"),
         ],
         quarantine=[
-            QuarantineRow("missing_caption", "ingest", 2, "no .txt"),
-            QuarantineRow("truncated_image", "ingest", 5, "image file is truncated (12 bytes not processed)"),
+            QuarantineReason("missing_caption", "ingest", 2, "no .txt"),
+            QuarantineReason("truncated_image", "ingest", 5, "image file is truncated (12 bytes not processed)"),
         ],
         drift=[
-            DriftRow("corpus", date(2026, 3, 1), 1_997, None, None, "recorded"),
-            DriftRow("corpus", date(2026, 3, 2), 1_000, 0.031, 0.044, "steady"),
+            MeasuredDrift("corpus", date(2026, 3, 1), 1_997, None, None, "recorded"),
+            MeasuredDrift("corpus", date(2026, 3, 2), 1_000, 0.031, 0.044, "steady"),
         ],
-        costs=[CostRow("subset", "corpus-top_k-r20 v1", "cpu", 754.0)],
+        costs=[SubsetCost("subset", "corpus-top_k-r20 v1", "cpu", 754.0)],
     )
 
 

@@ -12,14 +12,13 @@ from alchemist_core.report.content import (
     ContactSheet,
     ExperimentContent,
     Fact,
-    NightRow,
-    QuarantineRow,
     ReportContent,
     Tile,
     WithdrawnRow,
 )
 from alchemist_core.report.gathering import encode_thumbnail, pick_band
 from alchemist_core.report.page import render_experiment, render_report
+from alchemist_core.store.overviews import NightOverview, QuarantineReason
 
 ATTRIBUTE_ATTACK = '"><img src=x onerror=alert(1)> {{ 7 * 6 }} {% raw %}'
 
@@ -93,7 +92,7 @@ def test_text_from_outside_leaves_no_attribute_and_is_not_read_as_a_template():
     page = page_of(
         facts=[Fact(attack, attack)],
         sheets=[ContactSheet(0.0, 0.2, (Tile(jpeg, attack, 0.1, 1.0),))],
-        quarantine=[QuarantineRow(attack, attack, 1, attack)],
+        quarantine=[QuarantineReason(attack, attack, 1, attack)],
         withdrawn=[WithdrawnRow(attack, date(2026, 3, 1), attack, attack)],
         experiments=[
             ExperimentContent(attack, (attack, attack), (attack, ""), ((attack, attack),), ((attack, "<svg/>"),))
@@ -188,11 +187,11 @@ def test_a_page_before_the_first_rater_names_what_is_missing():
     ],
 )
 def test_a_night_whose_accounts_do_not_add_up_reports_it(counts, status, account):
-    assert account in page_of(nights=[NightRow("corpus", date(2026, 3, 1), 1, *counts, status)])
+    assert account in page_of(nights=[NightOverview("corpus", date(2026, 3, 1), 1, *counts, status)])
 
 
 def test_the_most_frequent_reason_is_first():
-    page = page_of(quarantine=[QuarantineRow("rare", "ingest", 1), QuarantineRow("frequent", "score", 9)])
+    page = page_of(quarantine=[QuarantineReason("rare", "ingest", 1, ""), QuarantineReason("frequent", "score", 9, "")])
     assert page.index("<code>frequent") < page.index("<code>rare")
 
 
