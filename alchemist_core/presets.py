@@ -1,97 +1,263 @@
-"""Presets: named defaults for every stage; options override single values.
+"""Presets and recipes: named values of a stage, which options override. The two combine.
 
-Each is a function that returns, for each stage, the fields that differ from the config models' own defaults.
+A preset is a size, made for some hardware; a recipe is a scoring rule and the window of ranks that fits it. Both hold only the
+values that differ from the config models' own defaults.
 """
 
-from collections.abc import Callable
-from inspect import signature
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-Values = dict[str, dict[str, Any]]
-# The drop-top ratios of the authors: 0.25 for retentions of 10% to 50%, 0.15 for 80%, 0.05 for 90%.
+from alchemist_core.errors import ConfigError
+
+Values = Mapping[str, Any]
+NETWORKS = {"train_rater": "training", "train_downstream": "model"}
+"""The stages with presets, each with the field of its config that describes networks and training."""
+RECIPE_STAGES = ("train_rater", "select")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Published weights that a preset needs, by the option that names them."""
+
+    what: str
+    source: str
+    """Publisher and files, as their pages name them."""
+
+
+WEIGHTS = {
+    "tokenizer_weights": Weights(
+        "the published image tokenizer",
+        "vae_ch160v4096z32.pth of FoundationVision/var on Hugging Face, as a file or as hf:FoundationVision/var/vae_ch160v4096z32.pth",
+    ),
+    "text_encoder": Weights(
+        "a text encoder",
+        "clip:FOLDER with the folders text_encoder and tokenizer of Stable Diffusion 2.1 (stabilityai/stable-diffusion-2-1 on Hugging "
+        "Face, 1,024 features), or another CLIP text model",
+    ),
+    "base_model": Weights("FLUX-mini", "flux-mini.safetensors of TencentARC/flux-mini on Hugging Face"),
+    "flux_components": Weights(
+        "VAE, text encoders and their tokenizers of FLUX.1",
+        "the folders vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2 of black-forest-labs/FLUX.1-dev on Hugging Face",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Sizes and lengths for some hardware, by stage; a preset without a stage cannot be used for it."""
+
+    hardware: str
+    networks: Mapping[str, str]
+    """What is trained, in words, by stage."""
+    values: Mapping[str, Values]
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Options with weights that have no default, by stage."""
+
+
+_RATER: dict[str, Any] = {
+    "rater_depth": 8, "rater_width": 512, "n_heads": None, "rater_init": "scratch", "rater_features": "hidden", "resolution": 256,
+    "mixed_precision": "bf16", "proxy_learning_rate": 1e-4, "rater_learning_rate": 1e-4, "weight_decay": 0.05, "max_grad_norm": 2.0,
+    "softmax_group_size": 32, "rater_ema_decay": 0.9997,
+}  # fmt: skip
+_STAR_40M: dict[str, Any] = {"depth": 8, "width": 512, "n_heads": 8}
+_STAR_03B: dict[str, Any] = {"depth": 16, "width": 1024, "n_heads": 16}
+_DOWNSTREAM: dict[str, Any] = {
+    "batch_size": 512,
+    "mixed_precision": "bf16",
+    "learning_rate": 1e-4,
+    "weight_decay": 0.05,
+}
+_STAR_NEEDS = {"train_rater": ("tokenizer_weights", "text_encoder"), "train_downstream": ("text_encoder",)}
+_PAPER_RATER = _RATER | {
+    "proxy_depth": 16, "proxy_width": 1024, "proxy_warmup_steps": 50_000, "max_train_steps": 50_000, "validation_steps": 1000,
+    "checkpointing_steps": 1000,
+}  # fmt: skip
+_PAPER_DOWNSTREAM = _DOWNSTREAM | _STAR_03B | {"gradient_accumulation_steps": 8}
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(
+        "2 CPU cores; for the demo",
+        {
+            "train_rater": "rater and proxies of 2 blocks on images of 16 px and hashed words",
+            "train_downstream": "a generator of 2 blocks on images of 16 px and hashed words",
+        },
+        # The config models' own defaults.
+        {"train_rater": {}, "train_downstream": {}},
+    ),
+    "gpu24": Preset(
+        "one GPU of 24 GB",
+        {
+            "train_rater": "the paper's rater (39 M parameters) with STAR-40M as both proxies, at 256 px; a night for 1 M samples",
+            "train_downstream": "STAR-40M at 256 px",
+        },
+        {
+            # Warm-up and training each read 1 M samples once.
+            "train_rater": {"training": _RATER | {
+                "proxy_depth": 8, "proxy_width": 512, "gradient_accumulation_steps": 2, "proxy_warmup_steps": 15_625,
+                "max_train_steps": 15_625, "validation_steps": 500, "checkpointing_steps": 500,
+            }},
+            "train_downstream": {"model": _DOWNSTREAM | _STAR_40M | {"gradient_accumulation_steps": 8}},
+        },
+        _STAR_NEEDS,
+    ),
+    "gpu80": Preset(
+        "one GPU of 80 GB",
+        {
+            "train_rater": "the paper's rater (39 M parameters) with STAR-0.3B as both proxies, at 256 px",
+            "train_downstream": "STAR-0.3B at 256 px",
+        },
+        {"train_rater": {"training": _PAPER_RATER}, "train_downstream": {"model": _PAPER_DOWNSTREAM}},
+        _STAR_NEEDS,
+    ),
+    "paper": Preset(
+        "two GPUs of 80 GB",
+        {
+            "train_rater": "as gpu80, with the paper's lengths; its scoring rule is --recipe paper",
+            "train_downstream": "as gpu80, for 3 epochs",
+        },
+        {
+            # The authors warm the proxy up for 50,000 steps of 512 samples, then pass 10 times over 1 M validation samples.
+            "train_rater": {"training": _PAPER_RATER | {"proxy_warmup_steps": 400_000, "max_train_steps": 156_250}},
+            "train_downstream": {"model": _PAPER_DOWNSTREAM | {"num_train_epochs": 3}},
+        },
+        _STAR_NEEDS,
+    ),
+    "flux_mini": Preset(
+        "one GPU of 24 GB",
+        {"train_downstream": "LoRA adapters of rank 16 on FLUX-mini (3.2 B frozen weights) at 512 px, one epoch, as FluxKits does"},
+        {"train_downstream": {"model": {
+            "flux": {}, "method": "lora", "lora_rank": 16, "num_train_epochs": 1, "batch_size": 8, "learning_rate": 1e-4,
+            "lr_warmup_steps": 0, "weight_decay": 0.01,
+        }}},
+        {"train_downstream": ("base_model", "flux_components")},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A scoring rule and a window of ranks; values by stage, for a retention."""
+
+    text: str
+    values: Callable[[float], Mapping[str, Values]]
+
+
 PAPER_CUTS = (0.25, 0.15, 0.05)
+"""The authors' drop-top ratios: 0.25 for retentions of 10% to 50%, 0.15 for 80%, 0.05 for 90%."""
 
 
-def tiny() -> Values:
-    """Run everything on a laptop: the config models' own defaults.
-
-    Hardware: 2 CPU cores. Duration: minutes for 12,000 samples of 64 px.
-    """
-    return {}
-
-
-def paper(retention: float = 0.2) -> Values:
-    """Rate by loss (Eq. 9) and select by Shift-Gsample (Eq. 11), as the paper's tables do.
-
-    Hardware: 2 CPU cores at tiny size. The drop-top ratio is 0.25; at high retentions it is lowered as the authors did, to 0.15 (at
-    80%) and 0.05 (at 90%). Subsets with the same drop-top ratio are nested, 20% ⊂ 50% ⊂ 70%; others need not be.
-    """
+def _paper(retention: float) -> Mapping[str, Values]:
+    """Return Eq. 9 and Eq. 11 as the paper's tables use them; subsets of equal drop-top ratios are nested, others need not be."""
     cut = next((cut for cut in PAPER_CUTS if retention <= 1 - cut), PAPER_CUTS[-1])
     shift = {"strategy": "shift_gsample", "drop_top_ratio": cut, "mean_rank": 0.625, "std_rank": 0.125}
     return {"train_rater": {"training": {"rule": "loss"}}, "select": {"policy": shift}}
 
 
-def paper_exact(retention: float = 0.2) -> Values:
-    """Use the objective and the product of weights exactly as the paper prints them. Training collapses, as this preset shows.
+def _paper_exact(retention: float) -> Mapping[str, Values]:
+    training = {"rule": "loss", "objective": "paper_exact"}
+    return {**_paper(retention), "train_rater": {"training": training}}
 
-    Hardware: 2 CPU cores at tiny size. Drop-top ratios as in the preset paper.
+
+RECIPES: dict[str, Recipe] = {
+    "ours": Recipe("rule alignment; select takes the best samples", lambda _: {}),
+    "paper": Recipe(
+        "rule loss (Eq. 9); select samples by Shift-Gsample (Eq. 11) with the authors' drop-top ratio for the retention",
+        _paper,
+    ),
+    "paper_exact": Recipe("as paper, with the training loss as printed, which collapses", _paper_exact),
+    "learnability": Recipe(
+        "rule learnability, without a rater network; select takes the best samples",
+        lambda _: {"train_rater": {"training": {"rule": "learnability"}}},
+    ),
+}
+DEFAULT_RECIPE = "ours"
+
+
+def presets_of(stage: str) -> dict[str, Preset]:
+    """Return the presets that a stage can use.
+
+    >>> list(presets_of("train_rater"))
+    ['tiny', 'gpu24', 'gpu80', 'paper']
     """
-    values = paper(retention)
-    values["train_rater"]["training"]["objective"] = "paper_exact"
+    return {name: preset for name, preset in PRESETS.items() if stage in preset.values}
+
+
+def preset_values(
+    stage: str, *, preset: str | None = None, recipe: str | None = None, retention: float | None = None
+) -> dict[str, Any]:
+    """Return the values of a stage: the preset's, then the recipe's over them.
+
+    Args:
+        stage: Name of the stage, such as train_rater.
+        preset: Name of the preset; stages without presets ignore it.
+        recipe: Name of the recipe; stages without recipes ignore it.
+        retention: Share of the samples that `select` keeps; the recipe paper depends on it.
+
+    Raises:
+        ConfigError: There is no such preset or recipe, or the preset has no values for this stage.
+
+    >>> preset_values("train_rater", preset="tiny", recipe="paper")
+    {'training': {'rule': 'loss'}}
+    >>> [preset_values("select", recipe="paper", retention=r)["policy"]["drop_top_ratio"] for r in (0.5, 0.8, 0.9)]
+    [0.25, 0.15, 0.05]
+    """
+    values: dict[str, Any] = {}
+    if preset is not None and stage in NETWORKS:
+        known = presets_of(stage)
+        if preset not in known:
+            raise ConfigError(f"{_spoken(stage)} has no preset {preset!r}. Choose from: {', '.join(known)}.")
+        values = merge(values, known[preset].values[stage])
+    if recipe is not None and stage in RECIPE_STAGES:
+        if recipe not in RECIPES:
+            raise ConfigError(f"There is no recipe {recipe!r}. Choose from: {', '.join(RECIPES)}.")
+        values = merge(values, RECIPES[recipe].values(0.2 if retention is None else retention).get(stage, {}))
     return values
 
 
-def paper_size() -> Values:
-    """Train the paper's networks: STAR-0.3B as both proxies, a depth-8 rater of 38.95 M, the published tokenizer at 256 px.
+def merge(below: Values, above: Values) -> dict[str, Any]:
+    """Return a copy of both, nested models field by field; `above` wins.
 
-    Hardware: GPUs under accelerate launch; parameters were counted, nothing was trained yet. Scoring rule alignment. A micro-batch
-    of 64 samples has 44 GB of activations by calculation, so one GPU of 80 GB is enough; with --gradient-checkpointing about a seventh.
-    Needs --tokenizer-weights and --text-encoder clip:NAME.
+    >>> merge({"training": {"rule": "loss", "seed": 1}}, {"training": {"seed": 2}})
+    {'training': {'rule': 'loss', 'seed': 2}}
     """
-    training = {
-        "proxy_depth": 16, "proxy_width": 1024, "rater_depth": 8, "rater_width": 512, "n_heads": None,
-        "rater_init": "scratch", "rater_features": "hidden", "resolution": 256, "mixed_precision": "bf16",
-        "proxy_learning_rate": 1e-4, "rater_learning_rate": 1e-4, "weight_decay": 0.05, "max_grad_norm": 2.0,
-        "softmax_group_size": 32, "proxy_warmup_steps": 50_000, "max_train_steps": 50_000, "rater_ema_decay": 0.9997,
-        "validation_steps": 1000, "checkpointing_steps": 1000,
-    }  # fmt: skip
-    model = {
-        "depth": 16, "width": 1024, "n_heads": 16, "batch_size": 512, "gradient_accumulation_steps": 8, "mixed_precision": "bf16",
-        "learning_rate": 1e-4, "weight_decay": 0.05,
-    }  # fmt: skip
-    return {"train_rater": {"training": training}, "train_downstream": {"model": model}}
+    merged = dict(below)
+    for name, value in above.items():
+        beneath = merged.get(name)
+        merged[name] = (
+            merge(beneath if isinstance(beneath, Mapping) else {}, value) if isinstance(value, Mapping) else value
+        )
+    return merged
 
 
-def flux_mini() -> Values:
-    """Adapt FLUX-mini to a subset, as FluxKits does: rank 16 on attention, one epoch at 512 px (Table 2c).
+def refuse_missing_weights(preset: str, stage: str, values: Values) -> None:
+    """Refuse to run a preset without the weights that it needs.
 
-    Hardware: one GPU of 24 GB (3.2 B frozen weights in bf16). Run at tiny size; the full size was not trained yet.
-    Needs --base-model flux-mini.safetensors and --flux-components FOLDER of FLUX.1's VAE and encoders.
+    Args:
+        preset: Name of the preset.
+        stage: Name of the stage.
+        values: Values of the stage from all sources but the defaults of the config model.
+
+    Raises:
+        ConfigError: Weights are missing; the message names each, its option, and where it is to be had.
     """
-    model = {
-        "flux": {}, "method": "lora", "lora_rank": 16, "num_train_epochs": 1, "batch_size": 8, "learning_rate": 1e-4,
-        "lr_warmup_steps": 0, "weight_decay": 0.01,
-    }  # fmt: skip
-    return {"train_downstream": {"model": model}}
+    given = values.get(NETWORKS[stage], {})
+    missing = [name for name in PRESETS[preset].needs.get(stage, ()) if given.get(name) is None]
+    if not missing:
+        return
+    lines = [f"{_spoken(stage)} with preset {preset} needs weights that no option names:"]
+    lines += [f"  --{name.replace('_', '-')}: {WEIGHTS[name].what} ({WEIGHTS[name].source})" for name in missing]
+    if preset in RECIPES and stage in RECIPE_STAGES:
+        lines.append(f"For its scoring rule with another preset: --recipe {preset}.")
+    raise ConfigError("\n".join(lines))
 
 
-PRESETS: dict[str, Callable[..., Values]] = {
-    "tiny": tiny,
-    "paper": paper,
-    "paper_exact": paper_exact,
-    "paper_size": paper_size,
-    "flux_mini": flux_mini,
-}
+def preset_required(stage: str) -> ConfigError:
+    """Return the error of a stage without a preset: a list of its presets."""
+    lines = [f"  {name:<10} {preset.hardware}: {preset.networks[stage]}" for name, preset in presets_of(stage).items()]
+    head = f"{_spoken(stage)} requires --preset, the size of the networks:"
+    return ConfigError("\n".join([head, *lines]))
 
 
-def preset_values(name: str, stage: str, *, retention: float | None = None) -> dict[str, Any]:
-    """Return the values of a preset for one stage; some presets depend on the retention.
-
-    >>> preset_values("paper", "train_rater")
-    {'training': {'rule': 'loss'}}
-    >>> [preset_values("paper", "select", retention=r)["policy"]["drop_top_ratio"] for r in (0.5, 0.8, 0.9)]
-    [0.25, 0.15, 0.05]
-    """
-    preset = PRESETS[name]
-    is_used = retention is not None and "retention" in signature(preset).parameters
-    return (preset(retention) if is_used else preset()).get(stage, {})
+def _spoken(stage: str) -> str:
+    return stage.replace("_", "-")

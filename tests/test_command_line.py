@@ -18,7 +18,6 @@ from alchemist_core.cli.flags import flag_fields
 from alchemist_core.cli.verbs import RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import Config, Result
 from alchemist_core.errors import ConfigError
-from alchemist_core.presets import PRESETS, preset_values
 from alchemist_core.stages.select import SelectConfig, name_subset
 from alchemist_core.stages.train_rater import TrainRaterConfig
 
@@ -115,35 +114,6 @@ def test_the_readme_shows_every_stage() -> None:
     assert set(STAGES) <= shown
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_every_preset_gives_a_valid_config_for_every_stage(preset: str) -> None:
-    required = {"dataset": "d", "validation": "v", "subset": "s"}
-    for stage in STAGES:
-        model = load_commands(stage)[""].config
-        given = {name: value for name, value in required.items() if name in model.model_fields}
-        model.model_validate(preset_values(preset, stage.replace("-", "_")) | given)
-        assert PRESETS[preset].__doc__
-        assert "Hardware:" in PRESETS[preset].__doc__
-
-
-@pytest.mark.parametrize(
-    ("retention", "cut"), [("0.2", 0.25), ("0.75", 0.25), ("0.8", 0.15), ("0.9", 0.05), (None, 0.25)]
-)
-def test_the_preset_paper_lowers_the_drop_top_ratio_as_the_authors_did(retention: str | None, cut: float) -> None:
-    for preset in ("paper", "paper_exact"):
-        words = ["select", "--dataset", "web", "--preset", preset, *(["--retention", retention] if retention else [])]
-        options = vars(build_parser(words).parse_args(words))
-        assert read_config(options["command"].config, options).policy.drop_top_ratio == cut
-        words += ["--drop-top-ratio", "0.1"]
-        options = vars(build_parser(words).parse_args(words))
-        assert read_config(options["command"].config, options).policy.drop_top_ratio == 0.1
-
-
-def test_a_retention_that_is_not_a_number_is_refused_under_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["select", "--dataset", "web", "--preset", "paper", "--retention", "most"]) == 2
-    assert "--retention" in capsys.readouterr().err
-
-
 def test_help_and_flags_load_nothing_heavy() -> None:
     code = (
         "import sys; from alchemist_core.cli.command_line import build_parser; build_parser(None).format_help();"
@@ -172,18 +142,6 @@ def test_the_name_that_select_gives_is_one_that_it_takes() -> None:
 def test_a_dataset_that_can_name_no_subset_asks_for_a_name() -> None:
     with pytest.raises(ConfigError, match=r"'my crawl-auto-r20' is not a valid subset name .*\. Pass --name"):
         name_subset(SelectConfig.model_validate({"dataset": "my crawl"}))
-
-
-def test_a_flag_overrides_the_preset_and_leaves_the_rest() -> None:
-    options = {"preset": "paper", "verb_name": "select", "dataset": "a,b", "policy.retention": "0.5"}
-    config = read_config(SelectConfig, options)
-    assert isinstance(config, SelectConfig)
-    assert config.dataset == ("a", "b")
-    assert (config.policy.strategy, config.policy.retention, config.policy.drop_top_ratio) == (
-        "shift_gsample",
-        0.5,
-        0.25,
-    )
 
 
 def test_the_same_choices_have_the_same_hash_and_others_do_not() -> None:
@@ -398,9 +356,7 @@ def test_a_report_ends_with_the_command_that_comes_next(
     assert score == ["score", "--dataset", "drawn"]
     assert main(score) == 0
     train = next_command(capsys.readouterr().out)
-    options = vars(build_parser(train).parse_args(train))
-    read_config(options["command"].config, options)
-    assert train[0] == "train-rater"
+    assert train == ["train-rater", "--preset", "PRESET", "--dataset", "NAME", "--validation", "NAME"]
 
 
 @pytest.mark.db

@@ -32,11 +32,11 @@ WITHOUT = {
 }
 REFUSE: dict[str, tuple[str, ...]] = {
     "ingest": (),
-    "train-rater": ("--dataset", "d", "--validation", "v"),
+    "train-rater": ("--preset", "tiny", "--dataset", "d", "--validation", "v"),
     "score": (),
     "select": ("--dataset", "d"),
     "materialize": ("s",),
-    "train-downstream": ("s",),
+    "train-downstream": ("s", "--preset", "tiny"),
     "evaluate": ("s",),
     "report": (),
     "rater certify": (),

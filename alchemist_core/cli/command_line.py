@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -19,7 +19,16 @@ from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, REMOVED, RENAMED, STA
 from alchemist_core.config import Command, Config, Formerly
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import send_announced
-from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.presets import (
+    DEFAULT_RECIPE,
+    NETWORKS,
+    RECIPE_STAGES,
+    RECIPES,
+    preset_required,
+    preset_values,
+    presets_of,
+    refuse_missing_weights,
+)
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import configure_logging
 
@@ -35,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.renamed_flags: dict[str, str] = {}
-        """The current option of each former one."""
+        """What has become of each former option, such as `now --dedup`."""
         self.renamed_values: dict[tuple[str, str], str] = {}
         """The current word of each former value, by option and value."""
 
@@ -46,7 +55,7 @@ class Parser(argparse.ArgumentParser):
             if flag == "--":
                 break
             if flag in self.renamed_flags:
-                self.error(f"The option {flag} is now {self.renamed_flags[flag]}.")
+                self.error(f"The option {flag} is {self.renamed_flags[flag]}.")
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(
@@ -121,19 +130,24 @@ def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
 
 def _list_verbs() -> str:
     """Return every command with its line of help, by group."""
-    width = min(shutil.get_terminal_size().columns - 2, 120)
     lines = []
     for title, verbs in GROUPS.items():
-        lines.append(f"{title}:")
-        for name, verb in verbs.items():
-            head = f"  {name:<17} "
-            lines += textwrap.wrap(head + verb.help, width, subsequent_indent=" " * len(head), break_on_hyphens=False)
-        lines.append("")
+        lines += [f"{title}:", *_columns({name: verb.help for name, verb in verbs.items()}), ""]
     lines += [
         "Run alchemist COMMAND --help for the options of a command.",
         "Paths, addresses and credentials are set by ALCHEMIST_ variables: see README.md.",
     ]
     return "\n".join(lines)
+
+
+def _columns(texts: Mapping[str, str]) -> list[str]:
+    """Return names in one column and their texts in the next, wrapped to the terminal."""
+    width = min(shutil.get_terminal_size().columns - 2, 120)
+    lines = []
+    for name, text in texts.items():
+        head = f"  {name:<17} "
+        lines += textwrap.wrap(head + text, width, subsequent_indent=" " * len(head), break_on_hyphens=False)
+    return lines
 
 
 def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -152,11 +166,7 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> 
     parser.usage = usage_of(command.config)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
     if verb in STAGES:
-        text = (
-            "named set of defaults, which other options override; tiny: fits a laptop; paper_size, paper, paper_exact: the sizes or "
-            "settings of the paper; flux_mini: FLUX-mini"
-        )
-        parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help=f"{text} (default: tiny)")
+        _add_preset_flags(parser, _stage_of(verb))
         parser.add_argument(
             "--slot",
             type=int,
@@ -165,6 +175,40 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> 
             "(default: 0)",
         )
     add_flags(parser, command.config)
+
+
+def _stage_of(verb: str) -> str:
+    return verb.replace("-", "_")
+
+
+def _add_preset_flags(parser: argparse.ArgumentParser, stage: str) -> None:
+    """Add --preset and --recipe to the stages that use them, with a line of help for each choice; refuse their former use."""
+    has_recipes, epilog = stage in RECIPE_STAGES, []
+    if stage in NETWORKS:
+        known = presets_of(stage)
+        text = "size of the networks, as listed below; other options override single values (required)"
+        parser.add_argument("--preset", choices=list(known), default=argparse.SUPPRESS, help=text)
+        lines = {name: f"{preset.hardware}: {preset.networks[stage]}" for name, preset in known.items()}
+        epilog += ["presets:", *_columns(lines), ""]
+    if has_recipes:
+        text = f"scoring rule and window of ranks, as listed below; other options override them (default: {DEFAULT_RECIPE})"
+        parser.add_argument("--recipe", choices=list(RECIPES), default=argparse.SUPPRESS, help=text)
+        epilog += ["recipes:", *_columns({name: recipe.text for name, recipe in RECIPES.items()})]
+    parser.epilog, parser.formatter_class = "\n".join(epilog), argparse.RawDescriptionHelpFormatter
+    if isinstance(parser, Parser):
+        _refuse_former_presets(parser, stage)
+
+
+def _refuse_former_presets(parser: Parser, stage: str) -> None:
+    """Until version 0.1, presets were also recipes, and every stage had them."""
+    has_recipes = stage in RECIPE_STAGES
+    if stage in NETWORKS:
+        exact = "--recipe paper_exact" if has_recipes else "tiny"
+        parser.renamed_values |= {("--preset", "paper_size"): "gpu80", ("--preset", "paper_exact"): exact}
+    elif has_recipes:
+        parser.renamed_flags["--preset"] = "now --recipe"
+    else:
+        parser.renamed_flags["--preset"] = "only an option of train-rater and train-downstream. Omit it"
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
@@ -183,8 +227,8 @@ def _refuse_former_names(parser: Parser, name: str, field: FieldInfo) -> None:
             former = flag_of(mark.name or name, field)
             parser.renamed_values |= {(flag, was): value for value, was in mark.values.items()}
             if former != flag:
-                parser.renamed_flags[former] = flag
-                parser.renamed_flags[former.replace("--", "--no-", 1)] = flag.replace("--", "--no-", 1)
+                parser.renamed_flags[former] = f"now {flag}"
+                parser.renamed_flags[former.replace("--", "--no-", 1)] = f"now {flag.replace('--', '--no-', 1)}"
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
@@ -226,6 +270,20 @@ def _count_ours(arguments: list[str]) -> int:
     return n + (0 if flag != "--role" else 1 if equals else 2)
 
 
+def chosen_preset(options: Mapping[str, Any], stage: str) -> str | None:
+    """Return the preset of a command; None for a command without presets.
+
+    Raises:
+        ConfigError: The stage has presets, and none was chosen: a miniature must be asked for by name.
+    """
+    if stage not in NETWORKS:
+        return None
+    preset: str | None = options.get("preset")
+    if preset is None:
+        raise preset_required(stage)
+    return preset
+
+
 def _number(given: Any) -> float | None:
     """Return the value as a number; None if it is not one, which the config model then refuses."""
     try:
@@ -235,14 +293,16 @@ def _number(given: Any) -> float | None:
 
 
 def read_config(model: type[Config], options: dict[str, Any]) -> Config:
-    """Combine the defaults of the preset with the given options into a validated config."""
-    values: dict[str, Any] = {}
-    if "preset" in options:
-        values = preset_values(
-            options["preset"],
-            options["verb_name"].replace("-", "_"),
-            retention=_number(options.get("policy.retention")),
-        )
+    """Combine the values of preset and recipe with the given options into a validated config.
+
+    Raises:
+        ConfigError: A preset is missing, a preset lacks its weights, or a value is not valid.
+    """
+    stage = _stage_of(options.get("verb_name", ""))
+    preset = chosen_preset(options, stage)
+    values = preset_values(
+        stage, preset=preset, recipe=options.get("recipe"), retention=_number(options.get("policy.retention"))
+    )
     for path, _ in flag_fields(model):
         name = ".".join(path)
         if name in options:
@@ -250,6 +310,8 @@ def read_config(model: type[Config], options: dict[str, Any]) -> Config:
             for part in path[:-1]:
                 place = place.setdefault(part, {})
             place[path[-1]] = options[name]
+    if preset is not None:
+        refuse_missing_weights(preset, stage, values)
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -5,13 +5,14 @@ field may be null.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
 from alchemist_core.cli.flags import flag_fields
 from alchemist_core.config import Formerly
-from alchemist_core.presets import PRESETS
+from alchemist_core.presets import RECIPES, presets_of
 
 Field = dict[str, Any]
 
@@ -24,6 +25,8 @@ SEEDS = "0,1,2"
 SEEDS_TEXT = (
     "Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval"
 )
+PRESET_TEXT = "Size of the networks; empty: as the project file says, which must then name one"
+RECIPE_TEXT = "Scoring rule and window of ranks; empty: ours, rule alignment"
 HEADER = (
     '"""The forms of the DAGs. Written by `make generate` from the config models; a test compares: do not edit."""\n'
 )
@@ -41,7 +44,8 @@ def build_forms() -> dict[str, dict[str, Field]]:
     return {
         "nightly_rescore": _form(IngestConfig, "dataset", "root", "crawl_date"),
         "train_rater": {
-            "preset": _preset(),
+            "preset": _choice("preset", PRESET_TEXT, presets_of("train_rater")),
+            "recipe": _choice("recipe", RECIPE_TEXT, RECIPES),
             **_form(TrainRaterConfig, "dataset", "validation"),
             **_form(TrainRaterConfig, "rule", "seed", "max_train_steps", "max_pairs", is_preset=True),
         },
@@ -54,6 +58,7 @@ def build_forms() -> dict[str, dict[str, Field]]:
             "approve": _switch("approve", "Ask a person before the version is published"),
         },
         "evaluate_subset": {
+            "preset": _choice("preset", PRESET_TEXT, presets_of("train_downstream")),
             **_form(TrainDownstreamConfig, "arms"),
             "seeds": {**_form(TrainDownstreamConfig, "seeds")["seeds"], "default": SEEDS, "description": SEEDS_TEXT},
             **_form(TrainDownstreamConfig, "truth"),
@@ -157,9 +162,11 @@ def _text(default: Any) -> Any:
     return ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
 
 
-def _preset() -> Field:
-    text = "Named set of defaults; other fields override single values"
-    return {"type": "string", "default": "tiny", "title": "Preset", "description": text, "enum": sorted(PRESETS)}
+def _choice(name: str, text: str, choices: Iterable[str]) -> Field:
+    """Return an optional field with fixed choices."""
+    return {
+        "type": ["string", "null"], "default": None, "title": _title(name), "description": text, "enum": [None, *choices],
+    }  # fmt: skip
 
 
 def _switch(name: str, text: str) -> Field:

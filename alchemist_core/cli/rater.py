@@ -31,7 +31,7 @@ from alchemist_core.telemetry import say
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import read_images
 
-NO_RATER = "No raters. Train one: alchemist train-rater --dataset NAME --validation NAME"
+NO_RATER = "No raters. Train one: alchemist train-rater --preset PRESET --dataset NAME --validation NAME"
 
 
 class RaterListConfig(Config):
@@ -130,7 +130,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     rater = find_rater(engine, config.rater)
     if rater is None:
         raise ConfigError(
-            "There is no rater to check. Train a rater: alchemist train-rater --dataset NAME --validation NAME."
+            "There is no rater to check. Train a rater: alchemist train-rater --preset PRESET --dataset NAME --validation NAME."
         )
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
@@ -208,7 +208,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
     rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
         raise ConfigError(
-            "There is no rater to promote. Train a rater: alchemist train-rater --dataset NAME --validation NAME."
+            "There is no rater to promote. Train a rater: alchemist train-rater --preset PRESET --dataset NAME --validation NAME."
         )
     if config.shadow is not None:
         mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())

@@ -42,7 +42,7 @@ from alchemist_core.telemetry import say
 N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
     "selected": "alchemist subset publish {name} --version {version}",
-    "published": "alchemist materialize {name} --version {version}, or alchemist train-downstream {name}",
+    "published": "alchemist materialize {name} --version {version}, or alchemist train-downstream {name} --preset PRESET",
     "superseded": "alchemist subset rollback {name} --version {version} publishes it again; alchemist subset gc removes it",
     "withdrawn": "alchemist subset list shows the other versions; alchemist subset publish {name} --version {version} --reinstate "
     "publishes it again",
@@ -593,7 +593,7 @@ def _gain(row: dict[str, Any], name: str) -> str:
 def _next_compare(config: CompareConfig, result: CompareResult) -> str | None:
     if any(row["n_seeds"] > 1 for row in result.rows):
         return None
-    return f"alchemist train-downstream {config.subset} --seeds 0,1,2; one seed gives no interval"
+    return f"alchemist train-downstream {config.subset} --preset PRESET --seeds 0,1,2; one seed gives no interval"
 
 
 def _next_publish(_config: PublishSubsetConfig, result: PublishSubsetResult) -> str:

@@ -9,7 +9,7 @@ from alchemist_core.config import Config, Words, current_names, former_names, re
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
-from alchemist_core.presets import PRESETS, preset_values
+from alchemist_core.presets import NETWORKS, PRESETS, preset_values, refuse_missing_weights
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 
 M = TypeVar("M", bound=BaseModel)
@@ -80,21 +80,23 @@ class TrialsConfig(Config):
 
     def training_of(self, rater: str, seed: int) -> RaterTrainingConfig:
         """Return the training config of a kind of rater with a seed."""
-        preset = self._preset("train_rater").get("training", {})
-        return _compose(RaterTrainingConfig, preset, self.training, {**RATERS[rater], "seed": seed})
+        return self._composed(RaterTrainingConfig, "train_rater", {**RATERS[rater], "seed": seed})
 
     def model_of(self, **fixed: Any) -> DownstreamConfig:
         """Return the training config of every arm."""
-        return _compose(DownstreamConfig, self._preset("train_downstream").get("model", {}), self.model, fixed)
+        return self._composed(DownstreamConfig, "train_downstream", fixed)
 
     def scenes_of(self, seed: int) -> ScenesConfig:
         """Return the config of a seed's synthetic corpus."""
         return _compose(ScenesConfig, {}, self.scenes, {"seed": seed})
 
-    def _preset(self, stage: str) -> dict[str, Any]:
+    def _composed(self, model: type[M], stage: str, fixed: dict[str, Any]) -> M:
         if self.preset not in PRESETS:
             raise ConfigError(f"--preset {self.preset} is unknown. Presets: {', '.join(PRESETS)}.")
-        return preset_values(self.preset, stage)
+        section = NETWORKS[stage]
+        preset, given = preset_values(stage, preset=self.preset).get(section, {}), getattr(self, section)
+        refuse_missing_weights(self.preset, stage, {section: dict(word.partition("=")[::2] for word in given)})
+        return _compose(model, preset, given, fixed)
 
 
 WORDS_OF: dict[str, type[BaseModel]] = {

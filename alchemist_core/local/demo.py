@@ -19,6 +19,7 @@ from alchemist_core.statistics import gap_closed
 from alchemist_core.telemetry import say
 
 DATASET = "scenes"
+PRESET = "tiny"
 RETENTIONS = (0.2, 0.5)
 # The stored name of the oracle arm; people read and type "oracle".
 ORACLE = "planted"
@@ -49,8 +50,8 @@ class Demo:
     def prepare(self, ingest: Callable[[str, Path, str], None]) -> StackStatus:
         """Generate the corpus, register the validation and test datasets, and start the stack."""
         drawn = draw_scenes(self.corpus, **self.scenes.model_dump())
-        # Publishing a subset triggers an evaluation: limit it to the seeds that the demo compares.
-        os.environ.setdefault("ALCHEMIST_EVALUATE", json.dumps({"seeds": self.seeds}))
+        # Publishing a subset triggers an evaluation: of the demo's size, and limited to the seeds that it compares.
+        os.environ.setdefault("ALCHEMIST_EVALUATE", json.dumps({"preset": PRESET, "seeds": self.seeds}))
         self.say(
             f"corpus: {drawn.n_train:,} training scenes {'reused' if drawn.is_reused else 'generated'} in {self.corpus}"
         )
@@ -72,7 +73,8 @@ class Demo:
                 partition_key=night,
             )
         validation = f"{DATASET}-validation"
-        self.run_dag(airflow, "train_rater", {"dataset": DATASET, "validation": validation, "seed": self.scenes.seed})
+        rater = {"preset": PRESET, "dataset": DATASET, "validation": validation, "seed": self.scenes.seed}
+        self.run_dag(airflow, "train_rater", rater)
         for retention in RETENTIONS:
             self.run_dag(
                 airflow,
@@ -80,6 +82,7 @@ class Demo:
                 {"dataset": DATASET, "retention": retention, "materialize": retention == RETENTIONS[0]},
             )
         comparison = {
+            "preset": PRESET,
             "dataset": DATASET,
             "arms": ARMS,
             "seeds": self.seeds,

@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:
     if not trained:
         raise ConfigError(
             f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
-            f"Run alchemist train-downstream {subset.name} first."
+            f"Run alchemist train-downstream {subset.name} --preset PRESET first."
         )
     protocol_id = store_protocol(engine, metric)
     n_measured = measure_missing(stage_run, metric, protocol_id, trained)

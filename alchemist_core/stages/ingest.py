@@ -476,9 +476,10 @@ def _next(config: IngestConfig, result: IngestResult) -> str | None:
     if not result.n_shards:
         return None
     if config.role == "validation":
-        return f"alchemist train-rater --dataset NAME --validation {name}"
+        return f"alchemist train-rater --preset PRESET --dataset NAME --validation {name}"
     if config.role == "train":
-        return f"alchemist score --dataset {name}; without a rater: alchemist train-rater --dataset {name} --validation NAME"
+        train = f"alchemist train-rater --preset PRESET --dataset {name} --validation NAME"
+        return f"alchemist score --dataset {name}; without a rater: {train}"
     return None
 
 

@@ -251,7 +251,7 @@ def count_decode_workers(n_pairs: int) -> int:
 
 def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
     if result.rater is None:
-        return "alchemist train-rater --dataset NAME --validation NAME"
+        return "alchemist train-rater --preset PRESET --dataset NAME --validation NAME"
     if not result.n_shards:
         return None
     which = f" --dataset {config.dataset}" if config.dataset else ""

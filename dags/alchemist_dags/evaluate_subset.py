@@ -6,7 +6,7 @@
 
 Starts when a subset is published. `plan` queries the store for all subsets without an evaluation, so one run can evaluate several.
 If there are none, the run only writes the report.
-ALCHEMIST_EVALUATE='{"seeds": "0,1,2,3,4"}' sets the form's defaults, which runs for published subsets use.
+ALCHEMIST_EVALUATE='{"preset": "gpu24", "seeds": "0,1,2,3,4"}' sets the form's defaults, which runs for published subsets use.
 Safe to re-run: yes, trained models and stored values are reused.
 Runbook: infra/RUNBOOK.md#evaluate_subset
 """
@@ -40,7 +40,7 @@ def evaluate_subset():
         return alchemist("plan", "evaluate", json=True, **chosen(run, "evaluation", "arms", "seeds"))
 
     def train(run):
-        return alchemist("train-downstream", operand=run.item, **chosen(run, "arms", "seeds", "truth"))
+        return alchemist("train-downstream", operand=run.item, **chosen(run, "preset", "arms", "seeds", "truth"))
 
     def measure(run):
         return alchemist("evaluate", operand=run.item, **chosen(run, "evaluation"))

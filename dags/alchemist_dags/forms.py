@@ -7,7 +7,8 @@ FORMS = {
         "crawl_date": {'type': ['string', 'null'], 'default': None, 'title': 'Crawl date', 'format': 'date', 'description': "Ingest only shards of this crawl date (YYYY-MM-DD): the dated folder in a shard's path, or this date if there is none"},
     },
     "train_rater": {
-        "preset": {'type': 'string', 'default': 'tiny', 'title': 'Preset', 'description': 'Named set of defaults; other fields override single values', 'enum': ['flux_mini', 'paper', 'paper_exact', 'paper_size', 'tiny']},
+        "preset": {'type': ['string', 'null'], 'default': None, 'title': 'Preset', 'description': 'Size of the networks; empty: as the project file says, which must then name one', 'enum': [None, 'tiny', 'gpu24', 'gpu80', 'paper']},
+        "recipe": {'type': ['string', 'null'], 'default': None, 'title': 'Recipe', 'description': 'Scoring rule and window of ranks; empty: ours, rule alignment', 'enum': [None, 'ours', 'paper', 'paper_exact', 'learnability']},
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset that the rater learns to rate', 'minLength': 1},
         "validation": {'type': 'string', 'title': 'Validation', 'description': 'Validation dataset: samples like those that downstream models should be good at', 'minLength': 1},
         "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': "Scoring rule. alignment: how much lower a sample's loss is under the proxy that also trains on validation data (Eq. 6). loss: a low loss under that proxy (Eq. 9). learnability: how much further training on validation data alone lowers a proxy's loss; it trains no rater network; empty: the value of the preset", 'enum': [None, 'alignment', 'loss', 'learnability']},
@@ -33,6 +34,7 @@ FORMS = {
         "approve": {'type': 'boolean', 'default': False, 'title': 'Approve', 'description': 'Ask a person before the version is published'},
     },
     "evaluate_subset": {
+        "preset": {'type': ['string', 'null'], 'default': None, 'title': 'Preset', 'description': 'Size of the networks; empty: as the project file says, which must then name one', 'enum': [None, 'tiny', 'gpu24', 'gpu80', 'paper', 'flux_mini']},
         "arms": {'type': 'string', 'default': 'subset,random', 'title': 'Arms', 'description': 'Arms, separated by commas: subset, random (same size), minus_loss (ranked without a rater, by a low loss under a model that is trained on the validation dataset), oracle (samples known to be good), full'},
         "seeds": {'type': 'string', 'default': '0,1,2', 'title': 'Seeds', 'description': 'Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval'},
         "truth": {'type': ['string', 'null'], 'default': None, 'title': 'Truth', 'description': 'truth.parquet of a synthetic corpus, with the kind of each sample; required by arm oracle'},

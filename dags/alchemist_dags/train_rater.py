@@ -3,7 +3,8 @@
     train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish
 
 Safe to re-run: yes, a killed training resumes from its last checkpoint. The first rater of a store needs no approval.
-Weekly runs: ALCHEMIST_TRAIN_WEEKLY='{"dataset": "web", "validation": "goal"}' schedules them and sets the form's defaults.
+Weekly runs: ALCHEMIST_TRAIN_WEEKLY='{"preset": "gpu24", "dataset": "web", "validation": "goal"}' schedules them and sets the
+form's defaults.
 Runbook: infra/RUNBOOK.md#train_rater
 """
 

@@ -39,11 +39,11 @@ AWAY = "postgresql://nobody@127.0.0.1:1/none"
 # A valid command line of each command that opens the store.
 OPENS_STORE = (
     "ingest --dataset new --root {f}/empty",
-    "train-rater --dataset scenes --validation v",
+    "train-rater --preset tiny --dataset scenes --validation v",
     "score --dataset scenes",
     "select --dataset scenes --retention 0.2",
     "materialize half",
-    "train-downstream half",
+    "train-downstream half --preset tiny",
     "evaluate half --evaluation t",
     "report",
     "rater certify newest",
@@ -224,7 +224,7 @@ LIMITED = (
     "report --out {f}/page.html",
     "db backup {f}/full-backup",
     "materialize half",
-    "train-downstream half --num-train-epochs 1",
+    "train-downstream half --preset tiny --num-train-epochs 1",
 )
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.forms import render_forms
-from alchemist_core.errors import FINAL_EXIT_CODES
+from alchemist_core.errors import FINAL_EXIT_CODES, ConfigError
 
 from .conftest import DAGS, NAMES
 
@@ -53,19 +53,26 @@ HOSTILE = [
 
 FILLED = {
     "nightly_rescore": {"dataset": "crawl", "root": "/data/crawl", "crawl_date": "2026-01-02"},
-    "train_rater": {"dataset": "crawl", "validation": "wanted", "preset": "paper", "rule": "loss", "seed": 3, "max_train_steps": 100},
+    "train_rater": {
+        "preset": "tiny", "recipe": "paper", "dataset": "crawl", "validation": "wanted", "rule": "loss", "seed": 3,
+        "max_train_steps": 100,
+    },
     "build_subset": {
         "dataset": "crawl", "name": "best", "retention": 0.25, "strategy": "shift_gsample", "drop_top_ratio": 0,
         "mean_rank": 0.6, "std_rank": 0.1, "start_rank": None, "seed": 0, "rater": "newest", "materialize": True, "dry_run": False,
         "approve": True,
     },
     "evaluate_subset": {
-        "arms": "subset,random,planted", "seeds": "0,1,2", "truth": "/data/truth.parquet", "evaluation": "heldout",
+        "preset": "tiny", "arms": "subset,random,planted", "seeds": "0,1,2", "truth": "/data/truth.parquet", "evaluation": "heldout",
         "dataset": "crawl",
     },
     "maintenance": {},
 }  # fmt: skip
-REQUIRED = {"train_rater": {"dataset": "crawl", "validation": "wanted"}, "build_subset": {"dataset": "crawl"}}
+REQUIRED = {
+    "train_rater": {"preset": "tiny", "dataset": "crawl", "validation": "wanted"},
+    "build_subset": {"dataset": "crawl"},
+    "evaluate_subset": {"preset": "tiny"},
+}
 
 
 def ours(name):
@@ -277,6 +284,17 @@ def test_every_command_is_accepted_by_the_command_line(dag, is_filled):
         options = vars(build_parser(words).parse_args(words))
         read_config(options["command"].config, options)
         assert program == "alchemist"
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"), [("train_rater", "train_rater"), ("evaluate_subset", "train_downstream")]
+)
+def test_a_training_without_a_preset_passes_none_and_is_refused_with_the_list(dags, dag_id, task_id):
+    dag = dags[dag_id]
+    _, *words = command(dag.get_task(task_id), form(dag, {**REQUIRED[dag_id], "preset": None}))
+    options = vars(build_parser(words).parse_args(words))
+    with pytest.raises(ConfigError, match=r"requires --preset.*\n  tiny .*\n  gpu24 "):
+        read_config(options["command"].config, options)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=[repr(value[:12]) for value in HOSTILE])

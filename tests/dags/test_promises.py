@@ -31,7 +31,7 @@ LINES = {
         find_duplicates duplicates find
     """,
     "train_rater": """
-        train_rater train-rater --preset=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --max-train-steps=100
+        train_rater train-rater --preset=tiny --recipe=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --max-train-steps=100
         certify rater certify -- newest
         plan plan score --json --dataset=crawl --rater=newest
         score score --dataset=crawl --rater=newest --slot=1
@@ -50,7 +50,7 @@ LINES = {
     """,
     "evaluate_subset": """
         plan plan evaluate --json --evaluation=heldout --arms=subset,random,planted --seeds=0,1,2
-        train_downstream train-downstream --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet -- best
+        train_downstream train-downstream --preset=tiny --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet -- best
         evaluate evaluate --evaluation=heldout -- best
         check_evaluation check --suite=evaluation --subset=best
         report report --dataset=crawl
@@ -163,7 +163,7 @@ def test_a_rater_is_trained_weekly_only_where_its_form_is_given(dags, monkeypatc
     ("key", "refusal"),
     [
         ("n_steps", r"^Former key in ALCHEMIST_TRAIN_WEEKLY: n_steps is now max_train_steps\.$"),
-        ("steps", r"^Unknown key in ALCHEMIST_TRAIN_WEEKLY: 'steps'\. Allowed: preset, dataset, .*\.$"),
+        ("steps", r"^Unknown key in ALCHEMIST_TRAIN_WEEKLY: 'steps'\. Allowed: preset, recipe, dataset, .*\.$"),
     ],
 )
 @pytest.mark.usefixtures("dags")
@@ -178,8 +178,10 @@ def test_subsets_are_built_on_demand_and_evaluated_when_one_is_published(dags, m
     announced = {asset.uri for task in dags["build_subset"].tasks for asset in task.outlets}
     assert [asset.uri for asset in dags["evaluate_subset"].schedule] == list(announced)
     assert [task.task_id for task in dags["build_subset"].tasks if task.outlets] == ["publish"]
-    dag = load("evaluate_subset", monkeypatch, ALCHEMIST_EVALUATE='{"seeds": "0,1,2,3,4"}').evaluate_subset()
-    assert (dag.params["seeds"], dag.params["arms"]) == ("0,1,2,3,4", "subset,random")
+    dag = load(
+        "evaluate_subset", monkeypatch, ALCHEMIST_EVALUATE='{"preset": "gpu24", "seeds": "0,1"}'
+    ).evaluate_subset()
+    assert (dag.params["preset"], dag.params["seeds"], dag.params["arms"]) == ("gpu24", "0,1", "subset,random")
 
 
 def test_a_task_for_a_device_may_last_days_and_any_other_half_a_day(dag):

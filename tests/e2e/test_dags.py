@@ -67,6 +67,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     with receiving() as receiver, pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALCHEMIST_HOME", str(home))
         patch.setenv("ALCHEMIST_NOTIFY_URL", receiver.url)
+        patch.setenv("ALCHEMIST_EVALUATE", '{"preset": "tiny"}')
         load_settings.cache_clear()
         for name, part, role in (("v", "validation", "validation"), ("t", "test", "evaluation")):
             ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
@@ -82,7 +83,7 @@ def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
     night = {"dataset": "scenes", "root": str(corpus / "train")}
     life.states["a night with no rater"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[0])
     life.states["the first rater"] = airflow.run(
-        "train_rater", {"dataset": "scenes", "validation": "v", "max_train_steps": N_STEPS}
+        "train_rater", {"preset": "tiny", "dataset": "scenes", "validation": "v", "max_train_steps": N_STEPS}
     )
     life.states["a night"] = airflow.run("nightly_rescore", night, partition_key=NIGHTS[1])
     life.states["an empty night, without a logical date"] = airflow.run(

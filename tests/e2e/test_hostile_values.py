@@ -27,18 +27,18 @@ PICTURES = Path(".alchemist/screenshots")
 # Every text field of every form, with valid values for the other fields.
 FIELDS: dict[str, tuple[str, ...]] = {
     "nightly_rescore": ("dataset", "root", "crawl_date"),
-    "train_rater": ("dataset", "validation", "preset", "rule", "seed", "max_train_steps", "max_pairs"),
+    "train_rater": ("dataset", "validation", "preset", "recipe", "rule", "seed", "max_train_steps", "max_pairs"),
     "build_subset": (
         "dataset", "retention", "name", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater",
     ),
-    "evaluate_subset": ("arms", "seeds", "truth", "evaluation", "dataset"),
+    "evaluate_subset": ("preset", "arms", "seeds", "truth", "evaluation", "dataset"),
     "maintenance": (),
 }  # fmt: skip
 VALID = {
     "nightly_rescore": {"dataset": "nowhere"},
-    "train_rater": {"dataset": "nowhere", "validation": "nowhere"},
+    "train_rater": {"preset": "tiny", "dataset": "nowhere", "validation": "nowhere"},
     "build_subset": {"dataset": "nowhere"},
-    "evaluate_subset": {},
+    "evaluate_subset": {"preset": "tiny"},
     "maintenance": {},
 }
 TYPED = [("35", False), ("1.5", False), ("0", False), ("-1", False), ("20%", True), ("0.35", True)]

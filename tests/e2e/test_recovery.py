@@ -83,7 +83,9 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     kill(int((server.data_dir / "postmaster.pid").read_text().split()[0]))
     airflow.wait("nightly_rescore", run_id, timeout_s=400, on_progress=print)
 
-    run_id = airflow.trigger("train_rater", {"dataset": "scenes", "validation": "v", "max_train_steps": N_STEPS})
+    run_id = airflow.trigger(
+        "train_rater", {"preset": "tiny", "dataset": "scenes", "validation": "v", "max_train_steps": N_STEPS}
+    )
     job = wait_for_run(engine, "train_rater")
     kill(read_state(home).children["scheduler"].pid)
     airflow.wait("train_rater", run_id, timeout_s=600, on_progress=print)

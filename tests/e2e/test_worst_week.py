@@ -214,7 +214,8 @@ def prepare(folder: Path, alchemist: Terminal) -> Supply:
     alchemist("ingest", "--dataset", "v", "--root", str(folder / "a" / "validation"), "--role", "validation")
     for name in CLEAN:
         alchemist("ingest", "--dataset", name, "--root", str(folder / name / "train"), "--crawl-date", DAYS[0])
-    alchemist("train-rater", "--dataset", "a", "--validation", "v", "--max-train-steps", "4", "--batch-size", "16")
+    steps = ("--max-train-steps", "4", "--batch-size", "16")
+    alchemist("train-rater", "--preset", "tiny", "--dataset", "a", "--validation", "v", *steps)
     alchemist("rater", "promote", "--without-acceptance", "a week of its own")
     run_calm_night(alchemist, DAYS[0])
     return Supply(folder / "supply" / "train")

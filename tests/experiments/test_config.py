@@ -35,7 +35,7 @@ def test_a_whole_corpus_or_none_is_taken(given: dict[str, str]) -> None:
 
 
 def test_recipes_come_from_the_preset_then_from_the_given_fields() -> None:
-    config = TrialsConfig(preset="paper", training=("max_train_steps=7",), model=("width=32",), scenes=("n_train=9",))
+    config = TrialsConfig(training=("max_train_steps=7",), model=("width=32",), scenes=("n_train=9",))
     training = config.training_of("alignment", 3)
     # Options of an arm override the preset of its rater.
     assert (training.rule, training.max_train_steps, training.seed) == ("alignment", 7, 3)
@@ -53,6 +53,8 @@ def test_recipes_come_from_the_preset_then_from_the_given_fields() -> None:
         ({"training": ("max_train_steps=0",)}, "greater than or equal to 1"),
         ({"training": ("seed=7",)}, "seed: set by the experiment itself"),
         ({"preset": "huge"}, "--preset huge is unknown. Presets: tiny"),
+        ({"preset": "flux_mini"}, "train-rater has no preset 'flux_mini'"),
+        ({"preset": "gpu24", "training": ("text_encoder=words",)}, "needs weights.*\\n  --tokenizer-weights: "),
     ],
 )
 def test_a_wrong_recipe_names_the_field(given: dict[str, Any], message: str) -> None:

@@ -27,14 +27,17 @@ from tests.faults.crash_points import POINTS, CrashPoint, command_of, points_of
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 
 SEEDS = range(int(os.environ.get("ALCHEMIST_TEST_CRASH_SEEDS", "8")))
-NAME, TRAINED = "scenes-auto-r50", ("--num-train-epochs", "2", "--batch-size", "16", "--checkpointing-steps", "2")
+NAME, TRAINED = (
+    "scenes-auto-r50",
+    ("--preset", "tiny", "--num-train-epochs", "2", "--batch-size", "16", "--checkpointing-steps", "2"),
+)
 CHAIN = (
     ("ingest", "--dataset", "v", "--root", "CORPUS/validation", "--role", "validation"),
     ("ingest", "--dataset", "t", "--root", "CORPUS/test", "--role", "evaluation"),
     ("ingest", "--dataset", "scenes", "--root", "CORPUS/train"),
     (
-        "train-rater", "--dataset", "scenes", "--validation", "v", "--proxy-warmup-steps", "4", "--max-train-steps", "6",
-        "--batch-size", "16", "--checkpointing-steps", "3",
+        "train-rater", "--preset", "tiny", "--dataset", "scenes", "--validation", "v", "--proxy-warmup-steps", "4",
+        "--max-train-steps", "6", "--batch-size", "16", "--checkpointing-steps", "3",
     ),
     ("rater", "promote", "--without-acceptance", "a few steps, for tests"),
     ("score", "--dataset", "scenes"),

@@ -28,7 +28,16 @@ CHAIN = (
     ("select", "--dataset", "scenes", "--retention", "0.5"),
     ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "scenes-auto-r50", "--shard-size", "20"),
-    ("train-downstream", "scenes-auto-r50", "--num-train-epochs", "2", "--checkpointing-steps", "3"),
+    (
+        "train-downstream",
+        "scenes-auto-r50",
+        "--preset",
+        "tiny",
+        "--num-train-epochs",
+        "2",
+        "--checkpointing-steps",
+        "3",
+    ),
     ("evaluate", "scenes-auto-r50"),
 )
 
@@ -119,6 +128,8 @@ def prepare(store: TrainedStore, corpus: Path) -> None:
     finish(
         (
             "train-rater",
+            "--preset",
+            "tiny",
             "--dataset",
             "scenes",
             "--validation",

@@ -320,7 +320,7 @@ TINY = "--proxy-warmup-steps 2 --max-train-steps 2 --batch-size 32 --softmax-gro
     [
         ((), "score --dataset scenes"),
         ((), "rater certify --max-pairs 64"),
-        (TWO_PROCESSES, f"train-rater --dataset scenes --validation v --seed 7 {TINY}"),
+        (TWO_PROCESSES, f"train-rater --preset tiny --dataset scenes --validation v --seed 7 {TINY}"),
     ],
 )
 def test_a_stage_waits_for_its_device_before_it_loads_a_model(launcher: Sequence[str], words: str) -> None:

@@ -80,10 +80,10 @@ def test_a_preview_counts_members_that_a_cap_of_sources_cannot_hold(store: Engin
     assert all(0 < int(text.split()[0]) < n_without for text in told)
 
 
-def test_the_preset_paper_selects_80_percent_and_warns_that_nesting_ends(
+def test_the_recipe_paper_selects_80_percent_and_warns_that_nesting_ends(
     store: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    select = "select --dataset web,books --preset paper --json --retention"
+    select = "select --dataset web,books --recipe paper --json --retention"
     found = {}
     for retention in ("0.5", "0.8"):
         assert main([*select.split(), retention]) == 0

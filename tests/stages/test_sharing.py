@@ -107,7 +107,7 @@ def test_two_subsets_train_and_measure_what_they_share_once() -> None:
     publish_night(PublishNightConfig(dataset="scenes"))
     for name, retention in (("a", 0.3), ("b", 0.5)):
         select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": {"retention": retention}}))
-    words = ("--arms", "minus_loss,full,random", *MODEL)
+    words = ("--preset", "tiny", "--arms", "minus_loss,full,random", *MODEL)
     wait_for(
         command("train-downstream", "a", *words, launcher=TWO_PROCESSES),
         command("train-downstream", "b", *words),

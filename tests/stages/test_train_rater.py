@@ -65,7 +65,7 @@ def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], ob
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in FEW.items()]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "alchemist_core",
-        "train-rater", "--dataset", "scenes", "--validation", "v", *flags,
+        "train-rater", "--preset", "tiny", "--dataset", "scenes", "--validation", "v", *flags,
     ]  # fmt: skip
     for _ in range(2):  # Again: the rater that exists is found by both.
         done = subprocess.run(

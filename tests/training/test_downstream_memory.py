@@ -165,7 +165,7 @@ def test_a_checkpoint_from_before_these_fields_resumes(
     [
         ({}, "39486ac41ec5c64b"),
         ({"seed": 3, "num_train_epochs": 2, "width": 32, "ema_decay": 0.9}, "08d2fa7b135da28a"),
-        (preset_values("flux_mini", "train_downstream")["model"], "b9d1e83fdab37ee2"),
+        (preset_values("train_downstream", preset="flux_mini")["model"], "b9d1e83fdab37ee2"),
     ],
 )
 def test_what_was_trained_before_these_fields_is_found_again(fields: dict[str, object], identity: str) -> None:

@@ -83,8 +83,9 @@ def test_a_rater_larger_than_its_proxy_cannot_start_from_it() -> None:
         RaterTrainingConfig(rater_width=128, proxy_width=64)
 
 
-def test_the_preset_of_the_paper_s_size_builds_the_paper_s_networks() -> None:
-    values = preset_values("paper_size", "train_rater")["training"] | {
+@pytest.mark.parametrize("preset", ["gpu80", "paper"])
+def test_a_preset_of_the_paper_s_size_builds_the_paper_s_networks(preset: str) -> None:
+    values = preset_values("train_rater", preset=preset)["training"] | {
         "tokenizer_weights": "vae.pth",
         "text_encoder": "clip:x",
     }
