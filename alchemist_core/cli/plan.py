@@ -15,6 +15,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions
 from alchemist_core.notifications import code_span
+from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.comparison import ArmNames
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset
@@ -274,6 +275,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
     checks = rater.acceptance_report.get("checks", [])
     measured = [check for check in checks if check["value"] is not None]
     lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
+    lines += [f"- Warning: {code_span(warning)}" for warning in warnings_of(rater.acceptance_report)]
     accepted = (
         "acceptance checks passed" if rater.acceptance_report.get("is_certified") else "acceptance checks NOT passed"
     )

@@ -12,6 +12,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, 
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
 from alchemist_core.project import load_project
+from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
@@ -26,8 +27,8 @@ from alchemist_core.store.raters import (
     record_acceptance_report,
 )
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_samples
-from alchemist_core.telemetry import say
+from alchemist_core.store.samples import median_image_side, read_training_samples
+from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.sample_reading import read_images
 
@@ -142,7 +143,10 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
     hold_device(stage_run, is_on_cpu=True)
     twin = find_twin(engine, rater, lambda training: current_names(RaterTrainingConfig, training))
-    checks, failed = _examine(rater, twin, training, (images, captions))
+    trained_on = find_dataset(engine, rater.config["dataset"])
+    checks, failed = _examine(rater, twin, (images, captions), median_image_side(engine, trained_on.dataset_id))
+    for warning in warnings_of({"checks": checks}):
+        warn(f"{warning}.")
     record_acceptance_report(engine, rater, checks, is_certified=not failed, actor=current_actor())
     if failed:
         lines = "".join(f"\n  {line}" for line in failed)
@@ -154,17 +158,19 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
 
 
 def _examine(
-    rater: RaterRow, twin: RaterRow | None, training: RaterTrainingConfig, clean: Any
+    rater: RaterRow, twin: RaterRow | None, clean: Any, median_side: int | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    from alchemist_core.training.acceptance_report import Training, certify, failures  # noqa: PLC0415  imports torch
+    from alchemist_core.training.acceptance_report import Training, certify, check_resolution, failures  # noqa: PLC0415  imports torch
     from alchemist_core.training.samples import Samples  # noqa: PLC0415  as above
     from alchemist_core.training.scoring import Scorer  # noqa: PLC0415  as above
 
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
+    training, limits = RaterTrainingConfig.from_stored(rater.config["training"]), load_project().acceptance
     checks = certify(
         scorers[0], Samples(*clean), Training(rater.acceptance_report, training.rule, training.group_size),
-        twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer, limits=load_project().acceptance,
+        twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer, limits=limits,
     )  # fmt: skip
+    checks.append(check_resolution(training.resolution, rater.config["dataset"], median_side, limits))
     return [check.as_json() for check in checks], failures(checks)
 
 
@@ -174,7 +180,8 @@ def _check_value(value: float | None) -> str:
 
 def _check_bounds(check: dict[str, Any]) -> str:
     bounds = (("≥", check["low"]), ("≤", check["high"]))
-    return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "anything"
+    text = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    return text or ("anything" if check["warns_from"] is None else f"anything; warns from {check['warns_from']:g} on")
 
 
 class PromoteConfig(Config):
@@ -224,6 +231,8 @@ def promote(config: PromoteConfig) -> PromoteResult:
         )
     if before is None:
         say("There was no rater in production: the first one needs no approval.")
+    for warning in warnings_of(rater.acceptance_report):
+        warn(f"{warning}.")
     said = approval(config.approved_by, config.comment)
     promote_rater(engine, rater, actor=current_actor(), reason=config.without_acceptance, said=said)
     return PromoteResult(rater=rater.name, was=before.name if before else None)

@@ -1,4 +1,7 @@
-"""Bounds of a rater's acceptance report, as settings of the project file: `[acceptance]`."""
+"""Bounds of a rater's acceptance report, as settings of the project file: `[acceptance]`; and the warnings in a stored report."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
@@ -39,6 +42,21 @@ class AcceptanceLimits(Section):
     min_caption_auc: float = Field(
         0.55, ge=0, le=1, description="AUC of a sample's own caption against another sample's"
     )
+    warn_resolution_ratio: float = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Median side of the images as a multiple of the rater's resolution, from which on the report warns; it never fails",
+    )
     min_rank_stability: float = Field(
         0.5, ge=-1, le=1, description="Spearman correlation with a rater of another seed, if one was trained"
     )
+
+
+def warnings_of(acceptance_report: Mapping[str, Any]) -> list[str]:
+    """Return the warnings of a stored acceptance report: the notes of the checks that warn, which fail nothing.
+
+    >>> warnings_of({"checks": [{"name": "a", "note": "Small.", "is_warning": True}, {"name": "b", "note": "", "is_ok": False}]})
+    ['Small.']
+    """
+    return [str(check["note"]) for check in acceptance_report.get("checks", []) if check.get("is_warning")]

@@ -161,6 +161,8 @@ class ReportContent:
     title: str
     made_at: datetime
     facts: Sequence[Fact] = ()
+    warnings: Sequence[str] = ()
+    """Of the production rater; without a full stop."""
     scores: Histogram | None = None
     ranks: Histogram | None = None
     subsets: Sequence[SubsetContent] = ()

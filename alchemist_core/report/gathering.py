@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
 from alchemist_core.errors import DataError
+from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
@@ -58,6 +59,7 @@ def gather_content(
         title=f"Curation of {dataset or 'every training dataset'}",
         made_at=made_at,
         facts=_facts(dataset, rater, snapshot),
+        warnings=warnings_of(rater.acceptance_report) if rater else (),
         scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
         ranks=Histogram.of(snapshot.rank_N, bounds=(0.0, 1.0)) if snapshot else None,
         subsets=[_subset(engine, row) for row in subsets],

@@ -59,6 +59,13 @@ def read_training_samples(engine: Engine, dataset_id: int, *, max_pairs: int | N
         )
 
 
+def median_image_side(engine: Engine, dataset_id: int) -> int | None:
+    """Return the median of the shorter side of a dataset's images in pixels, from some of its shards; None without samples."""
+    with engine.connect() as connection:
+        side: int | None = connection.execute(load_query("median_image_side"), {"dataset_id": dataset_id}).scalar_one()
+    return side
+
+
 def read_first_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequence[LocatedSample]:
     """Return the first live location of each sample; samples without one (taken down, shard retired) are absent."""
     with engine.begin() as connection:

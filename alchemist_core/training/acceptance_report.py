@@ -68,13 +68,14 @@ _OTHER_SHAPE = 32
 
 
 class HealthCheck(NamedTuple):
-    """One check of a rater: the measured value and its bounds; None is no bound."""
+    """One check of a rater: the measured value and its bounds; None is no bound. From `warns_from` on it warns, but does not fail."""
 
     name: str
     value: float | None
     low: float | None
     high: float | None
     note: str = ""
+    warns_from: float | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -84,9 +85,14 @@ class HealthCheck(NamedTuple):
         above = self.low is None or self.value >= self.low
         return above and (self.high is None or self.value <= self.high)
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether the value is one to warn of."""
+        return self.value is not None and self.warns_from is not None and self.value >= self.warns_from
+
     def as_json(self) -> dict[str, Any]:
         """Return the check as the acceptance report stores it."""
-        return {**self._asdict(), "is_ok": self.is_ok}
+        return {**self._asdict(), "is_ok": self.is_ok, "is_warning": self.is_warning}
 
 
 class SampleScorer(Protocol):
@@ -231,6 +237,26 @@ def _stability(
         return HealthCheck("rank_stability", None, least, None, note)
     same = spearman(score_N, twin.score(clean.image_NHWC, clean.captions))
     return HealthCheck("rank_stability", same, least, None, "Spearman with a rater of another seed, over clean samples")
+
+
+def check_resolution(
+    resolution: int, dataset: str, median_side: int | None, limits: AcceptanceLimits | None = None
+) -> HealthCheck:
+    """Compare the side of the images that the rater reads with the dataset's: small copies hide what only full size shows.
+
+    >>> check_resolution(16, "web", 512).is_warning, check_resolution(256, "web", 512).is_warning
+    (True, False)
+    """
+    warns_from = (limits or AcceptanceLimits()).warn_resolution_ratio
+    if median_side is None:
+        return HealthCheck(
+            "resolution_ratio", None, None, None, f"not measured: {dataset} has no samples left", warns_from
+        )
+    note = (
+        f"The rater reads images of {resolution} px, but the median side of those of {dataset} is {median_side:,} px: "
+        "what only shows at full size does not influence a score"
+    )
+    return HealthCheck("resolution_ratio", median_side / resolution, None, None, note, warns_from)
 
 
 def failures(checks: Sequence[HealthCheck]) -> list[str]:

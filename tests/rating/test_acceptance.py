@@ -9,7 +9,7 @@ BOUNDS = {
     "min_score_spread": (1e-6, 0, 1e30), "max_loss_correlation": (0.98, 0, 1), "min_effective_samples": (1.5, 0, 10**6),
     "max_effective_ratio": (0.999, 0, 1), "min_entropy_ratio": (0.05, 0, 1), "max_entropy_ratio": (0.9999, 0, 1),
     "min_plain_auc": (0.7, 0, 1), "min_chaotic_auc": (0.7, 0, 1), "min_caption_auc": (0.55, 0, 1),
-    "min_rank_stability": (0.5, -1, 1),
+    "warn_resolution_ratio": (4, 1, 1000), "min_rank_stability": (0.5, -1, 1),
 }  # fmt: skip
 
 

@@ -135,6 +135,12 @@ def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
     assert any("strategy shift_gsample drops those" in text for text in outline.text)
 
 
+def test_a_warning_about_the_production_rater_is_shown_at_the_top():
+    page = page_of(warnings=["Small < large"])
+    assert page.index("Small &lt; large.") < page.index("<main>")
+    assert 'class="warning"' not in page_of()
+
+
 def test_an_experiment_shows_its_expectation_its_table_and_its_figures(content, outline):
     (experiment,) = content.experiments
     assert set(experiment.notes) <= {text.strip() for text in outline.text}

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.plan import PlanPromoteConfig, plan_promote
 from alchemist_core.cli.rater import CertifyConfig, PromoteConfig, certify, promote
 from alchemist_core.errors import CheckFailedError
+from alchemist_core.report.gathering import gather_content
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
@@ -105,6 +108,28 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     assert rater.acceptance_report["is_certified"] is False
     assert {check["name"] for check in rater.acceptance_report["checks"]} >= {"batch_invariance", "rank_stability"}
     assert rater.acceptance_report["n_steps"] == 10
+
+
+def test_a_rater_that_reads_far_smaller_images_than_there_are_says_so_wherever_it_is_judged(
+    ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images have sides of 32 px: 4 times the resolution of the first rater, twice that of the second."""
+    ingest_corpus()
+    told = "images of 8 px, but the median side of those of scenes is 32 px"
+    for resolution, is_warning in ((8, True), (16, False)):
+        name = train(resolution=resolution).rater
+        with pytest.raises(CheckFailedError) as failed:
+            certify(CertifyConfig(max_pairs=100))
+        assert "resolution_ratio" not in str(failed.value)
+        rater = find_rater(open_store(), name)
+        assert rater is not None
+        (check,) = (check for check in rater.acceptance_report["checks"] if check["name"] == "resolution_ratio")
+        assert (check["value"], check["is_ok"], check["is_warning"]) == (32 / resolution, True, is_warning)
+        assert (told in plan_promote(PlanPromoteConfig()).question) is is_warning
+        promote(PromoteConfig(without_certificate="tried on purpose"))
+        assert capsys.readouterr().err.count(told) == 2 * is_warning, "by certify, and by promote"
+        content = gather_content(open_store(), "scenes", made_at=datetime.now(UTC), on_progress=lambda *_: None)
+        assert any(told in warning for warning in content.warnings) is is_warning
 
 
 def test_a_rater_of_another_seed_measures_the_stability_of_ranks(
