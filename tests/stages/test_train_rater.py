@@ -126,7 +126,7 @@ def test_a_rater_that_reads_far_smaller_images_than_there_are_says_so_wherever_i
         (check,) = (check for check in rater.acceptance_report["checks"] if check["name"] == "resolution_ratio")
         assert (check["value"], check["is_ok"], check["is_warning"]) == (32 / resolution, True, is_warning)
         assert (told in plan_promote(PlanPromoteConfig()).question) is is_warning
-        promote(PromoteConfig(without_certificate="tried on purpose"))
+        promote(PromoteConfig(without_acceptance="tried on purpose"))
         assert capsys.readouterr().err.count(told) == 2 * is_warning, "by certify, and by promote"
         content = gather_content(open_store(), "scenes", made_at=datetime.now(UTC), on_progress=lambda *_: None)
         assert any(told in warning for warning in content.warnings) is is_warning
