@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
@@ -343,7 +344,8 @@ def _require_publishable(connection: Connection, subset: SubsetRow, otherwise: s
         raise ConfigError(
             f"{subset.title} was selected from {names}, which was removed. Select again without it.{otherwise}"
         )
-    if not has_members(connection, subset.subset_id):
+    # The caller holds the name's lock, which garbage collection needs before it removes either of them.
+    if not (has_members(connection, subset.subset_id) and artifact_path(subset.manifest_uri).is_file()):
         raise DataError(
             f"The members of {subset.title} were garbage-collected while it was being published. Publish it again."
         )

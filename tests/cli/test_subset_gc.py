@@ -18,7 +18,7 @@ from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
-from alchemist_core.store.subsets import find_subset, note_copy, store_members
+from alchemist_core.store.subsets import find_subset, note_copy, publish_subset, store_members
 from alchemist_core.subsets.materialized import remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
@@ -81,6 +81,17 @@ def test_what_gc_removed_can_be_published_again(versions: Engine) -> None:
     run_publish(1)
     assert members(versions, 1) == wanted
     assert current(versions).version == 1
+
+
+def test_a_version_whose_manifest_gc_removes_while_it_is_being_published_is_not_published(versions: Engine) -> None:
+    superseded = find_subset(versions, NAME, version=1)
+    manifest, before = load_manifest(versions, superseded), current(versions)
+    collect(dry_run=False)
+    with pytest.raises(DataError, match="garbage-collected while it was being published. Publish it again"):
+        publish_subset(versions, superseded, manifest, actor="test")
+    assert current(versions) == before
+    run_publish(1)
+    assert members(versions, 1) == set(manifest.pair_hashes())
 
 
 def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Engine, database_url: str) -> None:
