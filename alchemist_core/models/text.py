@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, CLIPTextModel
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.extras import missing_library
@@ -166,6 +165,8 @@ class MiniLm:
     dim, n_tokens = 384, 32
 
     def __init__(self, device: str = "cpu") -> None:
+        from transformers import AutoModel  # noqa: PLC0415  seconds that hashed words need not pay
+
         os.environ["HF_HUB_OFFLINE"] = "1"
         folder = minilm_folder()
         self._tokenizer = _load_tokenizer(folder, self.n_tokens)
@@ -196,6 +197,8 @@ class Clip:
     """
 
     def __init__(self, source: str, device: str = "cpu") -> None:
+        from transformers import CLIPTextModel  # noqa: PLC0415  seconds that hashed words need not pay
+
         name, model_folder, tokenizer_folder = _clip_place(source)
         try:
             self._model = _freeze(CLIPTextModel.from_pretrained(name, subfolder=model_folder), device)
@@ -263,6 +266,8 @@ def _forward(model: Any, ids_B: list[list[int]], length: int, *, padding: int) -
 
 
 def _load_tokenizer(source: str, n_tokens: int, **place: str) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415  seconds that hashed words need not pay
+
     tokenizer = AutoTokenizer.from_pretrained(source, **place)
     # Threads share the tokenizer, and its truncation state must not change while another thread uses it: it is set here, once.
     _read_words(tokenizer, [""], n_tokens)
