@@ -126,9 +126,9 @@ class Store:
         line = [sys.executable, "-m", "alchemist_core", *command.split(), "--json", *arguments]
         # Standard output goes to a file: while this process follows the log lines, a full pipe would block the command.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
-            exit_code, said = self._follow(line, printed, on_progress)
+            exit_code, lines = self._follow(line, printed, on_progress)
             if exit_code != 0:
-                raise _error_of(exit_code, said)
+                raise _error_of(exit_code, lines)
             printed.seek(0)
             last = printed.read().strip().splitlines()[-1]
         kind = get_type_hints(found.run)["return"]
@@ -146,12 +146,12 @@ class Store:
             line, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.PIPE, text=True
         ) as process:
             try:
-                said = list(_told(process.stderr, on_progress))
+                lines = list(_read_log(process.stderr, on_progress))
             except BaseException:
                 # An interrupt in a notebook reaches only this process, so pass it on. The command resumes when it is run again.
                 process.terminate()
                 raise
-        return process.returncode, said
+        return process.returncode, lines
 
     def _view(self, view: str, column: str, value: str | None, order: str) -> pa.Table:
         # The names are constants of this class; only the value comes from outside.
@@ -193,7 +193,7 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _told(lines: IO[str] | None, on_progress: OnProgress | None) -> Iterator[str]:
+def _read_log(lines: IO[str] | None, on_progress: OnProgress | None) -> Iterator[str]:
     for line in lines or ():
         found = _PROGRESS.match(line.rstrip("\n"))
         if found is None:
@@ -203,8 +203,8 @@ def _told(lines: IO[str] | None, on_progress: OnProgress | None) -> Iterator[str
             on_progress(done, total, found[3] or "")
 
 
-def _error_of(exit_code: int, said: list[str]) -> AlchemistError:
+def _error_of(exit_code: int, lines: list[str]) -> AlchemistError:
     kinds = {kind.exit_code: kind for kind in AlchemistError.__subclasses__()}
-    at = next((number for number, line in enumerate(said) if line.startswith("error: ")), None)
-    message = "\n".join(said[at:]).removeprefix("error: ") if at is not None else "\n".join(said[-20:])
+    at = next((number for number, line in enumerate(lines) if line.startswith("error: ")), None)
+    message = "\n".join(lines[at:]).removeprefix("error: ") if at is not None else "\n".join(lines[-20:])
     return kinds.get(exit_code, AlchemistError)(message or f"The command ended with exit code {exit_code}.")

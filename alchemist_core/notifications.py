@@ -189,14 +189,14 @@ def _post_by_apprise(address: str, event: Event) -> None:
         app_id="Alchemist", async_mode=False, default_service_retry=RETRIES, default_service_wait=RETRY_WAIT_S
     )
     service = apprise.Apprise(asset=asset)
-    with apprise.LogCapture(level=apprise.logging.WARNING) as said:  # type: ignore[no-untyped-call]
+    with apprise.LogCapture(level=apprise.logging.WARNING) as log:  # type: ignore[no-untyped-call]
         # A plain web address is a webhook that accepts JSON.
         if not any(service.add(form) for form in (address, *_as_webhook(address))):
             raise NotSentError("Apprise does not support this address. Use json://HOST/PATH, slack://… or msteams://….")
         kind = apprise.NotifyType.INFO if event.kind in ("question", "answered") else apprise.NotifyType.WARNING
         is_sent = service.notify(event.text, event.title, kind, body_format=apprise.NotifyFormat.TEXT)
         if not is_sent:
-            lines = [line for line in said.getvalue().splitlines() if line.strip()]
+            lines = [line for line in log.getvalue().splitlines() if line.strip()]
             raise NotSentError(plain(lines[-1] if lines else "it did not accept the message"))
 
 

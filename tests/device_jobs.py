@@ -159,18 +159,18 @@ class Job:
         """Wait for the job's success; whether its worker lived does not matter."""
         path = self.folder / "report"
         _wait(lambda: path.exists() or not self.is_alive(), f"the report of job {self.pid}")
-        assert path.exists(), self.told()
+        assert path.exists(), self.output()
         return JobResult.model_validate_json(path.read_text(encoding="utf-8"))
 
-    def told(self) -> str:
+    def output(self) -> str:
         """Return what the job has printed so far."""
         path = self.folder / "told"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
-    def wait_until_told(self, words: str) -> str:
+    def wait_until_printed(self, words: str) -> str:
         """Wait for a line with these words, and return it."""
-        _wait(lambda: words in self.told(), f"{words!r} of job {self.pid}")
-        return next(line for line in self.told().splitlines() if words in line)
+        _wait(lambda: words in self.output(), f"{words!r} of job {self.pid}")
+        return next(line for line in self.output().splitlines() if words in line)
 
 
 class Forker:

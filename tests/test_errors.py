@@ -24,8 +24,8 @@ def all_errors() -> list[type[AlchemistError]]:
 
 
 def test_the_table_of_exit_codes_names_every_error_and_whether_a_retry_can_help() -> None:
-    told = {(int(code), name, answer == "yes") for code, name, answer in ROW.findall(errors.__doc__ or "")}
-    assert told == {(error.exit_code, error.__name__, error.is_retryable) for error in all_errors()}
+    documented = {(int(code), name, answer == "yes") for code, name, answer in ROW.findall(errors.__doc__ or "")}
+    assert documented == {(error.exit_code, error.__name__, error.is_retryable) for error in all_errors()}
 
 
 def test_each_error_has_an_exit_code_of_its_own_and_none_is_airflows_code_for_skipped() -> None:

@@ -206,13 +206,13 @@ class Switches(Config):
     ],
 )
 def test_a_former_flag_is_refused_in_one_line_with_the_present_one(
-    words: str, told: str, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refused:
         parser_of(Switches).parse_args(words.split())
     (line,) = capsys.readouterr().err.splitlines()
     assert refused.value.code == 2
-    assert told in line
+    assert message in line
 
 
 def test_the_present_flags_are_accepted() -> None:

@@ -65,8 +65,8 @@ def test_a_command_s_lines_are_json_if_the_setting_asks_for_it(
         assert main(["subset", "show", "nothing"]) == 2
     finally:
         configure_logging()
-    told = capsys.readouterr()
-    records = [json.loads(line) for line in told.err.splitlines()]
+    captured = capsys.readouterr()
+    records = [json.loads(line) for line in captured.err.splitlines()]
     assert {"info", "error"} <= {record["level"] for record in records}
     assert any(record.get("stage") == "ingest" and record["run_id"] > 0 for record in records)
-    assert json.loads(told.out.splitlines()[-1])["n_shards"] == 0
+    assert json.loads(captured.out.splitlines()[-1])["n_shards"] == 0

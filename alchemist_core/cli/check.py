@@ -1,4 +1,4 @@
-"""Run suites of data checks on nights or on a subset; a failed check stops the pipeline, a warning is counted.
+"""Run suites of data checks on nights or on a subset; a failed check stops the pipeline, a warning is only counted.
 
 `[checks]` of the project file sets the limits, `[datasets.NAME.checks]` those of one dataset. Your own suites in the folder
 `suites/` beside the project file run after the built-in suite that they extend.
@@ -46,7 +46,7 @@ def _require_known(suites: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class CheckConfig(Config):
-    """What to check."""
+    """Which suites to run, and on which nights or subset."""
 
     suite: Annotated[Words, AfterValidator(_require_known)] = Field(
         ...,
@@ -79,7 +79,7 @@ def run(config: CheckConfig) -> CheckResult:
 
     engine = open_store()
     if config.dataset is not None:
-        # A misspelt name has no nights, so no check could fail.
+        # A dataset with a misspelt name has no nights, so no check would fail.
         find_dataset(engine, config.dataset)
     _warn_of_unknown_sections(engine)
     subset = None
@@ -109,7 +109,7 @@ def run(config: CheckConfig) -> CheckResult:
 
 
 def _warn_of_unknown_sections(engine: Engine) -> None:
-    """Warn about sections of unknown datasets: with a misspelt name, the defaults would stay in force."""
+    """Warn about sections of unknown datasets: if a name is misspelt, its limits have no effect."""
     project, known = load_project(), [row.name for row in list_datasets(engine)]
     for name in sorted(set(project.datasets) - set(known)):
         near = get_close_matches(name, known, n=1)

@@ -19,14 +19,14 @@ from alchemist_core.telemetry import say
 
 
 class ScenesCorpusConfig(Config):
-    """How many scenes to generate, and where to."""
+    """Which scenes to generate, and the folder to write."""
 
     out: Path | None = Field(None, description="Folder to write; none: corpora/scenes under the home")
     scenes: ScenesConfig = Field(default_factory=ScenesConfig, description="The scenes")
 
 
 class ImportConfig(Config):
-    """Which dataset to import, and where to."""
+    """Which dataset to import, and the folder to write."""
 
     layout: Literal["parquet", "hpdv3", "mjhq", "huggingface"] = Field(
         ...,
@@ -69,7 +69,7 @@ def import_layout(config: ImportConfig) -> CorpusResult:
         )
     out = config.out if is_s3(config.out) else str(Path(config.out).resolve())
     parameters = {name: str(value) for name, value in config.model_dump(exclude={"out"}).items()}
-    # For shards in an object store the marker is in the home: it records what this home has imported.
+    # For shards in an object store, the marker file is in the home.
     place = _marker_folder(out) if is_s3(out) else Path(out)
     marker = CorpusMarker(place, "import", parameters)
     if marker.is_finished():

@@ -23,7 +23,7 @@ class DagsListConfig(Config):
 
 
 class DagsInstallConfig(Config):
-    """Where to install them."""
+    """The folder to install into."""
 
     to: Path = Field(
         ..., description=f"Airflow's DAG folder, or the root of a DAG bundle; the package {PACKAGE} is written into it"
@@ -116,7 +116,7 @@ def _read_record(folder: Path) -> dict[str, str]:
 
 
 def _digest_of(path: Path) -> str | None:
-    # A link counts as a foreign file: its hash equals no file's.
+    # A link counts as a file that this command did not write: its hash equals that of no file.
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return "not a file"
     return file_sha256(path).hex() if path.exists() else None

@@ -169,19 +169,19 @@ def remove(config: DatasetRemoveConfig) -> DatasetRemoveResult:
         n_samples=size.n_samples,
         unusable_subsets=[f"{one.title} ({one.state})" for one in made],
         production_raters=raters,
-        note=_what_is_gone(row.role, len(made), raters),
+        note=_describe_removal(row.role, len(made), raters),
     )
 
 
-def _what_is_gone(role: str, n_subsets: int, raters: list[str]) -> str:
-    said = "No command reads its samples any more. Its files, scores, runs, subsets and audit log are kept."
+def _describe_removal(role: str, n_subsets: int, raters: list[str]) -> str:
+    text = "No command reads its samples any more. Its files, scores, runs, subsets and audit log are kept."
     if n_subsets:
-        said += " The subset versions above cannot be materialized, trained on or read if they need its samples."
+        text += " The subset versions above cannot be materialized, trained on or read if they need its samples."
     if raters:
-        said += " The raters above stay in use; to certify or train them again, another dataset is needed."
+        text += " The raters above stay in use; to certify or train them again, another dataset is needed."
     if role == "evaluation":
-        said += " Values measured on it are kept."
-    return said
+        text += " Values measured on it are kept."
+    return text
 
 
 def _fields(row: datasets.DatasetOverview) -> dict[str, Any]:

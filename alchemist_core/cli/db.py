@@ -1,7 +1,7 @@
 """The database: start and stop the embedded server, print its URL, open psql, migrate, compute a checksum, back up and restore.
 
 A backup holds the database at one moment, the artifacts that it names, and a checksum over both. It does not hold shards, which
-are the user's own, nor what can be made again (materialized datasets, caches).
+belong to the user, nor what can be made again (materialized datasets, caches).
 """
 
 import json
@@ -102,15 +102,15 @@ def url(config: UrlConfig) -> UrlResult:
 
 def psql(config: PsqlConfig) -> None:
     """Open psql as the reader, or as --role; all other arguments are passed to psql unchanged."""
-    # On a given server the only login is that of its URL, so the reader is that login with read-only transactions.
+    # A given server has only the login of its URL, so the reader is that login in read-only transactions.
     is_given = load_settings().database_url is not None
     address = urlsplit(database_url() if is_given else role_url(config.role))
     if config.role == "reader":
         os.environ["PGOPTIONS"] = f"{os.environ.get('PGOPTIONS', '')} -c default_transaction_read_only=on"
-    # By the environment, because arguments are visible in the list of processes.
+    # The password is passed by the environment, because arguments are visible in the list of processes.
     os.environ["PGPASSWORD"] = unquote(address.password or "")
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
-    # Replaces this process, so that psql owns the terminal and its exit code is ours.
+    # psql replaces this process, so that it controls the terminal and its exit code is returned.
     os.execv(str(psql_path()), ["psql", place, *config.arguments])  # noqa: S606  no shell is meant
 
 
@@ -177,7 +177,7 @@ def backup(config: BackupConfig) -> BackupResult:
     Raises:
         ConfigError: The folder exists.
     """
-    # The programs of Postgres run in another current folder.
+    # Absolute, because the programs of Postgres run in another working directory.
     folder = config.folder.absolute()
     if folder.exists():
         raise ConfigError(f"{folder} exists. Give a new folder: a backup is never overwritten.")
@@ -236,7 +236,7 @@ def restore(config: RestoreConfig) -> BackupResult:
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
     if clear_for_restore(url):
         forget_kept()
-        # In one transaction, so not in parallel. Without comments, because that of the schema marks it as complete before its grants.
+        # One transaction excludes parallel jobs. Comments are omitted: the schema's would mark it as complete before it has its grants.
         options = ("--format=directory", "--single-transaction", "--exit-on-error", "--no-owner", "--no-comments")
         _run("pg_restore", url, *options, str(folder / _DATABASE))
     elif not _is_same(url, note):
@@ -251,7 +251,7 @@ def _is_same(url: str, note: dict[str, Any]) -> bool:
 
 
 def _run(name: str, url: str, *arguments: str) -> None:
-    # By the environment, because arguments are visible in the list of processes.
+    # The password is passed by the environment, because arguments are visible in the list of processes.
     address = urlsplit(url)
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
     try:
@@ -260,7 +260,7 @@ def _run(name: str, url: str, *arguments: str) -> None:
             env=environment() | {"PGPASSWORD": unquote(address.password or "")},
         )
     except StoreError as error:
-        # The lines after the first are the SQL statement.
+        # Only the first line is the message; the SQL statement follows it.
         raise StoreError(
             f"{str(error).partition(chr(10))[0]}. Remove the cause, then run the same command again."
         ) from error

@@ -1,4 +1,4 @@
-"""Near-duplicates: find them by perceptual hash, and list the largest groups. The sample that was ingested first is kept."""
+"""Near-duplicates: find them by perceptual hash, and list the largest groups. The first ingested sample of a group is its original."""
 
 from typing import Annotated, Any
 

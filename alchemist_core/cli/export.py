@@ -1,6 +1,6 @@
 """Export scores, samples or subset members as Parquet, CSV or JSON lines.
 
-In CSV, text that a spreadsheet would take for a formula gets a leading apostrophe; Parquet and JSON lines keep text unchanged.
+In CSV, text that a spreadsheet would execute as a formula gets a leading apostrophe; Parquet and JSON lines keep text unchanged.
 """
 
 import csv
@@ -41,20 +41,20 @@ WHERE = (
 
 
 class ExportSamplesConfig(Config):
-    """Which samples to export, and where to."""
+    """Which samples to export, and the file to write."""
 
     out: Path = Field(..., description=OUT)
     where: str | None = Field(None, min_length=1, description=WHERE)
 
 
 class ExportScoresConfig(ExportSamplesConfig):
-    """Which scores to export, and where to."""
+    """Which scores to export, and the file to write."""
 
     rater: str = Field("production", description="Rater by name, or production, or newest")
 
 
 class ExportSubsetConfig(Config):
-    """Which subset version to export, and where to."""
+    """Which subset version to export, and the file to write."""
 
     name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
@@ -159,7 +159,7 @@ def _write_parquet(path: Path, kinds: Kinds, batches: Batches) -> int:
 def _write_csv(path: Path, kinds: Kinds, batches: Batches) -> int:
     n_rows = 0
     with path.open("w", encoding="utf-8", newline="") as file:
-        # RFC 4180: with another line terminator, a carriage return in a text would not be quoted.
+        # The line terminator of RFC 4180: with another one, csv does not quote a carriage return in a text.
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(kinds)
         for batch in batches:

@@ -20,7 +20,7 @@ INTERVAL = "alchemist_night_interval_seconds"
 
 
 class MetricsConfig(Config):
-    """Where to listen."""
+    """The address and port to listen on."""
 
     port: int = Field(9477, ge=1024, le=32767, description="TCP port")
     address: str = Field("127.0.0.1", description="IP address to listen on")

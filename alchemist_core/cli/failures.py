@@ -43,7 +43,7 @@ BY_LIBRARY = {
     "safetensors_rust": "A safetensors file is damaged or has another format: {}. Give another file.",
     **dict.fromkeys(("boto3", "botocore", "httpx", "requests", "urllib3"), SERVER),
 }
-# The form in which libraries written in Rust report it.
+# Libraries written in Rust report the error number in this form.
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -93,7 +93,7 @@ def _explain_os_error(error: OSError) -> AlchemistError:
 
 def _explain_by_library(error: BaseException) -> AlchemistError | None:
     """Classify by the name of the library or its message, so that no library has to be imported."""
-    library, said = type(error).__module__.partition(".")[0], first_line(error)
+    library, message = type(error).__module__.partition(".")[0], first_line(error)
     if library in {"sqlalchemy", "psycopg2"}:
         from alchemist_core.store.refusals import explain_refusal  # noqa: PLC0415
 
@@ -101,13 +101,17 @@ def _explain_by_library(error: BaseException) -> AlchemistError | None:
     if isinstance(error, ValidationError):
         return _explain_validation(error)
     if found := OS_ERROR.search(str(error)):
-        return _explain_os_error(OSError(int(found[1]), said))
+        return _explain_os_error(OSError(int(found[1]), message))
     if "PytorchStreamWriter" in str(error):
-        return AlchemistError(f"A checkpoint cannot be written: {said}. Free space, then run the same command again.")
+        return AlchemistError(
+            f"A checkpoint cannot be written: {message}. Free space, then run the same command again."
+        )
     if type(error).__name__ == "OutOfMemoryError":
-        return AlchemistError(f"The device is out of memory: {said}. Use smaller batches, then run the command again.")
+        return AlchemistError(
+            f"The device is out of memory: {message}. Use smaller batches, then run the command again."
+        )
     remedy = BY_LIBRARY.get(library)
-    return None if remedy is None else DataError(remedy.format(said))
+    return None if remedy is None else DataError(remedy.format(message))
 
 
 def _explain_validation(error: ValidationError) -> ConfigError:

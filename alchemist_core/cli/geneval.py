@@ -39,7 +39,7 @@ class DrawConfig(Config):
     prompts: Path = Field(..., description="GenEval's evaluation_metadata.jsonl")
     out: Path = Field(..., description="Folder to write the images to")
     images_per_prompt: Annotated[int, Formerly("n_images")] = Field(4, ge=1, le=64, description="Images per prompt")
-    first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; the next ones count up")
+    first_seed: int = Field(0, ge=0, lt=2**31, description="Seed of the first image; it increases by 1 with each image")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Guidance, truncation and batch size")
 
 
@@ -122,7 +122,7 @@ def judge(config: JudgeConfig) -> JudgeResult:
 def judge_folder(config: JudgeConfig, stage_run: StageRun) -> JudgeResult:
     """Judge every image, write the verdicts, and store the scores if a protocol was given."""
     hold_device(stage_run)
-    # Loaded before anything is stored: a folder without a network must not pin an evaluation protocol.
+    # Loaded before anything is stored, so that a folder without a network pins no evaluation protocol.
     judges = load_judges(config.detector, config.clip, config.class_names)
     if config.protocol is None:
         results = judge_images(config.images, judges, on_progress=stage_run.report)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alchemist_core.models.image_text import Encoders
 
 _ONE_IN, _LEAST = 10, 20
-"""One caption in this many is held out if no held-out dataset is given, and the least number of samples on either side."""
+"""Without a held-out dataset, one caption in _ONE_IN is held out. At least _LEAST samples are needed to train on and to hold out."""
 
 
 class HeadConfig(Config):
@@ -75,7 +75,7 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadResult:
     train_rows, heldout_rows = _split(stage_run.engine, config)
     hold_device(stage_run, is_on_cpu=True)
     from alchemist_core.models.image_text import Encoders, pack_head  # noqa: PLC0415
-    from alchemist_core.training.image_text_training import tell_apart, train_head  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.training.image_text_training import heldout_auc, train_head  # noqa: PLC0415  torch only when there is work
 
     encoders = Encoders()
     train = _encode(stage_run, train_rows, encoders, config.resolution)
@@ -84,7 +84,7 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadResult:
     record = HeadRecord(
         dataset=config.dataset, heldout=config.heldout or f"one caption in {_ONE_IN} of {config.dataset}",
         n_train=len(train.captions), n_heldout=len(heldout.captions),
-        heldout_auc=tell_apart(head, heldout.image_ND, heldout.text_NC, heldout.captions),
+        heldout_auc=heldout_auc(head, heldout.image_ND, heldout.text_NC, heldout.captions),
         resolution=config.resolution, training=config.training,
         image_encoder_sha256=encoders.sha256s[0], text_encoder_sha256=encoders.sha256s[1],
     )  # fmt: skip

@@ -81,7 +81,7 @@ def airflow(config: RetentionConfig) -> MaintainResult:
         return MaintainResult(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set, so nothing was deleted.")
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
     command = [str(Path(sys.executable).parent / "airflow"), "db", "clean", "--yes", "--skip-archive"]
-    # Without the second variable Airflow derives an asynchronous URL, whose driver it does not install.
+    # Without the second variable, Airflow derives an asynchronous URL from the first one, and needs a driver that is not installed.
     addresses = {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value(),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": "",

@@ -280,7 +280,7 @@ def _finish_night(config: ReleaseNightConfig) -> int:
     try:
         n_scored, left = score(ScoreConfig.model_validate({**which, "rater": raters})).n_scored, None
     except DataError as error:
-        # Some shards could not be scored: continue with the others, and fail at the end.
+        # Some shards could not be scored: check and publish the others, and raise the error at the end.
         n_scored, left = 0, error
     check.run(check.CheckConfig.model_validate({**which, "suite": "scores"}))
     check_drift(DriftConfig.model_validate({**which, "rater": config.rater}))
@@ -290,7 +290,7 @@ def _finish_night(config: ReleaseNightConfig) -> int:
     return n_scored
 
 
-N_SAID = 2  # groups of each kind that are printed; the result and the database hold all
+N_PRINTED = 2  # Number of groups of each kind that are printed; the result and the database contain all of them.
 
 
 class DriftConfig(Config):
@@ -334,7 +334,7 @@ def check_drift(config: DriftConfig) -> DriftResult:
         limits = load_project().of_dataset(night.dataset).drift
         drift = judge_night(engine, night, rater, limits)
         say(describe_drift(night, drift, limits))
-        # Stored at once: a night that is held is not measured again if a later night raises.
+        # Store each night at once: a held night is not measured again if a later night raises an error.
         store_check_results(engine, [_check_row(night, drift, limits)] if drift.psi is not None else [])
         found.append((night, drift))
     if refused:
@@ -368,7 +368,7 @@ def _drift_result(found: Sequence[tuple[NightRow, NightDrift]]) -> DriftResult:
         for night, drift in found
     ]
     measured = [(night, drift) for night, drift in found if drift.psi is not None]
-    # A night belongs to one dataset, so the night with the largest distance names the dataset that drifted most.
+    # The night with the largest distance also gives the dataset that drifted most.
     most = max(measured, key=lambda pair: pair[1].psi or 0.0, default=None)
     return DriftResult(
         n_nights=len(found),
@@ -395,7 +395,7 @@ def describe_drift(night: NightRow, drift: NightDrift, limits: DriftLimits) -> s
     if drift.verdict == "steady":
         return line
     kinds = {mover.kind: [other for other in drift.movers if other.kind == mover.kind] for mover in drift.movers}
-    return "\n".join([line, *(_mover_line(mover) for movers in kinds.values() for mover in movers[:N_SAID])])
+    return "\n".join([line, *(_mover_line(mover) for movers in kinds.values() for mover in movers[:N_PRINTED])])
 
 
 def _mover_line(mover: Mover) -> str:

@@ -15,7 +15,7 @@ from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.notifications import announce, deliver, is_delivered
 
-LONGEST_REASON = 4000  # characters, from the end
+LONGEST_REASON = 4000  # characters at the end of a log
 
 
 class TaskConfig(Config):
@@ -70,9 +70,9 @@ def approval(config: NoteConfig) -> NoteResult:
 
 def answer(config: AnswerConfig) -> NoteResult:
     """Record the answer to a question: who answered, when, and with which comment."""
-    said = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment}
+    answered = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment}
     reason = f"{config.answer} by {config.approved_by}" + (f": {config.comment}" if config.comment else "")
-    return _note("approval answered", "answered", config, reason, to_do="Nothing.", asked=config.reason, **said)
+    return _note("approval answered", "answered", config, reason, to_do="Nothing.", asked=config.reason, **answered)
 
 
 def _note(
@@ -84,7 +84,7 @@ def _note(
     to_do: str,
     **more: Any,
 ) -> NoteResult:
-    """Record an event once, so that a callback that is called again notifies nobody twice."""
+    """Record an event once, so that a repeated callback sends no second notification."""
     reason = reason[-LONGEST_REASON:]
     first, _, rest = reason.partition("\n")
     # Without a run id, a repeated event cannot be recognised, so each call is an event of its own.

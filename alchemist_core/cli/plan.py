@@ -42,7 +42,7 @@ from alchemist_core.store.subsets import (
 
 
 class PlanScoreConfig(Config):
-    """What to plan the scoring of."""
+    """Which scoring to plan."""
 
     dataset: str | None = Field(None, description="Dataset; none: every registered training dataset")
     crawl_date: date | None = Field(
@@ -138,7 +138,7 @@ class PlanNightResult(Result):
 
 
 class PlanEvaluateConfig(Config):
-    """Which values every published subset must have."""
+    """Which arms and seeds every published subset must have values for."""
 
     evaluation: str | None = Field(
         None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
@@ -172,10 +172,10 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
     """List the datasets that a run of nightly_rescore processes, including those whose root is unreachable (their task then fails)."""
     engine = open_store()
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
-    # A dataset that is given may be new: its first ingest registers it.
+    # A dataset that is given may not be registered yet: its first ingest registers it.
     named = [row.name for row in rows] if config.dataset is None else [config.dataset]
     late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
-    # Nights that a check has stopped wait for a person.
+    # A night that a check has stopped waits until a person releases it.
     late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
     nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
@@ -437,7 +437,7 @@ def _compared(facts: dict[str, Any]) -> str:
 def _link(report: str | None) -> str:
     if report is None:
         return "none; write it with `alchemist report`"
-    # The URL is ours and quoted; a path is shown as code, because browsers do not open files from a web page.
+    # A path is shown as code, because browsers do not open local files from a web page.
     return f"[{report}](<{report}>)" if report.startswith(("https://", "http://")) else code_span(report)
 
 

@@ -233,8 +233,8 @@ def promote(config: PromoteConfig) -> PromoteResult:
         say("There was no rater in production: the first one needs no approval.")
     for warning in warnings_of(rater.acceptance_report):
         warn(f"{warning}.")
-    said = approval(config.approved_by, config.comment)
-    promote_rater(engine, rater, actor=current_actor(), reason=config.without_acceptance, said=said)
+    approved = approval(config.approved_by, config.comment)
+    promote_rater(engine, rater, actor=current_actor(), reason=config.without_acceptance, approved=approved)
     return PromoteResult(rater=rater.name, was=before.name if before else None)
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from alchemist_core.training.scoring import PendingShard
 
 
-# By the reasons of the query why_not_eligible; `places` are nights, or datasets if the sample is in no night.
+# Keys: reasons of the query why_not_eligible. `places` are nights, or datasets if the sample is in no night.
 OUTSIDE = {
     "taken down": "its image was taken down ({detail}) before this version was selected",
     "held": (
@@ -113,7 +113,7 @@ def explain(config: ExplainConfig) -> ExplainResult:
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])
     fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)
     if fields["is_member"] and (reason := reason_of_takedown(engine, pair.sample_id)) is not None:
-        fields["because"] = f"{fields['because']}; its image was taken down since ({reason}), so readers skip it"
+        fields["because"] = f"{fields['because']}; its image was taken down later ({reason}), so readers skip it"
     return ExplainResult(
         pair=bytes(pair.pair_hash).hex(), sample_id=pair.sample_id, caption=pair.caption, subset=subset.title, **fields
     )
@@ -140,7 +140,7 @@ def _inside(drawn: Selected, place: int) -> dict[str, object]:
 
 
 def _threshold(drawn: Selected, place: int) -> float:
-    """Return the smallest key of the members that the sample competes with; of all members if there are none."""
+    """Return the smallest key of the members that the sample competes with, else of all members."""
     group = 0 if drawn.group_N is None else int(drawn.group_N[place])
     return drawn.thresholds.get(group, drawn.threshold)
 
@@ -226,7 +226,7 @@ def _images(config: TakedownConfig) -> list[bytes]:
     if len(given) != 1:
         raise ConfigError(f"Give exactly one of --image-hash, --url and --sample (given: {len(given)}).")
     if config.image_hash is not None:
-        # The image may be unknown: ingest refuses it when a crawl brings it.
+        # The image may be unknown: then ingest refuses it in later crawls.
         return [bytes.fromhex(config.image_hash)]
     images = find_images(open_store(), url=config.url, sample=config.sample)
     if not images:

@@ -32,10 +32,10 @@ def run(config: AestheticConfig) -> AestheticResult:
     Raises:
         ConfigError: No encoder or no head is configured.
     """
-    return execute("aesthetic", config, lambda stage_run: judge_pictures(config, stage_run), AestheticResult)
+    return execute("aesthetic", config, lambda stage_run: score_images(config, stage_run), AestheticResult)
 
 
-def judge_pictures(config: AestheticConfig, stage_run: StageRun) -> AestheticResult:
+def score_images(config: AestheticConfig, stage_run: StageRun) -> AestheticResult:
     """Score images in batches and store each batch."""
     settings = load_settings()
     if settings.aesthetic_clip is None or settings.aesthetic_head is None:

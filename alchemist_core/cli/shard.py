@@ -199,7 +199,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadResult:
 def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
     file = stat_shard(address)
     reading = Reading(repair=load_project().of_dataset(dataset).ingest.repair)
-    # In a process of its own, because a malformed image may crash it.
+    # Read in another process, because a malformed image may crash it.
     n_workers = 0 if load_settings().decode_workers == 0 else 1
     (content,) = read_shards([file], n_workers=n_workers, reading=reading)
     if isinstance(content, DataError):

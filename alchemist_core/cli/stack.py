@@ -16,7 +16,7 @@ from alchemist_core.telemetry import say
 
 
 class StackConfig(Config):
-    """No options: the settings name the home and the ports."""
+    """No options."""
 
 
 class LogsConfig(Config):
@@ -58,7 +58,7 @@ def status(_config: StackConfig) -> None:
 
 
 def _describe_devices(home: Path) -> list[str]:
-    """Return a line for each held device; none where no server answers, because `status` must start nothing."""
+    """Return a line for each held device; no lines if the server does not run, because `status` must not start it."""
     if load_settings().database_url is None and not is_running(home):
         return []
     engine = make_engine(database_url())
@@ -78,7 +78,7 @@ def logs(config: LogsConfig) -> None:
 def airflow(config: AirflowConfig) -> None:
     """Run Airflow's own command line on the stack; all arguments are passed to Airflow unchanged."""
     program, environment = stack.airflow_command(_home())
-    # Replaces this process, so that Airflow owns the terminal and its exit code is ours.
+    # Airflow replaces this process, so that it controls the terminal and its exit code is returned.
     os.execve(program, ["airflow", *config.arguments], environment)  # noqa: S606  no shell is meant
 
 

@@ -244,7 +244,7 @@ class WithdrawSubsetConfig(Config):
         ...,
         min_length=3,
         max_length=500,
-        description="Why; shown to everybody who requests the version, 3 to 500 characters",
+        description="Why it is withdrawn, 3 to 500 characters; every command that would read the version prints it",
     )
 
 
@@ -277,12 +277,12 @@ def publish(config: PublishSubsetConfig) -> PublishSubsetResult:
     subset = choose_version(
         engine, config.name, version=config.version, is_newest=True, may_be_withdrawn=config.version is not None
     )
-    said = approval(config.approved_by, config.comment)
+    approved = approval(config.approved_by, config.comment)
     if subset.state != "withdrawn":
-        return _publish(engine, subset, action="publish", said=said)
+        return _publish(engine, subset, action="publish", approved=approved)
     if not config.reinstate:
         raise ConfigError(_withdrawn(subset))
-    return _publish(engine, subset, action="reinstate", said=said)
+    return _publish(engine, subset, action="reinstate", approved=approved)
 
 
 def rollback(config: RollbackSubsetConfig) -> PublishSubsetResult:
@@ -342,7 +342,7 @@ def _to_withdraw(engine: Engine, config: WithdrawSubsetConfig) -> SubsetRow:
     published, withdrawn = published_version(engine, config.name), last_withdrawn(engine, config.name)
     if withdrawn is not None and withdrawn.withdrawn_reason == config.reason:
         before = find_predecessor(engine, withdrawn)
-        # The same command again, for example the second try of a scheduler: withdraw nothing else.
+        # The command is repeated, for example by a scheduler's retry: it must not withdraw another version.
         if published is None or (before is not None and before.subset_id == published.subset_id):
             return withdrawn
     if published is None:
@@ -376,10 +376,10 @@ def _withdrawn(subset: SubsetRow) -> str:
 
 
 def _publish(
-    engine: Engine, subset: SubsetRow, *, action: str, said: dict[str, str] | None = None
+    engine: Engine, subset: SubsetRow, *, action: str, approved: dict[str, str] | None = None
 ) -> PublishSubsetResult:
     manifest = load_manifest(engine, subset)
-    is_new = publish_subset(engine, subset, manifest, actor=current_actor(), action=action, said=said)
+    is_new = publish_subset(engine, subset, manifest, actor=current_actor(), action=action, approved=approved)
     return PublishSubsetResult(subset=subset.name, version=subset.version, n_samples=subset.n_samples, is_new=is_new)
 
 
@@ -526,7 +526,7 @@ def _remove_manifest(holding: Holding) -> None:
 def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
     """Find manifests without a row: their selection was interrupted before it stored one."""
     root, known = artifact_path("subsets"), subsets.manifest_uris(engine)
-    # A young one may belong to a process that has not stored its row yet.
+    # A new manifest may belong to a process that has not stored its row yet.
     least_s = max(86400 * config.min_age_days, 3600)
     for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
         is_old = path.exists() and path.stat().st_mtime <= time.time() - least_s

@@ -17,7 +17,7 @@ from alchemist_core.telemetry import say
 
 
 class RunConfig(TrialsConfig):
-    """Which ranking, on which seeds."""
+    """Which raters and which seeds."""
 
     rule: Annotated[ScoringRule, Formerly("kind")] = Field(
         ScoringRule.ALIGNMENT,

@@ -21,8 +21,8 @@ RATERS: dict[str, dict[str, Any]] = {
     name: options for rule in ScoringRule for name, options in _raters_of(rule).items()
 }
 DEFAULT_RATER = "alignment"
-# The oracle: samples known to be good. If there are too few, oracle+KIND adds samples of one kind. Stored results and the
-# identities of trained models call it "planted", so a typed "oracle" is stored under that name.
+# The arm `oracle` trains on samples that are known to be good; if there are too few, oracle+KIND adds samples of one kind. It is stored as
+# `planted`, because the hashes of trained models contain that name.
 FILLED = f"{ORACLE}+"
 # Arms that do not select by ranks, with the names of the stage train_downstream.
 CONTROLS = ("full", ORACLE, "minus_loss")
@@ -81,7 +81,7 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
 def paper_policy(retention: float) -> dict[str, Any]:
     """Return Shift-Gsample with the authors' drop-top ratio n at this retention, its mean in the middle of the rest.
 
-    Source: ALGORITHM.md 1.5 and A19: n is 0.25 up to 50%, 0.15 up to 80%, 0.05 above; mean (n + 1) / 2, deviation (1 − n) / 6.
+    Source: Alchemist, released settings: n is 0.25 up to 50%, 0.15 up to 80%, 0.05 above; mean (n + 1) / 2, deviation (1 − n) / 6.
 
     >>> paper_policy(0.2)["mean_rank"]
     0.625

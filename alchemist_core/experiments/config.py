@@ -55,12 +55,12 @@ class TrialsConfig(Config):
     )
 
     def hashed_json(self) -> dict[str, Any]:
-        """Return the JSON that hashes are computed from; the fields that are named in words have their former names, too."""
+        """Return the JSON that hashes are computed from; fields named in --training, --model and --scenes have their former names, too."""
         return _translate(type(self), self.as_json(), former_names)
 
     @classmethod
     def present(cls, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a stored identity under the present names of its fields."""
+        """Return a stored identity with the current names of its fields."""
         return _translate(cls, identity, current_names)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The cost of an experiment: steps × measured seconds per step, printed before it starts. An upper bound: finished arms are free."""
+"""The cost of an experiment: steps × measured seconds per step, printed before it starts. An upper bound: finished arms are reused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
 
     Args:
         config: Recipes.
-        work: Steps to be taken.
+        work: Number of models, raters and steps.
         model: The downstream model.
         rater: Kind of rater whose step is timed.
     """

@@ -25,7 +25,7 @@ UNSAFE = re.compile(r"[^A-Za-z0-9.]+")
 
 
 class DatasetsConfig(RunConfig):
-    """Which corpora are compared, and how each is."""
+    """Which corpora are compared; the other fields apply to each."""
 
     experiment: Literal["datasets"] = Field(NAME, description="The question: Table 3")
     corpora: Words = Field(

@@ -1,10 +1,10 @@
 """Fig. 3: the loss and the gradient norm of samples of each rank while the proxies train.
 
-Training is a function of its config and its samples, so the training of a finished rater can be repeated and measured. The file goes
-from the question to the choice of samples, the repeated training, the gradients, and the figures. Functions import torch themselves,
-because the command line reads the config.
+Training is a function of its config and its samples, so the training of a finished rater can be repeated and measured. The file has, in
+this order: config, choice of samples, repeated training, gradients, figures. Functions import torch themselves, because the command line
+reads the config.
 
-Letters: N training samples · M of them that are followed · B samples of a batch.
+Letters: N training samples · M followed samples · B samples of a batch.
 """
 
 import copy
@@ -41,10 +41,10 @@ NAME = "dynamics"
 TITLE = "How do loss and gradient of samples of each rank change while the proxy trains? (Fig. 3)"
 Kind = Literal["alignment", "loss"]
 Mark = dict[str, Any]
-"""Measurements after a step: `step`, `epoch`, `loss_of_band`, `gradient_norm_of_band`, and `reference_loss` (None before θ̂ exists)."""
+"""Measurements after a step: `step`, `epoch`, `loss_of_band`, `gradient_norm_of_band`, `reference_loss` (None before θ̂ exists)."""
 
 _N_AT_ONCE = 256
-# A chunk of samples holds a gradient of the model's size for each.
+# Memory of a chunk of samples: each sample has a gradient of the size of the model.
 _MOST_GRADIENT_BYTES = 2**28
 HEAD = ("ranks", "samples", "loss at first", "loss at last", "fell by", "gradient at first", "gradient at last")
 # Line of the reference in the figure.
@@ -83,7 +83,7 @@ class DynamicsConfig(TrialsConfig):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what the result depends on: the stored name stands for it."""
+        """Return everything that the result depends on."""
         return {"experiment": NAME, **self.model_dump(mode="json", exclude={"name"})}
 
 
@@ -142,7 +142,7 @@ def choose_followed(rank_N: NDArray[np.float64], config: DynamicsConfig, seed: i
     place_M = np.sort(np.random.default_rng(seed).permutation(among)[: config.n_followed])
     band_M = np.minimum((rank_N[place_M] * config.n_bands).astype(np.int64), config.n_bands - 1)
     has_gradient_M = np.zeros(len(place_M), bool)
-    # A generator of its own: the number of gradients does not change which samples are followed.
+    # Use another generator, so that the number of gradients does not change which samples are followed.
     order_M = np.random.default_rng(seed + 1).permutation(len(place_M))
     for band in range(config.n_bands):
         of_band = order_M[band_M[order_M] == band]
@@ -163,7 +163,7 @@ def _repeat_training(
 
     side = TrainRaterConfig.from_stored(rater.config).training.resolution
     validation, train = (StoredSamples(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
-    # The folder's name depends on the chosen samples: after a takedown they may be others.
+    # The name of the folder depends on the chosen samples, because a takedown can change them.
     who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
     course = follow_training(
         require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), JoinedSamples(validation, train),
@@ -176,7 +176,7 @@ def _repeat_training(
 def follow_training(
     rater: Path, samples: Any, followed: dict[str, Any], *, out: Path, cache: Path | None, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """Repeat a rater's training and measure at even intervals, or read the result; a killed run resumes with its marks.
+    """Repeat a rater's training and measure at even intervals, or read a finished result; a killed run resumes.
 
     Args:
         rater: The rater's folder.
@@ -229,11 +229,11 @@ class _Repeated:
 
         began = time.perf_counter()
         if progress.step in steps:
-            # The first mark; or, after a kill between a checkpoint and the mark of its step, that one.
+            # The first mark, or after a resume the mark of the checkpoint's step if it is missing.
             self.measure(progress.step)
         say(f"{len(steps):,} marks of {time.perf_counter() - began:.0f} seconds each, and {total:,} steps of training.")
         self.training.train(measure_and_report)
-        # Early stopping may have ended the training.
+        # Early stopping may have ended the training before the last mark.
         self.measure(progress.step)
         self.finish()
 

@@ -34,7 +34,7 @@ class ArmRow:
     n_steps: int
     # Nats per token, lower is better.
     loss: Estimate
-    # Random's loss less this arm's, paired by seed; positive is better.
+    # Loss of random minus loss of this arm, paired by seed; positive is better.
     gain: Estimate | None
     # (loss of random − loss of arm) / (loss of random − loss of the best oracle); None for the full corpus, which takes more steps.
     gap_closed: Estimate | None
@@ -42,7 +42,7 @@ class ArmRow:
     is_noninferior: bool | None
     # Multiple of the experiment's epochs.
     length: float = 1.0
-    # Whether it is the oracle, of several, that the gap is measured to.
+    # Whether it is the best of several oracles, to which the gap is measured.
     is_best_oracle: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def compare_cells(cells: Sequence[Cell]) -> list[ArmRow]:
 
 
 def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: str = RANDOM) -> Estimate | None:
-    """Return the share of the control's steps after which an arm reaches the control's final loss; None where it never does.
+    """Return the share of the control's steps after which an arm reaches the control's final loss; None if it never does.
 
     Between two lengths the loss is interpolated over the logarithm of the steps. A loss reached at the shortest length counts with
     that length's steps, which overestimates the share.
@@ -86,7 +86,7 @@ def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: s
 
 
 def best_oracle(losses: dict[str, LossOfSeed]) -> str | None:
-    """Return the oracle arm with the lowest mean loss; which kind of added samples is best is measured, not assumed.
+    """Return the oracle arm with the lowest mean loss, because it is not known which kind of added samples is best.
 
     >>> best_oracle({"random": {3: 2.0}, "planted": {3: 1.5}, "planted+plain": {3: 1.4}})
     'planted+plain'
@@ -96,7 +96,7 @@ def best_oracle(losses: dict[str, LossOfSeed]) -> str | None:
 
 
 def is_oracle(arm: str) -> bool:
-    """Whether an arm is an oracle: selected from samples that are known to be good."""
+    """Return whether an arm is an oracle, which is selected from samples that are known to be good."""
     return arm == ORACLE or arm.startswith(FILLED)
 
 
@@ -226,7 +226,7 @@ def cells_of_row(row: ArmRow) -> tuple[str, ...]:
 
 
 def show(found: Estimate | None, *, digits: int = 4, scale: float = 1.0, unit: str = "") -> str:
-    """Write a mean with the half-width of its interval; a dash where there is none.
+    """Write a mean with the half-width of its interval; a dash for None.
 
     >>> show(Estimate(0.5, 0.4, 0.6, 3), digits=0, scale=100, unit="%")
     '50 ± 10%'
@@ -238,11 +238,11 @@ def show(found: Estimate | None, *, digits: int = 4, scale: float = 1.0, unit: s
 
 
 def verdict(row: ArmRow) -> str:
-    """Describe what the interval of the gain shows, and mark the oracle, of several, that the gap is measured to."""
-    said = _say_gain(row)
+    """Describe what the interval of the gain shows, and mark the best of several oracles, to which the gap is measured."""
+    shown = _say_gain(row)
     if not row.is_best_oracle:
-        return said
-    return f"{said}, the best oracle" if said else "the best oracle"
+        return shown
+    return f"{shown}, the best oracle" if shown else "the best oracle"
 
 
 def _say_gain(row: ArmRow) -> str:

@@ -1,6 +1,6 @@
-"""An experiment: cost and detectable effect first, then the rank windows of `auto`, then every cell.
+"""An experiment: prints its cost and the smallest detectable gain, fits the rank windows of `auto`, then measures every cell.
 
-Each cell is run by the stages, which reuse finished runs, so a killed experiment resumes where it stopped.
+A cell is one arm at one retention and length. The stages run it and reuse finished runs, so a killed experiment resumes where it stopped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -200,7 +200,7 @@ class Experiment:
         return {"strategy": rule.strategy}
 
     def _tuning(self, kind: str) -> Tuning:
-        # Only the tuning seeds determine whether there is a gain, never the reported ones.
+        # Only the tuning seeds decide whether `auto` uses a rank window, never the reported seeds.
         small = self.config.model_of(num_train_epochs=self.config.tuning_epochs)
         return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small))
 

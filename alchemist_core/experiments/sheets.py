@@ -60,12 +60,12 @@ class Sheet:
         return render_experiment(ExperimentContent(name, tuple(self.notes), self.head, tuple(self.lines), figures))
 
     def as_markdown(self, name: str, config: dict[str, Any]) -> str:
-        """Return title, notes, table and config as Markdown, to be committed beside what it proves."""
+        """Return title, notes, table and config as Markdown, as evidence to commit."""
         title, *notes = self.notes
-        asked = {key: value for key, value in sorted(config.items()) if value not in (None, [], "")}
+        given = {key: value for key, value in sorted(config.items()) if value not in (None, [], "")}
         table = [_markdown_row(self.head), _markdown_row(["---"] * len(self.head)), *map(_markdown_row, self.lines)]
         return "\n\n".join([
-            f"# {name}: {title}", *notes, "\n".join(table), f"Asked: `{json.dumps(asked, ensure_ascii=False)}`",
+            f"# {name}: {title}", *notes, "\n".join(table), f"Config: `{json.dumps(given, ensure_ascii=False)}`",
         ]) + "\n"  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def draw_arms(rows: Sequence[ArmRow], title: str) -> str:
 
 
 def draw_sweep(rows: Sequence[ArmRow], title: str) -> str:
-    """Chart each arm's loss over the retention; the full corpus is a dashed level."""
+    """Chart each arm's loss over the retention; the full corpus is a dashed horizontal line."""
     lines = []
     for arm in dict.fromkeys(row.arm for row in rows):
         here = [row for row in rows if row.arm == arm]

@@ -1,7 +1,7 @@
 """Tuning of a selection: train on bands of the ranking and at random, fit the rank window, and measure the fitted window.
 
-Each seed tries the rank window that the other seeds choose. A gain predicted from the curve would ignore the curve's own error; such
-a prediction was once significant without a real gain (CHANGELOG).
+On each seed the rank window is measured that the other seeds choose. A gain predicted from the fitted curve ignores the error of the fit;
+such a prediction was once significant without a real gain (see the README).
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """A small client of Airflow's REST API: start a DAG run, follow it, and report which task failed and why.
 
-Independent of our DAGs. While it follows a run, it waits for a server that restarts.
+It knows nothing of our DAGs. While it follows a run, it waits for a server that restarts.
 """
 
 import http.client
@@ -164,7 +164,7 @@ class AirflowClient:
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                # Its database restarts: treat the server as absent.
+                # The server's database restarts: treat the server as absent.
                 raise OSError(text) from None
             raise _RefusedError(
                 error.code, f"Airflow refuses {method} {path} ({error.code}): {_detail(text)}"

@@ -1,6 +1,6 @@
 """The environment of the local Airflow: every option is a variable, so that there is no configuration file to edit.
 
-Options, secrets and ports only: it starts no process and never imports Airflow.
+This module computes options, secrets and ports. It starts no process and never imports Airflow.
 """
 
 import base64
@@ -95,7 +95,7 @@ def build_environment(
         # Tasks run in other working directories, from which the project file would not be found.
         **({"ALCHEMIST_PROJECT": str(project)} if (project := find_project_file()) else {}),
         STACK_VARIABLE: stack_mark(home),
-        # Unbuffered, so that a job's lines appear in its log as they are printed.
+        # Unbuffered, so that a job's lines appear in its log at once.
         "PYTHONUNBUFFERED": "1",
         "AIRFLOW_HOME": str(airflow_home(home)),
     }

@@ -15,7 +15,7 @@ LINE = re.compile(
 )
 LONGEST_DATAGRAM = 65_535
 MAX_DAGS = 12
-"""Our folder has five DAGs. Further names are ignored, so that the number of label values stays bounded."""
+"""Largest number of DAGs in labels; our package has five. Metrics of further DAGs are ignored."""
 RUN = "dagrun.duration."
 POOL = "pool."
 POOL_SLOTS = {"open_slots": "open", "queued_slots": "queued", "running_slots": "running"}

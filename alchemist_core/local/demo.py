@@ -21,7 +21,7 @@ from alchemist_core.telemetry import say
 DATASET = "scenes"
 PRESET = "tiny"
 RETENTIONS = (0.2, 0.5)
-# The stored name of the oracle arm; people read and type "oracle".
+# The stored name of the arm `oracle`.
 ORACLE = "planted"
 ARMS = "subset,random,oracle,full"
 TIMEOUT_S = 1800.0

@@ -1,7 +1,7 @@
 """Processes of this machine: identify them, find their sessions, and stop them.
 
 Reads `/proc` of Linux. Pids are reused, so a process is identified by its pid and its start time.
-Independent of what the processes do.
+It does not depend on what the processes do.
 """
 
 import contextlib
@@ -122,7 +122,7 @@ class StackState:
     supervisor_pid: int | None = None
     children: dict[str, ChildState] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
-    """Names of the supervised processes, without programs that were installed later. Empty if no supervisor runs."""
+    """Names of the processes that the supervisor runs, without programs that were installed after its start; empty without one."""
 
 
 def state_path(home: Path) -> Path:

@@ -1,6 +1,6 @@
 """The synthetic corpus: captioned scenes with synthetic defects. `truth.parquet` records the kind of each scene.
 
-The shards contain no hint of the kinds: only that file, beside the shards, has them.
+Nothing in the shards shows the kinds: only that file, beside the shards, contains them.
 """
 
 import datetime as dt
@@ -46,7 +46,7 @@ _VAGUE_CAPTIONS = (
 
 
 class Scene(NamedTuple):
-    """An image, a true caption, and its meaning: captions with equal meanings are true of the same images."""
+    """An image, a correct caption, and the caption's meaning: captions with equal meanings describe the same images."""
 
     image: Image.Image
     caption: str
@@ -68,7 +68,7 @@ def draw_informative(rng: random.Random, side: int) -> Scene:
 
 
 def draw_plain(rng: random.Random, side: int) -> Scene:
-    """Draw one flat colour with a true caption: a defect, because a model learns almost nothing from it.
+    """Draw one flat colour with a correct caption: a defect, because a model learns almost nothing from it.
 
     The colour is exactly the caption's: a random shade would make plain images the hardest to predict. Random grain, which
     resizing removes, makes each image unique.

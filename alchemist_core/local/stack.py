@@ -1,6 +1,6 @@
 """The local stack without Docker: start, inspect and stop embedded Postgres and Airflow.
 
-All servers listen on loopback. Airflow runs as separate programs and is never imported. Independent of our stages.
+All servers listen on loopback. Airflow runs as separate programs and is never imported.
 """
 
 import shutil

@@ -64,7 +64,7 @@ def prometheus_command(home: Path, ports: Ports) -> list[str]:
 
 
 PROGRAMS = Path(sys.executable).parent
-# No log server: every process is on this machine and reads the log files from the folder.
+# --skip-serve-logs: no log server is needed, because every process can read the log files on this machine.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow", "api-server", "--host", "127.0.0.1"),
     "scheduler": ("airflow", "scheduler", "--skip-serve-logs"),
@@ -159,7 +159,7 @@ class Supervisor:
         """Stop all children and the jobs of their tasks. Postgres keeps running: `stack down` stops it."""
         ours = [found for child in self._children if child.process and (found := identify(child.process.pid))]
         end(ours, grace_s=GRACE_S)
-        # Workers would wait for their tasks, so they are killed. The next start runs these tasks again.
+        # Workers would first finish their tasks, so they are killed. The next start runs these tasks again.
         for process in ours:
             send(find_session(process.pid), signal.SIGKILL)
         end(find_marked(f"{STACK_VARIABLE}={stack_mark(self._home)}"), grace_s=GRACE_S)
@@ -179,7 +179,7 @@ class Supervisor:
             return
         say("Postgres had ended. It was restarted.")
         if before.port != self._postgres.port:
-            # All processes have the old address.
+            # All processes still have the old address, so they are restarted.
             end(
                 [found for child in self._children if child.process and (found := identify(child.process.pid))],
                 grace_s=GRACE_S,

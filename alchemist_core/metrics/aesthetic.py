@@ -34,7 +34,7 @@ class AestheticJudge:
 
     Args:
         clip: Folder of a CLIP model.
-        head: safetensors file with `weight`, one number a feature, and `bias`.
+        head: safetensors file with `weight`, one number per feature, and `bias`.
 
     Raises:
         ConfigError: A file is missing, or the head belongs to another model.
@@ -42,7 +42,7 @@ class AestheticJudge:
 
     def __init__(self, clip: Path, head: Path) -> None:
         if not head.is_file():
-            raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {head}: there is no such file.")
+            raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {head} is not a file. Give the safetensors file of the head.")
         self._clip, stored = Clip(clip, str(own_device())), load_file(head)
         if not {"weight", "bias"} <= stored.keys():
             raise ConfigError(
@@ -52,7 +52,7 @@ class AestheticJudge:
         if len(self._weight_D) != self._clip.dim:
             raise ConfigError(
                 f"ALCHEMIST_AESTHETIC_HEAD {head} is for {len(self._weight_D)} features, but CLIP in {clip} gives {self._clip.dim}. "
-                "Name the head that was trained on that CLIP."
+                "Give the head that was trained on this CLIP."
             )
 
     @property

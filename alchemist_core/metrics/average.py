@@ -1,4 +1,4 @@
-"""The paper's average of two stored metrics, CLIP-Score over FID: computed from stored values, without looking at an image."""
+"""The paper's average of two stored metrics, CLIP-Score over FID: computed from stored values, without images."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ class AverageScore:
         """
         found = {part: self._read(model, one) for part, one in self._parts.items()}
         value = average_score(found["clip_score"].value, found["fid"].value)
-        # An ingredient's own name comes first: from its beginning, tables see that a FID is better when lower.
+        # The name of the ingredient comes first, because tables recognise by its beginning that a lower FID is better.
         beside = {f"{row.metric}_of_average": row.value for row in found.values()}
         return Measured({self.title: value} | beside, min(row.n for row in found.values()))
 

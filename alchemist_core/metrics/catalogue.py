@@ -47,6 +47,6 @@ def find_metric(file: ProtocolFile) -> MetricMaker:
     added = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if file.metric not in added:
         known = ", ".join(sorted({*METRICS, *added}))
-        raise ConfigError(f"Evaluation protocol {file.name} names metric {file.metric!r}; allowed are {known}.")
+        raise ConfigError(f"Evaluation protocol {file.name} names metric {file.metric!r}. Allowed: {known}.")
     maker: MetricMaker = added[file.metric].load()
     return maker

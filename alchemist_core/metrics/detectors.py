@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.metrics.geneval import COLOURS, Found, Picture
+from alchemist_core.metrics.geneval import COLOURS, Found, ImageHW3
 from alchemist_core.models.features import Clip
 
 MOST_FOUND = 100
-"""Boxes per image, over all classes."""
+"""Largest number of boxes per image, over all classes."""
 _SHORT_SIDE, _STRIDE = 800, 32
 _GREY = (0x99, 0x99, 0x99)
 _TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
@@ -39,7 +39,7 @@ class Mask2Former:
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(
-                f"--detector {weights} holds no Mask2Former ({reason}). Name a folder of Mask2Former's weights for transformers, "
+                f"--detector {weights} does not hold a Mask2Former ({reason}). Give a folder of Mask2Former's weights for transformers, "
                 "trained on COCO instances; no other detector is supported."
             ) from error
         self._network = network.eval().requires_grad_(requires_grad=False).to(device)
@@ -53,7 +53,7 @@ class Mask2Former:
         return int(self._network.config.num_labels)
 
     @torch.inference_mode()
-    def detect(self, image_HW3: Picture) -> list[Found]:
+    def detect(self, image_HW3: ImageHW3) -> list[Found]:
         """Return the most likely objects, unsorted and unfiltered."""
         pixels_1CHW, size = self._prepare(image_HW3)
         output = self._network(pixels_1CHW)
@@ -75,7 +75,7 @@ class Mask2Former:
             if area
         ]
 
-    def _prepare(self, image_HW3: Picture) -> tuple[Tensor, tuple[int, int]]:
+    def _prepare(self, image_HW3: ImageHW3) -> tuple[Tensor, tuple[int, int]]:
         height, width = image_HW3.shape[:2]
         ratio = _SHORT_SIDE / min(height, width)
         size = round(height * ratio), round(width * ratio)
@@ -95,7 +95,7 @@ class ColourNamer:
         self._clip = clip
         self._known: dict[str, np.ndarray] = {}
 
-    def name(self, image_HW3: Picture, found: Found, class_name: str) -> str:
+    def name(self, image_HW3: ImageHW3, found: Found, class_name: str) -> str:
         """Return the colour of one object."""
         crop = _crop(image_HW3, found, self._clip.side)
         feature_D = self._clip.features(crop[None])[0]
@@ -127,7 +127,7 @@ def _box(mask_HW: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _crop(image_HW3: Picture, found: Found, side: int) -> Picture:
+def _crop(image_HW3: ImageHW3, found: Found, side: int) -> ImageHW3:
     grey = np.where(found.mask_HW[..., None], image_HW3, np.array(_GREY, np.uint8))
     left, top, right, bottom = (round(end) for end in found.box)
     crop = Image.fromarray(grey[top:bottom, left:right])

@@ -1,6 +1,6 @@
 """Distances between generated images and references, and between images and prompts, from features, in float64.
 
-Functions of arrays, independent of networks and images.
+All are functions of arrays.
 
 Letters: N M images · D features.
 """
@@ -88,7 +88,7 @@ def drawn_kernel_distance(
         raise DataError(
             f"{fewest} images are fewer than subset_size {subset_size}. Lower subset_size or give more images."
         )
-    generator = np.random.RandomState(seed)  # gives the subsets of the published implementation
+    generator = np.random.RandomState(seed)  # This generator gives the subsets of the published implementation.
     values = []
     for _ in range(n_subsets):
         first_K = generator.choice(len(first_ND), subset_size, replace=False)
@@ -98,7 +98,7 @@ def drawn_kernel_distance(
 
 
 def clip_score(image_ND: Features, text_ND: Features) -> float:
-    """Average the cosine between each image and its own prompt, neither scaled nor cut at 0.
+    """Average the cosine between each image and its own prompt.
 
     Source: Hessel et al. 2021, Eq. 1.
     Departs: no factor of 2.5 and no cut at 0, as the paper reports it.

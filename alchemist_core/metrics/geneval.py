@@ -1,7 +1,7 @@
-"""GenEval: does an image show the objects, counts, colours and places that its prompt asks for?
+"""GenEval: does an image show the objects, counts, colours and positions that its prompt describes?
 
-From top to bottom: the official rules, which turn a detector's boxes into a verdict and its reason, word for word and in float32; the
-official files, so that the official evaluator can be used too; judging a folder of images; and the metric that stores the shares.
+The file has four parts: the official rules, which turn a detector's boxes into a verdict with a reason (same texts, same float32); the
+official file formats, so that the official evaluator can be used too; judging a folder of images; the metric that stores the shares.
 
 Source: Ghosh et al. 2023.
 
@@ -34,7 +34,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 _NEAR = 1e-3
 
 Box = Float32[np.ndarray, "4"]
-Picture = UInt8[np.ndarray, "H W 3"]
+ImageHW3 = UInt8[np.ndarray, "H W 3"]
 
 
 class Detection(NamedTuple):
@@ -59,7 +59,7 @@ PUBLISHED = Rules()
 
 
 class Verdict(NamedTuple):
-    """Whether an image shows what its prompt asks for; if not, one line of reason per fault."""
+    """Whether an image shows what its prompt describes; if not, a line with the reason for each fault."""
 
     is_correct: bool
     reason: str
@@ -69,13 +69,13 @@ Objects = Mapping[str, Sequence[Detection]]
 
 
 def keep_detections(found: Objects, tag: str, rules: Rules = PUBLISHED) -> dict[str, list[Detection]]:
-    """Return the boxes that count, best first; classes without one are absent.
+    """Return the boxes that count, best first; classes without such a box are absent.
 
     The number of objects is limited before overlapping boxes are dropped. Only boxes of one class are compared.
 
     Args:
         found: Everything that was detected, by class.
-        tag: The prompt's task: counting has a threshold of its own.
+        tag: The prompt's task; counting has its own threshold.
         rules: Thresholds.
     """
     least = np.float32(rules.counting_threshold if tag == "counting" else rules.threshold)
@@ -89,7 +89,7 @@ def keep_detections(found: Objects, tag: str, rules: Rules = PUBLISHED) -> dict[
 
 
 def judge(asked: Mapping[str, Any], kept: Objects, rules: Rules = PUBLISHED) -> Verdict:
-    """Compare the kept boxes of an image with what its prompt's metadata asks for.
+    """Compare the kept boxes of an image with the metadata of its prompt.
 
     Source: Ghosh et al. 2023 (GenEval), its evaluation script.
     """
@@ -154,7 +154,7 @@ def _as_box(ends: Sequence[float]) -> Box:
 
 
 def _area(box: Box) -> np.float32:
-    # Both ends belong to the box, so a single pixel has area 1.
+    # Both ends are part of the box, so a single pixel has area 1.
     return np.float32(np.maximum(box[2:] - box[:2] + 1, 0).prod())
 
 
@@ -211,7 +211,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     for number, prompt in enumerate(prompts):
         if missing := {"tag", "prompt", "include"} - prompt.keys():
             raise DataError(
-                f"{path}, line {number + 1} lacks {', '.join(sorted(missing))}. Name GenEval's evaluation_metadata.jsonl."
+                f"{path}, line {number + 1} lacks {', '.join(sorted(missing))}. Give GenEval's evaluation_metadata.jsonl."
             )
     return prompts
 
@@ -283,7 +283,7 @@ class Found(NamedTuple):
     """One object that a network found."""
 
     label: int
-    """Place of its class among the detector's."""
+    """Index of its class in the detector's list."""
     box: tuple[float, float, float, float]
     """Left, top, right and bottom in pixels."""
     score: float
@@ -298,7 +298,7 @@ class Detector(Protocol):
         """Number of classes that it finds."""
         ...
 
-    def detect(self, image_HW3: Picture) -> list[Found]:
+    def detect(self, image_HW3: ImageHW3) -> list[Found]:
         """Return the objects of an image, unsorted and unfiltered."""
         ...
 
@@ -306,7 +306,7 @@ class Detector(Protocol):
 class Namer(Protocol):
     """Names the colour of an object."""
 
-    def name(self, image_HW3: Picture, found: Found, class_name: str) -> str:
+    def name(self, image_HW3: ImageHW3, found: Found, class_name: str) -> str:
         """Return one of the ten colours."""
         ...
 
@@ -384,7 +384,7 @@ def summarize_results(results: Sequence[JudgedImage]) -> dict[str, float]:
 
 
 def _describe(
-    image_HW3: Picture,
+    image_HW3: ImageHW3,
     metadata: Mapping[str, Any],
     names: Sequence[str],
     found: Sequence[Found],
@@ -409,7 +409,7 @@ def note_generation(folder: Path, about: dict[str, Any]) -> None:
     """Write beside the images how they are generated, once.
 
     Raises:
-        ConfigError: The folder holds images that were generated in another way; the text names what differs.
+        ConfigError: The folder holds images that were generated in another way; the message names the differences.
     """
     path = folder / _GENERATED
     if path.exists():
@@ -439,7 +439,7 @@ def read_generation(folder: Path) -> GenerationNote:
     path = folder / _GENERATED
     if not path.is_file():
         raise DataError(
-            f"{path} is missing, so it is not known how these images were generated. Generate them with alchemist geneval draw, "
+            f"{path} is missing, so the model of these images is unknown. Generate them with alchemist geneval draw, "
             "or judge them without --protocol."
         )
     return GenerationNote(**_read_json(path))
@@ -479,7 +479,7 @@ class Geneval:
         return self.protocol.sampler
 
     def pin(self) -> dict[str, Any]:
-        """Return the protocol with what the folder and the networks are.
+        """Return the protocol with the values of this folder and of these networks filled in.
 
         Raises:
             ConfigError: The protocol's file gives a value, and the one found differs.

@@ -24,7 +24,7 @@ from alchemist_core.training.sample_reading import StoredSamples, read_images
 
 def heldout_conditions(rater: SubsetRater, rows: Sequence[LocatedSample]) -> dict[str, Any]:
     """Return everything that two held-out losses must share to be comparable: the samples, and the rater's tokenizer."""
-    # Stored values are found by the hash of these words, so the words never change.
+    # Stored values are found by the hash of these texts, so the texts never change.
     return {
         "metric": "heldout_loss",
         "unit": "nats a token",
@@ -37,7 +37,7 @@ class _Heldout(ABC):
     """The mean of a loss over the samples of the evaluation dataset. A subclass provides the samples for a model."""
 
     title: str
-    # No name: values under another tokenizer or dataset are another series, and no error.
+    # None: values under another tokenizer or dataset are stored as another series.
     protocol_name = None
     uses_device = True
 

@@ -45,7 +45,7 @@ class ImageMetric(ABC):
     fields: ClassVar[type[ImageProtocol]] = ImageProtocol
     """Model of the protocol's fields; a metric with fields of its own names a subclass."""
     has_references: ClassVar[bool] = False
-    """Whether images are compared with those of the evaluation dataset."""
+    """Whether the metric compares images with those of the evaluation dataset."""
 
     def __init__(self, bench: Bench, file: ProtocolFile) -> None:
         self.bench, self.protocol_name = bench, file.name
@@ -68,12 +68,12 @@ class ImageMetric(ABC):
         """The captions for which images are generated.
 
         Raises:
-            DataError: The evaluation dataset has fewer samples than the protocol asks for.
+            DataError: The evaluation dataset has fewer samples than the protocol's n_images.
         """
         rows, n_images = self.bench.samples.rows, self.protocol.n_images
         if len(rows) < n_images:
             raise DataError(
-                f"Evaluation protocol {self.protocol_name} asks for n_images {n_images}, but the evaluation dataset has "
+                f"Evaluation protocol {self.protocol_name} has n_images {n_images}, but the evaluation dataset has "
                 f"{len(rows)} samples. Ingest a larger one, or lower n_images in a copy of the protocol under another name."
             )
         return [row.caption for row in rows[:n_images]]
@@ -83,7 +83,7 @@ class ImageMetric(ABC):
 
         Raises:
             ConfigError: The protocol's file gives a hash, and what was found has another one.
-            DataError: The dataset's samples or categories are not those that the protocol asks for.
+            DataError: The dataset's samples or categories are not those of the protocol.
         """
         draft = self.protocol
         self.weights = find_weights(draft.extractor, self.bench.weights)
@@ -95,14 +95,14 @@ class ImageMetric(ABC):
             found["reference_sha256"] = members_sha256([bytes(row.image_hash) for row in self.bench.samples.rows])
         if self.labels is not None:
             found["labels_sha256"] = texts_sha256(self.labels)
-        # Defaults of the sampler are written out, so that a later change of a default is noticed.
+        # Store the sampler's defaults too, so that a later change of a default makes another protocol.
         sampling = SAMPLERS[draft.sampler].from_stored(draft.sampling).hashed_json()
         self.protocol = draft.model_copy(update={"sampling": sampling}).pinned(**found)
         return self.protocol.as_json()
 
     def measure(self, model: ModelRow) -> Measured:
         """Generate the model's images where they are missing, and compare them."""
-        # Weights that do not fit are refused before hours of generation.
+        # Check the weights before generation, which can take hours.
         self.load()
         return Measured(self.measure_images(read_set(self._generate(model))), self.protocol.n_images)
 
@@ -118,9 +118,7 @@ class ImageMetric(ABC):
             parts.append(self.read(shard))
             n_images += len(shard.prompts)
         if n_images != self.protocol.n_images:
-            raise DataError(
-                f"{n_images} images were given, but the protocol asks for n_images {self.protocol.n_images}."
-            )
+            raise DataError(f"{n_images} images were given, but the protocol has n_images {self.protocol.n_images}.")
         return self.compare(*map(_join, zip(*parts, strict=True)))
 
     def load(self) -> None:
@@ -133,7 +131,7 @@ class ImageMetric(ABC):
 
     @abstractmethod
     def compare(self, *columns_N: Any) -> dict[str, float]:
-        """Return the value under `title`, and further ones under names that begin with it."""
+        """Return the value under `title`, and further values under names that begin with the title."""
 
     @cached_property
     def network(self) -> Any:
@@ -176,7 +174,7 @@ class ImageMetric(ABC):
         if set(labels) != set(categories):
             raise DataError(
                 f"Categories are {', '.join(sorted(categories))} in the protocol, but {', '.join(sorted(set(labels)))} in the "
-                "evaluation dataset. Import MJHQ-30K with --layout mjhq, or name the dataset's categories in a copy of the protocol."
+                "evaluation dataset. Import MJHQ-30K with --layout mjhq, or give the dataset's categories in a copy of the protocol."
             )
         return labels
 
@@ -188,7 +186,7 @@ class ImageMetric(ABC):
             "first_seed": protocol.first_seed, "sampling": protocol.sampling,
         }  # fmt: skip
         out = artifact_path(f"images/{fingerprint(identity)}")
-        # Protocols that ask for the same images share them.
+        # Protocols with equal settings of generation share their images.
         with self.bench.hold(f"images:{out.name}"):
             if not is_finished(out):
                 generate_images(
@@ -248,7 +246,7 @@ class ClipScore(ImageMetric):
         if self.protocol.extractor not in {"clip", "efficientnet_lite0_minilm_head"}:
             raise ConfigError(
                 f"Evaluation protocol {file.name}: {self.protocol.metric} needs features of texts, which extractor "
-                f"{self.protocol.extractor} does not give; allowed are clip and efficientnet_lite0_minilm_head."
+                f"{self.protocol.extractor} does not compute. Allowed: clip and efficientnet_lite0_minilm_head."
             )
 
     def read(self, shard: ImageSet) -> tuple[Any, ...]:
@@ -261,7 +259,7 @@ class ClipScore(ImageMetric):
 
 
 def load_network(extractor: str, weights: Path) -> Any:
-    """Load the network that gives features, on this process's device.
+    """Load the network that computes features, on the device of this process.
 
     Raises:
         ConfigError: The weights are another network's.

@@ -1,7 +1,7 @@
-"""A set of generated images in tars, each image with its prompt and its seed, so that metrics need no model. Independent of metrics.
+"""A set of generated images in tars, each image with its prompt and its seed, so that metrics need no model.
 
-A shard that exists is complete, so a killed run continues with the missing ones. The set is complete when the list of its shards
-and their hashes exists.
+A shard that exists is complete, so an interrupted run continues with the missing ones. The set is complete when the file with the hashes
+of its shards exists.
 """
 
 import io
@@ -57,7 +57,7 @@ def generate_images(
     Args:
         model_path: Folder that `train_downstream` made.
         prompts: One per image.
-        first_seed: Seed of the first image; the next ones count up.
+        first_seed: Seed of the first image; it increases by 1 with each image.
         sampling: Options of the sampler of the model's family.
         out: Folder of the set.
         on_progress: Called with the images done, the images planned, and a note.
@@ -97,12 +97,12 @@ def write_shard(folder: Path, places: range, images: ImageSet) -> None:
 
 
 def finish_set(folder: Path, n_images: int, about: dict[str, Any]) -> None:
-    """Write the list of shards and their hashes, which declares the set complete.
+    """Write the list of shards with their hashes, which marks the set as complete.
 
     Args:
         folder: Folder of the set.
         n_images: Number of images in all shards.
-        about: What the images were generated from.
+        about: Model and options that the images were generated with.
     """
     paths = [_shard_path(folder, places) for places in _shards(n_images)]
     listed = {"about": about, "n_images": n_images, "shards": {path.name: _sha256(path) for path in paths}}
@@ -128,7 +128,7 @@ def read_set(folder: Path) -> Iterator[ImageSet]:
     for name, sha256 in sorted(listed["shards"].items()):
         if _sha256(folder / name) != sha256:
             raise DataError(
-                f"{folder / name} was changed after it was written. Delete {folder} to have its images generated again."
+                f"{folder / name} was changed after it was written. Delete {folder} to generate its images again."
             )
         images, prompts, seeds = zip(*_read_shard(folder / name), strict=True)
         yield ImageSet(np.stack(images), list(prompts), list(seeds))
@@ -152,5 +152,5 @@ def _shard_path(folder: Path, places: range) -> Path:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise DataError(f"{path} is missing. Delete {path.parent} to have its images generated again.")
+        raise DataError(f"{path} is missing. Delete {path.parent} to generate its images again.")
     return file_sha256(path).hex()

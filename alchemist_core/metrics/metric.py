@@ -1,4 +1,4 @@
-"""The protocol of a metric: a class that pins the conditions of its values and measures models. Independent of single metrics.
+"""The interface of a metric: a class that pins the conditions of its values and measures models.
 
 A further metric is one class that satisfies `Metric`, and one protocol file that names it; see the README of this folder.
 """
@@ -20,7 +20,7 @@ from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.sample_reading import Images, read_images
 
 _CHUNK = 512
-"""Images in memory at once."""
+"""Number of images in memory at a time."""
 
 
 class Measured(NamedTuple):
@@ -38,17 +38,17 @@ class Metric(Protocol):
 
     @property
     def title(self) -> str:
-        """The value's name in every table. A name that begins with fid or kid or contains loss is better when lower."""
+        """Name of the value in every table. If it begins with fid or kid, or contains loss, lower values are better."""
         ...
 
     @property
     def sampler(self) -> str:
-        """The family of models that it measures, star or flow: values of two families are never compared."""
+        """Family of the models that it measures, star or flow; values of two families are never compared."""
         ...
 
     @property
     def protocol_name(self) -> str | None:
-        """The name under which the pinned conditions must stay the same; none if the conditions alone identify the values."""
+        """Name under which the pinned conditions must stay the same; None if the conditions alone identify the values."""
         ...
 
     def pin(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Metric(Protocol):
         ...
 
     def measure(self, model: ModelRow) -> Measured:
-        """Measure one model; a value under `title` is among those returned."""
+        """Measure one model. The returned values include one under `title`."""
         ...
 
 
@@ -70,7 +70,7 @@ class EvaluationSamples:
 
     @cached_property
     def rows(self) -> Sequence[LocatedSample]:
-        """Every sample with its hashes, its caption and where its bytes are, in the order of pair_hash."""
+        """Every sample with its hashes, caption and location, in the order of pair_hash."""
         return self._read_rows()
 
     def categories(self) -> list[str]:
@@ -97,7 +97,7 @@ class Bench:
     on_progress: OnProgress
     """Called with the number done, the number planned and a note."""
     hold: Callable[[str], AbstractContextManager[None]]
-    """Locks a name, such as the images of a model, so that no other run generates the same."""
+    """Locks a name, such as the images of a model, so that no other run generates them at the same time."""
 
 
 MetricMaker = Callable[[Bench, ProtocolFile], Metric]

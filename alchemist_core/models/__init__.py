@@ -1,1 +1,1 @@
-"""Models: the scale-wise autoregressive family, its image tokenizer and its text encoders."""
+"""Networks: STAR with its image tokenizer and text encoders, FLUX-mini, and the networks of metrics."""

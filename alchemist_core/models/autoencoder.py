@@ -1,7 +1,7 @@
 """The convolutional coder of the tokenizer: pixels to features of the finest grid and back, and how it is trained.
 
-Modules have the names of the published checkpoint, so that most of its keys match. The file goes from the parts to the whole, then
-to training.
+Modules have the names of the published checkpoint, so that most of its keys match. Parts come first, then the whole, then
+its training.
 
 Letters: B samples in a batch · N images · C channels · D features of a token · H W grid.
 """
@@ -18,9 +18,9 @@ from alchemist_core.models.config import AutoencoderConfig
 from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.quantiser import ResidualQuantiser, draw_rows, fit_codebook
 
-# The autoencoder first trains without codes; then k-means fits the codebook to its features.
+# The autoencoder is first trained without codes; then k-means fits the codebook to its features.
 _PLAIN_RATIO, _N_ROUNDS, _N_FITTED = 0.5, 8, 1000
-# A code that is not used within this many steps restarts, except in the last tenth of the training, so that all codes settle.
+# A code that is not used within this many steps gets a new vector, except in the last tenth of the training.
 _PATIENCE, _SETTLING_RATIO = 25, 0.1
 
 
@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
         self.norm1, self.conv1 = _norm(n_in, n_groups), nn.Conv2d(n_in, n_out, 3, padding=1)
         self.norm2, self.conv2 = _norm(n_out, n_groups), nn.Conv2d(n_out, n_out, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
-        # Departs: blocks start as their shortcut, which cuts the error of the small autoencoder after 200 steps to a third.
+        # Departs: a block initially returns its input. After 200 steps the error of the small autoencoder is then a third.
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, hidden_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:

@@ -116,7 +116,7 @@ def tokenizer_tiny(resolution: int = 16, n_codes: int = 128) -> TokenizerConfig:
     scales = (1, 2, 4)
     n_levels = (resolution // scales[-1]).bit_length()
     width_ratios = ((1,) * n_levels + (2, 2))[-n_levels:]
-    # Many small steps of a narrow network: within a minute they give better images than few large steps of a wide one.
+    # Within a minute, many small steps of a narrow network give better images than few large steps of a wide one.
     autoencoder = AutoencoderConfig(
         width=12, width_ratios=width_ratios, n_blocks=1, n_groups=3, token_dim=12, n_smoothers=2,
         n_steps=1600, batch_size=max(2, 192 // resolution),
@@ -202,9 +202,9 @@ class SamplingConfig(Config):
     guidance_scale: Annotated[float, Formerly("guidance")] = Field(
         4.0, ge=0, le=100, description="Classifier-free guidance at the last scale; it increases from 0 at the first"
     )
-    top_k: int = Field(600, ge=1, le=65536, description="Sample each token from this many of its likeliest codes")
+    top_k: int = Field(600, ge=1, le=65536, description="Sample each token from this many of its most likely codes")
     top_p: float = Field(
-        0.8, gt=0, le=1, description="Sample each token from the likeliest codes that together have this probability"
+        0.8, gt=0, le=1, description="Sample each token from the most likely codes that together have this probability"
     )
     batch_size: int = Field(
         16, ge=1, le=4096, description="Number of images that are generated at the same time; the last batch is padded"

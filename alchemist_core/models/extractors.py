@@ -23,7 +23,7 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
 
     Args:
         extractor: Its name in an evaluation protocol.
-        given: The path that the user gave; needed if no package has the weights.
+        given: The path that the user gave; required if no package contains the weights.
 
     Raises:
         ConfigError: No path was given, or it does not exist.

@@ -1,7 +1,7 @@
 """The image-text head: a critic that measures how well an image matches a caption, trained on validation data.
 
 Two small networks project the features of two frozen encoders (EfficientNet-lite0 and all-MiniLM-L6-v2, from packages) into one
-space; the cosine of image and caption is the match. The small networks are trained on the user's samples and stored in one file.
+space; the cosine of image and caption measures the match. The small networks are trained on the user's samples and stored in one file.
 Its cosines are comparable only with those of the same file, and not with CLIP-Score.
 
 Letters: N samples · D features of an encoder · E of the shared space.
@@ -63,7 +63,7 @@ class Head(nn.Module):
     def forward(
         self, image_ND: Float[Tensor, "N D"], text_NC: Float[Tensor, "N C"]
     ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N E"]]:
-        """Return both projections at length one."""
+        """Return both projections, normalised to length 1."""
         return nn.functional.normalize(self.image(image_ND)), nn.functional.normalize(self.text(text_NC))
 
 
@@ -101,7 +101,7 @@ class ImageText:
 
 def pack_head(head: Head, record: HeadRecord) -> bytes:
     """Return the file of a head and its record; equal heads give equal bytes."""
-    # One metadata entry, because safetensors does not keep the order of several.
+    # Use one metadata entry, because safetensors does not keep the order of several entries.
     return save(dict(head.state_dict()), {"record": json.dumps(record.hashed_json(), sort_keys=True)})
 
 

@@ -8,7 +8,7 @@ from alchemist_core.config import Config, Formerly
 from alchemist_core.errors import ConfigError
 
 LEAST_AUC = 0.8
-"""A head with a held-out AUC of at most this is refused: it hardly tells an image's own caption from another."""
+"""A head is refused if its held-out AUC is at most this: it hardly distinguishes an image's own caption from others."""
 
 
 class HeadTrainingConfig(Config):
@@ -49,7 +49,7 @@ class HeadRecord(Config):
 
 
 def refuse_weak(record: HeadRecord, name: str) -> None:
-    """Refuse a head that hardly tells an image's own caption from others.
+    """Refuse a head that hardly distinguishes an image's own caption from others.
 
     Raises:
         ConfigError: Its held-out AUC is too low.

@@ -11,7 +11,7 @@ class WithoutTf32(ContextDecorator):
     """Computes convolutions in full fp32 while a block or a decorated function runs, and restores the setting afterwards.
 
     By default a GPU rounds the inputs of convolutions to 10 bits (TF32), so that codes and features would depend on the card.
-    The setting belongs to the process and several threads encode images at a time, so the last block to end restores it.
+    The setting is global and several threads encode images at a time, so the last block that ends restores it.
     """
 
     def __init__(self) -> None:

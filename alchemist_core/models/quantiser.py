@@ -1,4 +1,4 @@
-"""Residual quantisation over scales: each scale codes what the coarser ones left, with one shared codebook; and fitting that codebook.
+"""Residual quantisation over scales: each scale encodes the residual of the coarser ones with a shared codebook; fitting this codebook.
 
 Letters: B samples in a batch · S tokens over all scales · L tokens of one scale · D features · V codebook size · H W finest grid.
 """
@@ -67,7 +67,7 @@ class ResidualQuantiser(nn.Module):
     def inputs(self, code_BS: Int64[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         """Return the generator's input for each token: the grid of the coarser scales, resampled to the token's scale."""
         first_BLD = self.codebook.weight.new_zeros(len(code_BS), self.scales[0] ** 2, self.codebook.embedding_dim)
-        # The last grid is not an input: zip stops with the scales.
+        # The last grid is not an input: zip stops at the last scale.
         later = zip(range(1, len(self.scales)), self.grow(code_BS), strict=False)
         return torch.cat([first_BLD, *(self.at_scale(scale, grid_BDHW) for scale, grid_BDHW in later)], 1)
 
@@ -92,8 +92,8 @@ def share_smoothers(n_scales: int, n_smoothers: int) -> list[int]:
     >>> share_smoothers(10, 4)
     [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
-    Departs: scales 2 and 7 of 10 are midway between two ticks. The published weights were trained with the choice that rounding
-    makes, so the ticks are computed by the same expression.
+    Departs: scales 2 and 7 of 10 are midway between two ticks. Rounding decides, so the ticks are computed by the same expression as
+    in the training of the published weights.
     """
     if not n_smoothers:
         return []

@@ -94,7 +94,7 @@ class _Batch:
 def guide(
     logit_BLV: Float[Tensor, "B L V"], empty_logit_BLV: Float[Tensor, "B L V"], strength: float
 ) -> Float[Tensor, "B L V"]:
-    """Move logits away from those of the empty caption: classifier-free guidance.
+    """Move logits away from the logits of the empty caption (classifier-free guidance).
 
     Source: Ho and Salimans 2022, Eq. 6.
     """
@@ -102,14 +102,14 @@ def guide(
 
 
 def cut_probabilities(logit_BLV: Float[Tensor, "B L V"], *, top_k: int, top_p: float) -> Float[Tensor, "B L V"]:
-    """Return probabilities of the likeliest codes only: at most `top_k`, and no more than needed to cover `top_p`.
+    """Return the probabilities of the most likely codes only: at most `top_k`, and no more than are needed to cover `top_p`.
 
     Source: Holtzman et al. 2020 (top-p).
     """
     n_kept = min(top_k, logit_BLV.shape[-1])
     value_BLK, code_BLK = logit_BLV.double().topk(n_kept, -1)
     probability_BLK = value_BLK.softmax(-1)
-    # A code is kept if the likelier ones do not cover top_p yet, so the likeliest is always kept.
+    # A code is kept if the more likely codes do not cover top_p, so the most likely code is always kept.
     is_kept_BLK = probability_BLK.cumsum(-1) - probability_BLK < top_p
     kept_BLK = torch.where(is_kept_BLK, probability_BLK, 0.0)
     cut_BLV = torch.zeros_like(logit_BLV, dtype=torch.float64).scatter(-1, code_BLK, kept_BLK)
@@ -119,7 +119,7 @@ def cut_probabilities(logit_BLV: Float[Tensor, "B L V"], *, top_k: int, top_p: f
 def pick_codes(probability_BLV: Float[Tensor, "B L V"], uniform_BL: Float[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
     """Return each token's code: the inverse of the cumulative probabilities at a uniform number."""
     cumulated_BLV = probability_BLV.cumsum(-1)
-    # Clamped to the last code of positive probability: rounding may leave the sum below the number.
+    # Clamp to the last code with a positive probability: by rounding, the sum may stay below the uniform number.
     reached_BL1 = uniform_BL[..., None] * cumulated_BLV[..., -1:]
     code_BL1 = torch.searchsorted(cumulated_BLV, reached_BL1, right=True)
     last_BL1 = torch.searchsorted(cumulated_BLV, cumulated_BLV[..., -1:].contiguous())

@@ -3,7 +3,7 @@
 Attention is causal between scales and full within a scale. STAR is the proxy, the downstream model and the rater's backbone. Its
 tokenizer and text encoder are frozen and separate.
 
-The file goes from the parts to the whole: positions, attention, block, trunk, generator.
+Parts come first: positions, attention, block, trunk, generator.
 
 Letters: B samples in a batch · S tokens over all scales · D features of an input token · E features inside · V codebook size.
 """
@@ -125,7 +125,7 @@ class SelfAttention(nn.Module):
         bias_SS: Float[Tensor, "S S"] | None,
         cache: AttentionCache | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """Attend where the bias is 0 (−∞ masks), and to all cached tokens."""
+        """Attend to tokens with bias 0 (−∞ masks a token), and to all cached tokens."""
         n_heads = self.n_heads
         # Split, not indexed by head: the backward of indexing fills a tensor of zeros first.
         all_BSGE = _by_head(self.query_key_value(hidden_BSD), 3 * n_heads)
@@ -277,7 +277,7 @@ class Trunk(nn.Module):
         ratios = torch.linspace(0, config.drop_path_ratio, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, ratio) for ratio in ratios)
         turn_SF = rotary_turns(config.scales, config.width // config.n_heads)
-        # Repeated for each head: without broadcasting the product is three times faster on a CPU.
+        # Repeated for each head, because the product without broadcasting is three times as fast on a CPU.
         turn_SGF2 = torch.view_as_real(turn_SF)[:, None].repeat(1, 2 * config.n_heads, 1, 1)
         self.register_buffer("level_S", scale_index(config.scales), persistent=False)
         self.register_buffer("mask_SS", block_causal_mask(config.scales), persistent=False)
@@ -330,12 +330,12 @@ class Trunk(nn.Module):
         return Surroundings(turn_SGF, None if mask_SS is None else self._bias(mask_SS), text_BTD, text_bias)
 
     def _bias(self, mask: Tensor) -> Tensor:
-        # Attention would turn a mask of booleans into this once in every layer.
+        # Computed once: attention would convert a boolean mask in every layer.
         return torch.zeros_like(mask, dtype=self.first_in.dtype).masked_fill_(~mask, -torch.inf)
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Draw the first weights as the published code does: one width for all, the branches' last layers by depth.
+        """Initialise the weights as the published code does: equal variances, scaled down by depth in the last layers of branches.
 
         Source: STAR; VAR.
         """
@@ -349,7 +349,7 @@ class Trunk(nn.Module):
 
 
 def initialise(module: nn.Module, width: int) -> None:
-    """Draw the weights of a linear layer or table from a truncated normal of variance 1/(3 width); biases start at 0."""
+    """Initialise a linear layer or a table by a truncated normal of variance 1/(3 width); biases are 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=_std(width))
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -388,9 +388,9 @@ class Star(nn.Module):
         return logit_BSV
 
     def matches(self, tokens: ImageTokens, text: TextFeatures) -> Float[Tensor, "B S E"]:
-        """Return the product of each token's predicted vector and its code's vector: how an image matches its caption, not only how well.
+        """Return the product, feature by feature, of each token's predicted vector and the vector of its code.
 
-        Its sum over the features is the logit of the token's code.
+        It shows how an image matches its caption, not only how well: the sum over the features is the logit of the token's code.
         """
         expected_BSE: Tensor = self.trunk(tokens.input_BSD, text)
         return expected_BSE * functional.embedding(tokens.code_BS, self.head.weight)

@@ -71,7 +71,7 @@ class TextFeatures:
 
 
 class TextEncoder(Protocol):
-    """What callers need of an encoder."""
+    """Interface of a text encoder."""
 
     dim: int
 
@@ -81,7 +81,7 @@ class TextEncoder(Protocol):
 
 
 def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """Load an encoder by name. Its features are on the CPU, whatever its device.
+    """Load an encoder by name. Its features are returned on the CPU.
 
     Args:
         name: `words`, `minilm`, or `clip:` followed by the folder or hub name of a CLIP text model.
@@ -89,7 +89,7 @@ def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
 
     Raises:
         ConfigError: The name is unknown, or the folder does not hold a model.
-        MissingDependencyError: The package that carries the weights is not installed.
+        MissingDependencyError: The package with the weights is not installed.
     """
     if name == "words":
         return WordVectors()
@@ -122,8 +122,7 @@ def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> CaptionTab
 class WordVectors:
     """Fixed vectors from hashes: a token holds its word, the word before it, and its position.
 
-    A token includes the previous word because colours and shapes bind by adjacency, and a model of two blocks is too shallow to
-    learn that.
+    A token includes the previous word, because a model of two blocks is too small to learn which colour belongs to which shape.
     """
 
     word_dim, place_dim, n_tokens = 64, 16, 16
@@ -223,7 +222,7 @@ def _clip_place(source: str) -> tuple[str, str, str]:
     return f"{organisation}/{name}".removeprefix("/"), "/".join(folder), "tokenizer" if folder else ""
 
 
-# Captions of every forward, padded where there are fewer: kernels depend on the shape, features must not.
+# Batch size of every forward; smaller batches are padded, because kernels depend on the shape, and features must not.
 _BATCH = 64
 _LENGTHS = (8, 16, 32, 64)
 
@@ -248,7 +247,7 @@ def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) 
 
 
 def padded_length(n_words: int, n_tokens: int) -> int:
-    """Return the padded length of a caption: a function of the caption alone, as its features must be.
+    """Return the padded length of a caption. It depends on the caption alone, so that its features do too.
 
     >>> [padded_length(n, 77) for n in (2, 8, 9, 70)]
     [8, 8, 16, 77]
@@ -269,7 +268,7 @@ def _load_tokenizer(source: str, n_tokens: int, **place: str) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415  seconds that hashed words need not pay
 
     tokenizer = AutoTokenizer.from_pretrained(source, **place)
-    # Threads share the tokenizer, and its truncation state must not change while another thread uses it: it is set here, once.
+    # Set truncation once, here: threads share the tokenizer, and must not change its state while another thread uses it.
     _read_words(tokenizer, [""], n_tokens)
     return tokenizer
 

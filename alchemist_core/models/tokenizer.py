@@ -21,7 +21,7 @@ from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray, ImageSource, resize_images
 from alchemist_core.models.quantiser import ResidualQuantiser, fit_codebook
 
-# Codes differ in about 1 of 1,000 images between batch shapes, so all images are encoded in this one shape.
+# Between two batch shapes, codes of about 1 in 1,000 images differ, so all images are encoded in this one shape.
 ENCODE_BATCH = 256
 # An autoencoder at 256 px needs about a gigabyte for 16 images, so larger images are encoded in smaller batches.
 _MOST_PIXELS = 2**20
@@ -60,7 +60,7 @@ class Tokenizer(nn.Module):
 
     @property
     def encode_batch(self) -> int:
-        """Images of every forward: kernels depend on the shape, codes must not."""
+        """Batch size of every forward, always the same, because kernels depend on the shape, and codes must not."""
         return max(1, min(ENCODE_BATCH, _MOST_PIXELS // self.config.resolution**2))
 
     @torch.no_grad()

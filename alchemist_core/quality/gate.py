@@ -1,7 +1,7 @@
 """The gate: run a suite of checks on the stored rows of a night or a subset, and store every outcome.
 
 A night without rows passes. Checks that a person has released still run, but a failure is only a warning.
-The caller decides what a failure stops.
+The caller decides the effect of a failure.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.quality import suites
 from alchemist_core.quality.limits import AppliedLimits, CheckLimits
-from alchemist_core.quality.own_suites import GATES, Asked, is_own, run_own_suites
+from alchemist_core.quality.own_suites import GATES, OwnChecks, is_own, run_own_suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
 from alchemist_core.selection.config import RATER_SCORE
@@ -125,20 +125,22 @@ def _check_own(suite: str, applied: AppliedLimits, datasets: set[str], rows: Row
     if applied.folder is None or suite not in GATES:
         return []
     known = frozenset(row.name for row in list_datasets(rows.engine))
-    return run_own_suites(Asked(suite, applied.folder, frozenset(datasets), known, applied.limits.max_examples), rows)
+    return run_own_suites(
+        OwnChecks(suite, applied.folder, frozenset(datasets), known, applied.limits.max_examples), rows
+    )
 
 
 def _dropped(
     engine: Engine, suite: str, dataset: str, crawl_date: date, outcomes: list[CheckOutcome]
 ) -> list[CheckOutcome]:
-    """Return a success for each failed expectation that no suite contains any more: it would hold the night for ever."""
+    """Return a success for each failed expectation that is in no suite any more: otherwise it would stop the night forever."""
     now = {outcome.expectation for outcome in outcomes}
-    gone = [
+    dropped = [
         row.expectation
         for row in failed_checks(engine, dataset, crawl_date)
         if row.suite == suite and is_own(row.expectation) and row.expectation not in now
     ]
-    return [CheckOutcome(name, WARN, is_success=True, observed={"note": "no longer in any suite"}) for name in gone]
+    return [CheckOutcome(name, WARN, is_success=True, observed={"note": "no longer in any suite"}) for name in dropped]
 
 
 def _with_limits(outcome: CheckOutcome, applied: AppliedLimits) -> CheckOutcome:
@@ -178,13 +180,13 @@ def _rank_figures(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns
         return {"rank": [], "dropped_share": [], "is_mixed": []}
     cut = row.spec.get("drop_top_ratio") or 0.0
     n_pool_R = np.asarray(row.curves["n_pool"] if row.curves else (), np.float64)
-    # Bins of equal width; the bin that contains the cut counts in part.
+    # Bins have equal width; of the bin that contains the drop-top ratio, only its part below that counts.
     below_R = np.clip(cut * len(n_pool_R) - np.arange(len(n_pool_R)), 0, 1)
     dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
     strategy = STRATEGIES[row.strategy]
     is_rated = row.spec.get("rank_by", RATER_SCORE) == RATER_SCORE
     warning = mixed_pairing_warning(strategy(), rater_of_subset(engine, row).rule) if is_rated else None
-    # Only the lowest rank is checked against the cut, so the frame does not need millions of ranks.
+    # The lowest rank is enough for the check of the drop-top ratio, so the frame does not need millions of ranks.
     return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}
 
 

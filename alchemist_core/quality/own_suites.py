@@ -39,8 +39,8 @@ class SuiteMeta(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What to check: the datasets of the night or subset, and all registered datasets."""
+class OwnChecks:
+    """The checks to run: the gate, the folder of suites, the datasets of the night or subset, and all registered datasets."""
 
     gate: Gate
     folder: Path
@@ -49,10 +49,10 @@ class Asked:
     max_examples: int
 
 
-def run_own_suites(asked: Asked, rows: Rows) -> list[CheckOutcome]:
+def run_own_suites(wanted: OwnChecks, rows: Rows) -> list[CheckOutcome]:
     """Run every suite of the gate in the folder, and return the outcomes."""
-    files = sorted(path for path in asked.folder.iterdir() if path.suffix in KINDS and path.name[0] not in "._")
-    return [outcome for path in files for outcome in _run_file(path, asked, rows)]
+    files = sorted(path for path in wanted.folder.iterdir() if path.suffix in KINDS and path.name[0] not in "._")
+    return [outcome for path in files for outcome in _run_file(path, wanted, rows)]
 
 
 def is_own(expectation: str) -> bool:
@@ -64,19 +64,19 @@ def is_own(expectation: str) -> bool:
     return "/" in expectation and expectation.partition("/")[0].endswith(KINDS)
 
 
-def _run_file(path: Path, asked: Asked, rows: Rows) -> list[CheckOutcome]:
+def _run_file(path: Path, wanted: OwnChecks, rows: Rows) -> list[CheckOutcome]:
     # If the file name gives the gate, a broken file fails only this gate.
     by_name = next((gate for gate in GATES if path.name.startswith(gate)), None)
-    if by_name not in (None, asked.gate):
+    if by_name not in (None, wanted.gate):
         return []
     name = _printable(path.name)
     try:
         suite = load_suite(path)
         meta = _read_meta(suite.meta)
-        if _gate_of(by_name, meta) != asked.gate or not (meta.datasets is None or asked.datasets & {*meta.datasets}):
-            return _note_unknown(name, meta, asked)
-        with open_slice(meta.view or VIEWS[asked.gate], rows) as slice_:
-            return [*_note_unknown(name, meta, asked), *_run_suite(name, suite, slice_, asked)]
+        if _gate_of(by_name, meta) != wanted.gate or not (meta.datasets is None or wanted.datasets & {*meta.datasets}):
+            return _note_unknown(name, meta, wanted)
+        with open_slice(meta.view or VIEWS[wanted.gate], rows) as slice_:
+            return [*_note_unknown(name, meta, wanted), *_run_suite(name, suite, slice_, wanted)]
     except DataError as error:
         return [
             CheckOutcome(f"{name}/{CAN_BE_RUN}", FAIL, is_success=False, observed={"exception": _printable(str(error))})
@@ -103,22 +103,22 @@ def _gate_of(by_name: Gate | None, meta: SuiteMeta) -> Gate:
     raise DataError(f"The gate is not given. Start the file name with one of {gates}, or set meta.alchemist.gate.")
 
 
-def _note_unknown(name: str, meta: SuiteMeta, asked: Asked) -> list[CheckOutcome]:
+def _note_unknown(name: str, meta: SuiteMeta, wanted: OwnChecks) -> list[CheckOutcome]:
     """Warn about unregistered datasets: with a misspelt name the suite would never run."""
-    unknown = sorted({*(meta.datasets or ())} - asked.known_datasets)
+    unknown = sorted({*(meta.datasets or ())} - wanted.known_datasets)
     observed = {"examples": [_shortened(dataset) for dataset in unknown]}
     return [CheckOutcome(f"{name}/{DATASETS_EXIST}", WARN, is_success=False, observed=observed)] if unknown else []
 
 
-def _run_suite(name: str, suite: OwnSuite, slice_: Slice, asked: Asked) -> Iterator[CheckOutcome]:
+def _run_suite(name: str, suite: OwnSuite, slice_: Slice, wanted: OwnChecks) -> Iterator[CheckOutcome]:
     has_rows = slice_.has_rows()
     yield CheckOutcome(f"{name}/{CAN_BE_RUN}", FAIL, is_success=True, observed={"has_rows": has_rows})
     if not has_rows:
         return
     named = dict(_named(name, suite))
-    results = validate_slice(slice_, named, max_examples=asked.max_examples)
+    results = validate_slice(slice_, named, max_examples=wanted.max_examples)
     for title in named:
-        yield _outcome(title, results[title], asked.max_examples)
+        yield _outcome(title, results[title], wanted.max_examples)
 
 
 def _named(name: str, suite: OwnSuite) -> Iterator[tuple[str, Any]]:
@@ -149,10 +149,10 @@ def _outcome(title: str, result: Mapping[str, Any], max_examples: int) -> CheckO
 def _reason(info: Mapping[str, Any]) -> str | None:
     """Return why an expectation could not be tested: one exception, or one for each metric."""
     each = [info] if "exception_message" in info else [one for one in info.values() if isinstance(one, Mapping)]
-    said = dict.fromkeys(
+    messages = dict.fromkeys(
         str(one["exception_message"]).strip().partition("\n")[0] for one in each if one["exception_message"]
     )
-    return _printable("; ".join(said)) or None
+    return _printable("; ".join(messages)) or None
 
 
 def _printable(value: str) -> str:

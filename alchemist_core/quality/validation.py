@@ -1,4 +1,4 @@
-"""Runs checks by Great Expectations on a frame or on rows of the store. The only module that imports the library, and only on use.
+"""Runs checks by Great Expectations on a frame or on rows of the store. Only this module imports the library, when it is first used.
 
 The import takes 4 to 5 seconds. The context is in memory: no project folder, no Data Docs, no analytics.
 """
@@ -86,8 +86,8 @@ def load_suite(path: Path) -> OwnSuite:
         try:
             found = _load_python(path) if path.suffix == ".py" else _load_json(path)
         except (Exception, SystemExit) as error:  # noqa: BLE001  a suite in Python may raise anything
-            said = str(error).strip().splitlines()
-            raise DataError(f"{type(error).__name__}: {said[0] if said else 'no reason given'}") from None
+            lines = str(error).strip().splitlines()
+            raise DataError(f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}") from None
     if not found.expectations:
         raise DataError("The suite contains no expectations.")
     return found
@@ -101,7 +101,7 @@ def _load_json(path: Path) -> OwnSuite:
         raise TypeError(
             'a suite must be an object with a list "expectations", as written by ExpectationSuite.to_json_dict()'
         )
-    # One by one: the constructor of the suite only logs an expectation that it cannot read, and skips it.
+    # Add them one by one: the constructor of the suite would skip an expectation that it cannot read.
     expectations = [ExpectationConfiguration(**each).to_domain_obj() for each in given["expectations"]]
     return OwnSuite(expectations, given.get("meta") or {})
 
@@ -123,7 +123,7 @@ def validate_slice(slice_: Slice, expectations: Mapping[str, Any], *, max_exampl
     )
 
     with _quiet():
-        # The connection comes from `slice_.connect`: the library would search a URL with a password for templates.
+        # Pass connections of `slice_.connect` instead of a URL: the library would search a password for templates.
         source = _context().data_sources.add_postgres(
             "store", connection_string="postgresql+psycopg2://check@store/slice", kwargs={"creator": slice_.connect}
         )

@@ -1,6 +1,6 @@
-"""Charts as plain marks in a square; a template frames them, with axes in HTML on a page or as an SVG file of its own.
+"""Charts as plain marks in a square; a template adds the axes, in HTML on a page, or in an SVG file of its own.
 
-Axes in HTML keep their text size on a phone while the marks stretch. Places run from 0 to 1, from the left and from the bottom.
+Axes in HTML keep their text size on a phone, while the marks are stretched. Positions are from 0 to 1, from the left and from the bottom.
 """
 
 import math
@@ -13,16 +13,16 @@ from alchemist_core.report.content import Histogram
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.statistics import Estimate
 
-# Colours that people with red-green blindness tell apart (Okabe, Ito 2008).
+# Colours that people with red-green blindness can distinguish (Okabe, Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00", "#7f7f7f", "#a65628")
 DASHED_COLOUR = "#808080"
 
-Tick = tuple[float, str]  # Place and text.
+Tick = tuple[float, str]  # Position and text.
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One element of SVG in a square of 100 × 100, with the text that a reader sees when pointing at it."""
+    """One SVG element in a square of 100 × 100, with its tooltip."""
 
     tag: Literal["rect", "path", "line"]
     attributes: dict[str, str]
@@ -40,7 +40,7 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart before it is framed; `label` describes it to a screen reader."""
+    """A chart without axes; `label` describes it to screen readers."""
 
     label: str
     marks: Sequence[Mark]
@@ -48,7 +48,7 @@ class Chart:
     y_ticks: Sequence[Tick]
     legend: Sequence[LegendEntry] = ()
     x_title: str = ""
-    # A list of named rows: its grid is vertical, and its height grows with the rows.
+    # A list of named rows has a vertical grid, and its height grows with the rows.
     has_rows: bool = False
 
     @property
@@ -76,11 +76,11 @@ class Axis:
 
     @property
     def ticks(self) -> list[Tick]:
-        """Places and texts."""
+        """Positions and texts of the ticks."""
         return [(self.at(value), text) for value, text in self.labels]
 
     def at(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         return (value - self.low) / (self.high - self.low)
 
 
@@ -89,7 +89,7 @@ RATIO_AXIS = Axis(0.0, 1.0, [(i / 5, f"{i * 20}%") for i in range(6)])
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value with its interval at a place of the horizontal axis."""
+    """A value with its interval, and its position on the horizontal axis."""
 
     x: float
     value: Estimate
@@ -107,7 +107,7 @@ class Line:
 
 
 def histogram_chart(histogram: Histogram, what: str) -> Chart:
-    """Chart how many samples have which value; `what` names the values in the plural."""
+    """Chart how many samples have a value in each bin; `what` names the values in the plural."""
     low, high = histogram.edges[0], histogram.edges[-1]
     y_ticks = nice_ticks(0.0, float(max(*histogram.counts, 1)))
     top, n_bars = y_ticks[-1], len(histogram.counts)
@@ -125,7 +125,7 @@ def histogram_chart(histogram: Histogram, what: str) -> Chart:
 def selection_chart(curve: SelectionCurve, label: str) -> Chart:
     """Chart the eligible samples by rank, those that were selected, and the target density of the strategy."""
     n_most, n_target_most = float(curve.n_pool.max()), float((curve.target * curve.n_pool).max())
-    # A target above the eligible samples is shown up to twice their number: beyond, their bars would be too low to read.
+    # A target is cut at twice the number of eligible samples, because otherwise their bars would be too low to read.
     y_ticks = nice_ticks(0.0, max(min(n_target_most, 2 * n_most), n_most, 1.0))
     top, n_bins = y_ticks[-1], len(curve.n_pool)
     eligible, selected = [], []
@@ -222,7 +222,7 @@ def _line(start: tuple[float, float], end: tuple[float, float], *, class_: str =
 
 
 def _dot(x: float, y: float, colour: str, title: str) -> Mark:
-    # A stroke without length and with round ends stays round where the square is stretched.
+    # A stroke of length 0 with round ends stays round when the square is stretched.
     return Mark("path", {"d": f"M{' '.join(_at(x, y))}h0", "class": "dot", "stroke": colour}, title)
 
 

@@ -11,7 +11,7 @@ from alchemist_core.config import Words
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
 
-# The stored name of the oracle arm is part of the identity of trained models, so it stays. People read and type "oracle".
+# The stored name of the arm `oracle`. It is part of the identity of trained models, so it cannot change.
 ORACLE = "planted"
 ARMS = ("subset", "random", "minus_loss", ORACLE, "full")
 _NOTES = {
@@ -31,12 +31,12 @@ class ArmSummary:
     n_steps: int
     loss_of_seed: dict[int, float]
     loss: Estimate
-    gain: Estimate | None  # Random's loss less this arm's, paired by seed; positive is better.
+    gain: Estimate | None  # Loss of random minus loss of this arm, paired by seed; positive is better.
     gap_closed: Estimate | None  # 0 = as good as random, 1 = as good as the oracle.
 
     @property
     def note(self) -> str:
-        """What the arm was trained on, in words; empty for an unusual arm."""
+        """What the arm was trained on, in words; empty for arms that are not in `ARMS`."""
         return _NOTES.get(self.arm, "")
 
     @property
@@ -87,7 +87,7 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
 
 
 def place_of_arm(arm: str) -> tuple[int, str]:
-    """Return what arms are sorted by: the order of `ARMS`, and a filled oracle behind the oracle."""
+    """Return the sort key of an arm: the order of `ARMS`; an oracle with added samples follows the oracle."""
     return ARMS.index(arm.partition("+")[0]), arm
 
 
@@ -114,7 +114,7 @@ def _stored_arms(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 ArmNames = Annotated[Words, AfterValidator(_stored_arms)]
-"""Arms in a config: a typed "oracle" is stored under the stored name of that arm."""
+"""Arms in a config; `oracle` is stored as `planted`."""
 
 
 def _summarize_arm(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:
@@ -160,7 +160,7 @@ class MetricComparison:
 
 
 def compare_metrics(runs: Sequence[MetricRun]) -> dict[str, MetricComparison]:
-    """Return the metrics of each subset, in the order in which they come."""
+    """Return the metrics of each subset, in the order of the runs."""
     by_subset: dict[str, list[MetricRun]] = {}
     for run in runs:
         by_subset.setdefault(run.subset, []).append(run)
@@ -173,7 +173,7 @@ def compare_metrics(runs: Sequence[MetricRun]) -> dict[str, MetricComparison]:
 
 
 def summarize_metrics(runs: Sequence[MetricRun]) -> list[MetricSummary]:
-    """Return a summary for each metric, in the order in which they come."""
+    """Return a summary for each metric, in the order of the runs."""
     groups: dict[tuple[str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         groups[run.protocol, run.metric][run.arm][run.seed] = run.value

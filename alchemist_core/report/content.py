@@ -1,4 +1,4 @@
-"""The content of a report as plain values: `gathering` reads them, `page` shows them.
+"""The content of a report as plain values: `gathering` reads them, `page` renders them.
 
 Every part may be empty: a report can be made before the first rater exists, and the page then names the missing step.
 """
@@ -79,7 +79,7 @@ class SubsetContent:
     version: int
     state: str
     retention: float
-    strategy: str  # With its parameters, in words.
+    strategy: str  # The strategy with its parameters, in words.
     seed: int
     n_samples: int
     curve: SelectionCurve
@@ -123,7 +123,7 @@ class ArmRun:
 
     # Name and version of the subset that the arm is compared with; runs on the full corpus are repeated for each.
     subset: str
-    retention: float  # The subset's.
+    retention: float  # Retention of the subset.
     arm: str
     seed: int
     n_samples: int
@@ -135,7 +135,7 @@ class ArmRun:
 class MetricRun:
     """One metric of the images that one trained model generates, under a named evaluation protocol."""
 
-    subset: str  # As in ArmRun.
+    subset: str  # Name and version of the subset, as in ArmRun.
     protocol: str
     metric: str
     arm: str
@@ -156,7 +156,7 @@ class ExperimentContent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
-    """Everything that a page shows."""
+    """The content of a report page."""
 
     title: str
     made_at: datetime

@@ -40,10 +40,10 @@ from alchemist_core.subsets.selected import reselect
 from alchemist_core.telemetry import warn
 from alchemist_core.training.sample_reading import read_images
 
-# The paper's own bands of a ranking: its head, the middle that trains best there, its tail.
+# The bands of a ranking in the paper: the highest ranks, the middle that it found best to train on, and the lowest ranks.
 BANDS = ((0.0, 0.2), (0.4, 0.8), (0.9, 1.0))
 THUMBNAIL_SIDE = 96
-# More nights than this are summed up in one line.
+# More nights than this are summarized in one line.
 MAX_NIGHTS = 7
 
 
@@ -111,7 +111,7 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
             LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} samples"),
             LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible samples"),
             LineageStep("rater", rater.name, checkpoint),
-            *(LineageStep("shards", *told) for told in _shards(engine, row)),
+            *(LineageStep("shards", *described) for described in _shards(engine, row)),
         ),
         warning=mixed_pairing_warning(strategy, rater.rule),
         change=_change(engine, row),
@@ -149,7 +149,7 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
     try:
         changes = find_changes(engine, before, row)
     except DataError as error:
-        # What it was selected from has changed since: a warning is printed, and the other subsets are still shown.
+        # The samples that it was selected from have changed: print a warning, and show the other subsets.
         warn(f"{row.title}: not compared with version {before.version}: {error}")
         return None
     return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)

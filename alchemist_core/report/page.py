@@ -44,7 +44,7 @@ def render_chart(chart: Chart) -> str:
 
 
 def saturation_note(curve: SelectionCurve) -> str | None:
-    """Describe where a selection could not follow its target density; None where it could.
+    """Describe at which ranks a selection could not reach its target density; None if it reached it everywhere.
 
     >>> bins = np.ones(2, np.int64)
     >>> saturation_note(SelectionCurve(bins, bins, np.array([0.1, 1.9]), np.array([0.5, 0.9])))[:59]
@@ -54,7 +54,7 @@ def saturation_note(curve: SelectionCurve) -> str | None:
         return None
     i, n_bins = int(np.argmax(curve.target)), len(curve.target)
     return (
-        "At this retention, some ranks have fewer samples than the target asks for, so the selection is flatter than its target: "
+        "At this retention, some ranks have fewer samples than the target requires, so the selection is flatter than its target: "
         f"between ranks {show_percent(i / n_bins)} and {show_percent((i + 1) / n_bins)} the target is "
         f"{show_percent(float(curve.target[i]))} of the samples and {show_percent(float(curve.kept_share[i]))} are selected; "
         "the rest comes from neighbouring ranks."

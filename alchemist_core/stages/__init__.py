@@ -1,1 +1,1 @@
-"""One file per stage: `run(config) -> Result`, one screen of prose each."""
+"""The eight stages, one file each with a function `run(config) -> Result`, and how a stage is executed."""

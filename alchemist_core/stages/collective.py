@@ -35,17 +35,17 @@ def execute_together(
         engine = open_store()
         HelperWatch(engine, claim, load_settings().lease_ttl_s).start()
         return work(StageRun.of_helper(engine, claim))
-    told: list[RunClaim] = []
+    sent: list[RunClaim] = []
 
-    def announced(stage_run: StageRun) -> R:
+    def work_and_announce(stage_run: StageRun) -> R:
         hold_device(stage_run, n_devices=int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
-        told.append(broadcast(stage_run.claim))
+        sent.append(broadcast(stage_run.claim))
         return work(stage_run)
 
     try:
-        return execute(stage, config, announced, report_type, slot=slot)
+        return execute(stage, config, work_and_announce, report_type, slot=slot)
     finally:
-        if not told:
+        if not sent:
             broadcast(None)
 
 

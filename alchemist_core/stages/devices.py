@@ -3,9 +3,9 @@
 The run's heartbeat renews the lease, so a job whose parent process died still holds its device. What the lease promises is
 described in `alchemist_core/README.md`, under "A device has a lease".
 
-A GPU is named by its UUID, a partition of a GPU (MIG) by its own UUID: names are equal on every host and in every container.
-A CPU is named by its kernel's boot id, which containers on one machine share; `/etc/machine-id` is missing in many images, or
-copied with them.
+A GPU is named by its UUID, a partition of a GPU (MIG) by its own UUID, so that a device has one name on the host and in every container.
+A CPU is named by its kernel's boot id, which all containers of a machine share. `/etc/machine-id` would not do: many images have none, or
+all have the same one.
 """
 
 import os
@@ -27,10 +27,10 @@ PREFIX = "device:"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-# In a process of its own: the driver reads CUDA_VISIBLE_DEVICES once, when it is initialized, so that a process that had queried it
-# could no longer choose a device. The driver is queried directly: it has the same order as torch, needs no context on a device, and
-# its second function, unlike its first, returns the UUID of a MIG instance. NVIDIA, CUDA Driver API, "Device Management".
-_ASK_DRIVER = """
+# Runs in a process of its own: the driver reads CUDA_VISIBLE_DEVICES once, when it is initialized, so a process that has queried it can
+# no longer choose a device. It queries the driver instead of torch: the order is the same, and no context is created on a device.
+# cuDeviceGetUuid_v2 returns the UUID of a MIG instance, cuDeviceGetUuid that of its GPU. NVIDIA, CUDA Driver API, "Device Management".
+_LIST_GPUS = """
 import ctypes, uuid
 driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
 assert driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
@@ -158,5 +158,5 @@ def find_cpu() -> Device:
 @cache
 def _find_gpus(_visible: str | None) -> tuple[str, ...]:
     """Return the UUIDs of the GPUs that CUDA_VISIBLE_DEVICES selects; empty without a driver."""
-    asked = subprocess.run([sys.executable, "-I", "-c", _ASK_DRIVER], capture_output=True, text=True, check=False)
-    return tuple(asked.stdout.split()) if asked.returncode == 0 else ()
+    listed = subprocess.run([sys.executable, "-I", "-c", _LIST_GPUS], capture_output=True, text=True, check=False)
+    return tuple(listed.stdout.split()) if listed.returncode == 0 else ()

@@ -29,7 +29,7 @@ from alchemist_core.store.subsets import VERSION_TEXT, SubsetRater, SubsetRow, c
 
 
 class EvaluateConfig(Config):
-    """What to measure, and on what."""
+    """Which subset to measure, under which protocol."""
 
     subset: str = Field(..., description="Name of the subset whose arms are measured", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)

@@ -116,16 +116,16 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         """Renew three times per lease period until stopped."""
         while not self._stopped.wait(self._ttl_s / 3):
-            # Read the claims before the query: its answer does not contain leases that are claimed later.
-            held, asked_at = [self._run.claim.lease, *self._run.devices], time.monotonic()
+            # Read the claims before the query: the query does not return leases that are claimed after it.
+            held, sent_at = [self._run.claim.lease, *self._run.devices], time.monotonic()
             try:
                 with self._run.engine.begin() as connection:
                     tokens = renew_leases(connection, self._run.run_id, ttl_s=self._ttl_s)
                     beat(connection, self._run.run_id, self._run.progress)
             except DatabaseError:
-                self._judge(held, None, asked_at)
+                self._judge(held, None, sent_at)
             else:
-                self._judge(held, tokens, asked_at)
+                self._judge(held, tokens, sent_at)
                 self._end_long_reads()
 
     def _end_long_reads(self) -> None:
@@ -133,10 +133,10 @@ class Heartbeat(threading.Thread):
         with suppress(DatabaseError), self._run.engine.begin() as connection:
             end_long_reads(connection)
 
-    def _judge(self, held: list[LeaseClaim], tokens: set[int] | None, asked_at: float) -> None:
+    def _judge(self, held: list[LeaseClaim], tokens: set[int] | None, sent_at: float) -> None:
         lost = [] if tokens is None else [lease for lease in held if lease.fencing_token not in tokens]
         if tokens is not None and not lost:
-            self._renewed_at = asked_at
+            self._renewed_at = sent_at
         elif (lost or self._is_overdue()) and not self._stopped.is_set():
             _end_process(f"Lost the lease on {(lost or held)[0].resource}. This process stops.")
 
@@ -166,10 +166,10 @@ class HelperWatch(threading.Thread):
         seen_at = time.monotonic()
         while time.monotonic() - seen_at <= self._ttl_s:
             time.sleep(self._ttl_s / 3)
-            asked_at = time.monotonic()
+            sent_at = time.monotonic()
             with suppress(DatabaseError), self._engine.connect() as connection:
                 if is_held(connection, self._claim.lease):
-                    seen_at = asked_at
+                    seen_at = sent_at
                 elif read_run(connection, self._claim.run_id).state == "succeeded":
                     return
                 else:
@@ -180,7 +180,7 @@ class HelperWatch(threading.Thread):
 def _end_process(message: str) -> None:
     say(message, logging.ERROR)
     sys.stderr.flush()
-    # Not an exception: the working thread may be inside a long kernel, and must not write anything afterwards.
+    # An exception would not do: the working thread may be inside a long kernel, and must write nothing when that returns.
     os._exit(LeaseLostError.exit_code)
 
 
@@ -197,17 +197,17 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
         if (ended := _follow(engine, key)) is not None:
             return _outcome(ended, report_type)
     with named_run(stage, claim.run_id), ProgressLine(stage) as line:
-        return _work_and_tell(key, StageRun(engine, claim, line), work, ttl_s)
+        return _work_and_send_lineage(key, StageRun(engine, claim, line), work, ttl_s)
 
 
-def _work_and_tell(key: RunKey, run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
-    lineage.tell_start(key.stage, run.run_id, key.config)
+def _work_and_send_lineage(key: RunKey, run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
+    lineage.send_start(key.stage, run.run_id, key.config)
     try:
         result = _work(run, work, ttl_s)
     except BaseException as error:
-        lineage.tell_failure(key.stage, run.run_id, key.config, f"{type(error).__name__}: {error}")
+        lineage.send_failure(key.stage, run.run_id, key.config, f"{type(error).__name__}: {error}")
         raise
-    lineage.tell_end(key.stage, run.run_id, key.config, result.model_dump(mode="json"))
+    lineage.send_end(key.stage, run.run_id, key.config, result.model_dump(mode="json"))
     return result
 
 

@@ -59,7 +59,7 @@ class IngestConfig(Config):
     )
     role: Literal["train", "validation", "evaluation"] = Field(
         "train",
-        description="Use of the dataset: train (scored and selected from), validation (trains raters), evaluation (measures models)",
+        description="Role of the dataset. train: scored and selected from. validation: trains raters. evaluation: measures models",
     )
     crawl_date: date | None = Field(
         None,
@@ -283,7 +283,7 @@ class _Ingestion:
         there = {_below(self._dataset.root_uri, uri) for uri in found}
         unread = tuple(f"{_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
         gone = [(uri, shard) for uri, shard in self._known.items() if uri not in there and not uri.startswith(unread)]
-        self._forget_given_up([(uri, shard.shard_id) for uri, shard in gone if shard.state in registry.UNREGISTERED])
+        self._delete_abandoned([(uri, shard.shard_id) for uri, shard in gone if shard.state in registry.UNREGISTERED])
         for uri, shard in gone:
             if shard.state not in registry.READABLE:
                 continue
@@ -294,7 +294,7 @@ class _Ingestion:
                 continue
             self._leave(uri, shard, "missing", since)
 
-    def _forget_given_up(self, unread: Sequence[tuple[str, int]]) -> None:
+    def _delete_abandoned(self, unread: Sequence[tuple[str, int]]) -> None:
         """Delete the rows of unread files that no longer exist: they would be listed forever, and uploads would keep their nights open."""
         if unread:
             names = _enumerate([on_one_line(uri) for uri, _ in unread])
@@ -374,7 +374,7 @@ class _Ingestion:
             self._tally.leave(self._dataset.name, [shard.uri], str(error))
             return None
         if registry.is_cut(self._engine, known.shard_id):
-            # It was read during its upload: the file is the same shard, now longer.
+            # The shard was read during its upload; the file is longer now.
             self._tally.n_known -= 1
             return replace(shard, supersedes=known.shard_id)
         self._note_changed(known, shard.uri)

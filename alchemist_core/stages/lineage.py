@@ -26,7 +26,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A job with the names of its inputs and outputs; `parent` is the stage that contains it."""
+    """A job with the names of its inputs and outputs; `parent` is the stage that it is a part of."""
 
     job: str
     inputs: Sequence[str]
@@ -34,17 +34,17 @@ class Step:
     parent: str | None = None
 
 
-def tell_start(stage: str, run_id: int, config: Values) -> None:
+def send_start(stage: str, run_id: int, config: Values) -> None:
     """Send the start of a run, with the inputs that its config names."""
     _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "START")
 
 
-def tell_end(stage: str, run_id: int, config: Values, result: Values) -> None:
+def send_end(stage: str, run_id: int, config: Values, result: Values) -> None:
     """Send the end of a run, with its inputs and outputs."""
     _send(run_id, lambda: steps(stage, {**config, **result}), "COMPLETE")
 
 
-def tell_failure(stage: str, run_id: int, config: Values, error: str) -> None:
+def send_failure(stage: str, run_id: int, config: Values, error: str) -> None:
     """Send the failure of a run with its error; a failed run has no outputs."""
     _send(run_id, lambda: [Step(stage, known_inputs(stage, config), [])], "FAIL", error=error)
 
@@ -65,41 +65,43 @@ def known_inputs(stage: str, config: Values) -> list[str]:
     return []
 
 
-def steps(stage: str, said: Values) -> list[Step]:
-    """Return the jobs of a run that ended; `said` is its config, updated with its result.
+def steps(stage: str, values: Values) -> list[Step]:
+    """Return the jobs of a run that ended; `values` is its config, updated with its result.
 
     >>> [(step.job, step.outputs) for step in steps("score", {"dataset": "web", "rater": "r1"})]
     [('score', ['scores/r1'])]
     """
-    read = known_inputs(stage, said)
-    version = _named("subsets", said.get("subset"))
+    read = known_inputs(stage, values)
+    version = _named("subsets", values.get("subset"))
     match stage:
         case "ingest":
-            return [Step(stage, read, _named("shards", said.get("dataset")))]
+            return [Step(stage, read, _named("shards", values.get("dataset")))]
         case "train_rater":
-            return [Step(stage, read, _named("raters", said.get("rater")))]
+            return [Step(stage, read, _named("raters", values.get("rater")))]
         case "score":
-            return [Step(stage, read, _named("scores", said.get("rater")))]
+            return [Step(stage, read, _named("scores", values.get("rater")))]
         case "select":
-            return _selection(said)
+            return _selection(values)
         case "materialize":
-            return [Step(stage, version, [f"tars/{said['folder']}"])]
+            return [Step(stage, version, [f"tars/{values['folder']}"])]
         case "train_downstream":
-            return [Step(stage, version, _named("models", said.get("subset")))]
+            return [Step(stage, version, _named("models", values.get("subset")))]
         case "evaluate":
             return [
-                Step(stage, _named("models", said.get("subset")), [f"metrics/{said['metric']} of {said['subset']}"])
+                Step(
+                    stage, _named("models", values.get("subset")), [f"metrics/{values['metric']} of {values['subset']}"]
+                )
             ]
     return [Step(stage, [], [])]
 
 
-def _selection(said: Values) -> list[Step]:
+def _selection(values: Values) -> list[Step]:
     """Return the two jobs of a selection: all versions selected from the same eligible samples share one snapshot."""
-    pool = [*_named("shards", said.get("dataset")), *_named("scores", said.get("rater"))]
-    snapshot = [f"snapshots/{said['eligible_hash']}"]
+    pool = [*_named("shards", values.get("dataset")), *_named("scores", values.get("rater"))]
+    snapshot = [f"snapshots/{values['eligible_hash']}"]
     return [
         Step("snapshot", pool, snapshot, parent="select"),
-        Step("select", snapshot, [f"subsets/{said['name']} v{said['version']}"]),
+        Step("select", snapshot, [f"subsets/{values['name']} v{values['version']}"]),
     ]
 
 
@@ -110,7 +112,7 @@ def _named(kind: str, names: Any) -> list[str]:
     return [f"{kind}/{name.strip()}" for name in listed if name.strip() not in ALIASES]
 
 
-def _send(run_id: int, told: Callable[[], Sequence[Step]], state: str, *, error: str | None = None) -> None:
+def _send(run_id: int, make_steps: Callable[[], Sequence[Step]], state: str, *, error: str | None = None) -> None:
     if not load_settings().openlineage:
         return
     try:
@@ -119,7 +121,7 @@ def _send(run_id: int, told: Callable[[], Sequence[Step]], state: str, *, error:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's own
             client = OpenLineageClient()
-            for step in told():
+            for step in make_steps():
                 client.emit(_event(run_id, step, state, error))
     except ModuleNotFoundError:
         warn(f"Lineage was not sent: {missing_library('openlineage')}")

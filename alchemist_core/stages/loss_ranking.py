@@ -1,6 +1,6 @@
-"""Arm minus_loss, a control without a rater: rank samples by −L(θ_val; x), the loss of a model trained on validation data only.
+"""Arm minus_loss, a control without a rater: rank samples by a low loss L(θ_val; x) of a model trained on validation data only.
 
-A rater that does not beat this ranking is not worth its training cost. The losses are computed once and stored as an artifact.
+If a rater is not better than this ranking, training it is not worth the cost. The losses are computed once and stored as an artifact.
 Letters: N eligible samples · K members.
 """
 

@@ -35,8 +35,8 @@ class PublishNightResult(Result):
 def publish_night(config: PublishNightConfig) -> PublishNightResult:
     """Make scored nights selectable. An empty night has nothing to publish.
 
-    A night is published unless it is held, is incomplete, failed a check, or has grown since it was checked. A night without any check
-    result is published.
+    A night is not published if it is held or incomplete, if it failed a check, or if it has grown since it was checked. A night that
+    was never checked is published.
 
     Raises:
         CheckFailedError: Some nights were not published; raised after the others were.
@@ -62,9 +62,9 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
         )
     if held or refused:
         # Fail, so that the task is red in Airflow and a person decides; after all other nights were published.
-        told = f"Published {n_published} nights; {len(held)} are held and not selectable"
+        summary = f"Published {n_published} nights; {len(held)} are held and not selectable"
         names = f": {', '.join(night_title(night) for night in held)}" if held else ""
-        raise CheckFailedError("\n".join([*refused, f"{told}{names}."]))
+        raise CheckFailedError("\n".join([*refused, f"{summary}{names}."]))
     return PublishNightResult(n_nights=n_published, note=None if n_published else "No night was open.")
 
 

@@ -235,7 +235,7 @@ class Scoring:
         for name in ("n_samples", "n_scored", "n_reused", "n_quarantined"):
             self.counts[name] += getattr(counts, name)
         done, speed = self.counts["n_samples"], self.counts["n_samples"] / (time.monotonic() - self.began)
-        self.stage_run.report(done, max(self.n_total, done), f"{speed:,.0f} pairs/s")
+        self.stage_run.report(done, max(self.n_total, done), f"{speed:,.0f} samples/s")
 
     def result(self) -> ScoreResult:
         """Return the counts as the stage's result."""

@@ -23,7 +23,7 @@ from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by
 from alchemist_core.subsets.preview import describe
 from alchemist_core.subsets.selected import manifest_of, select_members
 
-# With a plus sign, because the default name joins the datasets with it.
+# A plus sign is allowed, because the default name joins datasets by it.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
 
 

@@ -1,4 +1,4 @@
-"""Artifacts that several runs share, such as the model of the full corpus: one run makes each, the others wait and reuse it."""
+"""Artifacts that several runs need, such as the model of the full corpus: one run makes it, the others wait for it and use it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ def wait_for_claim(
     stage_run: StageRun, claim: Callable[[], Claimed | None], describe: Callable[[], str | None]
 ) -> Claimed:
     """Retry a claim until it succeeds; print once why it waits, and exclude the waiting time from the run's cost."""
-    told, began = None, time.monotonic()
+    printed, began = None, time.monotonic()
     while (claimed := claim()) is None:
         text = describe()
-        if text is not None and text != told:
+        if text is not None and text != printed:
             say(text)
-            told = text
+            printed = text
         time.sleep(FOLLOW_INTERVAL_S)
     stage_run.waited_seconds += time.monotonic() - began
     return claimed

@@ -41,7 +41,7 @@ from alchemist_core.training.sample_reading import StoredSamples
 ARMS = ("subset", "random", "oracle", "full")
 # The kind of samples that the oracle arm trains on.
 INFORMATIVE = "informative"
-# oracle+plain: where there are too few informative samples, plain ones fill the rest.
+# Arm oracle+plain adds plain samples where there are too few informative ones.
 FILLED = f"{ORACLE}+"
 
 

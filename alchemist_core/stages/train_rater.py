@@ -130,7 +130,7 @@ def _keep_apart(
 ) -> tuple[Sequence[LocatedSample], dict[str, int]]:
     """Remove from the training samples every image of the validation dataset; count the near-duplicates of its images.
 
-    Otherwise the rater would learn to find the validation images among the training images, because they help themselves most.
+    Otherwise the rater would learn to recognise validation images: training on an image lowers the loss of that same image most.
     """
     images, looks = {row.image_hash for row in validation}, {row.perceptual_hash for row in validation} - {None}
     kept = [row for row in train if row.image_hash not in images]

@@ -1,1 +1,1 @@
-"""The store in Postgres: engine, tables, ledgers, leases, snapshots, subsets. Only here SQLAlchemy and psycopg2 are imported."""
+"""The store in Postgres: tables, ledgers, leases, snapshots, subsets. Only this package imports SQLAlchemy and psycopg2."""

@@ -66,15 +66,15 @@ def read_table(engine: Engine, query: str, parameters: Mapping[str, Any]) -> pa.
 
 
 def _refusal(error: StatementError) -> AlchemistError:
-    said = str(error.orig).strip().splitlines()[0]
+    message = str(error.orig).strip().splitlines()[0]
     if getattr(error.orig, "pgcode", None) == "25006":
-        return ConfigError(f"This query would write: {said}. Use the commands to change a store.")
+        return ConfigError(f"This query would write: {message}. Use the commands to change a store.")
     known = explain_refusal(error)
-    # Here a missing table or column is a mistake in the query, and no sign of an old schema.
+    # A missing table or column is a mistake in the query here. Elsewhere it would mean an outdated schema.
     return (
         known
         if known is not None and " lacks " not in str(known)
-        else ConfigError(f"Postgres refused the query: {said}.")
+        else ConfigError(f"Postgres refused the query: {message}.")
     )
 
 

@@ -12,7 +12,7 @@ from alchemist_core.store.engine import make_engine
 from alchemist_core.store.queries import load_query
 
 QUERIES = ("checksum_sources", "checksum_ratings", "checksum_subsets")
-# Tables about runs and people are not data.
+# Excludes tables about runs and people.
 LEFT_OUT = frozenset({"runs", "leases", "locks", "check_results", "audit_events", "notifications"})
 # These settings determine the text of numbers, bytes and dates.
 SETTINGS = ("extra_float_digits = 1", "bytea_output = 'hex'", "datestyle = 'ISO'", "timezone = 'UTC'")

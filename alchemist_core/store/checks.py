@@ -131,11 +131,11 @@ def release_checks(
     connection: Connection, failed: Sequence[FailedCheck], dataset: str, crawl_date: date, *, actor: str, reason: str
 ) -> None:
     """Store that failed checks of a night no longer stop it, who released them and why."""
-    said = {"released_by": actor, "released_for": reason}
+    release = {"released_by": actor, "released_for": reason}
     rows = [
         {
             "suite": row.suite, "expectation": row.expectation, "severity": "warn", "is_success": False,
-            "observed": row.observed | said, "dataset_name": dataset, "crawl_date": crawl_date,
+            "observed": row.observed | release, "dataset_name": dataset, "crawl_date": crawl_date,
         }
         for row in failed
     ]  # fmt: skip

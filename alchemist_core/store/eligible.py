@@ -1,6 +1,6 @@
-"""The eligible samples of a snapshot as arrays: every scored sample of its nights, and what excludes some of them.
+"""The eligible samples of a snapshot as arrays: every scored sample of its nights, and the reason if it is excluded.
 
-They are read from the store and kept as files, which later selections map. Letters: N scored samples of the nights, K wanted ones.
+They are read from the store and cached in files, which later selections map into memory. Letters: N scored samples, K some of them.
 """
 
 import contextlib
@@ -34,22 +34,22 @@ from alchemist_core.store.queries import load_query
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Everything that the eligible samples depend on, so that they can be read again; a snapshot stores it."""
+    """Everything that determines the eligible samples. A snapshot stores it, so that they can be read again."""
 
     rater_id: int
     night_ids: tuple[int, ...]
     last_takedown_id: int
     score: str = "rater"
-    # Duplicates are excluded among samples up to this one; 0: none are.
+    # Duplicates are excluded among the samples up to this id; 0: no duplicates are excluded.
     last_compared_id: int = 0
     # What counts as a duplicate: the same image (exact), or near-duplicates too (near).
     duplicates: str = "exact"
     decontaminate: tuple[str, ...] = ()
     last_evaluation_shard_id: int = 0
     where: str | None = None
-    # Whether sources are needed, for a cap by source.
+    # Whether the sources of samples are read, for a cap by source.
     with_sources: bool = False
-    # Shards retired or superseded up to this number do not count.
+    # Shards with a retirement id up to this one are ignored.
     last_retirement_id: int = 0
 
     @property
@@ -89,7 +89,7 @@ class EligibleSamples:
     n_unscored: int = 0
 
     def __len__(self) -> int:
-        """Count the samples, excluded ones too."""
+        """Count the samples, including excluded ones."""
         return len(self.score_N)
 
     def eligible_mask(self) -> NDArray[np.bool_]:
@@ -152,7 +152,7 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
     Raises:
         ConfigError: The moment's condition is not valid.
     """
-    # The joins of a range fit into memory; statements run too rarely for compilation to pay.
+    # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
     connection.execute(text("SET LOCAL jit = off"))
     reader = _Reader(connection, moment)
@@ -185,7 +185,7 @@ def _exclude_duplicates(columns: Columns, *, has_duplicates: bool) -> None:
 
 
 def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number labels from 1 in order of appearance; 0 stays 0. A snapshot's hash must not depend on the server's hash of a host."""
+    """Number labels from 1 in order of appearance; 0 stays 0. The server's own hashes of hosts must not enter a snapshot's hash."""
     _, first, group_N = np.unique(label_N, return_index=True, return_inverse=True)
     number = np.empty(len(first), np.int64)
     number[np.argsort(first)] = np.arange(1, len(first) + 1)
@@ -320,7 +320,7 @@ def rank_kept(key: str, pairs: EligibleSamples, scale: RankScale, *, should_veri
 
 
 def forget_kept() -> None:
-    """Delete all stored sets: another database of this home can have the same ids and moments with other samples."""
+    """Delete all stored sets: a restored database can have the same ids with other samples."""
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
@@ -334,7 +334,7 @@ def _map(path: Path) -> tuple[NDArray[Any], str] | None:
         seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if seal["stamp"] != _stamp(path):
             return None
-        # A plain array over the mapped file, because every slice or sum of a memmap would be a memmap.
+        # Return a plain array, because every slice or sum of a memmap is a memmap.
         return np.asarray(np.load(path, mmap_mode="r")), str(seal["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -342,7 +342,7 @@ def _map(path: Path) -> tuple[NDArray[Any], str] | None:
 
 def _save(path: Path, column: NDArray[Any]) -> None:
     seal = path.with_suffix(".json")
-    # A cache need not survive a power cut: its seal names the size and time of the file that was written.
+    # No fsync: after a power cut the seal (size and time of the file) does not match, and the file is ignored.
     with atomic_write(path, is_durable=False) as partial:
         with partial.open("wb") as file:
             np.save(file, column)
@@ -418,11 +418,11 @@ class EligibleRequest:
         return rank_kept(self._found, pairs, scale, should_verify=self._should_verify)
 
     def _key(self, connection: Connection) -> str:
-        # With the times at which nights were made, because ids repeat in every new database.
+        # The times at which the nights were created are included, because ids repeat in every new database.
         made = [[night.dataset, night.crawl_date.isoformat(), night.created_at.isoformat()] for night in self._nights]
         if self._moment.is_fixed:
             return fingerprint([asdict(self._moment), made])
-        # The server's counters of changes tell states apart, some seconds late: enough for a preview.
+        # The server's counters of changed rows identify a state. They lag by some seconds, which is enough for a preview.
         statement = text("""
             SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
             WHERE schemaname = 'alchemist' AND relname IN ('samples', 'heuristic_scores') ORDER BY relname

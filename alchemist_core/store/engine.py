@@ -44,7 +44,7 @@ def database_url(settings: Settings | None = None) -> str:
 
 
 def role_url(role: Role) -> str:
-    """Return the store's libpq URL for one role; it has no password where only the server's administrator knows that."""
+    """Return the store's libpq URL for one role. On a given server it has a password only for the role of ALCHEMIST_DATABASE_URL."""
     settings = load_settings()
     if settings.database_url is None:
         return _embedded(settings).url(role=role)
@@ -59,7 +59,7 @@ def role_url(role: Role) -> str:
 
 
 def create_store() -> None:
-    """Create the home's embedded server unless it exists; `open_store` fills it. A server of the user's own exists already."""
+    """Create the home's embedded server unless it exists; `open_store` creates the schema. A given server is left unchanged."""
     settings = load_settings()
     if settings.database_url is None:
         from alchemist_core.store.postgres import start_postgres  # noqa: PLC0415  not needed with a given server
@@ -85,7 +85,7 @@ def _require_postgres(url: str) -> str:
     except (ArgumentError, ValueError):
         name = ""
     if name.partition("+")[0] not in {"postgres", "postgresql"}:
-        # Without its value: it holds a password.
+        # The message omits the value, which contains a password.
         raise ConfigError(
             "ALCHEMIST_DATABASE_URL is not a valid Postgres URL, such as postgresql://user:password@host:5432/name. "
             "Encode characters such as / or @ in a password as %2F, %40."
@@ -136,7 +136,7 @@ _OPEN: dict[str, Engine] = {}
 
 def _open(url: str, *, is_embedded: bool) -> Engine:
 
-    # The embedded server is the user's own, so its empty database is filled here. On a server of theirs, `db migrate` does it.
+    # An empty database of the embedded server gets its schema here. On a given server only `db migrate` creates it.
     check_schema(url, may_create=is_embedded)
     return make_engine(url)
 

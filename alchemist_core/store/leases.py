@@ -61,7 +61,7 @@ class LeaseClaim:
 
 def claim_lease(connection: Connection, resource: str, *, run_id: int, ttl_s: float) -> LeaseClaim | None:
     """Claim a resource unless a live lease holds it."""
-    # As in `renew_leases`: a process that is stopped before its commit would keep the row locked.
+    # As in `renew_leases`: a process that is stopped before it commits keeps the row locked.
     token = connection.execute(CLAIM, {"resource": resource, "run_id": run_id, "ttl_s": ttl_s}).scalar()
     return None if token is None else LeaseClaim(resource, token)
 

@@ -35,7 +35,7 @@ MEASURED_TABLE = """
 # A process that is stopped inside a transaction would keep its row locks and block all other slots. These transactions
 # never pause for more than milliseconds, so the server can end an idle one.
 END_SILENCE = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '10s'"
-# Reading a row in a scan costs an eighth of an index lookup.
+# Reading a row in a scan takes an eighth of the time of an index lookup.
 SPREAD, SPREAD_FREE = 8, 1_000
 
 
@@ -192,7 +192,7 @@ def store_outcome(
             with engine.begin() as connection:
                 return commit(connection, outcome)
         except UniqueViolation:
-            # Another shard with some of these samples was committed first: their scores are stored now, and equal.
+            # A shard with some of the same samples was committed first, so their scores are stored already, and are equal.
             outcome = without_scored(engine, claimed, scope, outcome)
         except (LockNotAvailable, OperationalError) as error:
             # Another transaction is storing some of these samples. COPY raises psycopg2's error, other statements SQLAlchemy's.

@@ -9,7 +9,7 @@ from alchemist_core.store.samples import find_reach
 MANY_ROWS = (
     "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",
 )  # fmt: skip
-"""Includes partitioned parent tables, which autovacuum never analyses."""
+"""Tables to analyze, with partitioned parent tables, which autovacuum never analyzes."""
 
 MOST_READ_S = 90.0
 """Longest statement of a reader: the timeout of its role is 60 s, but a session can change it."""
@@ -31,21 +31,21 @@ def remove_expired_leases(engine: Engine) -> tuple[int, int]:
 
 
 def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> int:
-    """End sessions of readers with statements above the limit, whatever timeout they set; return their number."""
+    """End sessions of readers whose statement runs longer than the limit, even if they raised their timeout; return their number."""
     sweep = text("SELECT pid FROM alchemist.end_long_reads(make_interval(secs => :most_s)) WHERE is_signalled")
     return len(connection.execute(sweep, {"most_s": most_s}).all())
 
 
 def complete_takedowns(engine: Engine) -> tuple[int, int]:
-    """Mark takedowns as complete whose image is in no published version and no materialized dataset; return the done and the pending."""
+    """Mark takedowns as complete if no published version or materialized dataset has the image; return how many are done and pending."""
     with engine.connect() as connection:
         pending = connection.execute(
             text("SELECT image_hash FROM alchemist.takedowns WHERE bytes_removed_at IS NULL ORDER BY takedown_id")
         ).scalars()
         hashes = [bytes(image_hash) for image_hash in pending]
-    gone = [image_hash for image_hash in hashes if not _is_held(engine, image_hash)]
-    _note_removed(engine, gone)
-    return len(gone), len(hashes) - len(gone)
+    removed = [image_hash for image_hash in hashes if not _is_held(engine, image_hash)]
+    _note_removed(engine, removed)
+    return len(removed), len(hashes) - len(removed)
 
 
 def _is_held(engine: Engine, image_hash: bytes) -> bool:

@@ -75,7 +75,7 @@ def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
     order_K = np.argsort(prefix_K)
     sorted_K = prefix_K[order_K]
     tied = np.flatnonzero(sorted_K[1:] == sorted_K[:-1])
-    # In a corpus of 30 million samples, the chance that two share 64 bits is 1 in 40,000.
+    # In a corpus of 30 million samples, the probability that two share 64 bits is 1 in 40,000.
     for first in tied[np.append(True, np.diff(tied) > 1)] if len(tied) else ():
         last = int(np.searchsorted(sorted_K, sorted_K[first], side="right"))
         order_K[first:last] = sorted(order_K[first:last].tolist(), key=lambda i: pair_hash_K32[i].tobytes())

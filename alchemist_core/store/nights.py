@@ -1,4 +1,4 @@
-"""Nights: one revision of a crawl date of a dataset under one rater. Write, audit, publish: only decided nights are selectable."""
+"""Nights: one revision of a crawl date of a dataset under one rater. It is scored, checked and decided; only then it is selectable."""
 
 import shlex
 from collections.abc import Sequence

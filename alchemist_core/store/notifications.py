@@ -1,6 +1,6 @@
 """Notifications: each event is stored in the transaction of its cause and sent afterwards, once per key.
 
-If a command is killed before it sends, the next command sends the event. If it is killed while it sends, the event may be sent twice.
+If a command is killed before it sends an event, the next command sends it. If it is killed while sending, the event may be sent twice.
 """
 
 from dataclasses import asdict

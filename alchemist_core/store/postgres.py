@@ -1,10 +1,10 @@
-"""The embedded PostgreSQL: a server from the binaries of a wheel, with its data under the home.
+"""The embedded PostgreSQL: its binaries come with a wheel, its data is under the home.
 
 The server keeps running after the command that started it, and later commands use it. This module is independent of the schema and uses
 only the programs of the wheel, no driver.
 
-The order of writes makes every interruption harmless: first the passwords, then the data (in a temporary folder that is renamed),
-then `server.json`, which records that the database exists and that every role has its password.
+Files are written in an order that makes every interruption harmless: first the passwords, then the data (in a temporary folder that is
+renamed), then `server.json`, which records that the database exists and that every role has its password.
 """
 
 import base64
@@ -36,7 +36,7 @@ from alchemist_core.log_files import MIB, rotate
 from alchemist_core.ports import PORTS, reserve_port
 from alchemist_core.settings import load_settings
 
-# Survives a reboot, and every account can enter it.
+# This folder survives a reboot, and every account can enter it.
 SHARED_ROOT = Path("/var/tmp")  # noqa: S108  folders below it are made 0700 and checked for their owner
 PREFERRED = ("postgres", "nobody")
 
@@ -90,7 +90,7 @@ def own_folder(path: Path, account: Account) -> Path:
 
 
 def reachable_folder(wanted: Path, account: Account) -> Path:
-    """Return the wanted folder, or one below /var/tmp if the account cannot reach the wanted one."""
+    """Return the given folder, or one below /var/tmp if the account cannot enter the given one."""
     if not account.is_other or can_read(wanted.parent, account):
         return wanted
     return SHARED_ROOT / f"alchemist-{path_key(wanted)}"
@@ -190,7 +190,7 @@ SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 def ready_port(data: Path) -> int | None:
-    """Return the port of the server that uses this data folder, or None. It is asked through its socket, because pids are reused."""
+    """Return the port of the server that uses this data folder, or None. Connects to its socket, because pids are reused."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         if not _works_in(lines[0], lines[1], data):

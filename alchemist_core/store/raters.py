@@ -49,7 +49,7 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
     if wanted == "production":
         statement = statement.where(Rater.state == "production")
     elif wanted == "newest":
-        # By the last training run, not by the newest row: a training may find that its rater exists already.
+        # By the last training run, not by the newest row: a training can return a rater that exists already.
         last = select(Run.result["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
         trained = last.order_by(Run.run_id.desc()).limit(1).scalar_subquery()
         statement = statement.order_by((Rater.name == trained).desc().nulls_last(), Rater.rater_id.desc()).limit(1)
@@ -171,11 +171,11 @@ def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str)
 
 
 def promote_rater(
-    engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None, said: dict[str, str] | None = None
+    engine: Engine, rater: RaterRow, *, actor: str, reason: str | None = None, approved: dict[str, str] | None = None
 ) -> None:
     """Promote a rater to production and retire the current one, in one transaction.
 
-    The audit event stores `reason`, why a rater that is not certified is promoted, and `said`, who approved it.
+    The audit event stores `reason` (why a rater is promoted that has not passed its acceptance checks) and `approved` (who approved it).
     """
     with engine.begin() as connection:
         connection.execute(text("LOCK TABLE alchemist.raters IN SHARE ROW EXCLUSIVE MODE"))
@@ -195,7 +195,7 @@ def promote_rater(
             "promote",
             f"rater {rater.name}",
             before={"production": before},
-            after={"production": rater.name} | ({"without_acceptance": reason} if reason else {}) | (said or {}),
+            after={"production": rater.name} | ({"without_acceptance": reason} if reason else {}) | (approved or {}),
         )
 
 

@@ -40,22 +40,22 @@ def explain_refusal(error: BaseException) -> AlchemistError | None:
     if not isinstance(original, psycopg2.Error):
         return None
     lines = str(original).strip().splitlines()
-    said = lines[0].rstrip(".") if lines else type(original).__name__
-    state = original.pgcode or _state_of(original, said)
-    return None if state is None else _because(state, said)
+    message = lines[0].rstrip(".") if lines else type(original).__name__
+    state = original.pgcode or _state_of(original, message)
+    return None if state is None else _because(state, message)
 
 
-def _state_of(original: psycopg2.Error, said: str) -> str | None:
+def _state_of(original: psycopg2.Error, message: str) -> str | None:
     """Return a SQLSTATE for errors of the driver, which have none: a lost connection, a login, a value that it cannot encode."""
-    if "authentication failed" in said or "does not exist" in said:
+    if "authentication failed" in message or "does not exist" in message:
         return "28"
     if isinstance(original, (psycopg2.OperationalError, psycopg2.InterfaceError)):
         return "08"
-    return "08" if "server closed" in said or "connection" in said else None
+    return "08" if "server closed" in message or "connection" in message else None
 
 
-def _because(state: str, said: str) -> AlchemistError | None:
+def _because(state: str, message: str) -> AlchemistError | None:
     text = REMEDIES.get(state) or REMEDIES.get(state[:2])
     if text is None:
         return None
-    return (ConfigError if state.startswith("22") else StoreError)(text.format(said))
+    return (ConfigError if state.startswith("22") else StoreError)(text.format(message))

@@ -250,7 +250,7 @@ def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: s
 
 
 def is_cut(engine: Engine, shard_id: int) -> bool:
-    """Return whether a registered shard had no end mark, so that it can have been an upload in progress."""
+    """Return whether a registered shard had no end mark, so that it may have been an unfinished upload."""
     bad = QuarantinedSample
     where = (bad.shard_id == shard_id, bad.rater_id.is_(None), bad.reason == Reason.TRUNCATED_TAR.value)
     with engine.connect() as connection:
@@ -287,7 +287,7 @@ def unreadable_shards(
 
 def retire_shard(connection: Connection, shard_id: int, *, state: str = "retired", reason: str) -> bool:
     """Retire a shard, or mark it as `superseded` by a later revision; returns False if it already was."""
-    # One at a time: a snapshot counts retirements up to a number, so numbers must be committed in order.
+    # One at a time: a snapshot ignores retirements above a number, so numbers must be committed in order.
     take_lock(connection, "retirements")
     newest = select(func.coalesce(func.max(Shard.retirement_id), 0)).scalar_subquery()
     values = {
@@ -311,7 +311,7 @@ def await_shard(engine: Engine, shard: NewShard, reason: str) -> None:
 
 
 def forget_unread(engine: Engine, shard_ids: Sequence[int]) -> None:
-    """Delete the rows of abandoned uploads and rejected files that are gone; no samples of them were registered."""
+    """Delete the rows of abandoned uploads and of rejected files that no longer exist; they have no registered samples."""
     with engine.begin() as connection:
         connection.execute(delete(Shard).where(Shard.shard_id.in_(shard_ids), Shard.state.in_(UNREGISTERED)))
 

@@ -120,7 +120,7 @@ def _stream(engine: Engine, statement: Executable, pair_hash_K32: NDArray[np.uin
 def list_wanted(connection: Connection, pair_hash_K32: NDArray[np.uint8]) -> None:
     """Create the temporary table wanted (number integer, pair_hash bytea) with a row per sample, until the transaction ends."""
     connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer, pair_hash bytea) ON COMMIT DROP"))
-    # 32 bytes as one value: a column of bytea, to numpy.
+    # numpy sees 32 bytes as one value, like a column of bytea.
     pair_hash_K = np.ascontiguousarray(pair_hash_K32).view("V32").ravel()
     number_K = np.arange(len(pair_hash_K), dtype=np.int32)
     for start in range(0, len(pair_hash_K), _ROWS_A_COPY):
@@ -246,7 +246,7 @@ def list_groups(engine: Engine, *, n_groups: int) -> list[dict[str, Any]]:
 
 
 def find_images(engine: Engine, *, url: str | None = None, sample: str | None = None) -> list[bytes]:
-    """Return the images (sha256 of their bytes) of a URL, or of a sample named as DATASET/SHARD/KEY."""
+    """Return the images (sha256 of their bytes) from a URL, or of the sample DATASET/SHARD/KEY."""
     dataset, _, place = (sample or "").partition("/")
     parameters = {"url": url, "dataset": dataset or None, "place": place or None}
     with engine.connect() as connection:
@@ -317,7 +317,7 @@ def find_sample(engine: Engine, named: str) -> FoundSample:
             f"{named} matches the hashes of more than one sample, for example {rows[0].pair_hash.hex()}. Give more digits."
         )
     if not rows:
-        raise ConfigError(f"There is no sample {named} in the store.{_set_aside(engine, named)}")
+        raise ConfigError(f"There is no sample {named} in the store.{_describe_quarantine(engine, named)}")
     return rows[0]
 
 
@@ -361,7 +361,7 @@ def _parameters(named: str) -> dict[str, object]:
     return nothing | {"low": low, "high": high}
 
 
-def _set_aside(engine: Engine, named: str) -> str:
+def _describe_quarantine(engine: Engine, named: str) -> str:
     dataset, _, place = named.partition("/")
     with engine.connect() as connection:
         row = connection.execute(load_query("find_quarantined"), {"dataset": dataset, "place": place}).first()

@@ -36,9 +36,9 @@ def store_members(engine: Engine, subset_id: int, manifest: Manifest) -> None:
     """COPY a manifest's members into the version's partition, unless it is filled: members never change.
 
     Raises:
-        DataError: If a member is not in the store; the partition then stays empty.
+        DataError: A member is not in the store; the partition then stays empty.
     """
-    with _sole_filler(engine, subset_id) as connection:
+    with _locked_partition(engine, subset_id) as connection:
         with connection.begin():
             # In a transaction of its own: attaching locks the parent table, and the COPY after it can take minutes.
             connection.execute(text("SELECT alchemist.add_partition('subset_samples', :id)"), {"id": subset_id})
@@ -64,7 +64,7 @@ def drop_members(connection: Connection, subset_id: int) -> None:
 
 
 @contextmanager
-def _sole_filler(engine: Engine, subset_id: int) -> Iterator[Connection]:
+def _locked_partition(engine: Engine, subset_id: int) -> Iterator[Connection]:
     """Yield a connection while a lock keeps other sessions from filling or dropping the version's partition."""
     # The lock ends with its transaction, so it has a connection of its own and can span several transactions of the other.
     with engine.connect() as connection, engine.connect() as holder:
@@ -81,9 +81,9 @@ def count_taken_down(connection: Connection, subset_id: int) -> int:
     return int(connection.execute(load_query("count_taken_down"), {"subset_id": subset_id}).scalar_one())
 
 
-def _copy_aside(connection: Connection, manifest: Manifest) -> None:
+def _copy_members(connection: Connection, manifest: Manifest) -> None:
     connection.execute(text("CREATE TEMPORARY TABLE members (pair_hash bytea, rank float8) ON COMMIT DROP"))
-    # 32 bytes as one value: a column of bytea, to numpy.
+    # numpy sees 32 bytes as one value, like a column of bytea.
     pair_hash_K = np.ascontiguousarray(manifest.pair_hash_K32).view("V32").ravel()
     for start in range(0, len(manifest), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
@@ -94,12 +94,12 @@ def _copy_aside(connection: Connection, manifest: Manifest) -> None:
 
 
 def _fill(connection: Connection, subset_id: int, manifest: Manifest) -> None:
-    _copy_aside(connection, manifest)
+    _copy_members(connection, manifest)
     n_stored = connection.execute(STORE, {"subset_id": subset_id}).rowcount
     if n_stored != len(manifest):
         raise DataError(
             f"The manifest has {len(manifest):,} members, but only {n_stored:,} of them are in this store, so it was not published. "
-            "Was it selected from another store? Select again here."
+            "It may have been selected from another store: select it again here."
         )
 
 
@@ -271,7 +271,7 @@ def publish_subset(
     *,
     actor: str,
     action: str = "publish",
-    said: dict[str, str] | None = None,
+    approved: dict[str, str] | None = None,
 ) -> bool:
     """Publish a version of a subset; returns False if it is already published.
 
@@ -284,7 +284,7 @@ def publish_subset(
         actor: Who publishes.
         action: `publish`; `rollback`, which leaves the version's own predecessor unchanged; or `reinstate`, which publishes a
             withdrawn version.
-        said: Who approved it and their comment, for the audit event.
+        approved: Who approved it and their comment, for the audit event.
 
     Raises:
         DataError: A member is not in the store, an image was taken down, or the version was withdrawn.
@@ -295,7 +295,7 @@ def publish_subset(
     store_members(engine, subset.subset_id, manifest)
     with engine.begin() as connection:
         lock_name(connection, subset.name)
-        return _make_current(connection, subset, actor=actor, action=action, said=said)
+        return _make_current(connection, subset, actor=actor, action=action, approved=approved)
 
 
 def lock_name(connection: Connection, name: str) -> None:
@@ -304,7 +304,7 @@ def lock_name(connection: Connection, name: str) -> None:
 
 
 def _make_current(
-    connection: Connection, subset: SubsetRow, *, actor: str, action: str, said: dict[str, str] | None = None
+    connection: Connection, subset: SubsetRow, *, actor: str, action: str, approved: dict[str, str] | None = None
 ) -> bool:
     published = (Subset.name == subset.name, Subset.state == "published")
     before = connection.execute(select(Subset.subset_id, Subset.version).where(*published)).one_or_none()
@@ -325,7 +325,7 @@ def _make_current(
     connection.execute(update(Subset).where(Subset.subset_id == subset.subset_id).values(values))
     record_event(
         connection, actor, action, f"subset {subset.name}",
-        before={"version": before.version if before else None}, after={"version": subset.version, **(said or {})},
+        before={"version": before.version if before else None}, after={"version": subset.version, **(approved or {})},
     )  # fmt: skip
     return True
 
@@ -493,14 +493,14 @@ def collect(
         its partition locked for more than 5 s.
     """
     try:
-        with _sole_judge(engine, row.name) as connection:
+        with _locked_name(engine, row.name) as connection:
             if not (_is_as_found(connection, row.subset_id, row.all_materialized_uris) and is_still_free(connection)):
                 return False
             values: dict[str, Any] = {"materialized_uri": None, "materialized_at": None, "all_materialized_uris": []}
             connection.execute(update(Subset).where(Subset.subset_id == row.subset_id).values(values))
             remove_copies()
         if isinstance(row, CollectableVersion):
-            with _sole_judge(engine, row.name) as connection:
+            with _locked_name(engine, row.name) as connection:
                 if not (_is_as_found(connection, row.subset_id, []) and is_still_free(connection)):
                     return False
                 drop_members(connection, row.subset_id)
@@ -513,7 +513,7 @@ def collect(
 
 
 @contextmanager
-def _sole_judge(engine: Engine, name: str) -> Iterator[Connection]:
+def _locked_name(engine: Engine, name: str) -> Iterator[Connection]:
     """Begin a transaction during which no other session adds, publishes or collects versions of the name."""
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
@@ -577,7 +577,7 @@ def choose_version(
         return _named(engine, name, version, may_be_withdrawn=may_be_withdrawn)
     newest, published = find_subset(engine, name), published_version(engine, name)
     if published is not None and not is_newest:
-        _say_published(engine, published, newest)
+        _print_published(engine, published, newest)
         return published
     withdrawn = last_withdrawn(engine, name) if published is None else None
     if not may_be_withdrawn and (newest.state == "withdrawn" or (withdrawn is not None and not is_newest)):
@@ -602,7 +602,7 @@ def describe_withdrawal(subset: SubsetRow) -> str:
     return f"{subset.title} was withdrawn on {subset.withdrawn_at:%Y-%m-%d} by {subset.withdrawn_by}: {subset.withdrawn_reason!r}."
 
 
-def _say_published(engine: Engine, published: SubsetRow, newest: SubsetRow) -> None:
+def _print_published(engine: Engine, published: SubsetRow, newest: SubsetRow) -> None:
     withdrawn = last_withdrawn(engine, published.name)
     more = (
         "" if newest.version == published.version else f"; the newest is v{newest.version} (--version {newest.version})"

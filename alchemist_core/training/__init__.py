@@ -1,1 +1,1 @@
-"""What owns a device: rater training, scoring, downstream training, checkpoints. accelerate is imported only here."""
+"""Computations on a device: rater training, scoring, downstream training. Only this package imports accelerate."""

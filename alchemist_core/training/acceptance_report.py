@@ -68,7 +68,7 @@ _OTHER_SHAPE = 32
 
 
 class HealthCheck(NamedTuple):
-    """One check of a rater: the measured value and its bounds; None is no bound. From `warns_from` on it warns, but does not fail."""
+    """One check of a rater: the measured value and its bounds (None: no bound); from `warns_from` on it warns instead of failing."""
 
     name: str
     value: float | None
@@ -171,7 +171,7 @@ def _invariance(
 
 
 def _codes(tokenizer: Tokenizer, clean: Samples, limits: AcceptanceLimits) -> list[HealthCheck]:
-    """Count the images whose codes change with the batch composition, where none may; and with the batch shape, for information."""
+    """Count the images whose codes change with the batch composition (not allowed), and with the batch shape (only reported)."""
     image_NHWC = clean.image_NHWC
     code_NS = tokenizer.encode(image_NHWC)
     backwards_NS = tokenizer.encode(image_NHWC[::-1].copy()).flip(0)
@@ -189,7 +189,7 @@ def _codes(tokenizer: Tokenizer, clean: Samples, limits: AcceptanceLimits) -> li
 def _training(training: Training, limits: AcceptanceLimits) -> list[HealthCheck]:
     metrics, rule, group_size = training
     correlation = metrics["spearman_score_minus_loss"]
-    # A rater of rule `loss` ranks by loss on purpose.
+    # A rater of rule `loss` ranks by loss by definition.
     limit = None if rule.ranks_plain_first else limits.max_loss_correlation
     return [
         *(_weights(metrics["history"], group_size, limits) if rule.trains_rater else []),
@@ -213,9 +213,9 @@ def _synthetic_defects(
     scorer: SampleScorer,
     clean: Samples,
     score_N: Float32[np.ndarray, " N"],
-    asked: tuple[ScoringRule, AcceptanceLimits],
+    settings: tuple[ScoringRule, AcceptanceLimits],
 ) -> list[HealthCheck]:
-    rule, limits = asked
+    rule, limits = settings
     plain_N = scorer.score(plain_images(clean.image_NHWC), clean.captions)
     chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
     other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))

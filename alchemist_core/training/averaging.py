@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of a model's weights, which settles sooner than the weights of any single step."""
+"""The exponential moving average (EMA) of a model's weights, which fluctuates less than the weights of a single step."""
 
 from functools import partial
 
@@ -19,6 +19,6 @@ def average_of(model: nn.Module, longest: float) -> AveragedModel:
 
 def average_weights(longest: float, mean: Tensor, now: Tensor, n_averaged: Tensor | int) -> Tensor:
     """Update the average of one weight tensor."""
-    # A lower decay at first, so that the initial weights soon have no influence.
+    # The decay is lower at first, so that the initial weights lose their influence soon.
     kept = min(longest, (1 + int(n_averaged)) / (4 + int(n_averaged)))
     return torch.lerp(now, mean, kept)

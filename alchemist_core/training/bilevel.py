@@ -1,10 +1,9 @@
 """A step of rater training: the proxies θ and θ̂, the rater, their updates, and the training loss of the rater.
 
-The advantage of a sample is c = L(θ) − L(θ̂): its loss under the proxy minus its loss under the reference. The other scoring rules
-put another value in its place (`rating.rules`); the code calls that value the sample's cost.
+The advantage of a sample is c = L(θ) − L(θ̂): its loss under the proxy minus its loss under the reference. Other scoring rules use another
+value (`rating.rules`). The code calls the value of any rule the sample's cost.
 
-Softmax groups are local: a group never spans two parts of a batch or two processes, so the number of parts or processes does not
-change the result.
+A softmax group never spans two parts of a batch or two processes, so the number of parts or processes does not change the result.
 
 Letters: A samples of the validation batch · B samples of the training batch · G softmax groups.
 """
@@ -57,17 +56,17 @@ class TwoProxies(ABC):
         models: Mapping[str, nn.Module],
         rates: Mapping[str, float],
     ) -> None:
-        """Take models by name, including `proxy` and `reference`, and the learning rate of each model that is trained."""
+        """Set up the run. `models` includes `proxy` and `reference`; `learning_rates` has an entry for each model that is trained."""
         self.config, self.accelerator = config, accelerator
         for name, model in models.items():
             setattr(self, name, self._prepared(model, is_trained=name in rates))
         self._names = tuple(models)
         self.optimizers = {name: self._optimizer(getattr(self, name), rate) for name, rate in rates.items()}
-        # accelerate's optimisers would update the shared fp16 loss scale after each of the three, in the middle of one step.
+        # Not by accelerate's optimisers: each of the three would update the shared fp16 loss scale in the middle of a step.
         self.scaler = accelerator.scaler or torch.amp.GradScaler("cpu", enabled=False)
 
     def warmup_step(self, parts: Sequence[Batch]) -> float:
-        """Train the proxy alone, on uniform weights."""
+        """Train the proxy alone, with uniform weights of the samples."""
         losses = [self._warm_up_on(train, len(parts)) for train in parts]
         self._move(["proxy"])
         self.scaler.update()
@@ -131,7 +130,7 @@ class TwoProxies(ABC):
         )
 
     def _warm_up_on(self, train: Batch, n_parts: int) -> Tensor:
-        # Backward per part: only one part's activations are in memory, and the processes sum the gradients of each part.
+        # Run backward for each part, so that the activations of only one part are in memory.
         loss = warmup_objective(self.proxy(*train)) / n_parts
         self.accelerator.backward(loss)
         return loss.detach()
@@ -153,7 +152,7 @@ class TwoProxies(ABC):
 
 @dataclass(slots=True)
 class Averages:
-    """The running means that the objectives are scaled by."""
+    """Running means, by which the objectives are scaled."""
 
     cost_spread: float = 0.0
     batch_cost: float = 0.0
@@ -162,7 +161,7 @@ class Averages:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured on one part of a batch, without gradient."""
+    """Measurements of one part of a batch, without gradient."""
 
     loss_A: Float[Tensor, " A"]
     loss_B: Float[Tensor, " B"]
@@ -198,7 +197,7 @@ class RaterObjective:
         )
 
     def measure(self, loss_A: Tensor, loss_B: Tensor, reference_loss_B: Tensor, rating: Rating) -> Measured:
-        """Value each sample by the run's scoring rule, and weight it within its group."""
+        """Compute the cost of each sample by the scoring rule, and its weight within its group."""
         cost_B = sample_cost(self.config.rule, loss_B, reference_loss_B)
         group_weight_G = torch.sigmoid(rating.group_logit_G.detach())
         weights = [batch_weights(score_g) for score_g in self._groups(rating.score_B.detach())]
@@ -277,9 +276,9 @@ class Bilevel(TwoProxies):
         super().__init__(config, accelerator, models, rates)
         self.average_rater = average_of(self.unwrapped("rater"), config.rater_ema_decay)
         self.objective = RaterObjective(config, accelerator)
-        # θ reads twice the samples that θ̂ and the rater read, so each side is half of the work. On a CPU two threads run the
-        # two halves; the models share no weights, so the result is bit-identical. Several processes must reduce gradients in
-        # one order, and a GPU has one stream: there the halves run one after the other.
+        # θ reads twice as many samples as θ̂ and the rater, so each side is half of the work. On a CPU two threads run the two halves; the
+        # models share no weights, so the result is bit-identical. On a GPU, and in several processes (which must reduce gradients in one
+        # order), the halves run one after the other.
         is_alone_on_cpu = accelerator.num_processes == 1 and accelerator.device.type == "cpu"
         self._beside = ThreadPoolExecutor(1) if is_alone_on_cpu else None
 
@@ -344,7 +343,7 @@ class Bilevel(TwoProxies):
         return self.reference(*train), self.rater(*train, n_groups)
 
     def _submit(self, work: Any, *given: Any) -> Any:
-        """Start work on the second thread, or do it now where there is none; return a function that waits for the result."""
+        """Start work on the second thread, or do it now without one; return a function that waits for the result."""
         if self._beside is not None:
             return self._beside.submit(work, *given).result
         done = work(*given)
@@ -383,7 +382,7 @@ def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str |
     if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
         return (
             f"over {_WINDOW} steps the effective sample size was {sum(recent) / _WINDOW:.3g} of {group_size} samples (at least "
-            f"{least:.3g} are needed): the rater has collapsed; raise kl_weight or take the regularised objective"
+            f"{least:.3g} are needed): the rater has collapsed; raise kl_weight or use the regularised objective"
         )
     return None
 

@@ -37,7 +37,7 @@ def load_state(out: Path, config: Config) -> dict[str, Any] | None:
     path = partial_folder(out) / "resume" / "state.pt"
     if not path.exists():
         return None
-    # On the CPU, not the GPU that wrote it: each of several processes would load it onto the first GPU.
+    # Load to the CPU: by default each of several processes would load it onto the GPU that wrote it.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if json.loads(state["config"]) != config.hashed_json():
         raise ConfigError(f"{partial_folder(out)} holds an unfinished run of another config. Remove the folder.")

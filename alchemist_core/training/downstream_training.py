@@ -1,6 +1,6 @@
 """Training a generator on the samples of one arm: recipe, initial weights and epochs are the same for every arm.
 
-It takes samples and writes a folder; it does not know which subset the samples are.
+It reads samples and writes a folder. It does not depend on the subset that they come from.
 
 Letters: b samples of a part of a batch.
 """
@@ -129,7 +129,7 @@ class _Run:
     def _descend(self) -> float:
         index_B = batch_index(self.n_samples, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
         parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.gradient_accumulation_steps)
-        # Random numbers at a step are a function of the step and the process, as the batch is a function of the step.
+        # The random numbers of a step are a function of the step and the process, so that a resumed run repeats them.
         n_processes = self.accelerator.num_processes
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * n_processes + self.accelerator.process_index)
         loss = torch.stack([self._descend_on(index_b) for index_b in parts]).sum()
@@ -143,7 +143,7 @@ class _Run:
         return float(self.accelerator.reduce(loss, "mean").item())
 
     def _descend_on(self, index_b: Int64[Tensor, " b"]) -> Tensor:
-        # Backward per part: only one part's activations are in memory, and the processes sum the gradients of each part.
+        # Run backward for each part, so that the activations of only one part are in memory.
         batch = self.data.rows(index_b).to(self.accelerator.device)
         loss: Tensor = self.model(*batch).mean() / self.config.gradient_accumulation_steps
         self.accelerator.backward(loss)

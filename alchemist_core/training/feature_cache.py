@@ -1,6 +1,6 @@
 """A cache of the outputs of frozen encoders, keyed by the sha256 of their input. A segment is written once, atomically. No torch.
 
-Letters: N keys asked for · K keys stored.
+Letters: N requested keys · K keys of a segment.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ class FeatureCache:
         try:
             return self._find(keys)
         except FileNotFoundError:
-            # A takedown has replaced a segment, or a damaged one was deleted.
+            # A takedown has replaced a segment meanwhile, or a damaged one was deleted.
             self._read_folder()
             return self.find(keys)
 
     def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
-        """Store rows for later runs; a reader sees a segment whole or not at all."""
+        """Store rows for later runs; a reader sees either the whole segment or nothing."""
         self._folder.mkdir(parents=True, exist_ok=True)
         _write_segment(self._folder, _as_keys(keys), arrays)
 
@@ -77,17 +77,17 @@ def forget(root: Path, keys: Iterable[bytes]) -> int:
 
     A takedown calls it, so that what was computed from an image is deleted with the image.
     """
-    gone, n_gone = _as_keys(sorted(set(keys))), 0
+    forgotten, n_forgotten = _as_keys(sorted(set(keys))), 0
     for path in sorted(root.rglob("*.npz")):
         # Another takedown may have rewritten the segment. A damaged segment is deleted whole, because it may hold the keys.
         with suppress(FileNotFoundError):
-            n_gone += _forget_in(path, gone)
-    return n_gone
+            n_forgotten += _forget_in(path, forgotten)
+    return n_forgotten
 
 
-def _forget_in(path: Path, gone: NDArray[np.bytes_]) -> int:
+def _forget_in(path: Path, forgotten: NDArray[np.bytes_]) -> int:
     key_K, stored = _load_segment(path, keys_only=True)
-    is_kept_K = ~np.isin(key_K, gone)
+    is_kept_K = ~np.isin(key_K, forgotten)
     if is_kept_K.all():
         return 0
     key_K, stored = _load_segment(path)
@@ -131,5 +131,5 @@ def _load_segment(path: Path, *, keys_only: bool = False) -> tuple[NDArray[np.by
 
 
 def _as_keys(keys: Sequence[bytes]) -> NDArray[np.bytes_]:
-    # Compared as strings of 32 bytes: numpy strips trailing zeros on both sides.
+    # Compare as strings of 32 bytes: numpy strips trailing zeros on both sides.
     return np.frombuffer(b"".join(keys), f"S{_KEY_BYTES}")

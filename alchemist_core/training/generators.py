@@ -1,4 +1,4 @@
-"""Generators: how a family is trained (its recipe), and how a trained one is loaded to sample images. Holds the recipe of STAR.
+"""Families of generators: how each is trained (its recipe), and how a trained one is loaded to generate images. Contains STAR's recipe.
 
 The loop in `downstream_training` handles batches, steps and checkpoints for all families.
 """

@@ -21,7 +21,7 @@ from alchemist_core.training.samples import batch_index
 
 _SHARPNESS, _SHARPEST = 20.0, 100.0
 _N_OTHERS = 8
-"""Other captions that each held-out image is compared with."""
+"""Number of other captions that each held-out image is compared with."""
 
 
 def train_head(
@@ -65,7 +65,7 @@ def train_head(
 
 
 @torch.inference_mode()
-def tell_apart(head: Head, image_ND: Features, text_NC: Features, captions: Sequence[str]) -> float:
+def heldout_auc(head: Head, image_ND: Features, text_NC: Features, captions: Sequence[str]) -> float:
     """Return the AUC of cosines: how often an image is nearer to its own caption than an image to another caption.
 
     Each image is compared with the captions of the next eight samples, except captions equal to its own.

@@ -19,15 +19,15 @@ from alchemist_core.training.config import MixedPrecision
 def start_from_seed(seed: int) -> None:
     """Seed torch, and use only deterministic kernels.
 
-    By default the backward of indexing sums in any order, so two threads trained another rater at every run.
+    By default the backward of indexing sums in any order, so that with two threads each run would give another rater.
     """
-    # Set here too for programs that import the library: torch checks it at the first matrix product.
+    # Set here too, for programs that import the library: torch reads it at the first matrix product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", DEFAULTS["CUBLAS_WORKSPACE_CONFIG"])
     torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(seed)
 
 
-# The other processes wait while the first one fits a tokenizer and encodes. The default timeout of GPUs is ten minutes.
+# The other processes wait while the first one fits a tokenizer and encodes: longer than the default timeout on GPUs, ten minutes.
 _LONGEST_WAIT = timedelta(days=2)
 
 
@@ -50,7 +50,7 @@ def make_accelerator(mixed_precision: MixedPrecision = "no") -> Accelerator:
     return Accelerator(
         cpu=not has_gpu,
         mixed_precision=mixed_precision,
-        # Otherwise accelerate steps a schedule once per process.
+        # Otherwise accelerate advances a schedule once for each process.
         step_scheduler_with_optimizer=False,
         # The bias of the code head gets no gradient in a rater's backbone.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -81,7 +81,7 @@ def broadcast(value: Any = None) -> Any:
 
 
 def _join() -> None:
-    # The CPU is named explicitly: without a GPU, torchrun's processes would otherwise each train alone.
+    # Without a GPU, torchrun's processes would each train alone unless the CPU is named explicitly.
     PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
 
 

@@ -1,7 +1,7 @@
 """Training a rater: load or fit a tokenizer, encode the samples, warm up the proxy, then step until early stopping.
 
-It takes samples and writes a folder; it uses neither shards nor the database. Under `accelerate launch` or torchrun each
-process reads its slice of every batch, and the first process writes.
+It reads samples and writes a folder, and uses neither shards nor the database. Under `accelerate launch` or torchrun, each process reads
+its slice of every batch, and the first process writes.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -62,7 +62,7 @@ def train_rater(
     Args:
         config: Scoring rule, lengths and sizes.
         train: The samples to rate.
-        validation: What the downstream model should be good at; a tenth is held out for early stopping.
+        validation: Samples like those that the downstream model should be good at; a tenth is held out for early stopping.
         out: Folder to write: rater, proxy, tokenizer, config and metrics.
         on_progress: Called with the steps done, the steps planned, and a note.
         cache: Folder of cached outputs of the frozen encoders.
@@ -97,7 +97,7 @@ class RaterRun:
         encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
         with self.accelerator.main_process_first():
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
-        # Order: held-out validation, validation, training. In one table, so that a step gathers both batches at once.
+        # One table in the order held-out validation, validation, training, so that a step gathers both batches at once.
         with self.accelerator.main_process_first():
             self.data = encode_samples(JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache)
         n_validation = int((self.data.kept_N < len(validation)).sum())
@@ -117,7 +117,7 @@ class RaterRun:
             note = self._warm_up() if progress.step < config.proxy_warmup_steps else self._step()
             progress.step += 1
             if progress.step % config.validation_steps == 0 and progress.step > config.proxy_warmup_steps:
-                self._look_at_held_out()
+                self._validate()
             if progress.step % config.checkpointing_steps == 0:
                 self._save()
             on_progress(progress.step, total, note)
@@ -177,7 +177,7 @@ class RaterRun:
     def _batch(self, index_B: torch.Tensor) -> Batch:
         return self.data.rows(index_B).to(self.accelerator.device)
 
-    def _look_at_held_out(self) -> None:
+    def _validate(self) -> None:
         progress = self.progress
         loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE)))
         # Reduced to one number: processes that stopped at different steps would wait for each other forever.
@@ -214,7 +214,7 @@ class RaterRun:
             "best_step": self.progress.best_step,
             "score_mean": score_B.mean().item(),
             "score_std": score_B.std().item(),
-            # The first scored night is compared with these.
+            # The first scored night is compared with these quantiles.
             "score_quantiles": np.quantile(score_B.numpy(force=True), np.linspace(0, 1, _N_QUANTILES)).tolist(),
             "n_scores": len(score_B),
             "spearman_score_minus_loss": spearman(
@@ -226,7 +226,7 @@ class RaterRun:
 
     def _state(self) -> dict[str, Any]:
         return {
-            # The key has this name in all checkpoints, whatever the scoring rule.
+            # The key has this name in the checkpoints of every scoring rule.
             "bilevel": self.models.state_dict(),
             "progress": asdict(self.progress),
             "torch_rng": torch.get_rng_state(),

@@ -1,6 +1,6 @@
 """Images and captions of stored samples, read from their shards, for stages that train or measure. No torch.
 
-Letters: N samples · M of them.
+Letters: N samples · M some of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ class StoredSamples:
     Args:
         rows: Samples with their locations, from `store.samples`.
         side: Side of the decoded images in pixels.
-        on_progress: Called with the images done, the images asked for, and a note.
+        on_progress: Called with the images done, the images requested, and a note.
     """
 
     rows: Sequence[LocatedSample]
@@ -136,7 +136,7 @@ class StoredSamples:
                     self.on_progress(n_done, len(index), "read")
 
     def _decode_apart(self, uri: str, places: list[int]) -> Iterator[tuple[int, Images]]:
-        """Decode costly images in worker processes, which may die without harm."""
+        """Decode costly images in worker processes, because a decoder may crash or need too much memory."""
         if not places:
             return
         rows = [self.rows[at] for at in places]
@@ -175,7 +175,7 @@ def read_images(rows: Sequence[LocatedSample], side: int, on_progress: OnProgres
     Args:
         rows: Samples with their locations, from `store.samples`.
         side: Side of the decoded images in pixels.
-        on_progress: Called with the images done, the images asked for, and a note.
+        on_progress: Called with the images done, the images requested, and a note.
     """
     image_of: dict[int, Images] = {}
     for places, images in StoredSamples(rows, side, on_progress).read(np.arange(len(rows))):

@@ -1,6 +1,6 @@
 """Image-text samples, read in chunks or held in memory; batches of encoded samples; and the order in which training reads them.
 
-Letters: N samples · M of them · B samples in a batch.
+Letters: N samples · M some of them · B samples in a batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,7 +104,7 @@ class JoinedSamples:
 
 @dataclass(frozen=True)
 class ImagesOf:
-    """A source's images by index, like an array."""
+    """The images of a source by index, like an array."""
 
     samples: SampleSource
 
@@ -148,7 +148,7 @@ class Batch(NamedTuple):
 
 
 def batch_index(n_samples: int, step: int, *, batch_size: int, seed: int) -> Int64[Tensor, " B"]:
-    """Return the indices that a step reads: a function of the step, so a resumed run needs no other position.
+    """Return the indices that a step reads. They depend only on the step, so a resumed run needs no position in the data.
 
     Epochs follow each other without a gap: a batch may hold the last samples of one and the first of the next.
     """

@@ -1,8 +1,8 @@
 """Scoring of shards: claim a shard and decode its images, rate them in batches, commit its scores. These steps overlap.
 
-The slowest step sets the pace and the others wait for it, so decoding and rating share the cores without a setting: images
-wait in at most as many buffers as there are workers, samples in a fixed number of batches, shards up to a limit. A sample's
-score is the same whatever the batch size, order or batch composition.
+The slowest step determines the speed, and the others wait for it: the numbers of decoded tasks, batches and claimed shards are limited.
+So decoding and rating share the cores without a setting. A sample's score depends neither on the batch size nor on the order or
+composition of batches.
 
 `ScoringPipeline` does not use the database: its caller passes the functions that claim and commit a shard.
 
@@ -46,9 +46,9 @@ BF16_TOLERANCE = 0.02
 """Largest difference, in spreads of the scores, between a bf16 score of a GPU and the fp32 score of the same sample."""
 _MAX_THREADS = 16
 _TASK_BYTES = 1 << 24
-"""Most encoded bytes of a task of several images: it bounds what a worker holds, unless one image alone is larger."""
+"""Largest number of encoded bytes of a decode task, unless its only image is larger. It limits the memory of a worker."""
 MAX_OPEN_SHARDS = 128
-"""Shards that may be claimed at a time: each holds a lease."""
+"""Number of shards that may be claimed at a time; each holds a lease."""
 Claim = Callable[[], "PendingShard | None"]
 Commit = Callable[["PendingShard"], None]
 
@@ -71,7 +71,7 @@ class ScoringPipeline:
             for n, name in ((1, "claim"), (scorer.n_threads, "rate"), (1, "commit"))
         )
         self._free: SimpleQueue[ScoreBatch] = SimpleQueue()
-        # One to fill, one waiting, one in each thread.
+        # One that is filled, one that waits, and one for each thread.
         for _ in range(scorer.n_threads + 2):
             self._free.put(ScoreBatch(scorer.make_buffer()))
         self._batch = self._free.get()
@@ -201,7 +201,7 @@ class PendingShard:
         self.claimed = claimed
         self._rows = rows
         self.sample_id_N, first_N = np.unique(np.array([row.sample_id for row in rows], np.int64), return_index=True)
-        # In the tar's order, so that the tar is read sequentially.
+        # In the order of the tar, so that it is read sequentially.
         order_N = np.argsort(first_N)
         self.sample_id_N = self.sample_id_N[order_N]
         samples = [rows[at] for at in first_N[order_N]]
@@ -313,7 +313,7 @@ class ScoreBatch:
 
 
 class BatchScorer(Protocol):
-    """What the pipeline needs of a scorer: it rates batches of one shape, from several threads at a time."""
+    """Interface of a scorer: it rates batches of one shape, in several threads at a time."""
 
     @property
     def n_threads(self) -> int:
@@ -339,10 +339,10 @@ class Scorer:
 
     Args:
         rater: The trained rater.
-        tokenizer: Its image tokenizer, always in fp32: a flipped code would be another image.
+        tokenizer: Its image tokenizer, always in fp32, because rounding could change a code.
         encoder: Its text encoder.
         device: Where the forward runs.
-        batch: Samples of every forward, padded where there are fewer: kernels depend on the shape, scores must not.
+        batch: Batch size of every forward; smaller batches are padded, because kernels depend on the shape, and scores must not.
     """
 
     def __init__(

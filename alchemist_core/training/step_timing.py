@@ -1,6 +1,6 @@
 """The time of a training step on this machine, from a few steps on random images, to estimate an experiment's cost.
 
-The time depends on sizes, not on the content of images.
+The time depends on sizes only, not on the content of images.
 """
 
 import tempfile

@@ -172,20 +172,20 @@ class CommandTask(BaseOperator):
 
     def execute(self, context):
         """Run the command on this worker, without a shell."""
-        said = self.run(self.read_line(context))
+        last_lines = self.run(self.read_line(context))
         if self.closes and (failed := Run.of(context).unsuccessful()):
             raise CommandFailed(
-                "\n".join([*said, f"error: These tasks of the run failed: {', '.join(failed)}."]), FOUND_FAILED
+                "\n".join([*last_lines, f"error: These tasks of the run failed: {', '.join(failed)}."]), FOUND_FAILED
             )
         if self.returns is None:
             return None
-        result = json.loads(said[-1])
+        result = json.loads(last_lines[-1])
         return result[self.returns] if self.returns else result
 
     def run(self, line):
         """Run a command, log its output, and return the last lines."""
         self.log.info("Running %s", line)
-        said = deque(maxlen=N_LINES_KEPT)
+        last_lines = deque(maxlen=N_LINES_KEPT)
         with tempfile.TemporaryDirectory() as folder:
             # In its own session, so that it survives the death of the worker; the retry then follows its run.
             options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "cwd": folder}
@@ -193,18 +193,18 @@ class CommandTask(BaseOperator):
                 self.process = subprocess.Popen(line, env=environment_of(line), **options)
             except OSError as error:
                 raise CommandFailed(f"{line[0]} cannot be started: {error.strerror}.", NOT_STARTED) from None
-            with self.process.stdout as printed:
-                for raw in printed:
+            with self.process.stdout as output:
+                for raw in output:
                     text = raw.decode(errors="backslashreplace").rstrip()
                     self.log.log(logging.ERROR if text.startswith("error: ") else logging.INFO, "%s", text)
                     if text.startswith("error: "):
-                        said.clear()
+                        last_lines.clear()
                     if text:
-                        said.append(text)
+                        last_lines.append(text)
             if code := self.process.wait():
-                is_explained = said and said[0].startswith("error: ")
-                raise CommandFailed("\n".join(said) if is_explained else "".join([*said][-1:]), code)
-        return said
+                is_explained = last_lines and last_lines[0].startswith("error: ")
+                raise CommandFailed("\n".join(last_lines) if is_explained else "".join([*last_lines][-1:]), code)
+        return last_lines
 
     def read_line(self, context):
         """Return the argument list of this run."""

@@ -17,7 +17,7 @@ NOTE_TIMEOUT_S = 60
 TASK_LOG = logging.getLogger("airflow.task")
 
 
-def tell(kind, context, *, reason, **flags):
+def send_note(kind, context, *, reason, **flags):
     """Run `alchemist note` for a task; if it fails, the task does not fail."""
     one = context["task_instance"]
     # Cut to the longest allowed argument; the end of a log is the most useful part.
@@ -37,7 +37,7 @@ def note_failure(context):
         str(context.get("exception") or "") or "Airflow gives no reason: the task was killed, lost or never started."
     )
     if not isinstance(context.get("exception"), NotRun):
-        tell("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
+        send_note("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
     repeat_reason(context)
 
 
@@ -55,15 +55,15 @@ class NoteQuestion(BaseNotifier):
     def notify(self, context):
         """Send the question of the task."""
         task, one = context["task"], context["task_instance"]
-        tell("approval", context, reason=f"{task.subject}\n{task.body}", try_number=one.try_number)
+        send_note("approval", context, reason=f"{task.subject}\n{task.body}", try_number=one.try_number)
 
 
 def answered(given):
     """Return who answered a question and with which comment, as flags of a command; no flags without a question."""
     if not given:
         return {}
-    user, said = given.get("responded_by_user") or {}, given.get("params_input") or {}
-    comment = str(said.get("comment") or "").replace("\0", "")
+    user, fields = given.get("responded_by_user") or {}, given.get("params_input") or {}
+    comment = str(fields.get("comment") or "").replace("\0", "")
     return {"approved_by": user.get("name") or user.get("id") or "unknown", "comment": comment}
 
 
@@ -94,9 +94,11 @@ class Question(ApprovalOperator):
     def execute_complete(self, context, event):
         """Store the answer, then continue, or skip the following tasks."""
         if "error" not in event:
-            said = {**answered(event), "answer": event["chosen_options"][0]}
+            fields = {**answered(event), "answer": event["chosen_options"][0]}
             one = context["task_instance"]
-            tell("answer", context, reason="\n".join(self.ask(Run.of(context))), try_number=one.try_number, **said)
+            send_note(
+                "answer", context, reason="\n".join(self.ask(Run.of(context))), try_number=one.try_number, **fields
+            )
         return super().execute_complete(context, event)
 
 

@@ -46,14 +46,14 @@ def train_rater():
     plan_promote = step(
         "plan_promote", lambda _run: alchemist("plan", "promote", operand=NEWEST, json=True), returns=""
     )
-    asked = approve(
+    approval = approve(
         "approve",
         ask=lambda run: ("Promote the new rater?", run.result_of("plan_promote")["question"]),
         when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
     )
     promoted = step("promote", promote, trigger_rule="none_failed")
     checked = step("check_scores", of_dataset("check", suite="scores"))
-    train >> certify >> plan >> score >> plan_promote >> asked >> promoted >> checked
+    train >> certify >> plan >> score >> plan_promote >> approval >> promoted >> checked
     checked >> step("publish", of_dataset("night", "publish"))
 
 

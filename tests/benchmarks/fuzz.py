@@ -40,7 +40,7 @@ from alchemist_core.subsets.materialized import (
 from alchemist_core.subsets.members import MemberLocation, table_of
 from tests.benchmarks.rows import Row, write_rows
 from tests.peak_memory import peak_mib
-from tests.shards.conftest import draw_picture, make_record, make_tar
+from tests.shards.conftest import draw_image, make_record, make_tar
 
 LONGEST_S, MOST_BYTES = 10.0, 2**30
 # Sizes and signs at which readers fail.
@@ -120,7 +120,7 @@ def pictures() -> list[bytes]:
         ("BMP", "RGB"),
         ("TIFF", "RGBA"),
     )
-    return [draw_picture(number, kind=kind, mode=mode) for number, (kind, mode) in enumerate(kinds)]
+    return [draw_image(number, kind=kind, mode=mode) for number, (kind, mode) in enumerate(kinds)]
 
 
 def texts() -> list[bytes]:

@@ -94,9 +94,9 @@ def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_pers
     assert (report.n_held, report.moved_most.split(" (")[0]) == (1, "web 2026-01-03 r1")
     with pytest.raises(CheckFailedError, match="1 are held and not selectable: web 2026-01-03 r1"):
         publish()
-    told = capsys.readouterr().err
-    assert "is held and was not published: scores drifted" in told
-    assert "alchemist night release --dataset web --crawl-date 2026-01-03" in told
+    printed = capsys.readouterr().err
+    assert "is held and was not published: scores drifted" in printed
+    assert "alchemist night release --dataset web --crawl-date 2026-01-03" in printed
     assert states() == ["selectable", "selectable", "held"]
     (status,) = column("SELECT status FROM alchemist.nightly_overview WHERE crawl_date = '2026-01-03'")
     assert str(status).startswith("held: scores drifted: PSI")

@@ -127,7 +127,7 @@ def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:
     takedown(TakedownConfig(image_hash=bytes(image).hex(), reason="asked for by its author"))
     kept = explain(gone.hex())
     assert kept.is_member
-    assert kept.because.endswith("; its image was taken down since (asked for by its author), so readers skip it")
+    assert kept.because.endswith("; its image was taken down later (asked for by its author), so readers skip it")
     select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": {"strategy": "top_k"}}))
     report = explain(gone.hex())
     assert (report.is_member, report.reason) == (False, "taken down")

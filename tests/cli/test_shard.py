@@ -17,7 +17,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
-from tests.shards.conftest import draw_picture, make_tar
+from tests.shards.conftest import draw_image, make_tar
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -107,7 +107,7 @@ def test_a_shard_that_was_changed_on_purpose_is_read_again_as_its_next_revision(
 
 
 def test_a_shard_that_is_read_again_keeps_the_scores_of_its_json(published: Path) -> None:
-    record = [("1.png", draw_picture(1)), ("1.txt", b"a picture"), ("1.json", b'{"similarity": 0.25}')]
+    record = [("1.png", draw_image(1)), ("1.txt", b"a picture"), ("1.json", b'{"similarity": 0.25}')]
     (published / "a.tar").write_bytes(make_tar(record))
     assert reread(change("a.tar", "repaired")).n_new_pairs == 1
     assert ask("SELECT imported FROM alchemist.heuristic_scores WHERE imported <> '{}'") == [({"similarity": 0.25},)]

@@ -145,10 +145,10 @@ def test_the_night_begins_at_two_and_is_of_the_day_before_and_upkeep_comes_after
     restriction = importlib.import_module("airflow.timetables.base").TimeRestriction(None, None, False)
     for name, at in (("nightly_rescore", (2, 0)), ("maintenance", (5, 30))):
         dag = serialization.DagSerialization.from_dict(serialization.DagSerialization.to_dict(dags[name]))
-        told = dag.timetable.next_dagrun_info_v2(last_dagrun_info=None, restriction=restriction)
-        assert (told.run_after.hour, told.run_after.minute) == at
+        next_run = dag.timetable.next_dagrun_info_v2(last_dagrun_info=None, restriction=restriction)
+        assert (next_run.run_after.hour, next_run.run_after.minute) == at
         if name == "nightly_rescore":
-            assert told.partition_key == (told.run_after.date() - timedelta(days=1)).isoformat()
+            assert next_run.partition_key == (next_run.run_after.date() - timedelta(days=1)).isoformat()
 
 
 def test_a_rater_is_trained_weekly_only_where_its_form_is_given(dags, monkeypatch):

@@ -21,7 +21,7 @@ SUCCEEDED = (
     "SELECT stage, count(*) AS n_runs FROM alchemist.runs "
     "WHERE state = 'succeeded' AND config ->> 'crawl_date' = :night GROUP BY stage"
 )
-TOLD = "SELECT subject FROM alchemist.audit_events WHERE action = 'task failed' ORDER BY audit_event_id"
+FAILED = "SELECT subject FROM alchemist.audit_events WHERE action = 'task failed' ORDER BY audit_event_id"
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_a_failed_night_that_is_cleared_ends_in_the_tables_of_one_that_never_fai
     assert count_successes(engine) == {"ingest": 1}
     assert table_checksums(server.url()) != table_checksums(server.url("calm"))
     with engine.connect() as connection:
-        told = list(connection.execute(text(TOLD)).scalars())
+        failed = list(connection.execute(text(FAILED)).scalars())
     # The cause, the night without scores, and the end of the run; `drift` and `publish`, which did not run, are not reported.
-    assert told == ["nightly_rescore.score", "nightly_rescore.check_scores", "nightly_rescore.summary"]
+    assert failed == ["nightly_rescore.score", "nightly_rescore.check_scores", "nightly_rescore.summary"]
 
     away.rename(raters)
     assert clear(airflow, run_id) == {"score", "check_scores", "drift", "publish", "summary"}

@@ -19,7 +19,7 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
-from tests.shards.conftest import draw_picture
+from tests.shards.conftest import draw_image
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
@@ -31,7 +31,7 @@ Members = list[tuple[str | tarfile.TarInfo, bytes]]
 
 def good(number: int) -> Members:
     return [
-        (f"{number:06d}.png", draw_picture(number)),
+        (f"{number:06d}.png", draw_image(number)),
         (f"{number:06d}.txt", f"picture number {number}".encode()),
         (f"{number:06d}.json", json.dumps({"url": f"https://example.org/{number}"}).encode()),
     ]
@@ -70,13 +70,13 @@ def animated() -> bytes:
 
 def bomb() -> bytes:
     """A header that promises 4 gigapixels."""
-    data = bytearray(draw_picture(0))
+    data = bytearray(draw_image(0))
     data[16:24] = (65_535).to_bytes(4, "big") * 2
     return bytes(data)
 
 
 KINDS: dict[str, Callable[[int], Members]] = {
-    "cut picture": lambda number: with_picture(draw_picture(number, kind="JPEG")[:-200])(number),
+    "cut picture": lambda number: with_picture(draw_image(number, kind="JPEG")[:-200])(number),
     "no bytes": with_picture(b""),
     "another content": with_picture(b"<html>not found</html>"),
     "animated": with_picture(animated()),
@@ -90,14 +90,14 @@ KINDS: dict[str, Callable[[int], Members]] = {
     "leads out": with_name("../../etc/"),
     "absolute": with_name("/etc/"),
     "a link": link,
-    "several pictures": lambda number: [*good(number), (f"{number:06d}.jpg", draw_picture(number, kind="JPEG"))],
+    "several pictures": lambda number: [*good(number), (f"{number:06d}.jpg", draw_image(number, kind="JPEG"))],
     "a crowd": lambda number: [*good(number), *((f"{number:06d}.e{at}", b"") for at in range(300))],
     "key too long": with_name("k" * 2000),
 }
 # Readable after all: what looks odd is no fault.
 HARMLESS: dict[str, Callable[[int], Members]] = {
-    "CMYK": lambda number: with_picture(draw_picture(number, kind="JPEG", mode="CMYK"))(number),
-    "transparent": lambda number: with_picture(draw_picture(number, mode="RGBA"))(number),
+    "CMYK": lambda number: with_picture(draw_image(number, kind="JPEG", mode="CMYK"))(number),
+    "transparent": lambda number: with_picture(draw_image(number, mode="RGBA"))(number),
     "quote in the caption": with_caption(b"'; drop table alchemist.samples; --"),
     "markup in the caption": with_caption(b"<script>alert(1)</script>"),
 }

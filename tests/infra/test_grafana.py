@@ -172,9 +172,9 @@ def test_a_variable_has_a_value_for_all_that_holds_also_for_what_has_no_series_y
 
 
 def test_no_panel_names_a_limit_that_a_user_can_set() -> None:
-    told = {panel.title: panel.text for panel in PANELS if "alchemist.toml" in panel.text}
-    assert set(told) == {"Quarantined share of the newest night", "Score drift"}
-    assert not any(re.search(r"\d", text) for text in told.values())
+    texts = {panel.title: panel.text for panel in PANELS if "alchemist.toml" in panel.text}
+    assert set(texts) == {"Quarantined share of the newest night", "Score drift"}
+    assert not any(re.search(r"\d", text) for text in texts.values())
 
 
 @pytest.mark.db

@@ -61,5 +61,5 @@ def test_an_installed_package_adds_a_metric(file: ProtocolFile) -> None:
 
 
 def test_without_the_package_its_metric_is_refused_by_the_known_names() -> None:
-    with pytest.raises(ConfigError, match=r"names metric 'precision'; allowed are average_score, clip_score, fid, "):
+    with pytest.raises(ConfigError, match=r"names metric 'precision'. Allowed: average_score, clip_score, fid, "):
         find_metric(ProtocolFile("mine", {"metric": "precision"}))

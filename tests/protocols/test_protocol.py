@@ -261,13 +261,13 @@ def test_metrics_without_text_features_give_no_clip_score() -> None:
         {"metric": "clip_score", "extractor": "inception_v3", "resolution": 64, "n_images": 2}
     )
     with pytest.raises(
-        ConfigError, match="clip_score needs features of texts, which extractor inception_v3 does not give"
+        ConfigError, match="clip_score needs features of texts, which extractor inception_v3 does not compute"
     ):
         metric_of(protocol)
 
 
 def test_a_metric_that_no_class_measures_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"names metric 'psnr'; allowed are average_score, clip_score, fid, .*heldout_loss"
+        ConfigError, match=r"names metric 'psnr'. Allowed: average_score, clip_score, fid, .*heldout_loss"
     ):
         find_metric(ProtocolFile("mine", {"metric": "psnr"}))

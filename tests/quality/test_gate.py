@@ -134,10 +134,10 @@ def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it
     monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
     load_settings.cache_clear()
     check(CheckConfig(suite="samples", dataset="web", crawl_date=NIGHT))
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert (
         "few_locations_are_quarantined: found [0.25]; allowed: warn_quarantined_ratio = 0.05 (default of [checks]"
-        in told
+        in printed
     )
     with pytest.raises(CheckFailedError) as failed:
         check(CheckConfig(suite="samples", dataset="books", crawl_date=NIGHT))

@@ -151,9 +151,9 @@ def test_an_expectation_of_rows_by_sql_names_its_rows_and_one_marked_as_a_warnin
         WIDE | {"severity": "warning"},
     )  # fmt: skip
     assert samples() == ""
-    told = capsys.readouterr().err
-    assert "samples_sql.json/unexpected_rows_expectation" in told
-    assert "{'sample_id': 2, 'width': 18}" in told
+    printed = capsys.readouterr().err
+    assert "samples_sql.json/unexpected_rows_expectation" in printed
+    assert "{'sample_id': 2, 'width': 18}" in printed
     assert failed_of(engine) == []
 
 
@@ -252,9 +252,9 @@ def test_a_section_of_a_misspelt_dataset_is_named(suites: Path, capsys: pytest.C
         "[datasets.wbe.checks]\nmax_quarantined_ratio = 0.5\n[datasets.web]\n"
     )
     assert samples(suite="shards") == ""
-    told = capsys.readouterr().err
-    assert "has a section for the dataset 'wbe', which is not registered. Did you mean 'web'?" in told
-    assert told.count("has a section") == 1
+    printed = capsys.readouterr().err
+    assert "has a section for the dataset 'wbe', which is not registered. Did you mean 'web'?" in printed
+    assert printed.count("has a section") == 1
 
 
 def test_a_night_without_samples_passes(suites: Path) -> None:

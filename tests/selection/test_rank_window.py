@@ -97,11 +97,11 @@ def test_no_rank_window_is_narrower_than_the_bands_can_tell() -> None:
 
 
 def test_the_measured_gain_is_reported_with_the_rank_window() -> None:
-    told = FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, 0.2, 0.4, 4))
-    assert (told.gain, told.gain_low, told.gain_high) == (0.3, 0.2, 0.4)
+    fitted = FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, 0.2, 0.4, 4))
+    assert (fitted.gain, fitted.gain_low, fitted.gain_high) == (0.3, 0.2, 0.4)
     assert (
         "windows chosen on other seeds gained 0.3000 [0.2000, 0.4000] nats per token over random at 20%"
-        in told.describe()
+        in fitted.describe()
     )
     assert "shows a gain" in FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1)).describe()
 

@@ -22,7 +22,7 @@ MakeTar = Callable[[Iterable[Entry]], bytes]
 ReadShard = Callable[[bytes], list[Sample | Fault]]
 
 
-def draw_picture(seed: int = 0, *, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (20, 16)) -> bytes:
+def draw_image(seed: int = 0, *, mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (20, 16)) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(buffer, kind)
@@ -45,7 +45,7 @@ def make_tar(entries: Iterable[Entry]) -> bytes:
 
 def make_record(key: str, seed: int) -> list[tuple[str, bytes]]:
     return [
-        (f"{key}.png", draw_picture(seed)),
+        (f"{key}.png", draw_image(seed)),
         (f"{key}.txt", f"picture number {seed}".encode()),
         (f"{key}.json", b'{"url": "https://example.org/%d", "license": "CC0-1.0", "author": "me"}' % seed),
     ]
@@ -53,7 +53,7 @@ def make_record(key: str, seed: int) -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="session")
 def picture() -> DrawPicture:
-    return draw_picture
+    return draw_image
 
 
 @pytest.fixture(scope="session")

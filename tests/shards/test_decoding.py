@@ -17,7 +17,7 @@ from alchemist_core.errors import AlchemistError, ChangedShardError, MissingShar
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodeTask, InlineDecoders, ProcessDecoders, open_decoders
 from alchemist_core.shards.images import decode_image
 from alchemist_core.shards.workers import WorkerDiedError, Workers
-from tests.shards.conftest import draw_picture
+from tests.shards.conftest import draw_image
 from tests.shards.deadly import CutTask, DieTask, KillerTask, SleepTask, UnreadableTask
 
 SIDE = 8
@@ -36,7 +36,7 @@ def write_pictures(path: Path, pictures: list[bytes]) -> DecodeTask:
 
 @pytest.fixture
 def pictures() -> list[bytes]:
-    return [draw_picture(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
+    return [draw_image(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def is_running(pid: int) -> bool:
 
 def test_a_worker_s_memory_stays_bounded(tmp_path: Path) -> None:
     """1,000 images of a megapixel: far more bytes and pixels than a worker may hold at a time."""
-    large = [draw_picture(seed, kind="JPEG", size=(1000, 1000)) for seed in range(4)]
+    large = [draw_image(seed, kind="JPEG", size=(1000, 1000)) for seed in range(4)]
     task = write_pictures(tmp_path / "large", large * 4)
     decoders = ProcessDecoders(1, SIDE)
     try:

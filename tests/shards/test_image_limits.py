@@ -30,7 +30,7 @@ from alchemist_core.shards.samples import Reading
 from alchemist_core.shards.storage import list_shards
 from alchemist_core.shards.workers import Workers
 from alchemist_core.training.sample_reading import read_images
-from tests.shards.conftest import draw_picture
+from tests.shards.conftest import draw_image
 from tests.shards.deadly import DeadlyRecordTask
 from tests.shards.slow_images import bomb, slow_jpeg
 
@@ -56,7 +56,7 @@ def test_a_jpeg_of_three_thousand_scans_is_refused_before_a_pixel_is_decoded(mon
 
 
 def test_what_looks_like_scans_in_the_metadata_is_not_counted() -> None:
-    plain = draw_picture(1, kind="JPEG", size=(64, 48))
+    plain = draw_image(1, kind="JPEG", size=(64, 48))
     comment = b"\xff\xda" * 1000
     data = plain[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + plain[2:]
     assert (decode_image(data, SIDE) == decode_image(plain, SIDE)).all()
@@ -110,7 +110,7 @@ def test_decoding_takes_no_more_memory_than_the_header_s_bound(name: str, tmp_pa
 
 @pytest.fixture
 def pictures() -> list[bytes]:
-    good = [draw_picture(seed, kind="JPEG", size=(40, 30)) for seed in range(6)]
+    good = [draw_image(seed, kind="JPEG", size=(40, 30)) for seed in range(6)]
     return [*good[:3], slow_jpeg(), *good[3:]]
 
 
@@ -124,8 +124,8 @@ def task_of(path: Path, pictures: list[bytes]) -> DecodeTask:
 
 def test_only_what_may_take_long_is_costly(pictures: list[bytes]) -> None:
     assert [is_costly(picture) for picture in pictures] == [at == 3 for at in range(7)]
-    assert is_costly(draw_picture(1, kind="TIFF"))
-    assert is_costly(draw_picture(1) + bytes(1 << 20))
+    assert is_costly(draw_image(1, kind="TIFF"))
+    assert is_costly(draw_image(1) + bytes(1 << 20))
     assert not is_costly(b"no image")
 
 
@@ -186,7 +186,7 @@ def test_a_record_on_which_two_readers_die_is_quarantined_alone(root: Path) -> N
 
 @pytest.mark.usefixtures("_short_limit")
 def test_training_leaves_an_image_out_that_takes_too_long(tmp_path: Path, pictures: list[bytes]) -> None:
-    large = draw_picture(9, kind="PNG", size=(1000, 1000))
+    large = draw_image(9, kind="PNG", size=(1000, 1000))
     task = task_of(tmp_path / "a.tar", [*pictures, large])
     rows = [
         SimpleNamespace(

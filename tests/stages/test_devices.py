@@ -84,9 +84,9 @@ def test_a_second_job_waits_prints_the_holder_and_continues_when_the_device_is_f
     first = start(number=1, until=str(tmp_path / "end"))
     run_id = wait_for(store, "SELECT max(run_id) FROM uses")
     second = start(number=2)
-    told = second.wait_until_told("Waiting for a device")
-    assert f"{devices.find_cpu().name} is held by run {run_id} (train_rater, host " in told
-    assert f"pid {first.pid}) since 20" in told
+    printed = second.wait_until_printed("Waiting for a device")
+    assert f"{devices.find_cpu().name} is held by run {run_id} (train_rater, host " in printed
+    assert f"pid {first.pid}) since 20" in printed
     assert describe_held_devices(store)[0].startswith(f"Device {devices.find_cpu().name} is held by run {run_id} ")
     (tmp_path / "end").touch()
     assert first.result().tokens < second.result().tokens
@@ -108,7 +108,7 @@ def test_a_job_whose_worker_was_killed_still_holds_its_device(
     wait_for(store, "SELECT count(*) FROM uses")
     os.kill(orphan.worker, signal.SIGKILL)
     second = start(number=2)
-    assert f"pid {orphan.pid})" in second.wait_until_told("Waiting for a device")
+    assert f"pid {orphan.pid})" in second.wait_until_printed("Waiting for a device")
     # Longer than a lease lasts: the orphan renews it.
     held = "SELECT max(expires_at) > (SELECT max(acquired_at) FROM alchemist.leases) + interval '5 seconds' FROM alchemist.leases"
     wait_for(store, held)
@@ -138,7 +138,7 @@ def test_a_job_that_was_stopped_past_its_lease_ends_before_it_uses_the_device_ag
     wait_for(store, "SELECT count(DISTINCT pid) = 2 FROM uses")
     os.kill(first.pid, signal.SIGCONT)
     assert first.code() == LeaseLostError.exit_code
-    assert "This process stops" in first.told()
+    assert "This process stops" in first.printed()
     (tmp_path / "end").touch()
     second.result()
     assert stray_uses(store) == []
@@ -164,7 +164,7 @@ def test_as_many_jobs_share_a_device_as_the_setting_says(
     jobs = [start(number=number, until=str(tmp_path / "end")) for number in (1, 2)]
     wait_for(store, "SELECT count(DISTINCT pid) = 2 FROM uses")
     third = start(number=3)
-    assert third.wait_until_told("Waiting for a device").count("is held by run") == 2
+    assert third.wait_until_printed("Waiting for a device").count("is held by run") == 2
     (tmp_path / "end").touch()
     for job in (*jobs, third):
         job.result()
@@ -196,7 +196,7 @@ def test_a_job_of_several_processes_holds_all_devices_or_none(
     wait_for(store, "SELECT count(*) FROM uses")
     both = [start(number=number, n_devices=2) for number in (2, 3)]
     for job in both:
-        assert "right is held by run" in job.wait_until_told("Waiting for a device")
+        assert "right is held by run" in job.wait_until_printed("Waiting for a device")
     assert ask(store, "SELECT string_agg(resource, ' ') FROM alchemist.leases WHERE resource LIKE 'device:%'") == (
         "device:right:0"
     )
@@ -328,16 +328,16 @@ def test_a_stage_waits_for_its_device_before_it_loads_a_model(launcher: Sequence
     with held_device() as run_id:
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        told = []
+        printed = []
         for said in process.stderr:
-            told.append(said)
+            printed.append(said)
             if f"is held by run {run_id} (train_rater" in said:
                 break
         else:
-            raise AssertionError("".join(told))
-    told += process.communicate(timeout=240)[1]
+            raise AssertionError("".join(printed))
+    printed += process.communicate(timeout=240)[1]
     # So small a rater may fail its acceptance checks; the test only needs that they ran.
-    assert process.returncode in ({0, 5} if "certify" in words else {0}), "".join(told)
+    assert process.returncode in ({0, 5} if "certify" in words else {0}), "".join(printed)
 
 
 def lazy_imports(path: Path) -> set[str]:

@@ -126,7 +126,7 @@ def test_weights_that_a_protocol_does_not_name_are_refused(
 
 
 def test_a_dataset_that_is_too_small_is_refused(trained: TrainedStore, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="asks for n_images 65, but the evaluation dataset has 64 samples"):
+    with pytest.raises(DataError, match="has n_images 65, but the evaluation dataset has 64 samples"):
         measure(tmp_path, SCENES.replace("n_images = 24", "n_images = 65"))
 
 

@@ -22,7 +22,7 @@ from alchemist_core.stages.ingest import IngestConfig, IngestResult, run
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.nights import late_nights
 from alchemist_core.store.registry import KnownShard, list_datasets
-from tests.shards.conftest import draw_picture, make_record, make_tar
+from tests.shards.conftest import draw_image, make_record, make_tar
 
 pytestmark = pytest.mark.db
 
@@ -169,8 +169,8 @@ def repairable(tmp_path: Path) -> Path:
     """A whole record, and two that can be repaired."""
     entries = [
         *make_record("a", 1),
-        ("b.png", draw_picture(2)), ("b.txt", "Un café crème".encode("latin-1")),
-        ("c.png", draw_picture(3)), ("c.txt", b"from text"), ("c.json", b"{"),
+        ("b.png", draw_image(2)), ("b.txt", "Un café crème".encode("latin-1")),
+        ("c.png", draw_image(3)), ("c.txt", b"from text"), ("c.json", b"{"),
     ]  # fmt: skip
     (tmp_path / "crawl").mkdir()
     (tmp_path / "crawl" / "a.tar").write_bytes(make_tar(entries))

@@ -81,11 +81,11 @@ def test_scoring_and_selection_report_start_and_end_with_the_snapshot_between(
     rater = score(ScoreConfig(dataset="scenes")).rater
     publish_night(PublishNightConfig(dataset="scenes"))
     report = select(SelectConfig.model_validate({"dataset": "scenes", "name": "best", "policy": {"retention": 0.2}}))
-    told = read(events)
-    assert [(one["job"]["name"], one["eventType"]) for one in told] == [
+    sent = read(events)
+    assert [(one["job"]["name"], one["eventType"]) for one in sent] == [
         ("score", "START"), ("score", "COMPLETE"), ("select", "START"), ("snapshot", "COMPLETE"), ("select", "COMPLETE"),
     ]  # fmt: skip
-    _, scored, started, frozen, ended = told
+    _, scored, started, frozen, ended = sent
     assert names(scored, "outputs") == [f"scores/{rater}"]
     assert names(frozen, "inputs") == ["shards/scenes", f"scores/{rater}"]
     assert names(frozen, "outputs") == names(ended, "inputs") == [f"snapshots/{report.eligible_hash}"]
@@ -109,7 +109,7 @@ def test_a_failed_run_reports_the_reason_and_no_output(database_url: str, events
 def test_nothing_is_sent_unless_it_is_asked_for(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALCHEMIST_OPENLINEAGE")
     load_settings.cache_clear()
-    lineage.tell_start("score", 7, {"dataset": "web"})
+    lineage.send_start("score", 7, {"dataset": "web"})
     assert not events.exists()
 
 
@@ -117,7 +117,7 @@ def test_a_catalogue_that_is_away_stops_nothing(
     events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", "/proc/no/such/place")
-    lineage.tell_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
+    lineage.send_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
     assert "Lineage was not sent" in capsys.readouterr().err
 
 
@@ -126,7 +126,7 @@ def test_without_the_extra_nothing_is_sent_and_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openlineage", None)
     monkeypatch.setitem(sys.modules, "openlineage.client", None)
-    lineage.tell_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
+    lineage.send_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
     assert "pip install 'alchemist-platform[lineage]'" in capsys.readouterr().err
     assert not events.exists()
 
@@ -134,5 +134,5 @@ def test_without_the_extra_nothing_is_sent_and_the_extra_is_named(
 def test_a_report_that_lacks_what_a_catalogue_wants_stops_nothing(
     events: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lineage.tell_end("select", 7, {"dataset": ["web"]}, {})
+    lineage.send_end("select", 7, {"dataset": ["web"]}, {})
     assert "Lineage was not sent: KeyError" in capsys.readouterr().err

@@ -75,9 +75,9 @@ def test_a_preview_counts_members_that_a_cap_of_sources_cannot_hold(store: Engin
     address = f"CASE WHEN sample_id > {n_without} THEN 'https://' || sample_id || '.example/x' END"
     change(store, f"UPDATE alchemist.samples SET source_url = {address}")
     report = draw(strategy="random", dry_run=True, max_share=0.9, max_share_of="source")
-    told = [text for text in report.warnings if "source_url" in text]
-    assert len(told) == (n_without > 0)
-    assert all(0 < int(text.split()[0]) < n_without for text in told)
+    printed = [text for text in report.warnings if "source_url" in text]
+    assert len(printed) == (n_without > 0)
+    assert all(0 < int(text.split()[0]) < n_without for text in printed)
 
 
 def test_the_recipe_paper_selects_80_percent_and_warns_that_nesting_ends(
@@ -89,9 +89,11 @@ def test_the_recipe_paper_selects_80_percent_and_warns_that_nesting_ends(
         assert main([*select.split(), retention]) == 0
         found[retention] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["0.8"]["n_samples"] == 320
-    told = {retention: [text for text in report["warnings"] if "nested" in text] for retention, report in found.items()}
-    assert (told["0.5"], len(told["0.8"])) == ([], 1)
-    assert "--drop-top-ratio 0.15" in told["0.8"][0]
+    printed = {
+        retention: [text for text in report["warnings"] if "nested" in text] for retention, report in found.items()
+    }
+    assert (printed["0.5"], len(printed["0.8"])) == ([], 1)
+    assert "--drop-top-ratio 0.15" in printed["0.8"][0]
     # As the flag's help promises: with equal drop-top ratios the smaller subset is contained in the larger one.
     draw(0.5, name="smaller", dataset="web,books", strategy="shift_gsample", drop_top_ratio=0.15)
     assert members(store, "smaller") <= members(store, found["0.8"]["name"])
@@ -120,8 +122,8 @@ def test_a_selection_that_the_probe_expects_to_be_worse_than_random_reports_it_a
     report = draw(strategy="shift_gsample")
     assert report.is_better_than_random is False
     assert report.expected_gain_low < report.expected_gain < report.expected_gain_high < 0  # type: ignore[operator]
-    (told,) = [text for text in report.warnings if "worse than a random one of its size" in text]
-    assert f"{report.expected_gain:.4f}" in told
+    (printed,) = [text for text in report.warnings if "worse than a random one of its size" in text]
+    assert f"{report.expected_gain:.4f}" in printed
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == CheckFailedError.exit_code
     refused = capsys.readouterr().err
     assert "not_expected_to_be_worse_than_random" in refused
@@ -153,8 +155,8 @@ def test_without_a_probe_a_mixed_pairing_and_a_moved_drop_top_ratio_are_warnings
     assert report.is_better_than_random is None
     assert any("Consider --rescale" in text for text in report.warnings)
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
-    told = capsys.readouterr().err
-    assert "dropped_share_matches_drop_top_ratio" in told
+    printed = capsys.readouterr().err
+    assert "dropped_share_matches_drop_top_ratio" in printed
     draw(retention=0.1, rescale=True)
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
     assert "dropped_share_matches_drop_top_ratio" not in capsys.readouterr().err

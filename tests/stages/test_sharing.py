@@ -92,11 +92,11 @@ def command(stage: str, *words: str, launcher: Sequence[str] = ()) -> subprocess
 
 def wait_for(*processes: subprocess.Popen[str]) -> None:
     try:
-        told = [process.communicate(timeout=200)[0] for process in processes]
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), told
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
 
 
 @pytest.mark.e2e

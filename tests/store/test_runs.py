@@ -81,6 +81,6 @@ def test_a_heartbeat_stores_the_progress_of_its_run(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.runs SET heartbeat_at = now() - interval '1 day'"))
         beat(connection, one.run_id, {"done": 3, "total": 7})
-        told, silent = read_run(connection, one.run_id), read_run(connection, other.run_id)
-    assert told.progress == {"done": 3, "total": 7}
-    assert (told.heartbeat_at - silent.heartbeat_at).total_seconds() > 3600
+        reported, silent = read_run(connection, one.run_id), read_run(connection, other.run_id)
+    assert reported.progress == {"done": 3, "total": 7}
+    assert (reported.heartbeat_at - silent.heartbeat_at).total_seconds() > 3600

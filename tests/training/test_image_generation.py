@@ -65,9 +65,9 @@ def test_a_run_that_was_killed_resumes_with_the_missing_shard_and_ends_in_the_sa
     model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
     shutil.copy(drawn / "000001.tar", tmp_path)
-    told: list[int] = []
-    draw(model_path, tmp_path, lambda done, _total, _note: told.append(done))
-    assert told == [N_IMAGES]
+    reported: list[int] = []
+    draw(model_path, tmp_path, lambda done, _total, _note: reported.append(done))
+    assert reported == [N_IMAGES]
     for path in drawn.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
@@ -104,7 +104,7 @@ def test_references_may_come_in_parts(drawn: Path) -> None:
 def test_another_number_of_images_is_refused(drawn: Path) -> None:
     protocol = protocol_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30, n_images=N_IMAGES - 1)
     with pytest.raises(
-        DataError, match=f"{N_IMAGES} images were given, but the protocol asks for n_images {N_IMAGES - 1}"
+        DataError, match=f"{N_IMAGES} images were given, but the protocol has n_images {N_IMAGES - 1}"
     ):
         metric_of(protocol, find_weights("efficientnet_lite0", None), [references()]).measure_images(read_set(drawn))
 

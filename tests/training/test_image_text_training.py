@@ -15,7 +15,7 @@ from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.image_text import Encoders, Head, ImageText, load_head, pack_head
 from alchemist_core.models.image_text_config import LEAST_AUC, HeadRecord, HeadTrainingConfig, refuse_weak
 from alchemist_core.protocols.protocol import ImageProtocol, read_image_protocol
-from alchemist_core.training.image_text_training import _contrast, tell_apart, train_head
+from alchemist_core.training.image_text_training import _contrast, heldout_auc, train_head
 from tests.metrics.given_metric import metric_of
 
 SIDE, N_TRAIN, N_HELDOUT = 32, 240, 60
@@ -91,12 +91,12 @@ def test_two_trainings_give_the_same_bytes(scenes: Encoded, head: Head, encoders
 
 
 def test_captions_that_were_never_seen_are_distinguished(scenes: Encoded, head: Head) -> None:
-    assert tell_apart(head, *scenes.rows(HELDOUT)) > 0.9
+    assert heldout_auc(head, *scenes.rows(HELDOUT)) > 0.9
 
 
 def test_a_head_of_shuffled_captions_distinguishes_nothing_and_is_refused(scenes: Encoded, encoders: Encoders) -> None:
     shuffled = random.Random(1).sample(scenes.captions[TRAIN], N_TRAIN)
-    auc = tell_apart(train(scenes, shuffled), *scenes.rows(HELDOUT))
+    auc = heldout_auc(train(scenes, shuffled), *scenes.rows(HELDOUT))
     assert auc < LEAST_AUC
     with pytest.raises(
         ConfigError, match=rf"^heldout_auc of mine is 0\.\d+ on 60 samples, and must be above {LEAST_AUC}"

@@ -6,7 +6,7 @@ import pytest
 
 from alchemist_core.training import sample_reading
 from alchemist_core.training.sample_reading import StoredSamples, read_images
-from tests.shards.conftest import draw_picture
+from tests.shards.conftest import draw_image
 
 SIDE = 16
 
@@ -28,7 +28,7 @@ def store_pictures(path: Path, pictures: list[bytes]) -> list[SimpleNamespace]:
 @pytest.fixture
 def rows(tmp_path: Path) -> list[SimpleNamespace]:
     """Twenty samples of two shards in mixed order; one image cannot be decoded."""
-    pictures = [draw_picture(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
+    pictures = [draw_image(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
     pictures[7] = b"no picture"
     two = [store_pictures(tmp_path / name, part) for name, part in (("b.tar", pictures[:10]), ("a.tar", pictures[10:]))]
     return [row for both in zip(*two, strict=True) for row in both]

@@ -18,10 +18,10 @@ from alchemist_core.store.leases import LeaseClaim
 from alchemist_core.store.ledger import ClaimedShard
 from alchemist_core.training import scoring
 from alchemist_core.training.scoring import PendingShard, ScoringPipeline
-from tests.shards.conftest import draw_picture
+from tests.shards.conftest import draw_image
 
 SIDE = 4
-PICTURES = [draw_picture(seed, size=(SIDE, SIDE)) for seed in range(8)]
+PICTURES = [draw_image(seed, size=(SIDE, SIDE)) for seed in range(8)]
 
 
 class PixelScorer:

@@ -43,7 +43,7 @@ def _locate(source: str) -> Path:
         return _fetch(source)
     path = Path(source)
     if not path.is_file():
-        raise ConfigError(f"There is no file of weights at {source}. Give a path, or hf:ORG/NAME/FILE.")
+        raise ConfigError(f"{source} does not exist. Give the path of a file of weights, or hf:ORG/NAME/FILE.")
     return path
 
 
@@ -82,7 +82,7 @@ class Layout:
     shapes: dict[str, Shape] = field(default_factory=dict)
     """Published shape, where it differs from ours; the values and their order are equal."""
     spare: dict[str, Shape] = field(default_factory=dict)
-    """Unused keys: dropped on loading, and exported as zeros, because strict loaders need them."""
+    """Unused keys: ignored on loading, and exported as zeros, because strict loaders require them."""
 
     def joined(self, other: "Layout") -> "Layout":
         """Join two parts of a layout."""

@@ -1,4 +1,4 @@
-"""Typed tables of the store. Each is filled by the stage that owns it."""
+"""Typed tables of the store. A docstring is the comment of its table in the database."""
 
 from alchemist_core.store.tables.operations import (
     AuditEvent,

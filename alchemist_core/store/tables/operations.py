@@ -118,7 +118,7 @@ class AuditEvent(Table):
 
 
 class Notification(Table):
-    """Event that people should be notified of."""
+    """Event of which people are notified."""
 
     __tablename__ = "notifications"
     __table_args__ = (

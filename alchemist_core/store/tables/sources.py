@@ -99,7 +99,7 @@ class Shard(Table):
     state_reason: Mapped[str | None] = mapped_column(comment="Why the shard is not read")
     state_changed_at: Mapped[datetime | None] = mapped_column(comment="When the state last changed")
     retirement_id: Mapped[int | None] = mapped_column(
-        comment="Order in which shards left for good; a snapshot excludes those up to its own number"
+        comment="Number of the retirement, ascending; a snapshot excludes shards retired up to its own number"
     )
 
 
@@ -300,14 +300,14 @@ class DuplicateSample(Table):
 
 
 class Takedown(Table):
-    """Images that must go: every caption, location and later crawl of them."""
+    """Images that were taken down: no sample with such an image is selected again, from any crawl."""
 
     __tablename__ = "takedowns"
     __table_args__ = (CheckConstraint("octet_length(image_hash) = 32", name="hash_bytes"),)
 
     takedown_id: Mapped[Key] = mapped_column(comment="Key of the takedown, ascending")
     image_hash: Mapped[bytes] = mapped_column(unique=True, comment="sha256 of the image file (32 bytes)")
-    reason: Mapped[str] = mapped_column(comment="Why the image must go")
+    reason: Mapped[str] = mapped_column(comment="Why the image was taken down")
     requested_by: Mapped[str] = mapped_column(comment="Person who recorded the takedown")
     requested_at: Mapped[Created] = mapped_column(comment="When it was recorded")
     bytes_removed_at: Mapped[datetime | None] = mapped_column(

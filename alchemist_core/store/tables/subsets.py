@@ -64,7 +64,7 @@ class Subset(Table):
         comment="Folders of all its materialized datasets, unfinished ones included, that were not garbage-collected",
     )
     curves: Mapped[dict[str, Any] | None] = mapped_column(
-        comment="Retention over ranks, asked for and achieved, as JSON"
+        comment="Retention over ranks, requested and achieved, as JSON"
     )
     predecessor_id: Mapped[int | None] = mapped_column(
         ForeignKey("alchemist.subsets.subset_id"),
@@ -97,7 +97,9 @@ class Model(Table):
     identity_hash: Mapped[str] = mapped_column(
         unique=True, comment="sha256 over configuration and training data: the same model is never trained twice"
     )
-    arm: Mapped[str] = mapped_column(comment="What it was trained on: subset, random, planted, full or minus_loss")
+    arm: Mapped[str] = mapped_column(
+        comment="What it was trained on: subset, random, planted (the arm oracle), full or minus_loss"
+    )
     subset_id: Mapped[int | None] = mapped_column(
         ForeignKey("alchemist.subsets.subset_id"),
         index=True,
