@@ -23,7 +23,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def object_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an empty bucket, which is gone afterwards."""
+    """The address of an empty bucket, which is deleted afterwards."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ALCHEMIST_S3_ENDPOINT_URL", endpoint)

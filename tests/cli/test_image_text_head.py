@@ -36,7 +36,7 @@ sampling = { guidance = 1.0, batch_size = 8 }
 
 
 def train(out: Path, **changed: object) -> HeadResult:
-    """On the 200 clean scenes of the validation set, tried on the test set's."""
+    """Train on the 200 clean scenes of the validation set, measure on those of the test set."""
     given = {
         "dataset": "v",
         "heldout": "t",

@@ -48,7 +48,7 @@ def break_pictures(folder: Path, share: float) -> None:
 
 
 def run_night(dataset: str = "scenes") -> None:
-    """What the DAG does until the check that stops it."""
+    """Run the steps of the DAG up to the check that stops it."""
     which = {"dataset": dataset, "crawl_date": BAD_NIGHT}
     check(CheckConfig.model_validate({**which, "suite": "samples"}))
     score(ScoreConfig.model_validate(which))

@@ -42,7 +42,7 @@ UPDATE alchemist.shard_scores SET n_scored = n_scored - :n, n_quarantined = n_qu
 
 
 def set_aside(n: int = 3, *, reason: str = "read_failed", is_transient: bool = True) -> None:
-    """As if scoring had set the first n locations of every scored shard aside."""
+    """Quarantine the first n locations of every scored shard, as scoring would."""
     with open_store().begin() as connection:
         connection.execute(text(SET_ASIDE), {"n": n, "reason": reason, "is_transient": is_transient})
 

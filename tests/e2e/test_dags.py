@@ -136,7 +136,7 @@ def refusal(airflow: Airflow, conf: dict[str, Any]) -> int:
 
 
 def wait_for_evaluations(life: Life, airflow: Airflow) -> str:
-    """Asset events start the DAG by themselves; all it has to do is done when no run is left and every subset has a value."""
+    """Asset events start the DAG. It has finished when no run is left and every subset has a value."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         runs = airflow.runs.get_dag_runs("evaluate_subset").dag_runs

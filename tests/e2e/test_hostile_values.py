@@ -45,7 +45,7 @@ TYPED = [("35", False), ("1.5", False), ("0", False), ("-1", False), ("20%", Tru
 
 
 def hostile_values(mark: Path) -> list[str]:
-    """Return what a shell, a template, an option parser, a terminal or a reader of Unicode would take for more than a value."""
+    """Return values that a shell, a template, an option parser, a terminal or a Unicode renderer could interpret."""
     return [
         f'{{{{ "\\x27; touch {mark}; echo \\x27" }}}}',
         f"{{{{ ''.__class__.__mro__[1].__subclasses__() }}}}{{% raw %}}'; touch {mark}; '",
@@ -63,7 +63,7 @@ def hostile_values(mark: Path) -> list[str]:
 
 @dataclass
 class Attack:
-    """What was tried, and what came of it."""
+    """The values that were tried, and their results."""
 
     home: Path
     mark: Path
@@ -133,7 +133,7 @@ def keys(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def probe(airflow: Airflow) -> dict[str, str]:
-    """Return what this user's token gets from the API where settings and results might lie."""
+    """Return the API's answers to this user's token, for every path that could contain settings or results."""
     found = {}
     (run, *_) = airflow.runs.get_dag_runs("build_subset", limit=1).dag_runs
     task = f"/api/v2/dags/build_subset/dagRuns/{run.dag_run_id}/taskInstances"

@@ -30,7 +30,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home whose stack goes down with the test; leases are short, so that a dead holder is soon known."""
+    """A home whose stack is stopped after the test; leases are short, so that a dead holder is detected soon."""
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "5")
     load_settings.cache_clear()
     tmp_path.chmod(0o755)
@@ -51,7 +51,7 @@ def wait_for_run(engine: Engine, stage: str, state: str = "running") -> int:
 
 
 def wait_for_night(engine: Engine) -> None:
-    """Wait until the night's ingest has begun: it may be over in a blink, and the tasks behind it are hit then."""
+    """Wait until the night's ingest has begun. It may end at once; then one of the next tasks is killed."""
     deadline = time.monotonic() + 120
     query = text("SELECT count(*) FROM alchemist.runs WHERE stage = 'ingest' AND config ->> 'dataset' = 'scenes'")
     while time.monotonic() < deadline:

@@ -77,7 +77,7 @@ RunNight = Callable[[str, Callable[[], None]], Night]
 
 @dataclass
 class Week:
-    """What was found."""
+    """The findings of the week."""
 
     untold: list[str] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)
@@ -145,7 +145,7 @@ def try_refused(roots: Path, alchemist: Terminal) -> list[str]:
 
 
 def bring_good(place: Place) -> None:
-    """What the crawl brings every night."""
+    """Add the shards that the crawl brings every night."""
     n_tars = 6 if place.root.name == JUDGED else 2
     for number in range(n_tars):
         place.write(f"{number}.tar", place.supply.tar())

@@ -48,7 +48,7 @@ class Supply:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a trouble is brought: a dataset's root, and the folder of its night."""
+    """Where a problem is created: a dataset's root, and the folder of its night."""
 
     root: Path
     day: str
@@ -60,7 +60,7 @@ class Place:
 
     @property
     def aside(self) -> Path:
-        """A folder that is no part of the root, for bytes that come back."""
+        """A folder outside the root, for files that are restored later."""
         folder = self.root.parent / "aside" / self.root.name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -210,7 +210,7 @@ def _odd_names(place: Place) -> None:
 
 
 def bring_harmless(place: Place) -> None:
-    """What is no trouble, though it looks like it: all of it must be in its night."""
+    """Shards that look like problems but are correct: all of them must be in their night."""
     if (place.root.name, place.day[-1]) == (FILES, "4"):
         _odd_names(place)
         place.write(
@@ -236,7 +236,7 @@ def refused(roots: Path) -> list[tuple[str, ...]]:
 
 
 def _lose(name: str) -> Bring:
-    """Take a shard of an earlier night away."""
+    """Remove a shard of an earlier night."""
     return lambda place: next(place.root.rglob(name)).rename(place.aside / "lost.tar") and None
 
 
@@ -393,7 +393,7 @@ def _mixed(name: str, bad: dict[str, tuple[str, list[Any]]], more: list[Any]) ->
 
 
 def _repair(name: str) -> Mend:
-    """Put the repaired tar there and have it read again, once for all its records."""
+    """Replace the tar by the repaired one and read it again, once for all its records."""
 
     def mend(mending: Mending) -> None:
         repaired = mending.place.aside / name
@@ -442,7 +442,7 @@ def _begun(name: str, n_bytes: int) -> Bring:
 
 
 def _take(name: str, *, put: Callable[[Place, bytes], bytes] | None = None) -> Bring:
-    """Take a shard away under the feet of the night, or put another in its place."""
+    """Remove a shard while the night runs, or replace it by another one."""
 
     def bring(place: Place) -> None:
         path = place.folder / name

@@ -1,4 +1,4 @@
-"""Per-sample gradients equal those of a backward pass of each sample alone, whatever the batch size."""
+"""Per-sample gradients equal those of a backward pass of each sample alone, for every batch size."""
 
 import copy
 

@@ -32,7 +32,7 @@ CONFIG = RaterTrainingConfig(
 
 
 class KilledError(Exception):
-    """The process ends here."""
+    """Stands for a process that is killed here."""
 
 
 def ignore(_done: int, _total: int, _note: str) -> None:

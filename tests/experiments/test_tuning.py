@@ -42,7 +42,7 @@ def n_models() -> int:
 
 
 def selected_windows() -> list[dict[str, float]]:
-    """The window of every subset that drew by one, in the order of seeds."""
+    """The rank window of every subset that was selected by one, in the order of seeds."""
     with open_store().connect() as connection:
         specs = connection.execute(
             text("SELECT spec FROM alchemist.subsets WHERE strategy LIKE '%gsample' AND retention = 0.3 ORDER BY seed")

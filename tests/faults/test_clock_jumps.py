@@ -36,7 +36,7 @@ LONGEST_S = 240
 
 
 class Clock:
-    """What shifted processes believe the time to be; can be set while they run."""
+    """The time that processes with a shifted clock see; it can be set while they run."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "clock"
@@ -177,7 +177,7 @@ def test_a_replaced_shard_is_found_whatever_the_clock_of_the_ingesting_machine(
 
 
 def finish_in_the_end(store: TrainedStore) -> None:
-    """Score what is left; where the machine is too busy for a transaction's ten seconds or a heartbeat, once more."""
+    """Score the rest; repeat once if the machine is too busy for a transaction's ten seconds or a heartbeat."""
     for _ in range(2):
         process = start(CHAIN[0], store)
         process.communicate(timeout=LONGEST_S)

@@ -80,7 +80,7 @@ class Store(NamedTuple):
 
 
 class Forks:
-    """The warmed parent."""
+    """The process that forks commands, with all imports done."""
 
     def __init__(self, log: Path) -> None:
         self._log = log.open("w")
@@ -133,7 +133,7 @@ def fresh_store(make_database: Callable[..., str], tmp_path: Path) -> Iterator[S
 
 @pytest.fixture(scope="module")
 def tally() -> Iterator[Counter[str]]:
-    """Faults by what became of them; written at the end."""
+    """Faults by their result; written at the end."""
     found: Counter[str] = Counter()
     yield found
     lost = found["tables that differ"]
@@ -205,7 +205,7 @@ def test_a_chain_that_dies_at_every_named_moment_ends_as_an_undisturbed_one(
 def crash_everywhere(
     words: tuple[str, ...], store: Store, forks: Forks, counts: dict[str, int], rng: random.Random
 ) -> int:
-    """Let a command die at each of its moments; returns how often it did: what is done already is not passed again."""
+    """Kill a command at each of its crash points; return how often it died: a repeated command skips finished work."""
     n_crashes = 0
     for point in points_of(words):
         status, _ = forks.run(words, store, point=point, call=rng.randint(1, counts.get(point.function, 1)))

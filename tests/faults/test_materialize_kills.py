@@ -61,7 +61,7 @@ def source_once(make_database: Callable[..., str], tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def source(source_once: Source, monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
-    """The same, for one test: its copies are gone afterwards."""
+    """The same, for one test: its materialized datasets are deleted afterwards."""
     monkeypatch.setenv("ALCHEMIST_DATABASE_URL", os.environ["ALCHEMIST_TEST_HALF_URL"])
     monkeypatch.setenv("ALCHEMIST_HOME", str(source_once.home))
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "1.5")
@@ -135,7 +135,7 @@ def test_thirty_kills_leave_the_bytes_of_an_undisturbed_run(source: Source) -> N
 
 
 def damage(source: Source, capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    """See that the copy is refused in these words, and that nothing of it can be taken for a copy."""
+    """Check that the copy is refused with this message, and that nothing is left that looks complete."""
     assert main(COMMAND) != 0
     shown = capsys.readouterr().err
     assert [word for word in words if word not in shown] == [], shown

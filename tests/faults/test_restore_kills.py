@@ -79,7 +79,7 @@ def wait_for_load(process: subprocess.Popen[str], store: TrainedStore) -> None:
 
 
 def empty(store: TrainedStore) -> None:
-    """Make the database empty again, whatever is in it."""
+    """Empty the database."""
     engine = make_engine(store.url)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP SCHEMA IF EXISTS alchemist CASCADE")
@@ -87,7 +87,7 @@ def empty(store: TrainedStore) -> None:
 
 
 def judge(store: TrainedStore, expected: str) -> str:
-    """Return what is there: nothing, or everything; a store in between fails here."""
+    """Return whether the store is empty or complete; fail if it is neither."""
     if current_revision(store.url) is None:
         with pytest.raises(StoreError, match="no complete schema yet"):
             check_schema(store.url)

@@ -109,7 +109,7 @@ def count_scored(store: TrainedStore) -> int:
 
 
 def let_leases_expire(store: TrainedStore) -> None:
-    """What the database's clock does in the course of a lease's length."""
+    """How far the database's clock jumps while a lease lasts."""
     ask(
         store,
         "WITH u AS (UPDATE alchemist.leases SET expires_at = clock_timestamp() RETURNING 1) SELECT count(*) FROM u",

@@ -53,7 +53,7 @@ def settings(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def mistakes(values: dict[str, Any]) -> list[str]:
-    """What the chart would pass over, or take for something else."""
+    """Values that the chart would ignore or misread."""
     given = settings({name: value for name, value in values.items() if name != FREE})
     return [name for name, value in given if not isinstance(value, DOCUMENTED.get(name, ()))]
 

@@ -55,7 +55,7 @@ NOWHERE = {
 
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The pod of each GPU task as the Kubernetes runner would ask for it; its random name is cut."""
+    """The pod of each GPU task as the Kubernetes runner would request it, without its random name."""
     if importlib.util.find_spec("airflow.providers.cncf") is None:
         pytest.skip("the provider comes with the extra `kubernetes`")
     home = tmp_path_factory.mktemp("airflow")

@@ -1,4 +1,4 @@
-"""The exporter: few time series whatever the store contains, read in less than a second, and correct if the store is unreachable."""
+"""The exporter: few time series for every content of the store, read in less than a second, and correct if the store is unreachable."""
 
 import socket
 import subprocess

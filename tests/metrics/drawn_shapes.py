@@ -68,7 +68,7 @@ def find_shapes(image_HW3: UInt8[np.ndarray, "H W 3"], palette: Mapping[str, Rgb
 
 
 def _read_component(coverage_HW: Coverage, colour: str) -> list[Shape]:
-    """Read one shape; where nothing fits, the two on either side of the narrowest place: shapes of one colour may touch."""
+    """Return the shape; if no shape fits, split it at its narrowest place and return two, because shapes of one colour may touch."""
     whole = _fit(coverage_HW, colour)
     if whole.overlap >= LEAST_OVERLAP:
         return [whole]
@@ -130,7 +130,7 @@ def _neighbours(value_HW: np.ndarray) -> np.ndarray:
 
 
 def _fit(coverage_HW: Coverage, colour: str) -> Shape:
-    """Take the form that covers most nearly what is covered."""
+    """Return the shape whose area is nearest to the covered area."""
     height, width = coverage_HW.shape
     area = coverage_HW.sum()
     x = (coverage_HW.sum(0) @ (np.arange(width) + 0.5)) / area

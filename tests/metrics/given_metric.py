@@ -17,7 +17,7 @@ NOWHERE = create_engine("postgresql+psycopg2://nowhere")
 
 
 def forget(*_args: object) -> None:
-    """Progress is of no account here."""
+    """Ignore the progress."""
 
 
 class GivenSamples(EvaluationSamples):

@@ -21,7 +21,7 @@ _SINGLE = re.compile(
 )
 _COUPLE = re.compile(rf"{_ITEM} (left of|right of|above|below) {_ITEM}")
 _N_OTHERS = 8
-"""Other requests put to each picture: their mean says what chance answers, eight times as surely as one."""
+"""Number of other requests for each image: the mean of their answers is the score of chance."""
 
 
 class Item(NamedTuple):
@@ -70,7 +70,7 @@ def answer(request: SceneRequest, shapes: Sequence[Shape]) -> dict[str, bool]:
 
 
 def score_scenes(requests: Sequence[SceneRequest], shapes: Sequence[Sequence[Shape]]) -> dict[str, float]:
-    """Give each question's share of right answers, their mean, and how far that lies above what chance answers.
+    """Return each question's share of right answers, their mean, and the difference of the mean from the score of chance.
 
     A patchwork shows some asked shape in every third picture, so a model that has learnt nothing is not at 0. By chance is
     answered what the same pictures answer of each other's requests.

@@ -57,7 +57,7 @@ def picture(**squares: tuple[int, int]) -> np.ndarray:
 
 
 def forget(*_args: object) -> None:
-    """Progress is of no account here."""
+    """Ignore the progress."""
 
 
 def test_images_in_the_official_layout_get_the_official_lines(tmp_path: Path) -> None:
@@ -108,7 +108,9 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Mask2Former:
 
 def test_a_folder_without_mask2former_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "centernet.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"^--detector .* does not hold a Mask2Former .*no other detector is supported\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^--detector .* does not hold a Mask2Former .*no other detector is supported\.$"
+    ):
         Mask2Former(tmp_path)
 
 

@@ -16,7 +16,7 @@ def text_of(captions: list[str]) -> TextFeatures:
 
 
 def lively_star(config: StarConfig = TINY, seed: int = 0) -> Star:
-    """A generator whose every weight matters: a new one's head is nearly 0, and its biases are."""
+    """A generator in which every weight has an effect: in a new one the head is nearly 0 and all biases are 0."""
     torch.manual_seed(seed)
     star = Star(config).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Features equal the networks' own, whatever the batch, and CLIP-Score equals a reference of ten lines."""
+"""Features equal the networks' own for every batch size, and CLIP-Score equals a reference of ten lines."""
 
 import string
 from pathlib import Path

@@ -102,7 +102,7 @@ def test_the_published_defect_gives_the_first_sample_s_words_to_all(
 
 
 def moved_by_words(star: Star, tokens: ImageTokens, reader: int) -> list[bool]:
-    """Which samples' last tokens move when one sample's words change and its pooled vector does not."""
+    """The samples whose last token changes when the words of one sample change, but not its pooled vector."""
     text = text_of(CAPTIONS)
     token_BTD = text.token_BTD.clone()
     token_BTD[reader] += 1.0

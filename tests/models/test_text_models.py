@@ -107,7 +107,7 @@ def test_a_folder_without_a_model_is_refused_with_what_to_give(tmp_path: Path) -
 
 
 def test_a_short_caption_has_the_same_features_beside_a_long_one_to_the_bit(clip: TextEncoder) -> None:
-    """Its padded length is its own: sorting by length saves time and moves nothing."""
+    """The padded length depends on the caption alone: sorting by length saves time and changes no feature."""
     alone = clip.encode(["a red cat"])
     beside = clip.encode(["red " * 40, "a red cat", "cat " * 12])
     assert torch.equal(beside.token_BTD[1], alone.token_BTD[0])

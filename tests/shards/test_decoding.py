@@ -52,7 +52,7 @@ def decoders() -> Iterator[ProcessDecoders]:
 
 
 def collect(decoders: ProcessDecoders | InlineDecoders, tasks: list[DecodeTask]) -> dict[tuple[int, int], tuple]:
-    """Everything that comes back, by task and place: pixels, measures, fault."""
+    """All results by task and index: pixels, measures, fault."""
     found: dict[tuple[int, int], tuple] = {}
 
     def take() -> None:

@@ -38,7 +38,7 @@ def oracle(image: Image.Image) -> set[int]:
 
 
 def bits_of(value: int) -> set[int]:
-    """The same places, from the number: three bands, each of every third bit."""
+    """The same bits, from the number: three bands, each of every third bit."""
     raw = format(value & (2**64 - 1), "064b")
     order = [place for band in range(3) for place in range(band, 64, 3)]
     return {place for place, bit in zip(order, raw, strict=True) if bit == "1"}

@@ -35,11 +35,11 @@ COPY = ("materialize", NAME, "--shard-size", "20", "--to", f"s3://{BUCKET}/copie
 # With this share of damaged answers, of seven kinds in turn.
 SHARES = (0.01, 0.05, 0.2)
 LONGEST_S = 120
-"""No command may take longer than this, whatever the store does, at the pauses set here."""
+"""Longest duration of a command with these pauses, for every behaviour of the store."""
 
 
 class Ending(NamedTuple):
-    """What a chain of commands leaves."""
+    """The result of a chain of commands."""
 
     tables: dict[str, str]
     copies: dict[str, bytes]
@@ -111,7 +111,7 @@ def count(sql: str) -> int:
 
 @pytest.fixture
 def calm(crawl: str, copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch) -> Ending:
-    """What the undisturbed chain leaves; its copies are gone from the bucket again."""
+    """The result of the undisturbed chain; its materialized datasets are deleted from the bucket."""
     use_store(monkeypatch, copy_trained())
     ending = run_all()
     s3.remove_objects(f"s3://{BUCKET}/copies")
@@ -170,7 +170,7 @@ def test_a_store_that_only_fails_is_named_and_what_was_stored_before_stays(
 def test_a_store_that_dies_amid_ingest_rejects_no_shard(
     calm: Ending, crawl: str, endpoint: str, copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was read in part by then is no broken tar, and running it again ends as if nothing had happened."""
+    """A shard that was read in part is not marked as damaged, and running the command again gives the undisturbed result."""
     use_store(monkeypatch, copy_trained())
     for n_answers in (3, 8, 20):
         with through(endpoint, monkeypatch, share=0, faults=("503", "reset")) as proxy:
@@ -185,7 +185,7 @@ def test_a_store_that_dies_amid_ingest_rejects_no_shard(
 def test_a_store_that_falls_silent_is_named_within_the_limit(
     crawl: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing waits for an answer for longer than silence is borne, times the attempts."""
+    """No command waits longer for an answer than the timeout times the number of attempts."""
     monkeypatch.setattr(s3, "_SILENCE_S", 0.2)
     monkeypatch.setattr(s3, "_GIVE_UP_S", 1.0)
     s3._make_client.cache_clear()

@@ -589,7 +589,7 @@ def test_a_shard_is_read_again_unless_it_was_read_two_seconds_after_its_last_cha
 def test_as_many_processes_read_shards_as_pay(
     monkeypatch: pytest.MonkeyPatch, sizes_mib: list[int], n_cores: int, n_readers: int
 ) -> None:
-    """One a core, none without a shard, and none for less than 16 MiB, which starting a process costs."""
+    """One process per core; none without a shard, or for less than 16 MiB, because starting a process takes longer."""
     monkeypatch.delenv("ALCHEMIST_DECODE_WORKERS", raising=False)
     load_settings.cache_clear()
     monkeypatch.setattr(ingest_stage, "n_own_cores", lambda: n_cores)

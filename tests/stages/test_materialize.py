@@ -194,7 +194,7 @@ def test_a_version_in_an_object_store_is_read_without_a_copy(bucket: Engine) -> 
 def test_every_copy_of_a_version_is_known_to_a_takedown_and_gone_after_gc(
     folder: Engine, object_store: str, tmp_path: Path
 ) -> None:
-    """Of one that was never published, too: three layouts and places, and a copy that was broken off."""
+    """A version that was never published: three layouts and places, and an unfinished copy."""
     places = [run(), run(shuffle_seed=3), run(to=str(tmp_path / "out")), run(to=f"{object_store}/copies")]
 
     def break_off(*_: object) -> None:
@@ -295,7 +295,7 @@ def test_a_member_whose_shard_was_retired_is_named_and_another_place_of_it_serve
 def test_members_are_copied_from_a_corpus_without_one_of_them(
     folder: Engine, make_manifest: Callable[[int], None]
 ) -> None:
-    """A version of no members: an empty copy, and an empty epoch."""
+    """A version without members: its materialized dataset and its epoch are empty."""
     make_manifest(0)
     assert (run(subset="none").n_samples, run(subset="none").n_shards) == (0, 0)
     assert list(SubsetDataset("none")) == []

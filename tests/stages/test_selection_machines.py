@@ -53,7 +53,7 @@ def add_pairs(engine: Engine, *, is_reversed: bool = False) -> None:
 
 
 def selected_elsewhere(environment: Mapping[str, str], *, cores: int) -> str:
-    """The manifest's hash by a process of another environment, with so many cores."""
+    """The hash of the manifest that another process computes, with this environment and number of cores."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     command = [
         sys.executable,
@@ -81,7 +81,7 @@ def selected_elsewhere(environment: Mapping[str, str], *, cores: int) -> str:
 
 
 def older_processor() -> str:
-    """Every extension of the processor that numpy would use and can do without: its logarithm is another one then."""
+    """Every optional processor extension that numpy uses: without it, numpy's logarithm differs in the last bit."""
     numpy_core = np._core._multiarray_umath
     return " ".join(name for name in numpy_core.__cpu_dispatch__ if numpy_core.__cpu_features__[name])
 

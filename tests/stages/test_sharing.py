@@ -34,7 +34,7 @@ class NumberResult(Result):
 
 
 def make_together(number: int, *, takes_s: float, said: list[str]) -> NumberResult:
-    """Make the same result as every other run, whatever the run's own config."""
+    """Make the same result for every config."""
 
     def work(run: StageRun) -> NumberResult:
         with hold_resource(run, "model:m"):

@@ -1,4 +1,4 @@
-"""Equal data has an equal checksum, whatever its ids, order and times; any change of data changes it."""
+"""Equal data has an equal checksum for all ids, orders and times; every change of data changes it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -36,7 +36,7 @@ def kept(connection: Connection, where: str) -> list[int]:
 
 
 def kept_by_postgres(connection: Connection, where: str) -> list[int]:
-    """What Postgres itself makes of the text: allowed in a test alone."""
+    """The result of Postgres for the text itself; only a test may run it."""
     condition = text(where.replace(":", r"\:"))
     return list(connection.execute(select(TABLE.c.id).where(condition).order_by(TABLE.c.id)).scalars())
 

@@ -1,4 +1,4 @@
-"""New images against all earlier ones on a real store: grouped as by the slow oracle, whatever the blocks, by index."""
+"""New images against all earlier ones on a real store: grouped as by the slow oracle, for every division into blocks, and by index."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor

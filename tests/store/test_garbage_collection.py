@@ -62,7 +62,7 @@ def is_stored(store: Engine) -> bool:
 
 
 class Removals:
-    """What was removed in which order, and what everybody else saw of the store at that moment."""
+    """The order of removals, and what other sessions saw of the store at each."""
 
     def __init__(self, store: Engine, *, free: tuple[bool, ...] = (True, True)) -> None:
         self.store, self.answers, self.done = store, list(free), list[Any]()

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.db
 EARLIER = "0011"
 N_SAMPLES = 40_000
 LOCK_TIMEOUT_S = 4.0
-"""What sql/migrations/env.py lets a migration wait for a lock, and with it everybody who comes behind."""
+"""How long sql/migrations/env.py lets a migration wait for a lock; later queries wait behind it."""
 BUSY_S = 4.0
-"""What a busy machine may add to a question of milliseconds."""
+"""How much longer a query of milliseconds may take on a busy machine."""
 FILLED = """
 INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('web', '/data', 'train');
 INSERT INTO alchemist.shards (dataset_id, uri, sha256, size_bytes, n_samples, crawl_date, state)
@@ -110,7 +110,7 @@ def fingerprints(engine: Engine, columns: dict[str, list[str]]) -> dict[str, tup
 
 
 class Readers:
-    """Sessions that ask one question after another, and how long the longest took."""
+    """Sessions that run one query after another, and the duration of the longest."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._stop = engine, threading.Event()
@@ -134,7 +134,7 @@ class Readers:
             try:
                 with self._engine.connect() as connection:
                     assert connection.execute(text(question)).first() is not None
-            except Exception as error:  # noqa: BLE001  whatever a reader is told is a finding
+            except Exception as error:  # noqa: BLE001  every error of a reader is a finding
                 self.refused.append(f"{question}: {error}")
             self.longest_s, self.n_asked = max(self.longest_s, time.monotonic() - began), self.n_asked + 1
 

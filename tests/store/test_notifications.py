@@ -1,4 +1,4 @@
-"""An event reaches every receiver once, whatever receivers and commands do; hostile names stay text."""
+"""An event reaches every receiver once, even if receivers fail or commands are killed; hostile names stay text."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""All commands share one embedded server, whatever happens to the command that started it."""
+"""All commands share one embedded server, even if the command that started it is killed."""
 
 import json
 import os

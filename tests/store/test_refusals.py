@@ -21,7 +21,7 @@ N_ROWS = 1_000_000
 
 
 def refusal(engine: Engine, *statements: str) -> AlchemistError | None:
-    """What one of these statements is refused with."""
+    """Return the error of one of these statements."""
     try:
         with engine.begin() as connection:
             for statement in statements:

@@ -17,7 +17,7 @@ CONFIG = DownstreamConfig(num_train_epochs=6, batch_size=20, width=32, checkpoin
 
 
 class KilledError(Exception):
-    """The process ends here."""
+    """Stands for a process that is killed here."""
 
 
 def ignore(_done: int, _total: int, _note: str) -> None:

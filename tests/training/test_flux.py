@@ -25,7 +25,7 @@ SAMPLING = FlowSamplingConfig(num_inference_steps=3, batch_size=2)
 
 
 class KilledError(Exception):
-    """The process ends here."""
+    """Stands for a process that is killed here."""
 
 
 def ignore(_done: int, _total: int, _note: str) -> None:

@@ -27,7 +27,7 @@ SAMPLING = SamplingConfig(guidance_scale=1.0, batch_size=64)
 
 
 def forget(*_args: object) -> None:
-    """Progress is of no account here."""
+    """Ignore the progress."""
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,7 @@ def test_references_may_come_in_parts(drawn: Path) -> None:
 
 def test_another_number_of_images_is_refused(drawn: Path) -> None:
     protocol = protocol_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30, n_images=N_IMAGES - 1)
-    with pytest.raises(
-        DataError, match=f"{N_IMAGES} images were given, but the protocol has n_images {N_IMAGES - 1}"
-    ):
+    with pytest.raises(DataError, match=f"{N_IMAGES} images were given, but the protocol has n_images {N_IMAGES - 1}"):
         metric_of(protocol, find_weights("efficientnet_lite0", None), [references()]).measure_images(read_set(drawn))
 
 

@@ -24,7 +24,7 @@ SAMPLING = SamplingConfig(guidance_scale=1.0, top_k=128, top_p=0.95, batch_size=
 
 
 def forget(*_args: object) -> None:
-    """Progress is of no account here."""
+    """Ignore the progress."""
 
 
 def scenes(n: int, seed: int, side: int = 16) -> Samples:

@@ -1,4 +1,4 @@
-"""The pipeline gives every sample its own score and every shard one commit, whatever the tasks and batches."""
+"""The pipeline gives every sample its own score and commits every shard once, for all sizes of tasks and batches."""
 
 import hashlib
 import threading

@@ -151,7 +151,7 @@ def test_a_file_that_is_not_there_is_refused_with_what_to_give() -> None:
 
 
 class Trap:
-    """What a pickle of a stranger may hold."""
+    """An object in a malicious pickle."""
 
 
 @pytest.mark.parametrize("content", [{"weights": Trap()}, [1, 2], {"trainer": {"var_opt": 3}}])
