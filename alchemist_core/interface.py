@@ -85,7 +85,7 @@ class Store:
         """
         found = find_rater(self._engine, rater)
         if found is None:
-            raise ConfigError("There is no production rater, so there are no scores. Name one: rater=NAME.")
+            raise ConfigError("There is no rater in production, so there are no scores. Give a rater: rater=NAME.")
         rows = stream_rows(self._engine, "export_scores", SCORE_COLUMNS, where, {"rater_id": found.rater_id})
         return table_of(SCORE_COLUMNS, rows)
 
@@ -140,7 +140,7 @@ class Store:
         return self.run("select", on_progress=on_progress, dry_run=True, **fields)
 
     def _follow(self, line: list[str], printed: IO[str], on_progress: OnProgress | None) -> tuple[int, list[str]]:
-        # Lines are parsed here, so they must be text, whatever log format the environment sets.
+        # The lines are parsed here, so they must be text, even if the environment sets another log format.
         environment = os.environ | self._environment | {"ALCHEMIST_LOG_FORMAT": "text"}
         with subprocess.Popen(
             line, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.PIPE, text=True

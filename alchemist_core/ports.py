@@ -25,7 +25,7 @@ class ReservedPort(NamedTuple):
 
 
 def reserve_port(candidates: Iterable[int]) -> ReservedPort:
-    """Reserve the first candidate on which no program listens and which nobody has reserved. The caller closes the holder.
+    """Reserve the first candidate on which no program listens and which no process has reserved. The caller closes the holder.
 
     Raises:
         AlchemistError: No candidate is free.

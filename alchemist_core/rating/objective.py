@@ -20,7 +20,7 @@ def instance_objective(
 ) -> Float[Tensor, ""]:
     """Return the weighted cost of a batch plus price × KL(W ‖ uniform).
 
-    At its minimum a score is −E[c | sample] / price, up to one constant: the expected advantage, whatever the batch composition.
+    At its minimum a score is −E[c | sample] / price, up to one constant: the expected advantage, independent of the batch composition.
 
     Source: Alchemist Eq. 6.
     Departs: Σ c W alone has no minimum, so its weights sharpen without end; the Kullback-Leibler term gives it one.

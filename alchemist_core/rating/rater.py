@@ -17,7 +17,7 @@ from alchemist_core.rating.config import RaterFeatures
 
 
 class SampleRater(nn.Module, ABC):
-    """A network that gives each sample one score, whatever the batch composition; a higher score is a better sample."""
+    """A network that gives each sample a score, which does not depend on the batch composition; a higher score is a better sample."""
 
     @abstractmethod
     def score(self, tokens: Any, text: Any) -> Float[Tensor, " B"]:
@@ -34,7 +34,7 @@ class Rating(NamedTuple):
 
 
 class Rater(SampleRater):
-    """Scores samples. The heads compute in fp32 whatever the backbone's number format is.
+    """Scores samples. The heads always compute in fp32.
 
     The backbone has `matches(tokens, text)`, which returns how each image token matches the caption, or
     `hidden(input_BSD, text)`, which returns the output of its last block.

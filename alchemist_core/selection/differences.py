@@ -34,7 +34,7 @@ class DrawSide:
     rank_N: NDArray[np.float64]
     key_N: NDArray[np.float64]
     is_member_N: NDArray[np.bool_]
-    # The code of `Exclusion` that kept a sample out whatever its key; 0 if none.
+    # The code of `Exclusion` by which a sample cannot be a member, whichever key it has; 0: it can.
     excluded_N: NDArray[np.uint8]
 
 

@@ -1,4 +1,4 @@
-"""Why a sample may not be a member whatever its rank: one small code per sample."""
+"""Why a sample cannot be a member at any rank: one small code per sample."""
 
 from enum import IntEnum
 

@@ -34,7 +34,7 @@ _BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A readable record. `pair_hash` identifies the sample, in whatever shard it lies; `content_hash` covers all files of this record."""
+    """A readable record. `pair_hash` identifies the sample in every shard; `content_hash` covers all files of this record."""
 
     record: Record
     image_hash: bytes

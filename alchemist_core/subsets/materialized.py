@@ -1,7 +1,7 @@
 """Materialized datasets: the records of a subset version, copied byte by byte into new tars with a manifest.
 
 A dataset is in a folder of the home, in any other folder, or under an `s3://` prefix. The same records give the same bytes,
-whatever the order in which they arrive. `manifest.parquet` names each record's source and is written last: a dataset without it is
+in every order in which they arrive. `manifest.parquet` names each record's source and is written last: a dataset without it is
 not finished. A folder is filled under a hidden name and renamed when it is complete. For an object store each tar is written
 in the home, uploaded and deleted, so that only the tars in progress need space.
 

@@ -2,7 +2,7 @@
 -- Parameters: none.
 -- One row is: a row of a table, its keys replaced by natural ones (rater identity, night's date and revision, pair hash).
 -- Relies on: the primary keys; reads whole tables.
--- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
+-- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH dated AS (
     SELECT nights.*, ROW(datasets.name, nights.crawl_date, raters.identity_hash, nights.revision)::text AS night
     FROM alchemist.nights

@@ -3,7 +3,7 @@
 -- Parameters: none.
 -- One row is: a row of a table, its keys replaced by natural ones (dataset name, address below its root, pair hash).
 -- Relies on: the primary keys; reads whole tables.
--- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
+-- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH located AS (
     SELECT shards.*, ROW(datasets.name, shards.uri, shards.sha256)::text AS shard
     FROM alchemist.shards

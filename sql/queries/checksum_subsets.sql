@@ -2,7 +2,7 @@
 -- Parameters: none.
 -- One row is: a row of a table, its keys replaced by natural ones (subset name and version, model identity, protocol hash).
 -- Relies on: the primary keys; reads whole tables.
--- Safe to re-run: yes; ordered by bytes, whatever the database's collation.
+-- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH titled AS (
     SELECT
         subsets.*,

@@ -2,7 +2,7 @@
 -- Parameters: dataset_id integer, crawl_date date, rater_id integer, n_rows integer (of each end).
 -- One row is: a sample of the date's scored shards; end_of_night is top or bottom, the most extreme first.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, pk_sample_locations, the rater's partition of pk_scores: it reads
---   one night, whatever the size of the corpus.
+--   one night, independent of the size of the corpus.
 -- Safe to re-run: yes.
 WITH night AS MATERIALIZED (
     SELECT
