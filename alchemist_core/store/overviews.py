@@ -31,7 +31,7 @@ class NightOverview(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether the night's status says that scoring is unfinished, so that missing locations are no fault."""
+        """Whether scoring is unfinished by the night's status, so that missing locations are not an error."""
         return self.status.startswith(("nothing scored", "partly scored", "empty"))
 
 
