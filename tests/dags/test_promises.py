@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import re
 import shlex
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -276,6 +277,23 @@ def test_a_failed_command_fails_with_its_code_and_with_what_explains_it(dags, ta
     with pytest.raises(jobs.CommandFailed) as failed:
         task(script).execute(context_of(dags["maintenance"]))
     assert (failed.value.exit_code, str(failed.value)) == (code, reason)
+
+
+def test_the_line_that_explains_a_failure_is_logged_as_an_error_and_no_other(dags, task, capsys):
+    with pytest.raises(ours("jobs").CommandFailed) as failed:
+        task("echo before; echo 'error: no such dataset'; exit 2").execute(context_of(dags["maintenance"]))
+    logged = re.findall(r"\[(\w+) *\] (before|error: no such dataset) ", capsys.readouterr().out)
+    assert logged == [("info", "before"), ("error", "error: no such dataset")]
+    assert isinstance(failed.value, SystemExit), "Airflow logs a SystemExit by its text, without a traceback"
+
+
+def test_every_task_gives_up_where_the_same_command_would_fail_again(dag):
+    assert dag.tasks
+    assert {type(task.retry_policy) for task in dag.tasks} == {ours("jobs").GiveUpOnFinalErrors}
+
+
+def test_the_form_of_a_subset_offers_what_the_preview_advises(dags):
+    assert {"rescale", "dedup", "drop_top_ratio", "mean_rank", "std_rank"} <= dags["build_subset"].params.keys()
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,12 @@ def test_compose_publishes_on_loopback_only_and_holds_no_secret() -> None:
                 assert "${" in value or value.startswith("/run/secrets/"), f"{name} holds {variable}"
 
 
+def test_the_log_of_each_container_of_compose_is_bounded() -> None:
+    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        assert service["logging"]["options"] == {"max-size": "50m", "max-file": "5"}, name
+
+
 def test_files_that_compose_mounts_exist() -> None:
     compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
     mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]

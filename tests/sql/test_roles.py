@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 import alchemist_core
+from alchemist_core.cli.maintain import MaintainConfig, leases
 from alchemist_core.errors import StoreError
+from alchemist_core.stages.execution import Heartbeat
 from alchemist_core.store.engine import SQL, check_schema, make_engine, migrate
 from alchemist_core.store.leases import take_lock, try_lock
-from alchemist_core.store.maintenance import MANY_ROWS, end_long_reads, refresh_statistics
+from alchemist_core.store.maintenance import MANY_ROWS, MOST_READ_S, end_long_reads, refresh_statistics
 from alchemist_core.store.samples import find_duplicates
 from alchemist_core.store.subsets import lock_name
 from tests.given import insert_rows
@@ -204,6 +207,26 @@ def test_a_reader_that_lifts_its_timeouts_is_ended_all_the_same(
     assert "terminating connection" in str(ended[0]) or "closed" in str(ended[0])
     reader.invalidate()
     reader.close()
+
+
+@pytest.mark.parametrize("sweep", ["maintain", "heartbeat"])
+def test_maintenance_and_every_running_stage_end_long_reads(
+    engine: Engine, log_in: Callable[[str], Connection], monkeypatch: pytest.MonkeyPatch, sweep: str
+) -> None:
+    monkeypatch.setattr(end_long_reads, "__kwdefaults__", {"most_s": 0.0})  # 90 s are too long for a test
+    with log_in("alchemist_reader") as reader:
+        reader.execute(text("SELECT 1"))
+        if sweep == "maintain":
+            assert "ended 1 sessions of readers" in str(leases(MaintainConfig()).note)
+        else:
+            Heartbeat(SimpleNamespace(engine=engine), ttl_s=30)._end_long_reads()  # type: ignore[arg-type]
+        with pytest.raises(DBAPIError):
+            reader.execute(text("SELECT 1"))
+        reader.invalidate()
+
+
+def test_a_read_may_take_longer_than_the_readers_own_timeout() -> None:
+    assert MOST_READ_S == 90
 
 
 def test_the_sweep_leaves_writers_and_quick_readers_alone(
