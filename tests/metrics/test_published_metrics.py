@@ -20,8 +20,8 @@ from alchemist_core.models.features import CleanInceptionV3, InceptionV3
 from alchemist_core.protocols.protocol import ImageProtocol
 from tests.metrics.given_metric import metric_of
 
-N_IMAGES = 16
-SUBSETS = {"n_subsets": 4, "subset_size": 12}
+N_IMAGES = 8
+SUBSETS = {"n_subsets": 4, "subset_size": 6}
 
 
 class Pictures(Dataset[torch.Tensor]):

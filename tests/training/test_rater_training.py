@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.models.config import AutoencoderConfig, TokenizerConfig
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training import rater_training
@@ -228,8 +229,18 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     ],
 )
 def test_every_variant_trains_to_finite_scores(
-    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, change: dict[str, object]
+    tmp_path: Path,
+    train_pairs: Samples,
+    validation_pairs: Samples,
+    change: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A tokenizer that is trained for a minute is tested in tests/models/test_autoencoder.py.
+    brief = AutoencoderConfig(width=12, width_ratios=(1, 2, 2), n_blocks=1, n_groups=3, token_dim=12, n_steps=60)
+    monkeypatch.setattr(
+        "alchemist_core.training.config.tokenizer_tiny",
+        lambda side, n_codes: TokenizerConfig(resolution=side, scales=(1, 2, 4), n_codes=n_codes, autoencoder=brief),
+    )
     config = CONFIG.model_copy(update={"proxy_warmup_steps": 10, "max_train_steps": 20, **change})
     train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)
     score_N = Scorer.load(tmp_path / "rater").score(train_pairs.image_NHWC, train_pairs.captions)
