@@ -1,6 +1,6 @@
 """Presets and recipes: named values of a stage, which options override. The two combine.
 
-A preset is a size, made for some hardware; a recipe is a scoring rule and the window of ranks that fits it. Both hold only the
+A preset is a size, made for some hardware; a recipe is a scoring rule with the rank window that fits it. Both contain only the
 values that differ from the config models' own defaults.
 """
 
@@ -137,7 +137,7 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A scoring rule and a window of ranks; values by stage, for a retention."""
+    """A scoring rule and a rank window: values by stage, for a retention."""
 
     text: str
     values: Callable[[float], Mapping[str, Values]]
@@ -186,7 +186,7 @@ def presets_of(stage: str) -> dict[str, Preset]:
 def preset_values(
     stage: str, *, preset: str | None = None, recipe: str | None = None, retention: float | None = None
 ) -> dict[str, Any]:
-    """Return the values of a stage: the preset's, then the recipe's over them.
+    """Return the values of a stage: those of the preset, some of them replaced by those of the recipe.
 
     Args:
         stage: Name of the stage, such as train_rater.
@@ -206,7 +206,7 @@ def preset_values(
     if preset is not None and stage in NETWORKS:
         known = presets_of(stage)
         if preset not in known:
-            raise ConfigError(f"{_spoken(stage)} has no preset {preset!r}. Choose from: {', '.join(known)}.")
+            raise ConfigError(f"{_command_of(stage)} has no preset {preset!r}. Choose from: {', '.join(known)}.")
         values = merge(values, known[preset].values[stage])
     if recipe is not None and stage in RECIPE_STAGES:
         if recipe not in RECIPES:
@@ -216,7 +216,7 @@ def preset_values(
 
 
 def merge(below: Values, above: Values) -> dict[str, Any]:
-    """Return a copy of both, nested models field by field; `above` wins.
+    """Return a copy of both, nested models field by field; values of `above` take precedence.
 
     >>> merge({"training": {"rule": "loss", "seed": 1}}, {"training": {"seed": 2}})
     {'training': {'rule': 'loss', 'seed': 2}}
@@ -239,13 +239,13 @@ def refuse_missing_weights(preset: str, stage: str, values: Values) -> None:
         values: Values of the stage from all sources but the defaults of the config model.
 
     Raises:
-        ConfigError: Weights are missing; the message names each, its option, and where it is to be had.
+        ConfigError: Weights are missing; the message gives each with its option and its publisher.
     """
     given = values.get(NETWORKS[stage], {})
     missing = [name for name in PRESETS[preset].needs.get(stage, ()) if given.get(name) is None]
     if not missing:
         return
-    lines = [f"{_spoken(stage)} with preset {preset} needs weights that no option names:"]
+    lines = [f"{_command_of(stage)} with preset {preset} needs weights that were not given:"]
     lines += [f"  --{name.replace('_', '-')}: {WEIGHTS[name].what} ({WEIGHTS[name].source})" for name in missing]
     if preset in RECIPES and stage in RECIPE_STAGES:
         lines.append(f"For its scoring rule with another preset: --recipe {preset}.")
@@ -255,9 +255,9 @@ def refuse_missing_weights(preset: str, stage: str, values: Values) -> None:
 def preset_required(stage: str) -> ConfigError:
     """Return the error of a stage without a preset: a list of its presets."""
     lines = [f"  {name:<10} {preset.hardware}: {preset.networks[stage]}" for name, preset in presets_of(stage).items()]
-    head = f"{_spoken(stage)} requires --preset, the size of the networks:"
+    head = f"{_command_of(stage)} requires --preset, the size of the networks:"
     return ConfigError("\n".join([head, *lines]))
 
 
-def _spoken(stage: str) -> str:
+def _command_of(stage: str) -> str:
     return stage.replace("_", "-")
