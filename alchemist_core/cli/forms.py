@@ -95,7 +95,7 @@ def _flatten(schema: Field, definitions: Field) -> list[tuple[str, Field]]:
     found: list[tuple[str, Field]] = []
     for name, declared in schema["properties"].items():
         field = {**definitions.get(declared.get("$ref", "").rpartition("/")[2], {}), **declared}
-        if field.get("type") == "object":
+        if "properties" in field:
             found += _flatten(field, definitions)
         else:
             found.append((name, {**field, "is_required": name in schema.get("required", ())}))

@@ -10,7 +10,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
 from alchemist_core.presets import NETWORKS, PRESETS, preset_values, refuse_missing_weights
-from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
+from alchemist_core.training.config import DownstreamConfig, PinnedConfig, RaterTrainingConfig
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -126,4 +126,5 @@ def _compose(model: type[M], preset: dict[str, Any], given: tuple[str, ...], fix
         return model.model_validate(preset | fields | fixed)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ConfigError(f"{model.__name__}: {faults}. Its fields: {', '.join(model.model_fields)}.") from None
+        known = ", ".join(name for name in model.model_fields if name not in PinnedConfig.model_fields)
+        raise ConfigError(f"{model.__name__}: {faults}. Its fields: {known}.") from None

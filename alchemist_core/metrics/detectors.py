@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.geneval import COLOURS, Found, ImageHW3
 from alchemist_core.models.features import Clip
+from alchemist_core.models.pretrained import load_pretrained
 
 MOST_FOUND = 100
 """Largest number of boxes per image, over all classes."""
@@ -34,15 +34,12 @@ class Mask2Former:
     def __init__(self, weights: Path, device: str = "cpu") -> None:
         from transformers import Mask2FormerForUniversalSegmentation  # noqa: PLC0415  seconds
 
-        try:
-            network: Any = Mask2FormerForUniversalSegmentation.from_pretrained(weights)
-        except (OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"--detector {weights} does not hold a Mask2Former ({reason}). Give a folder of Mask2Former's weights for transformers, "
-                "trained on COCO instances; no other detector is supported."
-            ) from error
-        self._network = network.eval().requires_grad_(requires_grad=False).to(device)
+        network: Any = load_pretrained(
+            Mask2FormerForUniversalSegmentation, weights, what="a Mask2Former",
+            remedy="--detector must name a folder of Mask2Former's weights for transformers, trained on COCO instances; no other "
+            "detector is supported.",
+        )  # fmt: skip
+        self._network = network.requires_grad_(requires_grad=False).to(device)
         self._device = device
         self._mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
         self._spread = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)

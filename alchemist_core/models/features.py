@@ -3,9 +3,9 @@
 Letters: N images · H W pixels · D features.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.extras import missing_library
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.precision import without_tf32
+from alchemist_core.models.published.recognition import recognise
+from alchemist_core.models.published.sources import locate_file
+from alchemist_core.models.published.weights import read_weights, shapes_of
 
 _BATCH = 32
 Features = Float32[np.ndarray, "N D"]
@@ -54,15 +57,18 @@ class InceptionV3:
             )
         except ImportError as error:
             raise missing_library("torch_fidelity") from error
+        # The library would run code from a malicious file, so the file is checked first to hold only weights.
+        weights = locate_file(str(weights)).path
+        found = recognise(shapes_of(read_weights(weights)))
         try:
-            # The library would run code from a malicious file, so the file is checked first to hold only weights.
-            torch.load(weights, weights_only=True)
             self._network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
             )
-        except (RuntimeError, UnpicklingError) as error:
+        except RuntimeError as error:
             raise ConfigError(
-                f"{weights} does not hold torch-fidelity's InceptionV3: {error}. Give its weights file."
+                f"{weights} does not hold torch-fidelity's InceptionV3. First difference: {_first_misfit(error)}. "
+                + (f"The shapes are those of {found}. " if found else "")
+                + "Give the file weights-inception-2015-12-05-6726825d.pth."
             ) from error
         _freeze(self._network, device)
         self._device = device
@@ -114,13 +120,14 @@ class Clip:
     def __init__(self, weights: Path, device: str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  takes seconds to import
 
+        from alchemist_core.models.pretrained import load_pretrained  # noqa: PLC0415  imports transformers
+
+        remedy = "Give the folder of openai/clip-vit-large-patch14."
+        self._network = load_pretrained(CLIPModel, weights, what="a CLIP model", remedy=remedy)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(weights)
-            self._network = CLIPModel.from_pretrained(weights)
+            self._tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{weights} does not hold a CLIP model: {error}. Give the folder of openai/clip-vit-large-patch14."
-            ) from error
+            raise ConfigError(f"{weights} does not hold CLIP's tokenizer: {error}. {remedy}") from error
         _freeze(self._network, device)
         self._device = device
         # OpenAI's constants, equal for every published size.
@@ -174,6 +181,19 @@ def _by_batches(image_NHWC: ImageArray, device: str, function: Any) -> Features:
         pixels_BHWC = torch.from_numpy(np.ascontiguousarray(image_NHWC[start : start + _BATCH])).to(device)
         parts.append(function(pixels_BHWC.permute(0, 3, 1, 2).float()).float().cpu())
     return torch.cat(parts).numpy()
+
+
+def _first_misfit(error: RuntimeError) -> str:
+    """Return the first key that differs from torch's error, which names all of them on many lines."""
+    text = str(error)
+    if missing := re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', text):
+        return f"{missing[1]} is missing"
+    if size := re.search(
+        r"size mismatch for (\S+): copying a param with shape torch.Size\(\[([^]]*)\]\).*torch.Size\(\[([^]]*)\]\)",
+        text,
+    ):
+        return f"{size[1]} is ({size[2]}), not ({size[3]})"
+    return text.strip().partition("\n")[0]
 
 
 def _freeze(network: nn.Module, device: str) -> None:

@@ -18,6 +18,7 @@ from alchemist_core.models.flux import DTYPES, FluxText, diffusers, make_pipelin
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.images import ImageArray, resize_images
 from alchemist_core.models.precision import without_tf32
+from alchemist_core.models.pretrained import load_pretrained
 
 _VAE_BATCH = 8
 
@@ -30,7 +31,7 @@ class FluxAutoencoder:
 
     def __init__(self, parts: Path, config: FluxConfig, device: str = "cpu") -> None:
         self.vae = _freeze(
-            _load(diffusers().AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device
+            _load_network(diffusers().AutoencoderKL, parts / "vae", torch_dtype=DTYPES[config.weight_dtype]), device
         )
         self._side, self._device = config.resolution, device
 
@@ -67,10 +68,10 @@ class FluxTextEncoder:
 
         dtype = DTYPES[config.weight_dtype]
         self.networks = {
-            "tokenizer": _load(AutoTokenizer, parts / "tokenizer"),
-            "tokenizer_2": _load(AutoTokenizer, parts / "tokenizer_2"),
-            "text_encoder": _freeze(_load(CLIPTextModel, parts / "text_encoder", dtype=dtype), device),
-            "text_encoder_2": _freeze(_load(T5EncoderModel, parts / "text_encoder_2", dtype=dtype), device),
+            "tokenizer": _load_tokenizer(AutoTokenizer, parts / "tokenizer"),
+            "tokenizer_2": _load_tokenizer(AutoTokenizer, parts / "tokenizer_2"),
+            "text_encoder": _freeze(_load_network(CLIPTextModel, parts / "text_encoder", dtype=dtype), device),
+            "text_encoder_2": _freeze(_load_network(T5EncoderModel, parts / "text_encoder_2", dtype=dtype), device),
         }
         t5, clip = (self.networks[name].config for name in ("text_encoder_2", "text_encoder"))
         found = t5.d_model, clip.hidden_size
@@ -88,18 +89,25 @@ class FluxTextEncoder:
         return FluxText(token_BTD.float().cpu(), pooled_BD.float().cpu())
 
 
-def _load(kind: Any, folder: Path, **options: Any) -> Any:
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{folder} does not exist. --flux-components is the folder of FLUX.1 in diffusers' layout, with vae, text_encoder, "
-            "text_encoder_2, tokenizer and tokenizer_2."
-        )
+_REMEDY = "--flux-components is the folder of FLUX.1 in diffusers' layout: vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2."
+
+
+def _load_network(kind: Any, folder: Path, **options: Any) -> Any:
+    _require_folder(folder)
+    return load_pretrained(kind, folder, what=f"FLUX.1's {folder.name}", remedy=_REMEDY, **options)
+
+
+def _load_tokenizer(kind: Any, folder: Path) -> Any:
+    _require_folder(folder)
     try:
-        return kind.from_pretrained(folder, **options)
+        return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder} cannot be read: {error}. Give the folder of FLUX.1 in diffusers' layout."
-        ) from error
+        raise ConfigError(f"{folder} cannot be read: {error}. {_REMEDY}") from error
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} does not exist. {_REMEDY}")
 
 
 def _freeze(model: Any, device: str) -> Any:

@@ -37,7 +37,7 @@ class Encoders:
         weights, folder = find_weights("efficientnet_lite0", None), minilm_folder()
         assert weights is not None
         self.sha256s = weights_sha256(weights), weights_sha256(Path(folder))
-        self._image, self._text = EfficientNetLite0(weights, device), MiniLm(device)
+        self._image, self._text = EfficientNetLite0(weights, device), MiniLm(device, MiniLm.n_first_tokens)
 
     def encode_images(self, image_NHWC: ImageArray) -> Features:
         """Return each image's 1280 features."""

@@ -7,12 +7,10 @@ Letters: B captions · N samples · T text tokens · D features.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +21,8 @@ from torch.nn import functional
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.extras import missing_library
+from alchemist_core.models.pretrained import load_pretrained
+from alchemist_core.models.published.sources import ENCODER_FORM, locate_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,14 @@ class TextEncoder(Protocol):
         ...
 
 
-def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
+def load_text_encoder(name: str, device: str = "cpu", *, n_tokens: int | None = None) -> TextEncoder:
     """Load an encoder by name. Its features are returned on the CPU.
 
     Args:
         name: `words`, `minilm`, or `clip:` followed by the folder or hub name of a CLIP text model.
         device: Device of the network; `words` has none.
+        n_tokens: Tokens at which captions are cut; none: 32 for `minilm`, as its first raters were trained, and the model's own
+            limit for `clip:`.
 
     Raises:
         ConfigError: The name is unknown, or the folder does not hold a model.
@@ -93,8 +95,10 @@ def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
     """
     if name == "words":
         return WordVectors()
-    if name == "minilm" or name.startswith("clip:"):
-        return MiniLm(device) if name == "minilm" else Clip(name.removeprefix("clip:"), device)
+    if name == "minilm":
+        return MiniLm(device, n_tokens or MiniLm.n_first_tokens)
+    if name.startswith("clip:"):
+        return Clip(name, device, n_tokens)
     raise ConfigError(
         f"Unknown text encoder {name!r}. Choose 'words', 'minilm', or 'clip:' followed by a folder or hub name."
     )
@@ -159,21 +163,25 @@ def _places(n_tokens: int, dim: int) -> Tensor:
 
 
 class MiniLm:
-    """The last hidden states of all-MiniLM-L6-v2, loaded from the installed package without a download."""
+    """The last hidden states of all-MiniLM-L6-v2, loaded from the installed package without a download.
 
-    dim, n_tokens = 384, 32
+    Captions are cut at 256 tokens, the model's own limit. The first raters and the image-text head were trained on 32.
+    """
 
-    def __init__(self, device: str = "cpu") -> None:
+    dim, n_first_tokens = 384, 32
+
+    def __init__(self, device: str = "cpu", n_tokens: int = 256) -> None:
         from transformers import AutoModel  # noqa: PLC0415  seconds that hashed words need not pay
 
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        folder = minilm_folder()
-        self._tokenizer = _load_tokenizer(folder, self.n_tokens)
-        self._model = _freeze(AutoModel.from_pretrained(folder), device)
+        folder, self.n_tokens = minilm_folder(), n_tokens
+        self._tokenizer = _load_tokenizer(folder, n_tokens)
+        model = load_pretrained(AutoModel, folder, what="all-MiniLM-L6-v2", remedy="Install the extra offline again.")
+        self._model = _freeze(model, device)
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
         """Encode captions; the pooled vector is the mean over the tokens."""
-        token_BTD, mask_BT, _ = _encode(self._tokenizer, self._model, captions, self.n_tokens)
+        lengths = (*_LENGTHS, _LONG)
+        token_BTD, mask_BT, _ = _encode(self._tokenizer, self._model, captions, self.n_tokens, lengths)
         return TextFeatures(token_BTD, mask_BT, token_BTD.sum(1) / mask_BT.sum(1, keepdim=True))
 
 
@@ -195,43 +203,40 @@ class Clip:
     Source: Radford et al. 2021. STAR uses the text model of Stable Diffusion 2.1: 1024 features, 77 tokens.
     """
 
-    def __init__(self, source: str, device: str = "cpu") -> None:
+    def __init__(self, source: str, device: str = "cpu", n_tokens: int | None = None) -> None:
         from transformers import CLIPTextModel  # noqa: PLC0415  seconds that hashed words need not pay
 
-        name, model_folder, tokenizer_folder = _clip_place(source)
+        _, (model, tokenizer) = locate_encoder(source)
+        self._model = _freeze(
+            load_pretrained(CLIPTextModel, model, what="a CLIP text model", remedy=f"Give {ENCODER_FORM}."), device
+        )
+        self.dim = int(self._model.config.hidden_size)
+        most = int(self._model.config.max_position_embeddings)
+        self.n_tokens = min(n_tokens or most, most)
         try:
-            self._model = _freeze(CLIPTextModel.from_pretrained(name, subfolder=model_folder), device)
-            self.dim = int(self._model.config.hidden_size)
-            self.n_tokens = int(self._model.config.max_position_embeddings)
-            self._tokenizer = _load_tokenizer(name, self.n_tokens, subfolder=tokenizer_folder)
+            self._tokenizer = _load_tokenizer(str(tokenizer), self.n_tokens)
         except (OSError, ValueError) as error:
-            message = f"No CLIP text model at {source!r}: {error}. Give a folder, ORG/NAME, or ORG/NAME/text_encoder."
-            raise ConfigError(message) from error
+            raise ConfigError(f"No CLIP tokenizer in {tokenizer}: {error}. Give {ENCODER_FORM}.") from error
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
         """Encode captions, truncated to the model's maximum length."""
         return TextFeatures(*_encode(self._tokenizer, self._model, captions, self.n_tokens))
 
 
-def _clip_place(source: str) -> tuple[str, str, str]:
-    """Return the folders of model and tokenizer: side by side, or two folders of a diffusion pipeline."""
-    if Path(source).is_dir():
-        is_pipeline = (Path(source) / "text_encoder").is_dir()
-        return source, *(("text_encoder", "tokenizer") if is_pipeline else ("", ""))
-    organisation, name, *folder = source.split("/") if "/" in source else ("", source)
-    return f"{organisation}/{name}".removeprefix("/"), "/".join(folder), "tokenizer" if folder else ""
-
-
 # Batch size of every forward; smaller batches are padded, because kernels depend on the shape, and features must not.
 _BATCH = 64
 _LENGTHS = (8, 16, 32, 64)
+# Only where captions may be that long and no score depends on it yet.
+_LONG = 128
 
 
 @torch.inference_mode()
-def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+def _encode(
+    tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int, lengths: tuple[int, ...] = _LENGTHS
+) -> tuple[Tensor, Tensor, Tensor]:
     """Encode captions grouped by length, each padded to the shortest of a few lengths that fits."""
     *ids_B, empty = _read_words(tokenizer, [*captions, ""], n_tokens)
-    length_B = torch.tensor([padded_length(len(ids), n_tokens) for ids in ids_B])
+    length_B = torch.tensor([padded_length(len(ids), n_tokens, lengths) for ids in ids_B])
     dim = model.config.hidden_size
     token_BTD = torch.zeros(len(captions), n_tokens, dim)
     mask_BT = torch.zeros(len(captions), n_tokens, dtype=torch.bool)
@@ -246,13 +251,13 @@ def _encode(tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int) 
     return token_BTD, mask_BT, pooled_BD
 
 
-def padded_length(n_words: int, n_tokens: int) -> int:
+def padded_length(n_words: int, n_tokens: int, lengths: tuple[int, ...] = _LENGTHS) -> int:
     """Return the padded length of a caption. It depends on the caption alone, so that its features do too.
 
     >>> [padded_length(n, 77) for n in (2, 8, 9, 70)]
     [8, 8, 16, 77]
     """
-    return next((length for length in _LENGTHS if n_words <= length < n_tokens), n_tokens)
+    return next((length for length in lengths if n_words <= length < n_tokens), n_tokens)
 
 
 def _forward(model: Any, ids_B: list[list[int]], length: int, *, padding: int) -> list[Tensor]:

@@ -26,6 +26,7 @@ from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import SubsetRater, SubsetRow
 from alchemist_core.subsets.selected import reselect, select_members
 from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.pinning import without_places
 
 MINUS_LOSS = "minus_loss"
 """Name of the arm."""
@@ -54,7 +55,9 @@ class LossRanking:
         dataset = find_dataset(engine, self._rater.config["validation"])
         rows = read_training_samples(engine, dataset.dataset_id)
         validation = [bytes(row.pair_hash) for row in rows]
-        trained = fingerprint([config.hashed_json(), self._rater.name, members_sha256(validation)])
+        trained = fingerprint(
+            [without_places(DownstreamConfig, config.as_json()), self._rater.name, members_sha256(validation)]
+        )
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
         if not path.exists():
             hold_device(self._stage_run)

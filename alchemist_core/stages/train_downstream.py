@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, fingerprint, former_names
+from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, fingerprint
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.report.comparison import ORACLE, ArmNames, arm_title
@@ -36,6 +36,7 @@ from alchemist_core.store.subsets import (
 )
 from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.pinning import before_hashes, pin, without_places
 from alchemist_core.training.sample_reading import StoredSamples
 
 ARMS = ("subset", "random", "oracle", "full")
@@ -133,8 +134,8 @@ def _read_truth(path: Path) -> list[dict[str, Any]]:
 
 
 def _identity(what: dict[str, Any]) -> str:
-    """Return the identity of a model: a hash of its training inputs, with the former names of renamed fields."""
-    return fingerprint({**what, "model": former_names(DownstreamConfig, what["model"])})
+    """Return the identity of a model: a hash of its training inputs, by the content of weights and the former names of fields."""
+    return fingerprint({**what, "model": without_places(DownstreamConfig, what["model"])})
 
 
 class TrainDownstreamConfig(Config):
@@ -171,15 +172,20 @@ class TrainDownstreamResult(Result):
 
 def run(config: TrainDownstreamConfig, *, slot: int = 0) -> TrainDownstreamResult:
     """Train every arm with every seed; skip the models that exist."""
-    work = Comparison(config).train
-    return execute_together("train_downstream", config, work, TrainDownstreamResult, slot=slot)
+    return execute_together(
+        "train_downstream",
+        config,
+        lambda stage_run: Comparison(config).train(stage_run),
+        TrainDownstreamResult,
+        slot=slot,
+    )
 
 
 class Comparison:
     """Trains the arms of one subset one after another; stores each model when it is finished."""
 
     def __init__(self, config: TrainDownstreamConfig) -> None:
-        self.config = config
+        self.config, self.model = config, pin(config.model)
 
     def train(self, stage_run: StageRun) -> TrainDownstreamResult:
         """Train the missing models."""
@@ -194,13 +200,15 @@ class Comparison:
             for arm in config.arms:
                 members = self._members(stage_run, arms, rater, arm=arm, seed=seed)
                 what = self._identify(subset, rater, arm=arm, seed=seed, members=members)
-                identities.append(_identity(what))
+                identities.append(self._find_identity(stage_run, what))
                 if models.find_model(stage_run.engine, identities[-1]) is None:
                     # Always claim the device before the model's lease, so that two runs cannot wait for each other.
                     hold_device(stage_run)
                 # All subsets share arm full, so another run may be training the same model.
                 with hold_together(stage_run, f"model:{identities[-1]}"):
-                    n_trained += self._train_arm(stage_run, subset, rater, what, members=members)
+                    n_trained += self._train_arm(
+                        stage_run, subset, rater, what, identity=identities[-1], members=members
+                    )
         return TrainDownstreamResult(
             subset=subset.title,
             n_trained=n_trained,
@@ -217,7 +225,7 @@ class Comparison:
         return ranking.members(self._model_config(seed))
 
     def _model_config(self, seed: int) -> DownstreamConfig:
-        return self.config.model.model_copy(update={"seed": seed})
+        return self.model.model_copy(update={"seed": seed})
 
     def _identify(
         self, subset: SubsetRow, rater: SubsetRater, *, arm: str, seed: int, members: list[bytes]
@@ -227,10 +235,23 @@ class Comparison:
             "members": members_sha256(members), "subset": None if arm == "full" else subset.spec_hash,
         }  # fmt: skip
 
+    def _find_identity(self, stage_run: StageRun, what: dict[str, Any]) -> str:
+        """Return the identity of a model; a model from before weights were hashed keeps its own, in which paths take their place."""
+        given = before_hashes(self.config.model, self.model).model_copy(update={"seed": what["model"]["seed"]})
+        former = _identity({**what, "model": given.model_dump(mode="json")})
+        return _identity(what) if models.find_model(stage_run.engine, former) is None else former
+
     def _train_arm(
-        self, stage_run: StageRun, subset: SubsetRow, rater: SubsetRater, what: dict[str, Any], *, members: list[bytes]
+        self,
+        stage_run: StageRun,
+        subset: SubsetRow,
+        rater: SubsetRater,
+        what: dict[str, Any],
+        *,
+        identity: str,
+        members: list[bytes],
     ) -> bool:
-        identity, arm, seed = _identity(what), what["arm"], what["model"]["seed"]
+        arm, seed = what["arm"], what["model"]["seed"]
         if models.find_model(stage_run.engine, identity) is not None:
             return False
         from alchemist_core.training.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work

@@ -18,6 +18,7 @@ from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import LocatedSample, read_training_samples
 from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.pinning import before_hashes, pin, without_places
 from alchemist_core.training.sample_reading import StoredSamples
 
 TRAIN_ROLES = ("train",)
@@ -61,14 +62,13 @@ def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterResult:
 
 
 def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResult:
-    """Read both datasets, train the rater and register it."""
+    """Pin what the config names outside of itself, read both datasets, train the rater and register it."""
+    given, config = config, config.model_copy(update={"training": pin(config.training)})
     rows, overlap = read_both(config, stage_run.engine)
-    identity = fingerprint(
-        {"config": config.hashed_json()}
-        | {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
-    )
+    members = {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
+    identity = _identity(config, members)
     n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}
-    if (known := raters.find_trained(stage_run.engine, identity)) is not None:
+    if (known := _find(stage_run.engine, identity, given, config, members)) is not None:
         return TrainRaterResult(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.acceptance_report), **n_pairs
         )
@@ -86,6 +86,19 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
     if stage_run.is_leader:
         _register(config, stage_run, name, identity, metrics)
     return TrainRaterResult(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
+
+
+def _identity(config: TrainRaterConfig, members: dict[str, str]) -> str:
+    training = without_places(RaterTrainingConfig, config.training.as_json())
+    return fingerprint({"config": config.hashed_json() | {"training": training}} | members)
+
+
+def _find(
+    engine: Engine, identity: str, given: TrainRaterConfig, config: TrainRaterConfig, members: dict[str, str]
+) -> raters.RaterRow | None:
+    """Return the rater of an identity; a rater from before weights were hashed has one in which paths take their place."""
+    before = given.model_copy(update={"training": before_hashes(given.training, config.training)})
+    return raters.find_trained(engine, identity) or raters.find_trained(engine, _identity(before, members))
 
 
 def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[LocatedSample]], dict[str, int]]:

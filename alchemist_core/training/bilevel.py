@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from alchemist_core.models.config import StarConfig
+from alchemist_core.models.published.star import fill_rater, fill_star
 from alchemist_core.models.star import Star, Trunk
 from alchemist_core.rating import objective
 from alchemist_core.rating.config import (
@@ -269,8 +270,9 @@ class Bilevel(TwoProxies):
     def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
         start_from_seed(config.seed)
         proxy_size, rater_size = sizes
-        proxy = Star(proxy_size)
-        models = {"proxy": proxy, "reference": copy.deepcopy(proxy), "rater": make_rater(config, rater_size)}
+        proxy, rater = Star(proxy_size), make_rater(config, rater_size)
+        load_starts(config, proxy, rater)
+        models = {"proxy": proxy, "reference": copy.deepcopy(proxy), "rater": rater}
         rate = config.proxy_learning_rate
         rates = {"proxy": rate, "reference": rate, "rater": config.rater_learning_rate}
         super().__init__(config, accelerator, models, rates)
@@ -391,6 +393,30 @@ def make_rater(config: RaterTrainingConfig, size: StarConfig) -> Rater:
     """Build an untrained rater. The feature `match` needs the generator's code vectors, `hidden` only its trunk."""
     backbone = Trunk(size) if config.rater_features is RaterFeatures.HIDDEN else Star(size)
     return Rater(backbone, size.width, reading=config.rater_features)
+
+
+def load_starts(config: RaterTrainingConfig, proxy: Star, rater: Rater | None = None) -> None:
+    """Load the initial weights that a config names, if it names any; on the meta device, only compare keys and shapes.
+
+    Raises:
+        ConfigError: A file is missing, or its keys or shapes differ; the message names the first, and what the file looks like.
+    """
+    if config.proxy_weights is not None:
+        fill_star(proxy, config.proxy_weights)
+    if config.rater_weights is not None and rater is not None:
+        fill_rater(rater, config.rater_weights)
+
+
+def check_starts(config: RaterTrainingConfig, sizes: tuple[StarConfig, StarConfig]) -> None:
+    """Refuse initial weights that do not fit, before anything else is computed.
+
+    Raises:
+        ConfigError: As `load_starts`.
+    """
+    if config.proxy_weights is not None or config.rater_weights is not None:
+        with torch.device("meta"):
+            proxy, rater = Star(sizes[0]), make_rater(config, sizes[1])
+        load_starts(config, proxy, rater)
 
 
 def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from alchemist_core.config import NO_FLAG, Config, Formerly
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
@@ -14,9 +14,11 @@ MixedPrecision = Literal["no", "bf16", "fp16"]
 TokenizerKind = Literal["patches", "vqvae"]
 TEXT_ENCODERS = r"^(words|minilm|clip:.+)$"
 TEXT_ENCODER_HELP = (
-    "Frozen text encoder of the captions. words: hashed words, without weights. minilm: all-MiniLM-L6-v2. clip:FOLDER_OR_HUB_NAME: "
-    "a CLIP text encoder"
+    "Frozen text encoder of the captions. words: hashed words, without weights. minilm: all-MiniLM-L6-v2. clip:FOLDER or "
+    "clip:ORG/NAME@REVISION: a CLIP text encoder"
 )
+Source = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+WEIGHTS_HELP = "a file, a folder that holds one, or hf:ORG/NAME/FILE@REVISION"
 
 
 def _later_field(default: Any, **declared: Any) -> Any:
@@ -24,7 +26,25 @@ def _later_field(default: Any, **declared: Any) -> Any:
     return Field(default, exclude_if=lambda value: value == default, **declared)
 
 
-class RaterTrainingConfig(Config):
+class PinnedConfig(Config):
+    """What a stage adds to training options before it trains, so that the result always means the same."""
+
+    caption_tokens: int | None = _later_field(
+        None,
+        ge=1,
+        le=65536,
+        description="Tokens at which the text encoder cuts captions, set by the stage: the encoder's own limit; none: 32 for minilm "
+        "in models of version 0.1, else the encoder's own limit",
+        json_schema_extra=NO_FLAG,
+    )
+    weights_sha256: dict[str, str] = _later_field(
+        {},
+        description="sha256 of the weights that each field names, set by the stage",
+        json_schema_extra=NO_FLAG,
+    )
+
+
+class RaterTrainingConfig(PinnedConfig):
     """How a rater is trained by two proxies; the defaults fit two CPU cores and two minutes."""
 
     rule: ScoringRule = Field(
@@ -97,10 +117,10 @@ class RaterTrainingConfig(Config):
     proxy_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of a proxy")
     rater_width: int = Field(64, ge=8, le=4096, description="Width of the rater: features of a token")
     rater_depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the rater")
-    rater_init: Annotated[Literal["proxy", "scratch"], Formerly("rater_start")] = Field(
+    rater_init: Annotated[Literal["proxy", "scratch", "weights"], Formerly("rater_start")] = Field(
         "proxy",
         description="Initial weights of the rater's backbone. proxy: those of the warmed-up proxy, which must have the same size. "
-        "scratch: random",
+        "scratch: random. weights: those of --rater-weights",
     )
     rater_features: Annotated[RaterFeatures, Formerly("rater_reading", {"match": "matches"})] = Field(
         RaterFeatures.MATCH,
@@ -120,8 +140,17 @@ class RaterTrainingConfig(Config):
     codebook_size: Annotated[int, Formerly("n_codes")] = Field(
         128, ge=2, le=65536, description="Codes of the fitted tokenizer"
     )
-    tokenizer_weights: Annotated[str | None, Formerly("tokenizer_from")] = Field(
-        None, description="Pretrained tokenizer: a file, or hf:REPO/FILE; none: a tokenizer is fitted"
+    tokenizer_weights: Annotated[Source | None, Formerly("tokenizer_from")] = Field(
+        None, description=f"Published tokenizer: {WEIGHTS_HELP}; none: a tokenizer is fitted"
+    )
+    proxy_weights: Source | None = _later_field(
+        None,
+        description=f"Initial weights of the proxies: published STAR, {WEIGHTS_HELP}; none: random",
+    )
+    rater_weights: Source | None = _later_field(
+        None,
+        description="Initial weights of the rater with --rater-init weights: a published rater, or published STAR for its backbone, "
+        f"{WEIGHTS_HELP}; none: as --rater-init says",
     )
     validation_steps: Annotated[int, Formerly("check_every_steps")] = Field(
         100, ge=1, le=1_000_000, description="Compute the loss on held-out validation samples every this many steps"
@@ -139,6 +168,18 @@ class RaterTrainingConfig(Config):
         if self.rule.trains_rater and self.rater_init == "proxy" and sizes[0] != sizes[1]:
             message = (
                 f"rater of (width, depth) {sizes[0]} cannot start from a proxy of {sizes[1]}: set rater_init to scratch"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _rater_weights_are_used(self) -> "RaterTrainingConfig":
+        if (self.rater_weights is not None) != (self.rater_init == "weights"):
+            message = f"rater_weights {self.rater_weights} with rater_init {self.rater_init}: set both, --rater-init weights and the file"
+            raise ValueError(message)
+        if self.rater_weights is not None and not self.rule.trains_rater:
+            message = (
+                f"rater_weights {self.rater_weights} with rule {self.rule}, which trains no rater network: omit it"
             )
             raise ValueError(message)
         return self
@@ -194,7 +235,7 @@ class RaterTrainingConfig(Config):
         return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)
 
 
-class DownstreamConfig(Config):
+class DownstreamConfig(PinnedConfig):
     """Training options of a generator; all arms of a comparison share them."""
 
     # The stage sets it for each model from its list of seeds.
@@ -235,11 +276,15 @@ class DownstreamConfig(Config):
     ema_decay: Annotated[float, Formerly("average")] = Field(
         0.0, ge=0, lt=1, description="Decay of the EMA of the weights; the EMA model is saved; 0: no EMA"
     )
-    method: Literal["scratch", "lora"] = Field(
-        "scratch", description="What is trained. scratch: all weights, from random ones. lora: adapters on --base-model"
+    method: Literal["scratch", "finetune", "lora"] = Field(
+        "scratch",
+        description="What is trained. scratch: all weights, from random ones. finetune: all weights, from those of --base-model. lora: "
+        "adapters on --base-model",
     )
-    base_model: Annotated[Path | None, Formerly("base")] = Field(
-        None, description="Model that LoRA adapts: the folder of a trained model, or the weights file of FLUX-mini"
+    base_model: Annotated[Source | None, Formerly("base")] = Field(
+        None,
+        description=f"Model that training starts from: published STAR or FLUX-mini, {WEIGHTS_HELP}; or the folder of a model that was "
+        "trained here",
     )
     lora_rank: int = Field(8, ge=1, le=1024, description="Rank of the LoRA adapters")
     width: int = Field(64, ge=8, le=4096, description="Width of the model: features of a token")
@@ -280,10 +325,10 @@ class DownstreamConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _lora_has_a_base(self) -> "DownstreamConfig":
+    def _method_has_its_base(self) -> "DownstreamConfig":
         # FLUX's paths are required only when it is trained, because a preset cannot contain them.
-        if self.flux is None and (self.method == "lora") != (self.base_model is not None):
-            message = f"method {self.method} with base_model {self.base_model}: lora requires the folder of a model, scratch uses none"
+        if self.flux is None and (self.method != "scratch") != (self.base_model is not None):
+            message = f"method {self.method} with base_model {self.base_model}: lora and finetune require one, scratch uses none"
             raise ValueError(message)
         return self
 

@@ -32,6 +32,7 @@ from alchemist_core.models.lora import (
 )
 from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.published.flux import load_flux
+from alchemist_core.models.published.sources import locate_file
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.encoding import encode_images
 from alchemist_core.training.launching import own_device
@@ -111,13 +112,13 @@ def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
     Raises:
         ConfigError: A path was not given, or does not exist.
     """
-    if config.base_model is None or config.flux_components is None or not config.base_model.is_file():
+    if config.base_model is None or config.flux_components is None:
         raise ConfigError(
             f"--base-model {config.base_model} and --flux-components {config.flux_components}: "
             "FLUX-mini needs its weights (flux-mini.safetensors) and "
             "the folder of FLUX.1 in diffusers' layout (vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2). Give both paths."
         )
-    return config.base_model, config.flux_components
+    return locate_file(str(config.base_model)).path, config.flux_components
 
 
 def encode_latents(

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.images import ImageArray
+from alchemist_core.models.published.star import fill_star
 from alchemist_core.models.sampling import sample_codes
 from alchemist_core.models.star import Star
-from alchemist_core.models.text import TextEncoder, load_text_encoder
+from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.encoding import EncodedSamples, encode_samples
+from alchemist_core.training.pinning import open_text_encoder
 from alchemist_core.training.samples import SampleSource
 
 
@@ -75,22 +77,29 @@ class StarRecipe:
 
     def __init__(self, config: DownstreamConfig, tokenizer_from: Path, device: torch.device) -> None:
         self._config = config
-        self._encoder = load_text_encoder(config.text_encoder, str(device))
+        self._encoder = open_text_encoder(config, str(device))
         self._tokenizer = Tokenizer.load(tokenizer_from / "tokenizer.safetensors").to(device)
+        self._size = config.star(self._tokenizer.config, self._encoder.dim)
+        if config.base_model is not None:
+            # A file that does not fit is refused before hours of encoding.
+            with torch.device("meta"):
+                star = Star(self._size)
+            fill_star(star, config.base_model)
 
     def encode(self, samples: SampleSource, cache: Path | None) -> EncodedSamples:
         """Run the tokenizer and the text encoder."""
         return encode_samples(samples, self._tokenizer, self._encoder, cache=cache)
 
     def make_model(self) -> nn.Module:
-        """Build a new generator, or add adapters to a trained one."""
-        star = Star(self._config.star(self._tokenizer.config, self._encoder.dim))
+        """Build a new generator, or one with the weights of the base model; `lora` adds adapters to it."""
+        star = Star(self._size)
         star.trunk.has_gradient_checkpointing = self._config.gradient_checkpointing
-        if self._config.base_model is None:
+        if self._config.base_model is not None:
+            fill_star(star, self._config.base_model)
+        if self._config.method != "lora":
             return star
         from alchemist_core.models.lora import add_lora  # noqa: PLC0415  peft takes seconds that training from scratch need not pay
 
-        star.load_state_dict(load_file(self._config.base_model / "model.safetensors"))
         return add_lora(star, self._config.lora_rank)
 
     def kept_weights(self, model: Any) -> dict[str, Tensor]:
@@ -150,7 +159,7 @@ def load_generator(model_path: Path, device: torch.device) -> Generator:
     """Load STAR from a model folder that `train_downstream` wrote, in eval mode."""
     config = read_config(model_path)
     tokenizer = Tokenizer.load(model_path / "tokenizer.safetensors")
-    encoder = load_text_encoder(config.text_encoder, str(device))
+    encoder = open_text_encoder(config, str(device))
     star = Star(config.star(tokenizer.config, encoder.dim))
     star.load_state_dict(load_file(model_path / "model.safetensors"))
     return Generator(star.eval().to(device), tokenizer.to(device), encoder)

@@ -11,7 +11,7 @@ from torch import Tensor
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
 from alchemist_core.rating.learnability import LearnabilityRater
-from alchemist_core.training.bilevel import TwoProxies
+from alchemist_core.training.bilevel import TwoProxies, load_starts
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.launching import start_from_seed
 from alchemist_core.training.samples import Batch
@@ -33,6 +33,7 @@ class Learnability(TwoProxies):
     def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
         start_from_seed(config.seed)
         proxy = Star(sizes[0])
+        load_starts(config, proxy)
         models = {"proxy": proxy, "reference": copy.deepcopy(proxy).requires_grad_(requires_grad=False)}
         super().__init__(config, accelerator, models, {"proxy": config.proxy_learning_rate})
 

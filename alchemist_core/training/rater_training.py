@@ -17,16 +17,16 @@ from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.files import atomic_write
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
-from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.statistics import spearman
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training import checkpoints
-from alchemist_core.training.bilevel import Bilevel, TwoProxies, collapse_reason
+from alchemist_core.training.bilevel import Bilevel, TwoProxies, check_starts, collapse_reason
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.launching import make_accelerator, own_slice
 from alchemist_core.training.learnability import Learnability
+from alchemist_core.training.pinning import open_text_encoder
 from alchemist_core.training.samples import Batch, ImagesOf, JoinedSamples, SampleSource, batch_index
 
 _SAMPLE = 1024
@@ -94,7 +94,9 @@ class RaterRun:
         self.config, self.out = config, out
         self.accelerator = make_accelerator(config.mixed_precision)
         _require_whole_groups(config, self.accelerator.num_processes)
-        encoder = load_text_encoder(config.text_encoder, str(self.accelerator.device))
+        encoder = open_text_encoder(config, str(self.accelerator.device))
+        sizes = (config.proxy(config.tokenizer_config, encoder.dim), config.rater(config.tokenizer_config, encoder.dim))
+        check_starts(config, sizes)
         with self.accelerator.main_process_first():
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
         # One table in the order held-out validation, validation, training, so that a step gathers both batches at once.
@@ -104,7 +106,6 @@ class RaterRun:
         self.n_held_out = max(1, n_validation // 10)
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
         _require_several(training=self.n_train, validation=n_validation)
-        sizes = (config.proxy(self.tokenizer.config, encoder.dim), config.rater(self.tokenizer.config, encoder.dim))
         self.models = make_models(config, self.accelerator, sizes)
         self.progress = Progress()
         self._resume()

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.models.images import ImageArray
-from alchemist_core.models.text import TextEncoder, load_text_encoder
+from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import SampleRater
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
@@ -40,6 +40,7 @@ from alchemist_core.store.ledger import ClaimedShard, ShardOutcome, UnscoredLoca
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.pinning import open_text_encoder
 from alchemist_core.training.samples import Samples
 
 BF16_TOLERANCE = 0.02
@@ -365,7 +366,7 @@ class Scorer:
         config = RaterTrainingConfig.from_stored(read_json(path / "config.json"))
         tokenizer = Tokenizer.load(path / "tokenizer.safetensors")
         device = device or torch.device("cpu")
-        encoder = load_text_encoder(config.text_encoder, str(device))
+        encoder = open_text_encoder(config, str(device))
         size = config.rater(tokenizer.config, encoder.dim)
         rater = make_scoring_rater(config, size)
         rater.load_state_dict(load_file(path / "rater.safetensors"))

@@ -109,7 +109,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Mask2Former:
 def test_a_folder_without_mask2former_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "centernet.json").write_text("{}")
     with pytest.raises(
-        ConfigError, match=r"^--detector .* does not hold a Mask2Former .*no other detector is supported\.$"
+        ConfigError, match=r"does not hold a Mask2Former: .*--detector must name .*no other detector is supported\.$"
     ):
         Mask2Former(tmp_path)
 

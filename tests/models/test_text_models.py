@@ -85,6 +85,12 @@ def test_long_captions_are_cut_after_77_tokens(clip: TextEncoder) -> None:
     assert torch.isfinite(text.token_BTD).all()
 
 
+def test_captions_are_cut_where_the_config_says(clip: TextEncoder, folder: Path) -> None:
+    text = load_text_encoder(f"clip:{folder}", n_tokens=5).encode(["red " * 200])
+    assert text.mask_BT.sum().item() == text.token_BTD.shape[1] == 5
+    assert load_text_encoder(f"clip:{folder}", n_tokens=500).encode(["red"]).token_BTD.shape[1] == 77
+
+
 def test_a_caption_table_of_clip_is_cropped_to_its_longest_caption(clip: TextEncoder) -> None:
     table = encode_captions(clip, ["red", "a red cat", "red"])
     assert table.distinct.token_BTD.shape[:2] == (2, 7)
@@ -102,7 +108,9 @@ def test_a_diffusion_pipeline_s_two_folders_are_found(clip: TextEncoder, tmp_pat
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Give a folder, ORG/NAME, or ORG/NAME/text_encoder"):
+    with pytest.raises(
+        ConfigError, match="Give a folder, clip:ORG/NAME@REVISION, or clip:ORG/NAME/text_encoder@REVISION"
+    ):
         load_text_encoder(f"clip:{tmp_path}")
 
 

@@ -155,7 +155,7 @@ def test_lora_improves_its_base_and_leaves_a_plain_model(
     longer = CONFIG.model_copy(update={"num_train_epochs": 40, "learning_rate": 5e-3})
     train_downstream(longer, few, tokenizer_from=tokenizer_from, out=tmp_path / "base", on_progress=ignore)
     lora = CONFIG.model_copy(
-        update={"method": "lora", "base_model": tmp_path / "base", "learning_rate": 2e-2, "num_train_epochs": 12}
+        update={"method": "lora", "base_model": str(tmp_path / "base"), "learning_rate": 2e-2, "num_train_epochs": 12}
     )
     train_downstream(lora, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "lora", on_progress=ignore)
     before_N, after_N = (heldout_losses(tmp_path / name, heldout_pairs) for name in ("base", "lora"))
@@ -166,5 +166,5 @@ def test_lora_improves_its_base_and_leaves_a_plain_model(
 
 
 def test_lora_without_a_base_is_refused() -> None:
-    with pytest.raises(ValidationError, match="lora requires the folder of a model"):
+    with pytest.raises(ValidationError, match="lora and finetune require one"):
         DownstreamConfig(method="lora")

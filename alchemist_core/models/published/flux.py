@@ -12,7 +12,8 @@ from torch import Tensor
 
 from alchemist_core.models.flux import make_transformer
 from alchemist_core.models.flux_config import FluxConfig
-from alchemist_core.models.published.weights import Shape, read_weights, refuse_misfits
+from alchemist_core.models.published.recognition import Shape
+from alchemist_core.models.published.weights import read_weights, refuse_misfits
 
 _PREFIX = "model.diffusion_model."
 _TOP = {
@@ -77,12 +78,12 @@ def load_flux(source: str | Path, config: FluxConfig, dtype: torch.dtype = torch
     """Load published weights into diffusers' transformer.
 
     Args:
-        source: Path or `hf:ORG/NAME/FILE`.
+        source: A file, a folder that holds one, or `hf:ORG/NAME/FILE@REVISION`.
         config: The size of the model.
         dtype: Number format of the loaded weights.
 
     Raises:
-        DataError: Keys are missing, unexpected or of another shape; the message names them.
+        ConfigError: Keys are missing, unexpected or of another shape; the message names them.
     """
     weights = {key.removeprefix(_PREFIX): tensor.to(dtype) for key, tensor in read_weights(source).items()}
     with torch.device("meta"):
@@ -105,7 +106,7 @@ def to_diffusers(
         source: Origin of the weights, for the error.
 
     Raises:
-        DataError: As `load_flux`.
+        ConfigError: As `load_flux`.
     """
     keys = flux_keys(config)
     refuse_misfits(weights, {key: _shape(ours, names) for key, names in keys.items()}, source=source)

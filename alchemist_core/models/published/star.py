@@ -1,16 +1,23 @@
 """STAR and the paper's rater in their published layout: 19 keys per block, and an unused table of classes.
 
+The functions that fill a module also read the files that this package writes, so that a model can start from one trained here.
+
 Letters: C features inside · H heads.
 """
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.weights import Layout, export_weights, load_weights, read_weights, rename_all
-from alchemist_core.models.star import Star
+from alchemist_core.models.star import Star, Trunk
 
+IN_STAR, IN_RATER = ("trainer", "var_wo_ddp"), ("trainer", "varRater_wo_ddp")
+"""Where the publishers' training checkpoints keep the weights."""
 # ImageNet's classes and one for none, unused since VAR.
 _N_CLASSES = 1001
 
@@ -64,17 +71,71 @@ def load_star(source: str | Path, config: StarConfig) -> Star:
     """Load a published generator; `is_legacy` in its config repeats the cross-attention of its training.
 
     Args:
-        source: Path or `hf:ORG/NAME/FILE` of a training checkpoint or of the weights alone.
+        source: A file of weights or of a training checkpoint, a folder that holds one, or `hf:ORG/NAME/FILE@REVISION`.
         config: Its size, such as `published_star(16)`.
     """
     star = Star(config)
-    load_weights(star, read_weights(source, "trainer", "var_wo_ddp"), star_layout(config), source=str(source))
+    fill_star(star, source)
     return star
+
+
+def fill_star(star: Star, source: str | Path) -> None:
+    """Load a generator's weights; on the meta device, only compare keys and shapes.
+
+    Args:
+        star: The generator, of the weights' size.
+        source: As in `load_star`; or the weights of a generator that was trained here.
+
+    Raises:
+        ConfigError: There is no such file, or its keys or shapes differ.
+    """
+    weights = read_weights(source, IN_STAR)
+    layout = _own_layout(star) if _OWN_STAR in weights else star_layout(star.trunk.config)
+    load_weights(star, weights, layout, source=str(source))
 
 
 def load_rater(source: str | Path, rater: nn.Module, config: StarConfig) -> None:
     """Load a published checkpoint into a rater with the paper's heads on a trunk of this size."""
-    load_weights(rater, read_weights(source, "trainer", "varRater_wo_ddp"), rater_layout(config), source=str(source))
+    load_weights(rater, read_weights(source, IN_RATER), rater_layout(config), source=str(source))
+
+
+def fill_rater(rater: Any, source: str | Path) -> None:
+    """Load a whole rater, or its backbone from a generator; on the meta device, only compare keys and shapes.
+
+    Args:
+        rater: The rater, of the weights' size. Its backbone is a `Star`, or for the paper's feature a `Trunk`.
+        source: A published rater or STAR, as in `load_star`; or a rater or generator that was trained here.
+
+    Raises:
+        ConfigError: There is no such file, or its keys or shapes differ, or a published rater has another feature.
+    """
+    weights, backbone = read_weights(source, IN_RATER, IN_STAR), rater.backbone
+    config: StarConfig = backbone.config if isinstance(backbone, Trunk) else backbone.trunk.config
+    if "head_instance.0.weight" in weights:
+        if not isinstance(backbone, Trunk):
+            raise ConfigError(f"{source} is a published rater, which pools hidden states. Set --rater-features hidden.")
+        load_weights(rater, weights, rater_layout(config), source=str(source))
+    elif _OWN_RATER in weights:
+        load_weights(rater, weights, _own_layout(rater), source=str(source))
+    elif isinstance(backbone, Trunk):
+        load_weights(backbone, weights, _trunk_of_star(backbone, weights), source=str(source))
+    else:
+        fill_star(backbone, source)
+
+
+_OWN_STAR, _OWN_RATER = "trunk.first_in", "instance_head.0.weight"
+
+
+def _own_layout(module: nn.Module, prefix: str = "", spare: Collection[str] = ()) -> Layout:
+    return Layout({prefix + name: name for name in module.state_dict()}, spare=dict.fromkeys(spare, ()))
+
+
+def _trunk_of_star(trunk: Trunk, weights: Mapping[str, Tensor]) -> Layout:
+    """Return the layout of a generator whose head is not read."""
+    if _OWN_STAR in weights:
+        return _own_layout(trunk, "trunk.", ("head.weight", "head.bias"))
+    layout = _trunk_layout(trunk.config)
+    return Layout(layout.names, layout.shapes, layout.spare | dict.fromkeys(_HEAD, ()))
 
 
 def export_star(star: Star) -> dict[str, Tensor]:

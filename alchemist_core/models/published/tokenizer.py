@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from alchemist_core.models.config import TokenizerConfig
-from alchemist_core.models.published.weights import Layout, Shape, export_weights, load_weights, read_weights
+from alchemist_core.models.published.recognition import Shape
+from alchemist_core.models.published.weights import Layout, export_weights, load_weights, read_weights
 from alchemist_core.models.tokenizer import Tokenizer
 
 # Ours → published; other names are equal.
@@ -32,7 +33,7 @@ def load_tokenizer(source: str | Path, config: TokenizerConfig) -> Tokenizer:
     """Load a published tokenizer, frozen; the same weights serve every resolution.
 
     Args:
-        source: Path or `hf:ORG/NAME/FILE`.
+        source: A file, a folder that holds one, or `hf:ORG/NAME/FILE@REVISION`.
         config: Its shape, such as `published_tokenizer(256)`.
     """
     tokenizer = Tokenizer(config)

@@ -8,7 +8,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 from safetensors.torch import save_file
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError
 from alchemist_core.models.flux import make_transformer
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.lora import FLUX_TARGETS, add_lora
@@ -94,12 +94,12 @@ def test_what_does_not_fit_is_refused_by_its_name(tmp_path: Path, key: str, chan
     if change is not None:
         published[key] = change(tensor).contiguous()
     save_file({name: each.contiguous() for name, each in published.items()}, tmp_path / "flux.safetensors")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message):
         load_flux(tmp_path / "flux.safetensors", TINY)
 
 
 def test_more_blocks_than_the_config_has_are_refused(tmp_path: Path) -> None:
     larger = TINY.model_copy(update={"n_single_blocks": 3})
     save_file(export_flux(new_transformer(larger).state_dict(), larger), tmp_path / "flux.safetensors")
-    with pytest.raises(DataError, match=r"unexpected: single_blocks\.2\.linear1\.bias"):
+    with pytest.raises(ConfigError, match=r"unexpected: single_blocks\.2\.linear1\.bias"):
         load_flux(tmp_path / "flux.safetensors", TINY)

@@ -7,9 +7,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError
 from alchemist_core.models.config import StarConfig, published_star
-from alchemist_core.models.published.star import export_star, load_rater, load_star, rater_layout, star_layout
+from alchemist_core.models.published.star import (
+    export_star,
+    fill_rater,
+    fill_star,
+    load_rater,
+    load_star,
+    rater_layout,
+    star_layout,
+)
 from alchemist_core.models.published.weights import export_weights
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextFeatures
@@ -31,6 +39,11 @@ def published(shapes: Shapes) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
     return published(star_keys(1))
+
+
+def new_rater(reading: RaterFeatures) -> Rater:
+    star = Star(SMALL)
+    return Rater(star.trunk if reading is RaterFeatures.HIDDEN else star, 64, reading=reading)
 
 
 def written(tmp_path: Path, content: Any) -> str:
@@ -119,18 +132,39 @@ def test_what_does_not_fit_is_refused_by_name(weights: dict[str, Tensor], tmp_pa
     broken["pos_1LC"] = torch.zeros(1, 680, 64)
     broken["lvl_embed.weight"] = torch.zeros(14, 64)
     expected = (
-        "1 missing: pos_start; 1 unexpected: pos_1LC; "
-        "1 wrongly shaped: lvl_embed.weight is (14, 64), not (10, 64). Choose the size that it was trained with."
+        "First difference: pos_start is missing. In all, 1 missing: pos_start; 1 unexpected: pos_1LC; "
+        "1 wrongly shaped: lvl_embed.weight is (14, 64), not (10, 64). No known model has these keys. "
+        "Choose the size that it was trained with."
     )
-    with pytest.raises(DataError, match=re.escape(expected)):
+    with pytest.raises(ConfigError, match=re.escape(expected)):
         load_star(written(tmp_path, broken), SMALL)
 
 
 def test_a_model_of_another_depth_is_refused_with_the_count_of_its_keys(
     weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"17 missing: blocks\.1\.attn\.mat_qkv.* and 9 more; .*wrongly shaped"):
+    with pytest.raises(
+        ConfigError, match=r"17 missing: blocks\.1\.attn\.mat_qkv.* and 9 more; .*wrongly shaped"
+    ) as refused:
         load_star(written(tmp_path, weights), published_star(2))
+    assert "First difference: pos_start is (1, 1, 64), not (1, 1, 128)." in str(refused.value)
+    assert "The shapes are those of a STAR of 1 blocks (depth 1, width 64, captions of 1,024 features)." in str(
+        refused.value
+    )
+
+
+def test_a_renamed_key_is_refused_by_its_name(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    renamed = {key.replace("ffn.fc1.bias", "ffn.fc_1.bias"): weight for key, weight in weights.items()}
+    with pytest.raises(
+        ConfigError,
+        match=r"First difference: blocks\.0\.ffn\.fc1\.bias is missing.*unexpected: blocks\.0\.ffn\.fc_1\.bias",
+    ):
+        load_star(written(tmp_path, renamed), SMALL)
+
+
+def test_a_key_too_many_is_refused_by_its_name(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"First difference: head_logits2\.weight is unexpected"):
+        load_star(written(tmp_path, weights | {"head_logits2.weight": torch.zeros(1)}), SMALL)
 
 
 def test_an_unused_table_may_be_left_out(weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -145,9 +179,59 @@ def test_the_defect_of_the_published_training_is_a_matter_of_the_config(
     assert load_star(written(tmp_path, weights), config).trunk.blocks[0].is_legacy
 
 
-def test_a_file_that_is_not_there_is_refused_with_what_to_give() -> None:
-    with pytest.raises(ConfigError, match="Give a path, or hf:ORG/NAME/FILE"):
-        load_star("/nowhere/star.pth", SMALL)
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_model_starts_from_one_that_was_trained_here(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    star, other = load_star(written(tmp_path, weights), SMALL), Star(SMALL)
+    save_file(star.state_dict(), tmp_path / "model.safetensors")
+    fill_star(other, tmp_path / "model.safetensors")
+    assert equal(other.state_dict(), star.state_dict())
+
+
+@pytest.mark.parametrize("reading", list(RaterFeatures))
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_generator_fills_the_backbone_of_a_rater_and_leaves_its_heads(
+    reading: RaterFeatures, is_own: bool, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    star, rater = load_star(written(tmp_path, weights), SMALL), new_rater(reading)
+    heads = {
+        name: weight.clone()
+        for name, weight in rater.state_dict().items()
+        if "head." in name and "backbone" not in name
+    }
+    source = written(tmp_path, star.state_dict()) if is_own else str(tmp_path / "star.pth")
+    fill_rater(rater, source)
+    wanted = star.trunk if reading is RaterFeatures.HIDDEN else star
+    assert equal(rater.backbone.state_dict(), wanted.state_dict())
+    assert all(torch.equal(rater.state_dict()[name], weight) for name, weight in heads.items())
+
+
+def test_a_published_rater_fills_the_whole_rater_and_one_that_was_trained_here_does_too(tmp_path: Path) -> None:
+    weights = published(rater_keys(1))
+    first, second = (new_rater(RaterFeatures.HIDDEN) for _ in range(2))
+    fill_rater(first, written(tmp_path, {"trainer": {"varRater_wo_ddp": weights}}))
+    assert torch.equal(first.instance_head[2].weight, weights["head_instance.2.weight"])
+    assert torch.equal(first.backbone.first_in, weights["pos_start"])
+    fill_rater(second, written(tmp_path, first.state_dict()))
+    assert equal(second.state_dict(), first.state_dict())
+
+
+def test_a_published_rater_is_refused_where_its_feature_is_not_used(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"which pools hidden states\. Set --rater-features hidden"):
+        fill_rater(new_rater(RaterFeatures.MATCH), written(tmp_path, published(rater_keys(1))))
+
+
+def test_on_the_meta_device_sizes_are_compared_and_nothing_is_loaded(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with torch.device("meta"):
+        right, wrong = Star(SMALL), Star(published_star(2))
+    fill_star(right, written(tmp_path, weights))
+    assert right.head.weight.is_meta
+    with pytest.raises(ConfigError, match="First difference: pos_start"):
+        fill_star(wrong, written(tmp_path, weights))
 
 
 class Trap:
@@ -156,5 +240,5 @@ class Trap:
 
 @pytest.mark.parametrize("content", [{"weights": Trap()}, [1, 2], {"trainer": {"var_opt": 3}}])
 def test_a_file_of_something_else_is_refused(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds more than tensors|has no state dict"):
+    with pytest.raises(ConfigError, match=r"holds more than tensors|has no state dict"):
         load_star(written(tmp_path, content), SMALL)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError
 from alchemist_core.models.config import published_tokenizer, tokenizer_tiny
 from alchemist_core.models.published.tokenizer import export_tokenizer, load_tokenizer
 from alchemist_core.models.tokenizer import Tokenizer
@@ -44,5 +44,5 @@ def test_counts_of_used_codes_may_be_of_any_number_of_scales(tmp_path: Path) -> 
 
 def test_a_tokenizer_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     torch.save(export_tokenizer(lively_tokenizer()), tmp_path / "vae.pth")
-    with pytest.raises(DataError, match=r"1 wrongly shaped: quantize.embedding.weight is \(32, 12\), not \(64, 12\)"):
+    with pytest.raises(ConfigError, match=r"1 wrongly shaped: quantize.embedding.weight is \(32, 12\), not \(64, 12\)"):
         load_tokenizer(tmp_path / "vae.pth", tokenizer_tiny(n_codes=64))
