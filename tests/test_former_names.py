@@ -194,7 +194,7 @@ class Switches(Config):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--n-steps 3", "--n-steps is now --max-steps."),
         ("--n-steps=3", "--n-steps is now --max-steps."),

@@ -52,6 +52,7 @@ GROUPS = {
         "image-text-head": Verb("cli.image_text_head", "Train the network of protocol image_text_offline, comparing images and captions."),
     },
     "run the installation": {
+        "weights": Verb("cli.weights", "List the networks with published weights that a run needs, and check their files."),
         "dataset": Verb("cli.dataset", "List, show, rename and remove datasets, and set the default evaluation dataset."),
         "corpus": Verb("cli.corpus", "Make a synthetic corpus, or import a published dataset into tar shards."),
         "db": Verb("cli.db", "Start, migrate, query, back up and restore the database."),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from alchemist_core.errors import ConfigError
@@ -29,6 +30,25 @@ def aesthetic(embedding_BD: NDArray[np.float32], weight_D: NDArray[np.float32], 
     return (unit_BD @ weight_D.astype(np.float64) + bias).astype(np.float32)
 
 
+def read_head(path: Path) -> tuple[Float32[np.ndarray, " D"], float]:
+    """Read the weight of each feature and the bias of a head.
+
+    Raises:
+        ConfigError: There is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {path} is not a file. Give the safetensors file of the head.")
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {path} is not a whole safetensors file: {error}.") from error
+    if not {"weight", "bias"} <= stored.keys():
+        raise ConfigError(
+            f"ALCHEMIST_AESTHETIC_HEAD {path} holds {', '.join(sorted(stored))}; it must hold weight and bias."
+        )
+    return stored["weight"].reshape(-1), float(stored["bias"].reshape(-1)[0])
+
+
 class AestheticJudge:
     """Scores images of one size.
 
@@ -41,14 +61,8 @@ class AestheticJudge:
     """
 
     def __init__(self, clip: Path, head: Path) -> None:
-        if not head.is_file():
-            raise ConfigError(f"ALCHEMIST_AESTHETIC_HEAD {head} is not a file. Give the safetensors file of the head.")
-        self._clip, stored = Clip(clip, str(own_device())), load_file(head)
-        if not {"weight", "bias"} <= stored.keys():
-            raise ConfigError(
-                f"ALCHEMIST_AESTHETIC_HEAD {head} holds {', '.join(sorted(stored))}; it must hold weight and bias."
-            )
-        self._weight_D, self._bias = stored["weight"].reshape(-1), float(stored["bias"].reshape(-1)[0])
+        self._weight_D, self._bias = read_head(head)
+        self._clip = Clip(clip, str(own_device()))
         if len(self._weight_D) != self._clip.dim:
             raise ConfigError(
                 f"ALCHEMIST_AESTHETIC_HEAD {head} is for {len(self._weight_D)} features, but CLIP in {clip} gives {self._clip.dim}. "

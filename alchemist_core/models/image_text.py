@@ -20,11 +20,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.extractors import find_weights, weights_sha256
+from alchemist_core.models.extractors import find_weights, minilm_folder, weights_sha256
 from alchemist_core.models.features import EfficientNetLite0, Features
 from alchemist_core.models.image_text_config import HeadRecord, refuse_weak
 from alchemist_core.models.images import ImageArray
-from alchemist_core.models.text import MiniLm, minilm_folder
+from alchemist_core.models.text import MiniLm
 
 IMAGE_DIM, TEXT_DIM = 1280, MiniLm.dim
 _CAPTIONS = 1024

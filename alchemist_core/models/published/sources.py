@@ -74,11 +74,12 @@ class Located(NamedTuple):
     path: Path
 
 
-def locate_file(source: str) -> Located:
+def locate_file(source: str, *, is_offline: bool = False) -> Located:
     """Return the file of weights that a source names; a folder must hold one such file.
 
     Args:
         source: A file, a folder, or `hf:ORG/NAME/FILE@REVISION`, which is downloaded if the hub's cache lacks it.
+        is_offline: Only look, and download nothing.
 
     Raises:
         ConfigError: There is no such file, or the folder does not decide which file is meant.
@@ -87,7 +88,7 @@ def locate_file(source: str) -> Located:
         name = HubName.parse(source)
         if not name.path:
             raise ConfigError(f"{source} does not name a file. Write {FILE_FORM}.")
-        path = _ask_hub(name, "hf_hub_download", filename=name.path)
+        path = _ask_hub(name, "hf_hub_download", filename=name.path, local_files_only=is_offline)
         return Located(str(name.pinned_by(path)), path)
     path = Path(source)
     return Located(source, _only_file(path) if path.is_dir() else _existing(path))
@@ -149,12 +150,13 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def locate_encoder(source: str) -> tuple[str, Encoder]:
+def locate_encoder(source: str, *, is_offline: bool = False) -> tuple[str, Encoder]:
     """Return the source of a CLIP text encoder with its commit, and its folders.
 
     Args:
         source: `clip:FOLDER` of a model, or of a diffusion pipeline with text_encoder and tokenizer; or
             `clip:ORG/NAME[/FOLDER]@REVISION`, which is downloaded if the hub's cache lacks it.
+        is_offline: Only look, and download nothing.
 
     Raises:
         ConfigError: There is no complete encoder; the text says what is missing.
@@ -169,7 +171,7 @@ def locate_encoder(source: str) -> tuple[str, Encoder]:
         if place.startswith(("/", ".", "~")):
             raise ConfigError(f"There is no folder {place}. Give {ENCODER_FORM}.")
         name = HubName.parse(source)
-        encoder = _fetch_encoder(name)
+        encoder = _fetch_encoder(name, is_offline=is_offline)
         stored = str(name.pinned_by(encoder.model))
     if not encoder.is_complete():
         raise ConfigError(
@@ -179,13 +181,13 @@ def locate_encoder(source: str) -> tuple[str, Encoder]:
     return stored, encoder
 
 
-def _fetch_encoder(name: HubName) -> Encoder:
+def _fetch_encoder(name: HubName, *, is_offline: bool) -> Encoder:
     model = f"{name.path}/" if name.path else ""
     # In a pipeline the two folders lie side by side.
     tokenizer = f"{PurePosixPath(name.path).parent / 'tokenizer'}/" if name.path else ""
     for weights in (_ENCODER_FILES, _OLDER_FILES):
         patterns = [*(model + file for file in weights), *(tokenizer + file for file in _TOKENIZER_FILES)]
-        root = _ask_hub(name, "snapshot_download", allow_patterns=patterns)
+        root = _ask_hub(name, "snapshot_download", allow_patterns=patterns, local_files_only=is_offline)
         encoder = Encoder(root / model, root / tokenizer)
         if encoder.is_complete():
             break
